@@ -1,0 +1,113 @@
+//! actix-web: guarded routes. Wants a [`Verifier`] as `web::Data` of the app.
+//!
+//! ```
+//! use portcullis_verifier::Rejected;
+//! use portcullis_verifier::actix::Authorized;
+//!
+//! async fn orders(caller: Authorized) -> Result<String, Rejected> {
+//!     caller.require("orders:read")?;
+//!     Ok(format!("orders of {}", caller.sub))
+//! }
+//! ```
+
+use std::future::Future;
+use std::ops::Deref;
+use std::pin::Pin;
+
+use actix_web::dev::Payload;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{
+    AUTHORIZATION, CACHE_CONTROL, HeaderMap, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, ResponseError, error, web};
+
+use crate::{Claims, Need, Rejected, Verifier};
+
+/// The realm of our challenges (RFC 9110 §11.5): one protection space per service.
+const REALM: &str = "api";
+
+/// The claims of the token that a request brings in its `Authorization` header (RFC 6750 §2.1).
+/// A handler that takes this is reached with a valid token only.
+///
+/// The header is the only place that is looked at; a token in the query (§2.3) does not count. A
+/// token that is bound to a key (`cnf`) is refused: as a bearer token it comes without the proof
+/// (RFC 9449 §7.2).
+#[derive(Clone, Debug)]
+pub struct Authorized(pub Claims);
+
+impl Deref for Authorized {
+    type Target = Claims;
+
+    fn deref(&self) -> &Claims {
+        &self.0
+    }
+}
+
+impl FromRequest for Authorized {
+    type Error = actix_web::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, Self::Error>>>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move {
+            let Some(verifier) = request.app_data::<web::Data<Verifier>>() else {
+                tracing::error!("the app has no web::Data<Verifier>");
+                return Err(error::ErrorInternalServerError("Internal Server Error"));
+            };
+            Ok(authorize(verifier, request.headers()).await?)
+        })
+    }
+}
+
+async fn authorize(verifier: &Verifier, headers: &HeaderMap) -> Result<Authorized, Rejected> {
+    let claims = verifier
+        .verify_fresh(bearer(headers)?, &Need::any())
+        .await?;
+    match claims.cnf {
+        None => Ok(Authorized(claims)),
+        Some(_) => Err(Rejected::Claims("cnf")),
+    }
+}
+
+/// RFC 6750 §2.1. Another scheme is no token; two headers are an attempt to let two readers see
+/// two callers.
+fn bearer(headers: &HeaderMap) -> Result<&str, Rejected> {
+    let mut values = headers.get_all(AUTHORIZATION);
+    let value = values.next().ok_or(Rejected::Missing)?;
+    if values.next().is_some() {
+        return Err(Rejected::Request);
+    }
+    let value = value.to_str().map_err(|_| Rejected::Request)?;
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Rejected::Missing);
+    }
+    match token.trim_matches(' ') {
+        "" => Err(Rejected::Request),
+        token => Ok(token),
+    }
+}
+
+impl ResponseError for Rejected {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(self.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        tracing::debug!(reason = %self, "request refused");
+        let mut answer = HttpResponse::build(self.status_code());
+        answer.insert_header((CACHE_CONTROL, "no-store"));
+        match self {
+            Self::Unavailable => answer.insert_header((RETRY_AFTER, "2")),
+            _ => answer.insert_header((WWW_AUTHENTICATE, self.www_authenticate(REALM))),
+        };
+        match self {
+            // RFC 6750 §3.1: who brings no token is told no error.
+            Self::Missing => answer.finish(),
+            _ => answer.json(serde_json::json!({
+                "error": self.code().unwrap_or("temporarily_unavailable"),
+                "error_description": self.description(),
+            })),
+        }
+    }
+}

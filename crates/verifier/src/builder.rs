@@ -1,0 +1,165 @@
+//! How a verifier comes to be: with keys by value, or with keys that it fetches and keeps fresh.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cache::{Cache, Refresher};
+use crate::fetch::{FetchError, Fetcher};
+use crate::{Algorithm, DuplicateKid, Expected, JwkSet, Keys, Verifier};
+
+const LEEWAY: Duration = Duration::from_secs(30);
+const MAX_LEEWAY: Duration = Duration::from_secs(60);
+
+/// Describes a [`Verifier`]; see [`Verifier::builder`].
+#[derive(Clone, Debug)]
+pub struct Builder {
+    issuer: String,
+    audience: Option<String>,
+    algorithms: Vec<Algorithm>,
+    leeway: Duration,
+    keys: Option<JwkSet>,
+}
+
+/// Why a verifier could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The URL is neither `https` nor `http` to a loopback host.
+    #[error("{url:?} is neither an https URL nor an http URL of a loopback host")]
+    Insecure {
+        /// The issuer, or the `jwks_uri` of its discovery document.
+        url: String,
+    },
+    /// The discovery document could not be had (OpenID Connect Discovery §4).
+    #[error("the discovery document {url} could not be had")]
+    Discovery {
+        /// Where it was looked for.
+        url: String,
+        /// What went wrong.
+        source: FetchError,
+    },
+    /// The discovery document names another issuer (OpenID Connect Discovery §4.3).
+    #[error("the discovery document is that of {found:?}, not of {expected:?}")]
+    OtherIssuer {
+        /// The issuer that was configured.
+        expected: String,
+        /// The issuer that the document names.
+        found: String,
+    },
+    /// The keys could not be had.
+    #[error("the keys at {url} could not be had")]
+    Keys {
+        /// The `jwks_uri` of the discovery document.
+        url: String,
+        /// What went wrong.
+        source: FetchError,
+    },
+    /// The keys given by value hold a `kid` twice.
+    #[error(transparent)]
+    DuplicateKid(#[from] DuplicateKid),
+    /// No keys were given, or none of them can be used.
+    #[error("no usable keys were given")]
+    NoKeys,
+    /// The list of allowed algorithms is empty.
+    #[error("no algorithm is allowed")]
+    NoAlgorithms,
+    /// The HTTP client could not be made.
+    #[error("the HTTP client could not be made")]
+    HttpClient(#[source] FetchError),
+}
+
+impl Builder {
+    pub(crate) fn new(issuer: String, audience: String) -> Self {
+        Self {
+            issuer,
+            audience: Some(audience),
+            algorithms: vec![Algorithm::ES256, Algorithm::RS256],
+            leeway: LEEWAY,
+            keys: None,
+        }
+    }
+
+    /// Accepts the issuer's tokens whatever their audience. For the issuer's own endpoints, such
+    /// as UserInfo; an API that does this accepts tokens that were meant for others.
+    #[must_use]
+    pub fn any_audience(mut self) -> Self {
+        self.audience = None;
+        self
+    }
+
+    /// The algorithms that are accepted; both, unless told otherwise.
+    #[must_use]
+    pub fn algorithms(mut self, allowed: &[Algorithm]) -> Self {
+        self.algorithms = allowed.to_vec();
+        self
+    }
+
+    /// How far the issuer's clock and ours may differ: 30 s unless told otherwise, and never more
+    /// than 60 s, whatever is asked for. Fractions of a second do not count.
+    #[must_use]
+    pub fn leeway(mut self, leeway: Duration) -> Self {
+        self.leeway = leeway.min(MAX_LEEWAY);
+        self
+    }
+
+    /// Keys by value, for [`build`](Self::build). [`start`](Self::start) does not look at them.
+    #[must_use]
+    pub fn keys(mut self, keys: JwkSet) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
+    /// A verifier over the keys given by value: it never uses the network, and its keys never
+    /// change or age.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::NoKeys`], [`StartError::DuplicateKid`], [`StartError::NoAlgorithms`].
+    pub fn build(self) -> Result<Verifier, StartError> {
+        let keys = Keys::parse(self.keys.as_ref().ok_or(StartError::NoKeys)?)?;
+        if keys.is_empty() {
+            return Err(StartError::NoKeys);
+        }
+        Ok(Verifier::new(
+            self.expected()?,
+            Arc::new(Cache::fixed(keys)),
+            None,
+        ))
+    }
+
+    /// A verifier that finds the issuer's keys by discovery (OpenID Connect Discovery §4), and a
+    /// task on the current Tokio runtime that keeps them fresh until the last clone of the
+    /// verifier is dropped.
+    ///
+    /// Each answer has 2 s and 256 KiB, and no redirect is followed.
+    ///
+    /// # Errors
+    ///
+    /// Any [`StartError`]: there is no verifier without keys.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime.
+    pub async fn start(self) -> Result<Verifier, StartError> {
+        let expected = self.expected()?;
+        let fetcher = Fetcher::discover(&expected.issuer).await?;
+        let first = fetcher.keys().await.map_err(|source| StartError::Keys {
+            url: fetcher.jwks_uri().to_owned(),
+            source,
+        })?;
+        let (cache, refresher) = Refresher::spawn(fetcher, first);
+        Ok(Verifier::new(expected, cache, Some(refresher)))
+    }
+
+    fn expected(self) -> Result<Expected, StartError> {
+        if self.algorithms.is_empty() {
+            return Err(StartError::NoAlgorithms);
+        }
+        Ok(Expected {
+            issuer: self.issuer,
+            audience: self.audience,
+            algorithms: self.algorithms,
+            leeway_secs: self.leeway.as_secs(),
+        })
+    }
+}

@@ -1,0 +1,237 @@
+//! RFC 7518 §6: one public key, and what it is good for.
+
+use aws_lc_rs::signature;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::DecodingKey;
+
+use crate::jwks::without_leading_zeros;
+use crate::{Algorithm, Jwk};
+
+/// One usable public key.
+#[derive(Clone, Debug)]
+pub struct Key {
+    algorithm: Algorithm,
+    decoding: DecodingKey,
+}
+
+impl Key {
+    /// The only algorithm that the key may be used with (RFC 8725 §3.1).
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// Checks a signature: `encoded` is the third part of a JWS, `message` the first two with
+    /// their dot (RFC 7515 §5.2). `None` if `encoded` is not strict base64url.
+    pub(crate) fn verifies(&self, encoded: &str, message: &[u8]) -> Option<bool> {
+        let algorithm = self.algorithm.into();
+        jsonwebtoken::crypto::verify(encoded, message, &self.decoding, algorithm).ok()
+    }
+
+    /// `None` if the key is not one that we can use; see [`Keys::parse`](crate::Keys::parse).
+    pub(crate) fn parse(jwk: &Jwk) -> Option<Self> {
+        if jwk.use_.as_deref() != Some("sig") {
+            return None;
+        }
+        match Algorithm::from_name(jwk.alg.as_deref()?)? {
+            Algorithm::ES256 => Self::es256(jwk),
+            Algorithm::RS256 => Self::rs256(jwk),
+        }
+    }
+
+    /// RFC 7518 §6.2.1.
+    fn es256(jwk: &Jwk) -> Option<Self> {
+        if jwk.kty != "EC" || jwk.crv.as_deref() != Some("P-256") {
+            return None;
+        }
+        let x: [u8; 32] = number(&jwk.x)?.try_into().ok()?;
+        let y: [u8; 32] = number(&jwk.y)?.try_into().ok()?;
+        let point = [&[0x04], x.as_slice(), y.as_slice()].concat();
+        signature::ParsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, &point).ok()?;
+        Some(Self {
+            algorithm: Algorithm::ES256,
+            decoding: DecodingKey::from_ec_der(&point),
+        })
+    }
+
+    /// RFC 7518 §6.3.1, and §3.3 for the size.
+    fn rs256(jwk: &Jwk) -> Option<Self> {
+        if jwk.kty != "RSA" {
+            return None;
+        }
+        let (n, e) = (number(&jwk.n)?, number(&jwk.e)?);
+        let (n, e) = (without_leading_zeros(&n), without_leading_zeros(&e));
+        if !(2048..=8192).contains(&bits(n)) || bits(e) < 17 || e.last()? % 2 == 0 {
+            return None;
+        }
+        signature::RsaPublicKeyComponents { n, e }
+            .to_parsed_public_key(&signature::RSA_PKCS1_2048_8192_SHA256)
+            .ok()?;
+        let decoding = DecodingKey::from_rsa_raw_components(n, e);
+        Some(Self {
+            algorithm: Algorithm::RS256,
+            decoding,
+        })
+    }
+}
+
+fn number(member: &Option<String>) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(member.as_deref()?).ok()
+}
+
+/// The length of a number without leading zeros, in bits.
+fn bits(number: &[u8]) -> usize {
+    number
+        .first()
+        .map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The payload of all examples in RFC 7515, Appendix A.
+    const PAYLOAD: &str = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+
+    /// RFC 7515 §A.2.
+    fn rsa() -> Jwk {
+        let n = "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ";
+        Jwk::rs256(&URL_SAFE_NO_PAD.decode(n).unwrap(), &[1, 0, 1])
+    }
+
+    /// RFC 7515 §A.3.
+    fn ec() -> Jwk {
+        let x = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
+        let y = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
+        let bytes = |text| URL_SAFE_NO_PAD.decode(text).unwrap().try_into().unwrap();
+        Jwk::es256(&bytes(x), &bytes(y))
+    }
+
+    fn usable(jwk: Jwk) -> bool {
+        Key::parse(&jwk).is_some()
+    }
+
+    #[test]
+    fn the_signature_of_rfc_7515_section_a_2_verifies() {
+        let message = format!("eyJhbGciOiJSUzI1NiJ9.{PAYLOAD}");
+        let signature = "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
+        let key = Key::parse(&rsa()).unwrap();
+        assert_eq!(key.verifies(signature, message.as_bytes()), Some(true));
+        assert_eq!(key.verifies(signature, b"another"), Some(false));
+    }
+
+    #[test]
+    fn the_signature_of_rfc_7515_section_a_3_verifies() {
+        let message = format!("eyJhbGciOiJFUzI1NiJ9.{PAYLOAD}");
+        let signature = "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+        let key = Key::parse(&ec()).unwrap();
+        assert_eq!(key.verifies(signature, message.as_bytes()), Some(true));
+        assert_eq!(key.verifies(signature, b"another"), Some(false));
+        assert_eq!(
+            key.verifies(&format!("{signature}=="), message.as_bytes()),
+            None
+        );
+    }
+
+    #[test]
+    fn a_key_that_we_cannot_use_is_skipped() {
+        assert!(usable(ec()) && usable(rsa()));
+        let some = |text: &str| Some(text.to_owned());
+        for (why, jwk) in [
+            ("no use", Jwk { use_: None, ..ec() }),
+            (
+                "for encryption",
+                Jwk {
+                    use_: some("enc"),
+                    ..ec()
+                },
+            ),
+            ("no alg", Jwk { alg: None, ..ec() }),
+            (
+                "another alg",
+                Jwk {
+                    alg: some("ES384"),
+                    ..ec()
+                },
+            ),
+            (
+                "alg of another kty",
+                Jwk {
+                    alg: some("RS256"),
+                    ..ec()
+                },
+            ),
+            (
+                "alg of another kty",
+                Jwk {
+                    alg: some("ES256"),
+                    ..rsa()
+                },
+            ),
+            (
+                "another kty",
+                Jwk {
+                    kty: "OKP".into(),
+                    ..ec()
+                },
+            ),
+            (
+                "another curve",
+                Jwk {
+                    crv: some("secp256k1"),
+                    ..ec()
+                },
+            ),
+            ("no curve", Jwk { crv: None, ..ec() }),
+            ("not on the curve", Jwk { y: ec().x, ..ec() }),
+            ("half a point", Jwk { y: None, ..ec() }),
+            (
+                "short x",
+                Jwk {
+                    x: some("AQAB"),
+                    ..ec()
+                },
+            ),
+            ("no modulus", Jwk { n: None, ..rsa() }),
+            (
+                "e = 1",
+                Jwk {
+                    e: some("AQ"),
+                    ..rsa()
+                },
+            ),
+            (
+                "e = 3",
+                Jwk {
+                    e: some("Aw"),
+                    ..rsa()
+                },
+            ),
+            (
+                "even e",
+                Jwk {
+                    e: some("AQAA"),
+                    ..rsa()
+                },
+            ),
+        ] {
+            assert!(!usable(jwk), "{why}");
+        }
+    }
+
+    #[test]
+    fn rsa_has_2048_bits_or_more() {
+        let modulus =
+            |bytes: usize, first: u8| [&[first], vec![0xff; bytes - 1].as_slice()].concat();
+        assert!(usable(Jwk::rs256(&modulus(256, 0x80), &[1, 0, 1])));
+        assert!(!usable(Jwk::rs256(&modulus(256, 0x7f), &[1, 0, 1])));
+        assert!(!usable(Jwk::rs256(&modulus(128, 0xff), &[1, 0, 1])));
+        assert!(!usable(Jwk::rs256(&modulus(1025, 0xff), &[1, 0, 1])));
+        // Leading zeros do not make a key longer.
+        let n = URL_SAFE_NO_PAD.encode([vec![0; 128], modulus(128, 0xff)].concat());
+        assert!(!usable(Jwk {
+            n: Some(n),
+            ..rsa()
+        }));
+    }
+}

@@ -1,0 +1,190 @@
+//! RFC 6750 §3: why a token was refused, and how to say so.
+
+/// Why a token was refused: the first check that failed.
+///
+/// The variant and its text are for logs. What a caller may be told is [`status`](Self::status),
+/// [`code`](Self::code), [`description`](Self::description) and
+/// [`www_authenticate`](Self::www_authenticate).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Rejected {
+    /// There is no token.
+    #[error("no token")]
+    Missing,
+    /// The request itself is wrong: two `Authorization` headers, or one that cannot be read.
+    #[error("the Authorization header is wrong")]
+    Request,
+    /// Over 16 KiB.
+    #[error("the token is too large")]
+    TooLarge,
+    /// Not three parts of strict base64url with JSON inside, or with a critical header parameter.
+    #[error("not a well-formed JWT")]
+    Malformed,
+    /// `alg` is not allowed here, or is not the key's own.
+    #[error("the algorithm is not allowed")]
+    Algorithm,
+    /// `typ` is not that of an access token.
+    #[error("not an access token")]
+    Type,
+    /// No key has this `kid`.
+    #[error("the key is not known")]
+    UnknownKey,
+    /// The signature is not the key's.
+    #[error("the signature is wrong")]
+    Signature,
+    /// A claim is missing, appears twice or has the wrong type; its name, as far as it can be told.
+    #[error("the claims are wrong: {0}")]
+    Claims(&'static str),
+    /// From another issuer.
+    #[error("from another issuer")]
+    Issuer,
+    /// For another audience.
+    #[error("for another audience")]
+    Audience,
+    /// Over.
+    #[error("expired")]
+    Expired,
+    /// `nbf` or `iat` lies in the future.
+    #[error("not yet valid")]
+    NotYetValid,
+    /// The token is good, and was not granted what the request needs.
+    #[error("not granted: {needed}")]
+    Scope {
+        /// All that the request needs, with spaces between.
+        needed: String,
+    },
+    /// No keys to check with: no fetch has succeeded for a day.
+    #[error("no keys to verify with")]
+    Unavailable,
+}
+
+impl Rejected {
+    /// The HTTP status of the answer.
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Request => 400,
+            Self::Scope { .. } => 403,
+            Self::Unavailable => 503,
+            _ => 401,
+        }
+    }
+
+    /// The error code of RFC 6750 §3.1. None where no token came (§3: such an answer carries no
+    /// code), and none where the fault is ours.
+    pub fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Missing | Self::Unavailable => None,
+            Self::Request => Some("invalid_request"),
+            Self::Scope { .. } => Some("insufficient_scope"),
+            _ => Some("invalid_token"),
+        }
+    }
+
+    /// One fixed sentence per kind of answer. Of an invalid token it says no more than whether it
+    /// expired: the rest would help only those who forge.
+    pub fn description(&self) -> &'static str {
+        match self {
+            Self::Missing => "An access token is required",
+            Self::Request => "The Authorization header is malformed",
+            Self::Expired => "The access token expired",
+            Self::Scope { .. } => "The access token lacks a scope that this request needs",
+            Self::Unavailable => "Access tokens cannot be verified at the moment",
+            _ => "The access token is invalid",
+        }
+    }
+
+    /// The value of the `WWW-Authenticate` header (RFC 6750 §3); send it with every status but
+    /// 503. `realm` names what is protected, such as the API or its issuer.
+    pub fn www_authenticate(&self, realm: &str) -> String {
+        let mut challenge = format!("Bearer realm={}", quoted(realm));
+        if let Some(code) = self.code() {
+            challenge += &format!(
+                r#", error="{code}", error_description="{}""#,
+                self.description()
+            );
+        }
+        if let Self::Scope { needed } = self {
+            challenge += &format!(", scope={}", quoted(needed));
+        }
+        challenge
+    }
+}
+
+/// RFC 9110 §5.6.4, kept to visible ASCII: what cannot stand in a quoted string is left out.
+fn quoted(text: &str) -> String {
+    let kept = text
+        .chars()
+        .filter(|c| matches!(c, ' '..='~') && !matches!(c, '"' | '\\'));
+    format!("\"{}\"", kept.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_token_is_challenged_without_an_error() {
+        assert_eq!(Rejected::Missing.status(), 401);
+        assert_eq!(
+            Rejected::Missing.www_authenticate("api"),
+            r#"Bearer realm="api""#
+        );
+    }
+
+    #[test]
+    fn an_invalid_token_is_not_told_why() {
+        let answer = r#"Bearer realm="api", error="invalid_token", error_description="The access token is invalid""#;
+        for rejected in [
+            Rejected::TooLarge,
+            Rejected::Malformed,
+            Rejected::Algorithm,
+            Rejected::Type,
+            Rejected::UnknownKey,
+            Rejected::Signature,
+            Rejected::Claims("exp"),
+            Rejected::Issuer,
+            Rejected::Audience,
+            Rejected::NotYetValid,
+        ] {
+            assert_eq!(
+                (rejected.status(), rejected.www_authenticate("api").as_str()),
+                (401, answer)
+            );
+        }
+        assert_eq!(Rejected::Expired.code(), Some("invalid_token"));
+        assert_eq!(Rejected::Expired.description(), "The access token expired");
+    }
+
+    #[test]
+    fn a_missing_scope_is_named() {
+        let rejected = Rejected::Scope {
+            needed: "orders:read orders:write".into(),
+        };
+        assert_eq!(rejected.status(), 403);
+        assert!(
+            rejected
+                .www_authenticate("api")
+                .ends_with(r#", scope="orders:read orders:write""#)
+        );
+    }
+
+    #[test]
+    fn nothing_breaks_out_of_a_quoted_string() {
+        assert_eq!(
+            Rejected::Missing.www_authenticate("a\"\\\r\nSet-Cookie: ü"),
+            r#"Bearer realm="aSet-Cookie: ""#
+        );
+    }
+
+    #[test]
+    fn other_statuses() {
+        assert_eq!(
+            (Rejected::Request.status(), Rejected::Request.code()),
+            (400, Some("invalid_request"))
+        );
+        assert_eq!(
+            (Rejected::Unavailable.status(), Rejected::Unavailable.code()),
+            (503, None)
+        );
+    }
+}

@@ -1,0 +1,12 @@
+//! The verifier as its users see it: tokens in, claims or a refusal out.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod forged;
+#[cfg(feature = "actix")]
+mod guarded_service;
+mod issuer;
+mod key_cache;
+mod malformed;
+mod signer;
+mod tokens;

@@ -1,0 +1,6 @@
+//! People: who they are, how they prove it, their logins and what they allowed.
+
+pub mod consent;
+pub mod password;
+pub mod session;
+pub mod user;

@@ -1,0 +1,490 @@
+//! The demo application and its API: what a service does with Portcullis, shown step by step. The
+//! API is guarded by `portcullis-verifier`, as any service would be.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use actix_web::cookie::{Cookie, SameSite};
+use actix_web::dev::ServerHandle;
+use actix_web::http::StatusCode;
+use actix_web::web::{self, Data, Form, Query};
+use actix_web::{App as Actix, HttpRequest, HttpResponse, HttpServer};
+use anyhow::Context;
+use askama::Template;
+use portcullis_verifier::actix::Authorized;
+use portcullis_verifier::{Rejected, Verifier};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Cast, Exit, SCOPE, USERNAME};
+use crate::app::App;
+use crate::http::{Allowed, Assets, Frame, page, see_other};
+use crate::id::ClientId;
+use crate::secret::{Entropy, Secret, base64url, from_base64url, sha256};
+
+/// The application's own settings, as an operator would give them.
+struct Application {
+    issuer: String,
+    client_id: ClientId,
+    client_secret: Secret,
+    home: String,
+    password: Secret,
+    entropy: Entropy,
+    http: reqwest::Client,
+    visits: Mutex<HashMap<String, Visit>>,
+}
+
+/// What happened in one browser.
+#[derive(Clone, Default)]
+struct Visit {
+    state: String,
+    nonce: String,
+    verifier: String,
+    access_token: Option<String>,
+    steps: Vec<Step>,
+}
+
+#[derive(Template)]
+#[template(path = "demo.html")]
+struct DemoPage<'a> {
+    frame: &'a Frame,
+    issuer: String,
+    username: String,
+    password: String,
+    signed_in: bool,
+    steps: Vec<Step>,
+    actions: Vec<Action>,
+    csrf: String,
+}
+
+#[derive(Clone)]
+struct Step {
+    number: usize,
+    title: String,
+    text: String,
+    outcome: String,
+    panels: Vec<Panel>,
+}
+
+#[derive(Clone)]
+struct Panel {
+    label: String,
+    body: String,
+}
+
+struct Action {
+    label: String,
+    path: String,
+    primary: bool,
+    id: String,
+}
+
+const TITLES: [(&str, &str); 4] = [
+    (
+        "Authorization request",
+        "The application sends your browser to Portcullis and says what it wants.",
+    ),
+    (
+        "Authorization code",
+        "You sign in and allow it. Portcullis sends your browser back with a code that works once, for a minute.",
+    ),
+    (
+        "Tokens",
+        "The application trades the code for tokens, over its own connection.",
+    ),
+    (
+        "API call",
+        "The API verifies the access token by its signature alone, without asking anybody.",
+    ),
+];
+
+/// Starts the application on its own port.
+pub async fn start(app: &Data<App>, cast: &Cast, port: u16) -> anyhow::Result<ServerHandle> {
+    let application = Data::new(Application {
+        issuer: app.issuer.to_string(),
+        client_id: cast.client_id.clone(),
+        client_secret: cast.client_secret.clone(),
+        home: cast.application.clone(),
+        password: cast.password.clone(),
+        entropy: app.entropy.clone(),
+        http: reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .build()?,
+        visits: Mutex::new(HashMap::new()),
+    });
+    let assets = Data::new(Assets::new(&app.config.branding.product));
+    let verifier = Verifier::builder(app.issuer.as_str(), cast.audience.as_str())
+        .start()
+        .await
+        .context("the demo API cannot read the server's keys")?;
+    let verifier = Data::new(verifier);
+    let server = HttpServer::new(move || {
+        Actix::new()
+            .app_data(application.clone())
+            .app_data(assets.clone())
+            .app_data(verifier.clone())
+            .route("/", web::get().to(home))
+            .route("/start", web::post().to(begin))
+            .route("/callback", web::get().to(callback))
+            .route("/call", web::post().to(call))
+            .route("/reset", web::post().to(reset))
+            .route("/api/orders", web::get().to(orders))
+            .route("/assets/{name}", web::get().to(asset))
+    })
+    .workers(1)
+    .disable_signals()
+    .bind(("localhost", port))
+    .map_err(|error| Exit {
+        code: 1,
+        message: format!("cannot listen on localhost:{port}: {error}"),
+    })?
+    .run();
+    let handle = server.handle();
+    actix_web::rt::spawn(server);
+    Ok(handle)
+}
+
+async fn home(
+    request: HttpRequest,
+    application: Data<Application>,
+    assets: Data<Assets>,
+) -> HttpResponse {
+    let (cookie, visit) = application.visit(&request);
+    let signed_in = visit.access_token.is_some();
+    let action = |label: &str, path: &str, primary: bool| Action {
+        label: label.to_owned(),
+        path: path.to_owned(),
+        primary,
+        id: format!("demo-{}", path.trim_start_matches('/')),
+    };
+    let actions = if signed_in {
+        vec![
+            action("Call the API", "/call", true),
+            action("Start over", "/reset", false),
+        ]
+    } else {
+        vec![action("Sign in", "/start", true)]
+    };
+    let template = DemoPage {
+        frame: &assets.frame,
+        issuer: application.issuer.clone(),
+        username: USERNAME.to_owned(),
+        password: application.password.expose().to_owned(),
+        signed_in,
+        steps: visit.all_steps(),
+        actions,
+        csrf: form_token(&cookie),
+    };
+    let allowed = Allowed {
+        form_action: Some(&application.issuer),
+        ..Allowed::default()
+    };
+    let mut response = page(StatusCode::OK, &template, &allowed);
+    let cookie = Cookie::build("demo", cookie)
+        .path("/")
+        .http_only(true)
+        .same_site(SameSite::Lax)
+        .finish();
+    if let Err(error) = response.add_cookie(&cookie) {
+        tracing::error!(event = "http.cookie", %error);
+    }
+    response
+}
+
+#[derive(Deserialize)]
+struct Token {
+    csrf: String,
+}
+
+async fn begin(
+    request: HttpRequest,
+    application: Data<Application>,
+    form: Form<Token>,
+) -> HttpResponse {
+    let (cookie, _) = application.visit(&request);
+    if form.csrf != form_token(&cookie) {
+        return see_other("/");
+    }
+    let random = || Secret::opaque(&application.entropy).expose().to_owned();
+    let mut visit = Visit {
+        state: random(),
+        nonce: random(),
+        verifier: random(),
+        ..Visit::default()
+    };
+    let challenge = base64url(&sha256(visit.verifier.as_bytes()));
+    let parameters = [
+        ("response_type", "code"),
+        ("client_id", application.client_id.as_str()),
+        ("redirect_uri", &application.callback()),
+        ("scope", SCOPE),
+        ("state", &visit.state),
+        ("nonce", &visit.nonce),
+        ("code_challenge", &challenge),
+        ("code_challenge_method", "S256"),
+    ];
+    let url = format!("{}/oauth2/authorize", application.issuer);
+    let query = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(parameters)
+        .finish();
+    visit.show(
+        1,
+        true,
+        vec![Panel {
+            label: "Sent through your browser".to_owned(),
+            body: message("GET", &url, &parameters),
+        }],
+    );
+    application.remember(&cookie, visit);
+    see_other(&format!("{url}?{query}"))
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    code: Option<String>,
+    state: Option<String>,
+    iss: Option<String>,
+    error: Option<String>,
+}
+
+async fn callback(
+    request: HttpRequest,
+    application: Data<Application>,
+    answer: Query<Answer>,
+) -> HttpResponse {
+    let (cookie, mut visit) = application.visit(&request);
+    let shown = [
+        ("code", answer.code.as_deref()),
+        ("error", answer.error.as_deref()),
+        ("state", answer.state.as_deref()),
+        ("iss", answer.iss.as_deref()),
+    ];
+    let shown: Vec<(&str, &str)> = shown
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect();
+    // Two checks that every client owes its users: the answer belongs to this browser's request, and
+    // comes from the server that was asked (RFC 9207).
+    let ours = !visit.state.is_empty()
+        && answer.state.as_deref() == Some(&visit.state)
+        && answer.iss.as_deref() == Some(&application.issuer);
+    let panel = Panel {
+        label: "Came back through your browser".to_owned(),
+        body: message("GET", &application.callback(), &shown),
+    };
+    visit.show(2, ours && answer.code.is_some(), vec![panel]);
+    if let (true, Some(code)) = (ours, &answer.code) {
+        redeem(&application, &mut visit, code).await;
+    }
+    application.remember(&cookie, visit);
+    see_other("/")
+}
+
+/// Trades the code for tokens, and shows both sides.
+async fn redeem(application: &Application, visit: &mut Visit, code: &str) {
+    let url = format!("{}/oauth2/token", application.issuer);
+    let form = [
+        ("grant_type", "authorization_code"),
+        ("code", code),
+        ("redirect_uri", &application.callback()),
+        ("code_verifier", &visit.verifier),
+    ];
+    let sent = Panel {
+        label: "Sent by the application, with its client secret".to_owned(),
+        body: message("POST", &url, &form),
+    };
+    let request = application
+        .http
+        .post(&url)
+        .basic_auth(
+            application.client_id.as_str(),
+            Some(application.client_secret.expose()),
+        )
+        .form(&form);
+    let answer: Value = match request.send().await {
+        Ok(response) => response.json().await.unwrap_or_default(),
+        Err(error) => json!({ "error": error.to_string() }),
+    };
+    let mut panels = vec![sent];
+    let decoded = |name: &str| answer[name].as_str().and_then(claims);
+    if let Some((header, claims)) = decoded("id_token") {
+        let genuine = claims["nonce"] == visit.nonce.as_str();
+        panels.push(Panel {
+            label: "ID token, decoded: who signed in".to_owned(),
+            body: format!("{header:#}\n{claims:#}"),
+        });
+        visit.access_token = answer["access_token"]
+            .as_str()
+            .filter(|_| genuine)
+            .map(str::to_owned);
+    }
+    match decoded("access_token") {
+        Some((header, claims)) => {
+            panels.push(Panel {
+                label: "Access token, decoded: what the API will see".to_owned(),
+                body: format!("{header:#}\n{claims:#}"),
+            });
+        }
+        None => panels.push(Panel {
+            label: "The answer".to_owned(),
+            body: format!("{answer:#}"),
+        }),
+    }
+    visit.show(3, visit.access_token.is_some(), panels);
+}
+
+async fn call(
+    request: HttpRequest,
+    application: Data<Application>,
+    form: Form<Token>,
+) -> HttpResponse {
+    let (cookie, mut visit) = application.visit(&request);
+    if form.csrf != form_token(&cookie) {
+        return see_other("/");
+    }
+    if let Some(token) = &visit.access_token {
+        let url = format!("{}/api/orders", application.home);
+        let (status, body) = match application.http.get(&url).bearer_auth(token).send().await {
+            Ok(response) => (
+                response.status().to_string(),
+                response.text().await.unwrap_or_default(),
+            ),
+            Err(error) => ("no answer".to_owned(), error.to_string()),
+        };
+        let pretty =
+            serde_json::from_str::<Value>(&body).map_or(body, |value| format!("{value:#}"));
+        let sent = Panel {
+            label: "Sent by the application".to_owned(),
+            body: format!(
+                "GET {url}\nAuthorization: Bearer {}…",
+                &token[..token.len().min(24)]
+            ),
+        };
+        visit.show(
+            4,
+            status.starts_with("200"),
+            vec![
+                sent,
+                Panel {
+                    label: "The API's answer".to_owned(),
+                    body: format!("{status}\n\n{pretty}"),
+                },
+            ],
+        );
+        application.remember(&cookie, visit);
+    }
+    see_other("/#step-4")
+}
+
+async fn reset(
+    request: HttpRequest,
+    application: Data<Application>,
+    form: Form<Token>,
+) -> HttpResponse {
+    let (cookie, _) = application.visit(&request);
+    if form.csrf == form_token(&cookie) {
+        application.visits().remove(&cookie);
+    }
+    see_other("/")
+}
+
+/// The demo API: behind the verifier, like any service.
+async fn orders(caller: Authorized) -> Result<HttpResponse, Rejected> {
+    caller.require("orders:read")?;
+    Ok(HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(json!({
+        "orders_of": caller.sub,
+        "asked_by": caller.client_id,
+        "orders": [{ "id": 1001, "item": "drawbridge chain, 12 m" }, { "id": 1002, "item": "oak beam" }],
+    })))
+}
+
+async fn asset(assets: Data<Assets>, name: web::Path<String>) -> HttpResponse {
+    match assets.find(&format!("/assets/{name}")) {
+        Some((content, kind)) => HttpResponse::Ok()
+            .insert_header(("Content-Type", kind))
+            .body(content),
+        None => HttpResponse::NotFound().finish(),
+    }
+}
+
+impl Application {
+    fn callback(&self) -> String {
+        format!("{}/callback", self.home)
+    }
+
+    fn visits(&self) -> MutexGuard<'_, HashMap<String, Visit>> {
+        self.visits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This browser's cookie, or a new one, and what happened in it.
+    fn visit(&self, request: &HttpRequest) -> (String, Visit) {
+        let known = request
+            .cookie("demo")
+            .map(|cookie| cookie.value().to_owned());
+        let cookie = known
+            .filter(|value| value.len() == 43)
+            .unwrap_or_else(|| Secret::opaque(&self.entropy).expose().to_owned());
+        let visit = self.visits().get(&cookie).cloned().unwrap_or_default();
+        (cookie, visit)
+    }
+
+    fn remember(&self, cookie: &str, visit: Visit) {
+        let mut visits = self.visits();
+        // A demo has a handful of browsers; a flood must not fill the memory.
+        if visits.len() >= 1_000 {
+            visits.clear();
+        }
+        visits.insert(cookie.to_owned(), visit);
+    }
+}
+
+impl Visit {
+    fn show(&mut self, number: usize, done: bool, panels: Vec<Panel>) {
+        self.steps.retain(|step| step.number < number);
+        let (title, text) = TITLES[number - 1];
+        self.steps.push(Step {
+            number,
+            title: title.to_owned(),
+            text: text.to_owned(),
+            outcome: if done { "done" } else { "failed" }.to_owned(),
+            panels,
+        });
+    }
+
+    /// What happened, and what is to come.
+    fn all_steps(&self) -> Vec<Step> {
+        let to_come =
+            TITLES
+                .iter()
+                .enumerate()
+                .skip(self.steps.len())
+                .map(|(index, (title, text))| Step {
+                    number: index + 1,
+                    title: (*title).to_owned(),
+                    text: (*text).to_owned(),
+                    outcome: "todo".to_owned(),
+                    panels: Vec::new(),
+                });
+        self.steps.iter().cloned().chain(to_come).collect()
+    }
+}
+
+/// Bound to the browser by its cookie, which no other site can read.
+fn form_token(cookie: &str) -> String {
+    base64url(&sha256(format!("demo form {cookie}").as_bytes()))
+}
+
+fn message(method: &str, url: &str, parameters: &[(&str, &str)]) -> String {
+    let lines: Vec<String> = parameters
+        .iter()
+        .map(|(name, value)| format!("  {name} = {value}"))
+        .collect();
+    format!("{method} {url}\n{}", lines.join("\n"))
+}
+
+/// Header and claims of a JWT, to be looked at; the API verifies, this page only shows.
+fn claims(token: &str) -> Option<(Value, Value)> {
+    let mut parts = token.split('.');
+    let mut part = || serde_json::from_slice(&from_base64url(parts.next()?)?).ok();
+    Some((part()?, part()?))
+}

@@ -1,0 +1,203 @@
+//! Commands: one file per verb. Data on stdout, logs on stderr, secrets from a prompt or stdin.
+
+mod client;
+mod demo;
+mod keys;
+mod migrate;
+mod resource;
+mod serve;
+mod table;
+mod user;
+
+use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::app::{self, StartError};
+use crate::config::{self, Config, Format, Overrides, Refused};
+use crate::db::{self, Schema, Store};
+
+/// OAuth 2.0 and OpenID Connect authorization server.
+#[derive(Parser)]
+#[command(name = "portcullis", version, about, arg_required_else_help = true)]
+struct Arguments {
+    /// Configuration file (TOML); may be given several times, later ones win.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the server.
+    Serve(serve::Arguments),
+    /// Try it: a server on a fresh embedded database, a demo user, a demo application and a demo API.
+    Demo(demo::Arguments),
+    /// Bring the database schema up to date, or show how it stands.
+    Migrate(migrate::Arguments),
+    /// Register and show applications.
+    Client(client::Arguments),
+    /// Register and show APIs (resource servers).
+    Resource(resource::Arguments),
+    /// Add people and set their passwords.
+    User(user::Arguments),
+    /// Show signing keys; make a key-encrypting key.
+    Keys(keys::Arguments),
+}
+
+/// How data is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    #[default]
+    Table,
+    /// For scripts.
+    Json,
+}
+
+/// A failure with the exit code of its kind.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Exit {
+    code: u8,
+    message: String,
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("portcullis: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+/// The exit codes that scripts and service managers rely on.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(exit) = error.downcast_ref::<Exit>() {
+        return exit.code;
+    }
+    if error.is::<Refused>() {
+        return 78;
+    }
+    match error.downcast_ref::<StartError>() {
+        Some(StartError::Configuration(_)) => 78,
+        Some(StartError::Unavailable(_)) => 69,
+        None if matches!(
+            error.downcast_ref::<db::Error>(),
+            Some(db::Error::Unavailable(_))
+        ) =>
+        {
+            69
+        }
+        None => 1,
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let overrides = Overrides {
+        files: arguments.config,
+        values: Vec::new(),
+    };
+    match arguments.verb {
+        Verb::Serve(arguments) => serve::run(&arguments, overrides),
+        Verb::Demo(arguments) => demo::run(&arguments),
+        Verb::Migrate(arguments) => migrate::run(&arguments, &configured(&overrides)?),
+        Verb::Client(arguments) => client::run(&arguments, &configured(&overrides)?),
+        Verb::Resource(arguments) => resource::run(&arguments, &configured(&overrides)?),
+        Verb::User(arguments) => user::run(&arguments, &configured(&overrides)?),
+        Verb::Keys(arguments) => keys::run(&arguments, || configured(&overrides)),
+    }
+}
+
+fn configured(overrides: &Overrides) -> anyhow::Result<Config> {
+    let config = config::load(overrides, std::env::vars())?;
+    start_log(&config.log);
+    Ok(config)
+}
+
+/// Logs to stderr: JSON lines, or readable on a terminal.
+fn start_log(log: &config::Log) {
+    let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let json = match log.format {
+        Format::Json => true,
+        Format::Pretty => false,
+        Format::Auto => !std::io::stderr().is_terminal(),
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // Err means that a log was started already, as in tests.
+    let _ = if json {
+        builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .try_init()
+    } else {
+        builder.compact().try_init()
+    };
+}
+
+/// The database for a command: the schema must be this binary's. An embedded one is made if needed.
+fn open(config: &Config) -> anyhow::Result<Store> {
+    let store = app::open(config)?;
+    match store.schema().map_err(StartError::from)? {
+        Schema::Current => {}
+        Schema::Older(_) if config.database.auto_migrate.unwrap_or(store.is_sqlite()) => {
+            store.migrate().map_err(StartError::from)?;
+        }
+        Schema::Older(_) => {
+            return Err(StartError::Configuration(
+                "the database schema is older than this binary; run `portcullis migrate up`".into(),
+            )
+            .into());
+        }
+        Schema::Newer(_) => {
+            return Err(StartError::Configuration(
+                "the database was migrated by a newer version of portcullis; run that version"
+                    .into(),
+            )
+            .into());
+        }
+    }
+    Ok(store)
+}
+
+/// A runtime for a command that is over when its work is.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("the runtime does not start")?
+        .block_on(work)
+}
+
+/// A secret from stdin (one line) or, on a terminal, from a prompt that shows nothing.
+fn read_secret(prompt: &str, from_stdin: bool) -> anyhow::Result<String> {
+    if from_stdin {
+        let mut text = String::new();
+        std::io::stdin()
+            .take(64 * 1024)
+            .read_to_string(&mut text)
+            .context("stdin cannot be read")?;
+        return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Exit {
+            code: 2,
+            message: "there is no terminal to ask on; pass --password-stdin".into(),
+        }
+        .into());
+    }
+    rpassword::prompt_password(prompt).context("the terminal cannot be read")
+}

@@ -1,0 +1,149 @@
+//! `resource create`, `resource list`.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::{Exit, Output, block_on, open, table};
+use crate::audit::{Event, Name};
+use crate::config::{Config, Span};
+use crate::id;
+use crate::keys::Alg;
+use crate::oauth::resource::Resource;
+use crate::oauth::scope::Scope;
+use crate::secret::Entropy;
+use crate::time::Clock;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+    /// How to print.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    format: Output,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Register an API.
+    Create {
+        /// Its identifier, an absolute URI: the `aud` of its tokens.
+        #[arg(long, value_name = "URI")]
+        audience: String,
+        /// What people see.
+        #[arg(long)]
+        name: String,
+        /// What can be asked of it, separated by spaces. `orders:read=See your orders` also sets the
+        /// text of the consent page; repeat the option then.
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
+        /// Signature algorithm of its access tokens: ES256 or RS256.
+        #[arg(long, default_value = "ES256")]
+        alg: String,
+        /// Lifetime of its access tokens, if not the server's; at most 60m.
+        #[arg(long, value_name = "DURATION")]
+        access_ttl: Option<Span>,
+    },
+    /// All APIs.
+    List,
+}
+
+pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+    match &arguments.action {
+        Action::Create {
+            audience,
+            name,
+            scopes,
+            alg,
+            access_ttl,
+        } => {
+            let (entropy, now) = (Entropy::system(), Clock::System.now());
+            let wrong = |message: String| Exit { code: 2, message };
+            let described: Vec<(String, String)> = scopes
+                .iter()
+                .filter_map(|scope| scope.split_once('='))
+                .map(|(scope, text)| (scope.to_owned(), text.to_owned()))
+                .collect();
+            let names: Vec<&str> = scopes
+                .iter()
+                .map(|scope| {
+                    scope
+                        .split_once('=')
+                        .map_or(scope.as_str(), |(name, _)| name)
+                })
+                .collect();
+            let resource = Resource {
+                id: id::uuid(&entropy, now),
+                audience: audience.clone(),
+                name: name.clone(),
+                scopes: Scope::parse(&names.join(" "))
+                    .map_err(|_| wrong("a scope is malformed".into()))?,
+                access_ttl: access_ttl.map(|span| span.0),
+                alg: Alg::from_name(alg)
+                    .ok_or_else(|| wrong(format!("`{alg}` is neither ES256 nor RS256")))?,
+                created_at: now,
+            };
+            resource
+                .check()
+                .map_err(|message| Exit { code: 1, message })?;
+            let store = open(config)?;
+            let stored = resource.clone();
+            block_on(async {
+                Ok(store
+                    .transaction(move |tx| {
+                        tx.put_resource(&stored)?;
+                        for (scope, text) in &described {
+                            tx.put_scope_description(scope, text)?;
+                        }
+                        tx.put_audit(&Event {
+                            at: now,
+                            name: Name::ResourceCreated,
+                            actor: "cli".to_owned(),
+                            target: format!("resource:{}", stored.audience),
+                            reason: None,
+                            detail: view(&stored),
+                        })
+                    })
+                    .await?)
+            })?;
+            print(arguments.format, &[resource]);
+            Ok(())
+        }
+        Action::List => {
+            let store = open(config)?;
+            let resources = block_on(async { Ok(store.read(|tx| tx.list_resources()).await?) })?;
+            print(arguments.format, &resources);
+            Ok(())
+        }
+    }
+}
+
+fn print(output: Output, resources: &[Resource]) {
+    let rows: Vec<Vec<String>> = resources
+        .iter()
+        .map(|r| {
+            vec![
+                r.audience.clone(),
+                r.name.clone(),
+                r.scopes.to_string(),
+                r.alg.name().to_owned(),
+            ]
+        })
+        .collect();
+    let values: Vec<Value> = resources.iter().map(view).collect();
+    table::print(
+        output,
+        &["audience", "name", "scopes", "algorithm"],
+        &rows,
+        &values.into(),
+    );
+}
+
+fn view(resource: &Resource) -> Value {
+    json!({
+        "audience": resource.audience,
+        "name": resource.name,
+        "scope": resource.scopes.to_string(),
+        "alg": resource.alg.name(),
+        "access_ttl": resource.access_ttl.map(|ttl| Span(ttl).to_string()),
+    })
+}

@@ -1,0 +1,95 @@
+//! `serve`: the server.
+
+use actix_web::web::Data;
+use anyhow::Context;
+
+use super::{Exit, start_log};
+use crate::app::App;
+use crate::config::{self, Config, Overrides};
+use crate::http::Listeners;
+use crate::secret::Entropy;
+use crate::time::Clock;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The issuer, such as https://id.example.com (`issuer`).
+    #[arg(long, value_name = "URL")]
+    issuer: Option<String>,
+    /// The public address, host:port (`listen.public`).
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+}
+
+pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()> {
+    overrides
+        .values
+        .extend(arguments.issuer.clone().map(|value| ("issuer", value)));
+    overrides.values.extend(
+        arguments
+            .listen
+            .clone()
+            .map(|value| ("listen.public", value)),
+    );
+    let config = config::load(&overrides, std::env::vars())?;
+    start_log(&config.log);
+    actix_web::rt::System::new().block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let app = Data::new(App::start(config, Clock::System, Entropy::system()).await?);
+    let listeners = bind(&app)?;
+    tracing::info!(
+        event = "server.started",
+        version = env!("CARGO_PKG_VERSION"),
+        issuer = app.issuer.as_str(),
+        listen = %app.config.listen.public,
+        management = %app.config.listen.management,
+        database = if app.store.is_sqlite() { "sqlite" } else { "postgres" },
+    );
+    run_until_stopped(listeners).await
+}
+
+/// Binds the listeners of the configuration.
+pub fn bind(app: &Data<App>) -> anyhow::Result<Listeners> {
+    let listen = &app.config.listen;
+    Listeners::bind(app, &listen.public, &listen.management).map_err(|(address, error)| {
+        let why = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "another program is listening there".to_owned(),
+            _ => error.to_string(),
+        };
+        Exit {
+            code: 1,
+            message: format!("cannot listen on {address}: {why}"),
+        }
+        .into()
+    })
+}
+
+/// Serves until SIGTERM or Ctrl-C, then finishes what runs; a second signal stops at once.
+pub async fn run_until_stopped(listeners: Listeners) -> anyhow::Result<()> {
+    let handle = listeners.handle();
+    actix_web::rt::spawn(async move {
+        stop_signal().await;
+        tracing::info!(event = "server.stopping");
+        let stopping = handle.stop(true);
+        tokio::select! {
+            () = stopping => {}
+            () = stop_signal() => handle.stop(false).await,
+        }
+    });
+    listeners.run().await.context("the server failed")
+}
+
+async fn stop_signal() {
+    #[cfg(unix)]
+    if let Ok(mut terminate) =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+    {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        return;
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}

@@ -1,0 +1,203 @@
+//! `user create`, `user list`, `user set-password`.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::{Exit, Output, block_on, open, read_secret, table};
+use crate::accounts::password::{Password, Unusable};
+use crate::accounts::user::{User, Username};
+use crate::audit::{Event, Name};
+use crate::config::Config;
+use crate::id::UserId;
+use crate::secret::Entropy;
+use crate::time::{Clock, Timestamp};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+    /// How to print.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    format: Output,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Add a person.
+    Create {
+        /// The name to sign in with.
+        username: String,
+        /// What others call them.
+        #[arg(long)]
+        name: Option<String>,
+        /// E-mail address.
+        #[arg(long)]
+        email: Option<String>,
+        /// Read the password from stdin instead of asking.
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Everybody.
+    List,
+    /// Set a password. Everything that the person is signed in to ends.
+    SetPassword {
+        /// The name to sign in with.
+        username: String,
+        /// Read the password from stdin instead of asking.
+        #[arg(long)]
+        password_stdin: bool,
+    },
+}
+
+pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+    match &arguments.action {
+        Action::Create {
+            username,
+            name,
+            email,
+            password_stdin,
+        } => {
+            let username = parse(username)?;
+            let phc = new_password(config, &username, *password_stdin)?;
+            let now = Clock::System.now();
+            let user = User {
+                id: UserId::new(&Entropy::system(), now),
+                username,
+                name: name.clone(),
+                email: email.clone(),
+                email_verified: false,
+                auth_epoch: 1,
+                disabled_at: None,
+                created_at: now,
+            };
+            create(config, &user, phc, now)?;
+            print(arguments.format, &[user]);
+            Ok(())
+        }
+        Action::List => {
+            let store = open(config)?;
+            let users = block_on(async { Ok(store.read(|tx| tx.list_users()).await?) })?;
+            print(arguments.format, &users);
+            Ok(())
+        }
+        Action::SetPassword {
+            username,
+            password_stdin,
+        } => set_password(config, &parse(username)?, *password_stdin),
+    }
+}
+
+fn parse(typed: &str) -> anyhow::Result<Username> {
+    Username::parse(typed).ok_or_else(|| {
+        Exit {
+            code: 2,
+            message: format!("`{typed}` cannot be a user name"),
+        }
+        .into()
+    })
+}
+
+fn new_password(config: &Config, user: &Username, from_stdin: bool) -> anyhow::Result<String> {
+    let refused = |message: String| Exit { code: 1, message };
+    let typed = read_secret(&format!("New password for {}: ", user.as_str()), from_stdin)?;
+    let password = Password::parse(&typed).map_err(|why| {
+        refused(match why {
+            Unusable::TooLong => "a password has at most 1024 bytes".to_owned(),
+            Unusable::Nul => "a password cannot hold a NUL character".to_owned(),
+        })
+    })?;
+    password
+        .check_new(user, &config.branding.product)
+        .map_err(|weak| refused(weak.to_string()))?;
+    password
+        .hash(&config.login.argon2, &Entropy::system())
+        .map_err(|why| refused(why).into())
+}
+
+fn create(config: &Config, user: &User, phc: String, now: Timestamp) -> anyhow::Result<()> {
+    let (store, user) = (open(config)?, user.clone());
+    let name = user.username.as_str().to_owned();
+    let created = block_on(async {
+        Ok(store
+            .transaction(move |tx| {
+                tx.put_user(&user)?;
+                tx.put_password(&user.id, &phc, now)?;
+                tx.put_audit(&event(Name::UserCreated, &user.id, now))
+            })
+            .await)
+    })?;
+    match created {
+        Err(crate::db::Error::Duplicate(_)) => Err(Exit {
+            code: 1,
+            message: format!("there is a user `{name}` already"),
+        }
+        .into()),
+        other => Ok(other?),
+    }
+}
+
+fn set_password(config: &Config, username: &Username, from_stdin: bool) -> anyhow::Result<()> {
+    let (store, wanted) = (open(config)?, username.clone());
+    let found = block_on(async { Ok(store.read(move |tx| tx.find_credentials(&wanted)).await?) })?;
+    let (user, _) = found.ok_or_else(|| Exit {
+        code: 1,
+        message: format!("there is no user `{}`", username.as_str()),
+    })?;
+    let phc = new_password(config, username, from_stdin)?;
+    let now = Clock::System.now();
+    block_on(async {
+        Ok(store
+            .transaction(move |tx| {
+                tx.put_password(&user.id, &phc, now)?;
+                tx.cut_off_user(&user.id, "password changed", "cli", now)?;
+                tx.put_audit(&event(Name::UserCredentialChanged, &user.id, now))
+            })
+            .await?)
+    })?;
+    println!(
+        "The password is set. Sessions and tokens of {} that began before are dead.",
+        username.as_str()
+    );
+    Ok(())
+}
+
+fn event(name: Name, user: &UserId, now: Timestamp) -> Event {
+    Event {
+        at: now,
+        name,
+        actor: "cli".to_owned(),
+        target: format!("user:{user}"),
+        reason: None,
+        detail: json!({}),
+    }
+}
+
+fn print(output: Output, users: &[User]) {
+    let rows: Vec<Vec<String>> = users
+        .iter()
+        .map(|user| {
+            vec![
+                user.username.as_str().to_owned(),
+                user.id.to_string(),
+                user.name.clone().unwrap_or_default(),
+                user.email.clone().unwrap_or_default(),
+                user.disabled_at.map_or("active", |_| "disabled").to_owned(),
+            ]
+        })
+        .collect();
+    let values: Vec<Value> = users
+        .iter()
+        .map(|user| {
+            json!({
+                "sub": user.id.as_str(), "username": user.username.as_str(), "name": user.name, "email": user.email,
+                "disabled": user.disabled_at.is_some(), "created_at": user.created_at.to_string(),
+            })
+        })
+        .collect();
+    table::print(
+        output,
+        &["username", "sub", "name", "email", "state"],
+        &rows,
+        &values.into(),
+    );
+}

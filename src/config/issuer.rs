@@ -1,0 +1,140 @@
+//! The issuer identifier (RFC 8414 §2, OIDC Discovery §3): a configured constant.
+
+use std::fmt;
+
+use url::Url;
+
+use super::Refused;
+
+/// The issuer, byte for byte as it stands in tokens and metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    text: String,
+    origin: String,
+    authority: String,
+    host: String,
+    https: bool,
+}
+
+impl Issuer {
+    /// Parses and checks an issuer.
+    ///
+    /// # Errors
+    /// When it is no plain `https` origin, or `http` on a loopback host.
+    pub fn parse(text: &str) -> Result<Self, Refused> {
+        let refuse = |why: &str| Err(Refused::key("issuer", format!("`{text}` {why}")));
+        let Ok(url) = Url::parse(text) else {
+            return refuse("is not a URL");
+        };
+        let Some(host) = url.host_str() else {
+            return refuse("has no host");
+        };
+        if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
+            return refuse("must have no query, fragment or user");
+        }
+        if url.path() != "/" || text.ends_with('/') {
+            return refuse(
+                "must be a bare origin such as https://id.example.com, with no path and no slash at its end",
+            );
+        }
+        let https = url.scheme() == "https";
+        if !https && !(url.scheme() == "http" && is_loopback_host(host)) {
+            return refuse(
+                "must be https; plain http is for loopback hosts such as localhost only",
+            );
+        }
+        let origin = url.origin().ascii_serialization();
+        if origin != text {
+            return refuse(&format!("must be written in its canonical form, {origin}"));
+        }
+        let authority = origin
+            .split_once("://")
+            .map_or_else(String::new, |(_, authority)| authority.to_owned());
+        Ok(Self {
+            text: text.to_owned(),
+            origin,
+            authority,
+            host: host.to_owned(),
+            https,
+        })
+    }
+
+    /// The text, as in `iss`.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The origin that browsers send in `Origin`.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Host and port as in the `Host` header.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Whether cookies are `Secure` and carry the `__Host-` prefix.
+    pub fn is_https(&self) -> bool {
+        self.https
+    }
+
+    /// Whether the issuer is on this machine alone.
+    pub fn is_loopback(&self) -> bool {
+        is_loopback_host(&self.host)
+    }
+
+    /// The address of an endpoint of ours.
+    pub fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.text)
+    }
+}
+
+impl fmt::Display for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Whether a host is loopback: the name `localhost`, or a loopback address.
+pub fn is_loopback_host(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.eq_ignore_ascii_case("localhost")
+        || bare
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_issuer_is_a_canonical_origin() {
+        for good in [
+            "https://id.example.com",
+            "https://id.example.com:8443",
+            "http://localhost:8080",
+            "http://127.0.0.1:8080",
+            "http://[::1]:8080",
+        ] {
+            assert_eq!(
+                Issuer::parse(good).map(|i| i.url("/x")).ok(),
+                Some(format!("{good}/x"))
+            );
+        }
+        for bad in [
+            "id.example.com",
+            "http://id.example.com",
+            "https://id.example.com/",
+            "https://id.example.com/path",
+            "https://id.example.com?x",
+            "https://ID.example.com",
+            "https://user@id.example.com",
+            "https://id.example.com:443",
+            "ftp://localhost",
+        ] {
+            assert!(Issuer::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

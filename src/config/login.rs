@@ -1,0 +1,103 @@
+//! Section `login`: sign-in, sessions, consent, password hashing.
+
+use serde::{Deserialize, Serialize};
+
+use super::limits::caps;
+use super::{Refused, Span};
+
+/// How people sign in and for how long.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Login {
+    /// How long an authorization may wait for login and consent. Default 10m, at most 30m.
+    pub authorization: Span,
+    /// A session ends when unused for this long. Default 30m, at most 24h.
+    pub session_idle: Span,
+    /// A session ends after this long in any case. Default 12h, at most 30d.
+    pub session_absolute: Span,
+    /// Consent is asked again after this long. Default 180d, at most 400d.
+    pub consent_max_age: Span,
+    /// Passwords hashed at once. Default: the number of cores, at most 4.
+    pub hash_threads: Option<usize>,
+    /// Cost of a password hash.
+    pub argon2: Argon2,
+}
+
+/// `login.argon2`: Argon2id parameters, never below the floor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Argon2 {
+    /// Memory in KiB. Default and floor 19456, at most 65536.
+    pub memory_kib: u32,
+    /// Passes. Default and floor 2.
+    pub passes: u32,
+    /// Lanes. Default and floor 1.
+    pub lanes: u32,
+}
+
+impl Default for Argon2 {
+    fn default() -> Self {
+        Self {
+            memory_kib: 19_456,
+            passes: 2,
+            lanes: 1,
+        }
+    }
+}
+
+impl Default for Login {
+    fn default() -> Self {
+        Self {
+            authorization: Span::secs(600),
+            session_idle: Span::secs(30 * 60),
+            session_absolute: Span::secs(12 * 3_600),
+            consent_max_age: Span::secs(180 * 86_400),
+            hash_threads: None,
+            argon2: Argon2::default(),
+        }
+    }
+}
+
+impl Login {
+    pub(super) fn check(&self) -> Result<(), Refused> {
+        caps(&[
+            ("login.authorization", self.authorization, Span::secs(1_800)),
+            ("login.session_idle", self.session_idle, Span::secs(86_400)),
+            (
+                "login.session_absolute",
+                self.session_absolute,
+                Span::secs(30 * 86_400),
+            ),
+            (
+                "login.consent_max_age",
+                self.consent_max_age,
+                Span::secs(400 * 86_400),
+            ),
+        ])?;
+        let floor = Argon2::default();
+        let Argon2 {
+            memory_kib,
+            passes,
+            lanes,
+        } = self.argon2;
+        if !(floor.memory_kib..=65_536).contains(&memory_kib)
+            || !(floor.passes..=16).contains(&passes)
+            || !(floor.lanes..=4).contains(&lanes)
+        {
+            return Err(Refused::key(
+                "login.argon2",
+                "memory_kib must be 19456 to 65536, passes 2 to 16, lanes 1 to 4",
+            ));
+        }
+        if self.hash_threads.is_some_and(|n| !(1..=4).contains(&n)) {
+            return Err(Refused::key("login.hash_threads", "must be 1 to 4"));
+        }
+        Ok(())
+    }
+
+    /// Passwords hashed at once.
+    pub fn hash_threads(&self) -> usize {
+        self.hash_threads
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get().min(4)))
+    }
+}

@@ -1,0 +1,151 @@
+//! Configuration: defaults, then files, then `PORTCULLIS__SECTION__KEY`, then flags. One file per
+//! section. Unknown keys and unsafe combinations refuse the start, and the message names them.
+
+mod database;
+mod http;
+mod issuer;
+mod keys;
+pub mod limits;
+mod listen;
+mod log;
+mod login;
+mod source;
+mod span;
+mod tokens;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use database::Database;
+pub use http::Http;
+pub use issuer::{Issuer, is_loopback_host};
+pub use keys::Keys;
+pub use listen::{Address, Listen};
+pub use log::{Format, Log};
+pub use login::{Argon2, Login};
+pub(crate) use source::read_secret_file;
+pub use source::{Overrides, load};
+pub use span::Span;
+pub use tokens::Tokens;
+
+/// Everything that an operator can set.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The issuer identifier (RFC 8414 §2): an `https` URL without path, query and fragment, or
+    /// `http` on a loopback host. Default: `http://localhost:<port of listen.public>`.
+    pub issuer: Option<String>,
+    /// Where the embedded database lives. Default: `data`.
+    pub data_dir: DataDir,
+    /// The name that pages show. Default: `Portcullis`.
+    pub branding: Branding,
+    /// Lifetimes of codes and tokens.
+    pub tokens: Tokens,
+    /// Sign-in, sessions, consent, password hashing.
+    pub login: Login,
+    /// Signing keys and the key that encrypts them.
+    pub keys: Keys,
+    /// Addresses.
+    pub listen: Listen,
+    /// Proxies and host names.
+    pub http: Http,
+    /// The database.
+    pub database: Database,
+    /// Logs.
+    pub log: Log,
+}
+
+/// `data_dir`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DataDir(pub PathBuf);
+
+impl Default for DataDir {
+    fn default() -> Self {
+        Self(PathBuf::from("data"))
+    }
+}
+
+/// Section `branding`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Branding {
+    /// Product name on every page.
+    pub product: String,
+}
+
+impl Default for Branding {
+    fn default() -> Self {
+        Self {
+            product: "Portcullis".to_owned(),
+        }
+    }
+}
+
+/// Why a configuration is refused: one sentence that names the key (exit code 78).
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+impl Refused {
+    /// A refusal of `key`.
+    pub fn key(key: &str, why: impl std::fmt::Display) -> Self {
+        Self(format!("configuration key `{key}`: {why}"))
+    }
+}
+
+impl Config {
+    /// The issuer, checked.
+    ///
+    /// # Errors
+    /// When it is no URL that may be an issuer.
+    pub fn issuer(&self) -> Result<Issuer, Refused> {
+        match &self.issuer {
+            Some(text) => Issuer::parse(text),
+            None => Issuer::parse(&format!("http://localhost:{}", self.listen.public.port)),
+        }
+    }
+
+    /// The URL of the database: as configured, or the SQLite file in `data_dir`.
+    pub fn database_url(&self) -> String {
+        self.database.url.clone().unwrap_or_else(|| {
+            format!("sqlite:{}", self.data_dir.0.join("portcullis.db").display())
+        })
+    }
+
+    /// All checks that need more than one key.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its key.
+    pub fn check(&self) -> Result<(), Refused> {
+        let issuer = self.issuer()?;
+        self.tokens.check()?;
+        self.login.check()?;
+        self.keys.check()?;
+        self.database.check()?;
+        let loopback_bind = is_loopback_host(&self.listen.public.host);
+        if issuer.is_https() {
+            if !loopback_bind && self.http.trusted_proxies.is_empty() {
+                return Err(Refused::key(
+                    "listen.public",
+                    format!(
+                        "{} serves plain HTTP on an address that is not loopback, while the issuer is https; \
+                         bind to loopback, or name the TLS proxy in front in `http.trusted_proxies`",
+                        self.listen.public
+                    ),
+                ));
+            }
+        } else if !loopback_bind && !self.http.published_on_loopback {
+            return Err(Refused::key(
+                "listen.public",
+                format!(
+                    "{} is reachable from other machines, while the issuer {} is plain http; \
+                     use an https issuer, or set `http.published_on_loopback` when a container runtime publishes the port on loopback",
+                    self.listen.public, issuer
+                ),
+            ));
+        }
+        Ok(())
+    }
+}

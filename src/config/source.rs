@@ -1,0 +1,306 @@
+//! Where the values come from, and the refusal of keys that nobody knows.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use ::config::builder::DefaultState;
+use ::config::{ConfigBuilder, Environment, File, FileFormat, Source, Value, ValueKind};
+
+use super::{Config, Refused};
+
+/// Used when no `--config` is given and it exists.
+const DEFAULT_FILE: &str = "/etc/portcullis/config.toml";
+
+/// What the command line says, which wins over everything else.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--config FILE`, repeatable.
+    pub files: Vec<PathBuf>,
+    /// `key → value`, such as `listen.public` → `localhost:9999`.
+    pub values: Vec<(&'static str, String)>,
+}
+
+/// Keys whose value in the environment is a comma-separated list.
+const LISTS: [&str; 3] = ["keys.kek", "http.trusted_proxies", "http.accept_hosts"];
+
+/// Other names of keys in the environment; the prefixed name wins.
+const ALIASES: [(&str, &str); 3] = [
+    ("DATABASE_URL", "database.url"),
+    ("RUST_LOG", "log.level"),
+    ("PORT", "listen.public"),
+];
+
+/// Reads and checks the configuration from files, the given environment and flags.
+///
+/// # Errors
+/// A sentence that names source and key: unreadable file, unknown key, wrong type, unsafe value.
+pub fn load(
+    overrides: &Overrides,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Config, Refused> {
+    let environment: HashMap<String, String> = environment.into_iter().collect();
+    let known = known_keys()?;
+    let mut builder = ::config::Config::builder();
+    for path in files(overrides) {
+        let file = File::from(path.as_path()).format(FileFormat::Toml);
+        builder = add(builder, file, &format!("file {}", path.display()), &known)?;
+    }
+    for (variable, key) in ALIASES {
+        if let Some(value) = environment.get(variable) {
+            let value = if variable == "PORT" {
+                format!("localhost:{value}")
+            } else {
+                value.clone()
+            };
+            builder = builder.set_override(key, value).map_err(refused)?;
+        }
+    }
+    // Aliases are overrides, so the prefixed names are set as overrides after them.
+    let ours = prefixed(&environment);
+    let collected = ours.collect().map_err(refused)?;
+    refuse_unknown(&collected, "environment", &known)?;
+    for (key, value) in collected {
+        builder = builder.set_override(key, value).map_err(refused)?;
+    }
+    for (key, value) in &overrides.values {
+        builder = builder.set_override(*key, value.clone()).map_err(refused)?;
+    }
+    let mut config: Config = builder
+        .build()
+        .and_then(::config::Config::try_deserialize)
+        .map_err(refused)?;
+    read_twins(&mut config)?;
+    config.check()?;
+    Ok(config)
+}
+
+fn files(overrides: &Overrides) -> Vec<PathBuf> {
+    if overrides.files.is_empty() && Path::new(DEFAULT_FILE).exists() {
+        return vec![PathBuf::from(DEFAULT_FILE)];
+    }
+    overrides.files.clone()
+}
+
+fn prefixed(environment: &HashMap<String, String>) -> Environment {
+    // Only names with the double underscore are ours: Kubernetes injects PORTCULLIS_PORT and the like.
+    let ours: ::config::Map<String, String> = environment
+        .iter()
+        .filter(|(name, _)| name.starts_with("PORTCULLIS__"))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let source = Environment::with_prefix("PORTCULLIS")
+        .prefix_separator("__")
+        .separator("__")
+        .try_parsing(true)
+        .list_separator(",")
+        .source(Some(ours));
+    LISTS
+        .iter()
+        .fold(source, |source, key| source.with_list_parse_key(key))
+}
+
+fn add<S: Source + Send + Sync + 'static>(
+    builder: ConfigBuilder<DefaultState>,
+    source: S,
+    name: &str,
+    known: &BTreeSet<String>,
+) -> Result<ConfigBuilder<DefaultState>, Refused> {
+    let collected = source
+        .collect()
+        .map_err(|error| Refused(format!("configuration {name}: {error}")))?;
+    refuse_unknown(&collected, name, known)?;
+    Ok(builder.add_source(source))
+}
+
+/// Each secret has a twin that names a file.
+fn read_twins(config: &mut Config) -> Result<(), Refused> {
+    if let Some(path) = &config.database.url_file {
+        if config.database.url.is_some() {
+            return Err(Refused::key(
+                "database.url_file",
+                "is given together with `database.url`",
+            ));
+        }
+        let text = read_secret_file(path).map_err(|why| Refused::key("database.url_file", why))?;
+        config.database.url = Some(text);
+    }
+    Ok(())
+}
+
+/// Reads a file that holds a secret: trimmed, and refused when others can read it.
+///
+/// # Errors
+/// A sentence with the path.
+pub(crate) fn read_secret_file(path: &Path) -> Result<String, String> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(path)
+            .map_err(|error| format!("{}: {error}", path.display()))?
+            .permissions()
+            .mode();
+        if mode & 0o077 != 0 {
+            return Err(format!(
+                "{} can be read by others (mode {:03o}); run: chmod 600 {}",
+                path.display(),
+                mode & 0o777,
+                path.display()
+            ));
+        }
+    }
+    Ok(text.trim().to_owned())
+}
+
+fn refused(error: ::config::ConfigError) -> Refused {
+    Refused(format!("configuration: {error}"))
+}
+
+/// Every key there is, from the defaults themselves, so the list cannot go stale.
+fn known_keys() -> Result<BTreeSet<String>, Refused> {
+    let defaults = serde_json::to_value(Config::default())
+        .map_err(|error| Refused(format!("configuration: {error}")))?;
+    let mut keys = BTreeSet::new();
+    collect_json(&defaults, "", &mut keys);
+    Ok(keys)
+}
+
+fn collect_json(value: &serde_json::Value, path: &str, keys: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(members) => {
+            for (name, value) in members {
+                collect_json(value, &join(path, name), keys);
+            }
+        }
+        _ => {
+            keys.insert(path.to_owned());
+        }
+    }
+}
+
+fn refuse_unknown(
+    collected: &::config::Map<String, Value>,
+    source: &str,
+    known: &BTreeSet<String>,
+) -> Result<(), Refused> {
+    let mut keys = BTreeSet::new();
+    for (name, value) in collected {
+        collect_given(value, name, &mut keys);
+    }
+    for key in keys {
+        if !known.contains(&key) {
+            let hint = known
+                .iter()
+                .min_by_key(|candidate| strsim::levenshtein(candidate, &key))
+                .map_or_else(String::new, |nearest| {
+                    format!("; did you mean `{nearest}`?")
+                });
+            return Err(Refused(format!(
+                "configuration {source}: unknown key `{key}`{hint}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn collect_given(value: &Value, path: &str, keys: &mut BTreeSet<String>) {
+    match &value.kind {
+        ValueKind::Table(members) => {
+            for (name, value) in members {
+                collect_given(value, &join(path, name), keys);
+            }
+        }
+        _ => {
+            keys.insert(path.to_owned());
+        }
+    }
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_environment(pairs: &[(&str, &str)]) -> Result<Config, Refused> {
+        let pairs = pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        load(&Overrides::default(), pairs)
+    }
+
+    #[test]
+    fn nothing_configured_is_a_working_configuration() {
+        let config = from_environment(&[]).unwrap();
+        assert_eq!(config.issuer().unwrap().as_str(), "http://localhost:8080");
+        assert_eq!(config.database_url(), "sqlite:data/portcullis.db");
+    }
+
+    #[test]
+    fn the_environment_sets_keys_lists_and_aliases() {
+        let config = from_environment(&[
+            ("PORTCULLIS__TOKENS__ACCESS", "2m"),
+            ("PORTCULLIS__KEYS__KEK", "file:/a,env:B"),
+            ("PORTCULLIS_PORT", "tcp://10.0.0.1:80"),
+            ("DATABASE_URL", "postgres://alias/x"),
+            ("PORT", "9090"),
+        ])
+        .unwrap();
+        assert_eq!(config.tokens.access, super::super::Span::secs(120));
+        assert_eq!(config.keys.kek, ["file:/a", "env:B"]);
+        assert_eq!(config.database_url(), "postgres://alias/x");
+        assert_eq!(config.issuer().unwrap().as_str(), "http://localhost:9090");
+        let config = from_environment(&[
+            ("PORTCULLIS__DATABASE__URL", "sqlite:mine.db"),
+            ("DATABASE_URL", "postgres://alias/x"),
+        ])
+        .unwrap();
+        assert_eq!(config.database_url(), "sqlite:mine.db");
+    }
+
+    #[test]
+    fn what_is_unknown_or_unsafe_is_refused_by_name() {
+        let refusals = [
+            (
+                ("PORTCULLIS__TOKENS__ACESS", "2m"),
+                "environment: unknown key `tokens.acess`; did you mean `tokens.access`?",
+            ),
+            (
+                ("PORTCULLIS__TOKENS__ACCESS", "16m"),
+                "`tokens.access`: 16m is out of range",
+            ),
+            (
+                ("PORTCULLIS__TOKENS__ACCESS", "soon"),
+                "`soon` is no duration",
+            ),
+            (
+                ("PORTCULLIS__ISSUER", "http://id.example.com"),
+                "`issuer`: `http://id.example.com` must be https",
+            ),
+            (
+                ("PORTCULLIS__LISTEN__PUBLIC", "0.0.0.0:8080"),
+                "`listen.public`: 0.0.0.0:8080 is reachable",
+            ),
+            (
+                ("PORTCULLIS__DATABASE__URL", "mysql://x"),
+                "`database.url`: must begin",
+            ),
+            (
+                ("PORTCULLIS__KEYS__KEK", "keys/kek"),
+                "`keys/kek` is none of",
+            ),
+            (("PORTCULLIS__LOGIN__ARGON2__PASSES", "1"), "`login.argon2`"),
+        ];
+        for (pair, expected) in refusals {
+            let message = from_environment(&[pair]).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+}

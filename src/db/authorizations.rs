@@ -1,0 +1,175 @@
+//! `authorizations`: requests on their way.
+
+use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
+
+use super::schema::authorizations as t;
+use super::{Error, Transaction, unreadable};
+use crate::id::{AuthorizationId, ClientId, Sid, UserId};
+use crate::oauth::authorize::{Authorization, Stage};
+use crate::oauth::scope::Scope;
+use crate::secret::Hash;
+use crate::time::Timestamp;
+
+type Row = (
+    String,
+    String,
+    String,
+    Option<Vec<u8>>,
+    Option<String>,
+    Option<String>,
+    String,
+    Option<String>,
+    i64,
+    i64,
+    Option<i64>,
+);
+
+fn authorization(row: Row) -> Result<Authorization, Error> {
+    let (
+        id,
+        client_id,
+        params,
+        browser,
+        user_id,
+        sid,
+        state,
+        scope,
+        created_at,
+        expires_at,
+        taken_at,
+    ) = row;
+    let broken = |column| unreadable("authorizations", column, &id);
+    Ok(Authorization {
+        client_id: ClientId::from(client_id),
+        params,
+        browser: browser.map(Hash::from_bytes),
+        user_id: user_id.map(UserId::from),
+        sid: sid.map(Sid::from),
+        stage: Stage::parse(&state).ok_or_else(|| broken("state"))?,
+        scope: scope
+            .map(|text| Scope::parse(&text))
+            .transpose()
+            .map_err(|_| broken("scope"))?,
+        created_at: Timestamp::from_micros(created_at),
+        expires_at: Timestamp::from_micros(expires_at),
+        taken_at: taken_at.map(Timestamp::from_micros),
+        id: AuthorizationId::from(id),
+    })
+}
+
+impl Transaction<'_> {
+    /// An authorization, answered or not, expired or not.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_authorization(
+        &mut self,
+        id: &AuthorizationId,
+    ) -> Result<Option<Authorization>, Error> {
+        let row: Option<Row> = t::table.find(id.as_str()).first(self.0).optional()?;
+        row.map(authorization).transpose()
+    }
+
+    /// Writes an authorization that begins.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn put_authorization(&mut self, authorization: &Authorization) -> Result<(), Error> {
+        diesel::insert_into(t::table)
+            .values((
+                t::id.eq(authorization.id.as_str()),
+                t::client_id.eq(authorization.client_id.as_str()),
+                t::params.eq(&authorization.params),
+                t::browser.eq(authorization.browser.as_ref().map(Hash::as_bytes)),
+                t::state.eq(authorization.stage.as_str()),
+                t::created_at.eq(authorization.created_at.micros()),
+                t::expires_at.eq(authorization.expires_at.micros()),
+            ))
+            .execute(self.0)?;
+        Ok(())
+    }
+
+    /// Binds an authorization that came by a cross-site POST to the browser that first opens it.
+    /// `false` when another browser was first.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn bind_authorization(
+        &mut self,
+        id: &AuthorizationId,
+        browser: &Hash,
+    ) -> Result<bool, Error> {
+        let rows = diesel::update(
+            t::table
+                .filter(t::id.eq(id.as_str()))
+                .filter(t::browser.is_null()),
+        )
+        .set(t::browser.eq(browser.as_bytes()))
+        .execute(self.0)?;
+        Ok(rows == 1)
+    }
+
+    /// Notes how far an open authorization came, in which login. `false` when it is not open.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn advance_authorization(
+        &mut self,
+        id: &AuthorizationId,
+        stage: Stage,
+        login: (&UserId, &Sid),
+        scope: Option<&Scope>,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let open = t::table
+            .filter(t::id.eq(id.as_str()))
+            .filter(t::taken_at.is_null())
+            .filter(t::expires_at.gt(now.micros()));
+        let rows = diesel::update(open)
+            .set((
+                t::state.eq(stage.as_str()),
+                t::user_id.eq(login.0.as_str()),
+                t::sid.eq(login.1.as_str()),
+                t::scope.eq(scope.map(ToString::to_string)),
+            ))
+            .execute(self.0)?;
+        Ok(rows == 1)
+    }
+
+    /// Takes an authorization to answer it: at most once, and only while it is open.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn take_authorization(
+        &mut self,
+        id: &AuthorizationId,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let open = t::table
+            .filter(t::id.eq(id.as_str()))
+            .filter(t::taken_at.is_null())
+            .filter(t::expires_at.gt(now.micros()));
+        let rows = diesel::update(open)
+            .set(t::taken_at.eq(now.micros()))
+            .execute(self.0)?;
+        Ok(rows == 1)
+    }
+
+    /// Removes authorizations that expired before `now`, at most `batch` of them.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn drop_expired_authorizations(
+        &mut self,
+        batch: i64,
+        now: Timestamp,
+    ) -> Result<usize, Error> {
+        let ids: Vec<String> = t::table
+            .filter(t::expires_at.lt(now.micros()))
+            .order(t::expires_at)
+            .limit(batch)
+            .select(t::id)
+            .load(self.0)?;
+        Ok(diesel::delete(t::table.filter(t::id.eq_any(ids))).execute(self.0)?)
+    }
+}

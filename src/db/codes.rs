@@ -1,0 +1,89 @@
+//! `codes`.
+
+use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
+
+use super::schema::codes as t;
+use super::{Error, Transaction};
+use crate::id::{ClientId, GrantId};
+use crate::oauth::grants::authorization_code::Code;
+use crate::oauth::pkce::Challenge;
+use crate::secret::Hash;
+use crate::time::Timestamp;
+
+type Row = (
+    Vec<u8>,
+    String,
+    String,
+    String,
+    bool,
+    Option<String>,
+    Option<String>,
+    i64,
+    Option<i64>,
+);
+
+fn code(
+    (hash, grant_id, client_id, redirect_uri, sent, challenge, nonce, expires_at, _): Row,
+) -> Code {
+    Code {
+        hash: Hash::from_bytes(hash),
+        grant_id: GrantId::from(grant_id),
+        client_id: ClientId::from(client_id),
+        redirect_uri,
+        redirect_uri_sent: sent,
+        challenge: challenge.map(Challenge::from_stored),
+        nonce,
+        expires_at: Timestamp::from_micros(expires_at),
+    }
+}
+
+impl Transaction<'_> {
+    /// Writes a code.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn put_code(&mut self, code: &Code) -> Result<(), Error> {
+        diesel::insert_into(t::table)
+            .values((
+                t::hash.eq(code.hash.as_bytes()),
+                t::grant_id.eq(code.grant_id.as_str()),
+                t::client_id.eq(code.client_id.as_str()),
+                t::redirect_uri.eq(&code.redirect_uri),
+                t::redirect_uri_sent.eq(code.redirect_uri_sent),
+                t::challenge.eq(code.challenge.as_ref().map(Challenge::as_str)),
+                t::nonce.eq(&code.nonce),
+                t::expires_at.eq(code.expires_at.micros()),
+            ))
+            .execute(self.0)?;
+        Ok(())
+    }
+
+    /// Uses a code up: one conditional statement, and its row count is the verdict.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn take_code(&mut self, hash: &Hash, now: Timestamp) -> Result<Option<Code>, Error> {
+        let unused = t::table
+            .filter(t::hash.eq(hash.as_bytes()))
+            .filter(t::used_at.is_null());
+        let row: Option<Row> = diesel::update(unused)
+            .set(t::used_at.eq(now.micros()))
+            .returning(t::all_columns)
+            .get_result(self.0)
+            .optional()?;
+        Ok(row.map(code))
+    }
+
+    /// A code that was used before.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_used_code(&mut self, hash: &Hash) -> Result<Option<Code>, Error> {
+        let row: Option<Row> = t::table
+            .filter(t::hash.eq(hash.as_bytes()))
+            .filter(t::used_at.is_not_null())
+            .first(self.0)
+            .optional()?;
+        Ok(row.map(code))
+    }
+}

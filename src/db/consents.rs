@@ -1,0 +1,81 @@
+//! `consents`: one standing row per person and client.
+
+use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
+
+use super::schema::consents as t;
+use super::{Error, Transaction};
+use crate::accounts::consent::Consent;
+use crate::id::{ClientId, ConsentId, UserId};
+use crate::secret::Hash;
+use crate::time::Timestamp;
+
+type Row = (
+    String,
+    String,
+    String,
+    String,
+    Vec<u8>,
+    i64,
+    i64,
+    Option<i64>,
+);
+
+fn consent((id, user_id, client_id, scope, shape, granted_at, expires_at, _): Row) -> Consent {
+    Consent {
+        id: ConsentId::from(id),
+        user_id: UserId::from(user_id),
+        client_id: ClientId::from(client_id),
+        scope,
+        client_shape: Hash::from_bytes(shape),
+        granted_at: Timestamp::from_micros(granted_at),
+        expires_at: Timestamp::from_micros(expires_at),
+    }
+}
+
+impl Transaction<'_> {
+    /// What the person allowed the client.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_consent(
+        &mut self,
+        user: &UserId,
+        client: &ClientId,
+    ) -> Result<Option<Consent>, Error> {
+        let row: Option<Row> = t::table
+            .filter(t::user_id.eq(user.as_str()))
+            .filter(t::client_id.eq(client.as_str()))
+            .filter(t::ended_at.is_null())
+            .first(self.0)
+            .optional()?;
+        Ok(row.map(consent))
+    }
+
+    /// Remembers a consent. A standing row keeps its id, since grants rest on it.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] when another request was first.
+    pub fn put_consent(&mut self, consent: &Consent) -> Result<(), Error> {
+        let values = (
+            t::scope.eq(&consent.scope),
+            t::client_shape.eq(consent.client_shape.as_bytes()),
+            t::granted_at.eq(consent.granted_at.micros()),
+            t::expires_at.eq(consent.expires_at.micros()),
+        );
+        let standing = t::table
+            .filter(t::user_id.eq(consent.user_id.as_str()))
+            .filter(t::client_id.eq(consent.client_id.as_str()))
+            .filter(t::ended_at.is_null());
+        if diesel::update(standing).set(values).execute(self.0)? == 0 {
+            diesel::insert_into(t::table)
+                .values((
+                    t::id.eq(consent.id.as_str()),
+                    t::user_id.eq(consent.user_id.as_str()),
+                    t::client_id.eq(consent.client_id.as_str()),
+                    values,
+                ))
+                .execute(self.0)?;
+        }
+        Ok(())
+    }
+}

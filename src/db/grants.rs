@@ -1,0 +1,178 @@
+//! `grants`.
+
+use diesel::{
+    BoolExpressionMethods, ExpressionMethods, JoinOnDsl, NullableExpressionMethods,
+    OptionalExtension, QueryDsl, RunQueryDsl,
+};
+
+use super::revocations::{Kind, Record};
+use super::schema::{clients, consents, feed_head, grants as t, sessions, users};
+use super::{Error, Transaction, list, to_list, unreadable};
+use crate::id::{ClientId, ConsentId, GrantId, Sid, UserId};
+use crate::oauth::grants::Grant;
+use crate::oauth::scope::Scope;
+use crate::time::Timestamp;
+
+/// A row of `grants`, column by column.
+#[derive(diesel::Queryable)]
+struct Row {
+    id: String,
+    client_id: String,
+    user_id: String,
+    sid: String,
+    consent_id: Option<String>,
+    offline: bool,
+    scope: String,
+    resources: String,
+    _cnf_jkt: Option<String>,
+    auth_time: i64,
+    acr: String,
+    amr: String,
+    client_epoch: i64,
+    user_epoch: i64,
+    feed_epoch: i64,
+    _generation: i64,
+    _rotated_at: i64,
+    idle_until: i64,
+    expires_at: i64,
+    created_at: i64,
+    _ended_at: Option<i64>,
+}
+
+impl Row {
+    fn grant(self) -> Result<Grant, Error> {
+        Ok(Grant {
+            client_id: ClientId::from(self.client_id),
+            user_id: UserId::from(self.user_id),
+            sid: Sid::from(self.sid),
+            consent_id: self.consent_id.map(ConsentId::from),
+            offline: self.offline,
+            scope: Scope::parse(&self.scope)
+                .map_err(|_| unreadable("grants", "scope", &self.id))?,
+            resources: list("grants", "resources", &self.id, &self.resources)?,
+            auth_time: Timestamp::from_micros(self.auth_time),
+            acr: self.acr,
+            amr: self.amr.split(' ').map(str::to_owned).collect(),
+            client_epoch: self.client_epoch,
+            user_epoch: self.user_epoch,
+            feed_epoch: self.feed_epoch,
+            created_at: Timestamp::from_micros(self.created_at),
+            expires_at: Timestamp::from_micros(self.expires_at),
+            idle_until: Timestamp::from_micros(self.idle_until),
+            id: GrantId::from(self.id),
+        })
+    }
+}
+
+impl Transaction<'_> {
+    /// Writes a grant.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn put_grant(&mut self, grant: &Grant) -> Result<(), Error> {
+        diesel::insert_into(t::table)
+            .values((
+                (
+                    t::id.eq(grant.id.as_str()),
+                    t::client_id.eq(grant.client_id.as_str()),
+                    t::user_id.eq(grant.user_id.as_str()),
+                    t::sid.eq(grant.sid.as_str()),
+                    t::consent_id.eq(grant.consent_id.as_ref().map(ConsentId::as_str)),
+                    t::offline.eq(grant.offline),
+                    t::scope.eq(grant.scope.to_string()),
+                    t::resources.eq(to_list(&grant.resources)),
+                    t::auth_time.eq(grant.auth_time.micros()),
+                    t::acr.eq(&grant.acr),
+                ),
+                (
+                    t::amr.eq(grant.amr.join(" ")),
+                    t::client_epoch.eq(grant.client_epoch),
+                    t::user_epoch.eq(grant.user_epoch),
+                    t::feed_epoch.eq(grant.feed_epoch),
+                    t::generation.eq(0),
+                    t::rotated_at.eq(grant.created_at.micros()),
+                    t::idle_until.eq(grant.idle_until.micros()),
+                    t::expires_at.eq(grant.expires_at.micros()),
+                    t::created_at.eq(grant.created_at.micros()),
+                ),
+            ))
+            .execute(self.0)?;
+        Ok(())
+    }
+
+    /// A grant that still stands, with all that it rests on, in one statement.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_standing_grant(
+        &mut self,
+        id: &GrantId,
+        now: Timestamp,
+    ) -> Result<Option<Grant>, Error> {
+        let row: Option<Row> = t::table
+            .inner_join(users::table)
+            .inner_join(clients::table)
+            .inner_join(feed_head::table.on(feed_head::epoch.eq(t::feed_epoch)))
+            .left_join(
+                sessions::table.on(sessions::sid.eq(t::sid).and(sessions::ended_at.is_null())),
+            )
+            .left_join(
+                consents::table.on(consents::id
+                    .nullable()
+                    .eq(t::consent_id)
+                    .and(consents::ended_at.is_null())),
+            )
+            .filter(t::id.eq(id.as_str()))
+            .filter(t::ended_at.is_null())
+            .filter(t::expires_at.gt(now.micros()))
+            .filter(t::idle_until.gt(now.micros()))
+            .filter(users::auth_epoch.eq(t::user_epoch))
+            .filter(users::disabled_at.is_null())
+            .filter(clients::auth_epoch.eq(t::client_epoch))
+            .filter(clients::disabled_at.is_null())
+            .filter(
+                t::offline
+                    .eq(true)
+                    .or(sessions::sid.nullable().is_not_null()),
+            )
+            .filter(
+                t::consent_id
+                    .is_null()
+                    .or(consents::id.nullable().is_not_null()),
+            )
+            .select(t::all_columns)
+            .first(self.0)
+            .optional()?;
+        row.map(Row::grant).transpose()
+    }
+
+    /// Ends a grant and puts its record on the blocklist; `false` when it had ended before.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn end_grant(
+        &mut self,
+        id: &GrantId,
+        reason: &str,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let standing = t::table
+            .filter(t::id.eq(id.as_str()))
+            .filter(t::ended_at.is_null());
+        let rows = diesel::update(standing)
+            .set(t::ended_at.eq(now.micros()))
+            .execute(self.0)?;
+        if rows == 1 {
+            let record = Record {
+                kind: Kind::Grant,
+                value: id.as_str(),
+                floor: 0,
+                reason,
+                actor,
+            };
+            self.put_revocation(&record, now)?;
+        }
+        Ok(rows == 1)
+    }
+}

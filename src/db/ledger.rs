@@ -1,0 +1,60 @@
+//! What the protocol asks to be remembered, fulfilled.
+
+use super::{Error, Transaction};
+use crate::audit::Event;
+use crate::id::{ClientId, GrantId};
+use crate::oauth::Ledger;
+use crate::oauth::client::Client;
+use crate::oauth::grants::Grant;
+use crate::oauth::grants::authorization_code::Code;
+use crate::oauth::resource::Resource;
+use crate::secret::Hash;
+use crate::time::Timestamp;
+
+impl Ledger for Transaction<'_> {
+    fn find_client(&mut self, id: &ClientId) -> Result<Option<Client>, Error> {
+        self.find_client(id)
+    }
+
+    fn find_resources(&mut self, client: &Client) -> Result<Vec<Resource>, Error> {
+        self.find_resources(&client.resources)
+    }
+
+    fn put_code(&mut self, code: &Code) -> Result<(), Error> {
+        self.put_code(code)
+    }
+
+    fn put_grant(&mut self, grant: &Grant) -> Result<(), Error> {
+        self.put_grant(grant)
+    }
+
+    fn take_code(&mut self, hash: &Hash, now: Timestamp) -> Result<Option<Code>, Error> {
+        self.take_code(hash, now)
+    }
+
+    fn find_used_code(&mut self, hash: &Hash) -> Result<Option<Code>, Error> {
+        self.find_used_code(hash)
+    }
+
+    fn find_standing_grant(
+        &mut self,
+        id: &GrantId,
+        now: Timestamp,
+    ) -> Result<Option<Grant>, Error> {
+        self.find_standing_grant(id, now)
+    }
+
+    fn end_grant(
+        &mut self,
+        id: &GrantId,
+        reason: &str,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        self.end_grant(id, reason, actor, now)
+    }
+
+    fn put_audit(&mut self, event: &Event) -> Result<(), Error> {
+        self.put_audit(event)
+    }
+}

@@ -1,0 +1,125 @@
+//! `resources` and `scopes`.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
+
+use super::schema::{resources as t, scopes};
+use super::{Error, Transaction, unreadable};
+use crate::keys::Alg;
+use crate::oauth::resource::Resource;
+use crate::oauth::scope::Scope;
+use crate::time::Timestamp;
+
+type Row = (
+    String,
+    String,
+    String,
+    String,
+    Option<i64>,
+    String,
+    Option<i64>,
+    i64,
+);
+
+fn resource(
+    (id, audience, name, scopes, access_ttl, alg, _, created_at): Row,
+) -> Result<Resource, Error> {
+    let broken = |column| unreadable("resources", column, &id);
+    Ok(Resource {
+        scopes: Scope::parse(&scopes).map_err(|_| broken("scopes"))?,
+        access_ttl: access_ttl
+            .and_then(|secs| u64::try_from(secs).ok())
+            .map(Duration::from_secs),
+        alg: Alg::from_name(&alg).ok_or_else(|| broken("alg"))?,
+        created_at: Timestamp::from_micros(created_at),
+        audience,
+        name,
+        id,
+    })
+}
+
+impl Transaction<'_> {
+    /// The registered resources among `audiences`, in that order.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_resources(&mut self, audiences: &[String]) -> Result<Vec<Resource>, Error> {
+        if audiences.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<Row> = t::table
+            .filter(t::audience.eq_any(audiences))
+            .load(self.0)?;
+        let mut known: Vec<Resource> = rows.into_iter().map(resource).collect::<Result<_, _>>()?;
+        known.sort_by_key(|r| {
+            audiences
+                .iter()
+                .position(|audience| *audience == r.audience)
+        });
+        Ok(known)
+    }
+
+    /// All resources, by audience.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn list_resources(&mut self) -> Result<Vec<Resource>, Error> {
+        let rows: Vec<Row> = t::table.order(t::audience).load(self.0)?;
+        rows.into_iter().map(resource).collect()
+    }
+
+    /// Registers a resource.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] when the audience is taken.
+    pub fn put_resource(&mut self, resource: &Resource) -> Result<(), Error> {
+        let ttl = resource
+            .access_ttl
+            .and_then(|ttl| i64::try_from(ttl.as_secs()).ok());
+        diesel::insert_into(t::table)
+            .values((
+                t::id.eq(&resource.id),
+                t::audience.eq(&resource.audience),
+                t::name.eq(&resource.name),
+                t::scopes.eq(resource.scopes.to_string()),
+                t::access_ttl.eq(ttl),
+                t::alg.eq(resource.alg.name()),
+                t::created_at.eq(resource.created_at.micros()),
+            ))
+            .execute(self.0)?;
+        Ok(())
+    }
+
+    /// Sets what the consent page says about a scope.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn put_scope_description(&mut self, name: &str, description: &str) -> Result<(), Error> {
+        let updated = diesel::update(scopes::table.find(name))
+            .set(scopes::description.eq(description))
+            .execute(self.0)?;
+        if updated == 0 {
+            diesel::insert_into(scopes::table)
+                .values((scopes::name.eq(name), scopes::description.eq(description)))
+                .execute(self.0)?;
+        }
+        Ok(())
+    }
+
+    /// What the consent page says about these scopes, where somebody wrote it down.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_scope_descriptions(
+        &mut self,
+        scope: &Scope,
+    ) -> Result<HashMap<String, String>, Error> {
+        let names: Vec<&str> = scope.iter().collect();
+        let rows: Vec<(String, String)> = scopes::table
+            .filter(scopes::name.eq_any(names))
+            .load(self.0)?;
+        Ok(rows.into_iter().collect())
+    }
+}

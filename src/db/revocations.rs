@@ -1,0 +1,66 @@
+//! `revocations`: the blocklist. An act that ends something inserts its record in the same
+//! transaction; it is numbered and published later.
+
+use diesel::{ExpressionMethods, RunQueryDsl};
+
+use super::schema::revocations as t;
+use super::{Error, Transaction};
+use crate::time::Timestamp;
+
+/// What a record names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A grant.
+    Grant,
+    /// A session.
+    Session,
+    /// A person.
+    User,
+}
+
+impl Kind {
+    fn letter(self) -> &'static str {
+        match self {
+            Self::Grant => "G",
+            Self::Session => "S",
+            Self::User => "U",
+        }
+    }
+}
+
+/// A record before it is numbered.
+#[derive(Debug)]
+pub struct Record<'a> {
+    /// What it names.
+    pub kind: Kind,
+    /// Its id.
+    pub value: &'a str,
+    /// For a person: tokens with a lower number are dead.
+    pub floor: i64,
+    /// Why.
+    pub reason: &'a str,
+    /// Who did it.
+    pub actor: &'a str,
+}
+
+impl Transaction<'_> {
+    /// Puts a record on the blocklist.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn put_revocation(&mut self, record: &Record<'_>, now: Timestamp) -> Result<(), Error> {
+        let id = crate::id::uuid(&crate::secret::Entropy::system(), now);
+        diesel::insert_into(t::table)
+            .values((
+                t::id.eq(id),
+                t::kind.eq(record.kind.letter()),
+                t::value.eq(record.value),
+                t::floor.eq(record.floor),
+                t::reason.eq(record.reason),
+                t::actor.eq(record.actor),
+                t::created_at.eq(now.micros()),
+            ))
+            .execute(self.0)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,258 @@
+//! The tables, as both migration folders make them.
+
+diesel::table! {
+    clients (id) {
+        id -> Text,
+        name -> Text,
+        kind -> Text,
+        auth_method -> Text,
+        redirect_uris -> Text,
+        grant_types -> Text,
+        scopes -> Text,
+        resources -> Text,
+        cors_origins -> Text,
+        post_logout_redirect_uris -> Text,
+        id_token_alg -> Text,
+        consent -> Text,
+        require_pkce -> Bool,
+        allow_localhost_redirect -> Bool,
+        client_uri -> Nullable<Text>,
+        policy_uri -> Nullable<Text>,
+        tos_uri -> Nullable<Text>,
+        auth_epoch -> BigInt,
+        disabled_at -> Nullable<BigInt>,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    client_secrets (id) {
+        id -> Text,
+        client_id -> Text,
+        hash -> Binary,
+        label -> Text,
+        created_at -> BigInt,
+        expires_at -> Nullable<BigInt>,
+        last_used_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    resources (id) {
+        id -> Text,
+        audience -> Text,
+        name -> Text,
+        scopes -> Text,
+        access_ttl -> Nullable<BigInt>,
+        alg -> Text,
+        max_age -> Nullable<BigInt>,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    scopes (name) {
+        name -> Text,
+        description -> Text,
+    }
+}
+
+diesel::table! {
+    users (id) {
+        id -> Text,
+        username -> Text,
+        name -> Nullable<Text>,
+        email -> Nullable<Text>,
+        email_verified -> Bool,
+        auth_epoch -> BigInt,
+        disabled_at -> Nullable<BigInt>,
+        created_at -> BigInt,
+        updated_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    passwords (user_id) {
+        user_id -> Text,
+        phc -> Text,
+        set_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    sessions (id_hash) {
+        id_hash -> Binary,
+        sid -> Text,
+        user_id -> Text,
+        user_epoch -> BigInt,
+        auth_time -> BigInt,
+        acr -> Text,
+        amr -> Text,
+        seen_at -> BigInt,
+        expires_at -> BigInt,
+        ended_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    authorizations (id) {
+        id -> Text,
+        client_id -> Text,
+        params -> Text,
+        browser -> Nullable<Binary>,
+        user_id -> Nullable<Text>,
+        sid -> Nullable<Text>,
+        state -> Text,
+        scope -> Nullable<Text>,
+        created_at -> BigInt,
+        expires_at -> BigInt,
+        taken_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    consents (id) {
+        id -> Text,
+        user_id -> Text,
+        client_id -> Text,
+        scope -> Text,
+        client_shape -> Binary,
+        granted_at -> BigInt,
+        expires_at -> BigInt,
+        ended_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    grants (id) {
+        id -> Text,
+        client_id -> Text,
+        user_id -> Text,
+        sid -> Text,
+        consent_id -> Nullable<Text>,
+        offline -> Bool,
+        scope -> Text,
+        resources -> Text,
+        cnf_jkt -> Nullable<Text>,
+        auth_time -> BigInt,
+        acr -> Text,
+        amr -> Text,
+        client_epoch -> BigInt,
+        user_epoch -> BigInt,
+        feed_epoch -> BigInt,
+        generation -> BigInt,
+        rotated_at -> BigInt,
+        idle_until -> BigInt,
+        expires_at -> BigInt,
+        created_at -> BigInt,
+        ended_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    codes (hash) {
+        hash -> Binary,
+        grant_id -> Text,
+        client_id -> Text,
+        redirect_uri -> Text,
+        redirect_uri_sent -> Bool,
+        challenge -> Nullable<Text>,
+        nonce -> Nullable<Text>,
+        expires_at -> BigInt,
+        used_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    signing_keys (kid) {
+        kid -> Text,
+        issuer -> Text,
+        #[sql_name = "use"]
+        use_ -> Text,
+        alg -> Text,
+        generation -> BigInt,
+        public_jwk -> Text,
+        sealed -> Text,
+        publish_at -> BigInt,
+        activate_at -> BigInt,
+        retire_at -> Nullable<BigInt>,
+        remove_at -> Nullable<BigInt>,
+        revoked_at -> Nullable<BigInt>,
+        revoke_reason -> Nullable<Text>,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    server_secrets (id) {
+        id -> Text,
+        generation -> BigInt,
+        sealed -> Text,
+        created_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    revocations (id) {
+        id -> Text,
+        kind -> Text,
+        value -> Text,
+        floor -> BigInt,
+        token_exp -> Nullable<BigInt>,
+        reason -> Text,
+        actor -> Text,
+        created_at -> BigInt,
+        epoch -> Nullable<BigInt>,
+        seq -> Nullable<BigInt>,
+        expires_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    feed_head (one) {
+        one -> BigInt,
+        epoch -> BigInt,
+        seq -> BigInt,
+        beat -> BigInt,
+        keys_version -> BigInt,
+        config_version -> BigInt,
+        longest_life -> BigInt,
+    }
+}
+
+diesel::table! {
+    audit_events (id) {
+        id -> Text,
+        at -> BigInt,
+        name -> Text,
+        actor -> Text,
+        target -> Text,
+        reason -> Nullable<Text>,
+        detail -> Text,
+    }
+}
+
+diesel::joinable!(client_secrets -> clients (client_id));
+diesel::joinable!(passwords -> users (user_id));
+diesel::joinable!(sessions -> users (user_id));
+diesel::joinable!(grants -> users (user_id));
+diesel::joinable!(grants -> clients (client_id));
+
+diesel::allow_tables_to_appear_in_same_query!(
+    clients,
+    client_secrets,
+    resources,
+    scopes,
+    users,
+    passwords,
+    sessions,
+    authorizations,
+    consents,
+    grants,
+    codes,
+    signing_keys,
+    server_secrets,
+    revocations,
+    feed_head,
+    audit_events
+);

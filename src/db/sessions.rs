@@ -1,0 +1,175 @@
+//! `sessions`.
+
+use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
+
+use super::revocations::{Kind, Record};
+use super::schema::{grants, sessions as t, users};
+use super::{Error, Transaction};
+use crate::accounts::session::{Login, Session};
+use crate::accounts::user::Username;
+use crate::config::limits::SESSION_TOUCH;
+use crate::id::{Sid, UserId};
+use crate::secret::Hash;
+use crate::time::Timestamp;
+
+type Row = (
+    Vec<u8>,
+    String,
+    String,
+    i64,
+    i64,
+    String,
+    String,
+    i64,
+    i64,
+    Option<i64>,
+);
+
+fn session(
+    (id_hash, sid, user_id, user_epoch, auth_time, acr, amr, seen_at, expires_at, _): Row,
+) -> Session {
+    Session {
+        id_hash: Hash::from_bytes(id_hash),
+        login: Login {
+            sid: Sid::from(sid),
+            user_id: UserId::from(user_id),
+            user_epoch,
+            auth_time: Timestamp::from_micros(auth_time),
+            acr,
+            amr: amr.split(' ').map(str::to_owned).collect(),
+        },
+        seen_at: Timestamp::from_micros(seen_at),
+        expires_at: Timestamp::from_micros(expires_at),
+    }
+}
+
+impl Transaction<'_> {
+    /// The session of a cookie, if it has not ended and its person was not cut off since, with the
+    /// person's name. Whether it ran out of time is for [`Session::is_over`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_session(&mut self, id_hash: &Hash) -> Result<Option<(Session, Username)>, Error> {
+        let row: Option<(Row, String)> = t::table
+            .inner_join(users::table)
+            .filter(t::id_hash.eq(id_hash.as_bytes()))
+            .filter(t::ended_at.is_null())
+            .filter(users::auth_epoch.eq(t::user_epoch))
+            .filter(users::disabled_at.is_null())
+            .select((t::all_columns, users::username))
+            .first(self.0)
+            .optional()?;
+        Ok(row.map(|(row, username)| (session(row), Username::from_stored(username))))
+    }
+
+    /// Writes a new session.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn put_session(&mut self, session: &Session) -> Result<(), Error> {
+        let login = &session.login;
+        diesel::insert_into(t::table)
+            .values((
+                t::id_hash.eq(session.id_hash.as_bytes()),
+                t::sid.eq(login.sid.as_str()),
+                t::user_id.eq(login.user_id.as_str()),
+                t::user_epoch.eq(login.user_epoch),
+                t::auth_time.eq(login.auth_time.micros()),
+                t::acr.eq(&login.acr),
+                t::amr.eq(login.amr.join(" ")),
+                t::seen_at.eq(session.seen_at.micros()),
+                t::expires_at.eq(session.expires_at.micros()),
+            ))
+            .execute(self.0)?;
+        Ok(())
+    }
+
+    /// The same person signed in again in the same browser: the login keeps its `sid` under a new
+    /// cookie, and the old cookie is dead. `false` when the old one is no longer there.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn renew_session(&mut self, old: &Hash, new: &Session) -> Result<bool, Error> {
+        let rows = diesel::update(
+            t::table
+                .filter(t::id_hash.eq(old.as_bytes()))
+                .filter(t::user_id.eq(new.login.user_id.as_str()))
+                .filter(t::user_epoch.eq(new.login.user_epoch))
+                .filter(t::ended_at.is_null()),
+        )
+        .set((
+            t::id_hash.eq(new.id_hash.as_bytes()),
+            t::auth_time.eq(new.login.auth_time.micros()),
+            t::acr.eq(&new.login.acr),
+            t::amr.eq(new.login.amr.join(" ")),
+            t::seen_at.eq(new.seen_at.micros()),
+            t::expires_at.eq(new.expires_at.micros()),
+        ))
+        .execute(self.0)?;
+        Ok(rows == 1)
+    }
+
+    /// Notes that a session is in use, at most once a minute.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn touch_session(&mut self, session: &Session, now: Timestamp) -> Result<(), Error> {
+        if now.since(session.seen_at) >= SESSION_TOUCH {
+            diesel::update(t::table.find(session.id_hash.as_bytes()))
+                .set(t::seen_at.eq(now.micros()))
+                .execute(self.0)?;
+        }
+        Ok(())
+    }
+
+    /// Ends a session by its person's wish: with it end its grants, but for offline ones, and the
+    /// record goes on the blocklist. `false` when it had ended before.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn end_session(
+        &mut self,
+        sid: &Sid,
+        reason: &str,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let rows = diesel::update(
+            t::table
+                .filter(t::sid.eq(sid.as_str()))
+                .filter(t::ended_at.is_null()),
+        )
+        .set(t::ended_at.eq(now.micros()))
+        .execute(self.0)?;
+        if rows == 0 {
+            return Ok(false);
+        }
+        diesel::update(
+            grants::table
+                .filter(grants::sid.eq(sid.as_str()))
+                .filter(grants::offline.eq(false))
+                .filter(grants::ended_at.is_null()),
+        )
+        .set(grants::ended_at.eq(now.micros()))
+        .execute(self.0)?;
+        let record = Record {
+            kind: Kind::Session,
+            value: sid.as_str(),
+            floor: 0,
+            reason,
+            actor,
+        };
+        self.put_revocation(&record, now)?;
+        Ok(true)
+    }
+
+    /// Removes a session that ran out of time. That ends no grant: time alone is no sign-out, and
+    /// grants have their own end.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn drop_expired_session(&mut self, session: &Session) -> Result<(), Error> {
+        diesel::delete(t::table.find(session.id_hash.as_bytes())).execute(self.0)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,166 @@
+//! `users` and `passwords`.
+
+use diesel::{
+    ExpressionMethods, JoinOnDsl, NullableExpressionMethods, OptionalExtension, QueryDsl,
+    RunQueryDsl,
+};
+
+use super::revocations::{Kind, Record};
+use super::schema::{passwords as p, users as t};
+use super::{Error, Transaction};
+use crate::accounts::user::{User, Username};
+use crate::id::UserId;
+use crate::time::Timestamp;
+
+type Row = (
+    String,
+    String,
+    Option<String>,
+    Option<String>,
+    bool,
+    i64,
+    Option<i64>,
+    i64,
+    i64,
+);
+
+fn user(
+    (id, username, name, email, email_verified, auth_epoch, disabled_at, created_at, _): Row,
+) -> User {
+    User {
+        id: UserId::from(id),
+        username: Username::from_stored(username),
+        name,
+        email,
+        email_verified,
+        auth_epoch,
+        disabled_at: disabled_at.map(Timestamp::from_micros),
+        created_at: Timestamp::from_micros(created_at),
+    }
+}
+
+impl Transaction<'_> {
+    /// The person of a name, switched off or not, with the hash of their password.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_credentials(
+        &mut self,
+        username: &Username,
+    ) -> Result<Option<(User, Option<String>)>, Error> {
+        let row: Option<(Row, Option<String>)> = t::table
+            .left_join(p::table.on(p::user_id.eq(t::id)))
+            .filter(t::username.eq(username.as_str()))
+            .select((t::all_columns, p::phc.nullable()))
+            .first(self.0)
+            .optional()?;
+        Ok(row.map(|(row, phc)| (user(row), phc)))
+    }
+
+    /// A person by id.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_user(&mut self, id: &UserId) -> Result<Option<User>, Error> {
+        let row: Option<Row> = t::table.find(id.as_str()).first(self.0).optional()?;
+        Ok(row.map(user))
+    }
+
+    /// All people, by name.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn list_users(&mut self) -> Result<Vec<User>, Error> {
+        let rows: Vec<Row> = t::table.order(t::username).load(self.0)?;
+        Ok(rows.into_iter().map(user).collect())
+    }
+
+    /// Adds a person.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] when the name is taken.
+    pub fn put_user(&mut self, user: &User) -> Result<(), Error> {
+        diesel::insert_into(t::table)
+            .values((
+                t::id.eq(user.id.as_str()),
+                t::username.eq(user.username.as_str()),
+                t::name.eq(&user.name),
+                t::email.eq(&user.email),
+                t::email_verified.eq(user.email_verified),
+                t::auth_epoch.eq(user.auth_epoch),
+                t::created_at.eq(user.created_at.micros()),
+                t::updated_at.eq(user.created_at.micros()),
+            ))
+            .execute(self.0)?;
+        Ok(())
+    }
+
+    /// Stores a password's hash, the first or a renewed one of the same password.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn put_password(&mut self, id: &UserId, phc: &str, now: Timestamp) -> Result<(), Error> {
+        let values = (p::phc.eq(phc), p::set_at.eq(now.micros()));
+        let updated = diesel::update(p::table.find(id.as_str()))
+            .set(values)
+            .execute(self.0)?;
+        if updated == 0 {
+            diesel::insert_into(p::table)
+                .values((p::user_id.eq(id.as_str()), values))
+                .execute(self.0)?;
+        }
+        Ok(())
+    }
+
+    /// Cuts a person off: raises the auth epoch, so that every session, code, grant and token that
+    /// began before is dead, and puts the record on the blocklist.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn cut_off_user(
+        &mut self,
+        id: &UserId,
+        reason: &str,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let floor: i64 = diesel::update(t::table.find(id.as_str()))
+            .set((
+                t::auth_epoch.eq(t::auth_epoch + 1),
+                t::updated_at.eq(now.micros()),
+            ))
+            .returning(t::auth_epoch)
+            .get_result(self.0)?;
+        let record = Record {
+            kind: Kind::User,
+            value: id.as_str(),
+            floor,
+            reason,
+            actor,
+        };
+        self.put_revocation(&record, now)
+    }
+
+    /// Switches an account off, and cuts it off; `false` when it was off already.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn disable_user(
+        &mut self,
+        id: &UserId,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let rows = diesel::update(
+            t::table
+                .filter(t::id.eq(id.as_str()))
+                .filter(t::disabled_at.is_null()),
+        )
+        .set(t::disabled_at.eq(now.micros()))
+        .execute(self.0)?;
+        if rows == 1 {
+            self.cut_off_user(id, "disabled", actor, now)?;
+        }
+        Ok(rows == 1)
+    }
+}

@@ -1,0 +1,318 @@
+//! `/consent`: who asks for what, and the person's answer.
+
+use std::collections::HashMap;
+
+use actix_web::http::StatusCode;
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use askama::Template;
+
+use super::answer::{Allowed, Frame, page, see_other};
+use super::assets::Assets;
+use super::authorize::{self, Pending, Stop};
+use super::error::{self, Notice};
+use super::extract::{self, Browser, Jar, Unread};
+use crate::accounts::consent::Consent;
+use crate::accounts::session::Login;
+use crate::app::App;
+use crate::audit::{Event, Name};
+use crate::id::{AuthorizationId, ConsentId};
+use crate::oauth::authorize::{Request, Stage};
+use crate::oauth::params::Params;
+use crate::oauth::scope::Scope;
+use crate::secret::Secret;
+use crate::time::Timestamp;
+
+#[derive(Template)]
+#[template(path = "consent.html")]
+struct ConsentPage<'a> {
+    frame: &'a Frame,
+    authorization: String,
+    csrf: String,
+    client: String,
+    client_uri: Option<String>,
+    policy_uri: Option<String>,
+    tos_uri: Option<String>,
+    username: String,
+    callback_host: String,
+    scopes: Vec<ScopeLine>,
+}
+
+/// One line of what is asked for.
+struct ScopeLine {
+    name: String,
+    description: String,
+    required: bool,
+}
+
+/// `GET /consent?authorization=ID`.
+pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
+    let id = match extract::query(&request).map(|query| {
+        query
+            .one("authorization")
+            .map(|id| id.map(AuthorizationId::from))
+    }) {
+        Ok(Ok(Some(id))) => id,
+        _ => return error::notice(&request, &app, &assets, Notice::NO_START),
+    };
+    match show(&request, &app, &assets, id).await {
+        Ok(response) => response,
+        Err(stop) => stop.respond(&request, &app, &assets),
+    }
+}
+
+/// `POST /consent`.
+pub async fn post(
+    request: HttpRequest,
+    app: Data<App>,
+    assets: Data<Assets>,
+    body: Payload,
+) -> HttpResponse {
+    match decide(&request, &app, body).await {
+        Ok(response) => response,
+        Err(stop) => stop.respond(&request, &app, &assets),
+    }
+}
+
+/// Who is asked, about what.
+struct Asked {
+    pending: Pending,
+    cookie: Secret,
+    login: Login,
+}
+
+/// The open authorization with its signed-in person; without one the dispatcher is asked again.
+async fn asked(
+    request: &HttpRequest,
+    app: &App,
+    id: &AuthorizationId,
+    now: Timestamp,
+) -> Result<Option<Asked>, Stop> {
+    let browser = Browser::of(request, app);
+    let begun = authorize::open(app, id, &browser, now).await?;
+    let params = Params::parse(begun.params.as_bytes())
+        .map_err(|_| Stop::Notice(Notice::TOO_MANY_FIELDS))?;
+    let pending = authorize::pend(request, app, &params, now).await?;
+    let login = pending
+        .stored
+        .session
+        .as_ref()
+        .map(|(session, _)| session.login.clone());
+    Ok(login
+        .zip(Jar::Session.read(request, app))
+        .map(|(login, cookie)| Asked {
+            pending,
+            cookie,
+            login,
+        }))
+}
+
+fn dispatcher(id: &AuthorizationId) -> HttpResponse {
+    see_other(&format!("/oauth2/authorize?authorization={id}"))
+}
+
+fn purpose(id: &AuthorizationId) -> String {
+    format!("consent {id}")
+}
+
+async fn show(
+    request: &HttpRequest,
+    app: &App,
+    assets: &Assets,
+    id: AuthorizationId,
+) -> Result<HttpResponse, Stop> {
+    let Some(asked) = asked(request, app, &id, app.clock.now()).await? else {
+        return Ok(dispatcher(&id));
+    };
+    error::note(request, "consent.prompted", "page");
+    let scope = asked.pending.request.scope.clone();
+    let described = app
+        .store
+        .read(move |tx| tx.find_scope_descriptions(&scope))
+        .await?;
+    let Request {
+        client,
+        callback,
+        scope,
+        ..
+    } = &asked.pending.request;
+    let username = asked
+        .pending
+        .stored
+        .session
+        .as_ref()
+        .map(|(_, name)| name.as_str().to_owned());
+    let template = ConsentPage {
+        frame: &assets.frame,
+        authorization: id.to_string(),
+        csrf: app.secret.form_token(asked.cookie.expose(), &purpose(&id)),
+        client: client.name.clone(),
+        client_uri: client.client_uri.clone(),
+        policy_uri: client.policy_uri.clone(),
+        tos_uri: client.tos_uri.clone(),
+        username: username.unwrap_or_default(),
+        callback_host: host(callback.uri()),
+        scopes: scope.iter().map(|name| line(name, &described)).collect(),
+    };
+    let target = callback.form_target();
+    let allowed = Allowed {
+        form_action: Some(&format!("https: {target}")),
+        script_nonce: None,
+        popup: true,
+    };
+    Ok(page(StatusCode::OK, &template, &allowed))
+}
+
+fn host(uri: &str) -> String {
+    url::Url::parse(uri).map_or_else(
+        |_| String::new(),
+        |url| match (url.host_str(), url.port()) {
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            (Some(host), None) => host.to_owned(),
+            (None, _) => format!("{}:", url.scheme()),
+        },
+    )
+}
+
+fn line(name: &str, described: &HashMap<String, String>) -> ScopeLine {
+    let own = match name {
+        "openid" => Some("Know who you are when you sign in"),
+        "profile" => Some("See your name"),
+        "email" => Some("See your e-mail address"),
+        "address" => Some("See your postal address"),
+        "phone" => Some("See your phone number"),
+        "offline_access" => Some("Stay signed in when you are away"),
+        _ => None,
+    };
+    ScopeLine {
+        name: name.to_owned(),
+        description: own
+            .map(str::to_owned)
+            .or_else(|| described.get(name).cloned())
+            .unwrap_or_else(|| "Use this permission on your behalf".to_owned()),
+        required: name == "openid",
+    }
+}
+
+async fn decide(request: &HttpRequest, app: &App, body: Payload) -> Result<HttpResponse, Stop> {
+    // 1. The form is ours, and belongs to this login and this authorization.
+    let form = extract::form(request, body)
+        .await
+        .map_err(|unread| match unread {
+            Unread::Notice(notice) => Stop::Notice(notice),
+            Unread::NotAForm => Stop::Notice(Notice::BAD_FORM),
+        })?;
+    if !extract::is_same_origin(request, app) {
+        return Err(Stop::Notice(Notice::CROSS_SITE));
+    }
+    let bad_form = |_| Stop::Notice(Notice::BAD_FORM);
+    let id = form
+        .one("authorization")
+        .map_err(bad_form)?
+        .map(AuthorizationId::from);
+    let id = id.ok_or(Stop::Notice(Notice::OTHER_BROWSER))?;
+    let token = form.one("csrf").map_err(bad_form)?.unwrap_or_default();
+    let cookie = Jar::Session
+        .read(request, app)
+        .ok_or(Stop::Notice(Notice::FORGED))?;
+    if !app
+        .secret
+        .accepts_form(token, cookie.expose(), &purpose(&id))
+    {
+        return Err(Stop::Notice(Notice::FORGED));
+    }
+    // 2. The authorization is open, and the person still signed in.
+    let now = app.clock.now();
+    let Some(asked) = asked(request, app, &id, now).await? else {
+        return Ok(dispatcher(&id));
+    };
+    // 3. What was ticked is part of what was asked for.
+    let ticked = form.many("scope").map_err(bad_form)?;
+    let requested = &asked.pending.request.scope;
+    if ticked.iter().any(|scope| !requested.contains(scope)) {
+        return Err(Stop::Notice(Notice::TAMPERED));
+    }
+    let granted = requested.retain(|scope| ticked.contains(&scope));
+    let allowed = form.one("decision").map_err(bad_form)? == Some("allow")
+        && !granted.is_empty()
+        && granted.contains("openid") == requested.contains("openid");
+    // 4. Remembered, and back to the dispatcher.
+    if !record(app, &id, &asked, allowed.then_some(granted), now).await? {
+        return Err(Stop::Notice(Notice::ALREADY_DONE));
+    }
+    error::note(
+        request,
+        if allowed {
+            "consent.given"
+        } else {
+            "consent.denied"
+        },
+        "page",
+    );
+    Ok(dispatcher(&id))
+}
+
+/// Writes the person's answer; `false` when the authorization is no longer open.
+async fn record(
+    app: &App,
+    id: &AuthorizationId,
+    asked: &Asked,
+    granted: Option<Scope>,
+    now: Timestamp,
+) -> Result<bool, Stop> {
+    let client = &asked.pending.request.client;
+    let login = asked.login.clone();
+    let consent = granted.as_ref().map(|granted| Consent {
+        id: ConsentId::new(&app.entropy, now),
+        user_id: login.user_id.clone(),
+        client_id: client.id.clone(),
+        scope: remembered(asked.pending.stored.consent.as_ref(), asked, granted).to_string(),
+        client_shape: client.shape(),
+        granted_at: now,
+        expires_at: now + app.config.login.consent_max_age.0,
+    });
+    let event = Event {
+        at: now,
+        name: if granted.is_some() {
+            Name::ConsentGiven
+        } else {
+            Name::ConsentDenied
+        },
+        actor: format!("user:{}", login.user_id),
+        target: format!("client:{}", client.id),
+        reason: None,
+        detail: serde_json::json!({ "scope": granted.as_ref().map(ToString::to_string) }),
+    };
+    let stage = if granted.is_some() {
+        Stage::Consented
+    } else {
+        Stage::Denied
+    };
+    let id = id.clone();
+    let recorded = app.store.transaction(move |tx| {
+        if let Some(consent) = &consent {
+            tx.put_consent(consent)?;
+        }
+        tx.put_audit(&event)?;
+        tx.advance_authorization(
+            &id,
+            stage,
+            (&login.user_id, &login.sid),
+            granted.as_ref(),
+            now,
+        )
+    });
+    Ok(recorded.await?)
+}
+
+/// What stands after this answer: with what was allowed before, as long as the client is the same.
+fn remembered(standing: Option<&Consent>, asked: &Asked, granted: &Scope) -> Scope {
+    standing
+        .filter(|standing| {
+            standing
+                .client_shape
+                .matches(&asked.pending.request.client.shape())
+        })
+        .and_then(|standing| Scope::parse(&standing.scope).ok())
+        .map_or_else(|| granted.clone(), |before| before.union(granted))
+}

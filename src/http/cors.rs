@@ -1,0 +1,53 @@
+//! CORS: exact origins that a client registered, on the endpoints that browsers' scripts need; `*`
+//! without credentials for public metadata (policy §8).
+
+use actix_web::http::header::{self, HeaderValue};
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+
+use crate::app::App;
+
+/// Answers a preflight: what is allowed, or nothing at all.
+pub async fn preflight(request: HttpRequest, app: Data<App>) -> HttpResponse {
+    let mut response = HttpResponse::NoContent().finish();
+    allow(&request, &app, &mut response).await;
+    if response
+        .headers()
+        .contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN)
+    {
+        let headers = response.headers_mut();
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_METHODS,
+            HeaderValue::from_static("POST"),
+        );
+        headers.insert(
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static("authorization, content-type"),
+        );
+        headers.insert(
+            header::ACCESS_CONTROL_MAX_AGE,
+            HeaderValue::from_static("600"),
+        );
+    }
+    response
+}
+
+/// Lets a registered origin read the answer.
+pub async fn allow(request: &HttpRequest, app: &App, response: &mut HttpResponse) {
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    let Some(origin) = request.headers().get(header::ORIGIN) else {
+        return;
+    };
+    let Ok(text) = origin.to_str().map(str::to_owned) else {
+        return;
+    };
+    if matches!(
+        app.store.read(move |tx| tx.is_cors_origin(&text)).await,
+        Ok(true)
+    ) {
+        response
+            .headers_mut()
+            .insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    }
+}

@@ -1,0 +1,225 @@
+//! The one map from refusals to answers: JSON, redirect or page. Each is logged once, here, with its
+//! private reason; the answer carries the public code and an id to quote.
+
+use actix_web::http::StatusCode;
+use actix_web::web::Data;
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
+use askama::Template;
+
+use super::answer::{Allowed, page};
+use super::assets::Assets;
+use super::extract::RequestId;
+use crate::app::App;
+use crate::oauth::{Code, Detail, Error, Severity};
+
+#[derive(Template)]
+#[template(path = "error.html")]
+struct ErrorPage<'a> {
+    frame: &'a super::answer::Frame,
+    title: &'a str,
+    reason: &'a str,
+    advice: Option<&'a str>,
+    error_id: &'a str,
+    detail: Option<String>,
+}
+
+/// A refusal that people see, with a fixed text.
+#[derive(Clone, Copy, Debug)]
+pub struct Notice {
+    status: u16,
+    title: &'static str,
+    reason: &'static str,
+    advice: Option<&'static str>,
+    detail: Detail,
+}
+
+macro_rules! notices {
+    ($($name:ident $status:literal $title:literal $reason:literal $advice:expr, $event:literal $why:literal;)*) => {
+        impl Notice {$(
+            #[doc = $title]
+            pub const $name: Notice = Notice {
+                status: $status, title: $title, reason: $reason, advice: $advice,
+                detail: Detail::new($event, $why),
+            };
+        )*}
+    };
+}
+
+notices! {
+    NOT_FOUND 404 "There is no such page" "Nothing is served at this address." None, "http.404" "path";
+    FORGED 403 "This form was not accepted" "The form did not come from a page of ours, or the page is from an earlier visit." Some("Go back to the application and start again."), "csrf.rejected" "token";
+    CROSS_SITE 403 "This form was not accepted" "The form was sent by another site." Some("Go back to the application and start again."), "csrf.rejected" "origin";
+    OTHER_BROWSER 400 "This sign-in belongs elsewhere" "It was not begun in this browser, or its address is incomplete." Some("Go back to the application and start again. Cookies must be allowed for this site."), "authorization.binding_failed" "binding";
+    ALREADY_DONE 400 "This sign-in is already done" "It was answered before and cannot be used a second time." Some("Go back to the application; you may be signed in already."), "authorization.replay" "taken";
+    TOO_LATE 400 "This sign-in took too long" "It was open for more than its time." Some("Go back to the application and start again."), "authorization.expired" "expired";
+    NO_START 400 "Sign-in starts at an application" "This page has nothing to continue." Some("Open the application that you want to use and sign in there."), "authorization.binding_failed" "missing";
+    BAD_FORM 400 "This form could not be read" "A field is missing, sent twice, too long or malformed." Some("Go back and try again."), "http.malformed" "form";
+    PASSWORD_UNUSABLE 400 "This password cannot be used" "A password has at most 1024 bytes and no NUL character." Some("Go back and try again."), "login.failed" "too_long";
+    TAMPERED 400 "This form was not accepted" "It allows something that the application did not ask for." Some("Go back to the application and start again."), "consent.tampered" "scope";
+    BUSY 503 "Too many people sign in right now" "Please try again in a few seconds." None, "login.busy" "hashing";
+    BODY_TOO_LARGE 413 "This is too much" "The request has more than 16 KiB." None, "http.too_large" "body";
+    URL_TOO_LONG 414 "This address is too long" "The address has more than 8 KiB." None, "http.too_large" "url";
+    HEADERS_TOO_LARGE 431 "This request is too large" "Its headers have more than 32 KiB or 100 fields." None, "http.too_large" "headers";
+    ENCODED_BODY 415 "This encoding is not accepted" "Bodies must not be compressed." None, "http.too_large" "encoding";
+    TOO_MANY_FIELDS 400 "This request has too many fields" "At most 64 are read." None, "authz.rejected" "too_many";
+}
+
+/// Says no on a page of ours.
+pub fn notice(request: &HttpRequest, app: &App, assets: &Assets, notice: Notice) -> HttpResponse {
+    log(request, notice.detail, None);
+    let id = RequestId::of(request);
+    let template = ErrorPage {
+        frame: &assets.frame,
+        title: notice.title,
+        reason: notice.reason,
+        advice: notice.advice,
+        error_id: &id,
+        detail: None,
+    };
+    let _ = app;
+    let status = StatusCode::from_u16(notice.status).unwrap_or(StatusCode::BAD_REQUEST);
+    let mut response = page(status, &template, &Allowed::default());
+    if notice.status == 503 {
+        retry_after(&mut response);
+    }
+    response
+}
+
+/// Says a protocol error on a page: the callback is not proven, so it goes nowhere else.
+pub fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> HttpResponse {
+    log(request, error.detail, error.source.as_deref());
+    let reason = match (error.detail.event, error.detail.reason) {
+        ("redirect_uri.mismatch", _) | (_, "no_redirect_uri") => {
+            "The application wants the answer at an address that is not registered for it."
+        }
+        (_, "client") => "The application that sent you here is not known, or is switched off.",
+        _ if error.code == Code::TemporarilyUnavailable => {
+            "The server cannot answer at the moment. Please try again shortly."
+        }
+        _ => "The application that sent you here made a request that cannot be understood.",
+    };
+    let id = RequestId::of(request);
+    let unavailable = error.code == Code::TemporarilyUnavailable;
+    let template = ErrorPage {
+        frame: &assets.frame,
+        title: "This request cannot be answered",
+        reason,
+        advice: Some(if unavailable {
+            "Reload this page in a few seconds."
+        } else {
+            "Tell the people who run the application, and quote the error id."
+        }),
+        error_id: &id,
+        detail: None,
+    };
+    let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let mut response = page(status, &template, &Allowed::default());
+    if unavailable {
+        retry_after(&mut response);
+    }
+    response
+}
+
+/// Says a protocol error as JSON (RFC 6749 §5.2).
+pub fn json(request: &HttpRequest, error: &Error) -> HttpResponse {
+    log(request, error.detail, error.source.as_deref());
+    let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::BAD_REQUEST);
+    let body = serde_json::json!({
+        "error": error.code.as_str(),
+        "error_description": error.code.sentence(),
+        "error_id": RequestId::of(request),
+    });
+    let mut response = HttpResponse::build(status);
+    response.insert_header(("Cache-Control", "no-store"));
+    if error.code == Code::InvalidClient {
+        response.insert_header(("WWW-Authenticate", "Basic realm=\"portcullis\""));
+    }
+    let mut response = response.json(body);
+    if error.code == Code::TemporarilyUnavailable {
+        retry_after(&mut response);
+    }
+    response
+}
+
+/// Says an HTTP refusal of an endpoint that programs call.
+pub fn json_notice(request: &HttpRequest, notice: Notice) -> HttpResponse {
+    log(request, notice.detail, None);
+    let status = StatusCode::from_u16(notice.status).unwrap_or(StatusCode::BAD_REQUEST);
+    HttpResponse::build(status)
+        .insert_header(("Cache-Control", "no-store"))
+        .json(serde_json::json!({
+            "error": "invalid_request",
+            "error_description": notice.reason,
+            "error_id": RequestId::of(request),
+        }))
+}
+
+fn retry_after(response: &mut HttpResponse) {
+    use actix_web::http::header::{HeaderValue, RETRY_AFTER};
+    response
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from_static("2"));
+}
+
+/// 404, as a page.
+pub async fn not_found(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
+    notice(&request, &app, &assets, Notice::NOT_FOUND)
+}
+
+/// 405 with what may be.
+pub fn method_not_allowed(request: &HttpRequest, _: &App, methods: &[&str]) -> HttpResponse {
+    log(request, Detail::new("http.method", "method"), None);
+    HttpResponse::MethodNotAllowed()
+        .insert_header(("Allow", methods.join(", ")))
+        .insert_header(("Cache-Control", "no-store"))
+        .finish()
+}
+
+/// One log line per refusal: what the client was not told.
+pub fn log(
+    request: &HttpRequest,
+    detail: Detail,
+    source: Option<&(dyn std::error::Error + Send + Sync)>,
+) {
+    let id = RequestId::of(request);
+    let ip = request
+        .peer_addr()
+        .map(|peer| peer.ip().to_string())
+        .unwrap_or_default();
+    let Detail {
+        event,
+        reason,
+        severity,
+    } = detail;
+    let source = source.map(ToString::to_string);
+    match severity {
+        Severity::Normal if source.is_none() => {
+            tracing::warn!(event, reason, request_id = %id, ip, path = request.path());
+        }
+        severity => {
+            let severity = if severity == Severity::High {
+                "high"
+            } else {
+                "normal"
+            };
+            let source = source.unwrap_or_default();
+            tracing::error!(event, reason, severity, request_id = %id, ip, path = request.path(), source);
+        }
+    }
+}
+
+/// One log line for something that went well and that operators follow.
+pub fn note(request: &HttpRequest, event: &'static str, reason: &'static str) {
+    tracing::info!(event, reason, request_id = %RequestId::of(request), path = request.path());
+}
+
+impl RequestId {
+    /// The id of a request, as its answer carries it.
+    pub fn of(request: &HttpRequest) -> String {
+        request
+            .extensions()
+            .get::<RequestId>()
+            .map(|id| id.0.clone())
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,209 @@
+//! What comes in: queries, forms, cookies, credentials. Parsed here, so that inside there are types.
+
+use actix_web::HttpRequest;
+use actix_web::cookie::{Cookie, SameSite};
+use actix_web::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use actix_web::web::Payload;
+
+use super::error::Notice;
+use crate::app::App;
+use crate::config::limits::BODY_BYTES;
+use crate::oauth::params::{Params, TooMany};
+use crate::secret::{Hash, Secret};
+
+/// Made for each request; in its log lines, its answer and on its error page.
+#[derive(Clone, Debug)]
+pub struct RequestId(pub String);
+
+/// Why a body is not read.
+#[derive(Debug)]
+pub enum Unread {
+    /// The HTTP layer says no.
+    Notice(Notice),
+    /// It is no form.
+    NotAForm,
+}
+
+impl From<TooMany> for Unread {
+    fn from(_: TooMany) -> Self {
+        Self::Notice(Notice::TOO_MANY_FIELDS)
+    }
+}
+
+/// The query of a request.
+///
+/// # Errors
+/// [`TooMany`] fields.
+pub fn query(request: &HttpRequest) -> Result<Params, TooMany> {
+    Params::parse(request.query_string().as_bytes())
+}
+
+/// The form in the body of a request: `application/x-www-form-urlencoded` in UTF-8, at most 16 KiB,
+/// not compressed.
+///
+/// # Errors
+/// [`Unread`]; reading stops at the limit.
+pub async fn form(request: &HttpRequest, body: Payload) -> Result<Params, Unread> {
+    Ok(form_and_text(request, body).await?.0)
+}
+
+/// The same, with the text it was read from.
+///
+/// # Errors
+/// [`Unread`].
+pub async fn form_and_text(
+    request: &HttpRequest,
+    body: Payload,
+) -> Result<(Params, String), Unread> {
+    let headers = request.headers();
+    let encoded = headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|value| value.as_bytes() != b"identity");
+    if encoded {
+        return Err(Unread::Notice(Notice::ENCODED_BODY));
+    }
+    let bytes = match body.to_bytes_limited(BODY_BYTES).await {
+        Err(_) => return Err(Unread::Notice(Notice::BODY_TOO_LARGE)),
+        Ok(Err(_)) => return Err(Unread::NotAForm),
+        Ok(Ok(bytes)) => bytes,
+    };
+    if !is_form(headers) {
+        return Err(Unread::NotAForm);
+    }
+    let text = String::from_utf8(bytes.to_vec()).map_err(|_| Unread::NotAForm)?;
+    Ok((Params::parse(&bytes)?, text))
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let Some(kind) = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+    else {
+        return false;
+    };
+    let mut parts = kind.split(';').map(str::trim);
+    let form = parts
+        .next()
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("application/x-www-form-urlencoded"));
+    form && parts.all(|parameter| {
+        parameter.split_once('=').is_none_or(|(name, value)| {
+            !name.eq_ignore_ascii_case("charset")
+                || value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+        })
+    })
+}
+
+/// All values of the `Authorization` header.
+pub fn authorization(request: &HttpRequest) -> Vec<&[u8]> {
+    request
+        .headers()
+        .get_all(AUTHORIZATION)
+        .map(|value| value.as_bytes())
+        .collect()
+}
+
+/// A cookie of ours (policy §7).
+#[derive(Clone, Copy, Debug)]
+pub enum Jar {
+    /// The browser's login.
+    Session,
+    /// The browser's authorizations on their way.
+    Interaction,
+}
+
+impl Jar {
+    /// `__Host-` over https; without prefix and `Secure` on a plain loopback issuer, where browsers
+    /// would refuse it.
+    fn name(self, app: &App) -> String {
+        let bare = match self {
+            Self::Session => "sid",
+            Self::Interaction => "ix",
+        };
+        if app.issuer.is_https() {
+            format!("__Host-{bare}")
+        } else {
+            bare.to_owned()
+        }
+    }
+
+    /// The cookie's value, if it was sent exactly once and has our form. Two of one name: somebody
+    /// planted one.
+    pub fn read(self, request: &HttpRequest, app: &App) -> Option<Secret> {
+        let name = self.name(app);
+        let cookies = request.cookies().ok()?;
+        let mut ours = cookies.iter().filter(|cookie| cookie.name() == name);
+        let (cookie, None) = (ours.next()?, ours.next()) else {
+            return None;
+        };
+        (cookie.value().len() == 43).then(|| Secret::from_text(cookie.value()))
+    }
+
+    /// The cookie that keeps `value`.
+    pub fn keep(self, app: &App, value: &Secret) -> Cookie<'static> {
+        let mut cookie = Cookie::build(self.name(app), value.expose().to_owned())
+            .path("/")
+            .http_only(true)
+            .same_site(SameSite::Lax)
+            .secure(app.issuer.is_https());
+        if matches!(self, Self::Interaction) {
+            let life = app.config.login.authorization.0.as_secs();
+            cookie = cookie.max_age(actix_web::cookie::time::Duration::seconds(
+                i64::try_from(life).unwrap_or(600),
+            ));
+        }
+        cookie.finish()
+    }
+
+    /// The cookie that removes it.
+    pub fn forget(self, app: &App) -> Cookie<'static> {
+        let mut cookie = self.keep(app, &Secret::from_text(""));
+        cookie.make_removal();
+        cookie
+    }
+}
+
+/// The browser that an authorization is bound to: its cookie, or a fresh one to set.
+pub struct Browser {
+    /// The cookie's value.
+    pub secret: Secret,
+    /// Whether it must be set.
+    pub fresh: bool,
+}
+
+impl Browser {
+    /// Reads the cookie, or makes one.
+    pub fn of(request: &HttpRequest, app: &App) -> Self {
+        match Jar::Interaction.read(request, app) {
+            Some(secret) => Self {
+                secret,
+                fresh: false,
+            },
+            None => Self {
+                secret: Secret::opaque(&app.entropy),
+                fresh: true,
+            },
+        }
+    }
+
+    /// What the database keeps of it.
+    pub fn hash(&self) -> Hash {
+        self.secret.hash()
+    }
+}
+
+/// Whether a form POST comes from a page of ours: `Sec-Fetch-Site` and `Origin` (policy §8). A
+/// form token is checked besides.
+pub fn is_same_origin(request: &HttpRequest, app: &App) -> bool {
+    let text = |name: &str| {
+        request
+            .headers()
+            .get(name)
+            .map(|value| value.to_str().unwrap_or("?"))
+    };
+    let site = matches!(text("Sec-Fetch-Site"), None | Some("same-origin"));
+    let origin = match text("Origin") {
+        None | Some("null") => true,
+        Some(origin) => origin == app.issuer.origin(),
+    };
+    site && origin
+}

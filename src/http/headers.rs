@@ -1,0 +1,193 @@
+//! What holds for every request and every answer of the public listener: one canonical path, our
+//! host alone, the size limits, the security headers, a request id.
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HOST, HeaderName, HeaderValue};
+use actix_web::http::{Method, header};
+use actix_web::middleware::Next;
+use actix_web::web::Data;
+use actix_web::{Error, HttpMessage, HttpResponse};
+
+use super::assets::Assets;
+use super::error::{self, Notice};
+use super::extract::RequestId;
+use crate::app::App;
+use crate::config::is_loopback_host;
+use crate::config::limits::{HEADER_BYTES, HEADER_FIELDS, URL_BYTES};
+use crate::id;
+use crate::oauth::Detail;
+
+const FIXED: [(&str, &str); 4] = [
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "same-origin"),
+    ("cross-origin-resource-policy", "same-origin"),
+    (
+        "permissions-policy",
+        "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), magnetometer=(), \
+         microphone=(), midi=(), payment=(), usb=(), xr-spatial-tracking=()",
+    ),
+];
+
+/// The outermost layer.
+///
+/// # Errors
+/// None of its own.
+pub async fn guard(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let (Some(app), Some(assets)) = (
+        request.app_data::<Data<App>>().cloned(),
+        request.app_data::<Data<Assets>>().cloned(),
+    ) else {
+        return Ok(request.into_response(HttpResponse::InternalServerError().finish()));
+    };
+    let request_id = id::uuid(&app.entropy, app.clock.now());
+    request
+        .extensions_mut()
+        .insert(RequestId(request_id.clone()));
+    let mut response = match refuse(&request, &app, &assets) {
+        Some(refusal) => request.into_response(refusal),
+        None => next.call(request).await?.map_into_boxed_body(),
+    };
+    let headers = response.headers_mut();
+    for (name, value) in FIXED {
+        let name = HeaderName::from_static(name);
+        if !headers.contains_key(&name) {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+    }
+    if app.issuer.is_https() {
+        headers.insert(
+            header::STRICT_TRANSPORT_SECURITY,
+            HeaderValue::from_static("max-age=63072000; includeSubDomains"),
+        );
+    }
+    headers.insert(
+        HeaderName::from_static("x-request-id"),
+        HeaderValue::try_from(request_id)?,
+    );
+    Ok(response)
+}
+
+/// What is refused before any route is looked at.
+fn refuse(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
+    let http = request.request();
+    let notice = |notice| Some(error::notice(http, app, assets, notice));
+    let target = http
+        .uri()
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    if target > URL_BYTES {
+        return notice(Notice::URL_TOO_LONG);
+    }
+    let (fields, bytes) =
+        request
+            .headers()
+            .iter()
+            .fold((0, 0), |(fields, bytes), (name, value)| {
+                (fields + 1, bytes + name.as_str().len() + value.len() + 4)
+            });
+    if fields > HEADER_FIELDS || bytes > HEADER_BYTES {
+        return notice(Notice::HEADERS_TOO_LARGE);
+    }
+    if !is_canonical(http.uri().path()) {
+        return notice(Notice::NOT_FOUND);
+    }
+    other_host(request, app)
+}
+
+/// Router and access rules see one and the same path: no escapes, no empty, dot or parameter parts.
+fn is_canonical(path: &str) -> bool {
+    path.starts_with('/')
+        && path
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"/-._~".contains(&b))
+        && !path.contains("//")
+        && !path.split('/').any(|part| part == "." || part == "..")
+}
+
+/// The issuer is a constant, never taken from `Host`. Another loopback spelling of a loopback issuer
+/// is sent to the right one; everything else is 421.
+fn other_host(request: &ServiceRequest, app: &App) -> Option<HttpResponse> {
+    let host = request
+        .headers()
+        .get(HOST)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let authority = app.issuer.authority();
+    if host.eq_ignore_ascii_case(authority)
+        || app
+            .config
+            .http
+            .accept_hosts
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(host))
+    {
+        return None;
+    }
+    let (name, port) = host.rsplit_once(':').unwrap_or((host, "80"));
+    let same_port = authority.rsplit_once(':').map_or("80", |(_, port)| port) == port;
+    if app.issuer.is_loopback()
+        && is_loopback_host(name)
+        && same_port
+        && request.method() == Method::GET
+    {
+        let target = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |target| target.as_str());
+        return Some(
+            HttpResponse::TemporaryRedirect()
+                .insert_header((header::LOCATION, app.issuer.url(target)))
+                .insert_header((header::CACHE_CONTROL, "no-store"))
+                .finish(),
+        );
+    }
+    error::log(
+        request.request(),
+        Detail::new("http.bad_host", "host"),
+        None,
+    );
+    // The one page that shows a part of the request: whoever set up the proxy needs to see it.
+    let seen: String = host
+        .chars()
+        .filter(|c| c.is_ascii_graphic())
+        .take(255)
+        .collect();
+    Some(
+        HttpResponse::MisdirectedRequest()
+            .insert_header((header::CONTENT_TYPE, "text/plain; charset=utf-8"))
+            .insert_header((header::CACHE_CONTROL, "no-store"))
+            .body(format!("Error: this server answers for {authority}, and was asked for {seen}. Check the issuer setting and the proxy's Host header.\n")),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_canonical;
+
+    #[test]
+    fn one_path_has_one_spelling() {
+        for good in [
+            "/",
+            "/oauth2/authorize",
+            "/.well-known/openid-configuration",
+            "/assets/a-b_c.css",
+        ] {
+            assert!(is_canonical(good), "{good}");
+        }
+        for bad in [
+            "//authorize",
+            "/%61uthorize",
+            "/authorize;x=1",
+            "/./authorize",
+            "/x/../authorize",
+            "*",
+            "",
+        ] {
+            assert!(!is_canonical(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! `/login`: the page and its form. What happened is recorded, and the authorization goes on at
+//! `/oauth2/authorize`.
+
+use actix_web::http::StatusCode;
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use askama::Template;
+
+use super::answer::{Allowed, Frame, page, see_other};
+use super::assets::Assets;
+use super::authorize::{self, Pending, Stop};
+use super::error::{self, Notice};
+use super::extract::{self, Browser, Jar, Unread};
+use crate::accounts::password::{Password, is_outdated};
+use crate::accounts::session::{ACR_PASSWORD, Login, Session};
+use crate::accounts::user::{User, Username};
+use crate::app::App;
+use crate::audit::{Event, Name};
+use crate::config::limits::LOGIN_HINT_CHARS;
+use crate::db;
+use crate::id::{AuthorizationId, Sid};
+use crate::oauth::Detail;
+use crate::oauth::authorize::Stage;
+use crate::oauth::params::Params;
+use crate::secret::{Hash, Secret};
+use crate::time::Timestamp;
+
+#[derive(Template)]
+#[template(path = "login.html")]
+struct LoginPage<'a> {
+    frame: &'a Frame,
+    authorization: String,
+    csrf: String,
+    client: Option<String>,
+    username: String,
+    error: Option<String>,
+    reauthenticate: bool,
+    policy_uri: Option<String>,
+    tos_uri: Option<String>,
+}
+
+/// What a form token of this page is for.
+const PURPOSE: &str = "login";
+
+/// `GET /login?authorization=ID`.
+pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
+    let id = match extract::query(&request).map(|query| {
+        query
+            .one("authorization")
+            .map(|id| id.map(AuthorizationId::from))
+    }) {
+        Ok(Ok(Some(id))) => id,
+        _ => return error::notice(&request, &app, &assets, Notice::NO_START),
+    };
+    let browser = Browser::of(&request, &app);
+    match pending(&request, &app, &id, &browser).await {
+        Ok(pending) => show(&app, &assets, &id, &browser, &pending, None),
+        Err(stop) => stop.respond(&request, &app, &assets),
+    }
+}
+
+/// `POST /login`.
+pub async fn post(
+    request: HttpRequest,
+    app: Data<App>,
+    assets: Data<Assets>,
+    body: Payload,
+) -> HttpResponse {
+    match sign_in(&request, &app, &assets, body).await {
+        Ok(response) => response,
+        Err(stop) => stop.respond(&request, &app, &assets),
+    }
+}
+
+async fn pending(
+    request: &HttpRequest,
+    app: &App,
+    id: &AuthorizationId,
+    browser: &Browser,
+) -> Result<Pending, Stop> {
+    let now = app.clock.now();
+    let begun = authorize::open(app, id, browser, now).await?;
+    let params = Params::parse(begun.params.as_bytes())
+        .map_err(|_| Stop::Notice(Notice::TOO_MANY_FIELDS))?;
+    authorize::pend(request, app, &params, now).await
+}
+
+fn show(
+    app: &App,
+    assets: &Assets,
+    id: &AuthorizationId,
+    browser: &Browser,
+    pending: &Pending,
+    failed: Option<&str>,
+) -> HttpResponse {
+    let request = &pending.request;
+    let known = pending
+        .stored
+        .session
+        .as_ref()
+        .map(|(_, username)| username.as_str().to_owned());
+    let hint = request
+        .login_hint
+        .as_ref()
+        .map(|hint| hint.chars().take(LOGIN_HINT_CHARS).collect());
+    let template = LoginPage {
+        frame: &assets.frame,
+        authorization: id.to_string(),
+        csrf: app.secret.form_token(browser.secret.expose(), PURPOSE),
+        client: Some(request.client.name.clone()),
+        reauthenticate: known.is_some(),
+        username: failed
+            .map(str::to_owned)
+            .or(hint)
+            .or(known)
+            .unwrap_or_default(),
+        error: failed.map(|_| "Invalid user name or password".to_owned()),
+        policy_uri: request.client.policy_uri.clone(),
+        tos_uri: request.client.tos_uri.clone(),
+    };
+    let target = request.callback.form_target();
+    page(
+        StatusCode::OK,
+        &template,
+        &Allowed {
+            form_action: Some(&format!("https: {target}")),
+            script_nonce: None,
+            popup: true,
+        },
+    )
+}
+
+async fn sign_in(
+    request: &HttpRequest,
+    app: &App,
+    assets: &Assets,
+    body: Payload,
+) -> Result<HttpResponse, Stop> {
+    // 1. The form is ours, and this browser's.
+    let form = extract::form(request, body)
+        .await
+        .map_err(|unread| match unread {
+            Unread::Notice(notice) => Stop::Notice(notice),
+            Unread::NotAForm => Stop::Notice(Notice::BAD_FORM),
+        })?;
+    if !extract::is_same_origin(request, app) {
+        return Err(Stop::Notice(Notice::CROSS_SITE));
+    }
+    let bad_form = |_| Stop::Notice(Notice::BAD_FORM);
+    let browser = Browser::of(request, app);
+    let token = form.one("csrf").map_err(bad_form)?.unwrap_or_default();
+    if browser.fresh
+        || !app
+            .secret
+            .accepts_form(token, browser.secret.expose(), PURPOSE)
+    {
+        return Err(Stop::Notice(Notice::FORGED));
+    }
+    // 2. The authorization is open, and this browser's.
+    let id = form
+        .one("authorization")
+        .map_err(bad_form)?
+        .map(AuthorizationId::from);
+    let id = id.ok_or(Stop::Notice(Notice::OTHER_BROWSER))?;
+    let pending = pending(request, app, &id, &browser).await?;
+    // 3. The person is who they say.
+    let typed = form.one("username").map_err(bad_form)?.unwrap_or_default();
+    let password = form.verbatim("password").map_err(bad_form)?;
+    let password =
+        Password::parse(password).map_err(|_| Stop::Notice(Notice::PASSWORD_UNUSABLE))?;
+    let Some((user, renewed)) = authenticate(app, typed, password).await? else {
+        error::log(request, Detail::new("login.failed", "credentials"), None);
+        let shown: String = typed.chars().take(LOGIN_HINT_CHARS).collect();
+        return Ok(show(app, assets, &id, &browser, &pending, Some(&shown)));
+    };
+    // 4. A new session id, always.
+    let cookie = begin_session(request, app, id.clone(), user, renewed).await?;
+    error::note(request, "session.rotated", "login");
+    let mut response = see_other(&format!("/oauth2/authorize?authorization={id}"));
+    if let Err(error) = response.add_cookie(&Jar::Session.keep(app, &cookie)) {
+        tracing::error!(event = "http.cookie", %error);
+    }
+    Ok(response)
+}
+
+/// The person of a name and password, with a renewed hash where the stored one is outdated. The
+/// same work is done for a name that does not exist.
+async fn authenticate(
+    app: &App,
+    typed: &str,
+    password: Password,
+) -> Result<Option<(User, Option<String>)>, Stop> {
+    let found = match Username::parse(typed) {
+        Some(username) => {
+            app.store
+                .read(move |tx| tx.find_credentials(&username))
+                .await?
+        }
+        None => None,
+    };
+    let (user, phc) = found.map_or((None, None), |(user, phc)| (Some(user), phc));
+    let outdated = phc
+        .as_deref()
+        .is_some_and(|phc| is_outdated(phc, &app.config.login.argon2));
+    let busy = |_| Stop::Notice(Notice::BUSY);
+    let (password, right) = app.password_matches(password, phc).await.map_err(busy)?;
+    let Some(user) = user.filter(|user| right && user.disabled_at.is_none()) else {
+        return Ok(None);
+    };
+    let renewed = if outdated {
+        Some(app.password_hash(password).await.map_err(busy)?)
+    } else {
+        None
+    };
+    Ok(Some((user, renewed)))
+}
+
+async fn begin_session(
+    request: &HttpRequest,
+    app: &App,
+    id: AuthorizationId,
+    user: User,
+    renewed: Option<String>,
+) -> Result<Secret, Stop> {
+    let now = app.clock.now();
+    let cookie = Secret::opaque(&app.entropy);
+    let old = Jar::Session.read(request, app).map(|cookie| cookie.hash());
+    let session = Session {
+        id_hash: cookie.hash(),
+        login: Login {
+            sid: Sid::new(&app.entropy, now),
+            user_id: user.id.clone(),
+            user_epoch: user.auth_epoch,
+            auth_time: now,
+            acr: ACR_PASSWORD.to_owned(),
+            amr: vec!["pwd".to_owned()],
+        },
+        seen_at: now,
+        expires_at: now + app.config.login.session_absolute.0,
+    };
+    let open = app.store.transaction(move |tx| {
+        if let Some(phc) = renewed {
+            tx.put_password(&user.id, &phc, now)?;
+        }
+        let sid = replace(tx, old.as_ref(), &session, now)?;
+        tx.put_audit(&Event {
+            at: now,
+            name: Name::SessionBegun,
+            actor: format!("user:{}", user.id),
+            target: format!("session:{sid}"),
+            reason: None,
+            detail: serde_json::json!({ "acr": session.login.acr, "amr": session.login.amr }),
+        })?;
+        tx.advance_authorization(&id, Stage::SignedIn, (&user.id, &sid), None, now)
+    });
+    if !open.await? {
+        return Err(Stop::Notice(Notice::ALREADY_DONE));
+    }
+    Ok(cookie)
+}
+
+/// Puts the new session in the place of the browser's old one. The same person keeps the `sid`, so
+/// that what was granted in it lives on; another person's login ends.
+fn replace(
+    tx: &mut db::Transaction<'_>,
+    old: Option<&Hash>,
+    new: &Session,
+    now: Timestamp,
+) -> Result<Sid, db::Error> {
+    if let Some(old) = old
+        && let Some((standing, _)) = tx.find_session(old)?
+    {
+        if standing.login.user_id == new.login.user_id && tx.renew_session(old, new)? {
+            return Ok(standing.login.sid);
+        }
+        tx.end_session(&standing.login.sid, "another person signed in", "node", now)?;
+    }
+    tx.put_session(new)?;
+    Ok(new.login.sid.clone())
+}

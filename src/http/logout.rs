@@ -1,0 +1,215 @@
+//! `/oauth2/end_session`: OpenID Connect RP-Initiated Logout, and the log-out button of our own pages.
+
+use actix_web::http::StatusCode;
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use askama::Template;
+
+use super::answer::{Allowed, Frame, page, see_other};
+use super::assets::Assets;
+use super::authorize::Stop;
+use super::error::{self, Notice};
+use super::extract::{self, Jar, Unread};
+use crate::accounts::session::Session;
+use crate::accounts::user::Username;
+use crate::app::App;
+use crate::audit::{Event, Name};
+use crate::id::ClientId;
+use crate::oauth::client::Client;
+use crate::oauth::id_token::Hint;
+use crate::oauth::logout::destination;
+use crate::oauth::params::Params;
+
+#[derive(Template)]
+#[template(path = "logout.html")]
+struct LogoutPage<'a> {
+    frame: &'a Frame,
+    csrf: String,
+    username: Option<String>,
+    client: Option<String>,
+    fields: Vec<(String, String)>,
+}
+
+#[derive(Template)]
+#[template(path = "signed_out.html")]
+struct SignedOut<'a> {
+    frame: &'a Frame,
+}
+
+/// What a form token of the question is for.
+pub(super) const PURPOSE: &str = "logout";
+
+/// `GET`: logs out at once for a genuine hint of this login, else asks.
+pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
+    let Ok(params) = extract::query(&request) else {
+        return error::notice(&request, &app, &assets, Notice::TOO_MANY_FIELDS);
+    };
+    respond(&request, &app, &assets, &params).await
+}
+
+/// `POST`: the same, and the answer to the question.
+pub async fn post(
+    request: HttpRequest,
+    app: Data<App>,
+    assets: Data<Assets>,
+    body: Payload,
+) -> HttpResponse {
+    match extract::form(&request, body).await {
+        Ok(form) => respond(&request, &app, &assets, &form).await,
+        Err(Unread::Notice(notice)) => error::notice(&request, &app, &assets, notice),
+        Err(Unread::NotAForm) => error::notice(&request, &app, &assets, Notice::BAD_FORM),
+    }
+}
+
+async fn respond(
+    request: &HttpRequest,
+    app: &App,
+    assets: &Assets,
+    params: &Params,
+) -> HttpResponse {
+    match log_out(request, app, assets, params).await {
+        Ok(response) => response,
+        Err(stop) => stop.respond(request, app, assets),
+    }
+}
+
+async fn log_out(
+    request: &HttpRequest,
+    app: &App,
+    assets: &Assets,
+    params: &Params,
+) -> Result<HttpResponse, Stop> {
+    let text = |name: &str| params.one(name).ok().flatten();
+    // 1. Who asks, and for whom.
+    let hint =
+        text("id_token_hint").and_then(|token| Hint::read(token, &app.keys(), app.issuer.as_str()));
+    let cookie = Jar::Session.read(request, app);
+    let hash = cookie.as_ref().map(|cookie| cookie.hash());
+    let client_id = hint
+        .as_ref()
+        .map(|hint| ClientId::from(hint.client_id.as_str()));
+    let loaded = app.store.read(move |tx| {
+        let session = hash
+            .map(|hash| tx.find_session(&hash))
+            .transpose()?
+            .flatten();
+        let client = client_id
+            .map(|id| tx.find_client(&id))
+            .transpose()?
+            .flatten();
+        Ok((session, client))
+    });
+    let (session, client) = loaded.await?;
+    let to = destination(
+        hint.as_ref(),
+        client.as_ref(),
+        text("post_logout_redirect_uri"),
+        text("state"),
+    );
+    let (Some((session, username)), Some(cookie)) = (session, cookie) else {
+        return Ok(done(app, assets, to.as_deref()));
+    };
+    // 2. A genuine hint of this very login, or the person's own answer; otherwise the question.
+    let hinted = hint
+        .as_ref()
+        .is_some_and(|hint| hint.sid.as_deref() == Some(session.login.sid.as_str()));
+    let answered = params.has("csrf");
+    if answered && !extract::is_same_origin(request, app) {
+        return Err(Stop::Notice(Notice::CROSS_SITE));
+    }
+    if answered
+        && !app
+            .secret
+            .accepts_form(text("csrf").unwrap_or_default(), cookie.expose(), PURPOSE)
+    {
+        return Err(Stop::Notice(Notice::FORGED));
+    }
+    if !hinted && !answered {
+        return Ok(ask(
+            app,
+            assets,
+            params,
+            cookie.expose(),
+            &username,
+            client.as_ref(),
+        ));
+    }
+    // 3. The session ends, and with it its grants.
+    end(app, session).await?;
+    error::note(request, "session.ended", "logout");
+    Ok(done(app, assets, to.as_deref()))
+}
+
+fn ask(
+    app: &App,
+    assets: &Assets,
+    params: &Params,
+    cookie: &str,
+    username: &Username,
+    client: Option<&Client>,
+) -> HttpResponse {
+    let carried = ["id_token_hint", "post_logout_redirect_uri", "state"];
+    let field = |name: &str| {
+        params
+            .one(name)
+            .ok()
+            .flatten()
+            .map(|value| (name.to_owned(), value.to_owned()))
+    };
+    let template = LogoutPage {
+        frame: &assets.frame,
+        csrf: app.secret.form_token(cookie, PURPOSE),
+        username: Some(username.as_str().to_owned()),
+        client: client.map(|client| client.name.clone()),
+        fields: carried.into_iter().filter_map(field).collect(),
+    };
+    page(
+        StatusCode::OK,
+        &template,
+        &Allowed {
+            form_action: Some("https:"),
+            ..Allowed::default()
+        },
+    )
+}
+
+async fn end(app: &App, session: Session) -> Result<(), Stop> {
+    let now = app.clock.now();
+    let ended = app.store.transaction(move |tx| {
+        let actor = format!("user:{}", session.login.user_id);
+        if tx.end_session(&session.login.sid, "logout", &actor, now)? {
+            tx.put_audit(&Event {
+                at: now,
+                name: Name::SessionEnded,
+                target: format!("session:{}", session.login.sid),
+                actor,
+                reason: None,
+                detail: serde_json::json!({}),
+            })?;
+        }
+        Ok(())
+    });
+    Ok(ended.await?)
+}
+
+fn done(app: &App, assets: &Assets, to: Option<&str>) -> HttpResponse {
+    let mut response = match to {
+        Some(to) => see_other(to),
+        None => page(
+            StatusCode::OK,
+            &SignedOut {
+                frame: &assets.frame,
+            },
+            &Allowed::default(),
+        ),
+    };
+    let headers = response.headers_mut();
+    headers.insert(
+        actix_web::http::header::HeaderName::from_static("clear-site-data"),
+        actix_web::http::header::HeaderValue::from_static("\"cache\",\"storage\""),
+    );
+    if let Err(error) = response.add_cookie(&Jar::Session.forget(app)) {
+        tracing::error!(event = "http.cookie", %error);
+    }
+    response
+}

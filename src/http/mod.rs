@@ -1,0 +1,200 @@
+//! Endpoints and pages. Every route stands on this page.
+
+mod account;
+mod answer;
+mod assets;
+mod authorize;
+mod consent;
+mod cors;
+mod discovery;
+mod error;
+mod extract;
+mod headers;
+mod health;
+mod login;
+mod logout;
+mod token;
+
+use std::sync::Arc;
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::{App as Actix, HttpServer, guard, middleware};
+
+pub use answer::{Allowed, Frame, page, see_other};
+pub use assets::Assets;
+
+use crate::app::App;
+use crate::config::Address;
+
+/// The public listener: protocol and pages.
+pub fn public(config: &mut ServiceConfig) {
+    config
+        .service(only(
+            &["GET", "POST"],
+            web::resource("/oauth2/authorize")
+                .route(web::get().to(authorize::get))
+                .route(web::head().to(authorize::head))
+                .route(web::post().to(authorize::post)),
+        ))
+        .service(only(
+            &["POST"],
+            web::resource("/oauth2/token")
+                .route(web::post().to(token::post))
+                .route(web::method(actix_web::http::Method::OPTIONS).to(cors::preflight)),
+        ))
+        .service(only(
+            &["GET"],
+            web::resource(["/oauth2/jwks", "/.well-known/jwks.json"])
+                .route(web::get().to(discovery::jwks))
+                .route(web::head().to(discovery::jwks)),
+        ))
+        .service(only(
+            &["GET"],
+            web::resource([
+                "/.well-known/openid-configuration",
+                "/.well-known/oauth-authorization-server",
+            ])
+            .route(web::get().to(discovery::metadata))
+            .route(web::head().to(discovery::metadata)),
+        ))
+        .service(only(
+            &["GET", "POST"],
+            web::resource("/oauth2/end_session")
+                .route(web::get().to(logout::get))
+                .route(web::post().to(logout::post)),
+        ))
+        .service(only(
+            &["GET", "POST"],
+            web::resource("/login")
+                .route(web::get().to(login::get))
+                .route(web::post().to(login::post)),
+        ))
+        .service(only(
+            &["GET", "POST"],
+            web::resource("/consent")
+                .route(web::get().to(consent::get))
+                .route(web::post().to(consent::post)),
+        ))
+        .service(only(
+            &["GET"],
+            web::resource("/account").route(web::get().to(account::get)),
+        ))
+        .service(only(
+            &["GET"],
+            web::resource("/").route(web::get().to(account::home)),
+        ))
+        .service(only(
+            &["GET"],
+            web::resource("/assets/{name}")
+                .route(web::get().to(assets::get))
+                .route(web::head().to(assets::get)),
+        ))
+        .default_service(web::to(error::not_found));
+}
+
+/// The management listener: health and version.
+pub fn management(config: &mut ServiceConfig) {
+    config
+        .service(
+            web::resource(["/livez", "/healthz"]).route(
+                web::route()
+                    .guard(guard::Any(guard::Get()).or(guard::Head()))
+                    .to(health::live),
+            ),
+        )
+        .service(
+            web::resource("/readyz").route(
+                web::route()
+                    .guard(guard::Any(guard::Get()).or(guard::Head()))
+                    .to(health::ready),
+            ),
+        )
+        .service(
+            web::resource("/startupz").route(
+                web::route()
+                    .guard(guard::Any(guard::Get()).or(guard::Head()))
+                    .to(health::live),
+            ),
+        )
+        .service(web::resource("/version").route(web::get().to(health::version)));
+}
+
+/// Everything else at a known path is 405 and says what may be.
+fn only(methods: &'static [&'static str], resource: actix_web::Resource) -> actix_web::Resource {
+    resource.default_service(web::to(
+        move |request: actix_web::HttpRequest, app: Data<App>| async move {
+            error::method_not_allowed(&request, &app, methods)
+        },
+    ))
+}
+
+/// Both listeners, bound and ready to run.
+pub struct Listeners {
+    server: Server,
+    public: Vec<std::net::SocketAddr>,
+}
+
+impl Listeners {
+    /// Binds both addresses.
+    ///
+    /// # Errors
+    /// The address, and why it cannot be had.
+    pub fn bind(
+        app: &Data<App>,
+        public_address: &Address,
+        management_address: &Address,
+    ) -> Result<Self, (Address, std::io::Error)> {
+        let assets = Data::from(Arc::new(Assets::new(&app.config.branding.product)));
+        let data = app.clone();
+        let server = HttpServer::new(move || {
+            Actix::new()
+                .app_data(data.clone())
+                .app_data(assets.clone())
+                .wrap(middleware::from_fn(headers::guard))
+                .configure(public)
+        });
+        let pair = |address: &Address| {
+            (
+                address.host.trim_matches(['[', ']']).to_owned(),
+                address.port,
+            )
+        };
+        let public = server
+            .disable_signals()
+            .bind(pair(public_address))
+            .map_err(|error| (public_address.clone(), error))?;
+        let addresses = public.addrs();
+        let data = app.clone();
+        let health =
+            HttpServer::new(move || Actix::new().app_data(data.clone()).configure(management))
+                .disable_signals()
+                .workers(1)
+                .bind(pair(management_address))
+                .map_err(|error| (management_address.clone(), error))?
+                .run();
+        actix_web::rt::spawn(health);
+        Ok(Self {
+            server: public.run(),
+            public: addresses,
+        })
+    }
+
+    /// The public addresses, with the port that was chosen.
+    pub fn addresses(&self) -> &[std::net::SocketAddr] {
+        &self.public
+    }
+
+    /// What stops it.
+    pub fn handle(&self) -> ServerHandle {
+        self.server.handle()
+    }
+
+    /// Serves until it is stopped.
+    ///
+    /// # Errors
+    /// When accepting fails for good.
+    pub async fn run(self) -> std::io::Result<()> {
+        self.server.await
+    }
+}

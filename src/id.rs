@@ -1,0 +1,71 @@
+//! Identifiers: one type for each thing that has one, so that none is taken for another.
+
+use std::fmt;
+
+use crate::secret::Entropy;
+use crate::time::Timestamp;
+
+/// A fresh UUIDv7 (RFC 9562 §5.7) as text: ordered by `now`, 74 random bits.
+pub fn uuid(entropy: &Entropy, now: Timestamp) -> String {
+    uuid::Builder::from_unix_timestamp_millis(now.millis(), &entropy.bytes::<10>())
+        .into_uuid()
+        .to_string()
+}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(String);
+
+        impl $name {
+            /// A new one: UUIDv7.
+            pub fn new(entropy: &Entropy, now: Timestamp) -> Self {
+                Self(uuid(entropy, now))
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// The text, owned.
+            pub fn into_string(self) -> String {
+                self.0
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.to_owned())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// A registered client: `client_id`.
+    ClientId
+    /// A person: `sub`.
+    UserId
+    /// A browser's login as tokens name it: `sid`.
+    Sid
+    /// An authorization request on its way.
+    AuthorizationId
+    /// What one authorization allowed a client.
+    GrantId
+    /// What a person allowed a client, remembered.
+    ConsentId
+}

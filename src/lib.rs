@@ -1,0 +1,54 @@
+//! Portcullis: an OAuth 2.0 and OpenID Connect authorization server.
+//!
+//! Imports go one way: `main → cli → http → app → db → oauth → { accounts, keys } → { audit, config,
+//! id, secret, time } → portcullis-verifier`. `tests/layout.rs` fails the build when one goes back.
+//!
+//! | Module | What it is |
+//! |---|---|
+//! | [`cli`] | commands, one file per verb |
+//! | [`http`] | endpoints and pages |
+//! | [`app`] | everything wired once |
+//! | [`db`] | storage on SQLite and Postgres |
+//! | [`oauth`] | the protocol, free of HTTP and SQL |
+//! | [`accounts`] | people, passwords, sessions, consent |
+//! | [`keys`] | signing keys, sealed values |
+//! | [`audit`] | names of audit events |
+//! | [`config`] | configuration and the policy's limits |
+//! | [`id`] | identifiers |
+//! | [`secret`] | random secrets and their hashes |
+//! | [`time`] | instants and the clock |
+//!
+//! | Document | File |
+//! |---|---|
+//! | RFC 6749 §2.3 client authentication | `oauth/client_auth.rs` |
+//! | RFC 6749 §3.1.2 redirection endpoint, RFC 8252 native apps | `oauth/redirect_uri.rs` |
+//! | RFC 6749 §3.2 token endpoint | `oauth/token.rs` |
+//! | RFC 6749 §3.3 scope | `oauth/scope.rs` |
+//! | RFC 6749 §4.1.1 authorization request | `oauth/authorize.rs` |
+//! | RFC 6749 §4.1.2 authorization response, RFC 9207 `iss` | `oauth/callback.rs` |
+//! | RFC 6749 §4.1.3 authorization code | `oauth/grants/authorization_code.rs` |
+//! | RFC 6749 §5.2 errors | `oauth/error.rs` |
+//! | RFC 7517 JSON Web Key | `../crates/verifier/src/jwks.rs` |
+//! | RFC 7591 §2 client metadata | `oauth/client.rs` |
+//! | RFC 7636 PKCE | `oauth/pkce.rs` |
+//! | RFC 8414 metadata | `oauth/discovery.rs` |
+//! | RFC 8707 resource indicators | `oauth/resource.rs` |
+//! | RFC 9068 JWT access tokens | `oauth/issue.rs` |
+//! | OIDC Core §2 ID token | `oauth/id_token.rs` |
+//! | OIDC Core §5.5 claims parameter | `oauth/claims_request.rs` |
+//! | OIDC RP-Initiated Logout | `oauth/logout.rs` |
+
+#![forbid(unsafe_code)]
+
+pub mod accounts;
+pub mod app;
+pub mod audit;
+pub mod cli;
+pub mod config;
+pub mod db;
+pub mod http;
+pub mod id;
+pub mod keys;
+pub mod oauth;
+pub mod secret;
+pub mod time;

@@ -1,0 +1,130 @@
+//! Where the answer of an authorization request may go, and in what form: RFC 6749 §4.1.2, OAuth
+//! 2.0 Form Post Response Mode, `iss` (RFC 9207).
+
+use super::error::Error;
+use crate::secret::Secret;
+
+/// A proven redirect URI. Nobody can redirect without one, and only `redirect_uri::resolve` makes it.
+#[derive(Clone, Debug)]
+pub struct Callback {
+    uri: String,
+    sent: bool,
+    mode: ResponseMode,
+    state: Option<String>,
+}
+
+/// How the answer travels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ResponseMode {
+    /// In the query of the redirect URI.
+    #[default]
+    Query,
+    /// As a form that the browser posts.
+    FormPost,
+}
+
+/// An answer that is ready to be delivered.
+#[derive(Clone, Debug)]
+pub enum Delivery {
+    /// Send the browser here.
+    Redirect(String),
+    /// Let the browser post these fields there.
+    Form {
+        /// The redirect URI.
+        action: String,
+        /// Names and values.
+        fields: Vec<(String, String)>,
+    },
+}
+
+impl Callback {
+    pub(super) fn proven(uri: String, sent: bool) -> Self {
+        Self {
+            uri,
+            sent,
+            mode: ResponseMode::Query,
+            state: None,
+        }
+    }
+
+    /// The same, answering with this `state` and in this mode.
+    #[must_use]
+    pub fn with(mut self, state: Option<String>, mode: ResponseMode) -> Self {
+        self.state = state;
+        self.mode = mode;
+        self
+    }
+
+    /// The redirect URI, exactly as it was presented.
+    pub fn uri(&self) -> &str {
+        &self.uri
+    }
+
+    /// Whether the request named it; then the token request must too (RFC 6749 §4.1.3).
+    pub fn sent(&self) -> bool {
+        self.sent
+    }
+
+    /// The origin or scheme that a page's `form-action` must allow, since browsers apply it to the
+    /// redirects after a POST.
+    pub fn form_target(&self) -> String {
+        match url::Url::parse(&self.uri) {
+            Ok(url) if url.scheme() == "https" || url.scheme() == "http" => {
+                url.origin().ascii_serialization()
+            }
+            Ok(url) => format!("{}:", url.scheme()),
+            Err(_) => "'self'".to_owned(),
+        }
+    }
+
+    /// The success answer (§4.1.2).
+    pub fn answer(&self, code: &Secret, issuer: &str) -> Delivery {
+        self.deliver(vec![("code".into(), code.expose().into())], issuer)
+    }
+
+    /// The error answer (§4.1.2.1).
+    pub fn refuse(&self, error: &Error, issuer: &str) -> Delivery {
+        let fields = vec![
+            ("error".into(), error.code.as_str().into()),
+            ("error_description".into(), error.code.sentence().into()),
+        ];
+        self.deliver(fields, issuer)
+    }
+
+    fn deliver(&self, mut fields: Vec<(String, String)>, issuer: &str) -> Delivery {
+        fields.extend(self.state.clone().map(|state| ("state".into(), state)));
+        fields.push(("iss".into(), issuer.into()));
+        match self.mode {
+            ResponseMode::FormPost => Delivery::Form {
+                action: self.uri.clone(),
+                fields,
+            },
+            ResponseMode::Query => {
+                let query = form_urlencoded::Serializer::new(String::new())
+                    .extend_pairs(fields)
+                    .finish();
+                let joint = if self.uri.contains('?') { '&' } else { '?' };
+                Delivery::Redirect(format!("{}{joint}{query}", self.uri))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registered_query_is_kept_and_state_is_exact() {
+        let callback = Callback::proven("https://app.example/cb?a=1".into(), true)
+            .with(Some("x y&=%\"<+".into()), ResponseMode::Query);
+        let Delivery::Redirect(to) = callback.answer(&Secret::from_text("c"), "https://op.example")
+        else {
+            panic!("not a redirect");
+        };
+        assert_eq!(
+            to,
+            "https://app.example/cb?a=1&code=c&state=x+y%26%3D%25%22%3C%2B&iss=https%3A%2F%2Fop.example"
+        );
+    }
+}

@@ -1,0 +1,209 @@
+//! A registered client and what it may do: RFC 6749 §2, RFC 7591 §2.
+
+use super::error::{Detail, Error};
+use super::redirect_uri;
+use super::scope::Scope;
+use crate::config::limits::{CLIENT_NAME_CHARS, REDIRECT_URIS};
+use crate::id::ClientId;
+use crate::keys::Alg;
+use crate::secret::{Hash, sha256};
+use crate::time::Timestamp;
+
+/// A registered client.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// `client_id`.
+    pub id: ClientId,
+    /// What people see.
+    pub name: String,
+    /// How it authenticates; `none` makes it a public client.
+    pub auth_method: AuthMethod,
+    /// Where answers may go.
+    pub redirect_uris: Vec<String>,
+    /// The grants it may use.
+    pub grant_types: Vec<GrantType>,
+    /// The scopes it may ask for.
+    pub scopes: Scope,
+    /// The APIs it may ask tokens for, by audience; the first is the default.
+    pub resources: Vec<String>,
+    /// Origins whose scripts may call the token endpoint.
+    pub cors_origins: Vec<String>,
+    /// Where a browser may be sent after logout.
+    pub post_logout_redirect_uris: Vec<String>,
+    /// Signature algorithm of its ID tokens.
+    pub id_token_alg: Alg,
+    /// When people are asked.
+    pub consent: ConsentPolicy,
+    /// Whether PKCE is required.
+    pub require_pkce: bool,
+    /// Whether `http://localhost` redirect URIs are accepted.
+    pub allow_localhost_redirect: bool,
+    /// Its home page.
+    pub client_uri: Option<String>,
+    /// Its privacy policy.
+    pub policy_uri: Option<String>,
+    /// Its terms of service.
+    pub tos_uri: Option<String>,
+    /// Raised by a cut-off.
+    pub auth_epoch: i64,
+    /// Set when it is switched off.
+    pub disabled_at: Option<Timestamp>,
+    /// When it was registered.
+    pub created_at: Timestamp,
+    /// Its live secrets.
+    pub secrets: Vec<ClientSecret>,
+}
+
+/// One of a client's secrets; the database knows its hash alone.
+#[derive(Clone, Debug)]
+pub struct ClientSecret {
+    /// SHA-256.
+    pub hash: Hash,
+    /// When it ends.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// `token_endpoint_auth_method` (RFC 7591 §2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// HTTP Basic.
+    Basic,
+    /// In the form.
+    Post,
+    /// A public client.
+    None,
+}
+
+/// `grant_types` (RFC 7591 §2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GrantType {
+    /// `authorization_code`.
+    AuthorizationCode,
+}
+
+/// When people are asked for consent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsentPolicy {
+    /// Once, and again when more is asked for.
+    Remember,
+    /// Each time.
+    Always,
+    /// Never: the operator's own application.
+    Skip,
+}
+
+macro_rules! names {
+    ($type:ident: $($variant:ident $name:literal),*) => {
+        impl $type {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The registered name, also as stored.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// From the registered name.
+            pub fn parse(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|known| known.as_str() == text)
+            }
+        }
+    };
+}
+
+names!(AuthMethod: Basic "client_secret_basic", Post "client_secret_post", None "none");
+names!(GrantType: AuthorizationCode "authorization_code");
+names!(ConsentPolicy: Remember "remember", Always "always", Skip "skip");
+
+impl Client {
+    /// Whether it can keep a secret.
+    pub fn is_confidential(&self) -> bool {
+        self.auth_method != AuthMethod::None
+    }
+
+    /// Whether it may use the grant.
+    pub fn may_use(&self, grant: GrantType) -> bool {
+        self.grant_types.contains(&grant)
+    }
+
+    /// What a remembered consent rests on: when it changes, people are asked again.
+    pub fn shape(&self) -> Hash {
+        let mut uris = self.redirect_uris.clone();
+        uris.sort();
+        Hash::from_bytes(sha256(uris.join("\n").as_bytes()).to_vec())
+    }
+
+    /// Checks a registration as RFC 7591 §2 and the policy demand.
+    ///
+    /// # Errors
+    /// `invalid_redirect_uri` or `invalid_client_metadata`, with a sentence for whoever registers.
+    pub fn check(&self, issuer_is_loopback: bool) -> Result<(), (Error, String)> {
+        let refuse = |why: String| {
+            Err((
+                Error::invalid_client_metadata(Detail::new("registration.rejected", "metadata")),
+                why,
+            ))
+        };
+        let name = self.name.trim();
+        if name.is_empty() || name.chars().count() > CLIENT_NAME_CHARS {
+            return refuse(format!(
+                "the name must have 1 to {CLIENT_NAME_CHARS} characters"
+            ));
+        }
+        if self
+            .name
+            .chars()
+            .any(|c| c.is_control() || is_bidi_control(c))
+        {
+            return refuse(
+                "the name must not have control or text-direction characters".to_owned(),
+            );
+        }
+        for (label, uri) in [
+            ("client_uri", &self.client_uri),
+            ("policy_uri", &self.policy_uri),
+            ("tos_uri", &self.tos_uri),
+        ] {
+            if uri.as_ref().is_some_and(|uri| !is_plain_https(uri)) {
+                return refuse(format!("{label} must be an https URL"));
+            }
+        }
+        if let Some(odd) = self.cors_origins.iter().find(|origin| !is_origin(origin)) {
+            return refuse(format!("`{odd}` is no origin such as https://app.example"));
+        }
+        if !self.is_confidential() && !self.require_pkce {
+            return refuse("a public client always needs PKCE".to_owned());
+        }
+        if self.redirect_uris.len() > REDIRECT_URIS {
+            return Err((
+                Error::invalid_redirect_uri(Detail::new("registration.rejected", "redirect_uri")),
+                format!("a client has at most {REDIRECT_URIS} redirect URIs"),
+            ));
+        }
+        if self.may_use(GrantType::AuthorizationCode) && self.redirect_uris.is_empty() {
+            return refuse("the authorization_code grant needs a redirect URI".to_owned());
+        }
+        let localhost = self.allow_localhost_redirect || issuer_is_loopback;
+        self.redirect_uris
+            .iter()
+            .chain(&self.post_logout_redirect_uris)
+            .try_for_each(|uri| redirect_uri::check(uri, !self.is_confidential(), localhost))
+    }
+}
+
+fn is_plain_https(uri: &str) -> bool {
+    url::Url::parse(uri).is_ok_and(|url| {
+        url.scheme() == "https" && url.username().is_empty() && url.host_str().is_some()
+    })
+}
+
+fn is_origin(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "https" | "http") && url.origin().ascii_serialization() == text
+    })
+}
+
+/// UAX #9: characters that turn the direction of text around.
+fn is_bidi_control(c: char) -> bool {
+    matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+}

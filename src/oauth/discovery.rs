@@ -1,0 +1,80 @@
+//! Metadata: RFC 8414, OpenID Connect Discovery. The same document for both, without members of our
+//! own. Only what is served is listed.
+
+use serde::Serialize;
+
+use super::client::{AuthMethod, GrantType};
+use super::scope::IDENTITY;
+use crate::accounts::session::ACR_PASSWORD;
+use crate::config::Issuer;
+
+/// The document (RFC 8414 §2).
+#[derive(Debug, Serialize)]
+#[allow(missing_docs)] // the registered members
+pub struct Metadata {
+    pub issuer: String,
+    pub authorization_endpoint: String,
+    pub token_endpoint: String,
+    pub jwks_uri: String,
+    pub end_session_endpoint: String,
+    pub scopes_supported: Vec<&'static str>,
+    pub response_types_supported: [&'static str; 1],
+    pub response_modes_supported: [&'static str; 2],
+    pub grant_types_supported: Vec<&'static str>,
+    pub acr_values_supported: [&'static str; 1],
+    pub subject_types_supported: [&'static str; 1],
+    pub id_token_signing_alg_values_supported: [&'static str; 2],
+    pub token_endpoint_auth_methods_supported: Vec<&'static str>,
+    pub claims_supported: [&'static str; 9],
+    pub code_challenge_methods_supported: [&'static str; 1],
+    pub claims_parameter_supported: bool,
+    pub request_parameter_supported: bool,
+    pub request_uri_parameter_supported: bool,
+    pub authorization_response_iss_parameter_supported: bool,
+    pub prompt_values_supported: [&'static str; 4],
+}
+
+impl Metadata {
+    /// The metadata of this issuer.
+    pub fn of(issuer: &Issuer) -> Self {
+        Self {
+            issuer: issuer.as_str().to_owned(),
+            authorization_endpoint: issuer.url("/oauth2/authorize"),
+            token_endpoint: issuer.url("/oauth2/token"),
+            jwks_uri: issuer.url("/oauth2/jwks"),
+            end_session_endpoint: issuer.url("/oauth2/end_session"),
+            // Only scopes whose claims are served in full.
+            scopes_supported: IDENTITY
+                .into_iter()
+                .filter(|scope| *scope == "openid")
+                .collect(),
+            response_types_supported: ["code"],
+            response_modes_supported: ["query", "form_post"],
+            grant_types_supported: GrantType::ALL.iter().map(|grant| grant.as_str()).collect(),
+            acr_values_supported: [ACR_PASSWORD],
+            subject_types_supported: ["public"],
+            id_token_signing_alg_values_supported: ["RS256", "ES256"],
+            token_endpoint_auth_methods_supported: AuthMethod::ALL
+                .iter()
+                .map(|method| method.as_str())
+                .collect(),
+            claims_supported: [
+                "iss",
+                "sub",
+                "aud",
+                "exp",
+                "iat",
+                "auth_time",
+                "nonce",
+                "acr",
+                "amr",
+            ],
+            code_challenge_methods_supported: ["S256"],
+            claims_parameter_supported: false,
+            request_parameter_supported: false,
+            request_uri_parameter_supported: false,
+            authorization_response_iss_parameter_supported: true,
+            prompt_values_supported: ["none", "login", "consent", "select_account"],
+        }
+    }
+}

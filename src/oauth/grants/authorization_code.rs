@@ -1,0 +1,313 @@
+//! The authorization code grant: RFC 6749 §4.1.3, §10.5.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use oxide_auth::code_grant::accesstoken as machine;
+use oxide_auth::code_grant::extensions::Pkce;
+use oxide_auth::primitives::grant as primitive;
+
+use super::Grant;
+use crate::audit::{Event, Name};
+use crate::id::{ClientId, GrantId};
+use crate::oauth::client::Client;
+use crate::oauth::client_auth::Proven;
+use crate::oauth::error::{Detail, Error};
+use crate::oauth::issue::{Decided, Mint};
+use crate::oauth::ledger::{Failure, Ledger};
+use crate::oauth::params::Params;
+use crate::oauth::pkce::{self, Challenge};
+use crate::oauth::token::refuse;
+use crate::secret::{Hash, Secret};
+use crate::time::Timestamp;
+
+/// A row of `codes`.
+#[derive(Clone, Debug)]
+pub struct Code {
+    /// SHA-256 of the code.
+    pub hash: Hash,
+    /// What it buys.
+    pub grant_id: GrantId,
+    /// Who may redeem it.
+    pub client_id: ClientId,
+    /// Where it was sent.
+    pub redirect_uri: String,
+    /// Whether the authorization request named it.
+    pub redirect_uri_sent: bool,
+    /// PKCE.
+    pub challenge: Option<Challenge>,
+    /// For the ID token.
+    pub nonce: Option<String>,
+    /// Its end.
+    pub expires_at: Timestamp,
+}
+
+impl Code {
+    /// A fresh code that buys `grant`, and what to remember of it.
+    pub fn issue(
+        grant: &Grant,
+        request: &crate::oauth::authorize::Request,
+        life: Duration,
+        entropy: &crate::secret::Entropy,
+        now: Timestamp,
+    ) -> (Secret, Self) {
+        let secret = Secret::code(entropy);
+        let code = Self {
+            hash: secret.hash(),
+            grant_id: grant.id.clone(),
+            client_id: grant.client_id.clone(),
+            redirect_uri: request.callback.uri().to_owned(),
+            redirect_uri_sent: request.callback.sent(),
+            challenge: request.challenge.clone(),
+            nonce: request.nonce.clone(),
+            expires_at: now + life,
+        };
+        (secret, code)
+    }
+}
+
+/// What the client brought.
+#[derive(Clone, Debug)]
+pub struct Presented {
+    code: Secret,
+    redirect_uri: Option<String>,
+    verifier: Option<String>,
+}
+
+impl Presented {
+    /// Parses the form of §4.1.3.
+    ///
+    /// # Errors
+    /// `invalid_request`.
+    pub fn parse(form: &Params) -> Result<Self, Error> {
+        let code = form.one("code").map_err(refuse)?;
+        let code = code.ok_or_else(|| Error::invalid_request(Redeem::Missing))?;
+        Ok(Self {
+            code: Secret::from_text(code),
+            redirect_uri: form.one("redirect_uri").map_err(refuse)?.map(str::to_owned),
+            verifier: form
+                .one("code_verifier")
+                .map_err(refuse)?
+                .map(str::to_owned),
+        })
+    }
+}
+
+/// Why a code buys nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redeem {
+    /// None was sent.
+    Missing,
+    /// Nobody was given this code.
+    Unknown,
+    /// It was used before, and whoever comes now is its client: the grant ends.
+    Replayed,
+    /// It was used before; who comes now has not shown to be its client.
+    ReplayedByStranger,
+    /// Another client's.
+    OtherClient,
+    /// Another redirect URI than in the authorization request.
+    RedirectUri,
+    /// Too late.
+    Expired,
+    /// The verifier does not fit.
+    Pkce,
+    /// The grant ended, or what it rests on did.
+    GrantEnded,
+    /// A resource that the grant does not hold.
+    Resource,
+}
+
+impl From<Redeem> for Detail {
+    fn from(redeem: Redeem) -> Self {
+        match redeem {
+            Redeem::Missing => Detail::new("token.rejected", "code"),
+            Redeem::Unknown => Detail::new("token.rejected", "unknown"),
+            Redeem::Replayed => Detail::high("code.replay", "replayed"),
+            Redeem::ReplayedByStranger => Detail::new("token.rejected", "replayed_by_stranger"),
+            Redeem::OtherClient => Detail::high("code.client_mismatch", "other_client"),
+            Redeem::RedirectUri => Detail::new("token.rejected", "redirect_uri"),
+            Redeem::Expired => Detail::new("token.rejected", "expired"),
+            Redeem::Pkce => Detail::new("token.rejected", "pkce"),
+            Redeem::GrantEnded => Detail::new("token.rejected", "grant_ended"),
+            Redeem::Resource => Detail::new("token.rejected", "resource"),
+        }
+    }
+}
+
+/// Redeems a code, once. Whoever presents it uses it up.
+///
+/// # Errors
+/// [`Failure`]; a refusal is an `Ok(Err(…))` and commits.
+pub fn redeem(
+    presented: &Presented,
+    resource: Option<&str>,
+    proven: &Proven,
+    ledger: &mut dyn Ledger,
+    mint: Mint<'_>,
+) -> Result<Result<Decided, Error>, Failure> {
+    let client = proven.client();
+    // 1. Taken by one conditional statement; the loser of a race sees a replay.
+    let Some(code) = ledger.take_code(&presented.code.hash(), mint.now)? else {
+        return Ok(Err(refuse_replay(presented, client, ledger, mint.now)?));
+    };
+    // 2. Bound to client, redirect URI, time and PKCE challenge; oxide-auth's machine has the order.
+    if let Err(reason) = check(presented, &code, client, mint.now) {
+        return Ok(Err(Error::invalid_grant(reason)));
+    }
+    // 3. The grant and all that it rests on still stand.
+    let Some(grant) = ledger.find_standing_grant(&code.grant_id, mint.now)? else {
+        return Ok(Err(Error::invalid_grant(Redeem::GrantEnded)));
+    };
+    // 4. One audience: the resource asked for, or the grant's default.
+    let audience = match resource {
+        Some(named) if !grant.resources.iter().any(|held| held == named) => {
+            return Ok(Err(Error::invalid_target(Redeem::Resource)));
+        }
+        Some(named) => Some(named.to_owned()),
+        None => grant.resources.first().cloned(),
+    };
+    let known = if audience.is_some() {
+        ledger.find_resources(client)?
+    } else {
+        Vec::new()
+    };
+    let target = known
+        .iter()
+        .find(|r| Some(&r.audience) == audience.as_ref());
+    if audience.is_some() && target.is_none() {
+        return Ok(Err(Error::invalid_target(Redeem::Resource)));
+    }
+    let id = grant
+        .scope
+        .contains("openid")
+        .then(|| (code.nonce.clone(), client.id_token_alg));
+    Ok(Ok(mint.for_grant(&grant, &grant.scope, target, id)))
+}
+
+/// RFC 6749 §4.1.2, §10.5: a code used twice ends what it bought, when its client itself comes
+/// again: authenticated, or as a public client with the right verifier.
+fn refuse_replay(
+    presented: &Presented,
+    client: &Client,
+    ledger: &mut dyn Ledger,
+    now: Timestamp,
+) -> Result<Error, Failure> {
+    let Some(code) = ledger.find_used_code(&presented.code.hash())? else {
+        return Ok(Error::invalid_grant(Redeem::Unknown));
+    };
+    let verified = pkce::verifies(
+        code.challenge.as_ref().and_then(Challenge::extension),
+        presented.verifier.as_deref(),
+    );
+    if code.client_id != client.id || !(client.is_confidential() || verified) {
+        return Ok(Error::invalid_grant(Redeem::ReplayedByStranger));
+    }
+    let actor = format!("client:{}", client.id);
+    if ledger.end_grant(&code.grant_id, "code replay", &actor, now)? {
+        ledger.put_audit(&Event {
+            at: now,
+            name: Name::CodeReplay,
+            actor,
+            target: format!("grant:{}", code.grant_id),
+            reason: None,
+            detail: serde_json::json!({}),
+        })?;
+    }
+    Ok(Error::invalid_grant(Redeem::Replayed))
+}
+
+/// Drives oxide-auth's access-token machine over a code that is taken.
+fn check(
+    presented: &Presented,
+    code: &Code,
+    client: &Client,
+    now: Timestamp,
+) -> Result<(), Redeem> {
+    if code.client_id != client.id {
+        return Err(Redeem::OtherClient);
+    }
+    // §4.1.3: required if the authorization request had it, and then identical.
+    let redirect_uri = match (&presented.redirect_uri, code.redirect_uri_sent) {
+        (Some(uri), _) if *uri == code.redirect_uri => uri,
+        (None, false) => &code.redirect_uri,
+        _ => return Err(Redeem::RedirectUri),
+    };
+    if now >= code.expires_at {
+        return Err(Redeem::Expired);
+    }
+    let request = Asked {
+        presented,
+        client,
+        redirect_uri,
+    };
+    let mut token = machine::AccessToken::new(&request);
+    let mut input = machine::Input::None;
+    loop {
+        input = match token.advance(input) {
+            machine::Output::Authenticate { .. } => machine::Input::Authenticated,
+            machine::Output::Recover { .. } => {
+                machine::Input::Recovered(Some(Box::new(recovered(code)?)))
+            }
+            machine::Output::Extend { extensions } => {
+                let bound = extensions.remove(&Pkce::required());
+                if !pkce::verifies(bound, presented.verifier.as_deref()) {
+                    return Err(Redeem::Pkce);
+                }
+                machine::Input::Extended {
+                    access_extensions: std::mem::take(extensions),
+                }
+            }
+            machine::Output::Issue { .. } | machine::Output::Ok(_) => return Ok(()),
+            machine::Output::Err(_) => return Err(Redeem::RedirectUri),
+        };
+    }
+}
+
+/// The grant as the machine wants it. It reads the system clock; expiry was checked against the
+/// request's own instant, so its copy never expires.
+fn recovered(code: &Code) -> Result<primitive::Grant, Redeem> {
+    let mut extensions = primitive::Extensions::new();
+    if let Some(challenge) = code.challenge.as_ref().and_then(Challenge::extension) {
+        extensions.set(&Pkce::required(), challenge);
+    }
+    Ok(primitive::Grant {
+        owner_id: String::new(),
+        client_id: code.client_id.as_str().to_owned(),
+        scope: crate::oauth::scope::Scope::default().set(),
+        redirect_uri: code.redirect_uri.parse().map_err(|_| Redeem::RedirectUri)?,
+        until: chrono::DateTime::<chrono::Utc>::MAX_UTC,
+        extensions,
+    })
+}
+
+struct Asked<'a> {
+    presented: &'a Presented,
+    client: &'a Client,
+    redirect_uri: &'a str,
+}
+
+impl machine::Request for Asked<'_> {
+    fn valid(&self) -> bool {
+        true
+    }
+    fn code(&self) -> Option<Cow<'_, str>> {
+        Some(Cow::Borrowed(self.presented.code.expose()))
+    }
+    fn authorization(&self) -> machine::Authorization<'_> {
+        // The client is proven; the machine gets its identity alone.
+        machine::Authorization::Username(Cow::Borrowed(self.client.id.as_str()))
+    }
+    fn client_id(&self) -> Option<Cow<'_, str>> {
+        None
+    }
+    fn redirect_uri(&self) -> Option<Cow<'_, str>> {
+        Some(Cow::Borrowed(self.redirect_uri))
+    }
+    fn grant_type(&self) -> Option<Cow<'_, str>> {
+        Some(Cow::Borrowed("authorization_code"))
+    }
+    fn extension(&self, _: &str) -> Option<Cow<'_, str>> {
+        None
+    }
+}

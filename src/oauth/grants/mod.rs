@@ -1,0 +1,100 @@
+//! The grants: one file each.
+
+pub mod authorization_code;
+
+use crate::accounts::session::Login;
+use crate::id::{ClientId, ConsentId, GrantId, Sid, UserId};
+use crate::oauth::client::Client;
+use crate::oauth::scope::Scope;
+use crate::secret::Entropy;
+use crate::time::Timestamp;
+
+/// What one authorization allowed a client. Written when its code is issued, so a replayed code
+/// always finds what to end.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Names it in access tokens: `grant_id`.
+    pub id: GrantId,
+    /// Who got it.
+    pub client_id: ClientId,
+    /// Who gave it.
+    pub user_id: UserId,
+    /// The login in which it was given.
+    pub sid: Sid,
+    /// The remembered consent it rests on; none where consent is skipped.
+    pub consent_id: Option<ConsentId>,
+    /// Whether it outlives its session (`offline_access`).
+    pub offline: bool,
+    /// What was granted.
+    pub scope: Scope,
+    /// For which APIs; the first is the default.
+    pub resources: Vec<String>,
+    /// When the person proved who they are.
+    pub auth_time: Timestamp,
+    /// How well (OIDC Core §2).
+    pub acr: String,
+    /// By what means.
+    pub amr: Vec<String>,
+    /// The client's auth epoch when it began.
+    pub client_epoch: i64,
+    /// The person's auth epoch when it began.
+    pub user_epoch: i64,
+    /// The feed epoch when it began.
+    pub feed_epoch: i64,
+    /// When it was given.
+    pub created_at: Timestamp,
+    /// When it ends, rested or not.
+    pub expires_at: Timestamp,
+    /// When it ends unless used before.
+    pub idle_until: Timestamp,
+}
+
+/// How long a grant may live.
+#[derive(Clone, Copy, Debug)]
+pub struct GrantLife {
+    /// Unused.
+    pub idle: std::time::Duration,
+    /// In all.
+    pub absolute: std::time::Duration,
+}
+
+/// What a grant is made of.
+pub struct Given<'a> {
+    /// Who gets it.
+    pub client: &'a Client,
+    /// The login it is given in.
+    pub login: &'a Login,
+    /// The remembered consent, if any.
+    pub consent_id: Option<ConsentId>,
+    /// What is granted.
+    pub scope: Scope,
+    /// For which APIs.
+    pub resources: Vec<String>,
+    /// The current feed epoch.
+    pub feed_epoch: i64,
+}
+
+impl Grant {
+    /// A new grant of `given`, inheriting the epochs of the login.
+    pub fn new(given: Given<'_>, life: GrantLife, entropy: &Entropy, now: Timestamp) -> Self {
+        Self {
+            id: GrantId::new(entropy, now),
+            client_id: given.client.id.clone(),
+            user_id: given.login.user_id.clone(),
+            sid: given.login.sid.clone(),
+            consent_id: given.consent_id,
+            offline: given.scope.contains("offline_access"),
+            scope: given.scope,
+            resources: given.resources,
+            auth_time: given.login.auth_time,
+            acr: given.login.acr.clone(),
+            amr: given.login.amr.clone(),
+            client_epoch: given.client.auth_epoch,
+            user_epoch: given.login.user_epoch,
+            feed_epoch: given.feed_epoch,
+            created_at: now,
+            expires_at: now + life.absolute,
+            idle_until: now + life.idle,
+        }
+    }
+}

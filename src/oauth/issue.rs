@@ -1,0 +1,140 @@
+//! Issuing: what a grant decided becomes signed tokens. Access tokens are RFC 9068. The one mint.
+
+use std::time::Duration;
+
+use portcullis_verifier::{Claims, Rev};
+use serde::Serialize;
+
+use super::error::Error;
+use super::grants::Grant;
+use super::id_token::{self, IdClaims};
+use super::resource::Resource;
+use super::scope::Scope;
+use crate::keys::{Alg, KeyView};
+use crate::secret::Entropy;
+use crate::time::Timestamp;
+
+/// What a token request was granted; signing it can no longer be refused.
+#[derive(Debug)]
+pub struct Decided {
+    access: Claims,
+    access_alg: Alg,
+    id: Option<(IdClaims, Alg)>,
+}
+
+/// A successful token response: RFC 6749 §5.1, OIDC Core §3.1.3.3.
+#[derive(Debug, Serialize)]
+pub struct TokenResponse {
+    /// The access token.
+    pub access_token: String,
+    /// Always `Bearer`.
+    pub token_type: &'static str,
+    /// Seconds.
+    pub expires_in: u64,
+    /// What was granted, in the order in which it was asked for.
+    pub scope: String,
+    /// The ID token, with scope `openid`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id_token: Option<String>,
+}
+
+/// The lifetimes in force.
+#[derive(Clone, Copy, Debug)]
+pub struct Lives {
+    /// Access tokens whose resource has no lifetime of its own.
+    pub access: Duration,
+    /// ID tokens.
+    pub id: Duration,
+}
+
+/// What every mint needs.
+#[derive(Clone, Copy)]
+pub struct Mint<'a> {
+    /// `iss`.
+    pub issuer: &'a str,
+    /// Lifetimes.
+    pub lives: Lives,
+    /// For `jti`.
+    pub entropy: &'a Entropy,
+    /// `iat`.
+    pub now: Timestamp,
+}
+
+impl Mint<'_> {
+    /// Tokens for a grant, at one of its resources; without any, for this server's own endpoints.
+    pub fn for_grant(
+        &self,
+        grant: &Grant,
+        scope: &Scope,
+        resource: Option<&Resource>,
+        id: Option<(Option<String>, Alg)>,
+    ) -> Decided {
+        let life = resource
+            .and_then(|r| r.access_ttl)
+            .unwrap_or(self.lives.access);
+        let scope = resource.map_or_else(|| scope.clone(), |resource| resource.narrow(scope));
+        let access = Claims {
+            iss: self.issuer.to_owned(),
+            sub: grant.user_id.as_str().to_owned(),
+            aud: resource.map_or(self.issuer, |r| &r.audience).to_owned(),
+            client_id: grant.client_id.as_str().to_owned(),
+            scope: scope.to_string(),
+            iat: self.now.secs(),
+            exp: (self.now + life).secs(),
+            nbf: None,
+            jti: crate::id::uuid(self.entropy, self.now),
+            rev: Rev {
+                feed_epoch: number(grant.feed_epoch),
+                client_epoch: number(grant.client_epoch),
+                user_epoch: Some(number(grant.user_epoch)),
+            },
+            grant_id: Some(grant.id.as_str().to_owned()),
+            sid: (!grant.offline).then(|| grant.sid.as_str().to_owned()),
+            auth_time: Some(grant.auth_time.secs()),
+            acr: Some(grant.acr.clone()),
+            roles: Vec::new(),
+            groups: Vec::new(),
+            entitlements: Vec::new(),
+            cnf: None,
+        };
+        let id = id.map(|(nonce, alg)| {
+            (
+                IdClaims::of(grant, nonce, self.issuer, self.lives.id, self.now),
+                alg,
+            )
+        });
+        Decided {
+            access,
+            access_alg: resource.map_or(Alg::ES256, |r| r.alg),
+            id,
+        }
+    }
+}
+
+fn number(epoch: i64) -> u64 {
+    u64::try_from(epoch).unwrap_or(0)
+}
+
+/// Signs. Runs after the commit: no lock waits for RSA, and a failed signature leaves the code
+/// spent, on purpose.
+///
+/// # Errors
+/// 503 without a usable signer.
+pub fn mint(decided: Decided, keys: &KeyView) -> Result<TokenResponse, Error> {
+    let expires_in = decided.access.exp.saturating_sub(decided.access.iat);
+    let access_token = keys.sign(decided.access_alg, "at+jwt", &decided.access)?;
+    let id_token = match decided.id {
+        None => None,
+        Some((mut claims, alg)) => {
+            claims.at_hash = Some(id_token::at_hash(&access_token));
+            Some(id_token::sign(&claims, alg, keys)?)
+        }
+    };
+    Ok(TokenResponse {
+        access_token,
+        token_type: "Bearer",
+        expires_in,
+        scope: decided.access.scope,
+        id_token,
+    })
+}

@@ -1,0 +1,76 @@
+//! What the protocol asks to be remembered, in its own words. `find_` may find none, `take_`
+//! succeeds at most once ever, `put_` writes, `end_` ends.
+
+use super::client::Client;
+use super::grants::Grant;
+use super::grants::authorization_code::Code;
+use super::resource::Resource;
+use crate::audit::Event;
+use crate::id::{ClientId, GrantId};
+use crate::secret::Hash;
+use crate::time::Timestamp;
+
+/// A storage failure: nothing is known, nothing may be answered from it.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The database cannot be reached, or is too busy.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// A statement failed.
+    #[error("the database refused a statement: {0}")]
+    Statement(String),
+    /// A row contradicts itself.
+    #[error("{table}.{column} of {id} is not readable")]
+    Row {
+        /// Table.
+        table: &'static str,
+        /// Column.
+        column: &'static str,
+        /// Primary key.
+        id: String,
+    },
+    /// The value exists already.
+    #[error("it exists already: {0}")]
+    Duplicate(String),
+}
+
+/// One transaction's view of what is stored.
+pub trait Ledger {
+    /// A client that is not switched off, with its live secrets.
+    fn find_client(&mut self, id: &ClientId) -> Result<Option<Client>, Failure>;
+
+    /// The registered resources that a client may ask for, in the client's order.
+    fn find_resources(&mut self, client: &Client) -> Result<Vec<Resource>, Failure>;
+
+    /// Writes a code beside its grant.
+    fn put_code(&mut self, code: &Code) -> Result<(), Failure>;
+
+    /// Writes a grant.
+    fn put_grant(&mut self, grant: &Grant) -> Result<(), Failure>;
+
+    /// Uses a code up, whoever presents it. `None` when it is unknown or used already.
+    fn take_code(&mut self, hash: &Hash, now: Timestamp) -> Result<Option<Code>, Failure>;
+
+    /// A code that was used before.
+    fn find_used_code(&mut self, hash: &Hash) -> Result<Option<Code>, Failure>;
+
+    /// A grant that still stands: not ended, not expired, begun under the current auth epochs of
+    /// client, user and feed, its session (unless offline) and its consent not ended.
+    fn find_standing_grant(
+        &mut self,
+        id: &GrantId,
+        now: Timestamp,
+    ) -> Result<Option<Grant>, Failure>;
+
+    /// Ends a grant and puts its record on the blocklist; `false` when it had ended before.
+    fn end_grant(
+        &mut self,
+        id: &GrantId,
+        why: &str,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<bool, Failure>;
+
+    /// Writes an audit event; without it the change does not happen.
+    fn put_audit(&mut self, event: &Event) -> Result<(), Failure>;
+}

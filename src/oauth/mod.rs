@@ -1,0 +1,42 @@
+//! The protocol. It decides, and knows neither HTTP nor SQL.
+//!
+//! | Chapter | File |
+//! |---|---|
+//! | RFC 6749 §3.1, §3.2, App. B | [`params`] |
+//! | RFC 6749 §3.3 | [`scope`] |
+//! | RFC 6749 §2, RFC 7591 §2 | [`client`] |
+//! | RFC 6749 §2.3 | [`client_auth`] |
+//! | RFC 6749 §3.1.2, RFC 8252 §7 | [`redirect_uri`] |
+//! | RFC 6749 §4.1.1, OIDC Core §3.1.2 | [`authorize`] |
+//! | OIDC Core §5.5 | [`claims_request`] |
+//! | RFC 6749 §4.1.2, RFC 9207 | [`callback`] |
+//! | RFC 7636 | [`pkce`] |
+//! | RFC 8707 | [`resource`] |
+//! | RFC 6749 §3.2 | [`token`] |
+//! | RFC 6749 §4.1.3 | [`grants::authorization_code`] |
+//! | RFC 9068 | [`issue`] |
+//! | OIDC Core §2 | [`id_token`] |
+//! | RFC 8414, OIDC Discovery | [`discovery`] |
+//! | RFC 6749 §4.1.2.1, §5.2 | [`error`] |
+
+pub mod authorize;
+pub mod callback;
+pub mod claims_request;
+pub mod client;
+pub mod client_auth;
+pub mod discovery;
+pub mod error;
+pub mod grants;
+pub mod id_token;
+pub mod issue;
+pub mod ledger;
+pub mod logout;
+pub mod params;
+pub mod pkce;
+pub mod redirect_uri;
+pub mod resource;
+pub mod scope;
+pub mod token;
+
+pub use error::{Code, Detail, Error, Severity};
+pub use ledger::{Failure, Ledger};

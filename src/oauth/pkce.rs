@@ -1,0 +1,120 @@
+//! Proof Key for Code Exchange: RFC 7636, S256 alone (RFC 9700 §2.1.1).
+
+use std::borrow::Cow;
+
+use oxide_auth::code_grant::extensions::Pkce;
+use oxide_auth::primitives::grant::Value;
+
+use super::error::{Detail, Error};
+use crate::secret::from_base64url;
+
+/// An S256 challenge: 43 canonical base64url characters (§4.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Challenge(String);
+
+const REJECTED: Detail = Detail::new("authz.rejected", "pkce");
+
+impl Challenge {
+    /// Reads `code_challenge` and `code_challenge_method` of an authorization request.
+    ///
+    /// # Errors
+    /// `invalid_request` when it is required and missing, or anything but S256.
+    pub fn from_request(
+        challenge: Option<&str>,
+        method: Option<&str>,
+        required: bool,
+    ) -> Result<Option<Self>, Error> {
+        let Some(challenge) = challenge else {
+            return if required || method.is_some() {
+                Err(Error::invalid_request(REJECTED))
+            } else {
+                Ok(None)
+            };
+        };
+        // from_base64url refuses padding and non-zero trailing bits, so the form is canonical.
+        let canonical =
+            challenge.len() == 43 && from_base64url(challenge).is_some_and(|b| b.len() == 32);
+        if method != Some("S256") || !canonical {
+            return Err(Error::invalid_request(REJECTED));
+        }
+        Ok(Some(Self(challenge.to_owned())))
+    }
+
+    /// From the database.
+    pub fn from_stored(text: String) -> Self {
+        Self(text)
+    }
+
+    /// As stored.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// As oxide-auth carries it in a grant's extensions.
+    pub fn extension(&self) -> Option<Value> {
+        Pkce::required()
+            .challenge(Some(Cow::Borrowed("S256")), Some(Cow::Borrowed(&self.0)))
+            .ok()
+            .flatten()
+    }
+}
+
+/// Whether `verifier` (§4.1: 43 to 128 unreserved characters) opens what the code was bound to. A
+/// code without a challenge refuses a verifier: somebody stripped the challenge (RFC 9700 §4.8.2).
+pub fn verifies(extension: Option<Value>, verifier: Option<&str>) -> bool {
+    let well_formed = |verifier: &str| {
+        (43..=128).contains(&verifier.len())
+            && verifier
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b))
+    };
+    match (extension, verifier) {
+        (None, None) => true,
+        (Some(extension), Some(verifier)) if well_formed(verifier) => Pkce::required()
+            .verify(Some(extension), Some(Cow::Borrowed(verifier)))
+            .is_ok(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+    const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+
+    #[test]
+    fn rfc_7636_appendix_b() {
+        let challenge = Challenge::from_request(Some(CHALLENGE), Some("S256"), true)
+            .unwrap()
+            .unwrap();
+        assert!(verifies(challenge.extension(), Some(VERIFIER)));
+        assert!(!verifies(challenge.extension(), Some(CHALLENGE)));
+        assert!(!verifies(challenge.extension(), None));
+        assert!(!verifies(None, Some(VERIFIER)));
+        assert!(verifies(None, None));
+    }
+
+    #[test]
+    fn only_a_canonical_s256_challenge_passes() {
+        for (challenge, method) in [
+            (CHALLENGE, Some("plain")),
+            (CHALLENGE, None),
+            (CHALLENGE, Some("s256")),
+            (&CHALLENGE[..42], Some("S256")),
+            ("E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cN", Some("S256")),
+            ("E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw+cM", Some("S256")),
+        ] {
+            assert!(
+                Challenge::from_request(Some(challenge), method, false).is_err(),
+                "{challenge} {method:?}"
+            );
+        }
+        assert!(Challenge::from_request(None, None, true).is_err());
+        assert!(matches!(
+            Challenge::from_request(None, None, false),
+            Ok(None)
+        ));
+    }
+}

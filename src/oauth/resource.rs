@@ -1,0 +1,106 @@
+//! Resource servers and resource indicators: RFC 8707.
+
+use super::client::Client;
+use super::error::{Detail, Error};
+use super::scope::{IDENTITY, Scope};
+use crate::config::limits::RESOURCES;
+use crate::keys::Alg;
+use crate::time::Timestamp;
+
+/// A registered API.
+#[derive(Clone, Debug)]
+pub struct Resource {
+    /// Row id.
+    pub id: String,
+    /// Its identifier: the `aud` of its tokens.
+    pub audience: String,
+    /// What people see.
+    pub name: String,
+    /// What can be asked of it.
+    pub scopes: Scope,
+    /// Lifetime of its access tokens, if not the server's.
+    pub access_ttl: Option<std::time::Duration>,
+    /// Signature algorithm of its access tokens.
+    pub alg: Alg,
+    /// When it was registered.
+    pub created_at: Timestamp,
+}
+
+const REJECTED: Detail = Detail::new("authz.rejected", "resource");
+
+impl Resource {
+    /// Checks an identifier (§2: an absolute URI without fragment) and the scopes of a registration.
+    ///
+    /// # Errors
+    /// A sentence for whoever registers.
+    pub fn check(&self) -> Result<(), String> {
+        if !is_identifier(&self.audience) {
+            return Err(format!(
+                "`{}` is no absolute URI without a fragment",
+                self.audience
+            ));
+        }
+        if let Some(taken) = self.scopes.iter().find(|scope| IDENTITY.contains(scope)) {
+            return Err(format!(
+                "the scope `{taken}` belongs to the identity provider itself"
+            ));
+        }
+        if self
+            .access_ttl
+            .is_some_and(|ttl| ttl.is_zero() || ttl > crate::config::limits::RESOURCE_ACCESS_CAP)
+        {
+            return Err("access tokens live more than 0s and at most 60m".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The scopes of a token for this resource: its own, and those that speak about the person.
+    pub fn narrow(&self, scope: &Scope) -> Scope {
+        scope.retain(|token| IDENTITY.contains(&token) || self.scopes.contains(token))
+    }
+}
+
+fn is_identifier(text: &str) -> bool {
+    url::Url::parse(text).is_ok() && !text.contains('#')
+}
+
+/// The APIs that a request is about: those it names, else those of the client whose scopes it asks
+/// for, else the client's default. `known` are the registered resources of the client, in order.
+///
+/// # Errors
+/// `invalid_target` (§2); `invalid_scope` when a scope belongs to none of them or is not the client's.
+pub fn targets(
+    client: &Client,
+    known: &[Resource],
+    named: &[&str],
+    scope: &Scope,
+) -> Result<Vec<String>, Error> {
+    if named.len() > RESOURCES {
+        return Err(Error::invalid_target(REJECTED));
+    }
+    let mut chosen: Vec<&Resource> = Vec::new();
+    for name in named {
+        let resource = known
+            .iter()
+            .find(|r| r.audience == *name && is_identifier(name));
+        let resource = resource.ok_or_else(|| Error::invalid_target(REJECTED))?;
+        if !chosen.iter().any(|r| r.audience == resource.audience) {
+            chosen.push(resource);
+        }
+    }
+    let asked = scope.retain(|token| !IDENTITY.contains(&token));
+    if named.is_empty() {
+        chosen = known
+            .iter()
+            .filter(|r| asked.iter().any(|token| r.scopes.contains(token)))
+            .collect();
+        if chosen.is_empty() {
+            chosen.extend(known.first());
+        }
+    }
+    let offered = |token: &str| chosen.iter().any(|r| r.scopes.contains(token));
+    if !asked.iter().all(offered) || !scope.is_within(&client.scopes) {
+        return Err(Error::invalid_scope(Detail::new("authz.rejected", "scope")));
+    }
+    Ok(chosen.into_iter().map(|r| r.audience.clone()).collect())
+}

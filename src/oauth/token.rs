@@ -1,0 +1,87 @@
+//! The token endpoint: RFC 6749 §3.2. The phases that every grant shares, and the choice of grant.
+
+use super::client::GrantType;
+use super::client_auth::Proven;
+use super::error::{Detail, Error};
+use super::grants::authorization_code;
+use super::issue::{Decided, Mint};
+use super::ledger::{Failure, Ledger};
+use super::params::{Params, Problem};
+
+/// A token request after parsing.
+#[derive(Clone, Debug)]
+pub struct Request {
+    grant: Presented,
+    /// `resource` (RFC 8707 §2.2): at most one here, since a token has one audience.
+    pub resource: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+enum Presented {
+    AuthorizationCode(authorization_code::Presented),
+}
+
+fn rejected(reason: &'static str) -> Detail {
+    Detail::new("token.rejected", reason)
+}
+
+pub(super) fn refuse(problem: Problem) -> Error {
+    Error::invalid_request(rejected(problem.reason()))
+}
+
+impl Request {
+    /// Parses the form.
+    ///
+    /// # Errors
+    /// `invalid_request` for anything malformed or repeated, `unsupported_grant_type`.
+    pub fn parse(form: &Params) -> Result<Self, Error> {
+        if let Some(problem) = form.first_problem() {
+            return Err(refuse(problem));
+        }
+        let grant_type = form.one("grant_type").map_err(refuse)?;
+        let grant_type =
+            grant_type.ok_or_else(|| Error::invalid_request(rejected("grant_type")))?;
+        let grant = match GrantType::parse(grant_type) {
+            Some(GrantType::AuthorizationCode) => {
+                Presented::AuthorizationCode(authorization_code::Presented::parse(form)?)
+            }
+            None => return Err(Error::unsupported_grant_type(rejected("grant_type"))),
+        };
+        let resource = match form.many("resource").map_err(refuse)?.as_slice() {
+            [] => None,
+            [one] => Some((*one).to_owned()),
+            _ => return Err(Error::invalid_target(rejected("resource"))),
+        };
+        Ok(Self { grant, resource })
+    }
+
+    fn grant_type(&self) -> GrantType {
+        match self.grant {
+            Presented::AuthorizationCode(_) => GrantType::AuthorizationCode,
+        }
+    }
+}
+
+/// Decides inside one transaction. A refusal that records something commits too; only a [`Failure`]
+/// rolls back.
+///
+/// # Errors
+/// [`Failure`].
+pub fn decide(
+    request: &Request,
+    proven: &Proven,
+    ledger: &mut dyn Ledger,
+    mint: Mint<'_>,
+) -> Result<Result<Decided, Error>, Failure> {
+    // 1. The client is proven: its type says so.
+    // 2. It may use this grant.
+    if !proven.client().may_use(request.grant_type()) {
+        return Ok(Err(Error::unauthorized_client(rejected("grant_type"))));
+    }
+    // 3. The grant.
+    match &request.grant {
+        Presented::AuthorizationCode(presented) => {
+            authorization_code::redeem(presented, request.resource.as_deref(), proven, ledger, mint)
+        }
+    }
+}

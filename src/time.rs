@@ -1,0 +1,130 @@
+//! Instants and the clock: the only module that reads the system's time.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat};
+
+/// An instant: microseconds since 1970-01-01T00:00:00Z. The database stores the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// From microseconds since the epoch.
+    pub const fn from_micros(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    /// From whole seconds since the epoch, as JWT claims carry them (RFC 7519 §2, NumericDate).
+    pub const fn from_secs(secs: u64) -> Self {
+        Self((secs as i64).saturating_mul(1_000_000))
+    }
+
+    /// Microseconds since the epoch.
+    pub const fn micros(self) -> i64 {
+        self.0
+    }
+
+    /// Milliseconds since the epoch, rounded down; 0 before it.
+    pub fn millis(self) -> u64 {
+        u64::try_from(self.0 / 1_000).unwrap_or(0)
+    }
+
+    /// Whole seconds since the epoch, rounded down; 0 before it.
+    pub fn secs(self) -> u64 {
+        u64::try_from(self.0 / 1_000_000).unwrap_or(0)
+    }
+
+    /// The time from `earlier` to this instant; zero when `earlier` is later.
+    pub fn since(self, earlier: Timestamp) -> Duration {
+        Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+impl std::ops::Add<Duration> for Timestamp {
+    type Output = Timestamp;
+    fn add(self, by: Duration) -> Timestamp {
+        Self(
+            self.0
+                .saturating_add(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)),
+        )
+    }
+}
+
+impl std::ops::Sub<Duration> for Timestamp {
+    type Output = Timestamp;
+    fn sub(self, by: Duration) -> Timestamp {
+        Self(
+            self.0
+                .saturating_sub(i64::try_from(by.as_micros()).unwrap_or(i64::MAX)),
+        )
+    }
+}
+
+/// RFC 3339 in UTC, to the second.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match DateTime::from_timestamp_micros(self.0) {
+            Some(at) => f.write_str(&at.to_rfc3339_opts(SecondsFormat::Secs, true)),
+            None => write!(f, "{} µs", self.0),
+        }
+    }
+}
+
+/// Where "now" comes from: the system, or a value that a test moves.
+#[derive(Clone, Debug)]
+pub enum Clock {
+    /// The system's wall clock.
+    System,
+    /// A clock that stands still until [`Clock::advance`] moves it.
+    Settable(Arc<AtomicI64>),
+}
+
+impl Clock {
+    /// A clock that stands at `start`.
+    pub fn settable(start: Timestamp) -> Self {
+        Self::Settable(Arc::new(AtomicI64::new(start.micros())))
+    }
+
+    /// The present instant. One request reads it once.
+    #[allow(clippy::disallowed_methods)] // the one place that may
+    pub fn now(&self) -> Timestamp {
+        match self {
+            Self::System => Timestamp(chrono::Utc::now().timestamp_micros()),
+            Self::Settable(at) => Timestamp(at.load(Ordering::SeqCst)),
+        }
+    }
+
+    /// Moves a settable clock forward; the system's clock cannot be moved and stays.
+    pub fn advance(&self, by: Duration) {
+        if let Self::Settable(at) = self {
+            at.fetch_add(
+                i64::try_from(by.as_micros()).unwrap_or(i64::MAX),
+                Ordering::SeqCst,
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instant_counts_whole_seconds_down_and_prints_as_rfc_3339() {
+        let at = Timestamp::from_micros(1_763_752_800_999_999);
+        assert_eq!(at.secs(), 1_763_752_800);
+        assert_eq!(at.to_string(), "2025-11-21T19:20:00Z");
+        assert_eq!(Timestamp::from_micros(-5).secs(), 0);
+    }
+
+    #[test]
+    fn a_settable_clock_moves_only_when_told() {
+        let clock = Clock::settable(Timestamp::from_secs(10));
+        assert_eq!(clock.now(), clock.now());
+        clock.advance(Duration::from_secs(5));
+        assert_eq!(clock.now().secs(), 15);
+    }
+}
