@@ -134,6 +134,9 @@ pub fn from_base64url(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
 
+/// How an authorization code begins.
+const CODE: &str = "pcl_ac_";
+
 /// A secret that this server hands out once and keeps only as a [`Hash`]. `Debug` shows nothing.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
@@ -146,7 +149,12 @@ impl Secret {
 
     /// An authorization code: `pcl_ac_` and 256 random bits.
     pub fn code(entropy: &Entropy) -> Self {
-        Self::from_text(format!("pcl_ac_{}", base64url(&entropy.bytes::<32>())))
+        Self::from_text(format!("{CODE}{}", base64url(&entropy.bytes::<32>())))
+    }
+
+    /// Whether it begins as an authorization code does.
+    pub fn is_code(&self) -> bool {
+        self.0.starts_with(CODE)
     }
 
     /// A client secret: `pcl_sec_`, 256 random bits and a CRC-32, so that secret scanners can tell

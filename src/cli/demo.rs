@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use actix_web::web::Data;
 use anyhow::Context;
 
-use super::serve::{bind, run_until_stopped};
+use super::serve::{StopSignals, bind, run_until_stopped};
 use super::{Exit, start_log};
 use crate::accounts::password::Password;
 use crate::accounts::user::{User, Username};
@@ -129,7 +129,7 @@ async fn demonstrate(config: Config, port: u16) -> anyhow::Result<()> {
     let app = Data::new(App::start(config, Clock::System, Entropy::system()).await?);
     let application = format!("http://localhost:{}", port + 1);
     let cast = Cast::register(&app, &application).await?;
-    let server = actix_web::rt::spawn(run_until_stopped(bind(&app)?));
+    let server = actix_web::rt::spawn(run_until_stopped(bind(&app)?, StopSignals::catch()?));
     let demo = application::start(&app, &cast, port + 1).await?;
     cast.introduce(&app);
     server.await.context("the server failed")??;

@@ -134,7 +134,9 @@ fn start_log(log: &config::Log) {
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // A log that nobody reads any more must not take the server down.
+        .log_internal_errors(false);
     // Err means that a log was started already, as in tests.
     let _ = if json {
         builder

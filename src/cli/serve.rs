@@ -2,6 +2,7 @@
 
 use actix_web::web::Data;
 use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Exit, start_log};
 use crate::app::App;
@@ -37,6 +38,7 @@ pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let app = Data::new(App::start(config, Clock::System, Entropy::system()).await?);
+    let signals = StopSignals::catch()?;
     let listeners = bind(&app)?;
     tracing::info!(
         event = "server.started",
@@ -46,7 +48,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         management = %app.config.listen.management,
         database = if app.store.is_sqlite() { "sqlite" } else { "postgres" },
     );
-    run_until_stopped(listeners).await
+    run_until_stopped(listeners, signals).await
 }
 
 /// Binds the listeners of the configuration.
@@ -65,31 +67,43 @@ pub fn bind(app: &Data<App>) -> anyhow::Result<Listeners> {
     })
 }
 
-/// Serves until SIGTERM or Ctrl-C, then finishes what runs; a second signal stops at once.
-pub async fn run_until_stopped(listeners: Listeners) -> anyhow::Result<()> {
+/// The signals that stop a server. Caught from the moment on when this is made.
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// Catches SIGTERM and Ctrl-C.
+    pub fn catch() -> anyhow::Result<Self> {
+        let catch = |kind| signal(kind).context("signals cannot be caught");
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Serves until a signal, then finishes what runs; a second signal stops at once.
+pub async fn run_until_stopped(
+    listeners: Listeners,
+    mut signals: StopSignals,
+) -> anyhow::Result<()> {
     let handle = listeners.handle();
     actix_web::rt::spawn(async move {
-        stop_signal().await;
+        signals.next().await;
         tracing::info!(event = "server.stopping");
-        let stopping = handle.stop(true);
         tokio::select! {
-            () = stopping => {}
-            () = stop_signal() => handle.stop(false).await,
+            () = handle.stop(true) => {}
+            () = signals.next() => handle.stop(false).await,
         }
     });
     listeners.run().await.context("the server failed")
-}
-
-async fn stop_signal() {
-    #[cfg(unix)]
-    if let Ok(mut terminate) =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-    {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        }
-        return;
-    }
-    let _ = tokio::signal::ctrl_c().await;
 }

@@ -20,6 +20,8 @@ mod sessions;
 mod users;
 mod writer;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use diesel::connection::SimpleConnection;
 use diesel::{Connection as _, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
@@ -88,10 +90,7 @@ impl Store {
         if let Some(writer) = &self.writer {
             return writer.run(work).await;
         }
-        self.blocking(move |connection| {
-            connection.transaction(|connection| work(&mut Transaction(connection)))
-        })
-        .await
+        self.blocking(move |connection| transact(connection, work)).await
     }
 
     /// Runs single reads, outside any transaction.
@@ -165,6 +164,18 @@ impl Store {
         };
         run.map_err(|error| OpenError::Unavailable(format!("migration failed: {error}")))
     }
+}
+
+/// One transaction, or a savepoint inside one. A panic rolls it back like any failure: it must not take
+/// the connection from everybody else.
+fn transact<T>(
+    connection: &mut AnyConnection,
+    work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error>,
+) -> Result<T, Error> {
+    connection.transaction(|connection| {
+        catch_unwind(AssertUnwindSafe(|| work(&mut Transaction(connection))))
+            .unwrap_or_else(|_| Err(Error::Statement("the transaction panicked".to_owned())))
+    })
 }
 
 type Boxed = Box<dyn std::error::Error + Send + Sync>;

@@ -1,14 +1,12 @@
 //! SQLite's one writer: a thread that runs the waiting transactions together, a savepoint each,
 //! commits once, then answers them all. One fsync for all of them, and no lock errors.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 
-use diesel::Connection as _;
 use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use tokio::sync::oneshot;
 
-use super::{AnyConnection, Error, Transaction};
+use super::{AnyConnection, Error, Transaction, transact};
 
 /// Transactions that share one commit, at most.
 const GROUP: usize = 256;
@@ -36,7 +34,7 @@ impl Writer {
     ) -> Result<T, Error> {
         let (reply, answered) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
-            let outcome = in_savepoint(connection, work);
+            let outcome = transact(connection, work);
             Box::new(move |commit: &Result<(), String>| {
                 let outcome = match commit {
                     Ok(()) => outcome,
@@ -50,17 +48,6 @@ impl Writer {
         self.jobs.send(job).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
-}
-
-fn in_savepoint<T>(
-    connection: &mut AnyConnection,
-    work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error>,
-) -> Result<T, Error> {
-    // A panic in one request must not take the writer from all others.
-    catch_unwind(AssertUnwindSafe(|| {
-        connection.transaction(|connection| work(&mut Transaction(connection)))
-    }))
-    .unwrap_or_else(|_| Err(Error::Statement("the transaction panicked".to_owned())))
 }
 
 fn run_groups(mut connection: AnyConnection, waiting: &mpsc::Receiver<Job>) {

@@ -8,7 +8,7 @@ use askama::Template;
 use super::answer::{Allowed, Frame, page, see_other};
 use super::assets::Assets;
 use super::authorize::Stop;
-use super::extract::Jar;
+use super::extract::{self, Jar};
 use super::logout;
 use crate::app::App;
 
@@ -36,6 +36,9 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
         Ok(session) => session.flatten(),
         Err(error) => return Stop::from(error).respond(&request, &app, &assets),
     };
+    if session.is_none() {
+        extract::log_stranger(&request, &app);
+    }
     let (idle, now) = (app.config.login.session_idle.0, app.clock.now());
     let username = session
         .filter(|(session, _)| !session.is_over(idle, now))

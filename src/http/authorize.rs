@@ -14,7 +14,6 @@ use crate::accounts::user::Username;
 use crate::app::App;
 use crate::db::{self, Transaction};
 use crate::id::{AuthorizationId, ConsentId};
-use crate::oauth::Error;
 use crate::oauth::authorize::{
     self as rules, Authorization, Refused, Request, Stage, Step, Surroundings,
 };
@@ -26,6 +25,7 @@ use crate::oauth::id_token::Hint;
 use crate::oauth::params::Params;
 use crate::oauth::resource::Resource;
 use crate::oauth::scope::Scope;
+use crate::oauth::{Detail, Error};
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
@@ -201,18 +201,32 @@ pub(super) async fn pend(
         hint: &|token| Hint::read(token, &keys, app.issuer.as_str()).map(|hint| hint.user_id),
     };
     let request = rules::validate(params, client, callback, &around)?;
-    expire(app, &mut stored, now).await?;
+    if stored.session.is_none() {
+        extract::log_stranger(http, app);
+    }
+    expire(http, app, &mut stored, now).await?;
     Ok(Pending { request, stored })
 }
 
 /// Forgets a session that ran out of time.
-async fn expire(app: &App, stored: &mut Stored, now: Timestamp) -> Result<(), Stop> {
+async fn expire(
+    http: &HttpRequest,
+    app: &App,
+    stored: &mut Stored,
+    now: Timestamp,
+) -> Result<(), Stop> {
     let idle = app.config.login.session_idle.0;
     if let Some((session, _)) = stored
         .session
         .take_if(|(session, _)| session.is_over(idle, now))
     {
         stored.consent = None;
+        let limit = if now >= session.expires_at {
+            "absolute"
+        } else {
+            "idle"
+        };
+        error::log(http, Detail::new("session.expired", limit), None);
         app.store
             .transaction(move |tx| tx.drop_expired_session(&session))
             .await?;

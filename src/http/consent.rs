@@ -17,6 +17,7 @@ use crate::accounts::session::Login;
 use crate::app::App;
 use crate::audit::{Event, Name};
 use crate::id::{AuthorizationId, ConsentId};
+use crate::oauth::Detail;
 use crate::oauth::authorize::{Request, Stage};
 use crate::oauth::params::Params;
 use crate::oauth::scope::Scope;
@@ -233,9 +234,13 @@ async fn decide(request: &HttpRequest, app: &App, body: Payload) -> Result<HttpR
         return Err(Stop::Notice(Notice::TAMPERED));
     }
     let granted = requested.retain(|scope| ticked.contains(&scope));
-    let allowed = form.one("decision").map_err(bad_form)? == Some("allow")
-        && !granted.is_empty()
-        && granted.contains("openid") == requested.contains("openid");
+    let willing = form.one("decision").map_err(bad_form)? == Some("allow");
+    let whole = granted.contains("openid") == requested.contains("openid");
+    if willing && !whole {
+        // The page always sends it along, so somebody took it out.
+        error::log(request, Detail::new("consent.tampered", "openid"), None);
+    }
+    let allowed = willing && whole && !granted.is_empty();
     // 4. Remembered, and back to the dispatcher.
     if !record(app, &id, &asked, allowed.then_some(granted), now).await? {
         return Err(Stop::Notice(Notice::ALREADY_DONE));

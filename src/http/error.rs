@@ -54,13 +54,15 @@ notices! {
     TOO_LATE 400 "This sign-in took too long" "It was open for more than its time." Some("Go back to the application and start again."), "authorization.expired" "expired";
     NO_START 400 "Sign-in starts at an application" "This page has nothing to continue." Some("Open the application that you want to use and sign in there."), "authorization.binding_failed" "missing";
     BAD_FORM 400 "This form could not be read" "A field is missing, sent twice, too long or malformed." Some("Go back and try again."), "http.malformed" "form";
-    PASSWORD_UNUSABLE 400 "This password cannot be used" "A password has at most 1024 bytes and no NUL character." Some("Go back and try again."), "login.failed" "too_long";
+    PASSWORD_TOO_LONG 400 "This password cannot be used" "A password has at most 1024 bytes." Some("Go back and try again."), "login.failed" "too_long";
+    PASSWORD_WITH_NUL 400 "This password cannot be used" "A password has no NUL character." Some("Go back and try again."), "login.failed" "nul";
     TAMPERED 400 "This form was not accepted" "It allows something that the application did not ask for." Some("Go back to the application and start again."), "consent.tampered" "scope";
     BUSY 503 "Too many people sign in right now" "Please try again in a few seconds." None, "login.busy" "hashing";
     BODY_TOO_LARGE 413 "This is too much" "The request has more than 16 KiB." None, "http.too_large" "body";
     URL_TOO_LONG 414 "This address is too long" "The address has more than 8 KiB." None, "http.too_large" "url";
     HEADERS_TOO_LARGE 431 "This request is too large" "Its headers have more than 32 KiB or 100 fields." None, "http.too_large" "headers";
     ENCODED_BODY 415 "This encoding is not accepted" "Bodies must not be compressed." None, "http.too_large" "encoding";
+    TOO_MANY_FORM_FIELDS 400 "This form has too many fields" "At most 64 are read." None, "http.too_large" "fields";
     TOO_MANY_FIELDS 400 "This request has too many fields" "At most 64 are read." None, "authz.rejected" "too_many";
 }
 
@@ -206,6 +208,22 @@ pub fn log(
             tracing::error!(event, reason, severity, request_id = %id, ip, path = request.path(), source);
         }
     }
+}
+
+/// The same for a login that failed, with the name that was tried, hashed.
+pub fn log_login(request: &HttpRequest, user_ref: &str) {
+    let ip = request
+        .peer_addr()
+        .map(|peer| peer.ip().to_string())
+        .unwrap_or_default();
+    tracing::warn!(
+        event = "login.failed",
+        reason = "credentials",
+        user_ref,
+        request_id = %RequestId::of(request),
+        ip,
+        path = request.path()
+    );
 }
 
 /// One log line for something that went well and that operators follow.

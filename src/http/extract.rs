@@ -5,9 +5,10 @@ use actix_web::cookie::{Cookie, SameSite};
 use actix_web::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use actix_web::web::Payload;
 
-use super::error::Notice;
+use super::error::{self, Notice};
 use crate::app::App;
 use crate::config::limits::BODY_BYTES;
+use crate::oauth::Detail;
 use crate::oauth::params::{Params, TooMany};
 use crate::secret::{Hash, Secret};
 
@@ -26,7 +27,7 @@ pub enum Unread {
 
 impl From<TooMany> for Unread {
     fn from(_: TooMany) -> Self {
-        Self::Notice(Notice::TOO_MANY_FIELDS)
+        Self::Notice(Notice::TOO_MANY_FORM_FIELDS)
     }
 }
 
@@ -138,6 +139,14 @@ impl Jar {
         (cookie.value().len() == 43).then(|| Secret::from_text(cookie.value()))
     }
 
+    /// Whether a cookie of the name came at all, of whatever form.
+    pub fn is_sent(self, request: &HttpRequest, app: &App) -> bool {
+        let name = self.name(app);
+        request
+            .cookies()
+            .is_ok_and(|cookies| cookies.iter().any(|cookie| cookie.name() == name))
+    }
+
     /// The cookie that keeps `value`.
     pub fn keep(self, app: &App, value: &Secret) -> Cookie<'static> {
         let mut cookie = Cookie::build(self.name(app), value.expose().to_owned())
@@ -159,6 +168,13 @@ impl Jar {
         let mut cookie = self.keep(app, &Secret::from_text(""));
         cookie.make_removal();
         cookie
+    }
+}
+
+/// Logs a session cookie that stands for no session: guessed, altered, or ended elsewhere.
+pub fn log_stranger(request: &HttpRequest, app: &App) {
+    if Jar::Session.is_sent(request, app) {
+        error::log(request, Detail::new("session.invalid", "unknown"), None);
     }
 }
 

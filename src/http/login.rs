@@ -11,7 +11,7 @@ use super::assets::Assets;
 use super::authorize::{self, Pending, Stop};
 use super::error::{self, Notice};
 use super::extract::{self, Browser, Jar, Unread};
-use crate::accounts::password::{Password, is_outdated};
+use crate::accounts::password::{Password, Unusable, is_outdated};
 use crate::accounts::session::{ACR_PASSWORD, Login, Session};
 use crate::accounts::user::{User, Username};
 use crate::app::App;
@@ -19,7 +19,6 @@ use crate::audit::{Event, Name};
 use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::db;
 use crate::id::{AuthorizationId, Sid};
-use crate::oauth::Detail;
 use crate::oauth::authorize::Stage;
 use crate::oauth::params::Params;
 use crate::secret::{Hash, Secret};
@@ -166,10 +165,17 @@ async fn sign_in(
     // 3. The person is who they say.
     let typed = form.one("username").map_err(bad_form)?.unwrap_or_default();
     let password = form.verbatim("password").map_err(bad_form)?;
-    let password =
-        Password::parse(password).map_err(|_| Stop::Notice(Notice::PASSWORD_UNUSABLE))?;
-    let Some((user, renewed)) = authenticate(app, typed, password).await? else {
-        error::log(request, Detail::new("login.failed", "credentials"), None);
+    let password = Password::parse(password).map_err(|unusable| {
+        Stop::Notice(match unusable {
+            Unusable::TooLong => Notice::PASSWORD_TOO_LONG,
+            Unusable::Nul => Notice::PASSWORD_WITH_NUL,
+        })
+    })?;
+    let username = Username::parse(typed);
+    let name = username.as_ref().map_or("", Username::as_str);
+    let user_ref = app.secret.user_ref(name);
+    let Some((user, renewed)) = authenticate(app, username, password).await? else {
+        error::log_login(request, &user_ref);
         let shown: String = typed.chars().take(LOGIN_HINT_CHARS).collect();
         return Ok(show(app, assets, &id, &browser, &pending, Some(&shown)));
     };
@@ -187,10 +193,10 @@ async fn sign_in(
 /// same work is done for a name that does not exist.
 async fn authenticate(
     app: &App,
-    typed: &str,
+    username: Option<Username>,
     password: Password,
 ) -> Result<Option<(User, Option<String>)>, Stop> {
-    let found = match Username::parse(typed) {
+    let found = match username {
         Some(username) => {
             app.store
                 .read(move |tx| tx.find_credentials(&username))

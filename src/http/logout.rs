@@ -107,6 +107,7 @@ async fn log_out(
         text("state"),
     );
     let (Some((session, username)), Some(cookie)) = (session, cookie) else {
+        extract::log_stranger(request, app);
         return Ok(done(app, assets, to.as_deref()));
     };
     // 2. A genuine hint of this very login, or the person's own answer; otherwise the question.

@@ -132,6 +132,7 @@ fn only(methods: &'static [&'static str], resource: actix_web::Resource) -> acti
 /// Both listeners, bound and ready to run.
 pub struct Listeners {
     server: Server,
+    health: ServerHandle,
     public: Vec<std::net::SocketAddr>,
 }
 
@@ -173,9 +174,11 @@ impl Listeners {
                 .bind(pair(management_address))
                 .map_err(|error| (management_address.clone(), error))?
                 .run();
+        let handle = health.handle();
         actix_web::rt::spawn(health);
         Ok(Self {
             server: public.run(),
+            health: handle,
             public: addresses,
         })
     }
@@ -190,11 +193,13 @@ impl Listeners {
         self.server.handle()
     }
 
-    /// Serves until it is stopped.
+    /// Serves until it is stopped; health is answered until the last request is done.
     ///
     /// # Errors
     /// When accepting fails for good.
     pub async fn run(self) -> std::io::Result<()> {
-        self.server.await
+        let outcome = self.server.await;
+        self.health.stop(false).await;
+        outcome
     }
 }

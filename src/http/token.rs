@@ -9,6 +9,7 @@ use super::extract::{self, Unread};
 use crate::app::App;
 use crate::oauth::client_auth;
 use crate::oauth::issue::{self, TokenResponse};
+use crate::oauth::ledger::Failure;
 use crate::oauth::token::{self, Request};
 use crate::oauth::{Detail, Error};
 
@@ -33,6 +34,14 @@ enum Stop {
 impl<E: Into<Error>> From<E> for Stop {
     fn from(error: E) -> Self {
         Self::Error(error.into())
+    }
+}
+
+/// Nothing is issued from doubtful state: 503, and nothing was used up.
+fn storage(failure: Failure) -> Error {
+    Error {
+        detail: Detail::high("token.storage_error", "storage"),
+        ..failure.into()
     }
 }
 
@@ -61,7 +70,11 @@ async fn answer(
     let presented = client_auth::present(&extract::authorization(request), &form)?;
     // 2. Prove the client.
     let id = presented.client_id.clone();
-    let client = app.store.read(move |tx| tx.find_client(&id)).await?;
+    let client = app
+        .store
+        .read(move |tx| tx.find_client(&id))
+        .await
+        .map_err(storage)?;
     let proven = client_auth::prove(&presented, client, now)?;
     let wanted = Request::parse(&form)?;
     // 3. Decide, remember, commit.
@@ -69,7 +82,8 @@ async fn answer(
     let decided = app
         .store
         .transaction(move |tx| token::decide(&wanted, &proven, tx, node.mint(now)))
-        .await??;
+        .await
+        .map_err(storage)??;
     // 4. Sign: RSA off the event loop.
     let keys = app.keys();
     web::block(move || issue::mint(decided, &keys))

@@ -72,8 +72,13 @@ pub fn present(authorization: &[&[u8]], form: &Params) -> Result<Presented, Erro
         [one] => Some(basic(one).ok_or_else(|| Error::invalid_client(Auth::Malformed))?),
         _ => return Err(Error::invalid_request(Auth::Multiple)),
     };
-    if form.has("client_assertion") && (basic.is_some() || body_secret.is_some()) {
-        return Err(Error::invalid_request(Auth::Multiple));
+    if form.has("client_assertion") {
+        // Assertions (RFC 7523 §2.2) are not offered; an ignored one must not pass for `none`.
+        return Err(if basic.is_some() || body_secret.is_some() {
+            Error::invalid_request(Auth::Multiple)
+        } else {
+            Error::invalid_client(Auth::Method)
+        });
     }
     match (basic, body_id, body_secret) {
         (Some(_), _, Some(_)) => Err(Error::invalid_request(Auth::Multiple)),

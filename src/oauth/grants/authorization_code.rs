@@ -98,6 +98,8 @@ impl Presented {
 pub enum Redeem {
     /// None was sent.
     Missing,
+    /// Something else of ours, or nothing of ours at all: codes have their own prefix.
+    Kind,
     /// Nobody was given this code.
     Unknown,
     /// It was used before, and whoever comes now is its client: the grant ends.
@@ -122,6 +124,7 @@ impl From<Redeem> for Detail {
     fn from(redeem: Redeem) -> Self {
         match redeem {
             Redeem::Missing => Detail::new("token.rejected", "code"),
+            Redeem::Kind => Detail::new("token.rejected", "kind"),
             Redeem::Unknown => Detail::new("token.rejected", "unknown"),
             Redeem::Replayed => Detail::high("code.replay", "replayed"),
             Redeem::ReplayedByStranger => Detail::new("token.rejected", "replayed_by_stranger"),
@@ -194,7 +197,11 @@ fn refuse_replay(
     now: Timestamp,
 ) -> Result<Error, Failure> {
     let Some(code) = ledger.find_used_code(&presented.code.hash())? else {
-        return Ok(Error::invalid_grant(Redeem::Unknown));
+        return Ok(Error::invalid_grant(if presented.code.is_code() {
+            Redeem::Unknown
+        } else {
+            Redeem::Kind
+        }));
     };
     let verified = pkce::verifies(
         code.challenge.as_ref().and_then(Challenge::extension),

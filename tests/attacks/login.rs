@@ -1,0 +1,5 @@
+//! Rows of the catalogue.
+
+use crate::Row;
+
+pub const ROWS: &[Row] = &[];

@@ -1,0 +1,64 @@
+//! Requests that no client library would send: bytes on a socket.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::browser::Answer;
+use super::journal::{self, Exchange};
+
+/// Sends `method target` with these header lines (`Host` and `Connection: close` are added).
+pub async fn request(base: &str, method: &str, target: &str, headers: &[&str], body: &str) -> Option<Answer> {
+    let mut text = format!("{method} {target} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\n");
+    for header in headers {
+        text.push_str(header);
+        text.push_str("\r\n");
+    }
+    if !body.is_empty() {
+        text.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    text.push_str("\r\n");
+    text.push_str(body);
+    let started = Instant::now();
+    let answer = bytes(base, text.into_bytes()).await?;
+    journal::note(|| Exchange {
+        method: method.to_owned(),
+        target: target.to_owned(),
+        body: Some(body.to_owned()),
+        answer: answer.clone(),
+        took: started.elapsed(),
+    });
+    Some(answer)
+}
+
+/// Sends exactly these bytes, which must ask for the connection to be closed. `None` when it was
+/// closed without an answer.
+pub async fn bytes(base: &str, bytes: Vec<u8>) -> Option<Answer> {
+    let address = base.trim_start_matches("http://").to_owned();
+    actix_web::rt::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+        // A server that has heard enough may stop listening before everything is said.
+        let _ = stream.write_all(&bytes);
+        let mut heard = Vec::new();
+        let _ = stream.read_to_end(&mut heard);
+        parse(&heard)
+    })
+    .await
+    .unwrap()
+}
+
+fn parse(heard: &[u8]) -> Option<Answer> {
+    let end = heard.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&heard[..end]);
+    let mut lines = head.split("\r\n");
+    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        headers.append(HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value.trim()).ok()?);
+    }
+    Some(Answer { status, headers, body: String::from_utf8_lossy(&heard[end + 4..]).into_owned() })
+}

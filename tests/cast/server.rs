@@ -1,0 +1,358 @@
+//! A node: the real server on a real socket, with its own database and a clock to push forward.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::web::Data;
+use portcullis::accounts::password::Password;
+use portcullis::accounts::user::{User, Username};
+use portcullis::app::App;
+use portcullis::config::{Address, Config, DataDir};
+use portcullis::db::{self, Store, Transaction};
+use portcullis::http::Listeners;
+use portcullis::id::{ClientId, UserId};
+use portcullis::keys::Alg;
+use portcullis::oauth::client::{AuthMethod, Client, ConsentPolicy, GrantType};
+use portcullis::oauth::resource::Resource;
+use portcullis::oauth::scope::Scope;
+use portcullis::secret::{Entropy, Secret};
+use portcullis::time::{Clock, Timestamp};
+use portcullis_verifier::{JwkSet, Verifier};
+use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
+
+use super::{Browser, Party, log, postgres};
+
+/// The issuer of all stories. TLS ends at a proxy that is not there: the socket is plain loopback.
+pub const ISSUER: &str = "https://op.example";
+/// The password of everybody.
+pub const PASSWORD: &str = "gravel-otter-92-lamp";
+/// The API of the stories.
+pub const AUDIENCE: &str = "https://api.example";
+
+/// Which database a story runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Db {
+    Sqlite,
+    Postgres,
+}
+
+/// One node and its database.
+pub struct Server {
+    pub app: Data<App>,
+    pub clock: Clock,
+    pub base: String,
+    pub config: Config,
+    pub db: Db,
+    handle: ServerHandle,
+    running: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Server {
+    /// A node on a database of its own, with alice, bob and dave (switched off), and the API.
+    pub async fn start(db: Db) -> Self {
+        Self::with(db, |_| {}).await
+    }
+
+    /// The same, with settings changed first.
+    pub async fn with(db: Db, change: impl FnOnce(&mut Config)) -> Self {
+        log::collect();
+        let mut config = fresh_database(db).await;
+        change(&mut config);
+        Self::serve(db, config, Clock::settable(start_of_time())).await
+    }
+
+    /// Another node on the same database (Postgres only), with the same clock.
+    pub async fn node(&self) -> Self {
+        assert_eq!(self.db, Db::Postgres, "an embedded database has one node");
+        Self::serve(self.db, self.config.clone(), self.clock.clone()).await
+    }
+
+    async fn serve(db: Db, config: Config, clock: Clock) -> Self {
+        // Each node its own, so that no two requests of this process have one id.
+        static NODES: AtomicUsize = AtomicUsize::new(1);
+        let seed = NODES.fetch_add(1, Ordering::SeqCst) as u64;
+        let app = App::start(config.clone(), clock.clone(), Entropy::seeded(seed)).await.unwrap();
+        let app = Data::new(app);
+        let any = Address::new("127.0.0.1", 0);
+        let listeners = Listeners::bind(&app, &any, &any).unwrap();
+        let base = format!("http://{}", listeners.addresses()[0]);
+        let handle = listeners.handle();
+        let running = Some(actix_web::rt::spawn(listeners.run()));
+        Self { app, clock, base, config, db, handle, running }
+    }
+
+    /// Stops the node and waits until it is gone.
+    pub async fn stop(mut self) {
+        self.handle.stop(false).await;
+        if let Some(running) = self.running.take() {
+            running.await.unwrap().unwrap();
+        }
+    }
+
+    /// The same, and its database is gone too. Other nodes on it must have been stopped.
+    pub async fn remove(self) {
+        let (db, config) = (self.db, self.config.clone());
+        self.stop().await;
+        match db {
+            Db::Sqlite => std::fs::remove_dir_all(&config.data_dir.0).unwrap(),
+            Db::Postgres => postgres::drop_database(&config.database_url()),
+        }
+    }
+
+    /// The node after a restart: everything that it had in memory is gone.
+    pub async fn restarted(self) -> Self {
+        let (db, config, clock) = (self.db, self.config.clone(), self.clock.clone());
+        self.stop().await;
+        Self::serve(db, config, clock).await
+    }
+
+    /// Moves the clock.
+    pub fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+
+    /// A browser without cookies.
+    pub fn browser(&self) -> Browser {
+        Browser::new(&self.base)
+    }
+
+    /// The browser of a person who has signed in.
+    pub async fn signed_in(&self, username: &str) -> Browser {
+        let web = self.shop().await;
+        let mut browser = self.browser();
+        browser.signs_in(&web, username).await;
+        browser
+    }
+
+    /// Writes to the database as an operator would.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<T, db::Error> + Send + 'static,
+    ) -> T {
+        self.app.store.transaction(work).await.unwrap()
+    }
+
+    /// How many rows a query counts: `SELECT count(*) AS n FROM …`.
+    pub fn count(&self, query: &str) -> i64 {
+        use diesel::prelude::*;
+        #[derive(diesel::QueryableByName)]
+        struct Count {
+            #[diesel(sql_type = diesel::sql_types::BigInt)]
+            n: i64,
+        }
+        let url = self.config.database_url();
+        let count: Count = match url.strip_prefix("sqlite:") {
+            Some(path) => diesel::sql_query(query).get_result(&mut SqliteConnection::establish(path).unwrap()),
+            None => diesel::sql_query(query).get_result(&mut PgConnection::establish(&url).unwrap()),
+        }
+        .unwrap();
+        count.n
+    }
+
+    /// Runs a statement behind the server's back.
+    pub fn execute(&self, statement: &str) {
+        use diesel::connection::SimpleConnection;
+        use diesel::prelude::*;
+        let url = self.config.database_url();
+        match url.strip_prefix("sqlite:") {
+            Some(path) => {
+                let mut connection = SqliteConnection::establish(path).unwrap();
+                connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
+                connection.batch_execute(statement).unwrap();
+            }
+            None => PgConnection::establish(&url).unwrap().batch_execute(statement).unwrap(),
+        }
+    }
+
+    /// Registers a client; the same id twice is the same client.
+    pub async fn register(&self, client: Client) -> Party {
+        let secret = client.is_confidential().then(|| Secret::client_secret(&self.app.entropy));
+        let now = self.clock.now();
+        let stored = (client.clone(), secret.clone().map(|secret| (secret.hash(), portcullis::id::uuid(&self.app.entropy, now))));
+        self.write(move |tx| {
+            let (client, secret) = stored;
+            tx.put_client(&client, secret.as_ref().map(|(hash, id)| (hash, id.as_str())))
+        })
+        .await;
+        Party::new(&self.base, client, secret)
+    }
+
+    /// `web` of the catalogue: a confidential client.
+    pub async fn shop(&self) -> Party {
+        let mut client = confidential("", "https://app.example/cb");
+        client.id = ClientId::new(&self.app.entropy, self.clock.now());
+        self.register(client).await
+    }
+
+    /// `native` of the catalogue: a public client on a phone or desktop.
+    pub async fn phone(&self) -> Party {
+        let mut client = public("", &["http://127.0.0.1/cb", "http://[::1]/cb", "com.example.app:/cb"]);
+        client.id = ClientId::new(&self.app.entropy, self.clock.now());
+        self.register(client).await
+    }
+
+    /// The API's own view: it has the published keys and verifies alone.
+    pub fn api(&self) -> Verifier {
+        let keys: JwkSet = serde_json::from_slice(&self.app.keys().jwks_bytes).unwrap();
+        Verifier::builder(ISSUER, AUDIENCE).keys(keys).build().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.handle.stop(false));
+    }
+}
+
+/// A confidential client with `client_secret_basic` and all scopes of the stories.
+pub fn confidential(id: &str, redirect_uri: &str) -> Client {
+    Client {
+        id: ClientId::from(id),
+        name: "Corner Shop".to_owned(),
+        auth_method: AuthMethod::Basic,
+        redirect_uris: vec![redirect_uri.to_owned()],
+        grant_types: vec![GrantType::AuthorizationCode],
+        scopes: Scope::parse("openid profile email offline_access orders:read orders:write").unwrap(),
+        resources: vec![AUDIENCE.to_owned()],
+        cors_origins: Vec::new(),
+        post_logout_redirect_uris: vec!["https://app.example/bye".to_owned()],
+        id_token_alg: Alg::RS256,
+        consent: ConsentPolicy::Remember,
+        require_pkce: true,
+        allow_localhost_redirect: false,
+        client_uri: None,
+        policy_uri: None,
+        tos_uri: None,
+        auth_epoch: 1,
+        disabled_at: None,
+        created_at: start_of_time(),
+        secrets: Vec::new(),
+    }
+}
+
+/// A public client.
+pub fn public(id: &str, redirect_uris: &[&str]) -> Client {
+    Client {
+        auth_method: AuthMethod::None,
+        name: "Pocket App".to_owned(),
+        redirect_uris: redirect_uris.iter().map(|uri| (*uri).to_owned()).collect(),
+        ..confidential(id, "")
+    }
+}
+
+/// When every story begins.
+pub fn start_of_time() -> Timestamp {
+    Timestamp::from_secs(1_800_000_000)
+}
+
+fn scratch() -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cast-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// A database with keys and people in it, copied from one that is made once: RSA keys are slow.
+async fn fresh_database(db: Db) -> Config {
+    static SQLITE: OnceCell<Config> = OnceCell::const_new();
+    static POSTGRES: OnceCell<Config> = OnceCell::const_new();
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::SeqCst);
+    let template = match db {
+        Db::Sqlite => SQLITE.get_or_init(|| template(db)).await,
+        Db::Postgres => POSTGRES.get_or_init(|| template(db)).await,
+    };
+    let mut config = template.clone();
+    match db {
+        Db::Sqlite => {
+            let folder = scratch().join(number.to_string());
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::copy(template.data_dir.0.join("portcullis.db"), folder.join("portcullis.db")).unwrap();
+            config.data_dir = DataDir(folder);
+        }
+        Db::Postgres => {
+            let name = format!("story_{}_{number}", std::process::id());
+            let source = format!("template_{}", std::process::id());
+            postgres::execute(&format!("CREATE DATABASE {name} TEMPLATE {source}"));
+            config.database.url = Some(postgres::database(&name));
+        }
+    }
+    config
+}
+
+async fn template(db: Db) -> Config {
+    let folder = scratch().join(format!("template-{db:?}"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut config = Config { issuer: Some(ISSUER.to_owned()), data_dir: DataDir(folder.clone()), ..Config::default() };
+    config.keys.kek = vec![format!("file:{}", folder.join("kek").display())];
+    config.database.auto_migrate = Some(true);
+    config.database.pool_size = 8;
+    if db == Db::Postgres {
+        portcullis::app::write_kek(&folder.join("kek"), &Entropy::seeded(9)).unwrap();
+        let name = format!("template_{}", std::process::id());
+        postgres::execute(&format!("DROP DATABASE IF EXISTS {name}"));
+        postgres::execute(&format!("CREATE DATABASE {name}"));
+        config.database.url = Some(postgres::database(&name));
+    }
+    let app = App::start(config.clone(), Clock::settable(start_of_time()), Entropy::seeded(7)).await.unwrap();
+    populate(&app.store, &app.entropy).await;
+    drop(app);
+    settle(&config);
+    config
+}
+
+/// Waits until the last connection of a template is gone: SQLite merges its log then, and Postgres
+/// copies no database that is in use.
+fn settle(config: &Config) {
+    let url = config.database_url();
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        use diesel::connection::SimpleConnection;
+        use diesel::prelude::*;
+        let mut connection = SqliteConnection::establish(path).unwrap();
+        connection.batch_execute("PRAGMA busy_timeout = 5000; PRAGMA wal_checkpoint(TRUNCATE);").unwrap();
+    } else {
+        let name = format!("template_{}", std::process::id());
+        postgres::execute(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"));
+    }
+}
+
+async fn populate(store: &Store, entropy: &Entropy) {
+    let now = start_of_time();
+    let cost = portcullis::config::Argon2::default();
+    let phc = Password::parse(PASSWORD).unwrap().hash(&cost, entropy).unwrap();
+    let people: Vec<User> = ["alice", "bob", "dave"]
+        .iter()
+        .map(|name| User {
+            id: UserId::new(entropy, now),
+            username: Username::parse(name).unwrap(),
+            name: None,
+            email: Some(format!("{name}@mail.example")),
+            email_verified: false,
+            auth_epoch: 1,
+            disabled_at: None,
+            created_at: now,
+        })
+        .collect();
+    let api = Resource {
+        id: portcullis::id::uuid(entropy, now),
+        audience: AUDIENCE.to_owned(),
+        name: "Orders".to_owned(),
+        scopes: Scope::parse("orders:read orders:write").unwrap(),
+        access_ttl: None,
+        alg: Alg::ES256,
+        created_at: now,
+    };
+    store
+        .transaction(move |tx| {
+            for person in &people {
+                tx.put_user(person)?;
+                tx.put_password(&person.id, &phc, now)?;
+            }
+            tx.disable_user(&people[2].id, "test", now)?;
+            tx.put_resource(&api)
+        })
+        .await
+        .unwrap();
+}

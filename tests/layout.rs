@@ -1,0 +1,184 @@
+//! The layout that `src/lib.rs` promises: imports go one way, both databases have the same
+//! migrations, each document has its file, each template its page.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// From left to right; modules of one entry do not know each other.
+const ORDER: [&[&str]; 8] = [
+    &["main"],
+    &["cli"],
+    &["http"],
+    &["app"],
+    &["db"],
+    &["oauth"],
+    &["accounts", "keys"],
+    &["audit", "config", "id", "secret", "time"],
+];
+
+/// What the right-most modules may use of each other: ids are made of randomness and instants.
+const AMONG_NEIGHBOURS: [(&str, &str); 4] = [("id", "secret"), ("id", "time"), ("audit", "time"), ("secret", "time")];
+
+/// Crates that the protocol must not know.
+const FOREIGN: [(&[&str], &[&str]); 2] = [
+    (&["oauth", "accounts", "keys"], &["actix_web", "diesel", "askama", "tokio", "reqwest"]),
+    (&["db"], &["actix_web", "askama", "reqwest"]),
+];
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|ext| ext == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// `src/http/login.rs` → `http`.
+fn module(file: &Path) -> String {
+    let inner = file.strip_prefix(root().join("src")).unwrap();
+    let first = inner.components().next().unwrap().as_os_str().to_str().unwrap();
+    first.trim_end_matches(".rs").to_owned()
+}
+
+fn place(module: &str) -> Option<usize> {
+    ORDER.iter().position(|layer| layer.contains(&module))
+}
+
+/// The code of a file without comments.
+fn code(file: &Path) -> String {
+    let text = fs::read_to_string(file).unwrap();
+    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+/// The modules of this crate that a text names: `crate::x`, `portcullis::x`, and inside braces.
+fn named(code: &str) -> BTreeSet<String> {
+    let mut modules = BTreeSet::new();
+    for (_, rest) in ["crate::", "portcullis::"].iter().flat_map(|prefix| code.match_indices(prefix).map(|(at, _)| (at, &code[at + prefix.len()..]))) {
+        if let Some(group) = rest.strip_prefix('{') {
+            let group = group.split('}').next().unwrap_or_default();
+            modules.extend(group.split(',').map(|name| name.trim().split("::").next().unwrap_or_default().to_owned()));
+        } else {
+            modules.insert(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+        }
+    }
+    modules
+}
+
+#[test]
+fn imports_go_one_way() {
+    let mut wrong = Vec::new();
+    for file in sources(&root().join("src")) {
+        let from = module(&file);
+        let Some(here) = place(&from) else {
+            assert_eq!(from, "lib", "{} has no place in the order", file.display());
+            continue;
+        };
+        for to in named(&code(&file)) {
+            let Some(there) = place(&to) else { continue };
+            let neighbours = here == there && from != to;
+            let allowed = AMONG_NEIGHBOURS.contains(&(from.as_str(), to.as_str()));
+            if there < here || (neighbours && !allowed) {
+                wrong.push(format!("{}: {from} → {to}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_protocol_knows_no_http_and_no_sql() {
+    let mut wrong = Vec::new();
+    for file in sources(&root().join("src")) {
+        let here = module(&file);
+        for (_, foreign) in FOREIGN.iter().filter(|(modules, _)| modules.contains(&here.as_str())) {
+            for name in foreign.iter().filter(|name| code(&file).contains(&format!("{name}::"))) {
+                wrong.push(format!("{} uses {name}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_their_own_module_reads_clock_and_randomness() {
+    let readers = [
+        ("time", ["Utc::now(", "SystemTime::now(", "Instant::now("].as_slice()),
+        ("secret", ["SystemRandom::new(", "thread_rng(", "OsRng"].as_slice()),
+    ];
+    let mut wrong = Vec::new();
+    for file in sources(&root().join("src")) {
+        for (owner, calls) in readers {
+            let text = code(&file);
+            // aws-lc blinds signatures with randomness of its own; it takes the source as an argument.
+            let blinding = file.ends_with("src/keys/provider.rs");
+            if module(&file) != owner && !blinding {
+                wrong.extend(calls.iter().filter(|call| text.contains(**call)).map(|call| format!("{} calls {call}", file.display())));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_verifier_knows_nothing_of_ours() {
+    for file in sources(&root().join("crates/verifier/src")) {
+        assert!(!code(&file).contains("portcullis::"), "{}", file.display());
+    }
+}
+
+#[test]
+fn both_databases_have_the_same_migrations() {
+    let names = |folder: &str| -> BTreeSet<String> {
+        fs::read_dir(root().join("migrations").join(folder))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    let sqlite = names("sqlite");
+    assert_eq!(sqlite, names("postgres"));
+    assert!(!sqlite.is_empty());
+}
+
+#[test]
+fn each_document_of_the_map_has_its_file() {
+    let map = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let rows: Vec<&str> = map.lines().filter(|line| line.starts_with("//! | ") && line.ends_with(".rs` |")).collect();
+    assert!(rows.len() > 10, "the map is gone");
+    for row in rows {
+        let file = row.rsplit('`').nth(1).unwrap();
+        assert!(root().join("src").join(file).exists(), "{row}");
+    }
+}
+
+#[test]
+fn each_template_has_its_page() {
+    let code: String = sources(&root().join("src")).iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    for entry in fs::read_dir(root().join("templates")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".html") && name != "layout.html" {
+            assert!(code.contains(&format!("path = \"{name}\"")), "no page renders {name}");
+        }
+    }
+}
+
+#[test]
+fn every_source_file_says_what_it_is() {
+    for folder in ["src", "crates/verifier/src"] {
+        for file in sources(&root().join(folder)) {
+            let text = fs::read_to_string(&file).unwrap();
+            assert!(text.starts_with("//!"), "{} has no first line", file.display());
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! One storage suite for both databases, races included.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "cast/mod.rs"]
+mod cast;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cast::server::{confidential, start_of_time};
+use portcullis::accounts::consent::Consent;
+use portcullis::accounts::session::{ACR_PASSWORD, Login, Session};
+use portcullis::accounts::user::Username;
+use portcullis::db::{Error, Transaction};
+use portcullis::id::{AuthorizationId, ClientId, ConsentId, Sid, UserId};
+use portcullis::oauth::authorize::{Authorization, Stage};
+use portcullis::oauth::client::Client;
+use portcullis::oauth::grants::authorization_code::Code;
+use portcullis::oauth::grants::{Given, Grant, GrantLife};
+use portcullis::oauth::scope::Scope;
+use portcullis::secret::{Entropy, Hash, Secret};
+use portcullis::time::Timestamp;
+
+const NOW: u64 = 1_800_000_000;
+
+fn now() -> Timestamp {
+    Timestamp::from_secs(NOW)
+}
+
+/// A signed-in alice, a client, and a grant with its code.
+struct Scene {
+    client: Client,
+    session: Session,
+    grant: Grant,
+    code: Code,
+}
+
+async fn scene(server: &cast::Server) -> Scene {
+    let entropy = Entropy::seeded(42);
+    let client = server.shop().await.client;
+    let alice = alice(server).await;
+    let login = Login {
+        sid: Sid::new(&entropy, now()),
+        user_id: alice,
+        user_epoch: 1,
+        auth_time: now(),
+        acr: ACR_PASSWORD.to_owned(),
+        amr: vec!["pwd".to_owned()],
+    };
+    let session = Session {
+        id_hash: Hash::of("cookie"),
+        login: login.clone(),
+        seen_at: now(),
+        expires_at: now() + Duration::from_secs(3_600),
+    };
+    let consent = consent(&login.user_id, &client.id, &entropy);
+    let given = Given {
+        client: &client,
+        login: &login,
+        consent_id: Some(consent.id.clone()),
+        scope: Scope::parse("openid").unwrap(),
+        resources: Vec::new(),
+        feed_epoch: 1,
+    };
+    let life = GrantLife { idle: Duration::from_secs(600), absolute: Duration::from_secs(1_200) };
+    let grant = Grant::new(given, life, &entropy, now());
+    let code = Code {
+        hash: Secret::code(&entropy).hash(),
+        grant_id: grant.id.clone(),
+        client_id: client.id.clone(),
+        redirect_uri: "https://app.example/cb".to_owned(),
+        redirect_uri_sent: true,
+        challenge: None,
+        nonce: Some("n".to_owned()),
+        expires_at: now() + Duration::from_secs(60),
+    };
+    let stored = (session.clone(), consent, grant.clone(), code.clone());
+    server
+        .write(move |tx| {
+            tx.put_session(&stored.0)?;
+            tx.put_consent(&stored.1)?;
+            tx.put_grant(&stored.2)?;
+            tx.put_code(&stored.3)
+        })
+        .await;
+    Scene { client, session, grant, code }
+}
+
+async fn alice(server: &cast::Server) -> UserId {
+    let name = Username::parse("alice").unwrap();
+    server.write(move |tx| Ok(tx.find_credentials(&name)?.unwrap().0.id)).await
+}
+
+fn consent(user: &UserId, client: &ClientId, entropy: &Entropy) -> Consent {
+    Consent {
+        id: ConsentId::new(entropy, now()),
+        user_id: user.clone(),
+        client_id: client.clone(),
+        scope: "openid".to_owned(),
+        client_shape: Hash::of("shape"),
+        granted_at: now(),
+        expires_at: now() + Duration::from_secs(3_600),
+    }
+}
+
+/// Runs `work` from 32 tasks at once and returns how many say yes.
+async fn race(server: &cast::Server, work: impl Fn(&mut Transaction<'_>) -> Result<bool, Error> + Send + Sync + 'static) -> usize {
+    let work = Arc::new(work);
+    let tasks: Vec<_> = (0..32)
+        .map(|_| {
+            let (store, work) = (server.app.store.clone(), Arc::clone(&work));
+            actix_web::rt::spawn(async move { store.transaction(move |tx| work(tx)).await.unwrap() })
+        })
+        .collect();
+    let mut winners = 0;
+    for task in tasks {
+        winners += usize::from(task.await.unwrap());
+    }
+    winners
+}
+
+story! {
+    async fn of_thirty_two_who_take_one_code_exactly_one_wins(server: Server) {
+        let scene = scene(&server).await;
+        let hash = scene.code.hash.clone();
+        assert_eq!(race(&server, move |tx| Ok(tx.take_code(&hash, now())?.is_some())).await, 1);
+        let hash = scene.code.hash.clone();
+        let used = server.write(move |tx| tx.find_used_code(&hash)).await.unwrap();
+        assert_eq!((used.grant_id, used.nonce), (scene.grant.id, Some("n".to_owned())));
+        let unknown = server.write(|tx| tx.take_code(&Hash::of("nobody's"), now())).await;
+        assert!(unknown.is_none());
+    }
+}
+
+story! {
+    async fn of_thirty_two_who_end_one_grant_exactly_one_writes_its_record(server: Server) {
+        let scene = scene(&server).await;
+        let id = scene.grant.id.clone();
+        assert_eq!(race(&server, move |tx| tx.end_grant(&id, "test", "node", now())).await, 1);
+        assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"), 1);
+    }
+}
+
+story! {
+    async fn of_thirty_two_who_take_one_authorization_exactly_one_wins(server: Server) {
+        let scene = scene(&server).await;
+        let begun = Authorization {
+            id: AuthorizationId::new(&Entropy::seeded(5), now()),
+            client_id: scene.client.id.clone(),
+            params: "x=1".to_owned(),
+            browser: None,
+            user_id: None,
+            sid: None,
+            stage: Stage::Begun,
+            scope: None,
+            created_at: now(),
+            expires_at: now() + Duration::from_secs(600),
+            taken_at: None,
+        };
+        let (id, other) = (begun.id.clone(), Hash::of("another browser"));
+        server.write(move |tx| tx.put_authorization(&begun)).await;
+        let bound = id.clone();
+        assert_eq!(race(&server, move |tx| tx.bind_authorization(&bound, &other)).await, 1);
+        let late = id.clone();
+        assert!(!server.write(move |tx| tx.take_authorization(&late, now() + Duration::from_secs(600))).await);
+        let taken = id.clone();
+        assert_eq!(race(&server, move |tx| tx.take_authorization(&taken, now())).await, 1);
+        let login = scene.session.login.clone();
+        let after = server
+            .write(move |tx| tx.advance_authorization(&id, Stage::Consented, (&login.user_id, &login.sid), None, now()))
+            .await;
+        assert!(!after, "an answered authorization goes nowhere");
+    }
+}
+
+story! {
+    async fn a_grant_stands_only_while_all_that_it_rests_on_stands(server: Server) {
+        let scene = scene(&server).await;
+        let id = scene.grant.id.clone();
+        let stands = |at: Timestamp| {
+            let id = id.clone();
+            let store = server.app.store.clone();
+            async move { store.read(move |tx| tx.find_standing_grant(&id, at)).await.unwrap().is_some() }
+        };
+        assert!(stands(now()).await);
+        assert!(!stands(now() + Duration::from_secs(600)).await, "unused for too long");
+
+        let (grant, client) = (scene.grant.id.clone(), scene.client.id.clone());
+        let breaks = [
+            ("UPDATE sessions SET ended_at = 1", "UPDATE sessions SET ended_at = NULL"),
+            ("UPDATE consents SET ended_at = 1", "UPDATE consents SET ended_at = NULL"),
+            ("UPDATE users SET auth_epoch = 2 WHERE username = 'alice'", "UPDATE users SET auth_epoch = 1 WHERE username = 'alice'"),
+            ("UPDATE users SET disabled_at = 1 WHERE username = 'alice'", "UPDATE users SET disabled_at = NULL WHERE username = 'alice'"),
+            (&format!("UPDATE clients SET auth_epoch = 2 WHERE id = '{client}'"), &format!("UPDATE clients SET auth_epoch = 1 WHERE id = '{client}'")),
+            (&format!("UPDATE clients SET disabled_at = 1 WHERE id = '{client}'"), &format!("UPDATE clients SET disabled_at = NULL WHERE id = '{client}'")),
+            ("UPDATE feed_head SET epoch = 2", "UPDATE feed_head SET epoch = 1"),
+            (&format!("UPDATE grants SET ended_at = 1 WHERE id = '{grant}'"), &format!("UPDATE grants SET ended_at = NULL WHERE id = '{grant}'")),
+        ];
+        for (broken, mended) in breaks {
+            server.execute(broken);
+            assert!(!stands(now()).await, "{broken}");
+            server.execute(mended);
+            assert!(stands(now()).await, "{mended}");
+        }
+        server.execute("UPDATE sessions SET ended_at = 1");
+        server.execute(if server.db == cast::Db::Sqlite { "UPDATE grants SET offline = 1" } else { "UPDATE grants SET offline = true" });
+        assert!(stands(now()).await, "an offline grant outlives its session");
+    }
+}
+
+story! {
+    async fn a_session_ends_once_and_takes_its_grants_along(server: Server) {
+        let scene = scene(&server).await;
+        let sid = scene.session.login.sid.clone();
+        assert_eq!(race(&server, move |tx| tx.end_session(&sid, "logout", "node", now())).await, 1);
+        assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'S'"), 1);
+        assert_eq!(server.count("SELECT count(*) AS n FROM grants WHERE ended_at IS NULL"), 0);
+        let found = server.write(|tx| tx.find_session(&Hash::of("cookie"))).await;
+        assert!(found.is_none());
+    }
+}
+
+story! {
+    async fn a_session_is_found_only_under_the_epoch_of_its_person(server: Server) {
+        let scene = scene(&server).await;
+        let (session, name) = server.write(|tx| tx.find_session(&Hash::of("cookie"))).await.unwrap();
+        assert_eq!((session.login.sid, name.as_str()), (scene.session.login.sid.clone(), "alice"));
+        let user = scene.session.login.user_id.clone();
+        server.write(move |tx| tx.cut_off_user(&user, "test", "cli", now())).await;
+        assert!(server.write(|tx| tx.find_session(&Hash::of("cookie"))).await.is_none());
+        assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'U' AND floor = 2 AND reason = 'test'"), 1);
+    }
+}
+
+story! {
+    async fn a_standing_consent_keeps_its_id_when_it_grows(server: Server) {
+        let scene = scene(&server).await;
+        let mut more = consent(&scene.session.login.user_id, &scene.client.id, &Entropy::seeded(77));
+        more.scope = "openid profile".to_owned();
+        let (user, client) = (more.user_id.clone(), more.client_id.clone());
+        server.write(move |tx| tx.put_consent(&more)).await;
+        let standing = server.write(move |tx| tx.find_consent(&user, &client)).await.unwrap();
+        assert_eq!(Some(standing.id), scene.grant.consent_id);
+        assert_eq!(standing.scope, "openid profile");
+    }
+}
+
+story! {
+    async fn a_name_is_taken_once(server: Server) {
+        let client = confidential("twice", "https://app.example/cb");
+        server.register(client.clone()).await;
+        let second = server.app.store.transaction(move |tx| tx.put_client(&client, None)).await;
+        assert!(matches!(second, Err(Error::Duplicate(_))), "{second:?}");
+        let absent = server.write(|tx| tx.find_client(&ClientId::from("nobody"))).await;
+        assert!(absent.is_none());
+    }
+}
+
+story! {
+    async fn a_failed_transaction_leaves_nothing_and_a_refusal_stays(server: Server) {
+        let entropy = Entropy::seeded(3);
+        let first = server.app.store.transaction(move |tx| {
+            tx.put_scope_description("orders:read", "kept?")?;
+            Err::<(), _>(Error::Statement(portcullis::id::uuid(&entropy, start_of_time())))
+        });
+        assert!(first.await.is_err());
+        assert_eq!(server.count("SELECT count(*) AS n FROM scopes"), 0);
+        let refused: Result<(), &str> = server
+            .write(|tx| {
+                tx.put_scope_description("orders:read", "kept")?;
+                Ok(Err("refused"))
+            })
+            .await;
+        assert!(refused.is_err());
+        assert_eq!(server.count("SELECT count(*) AS n FROM scopes"), 1);
+    }
+}
+
+story! {
+    async fn a_panic_in_one_transaction_takes_nobody_along(server: Server) {
+        let panicked = server.app.store.transaction(|_| -> Result<(), Error> { panic!("on purpose") }).await;
+        assert!(panicked.is_err());
+        server.write(|tx| tx.put_scope_description("orders:read", "still here")).await;
+        assert_eq!(server.count("SELECT count(*) AS n FROM scopes"), 1);
+    }
+}
+
+story! {
+    async fn expired_authorizations_go_in_batches(server: Server) {
+        let shop = server.shop().await;
+        let entropy = Entropy::seeded(8);
+        for _ in 0..5 {
+            let begun = Authorization {
+                id: AuthorizationId::new(&entropy, now()),
+                client_id: shop.client.id.clone(),
+                params: String::new(),
+                browser: None,
+                user_id: None,
+                sid: None,
+                stage: Stage::Begun,
+                scope: None,
+                created_at: now(),
+                expires_at: now(),
+                taken_at: None,
+            };
+            server.write(move |tx| tx.put_authorization(&begun)).await;
+        }
+        let later = now() + Duration::from_secs(1);
+        assert_eq!(server.write(move |tx| tx.drop_expired_authorizations(3, later)).await, 3);
+        assert_eq!(server.write(move |tx| tx.drop_expired_authorizations(3, later)).await, 2);
+    }
+}

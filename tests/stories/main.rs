@@ -1,0 +1,7 @@
+//! Stories, told through the front door, on SQLite and on Postgres.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../cast/mod.rs"]
+mod cast;
+
+mod code_flow;
