@@ -182,6 +182,9 @@ async fn sign_in(
     // 4. A new session id, always.
     let cookie = begin_session(request, app, id.clone(), user, renewed).await?;
     error::note(request, "session.rotated", "login");
+    if pending.stored.session.is_some() {
+        error::note(request, "login.reauth", "login");
+    }
     let mut response = see_other(&format!("/oauth2/authorize?authorization={id}"));
     if let Err(error) = response.add_cookie(&Jar::Session.keep(app, &cookie)) {
         tracing::error!(event = "http.cookie", %error);

@@ -188,14 +188,9 @@ impl From<Problem> for Error {
 /// [`Refused::Page`].
 pub fn callback(params: &Params, client: Option<Client>) -> Result<(Client, Callback), Refused> {
     let client = client.ok_or_else(|| Refused::Page(Error::invalid_request(rejected("client"))))?;
-    let mismatch = |problem: Problem| {
-        let event = match problem {
-            Problem::Duplicate => "authz.rejected",
-            _ => "redirect_uri.mismatch",
-        };
-        Refused::Page(Error::invalid_request(Detail::new(event, problem.reason())))
-    };
-    let uri = params.one("redirect_uri").map_err(mismatch)?;
+    let uri = params
+        .one("redirect_uri")
+        .map_err(|problem| Refused::Page(problem.into()))?;
     let openid = params
         .one("scope")
         .ok()

@@ -56,6 +56,7 @@ fn accepted_values(request: &Value) -> Vec<String> {
 }
 
 /// Builds a value while counting depth and refusing repeated members.
+#[derive(Clone, Copy)]
 struct Strict {
     depth: usize,
 }
@@ -110,17 +111,17 @@ impl<'de> Visitor<'de> for Strict {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(value) = seq.next_element_seed(self.deeper()?)? {
+        let (mut values, inner) = (Vec::new(), self.deeper()?);
+        while let Some(value) = seq.next_element_seed(inner)? {
             values.push(value);
         }
         Ok(values.into())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut members = Map::new();
+        let (mut members, inner) = (Map::new(), self.deeper()?);
         while let Some(name) = map.next_key_seed(Name)? {
-            let value = map.next_value_seed(self.deeper()?)?;
+            let value = map.next_value_seed(inner)?;
             if members.insert(name, value).is_some() {
                 return Err(de::Error::custom("a member twice"));
             }
@@ -167,6 +168,7 @@ mod tests {
         assert!(ClaimsRequest::parse(&nested(7)).is_ok());
         for bad in [
             nested(8).as_str(),
+            &nested(7).replace('1', "{}"),
             &nested(10_000),
             r#"{"a":1,"a":2}"#,
             "{} x",

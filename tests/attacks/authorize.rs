@@ -166,9 +166,9 @@ async fn a006(stage: &Stage) {
     for (case, bytes) in [(1, 8_193), (2, 64 << 10), (3, 1 << 20)] {
         let target = format!("{AUTHORIZE}?{query}&x={}", "a".repeat(bytes - query.len() - 3));
         let cookie = format!("Cookie: __Host-sid={}", alice.cookies["__Host-sid"]);
-        let head = format!("GET {target} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\n{cookie}\r\n\r\n");
+        let get = format!("GET {target} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\n{cookie}\r\n\r\n");
         // Past 128 KiB the HTTP layer closes, perhaps in the middle of our sentence.
-        let answer = raw::bytes(&stage.node(case).base, head.into_bytes()).await;
+        let answer = raw::bytes(&stage.node(case).base, get.into_bytes()).await;
         match answer {
             Some(answer) => {
                 stage.check(case, [400, 414, 431].contains(&answer.status), || seen(&answer));
@@ -584,7 +584,7 @@ async fn a032(stage: &Stage) {
     for (case, name) in (names.len() + 1..).zip(["client_id", "redirect_uri"]) {
         let answer = alice.clone().get(&web.request(&[(name, text)])).await;
         stage.expect(case, page400(&answer));
-        stage.check(case, !answer.body.contains("svg"), || answer.body.clone());
+        stage.check(case, !answer.body.contains("onload"), || answer.body.clone());
     }
 }
 

@@ -111,7 +111,8 @@ impl Stage {
         let mut results = self.results.borrow_mut();
         let failures = results.entry(case).or_default();
         if !ok {
-            failures.push(message());
+            let message = message();
+            failures.push(message.split_whitespace().collect::<Vec<_>>().join(" "));
         }
     }
 

@@ -68,6 +68,11 @@ async fn posts(server: &Server, path: &str, headers: &[(&str, &str)], body: &str
     server.browser().send("POST", path, headers, Some(body.to_owned())).await
 }
 
+/// What comes back for these bytes.
+async fn asked(base: &str, request: Vec<u8>) -> Answer {
+    raw::bytes(base, request).await.expect("an answer")
+}
+
 /// The code still buys tokens.
 async fn unspent(web: &Party, code: &str) -> Result<(), String> {
     let answer = web.redeems(code).await;
@@ -160,18 +165,21 @@ async fn a184(stage: &Stage) {
     // 1. One byte too many.
     let long = format!("{body}&x={}", "x".repeat(16 * 1_024 + 1 - body.len() - 3));
     assert_eq!(long.len(), 16 * 1_024 + 1);
-    refused(1, &raw::asks(base, &raw::post(TOKEN, &headers, &long)).await, &[413]);
+    refused(1, &asked(base, raw::post(TOKEN, &headers, &long)).await, &[413]);
     // 2. 100 MiB in chunks: what is taken is what fits into the sockets' buffers.
-    let head = raw::head("POST", TOKEN, &[FORM, ("Authorization", &authorization), ("Transfer-Encoding", "chunked")]);
+    let head = format!(
+        "POST {TOKEN} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nAuthorization: {authorization}\r\n\r\n"
+    );
     let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x1_0000));
     let mut growth = u64::MAX;
     for _ in 0..4 {
         let before = resident();
-        let sent = raw::sends(base, format!("{head}\r\n").as_bytes(), chunk.as_bytes(), 1_600).await;
+        let (answer, written) = raw::flood(base, head.clone().into_bytes(), chunk.clone().into_bytes(), 1_600).await;
         // The nodes of the other database live in this process too: the quietest round counts.
         growth = growth.min(resident().saturating_sub(before));
-        stage.check(2, sent.written < 16 << 20, || format!("{} bytes were taken", sent.written));
-        match sent.answer {
+        stage.check(2, written < 16 << 20, || format!("{written} bytes were taken"));
+        match answer {
             Some(answer) => refused(2, &answer, &[413]),
             None => stage.check(2, false, || "hung up without an answer".to_owned()),
         }
@@ -179,11 +187,11 @@ async fn a184(stage: &Stage) {
     stage.check(2, growth < 2 << 20, || format!("{growth} bytes more are resident"));
     // 3. The first bytes of a gzip stream; nobody unpacks it.
     let bomb = [("Authorization", authorization.as_str()), ("Content-Encoding", "gzip")];
-    refused(3, &raw::asks(base, &raw::post(TOKEN, &bomb, "\u{1f}\u{8b}\u{8}")).await, &[415]);
+    refused(3, &asked(base, raw::post(TOKEN, &bomb, "\u{1f}\u{8b}\u{8}")).await, &[415]);
     // 4. and 5. Fields.
     for (case, fields, statuses) in [(4, 65, &[400][..]), (5, 10_000, &[400, 413])] {
         let many: String = (4..fields).map(|n| format!("&x{n}=1")).collect();
-        refused(case, &raw::asks(base, &raw::post(TOKEN, &headers, &format!("{body}{many}"))).await, statuses);
+        refused(case, &asked(base, raw::post(TOKEN, &headers, &format!("{body}{many}"))).await, statuses);
     }
 }
 
@@ -269,9 +277,9 @@ async fn every_error(stage: &Stage, flow: &mut Flow) -> Vec<(Answer, u16, &'stat
         (idle.redeems("pcl_ac_unknown").await, 400, "unauthorized_client"),
         (flow.web.redeems_with(&fresh, &[("grant_type", "password")]).await, 400, "unsupported_grant_type"),
         (flow.web.redeems_with(&fresh, &[("resource", "https://other.example")]).await, 400, "invalid_target"),
-        (raw::asks(base, &raw::post(TOKEN, &headers, &"x".repeat(20_000))).await, 413, "invalid_request"),
-        (raw::asks(base, &raw::post(TOKEN, &[headers[0], ("Content-Encoding", "br")], &body)).await, 415, "invalid_request"),
-        (raw::asks(base, &raw::post(TOKEN, &headers, &"a=1&".repeat(65))).await, 400, "invalid_request"),
+        (asked(base, raw::post(TOKEN, &headers, &"x".repeat(20_000))).await, 413, "invalid_request"),
+        (asked(base, raw::post(TOKEN, &[headers[0], ("Content-Encoding", "br")], &body)).await, 415, "invalid_request"),
+        (asked(base, raw::post(TOKEN, &headers, &"a=1&".repeat(65))).await, 400, "invalid_request"),
         (storage_fails(stage, &flow.web, &spare).await, 503, "temporarily_unavailable"),
     ]
 }
@@ -292,7 +300,7 @@ async fn storage_fails(stage: &Stage, web: &Party, code: &str) -> Answer {
     };
     stage.server.execute(breaks);
     // By hand: the row names its 5xx.
-    let answer = raw::asks(&stage.server.base, &raw::post(TOKEN, &[("Authorization", &authorization)], &body)).await;
+    let answer = asked(&stage.server.base, raw::post(TOKEN, &[("Authorization", &authorization)], &body)).await;
     stage.server.execute(heals);
     answer
 }
@@ -453,7 +461,9 @@ async fn a194(stage: &Stage) {
     own.remove().await;
     // 4. On the last node; on SQLite the only one.
     let code = flow.code().await;
-    let tokens = flow.web.redeems(&code).await.ok();
+    let tokens = flow.web.redeems(&code).await;
+    println!("{:?}", log::of(tokens.header("x-request-id").unwrap()));
+    let tokens = tokens.ok();
     let answer = flow.web.at(&stage.all().last().unwrap().base).redeems(&code).await;
     replayed(stage, &stage.server, 4, &answer, &tokens.0);
     // 5. Whoever cannot show to be the client ends nothing.

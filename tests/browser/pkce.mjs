@@ -5,12 +5,12 @@ import { createHash, randomBytes } from 'node:crypto'
 const random = () => randomBytes(32).toString('base64url')
 
 /** A request of a client: where the browser goes, and what redeems the answer. */
-export function begin(server, clientId, redirectUri, changed = {}) {
+export function begin(server, client, redirectUri, changed = {}) {
   const verifier = random()
   const state = random()
   const url = new URL('/oauth2/authorize', server.issuer)
   url.search = new URLSearchParams({
-    client_id: clientId,
+    client_id: client.client_id,
     redirect_uri: redirectUri,
     response_type: 'code',
     scope: 'openid profile orders:read',
@@ -21,8 +21,9 @@ export function begin(server, clientId, redirectUri, changed = {}) {
     ...changed,
   })
   const redeem = async (code) => {
-    const form = { grant_type: 'authorization_code', client_id: clientId, redirect_uri: redirectUri, code, code_verifier: verifier }
-    const response = await fetch(new URL('/oauth2/token', server.issuer), { method: 'POST', body: new URLSearchParams(form) })
+    const body = new URLSearchParams({ grant_type: 'authorization_code', redirect_uri: redirectUri, code, code_verifier: verifier })
+    const headers = { Authorization: `Basic ${btoa(`${client.client_id}:${client.client_secret}`)}` }
+    const response = await fetch(new URL('/oauth2/token', server.issuer), { method: 'POST', headers, body })
     return response.json()
   }
   return { url: url.href, state, redeem }

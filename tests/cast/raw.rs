@@ -51,6 +51,44 @@ pub async fn bytes(base: &str, bytes: Vec<u8>) -> Option<Answer> {
     .unwrap()
 }
 
+/// A whole form post to our host.
+pub fn post(target: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
+    let fields: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let length = body.len();
+    format!(
+        "POST {target} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {length}\r\n{fields}\r\n{body}"
+    )
+    .into_bytes()
+}
+
+/// Sends `first`, then `chunk` up to `times` times, and listens meanwhile. The answer, and how many
+/// bytes the other side took.
+pub async fn flood(base: &str, first: Vec<u8>, chunk: Vec<u8>, times: usize) -> (Option<Answer>, usize) {
+    let address = base.trim_start_matches("http://").to_owned();
+    actix_web::rt::task::spawn_blocking(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+        let mut ear = stream.try_clone().unwrap();
+        let listening = std::thread::spawn(move || {
+            let mut heard = Vec::new();
+            let _ = ear.read_to_end(&mut heard);
+            parse(&heard)
+        });
+        let mut written = 0;
+        for part in std::iter::once(&first).chain(std::iter::repeat_n(&chunk, times)) {
+            if stream.write_all(part).is_err() {
+                break;
+            }
+            written += part.len();
+        }
+        (listening.join().unwrap(), written)
+    })
+    .await
+    .unwrap()
+}
+
 fn parse(heard: &[u8]) -> Option<Answer> {
     let end = heard.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&heard[..end]);
