@@ -187,7 +187,7 @@ test('two tabs with two requests both arrive', async () => {
 
 test('two tabs with the same request: one arrives, the other says what happened', async () => {
   const app = await application()
-  const someone = await person(browser, {}, [400])
+  const someone = await person(browser, {}, [400, 403])
   const left = await someone.tab()
   const request = app.begin()
   await left.goto(request.url)
@@ -258,6 +258,32 @@ test('log out: a question, an answer, and Back shows nothing', async () => {
   assert.ok(!(await page.textContent('body')).includes(USERNAME), 'the name is still there')
   await page.goto(`${server.issuer}/account`)
   await page.waitForSelector('text=You are not signed in here')
+  await someone.leave()
+})
+
+test('a client that asks for logout gets the browser back after the question', async () => {
+  const bye = `${site.origin}/bye`
+  const client = await server.client('--name', 'Corner Shop', '--redirect-uri', site.callback, '--post-logout-redirect-uri', bye)
+  const someone = await person(browser)
+  const page = await someone.tab()
+  const signInOnce = async () => {
+    const request = begin(server, client, site.callback)
+    await page.goto(request.url)
+    await signIn(page)
+    if (await page.locator('#consent-allow').count()) await page.click('#consent-allow')
+    return request.redeem((await answer(page, request)).params.get('code'))
+  }
+  const earlier = await signInOnce()
+  await page.goto(`${server.issuer}/account`)
+  await page.click('#account-logout')
+  await page.waitForSelector('text=You are logged out')
+  // The hint is of a login that has ended, so this one is not ended without a question.
+  await signInOnce()
+  const url = new URL('/oauth2/end_session', server.issuer)
+  url.search = new URLSearchParams({ id_token_hint: earlier.id_token, post_logout_redirect_uri: bye, state: 'going' })
+  await page.goto(url.href)
+  await page.click('#logout-confirm')
+  await page.waitForURL(`${bye}?state=going`, {timeout:3000}).catch((e) => { console.log(page.url(), someone.wrong); throw e })
   await someone.leave()
 })
 
