@@ -18,6 +18,7 @@ use crate::keys::{
 };
 use crate::oauth::discovery::Metadata;
 use crate::oauth::grants::GrantLife;
+use crate::oauth::grants::refresh_token::RefreshLife;
 use crate::oauth::issue::{Lives, Mint};
 use crate::secret::{Entropy, base64url, sha256};
 use crate::time::{Clock, Timestamp};
@@ -168,6 +169,11 @@ impl App {
                 access: self.config.tokens.access.0,
                 id: self.config.tokens.id.0,
             },
+            refresh: RefreshLife {
+                grace: self.config.tokens.refresh_grace.0,
+                idle: self.config.tokens.refresh_idle.0,
+            },
+            secret: &self.secret,
             entropy: &self.entropy,
             now,
         }

@@ -42,6 +42,8 @@ pub enum Name {
     ConsentDenied,
     /// A code was used a second time; its grant is ended.
     CodeReplay,
+    /// A refresh token was used a second time; its grant is ended.
+    RefreshReuse,
     /// A signing key was made.
     KeyCreated,
 }
@@ -59,6 +61,7 @@ impl Name {
             Self::ConsentGiven => "consent.given",
             Self::ConsentDenied => "consent.denied",
             Self::CodeReplay => "code.replay",
+            Self::RefreshReuse => "token.refresh_reuse",
             Self::KeyCreated => "key.created",
         }
     }

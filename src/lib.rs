@@ -27,6 +27,7 @@
 //! | RFC 6749 §4.1.1 authorization request | `oauth/authorize.rs` |
 //! | RFC 6749 §4.1.2 authorization response, RFC 9207 `iss` | `oauth/callback.rs` |
 //! | RFC 6749 §4.1.3 authorization code | `oauth/grants/authorization_code.rs` |
+//! | RFC 6749 §6 refresh token, RFC 9700 §4.14 | `oauth/grants/refresh_token.rs` |
 //! | RFC 6749 §5.2 errors | `oauth/error.rs` |
 //! | RFC 7517 JSON Web Key | `../crates/verifier/src/jwks.rs` |
 //! | RFC 7591 §2 client metadata | `oauth/client.rs` |

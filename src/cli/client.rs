@@ -55,6 +55,9 @@ struct Create {
     /// The scopes it may ask for, separated by spaces.
     #[arg(long, default_value = "openid profile email")]
     scope: String,
+    /// The grants it may use; repeatable.
+    #[arg(long = "grant-type", value_name = "GRANT", default_values = ["authorization_code", "refresh_token"])]
+    grant_types: Vec<String>,
     /// An API that it may ask tokens for, by audience; repeatable, the first is the default.
     #[arg(long = "resource", value_name = "AUDIENCE")]
     resources: Vec<String>,
@@ -209,7 +212,11 @@ impl Create {
             name: self.name.clone(),
             auth_method,
             redirect_uris: self.redirect_uris.clone(),
-            grant_types: vec![GrantType::AuthorizationCode],
+            grant_types: self
+                .grant_types
+                .iter()
+                .map(|name| GrantType::parse(name).ok_or_else(|| wrong(format!("`{name}` is no grant type that is offered"))))
+                .collect::<Result<_, _>>()?,
             scopes: Scope::parse(&self.scope)
                 .map_err(|_| wrong(format!("`{}` is no scope", self.scope)))?,
             resources: self.resources.clone(),

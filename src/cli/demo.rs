@@ -228,7 +228,7 @@ impl Cast {
             name: name.to_owned(),
             auth_method: AuthMethod::Basic,
             redirect_uris,
-            grant_types: vec![GrantType::AuthorizationCode],
+            grant_types: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
             scopes: Scope::parse(SCOPE).map_err(|_| anyhow::anyhow!("scope"))?,
             resources: vec![self.audience.clone()],
             cors_origins: Vec::new(),

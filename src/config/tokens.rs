@@ -19,6 +19,9 @@ pub struct Tokens {
     pub refresh_idle: Span,
     /// How long a grant may live at all. Default 30d, at most 30d.
     pub refresh_absolute: Span,
+    /// How long a used refresh token gets the same successor again; 0s is never. Default 30s, at
+    /// most 60s. Over at once when the successor is used.
+    pub refresh_grace: Span,
     /// Leeway for the clocks of others. Default 30s, at most 60s. Never for one-time things of ours.
     pub clock_leeway: Span,
 }
@@ -31,6 +34,7 @@ impl Default for Tokens {
             id: Span::secs(5 * 60),
             refresh_idle: Span::secs(14 * 86_400),
             refresh_absolute: Span::secs(30 * 86_400),
+            refresh_grace: Span::secs(30),
             clock_leeway: Span::secs(30),
         }
     }
@@ -53,6 +57,9 @@ impl Tokens {
                 Span::secs(30 * 86_400),
             ),
         ])?;
+        if self.refresh_grace > Span::secs(60) {
+            return Err(Refused::key("tokens.refresh_grace", "must be at most 60s"));
+        }
         if self.clock_leeway > Span::secs(60) {
             return Err(Refused::key("tokens.clock_leeway", "must be at most 60s"));
         }

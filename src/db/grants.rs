@@ -1,5 +1,6 @@
 //! `grants`.
 
+use diesel::dsl::exists;
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, JoinOnDsl, NullableExpressionMethods,
     OptionalExtension, QueryDsl, RunQueryDsl,
@@ -31,8 +32,8 @@ struct Row {
     client_epoch: i64,
     user_epoch: i64,
     feed_epoch: i64,
-    _generation: i64,
-    _rotated_at: i64,
+    generation: i64,
+    rotated_at: i64,
     idle_until: i64,
     expires_at: i64,
     created_at: i64,
@@ -59,6 +60,8 @@ impl Row {
             created_at: Timestamp::from_micros(self.created_at),
             expires_at: Timestamp::from_micros(self.expires_at),
             idle_until: Timestamp::from_micros(self.idle_until),
+            generation: self.generation,
+            rotated_at: Timestamp::from_micros(self.rotated_at),
             id: GrantId::from(self.id),
         })
     }
@@ -142,6 +145,64 @@ impl Transaction<'_> {
             )
             .select(t::all_columns)
             .first(self.0)
+            .optional()?;
+        row.map(Row::grant).transpose()
+    }
+
+    /// Raises the generation of a standing grant, in one conditional statement: whoever changes it
+    /// from `generation` first has won.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn rotate_grant(
+        &mut self,
+        id: &GrantId,
+        generation: i64,
+        client: &ClientId,
+        idle_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<Grant>, Error> {
+        let user_stands = exists(
+            users::table
+                .filter(users::id.eq(t::user_id))
+                .filter(users::auth_epoch.eq(t::user_epoch))
+                .filter(users::disabled_at.is_null()),
+        );
+        let client_stands = exists(
+            clients::table
+                .filter(clients::id.eq(t::client_id))
+                .filter(clients::auth_epoch.eq(t::client_epoch))
+                .filter(clients::disabled_at.is_null()),
+        );
+        let session_stands = exists(
+            sessions::table
+                .filter(sessions::sid.eq(t::sid))
+                .filter(sessions::ended_at.is_null()),
+        );
+        let consent_stands = exists(
+            consents::table
+                .filter(consents::id.nullable().eq(t::consent_id))
+                .filter(consents::ended_at.is_null()),
+        );
+        let row: Option<Row> = diesel::update(t::table)
+            .filter(t::id.eq(id.as_str()))
+            .filter(t::generation.eq(generation))
+            .filter(t::client_id.eq(client.as_str()))
+            .filter(t::ended_at.is_null())
+            .filter(t::expires_at.gt(now.micros()))
+            .filter(t::idle_until.gt(now.micros()))
+            .filter(user_stands)
+            .filter(client_stands)
+            .filter(exists(feed_head::table.filter(feed_head::epoch.eq(t::feed_epoch))))
+            .filter(t::offline.eq(true).or(session_stands))
+            .filter(t::consent_id.is_null().or(consent_stands))
+            .set((
+                t::generation.eq(t::generation + 1),
+                t::rotated_at.eq(now.micros()),
+                t::idle_until.eq(idle_until.micros()),
+            ))
+            .returning(t::all_columns)
+            .get_result(self.0)
             .optional()?;
         row.map(Row::grant).transpose()
     }

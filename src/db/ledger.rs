@@ -44,6 +44,17 @@ impl Ledger for Transaction<'_> {
         self.find_standing_grant(id, now)
     }
 
+    fn rotate_grant(
+        &mut self,
+        id: &GrantId,
+        generation: i64,
+        client: &ClientId,
+        idle_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<Grant>, Error> {
+        self.rotate_grant(id, generation, client, idle_until, now)
+    }
+
     fn end_grant(
         &mut self,
         id: &GrantId,

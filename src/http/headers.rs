@@ -1,13 +1,21 @@
 //! What holds for every request and every answer of the public listener: one canonical path, our
 //! host alone, the size limits, the security headers, a request id.
 
-use actix_web::body::{BoxBody, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::error::PayloadError;
 use actix_web::http::header::{HOST, HeaderName, HeaderValue};
 use actix_web::http::{Method, header};
 use actix_web::middleware::Next;
-use actix_web::web::Data;
+use actix_web::web::{Bytes, Data};
 use actix_web::{Error, HttpMessage, HttpResponse};
+
+use futures_core::Stream;
 
 use super::assets::Assets;
 use super::error::{self, Notice};
@@ -47,10 +55,12 @@ pub async fn guard(
     request
         .extensions_mut()
         .insert(RequestId(request_id.clone()));
-    let mut response = match refuse(&request, &app, &assets) {
+    let (request, body) = hold(request);
+    let response = match refuse(&request, &app, &assets) {
         Some(refusal) => request.into_response(refusal),
         None => next.call(request).await?.map_into_boxed_body(),
     };
+    let mut response = response.map_body(|_, answer| BoxBody::new(Holding { answer, _body: body }));
     let headers = response.headers_mut();
     for (name, value) in FIXED {
         let name = HeaderName::from_static(name);
@@ -69,6 +79,52 @@ pub async fn guard(
         HeaderValue::try_from(request_id)?,
     );
     Ok(response)
+}
+
+/// A request's body that lives until the answer is sent. actix reads a chunked body that was dropped to
+/// its end, however long; one that is still there and unfinished makes it hang up.
+type Body = Rc<RefCell<Payload>>;
+
+struct Holding {
+    answer: BoxBody,
+    _body: Option<Body>,
+}
+
+impl MessageBody for Holding {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.answer.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.answer).poll_next(context)
+    }
+}
+
+struct Reader(Body);
+
+impl Stream for Reader {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_next(context)
+    }
+}
+
+/// Keeps a hand on the request's body, if it has one.
+fn hold(mut request: ServiceRequest) -> (ServiceRequest, Option<Body>) {
+    let payload = request.take_payload();
+    if matches!(payload, Payload::None) {
+        return (request, None);
+    }
+    let body = Rc::new(RefCell::new(payload));
+    let reader = Box::pin(Reader(Rc::clone(&body)));
+    request.set_payload(Payload::Stream { payload: reader });
+    (request, Some(body))
 }
 
 /// What is refused before any route is looked at.

@@ -41,26 +41,35 @@ pub fn install() {
 }
 
 impl Parsed {
-    /// Parses a private key (PKCS#8 for ES256, PKCS#1 for RS256) and makes it known under `kid`
-    /// until the last `Arc` is dropped. `None` when it is no such key.
-    pub fn new(alg: Alg, kid: &str, private: &[u8]) -> Option<Arc<Self>> {
-        let pair = match alg {
+    /// Parses a private key (PKCS#8 for ES256, PKCS#1 for RS256). `None` when it is no such key.
+    pub fn new(alg: Alg, private: &[u8]) -> Option<Self> {
+        Some(Self(match alg {
             Alg::ES256 => Pair::Es256(
                 EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, private).ok()?,
             ),
             Alg::RS256 => Pair::Rs256(RsaKeyPair::from_der(private).ok()?),
-        };
-        let parsed = Arc::new(Self(pair));
+        }))
+    }
+
+    /// Makes it known under `kid` until the last `Arc` is dropped. It must fit the published half, so
+    /// one that is known already is the same key, and stays: who holds it must go on signing.
+    pub fn known_as(self, kid: &str) -> Arc<Self> {
+        let ours = Arc::new(self);
+        let mut parsed = Arc::clone(&ours);
         KEYS.rcu(|known| {
             let mut known: HashMap<_, _> = known
                 .iter()
                 .filter(|(_, key)| key.strong_count() > 0)
                 .map(|(kid, key)| (kid.clone(), Weak::clone(key)))
                 .collect();
+            parsed = match known.get(kid).and_then(Weak::upgrade) {
+                Some(standing) => standing,
+                None => Arc::clone(&ours),
+            };
             known.insert(kid.to_owned(), Arc::downgrade(&parsed));
             known
         });
-        Some(parsed)
+        parsed
     }
 
     /// What `jsonwebtoken` carries around: the kid in the place of key bytes.

@@ -322,9 +322,9 @@ fn open(row: &SigningKey, keychain: &Keychain) -> Result<(Jwk, Arc<Parsed>), Key
     {
         return Err(corrupt());
     }
-    let parsed = Parsed::new(row.alg, &row.kid, &private).ok_or_else(corrupt)?;
+    let parsed = Parsed::new(row.alg, &private).ok_or_else(corrupt)?;
     if !parsed.fits(&public) {
         return Err(corrupt());
     }
-    Ok((public, parsed))
+    Ok((public, parsed.known_as(&row.kid)))
 }

@@ -6,14 +6,22 @@ use zeroize::Zeroizing;
 
 use super::seal::Row;
 use super::{KeyError, Keychain, SealedSecret};
-use crate::secret::{Entropy, base64url, equal};
+use crate::id::GrantId;
+use crate::secret::{Entropy, Secret, base64url, equal, from_base64url};
 use crate::time::Timestamp;
 
 /// The root of form tokens and other MACs.
 pub struct ServerSecret {
+    number: u8,
     csrf: hmac::Key,
+    refresh: hmac::Key,
     log: hmac::Key,
 }
+
+/// What tells a refresh token apart from everything else.
+const REFRESH_PREFIX: &str = "pcl_rt_";
+/// Secret number, grant id, generation.
+const REFRESH_HEAD_BYTES: usize = 1 + 16 + 4;
 
 impl ServerSecret {
     /// Makes and seals the first secret.
@@ -43,7 +51,9 @@ impl ServerSecret {
     pub fn open(stored: &SealedSecret, keychain: &Keychain) -> Result<Self, KeyError> {
         let root = keychain.open(&row(stored), &stored.sealed)?;
         Ok(Self {
+            number: u8::try_from(stored.generation % 256).unwrap_or(0),
             csrf: derive(&root, b"csrf")?,
+            refresh: derive(&root, b"refresh")?,
             log: derive(&root, b"log")?,
         })
     }
@@ -52,6 +62,29 @@ impl ServerSecret {
     pub fn form_token(&self, cookie: &str, purpose: &str) -> String {
         let tag = hmac::sign(&self.csrf, form(cookie, purpose).as_bytes());
         base64url(tag.as_ref())
+    }
+
+    /// The refresh token of a grant's generation: both, and a MAC over them. The same each time it is
+    /// made, so nothing needs to be stored.
+    pub fn refresh_token(&self, grant: &GrantId, generation: i64) -> Secret {
+        let grant = uuid::Uuid::parse_str(grant.as_str()).unwrap_or_default();
+        let generation = u32::try_from(generation).unwrap_or(u32::MAX);
+        let mut bytes = vec![self.number];
+        bytes.extend_from_slice(grant.as_bytes());
+        bytes.extend_from_slice(&generation.to_be_bytes());
+        let tag = hmac::sign(&self.refresh, &bytes);
+        bytes.extend_from_slice(tag.as_ref());
+        Secret::from_text(format!("{REFRESH_PREFIX}{}", base64url(&bytes)))
+    }
+
+    /// Grant and generation of a refresh token that this secret made; the MAC is checked first.
+    pub fn read_refresh_token(&self, token: &str) -> Option<(GrantId, i64)> {
+        let bytes = from_base64url(token.strip_prefix(REFRESH_PREFIX)?)?;
+        let (head, tag) = bytes.split_at_checked(REFRESH_HEAD_BYTES)?;
+        hmac::verify(&self.refresh, head, tag).ok()?;
+        let grant = uuid::Uuid::from_slice(&head[1..17]).ok()?;
+        let generation = u32::from_be_bytes(head[17..].try_into().ok()?);
+        (head[0] == self.number).then(|| (GrantId::from(grant.to_string()), generation.into()))
     }
 
     /// Whether `token` is [`ServerSecret::form_token`] of the same cookie and purpose.

@@ -79,6 +79,8 @@ pub enum AuthMethod {
 pub enum GrantType {
     /// `authorization_code`.
     AuthorizationCode,
+    /// `refresh_token`.
+    RefreshToken,
 }
 
 /// When people are asked for consent.
@@ -112,7 +114,7 @@ macro_rules! names {
 }
 
 names!(AuthMethod: Basic "client_secret_basic", Post "client_secret_post", None "none");
-names!(GrantType: AuthorizationCode "authorization_code");
+names!(GrantType: AuthorizationCode "authorization_code", RefreshToken "refresh_token");
 names!(ConsentPolicy: Remember "remember", Always "always", Skip "skip");
 
 impl Client {

@@ -46,7 +46,7 @@ impl Metadata {
             // Only scopes whose claims are served in full.
             scopes_supported: IDENTITY
                 .into_iter()
-                .filter(|scope| *scope == "openid")
+                .filter(|scope| ["openid", "offline_access"].contains(scope))
                 .collect(),
             response_types_supported: ["code"],
             response_modes_supported: ["query", "form_post"],

@@ -7,11 +7,12 @@ use serde::Serialize;
 
 use super::error::Error;
 use super::grants::Grant;
+use super::grants::refresh_token::RefreshLife;
 use super::id_token::{self, IdClaims};
 use super::resource::Resource;
 use super::scope::Scope;
-use crate::keys::{Alg, KeyView};
-use crate::secret::Entropy;
+use crate::keys::{Alg, KeyView, ServerSecret};
+use crate::secret::{Entropy, Secret};
 use crate::time::Timestamp;
 
 /// What a token request was granted; signing it can no longer be refused.
@@ -20,6 +21,23 @@ pub struct Decided {
     access: Claims,
     access_alg: Alg,
     id: Option<(IdClaims, Alg)>,
+    refresh: Option<Secret>,
+}
+
+/// What a grant allows this time.
+pub struct Allowed<'a> {
+    /// The grant.
+    pub grant: &'a Grant,
+    /// All of its scope, or less.
+    pub scope: &'a Scope,
+    /// The audience; `None` is this server.
+    pub resource: Option<&'a Resource>,
+    /// Of the authorization request; absent after a refresh (OIDC Core §12.2).
+    pub nonce: Option<String>,
+    /// The client's algorithm for ID tokens.
+    pub id_alg: Alg,
+    /// The generation of the refresh token that goes along, if one does.
+    pub generation: Option<i64>,
 }
 
 /// A successful token response: RFC 6749 §5.1, OIDC Core §3.1.3.3.
@@ -36,6 +54,9 @@ pub struct TokenResponse {
     /// The ID token, with scope `openid`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id_token: Option<String>,
+    /// The refresh token, for clients with that grant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<String>,
 }
 
 /// The lifetimes in force.
@@ -54,6 +75,10 @@ pub struct Mint<'a> {
     pub issuer: &'a str,
     /// Lifetimes.
     pub lives: Lives,
+    /// Lifetimes of refresh tokens.
+    pub refresh: RefreshLife,
+    /// Signs refresh tokens.
+    pub secret: &'a ServerSecret,
     /// For `jti`.
     pub entropy: &'a Entropy,
     /// `iat`.
@@ -61,14 +86,10 @@ pub struct Mint<'a> {
 }
 
 impl Mint<'_> {
-    /// Tokens for a grant, at one of its resources; without any, for this server's own endpoints.
-    pub fn for_grant(
-        &self,
-        grant: &Grant,
-        scope: &Scope,
-        resource: Option<&Resource>,
-        id: Option<(Option<String>, Alg)>,
-    ) -> Decided {
+    /// Tokens for what a grant allows, at one of its resources.
+    pub fn for_grant(&self, allowed: Allowed<'_>) -> Decided {
+        let Allowed { grant, scope, resource, nonce, id_alg, generation } = allowed;
+        let identity = scope.contains("openid");
         let life = resource
             .and_then(|r| r.access_ttl)
             .unwrap_or(self.lives.access);
@@ -97,16 +118,16 @@ impl Mint<'_> {
             entitlements: Vec::new(),
             cnf: None,
         };
-        let id = id.map(|(nonce, alg)| {
-            (
-                IdClaims::of(grant, nonce, self.issuer, self.lives.id, self.now),
-                alg,
-            )
+        let id = identity.then(|| {
+            let claims = IdClaims::of(grant, nonce, self.issuer, self.lives.id, self.now);
+            (claims, id_alg)
         });
+        let refresh = generation.map(|generation| self.secret.refresh_token(&grant.id, generation));
         Decided {
             access,
             access_alg: resource.map_or(Alg::ES256, |r| r.alg),
             id,
+            refresh,
         }
     }
 }
@@ -136,5 +157,6 @@ pub fn mint(decided: Decided, keys: &KeyView) -> Result<TokenResponse, Error> {
         expires_in,
         scope: decided.access.scope,
         id_token,
+        refresh_token: decided.refresh.map(|token| token.expose().to_owned()),
     })
 }

@@ -62,6 +62,17 @@ pub trait Ledger {
         now: Timestamp,
     ) -> Result<Option<Grant>, Failure>;
 
+    /// Raises the generation of a standing grant of this client from `generation` by one, in one
+    /// conditional statement: `None` when it is not there any more.
+    fn rotate_grant(
+        &mut self,
+        id: &GrantId,
+        generation: i64,
+        client: &ClientId,
+        idle_until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Option<Grant>, Failure>;
+
     /// Ends a grant and puts its record on the blocklist; `false` when it had ended before.
     fn end_grant(
         &mut self,

@@ -14,6 +14,7 @@
 //! | RFC 8707 | [`resource`] |
 //! | RFC 6749 §3.2 | [`token`] |
 //! | RFC 6749 §4.1.3 | [`grants::authorization_code`] |
+//! | RFC 6749 §6, RFC 9700 §4.14 | [`grants::refresh_token`] |
 //! | RFC 9068 | [`issue`] |
 //! | OIDC Core §2 | [`id_token`] |
 //! | RFC 8414, OIDC Discovery | [`discovery`] |

@@ -3,7 +3,7 @@
 use super::client::GrantType;
 use super::client_auth::Proven;
 use super::error::{Detail, Error};
-use super::grants::authorization_code;
+use super::grants::{authorization_code, refresh_token};
 use super::issue::{Decided, Mint};
 use super::ledger::{Failure, Ledger};
 use super::params::{Params, Problem};
@@ -19,6 +19,7 @@ pub struct Request {
 #[derive(Clone, Debug)]
 enum Presented {
     AuthorizationCode(authorization_code::Presented),
+    RefreshToken(refresh_token::Presented),
 }
 
 fn rejected(reason: &'static str) -> Detail {
@@ -45,6 +46,9 @@ impl Request {
             Some(GrantType::AuthorizationCode) => {
                 Presented::AuthorizationCode(authorization_code::Presented::parse(form)?)
             }
+            Some(GrantType::RefreshToken) => {
+                Presented::RefreshToken(refresh_token::Presented::parse(form)?)
+            }
             None => return Err(Error::unsupported_grant_type(rejected("grant_type"))),
         };
         let resource = match form.many("resource").map_err(refuse)?.as_slice() {
@@ -58,6 +62,7 @@ impl Request {
     fn grant_type(&self) -> GrantType {
         match self.grant {
             Presented::AuthorizationCode(_) => GrantType::AuthorizationCode,
+            Presented::RefreshToken(_) => GrantType::RefreshToken,
         }
     }
 }
@@ -79,9 +84,13 @@ pub fn decide(
         return Ok(Err(Error::unauthorized_client(rejected("grant_type"))));
     }
     // 3. The grant.
+    let resource = request.resource.as_deref();
     match &request.grant {
         Presented::AuthorizationCode(presented) => {
-            authorization_code::redeem(presented, request.resource.as_deref(), proven, ledger, mint)
+            authorization_code::redeem(presented, resource, proven, ledger, mint)
+        }
+        Presented::RefreshToken(presented) => {
+            refresh_token::rotate(presented, resource, proven, ledger, mint)
         }
     }
 }

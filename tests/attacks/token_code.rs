@@ -166,7 +166,7 @@ async fn a184(stage: &Stage) {
     let long = format!("{body}&x={}", "x".repeat(16 * 1_024 + 1 - body.len() - 3));
     assert_eq!(long.len(), 16 * 1_024 + 1);
     refused(1, &asked(base, raw::post(TOKEN, &headers, &long)).await, &[413]);
-    // 2. 100 MiB in chunks: what is taken is what fits into the sockets' buffers.
+    // 2. 100 MiB in chunks, and no end: the server does not wait for one.
     let head = format!(
         "POST {TOKEN} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\
          Content-Type: application/x-www-form-urlencoded\r\nAuthorization: {authorization}\r\n\r\n"
@@ -175,13 +175,16 @@ async fn a184(stage: &Stage) {
     let mut growth = u64::MAX;
     for _ in 0..4 {
         let before = resident();
-        let (answer, written) = raw::flood(base, head.clone().into_bytes(), chunk.clone().into_bytes(), 1_600).await;
+        let (answer, hung_up) = raw::flood(base, head.clone().into_bytes(), chunk.clone().into_bytes(), 1_600).await;
         // The nodes of the other database live in this process too: the quietest round counts.
         growth = growth.min(resident().saturating_sub(before));
-        stage.check(2, written < 16 << 20, || format!("{written} bytes were taken"));
+        stage.check(2, hung_up, || "still listening".to_owned());
         match answer {
             Some(answer) => refused(2, &answer, &[413]),
             None => stage.check(2, false, || "hung up without an answer".to_owned()),
+        }
+        if growth < 2 << 20 {
+            break;
         }
     }
     stage.check(2, growth < 2 << 20, || format!("{growth} bytes more are resident"));
@@ -305,7 +308,7 @@ async fn storage_fails(stage: &Stage, web: &Party, code: &str) -> Answer {
     answer
 }
 
-/// Rounds of each case; a round is repeated on other rounds' noise, see [`spread`].
+/// Samples of each case.
 const ROUNDS: usize = 40;
 
 async fn a189(stage: &Stage) {
@@ -461,9 +464,7 @@ async fn a194(stage: &Stage) {
     own.remove().await;
     // 4. On the last node; on SQLite the only one.
     let code = flow.code().await;
-    let tokens = flow.web.redeems(&code).await;
-    println!("{:?}", log::of(tokens.header("x-request-id").unwrap()));
-    let tokens = tokens.ok();
+    let tokens = flow.web.redeems(&code).await.ok();
     let answer = flow.web.at(&stage.all().last().unwrap().base).redeems(&code).await;
     replayed(stage, &stage.server, 4, &answer, &tokens.0);
     // 5. Whoever cannot show to be the client ends nothing.

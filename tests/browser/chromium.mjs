@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { createServer } from 'node:http'
+import * as node from 'node:test'
 
 import { chromium } from 'playwright-core'
 
@@ -12,6 +13,9 @@ const QUIET = ['--disable-gpu', '--disable-quic', '--no-first-run', '--disable-b
 const args = process.getuid() === 0 ? [...QUIET, '--no-sandbox'] : QUIET
 
 export const launch = () => chromium.launch({ executablePath, args, headless: true })
+
+/** A test that ends, one way or the other. */
+export const test = (name, body) => node.test(name, { timeout: 60_000 }, body)
 
 /**
  * One person's browser: cookies of its own, and a list of what went wrong on its pages. A status of an

@@ -1,10 +1,10 @@
 // Sign-in, consent and logout as a person meets them.
 
 import assert from 'node:assert/strict'
-import { after, before, test } from 'node:test'
+import { after, before } from 'node:test'
 
 import { PASSWORD, USERNAME, serve } from '../interop/portcullis.mjs'
-import { clientSite, launch, person } from './chromium.mjs'
+import { clientSite, launch, person, test } from './chromium.mjs'
 import { begin } from './pkce.mjs'
 
 let browser, server, site
@@ -283,7 +283,7 @@ test('a client that asks for logout gets the browser back after the question', a
   url.search = new URLSearchParams({ id_token_hint: earlier.id_token, post_logout_redirect_uri: bye, state: 'going' })
   await page.goto(url.href)
   await page.click('#logout-confirm')
-  await page.waitForURL(`${bye}?state=going`, {timeout:3000}).catch((e) => { console.log(page.url(), someone.wrong); throw e })
+  await page.waitForURL(`${bye}?state=going`)
   await someone.leave()
 })
 

@@ -6,7 +6,7 @@ use portcullis::oauth::client::{AuthMethod, Client};
 use portcullis::secret::{Secret, sha256};
 use serde_json::Value;
 
-use super::browser::Answer;
+use super::browser::{self, Answer};
 use super::journal::{self, Exchange};
 
 /// The PKCE verifier of all stories.
@@ -32,7 +32,7 @@ pub struct Tokens(pub Value);
 
 impl Party {
     pub fn new(base: &str, client: Client, secret: Option<Secret>) -> Self {
-        Self { client, secret, base: base.to_owned(), http: reqwest::Client::new() }
+        Self { client, secret, base: base.to_owned(), http: browser::http() }
     }
 
     /// The same client, talking to another node.

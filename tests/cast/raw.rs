@@ -1,6 +1,6 @@
 //! Requests that no client library would send: bytes on a socket.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -62,9 +62,9 @@ pub fn post(target: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Sends `first`, then `chunk` up to `times` times, and listens meanwhile. The answer, and how many
-/// bytes the other side took.
-pub async fn flood(base: &str, first: Vec<u8>, chunk: Vec<u8>, times: usize) -> (Option<Answer>, usize) {
+/// Sends `first`, then `chunk` up to `times` times, and listens meanwhile. The answer, and whether the
+/// other side hung up by itself.
+pub async fn flood(base: &str, first: Vec<u8>, chunk: Vec<u8>, times: usize) -> (Option<Answer>, bool) {
     let address = base.trim_start_matches("http://").to_owned();
     actix_web::rt::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect(address).unwrap();
@@ -73,17 +73,16 @@ pub async fn flood(base: &str, first: Vec<u8>, chunk: Vec<u8>, times: usize) -> 
         let mut ear = stream.try_clone().unwrap();
         let listening = std::thread::spawn(move || {
             let mut heard = Vec::new();
-            let _ = ear.read_to_end(&mut heard);
-            parse(&heard)
+            let end = ear.read_to_end(&mut heard);
+            let waits = end.is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
+            (parse(&heard), !waits)
         });
-        let mut written = 0;
         for part in std::iter::once(&first).chain(std::iter::repeat_n(&chunk, times)) {
             if stream.write_all(part).is_err() {
                 break;
             }
-            written += part.len();
         }
-        (listening.join().unwrap(), written)
+        listening.join().unwrap()
     })
     .await
     .unwrap()

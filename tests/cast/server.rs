@@ -105,7 +105,14 @@ impl Server {
     /// The node after a restart: everything that it had in memory is gone.
     pub async fn restarted(self) -> Self {
         let (db, config, clock) = (self.db, self.config.clone(), self.clock.clone());
+        let app = std::sync::Arc::downgrade(&self.app.clone().into_inner());
         self.stop().await;
+        // The workers' threads let go of it a little later, and with it of an embedded database.
+        let stopped = std::time::Instant::now();
+        while app.strong_count() > 0 {
+            assert!(stopped.elapsed() < Duration::from_secs(5), "the node does not let go of its database");
+            tokio::task::yield_now().await;
+        }
         Self::serve(db, config, clock).await
     }
 
@@ -214,7 +221,7 @@ pub fn confidential(id: &str, redirect_uri: &str) -> Client {
         name: "Corner Shop".to_owned(),
         auth_method: AuthMethod::Basic,
         redirect_uris: vec![redirect_uri.to_owned()],
-        grant_types: vec![GrantType::AuthorizationCode],
+        grant_types: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
         scopes: Scope::parse("openid profile email offline_access orders:read orders:write").unwrap(),
         resources: vec![AUDIENCE.to_owned()],
         cors_origins: Vec::new(),

@@ -77,11 +77,11 @@ export async function demo() {
   const port = await freePort()
   const child = spawn(BINARY, ['demo', '--port', `${port}`], {
     env: { PATH: process.env.PATH, TMPDIR: tmpdir() },
-    stdio: ['ignore', 'pipe', 'inherit'],
+    stdio: ['ignore', 'pipe', 'pipe'],
   })
   const stopped = new Promise((resolve) => child.once('exit', resolve))
   let text = ''
-  child.stdout.setEncoding('utf8').on('data', (more) => (text += more))
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (more) => (text += more))
   const line = (label) => text.match(new RegExp(`^ *${label} +(\\S+)$`, 'm'))?.[1]
   for (let waited = 0; !text.includes('Ctrl-C'); waited += 50) {
     if (waited > 30_000 || child.exitCode !== null) throw new Error(`the demo does not start:\n${text}`)

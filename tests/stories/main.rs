@@ -5,3 +5,4 @@
 mod cast;
 
 mod code_flow;
+mod tokens;

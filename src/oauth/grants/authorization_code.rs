@@ -7,13 +7,13 @@ use oxide_auth::code_grant::accesstoken as machine;
 use oxide_auth::code_grant::extensions::Pkce;
 use oxide_auth::primitives::grant as primitive;
 
-use super::Grant;
+use super::{Grant, aim};
 use crate::audit::{Event, Name};
 use crate::id::{ClientId, GrantId};
-use crate::oauth::client::Client;
+use crate::oauth::client::{Client, GrantType};
 use crate::oauth::client_auth::Proven;
 use crate::oauth::error::{Detail, Error};
-use crate::oauth::issue::{Decided, Mint};
+use crate::oauth::issue::{Allowed, Decided, Mint};
 use crate::oauth::ledger::{Failure, Ledger};
 use crate::oauth::params::Params;
 use crate::oauth::pkce::{self, Challenge};
@@ -116,8 +116,6 @@ pub enum Redeem {
     Pkce,
     /// The grant ended, or what it rests on did.
     GrantEnded,
-    /// A resource that the grant does not hold.
-    Resource,
 }
 
 impl From<Redeem> for Detail {
@@ -133,7 +131,6 @@ impl From<Redeem> for Detail {
             Redeem::Expired => Detail::new("token.rejected", "expired"),
             Redeem::Pkce => Detail::new("token.rejected", "pkce"),
             Redeem::GrantEnded => Detail::new("token.rejected", "grant_ended"),
-            Redeem::Resource => Detail::new("token.rejected", "resource"),
         }
     }
 }
@@ -163,29 +160,20 @@ pub fn redeem(
         return Ok(Err(Error::invalid_grant(Redeem::GrantEnded)));
     };
     // 4. One audience: the resource asked for, or the grant's default.
-    let audience = match resource {
-        Some(named) if !grant.resources.iter().any(|held| held == named) => {
-            return Ok(Err(Error::invalid_target(Redeem::Resource)));
-        }
-        Some(named) => Some(named.to_owned()),
-        None => grant.resources.first().cloned(),
+    let target = match aim(&grant, resource, client, ledger)? {
+        Ok(target) => target,
+        Err(error) => return Ok(Err(error)),
     };
-    let known = if audience.is_some() {
-        ledger.find_resources(client)?
-    } else {
-        Vec::new()
-    };
-    let target = known
-        .iter()
-        .find(|r| Some(&r.audience) == audience.as_ref());
-    if audience.is_some() && target.is_none() {
-        return Ok(Err(Error::invalid_target(Redeem::Resource)));
-    }
-    let id = grant
-        .scope
-        .contains("openid")
-        .then(|| (code.nonce.clone(), client.id_token_alg));
-    Ok(Ok(mint.for_grant(&grant, &grant.scope, target, id)))
+    Ok(Ok(mint.for_grant(Allowed {
+        grant: &grant,
+        scope: &grant.scope,
+        resource: target.as_ref(),
+        nonce: code.nonce,
+        id_alg: client.id_token_alg,
+        generation: client
+            .may_use(GrantType::RefreshToken)
+            .then_some(grant.generation),
+    })))
 }
 
 /// RFC 6749 §4.1.2, §10.5: a code used twice ends what it bought, when its client itself comes

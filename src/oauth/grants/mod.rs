@@ -1,10 +1,14 @@
 //! The grants: one file each.
 
 pub mod authorization_code;
+pub mod refresh_token;
 
 use crate::accounts::session::Login;
 use crate::id::{ClientId, ConsentId, GrantId, Sid, UserId};
 use crate::oauth::client::Client;
+use crate::oauth::error::{Detail, Error};
+use crate::oauth::ledger::{Failure, Ledger};
+use crate::oauth::resource::Resource;
 use crate::oauth::scope::Scope;
 use crate::secret::Entropy;
 use crate::time::Timestamp;
@@ -47,6 +51,10 @@ pub struct Grant {
     pub expires_at: Timestamp,
     /// When it ends unless used before.
     pub idle_until: Timestamp,
+    /// The generation of its one live refresh token.
+    pub generation: i64,
+    /// When that generation was made.
+    pub rotated_at: Timestamp,
 }
 
 /// How long a grant may live.
@@ -95,6 +103,37 @@ impl Grant {
             created_at: now,
             expires_at: now + life.absolute,
             idle_until: now + life.idle,
+            generation: 0,
+            rotated_at: now,
         }
     }
+}
+
+/// The one audience of a token for `grant`: the resource asked for, or the grant's default. `None` is
+/// this server itself.
+///
+/// # Errors
+/// [`Failure`]; `invalid_target` (RFC 8707 §2) inside.
+pub(super) fn aim(
+    grant: &Grant,
+    asked: Option<&str>,
+    client: &Client,
+    ledger: &mut dyn Ledger,
+) -> Result<Result<Option<Resource>, Error>, Failure> {
+    let refuse = || Error::invalid_target(Detail::new("token.rejected", "resource"));
+    let held = grant.resources.iter();
+    let audience = match asked {
+        Some(asked) => held.clone().find(|held| *held == asked),
+        None => held.clone().next(),
+    };
+    let Some(audience) = audience else {
+        return Ok(if asked.is_some() {
+            Err(refuse())
+        } else {
+            Ok(None)
+        });
+    };
+    let known = ledger.find_resources(client)?;
+    let target = known.into_iter().find(|known| known.audience == *audience);
+    Ok(target.map(Some).ok_or_else(refuse))
 }

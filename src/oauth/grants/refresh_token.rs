@@ -1,0 +1,176 @@
+//! The refresh token grant: RFC 6749 §6, RFC 9700 §4.14. A token is a grant, a generation and a MAC;
+//! nothing is stored per token. A refresh is one conditional UPDATE. A client that lost the answer
+//! gets the same successor again for a while; any other reuse ends the grant.
+
+use std::time::Duration;
+
+use super::{Grant, aim};
+use crate::audit::{Event, Name};
+use crate::oauth::client_auth::Proven;
+use crate::oauth::error::{Detail, Error};
+use crate::oauth::issue::{Allowed, Decided, Mint};
+use crate::oauth::ledger::{Failure, Ledger};
+use crate::oauth::params::Params;
+use crate::oauth::scope::Scope;
+use crate::oauth::token::refuse;
+use crate::secret::Secret;
+use crate::time::Timestamp;
+
+/// What the client brought.
+#[derive(Clone, Debug)]
+pub struct Presented {
+    token: Secret,
+    scope: Option<Scope>,
+}
+
+impl Presented {
+    /// Parses the form of §6.
+    ///
+    /// # Errors
+    /// `invalid_request`, `invalid_scope`.
+    pub fn parse(form: &Params) -> Result<Self, Error> {
+        let token = form.one("refresh_token").map_err(refuse)?;
+        let scope = form.one("scope").map_err(refuse)?;
+        Ok(Self {
+            token: Secret::from_text(
+                token.ok_or_else(|| Error::invalid_request(Refresh::Missing))?,
+            ),
+            scope: scope
+                .map(Scope::parse)
+                .transpose()
+                .map_err(|_| Error::invalid_scope(Refresh::Scope))?,
+        })
+    }
+}
+
+/// How long the same successor is given again, and how long an unused grant lives.
+#[derive(Clone, Copy, Debug)]
+pub struct RefreshLife {
+    /// Over at once when the successor is used.
+    pub grace: Duration,
+    /// From now on.
+    pub idle: Duration,
+}
+
+/// Why a refresh token buys nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refresh {
+    /// None was sent.
+    Missing,
+    /// Not one of ours.
+    Unknown,
+    /// The grant ended, ran out, or what it rests on did.
+    GrantEnded,
+    /// Another client's.
+    OtherClient,
+    /// Used before, and its successor too, or too long ago: the grant ends.
+    Reused,
+    /// Ahead of what is stored: the database went back.
+    Ahead,
+    /// More than was granted.
+    Scope,
+}
+
+impl From<Refresh> for Detail {
+    fn from(refresh: Refresh) -> Self {
+        match refresh {
+            Refresh::Missing => Detail::new("token.rejected", "refresh_token"),
+            Refresh::Unknown => Detail::new("token.rejected", "unknown"),
+            Refresh::GrantEnded => Detail::new("token.rejected", "grant_ended"),
+            Refresh::OtherClient => Detail::new("token.rejected", "client"),
+            Refresh::Reused => Detail::high("token.refresh_reuse", "reused"),
+            Refresh::Ahead => Detail::high("db.restored", "refresh_ahead"),
+            Refresh::Scope => Detail::new("token.rejected", "scope"),
+        }
+    }
+}
+
+/// Rotates a grant's refresh token.
+///
+/// # Errors
+/// [`Failure`]; a refusal is an `Ok(Err(…))` and commits.
+pub fn rotate(
+    presented: &Presented,
+    resource: Option<&str>,
+    proven: &Proven,
+    ledger: &mut dyn Ledger,
+    mint: Mint<'_>,
+) -> Result<Result<Decided, Error>, Failure> {
+    let client = proven.client();
+    // 1. The MAC, before anything is looked up: a wrong one is an unknown token.
+    let Some((grant_id, generation)) = mint.secret.read_refresh_token(presented.token.expose())
+    else {
+        return Ok(Err(Error::invalid_grant(Refresh::Unknown)));
+    };
+    // 2. What is asked for is part of what was granted. Checked before the token is used up, so that
+    //    a client's slip costs it nothing.
+    let held = match ledger.find_standing_grant(&grant_id, mint.now)? {
+        None => return Ok(Err(Error::invalid_grant(Refresh::GrantEnded))),
+        Some(grant) if grant.client_id != client.id => {
+            return Ok(Err(Error::invalid_grant(Refresh::OtherClient)));
+        }
+        Some(grant) => grant,
+    };
+    let scope = presented.scope.as_ref().unwrap_or(&held.scope);
+    if !scope.is_within(&held.scope) {
+        return Ok(Err(Error::invalid_scope(Refresh::Scope)));
+    }
+    let target = match aim(&held, resource, client, ledger)? {
+        Ok(target) => target,
+        Err(error) => return Ok(Err(error)),
+    };
+    // 3. One conditional statement; who does not win it sees where the grant stands now.
+    let idle_until = mint.now + mint.refresh.idle;
+    let rotated = ledger.rotate_grant(&grant_id, generation, &client.id, idle_until, mint.now)?;
+    let successor = generation + 1;
+    if rotated.is_none()
+        && let Err(reason) = retried(&grant_id, successor, ledger, mint)?
+    {
+        return Ok(Err(Error::invalid_grant(reason)));
+    }
+    Ok(Ok(mint.for_grant(Allowed {
+        grant: &held,
+        scope,
+        resource: target.as_ref(),
+        nonce: None,
+        id_alg: client.id_token_alg,
+        generation: Some(successor),
+    })))
+}
+
+/// Whether a token that was used before may have its successor once more.
+fn retried(
+    grant_id: &crate::id::GrantId,
+    successor: i64,
+    ledger: &mut dyn Ledger,
+    mint: Mint<'_>,
+) -> Result<Result<(), Refresh>, Failure> {
+    let Some(grant) = ledger.find_standing_grant(grant_id, mint.now)? else {
+        return Ok(Err(Refresh::GrantEnded));
+    };
+    if grant.generation < successor {
+        return Ok(Err(Refresh::Ahead));
+    }
+    let within_grace = mint.now.since(grant.rotated_at) < mint.refresh.grace;
+    if grant.generation == successor && within_grace {
+        return Ok(Ok(()));
+    }
+    end(&grant, ledger, mint.now)?;
+    Ok(Err(Refresh::Reused))
+}
+
+/// RFC 9700 §4.14.2: somebody else has a token of this grant.
+fn end(grant: &Grant, ledger: &mut dyn Ledger, now: Timestamp) -> Result<(), Failure> {
+    let actor = format!("client:{}", grant.client_id);
+    if ledger.end_grant(&grant.id, "refresh token reuse", &actor, now)? {
+        ledger.put_audit(&Event {
+            at: now,
+            name: Name::RefreshReuse,
+            actor,
+            target: format!("grant:{}", grant.id),
+            reason: None,
+            detail: serde_json::json!({ "generation": grant.generation }),
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+// `portcullis demo`, as a newcomer goes through it.
+
+import assert from 'node:assert/strict'
+import { after, afterEach, before, beforeEach } from 'node:test'
+
+import { demo as startDemo } from '../interop/portcullis.mjs'
+import { launch, person, test } from './chromium.mjs'
+
+let browser, demo
+before(async () => {
+  browser = await launch()
+})
+after(() => browser?.close())
+// The demo remembers what its one user has allowed, so each test has its own.
+beforeEach(async () => {
+  demo = await startDemo()
+})
+afterEach(() => demo?.stop())
+
+const outcomes = (page) => page.locator('.step .outcome').allTextContents()
+
+async function signIn(page, password = demo.password) {
+  await page.fill('#username', demo.username)
+  await page.fill('#password', password)
+  await page.click('#login-submit')
+}
+
+for (const javaScriptEnabled of [true, false]) {
+  test(`from the front page to tokens to the API${javaScriptEnabled ? '' : ', without JavaScript'}`, async () => {
+    const someone = await person(browser, { javaScriptEnabled })
+    const page = await someone.tab()
+    await page.goto(demo.home)
+    // What the next page asks for stands on this one.
+    assert.ok((await page.textContent('main')).includes(demo.password))
+    assert.deepEqual(await outcomes(page), ['To come', 'To come', 'To come', 'To come'])
+    await page.click('#demo-start')
+    assert.ok(page.url().startsWith(`${demo.issuer}/login`))
+    await signIn(page)
+    await page.click('#consent-allow')
+    await page.waitForURL(demo.home)
+    assert.deepEqual(await outcomes(page), ['Done', 'Done', 'Done', 'To come'])
+    assert.match(await page.textContent('#step-3'), /"typ": "at\+jwt"/)
+    await page.click('#demo-call')
+    await page.waitForSelector('#step-4.done')
+    assert.match(await page.textContent('#step-4'), /200 OK[^]*drawbridge chain/)
+
+    // Once more: signed in there already, and the consent is remembered.
+    await page.click('#demo-reset')
+    await page.waitForSelector('text=Not signed in yet')
+    const shown = []
+    page.on('response', (response) => response.status() === 200 && shown.push(response.url()))
+    await page.click('#demo-start')
+    await page.waitForSelector('text=Signed in as')
+    assert.ok(!shown.some((url) => url.startsWith(`${demo.issuer}/`)), 'a page of the server came between')
+    await someone.leave()
+  })
+}
+
+test('a wrong password, then the right one', async () => {
+  const someone = await person(browser)
+  const page = await someone.tab()
+  await page.goto(demo.home)
+  await page.click('#demo-start')
+  await signIn(page, 'not-the-password')
+  await page.waitForSelector('#login-error')
+  await signIn(page)
+  await page.waitForSelector('#consent-allow')
+  await someone.leave()
+})
+
+test('denied is shown by the application, and it can be tried again', async () => {
+  const someone = await person(browser)
+  const page = await someone.tab()
+  await page.goto(demo.home)
+  await page.click('#demo-start')
+  await signIn(page)
+  await page.click('#consent-deny')
+  await page.waitForURL(demo.home)
+  assert.match(await page.textContent('#step-2'), /access_denied/)
+  assert.deepEqual(await outcomes(page), ['Done', 'Failed', 'To come', 'To come'])
+  await page.click('#demo-start')
+  await page.click('#consent-allow')
+  await page.waitForSelector('text=Signed in as')
+  await someone.leave()
+})
+
+test('reload and Back show the application as it stands', async () => {
+  const someone = await person(browser)
+  const page = await someone.tab()
+  await page.goto(demo.home)
+  await page.click('#demo-start')
+  await page.waitForSelector('#login-submit')
+  await page.goBack()
+  await page.click('#demo-start')
+  await signIn(page)
+  await page.click('#consent-allow')
+  await page.waitForSelector('text=Signed in as')
+  await page.reload()
+  await page.waitForSelector('text=Signed in as')
+  await someone.leave()
+})

@@ -1,0 +1,179 @@
+// Every page in every state: readable, operable, and whole at any width, in light and in dark.
+
+import assert from 'node:assert/strict'
+import { mkdir, readFile } from 'node:fs/promises'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { after, before } from 'node:test'
+
+import { PASSWORD, USERNAME, demo as startDemo, serve } from '../interop/portcullis.mjs'
+import { launch, person, test } from './chromium.mjs'
+import { begin } from './pkce.mjs'
+
+const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
+const CALLBACK = 'http://127.0.0.1:5556/cb'
+const LONG = 'Donaudampfschifffahrtsgesellschaftskapitänsanwärter und Töchter'
+
+let browser, server, demo, client, wordy
+before(async () => {
+  ;[browser, server, demo] = await Promise.all([launch(), serve(), startDemo()])
+  const about = ['client', 'policy', 'tos'].flatMap((page) => [`--${page}-uri`, `https://shop.example/${page}`])
+  const post = ['--redirect-uri', CALLBACK, '--post-logout-redirect-uri', 'https://shop.example/bye']
+  client = await server.client('--name', 'Corner Shop', ...post)
+  wordy = await server.client('--name', LONG, ...post, ...about)
+})
+after(() => Promise.all([browser?.close(), server?.stop(), demo?.stop()]))
+
+const request = (changed, of = client) => begin(server, of, CALLBACK, { prompt: 'login consent', ...changed }).url
+
+async function signIn(page, { username, password } = { username: USERNAME, password: PASSWORD }) {
+  await page.fill('#username', username)
+  await page.fill('#password', password)
+  await page.click('#login-submit')
+}
+
+async function session(page) {
+  await page.goto(request())
+  await signIn(page)
+  await page.waitForSelector('#consent-allow')
+}
+
+async function demoSession(page) {
+  await page.goto(demo.home)
+  await page.click('#demo-start')
+  await signIn(page, demo)
+  if (await page.locator('#consent-allow').count()) await page.click('#consent-allow')
+  await page.waitForSelector('text=Signed in as')
+}
+
+/** Name → how to get there, and the statuses of error pages on the way. */
+const bad = (css, html='') => [async (page) => { await page.goto(server.issuer + '/account'); await page.evaluate(([css, html]) => { const s = new CSSStyleSheet(); s.replaceSync(css); document.adoptedStyleSheets = [s]; const p = document.createElement('p'); p.textContent = html; document.querySelector('main').append(p) }, [css, html]) }]
+const STATES = { contrast: bad('.lead{color:#ccc !important;background:#fff}'), wide: bad('main{min-width:500px}'), cut: bad('h1{height:10px;overflow:hidden}'), request: [async (page) => { await page.goto(server.issuer + '/account'); await page.evaluate('fetch("http://127.0.0.1:9/").catch(()=>0)') }],
+  login: [(page) => page.goto(request())],
+  'login with links': [(page) => page.goto(request({}, wordy))],
+  'login with a hint': [(page) => page.goto(request({ login_hint: USERNAME }))],
+  'login refused': [
+    async (page) => {
+      await page.goto(request())
+      await signIn(page, { username: USERNAME, password: 'wrong-password' })
+      await page.waitForSelector('#login-error')
+    },
+  ],
+  'login again': [
+    async (page) => {
+      await session(page)
+      await page.goto(request())
+      await page.waitForSelector('text=Please sign in again')
+    },
+  ],
+  consent: [session],
+  'consent with links': [
+    async (page) => {
+      await page.goto(request({ scope: 'openid profile email orders:read' }, wordy))
+      await signIn(page)
+      await page.waitForSelector('text=Privacy policy')
+    },
+  ],
+  'error of a request': [(page) => page.goto(request({ client_id: 'nobody' })), [400]],
+  'error of an address': [(page) => page.goto(`${server.issuer}/${'nowhere'.repeat(20)}`), [404]],
+  'error of a sign-in': [(page) => page.goto(`${server.issuer}/login`), [400]],
+  'account signed in': [
+    async (page) => {
+      await session(page)
+      await page.goto(`${server.issuer}/account`)
+    },
+  ],
+  'account signed out': [(page) => page.goto(`${server.issuer}/account`)],
+  'logout question': [
+    async (page) => {
+      await session(page)
+      await page.goto(`${server.issuer}/oauth2/end_session`)
+      await page.waitForSelector('#logout-confirm')
+    },
+  ],
+  'signed out': [(page) => page.goto(`${server.issuer}/oauth2/end_session`)],
+  'form post': [
+    async (page) => {
+      // A client that has nothing to show leaves the browser on the page.
+      await page.route(CALLBACK, (route) => route.fulfill({ status: 204 }))
+      await page.goto(request({ response_mode: 'form_post' }))
+      await signIn(page)
+      await page.click('#consent-allow')
+      await page.waitForSelector('text=Returning you')
+    },
+  ],
+  demo: [(page) => page.goto(demo.home)],
+  'demo signed in': [demoSession],
+  'demo with the API called': [
+    async (page) => {
+      await demoSession(page)
+      await page.click('#demo-call')
+      await page.waitForSelector('#step-4.done')
+    },
+  ],
+  'demo refused': [
+    async (page) => {
+      await page.goto(demo.home)
+      await page.goto(`${demo.home}callback?error=access_denied&state=guessed&iss=${encodeURIComponent(demo.issuer)}`)
+      await page.waitForSelector('.step.failed')
+    },
+  ],
+}
+
+for (const [name, [visit, statuses]] of Object.entries(STATES)) {
+  test(name, async () => {
+    const someone = await person(browser, { viewport: { width: 1280, height: 900 } }, statuses)
+    const page = await someone.tab()
+    await visit(page)
+    const found = []
+    for (const colorScheme of ['light', 'dark']) {
+      await page.emulateMedia({ colorScheme })
+      found.push(...(await accessibility(page)).map((problem) => `${colorScheme}: ${problem}`))
+      await picture(page, `${name} ${colorScheme}`)
+    }
+    for (const [view, width, zoom] of [['wide', 1280, 1], ['at 200 %', 640, 1], ['with text of 200 %', 1280, 2], ['at 320 px', 320, 1]]) {
+      await page.setViewportSize({ width, height: 900 })
+      found.push(...(await page.evaluate(clipped, zoom)).map((problem) => `${view}: ${problem}`))
+      if (width === 320) await picture(page, `${name} narrow`)
+    }
+    assert.deepEqual(found, [])
+    await someone.leave()
+  })
+}
+
+async function accessibility(page) {
+  // Colours must not be read in the middle of a transition.
+  await page.evaluate('Promise.all(document.getAnimations().map((animation) => animation.finished))')
+  await page.evaluate(`${axe}; 0`)
+  const { violations } = await page.evaluate('axe.run({ resultTypes: ["violations"] })')
+  return violations.flatMap(({ id, help, nodes }) => nodes.map((node) => `${id}: ${help}: ${node.html.slice(0, 160)}`))
+}
+
+/** In the page: what sticks out sideways, and what is cut off. */
+function clipped(zoom) {
+  const root = document.documentElement
+  root.style.fontSize = `${zoom * 100}%`
+  const problems = []
+  if (root.scrollWidth > root.clientWidth) problems.push(`the page scrolls sideways: ${root.scrollWidth} > ${root.clientWidth}`)
+  for (const element of document.body.querySelectorAll('*')) {
+    const style = getComputedStyle(element)
+    const box = element.getBoundingClientRect()
+    // Text for screen readers alone is a clipped pixel by intention; what scrolls by itself is not lost.
+    if (box.width <= 1 || element.closest('.unseen') || element.parentElement.closest('pre')) continue
+    const told = `<${element.localName} class="${element.className}"> ${element.textContent.trim().slice(0, 40)}`
+    if (box.right > root.clientWidth + 1 || box.left < -1) problems.push(`sticks out: ${told}`)
+    const hidden = (overflow) => overflow === 'hidden' || overflow === 'clip'
+    if (hidden(style.overflowX) && element.scrollWidth > element.clientWidth + 1) problems.push(`cut off: ${told}`)
+    if (hidden(style.overflowY) && element.scrollHeight > element.clientHeight + 1) problems.push(`cut off: ${told}`)
+    if (element.localName === 'button' && element.scrollWidth > element.clientWidth + 1) problems.push(`too narrow: ${told}`)
+  }
+  root.style.fontSize = ''
+  return problems
+}
+
+async function picture(page, name) {
+  const folder = process.env.SCREENSHOTS
+  if (!folder) return
+  await mkdir(folder, { recursive: true })
+  await page.screenshot({ path: join(folder, `${name.replaceAll(' ', '-')}.png`), fullPage: true })
+}
