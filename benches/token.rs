@@ -34,14 +34,36 @@ fn signatures(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("sign");
     let secret = p256::SecretKey::random(&mut portcullis::secret::Entropy::seeded(1));
-    let ec = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, secret.to_pkcs8_der().unwrap().as_bytes()).unwrap();
-    group.bench_function("es256_raw", |b| b.iter(|| ec.sign(&random, message).unwrap()));
-    group.bench_function("es256_mint", |b| b.iter(|| keys.sign(Alg::ES256, "at+jwt", &claims).unwrap()));
-    let secret = rsa::RsaPrivateKey::new(&mut portcullis::secret::Entropy::seeded(1), 2048).unwrap();
+    let ec = EcdsaKeyPair::from_pkcs8(
+        &ECDSA_P256_SHA256_FIXED_SIGNING,
+        secret.to_pkcs8_der().unwrap().as_bytes(),
+    )
+    .unwrap();
+    group.bench_function("es256_raw", |b| {
+        b.iter(|| ec.sign(&random, message).unwrap())
+    });
+    group.bench_function("es256_mint", |b| {
+        b.iter(|| keys.sign(Alg::ES256, "at+jwt", &claims).unwrap())
+    });
+    let secret =
+        rsa::RsaPrivateKey::new(&mut portcullis::secret::Entropy::seeded(1), 2048).unwrap();
     let rsa = RsaKeyPair::from_der(secret.to_pkcs1_der().unwrap().as_bytes()).unwrap();
-    let mut signature = vec![0; rsa.public_key().modulus().big_endian_without_leading_zero().len()];
-    group.bench_function("rs256_raw", |b| b.iter(|| rsa.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).unwrap()));
-    group.bench_function("rs256_mint", |b| b.iter(|| keys.sign(Alg::RS256, "JWT", &claims).unwrap()));
+    let mut signature = vec![
+        0;
+        rsa.public_key()
+            .modulus()
+            .big_endian_without_leading_zero()
+            .len()
+    ];
+    group.bench_function("rs256_raw", |b| {
+        b.iter(|| {
+            rsa.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature)
+                .unwrap()
+        })
+    });
+    group.bench_function("rs256_mint", |b| {
+        b.iter(|| keys.sign(Alg::RS256, "JWT", &claims).unwrap())
+    });
     group.finish();
 
     let mut group = criterion.benchmark_group("verify");
@@ -51,9 +73,16 @@ fn signatures(criterion: &mut Criterion) {
     )
     .unwrap();
     let signed = ec.sign(&random, message).unwrap();
-    group.bench_function("es256_raw", |b| b.iter(|| public.verify_sig(message, signed.as_ref()).unwrap()));
-    let (api, token) = (server.api(), keys.sign(Alg::ES256, "at+jwt", &claims).unwrap());
-    group.bench_function("es256_verifier", |b| b.iter(|| api.verify_at(&token, &Need::any(), 1_800_000_001).unwrap()));
+    group.bench_function("es256_raw", |b| {
+        b.iter(|| public.verify_sig(message, signed.as_ref()).unwrap())
+    });
+    let (api, token) = (
+        server.api(),
+        keys.sign(Alg::ES256, "at+jwt", &claims).unwrap(),
+    );
+    group.bench_function("es256_verifier", |b| {
+        b.iter(|| api.verify_at(&token, &Need::any(), 1_800_000_001).unwrap())
+    });
     group.finish();
 }
 
@@ -65,10 +94,17 @@ fn jwks(criterion: &mut Criterion) {
     let bare = system.block_on(async move {
         let server = actix_web::HttpServer::new(move || {
             let bytes = bytes.clone();
-            actix_web::App::new().route("/", actix_web::web::get().to(move || {
-                let bytes = bytes.clone();
-                async move { actix_web::HttpResponse::Ok().content_type("application/json").body(bytes) }
-            }))
+            actix_web::App::new().route(
+                "/",
+                actix_web::web::get().to(move || {
+                    let bytes = bytes.clone();
+                    async move {
+                        actix_web::HttpResponse::Ok()
+                            .content_type("application/json")
+                            .body(bytes)
+                    }
+                }),
+            )
         })
         .workers(1)
         .bind("127.0.0.1:0")
@@ -79,13 +115,21 @@ fn jwks(criterion: &mut Criterion) {
     });
     let http = reqwest::Client::new();
     let mut group = criterion.benchmark_group("jwks");
-    for (name, url) in [("bare_actix", bare), ("handler", format!("{}/oauth2/jwks", server.base))] {
+    for (name, url) in [
+        ("bare_actix", bare),
+        ("handler", format!("{}/oauth2/jwks", server.base)),
+    ] {
         group.bench_function(name, |b| {
             b.iter_custom(|rounds| {
                 system.block_on(async {
                     let start = Instant::now();
                     for _ in 0..rounds {
-                        let answer = http.get(&url).header("Host", "op.example").send().await.unwrap();
+                        let answer = http
+                            .get(&url)
+                            .header("Host", "op.example")
+                            .send()
+                            .await
+                            .unwrap();
                         answer.bytes().await.unwrap();
                     }
                     start.elapsed()
@@ -100,7 +144,9 @@ fn jwks(criterion: &mut Criterion) {
 /// measured time.
 fn token_endpoint(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("token_endpoint");
-    group.sample_size(10).measurement_time(Duration::from_secs(8));
+    group
+        .sample_size(10)
+        .measurement_time(Duration::from_secs(8));
     for db in [Db::Sqlite, Db::Postgres] {
         let system = System::new();
         let (shop, mut alice, _server) = system.block_on(async {

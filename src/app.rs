@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use portcullis_verifier::Verifier;
 use tokio::sync::Semaphore;
 
 use crate::accounts::password::Password;
@@ -38,6 +39,7 @@ pub struct App {
     /// Randomness.
     pub entropy: Entropy,
     keys: ArcSwap<KeyView>,
+    verifier: Verifier,
     metadata: (Bytes, String),
     hashing: Hashing,
     _claim: Claim,
@@ -128,6 +130,12 @@ impl App {
         let view = KeyView::build(&rows, &keychain, now)?;
         Ok(Self {
             secret: ServerSecret::open(&secret, &keychain)?,
+            verifier: Verifier::builder(issuer.as_str(), issuer.as_str())
+                .any_audience()
+                .leeway(config.tokens.clock_leeway.0)
+                .keys(view.jwks.clone())
+                .build()
+                .map_err(|error| StartError::Configuration(error.to_string()))?,
             keys: ArcSwap::from_pointee(view),
             metadata: ready(&Metadata::of(&issuer)).map_err(StartError::Configuration)?,
             hashing: Hashing {
@@ -146,6 +154,11 @@ impl App {
     /// The key view of this moment.
     pub fn keys(&self) -> Arc<KeyView> {
         self.keys.load_full()
+    }
+
+    /// Reads our own access tokens, whatever their audience, as any service would.
+    pub fn verifier(&self) -> &Verifier {
+        &self.verifier
     }
 
     /// The metadata document, serialised once, and its entity tag.

@@ -28,7 +28,9 @@
 //! | RFC 6749 §4.1.2 authorization response, RFC 9207 `iss` | `oauth/callback.rs` |
 //! | RFC 6749 §4.1.3 authorization code | `oauth/grants/authorization_code.rs` |
 //! | RFC 6749 §6 refresh token, RFC 9700 §4.14 | `oauth/grants/refresh_token.rs` |
+//! | RFC 6749 §4.4 client credentials | `oauth/grants/client_credentials.rs` |
 //! | RFC 6749 §5.2 errors | `oauth/error.rs` |
+//! | RFC 7009 revocation | `oauth/revocation.rs` |
 //! | RFC 7517 JSON Web Key | `../crates/verifier/src/jwks.rs` |
 //! | RFC 7591 §2 client metadata | `oauth/client.rs` |
 //! | RFC 7636 PKCE | `oauth/pkce.rs` |
@@ -36,6 +38,7 @@
 //! | RFC 8707 resource indicators | `oauth/resource.rs` |
 //! | RFC 9068 JWT access tokens | `oauth/issue.rs` |
 //! | OIDC Core §2 ID token | `oauth/id_token.rs` |
+//! | OIDC Core §5.3 userinfo | `oauth/userinfo.rs` |
 //! | OIDC Core §5.5 claims parameter | `oauth/claims_request.rs` |
 //! | OIDC RP-Initiated Logout | `oauth/logout.rs` |
 

@@ -19,11 +19,19 @@ const ORDER: [&[&str]; 8] = [
 ];
 
 /// What the right-most modules may use of each other: ids are made of randomness and instants.
-const AMONG_NEIGHBOURS: [(&str, &str); 4] = [("id", "secret"), ("id", "time"), ("audit", "time"), ("secret", "time")];
+const AMONG_NEIGHBOURS: [(&str, &str); 4] = [
+    ("id", "secret"),
+    ("id", "time"),
+    ("audit", "time"),
+    ("secret", "time"),
+];
 
 /// Crates that the protocol must not know.
 const FOREIGN: [(&[&str], &[&str]); 2] = [
-    (&["oauth", "accounts", "keys"], &["actix_web", "diesel", "askama", "tokio", "reqwest"]),
+    (
+        &["oauth", "accounts", "keys"],
+        &["actix_web", "diesel", "askama", "tokio", "reqwest"],
+    ),
     (&["db"], &["actix_web", "askama", "reqwest"]),
 ];
 
@@ -48,7 +56,13 @@ fn root() -> &'static Path {
 /// `src/http/login.rs` → `http`.
 fn module(file: &Path) -> String {
     let inner = file.strip_prefix(root().join("src")).unwrap();
-    let first = inner.components().next().unwrap().as_os_str().to_str().unwrap();
+    let first = inner
+        .components()
+        .next()
+        .unwrap()
+        .as_os_str()
+        .to_str()
+        .unwrap();
     first.trim_end_matches(".rs").to_owned()
 }
 
@@ -59,18 +73,34 @@ fn place(module: &str) -> Option<usize> {
 /// The code of a file without comments.
 fn code(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap();
-    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The modules of this crate that a text names: `crate::x`, `portcullis::x`, and inside braces.
 fn named(code: &str) -> BTreeSet<String> {
     let mut modules = BTreeSet::new();
-    for (_, rest) in ["crate::", "portcullis::"].iter().flat_map(|prefix| code.match_indices(prefix).map(|(at, _)| (at, &code[at + prefix.len()..]))) {
+    for (_, rest) in ["crate::", "portcullis::"].iter().flat_map(|prefix| {
+        code.match_indices(prefix)
+            .map(|(at, _)| (at, &code[at + prefix.len()..]))
+    }) {
         if let Some(group) = rest.strip_prefix('{') {
             let group = group.split('}').next().unwrap_or_default();
-            modules.extend(group.split(',').map(|name| name.trim().split("::").next().unwrap_or_default().to_owned()));
+            modules.extend(group.split(',').map(|name| {
+                name.trim()
+                    .split("::")
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned()
+            }));
         } else {
-            modules.insert(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+            modules.insert(
+                rest.chars()
+                    .take_while(|c| c.is_alphanumeric() || *c == '_')
+                    .collect(),
+            );
         }
     }
     modules
@@ -102,8 +132,14 @@ fn the_protocol_knows_no_http_and_no_sql() {
     let mut wrong = Vec::new();
     for file in sources(&root().join("src")) {
         let here = module(&file);
-        for (_, foreign) in FOREIGN.iter().filter(|(modules, _)| modules.contains(&here.as_str())) {
-            for name in foreign.iter().filter(|name| code(&file).contains(&format!("{name}::"))) {
+        for (_, foreign) in FOREIGN
+            .iter()
+            .filter(|(modules, _)| modules.contains(&here.as_str()))
+        {
+            for name in foreign
+                .iter()
+                .filter(|name| code(&file).contains(&format!("{name}::")))
+            {
                 wrong.push(format!("{} uses {name}", file.display()));
             }
         }
@@ -114,8 +150,14 @@ fn the_protocol_knows_no_http_and_no_sql() {
 #[test]
 fn only_their_own_module_reads_clock_and_randomness() {
     let readers = [
-        ("time", ["Utc::now(", "SystemTime::now(", "Instant::now("].as_slice()),
-        ("secret", ["SystemRandom::new(", "thread_rng(", "OsRng"].as_slice()),
+        (
+            "time",
+            ["Utc::now(", "SystemTime::now(", "Instant::now("].as_slice(),
+        ),
+        (
+            "secret",
+            ["SystemRandom::new(", "thread_rng(", "OsRng"].as_slice(),
+        ),
     ];
     let mut wrong = Vec::new();
     for file in sources(&root().join("src")) {
@@ -124,7 +166,12 @@ fn only_their_own_module_reads_clock_and_randomness() {
             // aws-lc blinds signatures with randomness of its own; it takes the source as an argument.
             let blinding = file.ends_with("src/keys/provider.rs");
             if module(&file) != owner && !blinding {
-                wrong.extend(calls.iter().filter(|call| text.contains(**call)).map(|call| format!("{} calls {call}", file.display())));
+                wrong.extend(
+                    calls
+                        .iter()
+                        .filter(|call| text.contains(**call))
+                        .map(|call| format!("{} calls {call}", file.display())),
+                );
             }
         }
     }
@@ -154,7 +201,10 @@ fn both_databases_have_the_same_migrations() {
 #[test]
 fn each_document_of_the_map_has_its_file() {
     let map = fs::read_to_string(root().join("src/lib.rs")).unwrap();
-    let rows: Vec<&str> = map.lines().filter(|line| line.starts_with("//! | ") && line.ends_with(".rs` |")).collect();
+    let rows: Vec<&str> = map
+        .lines()
+        .filter(|line| line.starts_with("//! | ") && line.ends_with(".rs` |"))
+        .collect();
     assert!(rows.len() > 10, "the map is gone");
     for row in rows {
         let file = row.rsplit('`').nth(1).unwrap();
@@ -164,11 +214,17 @@ fn each_document_of_the_map_has_its_file() {
 
 #[test]
 fn each_template_has_its_page() {
-    let code: String = sources(&root().join("src")).iter().map(|file| fs::read_to_string(file).unwrap()).collect();
+    let code: String = sources(&root().join("src"))
+        .iter()
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
     for entry in fs::read_dir(root().join("templates")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         if name.ends_with(".html") && name != "layout.html" {
-            assert!(code.contains(&format!("path = \"{name}\"")), "no page renders {name}");
+            assert!(
+                code.contains(&format!("path = \"{name}\"")),
+                "no page renders {name}"
+            );
         }
     }
 }
@@ -178,7 +234,11 @@ fn every_source_file_says_what_it_is() {
     for folder in ["src", "crates/verifier/src"] {
         for file in sources(&root().join(folder)) {
             let text = fs::read_to_string(&file).unwrap();
-            assert!(text.starts_with("//!"), "{} has no first line", file.display());
+            assert!(
+                text.starts_with("//!"),
+                "{} has no first line",
+                file.display()
+            );
         }
     }
 }

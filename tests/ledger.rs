@@ -62,7 +62,10 @@ async fn scene(server: &cast::Server) -> Scene {
         resources: Vec::new(),
         feed_epoch: 1,
     };
-    let life = GrantLife { idle: Duration::from_secs(600), absolute: Duration::from_secs(1_200) };
+    let life = GrantLife {
+        idle: Duration::from_secs(600),
+        absolute: Duration::from_secs(1_200),
+    };
     let grant = Grant::new(given, life, &entropy, now());
     let code = Code {
         hash: Secret::code(&entropy).hash(),
@@ -83,12 +86,19 @@ async fn scene(server: &cast::Server) -> Scene {
             tx.put_code(&stored.3)
         })
         .await;
-    Scene { client, session, grant, code }
+    Scene {
+        client,
+        session,
+        grant,
+        code,
+    }
 }
 
 async fn alice(server: &cast::Server) -> UserId {
     let name = Username::parse("alice").unwrap();
-    server.write(move |tx| Ok(tx.find_credentials(&name)?.unwrap().0.id)).await
+    server
+        .write(move |tx| Ok(tx.find_credentials(&name)?.unwrap().0.id))
+        .await
 }
 
 fn consent(user: &UserId, client: &ClientId, entropy: &Entropy) -> Consent {
@@ -104,12 +114,17 @@ fn consent(user: &UserId, client: &ClientId, entropy: &Entropy) -> Consent {
 }
 
 /// Runs `work` from 32 tasks at once and returns how many say yes.
-async fn race(server: &cast::Server, work: impl Fn(&mut Transaction<'_>) -> Result<bool, Error> + Send + Sync + 'static) -> usize {
+async fn race(
+    server: &cast::Server,
+    work: impl Fn(&mut Transaction<'_>) -> Result<bool, Error> + Send + Sync + 'static,
+) -> usize {
     let work = Arc::new(work);
     let tasks: Vec<_> = (0..32)
         .map(|_| {
             let (store, work) = (server.app.store.clone(), Arc::clone(&work));
-            actix_web::rt::spawn(async move { store.transaction(move |tx| work(tx)).await.unwrap() })
+            actix_web::rt::spawn(
+                async move { store.transaction(move |tx| work(tx)).await.unwrap() },
+            )
         })
         .collect();
     let mut winners = 0;

@@ -20,12 +20,16 @@ pub struct User {
     pub email: Option<String>,
     /// Whether the address was proven.
     pub email_verified: bool,
+    /// Further standard claims (OIDC Core §5.1), by name.
+    pub claims: serde_json::Map<String, serde_json::Value>,
     /// Raised by a cut-off.
     pub auth_epoch: i64,
     /// Set when the account is switched off.
     pub disabled_at: Option<Timestamp>,
     /// When the account was made.
     pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
 }
 
 /// A user name in its one form: trimmed, then PRECIS UsernameCaseMapped (RFC 8265 §3.3), so that

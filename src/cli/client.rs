@@ -215,7 +215,10 @@ impl Create {
             grant_types: self
                 .grant_types
                 .iter()
-                .map(|name| GrantType::parse(name).ok_or_else(|| wrong(format!("`{name}` is no grant type that is offered"))))
+                .map(|name| {
+                    GrantType::parse(name)
+                        .ok_or_else(|| wrong(format!("`{name}` is no grant type that is offered")))
+                })
                 .collect::<Result<_, _>>()?,
             scopes: Scope::parse(&self.scope)
                 .map_err(|_| wrong(format!("`{}` is no scope", self.scope)))?,

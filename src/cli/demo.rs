@@ -174,9 +174,11 @@ impl Cast {
             name: Some("Demo User".to_owned()),
             email: None,
             email_verified: false,
+            claims: serde_json::Map::new(),
             auth_epoch: 1,
             disabled_at: None,
             created_at: now,
+            updated_at: now,
         };
         let resource = cast.resource(&app.entropy, now)?;
         let demo = cast.client(

@@ -9,6 +9,7 @@ use crate::accounts::user::{User, Username};
 use crate::audit::{Event, Name};
 use crate::config::Config;
 use crate::id::UserId;
+use crate::oauth::userinfo::is_settable;
 use crate::secret::Entropy;
 use crate::time::{Clock, Timestamp};
 
@@ -33,6 +34,9 @@ enum Action {
         /// E-mail address.
         #[arg(long)]
         email: Option<String>,
+        /// A further standard claim, such as given_name=Alice; repeatable.
+        #[arg(long = "claim", value_name = "NAME=VALUE")]
+        claims: Vec<String>,
         /// Read the password from stdin instead of asking.
         #[arg(long)]
         password_stdin: bool,
@@ -55,6 +59,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             username,
             name,
             email,
+            claims,
             password_stdin,
         } => {
             let username = parse(username)?;
@@ -66,9 +71,11 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
                 name: name.clone(),
                 email: email.clone(),
                 email_verified: false,
+                claims: parse_claims(claims)?,
                 auth_epoch: 1,
                 disabled_at: None,
                 created_at: now,
+                updated_at: now,
             };
             create(config, &user, phc, now)?;
             print(arguments.format, &[user]);
@@ -95,6 +102,29 @@ fn parse(typed: &str) -> anyhow::Result<Username> {
         }
         .into()
     })
+}
+
+/// Standard claims of OIDC Core §5.1; a value that is JSON is taken as JSON.
+fn parse_claims(given: &[String]) -> anyhow::Result<serde_json::Map<String, Value>> {
+    let mut claims = serde_json::Map::new();
+    for pair in given {
+        let wrong = || Exit {
+            code: 2,
+            message: format!("`{pair}` is no standard claim with a value of its type"),
+        };
+        let (name, text) = pair.split_once('=').ok_or_else(wrong)?;
+        let value = match name {
+            "address" | "phone_number_verified" => {
+                serde_json::from_str(text).map_err(|_| wrong())?
+            }
+            _ => Value::from(text),
+        };
+        if !is_settable(name, &value) {
+            return Err(wrong().into());
+        }
+        claims.insert(name.to_owned(), value);
+    }
+    Ok(claims)
 }
 
 fn new_password(config: &Config, user: &Username, from_stdin: bool) -> anyhow::Result<String> {

@@ -193,7 +193,9 @@ impl Transaction<'_> {
             .filter(t::idle_until.gt(now.micros()))
             .filter(user_stands)
             .filter(client_stands)
-            .filter(exists(feed_head::table.filter(feed_head::epoch.eq(t::feed_epoch))))
+            .filter(exists(
+                feed_head::table.filter(feed_head::epoch.eq(t::feed_epoch)),
+            ))
             .filter(t::offline.eq(true).or(session_stands))
             .filter(t::consent_id.is_null().or(consent_stands))
             .set((

@@ -65,6 +65,20 @@ impl Ledger for Transaction<'_> {
         self.end_grant(id, reason, actor, now)
     }
 
+    fn end_token(
+        &mut self,
+        jti: &str,
+        expires_at: Timestamp,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        self.end_token(jti, expires_at, actor, now)
+    }
+
+    fn feed_epoch(&mut self) -> Result<i64, Error> {
+        self.feed_epoch()
+    }
+
     fn put_audit(&mut self, event: &Event) -> Result<(), Error> {
         self.put_audit(event)
     }

@@ -90,7 +90,8 @@ impl Store {
         if let Some(writer) = &self.writer {
             return writer.run(work).await;
         }
-        self.blocking(move |connection| transact(connection, work)).await
+        self.blocking(move |connection| transact(connection, work))
+            .await
     }
 
     /// Runs single reads, outside any transaction.

@@ -1,7 +1,7 @@
 //! `revocations`: the blocklist. An act that ends something inserts its record in the same
 //! transaction; it is numbered and published later.
 
-use diesel::{ExpressionMethods, RunQueryDsl};
+use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
 
 use super::schema::revocations as t;
 use super::{Error, Transaction};
@@ -10,6 +10,8 @@ use crate::time::Timestamp;
 /// What a record names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// An access token.
+    Token,
     /// A grant.
     Grant,
     /// A session.
@@ -21,6 +23,7 @@ pub enum Kind {
 impl Kind {
     fn letter(self) -> &'static str {
         match self {
+            Self::Token => "J",
             Self::Grant => "G",
             Self::Session => "S",
             Self::User => "U",
@@ -62,5 +65,45 @@ impl Transaction<'_> {
             ))
             .execute(self.0)?;
         Ok(())
+    }
+
+    /// Puts an access token on the blocklist until it expires.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn end_token(
+        &mut self,
+        jti: &str,
+        expires_at: Timestamp,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let id = crate::id::uuid(&crate::secret::Entropy::system(), now);
+        diesel::insert_into(t::table)
+            .values((
+                t::id.eq(id),
+                t::kind.eq(Kind::Token.letter()),
+                t::value.eq(jti),
+                t::floor.eq(0),
+                t::token_exp.eq(expires_at.micros()),
+                t::reason.eq("revoked"),
+                t::actor.eq(actor),
+                t::created_at.eq(now.micros()),
+            ))
+            .execute(self.0)?;
+        Ok(())
+    }
+
+    /// Whether an access token is on the blocklist.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn is_token_ended(&mut self, jti: &str) -> Result<bool, Error> {
+        let found: i64 = t::table
+            .filter(t::kind.eq(Kind::Token.letter()))
+            .filter(t::value.eq(jti))
+            .count()
+            .get_result(self.0)?;
+        Ok(found > 0)
     }
 }

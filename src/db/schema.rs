@@ -64,6 +64,7 @@ diesel::table! {
         name -> Nullable<Text>,
         email -> Nullable<Text>,
         email_verified -> Bool,
+        claims -> Text,
         auth_epoch -> BigInt,
         disabled_at -> Nullable<BigInt>,
         created_at -> BigInt,

@@ -7,7 +7,7 @@ use diesel::{
 
 use super::revocations::{Kind, Record};
 use super::schema::{passwords as p, users as t};
-use super::{Error, Transaction};
+use super::{Error, Transaction, unreadable};
 use crate::accounts::user::{User, Username};
 use crate::id::UserId;
 use crate::time::Timestamp;
@@ -18,25 +18,28 @@ type Row = (
     Option<String>,
     Option<String>,
     bool,
+    String,
     i64,
     Option<i64>,
     i64,
     i64,
 );
 
-fn user(
-    (id, username, name, email, email_verified, auth_epoch, disabled_at, created_at, _): Row,
-) -> User {
-    User {
-        id: UserId::from(id),
+fn user(row: Row) -> Result<User, Error> {
+    let (id, username, name, email, email_verified, claims, epoch, disabled, created, updated) =
+        row;
+    Ok(User {
         username: Username::from_stored(username),
         name,
         email,
         email_verified,
-        auth_epoch,
-        disabled_at: disabled_at.map(Timestamp::from_micros),
-        created_at: Timestamp::from_micros(created_at),
-    }
+        claims: serde_json::from_str(&claims).map_err(|_| unreadable("users", "claims", &id))?,
+        auth_epoch: epoch,
+        disabled_at: disabled.map(Timestamp::from_micros),
+        created_at: Timestamp::from_micros(created),
+        updated_at: Timestamp::from_micros(updated),
+        id: UserId::from(id),
+    })
 }
 
 impl Transaction<'_> {
@@ -54,7 +57,7 @@ impl Transaction<'_> {
             .select((t::all_columns, p::phc.nullable()))
             .first(self.0)
             .optional()?;
-        Ok(row.map(|(row, phc)| (user(row), phc)))
+        row.map(|(row, phc)| Ok((user(row)?, phc))).transpose()
     }
 
     /// A person by id.
@@ -63,7 +66,7 @@ impl Transaction<'_> {
     /// [`Error`].
     pub fn find_user(&mut self, id: &UserId) -> Result<Option<User>, Error> {
         let row: Option<Row> = t::table.find(id.as_str()).first(self.0).optional()?;
-        Ok(row.map(user))
+        row.map(user).transpose()
     }
 
     /// All people, by name.
@@ -72,7 +75,7 @@ impl Transaction<'_> {
     /// [`Error`].
     pub fn list_users(&mut self) -> Result<Vec<User>, Error> {
         let rows: Vec<Row> = t::table.order(t::username).load(self.0)?;
-        Ok(rows.into_iter().map(user).collect())
+        rows.into_iter().map(user).collect()
     }
 
     /// Adds a person.
@@ -87,6 +90,7 @@ impl Transaction<'_> {
                 t::name.eq(&user.name),
                 t::email.eq(&user.email),
                 t::email_verified.eq(user.email_verified),
+                t::claims.eq(serde_json::Value::from(user.claims.clone()).to_string()),
                 t::auth_epoch.eq(user.auth_epoch),
                 t::created_at.eq(user.created_at.micros()),
                 t::updated_at.eq(user.created_at.micros()),

@@ -60,7 +60,12 @@ pub async fn guard(
         Some(refusal) => request.into_response(refusal),
         None => next.call(request).await?.map_into_boxed_body(),
     };
-    let mut response = response.map_body(|_, answer| BoxBody::new(Holding { answer, _body: body }));
+    let mut response = response.map_body(|_, answer| {
+        BoxBody::new(Holding {
+            answer,
+            _body: body,
+        })
+    });
     let headers = response.headers_mut();
     for (name, value) in FIXED {
         let name = HeaderName::from_static(name);

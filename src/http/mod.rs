@@ -13,7 +13,9 @@ mod headers;
 mod health;
 mod login;
 mod logout;
+mod revoke;
 mod token;
+mod userinfo;
 
 use std::sync::Arc;
 
@@ -57,6 +59,19 @@ pub fn public(config: &mut ServiceConfig) {
             ])
             .route(web::get().to(discovery::metadata))
             .route(web::head().to(discovery::metadata)),
+        ))
+        .service(only(
+            &["POST"],
+            web::resource("/oauth2/revoke")
+                .route(web::post().to(revoke::post))
+                .route(web::method(actix_web::http::Method::OPTIONS).to(cors::preflight)),
+        ))
+        .service(only(
+            &["GET", "POST"],
+            web::resource("/oauth2/userinfo")
+                .route(web::get().to(userinfo::get))
+                .route(web::post().to(userinfo::post))
+                .route(web::method(actix_web::http::Method::OPTIONS).to(cors::preflight)),
         ))
         .service(only(
             &["GET", "POST"],

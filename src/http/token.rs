@@ -7,11 +7,13 @@ use super::cors;
 use super::error::{self, Notice};
 use super::extract::{self, Unread};
 use crate::app::App;
-use crate::oauth::client_auth;
+use crate::oauth::client_auth::{self, Proven};
 use crate::oauth::issue::{self, TokenResponse};
 use crate::oauth::ledger::Failure;
+use crate::oauth::params::Params;
 use crate::oauth::token::{self, Request};
 use crate::oauth::{Detail, Error};
+use crate::time::Timestamp;
 
 /// `POST /oauth2/token`.
 pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpResponse {
@@ -19,16 +21,25 @@ pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpRe
         Ok(tokens) => HttpResponse::Ok()
             .insert_header(("Cache-Control", "no-store"))
             .json(tokens),
-        Err(Stop::Error(error)) => error::json(&request, &error),
-        Err(Stop::Notice(notice)) => error::json_notice(&request, notice),
+        Err(stop) => stop.respond(&request),
     };
     cors::allow(&request, &app, &mut response).await;
     response
 }
 
-enum Stop {
+/// Why an endpoint that programs call gives nothing.
+pub(super) enum Stop {
     Notice(Notice),
     Error(Error),
+}
+
+impl Stop {
+    pub(super) fn respond(self, request: &HttpRequest) -> HttpResponse {
+        match self {
+            Self::Error(error) => error::json(request, &error),
+            Self::Notice(notice) => error::json_notice(request, notice),
+        }
+    }
 }
 
 impl<E: Into<Error>> From<E> for Stop {
@@ -45,17 +56,17 @@ fn storage(failure: Failure) -> Error {
     }
 }
 
-async fn answer(
+/// The form of a request, and the client that proved who it is. Secrets do not belong into a URL
+/// (RFC 6749 §2.3.1), so nothing is taken from one.
+pub(super) async fn proven(
     request: &HttpRequest,
-    app: Data<App>,
+    app: &App,
     body: Payload,
-) -> Result<TokenResponse, Stop> {
-    // 1. Parse. Secrets do not belong into a URL (RFC 6749 §2.3.1), so nothing is taken from one.
+    now: Timestamp,
+) -> Result<(Params, Proven), Stop> {
     let rejected = |reason| {
-        Stop::Error(Error::invalid_request(Detail::new(
-            "token.rejected",
-            reason,
-        )))
+        let detail = Detail::new("token.rejected", reason);
+        Stop::Error(Error::invalid_request(detail))
     };
     if !request.query_string().is_empty() {
         return Err(rejected("query"));
@@ -66,9 +77,7 @@ async fn answer(
             Unread::Notice(notice) => Stop::Notice(notice),
             Unread::NotAForm => rejected("content_type"),
         })?;
-    let now = app.clock.now();
     let presented = client_auth::present(&extract::authorization(request), &form)?;
-    // 2. Prove the client.
     let id = presented.client_id.clone();
     let client = app
         .store
@@ -76,15 +85,26 @@ async fn answer(
         .await
         .map_err(storage)?;
     let proven = client_auth::prove(&presented, client, now)?;
+    Ok((form, proven))
+}
+
+async fn answer(
+    request: &HttpRequest,
+    app: Data<App>,
+    body: Payload,
+) -> Result<TokenResponse, Stop> {
+    // 1. Parse, and prove the client.
+    let now = app.clock.now();
+    let (form, proven) = proven(request, &app, body, now).await?;
     let wanted = Request::parse(&form)?;
-    // 3. Decide, remember, commit.
+    // 2. Decide, remember, commit.
     let node = app.clone();
     let decided = app
         .store
         .transaction(move |tx| token::decide(&wanted, &proven, tx, node.mint(now)))
         .await
         .map_err(storage)??;
-    // 4. Sign: RSA off the event loop.
+    // 3. Sign: RSA off the event loop.
     let keys = app.keys();
     web::block(move || issue::mint(decided, &keys))
         .await

@@ -81,6 +81,8 @@ pub enum GrantType {
     AuthorizationCode,
     /// `refresh_token`.
     RefreshToken,
+    /// `client_credentials`.
+    ClientCredentials,
 }
 
 /// When people are asked for consent.
@@ -114,7 +116,7 @@ macro_rules! names {
 }
 
 names!(AuthMethod: Basic "client_secret_basic", Post "client_secret_post", None "none");
-names!(GrantType: AuthorizationCode "authorization_code", RefreshToken "refresh_token");
+names!(GrantType: AuthorizationCode "authorization_code", RefreshToken "refresh_token", ClientCredentials "client_credentials");
 names!(ConsentPolicy: Remember "remember", Always "always", Skip "skip");
 
 impl Client {
@@ -172,6 +174,9 @@ impl Client {
         }
         if let Some(odd) = self.cors_origins.iter().find(|origin| !is_origin(origin)) {
             return refuse(format!("`{odd}` is no origin such as https://app.example"));
+        }
+        if !self.is_confidential() && self.may_use(GrantType::ClientCredentials) {
+            return refuse("a public client cannot act for itself: it has no secret".to_owned());
         }
         if !self.is_confidential() && !self.require_pkce {
             return refuse("a public client always needs PKCE".to_owned());

@@ -16,6 +16,8 @@ pub struct Metadata {
     pub authorization_endpoint: String,
     pub token_endpoint: String,
     pub jwks_uri: String,
+    pub userinfo_endpoint: String,
+    pub revocation_endpoint: String,
     pub end_session_endpoint: String,
     pub scopes_supported: Vec<&'static str>,
     pub response_types_supported: [&'static str; 1],
@@ -42,12 +44,10 @@ impl Metadata {
             authorization_endpoint: issuer.url("/oauth2/authorize"),
             token_endpoint: issuer.url("/oauth2/token"),
             jwks_uri: issuer.url("/oauth2/jwks"),
+            userinfo_endpoint: issuer.url("/oauth2/userinfo"),
+            revocation_endpoint: issuer.url("/oauth2/revoke"),
             end_session_endpoint: issuer.url("/oauth2/end_session"),
-            // Only scopes whose claims are served in full.
-            scopes_supported: IDENTITY
-                .into_iter()
-                .filter(|scope| ["openid", "offline_access"].contains(scope))
-                .collect(),
+            scopes_supported: IDENTITY.to_vec(),
             response_types_supported: ["code"],
             response_modes_supported: ["query", "form_post"],
             grant_types_supported: GrantType::ALL.iter().map(|grant| grant.as_str()).collect(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use portcullis_verifier::{Claims, Rev};
 use serde::Serialize;
 
+use super::client::Client;
 use super::error::Error;
 use super::grants::Grant;
 use super::grants::refresh_token::RefreshLife;
@@ -88,7 +89,14 @@ pub struct Mint<'a> {
 impl Mint<'_> {
     /// Tokens for what a grant allows, at one of its resources.
     pub fn for_grant(&self, allowed: Allowed<'_>) -> Decided {
-        let Allowed { grant, scope, resource, nonce, id_alg, generation } = allowed;
+        let Allowed {
+            grant,
+            scope,
+            resource,
+            nonce,
+            id_alg,
+            generation,
+        } = allowed;
         let identity = scope.contains("openid");
         let life = resource
             .and_then(|r| r.access_ttl)
@@ -128,6 +136,50 @@ impl Mint<'_> {
             access_alg: resource.map_or(Alg::ES256, |r| r.alg),
             id,
             refresh,
+        }
+    }
+}
+
+impl Mint<'_> {
+    /// A token for the client itself: `sub` is its `client_id`, and no person stands behind it.
+    pub fn for_client(
+        &self,
+        client: &Client,
+        feed_epoch: i64,
+        scope: &Scope,
+        resource: Option<&Resource>,
+    ) -> Decided {
+        let life = resource.and_then(|r| r.access_ttl);
+        let life = life.unwrap_or(self.lives.access);
+        let access = Claims {
+            iss: self.issuer.to_owned(),
+            sub: client.id.as_str().to_owned(),
+            aud: resource.map_or(self.issuer, |r| &r.audience).to_owned(),
+            client_id: client.id.as_str().to_owned(),
+            scope: scope.to_string(),
+            iat: self.now.secs(),
+            exp: (self.now + life).secs(),
+            nbf: None,
+            jti: crate::id::uuid(self.entropy, self.now),
+            rev: Rev {
+                feed_epoch: number(feed_epoch),
+                client_epoch: number(client.auth_epoch),
+                user_epoch: None,
+            },
+            grant_id: None,
+            sid: None,
+            auth_time: None,
+            acr: None,
+            roles: Vec::new(),
+            groups: Vec::new(),
+            entitlements: Vec::new(),
+            cnf: None,
+        };
+        Decided {
+            access,
+            access_alg: resource.map_or(Alg::ES256, |r| r.alg),
+            id: None,
+            refresh: None,
         }
     }
 }

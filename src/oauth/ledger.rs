@@ -82,6 +82,18 @@ pub trait Ledger {
         now: Timestamp,
     ) -> Result<bool, Failure>;
 
+    /// Puts an access token on the blocklist until it expires.
+    fn end_token(
+        &mut self,
+        jti: &str,
+        expires_at: Timestamp,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<(), Failure>;
+
+    /// The feed epoch, which tokens carry.
+    fn feed_epoch(&mut self) -> Result<i64, Failure>;
+
     /// Writes an audit event; without it the change does not happen.
     fn put_audit(&mut self, event: &Event) -> Result<(), Failure>;
 }

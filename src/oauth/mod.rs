@@ -15,6 +15,9 @@
 //! | RFC 6749 §3.2 | [`token`] |
 //! | RFC 6749 §4.1.3 | [`grants::authorization_code`] |
 //! | RFC 6749 §6, RFC 9700 §4.14 | [`grants::refresh_token`] |
+//! | RFC 6749 §4.4 | [`grants::client_credentials`] |
+//! | RFC 7009 | [`revocation`] |
+//! | OIDC Core §5.3 | [`userinfo`] |
 //! | RFC 9068 | [`issue`] |
 //! | OIDC Core §2 | [`id_token`] |
 //! | RFC 8414, OIDC Discovery | [`discovery`] |
@@ -36,8 +39,10 @@ pub mod params;
 pub mod pkce;
 pub mod redirect_uri;
 pub mod resource;
+pub mod revocation;
 pub mod scope;
 pub mod token;
+pub mod userinfo;
 
 pub use error::{Code, Detail, Error, Severity};
 pub use ledger::{Failure, Ledger};

@@ -3,7 +3,7 @@
 use super::client::GrantType;
 use super::client_auth::Proven;
 use super::error::{Detail, Error};
-use super::grants::{authorization_code, refresh_token};
+use super::grants::{authorization_code, client_credentials, refresh_token};
 use super::issue::{Decided, Mint};
 use super::ledger::{Failure, Ledger};
 use super::params::{Params, Problem};
@@ -20,6 +20,7 @@ pub struct Request {
 enum Presented {
     AuthorizationCode(authorization_code::Presented),
     RefreshToken(refresh_token::Presented),
+    ClientCredentials(client_credentials::Presented),
 }
 
 fn rejected(reason: &'static str) -> Detail {
@@ -49,6 +50,9 @@ impl Request {
             Some(GrantType::RefreshToken) => {
                 Presented::RefreshToken(refresh_token::Presented::parse(form)?)
             }
+            Some(GrantType::ClientCredentials) => {
+                Presented::ClientCredentials(client_credentials::Presented::parse(form)?)
+            }
             None => return Err(Error::unsupported_grant_type(rejected("grant_type"))),
         };
         let resource = match form.many("resource").map_err(refuse)?.as_slice() {
@@ -63,6 +67,7 @@ impl Request {
         match self.grant {
             Presented::AuthorizationCode(_) => GrantType::AuthorizationCode,
             Presented::RefreshToken(_) => GrantType::RefreshToken,
+            Presented::ClientCredentials(_) => GrantType::ClientCredentials,
         }
     }
 }
@@ -91,6 +96,9 @@ pub fn decide(
         }
         Presented::RefreshToken(presented) => {
             refresh_token::rotate(presented, resource, proven, ledger, mint)
+        }
+        Presented::ClientCredentials(presented) => {
+            client_credentials::grant(presented, resource, proven, ledger, mint)
         }
     }
 }

@@ -6,7 +6,8 @@ use crate::cast::client::challenge;
 use crate::cast::server::PASSWORD;
 use crate::cast::{Answer, Browser, Db, ISSUER, Party, Server, raw};
 use crate::expect::{
-    WEB_CALLBACK, answered_to, consent_page, json_error, logged, login_page, page, page400, posted_to, redirected, seen,
+    WEB_CALLBACK, answered_to, consent_page, json_error, logged, login_page, page, page400,
+    posted_to, redirected, seen,
 };
 use crate::{Row, Stage, row};
 
@@ -32,7 +33,9 @@ const STATE: Option<&str> = Some("st-4711");
 
 /// The fields of a page's form, with some changed.
 fn fields(page: &Answer, changed: &[(&str, &str)]) -> Vec<(String, String)> {
-    let mut fields: Vec<(String, String)> = ["authorization", "csrf"].map(|name| (name.to_owned(), page.hidden(name))).to_vec();
+    let mut fields: Vec<(String, String)> = ["authorization", "csrf"]
+        .map(|name| (name.to_owned(), page.hidden(name)))
+        .to_vec();
     for (name, value) in changed {
         fields.retain(|(known, _)| known != name);
         fields.push(((*name).to_owned(), (*value).to_owned()));
@@ -41,7 +44,10 @@ fn fields(page: &Answer, changed: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 async fn posts(browser: &mut Browser, path: &str, fields: &[(String, String)]) -> Answer {
-    let fields: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let fields: Vec<(&str, &str)> = fields
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
     browser.post(path, &fields).await
 }
 
@@ -53,19 +59,49 @@ fn unbound(answer: &Answer) -> Result<(), String> {
 
 fn replayed(answer: &Answer) -> Result<(), String> {
     page400(answer).and(logged(answer, "authorization.replay", ""))?;
-    if answer.body.contains("already done") { Ok(()) } else { Err(format!("no `already done` in {}", answer.body)) }
+    if answer.body.contains("already done") {
+        Ok(())
+    } else {
+        Err(format!("no `already done` in {}", answer.body))
+    }
 }
 
 async fn a076(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     for (case, method) in (1..).zip(["plain", "", "s256", "S512"]) {
-        let answer = alice.at(&stage.node(case).base).get(&web.request(&[("code_challenge_method", method)])).await;
-        stage.expect(case, redirected(&answer, "invalid_request", STATE).and(logged(&answer, "authz.rejected", "pkce")));
+        let answer = alice
+            .at(&stage.node(case).base)
+            .get(&web.request(&[("code_challenge_method", method)]))
+            .await;
+        stage.expect(
+            case,
+            redirected(&answer, "invalid_request", STATE).and(logged(
+                &answer,
+                "authz.rejected",
+                "pkce",
+            )),
+        );
     }
     // Without any: all clients need one.
-    for (case, changed) in [(5, &[("code_challenge", ""), ("code_challenge_method", "")][..]), (6, &[("code_challenge", "")])] {
-        let answer = alice.at(&stage.node(case).base).get(&web.request(changed)).await;
-        stage.expect(case, redirected(&answer, "invalid_request", STATE).and(logged(&answer, "authz.rejected", "pkce")));
+    for (case, changed) in [
+        (
+            5,
+            &[("code_challenge", ""), ("code_challenge_method", "")][..],
+        ),
+        (6, &[("code_challenge", "")]),
+    ] {
+        let answer = alice
+            .at(&stage.node(case).base)
+            .get(&web.request(changed))
+            .await;
+        stage.expect(
+            case,
+            redirected(&answer, "invalid_request", STATE).and(logged(
+                &answer,
+                "authz.rejected",
+                "pkce",
+            )),
+        );
     }
 }
 
@@ -84,23 +120,53 @@ async fn a077(stage: &Stage) {
         format!("{}.", &good[..42]),
     ];
     for (case, challenge) in (1..).zip(&challenges) {
-        let answer = alice.at(&stage.node(case).base).get(&web.request(&[("code_challenge", challenge)])).await;
-        stage.expect(case, redirected(&answer, "invalid_request", STATE).and(logged(&answer, "authz.rejected", "pkce")));
+        let answer = alice
+            .at(&stage.node(case).base)
+            .get(&web.request(&[("code_challenge", challenge)]))
+            .await;
+        stage.expect(
+            case,
+            redirected(&answer, "invalid_request", STATE).and(logged(
+                &answer,
+                "authz.rejected",
+                "pkce",
+            )),
+        );
     }
-    let answer = alice.clone().get(&web.request(&[("code_challenge", &"A".repeat(43))])).await;
-    stage.expect(challenges.len() + 1, answered_to(&answer, WEB_CALLBACK, STATE));
+    let answer = alice
+        .clone()
+        .get(&web.request(&[("code_challenge", &"A".repeat(43))]))
+        .await;
+    stage.expect(
+        challenges.len() + 1,
+        answered_to(&answer, WEB_CALLBACK, STATE),
+    );
 }
 
 async fn a078(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let own = "the-verifier-that-only-the-attacker-knows-0123456789";
-    let code = alice.allows_request(&web.request(&[("code_challenge", &challenge(own))])).await;
-    let grants = |used: &str| stage.server.count(&format!("SELECT count(*) AS n FROM codes WHERE used_at IS {used}"));
+    let code = alice
+        .allows_request(&web.request(&[("code_challenge", &challenge(own))]))
+        .await;
+    let grants = |used: &str| {
+        stage.server.count(&format!(
+            "SELECT count(*) AS n FROM codes WHERE used_at IS {used}"
+        ))
+    };
     let unused = grants("NULL");
     let answer = web.at(&stage.node(1).base).redeems(&code).await;
-    stage.expect(1, json_error(&answer, 400, "invalid_grant").and(logged(&answer, "token.rejected", "pkce")));
-    stage.check(1, grants("NULL") == unused - 1, || "the code is not consumed".to_owned());
-    let answer = web.at(&stage.node(2).base).redeems_with(&code, &[("code_verifier", own)]).await;
+    stage.expect(
+        1,
+        json_error(&answer, 400, "invalid_grant").and(logged(&answer, "token.rejected", "pkce")),
+    );
+    stage.check(1, grants("NULL") == unused - 1, || {
+        "the code is not consumed".to_owned()
+    });
+    let answer = web
+        .at(&stage.node(2).base)
+        .redeems_with(&code, &[("code_verifier", own)])
+        .await;
     stage.expect(2, json_error(&answer, 400, "invalid_grant"));
 }
 
@@ -133,12 +199,28 @@ async fn a080(stage: &Stage) {
         stage.expect(3, unbound(&answer));
     }
     // A form token of the consent page is for one authorization: B has none for A's, which is seen first.
-    for form in [fields(&consent, &[]), fields(&own_consent, &[("authorization", &theirs)])] {
-        let form: Vec<(String, String)> = form.into_iter().chain([("decision".to_owned(), "allow".to_owned()), ("scope".to_owned(), "openid".to_owned())]).collect();
+    for form in [
+        fields(&consent, &[]),
+        fields(&own_consent, &[("authorization", &theirs)]),
+    ] {
+        let form: Vec<(String, String)> = form
+            .into_iter()
+            .chain([
+                ("decision".to_owned(), "allow".to_owned()),
+                ("scope".to_owned(), "openid".to_owned()),
+            ])
+            .collect();
         let answer = posts(&mut b, "/consent", &form).await;
-        stage.expect(4, page(&answer, 403).and(logged(&answer, "csrf.rejected", "")));
+        stage.expect(
+            4,
+            page(&answer, 403).and(logged(&answer, "csrf.rejected", "")),
+        );
     }
-    stage.check(5, stage.server.count("SELECT count(*) AS n FROM codes") == 0, || "a code was written".to_owned());
+    stage.check(
+        5,
+        stage.server.count("SELECT count(*) AS n FROM codes") == 0,
+        || "a code was written".to_owned(),
+    );
     let answer = a.decides(&consent, "allow").await;
     stage.expect(5, answered_to(&answer, WEB_CALLBACK, STATE));
 }
@@ -153,10 +235,21 @@ async fn a081(stage: &Stage) {
     let answer = alice.decides(&consent, "allow").await;
     stage.expect(1, answered_to(&answer, WEB_CALLBACK, STATE));
     let id = login.hidden("authorization");
-    stage.expect(1, replayed(&alice.fills_in(&login, "alice", PASSWORD).await));
+    stage.expect(
+        1,
+        replayed(&alice.fills_in(&login, "alice", PASSWORD).await),
+    );
     stage.expect(1, replayed(&alice.decides(&consent, "allow").await));
     for path in ["/oauth2/authorize", "/login", "/consent"] {
-        stage.expect(1, replayed(&alice.at(&stage.node(1).base).get(&format!("{path}?authorization={id}")).await));
+        stage.expect(
+            1,
+            replayed(
+                &alice
+                    .at(&stage.node(1).base)
+                    .get(&format!("{path}?authorization={id}"))
+                    .await,
+            ),
+        );
     }
     stage.check(1, codes() == 1, || format!("{} codes", codes()));
 
@@ -164,22 +257,34 @@ async fn a081(stage: &Stage) {
     let mut alice = stage.server.browser();
     let login = alice.opens(&web.request(&[])).await;
     let (mut one, mut two) = (alice.at(&stage.node(1).base), alice.at(&stage.node(2).base));
-    let (first, second) = tokio::join!(one.fills_in(&login, "alice", PASSWORD), two.fills_in(&login, "alice", PASSWORD));
+    let (first, second) = tokio::join!(
+        one.fills_in(&login, "alice", PASSWORD),
+        two.fills_in(&login, "alice", PASSWORD)
+    );
     let mut outcomes = [first, second];
     outcomes.sort_by_key(|answer| answer.status);
-    stage.expect(2, answered_to(&outcomes[0], WEB_CALLBACK, STATE).and(replayed(&outcomes[1])));
+    stage.expect(
+        2,
+        answered_to(&outcomes[0], WEB_CALLBACK, STATE).and(replayed(&outcomes[1])),
+    );
     stage.check(2, codes() == 2, || format!("{} codes", codes()));
 
     // 3. Two tabs with one authorization, signed in: both go on at once.
     let mut alice = stage.server.browser();
     let login = alice.opens(&web.request(&[])).await;
     let form = fields(&login, &ALICE);
-    let next = posts(&mut alice, "/login", &form).await.own_redirect().unwrap();
+    let next = posts(&mut alice, "/login", &form)
+        .await
+        .own_redirect()
+        .unwrap();
     let (mut one, mut two) = (alice.at(&stage.node(1).base), alice.at(&stage.node(2).base));
     let (first, second) = tokio::join!(one.get(&next), two.get(&next));
     let mut outcomes = [first, second];
     outcomes.sort_by_key(|answer| answer.status);
-    stage.expect(3, answered_to(&outcomes[0], WEB_CALLBACK, STATE).and(replayed(&outcomes[1])));
+    stage.expect(
+        3,
+        answered_to(&outcomes[0], WEB_CALLBACK, STATE).and(replayed(&outcomes[1])),
+    );
     stage.check(3, codes() == 3, || format!("{} codes", codes()));
 }
 
@@ -199,7 +304,12 @@ async fn a082(stage: &Stage) {
         ("response_type", "token"),
     ];
     // At login `scope` is a stranger too; at consent it is the form's own, and row A161 speaks of it.
-    let at_login: Vec<(&str, &str)> = ALICE.iter().chain(&added).copied().chain([("scope", "openid orders:write")]).collect();
+    let at_login: Vec<(&str, &str)> = ALICE
+        .iter()
+        .chain(&added)
+        .copied()
+        .chain([("scope", "openid orders:write")])
+        .collect();
 
     let mut forged = at_login.clone();
     forged.push(("authorization", &changed));
@@ -208,12 +318,22 @@ async fn a082(stage: &Stage) {
 
     let answer = posts(&mut alice, "/login", &fields(&login, &at_login)).await;
     let own = format!("/oauth2/authorize?authorization={id}");
-    stage.check(1, answer.own_redirect().as_deref() == Some(own.as_str()), || seen(&answer));
+    stage.check(
+        1,
+        answer.own_redirect().as_deref() == Some(own.as_str()),
+        || seen(&answer),
+    );
     let consent = alice.opens(&own).await;
     stage.expect(1, consent_page(&consent));
-    stage.check(1, consent.values("scope") == ["openid"], || consent.body.clone());
+    stage.check(1, consent.values("scope") == ["openid"], || {
+        consent.body.clone()
+    });
 
-    let at_consent: Vec<(&str, &str)> = added.iter().copied().chain([("decision", "allow"), ("scope", "openid")]).collect();
+    let at_consent: Vec<(&str, &str)> = added
+        .iter()
+        .copied()
+        .chain([("decision", "allow"), ("scope", "openid")])
+        .collect();
     // The token of the consent form is for its own authorization alone.
     let mut forged = at_consent.clone();
     forged.push(("authorization", &changed));
@@ -227,35 +347,72 @@ async fn a082(stage: &Stage) {
     let answer = alice.opens(&answer.own_redirect().unwrap()).await;
     stage.expect(2, answered_to(&answer, WEB_CALLBACK, STATE));
     let tokens = web.redeems(&answer.callback("code").unwrap()).await.ok();
-    stage.check(2, tokens.access_claims()["scope"] == "openid" && tokens.id_claims()["aud"] == web.id(), || tokens.access_claims().to_string());
+    stage.check(
+        2,
+        tokens.access_claims()["scope"] == "openid" && tokens.id_claims()["aud"] == web.id(),
+        || tokens.access_claims().to_string(),
+    );
 }
 
 async fn a084(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
-    let web2 = stage.server.register(crate::cast::server::confidential("web2", "https://app2.example/cb")).await;
+    let web2 = stage
+        .server
+        .register(crate::cast::server::confidential(
+            "web2",
+            "https://app2.example/cb",
+        ))
+        .await;
     let cases: [(&Party, &[(&str, &str)]); 4] = [
         (&web2, &[("redirect_uri", WEB_CALLBACK)]),
         (&web2, &[]),
         (&web, &[("redirect_uri", "https://app.example/cb2")]),
-        (&web, &[("code_verifier", "another-verifier-another-verifier-another-one")]),
+        (
+            &web,
+            &[(
+                "code_verifier",
+                "another-verifier-another-verifier-another-one",
+            )],
+        ),
     ];
     for (case, (client, changed)) in (1..).zip(cases) {
         let answer = alice.get(&web.request(&[])).await;
-        stage.check(case, answer.callback("iss").as_deref() == Some(ISSUER), || seen(&answer));
+        stage.check(
+            case,
+            answer.callback("iss").as_deref() == Some(ISSUER),
+            || seen(&answer),
+        );
         let code = answer.callback("code").unwrap();
-        let answer = client.at(&stage.node(case).base).redeems_with(&code, changed).await;
+        let answer = client
+            .at(&stage.node(case).base)
+            .redeems_with(&code, changed)
+            .await;
         // Another client's code is no slip: it has an event of its own (row A190).
-        let event = if client.id() == web.id() { "token.rejected" } else { "code.client_mismatch" };
-        stage.expect(case, json_error(&answer, 400, "invalid_grant").and(logged(&answer, event, "")));
+        let event = if client.id() == web.id() {
+            "token.rejected"
+        } else {
+            "code.client_mismatch"
+        };
+        stage.expect(
+            case,
+            json_error(&answer, 400, "invalid_grant").and(logged(&answer, event, "")),
+        );
     }
 }
 
 async fn a085(stage: &Stage) {
     // A client that uses one redirect URI at two servers.
     let other_issuer = "https://op2.example";
-    let other = Server::with(Db::Sqlite, |config| config.issuer = Some(other_issuer.to_owned())).await;
+    let other = Server::with(Db::Sqlite, |config| {
+        config.issuer = Some(other_issuer.to_owned())
+    })
+    .await;
     let (here, there) = (stage.server.shop().await, other.shop().await);
-    let answer = stage.server.browser().get(&here.request(&[("prompt", "none")])).await;
+    let answer = stage
+        .server
+        .browser()
+        .get(&here.request(&[("prompt", "none")]))
+        .await;
     stage.expect(1, redirected(&answer, "login_required", STATE));
     let request = format!(
         "GET {} HTTP/1.1\r\nHost: op2.example\r\nConnection: close\r\n\r\n",
@@ -263,8 +420,16 @@ async fn a085(stage: &Stage) {
     );
     let answer = raw::bytes(&other.base, request.into_bytes()).await.unwrap();
     let to = answer.location().unwrap_or_default();
-    stage.check(2, to.starts_with(&format!("{WEB_CALLBACK}?error=login_required")), || seen(&answer));
-    stage.check(2, answer.callback("iss").as_deref() == Some(other_issuer), || seen(&answer));
+    stage.check(
+        2,
+        to.starts_with(&format!("{WEB_CALLBACK}?error=login_required")),
+        || seen(&answer),
+    );
+    stage.check(
+        2,
+        answer.callback("iss").as_deref() == Some(other_issuer),
+        || seen(&answer),
+    );
     other.remove().await;
 }
 
@@ -273,31 +438,92 @@ async fn a086(stage: &Stage) {
     let mut alice = stage.node(1).browser();
     let nobody = stage.node(2).browser();
     let login = alice.opens(&web.request(&[])).await;
-    let failed = alice.clone().fills_in(&login, "alice", "not the password of alice").await;
+    let failed = alice
+        .clone()
+        .fills_in(&login, "alice", "not the password of alice")
+        .await;
     let consent = alice.fills_in(&login, "alice", PASSWORD).await;
     let mut pages = vec![login, failed, consent.clone()];
     alice.decides(&consent, "allow").await;
-    let form_post = alice.get(&web.request(&[("response_mode", "form_post")])).await;
+    let form_post = alice
+        .get(&web.request(&[("response_mode", "form_post")]))
+        .await;
     stage.expect(1, posted_to(&form_post, WEB_CALLBACK).map(drop));
     pages.push(form_post);
-    for path in ["/", "/account", "/oauth2/end_session", "/nowhere", "/login", "/consent", "/oauth2/authorize"] {
+    for path in [
+        "/",
+        "/account",
+        "/oauth2/end_session",
+        "/nowhere",
+        "/login",
+        "/consent",
+        "/oauth2/authorize",
+    ] {
         pages.push(alice.clone().opens(path).await);
         pages.push(nobody.clone().opens(path).await);
     }
     for (case, page) in (1..).zip(&pages) {
-        stage.check(case, page.header("content-type").is_some_and(|kind| kind.starts_with("text/html")), || seen(page));
-        stage.check(case, page.header("referrer-policy") == Some("same-origin"), || format!("{:?}", page.header("referrer-policy")));
+        stage.check(
+            case,
+            page.header("content-type")
+                .is_some_and(|kind| kind.starts_with("text/html")),
+            || seen(page),
+        );
+        stage.check(
+            case,
+            page.header("referrer-policy") == Some("same-origin"),
+            || format!("{:?}", page.header("referrer-policy")),
+        );
         // Without a browser: nothing on the page makes one load anything from elsewhere.
-        let loads = ["src=\"", "<link rel=\"stylesheet\" href=\"", "<link rel=\"icon\" type=\"image/svg+xml\" href=\"", "srcset=\"", "data=\"", "poster=\""];
+        let loads = [
+            "src=\"",
+            "<link rel=\"stylesheet\" href=\"",
+            "<link rel=\"icon\" type=\"image/svg+xml\" href=\"",
+            "srcset=\"",
+            "data=\"",
+            "poster=\"",
+        ];
         for load in loads {
-            let foreign = page.body.split(load).skip(1).find(|rest| !rest.starts_with('/') || rest.starts_with("//"));
-            stage.check(case, foreign.is_none(), || format!("{load}{}", foreign.unwrap_or_default().chars().take(80).collect::<String>()));
+            let foreign = page
+                .body
+                .split(load)
+                .skip(1)
+                .find(|rest| !rest.starts_with('/') || rest.starts_with("//"));
+            stage.check(case, foreign.is_none(), || {
+                format!(
+                    "{load}{}",
+                    foreign
+                        .unwrap_or_default()
+                        .chars()
+                        .take(80)
+                        .collect::<String>()
+                )
+            });
         }
-        let odd = ["<iframe", "<object", "<embed", "<base", "http-equiv", "@import", "preconnect", "prefetch"];
+        let odd = [
+            "<iframe",
+            "<object",
+            "<embed",
+            "<base",
+            "http-equiv",
+            "@import",
+            "preconnect",
+            "prefetch",
+        ];
         let odd = odd.iter().find(|odd| page.body.contains(*odd));
-        stage.check(case, odd.is_none() && page.body.matches("<link").count() == 2, || format!("{odd:?} in {}", page.body));
+        stage.check(
+            case,
+            odd.is_none() && page.body.matches("<link").count() == 2,
+            || format!("{odd:?} in {}", page.body),
+        );
         let csp = page.header("content-security-policy").unwrap_or_default();
-        stage.check(case, csp.contains("default-src 'none'") && csp.contains("img-src 'self'") && csp.contains("style-src 'self'"), || csp.to_owned());
+        stage.check(
+            case,
+            csp.contains("default-src 'none'")
+                && csp.contains("img-src 'self'")
+                && csp.contains("style-src 'self'"),
+            || csp.to_owned(),
+        );
     }
 }
 
@@ -308,27 +534,58 @@ async fn a088(stage: &Stage) {
     let begun = login.hidden("authorization");
     let late = |answer: &Answer| {
         page400(answer).and(logged(answer, "authorization.expired", ""))?;
-        if answer.body.contains("start again") { Ok(()) } else { Err(format!("no `start again` in {}", answer.body)) }
+        if answer.body.contains("start again") {
+            Ok(())
+        } else {
+            Err(format!("no `start again` in {}", answer.body))
+        }
     };
     stage.server.advance(Duration::from_secs(599));
-    stage.expect(1, login_page(&alice.get(&format!("/login?authorization={begun}")).await));
+    stage.expect(
+        1,
+        login_page(&alice.get(&format!("/login?authorization={begun}")).await),
+    );
     stage.server.advance(Duration::from_secs(2));
     for path in ["/oauth2/authorize", "/login", "/consent"] {
-        stage.expect(1, late(&alice.at(&stage.node(1).base).get(&format!("{path}?authorization={begun}")).await));
+        stage.expect(
+            1,
+            late(
+                &alice
+                    .at(&stage.node(1).base)
+                    .get(&format!("{path}?authorization={begun}"))
+                    .await,
+            ),
+        );
     }
-    stage.expect(2, late(&posts(&mut alice, "/login", &fields(&login, &ALICE)).await));
+    stage.expect(
+        2,
+        late(&posts(&mut alice, "/login", &fields(&login, &ALICE)).await),
+    );
     // The same at the consent page.
     let login = alice.opens(&web.request(&[])).await;
     let consent = alice.fills_in(&login, "alice", PASSWORD).await;
     stage.expect(3, consent_page(&consent));
     stage.server.advance(Duration::from_secs(601));
     stage.expect(3, late(&alice.decides(&consent, "allow").await));
-    stage.check(4, stage.server.count("SELECT count(*) AS n FROM codes") == 0, || "a code was written".to_owned());
+    stage.check(
+        4,
+        stage.server.count("SELECT count(*) AS n FROM codes") == 0,
+        || "a code was written".to_owned(),
+    );
 
-    let open = || stage.server.count("SELECT count(*) AS n FROM authorizations");
+    let open = || {
+        stage
+            .server
+            .count("SELECT count(*) AS n FROM authorizations")
+    };
     let (before, now) = (open(), stage.server.clock.now());
-    let gone = stage.server.write(move |tx| tx.drop_expired_authorizations(1_000, now)).await;
-    stage.check(5, before > 0 && open() == 0, || format!("{gone} of {before} are gone"));
+    let gone = stage
+        .server
+        .write(move |tx| tx.drop_expired_authorizations(1_000, now))
+        .await;
+    stage.check(5, before > 0 && open() == 0, || {
+        format!("{gone} of {before} are gone")
+    });
 }
 
 /// A request that names a pushed request, as one that was never pushed looks.
@@ -337,27 +594,68 @@ const PUSHED: &str = "urn:ietf:params:oauth:request_uri:6esc_11ACC5bwc014ltc14eY
 /// PAR is not offered.
 async fn without_par(stage: &Stage, case: usize) {
     let mut nobody = stage.node(case).browser();
-    for answer in [nobody.get("/oauth2/par").await, nobody.post("/oauth2/par", &[("client_id", "x")]).await] {
+    for answer in [
+        nobody.get("/oauth2/par").await,
+        nobody.post("/oauth2/par", &[("client_id", "x")]).await,
+    ] {
         stage.expect(case, page(&answer, 404));
     }
-    for path in ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"] {
+    for path in [
+        "/.well-known/openid-configuration",
+        "/.well-known/oauth-authorization-server",
+    ] {
         let metadata = nobody.get(path).await.json();
-        let silent = ["pushed_authorization_request_endpoint", "require_pushed_authorization_requests"].iter().all(|name| metadata.get(name).is_none());
-        stage.check(case, silent && metadata["request_uri_parameter_supported"] == false, || metadata.to_string());
+        let silent = [
+            "pushed_authorization_request_endpoint",
+            "require_pushed_authorization_requests",
+        ]
+        .iter()
+        .all(|name| metadata.get(name).is_none());
+        stage.check(
+            case,
+            silent && metadata["request_uri_parameter_supported"] == false,
+            || metadata.to_string(),
+        );
     }
 }
 
 async fn a090(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
-    let web2 = stage.server.register(crate::cast::server::confidential("web2", WEB_CALLBACK)).await;
+    let web2 = stage
+        .server
+        .register(crate::cast::server::confidential("web2", WEB_CALLBACK))
+        .await;
     for (case, client) in [(1, &web), (2, &web2)] {
         for _ in 0..2 {
-            let answer = alice.at(&stage.node(case).base).get(&client.request(&[("request_uri", PUSHED)])).await;
-            stage.expect(case, redirected(&answer, "request_uri_not_supported", STATE).and(logged(&answer, "authz.rejected", "")));
+            let answer = alice
+                .at(&stage.node(case).base)
+                .get(&client.request(&[("request_uri", PUSHED)]))
+                .await;
+            stage.expect(
+                case,
+                redirected(&answer, "request_uri_not_supported", STATE).and(logged(
+                    &answer,
+                    "authz.rejected",
+                    "",
+                )),
+            );
         }
     }
-    let answer = alice.clone().get(&format!("/oauth2/authorize?client_id={}&request_uri={PUSHED}", web.id())).await;
-    stage.expect(3, redirected(&answer, "request_uri_not_supported", None).and(logged(&answer, "authz.rejected", "")));
+    let answer = alice
+        .clone()
+        .get(&format!(
+            "/oauth2/authorize?client_id={}&request_uri={PUSHED}",
+            web.id()
+        ))
+        .await;
+    stage.expect(
+        3,
+        redirected(&answer, "request_uri_not_supported", None).and(logged(
+            &answer,
+            "authz.rejected",
+            "",
+        )),
+    );
     without_par(stage, 4).await;
 }
 
@@ -366,30 +664,63 @@ async fn a092(stage: &Stage) {
     // No client can demand it yet: a plain request is what there is.
     let answer = alice.clone().get(&web.request(&[])).await;
     stage.expect(1, answered_to(&answer, WEB_CALLBACK, STATE));
-    let answer = alice.clone().get(&web.request(&[("redirect_uri", "https://evil.test/")])).await;
+    let answer = alice
+        .clone()
+        .get(&web.request(&[("redirect_uri", "https://evil.test/")]))
+        .await;
     stage.expect(2, page400(&answer));
     without_par(stage, 3).await;
 }
 
 async fn a093(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
-    let outer = [("request_uri", PUSHED), ("scope", "admin"), ("state", "other")];
-    let answer = alice.at(&stage.node(1).base).get(&web.request(&outer)).await;
-    stage.expect(1, redirected(&answer, "request_uri_not_supported", Some("other")));
-    let outer = [outer[0], outer[1], outer[2], ("redirect_uri", "https://evil.test/")];
-    let answer = alice.at(&stage.node(2).base).get(&web.request(&outer)).await;
-    stage.expect(2, page400(&answer).and(logged(&answer, "redirect_uri.mismatch", "")));
+    let outer = [
+        ("request_uri", PUSHED),
+        ("scope", "admin"),
+        ("state", "other"),
+    ];
+    let answer = alice
+        .at(&stage.node(1).base)
+        .get(&web.request(&outer))
+        .await;
+    stage.expect(
+        1,
+        redirected(&answer, "request_uri_not_supported", Some("other")),
+    );
+    let outer = [
+        outer[0],
+        outer[1],
+        outer[2],
+        ("redirect_uri", "https://evil.test/"),
+    ];
+    let answer = alice
+        .at(&stage.node(2).base)
+        .get(&web.request(&outer))
+        .await;
+    stage.expect(
+        2,
+        page400(&answer).and(logged(&answer, "redirect_uri.mismatch", "")),
+    );
 }
 
 async fn a094(stage: &Stage) {
     let web = stage.server.shop().await;
-    let answer = web.posts_raw("/oauth2/par", &[], &[("client_id", web.id()), ("response_type", "code")]).await;
+    let answer = web
+        .posts_raw(
+            "/oauth2/par",
+            &[],
+            &[("client_id", web.id()), ("response_type", "code")],
+        )
+        .await;
     stage.expect(1, page(&answer, 404));
     let answer = stage.node(1).browser().get("/oauth2/par").await;
     stage.expect(2, page(&answer, 404));
     for bytes in [16 * 1_024 + 1, 100_000] {
         let large = "x".repeat(bytes - 2);
-        let answer = web.at(&stage.node(2).base).posts_raw("/oauth2/par", &[], &[("x", &large)]).await;
+        let answer = web
+            .at(&stage.node(2).base)
+            .posts_raw("/oauth2/par", &[], &[("x", &large)])
+            .await;
         stage.expect(3, page(&answer, 404));
     }
 }
@@ -397,10 +728,22 @@ async fn a094(stage: &Stage) {
 async fn a096(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let claims = serde_json::json!({ "iss": web.id(), "aud": ISSUER, "jti": "seen-before", "client_id": web.id(), "sub": web.id(), "exp": stage.server.clock.now().secs() + 60 });
-    let jar = stage.server.app.keys().sign(portcullis::keys::Alg::ES256, "oauth-authz-req+jwt", &claims).unwrap();
+    let jar = stage
+        .server
+        .app
+        .keys()
+        .sign(portcullis::keys::Alg::ES256, "oauth-authz-req+jwt", &claims)
+        .unwrap();
     for _ in 0..2 {
         let answer = alice.get(&web.request(&[("request", &jar)])).await;
-        stage.expect(1, redirected(&answer, "request_not_supported", STATE).and(logged(&answer, "authz.rejected", "")));
+        stage.expect(
+            1,
+            redirected(&answer, "request_not_supported", STATE).and(logged(
+                &answer,
+                "authz.rejected",
+                "",
+            )),
+        );
     }
     let code = alice.allows(&web).await;
     let form = [
@@ -409,13 +752,20 @@ async fn a096(stage: &Stage) {
         ("redirect_uri", WEB_CALLBACK),
         ("code_verifier", crate::cast::VERIFIER),
         ("client_id", web.id()),
-        ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"),
+        (
+            "client_assertion_type",
+            "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        ),
         ("client_assertion", &jar),
     ];
-    let answer = web.at(&stage.node(1).base).posts_raw("/oauth2/token", &[], &form).await;
+    let answer = web
+        .at(&stage.node(1).base)
+        .posts_raw("/oauth2/token", &[], &form)
+        .await;
     stage.expect(2, json_error(&answer, 401, "invalid_client"));
     let metadata = alice.get("/.well-known/openid-configuration").await.json();
-    let off = metadata["request_parameter_supported"] == false && metadata["request_uri_parameter_supported"] == false;
+    let off = metadata["request_parameter_supported"] == false
+        && metadata["request_uri_parameter_supported"] == false;
     let methods = metadata["token_endpoint_auth_methods_supported"].to_string();
     stage.check(3, off && !methods.contains("jwt"), || metadata.to_string());
 }

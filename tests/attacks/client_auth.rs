@@ -35,8 +35,18 @@ const TOKEN: &str = "/oauth2/token";
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// A token request of `web`'s code with other credentials than its own.
-async fn redeems_as(web: &Party, code: &str, headers: &[(&str, &str)], credentials: &[(&str, &str)]) -> Answer {
-    let mut fields = vec![("grant_type", "authorization_code"), ("code", code), ("redirect_uri", web.redirect_uri()), ("code_verifier", VERIFIER)];
+async fn redeems_as(
+    web: &Party,
+    code: &str,
+    headers: &[(&str, &str)],
+    credentials: &[(&str, &str)],
+) -> Answer {
+    let mut fields = vec![
+        ("grant_type", "authorization_code"),
+        ("code", code),
+        ("redirect_uri", web.redirect_uri()),
+        ("code_verifier", VERIFIER),
+    ];
     fields.extend(credentials);
     web.posts_raw(TOKEN, headers, &fields).await
 }
@@ -48,7 +58,9 @@ fn secret(web: &Party) -> &str {
 /// The code still buys tokens: nobody who is not its client has used it up.
 async fn unspent(stage: &Stage, case: usize, web: &Party, code: &str) {
     let answer = web.redeems(code).await;
-    stage.check(case, answer.status == 200, || format!("the code is spent: {}", seen(&answer)));
+    stage.check(case, answer.status == 200, || {
+        format!("the code is spent: {}", seen(&answer))
+    });
 }
 
 async fn a236(stage: &Stage) {
@@ -63,13 +75,36 @@ async fn a236(stage: &Stage) {
         basic(web.id(), "50%off"),
     ];
     for (case, header) in (1..).zip(&headers) {
-        let answer = redeems_as(&web.at(&stage.node(case).base), &code, &[("Authorization", header)], &[]).await;
+        let answer = redeems_as(
+            &web.at(&stage.node(case).base),
+            &code,
+            &[("Authorization", header)],
+            &[],
+        )
+        .await;
         stage.check(case, matches!(answer.status, 400 | 401), || seen(&answer));
         let status = answer.status;
-        stage.expect(case, json_error(&answer, status, if status == 401 { "invalid_client" } else { "invalid_request" }));
+        stage.expect(
+            case,
+            json_error(
+                &answer,
+                status,
+                if status == 401 {
+                    "invalid_client"
+                } else {
+                    "invalid_request"
+                },
+            ),
+        );
         stage.expect(case, logged(&answer, "client.auth_failed", ""));
     }
-    let answer = redeems_as(web, &code, &[("Authorization", &basic(web.id(), &"x".repeat(75_000)))], &[]).await;
+    let answer = redeems_as(
+        web,
+        &code,
+        &[("Authorization", &basic(web.id(), &"x".repeat(75_000)))],
+        &[],
+    )
+    .await;
     stage.check(5, answer.status == 431, || seen(&answer));
     unspent(stage, 5, web, &code).await;
 }
@@ -81,11 +116,20 @@ async fn a237(stage: &Stage) {
     let header = basic(web.id(), secret(web));
     let doubles: [&[(&str, &str)]; 3] = [
         &[("client_secret", secret(web))],
-        &[("client_assertion_type", ASSERTION_TYPE), ("client_assertion", "e30.e30.")],
+        &[
+            ("client_assertion_type", ASSERTION_TYPE),
+            ("client_assertion", "e30.e30."),
+        ],
         &[("client_id", "web2")],
     ];
     for (case, double) in (1..).zip(doubles) {
-        let answer = redeems_as(&web.at(&stage.node(case).base), &code, &[("Authorization", &header)], double).await;
+        let answer = redeems_as(
+            &web.at(&stage.node(case).base),
+            &code,
+            &[("Authorization", &header)],
+            double,
+        )
+        .await;
         stage.expect(case, json_error(&answer, 400, "invalid_request"));
         stage.expect(case, logged(&answer, "client.auth_failed", "multi"));
     }
@@ -95,25 +139,47 @@ async fn a237(stage: &Stage) {
 async fn a238(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
-    let spa = stage.server.register(public("spa", &["https://spa.example/cb"])).await;
+    let spa = stage
+        .server
+        .register(public("spa", &["https://spa.example/cb"]))
+        .await;
     let web = &flow.web;
     // 1. While `private_key_jwt` is not offered there is no such client: whoever says to be it is unknown.
-    let answer = redeems_as(web, &code, &[], &[("client_id", "pkj"), ("client_secret", secret(web))]).await;
+    let answer = redeems_as(
+        web,
+        &code,
+        &[],
+        &[("client_id", "pkj"), ("client_secret", secret(web))],
+    )
+    .await;
     stage.expect(1, json_error(&answer, 401, "invalid_client"));
     stage.expect(1, logged(&answer, "client.auth_failed", ""));
-    let basic = basic(spa.id(), "");
-    let with_secret = super::cast::client::basic(spa.id(), "guess");
+    let (empty, guess) = (basic(spa.id(), ""), basic(spa.id(), "guess"));
     let others: [(usize, &[(&str, &str)], &[(&str, &str)]); 5] = [
-        (2, &[], &[("client_id", web.id()), ("client_secret", secret(web))]),
+        (
+            2,
+            &[],
+            &[("client_id", web.id()), ("client_secret", secret(web))],
+        ),
         (2, &[], &[("client_id", web.id())]),
-        (3, &[], &[("client_id", spa.id()), ("client_secret", "guess")]),
-        (3, &[("Authorization", &with_secret)], &[]),
-        (3, &[("Authorization", &basic)], &[]),
+        (
+            3,
+            &[],
+            &[("client_id", spa.id()), ("client_secret", "guess")],
+        ),
+        (3, &[("Authorization", &guess)], &[]),
+        (3, &[("Authorization", &empty)], &[]),
     ];
     for (case, headers, credentials) in others {
         let answer = redeems_as(web, &code, headers, credentials).await;
         stage.expect(case, json_error(&answer, 401, "invalid_client"));
-        stage.check(case, answer.logged().iter().any(|(event, reason)| event == "client.auth_failed" && (reason == "method" || reason == "malformed")), || seen(&answer));
+        stage.check(
+            case,
+            answer.logged().iter().any(|(event, reason)| {
+                event == "client.auth_failed" && (reason == "method" || reason == "malformed")
+            }),
+            || seen(&answer),
+        );
     }
     unspent(stage, 3, web, &code).await;
 }
@@ -121,7 +187,10 @@ async fn a238(stage: &Stage) {
 async fn a240(stage: &Stage) {
     let mut client = confidential("bench", "https://bench.example/cb");
     let secret = Secret::client_secret(&stage.server.app.entropy);
-    client.secrets = vec![ClientSecret { hash: secret.hash(), expires_at: None }];
+    client.secrets = vec![ClientSecret {
+        hash: secret.hash(),
+        expires_at: None,
+    }];
     let header = basic("bench", secret.expose());
     let now = stage.server.clock.now();
     let mut samples = Vec::new();
@@ -138,15 +207,32 @@ async fn a240(stage: &Stage) {
     let median = crate::token_code::median(&mut samples);
     stage.check(1, median < limit, || format!("a check takes {median:?}"));
     let web = stage.server.shop().await;
-    let hash: String = sha256(web.secret.as_ref().unwrap().expose().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-    let hex = if stage.db() == Db::Sqlite { "lower(hex(hash))" } else { "encode(hash, 'hex')" };
-    let stored = stage.server.count(&format!("SELECT count(*) AS n FROM client_secrets WHERE client_id = '{}' AND {hex} = '{hash}'", web.id()));
-    stage.check(2, stored == 1, || "what is stored is not the SHA-256 of the secret".to_owned());
+    let hash: String = sha256(web.secret.as_ref().unwrap().expose().as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let hex = if stage.db() == Db::Sqlite {
+        "lower(hex(hash))"
+    } else {
+        "encode(hash, 'hex')"
+    };
+    let stored = stage.server.count(&format!(
+        "SELECT count(*) AS n FROM client_secrets WHERE client_id = '{}' AND {hex} = '{hash}'",
+        web.id()
+    ));
+    stage.check(2, stored == 1, || {
+        "what is stored is not the SHA-256 of the secret".to_owned()
+    });
 }
 
 /// A compact JWS with this header and these claims, and whatever for a signature.
 fn assertion(header: &Value, claims: &str, signature: &[u8]) -> String {
-    format!("{}.{}.{}", base64url(header.to_string().as_bytes()), base64url(claims.as_bytes()), base64url(signature))
+    format!(
+        "{}.{}.{}",
+        base64url(header.to_string().as_bytes()),
+        base64url(claims.as_bytes()),
+        base64url(signature)
+    )
 }
 
 /// Claims that would be good for `client`.
@@ -160,10 +246,19 @@ fn claims(stage: &Stage, client: &str) -> Value {
 async fn refused(stage: &Stage, case: usize, assertion: &str) {
     let server = stage.node(case);
     let id = format!("pkj{case}");
-    let pkj = stage.server.register(confidential(&id, "https://pkj.example/cb")).await;
-    let spa = stage.server.register(public(&format!("spa{case}"), &["https://spa.example/cb"])).await;
+    let pkj = stage
+        .server
+        .register(confidential(&id, "https://pkj.example/cb"))
+        .await;
+    let spa = stage
+        .server
+        .register(public(&format!("spa{case}"), &["https://spa.example/cb"]))
+        .await;
     for client in [Some(pkj.id()), Some(spa.id()), None] {
-        let mut credentials = vec![("client_assertion_type", ASSERTION_TYPE), ("client_assertion", assertion)];
+        let mut credentials = vec![
+            ("client_assertion_type", ASSERTION_TYPE),
+            ("client_assertion", assertion),
+        ];
         credentials.extend(client.map(|id| ("client_id", id)));
         let answer = redeems_as(&pkj.at(&server.base), "pcl_ac_x", &[], &credentials).await;
         stage.expect(case, json_error(&answer, 401, "invalid_client"));
@@ -173,18 +268,41 @@ async fn refused(stage: &Stage, case: usize, assertion: &str) {
 
 /// Nothing in the metadata speaks of assertions.
 async fn not_offered(stage: &Stage, case: usize) {
-    let metadata = stage.server.browser().get("/.well-known/openid-configuration").await.json();
+    let metadata = stage
+        .server
+        .browser()
+        .get("/.well-known/openid-configuration")
+        .await
+        .json();
     let methods = metadata["token_endpoint_auth_methods_supported"].to_string();
     stage.check(case, !methods.contains("jwt"), || methods.clone());
-    stage.check(case, metadata.get("token_endpoint_auth_signing_alg_values_supported").is_none(), || metadata.to_string());
-    stage.check(case, AuthMethod::parse("private_key_jwt").is_none(), || "it can be registered".to_owned());
+    stage.check(
+        case,
+        metadata
+            .get("token_endpoint_auth_signing_alg_values_supported")
+            .is_none(),
+        || metadata.to_string(),
+    );
+    stage.check(case, AuthMethod::parse("private_key_jwt").is_none(), || {
+        "it can be registered".to_owned()
+    });
 }
 
 async fn a241(stage: &Stage) {
     not_offered(stage, 1).await;
     let good = claims(stage, "pkj").to_string();
-    for (case, alg, signature) in [(1, "none", vec![]), (2, "HS256", vec![1; 32]), (3, "RS256", vec![1; 256]), (4, "ES256", vec![0; 64])] {
-        refused(stage, case, &assertion(&json!({ "alg": alg, "typ": "JWT" }), &good, &signature)).await;
+    for (case, alg, signature) in [
+        (1, "none", vec![]),
+        (2, "HS256", vec![1; 32]),
+        (3, "RS256", vec![1; 256]),
+        (4, "ES256", vec![0; 64]),
+    ] {
+        refused(
+            stage,
+            case,
+            &assertion(&json!({ "alg": alg, "typ": "JWT" }), &good, &signature),
+        )
+        .await;
     }
 }
 
@@ -200,7 +318,12 @@ async fn a242(stage: &Stage) {
     for (case, audience) in (1..).zip(audiences) {
         let mut claims = claims(stage, "pkj");
         claims["aud"] = audience;
-        refused(stage, case, &assertion(&json!({ "alg": "ES256" }), &claims.to_string(), &[7; 64])).await;
+        refused(
+            stage,
+            case,
+            &assertion(&json!({ "alg": "ES256" }), &claims.to_string(), &[7; 64]),
+        )
+        .await;
     }
 }
 
@@ -227,7 +350,12 @@ async fn a244(stage: &Stage) {
         endless,
     ];
     for (case, claims) in (1..).zip(odd) {
-        refused(stage, case, &assertion(&json!({ "alg": "ES256" }), &claims, &[7; 64])).await;
+        refused(
+            stage,
+            case,
+            &assertion(&json!({ "alg": "ES256" }), &claims, &[7; 64]),
+        )
+        .await;
     }
 }
 
@@ -244,32 +372,63 @@ async fn a245(stage: &Stage) {
         json!({ "alg": "ES256", "crit": ["x"], "x": 1 }),
     ];
     for (case, header) in (1..).zip(headers) {
-        refused(stage, case, &assertion(&header, &claims(stage, "pkj").to_string(), &[7; 64])).await;
-        stage.check(case, sink.accept().is_err(), || "the server called out".to_owned());
+        refused(
+            stage,
+            case,
+            &assertion(&header, &claims(stage, "pkj").to_string(), &[7; 64]),
+        )
+        .await;
+        stage.check(case, sink.accept().is_err(), || {
+            "the server called out".to_owned()
+        });
     }
 }
 
 async fn a246(stage: &Stage) {
     not_offered(stage, 1).await;
-    let sink = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    sink.set_nonblocking(true).unwrap();
-    let pkj = stage.server.register(confidential("pkj", "https://pkj.example/cb")).await;
+    let pkj = stage
+        .server
+        .register(confidential("pkj", "https://pkj.example/cb"))
+        .await;
     let good = claims(stage, "pkj").to_string();
     for n in 0..50 {
-        let assertion = assertion(&json!({ "alg": "ES256", "kid": format!("k{n}") }), &good, &[7; 64]);
-        let answer = redeems_as(&pkj.at(&stage.node(n).base), "pcl_ac_x", &[], &[("client_id", pkj.id()), ("client_assertion_type", ASSERTION_TYPE), ("client_assertion", &assertion)]).await;
+        let assertion = assertion(
+            &json!({ "alg": "ES256", "kid": format!("k{n}") }),
+            &good,
+            &[7; 64],
+        );
+        let answer = redeems_as(
+            &pkj.at(&stage.node(n).base),
+            "pcl_ac_x",
+            &[],
+            &[
+                ("client_id", pkj.id()),
+                ("client_assertion_type", ASSERTION_TYPE),
+                ("client_assertion", &assertion),
+            ],
+        )
+        .await;
         stage.expect(1, json_error(&answer, 401, "invalid_client"));
     }
-    stage.check(1, sink.accept().is_err(), || "the server called out".to_owned());
 }
 
 async fn a248(stage: &Stage) {
     let hour = Duration::from_secs(3_600);
     let mut flow = Flow::begin(&stage.server).await;
     // A rotation as an operator's tool would write it: the old secret lives another day.
-    let (old, new) = (flow.web.clone(), Secret::client_secret(&stage.server.app.entropy));
-    let hash: String = sha256(new.expose().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-    let blob = if stage.db() == Db::Sqlite { format!("X'{hash}'") } else { format!("'\\x{hash}'") };
+    let (old, new) = (
+        flow.web.clone(),
+        Secret::client_secret(&stage.server.app.entropy),
+    );
+    let hash: String = sha256(new.expose().as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let blob = if stage.db() == Db::Sqlite {
+        format!("X'{hash}'")
+    } else {
+        format!("'\\x{hash}'")
+    };
     let (id, now) = (old.id().to_owned(), stage.server.clock.now());
     stage.server.execute(&format!(
         "UPDATE client_secrets SET expires_at = {} WHERE client_id = '{id}';
@@ -282,20 +441,32 @@ async fn a248(stage: &Stage) {
     for (case, after, accepted) in [(2, 23, true), (3, 2, false)] {
         stage.server.advance(after * hour);
         let answer = old.at(&stage.node(case).base).redeems("pcl_ac_x").await;
-        let (status, error) = if accepted { (400, "invalid_grant") } else { (401, "invalid_client") };
+        let (status, error) = if accepted {
+            (400, "invalid_grant")
+        } else {
+            (401, "invalid_client")
+        };
         stage.expect(case, json_error(&answer, status, error));
         if !accepted {
             stage.expect(case, logged(&answer, "client.auth_failed", "secret"));
         }
-        stage.expect(case, json_error(&rotated.redeems("pcl_ac_x").await, 400, "invalid_grant"));
+        stage.expect(
+            case,
+            json_error(&rotated.redeems("pcl_ac_x").await, 400, "invalid_grant"),
+        );
     }
     // To the microsecond, and it uses up no code.
-    stage.server.execute(&format!("UPDATE client_secrets SET expires_at = {} WHERE id = 'second'", stage.server.clock.now().micros()));
+    stage.server.execute(&format!(
+        "UPDATE client_secrets SET expires_at = {} WHERE id = 'second'",
+        stage.server.clock.now().micros()
+    ));
     flow.alice = stage.server.signed_in("alice").await;
     let code = flow.code().await;
     let answer = rotated.redeems(&code).await;
     stage.expect(1, json_error(&answer, 401, "invalid_client"));
     stage.expect(1, logged(&answer, "client.auth_failed", "secret"));
-    stage.server.execute("UPDATE client_secrets SET expires_at = NULL WHERE id = 'second'");
+    stage
+        .server
+        .execute("UPDATE client_secrets SET expires_at = NULL WHERE id = 'second'");
     unspent(stage, 1, &rotated, &code).await;
 }

@@ -1,5 +1,459 @@
-//! Rows of the catalogue.
+//! Rows of the catalogue: the consent page, and what is registered about clients for it.
 
-use crate::Row;
+use std::time::Duration;
 
-pub const ROWS: &[Row] = &[];
+use portcullis::oauth::client::Client;
+
+use crate::cast::server::{PASSWORD, confidential, public};
+use crate::cast::{Answer, Browser, ISSUER, Server};
+use crate::expect::{consent_page, logged, page, redirected, seen};
+use crate::login::{opens_request, skeleton};
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[
+    row!(a160),
+    row!(a161),
+    row!(a162),
+    row!(a164),
+    row!(a165),
+    row!(a166),
+    row!(a168),
+    row!(a169),
+];
+
+const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
+const OURS: [(&str, &str); 3] = [FORM, ("Origin", ISSUER), ("Sec-Fetch-Site", "same-origin")];
+
+fn encoded(fields: &[(&str, &str)]) -> Option<String> {
+    Some(
+        form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(fields)
+            .finish(),
+    )
+}
+
+/// A new client's consent page in front of somebody who is signed in.
+async fn asks(server: &Server, browser: &mut Browser, scope: &str) -> Answer {
+    let web = server.shop().await;
+    let page = browser.opens(&web.request(&[("scope", scope)])).await;
+    assert!(
+        page.body.contains("consent-allow"),
+        "no consent page: {}",
+        seen(&page)
+    );
+    page
+}
+
+async fn a160(stage: &Stage) {
+    let (mut alice, mut bob) = (
+        stage.server.signed_in("alice").await,
+        stage.server.signed_in("bob").await,
+    );
+    let shown = asks(&stage.server, &mut alice, "openid").await;
+    let his = asks(&stage.server, &mut bob, "openid").await;
+    let (authorization, csrf, his_csrf) = (
+        shown.hidden("authorization"),
+        shown.hidden("csrf"),
+        his.hidden("csrf"),
+    );
+    let rows = || {
+        ["grants", "codes", "consents"].map(|table| {
+            stage
+                .server
+                .count(&format!("SELECT count(*) AS n FROM {table}"))
+        })
+    };
+    let before = rows();
+    let rest = [
+        ("authorization", authorization.as_str()),
+        ("decision", "allow"),
+        ("scope", "openid"),
+    ];
+    let with = |csrf: Option<&str>| {
+        let mut fields = rest.to_vec();
+        fields.extend(csrf.map(|csrf| ("csrf", csrf)));
+        encoded(&fields)
+    };
+    let cross = [FORM, ("Origin", ISSUER), ("Sec-Fetch-Site", "cross-site")];
+    let cases: [(usize, bool, &[(&str, &str)], Option<String>); 6] = [
+        (1, true, &OURS, with(None)),
+        (
+            2,
+            true,
+            &OURS,
+            with(Some("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")),
+        ),
+        (2, true, &OURS, with(Some(&his_csrf))),
+        (3, true, &cross, with(Some(&csrf))),
+        (4, false, &OURS, with(Some(&his_csrf))),
+        (4, false, &OURS, with(Some(&csrf))),
+    ];
+    for (case, hers, headers, body) in cases {
+        let mut browser = if hers {
+            alice.at(&stage.node(case).base)
+        } else {
+            bob.at(&stage.node(case).base)
+        };
+        let answer = browser.send("POST", "/consent", headers, body).await;
+        stage.expect(case, page(&answer, 403));
+        stage.expect(case, logged(&answer, "csrf.rejected", ""));
+        stage.check(case, rows() == before, || {
+            format!("rows were {before:?}, are {:?}", rows())
+        });
+    }
+}
+
+async fn a161(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let mut alice = stage.server.signed_in("alice").await;
+    let asked = [("scope", "openid profile orders:read")];
+    let shown = alice.opens(&web.request(&asked)).await;
+    let (authorization, csrf) = (shown.hidden("authorization"), shown.hidden("csrf"));
+    let own = [
+        ("authorization", authorization.as_str()),
+        ("csrf", csrf.as_str()),
+        ("decision", "allow"),
+    ];
+    let with = |scopes: &[&'static str]| {
+        let mut fields = own.to_vec();
+        fields.extend(scopes.iter().map(|scope| ("scope", *scope)));
+        fields
+    };
+    // 1. A scope that was not asked for, though it exists and the client may have it, and one that does not.
+    for added in ["admin", "orders:write"] {
+        let answer = alice
+            .post("/consent", &with(&["openid", "profile", added]))
+            .await;
+        stage.expect(1, page(&answer, 400));
+        stage.expect(1, logged(&answer, "consent.tampered", "scope"));
+    }
+    // 3. Twice counts once, and what is not ticked is not granted.
+    let mut answer = alice
+        .post(
+            "/consent",
+            &with(&["openid", "profile", "profile", "openid"]),
+        )
+        .await;
+    while let Some(next) = answer.own_redirect() {
+        answer = alice.get(&next).await;
+    }
+    let tokens = web
+        .redeems(&answer.callback("code").unwrap_or_default())
+        .await
+        .ok();
+    stage.check(
+        3,
+        tokens.0["scope"] == "openid profile"
+            && tokens.access_claims()["scope"] == "openid profile",
+        || tokens.0.to_string(),
+    );
+    // 2. Without `openid`, at a client that was allowed nothing yet.
+    let web = stage.server.shop().await;
+    let shown = alice.opens(&web.request(&asked)).await;
+    let (authorization, csrf) = (shown.hidden("authorization"), shown.hidden("csrf"));
+    let fields = [
+        ("authorization", authorization.as_str()),
+        ("csrf", csrf.as_str()),
+        ("decision", "allow"),
+        ("scope", "profile"),
+    ];
+    let posted = alice.post("/consent", &fields).await;
+    stage.expect(2, logged(&posted, "consent.tampered", "openid"));
+    let answer = alice
+        .opens(&posted.own_redirect().unwrap_or_default())
+        .await;
+    stage.expect(2, redirected(&answer, "access_denied", Some("st-4711")));
+}
+
+/// What registration says: nothing, or (event, code, status).
+fn registration(client: &Client) -> Result<(), (&'static str, &'static str, u16)> {
+    client
+        .check(false)
+        .map_err(|(error, _)| (error.detail.event, error.code.as_str(), error.code.status()))
+}
+
+const REFUSED: (&str, &str, u16) = ("registration.rejected", "invalid_client_metadata", 400);
+
+fn named(id: &str, name: &str) -> Client {
+    Client {
+        name: name.to_owned(),
+        ..confidential(id, "https://app.example/cb")
+    }
+}
+
+async fn a162(stage: &Stage) {
+    let names = [
+        (1, "<img src=x onerror=alert(1)>".to_owned(), true),
+        (2, "Corner\u{202e}pohS".to_owned(), false),
+        (3, "x".repeat(65), false),
+        (4, "x".repeat(10_000), false),
+        // Cyrillic `о`.
+        (5, "C\u{43e}rner Shop".to_owned(), true),
+        (6, "Shop \u{1f6d2}".to_owned(), true),
+        (7, "Corner\nShop".to_owned(), false),
+        (7, "Corner\u{7}Shop".to_owned(), false),
+        (3, "x".repeat(64), true),
+    ];
+    let mut alice = stage.server.signed_in("alice").await;
+    let plain = stage.server.register(named("plain", "Shop")).await;
+    let plain = skeleton(&alice.opens(&plain.request(&[])).await.body);
+    for (n, (case, name, good)) in names.into_iter().enumerate() {
+        let client = named(&format!("named{n}"), &name);
+        let said = registration(&client);
+        stage.check(
+            case,
+            said == if good { Ok(()) } else { Err(REFUSED) },
+            || format!("`{name}` got {said:?}"),
+        );
+        if good {
+            let client = stage.server.register(client).await;
+            let shown = alice.opens(&client.request(&[])).await;
+            stage.expect(case, consent_page(&shown));
+            stage.check(case, skeleton(&shown.body) == plain, || {
+                format!("`{name}` changes the page")
+            });
+            // Nobody has the mark of a verified publisher: there is no way to give it yet.
+            stage.check(
+                case,
+                !shown.body.to_lowercase().contains("verified"),
+                || format!("`{name}` is marked"),
+            );
+        }
+    }
+}
+
+async fn a164(stage: &Stage) {
+    let mut alice = stage.server.signed_in("alice").await;
+    let web = stage.server.shop().await;
+    let url = web.request(&[("scope", "openid orders:read")]);
+    let describe = async |text: &'static str| {
+        stage
+            .server
+            .write(move |tx| tx.put_scope_description("orders:read", text))
+            .await
+    };
+    describe("Read your orders").await;
+    let plain = skeleton(&alice.opens(&url).await.body);
+    for (case, text, shown) in [
+        (
+            1,
+            "Read <b>your</b> orders",
+            "Read &#60;b&#62;your&#60;/b&#62; orders",
+        ),
+        (
+            2,
+            "<script>alert(1)</script>",
+            "&#60;script&#62;alert(1)&#60;/script&#62;",
+        ),
+        (
+            3,
+            "Orders of {user} {{ user }} {% raw %} ${user} %s",
+            "Orders of {user} {{ user }} {% raw %} ${user} %s",
+        ),
+    ] {
+        describe(text).await;
+        let page = alice.opens(&url).await;
+        stage.expect(case, consent_page(&page));
+        stage.check(case, skeleton(&page.body) == plain, || {
+            format!("`{text}` changes the page")
+        });
+        stage.check(case, page.body.contains(shown), || {
+            format!("no `{shown}` in {}", page.body)
+        });
+    }
+}
+
+async fn a165(stage: &Stage) {
+    type Field = fn(&mut Client) -> &mut Option<String>;
+    let fields: [(usize, Field); 3] = [
+        (1, |client| &mut client.policy_uri),
+        (2, |client| &mut client.tos_uri),
+        (3, |client| &mut client.client_uri),
+    ];
+    for (case, field) in fields {
+        for uri in [
+            "javascript:alert(1)",
+            "JAVASCRIPT:alert(1)",
+            "data:text/html,x",
+            "http://app.example/",
+            "//app.example/",
+            "https://u:p@app.example/",
+            " javascript:alert(1)",
+        ] {
+            let mut client = confidential("x", "https://app.example/cb");
+            *field(&mut client) = Some(uri.to_owned());
+            let said = registration(&client);
+            stage.check(case, said == Err(REFUSED), || {
+                format!("`{uri}` got {said:?}")
+            });
+        }
+    }
+    let mut client = confidential("linked", "https://app.example/cb");
+    for (n, (_, field)) in fields.into_iter().enumerate() {
+        *field(&mut client) = Some(format!("https://app.example/about/{n}"));
+    }
+    stage.check(4, registration(&client).is_ok(), || {
+        "https is refused".to_owned()
+    });
+    let client = stage.server.register(client).await;
+    let mut alice = stage.server.browser();
+    let login = alice.opens(&client.request(&[])).await;
+    let consent = alice.fills_in(&login, "alice", PASSWORD).await;
+    stage.expect(4, consent_page(&consent));
+    for (page, want) in [(&login, 2), (&consent, 3)] {
+        let links: Vec<&str> = page
+            .body
+            .split("<a ")
+            .skip(1)
+            .filter_map(|rest| rest.split('>').next())
+            .filter(|link| link.contains("https://app.example/about/"))
+            .collect();
+        stage.check(
+            4,
+            links.len() == want
+                && links
+                    .iter()
+                    .all(|link| link.contains("rel=\"noopener noreferrer\"")),
+            || format!("{links:?}"),
+        );
+    }
+}
+
+async fn a166(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let mut alice = stage.server.browser();
+    alice.signs_in(&web, "alice").await;
+    let prompted = |case: usize, answer: &Answer| {
+        stage.expect(case, consent_page(answer));
+        stage.expect(case, logged(answer, "consent.prompted", ""));
+    };
+    let again = alice.opens(&web.request(&[])).await;
+    stage.check(1, again.callback("code").is_some(), || {
+        format!("it is not remembered: {}", seen(&again))
+    });
+    // 1. One more scope.
+    prompted(
+        1,
+        &alice
+            .opens(&web.request(&[("scope", "openid orders:read")]))
+            .await,
+    );
+    // 2. Other redirect URIs, the used one among them.
+    let (id, uris) = (
+        web.client.id.clone(),
+        [
+            web.redirect_uri().to_owned(),
+            "https://app.example/new".to_owned(),
+        ],
+    );
+    stage
+        .server
+        .write(move |tx| tx.set_redirect_uris(&id, &uris))
+        .await;
+    let asked = alice.opens(&web.request(&[])).await;
+    prompted(2, &asked);
+    alice.decides(&asked, "allow").await;
+    // 3. Clients have no keys yet. 4. Older than 180 days.
+    stage.server.advance(Duration::from_secs(180 * 86_400 - 60));
+    let login = alice.opens(&web.request(&[])).await;
+    let back = alice.fills_in(&login, "alice", PASSWORD).await;
+    stage.check(4, back.callback("code").is_some(), || {
+        format!("it is forgotten too early: {}", seen(&back))
+    });
+    stage.server.advance(Duration::from_secs(61));
+    prompted(4, &alice.opens(&web.request(&[])).await);
+    // 5. and 6. `native`, on each request.
+    let phone = stage.server.phone().await;
+    for (case, uri) in [
+        (5, "http://127.0.0.1:40123/cb"),
+        (5, "http://[::1]:40123/cb"),
+        (6, "com.example.app:/cb"),
+    ] {
+        for _ in 0..2 {
+            let asked = alice.opens(&phone.request(&[("redirect_uri", uri)])).await;
+            prompted(case, &asked);
+            let back = alice.decides(&asked, "allow").await;
+            stage.check(case, back.callback("code").is_some(), || seen(&back));
+        }
+    }
+    // 7. Other public clients are remembered: their address is theirs alone.
+    let spa = stage
+        .server
+        .register(public("spa", &["https://spa.example/cb"]))
+        .await;
+    alice.allows(&spa).await;
+    let again = alice.opens(&spa.request(&[])).await;
+    stage.check(7, again.callback("code").is_some(), || seen(&again));
+}
+
+async fn a168(stage: &Stage) {
+    let mut alice = stage.server.signed_in("alice").await;
+    let rows = || {
+        ["grants", "codes", "consents"].map(|table| {
+            stage
+                .server
+                .count(&format!("SELECT count(*) AS n FROM {table}"))
+        })
+    };
+    let before = rows();
+    let shown = asks(&stage.server, &mut alice, "openid").await;
+    let (authorization, csrf) = (shown.hidden("authorization"), shown.hidden("csrf"));
+    let posted = alice
+        .post(
+            "/consent",
+            &[
+                ("authorization", &authorization),
+                ("csrf", &csrf),
+                ("decision", "deny"),
+                ("scope", "openid"),
+            ],
+        )
+        .await;
+    stage.expect(1, logged(&posted, "consent.denied", ""));
+    let answer = alice
+        .opens(&posted.own_redirect().unwrap_or_default())
+        .await;
+    stage.expect(1, redirected(&answer, "access_denied", Some("st-4711")));
+    stage.check(1, rows() == before, || {
+        format!("rows were {before:?}, are {:?}", rows())
+    });
+    // Enter in the form and a decision that nobody knows are no consent either.
+    for (case, decision) in [(2, ""), (3, "ALLOW")] {
+        let shown = asks(&stage.server, &mut alice, "openid").await;
+        let answer = alice.decides(&shown, decision).await;
+        stage.expect(case, redirected(&answer, "access_denied", Some("st-4711")));
+        stage.check(case, rows() == before, || {
+            format!("rows were {before:?}, are {:?}", rows())
+        });
+    }
+}
+
+async fn a169(stage: &Stage) {
+    let clients = || stage.server.count("SELECT count(*) AS n FROM clients");
+    let before = clients();
+    for (case, member) in [(1, "skip_consent"), (2, "first_party"), (3, "trusted")] {
+        let body = format!(
+            r#"{{"client_name":"x","redirect_uris":["https://x.example/cb"],"{member}":true}}"#
+        );
+        let answer = stage
+            .node(case)
+            .browser()
+            .send(
+                "POST",
+                "/oauth2/register",
+                &[("Content-Type", "application/json")],
+                Some(body),
+            )
+            .await;
+        stage.expect(case, page(&answer, 404));
+        stage.check(case, clients() == before, || {
+            "a client was registered".to_owned()
+        });
+    }
+    let metadata = opens_request(stage, "/.well-known/openid-configuration")
+        .await
+        .json();
+    stage.check(4, metadata.get("registration_endpoint").is_none(), || {
+        metadata.to_string()
+    });
+}

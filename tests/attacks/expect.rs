@@ -21,7 +21,12 @@ pub fn page(answer: &Answer, status: u16) -> Result<(), String> {
     if answer.status != status {
         return Err(format!("got {}, want page {status}", seen(answer)));
     }
-    if !answer.header("content-type").unwrap_or_default().starts_with("text/html") || !answer.body.contains("<title>Error") {
+    if !answer
+        .header("content-type")
+        .unwrap_or_default()
+        .starts_with("text/html")
+        || !answer.body.contains("<title>Error")
+    {
         return Err(format!("want an error page of ours, got {}", seen(answer)));
     }
     if let Some(to) = answer.location() {
@@ -35,7 +40,11 @@ pub fn page(answer: &Answer, status: u16) -> Result<(), String> {
 
 /// Whether the answer sets the session cookie.
 pub fn sets_session(answer: &Answer) -> bool {
-    answer.headers.get_all("set-cookie").iter().any(|cookie| cookie.as_bytes().starts_with(b"__Host-sid="))
+    answer
+        .headers
+        .get_all("set-cookie")
+        .iter()
+        .any(|cookie| cookie.as_bytes().starts_with(b"__Host-sid="))
 }
 
 /// REDIR: 303 to `web`'s URI with this error.
@@ -44,16 +53,37 @@ pub fn redirected(answer: &Answer, error: &str, state: Option<&str>) -> Result<(
 }
 
 /// REDIR to another URI: 303 to exactly there with `error`, `iss`, and this `state`; no code.
-pub fn redirected_to(answer: &Answer, uri: &str, error: &str, state: Option<&str>) -> Result<(), String> {
+pub fn redirected_to(
+    answer: &Answer,
+    uri: &str,
+    error: &str,
+    state: Option<&str>,
+) -> Result<(), String> {
     let joint = if uri.contains('?') { '&' } else { '?' };
-    if answer.status != 303 || !answer.location().is_some_and(|to| to.starts_with(&format!("{uri}{joint}"))) {
-        return Err(format!("got {}, want 303 to {uri} with {error}", seen(answer)));
+    if answer.status != 303
+        || !answer
+            .location()
+            .is_some_and(|to| to.starts_with(&format!("{uri}{joint}")))
+    {
+        return Err(format!(
+            "got {}, want 303 to {uri} with {error}",
+            seen(answer)
+        ));
     }
-    let wanted = [("error", Some(error)), ("iss", Some(ISSUER)), ("state", state), ("code", None), ("error_uri", None)];
+    let wanted = [
+        ("error", Some(error)),
+        ("iss", Some(ISSUER)),
+        ("state", state),
+        ("code", None),
+        ("error_uri", None),
+    ];
     for (name, want) in wanted {
         let got = answer.callback(name);
         if got.as_deref() != want {
-            return Err(format!("{name}: got {got:?}, want {want:?} in {}", seen(answer)));
+            return Err(format!(
+                "{name}: got {got:?}, want {want:?} in {}",
+                seen(answer)
+            ));
         }
     }
     if sets_session(answer) {
@@ -65,12 +95,17 @@ pub fn redirected_to(answer: &Answer, uri: &str, error: &str, state: Option<&str
 /// JSON400, JSON401: status, `application/json`, `error`, not stored.
 pub fn json_error(answer: &Answer, status: u16, code: &str) -> Result<(), String> {
     let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap_or_default();
-    let json = answer.header("content-type").is_some_and(|kind| kind.starts_with("application/json"));
+    let json = answer
+        .header("content-type")
+        .is_some_and(|kind| kind.starts_with("application/json"));
     if answer.status != status || !json || body["error"] != code {
         return Err(format!("got {}, want {status} {code}", seen(answer)));
     }
     if answer.header("cache-control") != Some("no-store") {
-        return Err(format!("cache-control: got {:?}, want no-store", answer.header("cache-control")));
+        return Err(format!(
+            "cache-control: got {:?}, want no-store",
+            answer.header("cache-control")
+        ));
     }
     Ok(())
 }
@@ -78,7 +113,10 @@ pub fn json_error(answer: &Answer, status: u16, code: &str) -> Result<(), String
 /// The log event of this request; an empty reason stands for any.
 pub fn logged(answer: &Answer, event: &str, reason: &str) -> Result<(), String> {
     let events = answer.logged();
-    if events.iter().any(|(name, why)| name == event && (reason.is_empty() || why == reason)) {
+    if events
+        .iter()
+        .any(|(name, why)| name == event && (reason.is_empty() || why == reason))
+    {
         return Ok(());
     }
     Err(format!("logged {events:?}, want {event}{{{reason}}}"))
@@ -87,31 +125,62 @@ pub fn logged(answer: &Answer, event: &str, reason: &str) -> Result<(), String> 
 /// A success: 303 to exactly `uri` with a code, `iss` and this `state`.
 pub fn answered_to(answer: &Answer, uri: &str, state: Option<&str>) -> Result<(), String> {
     let joint = if uri.contains('?') { '&' } else { '?' };
-    let there = answer.location().is_some_and(|to| to.starts_with(&format!("{uri}{joint}code=")));
+    let there = answer
+        .location()
+        .is_some_and(|to| to.starts_with(&format!("{uri}{joint}code=")));
     let state_is = answer.callback("state").as_deref() == state;
-    if answer.status == 303 && there && state_is && answer.callback("iss").as_deref() == Some(ISSUER) {
+    if answer.status == 303
+        && there
+        && state_is
+        && answer.callback("iss").as_deref() == Some(ISSUER)
+    {
         return Ok(());
     }
-    Err(format!("got {}, want 303 to {uri} with a code", seen(answer)))
+    Err(format!(
+        "got {}, want 303 to {uri} with a code",
+        seen(answer)
+    ))
 }
 
 /// The self-submitting page of form_post mode: its fields, unescaped.
 pub fn posted_to(answer: &Answer, uri: &str) -> Result<BTreeMap<String, String>, String> {
-    if answer.status != 200 || !answer.body.contains(&format!("<form method=\"post\" action=\"{uri}\">")) {
-        return Err(format!("got {}, want a form that posts to {uri}", seen(answer)));
+    if answer.status != 200
+        || !answer
+            .body
+            .contains(&format!("<form method=\"post\" action=\"{uri}\">"))
+    {
+        return Err(format!(
+            "got {}, want a form that posts to {uri}",
+            seen(answer)
+        ));
     }
     let attribute = |input: &str, name: &str| {
-        let value = input.split_once(&format!("{name}=\""))?.1.split_once('"')?.0;
+        let value = input
+            .split_once(&format!("{name}=\""))?
+            .1
+            .split_once('"')?
+            .0;
         Some(unescape(value))
     };
     let inputs = answer.body.split("<input").skip(1);
-    Ok(inputs.filter_map(|input| Some((attribute(input, "name")?, attribute(input, "value")?))).collect())
+    Ok(inputs
+        .filter_map(|input| Some((attribute(input, "name")?, attribute(input, "value")?)))
+        .collect())
 }
 
 /// The text of an attribute.
 fn unescape(text: &str) -> String {
-    let named = text.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">");
-    named.replace("&#34;", "\"").replace("&#39;", "'").replace("&#60;", "<").replace("&#62;", ">").replace("&#38;", "&").replace("&amp;", "&")
+    let named = text
+        .replace("&quot;", "\"")
+        .replace("&lt;", "<")
+        .replace("&gt;", ">");
+    named
+        .replace("&#34;", "\"")
+        .replace("&#39;", "'")
+        .replace("&#60;", "<")
+        .replace("&#62;", ">")
+        .replace("&#38;", "&")
+        .replace("&amp;", "&")
 }
 
 /// The login page.
@@ -125,27 +194,43 @@ pub fn consent_page(answer: &Answer) -> Result<(), String> {
 }
 
 fn shows(answer: &Answer, id: &str) -> Result<(), String> {
-    if answer.status == 200 && answer.body.contains(&format!("id=\"{id}\"")) { Ok(()) } else { Err(format!("got {}, want the page with {id}", seen(answer))) }
+    if answer.status == 200 && answer.body.contains(&format!("id=\"{id}\"")) {
+        Ok(())
+    } else {
+        Err(format!("got {}, want the page with {id}", seen(answer)))
+    }
 }
 
 /// An answer in one line.
 pub fn seen(answer: &Answer) -> String {
-    let title = answer.body.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>"));
+    let title = answer
+        .body
+        .split_once("<title>")
+        .and_then(|(_, rest)| rest.split_once("</title>"));
     let body = title.map_or(answer.body.as_str(), |(title, _)| title);
     let body: String = body.chars().take(120).collect();
-    let events: Vec<String> = answer.logged().iter().map(|(event, reason)| format!("{event}{{{reason}}}")).collect();
-    format!("{} {} `{body}` {}", answer.status, answer.location().unwrap_or_default(), events.join(" "))
+    let events: Vec<String> = answer
+        .logged()
+        .iter()
+        .map(|(event, reason)| format!("{event}{{{reason}}}"))
+        .collect();
+    format!(
+        "{} {} `{body}` {}",
+        answer.status,
+        answer.location().unwrap_or_default(),
+        events.join(" ")
+    )
 }
 
 /// What holds for every case, of all exchanges of a row and the log since `mark`: what is broken.
 pub fn always(exchanges: &[Exchange], mark: usize) -> Vec<String> {
-    let each = exchanges
-        .iter()
-        .filter_map(|exchange| {
-            let broken = fixed(exchange).or_else(|| silent(exchange)).or_else(|| echo(exchange))?;
-            let target: String = exchange.target.chars().take(200).collect();
-            Some(format!("{} {target}: {broken}", exchange.method))
-        });
+    let each = exchanges.iter().filter_map(|exchange| {
+        let broken = fixed(exchange)
+            .or_else(|| silent(exchange))
+            .or_else(|| echo(exchange))?;
+        let target: String = exchange.target.chars().take(200).collect();
+        Some(format!("{} {target}: {broken}", exchange.method))
+    });
     each.chain(leak(exchanges, mark)).collect()
 }
 
@@ -154,21 +239,47 @@ fn leak(exchanges: &[Exchange], mark: usize) -> Option<String> {
     let mut secrets = BTreeSet::new();
     for Exchange { answer, body, .. } in exchanges {
         secrets.extend(answer.callback("code"));
-        let cookies = answer.headers.get_all("set-cookie").iter().filter_map(|cookie| cookie.to_str().ok());
-        secrets.extend(cookies.filter_map(|cookie| Some(cookie.split(';').next()?.split_once('=')?.1.to_owned())));
+        let cookies = answer
+            .headers
+            .get_all("set-cookie")
+            .iter()
+            .filter_map(|cookie| cookie.to_str().ok());
+        secrets
+            .extend(cookies.filter_map(|cookie| {
+                Some(cookie.split(';').next()?.split_once('=')?.1.to_owned())
+            }));
         if let Ok(serde_json::Value::Object(members)) = serde_json::from_str(&answer.body) {
-            let tokens = ["access_token", "refresh_token", "id_token"].into_iter().filter_map(|name| members.get(name)?.as_str());
+            let tokens = ["access_token", "refresh_token", "id_token"]
+                .into_iter()
+                .filter_map(|name| members.get(name)?.as_str());
             secrets.extend(tokens.map(str::to_owned));
         }
         let fields = form_urlencoded::parse(body.as_deref().unwrap_or_default().as_bytes());
-        let private = ["password", "code", "code_verifier", "client_secret", "refresh_token", "csrf"];
-        secrets.extend(fields.filter(|(name, _)| private.contains(&&**name)).map(|(_, value)| value.into_owned()));
+        let private = [
+            "password",
+            "code",
+            "code_verifier",
+            "client_secret",
+            "refresh_token",
+            "csrf",
+        ];
+        secrets.extend(
+            fields
+                .filter(|(name, _)| private.contains(&&**name))
+                .map(|(_, value)| value.into_owned()),
+        );
     }
     // Shorter ones are made up, and may be words.
     secrets.retain(|secret| secret.len() >= 16);
-    let logged: Vec<String> = log::since(mark).iter().flat_map(|event| event.values().cloned()).collect();
+    let logged: Vec<String> = log::since(mark)
+        .iter()
+        .flat_map(|event| event.values().cloned())
+        .collect();
     let logged = logged.join("\n");
-    secrets.iter().find(|secret| logged.contains(secret.as_str())).map(|secret| format!("the log holds the secret {secret}"))
+    secrets
+        .iter()
+        .find(|secret| logged.contains(secret.as_str()))
+        .map(|secret| format!("the log holds the secret {secret}"))
 }
 
 /// Status, time and headers.
@@ -182,13 +293,26 @@ fn fixed(exchange: &Exchange) -> Option<String> {
     if exchange.took > limit {
         return Some(format!("took {} ms", exchange.took.as_millis()));
     }
-    for (name, want) in [("x-content-type-options", "nosniff"), ("referrer-policy", "same-origin"), ("strict-transport-security", "max-age=63072000; includeSubDomains")] {
+    for (name, want) in [
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "same-origin"),
+        (
+            "strict-transport-security",
+            "max-age=63072000; includeSubDomains",
+        ),
+    ] {
         if answer.header(name) != Some(want) {
             return Some(format!("{name}: {:?}", answer.header(name)));
         }
     }
-    let html = answer.header("content-type").is_some_and(|kind| kind.starts_with("text/html"));
-    if html && !answer.header("content-security-policy").is_some_and(|csp| csp.contains("frame-ancestors 'none'")) {
+    let html = answer
+        .header("content-type")
+        .is_some_and(|kind| kind.starts_with("text/html"));
+    if html
+        && !answer
+            .header("content-security-policy")
+            .is_some_and(|csp| csp.contains("frame-ancestors 'none'"))
+    {
         return Some("a page that may be framed".to_owned());
     }
     if (html || answer.status == 303) && answer.header("cache-control") != Some("no-store") {
@@ -201,9 +325,15 @@ fn fixed(exchange: &Exchange) -> Option<String> {
 fn silent(exchange: &Exchange) -> Option<String> {
     let answer = &exchange.answer;
     let refusal = answer.status >= 400 || answer.callback("error").is_some();
-    let told = |event: &log::Event| event["level"] != "INFO" && event.contains_key("event") && event.contains_key("reason") && event.contains_key("ip");
+    let told = |event: &log::Event| {
+        event["level"] != "INFO"
+            && event.contains_key("event")
+            && event.contains_key("reason")
+            && event.contains_key("ip")
+    };
     let request_id = answer.header("x-request-id").unwrap_or_default();
-    (refusal && !log::of(request_id).iter().any(told)).then(|| format!("refused with {} but not logged", answer.status))
+    (refusal && !log::of(request_id).iter().any(told))
+        .then(|| format!("refused with {} but not logged", answer.status))
 }
 
 /// Error texts hold nothing of the request.
@@ -215,10 +345,21 @@ fn echo(exchange: &Exchange) -> Option<String> {
     });
     let page = (answer.status >= 400 && answer.status != 421).then(|| answer.body.clone());
     let texts: Vec<String> = described.into_iter().chain(page).collect();
-    let query = exchange.target.split_once('?').map_or("", |(_, query)| query);
-    let values = [Some(query), exchange.body.as_deref()].into_iter().flatten().flat_map(|text| form_urlencoded::parse(text.as_bytes()));
+    let query = exchange
+        .target
+        .split_once('?')
+        .map_or("", |(_, query)| query);
+    let values = [Some(query), exchange.body.as_deref()]
+        .into_iter()
+        .flatten()
+        .flat_map(|text| form_urlencoded::parse(text.as_bytes()));
     // Words of one kind stand in our own sentences too.
-    let telling = |value: &str| value.len() >= 5 && !value.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b' ');
+    let telling = |value: &str| {
+        value.len() >= 5
+            && !value
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b == b'_' || b == b' ')
+    };
     for (_, value) in values {
         if telling(&value) && texts.iter().any(|text| text.contains(&*value)) {
             return Some(format!("the answer holds `{value}` of the request"));

@@ -50,7 +50,10 @@ pub struct Row {
 #[macro_export]
 macro_rules! row {
     ($name:ident) => {
-        $crate::Row { id: stringify!($name), run: |stage| Box::pin($name(stage)) }
+        $crate::Row {
+            id: stringify!($name),
+            run: |stage| Box::pin($name(stage)),
+        }
     };
 }
 
@@ -59,12 +62,11 @@ pub struct Stage {
     pub server: Server,
     /// Further nodes; none on SQLite.
     pub nodes: Vec<Server>,
-    id: &'static str,
     results: RefCell<BTreeMap<usize, Vec<String>>>,
 }
 
 impl Stage {
-    async fn build(db: Db, id: &'static str) -> Self {
+    async fn build(db: Db) -> Self {
         let server = Server::start(db).await;
         let mut nodes = Vec::new();
         if db == Db::Postgres {
@@ -72,7 +74,11 @@ impl Stage {
                 nodes.push(server.node().await);
             }
         }
-        Self { server, nodes, id, results: RefCell::default() }
+        Self {
+            server,
+            nodes,
+            results: RefCell::default(),
+        }
     }
 
     pub fn db(&self) -> Db {
@@ -103,7 +109,8 @@ impl Stage {
     pub fn rows(&self) -> i64 {
         let tables = ["sessions", "authorizations", "codes", "grants", "consents"];
         let counts = tables.map(|table| format!("(SELECT count(*) FROM {table})"));
-        self.server.count(&format!("SELECT {} AS n", counts.join(" + ")))
+        self.server
+            .count(&format!("SELECT {} AS n", counts.join(" + ")))
     }
 
     /// Records a case. More than one check of a case must all hold.
@@ -142,7 +149,11 @@ fn catalogue() -> Vec<Listed> {
         .skip(1)
         .map(|line| {
             let mut cells = line.split('\t');
-            let (id, _tier, area) = (cells.next().unwrap(), cells.next().unwrap(), cells.next().unwrap());
+            let (id, _tier, area) = (
+                cells.next().unwrap(),
+                cells.next().unwrap(),
+                cells.next().unwrap(),
+            );
             Listed { id, area }
         })
         .collect()
@@ -151,7 +162,11 @@ fn catalogue() -> Vec<Listed> {
 /// The ids that are due.
 fn shipped(catalogue: &[Listed]) -> Result<BTreeSet<&'static str>, String> {
     let mut due = BTreeSet::new();
-    for line in include_str!("shipped.txt").lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+    for line in include_str!("shipped.txt")
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
         let named = |listed: &&Listed| match line.strip_prefix("area ") {
             Some(area) => listed.area == area.trim(),
             None => listed.id == line,
@@ -159,7 +174,9 @@ fn shipped(catalogue: &[Listed]) -> Result<BTreeSet<&'static str>, String> {
         let before = due.len();
         due.extend(catalogue.iter().filter(named).map(|listed| listed.id));
         if due.len() == before {
-            return Err(format!("shipped.txt: `{line}` names nothing new of the catalogue"));
+            return Err(format!(
+                "shipped.txt: `{line}` names nothing new of the catalogue"
+            ));
         }
     }
     Ok(due)
@@ -173,7 +190,10 @@ struct Wanted {
 
 impl Wanted {
     fn read() -> Self {
-        let mut wanted = Self { names: Vec::new(), databases: Vec::new() };
+        let mut wanted = Self {
+            names: Vec::new(),
+            databases: Vec::new(),
+        };
         for argument in std::env::args().skip(1) {
             match argument.as_str() {
                 "--sqlite" => wanted.databases.push(Db::Sqlite),
@@ -190,12 +210,17 @@ impl Wanted {
     }
 
     fn names(&self, listed: &Listed) -> bool {
-        self.names.iter().any(|name| name.eq_ignore_ascii_case(listed.id) || name == listed.area)
+        self.names
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(listed.id) || name == listed.area)
     }
 }
 
 fn find(id: &str) -> Option<&'static Row> {
-    AREAS.iter().flat_map(|rows| rows.iter()).find(|row| row.id.eq_ignore_ascii_case(id))
+    AREAS
+        .iter()
+        .flat_map(|rows| rows.iter())
+        .find(|row| row.id.eq_ignore_ascii_case(id))
 }
 
 static PASSED: AtomicUsize = AtomicUsize::new(0);
@@ -219,7 +244,10 @@ fn main() -> ExitCode {
         if IS_RUNNER.get() {
             LAST_PANIC.with_borrow_mut(|last| *last = Some(text));
         } else {
-            PANICS.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(text);
+            PANICS
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .push(text);
         }
     }));
     let catalogue = catalogue();
@@ -234,7 +262,13 @@ fn main() -> ExitCode {
     let wanted = Wanted::read();
     let chosen: Vec<&Listed> = catalogue
         .iter()
-        .filter(|listed| if wanted.names.is_empty() { due.contains(listed.id) } else { wanted.names(listed) && (due.contains(listed.id) || find(listed.id).is_some()) })
+        .filter(|listed| {
+            if wanted.names.is_empty() {
+                due.contains(listed.id)
+            } else {
+                wanted.names(listed) && (due.contains(listed.id) || find(listed.id).is_some())
+            }
+        })
         .collect();
     // Both databases at once: each has its own thread, and its own rows in the same order.
     std::thread::scope(|scope| {
@@ -248,14 +282,24 @@ fn main() -> ExitCode {
             });
         }
     });
-    problems.extend(PANICS.lock().unwrap().drain(..).map(|panic| format!("panic in a server: {panic}")));
+    problems.extend(
+        PANICS
+            .lock()
+            .unwrap()
+            .drain(..)
+            .map(|panic| format!("panic in a server: {panic}")),
+    );
     for problem in &problems {
         println!("FAIL {problem}");
     }
     println!("{} rows are not yet due", catalogue.len() - due.len());
     let failed = FAILED.load(Ordering::SeqCst) + problems.len();
     println!("{} passed, {failed} failed", PASSED.load(Ordering::SeqCst));
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Rows of ours that the catalogue does not have, or that stand twice.
@@ -263,7 +307,10 @@ fn strays(catalogue: &[Listed]) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let mut problems = Vec::new();
     for row in AREAS.iter().flat_map(|rows| rows.iter()) {
-        if !catalogue.iter().any(|listed| listed.id.eq_ignore_ascii_case(row.id)) {
+        if !catalogue
+            .iter()
+            .any(|listed| listed.id.eq_ignore_ascii_case(row.id))
+        {
             problems.push(format!("{} is not in the catalogue", row.id));
         }
         if !seen.insert(row.id) {
@@ -277,10 +324,14 @@ fn strays(catalogue: &[Listed]) -> Vec<String> {
 fn play(id: &'static str, db: Db) {
     let started = std::time::Instant::now();
     let results = match find(id) {
-        Some(row) => actix_web::rt::System::new().block_on(perform(row, id, db)),
+        Some(row) => actix_web::rt::System::new().block_on(perform(row, db)),
         None => BTreeMap::from([(0, vec!["is due but has no code".to_owned()])]),
     };
-    let db = if db == Db::Sqlite { "sqlite" } else { "postgres" };
+    let db = if db == Db::Sqlite {
+        "sqlite"
+    } else {
+        "postgres"
+    };
     let (mut lines, mut passed, mut failed) = (Vec::new(), 0, 0);
     for (case, failures) in &results {
         if failures.is_empty() {
@@ -290,19 +341,26 @@ fn play(id: &'static str, db: Db) {
             }
         } else {
             failed += 1;
-            lines.extend(failures.iter().map(|failure| format!("{id}/{case:02} FAIL [{db}] {failure}")));
+            lines.extend(
+                failures
+                    .iter()
+                    .map(|failure| format!("{id}/{case:02} FAIL [{db}] {failure}")),
+            );
         }
     }
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
-    lines.push(format!("{id} {verdict} [{db}] {passed} passed, {failed} failed, {} ms", started.elapsed().as_millis()));
+    lines.push(format!(
+        "{id} {verdict} [{db}] {passed} passed, {failed} failed, {} ms",
+        started.elapsed().as_millis()
+    ));
     PASSED.fetch_add(passed, Ordering::SeqCst);
     FAILED.fetch_add(failed, Ordering::SeqCst);
     println!("{}", lines.join("\n"));
 }
 
 /// The cases of a row and their failures. Case 0 is the row as a whole.
-async fn perform(row: &Row, id: &'static str, db: Db) -> BTreeMap<usize, Vec<String>> {
-    let stage = match guarded(Stage::build(db, id)).await {
+async fn perform(row: &Row, db: Db) -> BTreeMap<usize, Vec<String>> {
+    let stage = match guarded(Stage::build(db)).await {
         Ok(stage) => stage,
         Err(panic) => return BTreeMap::from([(0, vec![panic])]),
     };
@@ -311,7 +369,9 @@ async fn perform(row: &Row, id: &'static str, db: Db) -> BTreeMap<usize, Vec<Str
     let outcome = guarded(tokio::time::timeout(ROW_LIMIT, (row.run)(&stage))).await;
     match outcome {
         Ok(Ok(())) => {}
-        Ok(Err(_)) => stage.check(0, false, || format!("took more than {} s", ROW_LIMIT.as_secs())),
+        Ok(Err(_)) => stage.check(0, false, || {
+            format!("took more than {} s", ROW_LIMIT.as_secs())
+        }),
         Err(panic) => stage.check(0, false, || panic),
     }
     if stage.results.borrow().is_empty() {
@@ -321,7 +381,6 @@ async fn perform(row: &Row, id: &'static str, db: Db) -> BTreeMap<usize, Vec<Str
         stage.check(0, false, || broken);
     }
     let results = stage.results.take();
-    debug_assert_eq!(stage.id, id);
     stage.end().await;
     results
 }
@@ -333,7 +392,9 @@ async fn guarded<T>(future: impl Future<Output = T>) -> Result<T, String> {
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
         match polled {
             Ok(polled) => polled.map(Ok),
-            Err(_) => std::task::Poll::Ready(Err(LAST_PANIC.take().unwrap_or_else(|| "panic".to_owned()))),
+            Err(_) => {
+                std::task::Poll::Ready(Err(LAST_PANIC.take().unwrap_or_else(|| "panic".to_owned())))
+            }
         }
     })
     .await

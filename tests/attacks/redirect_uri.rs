@@ -7,7 +7,9 @@ use portcullis::oauth::redirect_uri;
 
 use crate::cast::server::{confidential, public};
 use crate::cast::{Answer, Browser, Party};
-use crate::expect::{WEB_CALLBACK, answered_to, consent_page, json_error, logged, login_page, page400, seen};
+use crate::expect::{
+    WEB_CALLBACK, answered_to, consent_page, json_error, logged, login_page, page400, seen,
+};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
@@ -33,13 +35,24 @@ fn mismatched(answer: &Answer) -> Result<(), String> {
 }
 
 /// Presents each URI, one case each, from `first` on.
-async fn present(stage: &Stage, client: &Party, browser: &Browser, first: usize, uris: &[impl AsRef<str>]) {
+async fn present(
+    stage: &Stage,
+    client: &Party,
+    browser: &Browser,
+    first: usize,
+    uris: &[impl AsRef<str>],
+) {
     let rows = stage.rows();
     for (case, uri) in (first..).zip(uris) {
-        let answer = browser.at(&stage.node(case).base).get(&client.request(&[("redirect_uri", uri.as_ref())])).await;
+        let answer = browser
+            .at(&stage.node(case).base)
+            .get(&client.request(&[("redirect_uri", uri.as_ref())]))
+            .await;
         stage.expect(case, mismatched(&answer));
     }
-    stage.check(first, stage.rows() == rows, || "a row was written".to_owned());
+    stage.check(first, stage.rows() == rows, || {
+        "a row was written".to_owned()
+    });
 }
 
 /// Registers each URI, for a confidential and for a public client: one case each, from `first` on.
@@ -54,7 +67,13 @@ fn refuse(stage: &Stage, first: usize, uris: &[&str]) {
 /// 400 `invalid_redirect_uri`, by the check that every registration goes through.
 fn refused(client: &Client) -> Result<(), String> {
     match client.check(false) {
-        Err((error, _)) if error.code.as_str() == "invalid_redirect_uri" && error.code.status() == 400 && error.detail.event == "registration.rejected" => Ok(()),
+        Err((error, _))
+            if error.code.as_str() == "invalid_redirect_uri"
+                && error.code.status() == 400
+                && error.detail.event == "registration.rejected" =>
+        {
+            Ok(())
+        }
         Err((error, why)) => Err(format!("refused with {error}: {why}")),
         Ok(()) => Err(format!("{:?} was registered", client.redirect_uris)),
     }
@@ -63,7 +82,8 @@ fn refused(client: &Client) -> Result<(), String> {
 async fn a050(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let uris = [
-        "/cb/", "/CB", "/cb?", "/cb?x=1", "/cb#f", "/cb%2f", "/%63b", "//cb", "/./cb", "/cb/.", "/cb;a", "/cb\\",
+        "/cb/", "/CB", "/cb?", "/cb?x=1", "/cb#f", "/cb%2f", "/%63b", "//cb", "/./cb", "/cb/.",
+        "/cb;a", "/cb\\",
     ]
     .map(|path| format!("https://app.example{path}"));
     present(stage, &web, &alice, 1, &uris).await;
@@ -83,13 +103,19 @@ async fn a052(stage: &Stage) {
 
 async fn a053(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
-    let uris = ["https://app.example.evil.test/cb", "https://evilapp.example/cb", "https://app.example./cb", "https://APP.example/cb"];
+    let uris = [
+        "https://app.example.evil.test/cb",
+        "https://evilapp.example/cb",
+        "https://app.example./cb",
+        "https://APP.example/cb",
+    ];
     present(stage, &web, &alice, 1, &uris).await;
 }
 
 async fn a054(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
-    let uris = [":443", ":8443", ":0", ":65536", ":", ":0443"].map(|port| format!("https://app.example{port}/cb"));
+    let uris = [":443", ":8443", ":0", ":65536", ":", ":0443"]
+        .map(|port| format!("https://app.example{port}/cb"));
     present(stage, &web, &alice, 1, &uris).await;
 }
 
@@ -98,14 +124,22 @@ async fn a056(stage: &Stage) {
     // Registered, and what looks like it or stands for it elsewhere.
     let pairs = [
         (WEB_CALLBACK, "https://\u{430}pp.example/cb"),
-        ("https://xn--bcher-kva.example/cb", "https://b\u{fc}cher.example/cb"),
+        (
+            "https://xn--bcher-kva.example/cb",
+            "https://b\u{fc}cher.example/cb",
+        ),
         (WEB_CALLBACK, "https://app\u{ff0e}example/cb"),
-        ("https://strasse.example/cb", "https://stra\u{df}e.example/cb"),
+        (
+            "https://strasse.example/cb",
+            "https://stra\u{df}e.example/cb",
+        ),
         (WEB_CALLBACK, "https://app\u{200d}.example/cb"),
     ];
     for (n, (registered, presented)) in pairs.into_iter().enumerate() {
         let client = confidential(&format!("client-{n}"), registered);
-        stage.check(n + 6, client.check(false).is_ok(), || format!("{registered} was refused"));
+        stage.check(n + 6, client.check(false).is_ok(), || {
+            format!("{registered} was refused")
+        });
         let client = stage.server.register(client).await;
         present(stage, &client, &alice, n + 1, &[presented]).await;
         refuse(stage, n + 6, &[presented]);
@@ -133,12 +167,18 @@ async fn a057(stage: &Stage) {
         let answer = alice.decides(&asked, "allow").await;
         stage.expect(case, answered_to(&answer, uri, STATE));
         let code = answer.callback("code").unwrap();
-        let tokens = native.at(&stage.node(case + 1).base).redeems_with(&code, &[("redirect_uri", uri)]).await;
+        let tokens = native
+            .at(&stage.node(case + 1).base)
+            .redeems_with(&code, &[("redirect_uri", uri)])
+            .await;
         stage.check(case, tokens.status == 200, || seen(&tokens));
     }
     // The token request names the port of this very answer.
     let (sent, other) = ("http://127.0.0.1:51004/cb", "http://127.0.0.1:51005/cb");
-    let code = alice.clone().allows_request(&native.request(&[("redirect_uri", sent)])).await;
+    let code = alice
+        .clone()
+        .allows_request(&native.request(&[("redirect_uri", sent)]))
+        .await;
     let tokens = native.redeems_with(&code, &[("redirect_uri", other)]).await;
     stage.expect(9, json_error(&tokens, 400, "invalid_grant"));
     let odd = [
@@ -157,7 +197,10 @@ async fn a057(stage: &Stage) {
 }
 
 async fn a058(stage: &Stage) {
-    let native = stage.server.register(public("native", &["http://127.0.0.1/cb"])).await;
+    let native = stage
+        .server
+        .register(public("native", &["http://127.0.0.1/cb"]))
+        .await;
     let alice = stage.server.signed_in("alice").await;
     let uris = [
         "http://127.0.0.1:51004/other",
@@ -176,53 +219,95 @@ async fn a058(stage: &Stage) {
 }
 
 async fn a060(stage: &Stage) {
-    refuse(stage, 1, &["https://*.example/cb", "https://app.example/*", "*", "https://app.example/(a|b)+"]);
+    refuse(
+        stage,
+        1,
+        &[
+            "https://*.example/cb",
+            "https://app.example/*",
+            "*",
+            "https://app.example/(a|b)+",
+        ],
+    );
 }
 
 async fn a061(stage: &Stage) {
     let one = stage.server.shop().await;
     let mut client = confidential("two", WEB_CALLBACK);
-    client.redirect_uris.push("https://app.example/other".to_owned());
+    client
+        .redirect_uris
+        .push("https://app.example/other".to_owned());
     let two = stage.server.register(client).await;
     let mut alice = stage.server.browser();
     alice.signs_in(&one, "alice").await;
     let without = |client: &Party, scope| client.request(&[("redirect_uri", ""), ("scope", scope)]);
-    for (case, client, scope) in [(1, &one, "openid"), (2, &two, "openid"), (4, &two, "orders:read")] {
-        let answer = alice.at(&stage.node(case).base).get(&without(client, scope)).await;
-        stage.expect(case, page400(&answer).and(logged(&answer, "authz.rejected", "")));
+    for (case, client, scope) in [
+        (1, &one, "openid"),
+        (2, &two, "openid"),
+        (4, &two, "orders:read"),
+    ] {
+        let answer = alice
+            .at(&stage.node(case).base)
+            .get(&without(client, scope))
+            .await;
+        stage.expect(
+            case,
+            page400(&answer).and(logged(&answer, "authz.rejected", "")),
+        );
     }
     let asked = alice.opens(&without(&one, "orders:read")).await;
     let answer = alice.decides(&asked, "allow").await;
     stage.expect(3, answered_to(&answer, WEB_CALLBACK, STATE));
     // RFC 6749 section 4.1.3: what was not sent there is not asked for here.
-    let tokens = one.redeems_with(&answer.callback("code").unwrap(), &[("redirect_uri", "")]).await;
+    let tokens = one
+        .redeems_with(&answer.callback("code").unwrap(), &[("redirect_uri", "")])
+        .await;
     stage.check(3, tokens.status == 200, || seen(&tokens));
 }
 
 async fn a062(stage: &Stage) {
     let registered = "https://app.example/cb?a=1";
-    let web = stage.server.register(confidential("query", registered)).await;
+    let web = stage
+        .server
+        .register(confidential("query", registered))
+        .await;
     let mut alice = stage.server.browser();
     let answer = alice.signs_in(&web, "alice").await;
     stage.expect(1, answered_to(&answer, registered, STATE));
-    let uris = ["?a=1&b=2", "?a=2", "?b=2&a=1"].map(|query| format!("https://app.example/cb{query}"));
+    let uris =
+        ["?a=1&b=2", "?a=2", "?b=2&a=1"].map(|query| format!("https://app.example/cb{query}"));
     present(stage, &web, &alice, 2, &uris).await;
 }
 
 async fn a064(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
-    let sized = |bytes: usize| format!("{WEB_CALLBACK}/{}", "a".repeat(bytes - WEB_CALLBACK.len() - 1));
+    let sized = |bytes: usize| {
+        format!(
+            "{WEB_CALLBACK}/{}",
+            "a".repeat(bytes - WEB_CALLBACK.len() - 1)
+        )
+    };
     present(stage, &web, &alice, 1, &[sized(2_049)]).await;
-    stage.check(1, confidential("long", &sized(2_048)).check(false).is_ok(), || "2,048 bytes were refused".to_owned());
+    stage.check(
+        1,
+        confidential("long", &sized(2_048)).check(false).is_ok(),
+        || "2,048 bytes were refused".to_owned(),
+    );
     stage.expect(1, refused(&confidential("long", &sized(2_049))));
 
     let mut many = confidential("many", WEB_CALLBACK);
-    many.redirect_uris = (1..=20).map(|n| format!("https://app.example/cb{n}")).collect();
-    stage.check(2, many.check(false).is_ok(), || "20 were refused".to_owned());
+    many.redirect_uris = (1..=20)
+        .map(|n| format!("https://app.example/cb{n}"))
+        .collect();
+    stage.check(2, many.check(false).is_ok(), || {
+        "20 were refused".to_owned()
+    });
     let party = stage.server.register(many.clone()).await;
     let last = party.client.redirect_uris[19].clone();
     let mut alice = alice.at(&stage.node(2).base);
-    let asked = alice.opens(&party.request(&[("redirect_uri", &last)])).await;
+    let asked = alice
+        .opens(&party.request(&[("redirect_uri", &last)]))
+        .await;
     stage.expect(2, consent_page(&asked));
     let answer = alice.decides(&asked, "allow").await;
     stage.expect(2, answered_to(&answer, &last, STATE));
@@ -235,14 +320,21 @@ async fn a064(stage: &Stage) {
         started.elapsed()
     };
     let (one, twenty) = (look_up(&web.client, WEB_CALLBACK), look_up(&many, &last));
-    stage.check(3, twenty.saturating_sub(one) < Duration::from_millis(100), || format!("1,000 times: {one:?} and {twenty:?}"));
-    many.redirect_uris.push("https://app.example/cb21".to_owned());
+    stage.check(
+        3,
+        twenty.saturating_sub(one) < Duration::from_millis(100),
+        || format!("1,000 times: {one:?} and {twenty:?}"),
+    );
+    many.redirect_uris
+        .push("https://app.example/cb21".to_owned());
     stage.expect(4, refused(&many));
 }
 
 async fn a065(stage: &Stage) {
     let mut client = confidential("moving", WEB_CALLBACK);
-    client.redirect_uris.push("https://app.example/old".to_owned());
+    client
+        .redirect_uris
+        .push("https://app.example/old".to_owned());
     let web = stage.server.register(client).await;
     let request = web.request(&[("redirect_uri", "https://app.example/old")]);
     let mut alice = stage.server.browser();
@@ -251,16 +343,27 @@ async fn a065(stage: &Stage) {
     stage.expect(1, login_page(&login));
     let mut bob = stage.node(1).browser();
     let page = bob.opens(&request).await;
-    let consent = bob.fills_in(&page, "bob", crate::cast::server::PASSWORD).await;
+    let consent = bob
+        .fills_in(&page, "bob", crate::cast::server::PASSWORD)
+        .await;
     stage.expect(2, consent_page(&consent));
     let id = web.client.id.clone();
-    stage.server.write(move |tx| tx.set_redirect_uris(&id, &[WEB_CALLBACK.to_owned()])).await;
+    stage
+        .server
+        .write(move |tx| tx.set_redirect_uris(&id, &[WEB_CALLBACK.to_owned()]))
+        .await;
 
-    let answer = alice.fills_in(&login, "alice", crate::cast::server::PASSWORD).await;
+    let answer = alice
+        .fills_in(&login, "alice", crate::cast::server::PASSWORD)
+        .await;
     stage.expect(1, mismatched(&answer));
     let answer = bob.decides(&consent, "allow").await;
     stage.expect(2, mismatched(&answer));
-    stage.check(3, stage.server.count("SELECT count(*) AS n FROM codes") == 0, || "a code was written".to_owned());
+    stage.check(
+        3,
+        stage.server.count("SELECT count(*) AS n FROM codes") == 0,
+        || "a code was written".to_owned(),
+    );
 }
 
 async fn a066(stage: &Stage) {
@@ -268,19 +371,37 @@ async fn a066(stage: &Stage) {
     // A private-use scheme belongs to nobody: another app may have registered it with the system.
     let uri = "com.example.app:/cb";
     let (first, second) = (public("first", &[uri]), public("second", &[uri]));
-    stage.check(2, first.check(false).is_ok() && second.check(false).is_ok(), || "the scheme was refused".to_owned());
+    stage.check(
+        2,
+        first.check(false).is_ok() && second.check(false).is_ok(),
+        || "the scheme was refused".to_owned(),
+    );
     stage.expect(2, refused(&confidential("third", uri)));
-    let (first, second) = (stage.server.register(first).await, stage.server.register(second).await);
+    let (first, second) = (
+        stage.server.register(first).await,
+        stage.server.register(second).await,
+    );
     let mut alice = stage.server.browser();
     let attempts = [
         (3, &second, crate::cast::VERIFIER),
-        (4, &second, "an-interceptor-has-to-make-one-up-0123456789abcdef"),
-        (5, &first, "an-interceptor-has-to-make-one-up-0123456789abcdef"),
+        (
+            4,
+            &second,
+            "an-interceptor-has-to-make-one-up-0123456789abcdef",
+        ),
+        (
+            5,
+            &first,
+            "an-interceptor-has-to-make-one-up-0123456789abcdef",
+        ),
         (6, &first, ""),
     ];
     for (case, thief, verifier) in attempts {
         let code = alice.allows(&first).await;
-        let answer = thief.at(&stage.node(case).base).redeems_with(&code, &[("code_verifier", verifier)]).await;
+        let answer = thief
+            .at(&stage.node(case).base)
+            .redeems_with(&code, &[("code_verifier", verifier)])
+            .await;
         stage.expect(case, json_error(&answer, 400, "invalid_grant"));
     }
 }

@@ -59,13 +59,23 @@ impl Flow {
 
 /// The body of a valid token request, and the header that authenticates it.
 fn valid(web: &Party, code: &str) -> (String, String) {
-    let fields = [("grant_type", "authorization_code"), ("code", code), ("redirect_uri", web.redirect_uri()), ("code_verifier", VERIFIER)];
-    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+    let fields = [
+        ("grant_type", "authorization_code"),
+        ("code", code),
+        ("redirect_uri", web.redirect_uri()),
+        ("code_verifier", VERIFIER),
+    ];
+    let body = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(fields)
+        .finish();
     (body, basic(web.id(), web.secret.as_ref().unwrap().expose()))
 }
 
 async fn posts(server: &Server, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-    server.browser().send("POST", path, headers, Some(body.to_owned())).await
+    server
+        .browser()
+        .send("POST", path, headers, Some(body.to_owned()))
+        .await
 }
 
 /// What comes back for these bytes.
@@ -76,7 +86,11 @@ async fn asked(base: &str, request: Vec<u8>) -> Answer {
 /// The code still buys tokens.
 async fn unspent(web: &Party, code: &str) -> Result<(), String> {
     let answer = web.redeems(code).await;
-    if answer.status == 200 { Ok(()) } else { Err(format!("the code is spent: {}", seen(&answer))) }
+    if answer.status == 200 {
+        Ok(())
+    } else {
+        Err(format!("the code is spent: {}", seen(&answer)))
+    }
 }
 
 /// The code buys nothing any more.
@@ -87,14 +101,18 @@ async fn spent(web: &Party, code: &str) -> Result<(), String> {
 /// No log line of this request holds the text.
 fn unlogged(answer: &Answer, text: &str) -> Result<(), String> {
     let events = log::of(answer.header("x-request-id").unwrap_or_default());
-    let told = events.iter().find(|event| event.values().any(|value| value.contains(text)));
+    let told = events
+        .iter()
+        .find(|event| event.values().any(|value| value.contains(text)));
     told.map_or(Ok(()), |event| Err(format!("the log tells it: {event:?}")))
 }
 
 /// The request's event has this severity.
 pub fn severity(answer: &Answer, event: &str, wanted: &str) -> Result<(), String> {
     let events = log::of(answer.header("x-request-id").unwrap_or_default());
-    let found = events.iter().find(|found| found.get("event").is_some_and(|name| name == event));
+    let found = events
+        .iter()
+        .find(|found| found.get("event").is_some_and(|name| name == event));
     match found.and_then(|event| event.get("severity")) {
         Some(severity) if severity == wanted => Ok(()),
         other => Err(format!("severity of {event}: got {other:?}, want {wanted}")),
@@ -107,7 +125,11 @@ async fn a180(stage: &Stage) {
     let target = format!("{TOKEN}?grant_type=authorization_code&code={code}");
     for (case, method, target) in [(1, "GET", target.as_str()), (2, "PUT", TOKEN)] {
         let answer = stage.server.browser().send(method, target, &[], None).await;
-        stage.check(case, answer.status == 405 && answer.header("allow") == Some("POST"), || format!("{} allow {:?}", seen(&answer), answer.header("allow")));
+        stage.check(
+            case,
+            answer.status == 405 && answer.header("allow") == Some("POST"),
+            || format!("{} allow {:?}", seen(&answer), answer.header("allow")),
+        );
         stage.expect(case, logged(&answer, "http.method", ""));
         stage.expect(case, unlogged(&answer, &code));
     }
@@ -140,13 +162,23 @@ async fn a182(stage: &Stage) {
     let code = flow.code().await;
     let (body, authorization) = valid(&flow.web, &code);
     let secret = flow.web.secret.clone().unwrap();
-    let in_query = format!("{TOKEN}?client_id={}&client_secret={}", flow.web.id(), secret.expose());
+    let in_query = format!(
+        "{TOKEN}?client_id={}&client_secret={}",
+        flow.web.id(),
+        secret.expose()
+    );
     let answer = posts(&stage.server, &in_query, &[FORM], &body).await;
     stage.expect(1, json_error(&answer, 400, "invalid_request"));
     stage.expect(1, logged(&answer, "token.rejected", "query"));
     stage.expect(1, unlogged(&answer, secret.expose()));
     let without = body.replace("grant_type=authorization_code&", "");
-    let answer = posts(&stage.server, &format!("{TOKEN}?grant_type=authorization_code"), &[FORM, ("Authorization", &authorization)], &without).await;
+    let answer = posts(
+        &stage.server,
+        &format!("{TOKEN}?grant_type=authorization_code"),
+        &[FORM, ("Authorization", &authorization)],
+        &without,
+    )
+    .await;
     stage.expect(2, json_error(&answer, 400, "invalid_request"));
     stage.expect(2, logged(&answer, "token.rejected", "query"));
     stage.expect(2, unlogged(&answer, "grant_type=authorization_code"));
@@ -159,13 +191,19 @@ async fn a184(stage: &Stage) {
     let headers = [("Authorization", authorization.as_str())];
     let base = stage.server.base.as_str();
     let refused = |case: usize, answer: &Answer, statuses: &[u16]| {
-        stage.check(case, statuses.contains(&answer.status), || format!("got {}, want {statuses:?}", seen(answer)));
+        stage.check(case, statuses.contains(&answer.status), || {
+            format!("got {}, want {statuses:?}", seen(answer))
+        });
         stage.expect(case, logged(answer, "http.too_large", ""));
     };
     // 1. One byte too many.
     let long = format!("{body}&x={}", "x".repeat(16 * 1_024 + 1 - body.len() - 3));
     assert_eq!(long.len(), 16 * 1_024 + 1);
-    refused(1, &asked(base, raw::post(TOKEN, &headers, &long)).await, &[413]);
+    refused(
+        1,
+        &asked(base, raw::post(TOKEN, &headers, &long)).await,
+        &[413],
+    );
     // 2. 100 MiB in chunks, and no end: the server does not wait for one.
     let head = format!(
         "POST {TOKEN} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\
@@ -175,7 +213,13 @@ async fn a184(stage: &Stage) {
     let mut growth = u64::MAX;
     for _ in 0..4 {
         let before = resident();
-        let (answer, hung_up) = raw::flood(base, head.clone().into_bytes(), chunk.clone().into_bytes(), 1_600).await;
+        let (answer, hung_up) = raw::flood(
+            base,
+            head.clone().into_bytes(),
+            chunk.clone().into_bytes(),
+            1_600,
+        )
+        .await;
         // The nodes of the other database live in this process too: the quietest round counts.
         growth = growth.min(resident().saturating_sub(before));
         stage.check(2, hung_up, || "still listening".to_owned());
@@ -187,14 +231,27 @@ async fn a184(stage: &Stage) {
             break;
         }
     }
-    stage.check(2, growth < 2 << 20, || format!("{growth} bytes more are resident"));
+    stage.check(2, growth < 2 << 20, || {
+        format!("{growth} bytes more are resident")
+    });
     // 3. The first bytes of a gzip stream; nobody unpacks it.
-    let bomb = [("Authorization", authorization.as_str()), ("Content-Encoding", "gzip")];
-    refused(3, &asked(base, raw::post(TOKEN, &bomb, "\u{1f}\u{8b}\u{8}")).await, &[415]);
+    let bomb = [
+        ("Authorization", authorization.as_str()),
+        ("Content-Encoding", "gzip"),
+    ];
+    refused(
+        3,
+        &asked(base, raw::post(TOKEN, &bomb, "\u{1f}\u{8b}\u{8}")).await,
+        &[415],
+    );
     // 4. and 5. Fields.
     for (case, fields, statuses) in [(4, 65, &[400][..]), (5, 10_000, &[400, 413])] {
         let many: String = (4..fields).map(|n| format!("&x{n}=1")).collect();
-        refused(case, &asked(base, raw::post(TOKEN, &headers, &format!("{body}{many}"))).await, statuses);
+        refused(
+            case,
+            &asked(base, raw::post(TOKEN, &headers, &format!("{body}{many}"))).await,
+            statuses,
+        );
     }
 }
 
@@ -209,9 +266,24 @@ async fn a185(stage: &Stage) {
     let code = flow.code().await;
     let (body, authorization) = valid(&flow.web, &code);
     // A NUL is well-formed UTF-8, so the log gives it its own reason.
-    for (case, value, reason) in [(1, "%ff%fe", "utf8"), (2, "a%00b", "control_char"), (3, "%zz", "utf8"), (4, "%", "utf8")] {
-        for body in [body.replace(&code, value), body.replace(VERIFIER, value), format!("{body}&unknown={value}")] {
-            let answer = posts(stage.node(case), TOKEN, &[FORM, ("Authorization", &authorization)], &body).await;
+    for (case, value, reason) in [
+        (1, "%ff%fe", "utf8"),
+        (2, "a%00b", "control_char"),
+        (3, "%zz", "utf8"),
+        (4, "%", "utf8"),
+    ] {
+        for body in [
+            body.replace(&code, value),
+            body.replace(VERIFIER, value),
+            format!("{body}&unknown={value}"),
+        ] {
+            let answer = posts(
+                stage.node(case),
+                TOKEN,
+                &[FORM, ("Authorization", &authorization)],
+                &body,
+            )
+            .await;
             stage.expect(case, json_error(&answer, 400, "invalid_request"));
             stage.expect(case, logged(&answer, "token.rejected", reason));
         }
@@ -221,7 +293,9 @@ async fn a185(stage: &Stage) {
     for (case, url) in [(5, plus.clone()), (6, plus.replace('+', "%20"))] {
         let code = flow.alice.allows_request(&url).await;
         let scope = flow.web.redeems(&code).await.ok().0["scope"].clone();
-        stage.check(case, scope == "openid orders:read", || format!("{url} got {scope}"));
+        stage.check(case, scope == "openid orders:read", || {
+            format!("{url} got {scope}")
+        });
     }
 }
 
@@ -231,9 +305,20 @@ async fn a186(stage: &Stage) {
     let answer = flow.web.redeems_with(&code, &[("grant_type", "")]).await;
     stage.expect(1, json_error(&answer, 400, "invalid_request"));
     stage.expect(1, logged(&answer, "token.rejected", ""));
-    let others = ["foo", "password", "implicit", "PASSWORD", "urn:ietf:params:oauth:grant-type:token-exchange ", "authorization_code "];
+    let others = [
+        "foo",
+        "password",
+        "implicit",
+        "PASSWORD",
+        "urn:ietf:params:oauth:grant-type:token-exchange ",
+        "authorization_code ",
+    ];
     for (case, other) in (2..).zip(others) {
-        let extra = [("grant_type", other), ("username", "alice"), ("password", crate::cast::server::PASSWORD)];
+        let extra = [
+            ("grant_type", other),
+            ("username", "alice"),
+            ("password", crate::cast::server::PASSWORD),
+        ];
         let answer = flow.web.redeems_with(&code, &extra).await;
         stage.expect(case, json_error(&answer, 400, "unsupported_grant_type"));
         stage.expect(case, logged(&answer, "token.rejected", ""));
@@ -247,20 +332,48 @@ async fn a188(stage: &Stage) {
     let answer = flow.web.redeems(&code).await;
     stage.expect(1, answer_headers(&answer));
     let tokens = answer.ok();
-    stage.check(1, tokens.0["token_type"] == "Bearer" && tokens.0["expires_in"].is_u64(), || answer.body.clone());
+    stage.check(
+        1,
+        tokens.0["token_type"] == "Bearer" && tokens.0["expires_in"].is_u64(),
+        || answer.body.clone(),
+    );
     for (case, (answer, status, error)) in (2..).zip(every_error(stage, &mut flow).await) {
-        stage.check(case, answer.status == status, || format!("got {}, want {status} {error}", seen(&answer)));
-        stage.check(case, answer.json()["error"] == error, || format!("got {}, want {error}", answer.body));
+        stage.check(case, answer.status == status, || {
+            format!("got {}, want {status} {error}", seen(&answer))
+        });
+        stage.check(case, answer.json()["error"] == error, || {
+            format!("got {}, want {error}", answer.body)
+        });
         stage.expect(case, answer_headers(&answer));
-        stage.check(case, answer.status != 401 || answer.header("www-authenticate").is_some_and(|scheme| scheme.starts_with("Basic ")), || format!("{:?}", answer.headers));
-        let technical = ["src/", ".rs", "panicked", "diesel", "actix", "SELECT", "sqlite", "postgres"];
-        stage.check(case, technical.iter().all(|word| !answer.body.contains(word)), || answer.body.clone());
+        stage.check(
+            case,
+            answer.status != 401
+                || answer
+                    .header("www-authenticate")
+                    .is_some_and(|scheme| scheme.starts_with("Basic ")),
+            || format!("{:?}", answer.headers),
+        );
+        let technical = [
+            "src/", ".rs", "panicked", "diesel", "actix", "SELECT", "sqlite", "postgres",
+        ];
+        stage.check(
+            case,
+            technical.iter().all(|word| !answer.body.contains(word)),
+            || answer.body.clone(),
+        );
     }
 }
 
 fn answer_headers(answer: &Answer) -> Result<(), String> {
-    let pair = (answer.header("cache-control"), answer.header("content-type"));
-    if pair == (Some("no-store"), Some("application/json")) { Ok(()) } else { Err(format!("{pair:?}")) }
+    let pair = (
+        answer.header("cache-control"),
+        answer.header("content-type"),
+    );
+    if pair == (Some("no-store"), Some("application/json")) {
+        Ok(())
+    } else {
+        Err(format!("{pair:?}"))
+    }
 }
 
 /// Each kind of error answer of the token endpoint, with its status and code.
@@ -274,16 +387,68 @@ async fn every_error(stage: &Stage, flow: &mut Flow) -> Vec<(Answer, u16, &'stat
     let base = stage.server.base.as_str();
     vec![
         (flow.web.posts(TOKEN, &[]).await, 400, "invalid_request"),
-        (flow.web.posts_raw(TOKEN, &[], &[("grant_type", "authorization_code")]).await, 401, "invalid_client"),
-        (flow.web.posts_raw(TOKEN, &[("Authorization", &basic("ghost", "x"))], &[]).await, 401, "invalid_client"),
-        (flow.web.redeems("pcl_ac_unknown").await, 400, "invalid_grant"),
-        (idle.redeems("pcl_ac_unknown").await, 400, "unauthorized_client"),
-        (flow.web.redeems_with(&fresh, &[("grant_type", "password")]).await, 400, "unsupported_grant_type"),
-        (flow.web.redeems_with(&fresh, &[("resource", "https://other.example")]).await, 400, "invalid_target"),
-        (asked(base, raw::post(TOKEN, &headers, &"x".repeat(20_000))).await, 413, "invalid_request"),
-        (asked(base, raw::post(TOKEN, &[headers[0], ("Content-Encoding", "br")], &body)).await, 415, "invalid_request"),
-        (asked(base, raw::post(TOKEN, &headers, &"a=1&".repeat(65))).await, 400, "invalid_request"),
-        (storage_fails(stage, &flow.web, &spare).await, 503, "temporarily_unavailable"),
+        (
+            flow.web
+                .posts_raw(TOKEN, &[], &[("grant_type", "authorization_code")])
+                .await,
+            401,
+            "invalid_client",
+        ),
+        (
+            flow.web
+                .posts_raw(TOKEN, &[("Authorization", &basic("ghost", "x"))], &[])
+                .await,
+            401,
+            "invalid_client",
+        ),
+        (
+            flow.web.redeems("pcl_ac_unknown").await,
+            400,
+            "invalid_grant",
+        ),
+        (
+            idle.redeems("pcl_ac_unknown").await,
+            400,
+            "unauthorized_client",
+        ),
+        (
+            flow.web
+                .redeems_with(&fresh, &[("grant_type", "password")])
+                .await,
+            400,
+            "unsupported_grant_type",
+        ),
+        (
+            flow.web
+                .redeems_with(&fresh, &[("resource", "https://other.example")])
+                .await,
+            400,
+            "invalid_target",
+        ),
+        (
+            asked(base, raw::post(TOKEN, &headers, &"x".repeat(20_000))).await,
+            413,
+            "invalid_request",
+        ),
+        (
+            asked(
+                base,
+                raw::post(TOKEN, &[headers[0], ("Content-Encoding", "br")], &body),
+            )
+            .await,
+            415,
+            "invalid_request",
+        ),
+        (
+            asked(base, raw::post(TOKEN, &headers, &"a=1&".repeat(65))).await,
+            400,
+            "invalid_request",
+        ),
+        (
+            storage_fails(stage, &flow.web, &spare).await,
+            503,
+            "temporarily_unavailable",
+        ),
     ]
 }
 
@@ -303,7 +468,11 @@ async fn storage_fails(stage: &Stage, web: &Party, code: &str) -> Answer {
     };
     stage.server.execute(breaks);
     // By hand: the row names its 5xx.
-    let answer = asked(&stage.server.base, raw::post(TOKEN, &[("Authorization", &authorization)], &body)).await;
+    let answer = asked(
+        &stage.server.base,
+        raw::post(TOKEN, &[("Authorization", &authorization)], &body),
+    )
+    .await;
     stage.server.execute(heals);
     answer
 }
@@ -323,7 +492,13 @@ async fn a189(stage: &Stage) {
         stage.server.advance(Duration::from_secs(61));
         let mut took: [Vec<Duration>; 5] = Default::default();
         for code in &late {
-            let tries = [random(code), flipped(code), code[..code.len() - 1].to_owned(), format!("{code}A"), code.clone()];
+            let tries = [
+                random(code),
+                flipped(code),
+                code[..code.len() - 1].to_owned(),
+                format!("{code}A"),
+                code.clone(),
+            ];
             for (case, code) in tries.iter().enumerate() {
                 let started = Instant::now();
                 let answer = flow.web.redeems(code).await;
@@ -332,7 +507,11 @@ async fn a189(stage: &Stage) {
                     stage.expect(case + 1, json_error(&answer, 400, "invalid_grant"));
                     stage.expect(case + 1, logged(&answer, "token.rejected", ""));
                 }
-                bodies.insert(answer.body.replace(answer.header("x-request-id").unwrap(), ""));
+                bodies.insert(
+                    answer
+                        .body
+                        .replace(answer.header("x-request-id").unwrap(), ""),
+                );
             }
         }
         let medians: Vec<Duration> = took.iter_mut().map(median).collect();
@@ -342,7 +521,9 @@ async fn a189(stage: &Stage) {
         }
     }
     stage.check(6, bodies.len() == 1, || format!("{bodies:?}"));
-    stage.check(7, spread <= Duration::from_millis(2), || format!("the medians are {spread:?} apart"));
+    stage.check(7, spread <= Duration::from_millis(2), || {
+        format!("the medians are {spread:?} apart")
+    });
 }
 
 pub fn median(samples: &mut Vec<Duration>) -> Duration {
@@ -365,9 +546,14 @@ fn flipped(code: &str) -> String {
 
 async fn a190(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
-    let web2 = stage.server.register(confidential("web2", "https://app2.example/cb")).await;
+    let web2 = stage
+        .server
+        .register(confidential("web2", "https://app2.example/cb"))
+        .await;
     let code = flow.code().await;
-    let answer = web2.redeems_with(&code, &[("redirect_uri", flow.web.redirect_uri())]).await;
+    let answer = web2
+        .redeems_with(&code, &[("redirect_uri", flow.web.redirect_uri())])
+        .await;
     stage.expect(1, json_error(&answer, 400, "invalid_grant"));
     stage.expect(1, logged(&answer, "code.client_mismatch", ""));
     stage.expect(1, severity(&answer, "code.client_mismatch", "high"));
@@ -375,7 +561,13 @@ async fn a190(stage: &Stage) {
     // A code has no structure to edit: a prefix and 256 bits that depend on nothing.
     let (one, two) = (flow.code().await, flow.code().await);
     let bits = |code: &str| from_base64url(code.strip_prefix("pcl_ac_").unwrap()).unwrap();
-    stage.check(2, bits(&one).len() == 32 && bits(&one)[..8] != bits(&two)[..8] && bits(&one)[24..] != bits(&two)[24..], || format!("{one} {two}"));
+    stage.check(
+        2,
+        bits(&one).len() == 32
+            && bits(&one)[..8] != bits(&two)[..8]
+            && bits(&one)[24..] != bits(&two)[24..],
+        || format!("{one} {two}"),
+    );
 }
 
 async fn a192(stage: &Stage) {
@@ -391,15 +583,33 @@ async fn a192(stage: &Stage) {
     ];
     for (case, verifier) in (1..).zip(verifiers) {
         let code = flow.code().await;
-        let answer = flow.web.at(&stage.node(case).base).redeems_with(&code, &[("code_verifier", &verifier)]).await;
+        let answer = flow
+            .web
+            .at(&stage.node(case).base)
+            .redeems_with(&code, &[("code_verifier", &verifier)])
+            .await;
         stage.expect(case, json_error(&answer, 400, "invalid_grant"));
         stage.expect(case, logged(&answer, "token.rejected", "pkce"));
         stage.expect(case, spent(&flow.web, &code).await);
     }
     // The form decides, not only the hash: 42 and 129 characters and `!` that do fit their challenge.
-    for (case, verifier) in [(3, "y".repeat(42)), (4, "y".repeat(129)), (5, format!("!{}", "y".repeat(42)))] {
-        let code = flow.alice.allows_request(&flow.web.request(&[("code_challenge", &challenge(&verifier))])).await;
-        let answer = flow.web.redeems_with(&code, &[("code_verifier", &verifier)]).await;
+    for (case, verifier) in [
+        (3, "y".repeat(42)),
+        (4, "y".repeat(129)),
+        (5, format!("!{}", "y".repeat(42))),
+    ] {
+        let code = flow
+            .alice
+            .allows_request(
+                &flow
+                    .web
+                    .request(&[("code_challenge", &challenge(&verifier))]),
+            )
+            .await;
+        let answer = flow
+            .web
+            .redeems_with(&code, &[("code_verifier", &verifier)])
+            .await;
         stage.expect(case, json_error(&answer, 400, "invalid_grant"));
     }
 }
@@ -416,7 +626,9 @@ async fn a193(stage: &Stage) {
     stage.expect(1, logged(&answer, "token.rejected", "pkce"));
     let code = alice.allows_request(&stripped).await;
     let answer = old.redeems_with(&code, &[("code_verifier", "")]).await;
-    stage.check(2, answer.status == 200, || format!("without both it works: {}", seen(&answer)));
+    stage.check(2, answer.status == 200, || {
+        format!("without both it works: {}", seen(&answer))
+    });
 }
 
 /// The replay is refused, told and has ended the grant of these tokens, once.
@@ -433,11 +645,23 @@ fn ended(server: &Server, tokens: &Value, times: i64) -> Result<(), String> {
     let grant = claims["grant_id"].as_str().unwrap();
     let count = |query: &str| server.count(&format!("SELECT count(*) AS n FROM {query}"));
     let found = [
-        count(&format!("grants WHERE id = '{grant}' AND ended_at IS NOT NULL")),
-        count(&format!("revocations WHERE kind = 'G' AND value = '{grant}'")),
-        count(&format!("audit_events WHERE name = 'code.replay' AND target = 'grant:{grant}'")),
+        count(&format!(
+            "grants WHERE id = '{grant}' AND ended_at IS NOT NULL"
+        )),
+        count(&format!(
+            "revocations WHERE kind = 'G' AND value = '{grant}'"
+        )),
+        count(&format!(
+            "audit_events WHERE name = 'code.replay' AND target = 'grant:{grant}'"
+        )),
     ];
-    if found == [times; 3] { Ok(()) } else { Err(format!("ended grants, G records, audit events: got {found:?}, want {times} each")) }
+    if found == [times; 3] {
+        Ok(())
+    } else {
+        Err(format!(
+            "ended grants, G records, audit events: got {found:?}, want {times} each"
+        ))
+    }
 }
 
 async fn a194(stage: &Stage) {
@@ -465,16 +689,28 @@ async fn a194(stage: &Stage) {
     // 4. On the last node; on SQLite the only one.
     let code = flow.code().await;
     let tokens = flow.web.redeems(&code).await.ok();
-    let answer = flow.web.at(&stage.all().last().unwrap().base).redeems(&code).await;
+    let answer = flow
+        .web
+        .at(&stage.all().last().unwrap().base)
+        .redeems(&code)
+        .await;
     replayed(stage, &stage.server, 4, &answer, &tokens.0);
     // 5. Whoever cannot show to be the client ends nothing.
-    let spa = stage.server.register(public("spa", &["https://spa.example/cb"])).await;
+    let spa = stage
+        .server
+        .register(public("spa", &["https://spa.example/cb"]))
+        .await;
     let code = flow.alice.allows(&spa).await;
     let tokens = spa.redeems(&code).await.ok();
-    let answer = spa.redeems_with(&code, &[("code_verifier", &"x".repeat(43))]).await;
+    let answer = spa
+        .redeems_with(&code, &[("code_verifier", &"x".repeat(43))])
+        .await;
     stage.expect(5, json_error(&answer, 400, "invalid_grant"));
     stage.expect(5, ended(&stage.server, &tokens.0, 0));
-    let answer = flow.web.redeems_with(&code, &[("redirect_uri", spa.redirect_uri())]).await;
+    let answer = flow
+        .web
+        .redeems_with(&code, &[("redirect_uri", spa.redirect_uri())])
+        .await;
     stage.expect(5, json_error(&answer, 400, "invalid_grant"));
     stage.expect(5, ended(&stage.server, &tokens.0, 0));
 }
@@ -501,7 +737,9 @@ async fn a196(stage: &Stage) {
                     stage.expect(case, logged(&answer, "code.replay", ""));
                 }
             }
-            stage.check(case, winners.len() == 1, || format!("{} of {n} won", winners.len()));
+            stage.check(case, winners.len() == 1, || {
+                format!("{} of {n} won", winners.len())
+            });
             for tokens in winners {
                 stage.expect(case, ended(&stage.server, &tokens, 1));
             }
@@ -512,14 +750,38 @@ async fn a196(stage: &Stage) {
 async fn a198(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
-    let rows = || ["grants", "revocations", "audit_events", "codes WHERE used_at IS NOT NULL"].map(|of| stage.server.count(&format!("SELECT count(*) AS n FROM {of}")));
+    let rows = || {
+        [
+            "grants",
+            "revocations",
+            "audit_events",
+            "codes WHERE used_at IS NOT NULL",
+        ]
+        .map(|of| {
+            stage
+                .server
+                .count(&format!("SELECT count(*) AS n FROM {of}"))
+        })
+    };
     let before = rows();
     let answer = storage_fails(stage, &flow.web, &code).await;
     stage.expect(1, json_error(&answer, 503, "temporarily_unavailable"));
-    stage.check(1, answer.header("retry-after").is_some_and(|secs| secs.parse::<u8>().is_ok()), || format!("{:?}", answer.headers));
-    stage.check(1, !answer.body.contains("token\"") && !answer.body.contains("fire"), || answer.body.clone());
+    stage.check(
+        1,
+        answer
+            .header("retry-after")
+            .is_some_and(|secs| secs.parse::<u8>().is_ok()),
+        || format!("{:?}", answer.headers),
+    );
+    stage.check(
+        1,
+        !answer.body.contains("token\"") && !answer.body.contains("fire"),
+        || answer.body.clone(),
+    );
     stage.expect(1, logged(&answer, "token.storage_error", ""));
-    stage.check(1, rows() == before, || format!("rows were {before:?}, are {:?}", rows()));
+    stage.check(1, rows() == before, || {
+        format!("rows were {before:?}, are {:?}", rows())
+    });
     stage.expect(1, unspent(&flow.web, &code).await);
 }
 
@@ -528,41 +790,119 @@ async fn a200(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     stage.server.advance(Duration::from_secs(100));
     let nonce = "n-\u{fc}\"'<>&+% =/\u{1f600}";
-    let code = flow.alice.allows_request(&flow.web.request(&[("nonce", nonce)])).await;
+    let code = flow
+        .alice
+        .allows_request(&flow.web.request(&[("nonce", nonce)]))
+        .await;
     let tokens = flow.web.redeems(&code).await.ok();
     let id = tokens.id_claims();
     stage.check(1, id["nonce"] == nonce, || id["nonce"].to_string());
     stage.check(2, id["aud"] == flow.web.id(), || id["aud"].to_string());
     let at_hash = base64url(&sha256(tokens.access().as_bytes())[..16]);
-    stage.check(3, id["at_hash"] == at_hash.as_str(), || format!("got {}, want {at_hash}", id["at_hash"]));
-    stage.check(4, id["auth_time"] == began && id["iat"] == began + 100, || id.to_string());
-    let alice = format!("SELECT count(*) AS n FROM users WHERE username = 'alice' AND id = '{}'", id["sub"].as_str().unwrap());
-    stage.check(5, id["sub"] == tokens.access_claims()["sub"] && stage.server.count(&alice) == 1, || id["sub"].to_string());
-    stage.check(6, id.get("azp").is_none_or(|azp| azp == flow.web.id()), || id["azp"].to_string());
+    stage.check(3, id["at_hash"] == at_hash.as_str(), || {
+        format!("got {}, want {at_hash}", id["at_hash"])
+    });
+    stage.check(
+        4,
+        id["auth_time"] == began && id["iat"] == began + 100,
+        || id.to_string(),
+    );
+    let alice = format!(
+        "SELECT count(*) AS n FROM users WHERE username = 'alice' AND id = '{}'",
+        id["sub"].as_str().unwrap()
+    );
+    stage.check(
+        5,
+        id["sub"] == tokens.access_claims()["sub"] && stage.server.count(&alice) == 1,
+        || id["sub"].to_string(),
+    );
+    stage.check(
+        6,
+        id.get("azp").is_none_or(|azp| azp == flow.web.id()),
+        || id["azp"].to_string(),
+    );
 }
 
 async fn a201(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
-    let code = alice.allows_request(&web.request(&[("scope", "openid profile email orders:read")])).await;
+    let code = alice
+        .allows_request(&web.request(&[("scope", "openid profile email orders:read")]))
+        .await;
     let tokens = web.redeems(&code).await.ok();
-    let (access, claims, id) = (header(tokens.access()), tokens.access_claims(), tokens.id_claims());
-    stage.check(1, access["typ"] == "at+jwt" && access["alg"] == Alg::ES256.name(), || access.to_string());
+    let (access, claims, id) = (
+        header(tokens.access()),
+        tokens.access_claims(),
+        tokens.id_claims(),
+    );
+    stage.check(
+        1,
+        access["typ"] == "at+jwt" && access["alg"] == Alg::ES256.name(),
+        || access.to_string(),
+    );
     for name in ["iss", "exp", "aud", "sub", "client_id", "iat", "jti"] {
-        stage.check(2, claims.get(name).is_some(), || format!("no {name} in {claims}"));
+        stage.check(2, claims.get(name).is_some(), || {
+            format!("no {name} in {claims}")
+        });
     }
-    stage.check(3, claims["aud"] == AUDIENCE && claims["client_id"] == web.id(), || claims.to_string());
-    let personal = ["email", "email_verified", "name", "given_name", "family_name", "preferred_username", "nickname", "picture", "phone_number", "ip", "ip_address"];
-    stage.check(4, personal.iter().all(|name| claims.get(name).is_none()), || claims.to_string());
+    stage.check(
+        3,
+        claims["aud"] == AUDIENCE && claims["client_id"] == web.id(),
+        || claims.to_string(),
+    );
+    let personal = [
+        "email",
+        "email_verified",
+        "name",
+        "given_name",
+        "family_name",
+        "preferred_username",
+        "nickname",
+        "picture",
+        "phone_number",
+        "ip",
+        "ip_address",
+    ];
+    stage.check(
+        4,
+        personal.iter().all(|name| claims.get(name).is_none()),
+        || claims.to_string(),
+    );
     let text = claims.to_string();
-    stage.check(4, ["alice", "mail.example", "127.0.0.1"].iter().all(|word| !text.contains(word)), || text.clone());
+    stage.check(
+        4,
+        ["alice", "mail.example", "127.0.0.1"]
+            .iter()
+            .all(|word| !text.contains(word)),
+        || text.clone(),
+    );
     let id_header = header(tokens.0["id_token"].as_str().unwrap());
-    stage.check(5, id_header["typ"] != "at+jwt" && id["aud"] != AUDIENCE, || format!("{id_header} {id}"));
+    stage.check(
+        5,
+        id_header["typ"] != "at+jwt" && id["aud"] != AUDIENCE,
+        || format!("{id_header} {id}"),
+    );
     // Neither passes for the other at the API.
     let now = stage.server.clock.now().secs();
     let need = portcullis_verifier::Need::any();
-    stage.check(6, stage.server.api().verify_at(tokens.access(), &need, now).is_ok(), || "the API refuses the access token".to_owned());
-    stage.check(7, stage.server.api().verify_at(tokens.0["id_token"].as_str().unwrap(), &need, now).is_err(), || "the API accepts the ID token".to_owned());
+    stage.check(
+        6,
+        stage
+            .server
+            .api()
+            .verify_at(tokens.access(), &need, now)
+            .is_ok(),
+        || "the API refuses the access token".to_owned(),
+    );
+    stage.check(
+        7,
+        stage
+            .server
+            .api()
+            .verify_at(tokens.0["id_token"].as_str().unwrap(), &need, now)
+            .is_err(),
+        || "the API accepts the ID token".to_owned(),
+    );
 }
 
 async fn a202(stage: &Stage) {
@@ -575,7 +915,12 @@ async fn a202(stage: &Stage) {
 /// What an error answer of the token endpoint may hold: a code, the sentence of that code or of the
 /// HTTP layer, and the correlation id.
 pub fn fixed_text(answer: &Answer) -> Result<(), String> {
-    const HTTP: [&str; 4] = ["The request has more than 16 KiB.", "Bodies must not be compressed.", "At most 64 are read.", "The address has more than 8 KiB."];
+    const HTTP: [&str; 4] = [
+        "The request has more than 16 KiB.",
+        "Bodies must not be compressed.",
+        "At most 64 are read.",
+        "The address has more than 8 KiB.",
+    ];
     const OAUTH: [Code; 8] = [
         Code::InvalidRequest,
         Code::UnauthorizedClient,
@@ -587,28 +932,85 @@ pub fn fixed_text(answer: &Answer) -> Result<(), String> {
         Code::InvalidTarget,
     ];
     let body = answer.json();
-    let members: BTreeSet<&str> = body.as_object().map(|members| members.keys().map(String::as_str).collect()).unwrap_or_default();
-    let (error, text) = (body["error"].as_str().unwrap_or_default(), body["error_description"].as_str().unwrap_or_default());
-    let known = OAUTH.iter().any(|code| code.as_str() == error && code.sentence() == text) || (error == "invalid_request" && HTTP.contains(&text));
+    let members: BTreeSet<&str> = body
+        .as_object()
+        .map(|members| members.keys().map(String::as_str).collect())
+        .unwrap_or_default();
+    let (error, text) = (
+        body["error"].as_str().unwrap_or_default(),
+        body["error_description"].as_str().unwrap_or_default(),
+    );
+    let known = OAUTH
+        .iter()
+        .any(|code| code.as_str() == error && code.sentence() == text)
+        || (error == "invalid_request" && HTTP.contains(&text));
     let quoted = body["error_id"].as_str() == answer.header("x-request-id");
-    if known && quoted && members == BTreeSet::from(["error", "error_description", "error_id"]) { Ok(()) } else { Err(format!("not from the table: {body}")) }
+    if known && quoted && members == BTreeSet::from(["error", "error_description", "error_id"]) {
+        Ok(())
+    } else {
+        Err(format!("not from the table: {body}"))
+    }
 }
 
 async fn a204(stage: &Stage) {
     let mut spa = public("spa", &["https://spa.example/cb"]);
     spa.cors_origins = vec!["https://spa.example".to_owned()];
     let spa = stage.server.register(spa).await;
-    let origins = ["https://evil.test", "null", "https://spa.example", "https://spa.example.evil.test", "http://spa.example", "https://spa.example:8443", "https://SPA.example"];
+    let origins = [
+        "https://evil.test",
+        "null",
+        "https://spa.example",
+        "https://spa.example.evil.test",
+        "http://spa.example",
+        "https://spa.example:8443",
+        "https://SPA.example",
+    ];
     for (case, origin) in (1..).zip(origins) {
         let want = (origin == "https://spa.example").then_some(origin);
-        let asked = [("Origin", origin), ("Access-Control-Request-Method", "POST"), ("Access-Control-Request-Headers", "content-type")];
-        let preflight = stage.node(case).browser().send("OPTIONS", TOKEN, &asked, None).await;
-        let actual = spa.posts_raw(TOKEN, &[("Origin", origin)], &[("grant_type", "authorization_code"), ("code", "pcl_ac_x"), ("client_id", spa.id())]).await;
+        let asked = [
+            ("Origin", origin),
+            ("Access-Control-Request-Method", "POST"),
+            ("Access-Control-Request-Headers", "content-type"),
+        ];
+        let preflight = stage
+            .node(case)
+            .browser()
+            .send("OPTIONS", TOKEN, &asked, None)
+            .await;
+        let actual = spa
+            .posts_raw(
+                TOKEN,
+                &[("Origin", origin)],
+                &[
+                    ("grant_type", "authorization_code"),
+                    ("code", "pcl_ac_x"),
+                    ("client_id", spa.id()),
+                ],
+            )
+            .await;
         for answer in [&preflight, &actual] {
-            stage.check(case, answer.header("access-control-allow-origin") == want, || format!("{origin}: {:?}", answer.headers));
-            stage.check(case, answer.header("access-control-allow-credentials").is_none(), || format!("{origin}: {:?}", answer.headers));
-            stage.check(case, answer.header("vary").is_some_and(|vary| vary.contains("Origin")), || format!("{origin}: {:?}", answer.headers));
+            stage.check(
+                case,
+                answer.header("access-control-allow-origin") == want,
+                || format!("{origin}: {:?}", answer.headers),
+            );
+            stage.check(
+                case,
+                answer.header("access-control-allow-credentials").is_none(),
+                || format!("{origin}: {:?}", answer.headers),
+            );
+            stage.check(
+                case,
+                answer
+                    .header("vary")
+                    .is_some_and(|vary| vary.contains("Origin")),
+                || format!("{origin}: {:?}", answer.headers),
+            );
         }
-        stage.check(case, preflight.header("access-control-allow-methods").is_some() == want.is_some(), || format!("{origin}: {:?}", preflight.headers));
+        stage.check(
+            case,
+            preflight.header("access-control-allow-methods").is_some() == want.is_some(),
+            || format!("{origin}: {:?}", preflight.headers),
+        );
     }
 }

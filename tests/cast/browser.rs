@@ -32,23 +32,40 @@ pub fn http() -> reqwest::Client {
 
 impl Browser {
     pub fn new(base: &str) -> Self {
-        Self { base: base.to_owned(), http: http(), cookies: BTreeMap::new() }
+        Self {
+            base: base.to_owned(),
+            http: http(),
+            cookies: BTreeMap::new(),
+        }
     }
 
     /// The same cookies, at another node.
     pub fn at(&self, base: &str) -> Self {
-        Self { base: base.to_owned(), ..self.clone() }
+        Self {
+            base: base.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// A request that carries and keeps cookies.
-    pub async fn send(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<String>) -> Answer {
+    pub async fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<String>,
+    ) -> Answer {
         let path = path.strip_prefix(ISSUER).unwrap_or(path);
         let mut request = self
             .http
             .request(method.parse().unwrap(), format!("{}{path}", self.base))
             .header("Host", "op.example");
         if !self.cookies.is_empty() {
-            let cookies: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let cookies: Vec<String> = self
+                .cookies
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
             request = request.header("Cookie", cookies.join("; "));
         }
         for (name, value) in headers {
@@ -87,7 +104,9 @@ impl Browser {
 
     /// Posts a form as a page of ours does.
     pub async fn post(&mut self, path: &str, fields: &[(&str, &str)]) -> Answer {
-        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        let body = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(fields)
+            .finish();
         let headers = [
             ("Content-Type", "application/x-www-form-urlencoded"),
             ("Origin", ISSUER),
@@ -125,7 +144,11 @@ impl Browser {
     pub async fn decides(&mut self, page: &Answer, decision: &str) -> Answer {
         let (authorization, csrf) = (page.hidden("authorization"), page.hidden("csrf"));
         let scopes = page.values("scope");
-        let mut fields = vec![("authorization", authorization.as_str()), ("csrf", &csrf), ("decision", decision)];
+        let mut fields = vec![
+            ("authorization", authorization.as_str()),
+            ("csrf", &csrf),
+            ("decision", decision),
+        ];
         fields.extend(scopes.iter().map(|scope| ("scope", scope.as_str())));
         let answer = self.post("/consent", &fields).await;
         match answer.own_redirect() {
@@ -137,9 +160,18 @@ impl Browser {
     /// Signs in at `client`, allows it everything, and is back there.
     pub async fn signs_in(&mut self, client: &Party, username: &str) -> Answer {
         let page = self.opens(&client.request(&[])).await;
-        assert!(page.body.contains("login-submit"), "no login page: {} {}", page.status, page.body);
+        assert!(
+            page.body.contains("login-submit"),
+            "no login page: {} {}",
+            page.status,
+            page.body
+        );
         let page = self.fills_in(&page, username, PASSWORD).await;
-        if page.body.contains("consent-allow") { self.decides(&page, "allow").await } else { page }
+        if page.body.contains("consent-allow") {
+            self.decides(&page, "allow").await
+        } else {
+            page
+        }
     }
 
     /// Goes through whatever is asked and returns the code that the client gets.
@@ -156,14 +188,25 @@ impl Browser {
         if answer.body.contains("consent-allow") {
             answer = self.decides(&answer, "allow").await;
         }
-        answer.callback("code").unwrap_or_else(|| panic!("no code: {} {:?} {}", answer.status, answer.location(), answer.body))
+        answer.callback("code").unwrap_or_else(|| {
+            panic!(
+                "no code: {} {:?} {}",
+                answer.status,
+                answer.location(),
+                answer.body
+            )
+        })
     }
 }
 
 impl Answer {
     pub async fn read(response: reqwest::Response) -> Self {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Self { status, headers, body: response.text().await.unwrap_or_default() }
+        Self {
+            status,
+            headers,
+            body: response.text().await.unwrap_or_default(),
+        }
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -176,13 +219,17 @@ impl Answer {
 
     /// A redirect that stays with us.
     pub fn own_redirect(&self) -> Option<String> {
-        self.location().filter(|to| to.starts_with('/')).map(str::to_owned)
+        self.location()
+            .filter(|to| to.starts_with('/'))
+            .map(str::to_owned)
     }
 
     /// A parameter of the redirect to the client.
     pub fn callback(&self, name: &str) -> Option<String> {
         let url = url::Url::parse(self.location()?).ok()?;
-        url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+        url.query_pairs()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.into_owned())
     }
 
     pub fn json(&self) -> serde_json::Value {
@@ -191,7 +238,9 @@ impl Answer {
 
     /// The value of a hidden field.
     pub fn hidden(&self, name: &str) -> String {
-        self.values(name).pop().unwrap_or_else(|| panic!("no field {name} in {}", self.body))
+        self.values(name)
+            .pop()
+            .unwrap_or_else(|| panic!("no field {name} in {}", self.body))
     }
 
     /// The values of all inputs of a name.
@@ -201,7 +250,16 @@ impl Answer {
             .skip(1)
             .map(|rest| rest.split('>').next().unwrap_or_default())
             .filter(|input| input.contains(&format!("name=\"{name}\"")))
-            .filter_map(|input| Some(input.split_once("value=\"")?.1.split_once('"')?.0.to_owned()))
+            .filter_map(|input| {
+                Some(
+                    input
+                        .split_once("value=\"")?
+                        .1
+                        .split_once('"')?
+                        .0
+                        .to_owned(),
+                )
+            })
             .collect()
     }
 
@@ -217,9 +275,15 @@ impl Answer {
     /// Asserts a refusal: public code and private reason.
     #[track_caller]
     pub fn refused(&self, code: &str, event: &str, reason: &str) {
-        let public = self.callback("error").unwrap_or_else(|| self.json()["error"].as_str().unwrap_or_default().to_owned());
+        let public = self
+            .callback("error")
+            .unwrap_or_else(|| self.json()["error"].as_str().unwrap_or_default().to_owned());
         assert_eq!(public, code, "{}", self.body);
         let wanted = (event.to_owned(), reason.to_owned());
-        assert!(self.logged().contains(&wanted), "logged {:?}, not {wanted:?}", self.logged());
+        assert!(
+            self.logged().contains(&wanted),
+            "logged {:?}, not {wanted:?}",
+            self.logged()
+        );
     }
 }

@@ -32,12 +32,20 @@ pub struct Tokens(pub Value);
 
 impl Party {
     pub fn new(base: &str, client: Client, secret: Option<Secret>) -> Self {
-        Self { client, secret, base: base.to_owned(), http: browser::http() }
+        Self {
+            client,
+            secret,
+            base: base.to_owned(),
+            http: browser::http(),
+        }
     }
 
     /// The same client, talking to another node.
     pub fn at(&self, base: &str) -> Self {
-        Self { base: base.to_owned(), ..self.clone() }
+        Self {
+            base: base.to_owned(),
+            ..self.clone()
+        }
     }
 
     pub fn id(&self) -> &str {
@@ -73,7 +81,9 @@ impl Party {
 
     /// A request as the path that the browser opens.
     pub fn request(&self, changed: &[(&str, &str)]) -> String {
-        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(self.parameters(changed)).finish();
+        let query = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(self.parameters(changed))
+            .finish();
         format!("/oauth2/authorize?{query}")
     }
 
@@ -81,19 +91,37 @@ impl Party {
     pub async fn posts(&self, path: &str, fields: &[(&str, &str)]) -> Answer {
         let mut fields = fields.to_vec();
         let mut authorization = None;
-        let secret = self.secret.as_ref().map(|secret| secret.expose().to_owned()).unwrap_or_default();
+        let secret = self
+            .secret
+            .as_ref()
+            .map(|secret| secret.expose().to_owned())
+            .unwrap_or_default();
         match self.client.auth_method {
             AuthMethod::Basic => authorization = Some(basic(self.id(), &secret)),
-            AuthMethod::Post => fields.extend([("client_id", self.id()), ("client_secret", secret.as_str())]),
+            AuthMethod::Post => {
+                fields.extend([("client_id", self.id()), ("client_secret", secret.as_str())])
+            }
             AuthMethod::None => fields.push(("client_id", self.id())),
         }
-        let headers: Vec<(&str, &str)> = authorization.iter().map(|value| ("Authorization", value.as_str())).collect();
+        let headers: Vec<(&str, &str)> = authorization
+            .iter()
+            .map(|value| ("Authorization", value.as_str()))
+            .collect();
         self.posts_raw(path, &headers, &fields).await
     }
 
     /// A form post with nothing added.
-    pub async fn posts_raw(&self, path: &str, headers: &[(&str, &str)], fields: &[(&str, &str)]) -> Answer {
-        let mut request = self.http.post(format!("{}{path}", self.base)).header("Host", "op.example").form(fields);
+    pub async fn posts_raw(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        fields: &[(&str, &str)],
+    ) -> Answer {
+        let mut request = self
+            .http
+            .post(format!("{}{path}", self.base))
+            .header("Host", "op.example")
+            .form(fields);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -102,7 +130,11 @@ impl Party {
         journal::note(|| Exchange {
             method: "POST".to_owned(),
             target: path.to_owned(),
-            body: Some(form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()),
+            body: Some(
+                form_urlencoded::Serializer::new(String::new())
+                    .extend_pairs(fields)
+                    .finish(),
+            ),
             answer: answer.clone(),
             took: started.elapsed(),
         });

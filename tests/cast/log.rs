@@ -26,7 +26,11 @@ pub fn collect() {
 /// The events of one request, in order.
 pub fn of(request_id: &str) -> Vec<Event> {
     let events = EVENTS.lock().unwrap();
-    events.iter().filter(|event| event.get("request_id").is_some_and(|id| id == request_id)).cloned().collect()
+    events
+        .iter()
+        .filter(|event| event.get("request_id").is_some_and(|id| id == request_id))
+        .cloned()
+        .collect()
 }
 
 /// Everything so far.
@@ -50,7 +54,9 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Collector {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
         let mut fields = Fields(BTreeMap::new());
         event.record(&mut fields);
-        fields.0.insert("level".to_owned(), event.metadata().level().to_string());
+        fields
+            .0
+            .insert("level".to_owned(), event.metadata().level().to_string());
         EVENTS.lock().unwrap().push(fields.0);
     }
 }

@@ -1,6 +1,12 @@
 //! The cast of the stories: a server on either database with a clock to push forward, people with
 //! browsers, clients, and an API that verifies.
-#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    dead_code,
+    unused_imports,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
 
 pub mod browser;
 pub mod client;

@@ -16,9 +16,15 @@ pub fn url() -> &'static str {
 
 /// The URL of the database `name` on that server.
 pub fn database(name: &str) -> String {
-    let (server, query) = url().split_once('?').map_or((url(), ""), |(server, query)| (server, query));
+    let (server, query) = url()
+        .split_once('?')
+        .map_or((url(), ""), |(server, query)| (server, query));
     let base = server.rsplit_once('/').map_or(server, |(base, _)| base);
-    if query.is_empty() { format!("{base}/{name}") } else { format!("{base}/{name}?{query}") }
+    if query.is_empty() {
+        format!("{base}/{name}")
+    } else {
+        format!("{base}/{name}?{query}")
+    }
 }
 
 /// Drops the database that a URL of [`database`] names, with whoever is still connected.
@@ -31,7 +37,9 @@ pub fn drop_database(url: &str) {
 /// Runs a statement outside any transaction.
 pub fn execute(statement: &str) {
     let mut connection = PgConnection::establish(url()).unwrap();
-    connection.batch_execute(statement).unwrap_or_else(|error| panic!("{statement}: {error}"));
+    connection
+        .batch_execute(statement)
+        .unwrap_or_else(|error| panic!("{statement}: {error}"));
 }
 
 fn private_cluster() -> String {
@@ -42,11 +50,27 @@ fn private_cluster() -> String {
     // Postgres refuses to run as root; the distribution's package brings the account.
     let root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
     if root {
-        assert!(Command::new("chown").arg("postgres").arg(&dir).status().unwrap().success());
+        assert!(
+            Command::new("chown")
+                .arg("postgres")
+                .arg(&dir)
+                .status()
+                .unwrap()
+                .success()
+        );
     }
     let data = dir.join("data");
     let initdb = as_postgres(root, &bin.join("initdb"))
-        .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", "-D"])
+        .args([
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-sync",
+            "-D",
+        ])
         .arg(&data)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -64,7 +88,14 @@ fn private_cluster() -> String {
         std::process::id(),
         dir.display(),
     );
-    as_postgres(root, Path::new("sh")).arg("-c").arg(watch).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    as_postgres(root, Path::new("sh"))
+        .arg("-c")
+        .arg(watch)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let url = format!("postgres:///postgres?host={}&user=postgres", dir.display());
     for _ in 0..200 {
         if PgConnection::establish(&url).is_ok() {
@@ -92,5 +123,7 @@ fn binaries() -> PathBuf {
         .filter(|bin| bin.join("initdb").exists())
         .collect();
     versions.sort();
-    versions.pop().expect("PostgreSQL is not installed; run tests/run, or set DATABASE_URL")
+    versions
+        .pop()
+        .expect("PostgreSQL is not installed; run tests/run, or set DATABASE_URL")
 }

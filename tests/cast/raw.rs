@@ -10,8 +10,15 @@ use super::browser::Answer;
 use super::journal::{self, Exchange};
 
 /// Sends `method target` with these header lines (`Host` and `Connection: close` are added).
-pub async fn request(base: &str, method: &str, target: &str, headers: &[&str], body: &str) -> Option<Answer> {
-    let mut text = format!("{method} {target} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\n");
+pub async fn request(
+    base: &str,
+    method: &str,
+    target: &str,
+    headers: &[&str],
+    body: &str,
+) -> Option<Answer> {
+    let mut text =
+        format!("{method} {target} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\n");
     for header in headers {
         text.push_str(header);
         text.push_str("\r\n");
@@ -39,8 +46,12 @@ pub async fn bytes(base: &str, bytes: Vec<u8>) -> Option<Answer> {
     let address = base.trim_start_matches("http://").to_owned();
     actix_web::rt::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        stream
+            .set_write_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
         // A server that has heard enough may stop listening before everything is said.
         let _ = stream.write_all(&bytes);
         let mut heard = Vec::new();
@@ -53,7 +64,10 @@ pub async fn bytes(base: &str, bytes: Vec<u8>) -> Option<Answer> {
 
 /// A whole form post to our host.
 pub fn post(target: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
-    let fields: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let fields: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
     let length = body.len();
     format!(
         "POST {target} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\n\
@@ -64,17 +78,28 @@ pub fn post(target: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
 
 /// Sends `first`, then `chunk` up to `times` times, and listens meanwhile. The answer, and whether the
 /// other side hung up by itself.
-pub async fn flood(base: &str, first: Vec<u8>, chunk: Vec<u8>, times: usize) -> (Option<Answer>, bool) {
+pub async fn flood(
+    base: &str,
+    first: Vec<u8>,
+    chunk: Vec<u8>,
+    times: usize,
+) -> (Option<Answer>, bool) {
     let address = base.trim_start_matches("http://").to_owned();
     actix_web::rt::task::spawn_blocking(move || {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        stream
+            .set_write_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
         let mut ear = stream.try_clone().unwrap();
         let listening = std::thread::spawn(move || {
             let mut heard = Vec::new();
             let end = ear.read_to_end(&mut heard);
-            let waits = end.is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut));
+            let waits = end.is_err_and(|error| {
+                matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+            });
             (parse(&heard), !waits)
         });
         for part in std::iter::once(&first).chain(std::iter::repeat_n(&chunk, times)) {
@@ -95,7 +120,14 @@ fn parse(heard: &[u8]) -> Option<Answer> {
     let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
     let mut headers = HeaderMap::new();
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
-        headers.append(HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value.trim()).ok()?);
+        headers.append(
+            HeaderName::from_bytes(name.as_bytes()).ok()?,
+            HeaderValue::from_str(value.trim()).ok()?,
+        );
     }
-    Some(Answer { status, headers, body: String::from_utf8_lossy(&heard[end + 4..]).into_owned() })
+    Some(Answer {
+        status,
+        headers,
+        body: String::from_utf8_lossy(&heard[end + 4..]).into_owned(),
+    })
 }

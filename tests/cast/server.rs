@@ -74,14 +74,24 @@ impl Server {
         // Each node its own, so that no two requests of this process have one id.
         static NODES: AtomicUsize = AtomicUsize::new(1);
         let seed = NODES.fetch_add(1, Ordering::SeqCst) as u64;
-        let app = App::start(config.clone(), clock.clone(), Entropy::seeded(seed)).await.unwrap();
+        let app = App::start(config.clone(), clock.clone(), Entropy::seeded(seed))
+            .await
+            .unwrap();
         let app = Data::new(app);
         let any = Address::new("127.0.0.1", 0);
         let listeners = Listeners::bind(&app, &any, &any).unwrap();
         let base = format!("http://{}", listeners.addresses()[0]);
         let handle = listeners.handle();
         let running = Some(actix_web::rt::spawn(listeners.run()));
-        Self { app, clock, base, config, db, handle, running }
+        Self {
+            app,
+            clock,
+            base,
+            config,
+            db,
+            handle,
+            running,
+        }
     }
 
     /// Stops the node and waits until it is gone.
@@ -110,7 +120,10 @@ impl Server {
         // The workers' threads let go of it a little later, and with it of an embedded database.
         let stopped = std::time::Instant::now();
         while app.strong_count() > 0 {
-            assert!(stopped.elapsed() < Duration::from_secs(5), "the node does not let go of its database");
+            assert!(
+                stopped.elapsed() < Duration::from_secs(5),
+                "the node does not let go of its database"
+            );
             tokio::task::yield_now().await;
         }
         Self::serve(db, config, clock).await
@@ -152,8 +165,12 @@ impl Server {
         }
         let url = self.config.database_url();
         let count: Count = match url.strip_prefix("sqlite:") {
-            Some(path) => diesel::sql_query(query).get_result(&mut SqliteConnection::establish(path).unwrap()),
-            None => diesel::sql_query(query).get_result(&mut PgConnection::establish(&url).unwrap()),
+            Some(path) => {
+                diesel::sql_query(query).get_result(&mut SqliteConnection::establish(path).unwrap())
+            }
+            None => {
+                diesel::sql_query(query).get_result(&mut PgConnection::establish(&url).unwrap())
+            }
         }
         .unwrap();
         count.n
@@ -167,21 +184,36 @@ impl Server {
         match url.strip_prefix("sqlite:") {
             Some(path) => {
                 let mut connection = SqliteConnection::establish(path).unwrap();
-                connection.batch_execute("PRAGMA busy_timeout = 5000").unwrap();
+                connection
+                    .batch_execute("PRAGMA busy_timeout = 5000")
+                    .unwrap();
                 connection.batch_execute(statement).unwrap();
             }
-            None => PgConnection::establish(&url).unwrap().batch_execute(statement).unwrap(),
+            None => PgConnection::establish(&url)
+                .unwrap()
+                .batch_execute(statement)
+                .unwrap(),
         }
     }
 
     /// Registers a client; the same id twice is the same client.
     pub async fn register(&self, client: Client) -> Party {
-        let secret = client.is_confidential().then(|| Secret::client_secret(&self.app.entropy));
+        let secret = client
+            .is_confidential()
+            .then(|| Secret::client_secret(&self.app.entropy));
         let now = self.clock.now();
-        let stored = (client.clone(), secret.clone().map(|secret| (secret.hash(), portcullis::id::uuid(&self.app.entropy, now))));
+        let stored = (
+            client.clone(),
+            secret
+                .clone()
+                .map(|secret| (secret.hash(), portcullis::id::uuid(&self.app.entropy, now))),
+        );
         self.write(move |tx| {
             let (client, secret) = stored;
-            tx.put_client(&client, secret.as_ref().map(|(hash, id)| (hash, id.as_str())))
+            tx.put_client(
+                &client,
+                secret.as_ref().map(|(hash, id)| (hash, id.as_str())),
+            )
         })
         .await;
         Party::new(&self.base, client, secret)
@@ -196,7 +228,14 @@ impl Server {
 
     /// `native` of the catalogue: a public client on a phone or desktop.
     pub async fn phone(&self) -> Party {
-        let mut client = public("", &["http://127.0.0.1/cb", "http://[::1]/cb", "com.example.app:/cb"]);
+        let mut client = public(
+            "",
+            &[
+                "http://127.0.0.1/cb",
+                "http://[::1]/cb",
+                "com.example.app:/cb",
+            ],
+        );
         client.id = ClientId::new(&self.app.entropy, self.clock.now());
         self.register(client).await
     }
@@ -204,7 +243,10 @@ impl Server {
     /// The API's own view: it has the published keys and verifies alone.
     pub fn api(&self) -> Verifier {
         let keys: JwkSet = serde_json::from_slice(&self.app.keys().jwks_bytes).unwrap();
-        Verifier::builder(ISSUER, AUDIENCE).keys(keys).build().unwrap()
+        Verifier::builder(ISSUER, AUDIENCE)
+            .keys(keys)
+            .build()
+            .unwrap()
     }
 }
 
@@ -222,7 +264,8 @@ pub fn confidential(id: &str, redirect_uri: &str) -> Client {
         auth_method: AuthMethod::Basic,
         redirect_uris: vec![redirect_uri.to_owned()],
         grant_types: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
-        scopes: Scope::parse("openid profile email offline_access orders:read orders:write").unwrap(),
+        scopes: Scope::parse("openid profile email offline_access orders:read orders:write")
+            .unwrap(),
         resources: vec![AUDIENCE.to_owned()],
         cors_origins: Vec::new(),
         post_logout_redirect_uris: vec!["https://app.example/bye".to_owned()],
@@ -256,7 +299,8 @@ pub fn start_of_time() -> Timestamp {
 }
 
 fn scratch() -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cast-{}", std::process::id()));
+    let folder =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cast-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     folder
 }
@@ -276,7 +320,11 @@ async fn fresh_database(db: Db) -> Config {
         Db::Sqlite => {
             let folder = scratch().join(number.to_string());
             std::fs::create_dir_all(&folder).unwrap();
-            std::fs::copy(template.data_dir.0.join("portcullis.db"), folder.join("portcullis.db")).unwrap();
+            std::fs::copy(
+                template.data_dir.0.join("portcullis.db"),
+                folder.join("portcullis.db"),
+            )
+            .unwrap();
             config.data_dir = DataDir(folder);
         }
         Db::Postgres => {
@@ -292,7 +340,11 @@ async fn fresh_database(db: Db) -> Config {
 async fn template(db: Db) -> Config {
     let folder = scratch().join(format!("template-{db:?}"));
     std::fs::create_dir_all(&folder).unwrap();
-    let mut config = Config { issuer: Some(ISSUER.to_owned()), data_dir: DataDir(folder.clone()), ..Config::default() };
+    let mut config = Config {
+        issuer: Some(ISSUER.to_owned()),
+        data_dir: DataDir(folder.clone()),
+        ..Config::default()
+    };
     config.keys.kek = vec![format!("file:{}", folder.join("kek").display())];
     config.database.auto_migrate = Some(true);
     config.database.pool_size = 8;
@@ -303,7 +355,13 @@ async fn template(db: Db) -> Config {
         postgres::execute(&format!("CREATE DATABASE {name}"));
         config.database.url = Some(postgres::database(&name));
     }
-    let app = App::start(config.clone(), Clock::settable(start_of_time()), Entropy::seeded(7)).await.unwrap();
+    let app = App::start(
+        config.clone(),
+        Clock::settable(start_of_time()),
+        Entropy::seeded(7),
+    )
+    .await
+    .unwrap();
     populate(&app.store, &app.entropy).await;
     drop(app);
     settle(&config);
@@ -318,17 +376,24 @@ fn settle(config: &Config) {
         use diesel::connection::SimpleConnection;
         use diesel::prelude::*;
         let mut connection = SqliteConnection::establish(path).unwrap();
-        connection.batch_execute("PRAGMA busy_timeout = 5000; PRAGMA wal_checkpoint(TRUNCATE);").unwrap();
+        connection
+            .batch_execute("PRAGMA busy_timeout = 5000; PRAGMA wal_checkpoint(TRUNCATE);")
+            .unwrap();
     } else {
         let name = format!("template_{}", std::process::id());
-        postgres::execute(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"));
+        postgres::execute(&format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+        ));
     }
 }
 
 async fn populate(store: &Store, entropy: &Entropy) {
     let now = start_of_time();
     let cost = portcullis::config::Argon2::default();
-    let phc = Password::parse(PASSWORD).unwrap().hash(&cost, entropy).unwrap();
+    let phc = Password::parse(PASSWORD)
+        .unwrap()
+        .hash(&cost, entropy)
+        .unwrap();
     let people: Vec<User> = ["alice", "bob", "dave"]
         .iter()
         .map(|name| User {
@@ -337,9 +402,11 @@ async fn populate(store: &Store, entropy: &Entropy) {
             name: None,
             email: Some(format!("{name}@mail.example")),
             email_verified: false,
+            claims: serde_json::Map::new(),
             auth_epoch: 1,
             disabled_at: None,
             created_at: now,
+            updated_at: now,
         })
         .collect();
     let api = Resource {

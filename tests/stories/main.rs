@@ -5,4 +5,5 @@
 mod cast;
 
 mod code_flow;
+mod endpoints;
 mod tokens;

@@ -7,7 +7,9 @@ use crate::story;
 
 /// Signs alice in at `shop` and returns what her code buys.
 async fn tokens(server: &Server, shop: &Party) -> Tokens {
-    shop.redeems(&server.browser().allows(shop).await).await.ok()
+    shop.redeems(&server.browser().allows(shop).await)
+        .await
+        .ok()
 }
 
 impl Tokens {

@@ -57,6 +57,7 @@ CREATE TABLE users (
     name           TEXT,
     email          TEXT,
     email_verified BOOLEAN NOT NULL,
+    claims         TEXT   NOT NULL,
     auth_epoch     BIGINT NOT NULL DEFAULT 1,
     disabled_at    BIGINT,
     created_at     BIGINT NOT NULL,

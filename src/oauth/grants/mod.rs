@@ -1,6 +1,7 @@
 //! The grants: one file each.
 
 pub mod authorization_code;
+pub mod client_credentials;
 pub mod refresh_token;
 
 use crate::accounts::session::Login;

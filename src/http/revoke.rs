@@ -1,0 +1,34 @@
+//! `/oauth2/revoke`: RFC 7009.
+
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+
+use super::token::{self, Stop};
+use super::{cors, error};
+use crate::app::App;
+use crate::oauth::revocation::{self, Presented};
+
+/// `POST /oauth2/revoke`: 200 with an empty body once the revocation is committed.
+pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpResponse {
+    let mut response = match revoke(&request, &app, body).await {
+        Ok(()) => HttpResponse::Ok()
+            .insert_header(("Cache-Control", "no-store"))
+            .finish(),
+        Err(stop) => stop.respond(&request),
+    };
+    cors::allow(&request, &app, &mut response).await;
+    response
+}
+
+async fn revoke(request: &HttpRequest, app: &App, body: Payload) -> Result<(), Stop> {
+    // 1. Parse, and prove the client.
+    let now = app.clock.now();
+    let (form, proven) = token::proven(request, app, body, now).await?;
+    let presented = Presented::read(&form, &app.secret, app.verifier(), now)?;
+    // 2. End it, in one transaction.
+    app.store
+        .transaction(move |tx| revocation::revoke(&presented, &proven, tx, now))
+        .await??;
+    error::note(request, "revocation.done", "token");
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! The client credentials grant: RFC 6749 §4.4. A machine acts for itself; there is no refresh token.
+
+use crate::oauth::client::Client;
+use crate::oauth::client_auth::Proven;
+use crate::oauth::error::{Detail, Error};
+use crate::oauth::issue::{Decided, Mint};
+use crate::oauth::ledger::{Failure, Ledger};
+use crate::oauth::params::Params;
+use crate::oauth::resource::{self, Resource};
+use crate::oauth::scope::{IDENTITY, Scope};
+use crate::oauth::token::refuse;
+
+/// What the client brought.
+#[derive(Clone, Debug)]
+pub struct Presented {
+    scope: Option<Scope>,
+}
+
+fn rejected(reason: &'static str) -> Detail {
+    Detail::new("token.rejected", reason)
+}
+
+impl Presented {
+    /// Parses the form of §4.4.2.
+    ///
+    /// # Errors
+    /// `invalid_scope`, also for scopes that speak about a person: there is none.
+    pub fn parse(form: &Params) -> Result<Self, Error> {
+        let refused = || Error::invalid_scope(rejected("scope"));
+        let scope = form.one("scope").map_err(refuse)?.map(Scope::parse);
+        let scope = scope.transpose().map_err(|_| refused())?;
+        if scope
+            .iter()
+            .flat_map(Scope::iter)
+            .any(|token| IDENTITY.contains(&token))
+        {
+            return Err(refused());
+        }
+        Ok(Self { scope })
+    }
+}
+
+/// Decides what the client gets for itself.
+///
+/// # Errors
+/// [`Failure`]; `invalid_scope`, `invalid_target`, `unauthorized_client` inside.
+pub fn grant(
+    presented: &Presented,
+    asked: Option<&str>,
+    proven: &Proven,
+    ledger: &mut dyn Ledger,
+    mint: Mint<'_>,
+) -> Result<Result<Decided, Error>, Failure> {
+    let client = proven.client();
+    // 1. §4.4: confidential clients alone.
+    if !client.is_confidential() {
+        return Ok(Err(Error::unauthorized_client(rejected("public"))));
+    }
+    // 2. One API, and scopes of it that the client may ask for; without a wish, all of them.
+    let known = ledger.find_resources(client)?;
+    let (scope, target) = match aim(client, presented, asked, &known) {
+        Ok(aim) => aim,
+        Err(error) => return Ok(Err(error)),
+    };
+    let feed_epoch = ledger.feed_epoch()?;
+    Ok(Ok(mint.for_client(client, feed_epoch, &scope, target)))
+}
+
+fn aim<'k>(
+    client: &Client,
+    presented: &Presented,
+    asked: Option<&str>,
+    known: &'k [Resource],
+) -> Result<(Scope, Option<&'k Resource>), Error> {
+    let wanted = presented.scope.clone().unwrap_or_default();
+    let named: Vec<&str> = asked.into_iter().collect();
+    let targets = resource::targets(client, known, &named, &wanted)?;
+    let target = known.iter().find(|r| Some(&r.audience) == targets.first());
+    let scope = match (&presented.scope, target) {
+        (Some(scope), _) => scope.clone(),
+        (None, Some(target)) => client.scopes.retain(|token| target.scopes.contains(token)),
+        (None, None) => Scope::default(),
+    };
+    Ok((scope, target))
+}

@@ -1,0 +1,79 @@
+//! Token revocation: RFC 7009. Both kinds of tokens, honest answers: an unknown or dead token is
+//! fine, another client's is not.
+
+use portcullis_verifier::{Claims, Need, Verifier};
+
+use super::client_auth::Proven;
+use super::error::{Detail, Error};
+use super::ledger::{Failure, Ledger};
+use super::params::Params;
+use crate::id::GrantId;
+use crate::keys::ServerSecret;
+use crate::oauth::token::refuse;
+use crate::time::Timestamp;
+
+/// What the token turned out to be, before anything is looked up.
+#[derive(Debug)]
+pub enum Presented {
+    /// A refresh token of ours.
+    Refresh(GrantId),
+    /// An access token of ours that has not expired.
+    Access(Box<Claims>),
+    /// Nothing that could still be used.
+    Dead,
+}
+
+impl Presented {
+    /// Reads `token` of the form (§2.1). The hint about its type is not needed.
+    ///
+    /// # Errors
+    /// `invalid_request`.
+    pub fn read(
+        form: &Params,
+        secret: &ServerSecret,
+        verifier: &Verifier,
+        now: Timestamp,
+    ) -> Result<Self, Error> {
+        if let Some(problem) = form.first_problem() {
+            return Err(refuse(problem));
+        }
+        let token = form.one("token").map_err(refuse)?;
+        let token =
+            token.ok_or_else(|| Error::invalid_request(Detail::new("token.rejected", "token")))?;
+        if let Some((grant, _)) = secret.read_refresh_token(token) {
+            return Ok(Self::Refresh(grant));
+        }
+        let claims = verifier.verify_at(token, &Need::any(), now.secs());
+        Ok(claims.map_or(Self::Dead, |claims| Self::Access(Box::new(claims))))
+    }
+}
+
+/// Ends what the token stands for: the grant of a refresh token, an access token alone.
+///
+/// # Errors
+/// [`Failure`]; `invalid_request` inside, for another client's token (§2.1).
+pub fn revoke(
+    presented: &Presented,
+    proven: &Proven,
+    ledger: &mut dyn Ledger,
+    now: Timestamp,
+) -> Result<Result<(), Error>, Failure> {
+    let client = proven.client();
+    let actor = format!("client:{}", client.id);
+    let denied = || Error::invalid_request(Detail::new("revocation.denied", "client"));
+    match presented {
+        Presented::Dead => {}
+        Presented::Refresh(id) => match ledger.find_standing_grant(id, now)? {
+            Some(grant) if grant.client_id != client.id => return Ok(Err(denied())),
+            Some(grant) => drop(ledger.end_grant(&grant.id, "revoked", &actor, now)?),
+            None => {}
+        },
+        Presented::Access(claims) if claims.client_id != client.id.as_str() => {
+            return Ok(Err(denied()));
+        }
+        Presented::Access(claims) => {
+            ledger.end_token(&claims.jti, Timestamp::from_secs(claims.exp), &actor, now)?;
+        }
+    }
+    Ok(Ok(()))
+}
