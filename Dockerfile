@@ -23,7 +23,7 @@ RUN apt-get update \
  && useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin --uid 10001 --user-group portcullis \
  # A fresh volume takes owner and mode of the folder that it covers.
  && install -d -o portcullis -g portcullis -m 700 \
-        /var/lib/portcullis/kek /var/lib/portcullis/database /var/lib/portcullis/data \
+        /var/lib/portcullis/kek /var/lib/portcullis/database \
  && install -d -o portcullis -g portcullis -m 755 /var/lib/portcullis/password
 COPY --from=build /usr/local/bin/portcullis /usr/local/bin/portcullis
 WORKDIR /var/lib/portcullis

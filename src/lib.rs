@@ -39,6 +39,7 @@
 //! | RFC 9068 JWT access tokens | `oauth/issue.rs` |
 //! | OIDC Core §2 ID token | `oauth/id_token.rs` |
 //! | OIDC Core §5.3 userinfo | `oauth/userinfo.rs` |
+//! | OIDC Core §3.1.2.3 sign-in and consent | `oauth/next_step.rs` |
 //! | OIDC Core §5.5 claims parameter | `oauth/claims_request.rs` |
 //! | OIDC RP-Initiated Logout | `oauth/logout.rs` |
 

@@ -5,7 +5,7 @@ use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 use super::schema::authorizations as t;
 use super::{Error, Transaction, unreadable};
 use crate::id::{AuthorizationId, ClientId, Sid, UserId};
-use crate::oauth::authorize::{Authorization, Stage};
+use crate::oauth::next_step::{Authorization, Stage};
 use crate::oauth::scope::Scope;
 use crate::secret::Hash;
 use crate::time::Timestamp;

@@ -14,14 +14,13 @@ use crate::accounts::user::Username;
 use crate::app::App;
 use crate::db::{self, Transaction};
 use crate::id::{AuthorizationId, ConsentId};
-use crate::oauth::authorize::{
-    self as rules, Authorization, Refused, Request, Stage, Step, Surroundings,
-};
+use crate::oauth::authorize::{self as rules, Refused, Request, Surroundings};
 use crate::oauth::callback::{Callback, Delivery};
 use crate::oauth::client::Client;
 use crate::oauth::grants::authorization_code::Code;
 use crate::oauth::grants::{Given, Grant};
 use crate::oauth::id_token::Hint;
+use crate::oauth::next_step::{Authorization, Stage, Step, next};
 use crate::oauth::params::Params;
 use crate::oauth::resource::Resource;
 use crate::oauth::scope::Scope;
@@ -248,7 +247,7 @@ async fn begin(
         .as_ref()
         .map(|(session, _)| &session.login);
     // 3. The next step.
-    match rules::next(
+    match next(
         &pending.request,
         None,
         login,
@@ -296,7 +295,7 @@ async fn resume(
         .session
         .as_ref()
         .map(|(session, _)| &session.login);
-    match rules::next(
+    match next(
         &pending.request,
         Some(&begun),
         login,

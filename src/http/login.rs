@@ -19,7 +19,7 @@ use crate::audit::{Event, Name};
 use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::db;
 use crate::id::{AuthorizationId, Sid};
-use crate::oauth::authorize::Stage;
+use crate::oauth::next_step::Stage;
 use crate::oauth::params::Params;
 use crate::secret::{Hash, Secret};
 use crate::time::Timestamp;

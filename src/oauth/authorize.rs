@@ -1,5 +1,5 @@
-//! The authorization endpoint: RFC 6749 §4.1.1, OIDC Core §3.1.2. A request becomes a [`Request`],
-//! and [`next`] says what it needs.
+//! The authorization endpoint: RFC 6749 §4.1.1, OIDC Core §3.1.2. A request becomes a [`Request`];
+//! `next_step` says what it needs.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -11,19 +11,16 @@ use oxide_auth::primitives::registrar::{BoundClient, ExactUrl, PreGrant, Registe
 
 use super::callback::{Callback, ResponseMode};
 use super::claims_request::ClaimsRequest;
-use super::client::{Client, ConsentPolicy, GrantType};
+use super::client::{Client, GrantType};
 use super::error::{Detail, Error};
 use super::params::{Params, Problem};
 use super::pkce::Challenge;
 use super::redirect_uri;
 use super::resource::{self, Resource};
 use super::scope::Scope;
-use crate::accounts::consent::Consent;
-use crate::accounts::session::{ACR_PASSWORD, Login};
+use crate::accounts::session::ACR_PASSWORD;
 use crate::config::limits::{NONCE_CHARS, STATE_CHARS};
-use crate::id::{AuthorizationId, ClientId, ConsentId, Sid, UserId};
-use crate::secret::Hash;
-use crate::time::Timestamp;
+use crate::id::{ClientId, UserId};
 
 /// Every parameter that we read; the ones that may not stand twice.
 pub const KNOWN: [&str; 19] = [
@@ -91,84 +88,6 @@ pub struct Prompt {
     pub login: bool,
     /// Ask for consent again.
     pub consent: bool,
-}
-
-/// An authorization on its way: the request as stored, and what has happened to it.
-#[derive(Clone, Debug)]
-pub struct Authorization {
-    /// Stands in the URL of each page.
-    pub id: AuthorizationId,
-    /// Who asks.
-    pub client_id: ClientId,
-    /// The request, form-encoded.
-    pub params: String,
-    /// The browser that began it: SHA-256 of its cookie. None until the first GET after a
-    /// cross-site POST.
-    pub browser: Option<Hash>,
-    /// Who signed in for it.
-    pub user_id: Option<UserId>,
-    /// In which login.
-    pub sid: Option<Sid>,
-    /// How far it came.
-    pub stage: Stage,
-    /// What the person ticked.
-    pub scope: Option<Scope>,
-    /// When it began.
-    pub created_at: Timestamp,
-    /// When it must be done.
-    pub expires_at: Timestamp,
-    /// When it was answered.
-    pub taken_at: Option<Timestamp>,
-}
-
-/// How far an authorization came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Nothing yet.
-    Begun,
-    /// Its own login was done.
-    SignedIn,
-    /// Its own consent was given.
-    Consented,
-    /// The person refused.
-    Denied,
-}
-
-impl Stage {
-    /// As stored.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Begun => "begun",
-            Self::SignedIn => "signed_in",
-            Self::Consented => "consented",
-            Self::Denied => "denied",
-        }
-    }
-
-    /// From the stored form.
-    pub fn parse(text: &str) -> Option<Self> {
-        [Self::Begun, Self::SignedIn, Self::Consented, Self::Denied]
-            .into_iter()
-            .find(|s| s.as_str() == text)
-    }
-}
-
-/// What an authorization needs next.
-#[derive(Debug)]
-pub enum Step {
-    /// The person must sign in.
-    Login,
-    /// The person must be asked.
-    Consent,
-    /// Everything is there: issue a code for this scope.
-    Answer {
-        /// What is granted.
-        scope: Scope,
-        /// The consent it rests on.
-        consent_id: Option<ConsentId>,
-    },
-    /// The client is told no.
-    Refuse(Error),
 }
 
 fn rejected(reason: &'static str) -> Detail {
@@ -472,96 +391,4 @@ fn max_age(text: Option<&str>) -> Result<Option<Duration>, Error> {
         Ok(seconds) if digits => Ok(Some(Duration::from_secs(seconds.into()))),
         _ => Err(Error::invalid_request(rejected("max_age"))),
     }
-}
-
-/// 3. What the request needs, from what is stored. Pure: the same state gives the same step.
-pub fn next(
-    request: &Request,
-    begun: Option<&Authorization>,
-    login: Option<&Login>,
-    consent: Option<&Consent>,
-    now: Timestamp,
-) -> Step {
-    let own = begun
-        .filter(|begun| begun.sid.is_some() && begun.sid.as_ref() == login.map(|login| &login.sid));
-    if begun.is_some_and(|begun| begun.stage == Stage::Denied) {
-        return Step::Refuse(Error::access_denied(Detail::new(
-            "consent.denied",
-            "denied",
-        )));
-    }
-    let Some(login) = login.filter(|login| own.is_some() || !must_sign_in(request, login, now))
-    else {
-        return unless_silent(
-            request,
-            Step::Login,
-            Error::login_required(rejected("login")),
-        );
-    };
-    if request
-        .hinted
-        .as_ref()
-        .is_some_and(|hinted| *hinted != login.user_id)
-    {
-        let other = Error::login_required(rejected("other_user"));
-        // Whoever just signed in is somebody else: asking once more would not change that.
-        return if own.is_some() {
-            Step::Refuse(other)
-        } else {
-            unless_silent(request, Step::Login, other)
-        };
-    }
-    if let Some(own) = own.filter(|own| own.stage == Stage::Consented) {
-        let scope = own.scope.clone().unwrap_or_default();
-        return Step::Answer {
-            scope,
-            consent_id: consent.map(|consent| consent.id.clone()),
-        };
-    }
-    if must_ask(request, consent, now) {
-        return unless_silent(
-            request,
-            Step::Consent,
-            Error::consent_required(rejected("consent")),
-        );
-    }
-    Step::Answer {
-        scope: request.scope.clone(),
-        consent_id: consent
-            .filter(|_| request.client.consent != ConsentPolicy::Skip)
-            .map(|consent| consent.id.clone()),
-    }
-}
-
-fn unless_silent(request: &Request, step: Step, error: Error) -> Step {
-    if request.prompt.none {
-        Step::Refuse(error)
-    } else {
-        step
-    }
-}
-
-/// `prompt=login` and `max_age` (OIDC Core §3.1.2.1).
-fn must_sign_in(request: &Request, login: &Login, now: Timestamp) -> bool {
-    request.prompt.login
-        || request
-            .max_age
-            .is_some_and(|limit| limit.is_zero() || now.since(login.auth_time) > limit)
-}
-
-fn must_ask(request: &Request, consent: Option<&Consent>, now: Timestamp) -> bool {
-    let client = &request.client;
-    let remembered = consent.is_some_and(|consent| {
-        now < consent.expires_at
-            && consent.client_shape.matches(&client.shape())
-            && Scope::parse(&consent.scope).is_ok_and(|granted| request.scope.is_within(&granted))
-    });
-    let anyone_can_answer =
-        !client.is_confidential() && redirect_uri::is_native(request.callback.uri());
-    request.prompt.consent
-        || match client.consent {
-            ConsentPolicy::Skip => false,
-            ConsentPolicy::Always => true,
-            ConsentPolicy::Remember => anyone_can_answer || !remembered,
-        }
 }

@@ -8,6 +8,7 @@
 //! | RFC 6749 §2.3 | [`client_auth`] |
 //! | RFC 6749 §3.1.2, RFC 8252 §7 | [`redirect_uri`] |
 //! | RFC 6749 §4.1.1, OIDC Core §3.1.2 | [`authorize`] |
+//! | OIDC Core §3.1.2.3 | [`next_step`] |
 //! | OIDC Core §5.5 | [`claims_request`] |
 //! | RFC 6749 §4.1.2, RFC 9207 | [`callback`] |
 //! | RFC 7636 | [`pkce`] |
@@ -35,6 +36,7 @@ pub mod id_token;
 pub mod issue;
 pub mod ledger;
 pub mod logout;
+pub mod next_step;
 pub mod params;
 pub mod pkce;
 pub mod redirect_uri;

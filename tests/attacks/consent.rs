@@ -7,7 +7,7 @@ use portcullis::oauth::client::Client;
 use crate::cast::server::{PASSWORD, confidential, public};
 use crate::cast::{Answer, Browser, ISSUER, Server};
 use crate::expect::{consent_page, logged, page, redirected, seen};
-use crate::login::{opens_request, skeleton};
+use crate::login::skeleton;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
@@ -450,7 +450,10 @@ async fn a169(stage: &Stage) {
             "a client was registered".to_owned()
         });
     }
-    let metadata = opens_request(stage, "/.well-known/openid-configuration")
+    let metadata = stage
+        .server
+        .browser()
+        .get("/.well-known/openid-configuration")
         .await
         .json();
     stage.check(4, metadata.get("registration_endpoint").is_none(), || {

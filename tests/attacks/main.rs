@@ -270,14 +270,19 @@ fn main() -> ExitCode {
             }
         })
         .collect();
-    // Both databases at once: each has its own thread, and its own rows in the same order.
+    // A few at a time: each takes the next row that nobody has.
+    let jobs: Vec<(&str, Db)> = chosen
+        .iter()
+        .flat_map(|listed| wanted.databases.iter().map(|db| (listed.id, *db)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4));
     std::thread::scope(|scope| {
-        for db in &wanted.databases {
-            let chosen = &chosen;
-            scope.spawn(move || {
+        for _ in 0..threads {
+            scope.spawn(|| {
                 IS_RUNNER.set(true);
-                for listed in chosen {
-                    play(listed.id, *db);
+                while let Some((id, db)) = jobs.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    play(id, *db);
                 }
             });
         }

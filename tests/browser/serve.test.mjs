@@ -185,6 +185,25 @@ test('two tabs with two requests both arrive', async () => {
   await someone.leave()
 })
 
+test('a consent page goes on although another tab has signed in meanwhile', async () => {
+  const app = await application()
+  const someone = await person(browser)
+  const [left, right] = [await someone.tab(), await someone.tab()]
+  const [one, two] = [app.begin(), app.begin()]
+  await left.goto(one.url)
+  await right.goto(two.url)
+  await signIn(left)
+  await left.waitForSelector('#consent-allow')
+  await signIn(right)
+  await right.waitForSelector('#consent-allow')
+  await left.click('#consent-allow')
+  // It may be asked again, by a page that works.
+  await left.waitForLoadState()
+  if (left.url().startsWith(server.issuer)) await left.click('#consent-allow')
+  await codeArrives(left, one)
+  await someone.leave()
+})
+
 test('two tabs with the same request: one arrives, the other says what happened', async () => {
   const app = await application()
   const someone = await person(browser, {}, [400, 403])
