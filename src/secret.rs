@@ -136,6 +136,8 @@ pub fn from_base64url(text: &str) -> Option<Vec<u8>> {
 
 /// How an authorization code begins.
 const CODE: &str = "pcl_ac_";
+/// How a refresh token begins.
+pub const REFRESH_PREFIX: &str = "pcl_rt_";
 
 /// A secret that this server hands out once and keeps only as a [`Hash`]. `Debug` shows nothing.
 #[derive(Clone)]
@@ -155,6 +157,11 @@ impl Secret {
     /// Whether it begins as an authorization code does.
     pub fn is_code(&self) -> bool {
         self.0.starts_with(CODE)
+    }
+
+    /// Whether it begins as a refresh token does.
+    pub fn is_refresh_token(&self) -> bool {
+        self.0.starts_with(REFRESH_PREFIX)
     }
 
     /// A client secret: `pcl_sec_`, 256 random bits and a CRC-32, so that secret scanners can tell

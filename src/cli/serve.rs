@@ -6,6 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Exit, start_log};
 use crate::app::App;
+use crate::config::limits::{CLEAN_UP_BATCH, CLEAN_UP_EVERY};
 use crate::config::{self, Config, Overrides};
 use crate::http::Listeners;
 use crate::secret::Entropy;
@@ -48,7 +49,27 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         management = %app.config.listen.management,
         database = if app.store.is_sqlite() { "sqlite" } else { "postgres" },
     );
+    actix_web::rt::spawn(clean_up(app));
     run_until_stopped(listeners, signals).await
+}
+
+/// Removes what is dead, a batch a minute, and at once again while batches are full.
+async fn clean_up(app: Data<App>) {
+    let mut minute = tokio::time::interval(CLEAN_UP_EVERY);
+    loop {
+        minute.tick().await;
+        let now = app.clock.now();
+        loop {
+            match app.store.transaction(move |tx| tx.sweep(now)).await {
+                Ok(removed) if i64::try_from(removed).is_ok_and(|rows| rows >= CLEAN_UP_BATCH) => {}
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::error!(event = "storage.error", reason = "clean_up", %error);
+                    break;
+                }
+            }
+        }
+    }
 }
 
 /// Binds the listeners of the configuration.

@@ -44,6 +44,10 @@ pub const HASH_WAIT: Duration = Duration::from_secs(2);
 pub const POOL_WAIT: Duration = Duration::from_millis(500);
 /// How long a used code stays, so that its replay is seen.
 pub const USED_CODE_KEPT: Duration = Duration::from_secs(600);
+/// Rows of a kind that one clean-up removes, at most.
+pub const CLEAN_UP_BATCH: i64 = 1_000;
+/// How often each node cleans up.
+pub const CLEAN_UP_EVERY: Duration = Duration::from_secs(60);
 /// How often, at most, a session's last use is written down.
 pub const SESSION_TOUCH: Duration = Duration::from_secs(60);
 /// Shortest password, in characters.

@@ -65,7 +65,8 @@ impl Transaction<'_> {
     pub fn take_code(&mut self, hash: &Hash, now: Timestamp) -> Result<Option<Code>, Error> {
         let unused = t::table
             .filter(t::hash.eq(hash.as_bytes()))
-            .filter(t::used_at.is_null());
+            .filter(t::used_at.is_null())
+            .filter(t::expires_at.gt(now.micros()));
         let row: Option<Row> = diesel::update(unused)
             .set(t::used_at.eq(now.micros()))
             .returning(t::all_columns)
@@ -85,5 +86,16 @@ impl Transaction<'_> {
             .first(self.0)
             .optional()?;
         Ok(row.map(code))
+    }
+
+    /// Whether a code was ever given out.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn has_code(&mut self, hash: &Hash) -> Result<bool, Error> {
+        Ok(
+            diesel::select(diesel::dsl::exists(t::table.find(hash.as_bytes())))
+                .get_result(self.0)?,
+        )
     }
 }

@@ -36,6 +36,10 @@ impl Ledger for Transaction<'_> {
         self.find_used_code(hash)
     }
 
+    fn has_code(&mut self, hash: &Hash) -> Result<bool, Error> {
+        self.has_code(hash)
+    }
+
     fn find_standing_grant(
         &mut self,
         id: &GrantId,

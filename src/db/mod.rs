@@ -9,6 +9,7 @@ mod codes;
 mod connection;
 mod consents;
 mod grants;
+mod janitor;
 mod keys;
 mod ledger;
 mod pool;

@@ -163,13 +163,23 @@ impl Transaction<'_> {
         Ok(true)
     }
 
-    /// Removes a session that ran out of time. That ends no grant: time alone is no sign-out, and
-    /// grants have their own end.
+    /// Removes a session that ran out of time. That ends no grant, since time alone is no sign-out:
+    /// while one rests on it, the row stays without its cookie.
     ///
     /// # Errors
     /// [`Error`].
     pub fn drop_expired_session(&mut self, session: &Session) -> Result<(), Error> {
-        diesel::delete(t::table.find(session.id_hash.as_bytes())).execute(self.0)?;
+        let row = t::table.filter(t::id_hash.eq(session.id_hash.as_bytes()));
+        let grants = grants::table
+            .filter(grants::sid.eq(t::sid))
+            .filter(grants::ended_at.is_null());
+        let unused = row.filter(diesel::dsl::not(diesel::dsl::exists(grants)));
+        if diesel::delete(unused).execute(self.0)? == 0 {
+            let nobody = Hash::of(&format!("expired {}", session.login.sid));
+            diesel::update(row)
+                .set(t::id_hash.eq(nobody.as_bytes()))
+                .execute(self.0)?;
+        }
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::seal::Row;
 use super::{KeyError, Keychain, SealedSecret};
 use crate::id::GrantId;
-use crate::secret::{Entropy, Secret, base64url, equal, from_base64url};
+use crate::secret::{Entropy, REFRESH_PREFIX, Secret, base64url, equal, from_base64url};
 use crate::time::Timestamp;
 
 /// The root of form tokens and other MACs.
@@ -18,8 +18,6 @@ pub struct ServerSecret {
     log: hmac::Key,
 }
 
-/// What tells a refresh token apart from everything else.
-const REFRESH_PREFIX: &str = "pcl_rt_";
 /// Secret number, grant id, generation.
 const REFRESH_HEAD_BYTES: usize = 1 + 16 + 4;
 

@@ -48,11 +48,14 @@ pub trait Ledger {
     /// Writes a grant.
     fn put_grant(&mut self, grant: &Grant) -> Result<(), Failure>;
 
-    /// Uses a code up, whoever presents it. `None` when it is unknown or used already.
+    /// Uses a code up, whoever presents it. `None` when it is unknown, too old or used already.
     fn take_code(&mut self, hash: &Hash, now: Timestamp) -> Result<Option<Code>, Failure>;
 
     /// A code that was used before.
     fn find_used_code(&mut self, hash: &Hash) -> Result<Option<Code>, Failure>;
+
+    /// Whether a code was ever given out.
+    fn has_code(&mut self, hash: &Hash) -> Result<bool, Failure>;
 
     /// A grant that still stands: not ended, not expired, begun under the current auth epochs of
     /// client, user and feed, its session (unless offline) and its consent not ended.

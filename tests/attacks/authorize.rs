@@ -567,6 +567,9 @@ async fn a020(stage: &Stage) {
             both(page400(&back), logged(&back, "authorization.replay", "")),
         );
     }
+    // Not even a login of this very instant is young enough.
+    let answer = alice.opens(&web.request(&[("max_age", "0")])).await;
+    stage.expect(5, login_page(&answer));
 }
 
 async fn a021(stage: &Stage) {

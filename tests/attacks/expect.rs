@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::cast::journal::Exchange;
 use crate::cast::{Answer, ISSUER, log};
+use crate::{login, token_code};
 
 /// The redirect URI of `web`.
 pub const WEB_CALLBACK: &str = "https://app.example/cb";
@@ -227,7 +228,8 @@ pub fn always(exchanges: &[Exchange], mark: usize) -> Vec<String> {
     let each = exchanges.iter().filter_map(|exchange| {
         let broken = fixed(exchange)
             .or_else(|| silent(exchange))
-            .or_else(|| echo(exchange))?;
+            .or_else(|| echo(exchange))
+            .or_else(|| shared(exchange))?;
         let target: String = exchange.target.chars().take(200).collect();
         Some(format!("{} {target}: {broken}", exchange.method))
     });
@@ -319,6 +321,20 @@ fn fixed(exchange: &Exchange) -> Option<String> {
         return Some("may be stored".to_owned());
     }
     None
+}
+
+/// What A128 and A202 say of the whole suite: each cookie, and each error of the token endpoint.
+fn shared(exchange: &Exchange) -> Option<String> {
+    let answer = &exchange.answer;
+    let cookies = answer.headers.get_all("set-cookie").iter();
+    let odd = cookies
+        .filter_map(|cookie| login::cookie_is_ours(cookie.to_str().unwrap_or_default()).err())
+        .next();
+    let token_error = exchange.target.starts_with("/oauth2/token")
+        && answer.status >= 400
+        && answer.body.starts_with('{');
+    let text = token_error.then(|| token_code::fixed_text(answer).err());
+    odd.or(text.flatten())
 }
 
 /// A refusal is logged as a warning, with reason and address.

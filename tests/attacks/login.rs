@@ -7,10 +7,10 @@ use portcullis::accounts::password::{Password, Weak};
 use portcullis::accounts::user::{User, Username};
 use portcullis::audit::{Event, Name};
 use portcullis::id::UserId;
-use portcullis::secret::from_base64url;
+use portcullis::secret::{from_base64url, sha256};
 
 use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, Browser, ISSUER, Party, Server, log, raw};
+use crate::cast::{Answer, Browser, Db, ISSUER, Party, Server, log, raw};
 use crate::expect::{
     consent_page, json_error, logged, login_page, page, page400, redirected, seen,
 };
@@ -98,9 +98,11 @@ async fn person(server: &Server, username: &str, password: Option<&str>) -> User
         name: None,
         email: None,
         email_verified: false,
+        claims: Default::default(),
         auth_epoch: 1,
         disabled_at: None,
         created_at: now,
+        updated_at: now,
     };
     let phc = password.map(|password| {
         Password::parse(password)
@@ -945,36 +947,54 @@ async fn a132(stage: &Stage) {
 
 async fn a133(stage: &Stage) {
     let web = stage.server.shop().await;
-    let row = || sessions(stage);
-    // 1. Idle.
+    let hex = if stage.db() == Db::Sqlite {
+        "lower(hex(id_hash))"
+    } else {
+        "encode(id_hash, 'hex')"
+    };
+    let rows = |cookie: &str| {
+        let hash: String = sha256(cookie.as_bytes())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        stage.server.count(&format!(
+            "SELECT count(*) AS n FROM sessions WHERE {hex} = '{hash}'"
+        ))
+    };
+    // 1. Idle, since the login: nothing was granted in it.
     let mut alice = stage.server.browser();
-    alice.signs_in(&web, "alice").await;
+    let login = alice.opens(&web.request(&[])).await;
+    alice.fills_in(&login, "alice", PASSWORD).await;
     let cookie = alice.cookies[SESSION].clone();
     stage.server.advance(Duration::from_secs(30 * 60 - 1));
     stage.check(1, signed_in(&stage.server, &web, &cookie).await.0, || {
         "over too early".to_owned()
     });
-    stage.server.advance(Duration::from_secs(30 * 60 + 1));
-    let mut browser = alice.clone();
-    let answer = browser.get(&web.request(&[])).await;
+    stage.server.advance(Duration::from_secs(2));
+    let answer = alice.get(&web.request(&[])).await;
     stage.expect(1, logged(&answer, "session.expired", "idle"));
     stage.expect(
         1,
         login_page(
-            &browser
+            &alice
                 .opens(&answer.own_redirect().unwrap_or_default())
                 .await,
         ),
     );
-    stage.check(1, row() == 0, || "the row is still there".to_owned());
-    // 2. Absolute, though used each minute.
+    stage.check(1, sessions(stage) == 0, || {
+        "the row is still there".to_owned()
+    });
+    // 2. Absolute, though used each minute. What was granted in it rests on the row, which stays
+    //    without its cookie.
     let mut alice = stage.server.browser();
     alice.signs_in(&web, "alice").await;
     let kept = alice.cookies[SESSION].clone();
+    stage.check(2, rows(&kept) == 1, || "no row of this cookie".to_owned());
+    let silent = web.request(&[("prompt", "none")]);
     for minute in 1..720 {
         stage.server.advance(Duration::from_secs(60));
-        let (is_in, answer) = signed_in(stage.node(minute), &web, &kept).await;
-        stage.check(2, is_in, || {
+        let answer = alice.at(&stage.node(minute).base).get(&silent).await;
+        stage.check(2, answer.callback("code").is_some(), || {
             format!("over after {minute} min: {}", seen(&answer))
         });
     }
@@ -982,11 +1002,14 @@ async fn a133(stage: &Stage) {
     let (is_in, answer) = signed_in(&stage.server, &web, &kept).await;
     stage.check(2, !is_in, || seen(&answer));
     stage.expect(2, logged(&answer, "session.expired", "absolute"));
-    stage.check(2, row() == 0, || "the row is still there".to_owned());
+    stage.check(2, rows(&kept) == 0, || {
+        "the row still has its cookie".to_owned()
+    });
     // 3. Replayed.
     for (node, cookie) in stage.all().zip([&cookie, &kept, &cookie]) {
         is_nobody(stage, 3, node, &web, cookie).await;
     }
+    is_nobody(stage, 3, &stage.server, &web, &kept).await;
 }
 
 async fn a134(stage: &Stage) {
@@ -1042,7 +1065,8 @@ async fn changes_password(server: &Server, password: &str) {
 async fn a136(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let (code, spent) = (flow.code().await, flow.code().await);
-    let tokens = flow.web.redeems(&spent).await.ok().access_claims();
+    let bought = flow.web.redeems(&spent).await.ok();
+    let tokens = bought.access_claims();
     let cookie = flow.alice.cookies[SESSION].clone();
     let new = "a quite different sentence";
     changes_password(&stage.server, new).await;
@@ -1052,6 +1076,23 @@ async fn a136(stage: &Stage) {
     let answer = flow.web.at(&stage.node(1).base).redeems(&code).await;
     stage.expect(4, json_error(&answer, 400, "invalid_grant"));
     stage.expect(4, logged(&answer, "token.rejected", ""));
+    let answer = refreshes(&flow.web, bought.0["refresh_token"].as_str().unwrap()).await;
+    stage.expect(4, json_error(&answer, 400, "invalid_grant"));
+    stage.expect(4, logged(&answer, "token.rejected", "grant_ended"));
+    let bearer = format!("Bearer {}", bought.access());
+    let told = stage
+        .server
+        .browser()
+        .send(
+            "GET",
+            "/oauth2/userinfo",
+            &[("Authorization", &bearer)],
+            None,
+        )
+        .await;
+    stage.check(4, told.status == 401, || {
+        format!("userinfo: {}", seen(&told))
+    });
     let sub = tokens["sub"].as_str().unwrap();
     let record = stage.server.count(&format!(
         "SELECT count(*) AS n FROM revocations WHERE kind = 'U' AND value = '{sub}' AND floor = 2"
@@ -1067,39 +1108,58 @@ async fn a136(stage: &Stage) {
     let mut door = Door::opens(&stage.server, &flow.web).await;
     stage.expect(6, failed(&door.tries("alice", PASSWORD).await));
     stage.expect(6, passed(&door.tries("alice", new).await));
-    // 7. Codes raced with the change: what is still minted began before it, and the record covers it.
+    // 7. Codes and refreshes raced with the change: what is still minted began before it, the record
+    //    covers it, and it cannot be refreshed.
     let mut current = new.to_owned();
-    for round in 0..8 {
+    for round in 0..10 {
         let mut alice = stage.server.browser();
-        let mut page = alice.opens(&flow.web.request(&[])).await;
-        page = alice.fills_in(&page, "alice", &current).await;
-        if page.body.contains("consent-allow") {
-            page = alice.decides(&page, "allow").await;
-        }
-        let code = page.callback("code").unwrap();
-        let (web, late) = (
-            flow.web.at(&stage.node(round).base),
-            flow.web.request(&[("prompt", "none")]),
+        let page = alice.opens(&flow.web.request(&[])).await;
+        let page = alice.fills_in(&page, "alice", &current).await;
+        let (code, spare) = (
+            page.callback("code").unwrap(),
+            alice.allows(&flow.web).await,
         );
-        let redeeming = actix_web::rt::spawn(async move { web.redeems(&code).await });
+        let held = flow.web.redeems(&spare).await.ok().0["refresh_token"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let (one, other) = (
+            flow.web.at(&stage.node(round).base),
+            flow.web.at(&stage.node(round + 1).base),
+        );
+        let racers = [
+            actix_web::rt::spawn(async move { one.redeems(&code).await }),
+            actix_web::rt::spawn(async move { refreshes(&other, &held).await }),
+        ];
         current = format!("sentence number {round} of alice");
         changes_password(&stage.server, &current).await;
         let floor = stage.server.count(&format!(
             "SELECT auth_epoch AS n FROM users WHERE id = '{sub}'"
         ));
-        let raced = redeeming.await.unwrap();
-        if raced.status == 200 {
-            stage.check(7, user_epoch(&raced.ok().access_claims()) < floor, || {
+        for racer in racers {
+            let raced = racer.await.unwrap();
+            if raced.status != 200 {
+                stage.expect(7, json_error(&raced, 400, "invalid_grant"));
+                continue;
+            }
+            let minted = raced.ok();
+            stage.check(7, user_epoch(&minted.access_claims()) < floor, || {
                 format!("round {round}: {}", raced.body)
             });
-        } else {
-            stage.expect(7, json_error(&raced, 400, "invalid_grant"));
+            let next = refreshes(&flow.web, minted.0["refresh_token"].as_str().unwrap()).await;
+            stage.expect(7, json_error(&next, 400, "invalid_grant"));
         }
-        stage.expect(
-            7,
-            redirected(&alice.get(&late).await, "login_required", Some("st-4711")),
-        );
+        let late = alice.get(&flow.web.request(&[("prompt", "none")])).await;
+        stage.expect(7, redirected(&late, "login_required", Some("st-4711")));
     }
+}
+
+async fn refreshes(web: &Party, token: &str) -> Answer {
+    web.posts(
+        "/oauth2/token",
+        &[("grant_type", "refresh_token"), ("refresh_token", token)],
+    )
+    .await
 }
 
 /// The auth epoch of the person in an access token.
@@ -1224,6 +1284,7 @@ async fn a144(stage: &Stage) {
         let spare = flow.code().await;
         flow.web.redeems(&spare).await.ok()
     };
+    let refresh = tokens.0["refresh_token"].as_str().unwrap().to_owned();
     let others = |own: &str| {
         [
             ("code", &code),
@@ -1232,6 +1293,7 @@ async fn a144(stage: &Stage) {
             ("authorization", &authorization),
             ("form token", &csrf),
             ("client secret", &secret),
+            ("refresh token", &refresh),
         ]
         .into_iter()
         .filter(|(kind, _)| *kind != own)
@@ -1316,17 +1378,30 @@ async fn a144(stage: &Stage) {
             || format!("{kind} as a secret: {}", seen(&answer)),
         );
     }
-    // 6. Nothing was used up.
-    stage.check(6, flow.web.redeems(&code).await.status == 200, || {
+    // 6. As a refresh token.
+    let random = essence(&refreshes(&flow.web, &format!("pcl_rt_{RANDOM}")).await);
+    for (kind, value) in others("refresh token") {
+        let answer = refreshes(&flow.web, &value).await;
+        stage.check(6, essence(&answer) == random, || {
+            format!("{kind} as a refresh token: {}", seen(&answer))
+        });
+        stage.expect(6, logged(&answer, "token.rejected", "kind"));
+    }
+    // 7. Nothing was used up.
+    let answer = refreshes(&flow.web, &refresh).await;
+    stage.check(7, answer.status == 200, || {
+        format!("the refresh token is spent: {}", seen(&answer))
+    });
+    stage.check(7, flow.web.redeems(&code).await.status == 200, || {
         "the code is spent".to_owned()
     });
     stage.check(
-        6,
+        7,
         signed_in(&stage.server, &flow.web, &session).await.0,
         || "the session is over".to_owned(),
     );
     stage.expect(
-        6,
+        7,
         consent_page(
             &flow
                 .alice

@@ -816,6 +816,22 @@ async fn a200(stage: &Stage) {
         id["sub"] == tokens.access_claims()["sub"] && stage.server.count(&alice) == 1,
         || id["sub"].to_string(),
     );
+    let bearer = format!("Bearer {}", tokens.access());
+    let told = stage
+        .server
+        .browser()
+        .send(
+            "GET",
+            "/oauth2/userinfo",
+            &[("Authorization", &bearer)],
+            None,
+        )
+        .await;
+    stage.check(
+        5,
+        told.status == 200 && told.json()["sub"] == id["sub"],
+        || seen(&told),
+    );
     stage.check(
         6,
         id.get("azp").is_none_or(|azp| azp == flow.web.id()),

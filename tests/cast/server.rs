@@ -115,11 +115,10 @@ impl Server {
     /// The node after a restart: everything that it had in memory is gone.
     pub async fn restarted(self) -> Self {
         let (db, config, clock) = (self.db, self.config.clone(), self.clock.clone());
-        let app = std::sync::Arc::downgrade(&self.app.clone().into_inner());
         self.stop().await;
-        // The workers' threads let go of it a little later, and with it of an embedded database.
+        // The workers' threads let go of an embedded database a little later.
         let stopped = std::time::Instant::now();
-        while app.strong_count() > 0 {
+        while db::Claim::on(&config.database_url()).is_err() {
             assert!(
                 stopped.elapsed() < Duration::from_secs(5),
                 "the node does not let go of its database"

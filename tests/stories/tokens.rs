@@ -196,3 +196,41 @@ story! {
         }
     }
 }
+
+story! {
+    async fn tables_stay_flat_while_people_come_and_go(server: Server) {
+        let shop = server.shop().await;
+        let count = |server: &Server| {
+            ["codes", "grants", "sessions", "authorizations"]
+                .map(|table| server.count(&format!("SELECT count(*) AS n FROM {table}")))
+        };
+        let mut after_a_day = Vec::new();
+        for _ in 0..3 {
+            for _ in 0..4 {
+                let token = tokens(&server, &shop).await;
+                shop.refreshes(token.refresh(), &[]).await.ok();
+            }
+            let living = tokens(&server, &shop).await;
+            let now = server.clock.now();
+            assert_eq!(server.write(move |tx| tx.sweep(now)).await, 0, "nothing that lives goes");
+            shop.refreshes(living.refresh(), &[]).await.ok();
+            server.advance(seconds(31 * 86_400));
+            let now = server.clock.now();
+            while server.write(move |tx| tx.sweep(now)).await > 0 {}
+            after_a_day.push(count(&server));
+        }
+        assert_eq!(after_a_day, [[0; 4]; 3]);
+    }
+}
+
+story! {
+    async fn a_login_that_ran_out_of_time_ends_no_grant(server: Server) {
+        let shop = server.shop().await;
+        let mut alice = server.browser();
+        let token = shop.redeems(&alice.allows(&shop).await).await.ok();
+        server.advance(seconds(13 * 3_600));
+        let page = alice.opens(&shop.request(&[])).await;
+        assert!(page.body.contains("login-submit"), "the login is over");
+        shop.refreshes(token.refresh(), &[]).await.ok();
+    }
+}

@@ -147,12 +147,12 @@ pub fn redeem(
     mint: Mint<'_>,
 ) -> Result<Result<Decided, Error>, Failure> {
     let client = proven.client();
-    // 1. Taken by one conditional statement; the loser of a race sees a replay.
+    // 1. Taken in time, by one conditional statement; the loser of a race sees a replay.
     let Some(code) = ledger.take_code(&presented.code.hash(), mint.now)? else {
         return Ok(Err(refuse_replay(presented, client, ledger, mint.now)?));
     };
-    // 2. Bound to client, redirect URI, time and PKCE challenge; oxide-auth's machine has the order.
-    if let Err(reason) = check(presented, &code, client, mint.now) {
+    // 2. Bound to client, redirect URI and PKCE challenge; oxide-auth's machine has the order.
+    if let Err(reason) = check(presented, &code, client) {
         return Ok(Err(Error::invalid_grant(reason)));
     }
     // 3. The grant and all that it rests on still stand.
@@ -184,11 +184,14 @@ fn refuse_replay(
     ledger: &mut dyn Ledger,
     now: Timestamp,
 ) -> Result<Error, Failure> {
-    let Some(code) = ledger.find_used_code(&presented.code.hash())? else {
-        return Ok(Error::invalid_grant(if presented.code.is_code() {
-            Redeem::Unknown
-        } else {
-            Redeem::Kind
+    let hash = presented.code.hash();
+    let Some(code) = ledger.find_used_code(&hash)? else {
+        // The same statements for all of these: time does not tell an old code from no code.
+        let known = ledger.has_code(&hash)?;
+        return Ok(Error::invalid_grant(match presented.code.is_code() {
+            false => Redeem::Kind,
+            true if known => Redeem::Expired,
+            true => Redeem::Unknown,
         }));
     };
     let verified = pkce::verifies(
@@ -213,12 +216,7 @@ fn refuse_replay(
 }
 
 /// Drives oxide-auth's access-token machine over a code that is taken.
-fn check(
-    presented: &Presented,
-    code: &Code,
-    client: &Client,
-    now: Timestamp,
-) -> Result<(), Redeem> {
+fn check(presented: &Presented, code: &Code, client: &Client) -> Result<(), Redeem> {
     if code.client_id != client.id {
         return Err(Redeem::OtherClient);
     }
@@ -228,9 +226,6 @@ fn check(
         (None, false) => &code.redirect_uri,
         _ => return Err(Redeem::RedirectUri),
     };
-    if now >= code.expires_at {
-        return Err(Redeem::Expired);
-    }
     let request = Asked {
         presented,
         client,
@@ -259,7 +254,7 @@ fn check(
     }
 }
 
-/// The grant as the machine wants it. It reads the system clock; expiry was checked against the
+/// The grant as the machine wants it. It reads the system clock; the code was taken in time by the
 /// request's own instant, so its copy never expires.
 fn recovered(code: &Code) -> Result<primitive::Grant, Redeem> {
     let mut extensions = primitive::Extensions::new();

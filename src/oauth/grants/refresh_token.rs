@@ -57,6 +57,8 @@ pub struct RefreshLife {
 pub enum Refresh {
     /// None was sent.
     Missing,
+    /// Something else of ours, or nothing of ours at all: refresh tokens have their own prefix.
+    Kind,
     /// Not one of ours.
     Unknown,
     /// The grant ended, ran out, or what it rests on did.
@@ -75,6 +77,7 @@ impl From<Refresh> for Detail {
     fn from(refresh: Refresh) -> Self {
         match refresh {
             Refresh::Missing => Detail::new("token.rejected", "refresh_token"),
+            Refresh::Kind => Detail::new("token.rejected", "kind"),
             Refresh::Unknown => Detail::new("token.rejected", "unknown"),
             Refresh::GrantEnded => Detail::new("token.rejected", "grant_ended"),
             Refresh::OtherClient => Detail::new("token.rejected", "client"),
@@ -100,7 +103,13 @@ pub fn rotate(
     // 1. The MAC, before anything is looked up: a wrong one is an unknown token.
     let Some((grant_id, generation)) = mint.secret.read_refresh_token(presented.token.expose())
     else {
-        return Ok(Err(Error::invalid_grant(Refresh::Unknown)));
+        return Ok(Err(Error::invalid_grant(
+            if presented.token.is_refresh_token() {
+                Refresh::Unknown
+            } else {
+                Refresh::Kind
+            },
+        )));
     };
     // 2. What is asked for is part of what was granted. Checked before the token is used up, so that
     //    a client's slip costs it nothing.
