@@ -38,7 +38,8 @@ impl Issuer {
             );
         }
         let https = url.scheme() == "https";
-        if !https && !(url.scheme() == "http" && is_loopback_host(host)) {
+        let plain_but_local = url.scheme() == "http" && is_loopback_host(host);
+        if !https && !plain_but_local {
             return refuse(
                 "must be https; plain http is for loopback hosts such as localhost only",
             );

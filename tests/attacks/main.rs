@@ -2,7 +2,11 @@
 //!
 //! `cargo test --test attacks -- [ROW | AREA]… [--sqlite | --postgres]`. Each row runs on a fresh
 //! database, on SQLite with one node and on Postgres with three. `ATTACKS_VERBOSE=1` prints each case.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    // tables of cases are tuples on purpose
+    clippy::type_complexity,
+    missing_docs, clippy::unwrap_used, clippy::expect_used
+)]
 
 #[path = "../cast/mod.rs"]
 mod cast;
@@ -37,8 +41,8 @@ const AREAS: [&[Row]; 7] = [
     client_auth::ROWS,
 ];
 
-/// A row that hangs is a failed row.
-const ROW_LIMIT: Duration = Duration::from_secs(60);
+/// A row that hangs is a failed row; the slowest take a quarter of this on a busy machine.
+const ROW_LIMIT: Duration = Duration::from_secs(180);
 
 /// The code of one row of the catalogue.
 pub struct Row {

@@ -526,7 +526,7 @@ async fn a189(stage: &Stage) {
     });
 }
 
-pub fn median(samples: &mut Vec<Duration>) -> Duration {
+pub fn median(samples: &mut [Duration]) -> Duration {
     samples.sort();
     samples[samples.len() / 2]
 }

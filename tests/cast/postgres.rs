@@ -42,6 +42,8 @@ pub fn execute(statement: &str) {
         .unwrap_or_else(|error| panic!("{statement}: {error}"));
 }
 
+// The watcher outlives this process on purpose, and ends by itself.
+#[allow(clippy::zombie_processes)]
 fn private_cluster() -> String {
     let bin = binaries();
     let dir = std::env::temp_dir().join(format!("portcullis-pg-{}", std::process::id()));
