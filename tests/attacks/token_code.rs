@@ -514,7 +514,7 @@ async fn a189(stage: &Stage) {
                 );
             }
         }
-        let medians: Vec<Duration> = took.iter_mut().map(median).collect();
+        let medians: Vec<Duration> = took.iter_mut().map(|took| median(took)).collect();
         spread = spread.min(*medians.iter().max().unwrap() - *medians.iter().min().unwrap());
         if spread <= Duration::from_millis(2) {
             break;

@@ -16,7 +16,9 @@ const LONG = 'Donaudampfschifffahrtsgesellschaftskapitänsanwärter und Töchter
 
 let browser, server, demo, client, wordy
 before(async () => {
-  ;[browser, server, demo] = await Promise.all([launch(), serve(), startDemo()])
+  browser = await launch()
+  server = await serve()
+  demo = await startDemo()
   const about = ['client', 'policy', 'tos'].flatMap((page) => [`--${page}-uri`, `https://shop.example/${page}`])
   const post = ['--redirect-uri', CALLBACK, '--post-logout-redirect-uri', 'https://shop.example/bye']
   client = await server.client('--name', 'Corner Shop', ...post)

@@ -9,7 +9,9 @@ import { begin } from './pkce.mjs'
 
 let browser, server, site
 before(async () => {
-  ;[browser, server, site] = await Promise.all([launch(), serve(), clientSite()])
+  browser = await launch()
+  server = await serve()
+  site = await clientSite()
 })
 after(async () => {
   site?.close()
