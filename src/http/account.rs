@@ -27,8 +27,9 @@ pub async fn home() -> HttpResponse {
 
 /// `GET /account`.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
-    let cookie = Jar::Session.read(&request, &app);
-    let hash = cookie.as_ref().map(|cookie| cookie.hash());
+    let hash = Jar::Session
+        .read(&request, &app)
+        .map(|cookie| cookie.hash());
     let found = app
         .store
         .read(move |tx| hash.map(|hash| tx.find_session(&hash)).transpose());
@@ -40,12 +41,12 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
         extract::log_stranger(&request, &app);
     }
     let (idle, now) = (app.config.login.session_idle.0, app.clock.now());
-    let username = session
-        .filter(|(session, _)| !session.is_over(idle, now))
-        .map(|(_, name)| name.as_str().to_owned());
-    let csrf = cookie.map_or_else(String::new, |cookie| {
-        app.secret.form_token(cookie.expose(), logout::PURPOSE)
+    let living = session.filter(|(session, _)| !session.is_over(idle, now));
+    let csrf = living.as_ref().map_or_else(String::new, |(session, _)| {
+        app.secret
+            .form_token(session.login.sid.as_str(), logout::PURPOSE)
     });
+    let username = living.map(|(_, name)| name.as_str().to_owned());
     page(
         StatusCode::OK,
         &AccountPage {

@@ -22,7 +22,6 @@ use crate::oauth::authorize::Request;
 use crate::oauth::next_step::Stage;
 use crate::oauth::params::Params;
 use crate::oauth::scope::Scope;
-use crate::secret::Secret;
 use crate::time::Timestamp;
 
 #[derive(Template)]
@@ -79,7 +78,6 @@ pub async fn post(
 /// Who is asked, about what.
 struct Asked {
     pending: Pending,
-    cookie: Secret,
     login: Login,
 }
 
@@ -100,13 +98,7 @@ async fn asked(
         .session
         .as_ref()
         .map(|(session, _)| session.login.clone());
-    Ok(login
-        .zip(Jar::Session.read(request, app))
-        .map(|(login, cookie)| Asked {
-            pending,
-            cookie,
-            login,
-        }))
+    Ok(login.map(|login| Asked { pending, login }))
 }
 
 fn dispatcher(id: &AuthorizationId) -> HttpResponse {
@@ -147,7 +139,9 @@ async fn show(
     let template = ConsentPage {
         frame: &assets.frame,
         authorization: id.to_string(),
-        csrf: app.secret.form_token(asked.cookie.expose(), &purpose(&id)),
+        csrf: app
+            .secret
+            .form_token(asked.login.sid.as_str(), &purpose(&id)),
         client: client.name.clone(),
         client_uri: client.client_uri.clone(),
         policy_uri: client.policy_uri.clone(),
@@ -217,10 +211,13 @@ async fn decide(request: &HttpRequest, app: &App, body: Payload) -> Result<HttpR
     let cookie = Jar::Session
         .read(request, app)
         .ok_or(Stop::Notice(Notice::FORGED))?;
-    if !app
-        .secret
-        .accepts_form(token, cookie.expose(), &purpose(&id))
-    {
+    let found = app.store.read(move |tx| tx.find_session(&cookie.hash()));
+    let Some((session, _)) = found.await? else {
+        return Ok(dispatcher(&id));
+    };
+    // Bound to the login and not to its cookie, which a sign-in in another tab renews.
+    let sid = session.login.sid.as_str();
+    if !app.secret.accepts_form(token, sid, &purpose(&id)) {
         return Err(Stop::Notice(Notice::FORGED));
     }
     // 2. The authorization is open, and the person still signed in.

@@ -15,6 +15,7 @@ use crate::accounts::user::Username;
 use crate::app::App;
 use crate::audit::{Event, Name};
 use crate::id::ClientId;
+use crate::oauth::callback::form_target;
 use crate::oauth::client::Client;
 use crate::oauth::id_token::Hint;
 use crate::oauth::logout::destination;
@@ -84,7 +85,7 @@ async fn log_out(
     let hint =
         text("id_token_hint").and_then(|token| Hint::read(token, &app.keys(), app.issuer.as_str()));
     let cookie = Jar::Session.read(request, app);
-    let hash = cookie.as_ref().map(|cookie| cookie.hash());
+    let hash = cookie.map(|cookie| cookie.hash());
     let client_id = hint
         .as_ref()
         .map(|hint| ClientId::from(hint.client_id.as_str()));
@@ -106,7 +107,7 @@ async fn log_out(
         text("post_logout_redirect_uri"),
         text("state"),
     );
-    let (Some((session, username)), Some(cookie)) = (session, cookie) else {
+    let Some((session, username)) = session else {
         extract::log_stranger(request, app);
         return Ok(done(app, assets, to.as_deref()));
     };
@@ -119,21 +120,23 @@ async fn log_out(
         return Err(Stop::Notice(Notice::CROSS_SITE));
     }
     if answered
-        && !app
-            .secret
-            .accepts_form(text("csrf").unwrap_or_default(), cookie.expose(), PURPOSE)
+        && !app.secret.accepts_form(
+            text("csrf").unwrap_or_default(),
+            session.login.sid.as_str(),
+            PURPOSE,
+        )
     {
         return Err(Stop::Notice(Notice::FORGED));
     }
     if !hinted && !answered {
-        return Ok(ask(
-            app,
-            assets,
+        let question = Question {
             params,
-            cookie.expose(),
-            &username,
-            client.as_ref(),
-        ));
+            sid: session.login.sid.as_str(),
+            username: &username,
+            client: client.as_ref(),
+            to: to.as_deref(),
+        };
+        return Ok(question.ask(app, assets));
     }
     // 3. The session ends, and with it its grants.
     end(app, session).await?;
@@ -141,37 +144,37 @@ async fn log_out(
     Ok(done(app, assets, to.as_deref()))
 }
 
-fn ask(
-    app: &App,
-    assets: &Assets,
-    params: &Params,
-    cookie: &str,
-    username: &Username,
-    client: Option<&Client>,
-) -> HttpResponse {
-    let carried = ["id_token_hint", "post_logout_redirect_uri", "state"];
-    let field = |name: &str| {
-        params
-            .one(name)
-            .ok()
-            .flatten()
-            .map(|value| (name.to_owned(), value.to_owned()))
-    };
-    let template = LogoutPage {
-        frame: &assets.frame,
-        csrf: app.secret.form_token(cookie, PURPOSE),
-        username: Some(username.as_str().to_owned()),
-        client: client.map(|client| client.name.clone()),
-        fields: carried.into_iter().filter_map(field).collect(),
-    };
-    page(
-        StatusCode::OK,
-        &template,
-        &Allowed {
-            form_action: Some("https:"),
+/// What the page asks about.
+struct Question<'a> {
+    params: &'a Params,
+    sid: &'a str,
+    username: &'a Username,
+    client: Option<&'a Client>,
+    to: Option<&'a str>,
+}
+
+impl Question<'_> {
+    fn ask(&self, app: &App, assets: &Assets) -> HttpResponse {
+        let carried = ["id_token_hint", "post_logout_redirect_uri", "state"];
+        let field = |name: &str| {
+            let value = self.params.one(name).ok().flatten()?;
+            Some((name.to_owned(), value.to_owned()))
+        };
+        let template = LogoutPage {
+            frame: &assets.frame,
+            csrf: app.secret.form_token(self.sid, PURPOSE),
+            username: Some(self.username.as_str().to_owned()),
+            client: self.client.map(|client| client.name.clone()),
+            fields: carried.into_iter().filter_map(field).collect(),
+        };
+        // The answer may lead on to a registered address, on loopback too.
+        let onward = self.to.map_or_else(|| "https:".to_owned(), form_target);
+        let allowed = Allowed {
+            form_action: Some(&onward),
             ..Allowed::default()
-        },
-    )
+        };
+        page(StatusCode::OK, &template, &allowed)
+    }
 }
 
 async fn end(app: &App, session: Session) -> Result<(), Stop> {

@@ -65,16 +65,9 @@ impl Callback {
         self.sent
     }
 
-    /// The origin or scheme that a page's `form-action` must allow, since browsers apply it to the
-    /// redirects after a POST.
+    /// What a page's `form-action` must allow for the answer to get through.
     pub fn form_target(&self) -> String {
-        match url::Url::parse(&self.uri) {
-            Ok(url) if url.scheme() == "https" || url.scheme() == "http" => {
-                url.origin().ascii_serialization()
-            }
-            Ok(url) => format!("{}:", url.scheme()),
-            Err(_) => "'self'".to_owned(),
-        }
+        form_target(&self.uri)
     }
 
     /// The success answer (§4.1.2).
@@ -107,6 +100,18 @@ impl Callback {
                 Delivery::Redirect(format!("{}{joint}{query}", self.uri))
             }
         }
+    }
+}
+
+/// The origin or scheme of a URI for a page's `form-action`, since browsers apply it to the redirects
+/// after a POST.
+pub fn form_target(uri: &str) -> String {
+    match url::Url::parse(uri) {
+        Ok(url) if url.scheme() == "https" || url.scheme() == "http" => {
+            url.origin().ascii_serialization()
+        }
+        Ok(url) => format!("{}:", url.scheme()),
+        Err(_) => "'self'".to_owned(),
     }
 }
 

@@ -297,3 +297,15 @@ story! {
         assert!(keys.iter().all(|key| key.get("d").is_none()));
     }
 }
+
+story! {
+    async fn a_consent_page_still_counts_after_a_sign_in_in_another_tab(server: Server) {
+        let shop = server.shop().await;
+        let mut alice = server.browser();
+        let (left, right) = (alice.opens(&shop.request(&[])).await, alice.opens(&shop.request(&[])).await);
+        let left = alice.fills_in(&left, "alice", PASSWORD).await;
+        let right = alice.fills_in(&right, "alice", PASSWORD).await;
+        assert!(left.body.contains("consent-allow") && right.body.contains("consent-allow"));
+        assert!(alice.decides(&left, "allow").await.callback("code").is_some());
+    }
+}
