@@ -82,7 +82,7 @@ fn private_cluster() -> String {
     // The watcher ends the cluster when this process is gone, however it went.
     let watch = format!(
         "'{}' -D '{}' -k '{}' -c listen_addresses='' -c fsync=off -c max_connections=400 -c shared_buffers=64MB >'{}' 2>&1 & pg=$!; \
-         while [ -d /proc/{} ]; do sleep 1; done; kill -QUIT $pg; wait $pg; rm -rf '{}'/*",
+         while [ -d /proc/{} ]; do sleep 1; done; kill -QUIT $pg; wait $pg; rm -rf '{}'",
         bin.join("postgres").display(),
         data.display(),
         dir.display(),
