@@ -12,6 +12,7 @@ use super::grants::refresh_token::RefreshLife;
 use super::id_token::{self, IdClaims};
 use super::resource::Resource;
 use super::scope::Scope;
+use crate::id::ClientId;
 use crate::keys::{Alg, KeyView, ServerSecret};
 use crate::secret::{Entropy, Secret};
 use crate::time::Timestamp;
@@ -98,33 +99,19 @@ impl Mint<'_> {
             generation,
         } = allowed;
         let identity = scope.contains("openid");
-        let life = resource
-            .and_then(|r| r.access_ttl)
-            .unwrap_or(self.lives.access);
         let scope = resource.map_or_else(|| scope.clone(), |resource| resource.narrow(scope));
+        let rev = Rev {
+            feed_epoch: number(grant.feed_epoch),
+            client_epoch: number(grant.client_epoch),
+            user_epoch: Some(number(grant.user_epoch)),
+        };
         let access = Claims {
-            iss: self.issuer.to_owned(),
             sub: grant.user_id.as_str().to_owned(),
-            aud: resource.map_or(self.issuer, |r| &r.audience).to_owned(),
-            client_id: grant.client_id.as_str().to_owned(),
-            scope: scope.to_string(),
-            iat: self.now.secs(),
-            exp: (self.now + life).secs(),
-            nbf: None,
-            jti: crate::id::uuid(self.entropy, self.now),
-            rev: Rev {
-                feed_epoch: number(grant.feed_epoch),
-                client_epoch: number(grant.client_epoch),
-                user_epoch: Some(number(grant.user_epoch)),
-            },
             grant_id: Some(grant.id.as_str().to_owned()),
             sid: (!grant.offline).then(|| grant.sid.as_str().to_owned()),
             auth_time: Some(grant.auth_time.secs()),
             acr: Some(grant.acr.clone()),
-            roles: Vec::new(),
-            groups: Vec::new(),
-            entitlements: Vec::new(),
-            cnf: None,
+            ..self.access(&grant.client_id, &scope, resource, rev)
         };
         let id = identity.then(|| {
             let claims = IdClaims::of(grant, nonce, self.issuer, self.lives.id, self.now);
@@ -138,9 +125,7 @@ impl Mint<'_> {
             refresh,
         }
     }
-}
 
-impl Mint<'_> {
     /// A token for the client itself: `sub` is its `client_id`, and no person stands behind it.
     pub fn for_client(
         &self,
@@ -149,23 +134,41 @@ impl Mint<'_> {
         scope: &Scope,
         resource: Option<&Resource>,
     ) -> Decided {
+        let rev = Rev {
+            feed_epoch: number(feed_epoch),
+            client_epoch: number(client.auth_epoch),
+            user_epoch: None,
+        };
+        let access = self.access(&client.id, scope, resource, rev);
+        Decided {
+            access,
+            access_alg: resource.map_or(Alg::ES256, |r| r.alg),
+            id: None,
+            refresh: None,
+        }
+    }
+
+    /// The claims that every access token has (RFC 9068 §2.2), about the client itself.
+    fn access(
+        &self,
+        client_id: &ClientId,
+        scope: &Scope,
+        resource: Option<&Resource>,
+        rev: Rev,
+    ) -> Claims {
         let life = resource.and_then(|r| r.access_ttl);
         let life = life.unwrap_or(self.lives.access);
-        let access = Claims {
+        Claims {
             iss: self.issuer.to_owned(),
-            sub: client.id.as_str().to_owned(),
+            sub: client_id.as_str().to_owned(),
             aud: resource.map_or(self.issuer, |r| &r.audience).to_owned(),
-            client_id: client.id.as_str().to_owned(),
+            client_id: client_id.as_str().to_owned(),
             scope: scope.to_string(),
             iat: self.now.secs(),
             exp: (self.now + life).secs(),
             nbf: None,
             jti: crate::id::uuid(self.entropy, self.now),
-            rev: Rev {
-                feed_epoch: number(feed_epoch),
-                client_epoch: number(client.auth_epoch),
-                user_epoch: None,
-            },
+            rev,
             grant_id: None,
             sid: None,
             auth_time: None,
@@ -174,12 +177,6 @@ impl Mint<'_> {
             groups: Vec::new(),
             entitlements: Vec::new(),
             cnf: None,
-        };
-        Decided {
-            access,
-            access_alg: resource.map_or(Alg::ES256, |r| r.alg),
-            id: None,
-            refresh: None,
         }
     }
 }
