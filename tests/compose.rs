@@ -635,7 +635,11 @@ fn the_image_is_built_from_what_is_there() {
     );
     // Every file that went into this very binary would be there too.
     let dependencies = std::fs::read_to_string(format!("{BINARY}.d")).unwrap();
-    let root = format!("{ROOT}/");
+    // A target folder that several checkouts share may still name another one's files.
+    let main = dependencies
+        .split_whitespace()
+        .find(|path| path.ends_with("/src/main.rs"));
+    let root = main.unwrap().trim_end_matches("src/main.rs").to_owned();
     let files: Vec<&str> = dependencies
         .split_whitespace()
         .filter_map(|path| path.strip_prefix(&root))
