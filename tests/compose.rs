@@ -633,24 +633,51 @@ fn the_image_is_built_from_what_is_there() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    // Every file that went into this very binary would be there too.
-    let dependencies = std::fs::read_to_string(format!("{BINARY}.d")).unwrap();
-    // A target folder that several checkouts share may still name another one's files.
-    let main = dependencies
-        .split_whitespace()
-        .find(|path| path.ends_with("/src/main.rs"));
-    let root = main.unwrap().trim_end_matches("src/main.rs").to_owned();
-    let files: Vec<&str> = dependencies
-        .split_whitespace()
-        .filter_map(|path| path.strip_prefix(&root))
-        .filter(|path| !path.starts_with("target/"))
-        .collect();
-    assert!(files.contains(&"src/main.rs"), "{dependencies}");
-    for file in files {
-        assert!(context.0.join(file).exists(), "{file} is not copied");
+    // Every file that the sources take in at compile time would be there too.
+    let taken_in = taken_in(&context.0.join("src"), &context.0);
+    for known in [
+        "migrations/sqlite",
+        "templates/login.html",
+        "portcullis.css",
+    ] {
+        let finds = taken_in.iter().any(|(_, taken)| taken.ends_with(known));
+        assert!(finds, "{known} is taken in, and the search does not see it");
+    }
+    for (source, taken) in taken_in {
+        assert!(
+            taken.exists(),
+            "{} takes in {}, which is not copied",
+            source.display(),
+            taken.display()
+        );
     }
     // The account of the compose file is the image's own.
     assert!(dockerfile().iter().any(|line| line == "USER 10001:10001"));
     assert!(dockerfile().iter().any(|line| line.contains("--uid 10001")));
     assert_eq!(dockerfile_words("ENTRYPOINT"), ["portcullis"]);
+}
+
+/// Each source file below `folder` with what it takes in at compile time, where that lies in `root`.
+fn taken_in(folder: &Path, root: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(taken_in(&path, root));
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (before, base) in [
+            ("include_str!(\"", folder.to_owned()),
+            ("include_bytes!(\"", folder.to_owned()),
+            ("embed_migrations!(\"", root.to_owned()),
+            ("template(path = \"", root.join("templates")),
+        ] {
+            for rest in text.split(before).skip(1) {
+                let name = rest.split('"').next().unwrap();
+                found.push((path.clone(), base.join(name)));
+            }
+        }
+    }
+    found
 }
