@@ -55,6 +55,12 @@ impl Cache {
         )
     }
 
+    /// Other keys, as fresh as those that they replace.
+    pub(crate) fn replace(&self, keys: Keys) {
+        let confirmed_at = self.held.load().confirmed_at;
+        self.held.store(Arc::new(Held { keys, confirmed_at }));
+    }
+
     pub(crate) fn held(&self) -> Guard<Arc<Held>> {
         self.held.load()
     }

@@ -21,6 +21,7 @@
 //! | [`Claims`] | RFC 9068 §2.2, RFC 7519 §4.1 |
 //! | [`Jwk`], [`JwkSet`], [`Keys`] | RFC 7517, RFC 7518 §6, RFC 7638 |
 //! | [`Rejected`] | RFC 6750 §3 |
+//! | [`Frame`], [`Record`] | the issuer's revocation feed |
 //! | [`Builder::start`] | OpenID Connect Discovery §4 |
 
 #![forbid(unsafe_code)]
@@ -35,9 +36,11 @@ mod claims;
 mod clock;
 mod demand;
 mod fetch;
+mod frame;
 mod jwks;
 mod key;
 mod keys;
+mod record;
 mod rejected;
 mod rev;
 mod token;
@@ -50,9 +53,14 @@ pub use algorithm::Algorithm;
 pub use builder::{Builder, StartError};
 pub use claims::{Claims, Confirmation};
 pub use fetch::FetchError;
+pub use frame::{
+    Ack, AckAnswer, FRAME_LIFE_SECS, FRAME_MAX_BYTES, FRAME_MAX_RECORDS, FRAME_TYP, FRAME_VERSION,
+    Frame, Frames, InvalidPosition, Position,
+};
 pub use jwks::{Jwk, JwkSet};
 pub use key::Key;
 pub use keys::{DuplicateKid, Keys};
+pub use record::{Digest, InvalidRecords, Kind, PACKED_BYTES, Record, Records};
 pub use rejected::Rejected;
 pub use rev::{InvalidRev, Rev};
 
@@ -178,6 +186,22 @@ impl Verifier {
         }
         self.inner.cache.refetch(token.kid(), now_secs).await;
         self.inner.judge(&token, need, now_secs)
+    }
+
+    /// Puts other keys in the place of those given by value, for all clones; an issuer that
+    /// verifies its own tokens does this when its keys rotate. Where the keys are fetched, the next
+    /// fetch undoes it.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::NoKeys`], [`StartError::DuplicateKid`]; then the keys are what they were.
+    pub fn replace_keys(&self, keys: &JwkSet) -> Result<(), StartError> {
+        let keys = Keys::parse(keys)?;
+        if keys.is_empty() {
+            return Err(StartError::NoKeys);
+        }
+        self.inner.cache.replace(keys);
+        Ok(())
     }
 
     /// The issuer whose tokens are accepted.

@@ -230,3 +230,29 @@ fn a_verifier_is_not_built_without_what_it_needs() {
     let none = Signer::es256(1).known().algorithms(&[]).build();
     assert!(matches!(none, Err(StartError::NoAlgorithms)));
 }
+
+#[test]
+fn keys_by_value_can_be_replaced() {
+    let (old, new) = (Signer::es256(1), Signer::es256(2));
+    let verifier = old.verifier();
+    let clone = verifier.clone();
+    let set = |signers: &[&Signer]| JwkSet {
+        keys: signers.iter().map(|signer| signer.jwk.clone()).collect(),
+    };
+    let verdict = |signer: &Signer| {
+        let token = signer.token(&claims());
+        clone.verify_at(&token, &Need::any(), NOW).map(|_| ())
+    };
+    assert_eq!(verdict(&new), Err(Rejected::UnknownKey));
+    verifier.replace_keys(&set(&[&old, &new])).unwrap();
+    assert_eq!((verdict(&old), verdict(&new)), (Ok(()), Ok(())));
+    verifier.replace_keys(&set(&[&new])).unwrap();
+    assert_eq!(verdict(&old), Err(Rejected::UnknownKey));
+
+    // What cannot be used changes nothing.
+    let refused = verifier.replace_keys(&set(&[])).unwrap_err();
+    assert!(matches!(refused, StartError::NoKeys));
+    let refused = verifier.replace_keys(&set(&[&old, &old])).unwrap_err();
+    assert!(matches!(refused, StartError::DuplicateKid(_)));
+    assert_eq!(verdict(&new), Ok(()));
+}
