@@ -7,7 +7,7 @@ use portcullis::oauth::client::Client;
 use crate::cast::server::{PASSWORD, confidential, public};
 use crate::cast::{Answer, Browser, ISSUER, Server};
 use crate::expect::{consent_page, logged, page, redirected, seen};
-use crate::login::skeleton;
+use crate::login::pages::skeleton;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[

@@ -328,12 +328,14 @@ fn shared(exchange: &Exchange) -> Option<String> {
     let answer = &exchange.answer;
     let cookies = answer.headers.get_all("set-cookie").iter();
     let odd = cookies
-        .filter_map(|cookie| login::cookie_is_ours(cookie.to_str().unwrap_or_default()).err())
+        .filter_map(|cookie| {
+            login::forms::cookie_is_ours(cookie.to_str().unwrap_or_default()).err()
+        })
         .next();
     let token_error = exchange.target.starts_with("/oauth2/token")
         && answer.status >= 400
         && answer.body.starts_with('{');
-    let text = token_error.then(|| token_code::fixed_text(answer).err());
+    let text = token_error.then(|| token_code::answers::fixed_text(answer).err());
     odd.or(text.flatten())
 }
 

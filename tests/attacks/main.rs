@@ -31,14 +31,24 @@ use std::time::Duration;
 
 use cast::{Browser, Db, Party, Server, journal};
 
-const AREAS: [&[Row]; 7] = [
-    authorize::ROWS,
-    redirect_uri::ROWS,
+const AREAS: &[&[Row]] = &[
+    authorize::answers::ROWS,
+    authorize::people::ROWS,
+    authorize::requests::ROWS,
+    authorize::values::ROWS,
     authorize_session::ROWS,
-    login::ROWS,
-    consent::ROWS,
-    token_code::ROWS,
     client_auth::ROWS,
+    consent::ROWS,
+    login::forms::ROWS,
+    login::kinds::ROWS,
+    login::pages::ROWS,
+    login::passwords::ROWS,
+    login::sessions::ROWS,
+    redirect_uri::ROWS,
+    token_code::answers::ROWS,
+    token_code::codes::ROWS,
+    token_code::requests::ROWS,
+    token_code::tokens::ROWS,
 ];
 
 /// A row that hangs is a failed row; the slowest take a quarter of this on a busy machine.

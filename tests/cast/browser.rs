@@ -124,6 +124,13 @@ impl Browser {
         answer
     }
 
+    /// Asks userinfo with a bearer token.
+    pub async fn asks_userinfo(&mut self, method: &str, token: &str) -> Answer {
+        let bearer = format!("Bearer {token}");
+        let headers = [("Authorization", bearer.as_str())];
+        self.send(method, "/oauth2/userinfo", &headers, None).await
+    }
+
     /// Fills in the login page that `page` is.
     pub async fn fills_in(&mut self, page: &Answer, username: &str, password: &str) -> Answer {
         let (authorization, csrf) = (page.hidden("authorization"), page.hidden("csrf"));

@@ -162,6 +162,18 @@ impl Party {
         }
         self.posts("/oauth2/token", &fields).await
     }
+
+    /// Refreshes, with more parameters if wanted.
+    pub async fn refreshes(&self, token: &str, more: &[(&str, &str)]) -> Answer {
+        let mut fields = vec![("grant_type", "refresh_token"), ("refresh_token", token)];
+        fields.extend_from_slice(more);
+        self.posts("/oauth2/token", &fields).await
+    }
+
+    /// Revokes a token of either kind.
+    pub async fn revokes(&self, token: &str) -> Answer {
+        self.posts("/oauth2/revoke", &[("token", token)]).await
+    }
 }
 
 /// The value of a Basic header.
@@ -181,6 +193,10 @@ impl Answer {
 impl Tokens {
     pub fn access(&self) -> &str {
         self.0["access_token"].as_str().unwrap()
+    }
+
+    pub fn refresh(&self) -> &str {
+        self.0["refresh_token"].as_str().unwrap()
     }
 
     pub fn id_claims(&self) -> Value {

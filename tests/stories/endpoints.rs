@@ -5,31 +5,10 @@ use std::time::Duration;
 use portcullis::oauth::client::GrantType;
 use portcullis_verifier::Need;
 
+use crate::cast::Answer;
 use crate::cast::client::claims;
 use crate::cast::server::{AUDIENCE, confidential};
-use crate::cast::{Answer, Browser, Party};
 use crate::story;
-
-impl Browser {
-    /// Asks userinfo with a bearer token.
-    pub async fn asks_userinfo(&mut self, method: &str, token: &str) -> Answer {
-        let bearer = format!("Bearer {token}");
-        self.send(
-            method,
-            "/oauth2/userinfo",
-            &[("Authorization", &bearer)],
-            None,
-        )
-        .await
-    }
-}
-
-impl Party {
-    /// Revokes a token.
-    pub async fn revokes(&self, token: &str) -> Answer {
-        self.posts("/oauth2/revoke", &[("token", token)]).await
-    }
-}
 
 story! {
     async fn userinfo_tells_what_the_scope_allows(server: Server) {

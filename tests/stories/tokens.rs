@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cast::{Answer, Party, Server, Tokens};
+use crate::cast::{Party, Server, Tokens};
 use crate::story;
 
 /// Signs alice in at `shop` and returns what her code buys.
@@ -10,21 +10,6 @@ async fn tokens(server: &Server, shop: &Party) -> Tokens {
     shop.redeems(&server.browser().allows(shop).await)
         .await
         .ok()
-}
-
-impl Tokens {
-    pub fn refresh(&self) -> &str {
-        self.0["refresh_token"].as_str().unwrap()
-    }
-}
-
-impl Party {
-    /// Refreshes, with more parameters if wanted.
-    pub async fn refreshes(&self, token: &str, more: &[(&str, &str)]) -> Answer {
-        let mut fields = vec![("grant_type", "refresh_token"), ("refresh_token", token)];
-        fields.extend_from_slice(more);
-        self.posts("/oauth2/token", &fields).await
-    }
 }
 
 fn seconds(n: u64) -> Duration {

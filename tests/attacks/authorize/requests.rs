@@ -1,0 +1,403 @@
+//! The request as a whole: doubled, long and odd parameters, methods and paths.
+
+use std::time::{Duration, Instant};
+
+use portcullis::oauth::authorize::KNOWN;
+
+use super::{AUTHORIZE, STATE, both, form, posts_across, with_raw};
+use crate::cast::{Answer, ISSUER, raw};
+use crate::expect::{
+    WEB_CALLBACK, answered_to, logged, login_page, page, page400, redirected, seen,
+};
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[
+    row!(a001),
+    row!(a002),
+    row!(a004),
+    row!(a005),
+    row!(a006),
+    row!(a008),
+    row!(a009),
+    row!(a010),
+    row!(a025),
+    row!(a026),
+    row!(a028),
+    row!(a034),
+];
+
+async fn a001(stage: &Stage) {
+    let (web, alice) = stage.web_and_alice().await;
+    let rows = stage.rows();
+    let other = stage.server.shop().await;
+    let doubles = [
+        ("client_id", web.id()),
+        ("client_id", other.id()),
+        ("redirect_uri", web.redirect_uri()),
+        ("redirect_uri", "https://evil.test/cb"),
+    ];
+    for (case, (name, value)) in (1..).zip(doubles) {
+        let second = form(&[(name.to_owned(), value.to_owned())]);
+        let answer = alice
+            .at(&stage.node(case).base)
+            .get(&format!("{}&{second}", web.request(&[])))
+            .await;
+        stage.expect(
+            case,
+            both(
+                page400(&answer),
+                logged(&answer, "authz.rejected", "dup_param"),
+            ),
+        );
+    }
+    stage.check(4, stage.rows() == rows, || "a row was written".to_owned());
+}
+
+async fn a002(stage: &Stage) {
+    let (web, alice) = stage.web_and_alice().await;
+    let names = [
+        "state",
+        "scope",
+        "nonce",
+        "code_challenge",
+        "response_type",
+        "prompt",
+    ];
+    for (case, name) in (1..).zip(names) {
+        for second in ["same", "other"] {
+            let first = web
+                .parameters(&[("prompt", "login")])
+                .into_iter()
+                .find(|(known, _)| known == name)
+                .unwrap()
+                .1;
+            let request = web.request(&[(name, &first)]);
+            let value = if second == "same" {
+                first
+            } else {
+                format!("{first}x")
+            };
+            let answer = alice
+                .at(&stage.node(case).base)
+                .get(&format!("{request}&{}", form(&[(name.to_owned(), value)])))
+                .await;
+            let state = STATE.filter(|_| name != "state");
+            stage.expect(
+                case,
+                both(
+                    redirected(&answer, "invalid_request", state),
+                    logged(&answer, "authz.rejected", "dup_param"),
+                ),
+            );
+        }
+    }
+}
+
+async fn a004(stage: &Stage) {
+    let (web, alice) = stage.web_and_alice().await;
+    let with = |unknown: usize| {
+        let more: String = (0..unknown).map(|n| format!("&x{n}={n}")).collect();
+        web.request(&[]) + &more
+    };
+    for (case, unknown) in [(1, 1), (2, 10), (3, 50)] {
+        let answer = alice.at(&stage.node(case).base).get(&with(unknown)).await;
+        stage.expect(case, answered_to(&answer, WEB_CALLBACK, STATE));
+    }
+    let known = web.parameters(&[]).len();
+    let answer = alice.clone().get(&with(65 - known)).await;
+    stage.expect(
+        4,
+        both(
+            page400(&answer),
+            logged(&answer, "authz.rejected", "too_many"),
+        ),
+    );
+    let answer = alice.clone().get(&with(64 - known)).await;
+    stage.expect(5, answered_to(&answer, WEB_CALLBACK, STATE));
+}
+
+async fn a005(stage: &Stage) {
+    const SAMPLES: usize = 40;
+    let (web, mut alice) = stage.web_and_alice().await;
+    let (deleted, disabled) = (stage.server.shop().await, stage.server.shop().await);
+    stage.server.execute(&format!(
+        "DELETE FROM client_secrets WHERE client_id = '{0}'; DELETE FROM clients WHERE id = '{0}'",
+        deleted.id()
+    ));
+    let (id, now) = (disabled.client.id.clone(), stage.server.clock.now());
+    stage
+        .server
+        .write(move |tx| tx.disable_client(&id, now))
+        .await;
+    let spaced = format!("{} ", web.id());
+    let upper = web.id().to_uppercase();
+    let ids = ["nobody", deleted.id(), disabled.id(), &spaced, &upper];
+    let mut times = vec![Vec::new(); ids.len()];
+    let mut bodies = vec![String::new(); ids.len()];
+    for round in 0..SAMPLES {
+        for (n, id) in ids.iter().enumerate() {
+            let started = Instant::now();
+            let answer = alice.get(&web.request(&[("client_id", id)])).await;
+            times[n].push(started.elapsed());
+            if round == 0 {
+                stage.expect(
+                    n + 1,
+                    both(
+                        page400(&answer),
+                        logged(&answer, "authz.rejected", "client"),
+                    ),
+                );
+                bodies[n] = answer
+                    .body
+                    .replace(answer.header("x-request-id").unwrap(), "");
+            }
+        }
+    }
+    let medians: Vec<Duration> = times
+        .iter_mut()
+        .map(|times| {
+            times.sort();
+            times[SAMPLES / 2]
+        })
+        .collect();
+    for n in 1..ids.len() {
+        stage.check(n + 1, bodies[n] == bodies[0], || {
+            "the page differs from that of an unknown client".to_owned()
+        });
+    }
+    let spread = *medians.iter().max().unwrap() - *medians.iter().min().unwrap();
+    stage.check(6, spread < Duration::from_millis(5), || {
+        format!("medians {medians:?}")
+    });
+}
+
+async fn a006(stage: &Stage) {
+    let (web, alice) = stage.web_and_alice().await;
+    let rows = stage.rows();
+    let request = web.request(&[]);
+    let query = request.split_once('?').unwrap().1;
+    for (case, bytes) in [(1, 8_193), (2, 64 << 10), (3, 1 << 20)] {
+        let target = format!(
+            "{AUTHORIZE}?{query}&x={}",
+            "a".repeat(bytes - query.len() - 3)
+        );
+        let cookie = format!("Cookie: __Host-sid={}", alice.cookies["__Host-sid"]);
+        let get = format!(
+            "GET {target} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\n{cookie}\r\n\r\n"
+        );
+        // Past 128 KiB the HTTP layer closes, perhaps in the middle of our sentence.
+        let answer = raw::bytes(&stage.node(case).base, get.into_bytes()).await;
+        match answer {
+            Some(answer) => {
+                stage.check(case, [400, 414, 431].contains(&answer.status), || {
+                    seen(&answer)
+                });
+                if answer.status == 414 {
+                    stage.expect(case, logged(&answer, "http.too_large", "url"));
+                }
+            }
+            None => stage.check(case, bytes > 128 << 10, || {
+                "closed without an answer".to_owned()
+            }),
+        }
+    }
+    // Exactly 8 KiB of target is still read.
+    let target = format!("{request}&x={}", "a".repeat(8_192 - request.len() - 3));
+    let answer = alice.clone().get(&target).await;
+    stage.expect(4, answered_to(&answer, WEB_CALLBACK, STATE));
+    stage.check(3, stage.rows() <= rows + 2, || {
+        "a row was written".to_owned()
+    });
+}
+
+async fn a008(stage: &Stage) {
+    let (web, alice) = stage.web_and_alice().await;
+    let mut alice = alice.at(&stage.node(1).base);
+    let told = |answer: &Answer| logged(answer, "authz.rejected", "control_char");
+    let answer = alice.get(&with_raw(&web, "client_id", "a%00")).await;
+    stage.expect(1, both(page400(&answer), told(&answer)));
+    let answer = alice.get(&with_raw(&web, "state", "a%00b")).await;
+    stage.expect(
+        2,
+        both(redirected(&answer, "invalid_request", None), told(&answer)),
+    );
+    let answer = alice.get(&with_raw(&web, "scope", "openid%00admin")).await;
+    stage.expect(
+        3,
+        both(redirected(&answer, "invalid_request", STATE), told(&answer)),
+    );
+}
+
+async fn a009(stage: &Stage) {
+    let (web, alice) = stage.web_and_alice().await;
+    let suffix = "%0d%0aSet-Cookie:%20a=b";
+    let clean = |answer: &Answer| {
+        let injected = answer.headers.iter().find(|(_, value)| {
+            value
+                .to_str()
+                .is_ok_and(|value| value.contains("a=b") || value.contains("%0"))
+        });
+        injected.map_or(Ok(()), |header| Err(format!("injected: {header:?}")))
+    };
+    let told = |answer: &Answer| logged(answer, "authz.rejected", "control_char");
+    let answer = alice
+        .at(&stage.node(1).base)
+        .get(&with_raw(&web, "state", &format!("x{suffix}")))
+        .await;
+    stage.expect(
+        1,
+        redirected(&answer, "invalid_request", None)
+            .and(told(&answer))
+            .and(clean(&answer)),
+    );
+    let uri: String = form_urlencoded::byte_serialize(web.redirect_uri().as_bytes()).collect();
+    let answer = alice
+        .at(&stage.node(2).base)
+        .get(&with_raw(&web, "redirect_uri", &format!("{uri}{suffix}")))
+        .await;
+    stage.expect(2, page400(&answer).and(told(&answer)).and(clean(&answer)));
+}
+
+async fn a010(stage: &Stage) {
+    let (web, alice) = stage.web_and_alice().await;
+    let hard = r#"+ &=%"</>'?#;:@,$!~*()[]{}|^`\"#;
+    let state: String = hard.chars().chain('a'..='z').cycle().take(1_024).collect();
+    let nonce: String = hard.chars().cycle().take(384).collect();
+    let request = web.request(&[("state", &state), ("nonce", &nonce)]);
+    for (case, request) in [(1, request.clone()), (2, request.replace('+', "%20"))] {
+        let answer = alice.at(&stage.node(case).base).get(&request).await;
+        stage.expect(case, answered_to(&answer, WEB_CALLBACK, Some(&state)));
+        let tokens = web
+            .at(&stage.node(case + 1).base)
+            .redeems(&answer.callback("code").unwrap())
+            .await
+            .ok();
+        stage.check(case, tokens.id_claims()["nonce"] == nonce.as_str(), || {
+            format!("nonce {}", tokens.id_claims()["nonce"])
+        });
+    }
+}
+
+async fn a025(stage: &Stage) {
+    let (web, alice) = stage.web_and_alice().await;
+    let rows = stage.rows();
+    for (case, method) in (1..).zip(["HEAD", "PUT", "DELETE", "OPTIONS"]) {
+        for mut browser in [alice.at(&stage.node(case).base), stage.node(case).browser()] {
+            let answer = browser.send(method, &web.request(&[]), &[], None).await;
+            let quiet = answer.headers.get("set-cookie").is_none()
+                && answer.location().is_none()
+                && answer.body.is_empty();
+            stage.check(case, quiet, || seen(&answer));
+            if method == "HEAD" {
+                stage.check(case, answer.status == 200, || seen(&answer));
+            } else {
+                stage.check(
+                    case,
+                    answer.status == 405 && answer.header("allow") == Some("GET, POST"),
+                    || format!("{} {:?}", seen(&answer), answer.header("allow")),
+                );
+                stage.expect(case, logged(&answer, "http.method", ""));
+            }
+        }
+    }
+    stage.check(1, stage.rows() == rows, || "a row was written".to_owned());
+}
+
+async fn a026(stage: &Stage) {
+    let (web, mut alice) = stage.web_and_alice().await;
+    let cookies = alice.cookies.clone();
+    let answer = posts_across(stage, 1, form(&web.parameters(&[]))).await;
+    let cookie = answer.headers.get("set-cookie");
+    stage.check(1, cookie.is_none(), || format!("set-cookie: {cookie:?}"));
+    stage.check(
+        1,
+        answer.status == 303 && answer.callback("code").is_none(),
+        || seen(&answer),
+    );
+    // Nobody is signed in there.
+    let elsewhere = stage
+        .node(1)
+        .browser()
+        .opens(&answer.own_redirect().unwrap())
+        .await;
+    stage.expect(2, login_page(&elsewhere));
+    let next = alice.at(&stage.node(2).base).get(&web.request(&[])).await;
+    stage.expect(3, answered_to(&next, WEB_CALLBACK, STATE));
+    // Where the browser sends its cookies with the GET that follows, the session counts.
+    let answer = posts_across(stage, 2, form(&web.parameters(&[]))).await;
+    let next = alice.opens(&answer.own_redirect().unwrap()).await;
+    stage.expect(4, answered_to(&next, WEB_CALLBACK, STATE));
+    stage.check(
+        4,
+        alice.cookies["__Host-sid"] == cookies["__Host-sid"],
+        || "the session cookie was replaced".to_owned(),
+    );
+}
+
+async fn a028(stage: &Stage) {
+    let (web, alice) = stage.web_and_alice().await;
+    let headers = [
+        ("Content-Type", "application/x-www-form-urlencoded"),
+        ("Origin", ISSUER),
+    ];
+    let rows = stage.rows();
+    for (case, name) in (1..).zip(KNOWN) {
+        let mut fields = web.parameters(&[]);
+        if !fields.iter().any(|(known, _)| known == name) {
+            fields.push((name.to_owned(), "1".to_owned()));
+        }
+        let value = fields
+            .iter()
+            .find(|(known, _)| known == name)
+            .unwrap()
+            .1
+            .clone();
+        let target = format!("{AUTHORIZE}?{}", form(&[(name.to_owned(), value)]));
+        let answer = alice
+            .at(&stage.node(case).base)
+            .send("POST", &target, &headers, Some(form(&fields)))
+            .await;
+        stage.expect(
+            case,
+            both(
+                page400(&answer),
+                logged(&answer, "authz.rejected", "dup_param"),
+            ),
+        );
+    }
+    stage.check(KNOWN.len(), stage.rows() == rows, || {
+        "a row was written".to_owned()
+    });
+}
+
+async fn a034(stage: &Stage) {
+    let (web, alice) = stage.web_and_alice().await;
+    let request = web.request(&[]);
+    let query = request.split_once('?').unwrap().1;
+    let cookie = format!("Cookie: __Host-sid={}", alice.cookies["__Host-sid"]);
+    let paths = [
+        "/oauth2/authorize;x=1",
+        "//oauth2/authorize",
+        "/oauth2/%61uthorize",
+        "/oauth2/authorize/",
+        "/./oauth2/authorize",
+        "/x/../oauth2/authorize",
+        "/oauth2//authorize",
+        "/oauth2/Authorize",
+    ];
+    for (case, path) in (1..).zip(paths) {
+        let answer = raw::request(
+            &stage.node(case).base,
+            "GET",
+            &format!("{path}?{query}"),
+            &[&cookie],
+            "",
+        )
+        .await
+        .unwrap();
+        stage.expect(
+            case,
+            both(page(&answer, 404), logged(&answer, "http.404", "")),
+        );
+    }
+}

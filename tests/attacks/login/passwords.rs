@@ -1,0 +1,294 @@
+//! Names and passwords: what is told of them, how they are compared, and which may be set.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use portcullis::accounts::password::{Password, Weak};
+use portcullis::accounts::user::Username;
+
+use super::{Door, FORM, INTERACTION, RANDOM, failed, passed, person};
+use crate::cast::server::PASSWORD;
+use crate::cast::{Answer, ISSUER, log, raw};
+use crate::expect::{logged, page400, seen};
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[
+    row!(a110),
+    row!(a116),
+    row!(a118),
+    row!(a120),
+    row!(a121),
+    row!(a122),
+    row!(a142),
+];
+
+async fn a110(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let mut door = Door::opens(&stage.server, &web).await;
+    let mut seen = BTreeSet::new();
+    for (case, username, password) in [
+        (1, "alice", "gravel-otter-92-damp"),
+        (2, "ghost", PASSWORD),
+        (3, "dave", PASSWORD),
+    ] {
+        let answer = door.tries(username, password).await;
+        stage.expect(case, failed(&answer));
+        stage.check(
+            case,
+            answer.header("content-length").unwrap() == answer.body.len().to_string(),
+            || format!("{:?}", answer.headers),
+        );
+        // The field holds what was typed, whoever it is.
+        let body = answer
+            .body
+            .replace(&format!("value=\"{username}\""), "value=\"\"");
+        let own = ["x-request-id", "date", "content-length"];
+        let headers: BTreeMap<String, String> = answer
+            .headers
+            .iter()
+            .filter(|(name, _)| !own.contains(&name.as_str()))
+            .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+            .collect();
+        seen.insert((answer.status, headers, body));
+    }
+    stage.check(4, seen.len() == 1, || format!("{seen:?}"));
+}
+
+async fn a116(stage: &Stage) {
+    let web = stage.server.shop().await;
+    person(&stage.server, "john", Some(PASSWORD)).await;
+    person(&stage.server, "j\u{f6}rg", Some(PASSWORD)).await;
+    let name = |answer: &Answer| {
+        let events = log::of(answer.header("x-request-id").unwrap());
+        events
+            .iter()
+            .find(|event| event["event"] == "login.failed")
+            .and_then(|event| event.get("user_ref").cloned())
+    };
+    let mut names = BTreeMap::<&str, BTreeSet<Option<String>>>::new();
+    let spellings = [
+        (1, "john", "john"),
+        (1, "john", "John"),
+        (2, "john", "JOHN"),
+        (3, "john", "john "),
+        (4, "j\u{f6}rg", "jo\u{308}rg"),
+        (4, "j\u{f6}rg", "J\u{d6}RG"),
+        (5, "john", "\u{ff4a}\u{ff4f}\u{ff48}\u{ff4e}"),
+    ];
+    for (case, account, spelling) in spellings {
+        let mut door = Door::opens(stage.node(case), &web).await;
+        let answer = door.tries(spelling, "wrong").await;
+        stage.expect(case, failed(&answer));
+        names.entry(account).or_default().insert(name(&answer));
+        stage.expect(case, passed(&door.tries(spelling, PASSWORD).await));
+        let shown = door.browser.get("/account").await;
+        stage.check(
+            case,
+            shown.body.contains(&format!("<strong>{account}</strong>")),
+            || format!("`{spelling}` is {}", shown.body),
+        );
+    }
+    let mut door = Door::opens(&stage.server, &web).await;
+    let other = door.tries("j\u{43e}hn", PASSWORD).await;
+    stage.expect(6, failed(&other));
+    stage.check(7, names.values().all(|names| names.len() == 1), || {
+        format!("one name, several in the log: {names:?}")
+    });
+    let (john, other) = (names["john"].first().unwrap().clone(), name(&other));
+    stage.check(
+        7,
+        john.is_some() && other.is_some() && john != other,
+        || format!("{john:?} {other:?}"),
+    );
+    stage.check(7, !john.unwrap_or_default().contains("john"), || {
+        "the log has the name itself".to_owned()
+    });
+}
+
+async fn a118(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let sent: [&[(&str, &str)]; 6] = [
+        &[("X-Forwarded-For", "203.0.113.9")],
+        &[("Forwarded", "for=203.0.113.9")],
+        &[("X-Real-IP", "203.0.113.9")],
+        &[("CF-Connecting-IP", "203.0.113.9")],
+        &[
+            ("X-Forwarded-For", "203.0.113.9"),
+            ("X-Forwarded-For", "198.51.100.7"),
+        ],
+        &[("X-Forwarded-For", "not-an-ip")],
+    ];
+    for (case, forwarded) in (1..).zip(sent) {
+        let mut door = Door::opens(stage.node(case), &web).await;
+        let body = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(door.fields("alice", "wrong"))
+            .finish();
+        let answer = door
+            .browser
+            .send(
+                "POST",
+                "/login",
+                &[&[FORM, ("Origin", ISSUER)], forwarded].concat(),
+                Some(body),
+            )
+            .await;
+        stage.expect(case, failed(&answer));
+        let events = log::of(answer.header("x-request-id").unwrap());
+        stage.check(
+            case,
+            events
+                .iter()
+                .all(|event| event.get("ip").is_none_or(|ip| ip == "127.0.0.1")),
+            || format!("{events:?}"),
+        );
+    }
+}
+
+async fn a120(stage: &Stage) {
+    let web = stage.server.shop().await;
+    for (case, length) in [(1, 64), (2, 1_024)] {
+        let password: String = "k7#Qz".chars().cycle().take(length).collect();
+        let username = format!("user{length}");
+        person(&stage.server, &username, Some(&password)).await;
+        let mut door = Door::opens(stage.node(case), &web).await;
+        let changed = format!("{}!", &password[..length - 1]);
+        stage.expect(case, failed(&door.tries(&username, &changed).await));
+        stage.expect(
+            case,
+            failed(&door.tries(&username, &password[..length - 1]).await),
+        );
+        stage.expect(case, passed(&door.tries(&username, &password).await));
+    }
+    let mut door = Door::opens(&stage.server, &web).await;
+    let answer = door.tries("alice", &"x".repeat(1_025)).await;
+    stage.expect(3, page400(&answer));
+    stage.expect(3, logged(&answer, "login.failed", "too_long"));
+    let long = "x".repeat(1_025);
+    let [hashed, refused] = fastest(&mut door, [("alice", "x"), ("alice", &long)]).await;
+    stage.check(3, refused < hashed / 2, || {
+        format!("refused after {refused:?}; with a hash it takes {hashed:?}")
+    });
+    let cookie = format!("{INTERACTION}={}", door.browser.cookies[INTERACTION]);
+    for (case, size) in [(4, 1 << 20), (5, 10 << 20)] {
+        let body = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(door.fields("alice", &"x".repeat(size)))
+            .finish();
+        let head = format!(
+            "POST /login HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\nCookie: {cookie}\r\nOrigin: {ISSUER}\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        match raw::flood(&stage.server.base, head.into_bytes(), body.into_bytes(), 1)
+            .await
+            .0
+        {
+            Some(answer) => stage.check(case, answer.status == 413, || seen(&answer)),
+            None => stage.check(case, false, || "hung up without an answer".to_owned()),
+        }
+    }
+}
+
+/// The quickest of a few tries of each (user name, password), in turn: what the work takes without
+/// what else goes on.
+async fn fastest(door: &mut Door, tries: [(&str, &str); 2]) -> [Duration; 2] {
+    let mut best = [Duration::MAX; 2];
+    for _ in 0..10 {
+        for (best, (username, password)) in best.iter_mut().zip(tries) {
+            let started = Instant::now();
+            door.tries(username, password).await;
+            *best = started.elapsed().min(*best);
+        }
+    }
+    best
+}
+
+async fn a121(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let mut door = Door::opens(&stage.server, &web).await;
+    let answer = door.tries("alice", "gravel\0otter-92-lamp").await;
+    stage.expect(1, page400(&answer));
+    for (case, username, set, typed, good) in [
+        (
+            2,
+            "emoji",
+            "\u{1f980}\u{1f9a6}\u{1f468}\u{200d}\u{1f373} otter lamp",
+            "\u{1f980}\u{1f9a6}\u{1f468}\u{200d}\u{1f373} otter lamp",
+            true,
+        ),
+        (3, "spaces", " gravel otter ", " gravel otter ", true),
+        (3, "spaces2", " gravel otter ", "gravel otter", false),
+        (
+            4,
+            "composed",
+            "p\u{e4}ssw\u{f6}rd \u{e5}ngstr\u{f6}m",
+            "pa\u{308}sswo\u{308}rd a\u{30a}ngstro\u{308}m",
+            true,
+        ),
+        (4, "folded", "STRASSE gravel", "Stra\u{df}e gravel", false),
+    ] {
+        person(&stage.server, username, Some(set)).await;
+        let mut door = Door::opens(stage.node(case), &web).await;
+        let answer = door.tries(username, typed).await;
+        stage.expect(
+            case,
+            if good {
+                passed(&answer)
+            } else {
+                failed(&answer)
+            },
+        );
+    }
+}
+
+async fn a122(stage: &Stage) {
+    let web = stage.server.shop().await;
+    person(&stage.server, "invited", None).await;
+    let mut door = Door::opens(&stage.server, &web).await;
+    for (case, username, password) in [(1, "alice", ""), (2, "invited", ""), (3, "invited", RANDOM)]
+    {
+        stage.expect(case, failed(&door.tries(username, password).await));
+    }
+    let body = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(&door.fields("invited", "")[..3])
+        .finish();
+    let answer = door
+        .browser
+        .send("POST", "/login", &[FORM, ("Origin", ISSUER)], Some(body))
+        .await;
+    stage.expect(2, failed(&answer));
+    let [known, invited] = fastest(&mut door, [("alice", "wrong"), ("invited", "wrong")]).await;
+    stage.check(4, invited > known / 3, || {
+        format!("no hash for whoever has no password: {invited:?}, else {known:?}")
+    });
+}
+
+async fn a142(stage: &Stage) {
+    let margarethe = Username::parse("margarethe").unwrap();
+    let product = stage.server.app.config.branding.product.clone();
+    let passwords = [
+        (1, "vK4!tq9#xW2$aa".to_owned(), Err(Weak::Short)),
+        (2, "margarethe12345".to_owned(), Err(Weak::Name)),
+        (2, "Margarethe!!!!!".to_owned(), Err(Weak::Name)),
+        (3, format!("{:!<15}", product), Err(Weak::Name)),
+        (4, "password1234567".to_owned(), Err(Weak::Common)),
+        (4, "qwertyuiopasdfgh".to_owned(), Err(Weak::Common)),
+        (4, "iloveyouiloveyou".to_owned(), Err(Weak::Common)),
+        (4, "123456789012345".to_owned(), Err(Weak::Common)),
+        (5, "vK4!tq9#xW2$aaZ".to_owned(), Ok(())),
+        // The second factor, and with it the shorter password, is still to come.
+        (6, "vK4!tq9#".to_owned(), Err(Weak::Short)),
+    ];
+    for (case, password, want) in passwords {
+        let said = Password::parse(&password)
+            .unwrap()
+            .check_new(&margarethe, &product);
+        stage.check(case, said == want, || {
+            format!("`{password}`: got {said:?}, want {want:?}")
+        });
+        stage.check(
+            case,
+            said.map_or_else(|weak| weak.to_string().len() > 20, |()| true),
+            || "no reason is given".to_owned(),
+        );
+    }
+}

@@ -1,0 +1,265 @@
+//! The life and the end of a session.
+
+use std::time::Duration;
+
+use portcullis::accounts::password::Password;
+use portcullis::accounts::user::Username;
+use portcullis::audit::{Event, Name};
+use portcullis::secret::{from_base64url, sha256};
+
+use super::{Door, RANDOM, SESSION, failed, is_nobody, passed, sessions, signed_in};
+use crate::cast::server::PASSWORD;
+use crate::cast::{Db, Server};
+use crate::expect::{json_error, logged, login_page, redirected, seen};
+use crate::token_code::Flow;
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[row!(a132), row!(a133), row!(a134), row!(a136)];
+
+async fn a132(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let mut alice = stage.server.browser();
+    alice.signs_in(&web, "alice").await;
+    let real = alice.cookies[SESSION].clone();
+    let mut bits = from_base64url(&real).unwrap();
+    bits[31] ^= 1;
+    let other_case: String = real
+        .chars()
+        .map(|c| {
+            if c.is_ascii_lowercase() {
+                c.to_ascii_uppercase()
+            } else {
+                c.to_ascii_lowercase()
+            }
+        })
+        .collect();
+    let values = [
+        RANDOM.to_owned(),
+        real[..34].to_owned(),
+        format!("{real}A"),
+        portcullis::secret::base64url(&bits),
+        other_case,
+    ];
+    for (case, value) in (1..).zip(&values) {
+        is_nobody(stage, case, stage.node(case), &web, value).await;
+    }
+    // A byte of the stored hash is changed: the whole of it is compared.
+    stage.check(6, signed_in(&stage.server, &web, &real).await.0, || {
+        "the real one is not signed in".to_owned()
+    });
+}
+
+async fn a133(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let hex = if stage.db() == Db::Sqlite {
+        "lower(hex(id_hash))"
+    } else {
+        "encode(id_hash, 'hex')"
+    };
+    let rows = |cookie: &str| {
+        let hash: String = sha256(cookie.as_bytes())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        stage.server.count(&format!(
+            "SELECT count(*) AS n FROM sessions WHERE {hex} = '{hash}'"
+        ))
+    };
+    // 1. Idle, since the login: nothing was granted in it.
+    let mut alice = stage.server.browser();
+    let login = alice.opens(&web.request(&[])).await;
+    alice.fills_in(&login, "alice", PASSWORD).await;
+    let cookie = alice.cookies[SESSION].clone();
+    stage.server.advance(Duration::from_secs(30 * 60 - 1));
+    stage.check(1, signed_in(&stage.server, &web, &cookie).await.0, || {
+        "over too early".to_owned()
+    });
+    stage.server.advance(Duration::from_secs(2));
+    let answer = alice.get(&web.request(&[])).await;
+    stage.expect(1, logged(&answer, "session.expired", "idle"));
+    stage.expect(
+        1,
+        login_page(
+            &alice
+                .opens(&answer.own_redirect().unwrap_or_default())
+                .await,
+        ),
+    );
+    stage.check(1, sessions(stage) == 0, || {
+        "the row is still there".to_owned()
+    });
+    // 2. Absolute, though used each minute. What was granted in it rests on the row, which stays
+    //    without its cookie.
+    let mut alice = stage.server.browser();
+    alice.signs_in(&web, "alice").await;
+    let kept = alice.cookies[SESSION].clone();
+    stage.check(2, rows(&kept) == 1, || "no row of this cookie".to_owned());
+    let silent = web.request(&[("prompt", "none")]);
+    for minute in 1..720 {
+        stage.server.advance(Duration::from_secs(60));
+        let answer = alice.at(&stage.node(minute).base).get(&silent).await;
+        stage.check(2, answer.callback("code").is_some(), || {
+            format!("over after {minute} min: {}", seen(&answer))
+        });
+    }
+    stage.server.advance(Duration::from_secs(61));
+    let (is_in, answer) = signed_in(&stage.server, &web, &kept).await;
+    stage.check(2, !is_in, || seen(&answer));
+    stage.expect(2, logged(&answer, "session.expired", "absolute"));
+    stage.check(2, rows(&kept) == 0, || {
+        "the row still has its cookie".to_owned()
+    });
+    // 3. Replayed.
+    for (node, cookie) in stage.all().zip([&cookie, &kept, &cookie]) {
+        is_nobody(stage, 3, node, &web, cookie).await;
+    }
+    is_nobody(stage, 3, &stage.server, &web, &kept).await;
+}
+
+async fn a134(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let mut alice = stage.server.browser();
+    alice.signs_in(&web, "alice").await;
+    let cookie = alice.cookies[SESSION].clone();
+    for node in stage.all() {
+        stage.check(1, signed_in(node, &web, &cookie).await.0, || {
+            "not signed in at the start".to_owned()
+        });
+    }
+    let csrf = alice.get("/account").await.hidden("csrf");
+    let out = alice.post("/oauth2/end_session", &[("csrf", &csrf)]).await;
+    stage.check(
+        1,
+        out.status == 200
+            && out.body.contains("logged out")
+            && !alice.cookies.contains_key(SESSION),
+        || seen(&out),
+    );
+    for (case, node) in (1..).zip(stage.all()) {
+        is_nobody(stage, case, node, &web, &cookie).await;
+    }
+}
+
+/// Changes a password as an operator does, and returns the new auth epoch's floor.
+async fn changes_password(server: &Server, password: &str) {
+    let now = server.clock.now();
+    let phc = Password::parse(password)
+        .unwrap()
+        .hash(&server.app.config.login.argon2, &server.app.entropy)
+        .unwrap();
+    server
+        .write(move |tx| {
+            let (user, _) = tx
+                .find_credentials(&Username::parse("alice").unwrap())?
+                .unwrap();
+            tx.put_password(&user.id, &phc, now)?;
+            tx.cut_off_user(&user.id, "password changed", "test", now)?;
+            tx.put_audit(&Event {
+                at: now,
+                name: Name::UserCredentialChanged,
+                actor: "test".to_owned(),
+                target: format!("user:{}", user.id),
+                reason: None,
+                detail: serde_json::json!({}),
+            })
+        })
+        .await;
+}
+
+async fn a136(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let (code, spent) = (flow.code().await, flow.code().await);
+    let bought = flow.web.redeems(&spent).await.ok();
+    let tokens = bought.access_claims();
+    let cookie = flow.alice.cookies[SESSION].clone();
+    let new = "a quite different sentence";
+    changes_password(&stage.server, new).await;
+    for (case, node) in (1..).zip(stage.all()) {
+        is_nobody(stage, case, node, &flow.web, &cookie).await;
+    }
+    let answer = flow.web.at(&stage.node(1).base).redeems(&code).await;
+    stage.expect(4, json_error(&answer, 400, "invalid_grant"));
+    stage.expect(4, logged(&answer, "token.rejected", ""));
+    let answer = flow.web.refreshes(bought.refresh(), &[]).await;
+    stage.expect(4, json_error(&answer, 400, "invalid_grant"));
+    stage.expect(4, logged(&answer, "token.rejected", "grant_ended"));
+    let bearer = format!("Bearer {}", bought.access());
+    let told = stage
+        .server
+        .browser()
+        .send(
+            "GET",
+            "/oauth2/userinfo",
+            &[("Authorization", &bearer)],
+            None,
+        )
+        .await;
+    stage.check(4, told.status == 401, || {
+        format!("userinfo: {}", seen(&told))
+    });
+    let sub = tokens["sub"].as_str().unwrap();
+    let record = stage.server.count(&format!(
+        "SELECT count(*) AS n FROM revocations WHERE kind = 'U' AND value = '{sub}' AND floor = 2"
+    ));
+    let epoch = stage.server.count(&format!(
+        "SELECT auth_epoch AS n FROM users WHERE id = '{sub}'"
+    ));
+    stage.check(
+        5,
+        record == 1 && epoch == 2 && user_epoch(&tokens) == 1,
+        || format!("{record} record, epoch {epoch}, token {tokens}"),
+    );
+    let mut door = Door::opens(&stage.server, &flow.web).await;
+    stage.expect(6, failed(&door.tries("alice", PASSWORD).await));
+    stage.expect(6, passed(&door.tries("alice", new).await));
+    // 7. Codes and refreshes raced with the change: what is still minted began before it, the record
+    //    covers it, and it cannot be refreshed.
+    let mut current = new.to_owned();
+    for round in 0..10 {
+        let mut alice = stage.server.browser();
+        let page = alice.opens(&flow.web.request(&[])).await;
+        let page = alice.fills_in(&page, "alice", &current).await;
+        let (code, spare) = (
+            page.callback("code").unwrap(),
+            alice.allows(&flow.web).await,
+        );
+        let held = flow.web.redeems(&spare).await.ok().0["refresh_token"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let (one, other) = (
+            flow.web.at(&stage.node(round).base),
+            flow.web.at(&stage.node(round + 1).base),
+        );
+        let racers = [
+            actix_web::rt::spawn(async move { one.redeems(&code).await }),
+            actix_web::rt::spawn(async move { other.refreshes(&held, &[]).await }),
+        ];
+        current = format!("sentence number {round} of alice");
+        changes_password(&stage.server, &current).await;
+        let floor = stage.server.count(&format!(
+            "SELECT auth_epoch AS n FROM users WHERE id = '{sub}'"
+        ));
+        for racer in racers {
+            let raced = racer.await.unwrap();
+            if raced.status != 200 {
+                stage.expect(7, json_error(&raced, 400, "invalid_grant"));
+                continue;
+            }
+            let minted = raced.ok();
+            stage.check(7, user_epoch(&minted.access_claims()) < floor, || {
+                format!("round {round}: {}", raced.body)
+            });
+            let next = flow.web.refreshes(minted.refresh(), &[]).await;
+            stage.expect(7, json_error(&next, 400, "invalid_grant"));
+        }
+        let late = alice.get(&flow.web.request(&[("prompt", "none")])).await;
+        stage.expect(7, redirected(&late, "login_required", Some("st-4711")));
+    }
+}
+
+/// The auth epoch of the person in an access token.
+fn user_epoch(claims: &serde_json::Value) -> i64 {
+    let rev: portcullis_verifier::Rev = serde_json::from_value(claims["rev"].clone()).unwrap();
+    i64::try_from(rev.user_epoch.unwrap()).unwrap()
+}

@@ -1,0 +1,102 @@
+//! Rows of the catalogue: `/oauth2/token` and what a code buys.
+
+pub mod answers;
+pub mod codes;
+pub mod requests;
+pub mod tokens;
+
+use std::time::Duration;
+
+use crate::cast::client::basic;
+use crate::cast::{Answer, Browser, Party, Server, VERIFIER, log, raw};
+use crate::expect::{json_error, seen};
+
+pub const TOKEN: &str = "/oauth2/token";
+
+pub const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
+
+/// `web` and alice, who signed in and allowed it.
+pub struct Flow {
+    pub web: Party,
+    pub alice: Browser,
+}
+
+impl Flow {
+    pub async fn begin(server: &Server) -> Self {
+        let web = server.shop().await;
+        let mut alice = server.browser();
+        alice.signs_in(&web, "alice").await;
+        Self { web, alice }
+    }
+
+    pub async fn code(&mut self) -> String {
+        self.alice.allows(&self.web).await
+    }
+}
+
+/// The body of a valid token request, and the header that authenticates it.
+pub fn valid(web: &Party, code: &str) -> (String, String) {
+    let fields = [
+        ("grant_type", "authorization_code"),
+        ("code", code),
+        ("redirect_uri", web.redirect_uri()),
+        ("code_verifier", VERIFIER),
+    ];
+    let body = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(fields)
+        .finish();
+    (body, basic(web.id(), web.secret.as_ref().unwrap().expose()))
+}
+
+pub async fn posts(server: &Server, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    server
+        .browser()
+        .send("POST", path, headers, Some(body.to_owned()))
+        .await
+}
+
+/// What comes back for these bytes.
+pub async fn asked(base: &str, request: Vec<u8>) -> Answer {
+    raw::bytes(base, request).await.expect("an answer")
+}
+
+/// The code still buys tokens.
+pub async fn unspent(web: &Party, code: &str) -> Result<(), String> {
+    let answer = web.redeems(code).await;
+    if answer.status == 200 {
+        Ok(())
+    } else {
+        Err(format!("the code is spent: {}", seen(&answer)))
+    }
+}
+
+/// The code buys nothing any more.
+pub async fn spent(web: &Party, code: &str) -> Result<(), String> {
+    json_error(&web.redeems(code).await, 400, "invalid_grant")
+}
+
+/// No log line of this request holds the text.
+pub fn unlogged(answer: &Answer, text: &str) -> Result<(), String> {
+    let events = log::of(answer.header("x-request-id").unwrap_or_default());
+    let told = events
+        .iter()
+        .find(|event| event.values().any(|value| value.contains(text)));
+    told.map_or(Ok(()), |event| Err(format!("the log tells it: {event:?}")))
+}
+
+/// The request's event has this severity.
+pub fn severity(answer: &Answer, event: &str, wanted: &str) -> Result<(), String> {
+    let events = log::of(answer.header("x-request-id").unwrap_or_default());
+    let found = events
+        .iter()
+        .find(|found| found.get("event").is_some_and(|name| name == event));
+    match found.and_then(|event| event.get("severity")) {
+        Some(severity) if severity == wanted => Ok(()),
+        other => Err(format!("severity of {event}: got {other:?}, want {wanted}")),
+    }
+}
+
+pub fn median(samples: &mut [Duration]) -> Duration {
+    samples.sort();
+    samples[samples.len() / 2]
+}

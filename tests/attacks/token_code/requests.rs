@@ -1,0 +1,287 @@
+//! How a token request may come: method, form, fields, origin.
+
+use super::{FORM, Flow, TOKEN, asked, posts, unlogged, unspent, valid};
+use crate::cast::server::public;
+use crate::cast::{Answer, VERIFIER, raw};
+use crate::expect::{json_error, logged, seen};
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[
+    row!(a180),
+    row!(a181),
+    row!(a182),
+    row!(a184),
+    row!(a185),
+    row!(a186),
+    row!(a204),
+];
+
+async fn a180(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let code = flow.code().await;
+    let target = format!("{TOKEN}?grant_type=authorization_code&code={code}");
+    for (case, method, target) in [(1, "GET", target.as_str()), (2, "PUT", TOKEN)] {
+        let answer = stage.server.browser().send(method, target, &[], None).await;
+        stage.check(
+            case,
+            answer.status == 405 && answer.header("allow") == Some("POST"),
+            || format!("{} allow {:?}", seen(&answer), answer.header("allow")),
+        );
+        stage.expect(case, logged(&answer, "http.method", ""));
+        stage.expect(case, unlogged(&answer, &code));
+    }
+    stage.expect(1, unspent(&flow.web, &code).await);
+}
+
+async fn a181(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let kinds = [
+        Some("application/json"),
+        Some("text/plain"),
+        Some("multipart/form-data; boundary=x"),
+        None,
+        Some("application/x-www-form-urlencoded; charset=utf-16"),
+    ];
+    for (case, kind) in (1..).zip(kinds) {
+        let code = flow.code().await;
+        let (body, authorization) = valid(&flow.web, &code);
+        let mut headers = vec![("Authorization", authorization.as_str())];
+        headers.extend(kind.map(|kind| ("Content-Type", kind)));
+        let answer = posts(stage.node(case), TOKEN, &headers, &body).await;
+        stage.expect(case, json_error(&answer, 400, "invalid_request"));
+        stage.expect(case, logged(&answer, "token.rejected", ""));
+        stage.expect(case, unspent(&flow.web, &code).await);
+    }
+}
+
+async fn a182(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let code = flow.code().await;
+    let (body, authorization) = valid(&flow.web, &code);
+    let secret = flow.web.secret.clone().unwrap();
+    let in_query = format!(
+        "{TOKEN}?client_id={}&client_secret={}",
+        flow.web.id(),
+        secret.expose()
+    );
+    let answer = posts(&stage.server, &in_query, &[FORM], &body).await;
+    stage.expect(1, json_error(&answer, 400, "invalid_request"));
+    stage.expect(1, logged(&answer, "token.rejected", "query"));
+    stage.expect(1, unlogged(&answer, secret.expose()));
+    let without = body.replace("grant_type=authorization_code&", "");
+    let answer = posts(
+        &stage.server,
+        &format!("{TOKEN}?grant_type=authorization_code"),
+        &[FORM, ("Authorization", &authorization)],
+        &without,
+    )
+    .await;
+    stage.expect(2, json_error(&answer, 400, "invalid_request"));
+    stage.expect(2, logged(&answer, "token.rejected", "query"));
+    stage.expect(2, unlogged(&answer, "grant_type=authorization_code"));
+    stage.expect(2, unspent(&flow.web, &code).await);
+}
+
+async fn a184(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let (body, authorization) = valid(&web, "pcl_ac_x");
+    let headers = [("Authorization", authorization.as_str())];
+    let base = stage.server.base.as_str();
+    let refused = |case: usize, answer: &Answer, statuses: &[u16]| {
+        stage.check(case, statuses.contains(&answer.status), || {
+            format!("got {}, want {statuses:?}", seen(answer))
+        });
+        stage.expect(case, logged(answer, "http.too_large", ""));
+    };
+    // 1. One byte too many.
+    let long = format!("{body}&x={}", "x".repeat(16 * 1_024 + 1 - body.len() - 3));
+    assert_eq!(long.len(), 16 * 1_024 + 1);
+    refused(
+        1,
+        &asked(base, raw::post(TOKEN, &headers, &long)).await,
+        &[413],
+    );
+    // 2. 100 MiB in chunks, and no end: the server does not wait for one.
+    let head = format!(
+        "POST {TOKEN} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\
+         Content-Type: application/x-www-form-urlencoded\r\nAuthorization: {authorization}\r\n\r\n"
+    );
+    let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x1_0000));
+    let mut growth = u64::MAX;
+    for _ in 0..4 {
+        let before = resident();
+        let (answer, hung_up) = raw::flood(
+            base,
+            head.clone().into_bytes(),
+            chunk.clone().into_bytes(),
+            1_600,
+        )
+        .await;
+        // The nodes of the other database live in this process too: the quietest round counts.
+        growth = growth.min(resident().saturating_sub(before));
+        stage.check(2, hung_up, || "still listening".to_owned());
+        match answer {
+            Some(answer) => refused(2, &answer, &[413]),
+            None => stage.check(2, false, || "hung up without an answer".to_owned()),
+        }
+        if growth < 2 << 20 {
+            break;
+        }
+    }
+    stage.check(2, growth < 2 << 20, || {
+        format!("{growth} bytes more are resident")
+    });
+    // 3. The first bytes of a gzip stream; nobody unpacks it.
+    let bomb = [
+        ("Authorization", authorization.as_str()),
+        ("Content-Encoding", "gzip"),
+    ];
+    refused(
+        3,
+        &asked(base, raw::post(TOKEN, &bomb, "\u{1f}\u{8b}\u{8}")).await,
+        &[415],
+    );
+    // 4. and 5. Fields.
+    for (case, fields, statuses) in [(4, 65, &[400][..]), (5, 10_000, &[400, 413])] {
+        let many: String = (4..fields).map(|n| format!("&x{n}=1")).collect();
+        refused(
+            case,
+            &asked(base, raw::post(TOKEN, &headers, &format!("{body}{many}"))).await,
+            statuses,
+        );
+    }
+}
+
+/// Resident memory of this process, in bytes.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4_096
+}
+
+async fn a185(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let code = flow.code().await;
+    let (body, authorization) = valid(&flow.web, &code);
+    // A NUL is well-formed UTF-8, so the log gives it its own reason.
+    for (case, value, reason) in [
+        (1, "%ff%fe", "utf8"),
+        (2, "a%00b", "control_char"),
+        (3, "%zz", "utf8"),
+        (4, "%", "utf8"),
+    ] {
+        for body in [
+            body.replace(&code, value),
+            body.replace(VERIFIER, value),
+            format!("{body}&unknown={value}"),
+        ] {
+            let answer = posts(
+                stage.node(case),
+                TOKEN,
+                &[FORM, ("Authorization", &authorization)],
+                &body,
+            )
+            .await;
+            stage.expect(case, json_error(&answer, 400, "invalid_request"));
+            stage.expect(case, logged(&answer, "token.rejected", reason));
+        }
+    }
+    stage.expect(4, unspent(&flow.web, &code).await);
+    let plus = flow.web.request(&[("scope", "openid orders:read")]);
+    for (case, url) in [(5, plus.clone()), (6, plus.replace('+', "%20"))] {
+        let code = flow.alice.allows_request(&url).await;
+        let scope = flow.web.redeems(&code).await.ok().0["scope"].clone();
+        stage.check(case, scope == "openid orders:read", || {
+            format!("{url} got {scope}")
+        });
+    }
+}
+
+async fn a186(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let code = flow.code().await;
+    let answer = flow.web.redeems_with(&code, &[("grant_type", "")]).await;
+    stage.expect(1, json_error(&answer, 400, "invalid_request"));
+    stage.expect(1, logged(&answer, "token.rejected", ""));
+    let others = [
+        "foo",
+        "password",
+        "implicit",
+        "PASSWORD",
+        "urn:ietf:params:oauth:grant-type:token-exchange ",
+        "authorization_code ",
+    ];
+    for (case, other) in (2..).zip(others) {
+        let extra = [
+            ("grant_type", other),
+            ("username", "alice"),
+            ("password", crate::cast::server::PASSWORD),
+        ];
+        let answer = flow.web.redeems_with(&code, &extra).await;
+        stage.expect(case, json_error(&answer, 400, "unsupported_grant_type"));
+        stage.expect(case, logged(&answer, "token.rejected", ""));
+    }
+    stage.expect(1, unspent(&flow.web, &code).await);
+}
+
+async fn a204(stage: &Stage) {
+    let mut spa = public("spa", &["https://spa.example/cb"]);
+    spa.cors_origins = vec!["https://spa.example".to_owned()];
+    let spa = stage.server.register(spa).await;
+    let origins = [
+        "https://evil.test",
+        "null",
+        "https://spa.example",
+        "https://spa.example.evil.test",
+        "http://spa.example",
+        "https://spa.example:8443",
+        "https://SPA.example",
+    ];
+    for (case, origin) in (1..).zip(origins) {
+        let want = (origin == "https://spa.example").then_some(origin);
+        let asked = [
+            ("Origin", origin),
+            ("Access-Control-Request-Method", "POST"),
+            ("Access-Control-Request-Headers", "content-type"),
+        ];
+        let preflight = stage
+            .node(case)
+            .browser()
+            .send("OPTIONS", TOKEN, &asked, None)
+            .await;
+        let actual = spa
+            .posts_raw(
+                TOKEN,
+                &[("Origin", origin)],
+                &[
+                    ("grant_type", "authorization_code"),
+                    ("code", "pcl_ac_x"),
+                    ("client_id", spa.id()),
+                ],
+            )
+            .await;
+        for answer in [&preflight, &actual] {
+            stage.check(
+                case,
+                answer.header("access-control-allow-origin") == want,
+                || format!("{origin}: {:?}", answer.headers),
+            );
+            stage.check(
+                case,
+                answer.header("access-control-allow-credentials").is_none(),
+                || format!("{origin}: {:?}", answer.headers),
+            );
+            stage.check(
+                case,
+                answer
+                    .header("vary")
+                    .is_some_and(|vary| vary.contains("Origin")),
+                || format!("{origin}: {:?}", answer.headers),
+            );
+        }
+        stage.check(
+            case,
+            preflight.header("access-control-allow-methods").is_some() == want.is_some(),
+            || format!("{origin}: {:?}", preflight.headers),
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! What a code buys.
+
+use std::time::Duration;
+
+use portcullis::keys::Alg;
+use portcullis::secret::{base64url, sha256};
+
+use super::Flow;
+use crate::cast::client::header;
+use crate::cast::server::AUDIENCE;
+use crate::expect::seen;
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[row!(a200), row!(a201)];
+
+async fn a200(stage: &Stage) {
+    let began = stage.server.clock.now().secs();
+    let mut flow = Flow::begin(&stage.server).await;
+    stage.server.advance(Duration::from_secs(100));
+    let nonce = "n-\u{fc}\"'<>&+% =/\u{1f600}";
+    let code = flow
+        .alice
+        .allows_request(&flow.web.request(&[("nonce", nonce)]))
+        .await;
+    let tokens = flow.web.redeems(&code).await.ok();
+    let id = tokens.id_claims();
+    stage.check(1, id["nonce"] == nonce, || id["nonce"].to_string());
+    stage.check(2, id["aud"] == flow.web.id(), || id["aud"].to_string());
+    let at_hash = base64url(&sha256(tokens.access().as_bytes())[..16]);
+    stage.check(3, id["at_hash"] == at_hash.as_str(), || {
+        format!("got {}, want {at_hash}", id["at_hash"])
+    });
+    stage.check(
+        4,
+        id["auth_time"] == began && id["iat"] == began + 100,
+        || id.to_string(),
+    );
+    let alice = format!(
+        "SELECT count(*) AS n FROM users WHERE username = 'alice' AND id = '{}'",
+        id["sub"].as_str().unwrap()
+    );
+    stage.check(
+        5,
+        id["sub"] == tokens.access_claims()["sub"] && stage.server.count(&alice) == 1,
+        || id["sub"].to_string(),
+    );
+    let bearer = format!("Bearer {}", tokens.access());
+    let told = stage
+        .server
+        .browser()
+        .send(
+            "GET",
+            "/oauth2/userinfo",
+            &[("Authorization", &bearer)],
+            None,
+        )
+        .await;
+    stage.check(
+        5,
+        told.status == 200 && told.json()["sub"] == id["sub"],
+        || seen(&told),
+    );
+    stage.check(
+        6,
+        id.get("azp").is_none_or(|azp| azp == flow.web.id()),
+        || id["azp"].to_string(),
+    );
+}
+
+async fn a201(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let mut alice = stage.server.browser();
+    let code = alice
+        .allows_request(&web.request(&[("scope", "openid profile email orders:read")]))
+        .await;
+    let tokens = web.redeems(&code).await.ok();
+    let (access, claims, id) = (
+        header(tokens.access()),
+        tokens.access_claims(),
+        tokens.id_claims(),
+    );
+    stage.check(
+        1,
+        access["typ"] == "at+jwt" && access["alg"] == Alg::ES256.name(),
+        || access.to_string(),
+    );
+    for name in ["iss", "exp", "aud", "sub", "client_id", "iat", "jti"] {
+        stage.check(2, claims.get(name).is_some(), || {
+            format!("no {name} in {claims}")
+        });
+    }
+    stage.check(
+        3,
+        claims["aud"] == AUDIENCE && claims["client_id"] == web.id(),
+        || claims.to_string(),
+    );
+    let personal = [
+        "email",
+        "email_verified",
+        "name",
+        "given_name",
+        "family_name",
+        "preferred_username",
+        "nickname",
+        "picture",
+        "phone_number",
+        "ip",
+        "ip_address",
+    ];
+    stage.check(
+        4,
+        personal.iter().all(|name| claims.get(name).is_none()),
+        || claims.to_string(),
+    );
+    let text = claims.to_string();
+    stage.check(
+        4,
+        ["alice", "mail.example", "127.0.0.1"]
+            .iter()
+            .all(|word| !text.contains(word)),
+        || text.clone(),
+    );
+    let id_header = header(tokens.0["id_token"].as_str().unwrap());
+    stage.check(
+        5,
+        id_header["typ"] != "at+jwt" && id["aud"] != AUDIENCE,
+        || format!("{id_header} {id}"),
+    );
+    // Neither passes for the other at the API.
+    let now = stage.server.clock.now().secs();
+    let need = portcullis_verifier::Need::any();
+    stage.check(
+        6,
+        stage
+            .server
+            .api()
+            .verify_at(tokens.access(), &need, now)
+            .is_ok(),
+        || "the API refuses the access token".to_owned(),
+    );
+    stage.check(
+        7,
+        stage
+            .server
+            .api()
+            .verify_at(tokens.0["id_token"].as_str().unwrap(), &need, now)
+            .is_err(),
+        || "the API accepts the ID token".to_owned(),
+    );
+}
