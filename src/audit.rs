@@ -1,8 +1,13 @@
 //! Audit events: what is written down in the transaction of the change, and its names.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::time::Timestamp;
+
+/// How long an event is kept.
+pub const KEPT: Duration = Duration::from_secs(400 * 86_400);
 
 /// One audit event, insert-only.
 #[derive(Clone, Debug)]
@@ -11,7 +16,7 @@ pub struct Event {
     pub at: Timestamp,
     /// What happened.
     pub name: Name,
-    /// Who did it: `user:…`, `client:…` or `cli`.
+    /// Who did it: `user:…`, `client:…`, `cli` or `node`.
     pub actor: String,
     /// What it was done to: `user:…`, `client:…`, `grant:…`, `key:…`.
     pub target: String,
@@ -21,48 +26,143 @@ pub struct Event {
     pub detail: Value,
 }
 
-/// The names of all audit events: `noun.verb`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Name {
-    /// A client was registered.
-    ClientCreated,
-    /// An API was registered.
-    ResourceCreated,
-    /// A person was added.
-    UserCreated,
-    /// A password was set; everything older than it is cut off.
-    UserCredentialChanged,
-    /// A person signed in.
-    SessionBegun,
-    /// A login ended: signed out, or replaced by another person's.
-    SessionEnded,
-    /// A person allowed a client something.
-    ConsentGiven,
-    /// A person refused a client.
-    ConsentDenied,
-    /// A code was used a second time; its grant is ended.
-    CodeReplay,
-    /// A refresh token was used a second time; its grant is ended.
-    RefreshReuse,
-    /// A signing key was made.
-    KeyCreated,
+/// An event as its row has it, byte for byte: what a seal covers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Row id, ordered by time.
+    pub id: String,
+    /// When it happened.
+    pub at: Timestamp,
+    /// What happened.
+    pub name: String,
+    /// Who did it.
+    pub actor: String,
+    /// What it was done to.
+    pub target: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// More, as JSON text.
+    pub detail: String,
 }
 
-impl Name {
-    /// The name as stored and logged.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ClientCreated => "client.created",
-            Self::ResourceCreated => "resource.created",
-            Self::UserCreated => "user.created",
-            Self::UserCredentialChanged => "user.credential_changed",
-            Self::SessionBegun => "session.begun",
-            Self::SessionEnded => "session.ended",
-            Self::ConsentGiven => "consent.given",
-            Self::ConsentDenied => "consent.denied",
-            Self::CodeReplay => "code.replay",
-            Self::RefreshReuse => "token.refresh_reuse",
-            Self::KeyCreated => "key.created",
+impl Row {
+    /// The whole row as bytes that no other row has: each field behind its length.
+    pub fn bytes(&self) -> Vec<u8> {
+        let at = self.at.micros().to_be_bytes();
+        let fields: [Option<&[u8]>; 7] = [
+            Some(self.id.as_bytes()),
+            Some(&at),
+            Some(self.name.as_bytes()),
+            Some(self.actor.as_bytes()),
+            Some(self.target.as_bytes()),
+            self.reason.as_deref().map(str::as_bytes),
+            Some(self.detail.as_bytes()),
+        ];
+        let mut bytes = Vec::new();
+        for field in fields {
+            // An absent field is not an empty one.
+            let length = field.map_or(u64::MAX, |field| field.len() as u64);
+            bytes.extend_from_slice(&length.to_be_bytes());
+            bytes.extend_from_slice(field.unwrap_or_default());
         }
+        bytes
+    }
+}
+
+macro_rules! names {
+    ($($(#[doc = $doc:literal])* $variant:ident $name:literal;)*) => {
+        /// The names of all audit events: `noun.verb`. `docs/audit.md` lists them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Name {
+            $($(#[doc = $doc])* $variant,)*
+        }
+
+        impl Name {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The name as stored and logged.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+        }
+    };
+}
+
+names! {
+    /// A client was registered.
+    ClientCreated "client.created";
+    /// A client's registration was changed.
+    ClientUpdated "client.updated";
+    /// A client was switched off; everything that it holds is dead.
+    ClientDisabled "client.disabled";
+    /// A client was switched on again.
+    ClientEnabled "client.enabled";
+    /// A client got a secret.
+    ClientSecretCreated "client.secret_created";
+    /// An API was registered.
+    ResourceCreated "resource.created";
+    /// An API's registration was changed.
+    ResourceUpdated "resource.updated";
+    /// An API's registration was removed.
+    ResourceDeleted "resource.deleted";
+    /// What the consent page says about a scope was changed.
+    ScopeDescribed "scope.described";
+    /// A person was added.
+    UserCreated "user.created";
+    /// What is known about a person was changed.
+    UserUpdated "user.updated";
+    /// A person was switched off; everything that they are signed in to is dead.
+    UserDisabled "user.disabled";
+    /// A person was switched on again.
+    UserEnabled "user.enabled";
+    /// A password was set; everything older than it is cut off.
+    UserCredentialChanged "user.credential_changed";
+    /// A person signed in.
+    SessionBegun "session.begun";
+    /// A login ended: signed out, or replaced by another person's.
+    SessionEnded "session.ended";
+    /// A person allowed a client something.
+    ConsentGiven "consent.given";
+    /// A person refused a client.
+    ConsentDenied "consent.denied";
+    /// A code was used a second time; its grant is ended.
+    CodeReplay "code.replay";
+    /// A refresh token was used a second time; its grant is ended.
+    RefreshReuse "token.refresh_reuse";
+    /// A client revoked a token of its own (RFC 7009).
+    RevocationDone "revocation.done";
+    /// A signing key was made.
+    KeyCreated "key.created";
+    /// The clean-up removed events past their time.
+    AuditSwept "audit.swept";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_rows_have_the_same_bytes() {
+        let row = Row {
+            id: "1".to_owned(),
+            at: Timestamp::from_secs(1),
+            name: "a.b".to_owned(),
+            actor: "cli".to_owned(),
+            target: "user:x".to_owned(),
+            reason: None,
+            detail: "{}".to_owned(),
+        };
+        let moved = Row {
+            actor: "cliuser".to_owned(),
+            target: ":x".to_owned(),
+            ..row.clone()
+        };
+        let empty = Row {
+            reason: Some(String::new()),
+            ..row.clone()
+        };
+        assert_ne!(row.bytes(), moved.bytes());
+        assert_ne!(row.bytes(), empty.bytes());
     }
 }

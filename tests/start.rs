@@ -5,101 +5,11 @@
 #[allow(dead_code)]
 mod postgres;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[path = "cast/place.rs"]
+#[allow(dead_code)]
+mod place;
 
-/// A folder with its own database and KEK, in which commands run.
-struct Place(PathBuf);
-
-impl Place {
-    fn new() -> Self {
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let name = format!(
-            "start-{}-{}",
-            std::process::id(),
-            NUMBER.fetch_add(1, Ordering::SeqCst)
-        );
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn command(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        command
-            .args(arguments)
-            .current_dir(&self.0)
-            .env_clear()
-            .stdin(Stdio::null());
-        command
-            .env("PORTCULLIS__LISTEN__PUBLIC", "localhost:0")
-            .env("PORTCULLIS__ISSUER", "http://localhost:8080");
-        command
-            .env("PORTCULLIS__LISTEN__MANAGEMENT", "127.0.0.1:0")
-            .envs(variables.iter().copied());
-        command
-    }
-
-    fn run(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-        self.command(arguments, variables).output().unwrap()
-    }
-
-    /// Runs a command that must work.
-    fn done(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments, &[]);
-        assert!(
-            output.status.success(),
-            "{arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// A server that has said that it is started.
-    fn serve(&self, variables: &[(&str, &str)]) -> Running {
-        let mut child = self
-            .command(&["serve"], variables)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let started = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .any(|line| line.contains("server.started"));
-        assert!(started, "the server did not start");
-        std::thread::spawn(move || lines.map_while(Result::ok).count());
-        Running(child)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[track_caller]
-fn refused(output: &Output, code: i32, sentence: &str) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{said}");
-    let last = said.lines().last().unwrap_or_default();
-    assert!(
-        last.starts_with("portcullis: ") && last.contains(sentence),
-        "{said}"
-    );
-}
+use place::{Place, refused};
 
 #[test]
 fn a_wrong_configuration_is_named() {
@@ -130,12 +40,12 @@ fn a_wrong_configuration_is_named() {
         refused(&place.run(&["serve"], &[variable]), 78, sentence);
     }
     std::fs::write(
-        place.0.join("config.toml"),
+        place.folder.join("config.toml"),
         "[tokens]\naccess = \"1m\"\n[token]\n",
     )
     .unwrap();
     std::fs::write(
-        place.0.join("odd.toml"),
+        place.folder.join("odd.toml"),
         "[listen]\npublik = \"localhost:1\"\n",
     )
     .unwrap();
@@ -165,7 +75,7 @@ fn an_unreachable_database_is_69() {
 fn a_secret_file_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let place = Place::new();
-    let file = place.0.join("url");
+    let file = place.folder.join("url");
     std::fs::write(&file, "sqlite:x.db").unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     let output = place.run(&["serve"], &[("PORTCULLIS__DATABASE__URL_FILE", "url")]);
@@ -203,10 +113,10 @@ fn a_wrong_kek_makes_nothing_and_is_78() {
     let output = place.run(&["serve"], &[("PORTCULLIS__KEYS__KEK", "file:other")]);
     refused(&output, 78, "which is not configured in `keys.kek`");
     assert_eq!(place.done(&["keys", "list", "--format", "json"]), before);
-    std::fs::remove_file(place.0.join("keys/kek")).unwrap();
+    std::fs::remove_file(place.folder.join("keys/kek")).unwrap();
     refused(&place.run(&["serve"], &[]), 78, "cannot be read");
     assert!(
-        !place.0.join("keys/kek").exists(),
+        !place.folder.join("keys/kek").exists(),
         "a lost KEK is never replaced"
     );
 }
@@ -218,7 +128,8 @@ fn a_schema_from_the_future_is_78() {
     use diesel::connection::SimpleConnection;
     use diesel::{Connection, SqliteConnection};
     let mut connection =
-        SqliteConnection::establish(&place.0.join("data/portcullis.db").to_string_lossy()).unwrap();
+        SqliteConnection::establish(&place.folder.join("data/portcullis.db").to_string_lossy())
+            .unwrap();
     connection
         .batch_execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')")
         .unwrap();
@@ -259,51 +170,26 @@ fn a_taken_port_is_said() {
 #[test]
 fn a_stopped_server_ends_with_0() {
     let place = Place::new();
-    let mut running = place.serve(&[]);
-    let pid = running.0.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
-    assert_eq!(running.0.wait().unwrap().code(), Some(0));
+    let running = place.serve(&[]);
+    assert_eq!(running.stop(), Some(0));
 }
 
 #[test]
 fn people_and_applications_are_made_by_command() {
     let place = Place::new();
-    let mut child = place
-        .command(
-            &[
-                "user",
-                "create",
-                "Alice",
-                "--password-stdin",
-                "--format",
-                "json",
-            ],
-            &[],
-        )
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(b"gravel-otter-92-lamp\n")
-        .unwrap();
-    let mut printed = String::new();
-    child
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut printed)
-        .unwrap();
-    assert!(child.wait().unwrap().success());
+    let create = [
+        "user",
+        "create",
+        "Alice",
+        "--password-stdin",
+        "--format",
+        "json",
+    ];
+    let printed = place.told(
+        &create,
+        "gravel-otter-92-lamp
+",
+    );
     let users: serde_json::Value = serde_json::from_str(&printed).unwrap();
     assert_eq!(users[0]["username"], "alice");
 

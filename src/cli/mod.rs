@@ -1,5 +1,6 @@
 //! Commands: one file per verb. Data on stdout, logs on stderr, secrets from a prompt or stdin.
 
+mod audit;
 mod client;
 mod demo;
 mod keys;
@@ -47,6 +48,8 @@ enum Verb {
     User(user::Arguments),
     /// Show signing keys; make a key-encrypting key.
     Keys(keys::Arguments),
+    /// Check the seals of the audit log, or follow it.
+    Audit(audit::Arguments),
 }
 
 /// How data is printed.
@@ -114,6 +117,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Verb::Resource(arguments) => resource::run(&arguments, &configured(&overrides)?),
         Verb::User(arguments) => user::run(&arguments, &configured(&overrides)?),
         Verb::Keys(arguments) => keys::run(&arguments, || configured(&overrides)),
+        Verb::Audit(arguments) => audit::run(&arguments, &configured(&overrides)?),
     }
 }
 

@@ -4,7 +4,7 @@ use actix_web::web::Data;
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{Exit, start_log};
+use super::{Exit, audit, start_log};
 use crate::app::App;
 use crate::config::limits::{CLEAN_UP_BATCH, CLEAN_UP_EVERY};
 use crate::config::{self, Config, Overrides};
@@ -49,7 +49,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         management = %app.config.listen.management,
         database = if app.store.is_sqlite() { "sqlite" } else { "postgres" },
     );
-    actix_web::rt::spawn(clean_up(app));
+    actix_web::rt::spawn(clean_up(app.clone()));
+    actix_web::rt::spawn(audit::seal_for_ever(app));
     run_until_stopped(listeners, signals).await
 }
 

@@ -1,10 +1,52 @@
-//! `audit_events`: insert-only.
+//! `audit_events`: insert-only. `audit_seals`: the keyed chain over them, made after the commit by any
+//! node. `audit_waiting`: what has no seal yet.
 
-use diesel::{ExpressionMethods, RunQueryDsl};
+use std::time::Duration;
 
-use super::schema::audit_events as t;
+use diesel::{
+    ExpressionMethods, JoinOnDsl, NullableExpressionMethods, OptionalExtension, QueryDsl,
+    RunQueryDsl,
+};
+
+use super::schema::{audit_events as t, audit_seals as seals, audit_waiting as waiting};
 use super::{Error, Transaction};
-use crate::audit::Event;
+use crate::audit::{Event, KEPT, Name, Row};
+use crate::config::limits::CLEAN_UP_BATCH;
+use crate::keys::ServerSecret;
+use crate::secret::base64url;
+use crate::time::Timestamp;
+
+/// Rows that one transaction seals, at most.
+pub const SEALED_AT_ONCE: i64 = 200;
+const DAY: Duration = Duration::from_secs(86_400);
+
+type Columns = (String, i64, String, String, String, Option<String>, String);
+type SealColumns = ((i64, String, Vec<u8>), Option<Columns>);
+
+fn row((id, at, name, actor, target, reason, detail): Columns) -> Row {
+    Row {
+        id,
+        at: Timestamp::from_micros(at),
+        name,
+        actor,
+        target,
+        reason,
+        detail,
+    }
+}
+
+/// A seal, with its event unless that was removed.
+#[derive(Clone, Debug)]
+pub struct Seal {
+    /// Its place in the chain, from 1 on.
+    pub seq: i64,
+    /// The row id of its event.
+    pub event_id: String,
+    /// [`ServerSecret::audit_seal`].
+    pub mac: Vec<u8>,
+    /// The event.
+    pub row: Option<Row>,
+}
 
 impl Transaction<'_> {
     /// Writes an audit event.
@@ -16,7 +58,7 @@ impl Transaction<'_> {
         let id = crate::id::uuid(&crate::secret::Entropy::system(), event.at);
         diesel::insert_into(t::table)
             .values((
-                t::id.eq(id),
+                t::id.eq(&id),
                 t::at.eq(event.at.micros()),
                 t::name.eq(event.name.as_str()),
                 t::actor.eq(&event.actor),
@@ -25,6 +67,177 @@ impl Transaction<'_> {
                 t::detail.eq(event.detail.to_string()),
             ))
             .execute(self.0)?;
+        diesel::insert_into(waiting::table)
+            .values(waiting::event_id.eq(&id))
+            .execute(self.0)?;
         Ok(())
+    }
+
+    /// Whether an event waits for its seal.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn has_unsealed_audit(&mut self) -> Result<bool, Error> {
+        let found: Option<String> = waiting::table
+            .select(waiting::event_id)
+            .first(self.0)
+            .optional()?;
+        Ok(found.is_some())
+    }
+
+    /// Seals waiting events, at most [`SEALED_AT_ONCE`], and returns them with their seals. Any node
+    /// may: a seal is one INSERT at a place in the chain, and who comes second there writes nothing
+    /// and stops.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn seal_audit(&mut self, secret: &ServerSecret) -> Result<Vec<Seal>, Error> {
+        let rows: Vec<Columns> = t::table
+            .inner_join(waiting::table.on(waiting::event_id.eq(t::id)))
+            .order(t::id)
+            .limit(SEALED_AT_ONCE)
+            .select(t::all_columns)
+            .load(self.0)?;
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let head: Option<(i64, Vec<u8>)> = seals::table
+            .order(seals::seq.desc())
+            .select((seals::seq, seals::mac))
+            .first(self.0)
+            .optional()?;
+        let (mut seq, mut previous) = head.unwrap_or_default();
+        let mut sealed = Vec::new();
+        for row in rows.into_iter().map(row) {
+            seq += 1;
+            let mac = secret.audit_seal(seq, &previous, &row);
+            if !self.put_seal(seq, &row.id, &mac)? {
+                break;
+            }
+            diesel::delete(waiting::table.find(&row.id)).execute(self.0)?;
+            previous.clone_from(&mac);
+            sealed.push(Seal {
+                seq,
+                event_id: row.id.clone(),
+                mac,
+                row: Some(row),
+            });
+        }
+        Ok(sealed)
+    }
+
+    /// `false` when the place is taken, or the event is sealed already.
+    fn put_seal(&mut self, seq: i64, event_id: &str, mac: &[u8]) -> Result<bool, Error> {
+        use diesel::sql_types::{BigInt, Binary, Text};
+        let rows = diesel::sql_query(
+            "INSERT INTO audit_seals (seq, event_id, mac) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+        )
+        .bind::<BigInt, _>(seq)
+        .bind::<Text, _>(event_id)
+        .bind::<Binary, _>(mac)
+        .execute(self.0)?;
+        Ok(rows == 1)
+    }
+
+    /// The seals after a place, in order, with their events.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn list_seals(&mut self, after: i64, limit: i64) -> Result<Vec<Seal>, Error> {
+        let rows: Vec<SealColumns> = seals::table
+            .left_join(t::table.on(t::id.eq(seals::event_id)))
+            .filter(seals::seq.gt(after))
+            .order(seals::seq)
+            .limit(limit)
+            .select((seals::all_columns, t::all_columns.nullable()))
+            .load(self.0)?;
+        let seal = |((seq, event_id, mac), columns): SealColumns| Seal {
+            seq,
+            event_id,
+            mac,
+            row: columns.map(row),
+        };
+        Ok(rows.into_iter().map(seal).collect())
+    }
+
+    /// Row ids of events without a seal from before `at`: what a sealer has had time for.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn list_unsealed_audit(&mut self, at: Timestamp, limit: i64) -> Result<Vec<String>, Error> {
+        Ok(t::table
+            .left_join(seals::table.on(seals::event_id.eq(t::id)))
+            .filter(seals::seq.is_null())
+            .filter(t::at.lt(at.micros()))
+            .order(t::id)
+            .limit(limit)
+            .select(t::id)
+            .load(self.0)?)
+    }
+
+    /// The newest events, oldest of them first.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn last_audit(&mut self, count: i64) -> Result<Vec<Row>, Error> {
+        let mut rows: Vec<Columns> = t::table.order(t::id.desc()).limit(count).load(self.0)?;
+        rows.reverse();
+        Ok(rows.into_iter().map(row).collect())
+    }
+
+    /// The events after a row id, in order.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn audit_after(&mut self, id: &str, limit: i64) -> Result<Vec<Row>, Error> {
+        let rows: Vec<Columns> = t::table
+            .filter(t::id.gt(id))
+            .order(t::id)
+            .limit(limit)
+            .load(self.0)?;
+        Ok(rows.into_iter().map(row).collect())
+    }
+
+    /// Removes sealed events past their time, a batch, with their seals but the last: the chain goes
+    /// on from it, and an event says so.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn sweep_audit(&mut self, now: Timestamp) -> Result<usize, Error> {
+        let oldest: Vec<(Columns, i64, Vec<u8>)> = t::table
+            .inner_join(seals::table.on(seals::event_id.eq(t::id)))
+            .order(seals::seq)
+            .limit(CLEAN_UP_BATCH)
+            .select((t::all_columns, seals::seq, seals::mac))
+            .load(self.0)?;
+        let limit = now - KEPT;
+        // A day's worth at a time, since each time is an event itself.
+        if oldest
+            .first()
+            .is_none_or(|(columns, ..)| columns.1 >= (limit - DAY).micros())
+        {
+            return Ok(0);
+        }
+        // From the beginning on, so that no younger event loses its seal.
+        let old: Vec<(Columns, i64, Vec<u8>)> = oldest
+            .into_iter()
+            .take_while(|(columns, ..)| columns.1 < limit.micros())
+            .collect();
+        let Some((_, last, mac)) = old.last() else {
+            return Ok(0);
+        };
+        self.put_audit(&Event {
+            at: now,
+            name: Name::AuditSwept,
+            actor: "node".to_owned(),
+            target: "audit".to_owned(),
+            reason: None,
+            detail: serde_json::json!({
+                "events": old.len(), "through": last, "seal": base64url(mac),
+            }),
+        })?;
+        diesel::delete(seals::table.filter(seals::seq.lt(*last))).execute(self.0)?;
+        let ids: Vec<&str> = old.iter().map(|(columns, ..)| columns.0.as_str()).collect();
+        Ok(diesel::delete(t::table.filter(t::id.eq_any(ids))).execute(self.0)?)
     }
 }

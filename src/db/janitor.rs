@@ -20,7 +20,8 @@ impl Transaction<'_> {
         let codes = self.sweep_codes(now)?;
         let grants = self.sweep_grants(now)?;
         let authorizations = self.drop_expired_authorizations(CLEAN_UP_BATCH, now)?;
-        Ok(codes + grants + authorizations + self.sweep_sessions(now)?)
+        let audit = self.sweep_audit(now)?;
+        Ok(codes + grants + authorizations + audit + self.sweep_sessions(now)?)
     }
 
     /// A used code stays for a while, so that its replay is seen.

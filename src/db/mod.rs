@@ -28,6 +28,7 @@ use diesel::{Connection as _, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 pub use crate::oauth::ledger::Failure as Error;
+pub use audit::{SEALED_AT_ONCE, Seal};
 use connection::AnyConnection;
 use pool::Pool;
 pub use pool::{Claim, OpenError};

@@ -233,6 +233,20 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    audit_seals (seq) {
+        seq -> BigInt,
+        event_id -> Text,
+        mac -> Binary,
+    }
+}
+
+diesel::table! {
+    audit_waiting (event_id) {
+        event_id -> Text,
+    }
+}
+
 diesel::joinable!(client_secrets -> clients (client_id));
 diesel::joinable!(passwords -> users (user_id));
 diesel::joinable!(sessions -> users (user_id));
@@ -255,5 +269,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     server_secrets,
     revocations,
     feed_head,
-    audit_events
+    audit_events,
+    audit_seals,
+    audit_waiting,
 );

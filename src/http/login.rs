@@ -282,7 +282,17 @@ fn replace(
         if standing.login.user_id == new.login.user_id && tx.renew_session(old, new)? {
             return Ok(standing.login.sid);
         }
-        tx.end_session(&standing.login.sid, "another person signed in", "node", now)?;
+        let why = "another person signed in";
+        if tx.end_session(&standing.login.sid, why, "node", now)? {
+            tx.put_audit(&Event {
+                at: now,
+                name: Name::SessionEnded,
+                actor: format!("user:{}", new.login.user_id),
+                target: format!("session:{}", standing.login.sid),
+                reason: Some(why.to_owned()),
+                detail: serde_json::json!({}),
+            })?;
+        }
     }
     tx.put_session(new)?;
     Ok(new.login.sid.clone())

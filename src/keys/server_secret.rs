@@ -6,6 +6,7 @@ use zeroize::Zeroizing;
 
 use super::seal::Row;
 use super::{KeyError, Keychain, SealedSecret};
+use crate::audit;
 use crate::id::GrantId;
 use crate::secret::{Entropy, REFRESH_PREFIX, Secret, base64url, equal, from_base64url};
 use crate::time::Timestamp;
@@ -16,6 +17,7 @@ pub struct ServerSecret {
     csrf: hmac::Key,
     refresh: hmac::Key,
     log: hmac::Key,
+    audit: hmac::Key,
 }
 
 /// Secret number, grant id, generation.
@@ -53,6 +55,7 @@ impl ServerSecret {
             csrf: derive(&root, b"csrf")?,
             refresh: derive(&root, b"refresh")?,
             log: derive(&root, b"log")?,
+            audit: derive(&root, b"audit")?,
         })
     }
 
@@ -91,6 +94,19 @@ impl ServerSecret {
             token.as_bytes(),
             self.form_token(cookie, purpose).as_bytes(),
         )
+    }
+
+    /// The seal of an audit row: the number of this secret, and a MAC over the row, its place in the
+    /// chain and the seal before it.
+    pub fn audit_seal(&self, seq: i64, previous: &[u8], row: &audit::Row) -> Vec<u8> {
+        let mut context = hmac::Context::with_key(&self.audit);
+        context.update(&seq.to_be_bytes());
+        context.update(&(previous.len() as u64).to_be_bytes());
+        context.update(previous);
+        context.update(&row.bytes());
+        let mut seal = vec![self.number];
+        seal.extend_from_slice(context.sign().as_ref());
+        seal
     }
 
     /// What the log calls a person: nobody learns or tries names from it.

@@ -7,6 +7,7 @@ use super::client_auth::Proven;
 use super::error::{Detail, Error};
 use super::ledger::{Failure, Ledger};
 use super::params::Params;
+use crate::audit::{Event, Name};
 use crate::id::GrantId;
 use crate::keys::ServerSecret;
 use crate::oauth::token::refuse;
@@ -63,17 +64,39 @@ pub fn revoke(
     let denied = || Error::invalid_request(Detail::new("revocation.denied", "client"));
     match presented {
         Presented::Dead => {}
-        Presented::Refresh(id) => match ledger.find_standing_grant(id, now)? {
-            Some(grant) if grant.client_id != client.id => return Ok(Err(denied())),
-            Some(grant) => drop(ledger.end_grant(&grant.id, "revoked", &actor, now)?),
-            None => {}
-        },
+        Presented::Refresh(id) => {
+            if let Some(grant) = ledger.find_standing_grant(id, now)? {
+                if grant.client_id != client.id {
+                    return Ok(Err(denied()));
+                }
+                if ledger.end_grant(&grant.id, "revoked", &actor, now)? {
+                    done(ledger, actor, format!("grant:{}", grant.id), now)?;
+                }
+            }
+        }
         Presented::Access(claims) if claims.client_id != client.id.as_str() => {
             return Ok(Err(denied()));
         }
         Presented::Access(claims) => {
             ledger.end_token(&claims.jti, Timestamp::from_secs(claims.exp), &actor, now)?;
+            done(ledger, actor, format!("token:{}", claims.jti), now)?;
         }
     }
     Ok(Ok(()))
+}
+
+fn done(
+    ledger: &mut dyn Ledger,
+    actor: String,
+    target: String,
+    now: Timestamp,
+) -> Result<(), Failure> {
+    ledger.put_audit(&Event {
+        at: now,
+        name: Name::RevocationDone,
+        actor,
+        target,
+        reason: None,
+        detail: serde_json::json!({}),
+    })
 }

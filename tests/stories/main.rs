@@ -4,6 +4,7 @@
 #[path = "../cast/mod.rs"]
 mod cast;
 
+mod audit;
 mod code_flow;
 mod endpoints;
 mod tokens;

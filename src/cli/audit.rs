@@ -1,0 +1,355 @@
+//! `audit verify`, `audit tail`; and the task of every node that seals what was written.
+
+use std::time::Duration;
+
+use actix_web::web::Data;
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::{Exit, Output, block_on, open, table};
+use crate::app::{App, StartError};
+use crate::audit::{Name, Row};
+use crate::config::Config;
+use crate::db::{SEALED_AT_ONCE, Seal, Store};
+use crate::keys::{Keychain, ServerSecret};
+use crate::secret::{base64url, equal};
+use crate::time::{Clock, Timestamp};
+
+/// How often each node looks for what has no seal; half of what is promised.
+const SEAL_EVERY: Duration = Duration::from_millis(500);
+/// An event without a seal after this is a finding: every node would have sealed it.
+const SEALED_BY: Duration = Duration::from_secs(60);
+/// Seals that are read at once.
+const PAGE: i64 = 1_000;
+/// Findings that are told, at most.
+const TOLD: usize = 100;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+    /// How to print.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    format: Output,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Check every seal. Exit code 1 when something was changed, added or taken away.
+    Verify {
+        /// A head that an earlier run printed: everything up to it must still be there.
+        #[arg(long, value_name = "SEQ:SEAL")]
+        expect: Option<String>,
+    },
+    /// The newest events.
+    Tail {
+        /// How many.
+        #[arg(long, short = 'n', default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=10_000))]
+        lines: i64,
+        /// Go on with new ones until interrupted.
+        #[arg(long, short)]
+        follow: bool,
+    },
+}
+
+pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+    let store = open(config)?;
+    match &arguments.action {
+        Action::Verify { expect } => {
+            let expect = expect.as_deref().map(parse_head).transpose()?;
+            let secret = server_secret(config, &store)?;
+            let now = Clock::System.now();
+            let found = block_on(async { Ok(check(&store, &secret, expect, now).await?) })?;
+            found.print(arguments.format);
+            if found.problems.is_empty() {
+                return Ok(());
+            }
+            Err(Exit {
+                code: 1,
+                message: format!(
+                    "the audit log is not as it was written: {} finding(s)",
+                    found.problems.len()
+                ),
+            }
+            .into())
+        }
+        Action::Tail { lines, follow } => block_on(tail(&store, *lines, *follow, arguments.format)),
+    }
+}
+
+/// Seals waiting events for as long as the node runs, and tells each to the log once.
+pub async fn seal_for_ever(app: Data<App>) {
+    let mut ticks = tokio::time::interval(SEAL_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        ticks.tick().await;
+        match seal(&app).await {
+            Ok(()) => failing = false,
+            Err(error) => {
+                // Once per outage, not twice a second.
+                if !failing {
+                    tracing::error!(event = "audit.unsealed", reason = "storage", %error);
+                }
+                failing = true;
+            }
+        }
+    }
+}
+
+/// Seals everything that waits.
+async fn seal(app: &Data<App>) -> Result<(), crate::db::Error> {
+    while app.store.read(|tx| tx.has_unsealed_audit()).await? {
+        let node = app.clone();
+        let sealed = app
+            .store
+            .transaction(move |tx| tx.seal_audit(&node.secret))
+            .await?;
+        sealed.iter().for_each(tell);
+        if i64::try_from(sealed.len()).is_ok_and(|count| count < SEALED_AT_ONCE) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The copy of an event in the log, under the target `audit`.
+fn tell(seal: &Seal) {
+    let Some(row) = &seal.row else { return };
+    tracing::info!(
+        target: "audit",
+        event = row.name.as_str(),
+        reason = row.reason.as_deref().unwrap_or_default(),
+        actor = row.actor.as_str(),
+        object = row.target.as_str(),
+        at = %row.at,
+        seq = seal.seq,
+        seal = base64url(&seal.mac).as_str(),
+    );
+}
+
+fn server_secret(config: &Config, store: &Store) -> anyhow::Result<ServerSecret> {
+    let stored = block_on(async { Ok(store.read(|tx| tx.find_server_secret()).await?) })?;
+    let stored = stored.ok_or_else(|| Exit {
+        code: 1,
+        message: "the database has no server secret; no server was started on it".into(),
+    })?;
+    let keychain = Keychain::read(&config.keys.kek).map_err(StartError::from)?;
+    Ok(ServerSecret::open(&stored, &keychain).map_err(StartError::from)?)
+}
+
+fn parse_head(text: &str) -> anyhow::Result<(i64, String)> {
+    let head = text
+        .split_once(':')
+        .and_then(|(seq, mac)| Some((seq.parse().ok()?, mac.to_owned())));
+    head.ok_or_else(|| {
+        Exit {
+            code: 2,
+            message: format!("`{text}` is no head such as 42:AbC…; `audit verify` prints one"),
+        }
+        .into()
+    })
+}
+
+/// What a check found.
+#[derive(Debug, Default)]
+struct Found {
+    sealed: u64,
+    first: i64,
+    head: Option<(i64, String)>,
+    /// Where the chain begins without its event, until a sealed event says that the clean-up did it.
+    unexplained: Option<(i64, String)>,
+    problems: Vec<Problem>,
+}
+
+/// One thing that is not as it was written.
+#[derive(Debug)]
+struct Problem {
+    seq: Option<i64>,
+    event_id: String,
+    what: &'static str,
+}
+
+async fn check(
+    store: &Store,
+    secret: &ServerSecret,
+    expect: Option<(i64, String)>,
+    now: Timestamp,
+) -> Result<Found, crate::db::Error> {
+    let mut found = Found::default();
+    let mut expect = expect;
+    let mut previous: Option<Seal> = None;
+    loop {
+        let after = previous.as_ref().map_or(0, |seal| seal.seq);
+        let page = store.read(move |tx| tx.list_seals(after, PAGE)).await?;
+        if page.is_empty() {
+            break;
+        }
+        for seal in page {
+            found.link(previous.as_ref(), &seal, secret);
+            if expect
+                .as_ref()
+                .is_some_and(|(seq, mac)| *seq == seal.seq && *mac == base64url(&seal.mac))
+            {
+                expect = None;
+            }
+            previous = Some(seal);
+        }
+    }
+    if let Some((seq, _)) = found.unexplained.take() {
+        found.problem(
+            Some(seq),
+            "",
+            "events up to it were removed, not by the clean-up",
+        );
+    }
+    found.head = previous
+        .as_ref()
+        .map(|seal| (seal.seq, base64url(&seal.mac)));
+    if let Some((seq, _)) = expect {
+        found.problem(Some(seq), "", "the expected head is not in the chain");
+    }
+    let unsealed = store
+        .read(move |tx| tx.list_unsealed_audit(now - SEALED_BY, PAGE))
+        .await?;
+    for id in unsealed {
+        found.problem(None, &id, "an event without a seal");
+    }
+    Ok(found)
+}
+
+impl Found {
+    fn problem(&mut self, seq: Option<i64>, event_id: &str, what: &'static str) {
+        self.problems.push(Problem {
+            seq,
+            event_id: event_id.to_owned(),
+            what,
+        });
+    }
+
+    /// One seal and the one before it.
+    fn link(&mut self, previous: Option<&Seal>, seal: &Seal, secret: &ServerSecret) {
+        self.sealed += 1;
+        let (seq, id) = (Some(seal.seq), seal.event_id.as_str());
+        let Some(before) = previous else {
+            self.first = seal.seq;
+            return self.beginning(seal, secret);
+        };
+        if before.seq + 1 != seal.seq {
+            self.problem(seq, id, "seals before it are missing");
+        }
+        let Some(row) = &seal.row else {
+            return self.problem(seq, id, "its event is missing");
+        };
+        if !equal(&secret.audit_seal(seal.seq, &before.mac, row), &seal.mac) {
+            self.problem(seq, id, "the event or its seal was changed");
+        }
+        if row.name == Name::AuditSwept.as_str() && self.swept(row) {
+            self.unexplained = None;
+        }
+    }
+
+    /// Whether the event tells why the chain begins where it does.
+    fn swept(&self, row: &Row) -> bool {
+        let detail: Value = serde_json::from_str(&row.detail).unwrap_or_default();
+        self.unexplained
+            .as_ref()
+            .is_some_and(|(seq, mac)| detail["through"] == *seq && detail["seal"] == **mac)
+    }
+
+    /// The chain begins at 1, or where the clean-up left it: at a seal whose event is gone.
+    fn beginning(&mut self, seal: &Seal, secret: &ServerSecret) {
+        let (seq, id) = (Some(seal.seq), seal.event_id.as_str());
+        match &seal.row {
+            Some(row) if seal.seq == 1 => {
+                if !equal(&secret.audit_seal(1, &[], row), &seal.mac) {
+                    self.problem(seq, id, "the event or its seal was changed");
+                }
+            }
+            Some(_) => self.problem(seq, id, "seals before it are missing"),
+            None => self.unexplained = Some((seal.seq, base64url(&seal.mac))),
+        }
+    }
+
+    fn print(&self, output: Output) {
+        let head = self
+            .head
+            .as_ref()
+            .map(|(seq, mac)| format!("{seq}:{mac}"))
+            .unwrap_or_default();
+        let problems: Vec<Value> = self
+            .problems
+            .iter()
+            .map(|p| json!({ "seq": p.seq, "event_id": p.event_id, "what": p.what }))
+            .collect();
+        if output == Output::Json {
+            println!(
+                "{:#}",
+                json!({ "sealed": self.sealed, "first": self.first, "head": head, "problems": problems })
+            );
+            return;
+        }
+        println!(
+            "{} sealed event(s), from {}; head {head}",
+            self.sealed, self.first
+        );
+        if self.problems.is_empty() {
+            println!(
+                "Every seal holds. Keep the head elsewhere: `audit verify --expect {head}` then shows that nothing was cut off."
+            );
+            return;
+        }
+        let rows: Vec<Vec<String>> = self
+            .problems
+            .iter()
+            .take(TOLD)
+            .map(|p| {
+                vec![
+                    p.seq.map_or_else(String::new, |seq| seq.to_string()),
+                    p.event_id.clone(),
+                    p.what.to_owned(),
+                ]
+            })
+            .collect();
+        table::print(output, &["seq", "event", "finding"], &rows, &Value::Null);
+    }
+}
+
+async fn tail(store: &Store, lines: i64, follow: bool, output: Output) -> anyhow::Result<()> {
+    let rows = store.read(move |tx| tx.last_audit(lines)).await?;
+    rows.iter().for_each(|row| say(row, output));
+    if !follow {
+        return Ok(());
+    }
+    let mut last = rows.last().map(|row| row.id.clone()).unwrap_or_default();
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let after = last.clone();
+        for row in store.read(move |tx| tx.audit_after(&after, PAGE)).await? {
+            say(&row, output);
+            last.clone_from(&row.id);
+        }
+    }
+}
+
+fn say(row: &Row, output: Output) {
+    let detail: Value = serde_json::from_str(&row.detail).unwrap_or_default();
+    if output == Output::Json {
+        println!(
+            "{}",
+            json!({
+                "id": row.id, "at": row.at.to_string(), "name": row.name, "actor": row.actor,
+                "target": row.target, "reason": row.reason, "detail": detail,
+            })
+        );
+        return;
+    }
+    let reason = row
+        .reason
+        .as_ref()
+        .map_or_else(String::new, |reason| format!(" ({reason})"));
+    println!(
+        "{}  {}  {} → {}{reason}",
+        row.at, row.name, row.actor, row.target
+    );
+}
