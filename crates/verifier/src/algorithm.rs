@@ -27,12 +27,3 @@ impl Algorithm {
         }
     }
 }
-
-impl From<Algorithm> for jsonwebtoken::Algorithm {
-    fn from(algorithm: Algorithm) -> Self {
-        match algorithm {
-            Algorithm::ES256 => Self::ES256,
-            Algorithm::RS256 => Self::RS256,
-        }
-    }
-}

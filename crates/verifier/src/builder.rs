@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use crate::cache::{Cache, Refresher};
 use crate::fetch::{FetchError, Fetcher};
-use crate::{Algorithm, DuplicateKid, Expected, JwkSet, Keys, Verifier};
+use crate::seen::{DEFAULT_TOKENS, Memory};
+use crate::verifier::Expected;
+use crate::{Algorithm, DuplicateKid, JwkSet, Keys, Verifier};
 
 const LEEWAY: Duration = Duration::from_secs(30);
 const MAX_LEEWAY: Duration = Duration::from_secs(60);
+/// A gigabyte, as a rule.
+const MAX_REMEMBERED: usize = 1 << 20;
 
 /// Describes a [`Verifier`]; see [`Verifier::builder`].
 #[derive(Clone, Debug)]
@@ -18,6 +22,7 @@ pub struct Builder {
     algorithms: Vec<Algorithm>,
     leeway: Duration,
     keys: Option<JwkSet>,
+    remembered: usize,
 }
 
 /// Why a verifier could not be made.
@@ -76,6 +81,7 @@ impl Builder {
             algorithms: vec![Algorithm::ES256, Algorithm::RS256],
             leeway: LEEWAY,
             keys: None,
+            remembered: DEFAULT_TOKENS,
         }
     }
 
@@ -109,8 +115,17 @@ impl Builder {
         self
     }
 
+    /// About how many tokens are remembered whose signature was good, so that the next sight of
+    /// one is cheap: 8,192 unless told otherwise, 0 for none. Each takes up to 4 kB of memory, 1 kB
+    /// as a rule. All that can change about a token is checked each time all the same.
+    #[must_use]
+    pub fn remember(mut self, tokens: usize) -> Self {
+        self.remembered = tokens.min(MAX_REMEMBERED);
+        self
+    }
+
     /// A verifier over the keys given by value: it never uses the network, and its keys never
-    /// change or age.
+    /// age. They change by [`Verifier::replace_keys`] alone.
     ///
     /// # Errors
     ///
@@ -120,11 +135,9 @@ impl Builder {
         if keys.is_empty() {
             return Err(StartError::NoKeys);
         }
-        Ok(Verifier::new(
-            self.expected()?,
-            Arc::new(Cache::fixed(keys)),
-            None,
-        ))
+        let memory = Memory::with_room_for(self.remembered);
+        let cache = Arc::new(Cache::fixed(keys));
+        Ok(Verifier::new(self.expected()?, memory, cache, None))
     }
 
     /// A verifier that finds the issuer's keys by discovery (OpenID Connect Discovery §4), and a
@@ -141,6 +154,7 @@ impl Builder {
     ///
     /// Outside a Tokio runtime.
     pub async fn start(self) -> Result<Verifier, StartError> {
+        let memory = Memory::with_room_for(self.remembered);
         let expected = self.expected()?;
         let fetcher = Fetcher::discover(&expected.issuer).await?;
         let first = fetcher.keys().await.map_err(|source| StartError::Keys {
@@ -148,7 +162,7 @@ impl Builder {
             source,
         })?;
         let (cache, refresher) = Refresher::spawn(fetcher, first);
-        Ok(Verifier::new(expected, cache, Some(refresher)))
+        Ok(Verifier::new(expected, memory, cache, Some(refresher)))
     }
 
     fn expected(self) -> Result<Expected, StartError> {

@@ -188,7 +188,9 @@ fn jittered(pause: Duration) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Algorithm, Expected, Need, Rejected, Verifier};
+    use crate::seen::Memory;
+    use crate::verifier::Expected;
+    use crate::{Algorithm, Need, Rejected, Verifier};
 
     #[test]
     fn a_pause_varies_by_a_tenth() {
@@ -217,7 +219,12 @@ mod tests {
             algorithms: vec![Algorithm::ES256],
             leeway_secs: 0,
         };
-        let verifier = Verifier::new(expected, Arc::new(Cache::new(held, None)), None);
+        let verifier = Verifier::new(
+            expected,
+            Memory::with_room_for(0),
+            Arc::new(Cache::new(held, None)),
+            None,
+        );
         // {"alg":"ES256","typ":"at+jwt","kid":"k"}
         let token = "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCIsImtpZCI6ImsifQ.e30.AA";
         assert_eq!(

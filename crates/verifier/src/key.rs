@@ -1,18 +1,45 @@
 //! RFC 7518 §6: one public key, and what it is good for.
 
-use aws_lc_rs::signature;
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
+};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::DecodingKey;
 
 use crate::jwks::without_leading_zeros;
 use crate::{Algorithm, Jwk};
 
-/// One usable public key.
-#[derive(Clone, Debug)]
+/// One usable public key, parsed once.
+#[derive(Clone)]
 pub struct Key {
     algorithm: Algorithm,
-    decoding: DecodingKey,
+    public: Arc<ParsedPublicKey>,
+    id: KeyId,
+}
+
+/// Algorithm and public numbers, hashed: the same key whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyId([u8; 32]);
+
+impl KeyId {
+    fn of(algorithm: Algorithm, public: &ParsedPublicKey) -> Option<Self> {
+        let mut hash = Context::new(&SHA256);
+        hash.update(algorithm.name().as_bytes());
+        hash.update(public.as_ref());
+        hash.finish().as_ref().try_into().ok().map(Self)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key")
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Key {
@@ -21,11 +48,16 @@ impl Key {
         self.algorithm
     }
 
+    /// Tells keys apart that follow each other under one `kid`.
+    pub(crate) fn id(&self) -> KeyId {
+        self.id
+    }
+
     /// Checks a signature: `encoded` is the third part of a JWS, `message` the first two with
     /// their dot (RFC 7515 §5.2). `None` if `encoded` is not strict base64url.
     pub(crate) fn verifies(&self, encoded: &str, message: &[u8]) -> Option<bool> {
-        let algorithm = self.algorithm.into();
-        jsonwebtoken::crypto::verify(encoded, message, &self.decoding, algorithm).ok()
+        let signature = URL_SAFE_NO_PAD.decode(encoded).ok()?;
+        Some(self.public.verify_sig(message, &signature).is_ok())
     }
 
     /// `None` if the key is not one that we can use; see [`Keys::parse`](crate::Keys::parse).
@@ -47,11 +79,8 @@ impl Key {
         let x: [u8; 32] = number(&jwk.x)?.try_into().ok()?;
         let y: [u8; 32] = number(&jwk.y)?.try_into().ok()?;
         let point = [&[0x04], x.as_slice(), y.as_slice()].concat();
-        signature::ParsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, &point).ok()?;
-        Some(Self {
-            algorithm: Algorithm::ES256,
-            decoding: DecodingKey::from_ec_der(&point),
-        })
+        let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).ok()?;
+        Self::new(Algorithm::ES256, public)
     }
 
     /// RFC 7518 §6.3.1, and §3.3 for the size.
@@ -64,13 +93,17 @@ impl Key {
         if !(2048..=8192).contains(&bits(n)) || bits(e) < 17 || e.last()? % 2 == 0 {
             return None;
         }
-        signature::RsaPublicKeyComponents { n, e }
-            .to_parsed_public_key(&signature::RSA_PKCS1_2048_8192_SHA256)
+        let public = RsaPublicKeyComponents { n, e }
+            .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
             .ok()?;
-        let decoding = DecodingKey::from_rsa_raw_components(n, e);
+        Self::new(Algorithm::RS256, public)
+    }
+
+    fn new(algorithm: Algorithm, public: ParsedPublicKey) -> Option<Self> {
         Some(Self {
-            algorithm: Algorithm::RS256,
-            decoding,
+            algorithm,
+            id: KeyId::of(algorithm, &public)?,
+            public: Arc::new(public),
         })
     }
 }

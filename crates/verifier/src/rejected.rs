@@ -53,6 +53,14 @@ pub enum Rejected {
         /// All that the request needs, with spaces between.
         needed: String,
     },
+    /// The token is good, and its user has to authenticate in another way, or anew (RFC 9470).
+    #[error("another login is needed")]
+    StepUp {
+        /// The authentication context classes that would do, with spaces between; empty for any.
+        acr_values: String,
+        /// How many seconds ago the login may be at most.
+        max_age: Option<u64>,
+    },
     /// No keys to check with: no fetch has succeeded for a day.
     #[error("no keys to verify with")]
     Unavailable,
@@ -69,13 +77,14 @@ impl Rejected {
         }
     }
 
-    /// The error code of RFC 6750 §3.1. None where no token came (§3: such an answer carries no
+    /// The error code of RFC 6750 §3.1, or of RFC 9470 §3. None where no token came (§3: such an answer carries no
     /// code), and none where the fault is ours.
     pub fn code(&self) -> Option<&'static str> {
         match self {
             Self::Missing | Self::Unavailable => None,
             Self::Request => Some("invalid_request"),
             Self::Scope { .. } => Some("insufficient_scope"),
+            Self::StepUp { .. } => Some("insufficient_user_authentication"),
             _ => Some("invalid_token"),
         }
     }
@@ -88,12 +97,13 @@ impl Rejected {
             Self::Request => "The Authorization header is malformed",
             Self::Expired => "The access token expired",
             Self::Scope { .. } => "The access token lacks a scope that this request needs",
+            Self::StepUp { .. } => "The user must authenticate in another way, or anew",
             Self::Unavailable => "Access tokens cannot be verified at the moment",
             _ => "The access token is invalid",
         }
     }
 
-    /// The value of the `WWW-Authenticate` header (RFC 6750 §3); send it with every status but
+    /// The value of the `WWW-Authenticate` header (RFC 6750 §3, RFC 9470 §3); send it with every status but
     /// 503. `realm` names what is protected, such as the API or its issuer.
     pub fn www_authenticate(&self, realm: &str) -> String {
         let mut challenge = format!("Bearer realm={}", quoted(realm));
@@ -103,8 +113,23 @@ impl Rejected {
                 self.description()
             );
         }
-        if let Self::Scope { needed } = self {
-            challenge += &format!(", scope={}", quoted(needed));
+        match self {
+            // Without a word there is nothing to ask for.
+            Self::Scope { needed } if !needed.is_empty() => {
+                challenge += &format!(", scope={}", quoted(needed));
+            }
+            Self::StepUp {
+                acr_values,
+                max_age,
+            } => {
+                if !acr_values.is_empty() {
+                    challenge += &format!(", acr_values={}", quoted(acr_values));
+                }
+                if let Some(seconds) = max_age {
+                    challenge += &format!(r#", max_age="{seconds}""#);
+                }
+            }
+            _ => {}
         }
         challenge
     }
@@ -166,6 +191,25 @@ mod tests {
                 .www_authenticate("api")
                 .ends_with(r#", scope="orders:read orders:write""#)
         );
+    }
+
+    #[test]
+    fn a_step_up_says_what_would_do() {
+        let challenge = |acr_values: &str, max_age| {
+            let rejected = Rejected::StepUp {
+                acr_values: acr_values.into(),
+                max_age,
+            };
+            assert_eq!(rejected.status(), 401);
+            rejected.www_authenticate("api")
+        };
+        let start = r#"Bearer realm="api", error="insufficient_user_authentication", error_description="The user must authenticate in another way, or anew""#;
+        assert_eq!(
+            challenge("2 3", Some(300)),
+            format!(r#"{start}, acr_values="2 3", max_age="300""#)
+        );
+        assert_eq!(challenge("", Some(0)), format!(r#"{start}, max_age="0""#));
+        assert_eq!(challenge("2", None), format!(r#"{start}, acr_values="2""#));
     }
 
     #[test]

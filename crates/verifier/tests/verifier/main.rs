@@ -8,5 +8,6 @@ mod guarded_service;
 mod issuer;
 mod key_cache;
 mod malformed;
+mod second_sight;
 mod signer;
 mod tokens;
