@@ -209,6 +209,21 @@ impl Transaction<'_> {
         row.map(Row::grant).transpose()
     }
 
+    /// Whether a grant that nobody ended ran out of time.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn has_run_out(&mut self, id: &GrantId, now: Timestamp) -> Result<bool, Error> {
+        let late = t::expires_at
+            .le(now.micros())
+            .or(t::idle_until.le(now.micros()));
+        let row = t::table
+            .filter(t::id.eq(id.as_str()))
+            .filter(t::ended_at.is_null())
+            .filter(late);
+        Ok(diesel::select(exists(row)).get_result(self.0)?)
+    }
+
     /// Ends a grant and puts its record on the blocklist; `false` when it had ended before.
     ///
     /// # Errors

@@ -59,6 +59,10 @@ impl Ledger for Transaction<'_> {
         self.rotate_grant(id, generation, client, idle_until, now)
     }
 
+    fn has_run_out(&mut self, id: &GrantId, now: Timestamp) -> Result<bool, Error> {
+        self.has_run_out(id, now)
+    }
+
     fn end_grant(
         &mut self,
         id: &GrantId,

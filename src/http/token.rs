@@ -104,6 +104,9 @@ async fn answer(
         .transaction(move |tx| token::decide(&wanted, &proven, tx, node.mint(now)))
         .await
         .map_err(storage)??;
+    if decided.again {
+        error::note(request, "token.refresh_grace", "again");
+    }
     // 3. Sign: RSA off the event loop.
     let keys = app.keys();
     web::block(move || issue::mint(decided, &keys))

@@ -24,6 +24,8 @@ pub struct Decided {
     access_alg: Alg,
     id: Option<(IdClaims, Alg)>,
     refresh: Option<Secret>,
+    /// Whether a client that lost the answer to a refresh gets it once more.
+    pub again: bool,
 }
 
 /// What a grant allows this time.
@@ -123,6 +125,7 @@ impl Mint<'_> {
             access_alg: resource.map_or(Alg::ES256, |r| r.alg),
             id,
             refresh,
+            again: false,
         }
     }
 
@@ -145,6 +148,7 @@ impl Mint<'_> {
             access_alg: resource.map_or(Alg::ES256, |r| r.alg),
             id: None,
             refresh: None,
+            again: false,
         }
     }
 

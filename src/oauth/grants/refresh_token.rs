@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Grant, aim};
 use crate::audit::{Event, Name};
+use crate::id::GrantId;
 use crate::oauth::client_auth::Proven;
 use crate::oauth::error::{Detail, Error};
 use crate::oauth::issue::{Allowed, Decided, Mint};
@@ -61,8 +62,10 @@ pub enum Refresh {
     Kind,
     /// Not one of ours.
     Unknown,
-    /// The grant ended, ran out, or what it rests on did.
+    /// The grant ended, or what it rests on did.
     GrantEnded,
+    /// The grant rested too long, or is as old as a grant may be.
+    Expired,
     /// Another client's.
     OtherClient,
     /// Used before, and its successor too, or too long ago: the grant ends.
@@ -80,6 +83,7 @@ impl From<Refresh> for Detail {
             Refresh::Kind => Detail::new("token.rejected", "kind"),
             Refresh::Unknown => Detail::new("token.rejected", "unknown"),
             Refresh::GrantEnded => Detail::new("token.rejected", "grant_ended"),
+            Refresh::Expired => Detail::new("token.expired", "grant"),
             Refresh::OtherClient => Detail::new("token.rejected", "client"),
             Refresh::Reused => Detail::high("token.refresh_reuse", "reused"),
             Refresh::Ahead => Detail::high("db.restored", "refresh_ahead"),
@@ -114,7 +118,11 @@ pub fn rotate(
     // 2. What is asked for is part of what was granted. Checked before the token is used up, so that
     //    a client's slip costs it nothing.
     let held = match ledger.find_standing_grant(&grant_id, mint.now)? {
-        None => return Ok(Err(Error::invalid_grant(Refresh::GrantEnded))),
+        None => {
+            return Ok(Err(Error::invalid_grant(gone(
+                &grant_id, ledger, mint.now,
+            )?)));
+        }
         Some(grant) if grant.client_id != client.id => {
             return Ok(Err(Error::invalid_grant(Refresh::OtherClient)));
         }
@@ -137,30 +145,43 @@ pub fn rotate(
     {
         return Ok(Err(Error::invalid_grant(reason)));
     }
-    Ok(Ok(mint.for_grant(Allowed {
+    let mut decided = mint.for_grant(Allowed {
         grant: &held,
         scope,
         resource: target.as_ref(),
         nonce: None,
         id_alg: client.id_token_alg,
         generation: Some(successor),
-    })))
+    });
+    decided.again = rotated.is_none();
+    Ok(Ok(decided))
+}
+
+/// Why a grant does not stand.
+fn gone(id: &GrantId, ledger: &mut dyn Ledger, now: Timestamp) -> Result<Refresh, Failure> {
+    Ok(if ledger.has_run_out(id, now)? {
+        Refresh::Expired
+    } else {
+        Refresh::GrantEnded
+    })
 }
 
 /// Whether a token that was used before may have its successor once more.
 fn retried(
-    grant_id: &crate::id::GrantId,
+    grant_id: &GrantId,
     successor: i64,
     ledger: &mut dyn Ledger,
     mint: Mint<'_>,
 ) -> Result<Result<(), Refresh>, Failure> {
     let Some(grant) = ledger.find_standing_grant(grant_id, mint.now)? else {
-        return Ok(Err(Refresh::GrantEnded));
+        return Ok(Err(gone(grant_id, ledger, mint.now)?));
     };
     if grant.generation < successor {
         return Ok(Err(Refresh::Ahead));
     }
-    let within_grace = mint.now.since(grant.rotated_at) < mint.refresh.grace;
+    // In both directions: a clock that was set back does not open the window again.
+    let (now, then) = (mint.now, grant.rotated_at);
+    let within_grace = now.since(then).max(then.since(now)) < mint.refresh.grace;
     if grant.generation == successor && within_grace {
         return Ok(Ok(()));
     }
