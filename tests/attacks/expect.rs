@@ -263,6 +263,8 @@ fn leak(exchanges: &[Exchange], mark: usize) -> Option<String> {
             "code_verifier",
             "client_secret",
             "refresh_token",
+            "access_token",
+            "token",
             "csrf",
         ];
         secrets.extend(

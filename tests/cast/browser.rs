@@ -181,6 +181,12 @@ impl Browser {
         }
     }
 
+    /// Signs out, by the button of the account page.
+    pub async fn signs_out(&mut self) -> Answer {
+        let csrf = self.get("/account").await.hidden("csrf");
+        self.post("/oauth2/end_session", &[("csrf", &csrf)]).await
+    }
+
     /// Goes through whatever is asked and returns the code that the client gets.
     pub async fn allows(&mut self, client: &Party) -> String {
         self.allows_request(&client.request(&[])).await

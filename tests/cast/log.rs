@@ -1,7 +1,7 @@
 //! What the server writes into its log, by request.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, OnceLock};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, SubscriberExt};
@@ -10,7 +10,17 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// One log event: field → value.
 pub type Event = BTreeMap<String, String>;
 
-static EVENTS: Mutex<Vec<Event>> = Mutex::new(Vec::new());
+/// All events in order, and which of them belong to a request.
+#[derive(Default)]
+struct Events {
+    all: Vec<Event>,
+    of_request: HashMap<String, Vec<usize>>,
+}
+
+fn events() -> MutexGuard<'static, Events> {
+    static EVENTS: OnceLock<Mutex<Events>> = OnceLock::new();
+    EVENTS.get_or_init(Mutex::default).lock().unwrap()
+}
 
 /// Collects from now on.
 pub fn collect() {
@@ -25,27 +35,25 @@ pub fn collect() {
 
 /// The events of one request, in order.
 pub fn of(request_id: &str) -> Vec<Event> {
-    let events = EVENTS.lock().unwrap();
-    events
-        .iter()
-        .filter(|event| event.get("request_id").is_some_and(|id| id == request_id))
-        .cloned()
-        .collect()
+    let events = events();
+    let of_request = events.of_request.get(request_id);
+    let indices = of_request.into_iter().flatten();
+    indices.map(|index| events.all[*index].clone()).collect()
 }
 
 /// Everything so far.
 pub fn all() -> Vec<Event> {
-    EVENTS.lock().unwrap().clone()
+    events().all.clone()
 }
 
 /// How many events there are, to mark a place.
 pub fn mark() -> usize {
-    EVENTS.lock().unwrap().len()
+    events().all.len()
 }
 
 /// The events after a mark.
 pub fn since(mark: usize) -> Vec<Event> {
-    EVENTS.lock().unwrap()[mark..].to_vec()
+    events().all[mark..].to_vec()
 }
 
 struct Collector;
@@ -57,7 +65,12 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Collector {
         fields
             .0
             .insert("level".to_owned(), event.metadata().level().to_string());
-        EVENTS.lock().unwrap().push(fields.0);
+        let mut events = events();
+        if let Some(id) = fields.0.get("request_id") {
+            let index = events.all.len();
+            events.of_request.entry(id.clone()).or_default().push(index);
+        }
+        events.all.push(fields.0);
     }
 }
 

@@ -7,12 +7,13 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use actix_web::web::Data;
 use portcullis::accounts::password::Password;
+use portcullis::accounts::session::{ACR_PASSWORD, Login, Session};
 use portcullis::accounts::user::{User, Username};
 use portcullis::app::App;
 use portcullis::config::{Address, Config, DataDir};
 use portcullis::db::{self, Store, Transaction};
 use portcullis::http::Listeners;
-use portcullis::id::{ClientId, UserId};
+use portcullis::id::{ClientId, Sid, UserId};
 use portcullis::keys::Alg;
 use portcullis::oauth::client::{AuthMethod, Client, ConsentPolicy, GrantType};
 use portcullis::oauth::resource::Resource;
@@ -133,6 +134,13 @@ impl Server {
         self.clock.advance(by);
     }
 
+    /// Moves the clock back, as a machine's clock may jump.
+    pub fn set_back(&self, by: Duration) {
+        if let Clock::Settable(at) = &self.clock {
+            at.fetch_sub(i64::try_from(by.as_micros()).unwrap(), Ordering::SeqCst);
+        }
+    }
+
     /// A browser without cookies.
     pub fn browser(&self) -> Browser {
         Browser::new(&self.base)
@@ -144,6 +152,48 @@ impl Server {
         let mut browser = self.browser();
         browser.signs_in(&web, username).await;
         browser
+    }
+
+    /// The browser of a person who has signed in, without the page: hashing a password takes its time.
+    pub async fn enters(&self, username: &str) -> Browser {
+        let (app, now) = (&self.app, self.clock.now());
+        let (name, cookie) = (
+            Username::parse(username).unwrap(),
+            Secret::opaque(&app.entropy),
+        );
+        let (sid, id_hash) = (Sid::new(&app.entropy, now), cookie.hash());
+        self.write(move |tx| {
+            let (user, _) = tx.find_credentials(&name)?.unwrap();
+            let login = Login {
+                sid,
+                user_id: user.id,
+                user_epoch: user.auth_epoch,
+                auth_time: now,
+                acr: ACR_PASSWORD.to_owned(),
+                amr: vec!["pwd".to_owned()],
+            };
+            tx.put_session(&Session {
+                id_hash,
+                login,
+                seen_at: now,
+                expires_at: now + Duration::from_secs(12 * 3_600),
+            })
+        })
+        .await;
+        let mut browser = self.browser();
+        let cookie = cookie.expose().to_owned();
+        browser.cookies.insert("__Host-sid".to_owned(), cookie);
+        browser
+    }
+
+    /// Cuts alice off everywhere, as an operator does.
+    pub async fn signs_out_everywhere(&self, username: &str) {
+        let (name, now) = (Username::parse(username).unwrap(), self.clock.now());
+        self.write(move |tx| {
+            let (user, _) = tx.find_credentials(&name)?.unwrap();
+            tx.cut_off_user(&user.id, "sign out everywhere", "test", now)
+        })
+        .await;
     }
 
     /// Writes to the database as an operator would.

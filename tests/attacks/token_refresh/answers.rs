@@ -1,0 +1,294 @@
+//! Who may refresh, how long, and what it gives.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use portcullis::accounts::user::Username;
+use portcullis::secret::{base64url, sha256};
+
+use super::{bought, refused_everywhere};
+use crate::cast::Answer;
+use crate::cast::server::{confidential, public};
+use crate::expect::{json_error, logged, seen};
+use crate::token_code::Flow;
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[
+    row!(a217),
+    row!(a218),
+    row!(a220),
+    row!(a221),
+    row!(a222),
+    row!(a225),
+    row!(a226),
+];
+
+const TOKEN: &str = "/oauth2/token";
+const DAY: Duration = Duration::from_secs(86_400);
+const SECOND: Duration = Duration::from_secs(1);
+/// What a node remembers of a client may be this old.
+const CACHED: Duration = Duration::from_secs(6);
+
+fn succeeded(stage: &Stage, case: usize, answer: &Answer) {
+    stage.check(case, answer.status == 200, || seen(answer));
+}
+
+async fn a217(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let web2 = confidential("web2", "https://app2.example/cb");
+    let web2 = stage.server.register(web2).await;
+    let tokens = bought(&mut flow).await;
+    let answer = web2.refreshes(tokens.refresh(), &[]).await;
+    stage.expect(1, json_error(&answer, 400, "invalid_grant"));
+    stage.expect(1, logged(&answer, "token.rejected", "client"));
+    succeeded(stage, 1, &flow.web.refreshes(tokens.refresh(), &[]).await);
+    // Not even a used one: a stranger who replays ends nothing.
+    stage.server.advance(31 * SECOND);
+    let answer = web2.refreshes(tokens.refresh(), &[]).await;
+    stage.expect(1, json_error(&answer, 400, "invalid_grant"));
+    stage.expect(1, logged(&answer, "token.rejected", "client"));
+    let ended = "SELECT count(*) AS n FROM grants WHERE ended_at IS NOT NULL";
+    stage.check(1, stage.server.count(ended) == 0, || {
+        "a grant ended".to_owned()
+    });
+
+    let spa = public("spa", &["https://spa.example/cb"]);
+    let spa = stage.server.register(spa).await;
+    let native = stage.server.phone().await;
+    let code = flow.alice.allows(&spa).await;
+    let tokens = spa.redeems(&code).await.ok();
+    let answer = native.refreshes(tokens.refresh(), &[]).await;
+    stage.expect(2, json_error(&answer, 400, "invalid_grant"));
+    stage.expect(2, logged(&answer, "token.rejected", "client"));
+    succeeded(stage, 2, &spa.refreshes(tokens.refresh(), &[]).await);
+}
+
+async fn a218(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let tokens = bought(&mut flow).await;
+    let generation = "SELECT generation AS n FROM grants";
+    let before = stage
+        .server
+        .count(&format!("{generation} ORDER BY created_at DESC LIMIT 1"));
+    let fields = [
+        ("grant_type", "refresh_token"),
+        ("refresh_token", tokens.refresh()),
+        ("client_id", flow.web.id()),
+    ];
+    let answer = flow.web.posts_raw(TOKEN, &[], &fields).await;
+    stage.expect(1, json_error(&answer, 401, "invalid_client"));
+    stage.expect(1, logged(&answer, "client.auth_failed", ""));
+    let after = stage
+        .server
+        .count(&format!("{generation} ORDER BY created_at DESC LIMIT 1"));
+    stage.check(1, before == after, || {
+        format!("generation {before} is {after}")
+    });
+    succeeded(stage, 1, &flow.web.refreshes(tokens.refresh(), &[]).await);
+}
+
+async fn a220(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let whole = "openid orders:read orders:write";
+    let url = flow.web.request(&[("scope", whole)]);
+    let code = flow.alice.allows_request(&url).await;
+    let tokens = flow.web.redeems(&code).await.ok();
+    let narrow = flow
+        .web
+        .refreshes(tokens.refresh(), &[("scope", "orders:read")]);
+    let narrow = narrow.await.ok();
+    stage.check(
+        1,
+        narrow.0["scope"] == "orders:read" && narrow.access_claims()["scope"] == "orders:read",
+        || narrow.0.to_string(),
+    );
+    let web = flow.web.at(&stage.node(1).base);
+    let again = web.refreshes(narrow.refresh(), &[]).await.ok();
+    stage.check(
+        2,
+        again.0["scope"] == whole && again.access_claims()["scope"] == whole,
+        || again.0.to_string(),
+    );
+    // More than was granted is refused, and costs the client nothing.
+    let more = flow
+        .web
+        .refreshes(again.refresh(), &[("scope", "openid profile")])
+        .await;
+    stage.expect(3, json_error(&more, 400, "invalid_scope"));
+    succeeded(stage, 3, &flow.web.refreshes(again.refresh(), &[]).await);
+}
+
+async fn a221(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let expired = |case: usize, answer: &Answer| {
+        stage.expect(case, json_error(answer, 400, "invalid_grant"));
+        stage.expect(case, logged(answer, "token.expired", ""));
+    };
+    // 1. At rest: one second too early it is still good.
+    let (rested, spare) = (bought(&mut flow).await, bought(&mut flow).await);
+    stage.server.advance(14 * DAY - SECOND);
+    succeeded(stage, 1, &flow.web.refreshes(spare.refresh(), &[]).await);
+    stage.server.advance(2 * SECOND);
+    expired(1, &flow.web.refreshes(rested.refresh(), &[]).await);
+    // 2. Used daily.
+    flow.alice = stage.server.signed_in("alice").await;
+    let mut tokens = bought(&mut flow).await;
+    for day in 1..30 {
+        stage.server.advance(DAY);
+        let web = flow.web.at(&stage.node(day).base);
+        tokens = web.refreshes(tokens.refresh(), &[]).await.ok();
+    }
+    stage.server.advance(DAY - SECOND);
+    tokens = flow.web.refreshes(tokens.refresh(), &[]).await.ok();
+    stage.server.advance(2 * SECOND);
+    expired(2, &flow.web.refreshes(tokens.refresh(), &[]).await);
+}
+
+async fn a222(stage: &Stage) {
+    // 3. The grant type is taken from the client.
+    let mut flow = Flow::begin(&stage.server).await;
+    let tokens = bought(&mut flow).await;
+    let id = flow.web.id().to_owned();
+    let change = |what: &str| {
+        stage
+            .server
+            .execute(&format!("UPDATE clients SET {what} WHERE id = '{id}'"));
+        stage.server.advance(CACHED);
+    };
+    change("grant_types = '[\"authorization_code\"]'");
+    let answer = flow.web.refreshes(tokens.refresh(), &[]).await;
+    stage.expect(3, json_error(&answer, 400, "unauthorized_client"));
+    stage.expect(3, logged(&answer, "token.rejected", "grant_type"));
+    change("grant_types = '[\"authorization_code\",\"refresh_token\"]'");
+    let tokens = flow.web.refreshes(tokens.refresh(), &[]).await.ok();
+    // 2. The client is gone: its row stays as a tombstone.
+    change("disabled_at = 1");
+    let answer = flow.web.refreshes(tokens.refresh(), &[]).await;
+    stage.expect(2, json_error(&answer, 401, "invalid_client"));
+    stage.expect(2, logged(&answer, "client.auth_failed", ""));
+    change("disabled_at = NULL");
+    let tokens = flow.web.refreshes(tokens.refresh(), &[]).await.ok();
+    // 1. The person is switched off.
+    let now = stage.server.clock.now();
+    stage
+        .server
+        .write(move |tx| {
+            let alice = Username::parse("alice").unwrap();
+            let (user, _) = tx.find_credentials(&alice)?.unwrap();
+            tx.disable_user(&user.id, "test", now)
+        })
+        .await;
+    for node in stage.all() {
+        let answer = flow
+            .web
+            .at(&node.base)
+            .refreshes(tokens.refresh(), &[])
+            .await;
+        stage.expect(1, json_error(&answer, 400, "invalid_grant"));
+        stage.expect(1, logged(&answer, "token.rejected", "grant_ended"));
+    }
+    stage.expect(1, refused_everywhere(stage.all(), &tokens).await);
+}
+
+async fn a225(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let first = bought(&mut flow).await;
+    stage.server.advance(100 * SECOND);
+    let second = flow.web.refreshes(first.refresh(), &[]).await.ok();
+    let (before, after) = (first.id_claims(), second.id_claims());
+    for name in ["iss", "sub", "auth_time", "aud", "azp", "sid", "acr", "amr"] {
+        stage.check(1, before.get(name) == after.get(name), || {
+            format!("{name}: {before} {after}")
+        });
+    }
+    stage.check(
+        1,
+        after
+            .get("nonce")
+            .is_none_or(|nonce| *nonce == before["nonce"]),
+        || after.to_string(),
+    );
+    let seconds = |claims: &serde_json::Value, name: &str| claims[name].as_u64().unwrap();
+    stage.check(
+        1,
+        seconds(&after, "iat") == seconds(&before, "iat") + 100
+            && seconds(&after, "exp") == seconds(&before, "exp") + 100,
+        || after.to_string(),
+    );
+    let at_hash = base64url(&sha256(second.access().as_bytes())[..16]);
+    stage.check(1, after["at_hash"] == at_hash.as_str(), || {
+        after.to_string()
+    });
+    let (before, after) = (first.access_claims(), second.access_claims());
+    for name in [
+        "iss",
+        "sub",
+        "aud",
+        "client_id",
+        "auth_time",
+        "sid",
+        "grant_id",
+        "rev",
+    ] {
+        stage.check(
+            2,
+            before[name] == after[name] && after[name] != serde_json::Value::Null,
+            || format!("{name}: {before} {after}"),
+        );
+    }
+    stage.check(
+        2,
+        seconds(&after, "iat") == seconds(&before, "iat") + 100 && after["jti"] != before["jti"],
+        || after.to_string(),
+    );
+}
+
+/// Rows of every table.
+fn sizes(stage: &Stage) -> BTreeMap<&'static str, i64> {
+    let tables = [
+        "users",
+        "clients",
+        "client_secrets",
+        "sessions",
+        "authorizations",
+        "codes",
+        "grants",
+        "consents",
+        "revocations",
+        "audit_events",
+        "signing_keys",
+        "server_secrets",
+    ];
+    tables
+        .map(|table| {
+            (
+                table,
+                stage
+                    .server
+                    .count(&format!("SELECT count(*) AS n FROM {table}")),
+            )
+        })
+        .into()
+}
+
+async fn a226(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let mut tokens = bought(&mut flow).await;
+    let before = sizes(stage);
+    let nodes = super::everywhere(stage, &flow.web);
+    for n in 0..150 {
+        // As often as a family may: 30 in a minute.
+        stage.server.advance(2 * SECOND);
+        tokens = nodes[n % nodes.len()]
+            .refreshes(tokens.refresh(), &[])
+            .await
+            .ok();
+    }
+    stage.check(1, sizes(stage) == before, || {
+        format!("tables had {before:?}, have {:?}", sizes(stage))
+    });
+    let generation = "SELECT max(generation) AS n FROM grants";
+    stage.check(1, stage.server.count(generation) == 150, || {
+        format!("generation {}", stage.server.count(generation))
+    });
+}

@@ -1,0 +1,171 @@
+//! Refreshes raced with each other and with what ends them. The thousands of rounds are in `races`.
+
+use portcullis::accounts::user::Username;
+
+use super::{bought, everywhere, grant_ended, refused_everywhere};
+use crate::cast::{Answer, Browser, Db, Party, Server, Tokens};
+use crate::expect::{json_error, logged, seen};
+use crate::token_code::Flow;
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[row!(a212), row!(a216)];
+
+async fn a212(stage: &Stage) {
+    let own = Server::with(stage.db(), |config| {
+        config.tokens.refresh_grace = "0s".parse().unwrap();
+    })
+    .await;
+    let mut nodes = Vec::new();
+    if stage.db() == Db::Postgres {
+        nodes = vec![own.node().await, own.node().await];
+    }
+    let mut flow = Flow::begin(&own).await;
+    let parties: Vec<Party> = std::iter::once(&own)
+        .chain(&nodes)
+        .map(|node| flow.web.at(&node.base))
+        .collect();
+    for (case, n) in (1..).zip([2, 4, 8, 16, 32, 64]) {
+        for _ in 0..2 {
+            let tokens = bought(&mut flow).await;
+            let answers = at_once(&parties, tokens.refresh(), n).await;
+            let (won, lost): (Vec<_>, Vec<_>) =
+                answers.iter().partition(|answer| answer.status == 200);
+            stage.check(case, won.len() == 1, || format!("{} of {n} won", won.len()));
+            for answer in &lost {
+                stage.expect(case, json_error(answer, 400, "invalid_grant"));
+            }
+            let reuse = |answer: &&&Answer| logged(answer, "token.refresh_reuse", "reused").is_ok();
+            stage.check(case, lost.iter().any(|answer| reuse(&answer)), || {
+                "nobody was alarmed".to_owned()
+            });
+            stage.expect(case, grant_ended(&own, &tokens, 1));
+        }
+    }
+    for node in nodes {
+        node.stop().await;
+    }
+    own.remove().await;
+}
+
+/// `n` refreshes of one token, at all nodes at once.
+async fn at_once(parties: &[Party], token: &str, n: usize) -> Vec<Answer> {
+    let racers = (0..n).map(|racer| {
+        let (web, token) = (parties[racer % parties.len()].clone(), token.to_owned());
+        actix_web::rt::spawn(async move { web.refreshes(&token, &[]).await })
+    });
+    let mut answers = Vec::new();
+    for racer in racers.collect::<Vec<_>>() {
+        answers.push(racer.await.unwrap());
+    }
+    answers
+}
+
+/// What may end a refresh token.
+#[derive(Clone, Copy)]
+enum Act {
+    Revocation,
+    Logout,
+    ConsentRemoval,
+    PasswordChange,
+}
+
+impl Act {
+    /// Done and answered.
+    async fn happens(self, server: &Server, web: &Party, alice: &mut Browser, tokens: &Tokens) {
+        match self {
+            Self::Revocation => assert_eq!(web.revokes(tokens.refresh()).await.status, 200),
+            Self::Logout => assert_eq!(alice.signs_out().await.status, 200),
+            // Consents have no page yet that removes them.
+            Self::ConsentRemoval => server.execute(&format!(
+                "UPDATE consents SET ended_at = {} WHERE ended_at IS NULL",
+                server.clock.now().micros()
+            )),
+            Self::PasswordChange => changes_password(server).await,
+        }
+    }
+
+    /// The record that hits the tokens of the grant, as a condition on `revocations`.
+    fn record(self, tokens: &Tokens) -> Option<String> {
+        let claims = tokens.access_claims();
+        let text = |name: &str| claims[name].as_str().unwrap().to_owned();
+        match self {
+            Self::Revocation => Some(format!("kind = 'G' AND value = '{}'", text("grant_id"))),
+            Self::Logout => Some(format!("kind = 'S' AND value = '{}'", text("sid"))),
+            Self::ConsentRemoval => None,
+            Self::PasswordChange => {
+                let rev: portcullis_verifier::Rev =
+                    serde_json::from_value(claims["rev"].clone()).unwrap();
+                Some(format!(
+                    "kind = 'U' AND value = '{}' AND floor > {}",
+                    text("sub"),
+                    rev.user_epoch.unwrap()
+                ))
+            }
+        }
+    }
+}
+
+/// The password's hash stays: what counts is the cut-off that goes with a change.
+async fn changes_password(server: &Server) {
+    let now = server.clock.now();
+    server
+        .write(move |tx| {
+            let alice = Username::parse("alice").unwrap();
+            let (user, phc) = tx.find_credentials(&alice)?.unwrap();
+            tx.put_password(&user.id, &phc.unwrap(), now)?;
+            tx.cut_off_user(&user.id, "password changed", "test", now)
+        })
+        .await;
+}
+
+async fn a216(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let acts = [
+        Act::Revocation,
+        Act::Logout,
+        Act::ConsentRemoval,
+        Act::PasswordChange,
+    ];
+    for (case, act) in (1..).zip(acts) {
+        // First one after the other, then three times at once.
+        for round in 0..4 {
+            let mut alice = stage.server.enters("alice").await;
+            let code = alice.allows(&web).await;
+            let tokens = web.redeems(&code).await.ok();
+            let (one, other) = (stage.node(round), stage.node(round + 1));
+            let (here, there) = (web.at(&one.base), web.at(&other.base));
+            let mut alice = alice.at(&other.base);
+            let mut held = tokens.clone();
+            if round == 0 {
+                act.happens(other, &there, &mut alice, &tokens).await;
+            } else {
+                let token = tokens.refresh().to_owned();
+                let refresh =
+                    actix_web::rt::spawn(async move { here.refreshes(&token, &[]).await });
+                act.happens(other, &there, &mut alice, &tokens).await;
+                let answer = refresh.await.unwrap();
+                if answer.status == 200 {
+                    held = answer.ok();
+                } else {
+                    stage.expect(case, json_error(&answer, 400, "invalid_grant"));
+                }
+            }
+            // Whatever the race minted: no later refresh succeeds, and the record hits its tokens.
+            for web in everywhere(stage, &web) {
+                for token in [tokens.refresh(), held.refresh()] {
+                    let late = web.refreshes(token, &[]).await;
+                    stage.check(case, late.status == 400, || {
+                        format!("round {round}: {}", seen(&late))
+                    });
+                }
+            }
+            stage.expect(case, refused_everywhere(stage.all(), &held).await);
+            if let Some(record) = act.record(&held) {
+                let query = format!("SELECT count(*) AS n FROM revocations WHERE {record}");
+                stage.check(case, stage.server.count(&query) > 0, || {
+                    format!("round {round}: no record {record}")
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A refresh token that was used before.
+
+use std::time::Duration;
+
+use super::{bought, grant_ended, refused_everywhere, reused};
+use crate::cast::{Db, Server};
+use crate::expect::{json_error, logged, seen};
+use crate::token_code::Flow;
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[row!(a210), row!(a213), row!(a214), row!(a224)];
+
+const GRACE: Duration = Duration::from_secs(30);
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn a210(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    // 1. After the grace, at another node.
+    let first = bought(&mut flow).await;
+    let live = flow.web.refreshes(first.refresh(), &[]).await.ok();
+    stage.server.advance(GRACE + SECOND);
+    let answer = flow.web.at(&stage.node(1).base);
+    let answer = answer.refreshes(first.refresh(), &[]).await;
+    reused(stage, &stage.server, 1, &answer, &first);
+    for tokens in [&first, &live] {
+        stage.expect(1, refused_everywhere(stage.all(), tokens).await);
+    }
+    let answer = flow.web.refreshes(live.refresh(), &[]).await;
+    stage.expect(1, json_error(&answer, 400, "invalid_grant"));
+    stage.expect(1, logged(&answer, "token.rejected", "grant_ended"));
+    // 2. Within the grace, once the successor was used.
+    let first = bought(&mut flow).await;
+    let second = flow.web.refreshes(first.refresh(), &[]).await.ok();
+    let live = flow.web.refreshes(second.refresh(), &[]).await.ok();
+    stage.server.advance(SECOND);
+    let answer = flow.web.at(&stage.node(2).base);
+    let answer = answer.refreshes(first.refresh(), &[]).await;
+    reused(stage, &stage.server, 2, &answer, &first);
+    for tokens in [&first, &second, &live] {
+        stage.expect(2, refused_everywhere(stage.all(), tokens).await);
+    }
+    let answer = flow.web.refreshes(live.refresh(), &[]).await;
+    stage.expect(2, json_error(&answer, 400, "invalid_grant"));
+    // 3. No other grant of the same client and person is touched.
+    let other = bought(&mut flow).await;
+    let stolen = bought(&mut flow).await;
+    flow.web.refreshes(stolen.refresh(), &[]).await.ok();
+    stage.server.advance(GRACE + SECOND);
+    flow.web.refreshes(stolen.refresh(), &[]).await;
+    let answer = flow.web.refreshes(other.refresh(), &[]).await;
+    stage.check(3, answer.status == 200, || seen(&answer));
+}
+
+async fn a213(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let first = bought(&mut flow).await;
+    // The clock stands still: nothing but the generations tells these apart.
+    let second = flow.web.refreshes(first.refresh(), &[]).await.ok();
+    let third = flow.web.refreshes(second.refresh(), &[]).await.ok();
+    let answer = flow.web.at(&stage.node(1).base);
+    let answer = answer.refreshes(first.refresh(), &[]).await;
+    reused(stage, &stage.server, 1, &answer, &first);
+    let answer = flow.web.refreshes(third.refresh(), &[]).await;
+    stage.expect(1, json_error(&answer, 400, "invalid_grant"));
+}
+
+async fn a214(stage: &Stage) {
+    let hour = Duration::from_secs(3_600);
+    // 1. A restart, of a server of its own.
+    let own = Server::start(stage.db()).await;
+    let mut flow = Flow::begin(&own).await;
+    let first = bought(&mut flow).await;
+    flow.web.refreshes(first.refresh(), &[]).await.ok();
+    let own = own.restarted().await;
+    own.advance(GRACE + SECOND);
+    let answer = flow.web.at(&own.base);
+    let answer = answer.refreshes(first.refresh(), &[]).await;
+    reused(stage, &own, 1, &answer, &first);
+    own.remove().await;
+    // 2. A node that was not there.
+    let mut flow = Flow::begin(&stage.server).await;
+    if stage.db() == Db::Postgres {
+        let first = bought(&mut flow).await;
+        flow.web.refreshes(first.refresh(), &[]).await.ok();
+        let late = stage.server.node().await;
+        stage.server.advance(GRACE + SECOND);
+        let answer = flow.web.at(&late.base);
+        let answer = answer.refreshes(first.refresh(), &[]).await;
+        reused(stage, &stage.server, 2, &answer, &first);
+        late.stop().await;
+    }
+    // 3. The clock jumps forward; 4. back: the window does not open again.
+    let first = bought(&mut flow).await;
+    flow.web.refreshes(first.refresh(), &[]).await.ok();
+    stage.server.advance(hour + GRACE + SECOND);
+    let answer = flow.web.refreshes(first.refresh(), &[]).await;
+    reused(stage, &stage.server, 3, &answer, &first);
+    flow.alice = stage.server.signed_in("alice").await;
+    let first = bought(&mut flow).await;
+    flow.web.refreshes(first.refresh(), &[]).await.ok();
+    stage.server.advance(GRACE + SECOND);
+    stage.server.set_back(hour);
+    let answer = flow.web.refreshes(first.refresh(), &[]).await;
+    reused(stage, &stage.server, 4, &answer, &first);
+}
+
+async fn a224(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    // DPoP is off: its header is ignored, and the tokens are bearer tokens.
+    let proof = "eyJ0eXAiOiJkcG9wK2p3dCJ9.e30.AAAA";
+    for (case, header) in [(1, None), (2, Some(proof))] {
+        let first = bought(&mut flow).await;
+        let basic =
+            crate::cast::client::basic(flow.web.id(), flow.web.secret.as_ref().unwrap().expose());
+        let mut headers = vec![("Authorization", basic.as_str())];
+        headers.extend(header.map(|proof| ("DPoP", proof)));
+        let fields = [
+            ("grant_type", "refresh_token"),
+            ("refresh_token", first.refresh()),
+        ];
+        let lost = flow.web.posts_raw("/oauth2/token", &headers, &fields).await;
+        stage.check(
+            case,
+            !lost
+                .logged()
+                .iter()
+                .any(|(event, _)| event == "token.refresh_grace"),
+            || seen(&lost),
+        );
+        let lost = lost.ok();
+        for (node, wait) in [(1, 3), (2, 22)] {
+            stage.server.advance(Duration::from_secs(wait));
+            let web = flow.web.at(&stage.node(node).base);
+            let again = web.posts_raw("/oauth2/token", &headers, &fields).await;
+            stage.check(case, again.status == 200, || seen(&again));
+            stage.expect(case, logged(&again, "token.refresh_grace", "again"));
+            let again = again.ok();
+            stage.check(
+                case,
+                again.refresh() == lost.refresh() && again.0["token_type"] == "Bearer",
+                || again.0.to_string(),
+            );
+        }
+        // Nobody was alarmed, and life goes on with the successor.
+        let alarms = "SELECT count(*) AS n FROM audit_events WHERE name = 'token.refresh_reuse'";
+        stage.check(case, stage.server.count(alarms) == 0, || {
+            "alarmed".to_owned()
+        });
+        stage.check(case, grant_ended(&stage.server, &first, 0).is_err(), || {
+            "the grant ended".to_owned()
+        });
+        let next = flow.web.refreshes(lost.refresh(), &[]).await;
+        stage.check(case, next.status == 200, || seen(&next));
+    }
+}

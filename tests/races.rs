@@ -1,0 +1,352 @@
+//! Races of codes and refresh tokens: three nodes on one Postgres, and one on SQLite. However a race
+//! goes, nothing lives afterwards that must not.
+//!
+//! A few rounds of each in every run; `tests/run slow` runs the thousand.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "cast/mod.rs"]
+mod cast;
+
+use std::time::Duration;
+
+use cast::{Answer, Browser, Db, Party, Server, Tokens};
+use portcullis::id::GrantId;
+use portcullis_verifier::Rev;
+
+/// Who races at once.
+const RACERS: usize = 16;
+const FULL: usize = 1_000;
+
+/// The nodes of one database.
+struct Arena {
+    nodes: Vec<Server>,
+}
+
+impl Arena {
+    async fn open(db: Db, grace: &str) -> Self {
+        let first = Server::with(db, |config| {
+            config.tokens.refresh_grace = grace.parse().unwrap();
+        })
+        .await;
+        let mut nodes = vec![first];
+        if db == Db::Postgres {
+            nodes.push(nodes[0].node().await);
+            nodes.push(nodes[0].node().await);
+        }
+        Self { nodes }
+    }
+
+    fn node(&self, n: usize) -> &Server {
+        &self.nodes[n % self.nodes.len()]
+    }
+
+    fn count(&self, query: &str) -> i64 {
+        self.nodes[0].count(query)
+    }
+
+    /// Moves on: what a round did must not slow the next one down, nor lend it a grace.
+    fn next_round(&self) {
+        self.nodes[0].advance(Duration::from_secs(60));
+    }
+
+    /// A round's own login, and what it buys `shop` without an ID token, whose signature is slow.
+    async fn begin(&self, shop: &Party, round: usize) -> (Browser, Tokens) {
+        let mut alice = self.node(round).enters("alice").await;
+        let shop = shop.at(&self.node(round).base);
+        let code = alice.allows_request(&plain(&shop)).await;
+        let tokens = shop.redeems(&code).await.ok();
+        (alice, tokens)
+    }
+
+    /// Refreshes with each of the tokens, at all nodes at once.
+    async fn refresh_at_once(&self, shop: &Party, tokens: &[&str]) -> Vec<Answer> {
+        let racers: Vec<_> = (0..)
+            .zip(tokens)
+            .map(|(n, token)| refresh_at(shop, self.node(n), token))
+            .collect();
+        let mut answers = Vec::new();
+        for racer in racers {
+            answers.push(racer.await.unwrap());
+        }
+        answers
+    }
+
+    /// None of these buys anything at any node, and a record hits the access tokens.
+    async fn all_dead(&self, shop: &Party, held: &[Tokens]) {
+        for (n, tokens) in held.iter().enumerate() {
+            let (node, claims) = (self.node(n), tokens.access_claims());
+            let late = shop.at(&node.base).refreshes(tokens.refresh(), &[]).await;
+            assert_eq!(late.status, 400, "a refresh token lives: {}", late.body);
+            let text = |name: &str| claims[name].as_str().unwrap_or_default().to_owned();
+            let (grant, now) = (GrantId::from(text("grant_id")), node.clock.now());
+            let standing = node
+                .app
+                .store
+                .read(move |tx| tx.find_standing_grant(&grant, now));
+            assert!(
+                standing.await.unwrap().is_none(),
+                "the grant stands: {claims}"
+            );
+            let hits = self.count(&format!(
+                "SELECT count(*) AS n FROM revocations
+                 WHERE kind = 'G' AND value = '{}' OR kind = 'S' AND value = '{}'
+                    OR kind = 'U' AND value = '{}' AND floor > {}",
+                text("grant_id"),
+                text("sid"),
+                text("sub"),
+                user_epoch(tokens),
+            ));
+            assert!(hits > 0, "no record hits {claims}");
+        }
+    }
+
+    async fn close(mut self) {
+        let first = self.nodes.remove(0);
+        for node in self.nodes {
+            node.stop().await;
+        }
+        first.remove().await;
+    }
+}
+
+type Racing = actix_web::rt::task::JoinHandle<Answer>;
+
+fn refresh_at(shop: &Party, node: &Server, token: &str) -> Racing {
+    let (shop, token) = (shop.at(&node.base), token.to_owned());
+    actix_web::rt::spawn(async move { shop.refreshes(&token, &[]).await })
+}
+
+/// The auth epoch of the person in an access token.
+fn user_epoch(tokens: &Tokens) -> u64 {
+    let rev: Rev = serde_json::from_value(tokens.access_claims()["rev"].clone()).unwrap();
+    rev.user_epoch.unwrap()
+}
+
+/// A request whose answer needs no ID token.
+fn plain(shop: &Party) -> String {
+    shop.request(&[("scope", "orders:read")])
+}
+
+/// What a race minted, if it did; else it was refused as it should be.
+fn minted(answer: &Answer) -> Option<Tokens> {
+    if answer.status == 200 {
+        return Some(answer.ok());
+    }
+    assert_eq!(
+        (answer.status, &answer.json()["error"]),
+        (400, &"invalid_grant".into())
+    );
+    None
+}
+
+/// A race on both databases: a few rounds, and the full figure where slow tests run.
+macro_rules! race {
+    ($(#[$doc:meta])* async fn $name:ident($arena:ident: Arena, $rounds:ident = $few:literal, grace = $grace:literal) $body:block) => {
+        mod $name {
+            use super::*;
+
+            $(#[$doc])*
+            async fn race($arena: &Arena, $rounds: usize) $body
+
+            async fn run(db: Db, rounds: usize) {
+                let arena = Arena::open(db, $grace).await;
+                race(&arena, rounds).await;
+                arena.close().await;
+            }
+
+            #[actix_web::test]
+            async fn on_sqlite() {
+                run(Db::Sqlite, $few).await;
+            }
+
+            #[actix_web::test]
+            async fn on_postgres() {
+                run(Db::Postgres, $few).await;
+            }
+
+            #[actix_web::test]
+            #[ignore = "slow"]
+            async fn in_full_on_sqlite() {
+                run(Db::Sqlite, FULL).await;
+            }
+
+            #[actix_web::test]
+            #[ignore = "slow"]
+            async fn in_full_on_postgres() {
+                run(Db::Postgres, FULL).await;
+            }
+        }
+    };
+}
+
+race! {
+    /// Within the grace, sixteen at once are one refresh: one generation, one successor for all.
+    async fn sixteen_refreshes_of_one_token_are_one(arena: Arena, rounds = 20, grace = "30s") {
+        let shop = arena.nodes[0].shop().await;
+        let (_, mut tokens) = arena.begin(&shop, 0).await;
+        for round in 1..=rounds {
+            arena.next_round();
+            let answers = arena.refresh_at_once(&shop, &[tokens.refresh(); RACERS]).await;
+            let answers: Vec<Tokens> = answers.iter().map(Answer::ok).collect();
+            assert!(answers.iter().all(|answer| answer.refresh() == answers[0].refresh()));
+            let generation = arena.count("SELECT max(generation) AS n FROM grants");
+            assert_eq!(usize::try_from(generation), Ok(round));
+            tokens = answers[0].clone();
+        }
+        assert_eq!(arena.count("SELECT count(*) AS n FROM grants WHERE ended_at IS NOT NULL"), 0);
+        assert_eq!(arena.count("SELECT count(*) AS n FROM audit_events WHERE name = 'token.refresh_reuse'"), 0);
+    }
+}
+
+race! {
+    /// Without a grace one of sixteen wins; the others are reuse, which ends the grant, once.
+    async fn without_grace_one_of_sixteen_wins_and_the_grant_ends(arena: Arena, rounds = 8, grace = "0s") {
+        let shop = arena.nodes[0].shop().await;
+        for round in 0..rounds {
+            arena.next_round();
+            let (_, tokens) = arena.begin(&shop, round).await;
+            let answers = arena.refresh_at_once(&shop, &[tokens.refresh(); RACERS]).await;
+            let winners: Vec<Tokens> = answers.iter().filter_map(minted).collect();
+            assert_eq!(winners.len(), 1, "round {round}");
+            arena.all_dead(&shop, &[tokens, winners[0].clone()]).await;
+            let ended = i64::try_from(round).unwrap() + 1;
+            assert_eq!(arena.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"), ended);
+            assert_eq!(arena.count("SELECT count(*) AS n FROM audit_events WHERE name = 'token.refresh_reuse'"), ended);
+        }
+    }
+}
+
+race! {
+    /// A token and its successor at once: either every older token came while its successor was
+    /// unused, and got it again, or one came later, which is reuse: then nothing is left.
+    async fn a_token_races_its_successor(arena: Arena, rounds = 8, grace = "30s") {
+        let shop = arena.nodes[0].shop().await;
+        for round in 0..rounds {
+            arena.next_round();
+            let (_, old) = arena.begin(&shop, round).await;
+            let new = shop.refreshes(old.refresh(), &[]).await.ok();
+            let mixed: Vec<&str> = (0..RACERS)
+                .map(|n| if n % 4 == 3 { new.refresh() } else { old.refresh() })
+                .collect();
+            let answers = arena.refresh_at_once(&shop, &mixed).await;
+            let reuse = answers.iter().any(|answer| minted(answer).is_none());
+            let newest: Vec<Tokens> = answers.iter().skip(3).step_by(4).filter_map(minted).collect();
+            for answer in answers.iter().enumerate().filter(|(n, _)| n % 4 != 3).filter_map(|(_, answer)| minted(answer)) {
+                assert_eq!(answer.refresh(), new.refresh(), "round {round}: a second leaf");
+            }
+            assert!(newest.iter().all(|tokens| tokens.refresh() == newest[0].refresh()), "round {round}");
+            if reuse {
+                arena.all_dead(&shop, &newest).await;
+                arena.all_dead(&shop, &[old, new]).await;
+            } else {
+                shop.refreshes(newest[0].refresh(), &[]).await.ok();
+            }
+        }
+    }
+}
+
+race! {
+    /// Codes are redeemed while their session is signed out.
+    async fn redeeming_races_the_logout(arena: Arena, rounds = 12, grace = "30s") {
+        let shop = arena.nodes[0].shop().await;
+        for round in 0..rounds {
+            arena.next_round();
+            let (mut alice, first) = arena.begin(&shop, round).await;
+            let code = alice.allows_request(&plain(&shop)).await;
+            let racer = {
+                let (shop, code) = (shop.at(&arena.node(round + 1).base), code.clone());
+                actix_web::rt::spawn(async move { shop.redeems(&code).await })
+            };
+            assert_eq!(alice.signs_out().await.status, 200);
+            let mut held: Vec<Tokens> = minted(&racer.await.unwrap()).into_iter().collect();
+            held.push(first);
+            arena.all_dead(&shop, &held).await;
+        }
+        let standing = "SELECT count(*) AS n FROM grants JOIN sessions ON sessions.sid = grants.sid
+                        WHERE grants.ended_at IS NULL AND sessions.ended_at IS NOT NULL";
+        assert_eq!(arena.count(standing), 0);
+    }
+}
+
+race! {
+    /// Codes are still given out while their session is signed out: they buy nothing that lasts.
+    async fn authorizing_races_the_logout(arena: Arena, rounds = 12, grace = "30s") {
+        let shop = arena.nodes[0].shop().await;
+        for round in 0..rounds {
+            arena.next_round();
+            let (mut alice, first) = arena.begin(&shop, round).await;
+            let racer = {
+                let mut tab = alice.at(&arena.node(round + 1).base);
+                let silent = shop.request(&[("scope", "orders:read"), ("prompt", "none")]);
+                actix_web::rt::spawn(async move { tab.get(&silent).await })
+            };
+            assert_eq!(alice.signs_out().await.status, 200);
+            let answer = racer.await.unwrap();
+            match answer.callback("code") {
+                Some(code) => assert!(minted(&shop.redeems(&code).await).is_none(), "round {round}"),
+                None => assert_eq!(answer.callback("error").as_deref(), Some("login_required")),
+            }
+            arena.all_dead(&shop, &[first]).await;
+        }
+    }
+}
+
+race! {
+    /// Refreshes while the session is signed out.
+    async fn refreshing_races_the_logout(arena: Arena, rounds = 12, grace = "30s") {
+        let shop = arena.nodes[0].shop().await;
+        for round in 0..rounds {
+            arena.next_round();
+            let (mut alice, tokens) = arena.begin(&shop, round).await;
+            let racers = [1, 2].map(|n| refresh_at(&shop, arena.node(round + n), tokens.refresh()));
+            assert_eq!(alice.signs_out().await.status, 200);
+            let mut held = vec![tokens];
+            for racer in racers {
+                held.extend(minted(&racer.await.unwrap()));
+            }
+            arena.all_dead(&shop, &held).await;
+        }
+    }
+}
+
+race! {
+    /// Refreshes, even of offline grants, while alice signs out everywhere.
+    async fn refreshing_races_signing_out_everywhere(arena: Arena, rounds = 12, grace = "30s") {
+        let shop = arena.nodes[0].shop().await;
+        let offline = shop.request(&[("scope", "orders:read offline_access")]);
+        for round in 0..rounds {
+            arena.next_round();
+            let (mut alice, bound) = arena.begin(&shop, round).await;
+            let lasting = shop.redeems(&alice.allows_request(&offline).await).await.ok();
+            let racers = [(1, bound.refresh()), (2, lasting.refresh()), (3, lasting.refresh())]
+                .map(|(n, token)| refresh_at(&shop, arena.node(round + n), token));
+            arena.node(round).signs_out_everywhere("alice").await;
+            let mut held = vec![bound, lasting];
+            for racer in racers {
+                held.extend(minted(&racer.await.unwrap()));
+            }
+            arena.all_dead(&shop, &held).await;
+        }
+    }
+}
+
+race! {
+    /// Refreshes while the client revokes the token.
+    async fn refreshing_races_the_revocation(arena: Arena, rounds = 12, grace = "30s") {
+        let shop = arena.nodes[0].shop().await;
+        for round in 0..rounds {
+            arena.next_round();
+            let (_, tokens) = arena.begin(&shop, round).await;
+            let racers = [1, 2].map(|n| refresh_at(&shop, arena.node(round + n), tokens.refresh()));
+            let revoked = shop.at(&arena.node(round).base).revokes(tokens.refresh()).await;
+            assert_eq!(revoked.status, 200);
+            let mut held = vec![tokens];
+            for racer in racers {
+                held.extend(minted(&racer.await.unwrap()));
+            }
+            arena.all_dead(&shop, &held).await;
+        }
+        let rounds = i64::try_from(rounds).unwrap();
+        assert_eq!(arena.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"), rounds);
+    }
+}
