@@ -1,11 +1,14 @@
 //! Everything that a node is made of, built once: the only wiring place.
 
+mod registrations;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use portcullis_verifier::Verifier;
+use portcullis_verifier::{Claims, Verifier};
+pub use registrations::Registrations;
 use tokio::sync::Semaphore;
 
 use crate::accounts::password::Password;
@@ -32,6 +35,8 @@ pub struct App {
     pub issuer: Issuer,
     /// The database.
     pub store: Store,
+    /// Clients and resources as they were at most five seconds ago.
+    pub registrations: Registrations,
     /// The root of form tokens.
     pub secret: ServerSecret,
     /// What time it is.
@@ -142,6 +147,7 @@ impl App {
                 turns: Arc::new(Semaphore::new(config.login.hash_threads())),
                 waiting: AtomicUsize::new(0),
             },
+            registrations: Registrations::default(),
             config,
             issuer,
             store,
@@ -159,6 +165,15 @@ impl App {
     /// Reads our own access tokens, whatever their audience, as any service would.
     pub fn verifier(&self) -> &Verifier {
         &self.verifier
+    }
+
+    /// Whether nothing that a genuine access token rests on has ended.
+    ///
+    /// # Errors
+    /// [`db::Error`]: then nothing is known of it.
+    pub async fn token_stands(&self, claims: &Claims) -> Result<bool, db::Error> {
+        let claims = claims.clone();
+        self.store.read(move |tx| tx.token_stands(&claims)).await
     }
 
     /// The metadata document, serialised once, and its entity tag.

@@ -34,6 +34,7 @@
 //! | RFC 7517 JSON Web Key | `../crates/verifier/src/jwks.rs` |
 //! | RFC 7591 §2 client metadata | `oauth/client.rs` |
 //! | RFC 7636 PKCE | `oauth/pkce.rs` |
+//! | RFC 7662 introspection | `oauth/introspection.rs` |
 //! | RFC 8414 metadata | `oauth/discovery.rs` |
 //! | RFC 8707 resource indicators | `oauth/resource.rs` |
 //! | RFC 9068 JWT access tokens | `oauth/issue.rs` |

@@ -264,7 +264,7 @@ story! {
     async fn a_name_is_taken_once(server: Server) {
         let client = confidential("twice", "https://app.example/cb");
         server.register(client.clone()).await;
-        let second = server.app.store.transaction(move |tx| tx.put_client(&client, None)).await;
+        let second = server.app.store.transaction(move |tx| tx.put_client(&client)).await;
         assert!(matches!(second, Err(Error::Duplicate(_))), "{second:?}");
         let absent = server.write(|tx| tx.find_client(&ClientId::from("nobody"))).await;
         assert!(absent.is_none());

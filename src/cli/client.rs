@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use super::{Exit, Output, block_on, open, table};
 use crate::audit::{Event, Name};
 use crate::config::Config;
-use crate::id::{self, ClientId};
+use crate::id::ClientId;
 use crate::keys::Alg;
-use crate::oauth::client::{AuthMethod, Client, ConsentPolicy, GrantType};
+use crate::oauth::client::{AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType};
 use crate::oauth::scope::Scope;
 use crate::secret::{Entropy, Secret};
 use crate::time::{Clock, Timestamp};
@@ -150,22 +150,20 @@ fn register(create: &Create, config: &Config, output: Output) -> anyhow::Result<
     let secret = client
         .is_confidential()
         .then(|| Secret::client_secret(&entropy));
-    let stored = (
-        client.clone(),
-        secret
-            .as_ref()
-            .map(|secret| (secret.hash(), id::uuid(&entropy, now))),
-    );
+    let kept = secret
+        .iter()
+        .map(|secret| ClientSecret::keep(secret, "first", &entropy, now));
+    let stored = Client {
+        secrets: kept.collect(),
+        ..client.clone()
+    };
     let known = block_on(async {
         Ok(store
             .transaction(move |tx| {
-                let (client, secret) = stored;
+                let client = stored;
                 let known = tx.find_resources(&client.resources)?.len();
                 if known == client.resources.len() {
-                    tx.put_client(
-                        &client,
-                        secret.as_ref().map(|(hash, id)| (hash, id.as_str())),
-                    )?;
+                    tx.put_client(&client)?;
                     tx.put_audit(&created(&client, now))?;
                 }
                 Ok(known)
@@ -242,7 +240,10 @@ impl Create {
             policy_uri: self.policy_uri.clone(),
             tos_uri: self.tos_uri.clone(),
             auth_epoch: 1,
+            serves: Vec::new(),
+            userinfo_alg: None,
             disabled_at: None,
+            deleted_at: None,
             created_at: now,
             secrets: Vec::new(),
         })

@@ -18,7 +18,7 @@ use crate::config::{Address, Config, DataDir};
 use crate::db::{self, Transaction};
 use crate::id::{self, ClientId, UserId};
 use crate::keys::Alg;
-use crate::oauth::client::{AuthMethod, Client, ConsentPolicy, GrantType};
+use crate::oauth::client::{AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType};
 use crate::oauth::resource::Resource;
 use crate::oauth::scope::Scope;
 use crate::secret::{Entropy, Secret};
@@ -189,16 +189,21 @@ impl Cast {
         )?;
         let own_uris = OWN_REDIRECT_URIS.map(str::to_owned).to_vec();
         let own = cast.client(&cast.own_client_id, "My application", own_uris, now)?;
-        let secrets = [&cast.client_secret, &cast.own_client_secret]
-            .map(|secret| (secret.hash(), id::uuid(&app.entropy, now)));
+        let clients = [
+            (demo, cast.client_secret.clone()),
+            (own, cast.own_client_secret.clone()),
+        ];
+        let entropy = app.entropy.clone();
         app.store
             .transaction(move |tx: &mut Transaction<'_>| -> Result<(), db::Error> {
                 tx.put_user(&user)?;
                 tx.put_password(&user.id, &phc, now)?;
                 tx.put_resource(&resource)?;
                 tx.put_scope_description("orders:read", "See your orders in the demo shop")?;
-                for (client, (hash, id)) in [demo, own].iter().zip(&secrets) {
-                    tx.put_client(client, Some((hash, id)))?;
+                for (mut client, secret) in clients {
+                    let kept = ClientSecret::keep(&secret, "first", &entropy, now);
+                    client.secrets.push(kept);
+                    tx.put_client(&client)?;
                 }
                 Ok(())
             })
@@ -243,7 +248,10 @@ impl Cast {
             policy_uri: None,
             tos_uri: None,
             auth_epoch: 1,
+            serves: Vec::new(),
+            userinfo_alg: None,
             disabled_at: None,
+            deleted_at: None,
             created_at: now,
             secrets: Vec::new(),
         })

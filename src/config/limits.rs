@@ -50,6 +50,12 @@ pub const CLEAN_UP_BATCH: i64 = 1_000;
 pub const CLEAN_UP_EVERY: Duration = Duration::from_secs(60);
 /// How often, at most, a session's last use is written down.
 pub const SESSION_TOUCH: Duration = Duration::from_secs(60);
+/// How often, at most, a client secret's last use is written down.
+pub const SECRET_TOUCH: Duration = Duration::from_secs(3600);
+/// How old what a node remembers of clients and resources may be.
+pub const REGISTRATION_AGE: Duration = Duration::from_secs(5);
+/// How many clients a node remembers.
+pub const REGISTRATIONS: usize = 10_000;
 /// Shortest password, in characters.
 pub const PASSWORD_CHARS: usize = 15;
 /// Longest password, in bytes.

@@ -1,15 +1,19 @@
 //! `clients` and `client_secrets`.
 
 use diesel::{
-    ExpressionMethods, JoinOnDsl, NullableExpressionMethods, OptionalExtension, QueryDsl,
-    RunQueryDsl,
+    BoolExpressionMethods, ExpressionMethods, JoinOnDsl, NullableExpressionMethods,
+    OptionalExtension, QueryDsl, RunQueryDsl,
 };
 
-use super::schema::{client_secrets as s, clients as t};
+use super::revocations::{Kind, Record};
+use super::schema::{client_secrets as s, clients as t, feed_head};
 use super::{Error, Transaction, list, to_list, unreadable};
+use crate::config::limits::SECRET_TOUCH;
 use crate::id::ClientId;
 use crate::keys::Alg;
-use crate::oauth::client::{AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType};
+use crate::oauth::client::{
+    AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType, Registration,
+};
 use crate::oauth::scope::Scope;
 use crate::secret::Hash;
 use crate::time::Timestamp;
@@ -37,6 +41,9 @@ struct Row {
     auth_epoch: i64,
     disabled_at: Option<i64>,
     created_at: i64,
+    serves: String,
+    userinfo_alg: Option<String>,
+    deleted_at: Option<i64>,
 }
 
 impl Row {
@@ -45,6 +52,7 @@ impl Row {
         let broken = |column| unreadable("clients", column, &id);
         let texts = |column, text: &str| list("clients", column, &id, text);
         let grant_types = texts("grant_types", &self.grant_types)?;
+        let userinfo_alg = self.userinfo_alg.as_deref();
         Ok(Client {
             name: self.name,
             auth_method: AuthMethod::parse(&self.auth_method)
@@ -69,12 +77,92 @@ impl Row {
             client_uri: self.client_uri,
             policy_uri: self.policy_uri,
             tos_uri: self.tos_uri,
+            serves: texts("serves", &self.serves)?,
+            userinfo_alg: userinfo_alg
+                .map(|name| Alg::from_name(name).ok_or_else(|| broken("userinfo_alg")))
+                .transpose()?,
             auth_epoch: self.auth_epoch,
             disabled_at: self.disabled_at.map(Timestamp::from_micros),
+            deleted_at: self.deleted_at.map(Timestamp::from_micros),
             created_at: Timestamp::from_micros(self.created_at),
             secrets,
             id: ClientId::from(self.id),
         })
+    }
+}
+
+type SecretRow = (
+    String,
+    String,
+    Vec<u8>,
+    String,
+    i64,
+    Option<i64>,
+    Option<i64>,
+);
+
+fn client_secret((id, _, hash, label, created, expires, last_used): SecretRow) -> ClientSecret {
+    ClientSecret {
+        id,
+        hash: Hash::from_bytes(hash),
+        label,
+        created_at: Timestamp::from_micros(created),
+        expires_at: expires.map(Timestamp::from_micros),
+        last_used_at: last_used.map(Timestamp::from_micros),
+    }
+}
+
+/// What a registration says: everything but the id and the client's life.
+#[derive(diesel::Insertable, diesel::AsChangeset)]
+#[diesel(table_name = t, treat_none_as_null = true)]
+struct Columns {
+    name: String,
+    kind: &'static str,
+    auth_method: &'static str,
+    redirect_uris: String,
+    grant_types: String,
+    scopes: String,
+    resources: String,
+    cors_origins: String,
+    post_logout_redirect_uris: String,
+    id_token_alg: &'static str,
+    consent: &'static str,
+    require_pkce: bool,
+    allow_localhost_redirect: bool,
+    client_uri: Option<String>,
+    policy_uri: Option<String>,
+    tos_uri: Option<String>,
+    serves: String,
+    userinfo_alg: Option<&'static str>,
+}
+
+impl Columns {
+    fn of(client: &Client) -> Self {
+        let grants = client.grant_types.iter();
+        let grants: Vec<String> = grants.map(|grant| grant.as_str().to_owned()).collect();
+        Self {
+            name: client.name.clone(),
+            kind: match client.is_confidential() {
+                true => "confidential",
+                false => "public",
+            },
+            auth_method: client.auth_method.as_str(),
+            redirect_uris: to_list(&client.redirect_uris),
+            grant_types: to_list(&grants),
+            scopes: client.scopes.to_string(),
+            resources: to_list(&client.resources),
+            cors_origins: to_list(&client.cors_origins),
+            post_logout_redirect_uris: to_list(&client.post_logout_redirect_uris),
+            id_token_alg: client.id_token_alg.name(),
+            consent: client.consent.as_str(),
+            require_pkce: client.require_pkce,
+            allow_localhost_redirect: client.allow_localhost_redirect,
+            client_uri: client.client_uri.clone(),
+            policy_uri: client.policy_uri.clone(),
+            tos_uri: client.tos_uri.clone(),
+            serves: to_list(&client.serves),
+            userinfo_alg: client.userinfo_alg.map(Alg::name),
+        }
     }
 }
 
@@ -84,119 +172,258 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn find_client(&mut self, id: &ClientId) -> Result<Option<Client>, Error> {
-        let rows: Vec<(Row, Option<Vec<u8>>, Option<i64>)> = t::table
+        let client = self.find_registered(id)?;
+        Ok(client.filter(|client| client.disabled_at.is_none()))
+    }
+
+    /// A client with its secrets, switched off or not, but not a deleted one.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_registered(&mut self, id: &ClientId) -> Result<Option<Client>, Error> {
+        let rows: Vec<(Row, Option<SecretRow>)> = t::table
             .left_join(s::table.on(s::client_id.eq(t::id)))
             .filter(t::id.eq(id.as_str()))
-            .filter(t::disabled_at.is_null())
-            .select((t::all_columns, s::hash.nullable(), s::expires_at.nullable()))
+            .filter(t::deleted_at.is_null())
+            .order((s::created_at, s::id))
+            .select((t::all_columns, s::all_columns.nullable()))
             .load(self.0)?;
         let mut secrets = Vec::new();
         let mut client = None;
-        for (row, hash, expires_at) in rows {
-            secrets.extend(hash.map(|hash| ClientSecret {
-                hash: Hash::from_bytes(hash),
-                expires_at: expires_at.map(Timestamp::from_micros),
-            }));
+        for (row, secret) in rows {
+            secrets.extend(secret.map(client_secret));
             client = Some(row);
         }
         client.map(|row| row.client(secrets)).transpose()
     }
 
-    /// All clients, by name, without their secrets; those that are switched off too.
+    /// A client that is not switched off, with all that its token requests need to know.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_registration(&mut self, id: &ClientId) -> Result<Option<Registration>, Error> {
+        let Some(client) = self.find_client(id)? else {
+            return Ok(None);
+        };
+        Ok(Some(Registration {
+            resources: self.find_resources(&client.resources)?,
+            feed_epoch: self.feed_epoch()?,
+            client,
+        }))
+    }
+
+    /// All clients but deleted ones, by name, without their secrets; those that are switched off too.
     ///
     /// # Errors
     /// [`Error`].
     pub fn list_clients(&mut self) -> Result<Vec<Client>, Error> {
-        let rows: Vec<Row> = t::table.order((t::name, t::id)).load(self.0)?;
+        let rows: Vec<Row> = t::table
+            .filter(t::deleted_at.is_null())
+            .order((t::name, t::id))
+            .load(self.0)?;
         rows.into_iter().map(|row| row.client(Vec::new())).collect()
     }
 
-    /// Registers a client with its first secret, if it has one.
+    /// Registers a client with its secrets.
     ///
     /// # Errors
     /// [`Error::Duplicate`] when the id is taken.
-    pub fn put_client(
-        &mut self,
-        client: &Client,
-        secret: Option<(&Hash, &str)>,
-    ) -> Result<(), Error> {
-        let grant_types: Vec<String> = client
-            .grant_types
-            .iter()
-            .map(|g| g.as_str().to_owned())
-            .collect();
+    pub fn put_client(&mut self, client: &Client) -> Result<(), Error> {
         diesel::insert_into(t::table)
             .values((
-                (
-                    t::id.eq(client.id.as_str()),
-                    t::name.eq(&client.name),
-                    t::kind.eq(if client.is_confidential() {
-                        "confidential"
-                    } else {
-                        "public"
-                    }),
-                    t::auth_method.eq(client.auth_method.as_str()),
-                    t::redirect_uris.eq(to_list(&client.redirect_uris)),
-                    t::grant_types.eq(to_list(&grant_types)),
-                    t::scopes.eq(client.scopes.to_string()),
-                    t::resources.eq(to_list(&client.resources)),
-                    t::cors_origins.eq(to_list(&client.cors_origins)),
-                    t::post_logout_redirect_uris.eq(to_list(&client.post_logout_redirect_uris)),
-                ),
-                (
-                    t::id_token_alg.eq(client.id_token_alg.name()),
-                    t::consent.eq(client.consent.as_str()),
-                    t::require_pkce.eq(client.require_pkce),
-                    t::allow_localhost_redirect.eq(client.allow_localhost_redirect),
-                    t::client_uri.eq(&client.client_uri),
-                    t::policy_uri.eq(&client.policy_uri),
-                    t::tos_uri.eq(&client.tos_uri),
-                    t::auth_epoch.eq(client.auth_epoch),
-                    t::created_at.eq(client.created_at.micros()),
-                ),
+                t::id.eq(client.id.as_str()),
+                t::auth_epoch.eq(client.auth_epoch),
+                t::created_at.eq(client.created_at.micros()),
+                Columns::of(client),
             ))
             .execute(self.0)?;
-        if let Some((hash, id)) = secret {
-            diesel::insert_into(s::table)
-                .values((
-                    s::id.eq(id),
-                    s::client_id.eq(client.id.as_str()),
-                    s::hash.eq(hash.as_bytes()),
-                    s::label.eq("first"),
-                    s::created_at.eq(client.created_at.micros()),
-                ))
-                .execute(self.0)?;
+        for secret in &client.secrets {
+            self.put_client_secret(&client.id, secret)?;
         }
-        Ok(())
+        self.raise_config_version()
     }
 
-    /// Replaces the redirect URIs of a client; `false` when there is no such client.
+    /// Replaces what a registration says; `false` when there is no such client. Whoever may do less
+    /// than before is cut off by [`Transaction::cut_off_client`], not by this.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn set_redirect_uris(&mut self, id: &ClientId, uris: &[String]) -> Result<bool, Error> {
-        let rows = diesel::update(t::table.filter(t::id.eq(id.as_str())))
-            .set(t::redirect_uris.eq(to_list(uris)))
-            .execute(self.0)?;
+    pub fn update_client(&mut self, client: &Client) -> Result<bool, Error> {
+        let rows = diesel::update(
+            t::table
+                .filter(t::id.eq(client.id.as_str()))
+                .filter(t::deleted_at.is_null()),
+        )
+        .set(Columns::of(client))
+        .execute(self.0)?;
+        self.raise_config_version()?;
         Ok(rows == 1)
     }
 
-    /// Switches a client off: raises its auth epoch, so that everything it holds is dead.
+    /// Adds a secret to a client.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn disable_client(&mut self, id: &ClientId, now: Timestamp) -> Result<bool, Error> {
+    pub fn put_client_secret(
+        &mut self,
+        client: &ClientId,
+        secret: &ClientSecret,
+    ) -> Result<(), Error> {
+        diesel::insert_into(s::table)
+            .values((
+                s::id.eq(&secret.id),
+                s::client_id.eq(client.as_str()),
+                s::hash.eq(secret.hash.as_bytes()),
+                s::label.eq(&secret.label),
+                s::created_at.eq(secret.created_at.micros()),
+                s::expires_at.eq(secret.expires_at.map(Timestamp::micros)),
+            ))
+            .execute(self.0)?;
+        self.raise_config_version()
+    }
+
+    /// Lets the secrets of a client that are live now end at `at` (or before, if they would anyway),
+    /// but for the one with the row id `kept`; how many there were.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn expire_client_secrets(
+        &mut self,
+        client: &ClientId,
+        kept: &str,
+        at: Timestamp,
+    ) -> Result<usize, Error> {
+        let rows = diesel::update(
+            s::table
+                .filter(s::client_id.eq(client.as_str()))
+                .filter(s::id.ne(kept))
+                .filter(s::expires_at.is_null().or(s::expires_at.gt(at.micros()))),
+        )
+        .set(s::expires_at.eq(at.micros()))
+        .execute(self.0)?;
+        self.raise_config_version()?;
+        Ok(rows)
+    }
+
+    /// Notes that a secret is in use; the hour is enough.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn touch_client_secret(&mut self, id: &str, now: Timestamp) -> Result<(), Error> {
+        let hour_ago = (now - SECRET_TOUCH).micros();
+        diesel::update(
+            s::table
+                .filter(s::id.eq(id))
+                .filter(s::last_used_at.is_null().or(s::last_used_at.le(hour_ago))),
+        )
+        .set(s::last_used_at.eq(now.micros()))
+        .execute(self.0)?;
+        Ok(())
+    }
+
+    /// Cuts a client off: raises its auth epoch, so that every code, grant and token that it got
+    /// before is dead, and puts the record on the blocklist. `false` when there is no such client.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn cut_off_client(
+        &mut self,
+        id: &ClientId,
+        reason: &str,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let floor: Option<i64> = diesel::update(t::table.find(id.as_str()))
+            .set(t::auth_epoch.eq(t::auth_epoch + 1))
+            .returning(t::auth_epoch)
+            .get_result(self.0)
+            .optional()?;
+        let Some(floor) = floor else {
+            return Ok(false);
+        };
+        let record = Record {
+            kind: Kind::Client,
+            value: id.as_str(),
+            floor,
+            reason,
+            actor,
+        };
+        self.put_revocation(&record, now)?;
+        self.raise_config_version()?;
+        Ok(true)
+    }
+
+    /// Switches a client off, and cuts it off; `false` when it was off already.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn disable_client(
+        &mut self,
+        id: &ClientId,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
         let rows = diesel::update(
             t::table
                 .filter(t::id.eq(id.as_str()))
                 .filter(t::disabled_at.is_null()),
         )
+        .set(t::disabled_at.eq(now.micros()))
+        .execute(self.0)?;
+        Ok(rows == 1 && self.cut_off_client(id, "disabled", actor, now)?)
+    }
+
+    /// Switches a client on again; what it held before stays dead. `false` when it was not off.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn enable_client(&mut self, id: &ClientId) -> Result<bool, Error> {
+        let rows = diesel::update(
+            t::table
+                .filter(t::id.eq(id.as_str()))
+                .filter(t::disabled_at.is_not_null())
+                .filter(t::deleted_at.is_null()),
+        )
+        .set(t::disabled_at.eq(None::<i64>))
+        .execute(self.0)?;
+        self.raise_config_version()?;
+        Ok(rows == 1)
+    }
+
+    /// Deletes a client: it is cut off, its secrets are gone, its id stays taken. `false` when there
+    /// is no such client.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn delete_client(
+        &mut self,
+        id: &ClientId,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let rows = diesel::update(
+            t::table
+                .filter(t::id.eq(id.as_str()))
+                .filter(t::deleted_at.is_null()),
+        )
         .set((
+            t::deleted_at.eq(now.micros()),
             t::disabled_at.eq(now.micros()),
-            t::auth_epoch.eq(t::auth_epoch + 1),
         ))
         .execute(self.0)?;
-        Ok(rows == 1)
+        if rows == 0 {
+            return Ok(false);
+        }
+        diesel::delete(s::table.filter(s::client_id.eq(id.as_str()))).execute(self.0)?;
+        self.cut_off_client(id, "deleted", actor, now)
+    }
+
+    /// Tells every node that clients or resources changed.
+    pub(super) fn raise_config_version(&mut self) -> Result<(), Error> {
+        diesel::update(feed_head::table)
+            .set(feed_head::config_version.eq(feed_head::config_version + 1))
+            .execute(self.0)?;
+        Ok(())
     }
 
     /// Whether some live client has registered the origin for cross-origin calls.

@@ -4,22 +4,12 @@ use super::{Error, Transaction};
 use crate::audit::Event;
 use crate::id::{ClientId, GrantId};
 use crate::oauth::Ledger;
-use crate::oauth::client::Client;
 use crate::oauth::grants::Grant;
 use crate::oauth::grants::authorization_code::Code;
-use crate::oauth::resource::Resource;
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
 impl Ledger for Transaction<'_> {
-    fn find_client(&mut self, id: &ClientId) -> Result<Option<Client>, Error> {
-        self.find_client(id)
-    }
-
-    fn find_resources(&mut self, client: &Client) -> Result<Vec<Resource>, Error> {
-        self.find_resources(&client.resources)
-    }
-
     fn put_code(&mut self, code: &Code) -> Result<(), Error> {
         self.put_code(code)
     }
@@ -81,10 +71,6 @@ impl Ledger for Transaction<'_> {
         now: Timestamp,
     ) -> Result<(), Error> {
         self.end_token(jti, expires_at, actor, now)
-    }
-
-    fn feed_epoch(&mut self) -> Result<i64, Error> {
-        self.feed_epoch()
     }
 
     fn put_audit(&mut self, event: &Event) -> Result<(), Error> {

@@ -89,7 +89,7 @@ impl Transaction<'_> {
                 t::created_at.eq(resource.created_at.micros()),
             ))
             .execute(self.0)?;
-        Ok(())
+        self.raise_config_version()
     }
 
     /// Sets what the consent page says about a scope.

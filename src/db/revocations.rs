@@ -1,7 +1,7 @@
 //! `revocations`: the blocklist. An act that ends something inserts its record in the same
 //! transaction; it is numbered and published later.
 
-use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
+use diesel::{ExpressionMethods, RunQueryDsl};
 
 use super::schema::revocations as t;
 use super::{Error, Transaction};
@@ -18,15 +18,18 @@ pub enum Kind {
     Session,
     /// A person.
     User,
+    /// A client.
+    Client,
 }
 
 impl Kind {
-    fn letter(self) -> &'static str {
+    pub(super) fn letter(self) -> &'static str {
         match self {
             Self::Token => "J",
             Self::Grant => "G",
             Self::Session => "S",
             Self::User => "U",
+            Self::Client => "C",
         }
     }
 }
@@ -38,7 +41,7 @@ pub struct Record<'a> {
     pub kind: Kind,
     /// Its id.
     pub value: &'a str,
-    /// For a person: tokens with a lower number are dead.
+    /// For a person or a client: tokens with a lower number are dead.
     pub floor: i64,
     /// Why.
     pub reason: &'a str,
@@ -92,18 +95,5 @@ impl Transaction<'_> {
             ))
             .execute(self.0)?;
         Ok(())
-    }
-
-    /// Whether an access token is on the blocklist.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn is_token_ended(&mut self, jti: &str) -> Result<bool, Error> {
-        let found: i64 = t::table
-            .filter(t::kind.eq(Kind::Token.letter()))
-            .filter(t::value.eq(jti))
-            .count()
-            .get_result(self.0)?;
-        Ok(found > 0)
     }
 }

@@ -22,6 +22,9 @@ diesel::table! {
         auth_epoch -> BigInt,
         disabled_at -> Nullable<BigInt>,
         created_at -> BigInt,
+        serves -> Text,
+        userinfo_alg -> Nullable<Text>,
+        deleted_at -> Nullable<BigInt>,
     }
 }
 

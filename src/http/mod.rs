@@ -11,6 +11,7 @@ mod error;
 mod extract;
 mod headers;
 mod health;
+mod introspect;
 mod login;
 mod logout;
 mod revoke;
@@ -65,6 +66,10 @@ pub fn public(config: &mut ServiceConfig) {
             web::resource("/oauth2/revoke")
                 .route(web::post().to(revoke::post))
                 .route(web::method(actix_web::http::Method::OPTIONS).to(cors::preflight)),
+        ))
+        .service(only(
+            &["POST"],
+            web::resource("/oauth2/introspect").route(web::post().to(introspect::post)),
         ))
         .service(only(
             &["GET", "POST"],

@@ -2,15 +2,15 @@
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
-use actix_web::web::{Data, Payload};
+use actix_web::web::{self, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
-use portcullis_verifier::{Claims, Need, Rejected};
+use portcullis_verifier::{Need, Rejected};
 use serde_json::{Map, Value};
 
 use super::extract::{self, Unread};
 use super::{cors, error};
 use crate::app::App;
-use crate::id::{GrantId, UserId};
+use crate::id::{ClientId, UserId};
 use crate::oauth::scope::Scope;
 use crate::oauth::{Detail, Error, userinfo};
 
@@ -51,9 +51,13 @@ async fn respond(
         Ok(token) => tell(app, token).await,
     };
     let mut response = match told {
-        Ok(claims) => HttpResponse::Ok()
+        Ok(Told::Plain(claims)) => HttpResponse::Ok()
             .insert_header(("Cache-Control", "no-store"))
             .json(claims),
+        Ok(Told::Signed(jwt)) => HttpResponse::Ok()
+            .insert_header(("Cache-Control", "no-store"))
+            .content_type("application/jwt")
+            .body(jwt),
         Err(Stop::Error(error)) => error::json(request, &error),
         Err(Stop::Rejected(rejected)) => refuse(request, &rejected),
     };
@@ -61,37 +65,40 @@ async fn respond(
     response
 }
 
-async fn tell(app: &App, token: Option<String>) -> Result<Map<String, Value>, Stop> {
+/// OIDC Core §5.3.2.
+enum Told {
+    Plain(Map<String, Value>),
+    Signed(String),
+}
+
+async fn tell(app: &App, token: Option<String>) -> Result<Told, Stop> {
     // 1. A genuine token of ours with scope `openid`, whatever its audience.
     let token = token.ok_or(Stop::Rejected(Rejected::Missing))?;
-    let need = Need::scope("openid");
-    let claims = app
-        .verifier()
-        .verify_at(&token, &need, app.clock.now().secs())
-        .map_err(Stop::Rejected)?;
-    // 2. Nothing that it rests on has ended, and it is not revoked itself.
+    let (need, now) = (Need::scope("openid"), app.clock.now());
+    let verified = app.verifier().verify_at(&token, &need, now.secs());
+    let claims = verified.map_err(Stop::Rejected)?;
+    // 2. About a person, and nothing that it rests on has ended.
     let dead = || Stop::Rejected(Rejected::Claims("revoked"));
-    let Claims {
-        jti,
-        grant_id,
-        sub,
-        scope,
-        ..
-    } = claims;
-    let grant = GrantId::from(grant_id.ok_or_else(dead)?);
-    let (user, now) = (UserId::from(sub), app.clock.now());
-    let found = app.store.read(move |tx| {
-        let stands = tx.find_standing_grant(&grant, now)?.is_some() && !tx.is_token_ended(&jti)?;
-        if stands {
-            tx.find_user(&user)
-        } else {
-            Ok(None)
+    if claims.rev.user_epoch.is_none() || !app.token_stands(&claims).await? {
+        return Err(dead());
+    }
+    let (user, client) = (UserId::from(claims.sub), ClientId::from(claims.client_id));
+    let user = app.store.read(move |tx| tx.find_user(&user)).await?;
+    let user = user.ok_or_else(dead)?;
+    // 3. What its scope allows, signed if its client registered that.
+    let scope = Scope::parse(&claims.scope).map_err(|_| dead())?;
+    let told = userinfo::claims(&user, &scope);
+    let known = app.registrations.find(&app.store, &client, now).await?;
+    match known.and_then(|known| known.client.userinfo_alg) {
+        None => Ok(Told::Plain(told)),
+        Some(alg) => {
+            let (keys, issuer) = (app.keys(), app.issuer.as_str().to_owned());
+            let signed =
+                web::block(move || userinfo::sign(told, &client, &issuer, alg, &keys)).await;
+            let signed = signed.map_err(|error| Stop::Error(Error::unsigned(error)))?;
+            Ok(Told::Signed(signed.map_err(Stop::Error)?))
         }
-    });
-    let user = found.await?.ok_or_else(dead)?;
-    // 3. What its scope allows.
-    let scope = Scope::parse(&scope).map_err(|_| dead())?;
-    Ok(userinfo::claims(&user, &scope))
+    }
 }
 
 /// RFC 6750 §3.

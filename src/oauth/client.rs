@@ -2,11 +2,12 @@
 
 use super::error::{Detail, Error};
 use super::redirect_uri;
+use super::resource::Resource;
 use super::scope::Scope;
 use crate::config::limits::{CLIENT_NAME_CHARS, REDIRECT_URIS};
 use crate::id::ClientId;
 use crate::keys::Alg;
-use crate::secret::{Hash, sha256};
+use crate::secret::{Entropy, Hash, Secret, sha256};
 use crate::time::Timestamp;
 
 /// A registered client.
@@ -44,23 +45,68 @@ pub struct Client {
     pub policy_uri: Option<String>,
     /// Its terms of service.
     pub tos_uri: Option<String>,
+    /// The APIs that it is the resource server of, by audience: it may introspect their tokens
+    /// (RFC 7662).
+    pub serves: Vec<String>,
+    /// `userinfo_signed_response_alg` (OIDC Registration §2): signed answers, if set.
+    pub userinfo_alg: Option<Alg>,
     /// Raised by a cut-off.
     pub auth_epoch: i64,
     /// Set when it is switched off.
     pub disabled_at: Option<Timestamp>,
+    /// Set when it is deleted: the row stays, its id is never given out again.
+    pub deleted_at: Option<Timestamp>,
     /// When it was registered.
     pub created_at: Timestamp,
-    /// Its live secrets.
+    /// Its secrets, the oldest first.
     pub secrets: Vec<ClientSecret>,
 }
 
 /// One of a client's secrets; the database knows its hash alone.
 #[derive(Clone, Debug)]
 pub struct ClientSecret {
+    /// Row id.
+    pub id: String,
     /// SHA-256.
     pub hash: Hash,
+    /// What the operator calls it.
+    pub label: String,
+    /// When it was made.
+    pub created_at: Timestamp,
     /// When it ends.
     pub expires_at: Option<Timestamp>,
+    /// When it last proved its client, to the hour.
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl ClientSecret {
+    /// What is kept of a fresh secret.
+    pub fn keep(secret: &Secret, label: &str, entropy: &Entropy, now: Timestamp) -> Self {
+        Self {
+            id: crate::id::uuid(entropy, now),
+            hash: secret.hash(),
+            label: label.to_owned(),
+            created_at: now,
+            expires_at: None,
+            last_used_at: None,
+        }
+    }
+
+    /// Whether it is still good.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.expires_at.is_none_or(|at| now < at)
+    }
+}
+
+/// A client and the APIs that it may ask for, as they were read together.
+#[derive(Clone, Debug)]
+pub struct Registration {
+    /// The client.
+    pub client: Client,
+    /// Its registered resources, in the client's order.
+    pub resources: Vec<Resource>,
+    /// The feed epoch of that moment, which tokens carry.
+    pub feed_epoch: i64,
 }
 
 /// `token_endpoint_auth_method` (RFC 7591 §2).
@@ -177,6 +223,9 @@ impl Client {
         }
         if !self.is_confidential() && self.may_use(GrantType::ClientCredentials) {
             return refuse("a public client cannot act for itself: it has no secret".to_owned());
+        }
+        if !self.is_confidential() && !self.serves.is_empty() {
+            return refuse("a resource server proves who it is: it cannot be public".to_owned());
         }
         if !self.is_confidential() && !self.require_pkce {
             return refuse("a public client always needs PKCE".to_owned());

@@ -1,11 +1,15 @@
 //! Client authentication: RFC 6749 §2.3. Which credentials came, and are they right.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::client::{AuthMethod, Client};
+use super::client::{AuthMethod, Client, Registration};
 use super::error::{Detail, Error};
 use super::params::Params;
+use super::resource::Resource;
+use crate::config::limits::SECRET_TOUCH;
 use crate::id::ClientId;
 use crate::secret::{Hash, Secret};
 use crate::time::Timestamp;
@@ -20,13 +24,31 @@ pub struct Presented {
 }
 
 /// A client that has proven who it is. Only [`prove`] makes one.
-#[derive(Debug)]
-pub struct Proven(Client);
+#[derive(Clone, Debug)]
+pub struct Proven {
+    registration: Arc<Registration>,
+    secret: Option<String>,
+}
 
 impl Proven {
     /// The client.
     pub fn client(&self) -> &Client {
-        &self.0
+        &self.registration.client
+    }
+
+    /// The APIs that it may ask tokens for.
+    pub fn resources(&self) -> &[Resource] {
+        &self.registration.resources
+    }
+
+    /// The feed epoch that its tokens carry.
+    pub fn feed_epoch(&self) -> i64 {
+        self.registration.feed_epoch
+    }
+
+    /// The row id of the secret by which it proved itself, if that has not been noted lately.
+    pub fn secret_to_note(&self) -> Option<&str> {
+        self.secret.as_deref()
     }
 }
 
@@ -111,27 +133,33 @@ pub fn present(authorization: &[&[u8]], form: &Params) -> Result<Presented, Erro
 /// wrong secret.
 pub fn prove(
     presented: &Presented,
-    client: Option<Client>,
+    registration: Option<Arc<Registration>>,
     now: Timestamp,
 ) -> Result<Proven, Error> {
-    let Some(client) = client else {
+    let Some(registration) = registration else {
         return Err(Error::invalid_client(Auth::Unknown));
     };
+    let client = &registration.client;
     if client.auth_method != presented.method {
         return Err(Error::invalid_client(Auth::Method));
     }
+    let mut noted = None;
     if let Some(secret) = &presented.secret {
         let hash = Hash::of(secret.expose());
-        let right = client
-            .secrets
-            .iter()
-            .filter(|known| known.expires_at.is_none_or(|at| now < at))
-            .any(|known| known.hash.matches(&hash));
-        if !right {
-            return Err(Error::invalid_client(Auth::Secret));
-        }
+        let mut live = client.secrets.iter().filter(|known| known.is_live(now));
+        let known = live
+            .find(|known| known.hash.matches(&hash))
+            .ok_or_else(|| Error::invalid_client(Auth::Secret))?;
+        let is_old = |at: Timestamp| now.since(at) >= SECRET_TOUCH;
+        noted = known
+            .last_used_at
+            .is_none_or(is_old)
+            .then(|| known.id.clone());
     }
-    Ok(Proven(client))
+    Ok(Proven {
+        secret: noted,
+        registration,
+    })
 }
 
 /// §2.3.1: both halves of the pair are form-encoded before they are joined.

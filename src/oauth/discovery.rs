@@ -18,6 +18,7 @@ pub struct Metadata {
     pub jwks_uri: String,
     pub userinfo_endpoint: String,
     pub revocation_endpoint: String,
+    pub introspection_endpoint: String,
     pub end_session_endpoint: String,
     pub scopes_supported: Vec<&'static str>,
     pub response_types_supported: [&'static str; 1],
@@ -26,7 +27,10 @@ pub struct Metadata {
     pub acr_values_supported: [&'static str; 1],
     pub subject_types_supported: [&'static str; 1],
     pub id_token_signing_alg_values_supported: [&'static str; 2],
+    pub userinfo_signing_alg_values_supported: [&'static str; 2],
     pub token_endpoint_auth_methods_supported: Vec<&'static str>,
+    pub revocation_endpoint_auth_methods_supported: Vec<&'static str>,
+    pub introspection_endpoint_auth_methods_supported: Vec<&'static str>,
     pub claims_supported: [&'static str; 9],
     pub code_challenge_methods_supported: [&'static str; 1],
     pub claims_parameter_supported: bool,
@@ -46,6 +50,7 @@ impl Metadata {
             jwks_uri: issuer.url("/oauth2/jwks"),
             userinfo_endpoint: issuer.url("/oauth2/userinfo"),
             revocation_endpoint: issuer.url("/oauth2/revoke"),
+            introspection_endpoint: issuer.url("/oauth2/introspect"),
             end_session_endpoint: issuer.url("/oauth2/end_session"),
             scopes_supported: IDENTITY.to_vec(),
             response_types_supported: ["code"],
@@ -54,10 +59,13 @@ impl Metadata {
             acr_values_supported: [ACR_PASSWORD],
             subject_types_supported: ["public"],
             id_token_signing_alg_values_supported: ["RS256", "ES256"],
-            token_endpoint_auth_methods_supported: AuthMethod::ALL
-                .iter()
-                .map(|method| method.as_str())
-                .collect(),
+            userinfo_signing_alg_values_supported: ["RS256", "ES256"],
+            token_endpoint_auth_methods_supported: methods(AuthMethod::ALL),
+            revocation_endpoint_auth_methods_supported: methods(AuthMethod::ALL),
+            introspection_endpoint_auth_methods_supported: methods(&[
+                AuthMethod::Basic,
+                AuthMethod::Post,
+            ]),
             claims_supported: [
                 "iss",
                 "sub",
@@ -77,4 +85,8 @@ impl Metadata {
             prompt_values_supported: ["none", "login", "consent", "select_account"],
         }
     }
+}
+
+fn methods(offered: &[AuthMethod]) -> Vec<&'static str> {
+    offered.iter().map(|method| method.as_str()).collect()
 }

@@ -178,6 +178,17 @@ macro_rules! constructors {
     };
 }
 
+impl Error {
+    /// 503: nothing could be signed.
+    pub fn unsigned(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self {
+            code: Code::TemporarilyUnavailable,
+            detail: Detail::high("key.unusable", "blocking"),
+            source: Some(source.into()),
+        }
+    }
+}
+
 constructors! {
     invalid_request InvalidRequest
     unauthorized_client UnauthorizedClient

@@ -1,10 +1,8 @@
 //! What the protocol asks to be remembered, in its own words. `find_` may find none, `take_`
 //! succeeds at most once ever, `put_` writes, `end_` ends.
 
-use super::client::Client;
 use super::grants::Grant;
 use super::grants::authorization_code::Code;
-use super::resource::Resource;
 use crate::audit::Event;
 use crate::id::{ClientId, GrantId};
 use crate::secret::Hash;
@@ -36,12 +34,6 @@ pub enum Failure {
 
 /// One transaction's view of what is stored.
 pub trait Ledger {
-    /// A client that is not switched off, with its live secrets.
-    fn find_client(&mut self, id: &ClientId) -> Result<Option<Client>, Failure>;
-
-    /// The registered resources that a client may ask for, in the client's order.
-    fn find_resources(&mut self, client: &Client) -> Result<Vec<Resource>, Failure>;
-
     /// Writes a code beside its grant.
     fn put_code(&mut self, code: &Code) -> Result<(), Failure>;
 
@@ -96,9 +88,6 @@ pub trait Ledger {
         actor: &str,
         now: Timestamp,
     ) -> Result<(), Failure>;
-
-    /// The feed epoch, which tokens carry.
-    fn feed_epoch(&mut self) -> Result<i64, Failure>;
 
     /// Writes an audit event; without it the change does not happen.
     fn put_audit(&mut self, event: &Event) -> Result<(), Failure>;

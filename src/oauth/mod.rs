@@ -18,6 +18,7 @@
 //! | RFC 6749 §6, RFC 9700 §4.14 | [`grants::refresh_token`] |
 //! | RFC 6749 §4.4 | [`grants::client_credentials`] |
 //! | RFC 7009 | [`revocation`] |
+//! | RFC 7662 | [`introspection`] |
 //! | OIDC Core §5.3 | [`userinfo`] |
 //! | RFC 9068 | [`issue`] |
 //! | OIDC Core §2 | [`id_token`] |
@@ -33,6 +34,7 @@ pub mod discovery;
 pub mod error;
 pub mod grants;
 pub mod id_token;
+pub mod introspection;
 pub mod issue;
 pub mod ledger;
 pub mod logout;

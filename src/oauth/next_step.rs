@@ -218,7 +218,10 @@ mod tests {
             policy_uri: None,
             tos_uri: None,
             auth_epoch: 1,
+            serves: Vec::new(),
+            userinfo_alg: None,
             disabled_at: None,
+            deleted_at: None,
             created_at: NOW,
             secrets: Vec::new(),
         };

@@ -72,6 +72,21 @@ impl Request {
     }
 }
 
+/// Decides what needs no database: a machine that acts for itself. `None` for every other grant.
+pub fn decide_alone(
+    request: &Request,
+    proven: &Proven,
+    mint: Mint<'_>,
+) -> Option<Result<Decided, Error>> {
+    let Presented::ClientCredentials(presented) = &request.grant else {
+        return None;
+    };
+    let resource = request.resource.as_deref();
+    let decided = may_use(request, proven)
+        .and_then(|()| client_credentials::grant(presented, resource, proven, mint));
+    Some(decided)
+}
+
 /// Decides inside one transaction. A refusal that records something commits too; only a [`Failure`]
 /// rolls back.
 ///
@@ -85,8 +100,8 @@ pub fn decide(
 ) -> Result<Result<Decided, Error>, Failure> {
     // 1. The client is proven: its type says so.
     // 2. It may use this grant.
-    if !proven.client().may_use(request.grant_type()) {
-        return Ok(Err(Error::unauthorized_client(rejected("grant_type"))));
+    if let Err(error) = may_use(request, proven) {
+        return Ok(Err(error));
     }
     // 3. The grant.
     let resource = request.resource.as_deref();
@@ -98,7 +113,15 @@ pub fn decide(
             refresh_token::rotate(presented, resource, proven, ledger, mint)
         }
         Presented::ClientCredentials(presented) => {
-            client_credentials::grant(presented, resource, proven, ledger, mint)
+            Ok(client_credentials::grant(presented, resource, proven, mint))
         }
+    }
+}
+
+fn may_use(request: &Request, proven: &Proven) -> Result<(), Error> {
+    if proven.client().may_use(request.grant_type()) {
+        Ok(())
+    } else {
+        Err(Error::unauthorized_client(rejected("grant_type")))
     }
 }

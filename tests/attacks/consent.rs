@@ -348,7 +348,7 @@ async fn a166(stage: &Stage) {
     );
     stage
         .server
-        .write(move |tx| tx.set_redirect_uris(&id, &uris))
+        .alter(&id, move |client| client.redirect_uris = uris.to_vec())
         .await;
     let asked = alice.opens(&web.request(&[])).await;
     prompted(2, &asked);

@@ -350,7 +350,9 @@ async fn a065(stage: &Stage) {
     let id = web.client.id.clone();
     stage
         .server
-        .write(move |tx| tx.set_redirect_uris(&id, &[WEB_CALLBACK.to_owned()]))
+        .alter(&id, |client| {
+            client.redirect_uris = vec![WEB_CALLBACK.to_owned()]
+        })
         .await;
 
     let answer = alice

@@ -15,7 +15,7 @@ use portcullis::db::{self, Store, Transaction};
 use portcullis::http::Listeners;
 use portcullis::id::{ClientId, Sid, UserId};
 use portcullis::keys::Alg;
-use portcullis::oauth::client::{AuthMethod, Client, ConsentPolicy, GrantType};
+use portcullis::oauth::client::{AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType};
 use portcullis::oauth::resource::Resource;
 use portcullis::oauth::scope::Scope;
 use portcullis::secret::{Entropy, Secret};
@@ -201,7 +201,21 @@ impl Server {
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, db::Error> + Send + 'static,
     ) -> T {
-        self.app.store.transaction(work).await.unwrap()
+        let written = self.app.store.transaction(work).await.unwrap();
+        // What the poll of a running node does when the database says that something changed.
+        self.app.registrations.forget();
+        written
+    }
+
+    /// Changes what a client's registration says.
+    pub async fn alter(&self, id: &ClientId, change: impl FnOnce(&mut Client) + Send + 'static) {
+        let id = id.clone();
+        self.write(move |tx| {
+            let mut client = tx.find_registered(&id)?.unwrap();
+            change(&mut client);
+            tx.update_client(&client)
+        })
+        .await;
     }
 
     /// How many rows a query counts: `SELECT count(*) AS n FROM …`.
@@ -250,21 +264,15 @@ impl Server {
         let secret = client
             .is_confidential()
             .then(|| Secret::client_secret(&self.app.entropy));
-        let now = self.clock.now();
-        let stored = (
-            client.clone(),
-            secret
-                .clone()
-                .map(|secret| (secret.hash(), portcullis::id::uuid(&self.app.entropy, now))),
-        );
-        self.write(move |tx| {
-            let (client, secret) = stored;
-            tx.put_client(
-                &client,
-                secret.as_ref().map(|(hash, id)| (hash, id.as_str())),
-            )
-        })
-        .await;
+        let (now, entropy) = (self.clock.now(), &self.app.entropy);
+        let kept = secret
+            .iter()
+            .map(|secret| ClientSecret::keep(secret, "first", entropy, now));
+        let stored = Client {
+            secrets: kept.collect(),
+            ..client.clone()
+        };
+        self.write(move |tx| tx.put_client(&stored)).await;
         Party::new(&self.base, client, secret)
     }
 
@@ -326,7 +334,10 @@ pub fn confidential(id: &str, redirect_uri: &str) -> Client {
         policy_uri: None,
         tos_uri: None,
         auth_epoch: 1,
+        serves: Vec::new(),
+        userinfo_alg: None,
         disabled_at: None,
+        deleted_at: None,
         created_at: start_of_time(),
         secrets: Vec::new(),
     }

@@ -160,14 +160,14 @@ pub fn redeem(
         return Ok(Err(Error::invalid_grant(Redeem::GrantEnded)));
     };
     // 4. One audience: the resource asked for, or the grant's default.
-    let target = match aim(&grant, resource, client, ledger)? {
+    let target = match aim(&grant, resource, proven) {
         Ok(target) => target,
         Err(error) => return Ok(Err(error)),
     };
     Ok(Ok(mint.for_grant(Allowed {
         grant: &grant,
         scope: &grant.scope,
-        resource: target.as_ref(),
+        resource: target,
         nonce: code.nonce,
         id_alg: client.id_token_alg,
         generation: client

@@ -7,8 +7,8 @@ pub mod refresh_token;
 use crate::accounts::session::Login;
 use crate::id::{ClientId, ConsentId, GrantId, Sid, UserId};
 use crate::oauth::client::Client;
+use crate::oauth::client_auth::Proven;
 use crate::oauth::error::{Detail, Error};
-use crate::oauth::ledger::{Failure, Ledger};
 use crate::oauth::resource::Resource;
 use crate::oauth::scope::Scope;
 use crate::secret::Entropy;
@@ -114,27 +114,22 @@ impl Grant {
 /// this server itself.
 ///
 /// # Errors
-/// [`Failure`]; `invalid_target` (RFC 8707 §2) inside.
-pub(super) fn aim(
+/// `invalid_target` (RFC 8707 §2).
+pub(super) fn aim<'p>(
     grant: &Grant,
     asked: Option<&str>,
-    client: &Client,
-    ledger: &mut dyn Ledger,
-) -> Result<Result<Option<Resource>, Error>, Failure> {
+    proven: &'p Proven,
+) -> Result<Option<&'p Resource>, Error> {
     let refuse = || Error::invalid_target(Detail::new("token.rejected", "resource"));
-    let held = grant.resources.iter();
+    let mut held = grant.resources.iter();
     let audience = match asked {
-        Some(asked) => held.clone().find(|held| *held == asked),
-        None => held.clone().next(),
+        Some(asked) => held.find(|held| *held == asked).ok_or_else(refuse)?,
+        None => match held.next() {
+            Some(first) => first,
+            None => return Ok(None),
+        },
     };
-    let Some(audience) = audience else {
-        return Ok(if asked.is_some() {
-            Err(refuse())
-        } else {
-            Ok(None)
-        });
-    };
-    let known = ledger.find_resources(client)?;
-    let target = known.into_iter().find(|known| known.audience == *audience);
-    Ok(target.map(Some).ok_or_else(refuse))
+    let mut known = proven.resources().iter();
+    let target = known.find(|known| known.audience == *audience);
+    target.map(Some).ok_or_else(refuse)
 }

@@ -7,11 +7,13 @@ use std::time::Duration;
 use super::{Grant, aim};
 use crate::audit::{Event, Name};
 use crate::id::GrantId;
+use crate::oauth::client::Client;
 use crate::oauth::client_auth::Proven;
 use crate::oauth::error::{Detail, Error};
 use crate::oauth::issue::{Allowed, Decided, Mint};
 use crate::oauth::ledger::{Failure, Ledger};
 use crate::oauth::params::Params;
+use crate::oauth::resource::Resource;
 use crate::oauth::scope::Scope;
 use crate::oauth::token::refuse;
 use crate::secret::Secret;
@@ -117,44 +119,49 @@ pub fn rotate(
     };
     // 2. What is asked for is part of what was granted. Checked before the token is used up, so that
     //    a client's slip costs it nothing.
-    let held = match ledger.find_standing_grant(&grant_id, mint.now)? {
-        None => {
-            return Ok(Err(Error::invalid_grant(gone(
-                &grant_id, ledger, mint.now,
-            )?)));
-        }
-        Some(grant) if grant.client_id != client.id => {
-            return Ok(Err(Error::invalid_grant(Refresh::OtherClient)));
-        }
-        Some(grant) => grant,
+    let asks = Asks {
+        scope: presented.scope.as_ref(),
+        resource,
+        proven,
     };
-    let scope = presented.scope.as_ref().unwrap_or(&held.scope);
-    if !scope.is_within(&held.scope) {
-        return Ok(Err(Error::invalid_scope(Refresh::Scope)));
+    if asks.anything() {
+        let held = match ledger.find_standing_grant(&grant_id, mint.now)? {
+            None => {
+                let reason = gone(&grant_id, ledger, mint.now)?;
+                return Ok(Err(Error::invalid_grant(reason)));
+            }
+            Some(grant) if grant.client_id != client.id => {
+                return Ok(Err(Error::invalid_grant(Refresh::OtherClient)));
+            }
+            Some(grant) => grant,
+        };
+        if let Err(error) = asks.of(&held) {
+            return Ok(Err(error));
+        }
     }
-    let target = match aim(&held, resource, client, ledger)? {
-        Ok(target) => target,
-        Err(error) => return Ok(Err(error)),
-    };
     // 3. One conditional statement; who does not win it sees where the grant stands now.
     let idle_until = mint.now + mint.refresh.idle;
     let rotated = ledger.rotate_grant(&grant_id, generation, &client.id, idle_until, mint.now)?;
     let successor = generation + 1;
-    if rotated.is_none()
-        && let Err(reason) = retried(&grant_id, successor, ledger, mint)?
-    {
-        return Ok(Err(Error::invalid_grant(reason)));
-    }
-    let mut decided = mint.for_grant(Allowed {
-        grant: &held,
-        scope,
-        resource: target.as_ref(),
-        nonce: None,
-        id_alg: client.id_token_alg,
-        generation: Some(successor),
-    });
-    decided.again = rotated.is_none();
-    Ok(Ok(decided))
+    let again = rotated.is_none();
+    let grant = match rotated {
+        Some(grant) => grant,
+        None => match retried(&grant_id, successor, client, ledger, mint)? {
+            Ok(grant) => grant,
+            Err(reason) => return Ok(Err(Error::invalid_grant(reason))),
+        },
+    };
+    Ok(asks.of(&grant).map(|(scope, resource)| Decided {
+        again,
+        ..mint.for_grant(Allowed {
+            grant: &grant,
+            scope,
+            resource,
+            nonce: None,
+            id_alg: client.id_token_alg,
+            generation: Some(successor),
+        })
+    }))
 }
 
 /// Why a grant does not stand.
@@ -166,16 +173,44 @@ fn gone(id: &GrantId, ledger: &mut dyn Ledger, now: Timestamp) -> Result<Refresh
     })
 }
 
-/// Whether a token that was used before may have its successor once more.
+/// What a request asks for out of what was granted.
+struct Asks<'a> {
+    scope: Option<&'a Scope>,
+    resource: Option<&'a str>,
+    proven: &'a Proven,
+}
+
+impl<'a> Asks<'a> {
+    fn anything(&self) -> bool {
+        self.scope.is_some() || self.resource.is_some()
+    }
+
+    fn of<'g>(&self, grant: &'g Grant) -> Result<(&'g Scope, Option<&'a Resource>), Error>
+    where
+        'a: 'g,
+    {
+        let scope = self.scope.unwrap_or(&grant.scope);
+        if !scope.is_within(&grant.scope) {
+            return Err(Error::invalid_scope(Refresh::Scope));
+        }
+        Ok((scope, aim(grant, self.resource, self.proven)?))
+    }
+}
+
+/// Whether a token that was not the live one may have its successor once more.
 fn retried(
     grant_id: &GrantId,
     successor: i64,
+    client: &Client,
     ledger: &mut dyn Ledger,
     mint: Mint<'_>,
-) -> Result<Result<(), Refresh>, Failure> {
+) -> Result<Result<Grant, Refresh>, Failure> {
     let Some(grant) = ledger.find_standing_grant(grant_id, mint.now)? else {
         return Ok(Err(gone(grant_id, ledger, mint.now)?));
     };
+    if grant.client_id != client.id {
+        return Ok(Err(Refresh::OtherClient));
+    }
     if grant.generation < successor {
         return Ok(Err(Refresh::Ahead));
     }
@@ -183,7 +218,7 @@ fn retried(
     let (now, then) = (mint.now, grant.rotated_at);
     let within_grace = now.since(then).max(then.since(now)) < mint.refresh.grace;
     if grant.generation == successor && within_grace {
-        return Ok(Ok(()));
+        return Ok(Ok(grant));
     }
     end(&grant, ledger, mint.now)?;
     Ok(Err(Refresh::Reused))

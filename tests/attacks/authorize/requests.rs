@@ -127,7 +127,7 @@ async fn a005(stage: &Stage) {
     let (id, now) = (disabled.client.id.clone(), stage.server.clock.now());
     stage
         .server
-        .write(move |tx| tx.disable_client(&id, now))
+        .write(move |tx| tx.disable_client(&id, "test", now))
         .await;
     let spaced = format!("{} ", web.id());
     let upper = web.id().to_uppercase();

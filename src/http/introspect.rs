@@ -1,0 +1,59 @@
+//! `/oauth2/introspect`: RFC 7662.
+
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::{Map, Value};
+
+use super::token::{self, Stop};
+use crate::app::App;
+use crate::oauth::introspection::{self, Presented};
+use crate::oauth::ledger::Failure;
+use crate::oauth::{Detail, Error};
+
+/// `POST /oauth2/introspect`: a JSON answer, whatever `Accept` says; signed ones (RFC 9701) are not
+/// offered. No CORS: a resource server is no browser.
+pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpResponse {
+    match introspect(&request, &app, body).await {
+        Ok(told) => HttpResponse::Ok()
+            .insert_header(("Cache-Control", "no-store"))
+            .json(told),
+        Err(stop) => stop.respond(&request),
+    }
+}
+
+async fn introspect(
+    request: &HttpRequest,
+    app: &App,
+    body: Payload,
+) -> Result<Map<String, Value>, Stop> {
+    // 1. Parse, prove the resource server, read the token.
+    let now = app.clock.now();
+    let (form, proven) = token::proven(request, app, body, now).await?;
+    let presented = Presented::read(&form, &proven, &app.secret, app.verifier(), now)?;
+    // 2. Whether anything ended it.
+    let (issuer, store) = (app.issuer.as_str(), &app.store);
+    match presented {
+        Presented::Inactive => Ok(introspection::inactive()),
+        Presented::Access(claims) => {
+            let stands = app.token_stands(&claims).await.map_err(degraded)?;
+            Ok(match stands {
+                true => introspection::access(&claims),
+                false => introspection::inactive(),
+            })
+        }
+        Presented::Refresh(grant, generation) => {
+            let found = store.read(move |tx| tx.find_standing_grant(&grant, now));
+            let grant = found.await.map_err(degraded)?;
+            let grant = grant.as_ref();
+            Ok(introspection::refresh(grant, generation, &proven, issuer))
+        }
+    }
+}
+
+/// Never "active" from doubtful state: 503.
+fn degraded(failure: Failure) -> Error {
+    Error {
+        detail: Detail::high("introspection.degraded", "storage"),
+        ..failure.into()
+    }
+}

@@ -1,0 +1,101 @@
+//! Token introspection: RFC 7662. For registered resource servers alone, and each learns of tokens of
+//! its own audiences only: every other token is "not active", whatever it is.
+
+use portcullis_verifier::{Claims, Need, Verifier};
+use serde_json::{Map, Value, json};
+
+use super::client_auth::Proven;
+use super::error::{Detail, Error};
+use super::grants::Grant;
+use super::params::Params;
+use super::token::refuse;
+use crate::id::GrantId;
+use crate::keys::ServerSecret;
+use crate::time::Timestamp;
+
+/// What the token turned out to be, before anything is looked up.
+#[derive(Debug)]
+pub enum Presented {
+    /// A genuine access token for an audience of the caller, in time.
+    Access(Box<Claims>),
+    /// A genuine refresh token: its grant and its generation.
+    Refresh(GrantId, i64),
+    /// Nothing that this caller may learn about.
+    Inactive,
+}
+
+impl Presented {
+    /// Reads `token` of the form (§2.1). The hint about its type is not needed.
+    ///
+    /// # Errors
+    /// `unauthorized_client` for a client that is no resource server, `invalid_request`.
+    pub fn read(
+        form: &Params,
+        proven: &Proven,
+        secret: &ServerSecret,
+        verifier: &Verifier,
+        now: Timestamp,
+    ) -> Result<Self, Error> {
+        if let Some(problem) = form.first_problem() {
+            return Err(refuse(problem));
+        }
+        let served = &proven.client().serves;
+        if served.is_empty() {
+            let detail = Detail::new("introspection.denied", "no_resource_server");
+            return Err(Error::unauthorized_client(detail));
+        }
+        let token = form.one("token").map_err(refuse)?;
+        let token =
+            token.ok_or_else(|| Error::invalid_request(Detail::new("token.rejected", "token")))?;
+        if let Some((grant, generation)) = secret.read_refresh_token(token) {
+            return Ok(Self::Refresh(grant, generation));
+        }
+        let claims = verifier.verify_at(token, &Need::any(), now.secs()).ok();
+        let ours = claims.filter(|claims| served.contains(&claims.aud));
+        Ok(ours.map_or(Self::Inactive, |claims| Self::Access(Box::new(claims))))
+    }
+}
+
+/// §2.2: nothing else is told about a token that is not active.
+pub fn inactive() -> Map<String, Value> {
+    Map::from_iter([("active".to_owned(), false.into())])
+}
+
+/// §2.2: what an active access token says, in the words of its own claims.
+pub fn access(claims: &Claims) -> Map<String, Value> {
+    let mut told = match serde_json::to_value(claims) {
+        Ok(Value::Object(told)) => told,
+        _ => return inactive(),
+    };
+    told.insert("active".to_owned(), true.into());
+    told.insert("token_type".to_owned(), "Bearer".into());
+    told
+}
+
+/// §2.2 for the live refresh token of a standing grant, asked for by the client that holds it. A
+/// resource server that was given one by mistake learns nothing.
+pub fn refresh(
+    grant: Option<&Grant>,
+    generation: i64,
+    proven: &Proven,
+    issuer: &str,
+) -> Map<String, Value> {
+    let held = grant
+        .filter(|grant| grant.generation == generation && grant.client_id == proven.client().id);
+    let Some(grant) = held else {
+        return inactive();
+    };
+    let told = json!({
+        "active": true,
+        "iss": issuer,
+        "sub": grant.user_id.as_str(),
+        "client_id": grant.client_id.as_str(),
+        "scope": grant.scope.to_string(),
+        "iat": grant.rotated_at.secs(),
+        "exp": grant.idle_until.min(grant.expires_at).secs(),
+    });
+    match told {
+        Value::Object(told) => told,
+        _ => inactive(),
+    }
+}
