@@ -98,6 +98,8 @@ names! {
     ClientDisabled "client.disabled";
     /// A client was switched on again.
     ClientEnabled "client.enabled";
+    /// A client was deleted; everything that it holds is dead, its id stays taken.
+    ClientDeleted "client.deleted";
     /// A client got a secret.
     ClientSecretCreated "client.secret_created";
     /// An API was registered.
@@ -116,6 +118,8 @@ names! {
     UserDisabled "user.disabled";
     /// A person was switched on again.
     UserEnabled "user.enabled";
+    /// A person was signed out everywhere; everything older is cut off.
+    UserCutOff "user.cut_off";
     /// A password was set; everything older than it is cut off.
     UserCredentialChanged "user.credential_changed";
     /// A person signed in.

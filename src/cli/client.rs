@@ -1,17 +1,22 @@
-//! `client create`, `client list`, `client get`.
+//! `client`: registered applications.
 
-use clap::{Subcommand, ValueEnum};
+mod registration;
+mod secret;
+
+use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Exit, Output, block_on, open, table};
+use super::{Exit, Output, block_on, confirm, open, table};
 use crate::audit::{Event, Name};
 use crate::config::Config;
+use crate::db::{self, Store, Transaction};
 use crate::id::ClientId;
 use crate::keys::Alg;
-use crate::oauth::client::{AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType};
-use crate::oauth::scope::Scope;
+use crate::oauth::client::{Client, ClientSecret};
 use crate::secret::{Entropy, Secret};
 use crate::time::{Clock, Timestamp};
+use registration::Fields;
+use secret::RotateSecret;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -28,124 +33,129 @@ enum Action {
     Create(Box<Create>),
     /// All applications.
     List,
-    /// One application.
+    /// One application, with the life of its secrets.
     Get {
         /// Its client id.
         id: String,
+    },
+    /// Change what a registration says: what is not given stays as it is.
+    Update(Box<Update>),
+    /// Give a confidential application a fresh secret, printed once.
+    RotateSecret(RotateSecret),
+    /// Switch an application off. Every code, grant and token that it got is dead.
+    Disable {
+        /// Its client id.
+        id: String,
+    },
+    /// Switch an application on again. What it held before stays dead.
+    Enable {
+        /// Its client id.
+        id: String,
+    },
+    /// Delete an application. Its id is never given out again.
+    Delete {
+        /// Its client id.
+        id: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
     },
 }
 
 #[derive(clap::Args)]
 struct Create {
-    /// What people see on the consent page.
-    #[arg(long)]
-    name: String,
     /// Its client id; made up if absent.
     #[arg(long)]
     id: Option<String>,
-    /// Where answers may go; repeatable, compared byte for byte.
-    #[arg(long = "redirect-uri", value_name = "URI")]
-    redirect_uris: Vec<String>,
     /// A public client (native app, single-page app): no secret.
     #[arg(long)]
     public: bool,
-    /// How a confidential client authenticates.
-    #[arg(long, value_enum, default_value = "client_secret_basic")]
-    auth_method: Method,
-    /// The scopes it may ask for, separated by spaces.
-    #[arg(long, default_value = "openid profile email")]
-    scope: String,
-    /// The grants it may use; repeatable.
-    #[arg(long = "grant-type", value_name = "GRANT", default_values = ["authorization_code", "refresh_token"])]
-    grant_types: Vec<String>,
-    /// An API that it may ask tokens for, by audience; repeatable, the first is the default.
-    #[arg(long = "resource", value_name = "AUDIENCE")]
-    resources: Vec<String>,
-    /// Origin whose scripts may call the token endpoint; repeatable.
-    #[arg(long = "cors-origin", value_name = "ORIGIN")]
-    cors_origins: Vec<String>,
-    /// Where a browser may be sent after logout; repeatable.
-    #[arg(long = "post-logout-redirect-uri", value_name = "URI")]
-    post_logout_redirect_uris: Vec<String>,
-    /// Signature algorithm of its ID tokens: RS256 or ES256.
-    #[arg(long, default_value = "RS256")]
-    id_token_alg: String,
-    /// When people are asked for consent.
-    #[arg(long, value_enum, default_value = "remember")]
-    consent: Consent,
-    /// Do not require PKCE (confidential clients only; for libraries that cannot).
-    #[arg(long)]
-    no_pkce: bool,
-    /// Accept http://localhost redirect URIs.
-    #[arg(long)]
-    allow_localhost_redirect: bool,
-    /// Its home page (https).
-    #[arg(long)]
-    client_uri: Option<String>,
-    /// Its privacy policy (https).
-    #[arg(long)]
-    policy_uri: Option<String>,
-    /// Its terms of service (https).
-    #[arg(long)]
-    tos_uri: Option<String>,
+    #[command(flatten)]
+    fields: Fields,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Method {
-    ClientSecretBasic,
-    ClientSecretPost,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Consent {
-    /// Once, and again when more is asked for.
-    Remember,
-    /// Each time.
-    Always,
-    /// Never: your own application.
-    Skip,
+#[derive(clap::Args)]
+struct Update {
+    /// Its client id.
+    id: String,
+    #[command(flatten)]
+    fields: Fields,
 }
 
 pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+    let output = arguments.format;
     match &arguments.action {
-        Action::Create(create) => register(create, config, arguments.format),
-        Action::List => {
-            let store = open(config)?;
-            let clients = block_on(async { Ok(store.read(|tx| tx.list_clients()).await?) })?;
-            let rows: Vec<Vec<String>> = clients.iter().map(row).collect();
-            let values: Vec<Value> = clients.iter().map(view).collect();
-            table::print(
-                arguments.format,
-                &["client id", "name", "authentication", "redirect uris"],
-                &rows,
-                &values.into(),
-            );
+        Action::Create(create) => register(create, config, output),
+        Action::List => list(config, output),
+        Action::Get { id } => {
+            let client = find(&open(config)?, id)?;
+            print_one(output, &view_with_secrets(&client));
             Ok(())
         }
-        Action::Get { id } => {
-            let (store, wanted) = (open(config)?, ClientId::from(id.as_str()));
-            let client =
-                block_on(async { Ok(store.read(move |tx| tx.find_client(&wanted)).await?) })?;
-            let client = client.ok_or_else(|| Exit {
-                code: 1,
-                message: format!("there is no client `{id}`"),
+        Action::Update(update) => change(update, config, output),
+        Action::RotateSecret(rotate) => rotate.run(config, output),
+        Action::Disable { id } => {
+            switch(config, id, Name::ClientDisabled, |tx, id, now| {
+                tx.disable_client(id, "cli", now)
             })?;
-            print_one(arguments.format, &view(&client));
+            println!("{id} is off. Every code, grant and token that it got is dead.");
+            Ok(())
+        }
+        Action::Enable { id } => {
+            switch(config, id, Name::ClientEnabled, |tx, id, _| {
+                tx.enable_client(id)
+            })?;
+            println!("{id} is on. What it held before stays dead.");
+            Ok(())
+        }
+        Action::Delete { id, yes } => {
+            confirm(&format!("Delete {id} and everything that it holds?"), *yes)?;
+            switch(config, id, Name::ClientDeleted, |tx, id, now| {
+                tx.delete_client(id, "cli", now)
+            })?;
+            println!("{id} is deleted. Every code, grant and token that it got is dead.");
             Ok(())
         }
     }
 }
 
+fn list(config: &Config, output: Output) -> anyhow::Result<()> {
+    let store = open(config)?;
+    let clients = block_on(async { Ok(store.read(|tx| tx.list_clients()).await?) })?;
+    let rows: Vec<Vec<String>> = clients.iter().map(row).collect();
+    let values: Vec<Value> = clients.iter().map(view).collect();
+    table::print(
+        output,
+        &[
+            "client id",
+            "name",
+            "authentication",
+            "state",
+            "redirect uris",
+        ],
+        &rows,
+        &values.into(),
+    );
+    Ok(())
+}
+
+fn find(store: &Store, id: &str) -> anyhow::Result<Client> {
+    let wanted = ClientId::from(id);
+    let found = block_on(async { Ok(store.read(move |tx| tx.find_registered(&wanted)).await?) })?;
+    found.ok_or_else(|| {
+        Exit {
+            code: 1,
+            message: format!("there is no client `{id}`"),
+        }
+        .into()
+    })
+}
+
 fn register(create: &Create, config: &Config, output: Output) -> anyhow::Result<()> {
     let (entropy, now) = (Entropy::system(), Clock::System.now());
-    let client = create.client(&entropy, now)?;
-    client
-        .check(config.issuer()?.is_loopback())
-        .map_err(|(_, why)| Exit {
-            code: 1,
-            message: why,
-        })?;
+    let id = create.id.as_deref();
+    let client = create.fields.create(id, create.public, &entropy, now)?;
+    check(&client, config)?;
     let store = open(config)?;
     let secret = client
         .is_confidential()
@@ -157,96 +167,108 @@ fn register(create: &Create, config: &Config, output: Output) -> anyhow::Result<
         secrets: kept.collect(),
         ..client.clone()
     };
-    let known = block_on(async {
-        Ok(store
-            .transaction(move |tx| {
-                let client = stored;
-                let known = tx.find_resources(&client.resources)?.len();
-                if known == client.resources.len() {
-                    tx.put_client(&client)?;
-                    tx.put_audit(&created(&client, now))?;
-                }
-                Ok(known)
-            })
-            .await?)
+    let event = event(Name::ClientCreated, &client.id, view(&client), now);
+    write(&store, &client, move |tx| {
+        tx.put_client(&stored)?;
+        tx.put_audit(&event)
     })?;
-    if known < client.resources.len() {
-        return Err(Exit {
-            code: 1,
-            message: "a resource is not registered; see `portcullis resource list`".into(),
-        }
-        .into());
-    }
     let mut shown = view(&client);
     shown["client_secret"] = secret.map_or(Value::Null, |secret| secret.expose().into());
     print_one(output, &shown);
     Ok(())
 }
 
-fn created(client: &Client, now: Timestamp) -> Event {
-    Event {
-        at: now,
-        name: Name::ClientCreated,
-        actor: "cli".to_owned(),
-        target: format!("client:{}", client.id),
-        reason: None,
-        detail: view(client),
-    }
+fn change(update: &Update, config: &Config, output: Output) -> anyhow::Result<()> {
+    let (store, now) = (open(config)?, Clock::System.now());
+    let before = find(&store, &update.id)?;
+    let after = update.fields.update(before.clone())?;
+    check(&after, config)?;
+    let detail = json!({ "before": view(&before), "after": view(&after) });
+    let event = event(Name::ClientUpdated, &after.id, detail, now);
+    let stored = after.clone();
+    write(&store, &after, move |tx| {
+        tx.update_client(&stored)?;
+        tx.put_audit(&event)
+    })?;
+    print_one(output, &view(&after));
+    Ok(())
 }
 
-impl Create {
-    fn client(&self, entropy: &Entropy, now: Timestamp) -> anyhow::Result<Client> {
-        let wrong = |message: String| Exit { code: 2, message };
-        let auth_method = match (self.public, self.auth_method) {
-            (true, _) => AuthMethod::None,
-            (false, Method::ClientSecretBasic) => AuthMethod::Basic,
-            (false, Method::ClientSecretPost) => AuthMethod::Post,
-        };
-        Ok(Client {
-            id: self
-                .id
-                .clone()
-                .map_or_else(|| ClientId::new(entropy, now), ClientId::from),
-            name: self.name.clone(),
-            auth_method,
-            redirect_uris: self.redirect_uris.clone(),
-            grant_types: self
-                .grant_types
-                .iter()
-                .map(|name| {
-                    GrantType::parse(name)
-                        .ok_or_else(|| wrong(format!("`{name}` is no grant type that is offered")))
-                })
-                .collect::<Result<_, _>>()?,
-            scopes: Scope::parse(&self.scope)
-                .map_err(|_| wrong(format!("`{}` is no scope", self.scope)))?,
-            resources: self.resources.clone(),
-            cors_origins: self.cors_origins.clone(),
-            post_logout_redirect_uris: self.post_logout_redirect_uris.clone(),
-            id_token_alg: Alg::from_name(&self.id_token_alg).ok_or_else(|| {
-                wrong(format!(
-                    "`{}` is neither RS256 nor ES256",
-                    self.id_token_alg
-                ))
-            })?,
-            consent: match self.consent {
-                Consent::Remember => ConsentPolicy::Remember,
-                Consent::Always => ConsentPolicy::Always,
-                Consent::Skip => ConsentPolicy::Skip,
-            },
-            require_pkce: !self.no_pkce,
-            allow_localhost_redirect: self.allow_localhost_redirect,
-            client_uri: self.client_uri.clone(),
-            policy_uri: self.policy_uri.clone(),
-            tos_uri: self.tos_uri.clone(),
-            auth_epoch: 1,
-            serves: Vec::new(),
-            userinfo_alg: None,
-            disabled_at: None,
-            deleted_at: None,
-            created_at: now,
-            secrets: Vec::new(),
-        })
+fn check(client: &Client, config: &Config) -> anyhow::Result<()> {
+    let checked = client.check(config.issuer()?.is_loopback());
+    Ok(checked.map_err(|(_, message)| Exit { code: 1, message })?)
+}
+
+/// Runs `work` if every API that the client names is registered.
+fn write(
+    store: &Store,
+    client: &Client,
+    work: impl FnOnce(&mut Transaction<'_>) -> Result<(), db::Error> + Send + 'static,
+) -> anyhow::Result<()> {
+    let mut named = [client.resources.as_slice(), client.serves.as_slice()].concat();
+    named.sort();
+    named.dedup();
+    let known = block_on(async {
+        let written = store.transaction(move |tx| {
+            let known = tx.find_resources(&named)?.len() == named.len();
+            if known {
+                work(tx)?;
+            }
+            Ok(known)
+        });
+        Ok(written.await)
+    })?;
+    let message = match known {
+        Ok(true) => return Ok(()),
+        Ok(false) => "a resource is not registered; see `portcullis resource list`".to_owned(),
+        Err(db::Error::Duplicate(_)) => format!(
+            "the client id `{}` exists already; none is given out twice",
+            client.id
+        ),
+        Err(error) => return Err(error.into()),
+    };
+    Err(Exit { code: 1, message }.into())
+}
+
+/// Changes the state of a client, if it is not in it already.
+fn switch(
+    config: &Config,
+    id: &str,
+    name: Name,
+    act: impl FnOnce(&mut Transaction<'_>, &ClientId, Timestamp) -> Result<bool, db::Error>
+    + Send
+    + 'static,
+) -> anyhow::Result<()> {
+    let (store, now) = (open(config)?, Clock::System.now());
+    let wanted = find(&store, id)?.id;
+    let changed = block_on(async {
+        let changed = store.transaction(move |tx| {
+            let changed = act(tx, &wanted, now)?;
+            if changed {
+                tx.put_audit(&event(name, &wanted, json!({}), now))?;
+            }
+            Ok(changed)
+        });
+        Ok(changed.await?)
+    })?;
+    if changed {
+        return Ok(());
+    }
+    Err(Exit {
+        code: 1,
+        message: format!("nothing to do for `{id}`"),
+    }
+    .into())
+}
+
+fn event(name: Name, client: &ClientId, detail: Value, now: Timestamp) -> Event {
+    Event {
+        at: now,
+        name,
+        actor: "cli".to_owned(),
+        target: format!("client:{client}"),
+        reason: None,
+        detail,
     }
 }
 
@@ -255,6 +277,10 @@ fn row(client: &Client) -> Vec<String> {
         client.id.to_string(),
         client.name.clone(),
         client.auth_method.as_str().to_owned(),
+        client
+            .disabled_at
+            .map_or("active", |_| "disabled")
+            .to_owned(),
         client.redirect_uris.join(" "),
     ]
 }
@@ -271,12 +297,29 @@ fn view(client: &Client) -> Value {
         "resources": client.resources,
         "cors_origins": client.cors_origins,
         "post_logout_redirect_uris": client.post_logout_redirect_uris,
+        "serves": client.serves,
         "id_token_signed_response_alg": client.id_token_alg.name(),
+        "userinfo_signed_response_alg": client.userinfo_alg.map(Alg::name),
         "consent": client.consent.as_str(),
         "require_pkce": client.require_pkce,
         "disabled": client.disabled_at.is_some(),
         "created_at": client.created_at.to_string(),
     })
+}
+
+/// A client with its secrets, of which nothing but their life is known.
+fn view_with_secrets(client: &Client) -> Value {
+    let mut shown = view(client);
+    let secret = |secret: &ClientSecret| {
+        json!({
+            "label": secret.label,
+            "created_at": secret.created_at.to_string(),
+            "expires_at": secret.expires_at.map(|at| at.to_string()),
+            "last_used_at": secret.last_used_at.map(|at| at.to_string()),
+        })
+    };
+    shown["client_secrets"] = client.secrets.iter().map(secret).collect();
+    shown
 }
 
 fn print_one(output: Output, value: &Value) {

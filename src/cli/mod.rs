@@ -8,6 +8,7 @@ mod migrate;
 mod resource;
 mod serve;
 mod table;
+mod token;
 mod user;
 
 use std::io::{IsTerminal, Read};
@@ -46,6 +47,8 @@ enum Verb {
     Resource(resource::Arguments),
     /// Add people and set their passwords.
     User(user::Arguments),
+    /// Say what a token is and whether it stands.
+    Token(token::Arguments),
     /// Show signing keys; make a key-encrypting key.
     Keys(keys::Arguments),
     /// Check the seals of the audit log, or follow it.
@@ -116,6 +119,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Verb::Client(arguments) => client::run(&arguments, &configured(&overrides)?),
         Verb::Resource(arguments) => resource::run(&arguments, &configured(&overrides)?),
         Verb::User(arguments) => user::run(&arguments, &configured(&overrides)?),
+        Verb::Token(arguments) => token::run(&arguments, &configured(&overrides)?),
         Verb::Keys(arguments) => keys::run(&arguments, || configured(&overrides)),
         Verb::Audit(arguments) => audit::run(&arguments, &configured(&overrides)?),
     }
@@ -186,6 +190,30 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
         .build()
         .context("the runtime does not start")?
         .block_on(work)
+}
+
+/// Asks before something that cannot be taken back; `yes` is the answer that was given on the command
+/// line.
+fn confirm(question: &str, yes: bool) -> anyhow::Result<()> {
+    if yes {
+        return Ok(());
+    }
+    let refuse = |message: &str| Exit {
+        code: 2,
+        message: message.to_owned(),
+    };
+    if !std::io::stdin().is_terminal() {
+        return Err(refuse("there is no terminal to ask on; pass --yes").into());
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .context("the terminal cannot be read")?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(refuse("nothing is changed").into()),
+    }
 }
 
 /// A secret from stdin (one line) or, on a terminal, from a prompt that shows nothing.

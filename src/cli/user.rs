@@ -1,14 +1,16 @@
-//! `user create`, `user list`, `user set-password`.
+//! `user`: people, their passwords, their sessions.
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::{Exit, Output, block_on, open, read_secret, table};
 use crate::accounts::password::{Password, Unusable};
+use crate::accounts::session::Session;
 use crate::accounts::user::{User, Username};
 use crate::audit::{Event, Name};
 use crate::config::Config;
-use crate::id::UserId;
+use crate::db::{self, Store, Transaction};
+use crate::id::{Sid, UserId};
 use crate::oauth::userinfo::is_settable;
 use crate::secret::Entropy;
 use crate::time::{Clock, Timestamp};
@@ -43,6 +45,30 @@ enum Action {
     },
     /// Everybody.
     List,
+    /// Lock an account: nobody signs in to it, and everything that it holds is dead.
+    Lock {
+        /// The name to sign in with.
+        username: String,
+    },
+    /// Unlock an account. What it held before stays dead.
+    Unlock {
+        /// The name to sign in with.
+        username: String,
+    },
+    /// Where somebody is signed in.
+    ListSessions {
+        /// The name to sign in with.
+        username: String,
+    },
+    /// Sign somebody out: of one session, or everywhere.
+    RevokeSessions {
+        /// The name to sign in with.
+        username: String,
+        /// One session of `user list-sessions`; without it all of them end, and with them every grant
+        /// and token, offline ones too.
+        #[arg(long)]
+        sid: Option<String>,
+    },
     /// Set a password. Everything that the person is signed in to ends.
     SetPassword {
         /// The name to sign in with.
@@ -85,6 +111,47 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             let store = open(config)?;
             let users = block_on(async { Ok(store.read(|tx| tx.list_users()).await?) })?;
             print(arguments.format, &users);
+            Ok(())
+        }
+        Action::Lock { username } => {
+            let act =
+                |tx: &mut Transaction<'_>, user: &UserId, now| tx.disable_user(user, "cli", now);
+            change(config, username, Name::UserDisabled, act)?;
+            println!("{username} is locked. Every session, grant and token is dead.");
+            Ok(())
+        }
+        Action::Unlock { username } => {
+            let act = |tx: &mut Transaction<'_>, user: &UserId, _| tx.enable_user(user);
+            change(config, username, Name::UserEnabled, act)?;
+            println!("{username} is unlocked, and has to sign in again.");
+            Ok(())
+        }
+        Action::ListSessions { username } => list_sessions(config, username, arguments.format),
+        Action::RevokeSessions {
+            username,
+            sid: None,
+        } => {
+            let act = |tx: &mut Transaction<'_>, user: &UserId, now| {
+                tx.cut_off_user(user, "signed out everywhere", "cli", now)?;
+                Ok(true)
+            };
+            change(config, username, Name::UserCutOff, act)?;
+            println!("{username} is signed out everywhere. Every grant and token is dead.");
+            Ok(())
+        }
+        Action::RevokeSessions {
+            username,
+            sid: Some(sid),
+        } => {
+            let sid = Sid::from(sid.as_str());
+            let shown = sid.clone();
+            let act = move |tx: &mut Transaction<'_>, user: &UserId, now| {
+                let theirs = tx.list_sessions(user)?;
+                let theirs = theirs.iter().any(|session| session.login.sid == sid);
+                Ok(theirs && tx.end_session(&sid, "revoked", "cli", now)?)
+            };
+            change(config, username, Name::SessionEnded, act)?;
+            println!("The session {shown} is over, with its grants.");
             Ok(())
         }
         Action::SetPassword {
@@ -167,12 +234,8 @@ fn create(config: &Config, user: &User, phc: String, now: Timestamp) -> anyhow::
 }
 
 fn set_password(config: &Config, username: &Username, from_stdin: bool) -> anyhow::Result<()> {
-    let (store, wanted) = (open(config)?, username.clone());
-    let found = block_on(async { Ok(store.read(move |tx| tx.find_credentials(&wanted)).await?) })?;
-    let (user, _) = found.ok_or_else(|| Exit {
-        code: 1,
-        message: format!("there is no user `{}`", username.as_str()),
-    })?;
+    let store = open(config)?;
+    let user = find(&store, username)?;
     let phc = new_password(config, username, from_stdin)?;
     let now = Clock::System.now();
     block_on(async {
@@ -188,6 +251,78 @@ fn set_password(config: &Config, username: &Username, from_stdin: bool) -> anyho
         "The password is set. Sessions and tokens of {} that began before are dead.",
         username.as_str()
     );
+    Ok(())
+}
+
+fn find(store: &Store, username: &Username) -> anyhow::Result<User> {
+    let wanted = username.clone();
+    let found = block_on(async { Ok(store.read(move |tx| tx.find_credentials(&wanted)).await?) })?;
+    let (user, _) = found.ok_or_else(|| Exit {
+        code: 1,
+        message: format!("there is no user `{}`", username.as_str()),
+    })?;
+    Ok(user)
+}
+
+/// Changes the state of an account, if it is not in it already.
+fn change(
+    config: &Config,
+    username: &str,
+    name: Name,
+    act: impl FnOnce(&mut Transaction<'_>, &UserId, Timestamp) -> Result<bool, db::Error>
+    + Send
+    + 'static,
+) -> anyhow::Result<()> {
+    let (store, now) = (open(config)?, Clock::System.now());
+    let user = find(&store, &parse(username)?)?.id;
+    let changed = block_on(async {
+        let changed = store.transaction(move |tx| {
+            let changed = act(tx, &user, now)?;
+            if changed {
+                tx.put_audit(&event(name, &user, now))?;
+            }
+            Ok(changed)
+        });
+        Ok(changed.await?)
+    })?;
+    if changed {
+        return Ok(());
+    }
+    Err(Exit {
+        code: 1,
+        message: format!("nothing to do for `{username}`"),
+    }
+    .into())
+}
+
+fn list_sessions(config: &Config, username: &str, output: Output) -> anyhow::Result<()> {
+    let store = open(config)?;
+    let user = find(&store, &parse(username)?)?.id;
+    let now = Clock::System.now();
+    let idle = config.login.session_idle.0;
+    let all = block_on(async { Ok(store.read(move |tx| tx.list_sessions(&user)).await?) })?;
+    let sessions: Vec<_> = all
+        .into_iter()
+        .filter(|session| !session.is_over(idle, now))
+        .collect();
+    let facts = |session: &Session| {
+        [
+            session.login.sid.to_string(),
+            session.login.auth_time.to_string(),
+            session.seen_at.to_string(),
+            session.expires_at.to_string(),
+        ]
+    };
+    let columns = ["sid", "signed in at", "last seen at", "ends at"];
+    let rows: Vec<Vec<String>> = sessions.iter().map(|s| facts(s).to_vec()).collect();
+    let values: Vec<Value> = sessions
+        .iter()
+        .map(|session| {
+            let [sid, auth_time, seen_at, expires_at] = facts(session);
+            json!({ "sid": sid, "auth_time": auth_time, "seen_at": seen_at, "expires_at": expires_at })
+        })
+        .collect();
+    table::print(output, &columns, &rows, &values.into());
     Ok(())
 }
 

@@ -52,6 +52,8 @@ pub const CLEAN_UP_EVERY: Duration = Duration::from_secs(60);
 pub const SESSION_TOUCH: Duration = Duration::from_secs(60);
 /// How often, at most, a client secret's last use is written down.
 pub const SECRET_TOUCH: Duration = Duration::from_secs(3600);
+/// How long, at most, an old client secret goes on beside a new one.
+pub const SECRET_OVERLAP_CAP: Duration = Duration::from_secs(7 * 86_400);
 /// How old what a node remembers of clients and resources may be.
 pub const REGISTRATION_AGE: Duration = Duration::from_secs(5);
 /// How many clients a node remembers.

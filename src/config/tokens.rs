@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::limits::caps;
+use super::limits::{SECRET_OVERLAP_CAP, caps};
 use super::{Refused, Span};
 
 /// Lifetimes; each has a cap that refuses the start.
@@ -22,6 +22,8 @@ pub struct Tokens {
     /// How long a used refresh token gets the same successor again; 0s is never. Default 30s, at
     /// most 60s. Over at once when the successor is used.
     pub refresh_grace: Span,
+    /// How long a client's old secrets go on after `client rotate-secret`. Default 24h, at most 7d.
+    pub secret_overlap: Span,
     /// Leeway for the clocks of others. Default 30s, at most 60s. Never for one-time things of ours.
     pub clock_leeway: Span,
 }
@@ -35,6 +37,7 @@ impl Default for Tokens {
             refresh_idle: Span::secs(14 * 86_400),
             refresh_absolute: Span::secs(30 * 86_400),
             refresh_grace: Span::secs(30),
+            secret_overlap: Span::secs(86_400),
             clock_leeway: Span::secs(30),
         }
     }
@@ -59,6 +62,9 @@ impl Tokens {
         ])?;
         if self.refresh_grace > Span::secs(60) {
             return Err(Refused::key("tokens.refresh_grace", "must be at most 60s"));
+        }
+        if self.secret_overlap.0 > SECRET_OVERLAP_CAP {
+            return Err(Refused::key("tokens.secret_overlap", "must be at most 7d"));
         }
         if self.clock_leeway > Span::secs(60) {
             return Err(Refused::key("tokens.clock_leeway", "must be at most 60s"));

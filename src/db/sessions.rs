@@ -62,6 +62,23 @@ impl Transaction<'_> {
         Ok(row.map(|(row, username)| (session(row), Username::from_stored(username))))
     }
 
+    /// The standing sessions of a person, the newest login first; those that ran out of time since
+    /// are among them until they are cleaned up.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn list_sessions(&mut self, user: &UserId) -> Result<Vec<Session>, Error> {
+        let rows: Vec<Row> = t::table
+            .inner_join(users::table)
+            .filter(t::user_id.eq(user.as_str()))
+            .filter(t::ended_at.is_null())
+            .filter(users::auth_epoch.eq(t::user_epoch))
+            .order(t::auth_time.desc())
+            .select(t::all_columns)
+            .load(self.0)?;
+        Ok(rows.into_iter().map(session).collect())
+    }
+
     /// Writes a new session.
     ///
     /// # Errors

@@ -167,4 +167,19 @@ impl Transaction<'_> {
         }
         Ok(rows == 1)
     }
+
+    /// Switches an account on again; what it held before stays dead. `false` when it was not off.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn enable_user(&mut self, id: &UserId) -> Result<bool, Error> {
+        let rows = diesel::update(
+            t::table
+                .filter(t::id.eq(id.as_str()))
+                .filter(t::disabled_at.is_not_null()),
+        )
+        .set(t::disabled_at.eq(None::<i64>))
+        .execute(self.0)?;
+        Ok(rows == 1)
+    }
 }

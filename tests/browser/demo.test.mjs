@@ -32,17 +32,26 @@ for (const javaScriptEnabled of [true, false]) {
     await page.goto(demo.home)
     // What the next page asks for stands on this one.
     assert.ok((await page.textContent('main')).includes(demo.password))
-    assert.deepEqual(await outcomes(page), ['To come', 'To come', 'To come', 'To come'])
+    assert.deepEqual(await outcomes(page), Array(6).fill('To come'))
     await page.click('#demo-start')
     assert.ok(page.url().startsWith(`${demo.issuer}/login`))
     await signIn(page)
     await page.click('#consent-allow')
     await page.waitForURL(demo.home)
-    assert.deepEqual(await outcomes(page), ['Done', 'Done', 'Done', 'To come'])
+    assert.deepEqual(await outcomes(page), ['Done', 'Done', 'Done', 'To come', 'To come', 'To come'])
     assert.match(await page.textContent('#step-3'), /"typ": "at\+jwt"/)
     await page.click('#demo-call')
     await page.waitForSelector('#step-4.done')
     assert.match(await page.textContent('#step-4'), /200 OK[^]*drawbridge chain/)
+
+    // The next tokens; then what was allowed ends, and the refresh token buys nothing more.
+    await page.click('#demo-refresh')
+    await page.waitForSelector('#step-5.done')
+    assert.match(await page.textContent('#step-5'), /grant_type = refresh_token[^]*"typ": "at\+jwt"/)
+    await page.click('#demo-revoke')
+    await page.waitForSelector('#step-6.done')
+    assert.match(await page.textContent('#step-6'), /200 OK[^]*invalid_grant/)
+    assert.equal(await page.locator('#demo-refresh').count(), 0)
 
     // Once more: signed in there already, and the consent is remembered.
     await page.click('#demo-reset')
@@ -77,7 +86,7 @@ test('denied is shown by the application, and it can be tried again', async () =
   await page.click('#consent-deny')
   await page.waitForURL(demo.home)
   assert.match(await page.textContent('#step-2'), /access_denied/)
-  assert.deepEqual(await outcomes(page), ['Done', 'Failed', 'To come', 'To come'])
+  assert.deepEqual(await outcomes(page), ['Done', 'Failed', 'To come', 'To come', 'To come', 'To come'])
   await page.click('#demo-start')
   await page.click('#consent-allow')
   await page.waitForSelector('text=Signed in as')

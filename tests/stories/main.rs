@@ -5,6 +5,8 @@
 mod cast;
 
 mod audit;
+mod client_secrets;
 mod code_flow;
 mod endpoints;
+mod introspection;
 mod tokens;

@@ -1,6 +1,9 @@
 //! The demo application and its API: what a service does with Portcullis, shown step by step. The
 //! API is guarded by `portcullis-verifier`, as any service would be.
 
+mod messages;
+mod visit;
+
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,16 +14,18 @@ use actix_web::web::{self, Data, Form, Query};
 use actix_web::{App as Actix, HttpRequest, HttpResponse, HttpServer};
 use anyhow::Context;
 use askama::Template;
+use messages::message;
 use portcullis_verifier::actix::Authorized;
 use portcullis_verifier::{Rejected, Verifier};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
+use visit::{Panel, Step, Visit};
 
 use super::{Cast, Exit, SCOPE, USERNAME};
 use crate::app::App;
 use crate::http::{Allowed, Assets, Frame, page, see_other};
 use crate::id::ClientId;
-use crate::secret::{Entropy, Secret, base64url, from_base64url, sha256};
+use crate::secret::{Entropy, Secret, base64url, sha256};
 
 /// The application's own settings, as an operator would give them.
 struct Application {
@@ -32,16 +37,6 @@ struct Application {
     entropy: Entropy,
     http: reqwest::Client,
     visits: Mutex<HashMap<String, Visit>>,
-}
-
-/// What happened in one browser.
-#[derive(Clone, Default)]
-struct Visit {
-    state: String,
-    nonce: String,
-    verifier: String,
-    access_token: Option<String>,
-    steps: Vec<Step>,
 }
 
 #[derive(Template)]
@@ -57,46 +52,12 @@ struct DemoPage<'a> {
     csrf: String,
 }
 
-#[derive(Clone)]
-struct Step {
-    number: usize,
-    title: String,
-    text: String,
-    outcome: String,
-    panels: Vec<Panel>,
-}
-
-#[derive(Clone)]
-struct Panel {
-    label: String,
-    body: String,
-}
-
 struct Action {
     label: String,
     path: String,
     primary: bool,
     id: String,
 }
-
-const TITLES: [(&str, &str); 4] = [
-    (
-        "Authorization request",
-        "The application sends your browser to Portcullis and says what it wants.",
-    ),
-    (
-        "Authorization code",
-        "You sign in and allow it. Portcullis sends your browser back with a code that works once, for a minute.",
-    ),
-    (
-        "Tokens",
-        "The application trades the code for tokens, over its own connection.",
-    ),
-    (
-        "API call",
-        "The API verifies the access token by its signature alone, without asking anybody.",
-    ),
-];
 
 /// Starts the application on its own port.
 pub async fn start(app: &Data<App>, cast: &Cast, port: u16) -> anyhow::Result<ServerHandle> {
@@ -126,7 +87,9 @@ pub async fn start(app: &Data<App>, cast: &Cast, port: u16) -> anyhow::Result<Se
             .route("/", web::get().to(home))
             .route("/start", web::post().to(begin))
             .route("/callback", web::get().to(callback))
-            .route("/call", web::post().to(call))
+            .route("/call", web::post().to(act))
+            .route("/refresh", web::post().to(act))
+            .route("/revoke", web::post().to(act))
             .route("/reset", web::post().to(reset))
             .route("/api/orders", web::get().to(orders))
             .route("/assets/{name}", web::get().to(asset))
@@ -150,21 +113,24 @@ async fn home(
     assets: Data<Assets>,
 ) -> HttpResponse {
     let (cookie, visit) = application.visit(&request);
-    let signed_in = visit.access_token.is_some();
+    let signed_in = visit.tokens.is_some();
     let action = |label: &str, path: &str, primary: bool| Action {
         label: label.to_owned(),
         path: path.to_owned(),
         primary,
         id: format!("demo-{}", path.trim_start_matches('/')),
     };
-    let actions = if signed_in {
-        vec![
-            action("Call the API", "/call", true),
-            action("Start over", "/reset", false),
-        ]
-    } else {
-        vec![action("Sign in", "/start", true)]
+    let mut actions = match signed_in {
+        true => vec![action("Call the API", "/call", true)],
+        false => vec![action("Sign in", "/start", true)],
     };
+    if signed_in && !visit.revoked {
+        actions.push(action("Refresh", "/refresh", false));
+        actions.push(action("Revoke", "/revoke", false));
+    }
+    if signed_in {
+        actions.push(action("Start over", "/reset", false));
+    }
     let template = DemoPage {
         frame: &assets.frame,
         issuer: application.issuer.clone(),
@@ -205,13 +171,7 @@ async fn begin(
     if form.csrf != form_token(&cookie) {
         return see_other("/");
     }
-    let random = || Secret::opaque(&application.entropy).expose().to_owned();
-    let mut visit = Visit {
-        state: random(),
-        nonce: random(),
-        verifier: random(),
-        ..Visit::default()
-    };
+    let mut visit = Visit::begin(&application.entropy);
     let challenge = base64url(&sha256(visit.verifier.as_bytes()));
     let parameters = [
         ("response_type", "code"),
@@ -230,10 +190,10 @@ async fn begin(
     visit.show(
         1,
         true,
-        vec![Panel {
-            label: "Sent through your browser".to_owned(),
-            body: message("GET", &url, &parameters),
-        }],
+        vec![Panel::new(
+            "Sent through your browser",
+            message("GET", &url, &parameters),
+        )],
     );
     application.remember(&cookie, visit);
     see_other(&format!("{url}?{query}"))
@@ -268,72 +228,20 @@ async fn callback(
     let ours = !visit.state.is_empty()
         && answer.state.as_deref() == Some(&visit.state)
         && answer.iss.as_deref() == Some(&application.issuer);
-    let panel = Panel {
-        label: "Came back through your browser".to_owned(),
-        body: message("GET", &application.callback(), &shown),
-    };
+    let panel = Panel::new(
+        "Came back through your browser",
+        message("GET", &application.callback(), &shown),
+    );
     visit.show(2, ours && answer.code.is_some(), vec![panel]);
     if let (true, Some(code)) = (ours, &answer.code) {
-        redeem(&application, &mut visit, code).await;
+        application.redeem(&mut visit, code).await;
     }
     application.remember(&cookie, visit);
     see_other("/")
 }
 
-/// Trades the code for tokens, and shows both sides.
-async fn redeem(application: &Application, visit: &mut Visit, code: &str) {
-    let url = format!("{}/oauth2/token", application.issuer);
-    let form = [
-        ("grant_type", "authorization_code"),
-        ("code", code),
-        ("redirect_uri", &application.callback()),
-        ("code_verifier", &visit.verifier),
-    ];
-    let sent = Panel {
-        label: "Sent by the application, with its client secret".to_owned(),
-        body: message("POST", &url, &form),
-    };
-    let request = application
-        .http
-        .post(&url)
-        .basic_auth(
-            application.client_id.as_str(),
-            Some(application.client_secret.expose()),
-        )
-        .form(&form);
-    let answer: Value = match request.send().await {
-        Ok(response) => response.json().await.unwrap_or_default(),
-        Err(error) => json!({ "error": error.to_string() }),
-    };
-    let mut panels = vec![sent];
-    let decoded = |name: &str| answer[name].as_str().and_then(claims);
-    if let Some((header, claims)) = decoded("id_token") {
-        let genuine = claims["nonce"] == visit.nonce.as_str();
-        panels.push(Panel {
-            label: "ID token, decoded: who signed in".to_owned(),
-            body: format!("{header:#}\n{claims:#}"),
-        });
-        visit.access_token = answer["access_token"]
-            .as_str()
-            .filter(|_| genuine)
-            .map(str::to_owned);
-    }
-    match decoded("access_token") {
-        Some((header, claims)) => {
-            panels.push(Panel {
-                label: "Access token, decoded: what the API will see".to_owned(),
-                body: format!("{header:#}\n{claims:#}"),
-            });
-        }
-        None => panels.push(Panel {
-            label: "The answer".to_owned(),
-            body: format!("{answer:#}"),
-        }),
-    }
-    visit.show(3, visit.access_token.is_some(), panels);
-}
-
-async fn call(
+/// The buttons of somebody who is signed in: what the application does, and which step shows it.
+async fn act(
     request: HttpRequest,
     application: Data<Application>,
     form: Form<Token>,
@@ -342,38 +250,22 @@ async fn call(
     if form.csrf != form_token(&cookie) {
         return see_other("/");
     }
-    if let Some(token) = &visit.access_token {
-        let url = format!("{}/api/orders", application.home);
-        let (status, body) = match application.http.get(&url).bearer_auth(token).send().await {
-            Ok(response) => (
-                response.status().to_string(),
-                response.text().await.unwrap_or_default(),
-            ),
-            Err(error) => ("no answer".to_owned(), error.to_string()),
-        };
-        let pretty =
-            serde_json::from_str::<Value>(&body).map_or(body, |value| format!("{value:#}"));
-        let sent = Panel {
-            label: "Sent by the application".to_owned(),
-            body: format!(
-                "GET {url}\nAuthorization: Bearer {}…",
-                &token[..token.len().min(24)]
-            ),
-        };
-        visit.show(
-            4,
-            status.starts_with("200"),
-            vec![
-                sent,
-                Panel {
-                    label: "The API's answer".to_owned(),
-                    body: format!("{status}\n\n{pretty}"),
-                },
-            ],
-        );
-        application.remember(&cookie, visit);
-    }
-    see_other("/#step-4")
+    let step = match request.path() {
+        "/refresh" => {
+            application.refresh(&mut visit).await;
+            5
+        }
+        "/revoke" => {
+            application.revoke(&mut visit).await;
+            6
+        }
+        _ => {
+            application.call(&mut visit).await;
+            4
+        }
+    };
+    application.remember(&cookie, visit);
+    see_other(&format!("/#step-{step}"))
 }
 
 async fn reset(
@@ -438,53 +330,7 @@ impl Application {
     }
 }
 
-impl Visit {
-    fn show(&mut self, number: usize, done: bool, panels: Vec<Panel>) {
-        self.steps.retain(|step| step.number < number);
-        let (title, text) = TITLES[number - 1];
-        self.steps.push(Step {
-            number,
-            title: title.to_owned(),
-            text: text.to_owned(),
-            outcome: if done { "done" } else { "failed" }.to_owned(),
-            panels,
-        });
-    }
-
-    /// What happened, and what is to come.
-    fn all_steps(&self) -> Vec<Step> {
-        let to_come =
-            TITLES
-                .iter()
-                .enumerate()
-                .skip(self.steps.len())
-                .map(|(index, (title, text))| Step {
-                    number: index + 1,
-                    title: (*title).to_owned(),
-                    text: (*text).to_owned(),
-                    outcome: "todo".to_owned(),
-                    panels: Vec::new(),
-                });
-        self.steps.iter().cloned().chain(to_come).collect()
-    }
-}
-
 /// Bound to the browser by its cookie, which no other site can read.
 fn form_token(cookie: &str) -> String {
     base64url(&sha256(format!("demo form {cookie}").as_bytes()))
-}
-
-fn message(method: &str, url: &str, parameters: &[(&str, &str)]) -> String {
-    let lines: Vec<String> = parameters
-        .iter()
-        .map(|(name, value)| format!("  {name} = {value}"))
-        .collect();
-    format!("{method} {url}\n{}", lines.join("\n"))
-}
-
-/// Header and claims of a JWT, to be looked at; the API verifies, this page only shows.
-fn claims(token: &str) -> Option<(Value, Value)> {
-    let mut parts = token.split('.');
-    let mut part = || serde_json::from_slice(&from_base64url(parts.next()?)?).ok();
-    Some((part()?, part()?))
 }

@@ -1,0 +1,114 @@
+//! What happened in one browser, step by step.
+
+use crate::secret::{Entropy, Secret};
+
+/// One browser's visit.
+#[derive(Clone, Default)]
+pub struct Visit {
+    pub state: String,
+    pub nonce: String,
+    pub verifier: String,
+    pub tokens: Option<Tokens>,
+    pub revoked: bool,
+    steps: Vec<Step>,
+}
+
+/// What the application holds for its visitor.
+#[derive(Clone)]
+pub struct Tokens {
+    pub access: String,
+    pub refresh: String,
+}
+
+#[derive(Clone)]
+pub struct Step {
+    pub number: usize,
+    pub title: String,
+    pub text: String,
+    pub outcome: String,
+    pub panels: Vec<Panel>,
+}
+
+#[derive(Clone)]
+pub struct Panel {
+    pub label: String,
+    pub body: String,
+}
+
+const TITLES: [(&str, &str); 6] = [
+    (
+        "Authorization request",
+        "The application sends your browser to Portcullis and says what it wants.",
+    ),
+    (
+        "Authorization code",
+        "You sign in and allow it. Portcullis sends your browser back with a code that works once, for a minute.",
+    ),
+    (
+        "Tokens",
+        "The application trades the code for tokens, over its own connection.",
+    ),
+    (
+        "API call",
+        "The API verifies the access token by its signature alone, without asking anybody.",
+    ),
+    (
+        "Refresh",
+        "Access tokens live five minutes. The refresh token buys the next one, and the next refresh token with it.",
+    ),
+    (
+        "Revocation",
+        "The application hands its refresh token back. What you allowed ends, and nothing more can be bought with it.",
+    ),
+];
+
+impl Panel {
+    pub fn new(label: &str, body: String) -> Self {
+        Self {
+            label: label.to_owned(),
+            body,
+        }
+    }
+}
+
+impl Visit {
+    /// A request that nobody can guess.
+    pub fn begin(entropy: &Entropy) -> Self {
+        let random = || Secret::opaque(entropy).expose().to_owned();
+        Self {
+            state: random(),
+            nonce: random(),
+            verifier: random(),
+            ..Self::default()
+        }
+    }
+
+    /// Shows what a step did; a step that is done again is shown anew.
+    pub fn show(&mut self, number: usize, done: bool, panels: Vec<Panel>) {
+        self.steps.retain(|step| step.number != number);
+        let outcome = if done { "done" } else { "failed" };
+        self.steps.push(step(number, outcome, panels));
+    }
+
+    /// What happened, and what is to come.
+    pub fn all_steps(&self) -> Vec<Step> {
+        let shown = |number| self.steps.iter().find(|step| step.number == number);
+        (1..=TITLES.len())
+            .map(|number| {
+                let known = shown(number).cloned();
+                known.unwrap_or_else(|| step(number, "todo", Vec::new()))
+            })
+            .collect()
+    }
+}
+
+fn step(number: usize, outcome: &str, panels: Vec<Panel>) -> Step {
+    let (title, text) = TITLES[number - 1];
+    Step {
+        number,
+        title: title.to_owned(),
+        text: text.to_owned(),
+        outcome: outcome.to_owned(),
+        panels,
+    }
+}

@@ -1,0 +1,114 @@
+//! `token introspect`: what a token is and whether it still stands, as the server itself sees it.
+
+use clap::Subcommand;
+use portcullis_verifier::{Need, Verifier};
+use serde_json::{Value, json};
+
+use super::{Output, block_on, open, read_secret, table};
+use crate::config::Config;
+use crate::db::Store;
+use crate::keys::{KeyView, Keychain, ServerSecret};
+use crate::oauth::introspection;
+use crate::time::{Clock, Timestamp};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+    /// How to print.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    format: Output,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Read a token, an access token or a refresh token, and say whether it stands and why not. The
+    /// token comes from stdin or a prompt, never from the command line.
+    Introspect,
+}
+
+pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+    let Action::Introspect = arguments.action;
+    let piped = !std::io::IsTerminal::is_terminal(&std::io::stdin());
+    let token = read_secret("Token: ", piped)?;
+    let told = tell(token.trim(), config, Clock::System.now())?;
+    let rows: Vec<Vec<String>> = told
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, value)| {
+            let text = value.as_str().map(str::to_owned);
+            vec![name.clone(), text.unwrap_or_else(|| value.to_string())]
+        })
+        .collect();
+    table::print(arguments.format, &["field", "value"], &rows, &told);
+    Ok(())
+}
+
+fn tell(token: &str, config: &Config, now: Timestamp) -> anyhow::Result<Value> {
+    let (store, issuer) = (open(config)?, config.issuer()?);
+    let name = issuer.to_string();
+    let (rows, secret) = block_on(async {
+        let read = store.read(move |tx| Ok((tx.list_keys(&name)?, tx.find_server_secret()?)));
+        Ok(read.await?)
+    })?;
+    let keychain = Keychain::read(&config.keys.kek)?;
+    let secret = secret.map(|secret| ServerSecret::open(&secret, &keychain));
+    if let Some((grant, generation)) = secret
+        .transpose()?
+        .and_then(|secret| secret.read_refresh_token(token))
+    {
+        let id = grant.clone();
+        let found = block_on(async {
+            let found = store.read(move |tx| tx.find_standing_grant(&grant, now));
+            Ok(found.await?)
+        })?;
+        return Ok(match found {
+            None => json!({ "active": false, "kind": "refresh_token", "grant_id": id.as_str(),
+                "why": "its grant ended, or what it rests on did" }),
+            Some(grant) if grant.generation != generation => {
+                json!({ "active": false, "kind": "refresh_token", "grant_id": id.as_str(),
+                    "why": format!("it is generation {generation}, the grant is at {}", grant.generation) })
+            }
+            Some(grant) => {
+                json!({ "active": true, "kind": "refresh_token", "grant_id": id.as_str(),
+                "client_id": grant.client_id.as_str(), "sub": grant.user_id.as_str(),
+                "scope": grant.scope.to_string(), "offline": grant.offline,
+                "ends_at": grant.idle_until.min(grant.expires_at).to_string() })
+            }
+        });
+    }
+    let view = KeyView::build(&rows, &keychain, now)?;
+    let verifier = Verifier::builder(issuer.as_str(), issuer.as_str())
+        .any_audience()
+        .leeway(config.tokens.clock_leeway.0)
+        .keys(view.jwks.clone())
+        .build()?;
+    access_token(token, &verifier, &store, now)
+}
+
+fn access_token(
+    token: &str,
+    verifier: &Verifier,
+    store: &Store,
+    now: Timestamp,
+) -> anyhow::Result<Value> {
+    let claims = match verifier.verify_at(token, &Need::any(), now.secs()) {
+        Ok(claims) => claims,
+        Err(rejected) => {
+            return Ok(json!({ "active": false, "why": rejected.to_string() }));
+        }
+    };
+    let asked = claims.clone();
+    let stands = block_on(async {
+        let stands = store.read(move |tx| tx.token_stands(&asked));
+        Ok(stands.await?)
+    })?;
+    let mut told = Value::Object(introspection::access(&claims));
+    told["kind"] = "access_token".into();
+    told["active"] = stands.into();
+    if !stands {
+        told["why"] = "it is revoked, or what it rests on has ended".into();
+    }
+    Ok(told)
+}
