@@ -151,16 +151,17 @@ pub fn rotate(
             Err(reason) => return Ok(Err(Error::invalid_grant(reason))),
         },
     };
-    Ok(asks.of(&grant).map(|(scope, resource)| Decided {
-        again,
-        ..mint.for_grant(Allowed {
+    Ok(asks.of(&grant).map(|(scope, resource)| {
+        let mut decided = mint.for_grant(Allowed {
             grant: &grant,
             scope,
             resource,
             nonce: None,
             id_alg: client.id_token_alg,
             generation: Some(successor),
-        })
+        });
+        decided.again = again;
+        decided
     }))
 }
 
