@@ -175,5 +175,46 @@ fn token_endpoint(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, signatures, jwks, token_endpoint);
+/// The rest of a token's daily life beside the one signature that each of these needs.
+fn renewals(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("token_endpoint");
+    for db in [Db::Sqlite, Db::Postgres] {
+        let system = System::new();
+        let (shop, robot, first, _server) = system.block_on(async {
+            let server = Server::start(db).await;
+            let mut client = cast::server::confidential("phone", "https://phone.example/cb");
+            client.id_token_alg = Alg::ES256;
+            let shop = server.register(client).await;
+            let mut client = cast::server::confidential("robot", "https://robot.example/cb");
+            client.grant_types = vec![portcullis::oauth::client::GrantType::ClientCredentials];
+            let robot = server.register(client).await;
+            let mut alice = server.browser();
+            alice.signs_in(&shop, "alice").await;
+            let scope = shop.request(&[("scope", "orders:read")]);
+            let first = shop.redeems(&alice.allows_request(&scope).await).await.ok();
+            (shop, robot, first, server)
+        });
+        let mut token = first.0["refresh_token"].as_str().unwrap().to_owned();
+        group.bench_function(format!("refresh_token_{db:?}").to_lowercase(), |b| {
+            b.iter(|| {
+                let fields = [("grant_type", "refresh_token"), ("refresh_token", &token)];
+                let next = system.block_on(shop.posts("/oauth2/token", &fields)).ok();
+                token = next.0["refresh_token"].as_str().unwrap().to_owned();
+            });
+        });
+        group.bench_function(format!("client_credentials_{db:?}").to_lowercase(), |b| {
+            let fields = [("grant_type", "client_credentials")];
+            b.iter(|| system.block_on(robot.posts("/oauth2/token", &fields)).ok());
+        });
+        // What this harness costs by itself: the same client, a form of that size, no work.
+        group.bench_function(format!("refused_{db:?}").to_lowercase(), |b| {
+            b.iter(|| {
+                system.block_on(shop.posts_raw("/oauth2/token", &[], &[("grant_type", "x")]))
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, signatures, jwks, token_endpoint, renewals);
 criterion_main!(benches);

@@ -1,0 +1,83 @@
+//! A day's worth of sign-ins and refreshes with a moving clock: how many rows each table has after
+//! every hour. They must not grow with use. `cargo bench --bench day`.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../tests/cast/mod.rs"]
+mod cast;
+
+use std::time::{Duration, Instant};
+
+use cast::{Db, Server};
+use portcullis::config::Span;
+
+const TABLES: [&str; 5] = [
+    "sessions",
+    "authorizations",
+    "codes",
+    "grants",
+    "revocations",
+];
+/// Every hour: sign-ins, each with one code, this many refreshes, and one in ten revoked.
+const SIGN_INS: usize = 60;
+const REFRESHES: usize = 3;
+
+fn main() {
+    for db in [Db::Sqlite, Db::Postgres] {
+        actix_web::rt::System::new().block_on(day(db));
+    }
+}
+
+async fn day(db: Db) {
+    // Lives of hours instead of weeks, so that one day shows what dies.
+    let server = Server::with(db, |config| {
+        config.tokens.refresh_idle = Span::secs(2 * 3_600);
+        config.tokens.refresh_absolute = Span::secs(4 * 3_600);
+    })
+    .await;
+    let shop = server.shop().await;
+    println!("\n{db:?}: rows after each hour; ms for one sign-in with its code and refreshes");
+    println!(
+        "hour  {}      ms",
+        TABLES.map(|name| format!("{name:>14}")).join(" ")
+    );
+    let mut counts = Vec::new();
+    for hour in 1..=24 {
+        let begun = Instant::now();
+        for n in 0..SIGN_INS {
+            if n % 20 == 0 {
+                server.advance(Duration::from_secs(20 * 60));
+            }
+            live(&server, &shop, n % 10 == 0).await;
+        }
+        let each = begun.elapsed().as_secs_f64() * 1e3 / SIGN_INS as f64;
+        let now = server.clock.now();
+        while server.write(move |tx| tx.sweep(now)).await > 0 {}
+        let rows = TABLES.map(|table| server.count(&format!("SELECT count(*) AS n FROM {table}")));
+        println!(
+            "{hour:>4}  {} {each:>7.1}",
+            rows.map(|n| format!("{n:>14}")).join(" ")
+        );
+        counts.push(rows[..4].iter().sum::<i64>());
+    }
+    let flat = counts[23] <= counts[11] + counts[11] / 20;
+    assert!(
+        flat,
+        "the tables grow: {} rows at noon, {} at midnight",
+        counts[11], counts[23]
+    );
+    server.remove().await;
+}
+
+async fn live(server: &Server, shop: &cast::Party, revoked: bool) {
+    let code = server.browser().allows(shop).await;
+    let mut tokens = shop.redeems(&code).await.ok();
+    for _ in 0..REFRESHES {
+        let token = tokens.0["refresh_token"].as_str().unwrap().to_owned();
+        let fields = [("grant_type", "refresh_token"), ("refresh_token", &token)];
+        tokens = shop.posts("/oauth2/token", &fields).await.ok();
+    }
+    if revoked {
+        let token = tokens.0["refresh_token"].as_str().unwrap().to_owned();
+        shop.posts("/oauth2/revoke", &[("token", &token)]).await;
+    }
+}
