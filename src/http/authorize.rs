@@ -13,16 +13,14 @@ use crate::accounts::session::Session;
 use crate::accounts::user::Username;
 use crate::app::App;
 use crate::db::{self, Transaction};
-use crate::id::{AuthorizationId, ConsentId};
+use crate::id::{AuthorizationId, ClientId, ConsentId};
 use crate::oauth::authorize::{self as rules, Refused, Request, Surroundings};
 use crate::oauth::callback::{Callback, Delivery};
-use crate::oauth::client::Client;
 use crate::oauth::grants::authorization_code::Code;
 use crate::oauth::grants::{Given, Grant};
 use crate::oauth::id_token::Hint;
 use crate::oauth::next_step::{Authorization, Stage, Step, next};
 use crate::oauth::params::Params;
-use crate::oauth::resource::Resource;
 use crate::oauth::scope::Scope;
 use crate::oauth::{Detail, Error};
 use crate::secret::Hash;
@@ -134,41 +132,24 @@ impl Next {
     }
 }
 
-/// What is stored about a request.
+/// What is stored about whoever makes a request.
 pub(super) struct Stored {
-    client: Option<Client>,
-    resources: Vec<Resource>,
     pub(super) session: Option<(Session, Username)>,
     pub(super) consent: Option<Consent>,
-    feed_epoch: i64,
 }
 
 impl Stored {
     fn load(
         tx: &mut Transaction<'_>,
-        client_id: &crate::id::ClientId,
-        cookie: Option<&Hash>,
+        client_id: &ClientId,
+        cookie: &Hash,
     ) -> Result<Self, db::Error> {
-        let client = tx.find_client(client_id)?;
-        let resources = match &client {
-            Some(client) => tx.find_resources(&client.resources)?,
-            None => Vec::new(),
-        };
-        let session = match cookie {
-            Some(cookie) => tx.find_session(cookie)?,
-            None => None,
-        };
+        let session = tx.find_session(cookie)?;
         let consent = match &session {
             Some((session, _)) => tx.find_consent(&session.login.user_id, client_id)?,
             None => None,
         };
-        Ok(Self {
-            client,
-            resources,
-            session,
-            consent,
-            feed_epoch: tx.feed_epoch()?,
-        })
+        Ok(Self { session, consent })
     }
 }
 
@@ -176,6 +157,7 @@ impl Stored {
 pub(super) struct Pending {
     pub(super) request: Request,
     pub(super) stored: Stored,
+    feed_epoch: i64,
 }
 
 /// Loads and checks a request; refusals are where RFC 6749 §4.1.2.1 wants them.
@@ -187,24 +169,36 @@ pub(super) async fn pend(
 ) -> Result<Pending, Stop> {
     // 1. The client, and where the answer may go.
     let client_id = rules::client_id(params)?;
-    let cookie = Jar::Session.read(http, app).map(|cookie| cookie.hash());
-    let mut stored = app
-        .store
-        .read(move |tx| Stored::load(tx, &client_id, cookie.as_ref()))
-        .await?;
-    let (client, callback) = rules::callback(params, stored.client.take())?;
+    let known = app.registrations.find(&app.store, &client_id, now).await?;
+    let client = known.as_ref().map(|known| known.client.clone());
+    let (client, callback) = rules::callback(params, client)?;
     // 2. Everything else.
     let keys = app.keys();
     let around = Surroundings {
-        resources: &stored.resources,
+        resources: known.as_ref().map_or(&[], |known| &known.resources),
         hint: &|token| Hint::read(token, &keys, app.issuer.as_str()).map(|hint| hint.user_id),
     };
     let request = rules::validate(params, client, callback, &around)?;
+    // 3. Who asks.
+    let mut stored = match Jar::Session.read(http, app).map(|cookie| cookie.hash()) {
+        Some(cookie) => {
+            let stored = move |tx: &mut Transaction<'_>| Stored::load(tx, &client_id, &cookie);
+            app.store.read(stored).await?
+        }
+        None => Stored {
+            session: None,
+            consent: None,
+        },
+    };
     if stored.session.is_none() {
         extract::log_stranger(http, app);
     }
     expire(http, app, &mut stored, now).await?;
-    Ok(Pending { request, stored })
+    Ok(Pending {
+        feed_epoch: known.map_or(0, |known| known.feed_epoch),
+        request,
+        stored,
+    })
 }
 
 /// Forgets a session that ran out of time.
@@ -366,7 +360,11 @@ async fn answer(
     consent_id: Option<ConsentId>,
     now: Timestamp,
 ) -> Result<Next, Stop> {
-    let Pending { request, stored } = pending;
+    let Pending {
+        request,
+        stored,
+        feed_epoch,
+    } = pending;
     let Some((session, _)) = stored.session else {
         return Err(Stop::Notice(Notice::NO_START));
     };
@@ -376,7 +374,7 @@ async fn answer(
         consent_id,
         scope,
         resources: request.resources.clone(),
-        feed_epoch: stored.feed_epoch,
+        feed_epoch,
     };
     let grant = Grant::new(given, app.grant_life(), &app.entropy, now);
     let (secret, code) = Code::issue(

@@ -350,6 +350,7 @@ async fn a166(stage: &Stage) {
         .server
         .alter(&id, move |client| client.redirect_uris = uris.to_vec())
         .await;
+    stage.all_nodes_learn();
     let asked = alice.opens(&web.request(&[])).await;
     prompted(2, &asked);
     alice.decides(&asked, "allow").await;

@@ -118,6 +118,13 @@ impl Stage {
         self.all().nth(n % count).unwrap()
     }
 
+    /// What the poll of each running node does when the database says that a client changed.
+    pub fn all_nodes_learn(&self) {
+        for node in self.all() {
+            node.app.registrations.forget();
+        }
+    }
+
     /// `web`, and alice's browser: signed in, with her consent remembered.
     pub async fn web_and_alice(&self) -> (Party, Browser) {
         let web = self.server.shop().await;

@@ -355,6 +355,7 @@ async fn a065(stage: &Stage) {
         })
         .await;
 
+    stage.all_nodes_learn();
     let answer = alice
         .fills_in(&login, "alice", crate::cast::server::PASSWORD)
         .await;

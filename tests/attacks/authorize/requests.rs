@@ -129,6 +129,7 @@ async fn a005(stage: &Stage) {
         .server
         .write(move |tx| tx.disable_client(&id, "test", now))
         .await;
+    stage.all_nodes_learn();
     let spaced = format!("{} ", web.id());
     let upper = web.id().to_uppercase();
     let ids = ["nobody", deleted.id(), disabled.id(), &spaced, &upper];
