@@ -2,17 +2,19 @@
 //! has.
 
 use diesel::dsl::exists;
-use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
+use diesel::{
+    BoolExpressionMethods, ExpressionMethods, NullableExpressionMethods, QueryDsl, RunQueryDsl,
+};
 use portcullis_verifier::Claims;
 
 use super::revocations::Kind;
-use super::schema::{clients, feed_head, grants, revocations, sessions, users};
+use super::schema::{clients, consents, feed_head, grants, revocations, sessions, users};
 use super::{Error, Transaction};
 
 impl Transaction<'_> {
     /// Whether nothing that a genuine access token rests on has ended: its client, its person and the
-    /// feed epoch have the numbers that it carries, its grant and its session stand, and it is not
-    /// revoked itself. One statement.
+    /// feed epoch have the numbers that it carries, its grant, session and consent stand, and it is
+    /// not revoked itself. One statement.
     ///
     /// # Errors
     /// [`Error`].
@@ -39,10 +41,16 @@ impl Transaction<'_> {
                 .filter(users::auth_epoch.eq(user_epoch))
                 .filter(users::disabled_at.is_null()),
         );
+        let consent = exists(
+            consents::table
+                .filter(consents::id.nullable().eq(grants::consent_id))
+                .filter(consents::ended_at.is_null()),
+        );
         let grant = exists(
             grants::table
                 .filter(grants::id.eq(claims.grant_id.as_deref().unwrap_or_default()))
-                .filter(grants::ended_at.is_null()),
+                .filter(grants::ended_at.is_null())
+                .filter(grants::consent_id.is_null().or(consent)),
         );
         let session = exists(
             sessions::table
