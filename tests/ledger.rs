@@ -325,3 +325,27 @@ story! {
         assert_eq!(server.write(move |tx| tx.drop_expired_authorizations(3, later)).await, 2);
     }
 }
+
+#[actix_web::test]
+async fn a_database_that_comes_back_is_used_again_at_once() {
+    let server = cast::Server::start(cast::Db::Postgres).await;
+    let store = &server.app.store;
+    let asked = |server: &cast::Server| {
+        let store = server.app.store.clone();
+        async move { store.read(|tx| tx.feed_epoch()).await }
+    };
+    assert!(asked(&server).await.is_ok());
+    let url = server.config.database_url();
+    let name = cast::postgres::name(&url);
+    cast::postgres::execute(&format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+    ));
+    // Each connection that was open is found dead once, and is not lent again.
+    assert!(matches!(asked(&server).await, Err(Error::Unavailable(_))));
+    for _ in 1..server.config.database.pool_size {
+        let _ = asked(&server).await;
+    }
+    assert!(asked(&server).await.is_ok());
+    let written = store.transaction(|tx| tx.put_scope_description("orders:read", "written"));
+    assert!(written.await.is_ok());
+}

@@ -114,7 +114,13 @@ impl Store {
         work: impl FnOnce(&mut AnyConnection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let pool = self.pool.clone();
-        tokio::task::spawn_blocking(move || work(&mut *pool.get()?))
+        let run = move || {
+            let mut pooled = pool.get()?;
+            let outcome = work(&mut pooled.connection);
+            pooled.lost = matches!(outcome, Err(Error::Unavailable(_)));
+            outcome
+        };
+        tokio::task::spawn_blocking(run)
             .await
             .map_err(|error| Error::Statement(error.to_string()))?
     }
@@ -233,7 +239,7 @@ impl From<diesel::result::Error> for Error {
             Diesel::DatabaseError(Kind::UniqueViolation, info) => {
                 Self::Duplicate(info.message().to_owned())
             }
-            Diesel::DatabaseError(Kind::ClosedConnection, info) => {
+            Diesel::DatabaseError(Kind::ClosedConnection | Kind::UnableToSendCommand, info) => {
                 Self::Unavailable(info.message().to_owned())
             }
             other => Self::Statement(other.to_string()),

@@ -35,6 +35,13 @@ pub(super) enum Manager {
     Postgres(String),
 }
 
+/// A connection of the pool.
+pub(super) struct Pooled {
+    pub(super) connection: AnyConnection,
+    /// Whether its server is gone: diesel does not tell, and such a connection must not be lent again.
+    pub(super) lost: bool,
+}
+
 impl Pool {
     pub(super) fn open(url: &str, size: u32) -> Result<Self, OpenError> {
         let manager = Manager::of(url)?;
@@ -105,26 +112,31 @@ impl Manager {
 }
 
 impl r2d2::ManageConnection for Manager {
-    type Connection = AnyConnection;
+    type Connection = Pooled;
     type Error = OpenError;
 
-    fn connect(&self) -> Result<AnyConnection, OpenError> {
-        self.establish()
+    fn connect(&self) -> Result<Pooled, OpenError> {
+        Ok(Pooled {
+            connection: self.establish()?,
+            lost: false,
+        })
     }
 
-    fn is_valid(&self, connection: &mut AnyConnection) -> Result<(), OpenError> {
-        connection
+    fn is_valid(&self, pooled: &mut Pooled) -> Result<(), OpenError> {
+        pooled
+            .connection
             .batch_execute("SELECT 1")
             .map_err(|error| OpenError::Unavailable(error.to_string()))
     }
 
-    fn has_broken(&self, connection: &mut AnyConnection) -> bool {
+    fn has_broken(&self, pooled: &mut Pooled) -> bool {
         use diesel::r2d2::R2D2Connection;
-        match connection {
+        let broken = match &mut pooled.connection {
             AnyConnection::Sqlite(inner) => inner.is_broken(),
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(inner) => inner.is_broken(),
-        }
+        };
+        pooled.lost || broken
     }
 }
 

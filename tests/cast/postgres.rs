@@ -27,10 +27,15 @@ pub fn database(name: &str) -> String {
     }
 }
 
+/// The name in a URL of [`database`].
+pub fn name(url: &str) -> &str {
+    let path = url.split('?').next().unwrap_or_default();
+    path.rsplit('/').next().unwrap_or_default()
+}
+
 /// Drops the database that a URL of [`database`] names, with whoever is still connected.
 pub fn drop_database(url: &str) {
-    let path = url.split('?').next().unwrap_or_default();
-    let name = path.rsplit('/').next().unwrap_or_default();
+    let name = name(url);
     execute(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"));
 }
 
