@@ -7,12 +7,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From left to right; modules of one entry do not know each other.
-const ORDER: [&[&str]; 9] = [
+const ORDER: [&[&str]; 8] = [
     &["main"],
     &["cli"],
     &["http"],
     &["app"],
-    &["feed", "keeper"],
     &["db"],
     &["oauth"],
     &["accounts", "keys"],

@@ -16,7 +16,9 @@ mod authorize_session;
 mod client_auth;
 mod consent;
 mod expect;
+mod introspection;
 mod login;
+mod process;
 mod redirect_uri;
 mod revocation;
 mod token_code;
@@ -42,6 +44,7 @@ const AREAS: &[&[Row]] = &[
     authorize_session::ROWS,
     client_auth::ROWS,
     consent::ROWS,
+    introspection::ROWS,
     login::forms::ROWS,
     login::kinds::ROWS,
     login::pages::ROWS,
@@ -51,6 +54,7 @@ const AREAS: &[&[Row]] = &[
     revocation::ROWS,
     token_code::answers::ROWS,
     token_code::codes::ROWS,
+    token_code::kill::ROWS,
     token_code::requests::ROWS,
     token_code::tokens::ROWS,
     token_refresh::answers::ROWS,

@@ -6,8 +6,9 @@ use portcullis::secret::{base64url, sha256};
 
 use crate::cast::client::{basic, claims};
 use crate::cast::server::confidential;
-use crate::cast::{Answer, Db, Server, Tokens, raw};
+use crate::cast::{Answer, Browser, Db, Server, Tokens, raw};
 use crate::expect::{json_error, logged, seen};
+use crate::process::Site;
 use crate::token_code::{Flow, median};
 use crate::token_refresh::{bought, everywhere, grant_ended, refused_everywhere};
 use crate::{Row, Stage, row};
@@ -19,6 +20,7 @@ pub const ROWS: &[Row] = &[
     row!(a324),
     row!(a325),
     row!(a326),
+    row!(a328),
     row!(a329),
 ];
 
@@ -248,6 +250,41 @@ async fn a326(stage: &Stage) {
     // The grant lives on, and so does its next access token.
     let next = flow.web.refreshes(tokens.refresh(), &[]).await.ok();
     stage.expect(2, lives(&flow, &stage.server, &next).await);
+}
+
+async fn a328(stage: &Stage) {
+    let site = Site::open(stage.db());
+    let mut node = site.starts();
+    let second = (stage.db() == Db::Postgres).then(|| site.starts());
+    let mut alice = Browser::new(&node.base);
+    for (case, kind) in [(1, "refresh_token"), (2, "access_token")] {
+        let web = site.web(&node);
+        let code = alice.allows(&web).await;
+        let tokens = web.redeems(&code).await.ok();
+        let token = tokens.0[kind].as_str().unwrap();
+        let answer = web.revokes(token).await;
+        node.is_killed();
+        stage.check(case, answer.status == 200, || seen(&answer));
+        node = site.starts();
+        for node in std::iter::once(&node).chain(&second) {
+            let web = site.web(node);
+            let header = basic(web.id(), web.secret.as_ref().unwrap().expose());
+            let form = format!("access_token={}", tokens.access());
+            let told = raw::bytes(&node.base, raw::post("/oauth2/userinfo", &[], &form)).await;
+            let told = told.unwrap();
+            stage.check(case, told.status == 401, || seen(&told));
+            let form = format!(
+                "grant_type=refresh_token&refresh_token={}",
+                tokens.refresh()
+            );
+            let refresh = raw::post("/oauth2/token", &[("Authorization", &header)], &form);
+            let next = raw::bytes(&node.base, refresh).await.unwrap();
+            // An access token is revoked alone.
+            let want = if case == 1 { 400 } else { 200 };
+            stage.check(case, next.status == want, || seen(&next));
+        }
+        alice = alice.at(&node.base);
+    }
 }
 
 async fn a329(stage: &Stage) {

@@ -170,6 +170,11 @@ impl Party {
         self.posts("/oauth2/token", &fields).await
     }
 
+    /// Asks about a token, as a resource server does.
+    pub async fn introspects(&self, token: &str) -> Answer {
+        self.posts("/oauth2/introspect", &[("token", token)]).await
+    }
+
     /// Revokes a token of either kind.
     pub async fn revokes(&self, token: &str) -> Answer {
         self.posts("/oauth2/revoke", &[("token", token)]).await

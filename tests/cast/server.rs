@@ -14,7 +14,7 @@ use portcullis::config::{Address, Config, DataDir};
 use portcullis::db::{self, Store, Transaction};
 use portcullis::http::Listeners;
 use portcullis::id::{ClientId, Sid, UserId};
-use portcullis::keys::{Alg, Use};
+use portcullis::keys::Alg;
 use portcullis::oauth::client::{AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType};
 use portcullis::oauth::resource::Resource;
 use portcullis::oauth::scope::Scope;
@@ -49,7 +49,6 @@ pub struct Server {
     pub db: Db,
     handle: ServerHandle,
     running: Option<JoinHandle<std::io::Result<()>>>,
-    follower: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -85,10 +84,6 @@ impl Server {
         let base = format!("http://{}", listeners.addresses()[0]);
         let handle = listeners.handle();
         let running = Some(actix_web::rt::spawn(listeners.run()));
-        let node = app.clone();
-        let follower = Some(actix_web::rt::spawn(
-            async move { node.follow_keys().await },
-        ));
         Self {
             app,
             clock,
@@ -97,7 +92,6 @@ impl Server {
             db,
             handle,
             running,
-            follower,
         }
     }
 
@@ -106,15 +100,6 @@ impl Server {
         self.handle.stop(false).await;
         if let Some(running) = self.running.take() {
             running.await.unwrap().unwrap();
-        }
-        self.unfollow().await;
-    }
-
-    /// From now on the node hears of no change of keys.
-    pub async fn unfollow(&mut self) {
-        if let Some(follower) = self.follower.take() {
-            follower.abort();
-            let _ = follower.await;
         }
     }
 
@@ -201,12 +186,12 @@ impl Server {
         browser
     }
 
-    /// Cuts alice off everywhere, as an operator does.
+    /// Ends everything of a person, as `user revoke-sessions` does.
     pub async fn signs_out_everywhere(&self, username: &str) {
         let (name, now) = (Username::parse(username).unwrap(), self.clock.now());
         self.write(move |tx| {
             let (user, _) = tx.find_credentials(&name)?.unwrap();
-            tx.cut_off_user(&user.id, "sign out everywhere", "test", now)
+            tx.cut_off_user(&user.id, "signed out everywhere", "test", now)
         })
         .await;
     }
@@ -235,12 +220,43 @@ impl Server {
 
     /// How many rows a query counts: `SELECT count(*) AS n FROM …`.
     pub fn count(&self, query: &str) -> i64 {
-        count(&self.config, query)
+        use diesel::prelude::*;
+        #[derive(diesel::QueryableByName)]
+        struct Count {
+            #[diesel(sql_type = diesel::sql_types::BigInt)]
+            n: i64,
+        }
+        let url = self.config.database_url();
+        let count: Count = match url.strip_prefix("sqlite:") {
+            Some(path) => {
+                diesel::sql_query(query).get_result(&mut SqliteConnection::establish(path).unwrap())
+            }
+            None => {
+                diesel::sql_query(query).get_result(&mut PgConnection::establish(&url).unwrap())
+            }
+        }
+        .unwrap();
+        count.n
     }
 
     /// Runs a statement behind the server's back.
     pub fn execute(&self, statement: &str) {
-        execute(&self.config, statement);
+        use diesel::connection::SimpleConnection;
+        use diesel::prelude::*;
+        let url = self.config.database_url();
+        match url.strip_prefix("sqlite:") {
+            Some(path) => {
+                let mut connection = SqliteConnection::establish(path).unwrap();
+                connection
+                    .batch_execute("PRAGMA busy_timeout = 5000")
+                    .unwrap();
+                connection.batch_execute(statement).unwrap();
+            }
+            None => PgConnection::establish(&url)
+                .unwrap()
+                .batch_execute(statement)
+                .unwrap(),
+        }
     }
 
     /// Registers a client; the same id twice is the same client.
@@ -281,10 +297,18 @@ impl Server {
         self.register(client).await
     }
 
+    /// A resource server with credentials of its own: it serves one audience.
+    pub async fn resource_server(&self, id: &str, audience: &str) -> Party {
+        let mut client = confidential(id, "");
+        client.redirect_uris.clear();
+        client.grant_types = vec![GrantType::ClientCredentials];
+        client.serves = vec![audience.to_owned()];
+        self.register(client).await
+    }
+
     /// The API's own view: it has the published keys and verifies alone.
     pub fn api(&self) -> Verifier {
-        let keys: JwkSet =
-            serde_json::from_slice(&self.app.keys().published(Use::Token).bytes).unwrap();
+        let keys: JwkSet = serde_json::from_slice(&self.app.keys().jwks_bytes).unwrap();
         Verifier::builder(ISSUER, AUDIENCE)
             .keys(keys)
             .build()
@@ -292,51 +316,9 @@ impl Server {
     }
 }
 
-/// How many rows a query counts: `SELECT count(*) AS n FROM …`.
-pub fn count(config: &Config, query: &str) -> i64 {
-    use diesel::prelude::*;
-    #[derive(diesel::QueryableByName)]
-    struct Count {
-        #[diesel(sql_type = diesel::sql_types::BigInt)]
-        n: i64,
-    }
-    let url = config.database_url();
-    let count: Count = match url.strip_prefix("sqlite:") {
-        Some(path) => {
-            diesel::sql_query(query).get_result(&mut SqliteConnection::establish(path).unwrap())
-        }
-        None => diesel::sql_query(query).get_result(&mut PgConnection::establish(&url).unwrap()),
-    }
-    .unwrap();
-    count.n
-}
-
-/// Runs a statement behind the server's back.
-pub fn execute(config: &Config, statement: &str) {
-    use diesel::connection::SimpleConnection;
-    use diesel::prelude::*;
-    let url = config.database_url();
-    match url.strip_prefix("sqlite:") {
-        Some(path) => {
-            let mut connection = SqliteConnection::establish(path).unwrap();
-            connection
-                .batch_execute("PRAGMA busy_timeout = 5000")
-                .unwrap();
-            connection.batch_execute(statement).unwrap();
-        }
-        None => PgConnection::establish(&url)
-            .unwrap()
-            .batch_execute(statement)
-            .unwrap(),
-    }
-}
-
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.handle.stop(false));
-        if let Some(follower) = &self.follower {
-            follower.abort();
-        }
     }
 }
 
@@ -393,8 +375,7 @@ fn scratch() -> PathBuf {
 }
 
 /// A database with keys and people in it, copied from one that is made once: RSA keys are slow.
-/// A database of its own, with people, the API and the first keys.
-pub async fn fresh_database(db: Db) -> Config {
+async fn fresh_database(db: Db) -> Config {
     static SQLITE: OnceCell<Config> = OnceCell::const_new();
     static POSTGRES: OnceCell<Config> = OnceCell::const_new();
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
@@ -451,7 +432,6 @@ async fn template(db: Db) -> Config {
     .await
     .unwrap();
     populate(&app.store, &app.entropy).await;
-    app.keeper.keep().await.unwrap();
     drop(app);
     settle(&config);
     config

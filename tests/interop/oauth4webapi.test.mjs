@@ -120,3 +120,41 @@ test('another code_verifier is invalid_grant', async () => {
   const attempt = redeem(as, client, oauth.ClientSecretPost(secret), parameters, guessed)
   await assert.rejects(attempt, { name: 'ResponseBodyError', error: 'invalid_grant', status: 400 })
 })
+
+test('tokens live and die: userinfo, refresh, revoke, introspect', async () => {
+  const as = await discover()
+  const [client, secret] = await register()
+  const basic = oauth.ClientSecretBasic(secret)
+  const started = await begin(as, client, { scope: 'openid profile email orders:read' })
+  const answer = await new Person(server.issuer).answers(started.url)
+  const tokens = await redeem(as, client, basic, oauth.validateAuthResponse(as, client, answer.location, started.state), started)
+
+  const userinfo = (token) => oauth.userInfoRequest(as, client, token, INSECURE)
+  const person = await oauth.processUserInfoResponse(as, client, server.sub, await userinfo(tokens.access_token))
+  assert.equal(person.preferred_username, 'alice')
+
+  const refreshed = await oauth.refreshTokenGrantRequest(as, client, basic, tokens.refresh_token, INSECURE)
+  const next = await oauth.processRefreshTokenResponse(as, client, refreshed)
+  await oauth.validateApplicationLevelSignature(as, refreshed, INSECURE)
+  assert.equal(oauth.getValidatedIdTokenClaims(next).sub, server.sub)
+  assert.notEqual(next.refresh_token, tokens.refresh_token)
+
+  const registered = await server.client('--name', 'Orders API', '--serves', AUDIENCE, '--grant-type', 'client_credentials')
+  const api = { client_id: registered.client_id }
+  const introspect = async (token) => {
+    const authentication = oauth.ClientSecretBasic(registered.client_secret)
+    return oauth.processIntrospectionResponse(as, api, await oauth.introspectionRequest(as, api, authentication, token, INSECURE))
+  }
+  const alive = await introspect(next.access_token)
+  assert.deepEqual([alive.active, alive.sub, alive.token_type], [true, server.sub, 'Bearer'])
+
+  const revoke = async (token) =>
+    oauth.processRevocationResponse(await oauth.revocationRequest(as, client, basic, token, INSECURE))
+  await revoke(next.refresh_token)
+  assert.deepEqual(await introspect(next.access_token), { active: false })
+  assert.deepEqual(await introspect(tokens.access_token), { active: false })
+  assert.equal((await userinfo(next.access_token)).status, 401)
+  const late = await oauth.refreshTokenGrantRequest(as, client, basic, next.refresh_token, INSECURE)
+  await assert.rejects(oauth.processRefreshTokenResponse(as, client, late), { name: 'ResponseBodyError', error: 'invalid_grant' })
+  await revoke('something else')
+})

@@ -190,3 +190,54 @@ test('logout at the client ends the session here', async () => {
   const nobody = await person.answers(silent.url)
   assert.equal(nobody.location.searchParams.get('error'), 'login_required')
 })
+
+/** Signs in for everything that userinfo tells. */
+async function signIn(config) {
+  const { url, checks } = await begin(config, { scope: 'openid profile email orders:read' })
+  const answer = await new Person(server.issuer).answers(url)
+  return client.authorizationCodeGrant(config, answer.location, checks)
+}
+
+/** An API that asks about tokens of its audience. */
+async function api() {
+  const registered = await server.client('--name', 'Orders API', '--serves', AUDIENCE, '--grant-type', 'client_credentials')
+  return discover(registered, undefined, client.ClientSecretBasic(registered.client_secret))
+}
+
+test('tokens live: userinfo, refresh, and the answer that was lost', async () => {
+  const registered = await register()
+  const config = await discover(registered, undefined, client.ClientSecretBasic(registered.client_secret))
+  const tokens = await signIn(config)
+  const person = await client.fetchUserInfo(config, tokens.access_token, server.sub)
+  assert.equal(person.preferred_username, 'alice')
+  assert.equal(person.email, 'alice@mail.example')
+
+  const next = await client.refreshTokenGrant(config, tokens.refresh_token)
+  assert.notEqual(next.refresh_token, tokens.refresh_token)
+  assert.equal(next.claims().sub, server.sub)
+  assert.equal((await verifyAtApi(next.access_token, config)).sub, server.sub)
+  const again = await client.refreshTokenGrant(config, tokens.refresh_token)
+  assert.equal(again.refresh_token, next.refresh_token)
+  const narrow = await client.refreshTokenGrant(config, again.refresh_token, { scope: 'orders:read' })
+  assert.equal(narrow.scope, 'orders:read')
+})
+
+test('tokens die: what is revoked is dead at userinfo, and for an API that introspects', async () => {
+  const registered = await register()
+  const config = await discover(registered, undefined, client.ClientSecretBasic(registered.client_secret))
+  const [asks, tokens] = [await api(), await signIn(config)]
+  const alive = await client.tokenIntrospection(asks, tokens.access_token)
+  assert.equal(alive.active, true)
+  assert.deepEqual([alive.sub, alive.aud, alive.client_id], [server.sub, AUDIENCE, registered.client_id])
+
+  await client.tokenRevocation(config, tokens.access_token)
+  assert.deepEqual(await client.tokenIntrospection(asks, tokens.access_token), { active: false })
+  const told = client.fetchUserInfo(config, tokens.access_token, server.sub)
+  await assert.rejects(told, { name: 'WWWAuthenticateChallengeError', status: 401 })
+
+  const next = await client.refreshTokenGrant(config, tokens.refresh_token)
+  await client.tokenRevocation(config, next.refresh_token, { token_type_hint: 'refresh_token' })
+  assert.deepEqual(await client.tokenIntrospection(asks, next.access_token), { active: false })
+  const late = client.refreshTokenGrant(config, next.refresh_token)
+  await assert.rejects(late, { name: 'ResponseBodyError', error: 'invalid_grant', status: 400 })
+})

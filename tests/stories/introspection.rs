@@ -1,36 +1,19 @@
 //! What a resource server may ask about tokens, what it is told, and who is told nothing.
 
 use portcullis::id::{ClientId, UserId};
-use portcullis::oauth::client::GrantType;
 use portcullis::oauth::resource::Resource;
 use serde_json::{Value, json};
 
+use crate::cast::Party;
 use crate::cast::server::{AUDIENCE, confidential};
-use crate::cast::{Answer, Party, Server};
 use crate::story;
 
 impl Party {
-    /// Asks about a token, as a resource server does.
-    pub async fn introspects(&self, token: &str) -> Answer {
-        self.posts("/oauth2/introspect", &[("token", token)]).await
-    }
-
     async fn finds(&self, token: &str) -> Value {
         let answer = self.introspects(token).await;
         assert_eq!(answer.header("cache-control"), Some("no-store"));
         assert_eq!(answer.status, 200, "{}", answer.body);
         answer.json()
-    }
-}
-
-impl Server {
-    /// A resource server with credentials of its own: it serves one audience.
-    pub async fn resource_server(&self, id: &str, audience: &str) -> Party {
-        let mut client = confidential(id, "");
-        client.redirect_uris.clear();
-        client.grant_types = vec![GrantType::ClientCredentials];
-        client.serves = vec![audience.to_owned()];
-        self.register(client).await
     }
 }
 

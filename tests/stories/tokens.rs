@@ -194,7 +194,7 @@ story! {
         }
         shop.redeems(&unused).await.refused("invalid_grant", "token.rejected", "grant_ended");
         // One record says it to every API, and what begins now lives.
-        let record = "SELECT count(*) AS n FROM revocations WHERE reason = 'sign out everywhere' AND kind = 'U' AND floor = 2";
+        let record = "SELECT count(*) AS n FROM revocations WHERE reason = 'signed out everywhere' AND kind = 'U' AND floor = 2";
         assert_eq!(server.count(record), 1);
         tokens(&server, &shop).await;
     }

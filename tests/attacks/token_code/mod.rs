@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod codes;
+pub mod kill;
 pub mod requests;
 pub mod tokens;
 

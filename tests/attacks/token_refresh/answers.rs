@@ -148,7 +148,7 @@ async fn a222(stage: &Stage) {
     // 3. The grant type is taken from the client.
     let mut flow = Flow::begin(&stage.server).await;
     let tokens = bought(&mut flow).await;
-    let id = flow.web.id().to_owned();
+    let (web, id) = (flow.web.clone(), flow.web.id().to_owned());
     let change = |what: &str| {
         stage
             .server
@@ -160,13 +160,6 @@ async fn a222(stage: &Stage) {
     stage.expect(3, json_error(&answer, 400, "unauthorized_client"));
     stage.expect(3, logged(&answer, "token.rejected", "grant_type"));
     change("grant_types = '[\"authorization_code\",\"refresh_token\"]'");
-    let tokens = flow.web.refreshes(tokens.refresh(), &[]).await.ok();
-    // 2. The client is gone: its row stays as a tombstone.
-    change("disabled_at = 1");
-    let answer = flow.web.refreshes(tokens.refresh(), &[]).await;
-    stage.expect(2, json_error(&answer, 401, "invalid_client"));
-    stage.expect(2, logged(&answer, "client.auth_failed", ""));
-    change("disabled_at = NULL");
     let tokens = flow.web.refreshes(tokens.refresh(), &[]).await.ok();
     // 1. The person is switched off.
     let now = stage.server.clock.now();
@@ -188,6 +181,17 @@ async fn a222(stage: &Stage) {
         stage.expect(1, logged(&answer, "token.rejected", "grant_ended"));
     }
     stage.expect(1, refused_everywhere(stage.all(), &tokens).await);
+    // 2. The client is deleted.
+    stage
+        .server
+        .write(move |tx| tx.delete_client(&flow.web.client.id, "test", now))
+        .await;
+    stage.server.advance(CACHED);
+    for node in stage.all() {
+        let answer = web.at(&node.base).refreshes(tokens.refresh(), &[]).await;
+        stage.expect(2, json_error(&answer, 401, "invalid_client"));
+        stage.expect(2, logged(&answer, "client.auth_failed", ""));
+    }
 }
 
 async fn a225(stage: &Stage) {

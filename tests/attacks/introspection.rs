@@ -1,0 +1,297 @@
+//! Rows of the catalogue: `/oauth2/introspect`.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use crate::cast::client::basic;
+use crate::cast::server::{AUDIENCE, confidential};
+use crate::cast::{Answer, Db, Party, Server, Tokens, postgres, raw};
+use crate::expect::{json_error, logged, seen};
+use crate::token_code::{Flow, median, unlogged};
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[
+    row!(a336),
+    row!(a337),
+    row!(a338),
+    row!(a340),
+    row!(a341),
+    row!(a342),
+];
+
+const INTROSPECT: &str = "/oauth2/introspect";
+const INACTIVE: &str = r#"{"active":false}"#;
+/// What a node remembers of a client may be this old.
+const CACHED: Duration = Duration::from_secs(6);
+
+/// `rs1` and `rs2` of the catalogue, and alice's tokens for `rs1`.
+struct Scene {
+    flow: Flow,
+    rs1: Party,
+    rs2: Party,
+}
+
+impl Scene {
+    async fn set(stage: &Stage) -> Self {
+        let server = &stage.server;
+        let rs1 = server.resource_server("rs1", AUDIENCE).await;
+        let other = "https://other.example";
+        let rs2 = server.resource_server("rs2", other).await;
+        Self {
+            flow: Flow::begin(server).await,
+            rs1,
+            rs2,
+        }
+    }
+
+    async fn tokens(&mut self) -> Tokens {
+        let url = self.flow.web.request(&[("scope", "openid orders:read")]);
+        let code = self.flow.alice.allows_request(&url).await;
+        self.flow.web.redeems(&code).await.ok()
+    }
+}
+
+/// 200 and nothing but that the token is not active.
+fn inactive(answer: &Answer) -> Result<(), String> {
+    if answer.status == 200 && answer.body == INACTIVE {
+        said(answer).map(drop)
+    } else {
+        Err(format!("got {}, want {INACTIVE}", seen(answer)))
+    }
+}
+
+/// A JSON answer that nobody stores, with a boolean `active`: its value.
+fn said(answer: &Answer) -> Result<bool, String> {
+    let headers = (
+        answer.header("content-type"),
+        answer.header("cache-control"),
+    );
+    if answer.status != 200 || headers != (Some("application/json"), Some("no-store")) {
+        return Err(format!("got {} with {headers:?}", seen(answer)));
+    }
+    answer.json()["active"]
+        .as_bool()
+        .ok_or_else(|| format!("active is no boolean: {}", answer.body))
+}
+
+/// Samples of each case; the thousands are run by hand.
+const SAMPLES: usize = 40;
+/// The bound of the catalogue holds for a release build on a machine of its own.
+const LIMIT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 8 } else { 2 });
+
+async fn a336(stage: &Stage) {
+    let mut scene = Scene::set(stage).await;
+    let late = scene.tokens().await;
+    stage.server.advance(Duration::from_secs(6 * 60));
+    scene.flow.alice = stage.server.enters("alice").await;
+    let (live, dead) = (scene.tokens().await, scene.tokens().await);
+    scene.flow.web.revokes(dead.access()).await;
+    let told = scene.rs1.introspects(live.access()).await;
+    stage.check(7, said(&told) == Ok(true), || seen(&told));
+
+    let unknown = format!("pcl_rt_{}", "A".repeat(86));
+    let cut = &live.access()[..live.access().len() * 4 / 5];
+    let tries = [
+        (&scene.rs1, unknown.as_str()),
+        (&scene.rs1, late.access()),
+        (&scene.rs1, dead.access()),
+        (&scene.rs1, "not.a.token"),
+        (&scene.rs1, cut),
+        (&scene.rs2, live.access()),
+    ];
+    let mut spread = Duration::MAX;
+    for _ in 0..3 {
+        let mut took: [Vec<Duration>; 6] = Default::default();
+        for _ in 0..SAMPLES {
+            for (case, (server, token)) in tries.iter().enumerate() {
+                let started = Instant::now();
+                let answer = server.introspects(token).await;
+                took[case].push(started.elapsed());
+                stage.expect(case + 1, inactive(&answer));
+            }
+        }
+        let medians: Vec<Duration> = took.iter_mut().map(|took| median(took)).collect();
+        spread = spread.min(*medians.iter().max().unwrap() - *medians.iter().min().unwrap());
+        if spread <= LIMIT {
+            break;
+        }
+    }
+    stage.check(8, spread <= LIMIT, || {
+        format!("the medians are {spread:?} apart")
+    });
+}
+
+async fn a337(stage: &Stage) {
+    let mut scene = Scene::set(stage).await;
+    let id = scene.flow.web.id().to_owned();
+    let cuts = [
+        "UPDATE users SET auth_epoch = auth_epoch + 1 WHERE username = 'alice'".to_owned(),
+        format!("UPDATE clients SET auth_epoch = auth_epoch + 1 WHERE id = '{id}'"),
+        "UPDATE feed_head SET epoch = epoch + 1".to_owned(),
+    ];
+    let mends: Vec<String> = cuts.iter().map(|cut| cut.replace(" + 1", " - 1")).collect();
+    for combination in 0..16_usize {
+        let is_set = |bit: usize| combination & (1 << bit) != 0;
+        let tokens = scene.tokens().await;
+        if is_set(3) {
+            scene.flow.web.revokes(tokens.access()).await;
+        }
+        for bit in (0..3).filter(|bit| is_set(*bit)) {
+            stage.server.execute(&cuts[bit]);
+        }
+        stage.server.advance(CACHED);
+        for node in stage.all() {
+            let answer = scene.rs1.at(&node.base).introspects(tokens.access()).await;
+            let active = said(&answer);
+            stage.check(combination + 1, active == Ok(combination == 0), || {
+                format!("{combination:04b}: {}", seen(&answer))
+            });
+        }
+        for bit in (0..3).filter(|bit| is_set(*bit)) {
+            stage.server.execute(&mends[bit]);
+        }
+        stage.server.advance(CACHED);
+    }
+}
+
+async fn a338(stage: &Stage) {
+    let mut scene = Scene::set(stage).await;
+    let tokens = scene.tokens().await;
+    for (case, server) in [(1, &scene.rs1), (2, &scene.rs2)] {
+        let answer = server.introspects(tokens.refresh()).await;
+        stage.expect(case, inactive(&answer));
+    }
+    // Nothing was used up by asking.
+    let next = scene.flow.web.refreshes(tokens.refresh(), &[]).await;
+    stage.check(1, next.status == 200, || seen(&next));
+}
+
+async fn a340(stage: &Stage) {
+    let mut scene = Scene::set(stage).await;
+    let tokens = scene.tokens().await;
+    let header = basic(scene.rs1.id(), scene.rs1.secret.as_ref().unwrap().expose());
+    let authorization = ("Authorization", header.as_str());
+    let target = format!("{INTROSPECT}?token={}", tokens.access());
+    let mut browser = stage.server.browser();
+    let answer = browser.send("GET", &target, &[authorization], None).await;
+    let allow = answer.header("allow") == Some("POST");
+    stage.check(1, answer.status == 405 && allow, || seen(&answer));
+    stage.expect(1, logged(&answer, "http.method", ""));
+    stage.expect(1, unlogged(&answer, tokens.access()));
+    let signed = ("Accept", "application/token-introspection+jwt");
+    let fields = [("token", tokens.access())];
+    let headers = [authorization, signed];
+    let answer = scene.rs1.posts_raw(INTROSPECT, &headers, &fields).await;
+    stage.check(2, said(&answer) == Ok(true), || seen(&answer));
+}
+
+async fn a341(stage: &Stage) {
+    let mut scene = Scene::set(stage).await;
+    let (tokens, dead) = (scene.tokens().await, scene.tokens().await);
+    scene.flow.web.revokes(dead.refresh()).await;
+    // 1. Active, with its own claims and nothing about the person.
+    let answer = scene.rs1.introspects(tokens.access()).await;
+    stage.check(1, said(&answer) == Ok(true), || seen(&answer));
+    let told = answer.json();
+    let members: BTreeSet<&str> = told
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
+    let claims = tokens.access_claims();
+    for (name, value) in claims.as_object().unwrap() {
+        stage.check(1, told[name] == *value, || format!("{name}: {told}"));
+    }
+    let more: Vec<&&str> = members
+        .iter()
+        .filter(|name| claims.get(**name).is_none())
+        .collect();
+    stage.check(1, more == [&"active", &"token_type"], || {
+        format!("{more:?}")
+    });
+    // 2. Not active. 3. The malformed request. 4. Nobody. 5. A client that serves nothing.
+    stage.expect(2, inactive(&scene.rs1.introspects(dead.access()).await));
+    stage.expect(2, inactive(&scene.rs1.introspects("x").await));
+    let answer = scene.rs1.posts(INTROSPECT, &[]).await;
+    stage.expect(3, json_error(&answer, 400, "invalid_request"));
+    stage.expect(3, logged(&answer, "token.rejected", "token"));
+    let twice = [("token", tokens.access()), ("token", tokens.access())];
+    let answer = scene.rs1.posts(INTROSPECT, &twice).await;
+    stage.expect(3, json_error(&answer, 400, "invalid_request"));
+    let fields = [("token", tokens.access()), ("client_id", "rs1")];
+    let answer = scene.rs1.posts_raw(INTROSPECT, &[], &fields).await;
+    stage.expect(4, json_error(&answer, 401, "invalid_client"));
+    stage.expect(4, logged(&answer, "client.auth_failed", ""));
+    let idle = confidential("web2", "https://app2.example/cb");
+    let idle = stage.server.register(idle).await;
+    for client in [&idle, &scene.flow.web] {
+        let answer = client.introspects(tokens.access()).await;
+        stage.expect(5, json_error(&answer, 400, "unauthorized_client"));
+        stage.expect(5, logged(&answer, "introspection.denied", ""));
+    }
+}
+
+async fn a342(stage: &Stage) {
+    let mut scene = Scene::set(stage).await;
+    let tokens = scene.tokens().await;
+    // The node knows the resource server already, and has seen the token active.
+    let before = scene.rs1.introspects(tokens.access()).await;
+    stage.check(1, said(&before) == Ok(true), || seen(&before));
+    let header = basic(scene.rs1.id(), scene.rs1.secret.as_ref().unwrap().expose());
+    let body = format!("token={}", tokens.access());
+    // By hand: the row names its 5xx.
+    let request = raw::post(INTROSPECT, &[("Authorization", &header)], &body);
+    let down = Down::goes(&stage.server);
+    for _ in 0..2 {
+        let answer = raw::bytes(&stage.server.base, request.clone()).await;
+        let answer = answer.unwrap();
+        stage.expect(1, json_error(&answer, 503, "temporarily_unavailable"));
+        stage.check(1, answer.header("retry-after").is_some(), || {
+            format!("{:?}", answer.headers)
+        });
+        stage.expect(1, logged(&answer, "introspection.degraded", ""));
+    }
+    down.comes_back();
+    // Each dead connection of the pool costs one more request; then all is well.
+    let mut after = raw::bytes(&stage.server.base, request.clone()).await;
+    for _ in 0..stage.server.config.database.pool_size {
+        if after.as_ref().is_some_and(|after| after.status == 200) {
+            break;
+        }
+        after = raw::bytes(&stage.server.base, request.clone()).await;
+    }
+    let after = after.unwrap();
+    stage.check(2, said(&after) == Ok(true), || seen(&after));
+}
+
+/// A database that answers nobody: Postgres hangs up and lets nobody in; the tables of SQLite are gone.
+struct Down<'a>(&'a Server);
+
+impl<'a> Down<'a> {
+    fn goes(server: &'a Server) -> Self {
+        match server.db {
+            Db::Sqlite => server.execute("ALTER TABLE grants RENAME TO away"),
+            Db::Postgres => {
+                let url = server.config.database_url();
+                let name = postgres::name(&url);
+                postgres::execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"));
+                postgres::execute(&format!(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+                ));
+            }
+        }
+        Self(server)
+    }
+
+    fn comes_back(self) {
+        match self.0.db {
+            Db::Sqlite => self.0.execute("ALTER TABLE away RENAME TO grants"),
+            Db::Postgres => {
+                let url = self.0.config.database_url();
+                let name = postgres::name(&url);
+                postgres::execute(&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true"));
+            }
+        }
+    }
+}

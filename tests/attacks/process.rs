@@ -1,0 +1,209 @@
+//! Nodes as processes of their own, which can be killed outright.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use diesel::prelude::*;
+use diesel::{PgConnection, SqliteConnection};
+use portcullis::secret::{Entropy, Secret};
+
+use crate::cast::server::{AUDIENCE, PASSWORD, confidential};
+use crate::cast::{Db, ISSUER, Party, postgres};
+
+/// A database, a key-encrypting key, alice and `web`: all that nodes need.
+pub struct Site {
+    folder: PathBuf,
+    url: String,
+    client_id: String,
+    secret: Secret,
+}
+
+impl Site {
+    pub fn open(db: Db) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let name = format!(
+            "site_{}_{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::SeqCst)
+        );
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
+        std::fs::create_dir_all(&folder).unwrap();
+        portcullis::app::write_kek(&folder.join("kek"), &Entropy::system()).unwrap();
+        let url = match db {
+            Db::Sqlite => format!("sqlite:{}", folder.join("portcullis.db").display()),
+            Db::Postgres => {
+                postgres::execute(&format!("CREATE DATABASE {name}"));
+                postgres::database(&name)
+            }
+        };
+        let mut site = Self {
+            folder,
+            url,
+            client_id: String::new(),
+            secret: Secret::from_text(""),
+        };
+        let api = [
+            "resource",
+            "create",
+            "--audience",
+            AUDIENCE,
+            "--name",
+            "Orders",
+        ];
+        site.done(&[&api[..], &["--scope", "orders:read"]].concat(), "");
+        site.done(&["user", "create", "alice", "--password-stdin"], PASSWORD);
+        let web = [
+            "client",
+            "create",
+            "--name",
+            "Corner Shop",
+            "--resource",
+            AUDIENCE,
+        ];
+        let more = [
+            "--redirect-uri",
+            "https://app.example/cb",
+            "--scope",
+            "openid",
+        ];
+        let web = site.done(&[&web[..], &more].concat(), "");
+        let web: serde_json::Value = serde_json::from_str(&web).unwrap();
+        site.client_id = web["client_id"].as_str().unwrap().to_owned();
+        site.secret = Secret::from_text(web["client_secret"].as_str().unwrap());
+        site
+    }
+
+    /// `web`, at a node.
+    pub fn web(&self, node: &Node) -> Party {
+        let client = confidential(&self.client_id, "https://app.example/cb");
+        Party::new(&node.base, client, Some(self.secret.clone()))
+    }
+
+    /// A new process that answers.
+    pub fn starts(&self) -> Node {
+        let address = free_address();
+        let mut child = self
+            .command(&["serve", "--listen", &address.to_string()])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut heard = Vec::new();
+        let started = lines.by_ref().map_while(Result::ok).any(|line| {
+            let started = line.contains("server.started");
+            heard.push(line);
+            started
+        });
+        assert!(started, "{heard:?}");
+        std::thread::spawn(move || lines.map_while(Result::ok).count());
+        Node {
+            child,
+            base: format!("http://{address}"),
+        }
+    }
+
+    /// A connection of the test's own to look with.
+    pub fn look(&self) -> Look {
+        match self.url.strip_prefix("sqlite:") {
+            Some(path) => Look::Sqlite(SqliteConnection::establish(path).unwrap()),
+            None => Look::Postgres(PgConnection::establish(&self.url).unwrap()),
+        }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        let kek = format!("file:{}", self.folder.join("kek").display());
+        command
+            .args(arguments)
+            .current_dir(&self.folder)
+            .env_clear()
+            .envs([
+                ("PORTCULLIS__ISSUER", ISSUER),
+                ("PORTCULLIS__LISTEN__PUBLIC", "127.0.0.1:0"),
+                ("PORTCULLIS__LISTEN__MANAGEMENT", "127.0.0.1:0"),
+                ("PORTCULLIS__DATABASE__URL", &self.url),
+                ("PORTCULLIS__DATABASE__AUTO_MIGRATE", "true"),
+                ("PORTCULLIS__KEYS__KEK", &kek),
+                ("PORTCULLIS__LOG__FORMAT", "json"),
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        command
+    }
+
+    /// What a command that must work prints.
+    fn done(&self, arguments: &[&str], input: &str) -> String {
+        let arguments = [arguments, &["--format", "json"]].concat();
+        let mut command = self.command(&arguments);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(input.as_bytes()).unwrap();
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+        if !self.url.starts_with("sqlite:") {
+            postgres::drop_database(&self.url);
+        }
+    }
+}
+
+/// An address on which nobody listens at the moment.
+fn free_address() -> std::net::SocketAddr {
+    let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+    probe.local_addr().unwrap()
+}
+
+/// A running server.
+pub struct Node {
+    child: Child,
+    pub base: String,
+}
+
+impl Node {
+    /// `kill -9`: it does nothing more, not even tidy up.
+    pub fn is_killed(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// One connection, kept open.
+pub enum Look {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl Look {
+    /// `SELECT count(*) AS n FROM …`.
+    pub fn count(&mut self, query: &str) -> i64 {
+        #[derive(diesel::QueryableByName)]
+        struct Count {
+            #[diesel(sql_type = diesel::sql_types::BigInt)]
+            n: i64,
+        }
+        let query = diesel::sql_query(query);
+        let count: QueryResult<Count> = match self {
+            Self::Sqlite(connection) => query.get_result(connection),
+            Self::Postgres(connection) => query.get_result(connection),
+        };
+        count.unwrap().n
+    }
+}
