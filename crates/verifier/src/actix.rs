@@ -1,6 +1,9 @@
-//! actix-web: guarded routes. Wants a [`Verifier`] as `web::Data` of the app.
+//! actix-web: guarded routes. Wants a [`Verifier`] as `web::Data` of the app, and takes a [`Need`]
+//! as `app_data` of a route, a scope or the app: the nearest counts.
 //!
 //! ```
+//! use actix_web::{App, web};
+//! use portcullis_verifier::{MaxAge, Need, Verifier};
 //! use portcullis_verifier::Rejected;
 //! use portcullis_verifier::actix::Authorized;
 //!
@@ -8,6 +11,18 @@
 //!     caller.require("orders:read")?;
 //!     Ok(format!("orders of {}", caller.sub))
 //! }
+//!
+//! async fn pay(caller: Authorized) -> String {
+//!     format!("{} has paid", caller.sub)
+//! }
+//!
+//! # fn app(verifier: Verifier) {
+//! let need = Need::scope("payments:write").acr(["2"]).max_age(MaxAge::STRICT);
+//! App::new()
+//!     .app_data(web::Data::new(verifier))
+//!     .route("/orders", web::get().to(orders))
+//!     .service(web::resource("/payments").app_data(need).route(web::post().to(pay)));
+//! # }
 //! ```
 
 use std::future::Future;
@@ -54,14 +69,20 @@ impl FromRequest for Authorized {
                 tracing::error!("the app has no web::Data<Verifier>");
                 return Err(error::ErrorInternalServerError("Internal Server Error"));
             };
-            Ok(authorize(verifier, request.headers()).await?)
+            let any = Need::any();
+            let need = request.app_data::<Need>().unwrap_or(&any);
+            Ok(authorize(verifier, need, request.headers()).await?)
         })
     }
 }
 
-async fn authorize(verifier: &Verifier, headers: &HeaderMap) -> Result<Authorized, Rejected> {
+async fn authorize(
+    verifier: &Verifier,
+    need: &Need,
+    headers: &HeaderMap,
+) -> Result<Authorized, Rejected> {
     let claims = verifier
-        .verify_fresh(bearer(headers)?, &Need::any())
+        .verify_or_introspect(bearer(headers)?, need)
         .await?;
     match claims.cnf {
         None => Ok(Authorized(claims)),
@@ -97,9 +118,9 @@ impl ResponseError for Rejected {
         tracing::debug!(reason = %self, "request refused");
         let mut answer = HttpResponse::build(self.status_code());
         answer.insert_header((CACHE_CONTROL, "no-store"));
-        match self {
-            Self::Unavailable => answer.insert_header((RETRY_AFTER, "2")),
-            _ => answer.insert_header((WWW_AUTHENTICATE, self.www_authenticate(REALM))),
+        match self.retry_after_secs() {
+            Some(seconds) => answer.insert_header((RETRY_AFTER, seconds)),
+            None => answer.insert_header((WWW_AUTHENTICATE, self.www_authenticate(REALM))),
         };
         match self {
             // RFC 6750 §3.1: who brings no token is told no error.

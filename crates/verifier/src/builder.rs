@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cache::{Cache, Refresher};
-use crate::fetch::{FetchError, Fetcher};
+use crate::fetch::{FetchError, Fetcher, client};
+use crate::follow::Credentials;
+use crate::metrics::Counters;
 use crate::seen::{DEFAULT_TOKENS, Memory};
-use crate::verifier::Expected;
-use crate::{Algorithm, DuplicateKid, JwkSet, Keys, Verifier};
+use crate::subscription::{Base, Subscription};
+use crate::verifier::{Expected, Inner};
+use crate::{Algorithm, Clock, DuplicateKid, JwkSet, Keys, MaxAge, Verifier};
 
 const LEEWAY: Duration = Duration::from_secs(30);
 const MAX_LEEWAY: Duration = Duration::from_secs(60);
@@ -23,6 +26,8 @@ pub struct Builder {
     leeway: Duration,
     keys: Option<JwkSet>,
     remembered: usize,
+    clock: Clock,
+    subscription: Subscription,
 }
 
 /// Why a verifier could not be made.
@@ -68,6 +73,12 @@ pub enum StartError {
     /// The list of allowed algorithms is empty.
     #[error("no algorithm is allowed")]
     NoAlgorithms,
+    /// The issuer does not let this subscriber read its revocation feed.
+    #[error("the subscriber may not read the revocation feed (status {status})")]
+    Subscriber {
+        /// 401 or 403.
+        status: u16,
+    },
     /// The HTTP client could not be made.
     #[error("the HTTP client could not be made")]
     HttpClient(#[source] FetchError),
@@ -82,6 +93,8 @@ impl Builder {
             leeway: LEEWAY,
             keys: None,
             remembered: DEFAULT_TOKENS,
+            clock: Clock::system(),
+            subscription: Subscription::default(),
         }
     }
 
@@ -124,6 +137,69 @@ impl Builder {
         self
     }
 
+    /// Follows the issuer's revocation feed with the credentials of a client that may: tokens that
+    /// were revoked are refused within a second, as a rule, and none is accepted while the news is
+    /// older than [`max_age`](Self::max_age). For [`start`](Self::start).
+    #[must_use]
+    pub fn subscriber(mut self, id: impl Into<String>, secret: impl Into<String>) -> Self {
+        self.subscription.credentials = Some(Credentials {
+            client_id: id.into(),
+            client_secret: secret.into(),
+        });
+        self
+    }
+
+    /// How old the news of revocations may be where a request needs one of these scopes: a scope,
+    /// or with `*` at the end whatever begins so. Of several that fit, and of
+    /// [`Need::max_age`](crate::Need::max_age), the strictest counts.
+    #[must_use]
+    pub fn max_age(mut self, scopes: impl Into<String>, max_age: MaxAge) -> Self {
+        self.subscription.max_ages.add(scopes.into(), max_age);
+        self
+    }
+
+    /// How old the news may be where nothing else is said: [`MaxAge::STANDARD`] unless told
+    /// otherwise.
+    #[must_use]
+    pub fn default_max_age(mut self, max_age: MaxAge) -> Self {
+        self.subscription.max_ages.otherwise = max_age;
+        self
+    }
+
+    /// Where the feed is to be had, in the order of preference, if not at the issuer itself. The
+    /// first must have `/revocations/jwks`, too. Whoever answers there cannot lie, since frames are
+    /// signed; he can only be silent.
+    #[must_use]
+    pub fn feed_at(mut self, url: impl Into<String>) -> Self {
+        self.subscription.addresses.push(url.into());
+        self
+    }
+
+    /// The name by which the issuer's operators know this instance; the host's unless told
+    /// otherwise. Two instances of one client need two names.
+    #[must_use]
+    pub fn instance(mut self, name: impl Into<String>) -> Self {
+        self.subscription.instance = Some(name.into());
+        self
+    }
+
+    /// Asks the issuer about a token (RFC 7662) where the news of revocations is too old, instead
+    /// of refusing it. With the subscriber's credentials; by
+    /// [`verify_or_introspect`](crate::Verifier::verify_or_introspect) and the guards of the web
+    /// frameworks.
+    #[must_use]
+    pub fn introspection(mut self) -> Self {
+        self.subscription.introspects = true;
+        self
+    }
+
+    /// Reads the time elsewhere than from the system. For tests.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
+        self.clock = clock.into();
+        self
+    }
+
     /// A verifier over the keys given by value: it never uses the network, and its keys never
     /// age. They change by [`Verifier::replace_keys`] alone.
     ///
@@ -135,9 +211,16 @@ impl Builder {
         if keys.is_empty() {
             return Err(StartError::NoKeys);
         }
-        let memory = Memory::with_room_for(self.remembered);
-        let cache = Arc::new(Cache::fixed(keys));
-        Ok(Verifier::new(self.expected()?, memory, cache, None))
+        let clock = self.clock.clone();
+        Ok(Verifier::new(Inner {
+            cache: Arc::new(Cache::fixed(keys, clock.clone())),
+            clock,
+            memory: Memory::with_room_for(self.remembered),
+            counters: Arc::default(),
+            revocations: None,
+            expected: self.expected()?,
+            _refresher: None,
+        }))
     }
 
     /// A verifier that finds the issuer's keys by discovery (OpenID Connect Discovery §4), and a
@@ -145,6 +228,10 @@ impl Builder {
     /// verifier is dropped.
     ///
     /// Each answer has 2 s and 256 KiB, and no redirect is followed.
+    ///
+    /// With a [subscriber](Self::subscriber) a second task follows the revocation feed. The start
+    /// waits for its first news, 10 s at most; without it the verifier refuses with 503 until it
+    /// comes.
     ///
     /// # Errors
     ///
@@ -154,15 +241,36 @@ impl Builder {
     ///
     /// Outside a Tokio runtime.
     pub async fn start(self) -> Result<Verifier, StartError> {
+        let (clock, subscription) = (self.clock.clone(), self.subscription.clone());
         let memory = Memory::with_room_for(self.remembered);
         let expected = self.expected()?;
-        let fetcher = Fetcher::discover(&expected.issuer).await?;
-        let first = fetcher.keys().await.map_err(|source| StartError::Keys {
+        let http = client()?;
+        let fetcher = Fetcher::discover(http.clone(), &expected.issuer).await?;
+        let first = fetcher.keys(false).await;
+        let first = first.map_err(|source| StartError::Keys {
             url: fetcher.jwks_uri().to_owned(),
             source,
         })?;
-        let (cache, refresher) = Refresher::spawn(fetcher, first);
-        Ok(Verifier::new(expected, memory, cache, Some(refresher)))
+        let introspection_endpoint = fetcher.introspection_endpoint().map(str::to_owned);
+        let (cache, refresher) = Refresher::spawn(fetcher, Some(first), clock.clone());
+        let counters = Arc::new(Counters::default());
+        let base = Base {
+            http,
+            issuer: &expected.issuer,
+            introspection_endpoint,
+            clock: clock.clone(),
+            counters: counters.clone(),
+            cache: cache.clone(),
+        };
+        Ok(Verifier::new(Inner {
+            revocations: subscription.start(base).await?,
+            expected,
+            clock,
+            cache,
+            memory,
+            counters,
+            _refresher: Some(refresher),
+        }))
     }
 
     fn expected(self) -> Result<Expected, StartError> {

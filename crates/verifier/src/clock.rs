@@ -1,12 +1,140 @@
-//! The one reader of the system clock; everywhere else an instant comes in as a value.
+//! The two clocks of a verifier. Everywhere else an instant comes in as a value.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Seconds since the Unix epoch. A clock before the epoch reads as 0, when every token is still to
-/// come: wrong, and safe.
+/// Where a verifier reads the time: the system, unless a test sets it.
+#[derive(Clone, Debug, Default)]
+pub struct Clock(Option<ManualClock>);
+
+impl Clock {
+    /// The system's clocks.
+    pub const fn system() -> Self {
+        Self(None)
+    }
+
+    /// Seconds since the Unix epoch.
+    pub(crate) fn wall_secs(&self) -> u64 {
+        self.wall_us() / 1_000_000
+    }
+
+    /// Microseconds since the Unix epoch. A clock before the epoch reads as 0, when every token is
+    /// still to come: wrong, and safe.
+    pub(crate) fn wall_us(&self) -> u64 {
+        match &self.0 {
+            Some(manual) => manual.0.wall_us.load(Ordering::Relaxed),
+            None => system_wall_us(),
+        }
+    }
+
+    /// Microseconds since some instant, on a clock that nobody sets and that goes on while the
+    /// host is suspended.
+    pub(crate) fn boot_us(&self) -> u64 {
+        match &self.0 {
+            Some(manual) => manual.0.boot_us.load(Ordering::Relaxed),
+            None => system_boot_us(),
+        }
+    }
+}
+
 #[allow(clippy::disallowed_methods, reason = "the one place")]
-pub(crate) fn now_secs() -> u64 {
+fn system_wall_us() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+        .map_or(0, micros)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn system_boot_us() -> u64 {
+    use rustix::time::{ClockId, clock_gettime};
+    let since = clock_gettime(ClockId::Boottime);
+    let whole = u64::try_from(since.tv_sec).unwrap_or(0);
+    let rest = u64::try_from(since.tv_nsec).unwrap_or(0);
+    whole * 1_000_000 + rest / 1000
+}
+
+/// Where no such clock can be had, the wall clock tells of a suspension: the age of the feed is
+/// the larger of what both say.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn system_boot_us() -> u64 {
+    use std::sync::OnceLock;
+    use std::time::Instant;
+    static START: OnceLock<Instant> = OnceLock::new();
+    micros(START.get_or_init(Instant::now).elapsed())
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Clocks that go on when a test says so; clones are the same clocks.
+#[derive(Clone, Debug)]
+pub struct ManualClock(Arc<Instants>);
+
+#[derive(Debug)]
+struct Instants {
+    wall_us: AtomicU64,
+    boot_us: AtomicU64,
+}
+
+impl ManualClock {
+    /// Clocks that show `secs` seconds since the Unix epoch.
+    pub fn at(secs: u64) -> Self {
+        Self(Arc::new(Instants {
+            wall_us: AtomicU64::new(secs.saturating_mul(1_000_000)),
+            boot_us: AtomicU64::new(1_000_000_000),
+        }))
+    }
+
+    /// Time goes by.
+    pub fn advance(&self, by: Duration) {
+        self.0.wall_us.fetch_add(micros(by), Ordering::Relaxed);
+        self.0.boot_us.fetch_add(micros(by), Ordering::Relaxed);
+    }
+
+    /// Somebody sets the wall clock, in seconds since the Unix epoch.
+    pub fn set_wall_secs(&self, secs: u64) {
+        let us = secs.saturating_mul(1_000_000);
+        self.0.wall_us.store(us, Ordering::Relaxed);
+    }
+
+    /// What the wall clock shows, in microseconds since the Unix epoch.
+    pub fn wall_us(&self) -> u64 {
+        self.0.wall_us.load(Ordering::Relaxed)
+    }
+}
+
+impl From<&ManualClock> for Clock {
+    fn from(clock: &ManualClock) -> Self {
+        Self(Some(clock.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_clocks_go_on() {
+        let clock = Clock::system();
+        let (wall, boot) = (clock.wall_us(), clock.boot_us());
+        assert!(clock.wall_secs() > 1_700_000_000);
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(clock.wall_us() > wall && clock.boot_us() >= boot + 2000);
+    }
+
+    #[test]
+    fn a_set_wall_clock_leaves_the_other_alone() {
+        let manual = ManualClock::at(1000);
+        let clock = Clock::from(&manual);
+        let boot = clock.boot_us();
+        manual.advance(Duration::from_secs(5));
+        assert_eq!(
+            (clock.wall_secs(), clock.boot_us()),
+            (1005, boot + 5_000_000)
+        );
+        manual.set_wall_secs(7);
+        assert_eq!((clock.wall_secs(), clock.boot_us()), (7, boot + 5_000_000));
+    }
 }

@@ -14,6 +14,8 @@ const MAX_KID_BYTES: usize = 128;
 pub(crate) struct Demand {
     pub(crate) fetch: Fetch,
     asked_at: Option<u64>,
+    /// The entity tag of keys that we lack, and when it asked.
+    etag: Option<(String, u64)>,
     /// `kid`s that a fetch did not find. They ask no more until a fetch on schedule.
     absent: HashSet<String>,
 }
@@ -48,6 +50,19 @@ impl Demand {
         true
     }
 
+    /// Whether keys that go by `etag`, which we do not hold, are to be fetched: once, and again when
+    /// a cache on the way gave us others.
+    pub(crate) fn fetch_for_etag(&mut self, etag: &str, now: u64) -> bool {
+        let lately =
+            |(asked, then): &(String, u64)| asked == etag && now.abs_diff(*then) < ASK_EVERY_SECS;
+        if self.fetch != Fetch::Idle || self.etag.as_ref().is_some_and(lately) {
+            return false;
+        }
+        self.etag = Some((etag.to_owned(), now));
+        self.fetch = Fetch::Asked;
+        true
+    }
+
     /// The fetch is over. `afresh` where it says nothing about the `kid`s that asked: it failed,
     /// or it was on schedule, after which every `kid` may ask anew.
     pub(crate) fn settled(&mut self, afresh: bool) {
@@ -71,6 +86,18 @@ mod tests {
         assert!(!demand.fetch_for("c", 129));
         assert!(!demand.fetch_for("a", 130), "known to be absent");
         assert!(demand.fetch_for("c", 130));
+    }
+
+    #[test]
+    fn a_changed_etag_asks_once_in_30_seconds() {
+        let mut demand = Demand::default();
+        assert!(demand.fetch_for_etag("a", 100));
+        assert!(!demand.fetch_for_etag("b", 100), "one fetch at a time");
+        demand.fetch = Fetch::Idle;
+        assert!(!demand.fetch_for_etag("a", 129));
+        assert!(demand.fetch_for_etag("b", 101));
+        demand.fetch = Fetch::Idle;
+        assert!(demand.fetch_for_etag("b", 131));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use reqwest::header::CACHE_CONTROL;
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use reqwest::header::{CACHE_CONTROL, ETAG};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 
 use crate::{DuplicateKid, JwkSet, Keys, StartError};
@@ -21,13 +21,13 @@ const MAX_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// No connection, no answer within 2 s, or one that broke off.
+    /// No connection, no answer in time, or one that broke off.
     #[error("no answer")]
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A status other than 200; a redirect is one of these.
     #[error("the answer has the status {0}")]
     Status(u16),
-    /// More than 256 KiB.
+    /// More bytes than any honest one.
     #[error("the answer is too large")]
     TooLarge,
     /// Not the JSON that it should be.
@@ -51,6 +51,7 @@ impl From<reqwest::Error> for FetchError {
 pub(crate) struct Fetcher {
     client: Client,
     jwks_uri: Url,
+    introspection_endpoint: Option<String>,
 }
 
 /// A good answer.
@@ -58,23 +59,21 @@ pub(crate) struct Fetched {
     pub(crate) keys: Keys,
     /// How long the keys count as fresh.
     pub(crate) max_age: Duration,
+    /// What the feed calls this state of the keys.
+    pub(crate) etag: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Discovery {
     issuer: String,
     jwks_uri: String,
+    introspection_endpoint: Option<String>,
 }
 
 impl Fetcher {
     /// Asks the issuer where its keys are.
-    pub(crate) async fn discover(issuer: &str) -> Result<Self, StartError> {
+    pub(crate) async fn discover(client: Client, issuer: &str) -> Result<Self, StartError> {
         let url = discovery_url(issuer)?;
-        let client = Client::builder()
-            .timeout(TIMEOUT)
-            .redirect(redirect::Policy::none())
-            .build()
-            .map_err(|error| StartError::HttpClient(error.into()))?;
         let document = discovery(&client, &url)
             .await
             .map_err(|source| StartError::Discovery {
@@ -91,45 +90,81 @@ impl Fetcher {
         Ok(Self {
             client,
             jwks_uri: secure(&document.jwks_uri)?,
+            introspection_endpoint: document.introspection_endpoint,
         })
+    }
+
+    /// For the keys at this address.
+    pub(crate) fn at(client: Client, jwks_uri: &str) -> Result<Self, StartError> {
+        Ok(Self {
+            client,
+            jwks_uri: secure(jwks_uri)?,
+            introspection_endpoint: None,
+        })
+    }
+
+    /// Where the issuer says that tokens can be introspected (RFC 8414 §2).
+    pub(crate) fn introspection_endpoint(&self) -> Option<&str> {
+        self.introspection_endpoint.as_deref()
     }
 
     pub(crate) fn jwks_uri(&self) -> &str {
         self.jwks_uri.as_str()
     }
 
-    /// Fetches the keys. A document without a usable key is an error: an issuer that signs always
+    /// Fetches the keys, past all caches on the way if they are known to have changed. A document without a usable key is an error: an issuer that signs always
     /// has one, so good keys are not given up for it.
-    pub(crate) async fn keys(&self) -> Result<Fetched, FetchError> {
-        let answer = answer(&self.client, &self.jwks_uri).await?;
+    pub(crate) async fn keys(&self, have_changed: bool) -> Result<Fetched, FetchError> {
+        let mut request = self.client.get(self.jwks_uri.clone());
+        if have_changed {
+            request = request.header(CACHE_CONTROL, "no-cache");
+        }
+        let answer = answer(request).await?;
         let max_age = max_age(&answer);
-        let document: JwkSet = serde_json::from_slice(&body(answer).await?)?;
+        let etag = answer.headers().get(ETAG).and_then(|tag| tag.to_str().ok());
+        let etag = etag.map(str::to_owned);
+        let document: JwkSet = serde_json::from_slice(&body(answer, MAX_BYTES).await?)?;
         let keys = Keys::parse(&document)?;
         if keys.is_empty() {
             Err(FetchError::NoKeys)
         } else {
-            Ok(Fetched { keys, max_age })
+            Ok(Fetched {
+                keys,
+                max_age,
+                etag,
+            })
         }
     }
 }
 
 async fn discovery(client: &Client, url: &Url) -> Result<Discovery, FetchError> {
-    let body = body(answer(client, url).await?).await?;
+    let body = body(answer(client.get(url.clone())).await?, MAX_BYTES).await?;
     Ok(serde_json::from_slice(&body)?)
 }
 
-async fn answer(client: &Client, url: &Url) -> Result<Response, FetchError> {
-    let answer = client.get(url.clone()).send().await?;
+/// A client that goes where it is told to and nowhere else. How long an answer may take is a matter
+/// of each request, since streams take for ever.
+pub(crate) fn client() -> Result<Client, StartError> {
+    Client::builder()
+        .connect_timeout(TIMEOUT)
+        .redirect(redirect::Policy::none())
+        .build()
+        .map_err(|error| StartError::HttpClient(error.into()))
+}
+
+async fn answer(request: RequestBuilder) -> Result<Response, FetchError> {
+    let answer = request.timeout(TIMEOUT).send().await?;
     match answer.status() {
         StatusCode::OK => Ok(answer),
         other => Err(FetchError::Status(other.as_u16())),
     }
 }
 
-async fn body(mut answer: Response) -> Result<Vec<u8>, FetchError> {
+/// All of an answer, if it has no more bytes than this.
+pub(crate) async fn body(mut answer: Response, max: usize) -> Result<Vec<u8>, FetchError> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await? {
-        if body.len() + chunk.len() > MAX_BYTES {
+        if body.len() + chunk.len() > max {
             return Err(FetchError::TooLarge);
         }
         body.extend_from_slice(&chunk);
@@ -144,7 +179,7 @@ fn discovery_url(issuer: &str) -> Result<Url, StartError> {
 }
 
 /// Keys that come over plain HTTP are whoever's is on the way; only loopback has no way.
-fn secure(url: &str) -> Result<Url, StartError> {
+pub(crate) fn secure(url: &str) -> Result<Url, StartError> {
     let insecure = || StartError::Insecure {
         url: url.to_owned(),
     };

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::jwks::without_leading_zeros;
-use crate::{Algorithm, Jwk};
+use crate::{Algorithm, Digest, Jwk, Kind};
 
 /// One usable public key, parsed once.
 #[derive(Clone)]
@@ -19,6 +19,8 @@ pub struct Key {
     algorithm: Algorithm,
     public: Arc<ParsedPublicKey>,
     id: KeyId,
+    /// What a record that revokes the key looks like.
+    revoked_by: Digest,
 }
 
 /// Algorithm and public numbers, hashed: the same key whatever it is called.
@@ -53,6 +55,10 @@ impl Key {
         self.id
     }
 
+    pub(crate) fn revoked_by(&self) -> Digest {
+        self.revoked_by
+    }
+
     /// Checks a signature: `encoded` is the third part of a JWS, `message` the first two with
     /// their dot (RFC 7515 §5.2). `None` if `encoded` is not strict base64url.
     pub(crate) fn verifies(&self, encoded: &str, message: &[u8]) -> Option<bool> {
@@ -80,7 +86,7 @@ impl Key {
         let y: [u8; 32] = number(&jwk.y)?.try_into().ok()?;
         let point = [&[0x04], x.as_slice(), y.as_slice()].concat();
         let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).ok()?;
-        Self::new(Algorithm::ES256, public)
+        Self::new(Algorithm::ES256, public, jwk)
     }
 
     /// RFC 7518 §6.3.1, and §3.3 for the size.
@@ -96,14 +102,15 @@ impl Key {
         let public = RsaPublicKeyComponents { n, e }
             .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
             .ok()?;
-        Self::new(Algorithm::RS256, public)
+        Self::new(Algorithm::RS256, public, jwk)
     }
 
-    fn new(algorithm: Algorithm, public: ParsedPublicKey) -> Option<Self> {
+    fn new(algorithm: Algorithm, public: ParsedPublicKey, jwk: &Jwk) -> Option<Self> {
         Some(Self {
             algorithm,
             id: KeyId::of(algorithm, &public)?,
             public: Arc::new(public),
+            revoked_by: Digest::of(Kind::Key, jwk.kid.as_deref().unwrap_or_default()),
         })
     }
 }

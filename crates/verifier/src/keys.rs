@@ -58,6 +58,10 @@ impl Keys {
         self.by_kid.len()
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Key)> {
+        self.by_kid.iter().map(|(kid, key)| (kid.as_str(), key))
+    }
+
     /// The key of that id. A lookup and nothing else: `kid` never becomes a path, a query or a URL.
     pub fn find(&self, kid: &str) -> Option<&Key> {
         self.by_kid.get(kid)

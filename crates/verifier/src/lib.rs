@@ -14,7 +14,23 @@
 //!
 //! A token is checked in this order, and the first check that fails is the answer: size, three
 //! parts of strict base64url, header (`alg`, `typ`, `crit`), key by `kid`, signature, claims,
-//! scope.
+//! revocation, age of the news of revocations, scope, login.
+//!
+//! Revocations come by the issuer's feed, if the verifier [subscribes](Builder::subscriber):
+//!
+//! ```no_run
+//! # async fn service(secret: &str, token: &str) -> Result<(), Box<dyn std::error::Error>> {
+//! use portcullis_verifier::{MaxAge, Need, Verifier};
+//!
+//! let verifier = Verifier::builder("https://id.example", "https://api.example")
+//!     .subscriber("billing", secret)
+//!     .max_age("payments:*", MaxAge::STRICT)
+//!     .start()
+//!     .await?;
+//! let claims = verifier.verify(token, &Need::scope("payments:write"))?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! | Module | What it follows |
 //! |---|---|
@@ -35,22 +51,32 @@ mod cache;
 mod claims;
 mod clock;
 mod demand;
+mod feed;
 mod fetch;
+mod follow;
 mod frame;
+mod introspect;
 mod jwks;
 mod key;
 mod keys;
+mod max_age;
+mod metrics;
 mod need;
+mod probe;
 mod record;
 mod rejected;
 mod rev;
 mod seen;
+mod sse;
+mod subscription;
+mod table;
 mod token;
 mod verifier;
 
 pub use algorithm::Algorithm;
 pub use builder::{Builder, StartError};
 pub use claims::{Claims, Confirmation};
+pub use clock::{Clock, ManualClock};
 pub use fetch::FetchError;
 pub use frame::{
     Ack, AckAnswer, FRAME_LIFE_SECS, FRAME_MAX_BYTES, FRAME_MAX_RECORDS, FRAME_TYP, FRAME_VERSION,
@@ -59,6 +85,8 @@ pub use frame::{
 pub use jwks::{Jwk, JwkSet};
 pub use key::Key;
 pub use keys::{DuplicateKid, Keys};
+pub use max_age::MaxAge;
+pub use metrics::Metrics;
 pub use need::Need;
 pub use record::{Digest, InvalidRecords, Kind, PACKED_BYTES, Record, Records};
 pub use rejected::Rejected;

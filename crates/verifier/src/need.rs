@@ -1,23 +1,24 @@
-//! What a request needs of its token: scopes (RFC 6750 §3.1), and how and when the user authenticated
-//! (RFC 9470).
+//! What a request needs of its token: scopes (RFC 6750 §3.1), how and when the user authenticated
+//! (RFC 9470), and how old the news of revocations may be.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::{Claims, Rejected};
+use crate::{Claims, MaxAge, Rejected};
 
 type Word = Cow<'static, str>;
 
 /// What a request needs of the token that it brings.
 ///
 /// ```
-/// # use portcullis_verifier::Need;
+/// # use portcullis_verifier::{MaxAge, Need};
 /// # use std::time::Duration;
 /// let read = Need::scope("orders:read");
 /// let either = Need::one_of(["orders:read", "orders:admin"]);
 /// let pay = Need::scope("payments:write")
 ///     .acr(["2"])
-///     .authenticated_within(Duration::from_secs(300));
+///     .authenticated_within(Duration::from_secs(300))
+///     .max_age(MaxAge::STRICT);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Need {
@@ -26,6 +27,7 @@ pub struct Need {
     alternatives: Vec<Vec<Word>>,
     acr: Vec<Word>,
     authenticated_within: Option<Duration>,
+    max_age: Option<MaxAge>,
 }
 
 impl Need {
@@ -36,6 +38,7 @@ impl Need {
             alternatives: Vec::new(),
             acr: Vec::new(),
             authenticated_within: None,
+            max_age: None,
         }
     }
 
@@ -82,6 +85,25 @@ impl Need {
     pub fn authenticated_within(mut self, age: Duration) -> Self {
         self.authenticated_within = Some(age);
         self
+    }
+
+    /// And news of revocations no older than this. Of this and what the
+    /// [builder](crate::Builder::max_age) says about the scopes the strictest counts.
+    #[must_use]
+    pub fn max_age(mut self, max_age: MaxAge) -> Self {
+        self.max_age = Some(max_age);
+        self
+    }
+
+    /// How old the news may be, if this says so.
+    pub(crate) fn own_max_age(&self) -> Option<MaxAge> {
+        self.max_age
+    }
+
+    /// Every scope that this speaks of.
+    pub(crate) fn scopes(&self) -> impl Iterator<Item = &str> {
+        let alternatives = self.alternatives.iter().flatten();
+        self.scopes.iter().chain(alternatives).map(AsRef::as_ref)
     }
 
     /// Scopes first: who lacks one is not helped by another login.

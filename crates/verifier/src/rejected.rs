@@ -61,6 +61,13 @@ pub enum Rejected {
         /// How many seconds ago the login may be at most.
         max_age: Option<u64>,
     },
+    /// The issuer revoked the token, or what it hangs on.
+    #[error("revoked")]
+    Revoked,
+    /// The news of revocations is older than the request allows, so nobody can say whether the
+    /// token stands.
+    #[error("the revocation feed is too old")]
+    Stale,
     /// No keys to check with: no fetch has succeeded for a day.
     #[error("no keys to verify with")]
     Unavailable,
@@ -72,7 +79,7 @@ impl Rejected {
         match self {
             Self::Request => 400,
             Self::Scope { .. } => 403,
-            Self::Unavailable => 503,
+            Self::Unavailable | Self::Stale => 503,
             _ => 401,
         }
     }
@@ -81,11 +88,61 @@ impl Rejected {
     /// code), and none where the fault is ours.
     pub fn code(&self) -> Option<&'static str> {
         match self {
-            Self::Missing | Self::Unavailable => None,
+            Self::Missing | Self::Unavailable | Self::Stale => None,
             Self::Request => Some("invalid_request"),
             Self::Scope { .. } => Some("insufficient_scope"),
             Self::StepUp { .. } => Some("insufficient_user_authentication"),
             _ => Some("invalid_token"),
+        }
+    }
+
+    /// After how many seconds to try again (RFC 9110 §10.2.3), where the status is 503.
+    pub fn retry_after_secs(&self) -> Option<u64> {
+        (self.status() == 503).then_some(2)
+    }
+
+    pub(crate) const REASONS: [&'static str; 18] = [
+        "missing",
+        "request",
+        "too_large",
+        "malformed",
+        "algorithm",
+        "type",
+        "unknown_key",
+        "signature",
+        "claims",
+        "issuer",
+        "audience",
+        "expired",
+        "not_yet_valid",
+        "scope",
+        "step_up",
+        "revoked",
+        "stale",
+        "unavailable",
+    ];
+
+    /// The variant in one word, for logs and metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Request => "request",
+            Self::TooLarge => "too_large",
+            Self::Malformed => "malformed",
+            Self::Algorithm => "algorithm",
+            Self::Type => "type",
+            Self::UnknownKey => "unknown_key",
+            Self::Signature => "signature",
+            Self::Claims(_) => "claims",
+            Self::Issuer => "issuer",
+            Self::Audience => "audience",
+            Self::Expired => "expired",
+            Self::NotYetValid => "not_yet_valid",
+            Self::Scope { .. } => "scope",
+            Self::StepUp { .. } => "step_up",
+            Self::Revoked => "revoked",
+            Self::Stale => "stale",
+            Self::Unavailable => "unavailable",
         }
     }
 
@@ -98,7 +155,7 @@ impl Rejected {
             Self::Expired => "The access token expired",
             Self::Scope { .. } => "The access token lacks a scope that this request needs",
             Self::StepUp { .. } => "The user must authenticate in another way, or anew",
-            Self::Unavailable => "Access tokens cannot be verified at the moment",
+            Self::Unavailable | Self::Stale => "Access tokens cannot be verified at the moment",
             _ => "The access token is invalid",
         }
     }
@@ -170,6 +227,7 @@ mod tests {
             Rejected::Issuer,
             Rejected::Audience,
             Rejected::NotYetValid,
+            Rejected::Revoked,
         ] {
             assert_eq!(
                 (rejected.status(), rejected.www_authenticate("api").as_str()),
@@ -230,5 +288,24 @@ mod tests {
             (Rejected::Unavailable.status(), Rejected::Unavailable.code()),
             (503, None)
         );
+        assert_eq!(
+            (Rejected::Stale.status(), Rejected::Stale.code()),
+            (503, None)
+        );
+        assert_eq!(Rejected::Stale.retry_after_secs(), Some(2));
+        assert_eq!(Rejected::Revoked.retry_after_secs(), None);
+    }
+
+    #[test]
+    fn every_reason_is_counted() {
+        for rejected in [
+            Rejected::Claims("exp"),
+            Rejected::Stale,
+            Rejected::Unavailable,
+            Rejected::NotYetValid,
+            Rejected::Missing,
+        ] {
+            assert!(Rejected::REASONS.contains(&rejected.reason()));
+        }
     }
 }

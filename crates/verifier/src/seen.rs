@@ -2,7 +2,7 @@
 //! a signature check.
 //!
 //! What is remembered is what can never change about a token: that its bytes were signed by this
-//! key, and what they say. Time and need are looked at each time, and the
+//! key, and what they say. Time, revocation and need are looked at each time, and the
 //! key must still be held. Bounded, and free of locks: a row of four slots for each hash, each
 //! slot swapped as a whole.
 
@@ -12,8 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use arc_swap::{ArcSwapOption, Guard};
 use aws_lc_rs::digest;
 
-use crate::Claims;
 use crate::key::KeyId;
+use crate::probe::Probes;
+use crate::{Claims, Digest};
 
 /// Slots that a hash may lie in.
 const WAYS: usize = 4;
@@ -22,13 +23,21 @@ const MAX_BYTES: usize = 4096;
 
 pub(crate) const DEFAULT_TOKENS: usize = 8192;
 
-/// A token that was good but for time and need.
+/// A token that was good but for what may change.
+#[derive(Clone)]
+pub(crate) struct Good {
+    pub(crate) kid: String,
+    pub(crate) key: KeyId,
+    /// What a record that revokes the key looks like.
+    pub(crate) revoked_by: Digest,
+    pub(crate) claims: Claims,
+    pub(crate) probes: Probes,
+}
+
 pub(crate) struct Seen {
     /// SHA-256 of the whole token, signature included.
     hash: [u8; 32],
-    pub(crate) kid: String,
-    pub(crate) key: KeyId,
-    pub(crate) claims: Claims,
+    pub(crate) good: Good,
 }
 
 /// The tokens remembered.
@@ -93,11 +102,12 @@ impl Place<'_> {
 
     /// Remembers. What is over by `now` makes room first, here and in one other row, so that what
     /// nobody asks for again does not stay.
-    pub(crate) fn remember(&self, kid: &str, key: KeyId, claims: &Claims, now: u64) {
+    pub(crate) fn remember(&self, good: Good, now: u64) {
         let turn = self.memory.turn.fetch_add(1, Ordering::Relaxed);
         let is_over = |slot: &ArcSwapOption<Seen>| {
             let seen = slot.load();
-            seen.as_ref().is_some_and(|seen| seen.claims.exp <= now)
+            seen.as_ref()
+                .is_some_and(|seen| seen.good.claims.exp <= now)
         };
         for slot in self.memory.row(turn).iter().filter(|slot| is_over(slot)) {
             slot.store(None);
@@ -107,9 +117,7 @@ impl Place<'_> {
         let slot = slots.iter().find(free).unwrap_or(&slots[turn % WAYS]);
         slot.store(Some(Arc::new(Seen {
             hash: self.hash,
-            kid: kid.to_owned(),
-            key,
-            claims: claims.clone(),
+            good,
         })));
     }
 
@@ -137,7 +145,7 @@ impl Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Jwk, Key};
+    use crate::{Jwk, Key, Kind};
 
     fn claims(exp: u64) -> Claims {
         let json = format!(
@@ -155,7 +163,15 @@ mod tests {
 
     fn remember(memory: &Memory, token: &str, exp: u64, now: u64) {
         let place = memory.place(token).unwrap();
-        place.remember("k", key(), &claims(exp), now);
+        let claims = claims(exp);
+        let good = Good {
+            kid: "k".into(),
+            key: key(),
+            revoked_by: Digest::of(Kind::Key, "k"),
+            probes: Probes::of(&claims),
+            claims,
+        };
+        place.remember(good, now);
     }
 
     fn remembers(memory: &Memory, token: &str) -> bool {

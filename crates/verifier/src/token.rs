@@ -9,8 +9,19 @@ use serde::de::{Deserializer, IgnoredAny};
 
 use crate::{Algorithm, Rejected};
 
-/// Sixteen times the largest token that we mint; proxies allow no longer header either.
-const MAX_BYTES: usize = 16 * 1024;
+/// What a JWS must be before its header is believed.
+pub(crate) struct Form {
+    /// The values of `typ` that pass, in any case (RFC 7515 §4.1.9).
+    pub(crate) types: &'static [&'static str],
+    pub(crate) max_bytes: usize,
+}
+
+/// RFC 9068 §4: no other kind of JWT passes as an access token.
+pub(crate) const ACCESS_TOKEN: Form = Form {
+    types: &["at+jwt", "application/at+jwt"],
+    // Sixteen times the largest token that we mint; proxies allow no longer header either.
+    max_bytes: 16 * 1024,
+};
 
 /// A token whose size, form and header are right, and nothing more.
 pub(crate) struct Unverified<'a> {
@@ -24,11 +35,15 @@ pub(crate) struct Unverified<'a> {
 }
 
 impl<'a> Unverified<'a> {
-    pub(crate) fn parse(token: &'a str, allowed: &[Algorithm]) -> Result<Self, Rejected> {
+    pub(crate) fn parse(
+        token: &'a str,
+        allowed: &[Algorithm],
+        form: &Form,
+    ) -> Result<Self, Rejected> {
         if token.is_empty() {
             return Err(Rejected::Missing);
         }
-        if token.len() > MAX_BYTES {
+        if token.len() > form.max_bytes {
             return Err(Rejected::TooLarge);
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(Rejected::Malformed)?;
@@ -36,7 +51,7 @@ impl<'a> Unverified<'a> {
         let header = strict_base64url(header)?;
         let payload = strict_base64url(payload)?;
         let header = Header::parse(&header)?;
-        let algorithm = header.accepted(allowed)?;
+        let algorithm = header.accepted(allowed, form)?;
         let kid = header.kid.into_owned();
         Ok(Self {
             signed,
@@ -102,15 +117,12 @@ impl<'a> Header<'a> {
         serde_json::from_slice(json).map_err(|_| Rejected::Malformed)
     }
 
-    fn accepted(&self, allowed: &[Algorithm]) -> Result<Algorithm, Rejected> {
+    fn accepted(&self, allowed: &[Algorithm], form: &Form) -> Result<Algorithm, Rejected> {
         let algorithm = Algorithm::from_name(&self.alg)
             .filter(|algorithm| allowed.contains(algorithm))
             .ok_or(Rejected::Algorithm)?;
-        // RFC 9068 §4: no other kind of JWT passes as an access token.
-        if !["at+jwt", "application/at+jwt"]
-            .iter()
-            .any(|typ| self.typ.eq_ignore_ascii_case(typ))
-        {
+        let named = |typ: &&str| self.typ.eq_ignore_ascii_case(typ);
+        if !form.types.iter().any(named) {
             return Err(Rejected::Type);
         }
         // RFC 7515 §4.1.11: we understand no extension, so any critical one is refused.
@@ -132,7 +144,7 @@ mod tests {
 
     fn with_header(json: &str) -> Result<(), Rejected> {
         let token = format!("{}.e30.AA", URL_SAFE_NO_PAD.encode(json));
-        Unverified::parse(&token, &[Algorithm::ES256]).map(|_| ())
+        Unverified::parse(&token, &[Algorithm::ES256], &ACCESS_TOKEN).map(|_| ())
     }
 
     #[test]
@@ -209,7 +221,8 @@ mod tests {
 
     #[test]
     fn a_token_has_three_parts_of_strict_base64url() {
-        let parse = |token: &str| Unverified::parse(token, &[Algorithm::ES256]).map(|_| ());
+        let parse =
+            |token: &str| Unverified::parse(token, &[Algorithm::ES256], &ACCESS_TOKEN).map(|_| ());
         let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256","typ":"at+jwt"}"#);
         assert_eq!(parse(&format!("{header}.e30.AA")), Ok(()));
         assert_eq!(parse(""), Err(Rejected::Missing));
@@ -231,13 +244,11 @@ mod tests {
 
     #[test]
     fn size_is_looked_at_first() {
-        assert_eq!(
-            Unverified::parse(&"!".repeat(MAX_BYTES + 1), &[]).map(|_| ()),
-            Err(Rejected::TooLarge)
-        );
-        assert_eq!(
-            Unverified::parse(&"!".repeat(MAX_BYTES), &[]).map(|_| ()),
-            Err(Rejected::Malformed)
-        );
+        let parse = |bytes| {
+            let token = "!".repeat(bytes);
+            Unverified::parse(&token, &[], &ACCESS_TOKEN).map(|_| ())
+        };
+        assert_eq!(parse(16 * 1024 + 1), Err(Rejected::TooLarge));
+        assert_eq!(parse(16 * 1024), Err(Rejected::Malformed));
     }
 }

@@ -1,12 +1,15 @@
 //! The actix extractor, seen from outside.
 
+use std::time::Duration;
+
 use actix_web::dev::ServiceResponse;
-use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, WWW_AUTHENTICATE};
+use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::test::{TestRequest, call_service, init_service, read_body};
 use actix_web::{App, web};
 use portcullis_verifier::actix::Authorized;
-use portcullis_verifier::{Claims, Confirmation, Rejected, Verifier};
+use portcullis_verifier::{Claims, Confirmation, Need, Rejected, Verifier};
 
+use crate::feed_issuer::FeedIssuer;
 use crate::signer::{Signer, claims};
 
 /// Good by any clock: the extractor reads the system's.
@@ -27,7 +30,12 @@ async fn answer(request: TestRequest) -> ServiceResponse {
     let verifier = web::Data::new(Signer::es256(1).verifier());
     let app = App::new()
         .app_data(verifier)
-        .route("/orders", web::get().to(orders));
+        .route("/orders", web::get().to(orders))
+        .service(
+            web::resource("/payments")
+                .app_data(Need::scope("orders:write").acr(["2"]))
+                .to(orders),
+        );
     call_service(&init_service(app).await, request.to_request()).await
 }
 
@@ -119,6 +127,53 @@ async fn a_scope_that_was_not_granted_is_forbidden() {
     assert!(
         body.starts_with(r#"{"error":"insufficient_scope","#),
         "{body}"
+    );
+}
+
+#[actix_web::test]
+async fn a_login_that_is_too_weak_is_stepped_up() {
+    let payments = |acr: &str| {
+        let claims = Claims {
+            acr: Some(acr.into()),
+            ..good()
+        };
+        with_token("Bearer", &claims).uri("/payments")
+    };
+    let (status, challenge, body) = refused(payments("1")).await;
+    assert_eq!(status, 401);
+    assert_eq!(
+        challenge,
+        r#"Bearer realm="api", error="insufficient_user_authentication", error_description="The user must authenticate in another way, or anew", acr_values="2""#
+    );
+    assert!(
+        body.starts_with(r#"{"error":"insufficient_user_authentication","#),
+        "{body}"
+    );
+    assert_eq!(answer(payments("2")).await.status(), 200);
+}
+
+#[actix_web::test]
+async fn stale_news_is_no_fault_of_the_caller() {
+    let issuer = FeedIssuer::start().await;
+    let verifier = web::Data::new(issuer.followed_by(issuer.subscriber()).await);
+    let app = App::new()
+        .app_data(verifier)
+        .route("/orders", web::get().to(orders));
+    let app = init_service(app).await;
+    let call = async || {
+        let bearer = format!("Bearer {}", issuer.token(1));
+        let request = request().insert_header((AUTHORIZATION, bearer));
+        call_service(&app, request.to_request()).await
+    };
+    assert_eq!(call().await.status(), 200);
+    issuer.clock.advance(Duration::from_secs(61));
+    let answer = call().await;
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answer.headers().get(RETRY_AFTER).unwrap(), "2");
+    assert!(!answer.headers().contains_key(WWW_AUTHENTICATE));
+    assert_eq!(
+        read_body(answer).await,
+        r#"{"error":"temporarily_unavailable","error_description":"Access tokens cannot be verified at the moment"}"#
     );
 }
 

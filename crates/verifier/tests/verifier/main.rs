@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod feed_faults;
+mod feed_issuer;
 mod forged;
 #[cfg(feature = "actix")]
 mod guarded_service;
+mod introspected;
 mod issuer;
 mod key_cache;
 mod malformed;
+mod revoked;
 mod second_sight;
 mod signer;
 mod tokens;

@@ -1,0 +1,450 @@
+//! An issuer with a revocation feed, on loopback: real sockets, signed frames, and whatever fault a
+//! test wants.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use portcullis_verifier::{
+    Ack, AckAnswer, Builder, Claims, Frame, Frames, JwkSet, Kind, ManualClock, Position, Record,
+    Records, Verifier,
+};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{broadcast, watch};
+use tokio::time::timeout;
+
+use crate::signer::{AUDIENCE, NOW, Signer, claims};
+
+pub const CLIENT: &str = "billing service";
+pub const SECRET: &str = "pcl_sec_x";
+/// `billing+service:pcl_sec_x`: both halves form-encoded (RFC 6749 §2.3.1).
+const BASIC: &str = "Basic YmlsbGluZytzZXJ2aWNlOnBjbF9zZWNfeA==";
+
+/// What the issuer knows and how it behaves.
+pub struct State {
+    pub epoch: u64,
+    pub records: Vec<Record>,
+    /// Answers to `GET /revocations` have frames of so many records.
+    pub per_frame: usize,
+    /// What to do with the frames of such an answer.
+    pub tamper: Option<fn(Vec<String>) -> Vec<String>>,
+    /// A status other than 200 for the feed.
+    pub status: u16,
+    pub ack_status: u16,
+    pub allowed: Option<u64>,
+    pub active: Option<bool>,
+    pub token_keys: Vec<Signer>,
+    pub feed_keys: Vec<Signer>,
+    pub jwks_etag: &'static str,
+    /// Method, path and query of each request.
+    pub asked: Vec<String>,
+    pub acks: Vec<Ack>,
+}
+
+pub struct FeedIssuer {
+    pub url: String,
+    pub clock: ManualClock,
+    pub state: Arc<Mutex<State>>,
+    /// What is sent on all open streams; `None` closes them.
+    stream: broadcast::Sender<Option<String>>,
+    /// Grows with each request.
+    requests: watch::Sender<u64>,
+}
+
+/// Signs frames.
+pub fn feed_key() -> Signer {
+    Signer::es256(77)
+}
+
+/// Signs tokens.
+pub fn token_key() -> Signer {
+    Signer::es256(1)
+}
+
+pub fn record(kind: Kind, value: &str, floor: u32) -> Record {
+    Record::new(kind, value, floor, 1_800_000_900)
+}
+
+pub fn session(number: usize) -> Record {
+    record(Kind::Session, &format!("session-{number}"), 0)
+}
+
+impl FeedIssuer {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let state = Arc::new(Mutex::new(State {
+            epoch: 1,
+            records: vec![],
+            per_frame: 4096,
+            tamper: None,
+            status: 200,
+            ack_status: 200,
+            allowed: Some(60),
+            active: None,
+            token_keys: vec![token_key()],
+            feed_keys: vec![feed_key()],
+            jwks_etag: "\"one\"",
+            asked: vec![],
+            acks: vec![],
+        }));
+        let issuer = Self {
+            url,
+            clock: ManualClock::at(NOW),
+            state,
+            stream: broadcast::channel(256).0,
+            requests: watch::Sender::new(0),
+        };
+        tokio::spawn(accept(listener, issuer.clone()));
+        issuer
+    }
+
+    fn clone(&self) -> Self {
+        Self {
+            url: self.url.clone(),
+            clock: self.clock.clone(),
+            state: self.state.clone(),
+            stream: self.stream.clone(),
+            requests: self.requests.clone(),
+        }
+    }
+
+    pub fn subscriber(&self) -> Builder {
+        Verifier::builder(&self.url, AUDIENCE)
+            .subscriber(CLIENT, SECRET)
+            .instance("billing-1")
+            .clock(&self.clock)
+    }
+
+    /// A verifier that has had its first news, and is on the stream.
+    pub async fn followed_by(&self, builder: Builder) -> Verifier {
+        let verifier = builder.start().await.unwrap();
+        self.was_asked("GET /revocations/stream").await;
+        verifier
+    }
+
+    pub fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.lock().unwrap());
+    }
+
+    /// Claims of a good token of session `number`.
+    pub fn claims(&self, number: usize) -> Claims {
+        let now = self.clock.wall_us() / 1_000_000;
+        Claims {
+            iss: self.url.clone(),
+            sid: Some(format!("session-{number}")),
+            jti: format!("token-{number}"),
+            grant_id: Some(format!("grant-{number}")),
+            iat: now,
+            exp: now + 300,
+            ..claims()
+        }
+    }
+
+    pub fn token(&self, number: usize) -> String {
+        token_key().token(&self.claims(number))
+    }
+
+    /// Revokes, and tells nobody yet.
+    pub fn revoke(&self, records: &[Record]) {
+        self.change(|state| state.records.extend(records));
+    }
+
+    /// The claims of a frame with all that came after `after`, as of now.
+    pub fn frame(&self, after: u64) -> Frame {
+        let state = self.state.lock().unwrap();
+        let now = self.clock.wall_us();
+        let last = state.records.len() as u64;
+        let from = usize::try_from(after.min(last)).unwrap();
+        Frame {
+            iss: self.url.clone(),
+            v: 1,
+            iat: now / 1_000_000,
+            exp: now / 1_000_000 + 30,
+            epoch: state.epoch,
+            after,
+            last,
+            records: Records(state.records[from..].to_vec()),
+            at_us: now,
+            as_of_us: Some(now),
+            jwks_etag: state.jwks_etag.into(),
+        }
+    }
+
+    pub fn heartbeat(&self) -> Frame {
+        self.frame(self.last())
+    }
+
+    pub fn last(&self) -> u64 {
+        self.state.lock().unwrap().records.len() as u64
+    }
+
+    /// Sends a frame on the streams.
+    pub fn send(&self, frame: &Frame) {
+        self.send_raw(&signed(frame));
+    }
+
+    pub fn send_raw(&self, frame: &str) {
+        self.write(&format!("id: x\ndata: {frame}\n\n"));
+    }
+
+    pub fn write(&self, text: &str) {
+        // Nobody may be there.
+        let _ = self.stream.send(Some(text.to_owned()));
+    }
+
+    /// Closes the streams.
+    pub fn hang_up(&self) {
+        let _ = self.stream.send(None);
+    }
+
+    /// Revokes, tells, and waits until it is acknowledged.
+    pub async fn revoke_and_tell(&self, records: &[Record]) {
+        let after = self.last();
+        self.revoke(records);
+        self.send(&self.frame(after));
+        self.acked(self.last()).await;
+    }
+
+    /// Waits until an instance says that it is there.
+    pub async fn acked(&self, seq: u64) {
+        self.until(&format!("ack {seq}"), |state| {
+            let epoch = state.epoch;
+            state
+                .acks
+                .iter()
+                .any(|ack| ack.epoch == epoch && ack.seq >= seq)
+        })
+        .await;
+    }
+
+    /// Waits until a request that begins so has come.
+    pub async fn was_asked(&self, start: &str) {
+        self.was_asked_times(start, 1).await;
+    }
+
+    pub async fn was_asked_times(&self, start: &str, times: usize) {
+        self.until(start, |state| asked(state, start) >= times)
+            .await;
+    }
+
+    pub fn times_asked(&self, start: &str) -> usize {
+        asked(&self.state.lock().unwrap(), start)
+    }
+
+    async fn until(&self, what: &str, holds: impl Fn(&State) -> bool) {
+        let mut requests = self.requests.subscribe();
+        let wait = requests.wait_for(|_| holds(&self.state.lock().unwrap()));
+        let waited = timeout(Duration::from_secs(20), wait).await;
+        assert!(waited.is_ok(), "{what} did not come");
+    }
+}
+
+fn asked(state: &State, start: &str) -> usize {
+    let asked = state.asked.iter();
+    asked.filter(|request| request.starts_with(start)).count()
+}
+
+pub fn signed(frame: &Frame) -> String {
+    signed_by(&feed_key(), frame)
+}
+
+pub fn signed_by(signer: &Signer, frame: &Frame) -> String {
+    let kid = signer.kid();
+    let header = format!(r#"{{"alg":"ES256","typ":"revocation-frame+jwt","kid":"{kid}"}}"#);
+    signer.sign(&header, &serde_json::to_string(frame).unwrap())
+}
+
+async fn accept(listener: TcpListener, issuer: FeedIssuer) {
+    while let Ok((connection, _)) = listener.accept().await {
+        let issuer = issuer.clone();
+        tokio::spawn(async move {
+            // Who has seen enough may hang up.
+            let _ = issuer.serve(BufStream::new(connection)).await;
+        });
+    }
+}
+
+struct Request {
+    /// `GET /path?query`
+    line: String,
+    headers: Vec<String>,
+    body: String,
+}
+
+impl Request {
+    async fn read(connection: &mut BufStream<TcpStream>) -> std::io::Result<Self> {
+        let mut line = String::new();
+        connection.read_line(&mut line).await?;
+        let mut headers = Vec::new();
+        loop {
+            let mut header = String::new();
+            connection.read_line(&mut header).await?;
+            if header.trim().is_empty() {
+                break;
+            }
+            headers.push(header.trim().to_owned());
+        }
+        let mut request = Self {
+            line: line.trim().trim_end_matches(" HTTP/1.1").to_owned(),
+            headers,
+            body: String::new(),
+        };
+        let length = request
+            .header("content-length")
+            .unwrap_or("0")
+            .parse()
+            .unwrap();
+        let mut body = vec![0; length];
+        connection.read_exact(&mut body).await?;
+        request.body = String::from_utf8(body).unwrap();
+        Ok(request)
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find_map(|header| {
+            let (found, value) = header.split_once(": ")?;
+            found.eq_ignore_ascii_case(name).then_some(value)
+        })
+    }
+
+    fn is_authenticated(&self) -> bool {
+        self.header("authorization") == Some(BASIC)
+    }
+}
+
+impl FeedIssuer {
+    async fn serve(&self, mut connection: BufStream<TcpStream>) -> std::io::Result<()> {
+        let request = Request::read(&mut connection).await?;
+        let path = request.line.split(['?', ' ']).nth(1).unwrap_or_default();
+        if path == "/revocations/stream" {
+            return self.serve_stream(&request, connection).await;
+        }
+        let (status, body) = self.answer(path, &request);
+        let etag = self.state.lock().unwrap().jwks_etag;
+        let length = body.len();
+        let answer = format!(
+            "HTTP/1.1 {status} -\r\nConnection: close\r\nETag: {etag}\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        self.note(&request);
+        connection.write_all(answer.as_bytes()).await?;
+        connection.flush().await
+    }
+
+    fn note(&self, request: &Request) {
+        self.change(|state| state.asked.push(request.line.clone()));
+        self.requests.send_modify(|count| *count += 1);
+    }
+
+    async fn serve_stream(
+        &self,
+        request: &Request,
+        mut connection: BufStream<TcpStream>,
+    ) -> std::io::Result<()> {
+        let mut stream = self.stream.subscribe();
+        let status = self.state.lock().unwrap().status;
+        if status != 200 || !request.is_authenticated() {
+            let answer = format!(
+                "HTTP/1.1 {} -\r\nContent-Length: 0\r\n\r\n",
+                status.max(401)
+            );
+            connection.write_all(answer.as_bytes()).await?;
+            return connection.flush().await;
+        }
+        let resume: Position = request.header("last-event-id").unwrap().parse().unwrap();
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n: hello\n\n";
+        connection.write_all(head.as_bytes()).await?;
+        if resume.seq < self.last() {
+            let missed = signed(&self.frame(resume.seq));
+            connection
+                .write_all(format!("data: {missed}\n\n").as_bytes())
+                .await?;
+        }
+        connection.flush().await?;
+        self.note(request);
+        while let Ok(Some(text)) = stream.recv().await {
+            connection.write_all(text.as_bytes()).await?;
+            connection.flush().await?;
+        }
+        Ok(())
+    }
+
+    fn answer(&self, path: &str, request: &Request) -> (u16, String) {
+        let keys = |signers: &[Signer]| {
+            let keys = signers.iter().map(|signer| signer.jwk.clone()).collect();
+            serde_json::to_string(&JwkSet { keys }).unwrap()
+        };
+        let state = self.state.lock().unwrap();
+        match path {
+            "/.well-known/openid-configuration" => {
+                let url = &self.url;
+                let document = serde_json::json!({
+                    "issuer": url, "jwks_uri": format!("{url}/jwks"),
+                    "introspection_endpoint": format!("{url}/introspect"),
+                });
+                (200, document.to_string())
+            }
+            "/jwks" => (200, keys(&state.token_keys)),
+            "/revocations/jwks" => (200, keys(&state.feed_keys)),
+            _ if !request.is_authenticated() => (401, String::new()),
+            "/revocations" if state.status != 200 => (state.status, String::new()),
+            "/revocations" => {
+                drop(state);
+                (200, self.catch_up(request))
+            }
+            "/revocations/ack" => {
+                drop(state);
+                self.acknowledged(request)
+            }
+            "/introspect" => match state.active {
+                Some(active) if request.body.starts_with("token=ey") => {
+                    (200, serde_json::json!({ "active": active }).to_string())
+                }
+                _ => (503, String::new()),
+            },
+            _ => (404, String::new()),
+        }
+    }
+
+    fn catch_up(&self, request: &Request) -> String {
+        let after = request
+            .line
+            .split_once("after=")
+            .map(|(_, after)| after.parse());
+        let after: Position = after.transpose().unwrap().unwrap_or_default();
+        let (epoch, per_frame, tamper) = {
+            let state = self.state.lock().unwrap();
+            (state.epoch, state.per_frame as u64, state.tamper)
+        };
+        let mut after = if after.epoch == epoch { after.seq } else { 0 };
+        let mut frames = Vec::new();
+        loop {
+            let mut frame = self.frame(after);
+            if frame.last - after > per_frame {
+                frame.last = after + per_frame;
+                frame
+                    .records
+                    .0
+                    .truncate(usize::try_from(per_frame).unwrap());
+                frame.as_of_us = None;
+            }
+            frames.push(signed(&frame));
+            after = frame.last;
+            if frame.as_of_us.is_some() || frames.len() == 16 {
+                break;
+            }
+        }
+        let frames = tamper.map_or(frames.clone(), |tamper| tamper(frames));
+        serde_json::to_string(&Frames { frames }).unwrap()
+    }
+
+    fn acknowledged(&self, request: &Request) -> (u16, String) {
+        let ack: Ack = serde_json::from_str(&request.body).unwrap();
+        let mut state = self.state.lock().unwrap();
+        state.acks.push(ack);
+        let answer = AckAnswer {
+            max_age: state.allowed,
+        };
+        (state.ack_status, serde_json::to_string(&answer).unwrap())
+    }
+}
