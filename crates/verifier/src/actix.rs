@@ -36,10 +36,8 @@ use actix_web::http::header::{
 };
 use actix_web::{FromRequest, HttpRequest, HttpResponse, ResponseError, error, web};
 
+use crate::bearer::{REALM, bearer};
 use crate::{Claims, Need, Rejected, Verifier};
-
-/// The realm of our challenges (RFC 9110 §11.5): one protection space per service.
-const REALM: &str = "api";
 
 /// The claims of the token that a request brings in its `Authorization` header (RFC 6750 §2.1).
 /// A handler that takes this is reached with a valid token only.
@@ -81,31 +79,12 @@ async fn authorize(
     need: &Need,
     headers: &HeaderMap,
 ) -> Result<Authorized, Rejected> {
-    let claims = verifier
-        .verify_or_introspect(bearer(headers)?, need)
-        .await?;
+    let values = headers.get_all(AUTHORIZATION);
+    let token = bearer(values.map(|value| value.to_str().ok()))?;
+    let claims = verifier.verify_or_introspect(token, need).await?;
     match claims.cnf {
         None => Ok(Authorized(claims)),
         Some(_) => Err(Rejected::Claims("cnf")),
-    }
-}
-
-/// RFC 6750 §2.1. Another scheme is no token; two headers are an attempt to let two readers see
-/// two callers.
-fn bearer(headers: &HeaderMap) -> Result<&str, Rejected> {
-    let mut values = headers.get_all(AUTHORIZATION);
-    let value = values.next().ok_or(Rejected::Missing)?;
-    if values.next().is_some() {
-        return Err(Rejected::Request);
-    }
-    let value = value.to_str().map_err(|_| Rejected::Request)?;
-    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Rejected::Missing);
-    }
-    match token.trim_matches(' ') {
-        "" => Err(Rejected::Request),
-        token => Ok(token),
     }
 }
 
@@ -122,13 +101,9 @@ impl ResponseError for Rejected {
             Some(seconds) => answer.insert_header((RETRY_AFTER, seconds)),
             None => answer.insert_header((WWW_AUTHENTICATE, self.www_authenticate(REALM))),
         };
-        match self {
-            // RFC 6750 §3.1: who brings no token is told no error.
-            Self::Missing => answer.finish(),
-            _ => answer.json(serde_json::json!({
-                "error": self.code().unwrap_or("temporarily_unavailable"),
-                "error_description": self.description(),
-            })),
+        match self.body() {
+            nothing if nothing.is_empty() => answer.finish(),
+            json => answer.content_type("application/json").body(json),
         }
     }
 }

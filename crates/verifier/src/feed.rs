@@ -361,3 +361,78 @@ const FRAME: Form = Form {
     types: &["revocation-frame+jwt", "application/revocation-frame+jwt"],
     max_bytes: FRAME_MAX_BYTES,
 };
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::key::KeyId;
+    use crate::probe::Probes;
+    use crate::{Claims, Digest, JwkSet, Kind, ManualClock};
+
+    const VECTORS: &str = include_str!("../vectors/frames.json");
+
+    fn good(token: &Value) -> Good {
+        let claims: Claims = serde_json::from_value(token["claims"].clone()).unwrap();
+        let kid = token["kid"].as_str().unwrap();
+        Good {
+            kid: kid.to_owned(),
+            key: KeyId::NONE,
+            revoked_by: Digest::of(Kind::Key, kid),
+            probes: Probes::of(&claims),
+            claims,
+        }
+    }
+
+    fn verdict(judged: Result<(), Rejected>) -> &'static str {
+        judged.map_or_else(|rejected| rejected.reason(), |()| "ok")
+    }
+
+    #[test]
+    fn the_stories_of_the_vectors_go_as_they_are_told() {
+        let file: Value = serde_json::from_str(VECTORS).unwrap();
+        let jwks: JwkSet = serde_json::from_value(file["jwks"].clone()).unwrap();
+        let keys = Keys::parse(&jwks).unwrap();
+        for story in file["stories"].as_array().unwrap() {
+            let clock = ManualClock::at(file["now"].as_u64().unwrap());
+            let issuer = file["issuer"].as_str().unwrap().to_owned();
+            let feed = Feed::new(issuer, Clock::from(&clock), Arc::default());
+            for (at, step) in story["steps"].as_array().unwrap().iter().enumerate() {
+                let told = format!("{}, step {at}", story["name"]);
+                clock.advance(Duration::from_secs(step["elapse"].as_u64().unwrap()));
+                if let Some(frame) = step["frame"].as_str() {
+                    let outcome = match feed.take(frame, &keys) {
+                        Ok(_) => "applied",
+                        Err(refused) => refused.event().trim_start_matches("feed."),
+                    };
+                    assert_eq!(outcome, step["outcome"], "{told}");
+                }
+                let position = feed.position().map(|position| position.to_string());
+                assert_eq!(position.as_deref(), step["position"].as_str(), "{told}");
+                let age = feed
+                    .age()
+                    .map(|age| u64::try_from(age.as_micros()).unwrap());
+                assert_eq!(age, step["age_us"].as_u64(), "{told}");
+            }
+            for token in story["tokens"].as_array().unwrap() {
+                let judged = feed.judge(&good(token), Some(MaxAge::STANDARD));
+                assert_eq!(verdict(judged), token["verdict"], "{token}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_issuer_has_not_allowed_is_cut() {
+        let clock = ManualClock::at(1_800_000_000);
+        let feed = Feed::new("i".into(), Clock::from(&clock), Arc::default());
+        let longest = |feed: &Feed| feed.longest_max_age();
+        feed.expect(MaxAge::FAIL_OPEN);
+        assert_eq!(longest(&feed), MaxAge::STANDARD);
+        feed.allow(MaxAge::secs(300));
+        assert_eq!(longest(&feed), MaxAge::secs(300));
+        feed.allow(MaxAge::FAIL_OPEN);
+        assert_eq!(longest(&feed), MaxAge::FAIL_OPEN);
+        assert_eq!(feed.allowed(MaxAge::STRICT), MaxAge::STRICT);
+    }
+}

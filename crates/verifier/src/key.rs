@@ -28,6 +28,9 @@ pub struct Key {
 pub(crate) struct KeyId([u8; 32]);
 
 impl KeyId {
+    #[cfg(test)]
+    pub(crate) const NONE: Self = Self([0; 32]);
+
     fn of(algorithm: Algorithm, public: &ParsedPublicKey) -> Option<Self> {
         let mut hash = Context::new(&SHA256);
         hash.update(algorithm.name().as_bytes());

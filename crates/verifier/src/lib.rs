@@ -46,6 +46,8 @@
 #[cfg(feature = "actix")]
 pub mod actix;
 mod algorithm;
+#[cfg(any(feature = "actix", feature = "tower"))]
+mod bearer;
 mod builder;
 mod cache;
 mod claims;
@@ -71,6 +73,8 @@ mod sse;
 mod subscription;
 mod table;
 mod token;
+#[cfg(feature = "tower")]
+pub mod tower;
 mod verifier;
 
 pub use algorithm::Algorithm;

@@ -101,6 +101,19 @@ impl Rejected {
         (self.status() == 503).then_some(2)
     }
 
+    /// The body of the answer, JSON as at a token endpoint (RFC 6749 §5.2). Empty where no token
+    /// came: who brings none is told no error (RFC 6750 §3.1).
+    pub fn body(&self) -> String {
+        if matches!(self, Self::Missing) {
+            return String::new();
+        }
+        let error = self.code().unwrap_or("temporarily_unavailable");
+        format!(
+            r#"{{"error":"{error}","error_description":"{}"}}"#,
+            self.description()
+        )
+    }
+
     pub(crate) const REASONS: [&'static str; 18] = [
         "missing",
         "request",

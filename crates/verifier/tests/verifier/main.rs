@@ -5,7 +5,7 @@
 mod feed_faults;
 mod feed_issuer;
 mod forged;
-#[cfg(feature = "actix")]
+mod guarded_router;
 mod guarded_service;
 mod introspected;
 mod issuer;
@@ -15,3 +15,6 @@ mod revoked;
 mod second_sight;
 mod signer;
 mod tokens;
+mod vector_frames;
+mod vector_tokens;
+mod vectors;

@@ -1,0 +1,136 @@
+//! The tower layer around axum's routes, seen from outside.
+
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, Request, request};
+use axum::routing::get;
+use axum::{Extension, Router};
+use portcullis_verifier::tower::RequireToken;
+use portcullis_verifier::{Claims, Confirmation, Need, Verifier};
+use tower::ServiceExt;
+
+use crate::feed_issuer::FeedIssuer;
+use crate::signer::{Signer, claims};
+
+async fn orders(Extension(caller): Extension<Claims>) -> String {
+    caller.sub
+}
+
+fn app(verifier: Verifier) -> Router {
+    let need = Need::scope("orders:read").acr(["1", "2"]);
+    Router::new().route(
+        "/orders",
+        get(orders).layer(RequireToken::new(verifier, need)),
+    )
+}
+
+async fn call(app: Router, request: request::Builder) -> (u16, HeaderMap, String) {
+    let request = request.uri("/orders").body(Body::empty()).unwrap();
+    let answer = app.oneshot(request).await.unwrap();
+    let (head, body) = answer.into_parts();
+    let body = to_bytes(body, 4096).await.unwrap();
+    let text = String::from_utf8(body.to_vec()).unwrap();
+    (head.status.as_u16(), head.headers, text)
+}
+
+async fn answer(request: request::Builder) -> (u16, HeaderMap, String) {
+    call(app(Signer::es256(1).verifier()), request).await
+}
+
+fn with(claims: &Claims) -> request::Builder {
+    let token = Signer::es256(1).token(claims);
+    Request::builder().header(AUTHORIZATION, format!("Bearer {token}"))
+}
+
+/// Good by any clock: the layer reads the system's.
+fn good() -> Claims {
+    Claims {
+        iat: 0,
+        exp: u64::MAX,
+        ..claims()
+    }
+}
+
+#[tokio::test]
+async fn a_good_token_reaches_the_service_with_its_claims() {
+    let (status, _, body) = answer(with(&good())).await;
+    assert_eq!((status, body.as_str()), (200, "alice"));
+}
+
+#[tokio::test]
+async fn each_refusal_has_its_answer() {
+    let bound = Confirmation {
+        jkt: "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I".into(),
+        x5t_s256: None,
+    };
+    let twice = with(&good()).header(AUTHORIZATION, "Bearer other");
+    for (request, status, challenge) in [
+        (Request::builder(), 401, r#"Bearer realm="api""#),
+        (
+            twice,
+            400,
+            r#"Bearer realm="api", error="invalid_request", error_description="The Authorization header is malformed""#,
+        ),
+        (
+            with(&claims_of(|claims| claims.exp = 1)),
+            401,
+            r#"Bearer realm="api", error="invalid_token", error_description="The access token expired""#,
+        ),
+        (
+            with(&claims_of(|claims| claims.scope = String::new())),
+            403,
+            r#"Bearer realm="api", error="insufficient_scope", error_description="The access token lacks a scope that this request needs", scope="orders:read""#,
+        ),
+        (
+            with(&claims_of(|claims| claims.acr = None)),
+            401,
+            r#"Bearer realm="api", error="insufficient_user_authentication", error_description="The user must authenticate in another way, or anew", acr_values="1 2""#,
+        ),
+        (
+            with(&Claims {
+                cnf: Some(bound),
+                ..good()
+            }),
+            401,
+            r#"Bearer realm="api", error="invalid_token", error_description="The access token is invalid""#,
+        ),
+    ] {
+        let (found, headers, body) = answer(request).await;
+        assert_eq!(
+            (found, headers[WWW_AUTHENTICATE].to_str().unwrap()),
+            (status, challenge)
+        );
+        assert_eq!(headers[CACHE_CONTROL], "no-store");
+        assert_eq!(body.is_empty(), !challenge.contains("error"), "{body}");
+    }
+}
+
+fn claims_of(change: impl Fn(&mut Claims)) -> Claims {
+    let mut claims = good();
+    change(&mut claims);
+    claims
+}
+
+#[tokio::test]
+async fn stale_news_is_no_fault_of_the_caller() {
+    let issuer = FeedIssuer::start().await;
+    let verifier = issuer.followed_by(issuer.subscriber()).await;
+    let bearer = || {
+        let token = format!("Bearer {}", issuer.token(1));
+        Request::builder().header(AUTHORIZATION, token)
+    };
+    assert_eq!(call(app(verifier.clone()), bearer()).await.0, 200);
+    issuer.clock.advance(Duration::from_secs(61));
+    let (status, headers, body) = call(app(verifier), bearer()).await;
+    assert_eq!(
+        (status, &headers[RETRY_AFTER]),
+        (503, &"2".parse().unwrap())
+    );
+    assert!(!headers.contains_key(WWW_AUTHENTICATE));
+    assert!(
+        body.starts_with(r#"{"error":"temporarily_unavailable""#),
+        "{body}"
+    );
+}
