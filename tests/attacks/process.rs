@@ -172,7 +172,7 @@ pub struct Node {
 
 impl Node {
     /// `kill -9`: it does nothing more, not even tidy up.
-    pub fn is_killed(mut self) {
+    pub fn dies(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }

@@ -263,7 +263,7 @@ async fn a328(stage: &Stage) {
         let tokens = web.redeems(&code).await.ok();
         let token = tokens.0[kind].as_str().unwrap();
         let answer = web.revokes(token).await;
-        node.is_killed();
+        node.dies();
         stage.check(case, answer.status == 200, || seen(&answer));
         node = site.starts();
         for node in std::iter::once(&node).chain(&second) {

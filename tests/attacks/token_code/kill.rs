@@ -30,7 +30,7 @@ async fn a197(stage: &Stage) {
         while look.count(used) == before && !redeeming.is_finished() {
             tokio::task::yield_now().await;
         }
-        node.is_killed();
+        node.dies();
         let reply = redeeming.await.unwrap();
         node = site.starts();
         alice = alice.at(&node.base);
@@ -56,5 +56,5 @@ async fn a197(stage: &Stage) {
     stage.check(1, lost, || {
         format!("answered {TRIES} times before the kill")
     });
-    node.is_killed();
+    node.dies();
 }
