@@ -1,31 +1,30 @@
 //! Everything that a node is made of, built once: the only wiring place.
 
+mod keys;
 mod registrations;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
-use portcullis_verifier::{Claims, Verifier};
+use portcullis_verifier::Claims;
 pub use registrations::Registrations;
 use tokio::sync::Semaphore;
 
 use crate::accounts::password::Password;
-use crate::audit::{Event, Name};
 use crate::config::limits::{HASH_QUEUE, HASH_WAIT};
 use crate::config::{Config, Issuer, Refused};
 use crate::db::{self, Claim, OpenError, Schema, Store};
-use crate::keys::{
-    ALGS, Alg, Generated, Kek, KeyError, KeyView, Keychain, SealedSecret, ServerSecret, SigningKey,
-    Use, provider,
-};
+use crate::keeper::Keeper;
+use crate::keys::{KeySource, ServerSecrets, provider};
 use crate::oauth::discovery::Metadata;
 use crate::oauth::grants::GrantLife;
 use crate::oauth::grants::refresh_token::RefreshLife;
 use crate::oauth::issue::{Lives, Mint};
 use crate::secret::{Entropy, base64url, sha256};
 use crate::time::{Clock, Timestamp};
+
+pub use keys::{key_table, write_kek};
 
 /// One node.
 pub struct App {
@@ -38,13 +37,13 @@ pub struct App {
     /// Clients and resources as they were at most five seconds ago.
     pub registrations: Registrations,
     /// The root of form tokens.
-    pub secret: ServerSecret,
+    pub secret: Arc<ServerSecrets>,
     /// What time it is.
     pub clock: Clock,
     /// Randomness.
     pub entropy: Entropy,
-    keys: ArcSwap<KeyView>,
-    verifier: Verifier,
+    /// The keys.
+    pub keeper: Keeper,
     metadata: (Bytes, String),
     hashing: Hashing,
     _claim: Claim,
@@ -77,6 +76,20 @@ impl App {
     /// # Errors
     /// [`StartError`], one sentence each.
     pub async fn start(config: Config, clock: Clock, entropy: Entropy) -> Result<Self, StartError> {
+        let source = KeySource::fresh(config.keys.rsa_bits, entropy.clone());
+        Self::start_with(config, clock, entropy, source).await
+    }
+
+    /// The same, with key pairs from elsewhere.
+    ///
+    /// # Errors
+    /// [`StartError`], one sentence each.
+    pub async fn start_with(
+        config: Config,
+        clock: Clock,
+        entropy: Entropy,
+        source: KeySource,
+    ) -> Result<Self, StartError> {
         provider::install();
         let issuer = config.issuer()?;
         let url = config.database_url();
@@ -101,47 +114,18 @@ impl App {
                 )));
             }
         }
-        let now = clock.now();
-        let stored = store.read({
-            let issuer = issuer.to_string();
-            move |tx| Ok((tx.list_keys(&issuer)?, tx.find_server_secret()?))
-        });
-        let (rows, secret) = stored.await?;
-        let keychain = keychain(
-            &config,
-            &store,
-            rows.is_empty() && secret.is_none(),
-            &entropy,
-        )?;
-        // Before anything is made: whatever is there opens with the configured KEKs.
-        if let Some(secret) = &secret {
-            ServerSecret::open(secret, &keychain)?;
-            KeyView::build(&rows, &keychain, now)?;
-        }
-        let missing = missing_rings(&rows);
-        let (rows, secret) = match secret {
-            Some(secret) if missing.is_empty() => (rows, secret),
-            secret => {
-                let first = FirstKeys {
-                    missing,
-                    secret_too: secret.is_none(),
-                    now,
-                };
-                first
-                    .make(&config, &issuer, &store, &keychain, &entropy)
-                    .await?
-            }
+        let clock = clock.correctable();
+        let parts = keys::Parts {
+            config: &config,
+            issuer: &issuer,
+            store: &store,
+            source,
+            entropy: &entropy,
         };
-        let view = KeyView::build(&rows, &keychain, now)?;
+        let keeper = parts.keeper(clock.clone()).await?;
         Ok(Self {
-            secret: ServerSecret::open(&secret, &keychain)?,
-            verifier: Verifier::builder(issuer.as_str(), issuer.as_str())
-                .any_audience()
-                .leeway(config.tokens.clock_leeway.0)
-                .keys(view.jwks.clone())
-                .build()
-                .map_err(|error| StartError::Configuration(error.to_string()))?,
-            keys: ArcSwap::from_pointee(view),
+            secret: keeper.secrets(),
+            keeper,
             metadata: ready(&Metadata::of(&issuer)).map_err(StartError::Configuration)?,
             hashing: Hashing {
                 turns: Arc::new(Semaphore::new(config.login.hash_threads())),
@@ -155,16 +139,6 @@ impl App {
             entropy,
             _claim: claim,
         })
-    }
-
-    /// The key view of this moment.
-    pub fn keys(&self) -> Arc<KeyView> {
-        self.keys.load_full()
-    }
-
-    /// Reads our own access tokens, whatever their audience, as any service would.
-    pub fn verifier(&self) -> &Verifier {
-        &self.verifier
     }
 
     /// Whether nothing that a genuine access token rests on has ended.
@@ -277,131 +251,6 @@ pub fn open(config: &Config) -> Result<Store, StartError> {
     )?)
 }
 
-/// The configured KEKs. On an empty embedded database without one, the first is made.
-fn keychain(
-    config: &Config,
-    store: &Store,
-    empty: bool,
-    entropy: &Entropy,
-) -> Result<Keychain, StartError> {
-    if let [only] = config.keys.kek.as_slice()
-        && let Some(path) = only.strip_prefix("file:")
-        && store.is_sqlite()
-        && empty
-        && !std::path::Path::new(path).exists()
-    {
-        write_kek(std::path::Path::new(path), entropy).map_err(StartError::Configuration)?;
-    }
-    Ok(Keychain::read(&config.keys.kek)?)
-}
-
-/// Writes a fresh KEK into a new file that its owner alone can read.
-///
-/// # Errors
-/// A sentence with the path; an existing file is never touched.
-pub fn write_kek(path: &std::path::Path, entropy: &Entropy) -> Result<(), String> {
-    use std::io::Write;
-    let failed = |error: std::io::Error| {
-        format!(
-            "the key-encrypting key cannot be written to {}: {error}",
-            path.display()
-        )
-    };
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(failed)?;
-    }
-    let mut options = std::fs::OpenOptions::new();
-    options.create_new(true).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path).map_err(failed)?;
-    writeln!(file, "{}", *Kek::generate(entropy)).map_err(failed)?;
-    file.sync_all().map_err(failed)
-}
-
-fn missing_rings(rows: &[SigningKey]) -> Vec<Alg> {
-    let lacks = |alg: &Alg| {
-        !rows
-            .iter()
-            .any(|row| row.alg == *alg && row.use_ == Use::Token)
-    };
-    ALGS.into_iter().filter(lacks).collect()
-}
-
-/// What a first start makes, outside any transaction; then one plain INSERT each. A unique violation
-/// means that another node was first: its rows are read instead.
-struct FirstKeys {
-    missing: Vec<Alg>,
-    secret_too: bool,
-    now: Timestamp,
-}
-
-impl FirstKeys {
-    async fn make(
-        self,
-        config: &Config,
-        issuer: &Issuer,
-        store: &Store,
-        keychain: &Keychain,
-        entropy: &Entropy,
-    ) -> Result<(Vec<SigningKey>, SealedSecret), StartError> {
-        let now = self.now;
-        let mut keys = Vec::new();
-        for alg in self.missing {
-            let (bits, source) = (config.keys.rsa_bits, entropy.clone());
-            let generated = tokio::task::spawn_blocking(move || Generated::new(alg, bits, &source))
-                .await
-                .map_err(|error| StartError::Unavailable(error.to_string()))??;
-            keys.push(generated.first_of_ring(
-                issuer.as_str(),
-                Use::Token,
-                keychain,
-                entropy,
-                now,
-            )?);
-        }
-        let secret = match self.secret_too {
-            true => Some(ServerSecret::generate(keychain, entropy, now)?),
-            false => None,
-        };
-        let inserted = store.transaction(move |tx| {
-            if let Some(secret) = &secret {
-                tx.put_server_secret(secret)?;
-            }
-            for key in &keys {
-                tx.put_key(key)?;
-                tx.put_audit(&created(key, now))?;
-            }
-            Ok(())
-        });
-        match inserted.await {
-            Ok(()) | Err(db::Error::Duplicate(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let issuer = issuer.to_string();
-        let (rows, secret) = store
-            .read(move |tx| Ok((tx.list_keys(&issuer)?, tx.find_server_secret()?)))
-            .await?;
-        let secret = secret
-            .ok_or_else(|| StartError::Unavailable("the server secret is missing".to_owned()))?;
-        Ok((rows, secret))
-    }
-}
-
-fn created(key: &SigningKey, now: Timestamp) -> Event {
-    Event {
-        at: now,
-        name: Name::KeyCreated,
-        actor: "node".to_owned(),
-        target: format!("key:{}", key.kid),
-        reason: None,
-        detail: serde_json::json!({
-            "use": key.use_.as_str(), "alg": key.alg.name(), "generation": key.generation,
-            "activate_at": key.activate_at.micros(),
-        }),
-    }
-}
-
 impl From<Refused> for StartError {
     fn from(refused: Refused) -> Self {
         Self::Configuration(refused.to_string())
@@ -420,14 +269,5 @@ impl From<OpenError> for StartError {
 impl From<db::Error> for StartError {
     fn from(error: db::Error) -> Self {
         Self::Unavailable(error.to_string())
-    }
-}
-
-impl From<KeyError> for StartError {
-    fn from(error: KeyError) -> Self {
-        if matches!(error, KeyError::UnknownKek { .. } | KeyError::Corrupt(_)) {
-            tracing::error!(event = "key.kek_mismatch", severity = "critical", %error);
-        }
-        Self::Configuration(error.to_string())
     }
 }

@@ -138,6 +138,12 @@ names! {
     RevocationDone "revocation.done";
     /// A signing key was made.
     KeyCreated "key.created";
+    /// A signing key was taken out of use for good (critical).
+    KeyRevoked "key.revoked";
+    /// The private half of a key that signs no more was destroyed.
+    KeyDestroyed "key.destroyed";
+    /// Sealed values were sealed anew.
+    KeyRewrapped "key.rewrapped";
     /// The clean-up removed events past their time.
     AuditSwept "audit.swept";
 }

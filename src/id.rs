@@ -69,3 +69,14 @@ ids! {
     /// What a person allowed a client, remembered.
     ConsentId
 }
+
+impl GrantId {
+    /// When it was made, to the millisecond: an id of ours carries that (RFC 9562 §5.7).
+    pub fn made_at(&self) -> Option<Timestamp> {
+        let (secs, nanos) = uuid::Uuid::parse_str(&self.0)
+            .ok()?
+            .get_timestamp()?
+            .to_unix();
+        Some(Timestamp::from_secs(secs) + std::time::Duration::from_nanos(nanos.into()))
+    }
+}

@@ -1,6 +1,6 @@
 //! Portcullis: an OAuth 2.0 and OpenID Connect authorization server.
 //!
-//! Imports go one way: `main → cli → http → app → db → oauth → { accounts, keys } → { audit, config,
+//! Imports go one way: `main → cli → http → app → keeper → db → oauth → { accounts, keys } → { audit, config,
 //! id, secret, time } → portcullis-verifier`. `tests/layout.rs` fails the build when one goes back.
 //!
 //! | Module | What it is |
@@ -8,6 +8,7 @@
 //! | [`cli`] | commands, one file per verb |
 //! | [`http`] | endpoints and pages |
 //! | [`app`] | everything wired once |
+//! | [`keeper`] | standbys, the key view, changes of keys; in every node |
 //! | [`db`] | storage on SQLite and Postgres |
 //! | [`oauth`] | the protocol, free of HTTP and SQL |
 //! | [`accounts`] | people, passwords, sessions, consent |
@@ -54,6 +55,7 @@ pub mod config;
 pub mod db;
 pub mod http;
 pub mod id;
+pub mod keeper;
 pub mod keys;
 pub mod oauth;
 pub mod secret;

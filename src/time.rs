@@ -1,9 +1,9 @@
 //! Instants and the clock: the only module that reads the system's time.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat};
 
@@ -80,6 +80,21 @@ pub enum Clock {
     System,
     /// A clock that stands still until [`Clock::advance`] moves it.
     Settable(Arc<AtomicI64>),
+    /// A settable clock that is wrong: so many microseconds off the one that all others go by.
+    Skewed(Arc<AtomicI64>, Arc<AtomicI64>),
+    /// A clock that is put right by so many microseconds, since the database's counts.
+    Corrected(Box<Clock>, Arc<AtomicI64>),
+}
+
+/// How long this machine has been up: it only grows, whatever is done to the wall clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Uptime(Duration);
+
+impl Uptime {
+    /// The time from `earlier` to this reading; zero when `earlier` is later.
+    pub fn since(self, earlier: Uptime) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
 }
 
 impl Clock {
@@ -94,16 +109,76 @@ impl Clock {
         match self {
             Self::System => Timestamp(chrono::Utc::now().timestamp_micros()),
             Self::Settable(at) => Timestamp(at.load(Ordering::SeqCst)),
+            Self::Skewed(at, off) => {
+                Timestamp(at.load(Ordering::SeqCst) + off.load(Ordering::SeqCst))
+            }
+            Self::Corrected(clock, by) => Timestamp(
+                clock
+                    .now()
+                    .micros()
+                    .saturating_add(by.load(Ordering::Relaxed)),
+            ),
+        }
+    }
+
+    /// A reading of the clock that only grows.
+    #[allow(clippy::disallowed_methods)] // the one place that may
+    pub fn uptime(&self) -> Uptime {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        match self {
+            Self::System => Uptime(START.elapsed()),
+            Self::Settable(at) | Self::Skewed(at, _) => Uptime(Duration::from_micros(
+                u64::try_from(at.load(Ordering::SeqCst)).unwrap_or(0),
+            )),
+            Self::Corrected(clock, _) => clock.uptime(),
+        }
+    }
+
+    /// What the database's clock shows, which somebody `measured`. A settable clock sets the whole
+    /// world's, and that of the database with it.
+    pub fn database(&self, measured: Timestamp) -> Timestamp {
+        match self {
+            Self::System => measured,
+            Self::Settable(at) | Self::Skewed(at, _) => Timestamp(at.load(Ordering::SeqCst)),
+            Self::Corrected(clock, _) => clock.database(measured),
         }
     }
 
     /// Moves a settable clock forward; the system's clock cannot be moved and stays.
     pub fn advance(&self, by: Duration) {
-        if let Self::Settable(at) = self {
-            at.fetch_add(
-                i64::try_from(by.as_micros()).unwrap_or(i64::MAX),
-                Ordering::SeqCst,
-            );
+        match self {
+            Self::Settable(at) | Self::Skewed(at, _) => {
+                at.fetch_add(
+                    i64::try_from(by.as_micros()).unwrap_or(i64::MAX),
+                    Ordering::SeqCst,
+                );
+            }
+            Self::Corrected(clock, _) => clock.advance(by),
+            Self::System => {}
+        }
+    }
+
+    /// The same clock, to be put right by [`Clock::correct`].
+    #[must_use]
+    pub fn correctable(self) -> Self {
+        match self {
+            corrected @ Self::Corrected(..) => corrected,
+            raw => Self::Corrected(Box::new(raw), Arc::default()),
+        }
+    }
+
+    /// The clock as it runs by itself, without its correction.
+    pub fn raw(&self) -> &Self {
+        match self {
+            Self::Corrected(clock, _) => clock,
+            raw => raw,
+        }
+    }
+
+    /// Puts a correctable clock right: from now on it shows `micros` more than it does by itself.
+    pub fn correct(&self, micros: i64) {
+        if let Self::Corrected(_, by) = self {
+            by.store(micros, Ordering::Relaxed);
         }
     }
 }
@@ -126,5 +201,21 @@ mod tests {
         assert_eq!(clock.now(), clock.now());
         clock.advance(Duration::from_secs(5));
         assert_eq!(clock.now().secs(), 15);
+    }
+
+    #[test]
+    fn a_wrong_clock_is_put_right_and_the_uptime_does_not_care() {
+        let world = Arc::new(AtomicI64::new(10_000_000));
+        let off = Arc::new(AtomicI64::new(3_000_000));
+        let clock = Clock::Skewed(world, off).correctable();
+        let up = clock.uptime();
+        assert_eq!(clock.now().secs(), 13);
+        clock.correct(-3_000_000);
+        assert_eq!((clock.now().secs(), clock.raw().now().secs()), (10, 13));
+        assert_eq!(clock.uptime(), up);
+        clock.advance(Duration::from_secs(5));
+        assert_eq!(clock.uptime().since(up), Duration::from_secs(5));
+        assert_eq!(clock.database(Timestamp::from_secs(1)).secs(), 15);
+        assert!(Clock::System.uptime() <= Clock::System.uptime());
     }
 }

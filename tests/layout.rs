@@ -7,11 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From left to right; modules of one entry do not know each other.
-const ORDER: [&[&str]; 8] = [
+const ORDER: [&[&str]; 9] = [
     &["main"],
     &["cli"],
     &["http"],
     &["app"],
+    &["feed", "keeper"],
     &["db"],
     &["oauth"],
     &["accounts", "keys"],

@@ -11,8 +11,8 @@ use crate::app::{App, StartError};
 use crate::audit::{Name, Row};
 use crate::config::Config;
 use crate::db::{SEALED_AT_ONCE, Seal, Store};
-use crate::keys::{Keychain, ServerSecret};
-use crate::secret::{base64url, equal};
+use crate::keys::{Keychain, ServerSecrets};
+use crate::secret::base64url;
 use crate::time::{Clock, Timestamp};
 
 /// How often each node looks for what has no seal; half of what is promised.
@@ -57,7 +57,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     match &arguments.action {
         Action::Verify { expect } => {
             let expect = expect.as_deref().map(parse_head).transpose()?;
-            let secret = server_secret(config, &store)?;
+            let secret = server_secrets(config, &store)?;
             let now = Clock::System.now();
             let found = block_on(async { Ok(check(&store, &secret, expect, now).await?) })?;
             found.print(arguments.format);
@@ -128,14 +128,18 @@ fn tell(seal: &Seal) {
     );
 }
 
-fn server_secret(config: &Config, store: &Store) -> anyhow::Result<ServerSecret> {
-    let stored = block_on(async { Ok(store.read(|tx| tx.find_server_secret()).await?) })?;
-    let stored = stored.ok_or_else(|| Exit {
-        code: 1,
-        message: "the database has no server secret; no server was started on it".into(),
-    })?;
+fn server_secrets(config: &Config, store: &Store) -> anyhow::Result<ServerSecrets> {
+    let stored = block_on(async { Ok(store.read(|tx| tx.list_server_secrets()).await?) })?;
+    if stored.is_empty() {
+        return Err(Exit {
+            code: 1,
+            message: "the database has no server secret; no server was started on it".into(),
+        }
+        .into());
+    }
     let keychain = Keychain::read(&config.keys.kek).map_err(StartError::from)?;
-    Ok(ServerSecret::open(&stored, &keychain).map_err(StartError::from)?)
+    let now = Clock::System.now();
+    Ok(ServerSecrets::open(&stored, &keychain, now).map_err(StartError::from)?)
 }
 
 fn parse_head(text: &str) -> anyhow::Result<(i64, String)> {
@@ -172,7 +176,7 @@ struct Problem {
 
 async fn check(
     store: &Store,
-    secret: &ServerSecret,
+    secret: &ServerSecrets,
     expect: Option<(i64, String)>,
     now: Timestamp,
 ) -> Result<Found, crate::db::Error> {
@@ -228,7 +232,7 @@ impl Found {
     }
 
     /// One seal and the one before it.
-    fn link(&mut self, previous: Option<&Seal>, seal: &Seal, secret: &ServerSecret) {
+    fn link(&mut self, previous: Option<&Seal>, seal: &Seal, secret: &ServerSecrets) {
         self.sealed += 1;
         let (seq, id) = (Some(seal.seq), seal.event_id.as_str());
         let Some(before) = previous else {
@@ -241,7 +245,7 @@ impl Found {
         let Some(row) = &seal.row else {
             return self.problem(seq, id, "its event is missing");
         };
-        if !equal(&secret.audit_seal(seal.seq, &before.mac, row), &seal.mac) {
+        if !secret.accepts_seal(&seal.mac, seal.seq, &before.mac, row) {
             self.problem(seq, id, "the event or its seal was changed");
         }
         if row.name == Name::AuditSwept.as_str() && self.swept(row) {
@@ -258,11 +262,11 @@ impl Found {
     }
 
     /// The chain begins at 1, or where the clean-up left it: at a seal whose event is gone.
-    fn beginning(&mut self, seal: &Seal, secret: &ServerSecret) {
+    fn beginning(&mut self, seal: &Seal, secret: &ServerSecrets) {
         let (seq, id) = (Some(seal.seq), seal.event_id.as_str());
         match &seal.row {
             Some(row) if seal.seq == 1 => {
-                if !equal(&secret.audit_seal(1, &[], row), &seal.mac) {
+                if !secret.accepts_seal(&seal.mac, 1, &[], row) {
                     self.problem(seq, id, "the event or its seal was changed");
                 }
             }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use actix_web::web::Data;
 use anyhow::Context;
 
-use super::serve::{StopSignals, bind, run_until_stopped};
+use super::serve::{StopSignals, background, bind, run_until_stopped};
 use super::{Exit, start_log};
 use crate::accounts::password::Password;
 use crate::accounts::user::{User, Username};
@@ -130,6 +130,7 @@ async fn demonstrate(config: Config, port: u16) -> anyhow::Result<()> {
     let application = format!("http://localhost:{}", port + 1);
     let cast = Cast::register(&app, &application).await?;
     let server = actix_web::rt::spawn(run_until_stopped(bind(&app)?, StopSignals::catch()?));
+    background(&app);
     let demo = application::start(&app, &cast, port + 1).await?;
     cast.introduce(&app);
     server.await.context("the server failed")??;

@@ -49,7 +49,7 @@ enum Verb {
     User(user::Arguments),
     /// Say what a token is and whether it stands.
     Token(token::Arguments),
-    /// Show signing keys; make a key-encrypting key.
+    /// Signing keys: show, plan, rotate, revoke, import; the keys that encrypt them.
     Keys(keys::Arguments),
     /// Check the seals of the audit log, or follow it.
     Audit(audit::Arguments),

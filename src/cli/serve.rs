@@ -49,9 +49,17 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         management = %app.config.listen.management,
         database = if app.store.is_sqlite() { "sqlite" } else { "postgres" },
     );
-    actix_web::rt::spawn(clean_up(app.clone()));
-    actix_web::rt::spawn(audit::seal_for_ever(app));
+    background(&app);
     run_until_stopped(listeners, signals).await
+}
+
+/// Starts what every node does beside answering.
+pub fn background(app: &Data<App>) {
+    let (poll, keep) = (app.clone(), app.clone());
+    actix_web::rt::spawn(async move { poll.follow_keys().await });
+    actix_web::rt::spawn(async move { keep.keep_keys().await });
+    actix_web::rt::spawn(clean_up(app.clone()));
+    actix_web::rt::spawn(audit::seal_for_ever(app.clone()));
 }
 
 /// Removes what is dead, a batch a minute, and at once again while batches are full.
@@ -59,6 +67,9 @@ async fn clean_up(app: Data<App>) {
     let mut minute = tokio::time::interval(CLEAN_UP_EVERY);
     loop {
         minute.tick().await;
+        if !app.keeper.settled() {
+            continue;
+        }
         let now = app.clock.now();
         loop {
             match app.store.transaction(move |tx| tx.sweep(now)).await {

@@ -1,8 +1,15 @@
-//! Section `keys`: signing keys and the key that encrypts them.
+//! Section `keys`: signing keys, their schedule, and the key that encrypts them.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Refused;
+use super::limits::{CLOCK_SKEW, JWKS_CACHED, KEY_CHANGE_SEEN};
+use super::{Refused, Span};
+
+/// Between the last moment at which a standby may be made and its first signature.
+const SPARE: Duration = Duration::from_secs(86_400);
+const LONGEST_ROTATION: Span = Span::secs(180 * 86_400);
 
 /// Signing keys.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -14,6 +21,14 @@ pub struct Keys {
     pub kek: Vec<String>,
     /// Size of RSA keys: 2048 (default), 3072 or 4096 bits.
     pub rsa_bits: usize,
+    /// How long a key signs. Default 90d; at most 180d, at least a day more than it is announced.
+    pub rotate_every: Span,
+    /// How long people who pin keys are told ahead. Default 7d.
+    pub notice: Span,
+    /// The longest time that any verifier keeps the published keys. Default 25h, at least 24h and 5m.
+    pub verifier_cache: Span,
+    /// The rings of token keys: `ES256`, `RS256` or both. Default both.
+    pub algorithms: Vec<String>,
 }
 
 impl Default for Keys {
@@ -21,11 +36,33 @@ impl Default for Keys {
         Self {
             kek: vec!["file:keys/kek".to_owned()],
             rsa_bits: 2_048,
+            rotate_every: Span::secs(90 * 86_400),
+            notice: Span::secs(7 * 86_400),
+            verifier_cache: Span::secs(25 * 3_600),
+            algorithms: vec!["ES256".to_owned(), "RS256".to_owned()],
         }
     }
 }
 
 impl Keys {
+    /// How long a key is published before it signs: max(N, C + S + P).
+    pub fn lead(&self) -> Span {
+        let known = self.verifier_cache.0 + CLOCK_SKEW + KEY_CHANGE_SEEN;
+        Span(self.notice.0.max(known))
+    }
+
+    /// [`Keys::lead`] with its numbers.
+    pub fn lead_formula(&self) -> String {
+        format!(
+            "max(notice {}, verifier_cache {} + clock skew {} + poll {}) = {}",
+            self.notice,
+            self.verifier_cache,
+            Span(CLOCK_SKEW),
+            Span(KEY_CHANGE_SEEN),
+            self.lead(),
+        )
+    }
+
     pub(super) fn check(&self) -> Result<(), Refused> {
         if self.kek.is_empty() {
             return Err(Refused::key("keys.kek", "names no key-encrypting key"));
@@ -41,6 +78,107 @@ impl Keys {
         if ![2_048, 3_072, 4_096].contains(&self.rsa_bits) {
             return Err(Refused::key("keys.rsa_bits", "must be 2048, 3072 or 4096"));
         }
+        self.check_algorithms()?;
+        self.check_schedule()
+    }
+
+    fn check_algorithms(&self) -> Result<(), Refused> {
+        let refused = |why: String| Err(Refused::key("keys.algorithms", why));
+        for (index, name) in self.algorithms.iter().enumerate() {
+            if !["ES256", "RS256"].contains(&name.as_str()) {
+                return refused(format!("`{name}` is neither ES256 nor RS256"));
+            }
+            if self.algorithms[..index].contains(name) {
+                return refused(format!("names {name} twice"));
+            }
+        }
+        if !self.algorithms.iter().any(|name| name == "ES256") {
+            return refused("must hold ES256, which signs access tokens".to_owned());
+        }
         Ok(())
+    }
+
+    fn check_schedule(&self) -> Result<(), Refused> {
+        if self.verifier_cache.0 < JWKS_CACHED {
+            return Err(Refused::key(
+                "keys.verifier_cache",
+                format!(
+                    "{} is less than a cache may keep the keys: max-age 5m + stale-if-error 24h = {}",
+                    self.verifier_cache,
+                    Span(JWKS_CACHED),
+                ),
+            ));
+        }
+        let least = Span(self.lead().0.saturating_add(SPARE));
+        if self.rotate_every < least || self.rotate_every > LONGEST_ROTATION {
+            return Err(Refused::key(
+                "keys.rotate_every",
+                format!(
+                    "{} is out of range; it must be at least lead + {} = {least} and at most {LONGEST_ROTATION}, where lead = {}",
+                    self.rotate_every,
+                    Span(SPARE),
+                    self.lead_formula(),
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(change: impl FnOnce(&mut Keys)) -> String {
+        let mut keys = Keys::default();
+        change(&mut keys);
+        keys.check()
+            .err()
+            .map(|refused| refused.0)
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn a_schedule_that_breaks_a_formula_is_refused_with_its_numbers() {
+        assert_eq!(refusal(|_| {}), "");
+        assert_eq!(
+            refusal(|keys| keys.rotate_every = Span::secs(7 * 86_400)),
+            "configuration key `keys.rotate_every`: 7d is out of range; it must be at least lead + 1d = 8d and at most 180d, \
+             where lead = max(notice 7d, verifier_cache 25h + clock skew 1m + poll 5s) = 7d"
+        );
+        assert_eq!(
+            refusal(|keys| keys.notice = Span::secs(90 * 86_400)),
+            "configuration key `keys.rotate_every`: 90d is out of range; it must be at least lead + 1d = 91d and at most 180d, \
+             where lead = max(notice 90d, verifier_cache 25h + clock skew 1m + poll 5s) = 90d"
+        );
+        assert_eq!(
+            refusal(|keys| keys.verifier_cache = Span::secs(86_400)),
+            "configuration key `keys.verifier_cache`: 1d is less than a cache may keep the keys: \
+             max-age 5m + stale-if-error 24h = 1445m"
+        );
+        assert!(
+            refusal(|keys| keys.rotate_every = Span::secs(181 * 86_400)).contains("at most 180d")
+        );
+    }
+
+    #[test]
+    fn a_short_notice_leaves_the_lead_to_the_caches() {
+        let keys = Keys {
+            notice: Span::secs(0),
+            ..Keys::default()
+        };
+        assert_eq!(keys.lead().0, Duration::from_secs(25 * 3_600 + 65));
+    }
+
+    #[test]
+    fn algorithms_are_ours_and_hold_es256() {
+        let list = |names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            refusal(|keys| keys.algorithms = names)
+        };
+        assert_eq!(list(&["ES256"]), "");
+        assert!(list(&["RS256"]).ends_with("must hold ES256, which signs access tokens"));
+        assert!(list(&["ES256", "HS256"]).ends_with("`HS256` is neither ES256 nor RS256"));
+        assert!(list(&["ES256", "ES256"]).ends_with("names ES256 twice"));
     }
 }

@@ -66,6 +66,42 @@ pub const PASSWORD_BYTES: usize = 1_024;
 pub const USERNAME_CHARS: usize = 254;
 /// A resource server's own access-token lifetime may go up to this.
 pub const RESOURCE_ACCESS_CAP: Duration = Duration::from_secs(3_600);
+/// A: the longest life of anything that a signing key signs, which is the highest cap of all.
+pub const LONGEST_SIGNED: Duration = Duration::from_secs(3_600);
+/// S: how far clocks may be apart.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
+/// P: the time in which every node sees a change of keys.
+pub const KEY_CHANGE_SEEN: Duration = Duration::from_secs(5);
+/// How long a private half is kept after its key signed last.
+pub const PRIVATE_HALF_KEPT: Duration = Duration::from_secs(3_600);
+/// How often each node looks after its rings.
+pub const KEEP_EVERY: Duration = Duration::from_secs(60);
+/// How often each node asks whether keys have changed.
+pub const POLL_EVERY: Duration = Duration::from_millis(50);
+/// How long a node may sign tokens after the last good poll.
+pub const KEY_LEASE: Duration = Duration::from_secs(30);
+/// How long a request waits for a lease that ran out, as after a pause of the whole machine.
+pub const LEASE_WAIT: Duration = Duration::from_millis(500);
+/// The oldest view of the keys before the table is read again.
+pub const KEY_VIEW_AGE: Duration = Duration::from_secs(60);
+/// A clock that is off by more is worth a warning.
+pub const CLOCK_OFF_WARNS: Duration = Duration::from_secs(5);
+/// A clock that is off by more stops this node from issuing.
+pub const CLOCK_OFF_STOPS: Duration = Duration::from_secs(60);
+/// How far the database's clock may be behind what it once wrote.
+pub const DATABASE_BEHIND: Duration = Duration::from_secs(300);
+/// How long clocks must agree again before this node changes or removes anything.
+pub const CLOCKS_AGREE_FOR: Duration = Duration::from_secs(3_600);
+/// How long an old server secret still checks what may have begun without knowing its successor.
+pub const SECRET_CHANGE_SEEN: Duration = Duration::from_secs(60);
+/// How long a form may lie before it is sent: the cap of `login.authorization`.
+pub const LONGEST_FORM: Duration = Duration::from_secs(1_800);
+/// A revoked signing key stays on the blocklist for this long.
+pub const KEY_RECORD_KEPT: Duration = Duration::from_secs(400 * 86_400);
+/// A JWKS lives this long in caches that do as they are told: `max-age` and `stale-if-error`.
+pub const JWKS_CACHED: Duration = Duration::from_secs(300 + 86_400);
+/// Largest JWKS document, in bytes.
+pub const JWKS_BYTES: usize = 16 * 1024;
 
 /// Refuses the first value that is zero or past its cap, with its key.
 pub(super) fn caps(values: &[(&str, Span, Span)]) -> Result<(), Refused> {

@@ -21,7 +21,12 @@ pub struct Overrides {
 }
 
 /// Keys whose value in the environment is a comma-separated list.
-const LISTS: [&str; 3] = ["keys.kek", "http.trusted_proxies", "http.accept_hosts"];
+const LISTS: [&str; 4] = [
+    "keys.kek",
+    "keys.algorithms",
+    "http.trusted_proxies",
+    "http.accept_hosts",
+];
 
 /// Other names of keys in the environment; the prefixed name wins.
 const ALIASES: [(&str, &str); 3] = [

@@ -12,7 +12,7 @@ use super::schema::{audit_events as t, audit_seals as seals, audit_waiting as wa
 use super::{Error, Transaction};
 use crate::audit::{Event, KEPT, Name, Row};
 use crate::config::limits::CLEAN_UP_BATCH;
-use crate::keys::ServerSecret;
+use crate::keys::ServerSecrets;
 use crate::secret::base64url;
 use crate::time::Timestamp;
 
@@ -42,7 +42,7 @@ pub struct Seal {
     pub seq: i64,
     /// The row id of its event.
     pub event_id: String,
-    /// [`ServerSecret::audit_seal`].
+    /// [`ServerSecrets::audit_seal`].
     pub mac: Vec<u8>,
     /// The event.
     pub row: Option<Row>,
@@ -91,7 +91,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn seal_audit(&mut self, secret: &ServerSecret) -> Result<Vec<Seal>, Error> {
+    pub fn seal_audit(&mut self, secret: &ServerSecrets) -> Result<Vec<Seal>, Error> {
         let rows: Vec<Columns> = t::table
             .inner_join(waiting::table.on(waiting::event_id.eq(t::id)))
             .order(t::id)

@@ -1,9 +1,15 @@
-//! `signing_keys` and `server_secrets`.
+//! `signing_keys` and `server_secrets`. Every update is a compare-and-swap on the sealed value, and
+//! whoever changes a row raises `keys_version` in the same transaction.
 
-use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
+use std::collections::HashSet;
 
-use super::schema::{server_secrets as s, signing_keys as t};
+use diesel::{BoolExpressionMethods, ExpressionMethods, QueryDsl, RunQueryDsl};
+
+use super::connection::AnyConnection;
+use super::revocations::{Kind, Record};
+use super::schema::{feed_head as h, revocations as r, server_secrets as s, signing_keys as t};
 use super::{Error, Transaction, unreadable};
+use crate::config::limits::KEY_RECORD_KEPT;
 use crate::keys::{Alg, SealedSecret, SigningKey, Use};
 use crate::time::Timestamp;
 
@@ -97,23 +103,131 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// The newest server secret.
+    /// Puts `new` in the place of the row that is still sealed as `old`. Nothing ever takes back a
+    /// revocation, not even one that somebody wrote by hand.
+    ///
+    /// # Errors
+    /// [`Error::Overtaken`] when it is not: somebody else changed it first.
+    pub fn swap_key(&mut self, old: &str, new: &SigningKey) -> Result<(), Error> {
+        let revoked = new.revoked_at.map_or(-1, Timestamp::micros);
+        let row = t::table
+            .filter(t::kid.eq(&new.kid))
+            .filter(t::sealed.eq(old))
+            .filter(t::revoked_at.is_null().or(t::revoked_at.eq(revoked)));
+        let swapped = diesel::update(row)
+            .set((
+                t::sealed.eq(&new.sealed),
+                t::activate_at.eq(new.activate_at.micros()),
+                t::retire_at.eq(new.retire_at.map(Timestamp::micros)),
+                t::remove_at.eq(new.remove_at.map(Timestamp::micros)),
+                t::revoked_at.eq(new.revoked_at.map(Timestamp::micros)),
+                t::revoke_reason.eq(&new.revoke_reason),
+            ))
+            .execute(self.0)?;
+        match swapped {
+            1 => Ok(()),
+            _ => Err(Error::Overtaken(format!("signing_keys {}", new.kid))),
+        }
+    }
+
+    /// Puts a key on the blocklist: it rejects every token with that kid, whatever it claims.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn find_server_secret(&mut self) -> Result<Option<SealedSecret>, Error> {
-        let row: Option<(String, i64, String, i64)> = s::table
-            .order(s::generation.desc())
-            .first(self.0)
-            .optional()?;
-        Ok(
-            row.map(|(id, generation, sealed, created_at)| SealedSecret {
-                id,
-                generation,
-                sealed,
-                created_at: Timestamp::from_micros(created_at),
-            }),
-        )
+    pub fn block_key(
+        &mut self,
+        kid: &str,
+        reason: &str,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let record = Record {
+            kind: Kind::Key,
+            value: kid,
+            floor: 0,
+            reason,
+            actor,
+        };
+        self.put_revocation(&record, now)
+    }
+
+    /// The kids that stand on the blocklist.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn list_blocked_kids(&mut self, now: Timestamp) -> Result<HashSet<String>, Error> {
+        let kids: Vec<String> = r::table
+            .filter(r::kind.eq("K"))
+            .filter(r::created_at.gt((now - KEY_RECORD_KEPT).micros()))
+            .select(r::value)
+            .load(self.0)?;
+        Ok(kids.into_iter().collect())
+    }
+
+    /// The number that grows with each change of keys, and the beat of the feed.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn keys_version(&mut self) -> Result<(i64, Timestamp), Error> {
+        let (version, beat) = h::table.select((h::keys_version, h::beat)).first(self.0)?;
+        Ok((version, Timestamp::from_micros(beat)))
+    }
+
+    /// Lets every node see that keys have changed.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn raise_keys_version(&mut self) -> Result<(), Error> {
+        diesel::update(h::table)
+            .set(h::keys_version.eq(h::keys_version + 1))
+            .execute(self.0)?;
+        Ok(())
+    }
+
+    /// What the clock of the database shows; an embedded one has none of its own.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn database_time(&mut self) -> Result<Option<Timestamp>, Error> {
+        match &mut *self.0 {
+            AnyConnection::Sqlite(_) => Ok(None),
+            #[cfg(feature = "postgres")]
+            AnyConnection::Postgres(inner) => {
+                let sql = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+                let now = diesel::dsl::sql::<diesel::sql_types::BigInt>(sql);
+                let now: i64 = diesel::select(now).get_result(inner)?;
+                Ok(Some(Timestamp::from_micros(now)))
+            }
+        }
+    }
+
+    /// All server secrets, the oldest first.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn list_server_secrets(&mut self) -> Result<Vec<SealedSecret>, Error> {
+        let rows: Vec<(String, i64, String, i64)> = s::table.order(s::generation).load(self.0)?;
+        let secret = |(id, generation, sealed, created_at)| SealedSecret {
+            id,
+            generation,
+            sealed,
+            created_at: Timestamp::from_micros(created_at),
+        };
+        Ok(rows.into_iter().map(secret).collect())
+    }
+
+    /// Puts `new` in the place of the row that is still sealed as `old`.
+    ///
+    /// # Errors
+    /// [`Error::Overtaken`] when it is not: somebody else changed it first.
+    pub fn swap_server_secret(&mut self, old: &str, new: &SealedSecret) -> Result<(), Error> {
+        let swapped = diesel::update(s::table.filter(s::id.eq(&new.id)).filter(s::sealed.eq(old)))
+            .set(s::sealed.eq(&new.sealed))
+            .execute(self.0)?;
+        match swapped {
+            1 => Ok(()),
+            _ => Err(Error::Overtaken(format!("server_secrets {}", new.id))),
+        }
     }
 
     /// Inserts a server secret.

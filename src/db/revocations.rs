@@ -16,6 +16,8 @@ pub enum Kind {
     Grant,
     /// A session.
     Session,
+    /// A signing key.
+    Key,
     /// A person.
     User,
     /// A client.
@@ -28,6 +30,7 @@ impl Kind {
             Self::Token => "J",
             Self::Grant => "G",
             Self::Session => "S",
+            Self::Key => "K",
             Self::User => "U",
             Self::Client => "C",
         }

@@ -6,6 +6,11 @@ use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::app::App;
+use crate::keys::Use;
+
+/// How long caches may keep published keys.
+pub(super) const KEY_CACHING: &str =
+    "public, max-age=300, stale-while-revalidate=60, stale-if-error=86400";
 
 /// `GET` of the metadata (RFC 8414 §3, OIDC Discovery §4).
 pub async fn metadata(request: HttpRequest, app: Data<App>) -> HttpResponse {
@@ -16,12 +21,17 @@ pub async fn metadata(request: HttpRequest, app: Data<App>) -> HttpResponse {
 /// `GET` of the keys (RFC 7517 §5).
 pub async fn jwks(request: HttpRequest, app: Data<App>) -> HttpResponse {
     let keys = app.keys();
-    let caching = "public, max-age=300, stale-while-revalidate=60, stale-if-error=86400";
-    public(&request, &keys.jwks_bytes, &keys.etag, caching)
+    let published = keys.published(Use::Token);
+    public(&request, &published.bytes, &published.etag, KEY_CACHING)
 }
 
 /// Public JSON with a strong entity tag, for every origin.
-fn public(request: &HttpRequest, bytes: &Bytes, etag: &str, caching: &str) -> HttpResponse {
+pub(super) fn public(
+    request: &HttpRequest,
+    bytes: &Bytes,
+    etag: &str,
+    caching: &str,
+) -> HttpResponse {
     let known = request
         .headers()
         .get_all(header::IF_NONE_MATCH)

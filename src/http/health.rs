@@ -16,7 +16,7 @@ pub async fn live() -> HttpResponse {
 /// `GET /readyz`: the database answers, and every ring has a signer.
 pub async fn ready(app: Data<App>) -> HttpResponse {
     let database = app.store.ping().await.is_ok();
-    let keys = app.keys().complete();
+    let keys = app.keeper.can_sign() && app.keeper.lease_holds();
     let word = |good: bool| if good { "ok" } else { "failed" };
     let mut response = if database && keys {
         HttpResponse::Ok()

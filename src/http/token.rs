@@ -112,6 +112,8 @@ async fn answer(
     body: Payload,
 ) -> Result<TokenResponse, Stop> {
     // 1. Parse, and prove the client.
+    //    Without keys to sign with nothing is used up.
+    app.signing_keys().await?;
     let now = app.clock.now();
     let (form, proven) = proven(request, &app, body, now).await?;
     let wanted = Request::parse(&form)?;
@@ -129,7 +131,7 @@ async fn answer(
         error::note(request, "token.refresh_grace", "again");
     }
     // 3. Sign: RSA off the event loop.
-    let keys = app.keys();
+    let keys = app.signing_keys().await?;
     web::block(move || issue::mint(decided, &keys))
         .await
         .map_err(Error::unsigned)?

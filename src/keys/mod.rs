@@ -1,14 +1,20 @@
 //! Signing keys: made, sealed, published, used.
 
+pub mod generated;
 pub mod provider;
 pub mod ring;
 pub mod rotation;
 pub mod seal;
 pub mod server_secret;
+pub mod server_secrets;
+pub mod view;
 
-pub use ring::{ALGS, Alg, Generated, KeyView, SigningKey, Use};
+pub use generated::{Generated, KeySource};
+pub use ring::{Alg, Ring, SigningKey, Use};
 pub use seal::{Kek, Keychain, Unsealed};
 pub use server_secret::ServerSecret;
+pub use server_secrets::ServerSecrets;
+pub use view::KeyView;
 
 use crate::time::Timestamp;
 
@@ -37,8 +43,17 @@ pub enum KeyError {
     #[error("key generation failed: {0}")]
     Generate(String),
     /// No key of the ring can sign now.
-    #[error("no usable {} signing key", .0.name())]
-    NoSigner(Alg),
+    #[error("no usable {0} signing key")]
+    NoSigner(Ring),
+    /// Nobody has confirmed the keys for too long: one of them may be revoked.
+    #[error("the signing keys have not been confirmed for 30 s")]
+    NoLease,
+    /// This node's clock and the database's do not agree.
+    #[error("the clocks of this node and of the database disagree")]
+    Clock,
+    /// A key that somebody brought is not good enough.
+    #[error("this key cannot be used: {0}")]
+    Refused(&'static str),
     /// The signature itself failed.
     #[error("signing failed: {0}")]
     Sign(#[from] jsonwebtoken::errors::Error),

@@ -16,7 +16,7 @@ use jsonwebtoken::{Algorithm, EncodingKey};
 use portcullis_verifier::Jwk;
 
 use super::Alg;
-use crate::secret::from_base64url;
+use crate::secret::{base64url, from_base64url};
 
 /// A private key, parsed once.
 pub struct Parsed(Pair);
@@ -99,6 +99,15 @@ impl Parsed {
                     && key.exponent().big_endian_without_leading_zero() == member(&public.e)
             }
         }
+    }
+
+    /// Signs once and verifies that with `public`; `None` when the two do not belong together.
+    pub fn proves_itself(&self, public: &Jwk) -> Option<()> {
+        const MESSAGE: &[u8] = b"portcullis";
+        let signature = base64url(&self.sign(MESSAGE).ok()?);
+        let (alg, key) = super::view::decoding(public)?;
+        let verified = jsonwebtoken::crypto::verify(&signature, MESSAGE, &key, alg);
+        verified.is_ok_and(|good| good).then_some(())
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, signature::Error> {

@@ -1,30 +1,20 @@
-//! Rings of signing keys, and the view of them that a node holds in memory: signers and JWKS bytes.
+//! Rings of signing keys: the row of a key, how it is sealed, and what opens.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use p256::pkcs8::EncodePrivateKey;
 pub use portcullis_verifier::Algorithm as Alg;
-use portcullis_verifier::{Jwk, JwkSet};
-use rsa::pkcs1::EncodeRsaPrivateKey;
-use rsa::traits::PublicKeyParts;
-use serde::Serialize;
-use zeroize::Zeroizing;
+use portcullis_verifier::Jwk;
 
+use super::generated::Generated;
 use super::provider::Parsed;
-use super::rotation::{in_jwks, signer, state};
+use super::rotation::Timetable;
 use super::seal::Row;
-use super::{KeyError, Keychain, Unsealed};
-use crate::secret::{Entropy, base64url, sha256};
+use super::{KeyError, Keychain};
+use crate::secret::Entropy;
 use crate::time::Timestamp;
 
-/// The algorithms of our rings.
-pub const ALGS: [Alg; 2] = [Alg::ES256, Alg::RS256];
-
 /// What the keys of a ring sign.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Use {
     /// Access and ID tokens.
     Token,
@@ -49,8 +39,47 @@ impl Use {
     }
 }
 
+/// Which ring of an issuer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ring {
+    /// What its keys sign.
+    pub use_: Use,
+    /// Their algorithm.
+    pub alg: Alg,
+}
+
+impl Ring {
+    /// The ring that signs frames of the feed.
+    pub const FEED: Self = Self {
+        use_: Use::Feed,
+        alg: Alg::ES256,
+    };
+
+    /// The ring of the token keys of an algorithm.
+    pub const fn token(alg: Alg) -> Self {
+        Self {
+            use_: Use::Token,
+            alg,
+        }
+    }
+
+    /// The keys of this ring among `keys`, in their order.
+    pub fn among<'k>(
+        self,
+        keys: impl IntoIterator<Item = &'k SigningKey>,
+    ) -> impl Iterator<Item = &'k SigningKey> {
+        keys.into_iter().filter(move |key| key.ring() == self)
+    }
+}
+
+impl std::fmt::Display for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.use_.as_str(), self.alg.name())
+    }
+}
+
 /// A row of `signing_keys`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // the columns of `shared` vocabulary: rotation states are explained in `rotation`
 pub struct SigningKey {
     pub kid: String,
@@ -69,7 +98,133 @@ pub struct SigningKey {
     pub created_at: Timestamp,
 }
 
+/// A row that opened: what it publishes, and its private half unless that is destroyed.
+#[derive(Clone)]
+pub struct Opened {
+    /// The public half.
+    pub public: Jwk,
+    /// The private half, parsed.
+    pub private: Option<Arc<Parsed>>,
+}
+
+impl Opened {
+    /// Signs once and verifies that with the public half. `able`: whether a private half must be there.
+    ///
+    /// # Errors
+    /// [`KeyError::Corrupt`] when it cannot do what it should.
+    pub fn proves_itself(&self, able: bool, kid: &str) -> Result<(), KeyError> {
+        let fails = || KeyError::Corrupt(format!("signing_keys {kid}"));
+        match &self.private {
+            Some(private) if able => private.proves_itself(&self.public).ok_or_else(fails),
+            None if !able => Ok(()),
+            _ => Err(fails()),
+        }
+    }
+}
+
 impl SigningKey {
+    /// The row of a key pair that no database has seen yet.
+    ///
+    /// # Errors
+    /// [`KeyError::Generate`].
+    pub fn new(
+        pair: &Generated,
+        issuer: &str,
+        use_: Use,
+        at: &Timetable,
+        (keychain, entropy): (&Keychain, &Entropy),
+        now: Timestamp,
+    ) -> Result<Self, KeyError> {
+        let public = pair.public();
+        let mut key = Self {
+            kid: public.thumbprint(),
+            issuer: issuer.to_owned(),
+            use_,
+            alg: pair.alg(),
+            generation: at.generation,
+            public_jwk: serde_json::to_string(public)
+                .map_err(|e| KeyError::Generate(e.to_string()))?,
+            sealed: String::new(),
+            publish_at: at.publish_at,
+            activate_at: at.activate_at,
+            retire_at: at.retire_at,
+            remove_at: at.remove_at,
+            revoked_at: None,
+            revoke_reason: None,
+            created_at: now,
+        };
+        key.sealed = keychain.seal(&key.row(), pair.private(), entropy)?;
+        Ok(key)
+    }
+
+    /// Its ring.
+    pub fn ring(&self) -> Ring {
+        Ring {
+            use_: self.use_,
+            alg: self.alg,
+        }
+    }
+
+    /// This row with other columns, sealed anew with the same private half.
+    ///
+    /// # Errors
+    /// [`KeyError::UnknownKek`] or [`KeyError::Corrupt`] when it does not open as it stands.
+    pub fn resealed(
+        &self,
+        changed: &SigningKey,
+        keychain: &Keychain,
+        entropy: &Entropy,
+    ) -> Result<Self, KeyError> {
+        let private = keychain.open(&self.row(), &self.sealed)?;
+        let sealed = keychain.seal(&changed.row(), &private, entropy)?;
+        Ok(Self {
+            sealed,
+            ..changed.clone()
+        })
+    }
+
+    /// This row without its private half, for good.
+    ///
+    /// # Errors
+    /// [`KeyError::Generate`].
+    pub fn destroyed(&self, keychain: &Keychain, entropy: &Entropy) -> Result<Self, KeyError> {
+        let sealed = keychain.seal(&self.row(), &[], entropy)?;
+        Ok(Self {
+            sealed,
+            ..self.clone()
+        })
+    }
+
+    /// Opens the row, and checks that its halves fit each other and its columns.
+    ///
+    /// # Errors
+    /// [`KeyError::UnknownKek`], [`KeyError::Corrupt`].
+    pub fn open(&self, keychain: &Keychain) -> Result<Opened, KeyError> {
+        let corrupt = || KeyError::Corrupt(format!("signing_keys {}", self.kid));
+        let private = keychain.open(&self.row(), &self.sealed)?;
+        let public: Jwk = serde_json::from_str(&self.public_jwk).map_err(|_| corrupt())?;
+        if public.kid.as_deref() != Some(&self.kid)
+            || public.thumbprint() != self.kid
+            || public.alg.as_deref() != Some(self.alg.name())
+        {
+            return Err(corrupt());
+        }
+        if private.is_empty() {
+            return Ok(Opened {
+                public,
+                private: None,
+            });
+        }
+        let parsed = Parsed::new(self.alg, &private).ok_or_else(corrupt)?;
+        if !parsed.fits(&public) {
+            return Err(corrupt());
+        }
+        Ok(Opened {
+            public,
+            private: Some(parsed.known_as(&self.kid)),
+        })
+    }
+
     fn row(&self) -> Row<'_> {
         let instant = |at: Timestamp| Some(at.micros().to_string());
         Row {
@@ -91,240 +246,4 @@ impl SigningKey {
             ],
         }
     }
-}
-
-/// A key pair that no database has seen yet.
-pub struct Generated {
-    alg: Alg,
-    public: Jwk,
-    private: Unsealed,
-}
-
-impl Generated {
-    /// Makes a key pair. An RSA key takes about half a second: never on a request's path.
-    ///
-    /// # Errors
-    /// [`KeyError::Generate`].
-    pub fn new(alg: Alg, rsa_bits: usize, entropy: &Entropy) -> Result<Self, KeyError> {
-        match alg {
-            Alg::ES256 => Self::es256(entropy),
-            Alg::RS256 => Self::rs256(rsa_bits, entropy),
-        }
-    }
-
-    fn es256(entropy: &Entropy) -> Result<Self, KeyError> {
-        let key = p256::SecretKey::random(&mut entropy.clone());
-        let broken = |error: String| KeyError::Generate(error);
-        let pkcs8 = key.to_pkcs8_der().map_err(|e| broken(e.to_string()))?;
-        let point =
-            p256::elliptic_curve::sec1::ToEncodedPoint::to_encoded_point(&key.public_key(), false);
-        let (Some(x), Some(y)) = (point.x(), point.y()) else {
-            return Err(broken("a P-256 point without coordinates".to_owned()));
-        };
-        Ok(Self {
-            alg: Alg::ES256,
-            public: Jwk::es256((*x).as_ref(), (*y).as_ref()),
-            private: Zeroizing::new(pkcs8.as_bytes().to_vec()),
-        })
-    }
-
-    fn rs256(bits: usize, entropy: &Entropy) -> Result<Self, KeyError> {
-        let key = rsa::RsaPrivateKey::new(&mut entropy.clone(), bits)
-            .map_err(|e| KeyError::Generate(e.to_string()))?;
-        let pkcs1 = key
-            .to_pkcs1_der()
-            .map_err(|e| KeyError::Generate(e.to_string()))?;
-        Ok(Self {
-            alg: Alg::RS256,
-            public: Jwk::rs256(&key.n().to_bytes_be(), &key.e().to_bytes_be()),
-            private: Zeroizing::new(pkcs1.as_bytes().to_vec()),
-        })
-    }
-
-    /// The row of generation 1: it signs at once, since nobody holds a cache yet.
-    ///
-    /// # Errors
-    /// [`KeyError::Generate`].
-    pub fn first_of_ring(
-        self,
-        issuer: &str,
-        use_: Use,
-        keychain: &Keychain,
-        entropy: &Entropy,
-        now: Timestamp,
-    ) -> Result<SigningKey, KeyError> {
-        let since = now - std::time::Duration::from_secs(60);
-        let mut key = SigningKey {
-            kid: self.public.thumbprint(),
-            issuer: issuer.to_owned(),
-            use_,
-            alg: self.alg,
-            generation: 1,
-            public_jwk: serde_json::to_string(&self.public)
-                .map_err(|e| KeyError::Generate(e.to_string()))?,
-            sealed: String::new(),
-            publish_at: since,
-            activate_at: since,
-            retire_at: None,
-            remove_at: None,
-            revoked_at: None,
-            revoke_reason: None,
-            created_at: now,
-        };
-        key.sealed = keychain.seal(&key.row(), &self.private, entropy)?;
-        Ok(key)
-    }
-}
-
-/// What a node holds of its keys: the signer of each ring, and the JWKS as ready bytes.
-pub struct KeyView {
-    signers: HashMap<Alg, Signer>,
-    /// The published set.
-    pub jwks: JwkSet,
-    /// The published set, serialised once.
-    pub jwks_bytes: Bytes,
-    /// Strong entity tag of the bytes, with its quotes.
-    pub etag: String,
-}
-
-struct Signer {
-    kid: String,
-    key: EncodingKey,
-    // The provider finds the parsed key by kid for as long as somebody holds it.
-    _parsed: Arc<Parsed>,
-}
-
-impl KeyView {
-    /// Builds the view of the token rings at `now`.
-    ///
-    /// # Errors
-    /// [`KeyError::UnknownKek`] when a row is sealed under a KEK that is not configured. A row that
-    /// is corrupt is left out, never published and never signs; it is logged as `key.corrupt`.
-    pub fn build(
-        rows: &[SigningKey],
-        keychain: &Keychain,
-        now: Timestamp,
-    ) -> Result<Self, KeyError> {
-        let mut sound = Vec::new();
-        for row in rows
-            .iter()
-            .filter(|row| row.use_ == Use::Token && in_jwks(state(row, now)))
-        {
-            match open(row, keychain) {
-                Ok(opened) => sound.push((row, opened)),
-                Err(error @ KeyError::UnknownKek { .. }) => return Err(error),
-                Err(error) => {
-                    tracing::error!(event = "key.corrupt", severity = "critical", kid = row.kid, %error, "a signing key is left out")
-                }
-            }
-        }
-        let mut signers = HashMap::new();
-        for alg in ALGS {
-            let ring = sound
-                .iter()
-                .map(|(row, _)| *row)
-                .filter(|row| row.alg == alg);
-            if let Some(row) = signer(ring, now)
-                && let Some((_, (_, parsed))) = sound.iter().find(|(other, _)| other.kid == row.kid)
-            {
-                signers.insert(
-                    alg,
-                    Signer {
-                        kid: row.kid.clone(),
-                        key: parsed.encoding_key(&row.kid),
-                        _parsed: Arc::clone(parsed),
-                    },
-                );
-            }
-        }
-        let jwks = JwkSet {
-            keys: sound.into_iter().map(|(_, (public, _))| public).collect(),
-        };
-        let jwks_bytes =
-            Bytes::from(serde_json::to_vec(&jwks).map_err(|e| KeyError::Generate(e.to_string()))?);
-        let etag = format!("\"{}\"", base64url(&sha256(&jwks_bytes)[..16]));
-        Ok(Self {
-            signers,
-            jwks,
-            jwks_bytes,
-            etag,
-        })
-    }
-
-    /// Signs `claims` as a compact JWS (RFC 7515 §3.1) with the ring's signer.
-    ///
-    /// # Errors
-    /// [`KeyError::NoSigner`], [`KeyError::Sign`].
-    pub fn sign(&self, alg: Alg, typ: &str, claims: &impl Serialize) -> Result<String, KeyError> {
-        let signer = self.signers.get(&alg).ok_or(KeyError::NoSigner(alg))?;
-        let header = Header {
-            typ: Some(typ.to_owned()),
-            kid: Some(signer.kid.clone()),
-            ..Header::new(match alg {
-                Alg::ES256 => Algorithm::ES256,
-                Alg::RS256 => Algorithm::RS256,
-            })
-        };
-        Ok(jsonwebtoken::encode(&header, claims, &signer.key)?)
-    }
-
-    /// The claims of a token that a published key of ours signed, whatever its expiry; `None` unless
-    /// its type is `typ`. For hints: who was this about?
-    pub fn verify(
-        &self,
-        token: &str,
-        typ: &str,
-    ) -> Option<serde_json::Map<String, serde_json::Value>> {
-        let header = jsonwebtoken::decode_header(token).ok()?;
-        if header.typ.as_deref() != Some(typ) || header.crit.is_some() {
-            return None;
-        }
-        let kid = header.kid?;
-        let jwk = self
-            .jwks
-            .keys
-            .iter()
-            .find(|jwk| jwk.kid.as_ref() == Some(&kid))?;
-        let member = |value: &'_ Option<String>| value.clone().unwrap_or_default();
-        let (alg, key) = match Alg::from_name(jwk.alg.as_deref()?)? {
-            Alg::ES256 => (
-                Algorithm::ES256,
-                DecodingKey::from_ec_components(&member(&jwk.x), &member(&jwk.y)),
-            ),
-            Alg::RS256 => (
-                Algorithm::RS256,
-                DecodingKey::from_rsa_components(&member(&jwk.n), &member(&jwk.e)),
-            ),
-        };
-        let mut only_the_signature = Validation::new(alg);
-        only_the_signature.validate_exp = false;
-        only_the_signature.validate_aud = false;
-        only_the_signature.required_spec_claims.clear();
-        jsonwebtoken::decode(token, &key.ok()?, &only_the_signature)
-            .ok()
-            .map(|data| data.claims)
-    }
-
-    /// Whether every ring has a signer.
-    pub fn complete(&self) -> bool {
-        ALGS.iter().all(|alg| self.signers.contains_key(alg))
-    }
-}
-
-/// Opens a row and checks that its private half fits what it publishes.
-fn open(row: &SigningKey, keychain: &Keychain) -> Result<(Jwk, Arc<Parsed>), KeyError> {
-    let corrupt = || KeyError::Corrupt(format!("signing_keys {}", row.kid));
-    let private = keychain.open(&row.row(), &row.sealed)?;
-    let public: Jwk = serde_json::from_str(&row.public_jwk).map_err(|_| corrupt())?;
-    if public.kid.as_deref() != Some(&row.kid)
-        || public.thumbprint() != row.kid
-        || public.alg.as_deref() != Some(row.alg.name())
-    {
-        return Err(corrupt());
-    }
-    let parsed = Parsed::new(row.alg, &private).ok_or_else(corrupt)?;
-    if !parsed.fits(&public) {
-        return Err(corrupt());
-    }
-    Ok((public, parsed.known_as(&row.kid)))
 }

@@ -98,6 +98,16 @@ impl Keychain {
         )
     }
 
+    /// The id of the KEK that seals.
+    pub fn first(&self) -> &str {
+        self.0.first().map_or("", Kek::id)
+    }
+
+    /// Whether a KEK of this id is configured.
+    pub fn knows(&self, kek: &str) -> bool {
+        self.0.iter().any(|known| known.id == kek)
+    }
+
     /// Seals `plain` for the row that `row` names.
     ///
     /// # Errors
@@ -161,6 +171,14 @@ impl Keychain {
         bytes.truncate(length);
         Ok(bytes)
     }
+}
+
+/// The id of the KEK that a value is sealed under; empty for what is no sealed value.
+pub fn kek_id(sealed: &str) -> String {
+    let id = sealed
+        .strip_prefix("v1.")
+        .and_then(|rest| rest.split('.').next());
+    id.unwrap_or_default().to_owned()
 }
 
 /// The row that a sealed value belongs to: the table and every other column, in order.

@@ -24,11 +24,12 @@ pub struct ServerSecret {
 const REFRESH_HEAD_BYTES: usize = 1 + 16 + 4;
 
 impl ServerSecret {
-    /// Makes and seals the first secret.
+    /// Makes and seals a secret: the `generation`-th.
     ///
     /// # Errors
     /// [`KeyError::Generate`].
     pub fn generate(
+        generation: i64,
         keychain: &Keychain,
         entropy: &Entropy,
         now: Timestamp,
@@ -36,7 +37,7 @@ impl ServerSecret {
         let bytes = Zeroizing::new(entropy.bytes::<32>());
         let mut secret = SealedSecret {
             id: crate::id::uuid(entropy, now),
-            generation: 1,
+            generation,
             sealed: String::new(),
             created_at: now,
         };
@@ -128,6 +129,24 @@ fn derive(root: &[u8], label: &[u8]) -> Result<hmac::Key, KeyError> {
         .and_then(|okm| okm.fill(bytes.as_mut()))
         .map_err(|_| KeyError::Generate("key derivation".to_owned()))?;
     Ok(hmac::Key::new(hmac::HMAC_SHA256, bytes.as_ref()))
+}
+
+impl SealedSecret {
+    /// This row sealed anew under the KEK that seals now; its secret stays the same.
+    ///
+    /// # Errors
+    /// [`KeyError::UnknownKek`], [`KeyError::Corrupt`].
+    pub fn resealed(&self, keychain: &Keychain, entropy: &Entropy) -> Result<Self, KeyError> {
+        let root = keychain.open(&row(self), &self.sealed)?;
+        let sealed = keychain.seal(&row(self), &root, entropy)?;
+        if *keychain.open(&row(self), &sealed)? != *root {
+            return Err(KeyError::Corrupt(format!("server_secrets {}", self.id)));
+        }
+        Ok(Self {
+            sealed,
+            ..self.clone()
+        })
+    }
 }
 
 fn row(secret: &SealedSecret) -> Row<'_> {

@@ -221,9 +221,15 @@ impl From<super::ledger::Failure> for Error {
 
 impl From<crate::keys::KeyError> for Error {
     fn from(error: crate::keys::KeyError) -> Self {
+        use crate::keys::KeyError;
+        let reason = match error {
+            KeyError::NoLease => "lease",
+            KeyError::Clock => "clock",
+            _ => "key",
+        };
         Self {
             code: Code::TemporarilyUnavailable,
-            detail: Detail::high("key.unusable", "key"),
+            detail: Detail::high("key.unusable", reason),
             source: Some(Box::new(error)),
         }
     }

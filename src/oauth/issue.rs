@@ -13,7 +13,7 @@ use super::id_token::{self, IdClaims};
 use super::resource::Resource;
 use super::scope::Scope;
 use crate::id::ClientId;
-use crate::keys::{Alg, KeyView, ServerSecret};
+use crate::keys::{Alg, KeyView, ServerSecrets};
 use crate::secret::{Entropy, Secret};
 use crate::time::Timestamp;
 
@@ -82,7 +82,7 @@ pub struct Mint<'a> {
     /// Lifetimes of refresh tokens.
     pub refresh: RefreshLife,
     /// Signs refresh tokens.
-    pub secret: &'a ServerSecret,
+    pub secret: &'a ServerSecrets,
     /// For `jti`.
     pub entropy: &'a Entropy,
     /// `iat`.

@@ -30,6 +30,9 @@ pub enum Failure {
     /// The value exists already.
     #[error("it exists already: {0}")]
     Duplicate(String),
+    /// Somebody else changed the row first.
+    #[error("{0} was changed by somebody else meanwhile")]
+    Overtaken(String),
 }
 
 /// One transaction's view of what is stored.

@@ -9,7 +9,7 @@ use super::ledger::{Failure, Ledger};
 use super::params::Params;
 use crate::audit::{Event, Name};
 use crate::id::GrantId;
-use crate::keys::ServerSecret;
+use crate::keys::ServerSecrets;
 use crate::oauth::token::refuse;
 use crate::time::Timestamp;
 
@@ -31,7 +31,7 @@ impl Presented {
     /// `invalid_request`.
     pub fn read(
         form: &Params,
-        secret: &ServerSecret,
+        secret: &ServerSecrets,
         verifier: &Verifier,
         now: Timestamp,
     ) -> Result<Self, Error> {

@@ -14,7 +14,7 @@ use portcullis::config::{Address, Config, DataDir};
 use portcullis::db::{self, Store, Transaction};
 use portcullis::http::Listeners;
 use portcullis::id::{ClientId, Sid, UserId};
-use portcullis::keys::Alg;
+use portcullis::keys::{Alg, Use};
 use portcullis::oauth::client::{AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType};
 use portcullis::oauth::resource::Resource;
 use portcullis::oauth::scope::Scope;
@@ -49,6 +49,7 @@ pub struct Server {
     pub db: Db,
     handle: ServerHandle,
     running: Option<JoinHandle<std::io::Result<()>>>,
+    follower: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -84,6 +85,10 @@ impl Server {
         let base = format!("http://{}", listeners.addresses()[0]);
         let handle = listeners.handle();
         let running = Some(actix_web::rt::spawn(listeners.run()));
+        let node = app.clone();
+        let follower = Some(actix_web::rt::spawn(
+            async move { node.follow_keys().await },
+        ));
         Self {
             app,
             clock,
@@ -92,6 +97,7 @@ impl Server {
             db,
             handle,
             running,
+            follower,
         }
     }
 
@@ -100,6 +106,15 @@ impl Server {
         self.handle.stop(false).await;
         if let Some(running) = self.running.take() {
             running.await.unwrap().unwrap();
+        }
+        self.unfollow().await;
+    }
+
+    /// From now on the node hears of no change of keys.
+    pub async fn unfollow(&mut self) {
+        if let Some(follower) = self.follower.take() {
+            follower.abort();
+            let _ = follower.await;
         }
     }
 
@@ -220,43 +235,12 @@ impl Server {
 
     /// How many rows a query counts: `SELECT count(*) AS n FROM …`.
     pub fn count(&self, query: &str) -> i64 {
-        use diesel::prelude::*;
-        #[derive(diesel::QueryableByName)]
-        struct Count {
-            #[diesel(sql_type = diesel::sql_types::BigInt)]
-            n: i64,
-        }
-        let url = self.config.database_url();
-        let count: Count = match url.strip_prefix("sqlite:") {
-            Some(path) => {
-                diesel::sql_query(query).get_result(&mut SqliteConnection::establish(path).unwrap())
-            }
-            None => {
-                diesel::sql_query(query).get_result(&mut PgConnection::establish(&url).unwrap())
-            }
-        }
-        .unwrap();
-        count.n
+        count(&self.config, query)
     }
 
     /// Runs a statement behind the server's back.
     pub fn execute(&self, statement: &str) {
-        use diesel::connection::SimpleConnection;
-        use diesel::prelude::*;
-        let url = self.config.database_url();
-        match url.strip_prefix("sqlite:") {
-            Some(path) => {
-                let mut connection = SqliteConnection::establish(path).unwrap();
-                connection
-                    .batch_execute("PRAGMA busy_timeout = 5000")
-                    .unwrap();
-                connection.batch_execute(statement).unwrap();
-            }
-            None => PgConnection::establish(&url)
-                .unwrap()
-                .batch_execute(statement)
-                .unwrap(),
-        }
+        execute(&self.config, statement);
     }
 
     /// Registers a client; the same id twice is the same client.
@@ -308,7 +292,8 @@ impl Server {
 
     /// The API's own view: it has the published keys and verifies alone.
     pub fn api(&self) -> Verifier {
-        let keys: JwkSet = serde_json::from_slice(&self.app.keys().jwks_bytes).unwrap();
+        let keys: JwkSet =
+            serde_json::from_slice(&self.app.keys().published(Use::Token).bytes).unwrap();
         Verifier::builder(ISSUER, AUDIENCE)
             .keys(keys)
             .build()
@@ -316,9 +301,51 @@ impl Server {
     }
 }
 
+/// How many rows a query counts: `SELECT count(*) AS n FROM …`.
+pub fn count(config: &Config, query: &str) -> i64 {
+    use diesel::prelude::*;
+    #[derive(diesel::QueryableByName)]
+    struct Count {
+        #[diesel(sql_type = diesel::sql_types::BigInt)]
+        n: i64,
+    }
+    let url = config.database_url();
+    let count: Count = match url.strip_prefix("sqlite:") {
+        Some(path) => {
+            diesel::sql_query(query).get_result(&mut SqliteConnection::establish(path).unwrap())
+        }
+        None => diesel::sql_query(query).get_result(&mut PgConnection::establish(&url).unwrap()),
+    }
+    .unwrap();
+    count.n
+}
+
+/// Runs a statement behind the server's back.
+pub fn execute(config: &Config, statement: &str) {
+    use diesel::connection::SimpleConnection;
+    use diesel::prelude::*;
+    let url = config.database_url();
+    match url.strip_prefix("sqlite:") {
+        Some(path) => {
+            let mut connection = SqliteConnection::establish(path).unwrap();
+            connection
+                .batch_execute("PRAGMA busy_timeout = 5000")
+                .unwrap();
+            connection.batch_execute(statement).unwrap();
+        }
+        None => PgConnection::establish(&url)
+            .unwrap()
+            .batch_execute(statement)
+            .unwrap(),
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.handle.stop(false));
+        if let Some(follower) = &self.follower {
+            follower.abort();
+        }
     }
 }
 
@@ -375,7 +402,8 @@ fn scratch() -> PathBuf {
 }
 
 /// A database with keys and people in it, copied from one that is made once: RSA keys are slow.
-async fn fresh_database(db: Db) -> Config {
+/// A database of its own, with people, the API and the first keys.
+pub async fn fresh_database(db: Db) -> Config {
     static SQLITE: OnceCell<Config> = OnceCell::const_new();
     static POSTGRES: OnceCell<Config> = OnceCell::const_new();
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
@@ -432,6 +460,7 @@ async fn template(db: Db) -> Config {
     .await
     .unwrap();
     populate(&app.store, &app.entropy).await;
+    app.keeper.keep().await.unwrap();
     drop(app);
     settle(&config);
     config

@@ -1,0 +1,203 @@
+//! How a node comes by its keys: the KEKs of its configuration, the table, the keeper.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use portcullis_verifier::Verifier;
+
+use super::{App, StartError};
+use crate::config::limits::{KEEP_EVERY, POLL_EVERY};
+use crate::config::{Config, Issuer};
+use crate::db::Store;
+use crate::keeper::{Failed, Keeper, KeyFigures, KeyTable};
+use crate::keys::{Kek, KeyError, KeySource, KeyView, Keychain, Use};
+use crate::secret::Entropy;
+use crate::time::Clock;
+
+impl App {
+    /// The key view of this moment: to publish, and to read hints with.
+    pub fn keys(&self) -> Arc<KeyView> {
+        self.keeper.view()
+    }
+
+    /// The keys to sign tokens with.
+    ///
+    /// # Errors
+    /// [`KeyError::NoLease`] when no poll has confirmed them for 30 s, [`KeyError::Clock`].
+    pub async fn signing_keys(&self) -> Result<Arc<KeyView>, KeyError> {
+        self.keeper.signing().await
+    }
+
+    /// Reads our own access tokens, whatever their audience, as any service would.
+    pub fn verifier(&self) -> &Verifier {
+        self.keeper.verifier()
+    }
+
+    /// Reads the key table again, builds the view and swaps it.
+    ///
+    /// # Errors
+    /// [`Failed`]; then the old view stays.
+    pub async fn refresh_key_view(&self) -> Result<(), Failed> {
+        self.keeper.refresh().await
+    }
+
+    /// Follows the key table until this node ends.
+    pub async fn follow_keys(&self) {
+        let mut turn = tokio::time::interval(POLL_EVERY);
+        turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut failing = false;
+        loop {
+            turn.tick().await;
+            let polled = self.keeper.poll().await;
+            match &polled {
+                Err(error) if !failing => {
+                    tracing::error!(event = "storage.error", reason = "key_poll", %error, "the keys cannot be confirmed; tokens are signed for 30 s more");
+                }
+                Ok(()) if failing => {
+                    tracing::info!(event = "storage.recovered", reason = "key_poll")
+                }
+                _ => {}
+            }
+            failing = polled.is_err();
+        }
+    }
+
+    /// Keeps the rings until this node ends: each minute or so, and at once after the start.
+    pub async fn keep_keys(&self) {
+        loop {
+            if let Err(error) = self.keeper.keep().await {
+                tracing::error!(event = "storage.error", reason = "keeper", %error);
+            }
+            // Up to a fifth more, so that nodes do not do the same work at the same moment.
+            let [chance] = self.entropy.bytes::<1>();
+            tokio::time::sleep(KEEP_EVERY + KEEP_EVERY * u32::from(chance) / 1_280).await;
+        }
+    }
+
+    /// The figures that an operator watches.
+    pub fn key_figures(&self) -> KeyFigures {
+        self.keeper.figures()
+    }
+}
+
+/// What a keeper is made of.
+pub(super) struct Parts<'a> {
+    pub config: &'a Config,
+    pub issuer: &'a Issuer,
+    pub store: &'a Store,
+    pub source: KeySource,
+    pub entropy: &'a Entropy,
+}
+
+impl Parts<'_> {
+    pub(super) async fn keeper(self, clock: Clock) -> Result<Keeper, StartError> {
+        let (issuer, leeway) = (self.issuer.to_string(), self.config.tokens.clock_leeway.0);
+        let verifier = move |keys: &KeyView| {
+            Verifier::builder(issuer.as_str(), issuer.as_str())
+                .any_audience()
+                .leeway(leeway)
+                .keys(keys.published(Use::Token).set.clone())
+                .build()
+                .map_err(|error| error.to_string())
+        };
+        let table = self.table().await?;
+        Ok(Keeper::start(table, clock, verifier).await?)
+    }
+
+    async fn table(self) -> Result<KeyTable, StartError> {
+        let empty = self
+            .store
+            .read(|tx| Ok(tx.list_server_secrets()?.is_empty()))
+            .await?;
+        Ok(KeyTable::new(
+            self.config,
+            self.issuer.as_str(),
+            self.store.clone(),
+            keychain(self.config, self.store, empty, self.entropy)?,
+            self.source,
+            self.entropy.clone(),
+        ))
+    }
+}
+
+/// The key table of a configuration, for a command. Nothing is made.
+///
+/// # Errors
+/// [`StartError`].
+pub async fn key_table(
+    config: &Config,
+    store: &Store,
+    entropy: &Entropy,
+) -> Result<KeyTable, StartError> {
+    let issuer = config.issuer()?;
+    let table = KeyTable::new(
+        config,
+        issuer.as_str(),
+        store.clone(),
+        Keychain::read(&config.keys.kek)?,
+        KeySource::fresh(config.keys.rsa_bits, entropy.clone()),
+        entropy.clone(),
+    );
+    Ok(table)
+}
+
+/// The configured KEKs. On an empty embedded database without one, the first is made.
+fn keychain(
+    config: &Config,
+    store: &Store,
+    empty: bool,
+    entropy: &Entropy,
+) -> Result<Keychain, StartError> {
+    if let [only] = config.keys.kek.as_slice()
+        && let Some(path) = only.strip_prefix("file:")
+        && store.is_sqlite()
+        && empty
+        && !Path::new(path).exists()
+    {
+        write_kek(Path::new(path), entropy).map_err(StartError::Configuration)?;
+    }
+    Ok(Keychain::read(&config.keys.kek)?)
+}
+
+/// Writes a fresh KEK into a new file that its owner alone can read.
+///
+/// # Errors
+/// A sentence with the path; an existing file is never touched.
+pub fn write_kek(path: &Path, entropy: &Entropy) -> Result<(), String> {
+    use std::io::Write;
+    let failed = |error: std::io::Error| {
+        format!(
+            "the key-encrypting key cannot be written to {}: {error}",
+            path.display()
+        )
+    };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.create_new(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path).map_err(failed)?;
+    writeln!(file, "{}", *Kek::generate(entropy)).map_err(failed)?;
+    file.sync_all().map_err(failed)
+}
+
+impl From<KeyError> for StartError {
+    fn from(error: KeyError) -> Self {
+        if matches!(error, KeyError::UnknownKek { .. } | KeyError::Corrupt(_)) {
+            tracing::error!(event = "key.kek_mismatch", severity = "critical", %error);
+        }
+        Self::Configuration(error.to_string())
+    }
+}
+
+impl From<Failed> for StartError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Database(error) => error.into(),
+            Failed::Keys(error) => error.into(),
+            other => Self::Unavailable(other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! `keys rotate`, `revoke`, `import`, `rewrap`: what changes keys. Each says what follows.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::super::{Exit, Output};
+use super::{act, distance, done, failure, list, ring, table};
+use crate::config::Config;
+use crate::keeper::{Act, KeyWrite};
+use crate::keys::{Generated, Ring, SigningKey};
+
+#[derive(clap::Args)]
+pub struct Rotate {
+    /// This ring only, such as token/ES256; all of them by default.
+    #[arg(long, value_name = "RING", value_parser = ring)]
+    ring: Option<Ring>,
+    /// Do not wait until caches know the standby: tokens fail for a while. Needs --insecure-dev.
+    #[arg(long)]
+    now: bool,
+    /// Allow what is not safe, on a loopback issuer.
+    #[arg(long)]
+    insecure_dev: bool,
+    /// Add a server secret instead: form tokens and refresh tokens are made with it from now on.
+    #[arg(long, conflicts_with_all = ["ring", "now"])]
+    server_secret: bool,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(clap::Args)]
+pub struct Revoke {
+    /// The key.
+    #[arg(value_name = "KID", required_unless_present = "ring")]
+    kid: Option<String>,
+    /// Every key of this ring instead, the standby included.
+    #[arg(long, value_name = "RING", value_parser = ring, conflicts_with = "kid")]
+    ring: Option<Ring>,
+    /// Why; it stands in the audit log.
+    #[arg(long)]
+    reason: String,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+}
+
+pub fn rotate(arguments: &Rotate, config: &Config, format: Output) -> anyhow::Result<()> {
+    if arguments.now && !arguments.insecure_dev {
+        return Err(usage(
+            "--now lets tokens fail at every cache that does not know the standby yet; it needs --insecure-dev",
+        ));
+    }
+    if arguments.insecure_dev && !config.issuer()?.is_loopback() {
+        return Err(usage("--insecure-dev is for an issuer on loopback"));
+    }
+    let table = table(config)?;
+    if arguments.server_secret {
+        confirm(arguments.yes, "Add a server secret?")?;
+        done(table.add_secret(&act(), false))?;
+        return say(format, json!({ "server_secret": "added" }), || {
+            "A server secret is added. Older ones check what was made with them.".to_owned()
+        });
+    }
+    confirm(
+        arguments.yes,
+        "Let the standby sign early? After a leak, use `keys revoke` instead: this ends no key.",
+    )?;
+    let act = act();
+    let rings = match arguments.ring {
+        Some(ring) => vec![ring],
+        None => table.rings().to_vec(),
+    };
+    let mut writes = Vec::new();
+    for ring in rings {
+        if !table.rings().contains(&ring) {
+            return Err(failure(format!("there is no ring {ring}")));
+        }
+        writes.push((ring, done(table.rotate(ring, arguments.now, &act))?));
+    }
+    let values: Vec<Value> = writes
+        .iter()
+        .map(|(ring, write)| view(*ring, write, &act))
+        .collect();
+    say(format, values.into(), || {
+        let lines = writes.iter().map(|(ring, write)| {
+            let next = write.changes().chain(write.inserts());
+            let next = next.filter(|key| key.retire_at.is_none()).last();
+            next.map_or_else(
+                || format!("{ring}: the standby signs as early as it can already"),
+                |key| begins(*ring, key, &act),
+            )
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    })
+}
+
+pub fn revoke(arguments: &Revoke, config: &Config, format: Output) -> anyhow::Result<()> {
+    if arguments.reason.trim().is_empty() {
+        return Err(usage("--reason is empty"));
+    }
+    let table = table(config)?;
+    let what = match (&arguments.kid, arguments.ring) {
+        (Some(kid), _) => format!("key {kid}"),
+        (None, Some(ring)) => format!("every key of {ring}"),
+        (None, None) => return Err(usage("which key?")),
+    };
+    confirm(
+        arguments.yes,
+        &format!(
+            "Revoke {what}? Every token that it signed is refused from now on, and it never comes back."
+        ),
+    )?;
+    let act = act();
+    let write = match (&arguments.kid, arguments.ring) {
+        (Some(kid), _) => done(table.revoke(kid, &arguments.reason, &act))?,
+        (None, Some(ring)) => done(table.revoke_ring(ring, &arguments.reason, &act))?,
+        (None, None) => return Err(usage("which key?")),
+    };
+    let ring = match (arguments.ring, &arguments.kid) {
+        (Some(ring), _) => ring,
+        (None, kid) => done(table.ring_of(kid.as_deref().unwrap_or_default(), act.now))?,
+    };
+    say(format, view(ring, &write, &act), || {
+        if write.is_empty() {
+            return format!("{what} was revoked before; nothing changes");
+        }
+        let mut lines: Vec<String> = write
+            .changes()
+            .filter(|key| key.revoked_at == Some(act.now))
+            .map(|key| {
+                format!(
+                    "revoked: {ring} generation {}, kid {}",
+                    key.generation, key.kid
+                )
+            })
+            .collect();
+        let others = write.changes().filter(|key| key.revoked_at.is_none());
+        let moved = others.filter(|key| key.retire_at.is_none_or(|at| at > act.now));
+        lines.extend(
+            moved
+                .chain(write.inserts())
+                .map(|key| begins(ring, key, &act)),
+        );
+        lines.push(FOLLOWS.to_owned());
+        lines.join("\n")
+    })
+}
+
+/// What holds after a key was revoked.
+const FOLLOWS: &str = "\
+in a second     our nodes and all subscribers of the feed refuse its tokens; the next key signs
+the same second clients get 401 and refresh; refresh tokens, codes and sessions live on
+up to 5 min     verifiers that only follow the keys' max-age still accept its tokens
+up to 24 h      so do those behind a cache that serves stale on error";
+
+pub fn import(file: &Path, config: &Config, format: Output) -> anyhow::Result<()> {
+    let table = table(config)?;
+    let pem = crate::config::read_secret_file(file).map_err(failure)?;
+    let act = act();
+    let rejected = |why: String| {
+        tracing::warn!(event = "key.rejected", reason = why);
+        failure(why)
+    };
+    let pair = Generated::from_pem(&pem).map_err(|error| rejected(error.to_string()))?;
+    let ring = Ring::token(pair.alg());
+    let write = done(table.import(pair, &act)).inspect_err(|error| {
+        tracing::warn!(event = "key.rejected", reason = %error);
+    })?;
+    say(format, view(ring, &write, &act), || {
+        let made = write.inserts().iter();
+        made.map(|key| begins(ring, key, &act))
+            .collect::<Vec<_>>()
+            .join("\n")
+    })
+}
+
+pub fn rewrap(config: &Config, format: Output) -> anyhow::Result<()> {
+    let table = table(config)?;
+    let rewrapped = done(table.rewrap(&act()))?;
+    let left: Vec<Value> = rewrapped
+        .left
+        .iter()
+        .map(|left| json!({ "value": left.what, "kek": left.kek, "reason": left.why }))
+        .collect();
+    let value = json!({ "kek": rewrapped.kek, "moved": rewrapped.moved, "left": left });
+    say(format, value, || {
+        let mut lines = Vec::new();
+        for (kek, count) in &rewrapped.moved {
+            let left = rewrapped
+                .left
+                .iter()
+                .filter(|left| left.kek == *kek)
+                .count();
+            lines.push(format!("{count} values moved to KEK {}", rewrapped.kek));
+            lines.push(format!("{left} values left under KEK {kek}"));
+        }
+        if lines.is_empty() {
+            lines.push(format!(
+                "every value that opens is under KEK {} already",
+                rewrapped.kek
+            ));
+        }
+        let left = rewrapped.left.iter();
+        lines.extend(
+            left.map(|left| format!("left: {} under KEK {}: {}", left.what, left.kek, left.why)),
+        );
+        lines.join("\n")
+    })?;
+    match rewrapped.left.len() {
+        0 => Ok(()),
+        left => Err(failure(format!("{left} values could not be moved"))),
+    }
+}
+
+fn begins(ring: Ring, key: &SigningKey, act: &Act) -> String {
+    let at = key.activate_at;
+    let verb = if at <= act.now {
+        "signs since"
+    } else {
+        "signs from"
+    };
+    format!(
+        "{ring} generation {}: {verb} {at} ({}), kid {}",
+        key.generation,
+        distance(at, act.now),
+        key.kid
+    )
+}
+
+fn view(ring: Ring, write: &KeyWrite, act: &Act) -> Value {
+    let changed: Vec<SigningKey> = write.changes().chain(write.inserts()).cloned().collect();
+    let keys = changed.iter().map(|key| list::view(key, &changed, act.now));
+    json!({ "ring": ring.to_string(), "keys": keys.collect::<Vec<_>>() })
+}
+
+fn say(format: Output, value: Value, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    match format {
+        Output::Json => println!("{value:#}"),
+        Output::Table => println!("{}", text()),
+    }
+    Ok(())
+}
+
+fn usage(message: impl Into<String>) -> anyhow::Error {
+    let message = message.into();
+    Exit { code: 2, message }.into()
+}
+
+/// Asks on the terminal, unless `yes`.
+fn confirm(yes: bool, question: &str) -> anyhow::Result<()> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(usage("there is no terminal to ask on; pass --yes"));
+    }
+    eprint!("{question} [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(failure("nothing was changed")),
+    }
+}

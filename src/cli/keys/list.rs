@@ -1,0 +1,73 @@
+//! `keys list`: a row per key, and the timeline of each ring.
+
+use serde_json::{Value, json};
+
+use super::super::{Output, block_on, open, table};
+use super::timeline;
+use crate::config::Config;
+use crate::keys::rotation::{Schedule, State, signer, state};
+use crate::keys::{Ring, SigningKey};
+use crate::time::{Clock, Timestamp};
+
+pub fn run(config: &Config, format: Output) -> anyhow::Result<()> {
+    let (store, issuer) = (open(config)?, config.issuer()?.to_string());
+    let keys = block_on(async { Ok(store.read(move |tx| tx.list_keys(&issuer)).await?) })?;
+    let now = Clock::System.now();
+    let rows: Vec<Vec<String>> = keys.iter().map(|key| row(key, &keys, now)).collect();
+    let values: Vec<Value> = keys.iter().map(|key| view(key, &keys, now)).collect();
+    let columns = [
+        "ring",
+        "generation",
+        "state",
+        "signs from",
+        "until",
+        "in the JWKS until",
+        "kid",
+    ];
+    table::print(format, &columns, &rows, &values.into());
+    if format == Output::Table {
+        print!(
+            "{}",
+            timeline::draw(&keys, &Schedule::of(&config.keys), now)
+        );
+    }
+    Ok(())
+}
+
+/// How a key stands, in one word.
+pub(super) fn word(key: &SigningKey, all: &[SigningKey], now: Timestamp) -> &'static str {
+    match state(key, now) {
+        State::Active | State::Published
+            if signer(key.ring().among(all), now).is_some_and(|signer| signer.kid == key.kid) =>
+        {
+            "signing"
+        }
+        other => other.name(),
+    }
+}
+
+fn row(key: &SigningKey, all: &[SigningKey], now: Timestamp) -> Vec<String> {
+    let or_open = |at: Option<Timestamp>| at.map_or_else(|| "–".to_owned(), |at| at.to_string());
+    vec![
+        key.ring().to_string(),
+        key.generation.to_string(),
+        word(key, all, now).to_owned(),
+        key.activate_at.to_string(),
+        or_open(key.retire_at),
+        or_open(key.remove_at),
+        key.kid.clone(),
+    ]
+}
+
+/// A key for scripts.
+pub(super) fn view(key: &SigningKey, all: &[SigningKey], now: Timestamp) -> Value {
+    let text = |at: Option<Timestamp>| at.map(|at| at.to_string());
+    let Ring { use_, alg } = key.ring();
+    json!({
+        "kid": key.kid, "use": use_.as_str(), "alg": alg.name(), "generation": key.generation,
+        "state": word(key, all, now), "publish_at": key.publish_at.to_string(),
+        "activate_at": key.activate_at.to_string(), "retire_at": text(key.retire_at),
+        "remove_at": text(key.remove_at), "revoked_at": text(key.revoked_at),
+        "revoke_reason": key.revoke_reason,
+    })
+}

@@ -1,0 +1,304 @@
+//! The keeper: standbys, destruction of private halves, and the node's view of the keys. It runs in
+//! every node, and no node leads.
+
+mod clocks;
+mod figures;
+mod lease;
+mod rewrap;
+mod table;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use portcullis_verifier::Verifier;
+
+use crate::config::limits::KEY_VIEW_AGE;
+use crate::db;
+use crate::keys::rotation::state;
+use crate::keys::{KeyError, KeyView, ServerSecrets, Use};
+use crate::time::{Clock, Timestamp};
+
+pub use clocks::{Clocks, Fault, Sight};
+pub use figures::{KeyFigures, RingFigures};
+pub use lease::Reading;
+pub use rewrap::{Left, Rewrapped};
+pub use table::{Act, Failed, KeyTable, KeyWrite, Snapshot};
+
+use lease::Lease;
+
+/// A change of the clock's correction that is worth making, in microseconds.
+const CORRECTION_STEP: i64 = 250_000;
+
+/// What a node holds of the keys, and how it stays true.
+pub struct Keeper {
+    table: KeyTable,
+    clock: Clock,
+    view: ArcSwap<KeyView>,
+    secrets: Arc<ServerSecrets>,
+    verifier: Verifier,
+    /// How many values stand under each KEK.
+    keks: ArcSwap<BTreeMap<String, usize>>,
+    /// The version of the table that the view shows.
+    version: AtomicI64,
+    /// One refresh at a time, so that an older one never replaces a newer one.
+    refreshing: tokio::sync::Mutex<()>,
+    lease: Lease,
+    clocks: Mutex<Clocks>,
+}
+
+/// What one poll of the database found.
+#[derive(Clone, Copy, Debug)]
+pub struct Poll {
+    /// When it was asked, before the database was.
+    pub asked: Reading,
+    /// `feed_head.keys_version`.
+    pub keys_version: i64,
+}
+
+impl Keeper {
+    /// Checks what is there, makes what a first start lacks, and builds the first view.
+    ///
+    /// # Errors
+    /// [`Failed`]. Nothing is made while a value is under a KEK that is not configured, or the newest
+    /// server secret does not open.
+    pub async fn start(
+        table: KeyTable,
+        clock: Clock,
+        verifier: impl FnOnce(&KeyView) -> Result<Verifier, String>,
+    ) -> Result<Self, Failed> {
+        let asked = Reading::of(&clock);
+        let now = clock.now();
+        let found = table.read(now).await?;
+        found.check_keks(&table.keychain())?;
+        if !found.secrets.is_empty() {
+            ServerSecrets::open(&found.secrets, &table.keychain(), now)?;
+        }
+        table.begin(&Act { actor: "node", now }).await?;
+        let rows = table.read(now).await?;
+        let keychain = table.keychain();
+        let view = KeyView::build(&rows.keys, &rows.blocked, &keychain, None, now)?;
+        report(None, &view, now);
+        let broken = |why| Failed::Keys(KeyError::Generate(why));
+        Ok(Self {
+            secrets: Arc::new(ServerSecrets::open(&rows.secrets, &keychain, now)?),
+            verifier: verifier(&view).map_err(broken)?,
+            view: ArcSwap::from_pointee(view),
+            keks: ArcSwap::from_pointee(rows.keks()),
+            version: AtomicI64::new(rows.version),
+            refreshing: tokio::sync::Mutex::default(),
+            lease: Lease::begun(asked),
+            clocks: Mutex::default(),
+            table,
+            clock,
+        })
+    }
+
+    /// The table behind the view.
+    pub fn table(&self) -> &KeyTable {
+        &self.table
+    }
+
+    /// The keys of this moment: to publish, to read hints with, to sign frames with.
+    pub fn view(&self) -> Arc<KeyView> {
+        self.view.load_full()
+    }
+
+    /// The server secrets.
+    pub fn secrets(&self) -> Arc<ServerSecrets> {
+        Arc::clone(&self.secrets)
+    }
+
+    /// Reads our own access tokens, whatever their audience, as any service would.
+    pub fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
+    /// The keys, to sign tokens with. Only while nobody can have revoked one behind our back.
+    ///
+    /// # Errors
+    /// [`KeyError::NoLease`], [`KeyError::Clock`].
+    pub async fn signing(&self) -> Result<Arc<KeyView>, KeyError> {
+        if !self.clocks().agree() {
+            return Err(KeyError::Clock);
+        }
+        match self.lease.waits(&self.clock).await {
+            true => Ok(self.view()),
+            false => Err(KeyError::NoLease),
+        }
+    }
+
+    /// Whether the last good poll is recent enough to sign tokens.
+    pub fn lease_holds(&self) -> bool {
+        self.lease.holds(&self.clock)
+    }
+
+    /// Whether every ring can sign.
+    pub fn can_sign(&self) -> bool {
+        self.view.load().can_sign(self.table.rings())
+    }
+
+    /// Whether this node may change keys and remove rows: the clocks have agreed for long enough.
+    pub fn settled(&self) -> bool {
+        self.clocks().settled(self.clock.uptime())
+    }
+
+    /// One poll of the database by itself: what changed is read, and the lease renewed.
+    ///
+    /// # Errors
+    /// [`Failed`]; then the lease runs on.
+    pub async fn poll(&self) -> Result<(), Failed> {
+        let (asked, before) = (Reading::of(&self.clock), self.clock.raw().now());
+        let found = self
+            .table
+            .store()
+            .read(|tx| Ok((tx.keys_version()?, tx.database_time()?)));
+        let ((keys_version, beat), database) = found.await?;
+        if let Some(measured) = database {
+            // An embedded database has no clock of its own that could disagree.
+            let after = self.clock.raw().now();
+            let between = (before.micros() + after.micros()) / 2;
+            self.see(Sight {
+                node: Timestamp::from_micros(between),
+                database: self.clock.database(measured),
+                beat,
+                up: self.clock.uptime(),
+            });
+        }
+        self.follow(Poll {
+            asked,
+            keys_version,
+        })
+        .await
+    }
+
+    /// Takes what a poll found: reads the table again if it changed, if a key changes its state about
+    /// now, or if the view is a minute old; then renews the lease.
+    ///
+    /// # Errors
+    /// [`Failed`]; then the lease runs on.
+    pub async fn follow(&self, poll: Poll) -> Result<(), Failed> {
+        let (view, now) = (self.view.load_full(), self.clock.now());
+        let changed = poll.keys_version != self.version.load(Ordering::SeqCst);
+        let due = view.next_change().is_some_and(|at| now >= at);
+        // A clock that went back makes the view one of the future.
+        let old = now.since(view.built_at()) >= KEY_VIEW_AGE || now < view.built_at();
+        if changed || due || old {
+            self.refresh().await?;
+        }
+        self.lease.renew(poll.asked);
+        Ok(())
+    }
+
+    /// Takes a sight of the clocks: warns, corrects, or stops this node.
+    pub fn see(&self, sight: Sight) {
+        let mut clocks = self.clocks();
+        match clocks.see(sight) {
+            Some((fault, true)) => {
+                tracing::error!(event = "node.degraded", severity = "high", reason = fault.reason(), node = %sight.node, database = %sight.database, "this node issues nothing until its clock and the database's agree");
+            }
+            Some((fault, false)) => {
+                tracing::warn!(
+                    event = "node.recovered",
+                    reason = fault.reason(),
+                    "the clocks agree again; keys and clean-up rest for an hour"
+                );
+            }
+            None => {}
+        }
+        if let Some(off) = clocks.warns() {
+            tracing::warn!(event = "node.skew", ?off, "this node's clock is off");
+        }
+        let correction = clocks.correction();
+        drop(clocks);
+        let made = self.clock.now().micros() - self.clock.raw().now().micros();
+        if (correction - made).abs() >= CORRECTION_STEP {
+            self.clock.correct(correction);
+        }
+    }
+
+    /// Reads the table and swaps the view, the server secrets and the verifier.
+    ///
+    /// # Errors
+    /// [`Failed`]; then all stays as it was.
+    pub async fn refresh(&self) -> Result<(), Failed> {
+        let _alone = self.refreshing.lock().await;
+        let now = self.clock.now();
+        let rows = self.table.read(now).await?;
+        let (last, keychain) = (self.view.load_full(), self.table.keychain());
+        let view = KeyView::build(&rows.keys, &rows.blocked, &keychain, Some(&last), now)?;
+        if let Err(error) = self.secrets.replace(&rows.secrets, &keychain, now) {
+            tracing::error!(event = "key.corrupt", severity = "critical", %error, "the server secrets stay as they were");
+        }
+        if let Err(error) = self.verifier.replace_keys(&view.published(Use::Token).set) {
+            tracing::error!(event = "key.corrupt", severity = "critical", %error, "no key is left to verify with");
+        }
+        report(Some(&last), &view, now);
+        self.view.store(Arc::new(view));
+        self.keks.store(Arc::new(rows.keks()));
+        self.version.store(rows.version, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Adds missing standbys and destroys what has done its work, unless the clocks are in doubt.
+    ///
+    /// # Errors
+    /// [`Failed`]; another node, or the next round, does it.
+    pub async fn keep(&self) -> Result<(), Failed> {
+        if !self.settled() {
+            return Ok(());
+        }
+        let now = self.clock.now();
+        if self.table.keep(&Act { actor: "node", now }).await? {
+            self.refresh().await?;
+        }
+        Ok(())
+    }
+
+    fn clocks(&self) -> MutexGuard<'_, Clocks> {
+        self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says what is different from the last view, in the log.
+fn report(last: Option<&KeyView>, view: &KeyView, now: Timestamp) {
+    for (kid, (_, error)) in view.corrupt() {
+        if last.is_none_or(|last| !last.corrupt().contains_key(kid)) {
+            tracing::error!(
+                event = "key.corrupt",
+                severity = "critical",
+                kid,
+                error,
+                "a signing key is left out"
+            );
+        }
+    }
+    let Some(last) = last else { return };
+    for key in view.rows() {
+        let ring = key.ring();
+        if view.signer(ring) == Some(&key.kid) && last.signer(ring) != Some(&key.kid) {
+            tracing::info!(event = "key.rotated", kid = key.kid, ring = %ring, generation = key.generation);
+        }
+        let before = last.rows().find(|old| old.kid == key.kid);
+        let before = before.map(|old| state(old, last.built_at()));
+        let after = state(key, now);
+        if before != Some(after) {
+            tracing::info!(event = "key.state", kid = key.kid, ring = %ring, generation = key.generation, state = after.name());
+        }
+    }
+    for gone in last.rows() {
+        if view.rows().all(|key| key.kid != gone.kid) {
+            tracing::info!(event = "key.state", kid = gone.kid, ring = %gone.ring(), generation = gone.generation, state = "revoked");
+        }
+    }
+}
+
+impl From<Failed> for db::Error {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Database(error) => error,
+            other => Self::Statement(other.to_string()),
+        }
+    }
+}

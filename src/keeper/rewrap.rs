@@ -1,0 +1,125 @@
+//! `rewrap`: every sealed value anew under the first KEK, so that the others can be destroyed.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::table::{Act, Failed, KeyTable, KeyWrite, event};
+use crate::audit::Name;
+use crate::db::{Error, Transaction};
+use crate::keys::seal::kek_id;
+use crate::keys::{Keychain, SigningKey};
+use crate::secret::Entropy;
+
+/// What a rewrap did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rewrapped {
+    /// The KEK that everything is under now.
+    pub kek: String,
+    /// Values that were sealed anew, by the KEK that they came from.
+    pub moved: BTreeMap<String, usize>,
+    /// Values that are left under another KEK, with the reason.
+    pub left: Vec<Left>,
+}
+
+/// A value that could not be moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Table and id.
+    pub what: String,
+    /// The KEK that its text names.
+    pub kek: String,
+    /// Why.
+    pub why: String,
+}
+
+impl KeyTable {
+    /// Seals every value anew that is not under the first KEK, in one transaction, and opens each
+    /// result; a signing key also signs once. It may be interrupted and repeated.
+    ///
+    /// # Errors
+    /// [`Failed`]; a value that does not open is no failure but stands in [`Rewrapped::left`].
+    pub async fn rewrap(&self, act: &Act) -> Result<Rewrapped, Failed> {
+        for _ in 0..10 {
+            let snapshot = self.read(act.now).await?;
+            let keychain = self.keychain();
+            let mut done = Rewrapped {
+                kek: keychain.first().to_owned(),
+                ..Rewrapped::default()
+            };
+            let mut write = KeyWrite::default();
+            for key in snapshot
+                .keys
+                .iter()
+                .filter(|key| is_old(&key.sealed, &keychain))
+            {
+                match rewrapped(key, &keychain, self.entropy()) {
+                    Ok(new) => {
+                        done.count(&key.sealed);
+                        write.swap(key, new);
+                    }
+                    Err(error) => done.leave(("signing_keys", &key.kid), &key.sealed, &error),
+                }
+            }
+            for secret in snapshot
+                .secrets
+                .iter()
+                .filter(|secret| is_old(&secret.sealed, &keychain))
+            {
+                match secret.resealed(&keychain, self.entropy()) {
+                    Ok(new) => {
+                        done.count(&secret.sealed);
+                        write.swap_secret(secret, new);
+                    }
+                    Err(error) => {
+                        done.leave(("server_secrets", &secret.id), &secret.sealed, &error)
+                    }
+                }
+            }
+            if write.is_empty() {
+                return Ok(done);
+            }
+            let detail = json!({ "to": done.kek, "from": done.moved, "left": done.left.len() });
+            write.note(event(act, Name::KeyRewrapped, "keys", None, detail));
+            let act = act.clone();
+            let written = move |tx: &mut Transaction<'_>| write.run(tx, &act);
+            match self.store().transaction(written).await {
+                Ok(()) => return Ok(done),
+                Err(Error::Overtaken(_) | Error::Duplicate(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Failed::Overtaken)
+    }
+}
+
+impl Rewrapped {
+    fn count(&mut self, sealed: &str) {
+        *self.moved.entry(kek_id(sealed)).or_default() += 1;
+    }
+
+    fn leave(&mut self, (table, id): (&str, &str), sealed: &str, why: &dyn std::fmt::Display) {
+        self.left.push(Left {
+            what: format!("{table} {id}"),
+            kek: kek_id(sealed),
+            why: why.to_string(),
+        });
+    }
+}
+
+fn is_old(sealed: &str, keychain: &Keychain) -> bool {
+    kek_id(sealed) != keychain.first()
+}
+
+/// The row under the first KEK, proven: it opens, and what it held signs as before.
+fn rewrapped(
+    key: &SigningKey,
+    keychain: &Keychain,
+    entropy: &Entropy,
+) -> Result<SigningKey, crate::keys::KeyError> {
+    let before = key.open(keychain)?;
+    let new = key.resealed(key, keychain, entropy)?;
+    let after = new.open(keychain)?;
+    after.proves_itself(before.private.is_some(), &key.kid)?;
+    Ok(new)
+}
