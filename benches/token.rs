@@ -15,7 +15,7 @@ use aws_lc_rs::signature::{
 use cast::{Db, Server};
 use criterion::{Criterion, criterion_group, criterion_main};
 use p256::pkcs8::EncodePrivateKey;
-use portcullis::keys::Alg;
+use portcullis::keys::{Alg, Use};
 use portcullis_verifier::Need;
 use rsa::pkcs1::EncodeRsaPrivateKey;
 
@@ -90,7 +90,7 @@ fn signatures(criterion: &mut Criterion) {
 fn jwks(criterion: &mut Criterion) {
     let system = System::new();
     let server = system.block_on(Server::start(Db::Sqlite));
-    let bytes = server.app.keys().jwks_bytes.clone();
+    let bytes = server.app.keys().published(Use::Token).bytes.clone();
     let bare = system.block_on(async move {
         let server = actix_web::HttpServer::new(move || {
             let bytes = bytes.clone();

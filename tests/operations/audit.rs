@@ -26,9 +26,9 @@ fn history(place: &Place) {
     let running = place.serve(&[]);
     running.waits_for(|line| line.contains(r#""event":"client.created""#));
     // The server secret, and a signer and a standby of each of three rings.
-    for _ in 0..7 {
-        running.waits_for(|line| line.contains(r#""event":"key.created""#));
-    }
+    running.waits_for(|line| {
+        line.contains(r#""event":"key.created""#) && line.contains(r#""seq":9,"#)
+    });
     assert_eq!(running.stop(), Some(0));
 }
 
