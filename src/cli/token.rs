@@ -5,10 +5,12 @@ use portcullis_verifier::{Need, Verifier};
 use serde_json::{Value, json};
 
 use super::{Output, block_on, open, read_secret, table};
+use crate::app::key_table;
 use crate::config::Config;
 use crate::db::Store;
-use crate::keys::{KeyView, Keychain, ServerSecret};
+use crate::keys::{KeyView, ServerSecrets, Use};
 use crate::oauth::introspection;
+use crate::secret::Entropy;
 use crate::time::{Clock, Timestamp};
 
 #[derive(clap::Args)]
@@ -47,17 +49,12 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
 
 fn tell(token: &str, config: &Config, now: Timestamp) -> anyhow::Result<Value> {
     let (store, issuer) = (open(config)?, config.issuer()?);
-    let name = issuer.to_string();
-    let (rows, secret) = block_on(async {
-        let read = store.read(move |tx| Ok((tx.list_keys(&name)?, tx.find_server_secret()?)));
-        Ok(read.await?)
+    let (rows, keychain) = block_on(async {
+        let table = key_table(config, &store, &Entropy::system()).await?;
+        Ok((table.read(now).await?, table.keychain()))
     })?;
-    let keychain = Keychain::read(&config.keys.kek)?;
-    let secret = secret.map(|secret| ServerSecret::open(&secret, &keychain));
-    if let Some((grant, generation)) = secret
-        .transpose()?
-        .and_then(|secret| secret.read_refresh_token(token))
-    {
+    let secrets = ServerSecrets::open(&rows.secrets, &keychain, now)?;
+    if let Some((grant, generation)) = secrets.read_refresh_token(token) {
         let id = grant.clone();
         let found = block_on(async {
             let found = store.read(move |tx| tx.find_standing_grant(&grant, now));
@@ -78,11 +75,11 @@ fn tell(token: &str, config: &Config, now: Timestamp) -> anyhow::Result<Value> {
             }
         });
     }
-    let view = KeyView::build(&rows, &keychain, now)?;
+    let view = KeyView::build(&rows.keys, &rows.blocked, &keychain, None, now)?;
     let verifier = Verifier::builder(issuer.as_str(), issuer.as_str())
         .any_audience()
         .leeway(config.tokens.clock_leeway.0)
-        .keys(view.jwks.clone())
+        .keys(view.published(Use::Token).set.clone())
         .build()?;
     access_token(token, &verifier, &store, now)
 }

@@ -10,7 +10,7 @@ use super::grants::Grant;
 use super::params::Params;
 use super::token::refuse;
 use crate::id::GrantId;
-use crate::keys::ServerSecret;
+use crate::keys::ServerSecrets;
 use crate::time::Timestamp;
 
 /// What the token turned out to be, before anything is looked up.
@@ -32,7 +32,7 @@ impl Presented {
     pub fn read(
         form: &Params,
         proven: &Proven,
-        secret: &ServerSecret,
+        secret: &ServerSecrets,
         verifier: &Verifier,
         now: Timestamp,
     ) -> Result<Self, Error> {
