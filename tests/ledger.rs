@@ -173,7 +173,7 @@ story! {
             taken_at: None,
         };
         let (id, other) = (begun.id.clone(), Hash::of("another browser"));
-        server.write(move |tx| tx.put_authorization(&begun)).await;
+        server.write(move |tx| tx.put_authorization(&begun, &"192.0.2.1".parse().unwrap())).await;
         let bound = id.clone();
         assert_eq!(race(&server, move |tx| tx.bind_authorization(&bound, &other)).await, 1);
         let late = id.clone();
@@ -318,7 +318,7 @@ story! {
                 expires_at: now(),
                 taken_at: None,
             };
-            server.write(move |tx| tx.put_authorization(&begun)).await;
+            server.write(move |tx| tx.put_authorization(&begun, &"192.0.2.1".parse().unwrap())).await;
         }
         let later = now() + Duration::from_secs(1);
         assert_eq!(server.write(move |tx| tx.drop_expired_authorizations(3, later)).await, 3);

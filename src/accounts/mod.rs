@@ -3,4 +3,5 @@
 pub mod consent;
 pub mod password;
 pub mod session;
+pub mod throttle;
 pub mod user;

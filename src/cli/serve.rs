@@ -8,7 +8,7 @@ use super::{Exit, audit, start_log};
 use crate::app::App;
 use crate::config::limits::{CLEAN_UP_BATCH, CLEAN_UP_EVERY};
 use crate::config::{self, Config, Overrides};
-use crate::http::Listeners;
+use crate::http::{BindError, Listeners};
 use crate::secret::Entropy;
 use crate::time::Clock;
 
@@ -41,6 +41,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let app = Data::new(App::start(config, Clock::System, Entropy::system()).await?);
     let signals = StopSignals::catch()?;
     let listeners = bind(&app)?;
+    warn_of_relaxations(&app);
     tracing::info!(
         event = "server.started",
         version = env!("CARGO_PKG_VERSION"),
@@ -60,6 +61,25 @@ pub fn background(app: &Data<App>) {
     actix_web::rt::spawn(async move { keep.keep_keys().await });
     actix_web::rt::spawn(clean_up(app.clone()));
     actix_web::rt::spawn(audit::seal_for_ever(app.clone()));
+}
+
+/// What an operator set looser than the default, or left out, is told at each start.
+fn warn_of_relaxations(app: &App) {
+    for loose in app.config.limits.loosened() {
+        tracing::warn!(
+            event = "limits.raised",
+            reason = "configured",
+            limit = loose
+        );
+    }
+    let (listen, http) = (&app.config.listen, &app.config.http);
+    if app.issuer.is_https() && listen.tls.files().is_none() && http.trusted_proxies.is_empty() {
+        tracing::warn!(
+            event = "http.proxy_undeclared",
+            reason = "trusted_proxies",
+            "the issuer is https and this listener is not, so a proxy must stand in front; until `http.trusted_proxies` names it, all people share one address and its limits"
+        );
+    }
 }
 
 /// Removes what is dead, a batch a minute, and at once again while batches are full.
@@ -87,16 +107,16 @@ async fn clean_up(app: Data<App>) {
 /// Binds the listeners of the configuration.
 pub fn bind(app: &Data<App>) -> anyhow::Result<Listeners> {
     let listen = &app.config.listen;
-    Listeners::bind(app, &listen.public, &listen.management).map_err(|(address, error)| {
-        let why = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "another program is listening there".to_owned(),
-            _ => error.to_string(),
+    Listeners::bind(app, &listen.public, &listen.management).map_err(|error| {
+        let (code, message) = match &error {
+            BindError::Address(address, io) if io.kind() == std::io::ErrorKind::AddrInUse => (
+                1,
+                format!("cannot listen on {address}: another program is listening there"),
+            ),
+            BindError::Address(..) => (1, error.to_string()),
+            BindError::Tls(_) => (78, error.to_string()),
         };
-        Exit {
-            code: 1,
-            message: format!("cannot listen on {address}: {why}"),
-        }
-        .into()
+        Exit { code, message }.into()
     })
 }
 

@@ -1,8 +1,122 @@
-//! The policy's constants: numbers that no key changes.
+//! Section `limits`, and the policy's constants: numbers that no key changes.
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Refused, Span};
+
+/// How many requests a minute are answered. A whole minute's budget may be spent at once.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Of one address, on each class of routes. Default 300.
+    pub per_ip: u32,
+    /// Of one authenticated client on `/oauth2/token`, `/oauth2/par` and `/oauth2/revoke` together.
+    /// Default 600.
+    pub per_client: u32,
+    /// Of one resource server on `/oauth2/introspect`. Default 6000.
+    pub introspect: u32,
+    /// `enforce` (default), or `count`: what is beyond a limit is logged and answered all the same.
+    pub mode: Mode,
+}
+
+/// `limits.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// 429 beyond the limit.
+    Enforce,
+    /// Only a log line.
+    Count,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            per_ip: 300,
+            per_client: 600,
+            introspect: 6_000,
+            mode: Mode::Enforce,
+        }
+    }
+}
+
+impl Limits {
+    /// The rates with their keys.
+    fn rates(&self) -> [(&'static str, u32); 3] {
+        [
+            ("limits.per_ip", self.per_ip),
+            ("limits.per_client", self.per_client),
+            ("limits.introspect", self.introspect),
+        ]
+    }
+
+    pub(super) fn check(&self) -> Result<(), Refused> {
+        // GCRA counts in nanoseconds: beyond this a request would weigh less than one.
+        match self
+            .rates()
+            .into_iter()
+            .find(|(_, rate)| !(1..=1_000_000_000).contains(rate))
+        {
+            Some((key, _)) => Err(Refused::key(
+                key,
+                "must be 1 to 1000000000 requests a minute",
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// What is looser than the default, as `key=value`, to be shown at start.
+    pub fn loosened(&self) -> Vec<String> {
+        let defaults = Self::default().rates();
+        let mut loose: Vec<String> = self
+            .rates()
+            .into_iter()
+            .zip(defaults)
+            .filter(|((_, rate), (_, default))| rate > default)
+            .map(|((key, rate), _)| format!("{key}={rate}"))
+            .collect();
+        if self.mode == Mode::Count {
+            loose.push("limits.mode=count".to_owned());
+        }
+        loose
+    }
+}
+
+/// Refreshes of one grant, a minute.
+pub const REFRESHES_PER_MINUTE: u32 = 30;
+/// Addresses and clients that one kind of rate is counted for, at most; beyond it those with the most
+/// left are forgotten.
+pub const COUNTED_KEYS: usize = 131_072;
+/// How long a throttle stays after its last failure.
+pub const THROTTLE_KEPT: Duration = Duration::from_secs(86_400);
+/// The same for one that counts a long series.
+pub const THROTTLE_KEPT_LONG: Duration = Duration::from_secs(30 * 86_400);
+/// How long a browser that signed in is known.
+pub const DEVICE_KNOWN: Duration = Duration::from_secs(180 * 86_400);
+/// Authorizations on their way, in all.
+pub const OPEN_AUTHORIZATIONS: i64 = 100_000;
+/// Authorizations on their way that began at one address.
+pub const OPEN_AUTHORIZATIONS_PER_IP: i64 = 1_000;
+/// Connections of one address.
+pub const CONNECTIONS_PER_IP: usize = 256;
+/// Connections of a node.
+pub const CONNECTIONS: usize = 10_000;
+/// TLS handshakes that are under way at once.
+pub const HANDSHAKES: usize = 100;
+/// How long a TLS handshake may take.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
+/// How often the files of a certificate are looked at.
+pub const CERTIFICATE_LOOK: Duration = Duration::from_secs(2);
+/// How long before a certificate expires operators are told.
+pub const CERTIFICATE_ALARM: Duration = Duration::from_secs(14 * 86_400);
+/// How long the headers of a request may take.
+pub const HEADER_TIME: Duration = Duration::from_secs(5);
+/// How long the body of a request may take.
+pub const BODY_TIME: Duration = Duration::from_secs(10);
+/// How long a request may be worked on.
+pub const HANDLER_TIME: Duration = Duration::from_secs(5);
 
 /// Longest request target, in bytes; beyond it 414.
 pub const URL_BYTES: usize = 8 * 1024;

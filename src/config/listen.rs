@@ -1,10 +1,13 @@
 //! Section `listen`: the two listeners.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::Refused;
 
 /// Where the server listens.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -14,6 +17,44 @@ pub struct Listen {
     pub public: Address,
     /// Health and version. Default `127.0.0.1:9000`.
     pub management: Address,
+    /// The certificate of the public listener. Without one it speaks plain HTTP.
+    pub tls: Tls,
+    /// The certificate of the management listener.
+    pub management_tls: Tls,
+}
+
+/// A certificate with its key; both or neither. Read again when they change.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// The certificate and what stands above it, leaf first (PEM).
+    pub certificate: Option<PathBuf>,
+    /// Its private key (PEM); others must not be able to read the file.
+    pub key: Option<PathBuf>,
+}
+
+impl Tls {
+    /// Both files, if the listener speaks TLS.
+    pub fn files(&self) -> Option<(PathBuf, PathBuf)> {
+        self.certificate.clone().zip(self.key.clone())
+    }
+
+    fn check(&self, key: &str) -> Result<(), Refused> {
+        if self.certificate.is_some() == self.key.is_some() {
+            return Ok(());
+        }
+        Err(Refused::key(
+            key,
+            "needs both `certificate` and `key`, or neither",
+        ))
+    }
+}
+
+impl Listen {
+    pub(super) fn check(&self) -> Result<(), Refused> {
+        self.tls.check("listen.tls")?;
+        self.management_tls.check("listen.management_tls")
+    }
 }
 
 impl Default for Listen {
@@ -21,6 +62,8 @@ impl Default for Listen {
         Self {
             public: Address::new("localhost", 8_080),
             management: Address::new("127.0.0.1", 9_000),
+            tls: Tls::default(),
+            management_tls: Tls::default(),
         }
     }
 }

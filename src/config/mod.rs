@@ -1,6 +1,7 @@
 //! Configuration: defaults, then files, then `PORTCULLIS__SECTION__KEY`, then flags. One file per
 //! section. Unknown keys and unsafe combinations refuse the start, and the message names them.
 
+mod admin;
 mod database;
 mod http;
 mod issuer;
@@ -9,6 +10,7 @@ pub mod limits;
 mod listen;
 mod log;
 mod login;
+mod network;
 mod source;
 mod span;
 mod tokens;
@@ -17,13 +19,16 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use admin::Admin;
 pub use database::Database;
 pub use http::Http;
 pub use issuer::{Issuer, is_loopback_host};
 pub use keys::Keys;
-pub use listen::{Address, Listen};
+pub use limits::{Limits, Mode};
+pub use listen::{Address, Listen, Tls};
 pub use log::{Format, Log};
 pub use login::{Argon2, Login};
+pub use network::{Network, is_in};
 pub(crate) use source::read_secret_file;
 pub use source::{Overrides, load};
 pub use span::Span;
@@ -50,6 +55,10 @@ pub struct Config {
     pub listen: Listen,
     /// Proxies and host names.
     pub http: Http,
+    /// Rates.
+    pub limits: Limits,
+    /// Who may use the admin API.
+    pub admin: Admin,
     /// The database.
     pub database: Database,
     /// Logs.
@@ -124,14 +133,26 @@ impl Config {
         self.login.check()?;
         self.keys.check()?;
         self.database.check()?;
+        self.http.check()?;
+        self.listen.check()?;
+        self.limits.check()?;
         let loopback_bind = is_loopback_host(&self.listen.public.host);
-        if issuer.is_https() {
+        if self.listen.tls.files().is_some() {
+            if !issuer.is_https() {
+                return Err(Refused::key(
+                    "listen.tls",
+                    format!(
+                        "the listener speaks TLS, while the issuer {issuer} is plain http; use an https issuer"
+                    ),
+                ));
+            }
+        } else if issuer.is_https() {
             if !loopback_bind && self.http.trusted_proxies.is_empty() {
                 return Err(Refused::key(
                     "listen.public",
                     format!(
                         "{} serves plain HTTP on an address that is not loopback, while the issuer is https; \
-                         bind to loopback, or name the TLS proxy in front in `http.trusted_proxies`",
+                         set `listen.tls`, bind to loopback, or name the TLS proxy in front in `http.trusted_proxies`",
                         self.listen.public
                     ),
                 ));

@@ -21,11 +21,14 @@ pub struct Overrides {
 }
 
 /// Keys whose value in the environment is a comma-separated list.
-const LISTS: [&str; 4] = [
+const LISTS: [&str; 7] = [
     "keys.kek",
     "keys.algorithms",
     "http.trusted_proxies",
     "http.accept_hosts",
+    "http.allow",
+    "http.deny",
+    "admin.allow",
 ];
 
 /// Other names of keys in the environment; the prefixed name wins.
@@ -271,6 +274,25 @@ mod tests {
     }
 
     #[test]
+    fn plain_http_stays_on_this_machine_or_behind_a_proxy_that_is_named() {
+        let https = ("PORTCULLIS__ISSUER", "https://id.example.com");
+        let anywhere = ("PORTCULLIS__LISTEN__PUBLIC", "0.0.0.0:443");
+        let tls = [
+            ("PORTCULLIS__LISTEN__TLS__CERTIFICATE", "/c"),
+            ("PORTCULLIS__LISTEN__TLS__KEY", "/k"),
+        ];
+        let proxy = ("PORTCULLIS__HTTP__TRUSTED_PROXIES", "10.0.0.7");
+        assert!(from_environment(&[https, anywhere]).is_err());
+        assert!(from_environment(&[https, anywhere, proxy]).is_ok());
+        assert!(from_environment(&[https, anywhere, tls[0], tls[1]]).is_ok());
+        let message = from_environment(&tls).unwrap_err().to_string();
+        assert!(
+            message.contains("`listen.tls`: the listener speaks TLS, while the issuer"),
+            "{message}"
+        );
+    }
+
+    #[test]
     fn what_is_unknown_or_unsafe_is_refused_by_name() {
         let refusals = [
             (
@@ -302,6 +324,27 @@ mod tests {
                 "`keys/kek` is none of",
             ),
             (("PORTCULLIS__LOGIN__ARGON2__PASSES", "1"), "`login.argon2`"),
+            (
+                ("PORTCULLIS__HTTP__TRUSTED_PROXIES", "10.0.0.0/8,0.0.0.0/0"),
+                "`http.trusted_proxies`: 0.0.0.0/0 trusts everybody",
+            ),
+            (
+                ("PORTCULLIS__HTTP__TRUSTED_PROXIES", "10.0.0.1/8"),
+                "write 10.0.0.0/8, or the address alone",
+            ),
+            (
+                ("PORTCULLIS__HTTP__DENY", "example.com"),
+                "`example.com` is no network",
+            ),
+            (
+                ("PORTCULLIS__LIMITS__PER_IP", "0"),
+                "`limits.per_ip`: must be 1",
+            ),
+            (("PORTCULLIS__LIMITS__MODE", "off"), "unknown variant"),
+            (
+                ("PORTCULLIS__LISTEN__TLS__KEY", "/x"),
+                "`listen.tls`: needs both",
+            ),
         ];
         for (pair, expected) in refusals {
             let message = from_environment(&[pair]).unwrap_err().to_string();

@@ -4,6 +4,8 @@ use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
 use super::schema::authorizations as t;
 use super::{Error, Transaction, unreadable};
+use crate::config::Network;
+use crate::config::limits::{CLEAN_UP_BATCH, OPEN_AUTHORIZATIONS, OPEN_AUTHORIZATIONS_PER_IP};
 use crate::id::{AuthorizationId, ClientId, Sid, UserId};
 use crate::oauth::next_step::{Authorization, Stage};
 use crate::oauth::scope::Scope;
@@ -22,6 +24,32 @@ type Row = (
     i64,
     i64,
     Option<i64>,
+);
+
+const COLUMNS: (
+    t::id,
+    t::client_id,
+    t::params,
+    t::browser,
+    t::user_id,
+    t::sid,
+    t::state,
+    t::scope,
+    t::created_at,
+    t::expires_at,
+    t::taken_at,
+) = (
+    t::id,
+    t::client_id,
+    t::params,
+    t::browser,
+    t::user_id,
+    t::sid,
+    t::state,
+    t::scope,
+    t::created_at,
+    t::expires_at,
+    t::taken_at,
 );
 
 fn authorization(row: Row) -> Result<Authorization, Error> {
@@ -66,15 +94,25 @@ impl Transaction<'_> {
         &mut self,
         id: &AuthorizationId,
     ) -> Result<Option<Authorization>, Error> {
-        let row: Option<Row> = t::table.find(id.as_str()).first(self.0).optional()?;
+        let row: Option<Row> = t::table
+            .find(id.as_str())
+            .select(COLUMNS)
+            .first(self.0)
+            .optional()?;
         row.map(authorization).transpose()
     }
 
-    /// Writes an authorization that begins.
+    /// Writes an authorization that begins. One network has so many on their way: beyond that, its oldest
+    /// that nobody signed in for goes.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn put_authorization(&mut self, authorization: &Authorization) -> Result<(), Error> {
+    pub fn put_authorization(
+        &mut self,
+        authorization: &Authorization,
+        network: &Network,
+    ) -> Result<(), Error> {
+        let network = network.to_string();
         diesel::insert_into(t::table)
             .values((
                 t::id.eq(authorization.id.as_str()),
@@ -84,9 +122,48 @@ impl Transaction<'_> {
                 t::state.eq(authorization.stage.as_str()),
                 t::created_at.eq(authorization.created_at.micros()),
                 t::expires_at.eq(authorization.expires_at.micros()),
+                t::network.eq(&network),
             ))
             .execute(self.0)?;
+        let beyond: Vec<String> = t::table
+            .filter(t::network.eq(&network))
+            .filter(t::sid.is_null())
+            .filter(t::taken_at.is_null())
+            // Ids are in the order of time (RFC 9562 §5.7).
+            .order(t::id.desc())
+            .offset(OPEN_AUTHORIZATIONS_PER_IP)
+            .limit(CLEAN_UP_BATCH)
+            .select(t::id)
+            .load(self.0)?;
+        if !beyond.is_empty() {
+            diesel::delete(t::table.filter(t::id.eq_any(beyond))).execute(self.0)?;
+        }
         Ok(())
+    }
+
+    /// Keeps the number of authorizations on their way under its cap: the oldest that nobody signed in
+    /// for go, with some to spare for those that begin until the next look.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn cap_authorizations(&mut self, now: Timestamp) -> Result<usize, Error> {
+        let open: i64 = t::table
+            .filter(t::taken_at.is_null())
+            .filter(t::expires_at.gt(now.micros()))
+            .count()
+            .get_result(self.0)?;
+        let excess = open - (OPEN_AUTHORIZATIONS - CLEAN_UP_BATCH);
+        if excess <= 0 {
+            return Ok(0);
+        }
+        let oldest: Vec<String> = t::table
+            .filter(t::sid.is_null())
+            .filter(t::taken_at.is_null())
+            .order(t::id)
+            .limit(excess.min(CLEAN_UP_BATCH))
+            .select(t::id)
+            .load(self.0)?;
+        Ok(diesel::delete(t::table.filter(t::id.eq_any(oldest))).execute(self.0)?)
     }
 
     /// Binds an authorization that came by a cross-site POST to the browser that first opens it.

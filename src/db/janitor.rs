@@ -21,7 +21,8 @@ impl Transaction<'_> {
         let grants = self.sweep_grants(now)?;
         let authorizations = self.drop_expired_authorizations(CLEAN_UP_BATCH, now)?;
         let audit = self.sweep_audit(now)?;
-        Ok(codes + grants + authorizations + audit + self.sweep_sessions(now)?)
+        let throttles = self.sweep_throttles(now)?;
+        Ok(codes + grants + authorizations + audit + throttles + self.sweep_sessions(now)?)
     }
 
     /// A used code stays for a while, so that its replay is seen.

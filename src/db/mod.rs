@@ -18,6 +18,7 @@ mod revocations;
 #[allow(missing_docs)]
 mod schema;
 mod sessions;
+mod throttles;
 mod tokens;
 mod users;
 mod writer;

@@ -111,6 +111,7 @@ diesel::table! {
         created_at -> BigInt,
         expires_at -> BigInt,
         taken_at -> Nullable<BigInt>,
+        network -> Nullable<Text>,
     }
 }
 
@@ -250,9 +251,31 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    throttles (key) {
+        key -> Text,
+        failures -> BigInt,
+        in_a_row -> BigInt,
+        attempts -> BigInt,
+        window_ends -> BigInt,
+        next_at -> BigInt,
+        last_at -> BigInt,
+        expires_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    known_devices (id_hash, user_id) {
+        id_hash -> Binary,
+        user_id -> Text,
+        expires_at -> BigInt,
+    }
+}
+
 diesel::joinable!(client_secrets -> clients (client_id));
 diesel::joinable!(passwords -> users (user_id));
 diesel::joinable!(sessions -> users (user_id));
+diesel::joinable!(known_devices -> users (user_id));
 diesel::joinable!(grants -> users (user_id));
 diesel::joinable!(grants -> clients (client_id));
 
@@ -275,4 +298,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     audit_events,
     audit_seals,
     audit_waiting,
+    throttles,
+    known_devices,
 );

@@ -6,8 +6,10 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use super::answer::{deliver, see_other};
 use super::assets::Assets;
+use super::client_address::ClientAddress;
 use super::error::{self, Notice};
 use super::extract::{self, Browser, Jar, Unread};
+use super::limits;
 use crate::accounts::consent::Consent;
 use crate::accounts::session::Session;
 use crate::accounts::user::Username;
@@ -261,9 +263,7 @@ async fn begin(
                 now,
             );
             let id = begun.id.clone();
-            app.store
-                .transaction(move |tx| tx.put_authorization(&begun))
-                .await?;
+            put(http, app, begun, now).await?;
             Ok(if matches!(step, Step::Login) {
                 Next::Login(id)
             } else {
@@ -424,10 +424,26 @@ async fn store(http: &HttpRequest, app: &App, body: Payload) -> Result<Authoriza
     let pending = pend(http, app, &params, now).await?;
     let begun = authorization(app, &pending.request, &text, None, now);
     let id = begun.id.clone();
-    app.store
-        .transaction(move |tx| tx.put_authorization(&begun))
-        .await?;
+    put(http, app, begun, now).await?;
     Ok(id)
+}
+
+async fn put(
+    http: &HttpRequest,
+    app: &App,
+    begun: Authorization,
+    now: Timestamp,
+) -> Result<(), db::Error> {
+    let network = limits::source(ClientAddress::of(http));
+    let count = limits::is_time_to_count(http);
+    let put = app.store.transaction(move |tx| {
+        tx.put_authorization(&begun, &network)?;
+        if count {
+            tx.cap_authorizations(now)?;
+        }
+        Ok(())
+    });
+    put.await
 }
 
 fn authorization(

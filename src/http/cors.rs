@@ -7,6 +7,9 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::app::App;
 
+/// What scripts may read besides the body: when to try again, and why a token was refused.
+const EXPOSED: &str = "retry-after, www-authenticate, x-request-id, ratelimit-limit, ratelimit-remaining, ratelimit-reset";
+
 /// Answers a preflight: what is allowed, or nothing at all.
 pub async fn preflight(request: HttpRequest, app: Data<App>) -> HttpResponse {
     let mut response = HttpResponse::NoContent().finish();
@@ -46,8 +49,11 @@ pub async fn allow(request: &HttpRequest, app: &App, response: &mut HttpResponse
         app.store.read(move |tx| tx.is_cors_origin(&text)).await,
         Ok(true)
     ) {
-        response
-            .headers_mut()
-            .insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        headers.insert(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static(EXPOSED),
+        );
     }
 }

@@ -1,14 +1,19 @@
 //! The one map from refusals to answers: JSON, redirect or page. Each is logged once, here, with its
 //! private reason; the answer carries the public code and an id to quote.
 
+use std::time::Duration;
+
 use actix_web::http::StatusCode;
+use actix_web::http::header::{HeaderValue, RETRY_AFTER};
 use actix_web::web::Data;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use askama::Template;
 
 use super::answer::{Allowed, page};
 use super::assets::Assets;
+use super::client_address::ClientAddress;
 use super::extract::RequestId;
+use super::limits::whole_seconds;
 use crate::app::App;
 use crate::oauth::{Code, Detail, Error, Severity};
 
@@ -62,9 +67,25 @@ notices! {
     URL_TOO_LONG 414 "This address is too long" "The address has more than 8 KiB." None, "http.too_large" "url";
     HEADERS_TOO_LARGE 431 "This request is too large" "Its headers have more than 32 KiB or 100 fields." None, "http.too_large" "headers";
     ENCODED_BODY 415 "This encoding is not accepted" "Bodies must not be compressed." None, "http.too_large" "encoding";
+    TOO_MANY 429 "Too many requests" "Too many requests came from your network in a short time." Some("Please wait a moment and try again."), "ratelimit.hit" "ip";
+    FORWARDED 400 "This request cannot be read" "The proxy in front passed on an address that is none." None, "http.bad_forwarded" "address";
+    NETWORK 403 "Not from here" "This server does not answer your network." None, "http.denied" "network";
+    HOST 400 "This request cannot be read" "It must say once which server it is for." None, "http.bad_host" "count";
+    PLAIN 403 "Not without encryption" "This server is to be used over https only." None, "http.plain" "scheme";
+    TOO_SLOW 408 "This took too long" "The request did not arrive in time." None, "http.timeout" "body";
     TOO_MANY_FORM_FIELDS 400 "This form has too many fields" "At most 64 are read." None, "http.too_large" "fields";
     TOO_MANY_FIELDS 400 "This request has too many fields" "At most 64 are read." None, "authz.rejected" "too_many";
 }
+
+impl Notice {
+    /// The same words for another private reason.
+    pub(super) const fn because(self, detail: Detail) -> Self {
+        Self { detail, ..self }
+    }
+}
+
+/// How long those wait who find us busy.
+const BUSY_FOR: Duration = Duration::from_secs(2);
 
 /// Says no on a page of ours.
 pub fn notice(request: &HttpRequest, app: &App, assets: &Assets, notice: Notice) -> HttpResponse {
@@ -82,8 +103,33 @@ pub fn notice(request: &HttpRequest, app: &App, assets: &Assets, notice: Notice)
     let status = StatusCode::from_u16(notice.status).unwrap_or(StatusCode::BAD_REQUEST);
     let mut response = page(status, &template, &Allowed::default());
     if notice.status == 503 {
-        retry_after(&mut response);
+        retry_after(&mut response, BUSY_FOR);
     }
+    response
+}
+
+/// Says on a page that a sign-in comes too early; it was logged with the name that was tried.
+pub(super) fn put_off(
+    request: &HttpRequest,
+    assets: &Assets,
+    advice: &str,
+    wait: Duration,
+) -> HttpResponse {
+    let id = RequestId::of(request);
+    let template = ErrorPage {
+        frame: &assets.frame,
+        title: "Too many failed sign-ins",
+        reason: "The password was not looked at.",
+        advice: Some(advice),
+        error_id: &id,
+        detail: None,
+    };
+    let mut response = page(
+        StatusCode::TOO_MANY_REQUESTS,
+        &template,
+        &Allowed::default(),
+    );
+    retry_after(&mut response, wait);
     response
 }
 
@@ -117,7 +163,7 @@ pub fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> H
     let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let mut response = page(status, &template, &Allowed::default());
     if unavailable {
-        retry_after(&mut response);
+        retry_after(&mut response, BUSY_FOR);
     }
     response
 }
@@ -138,7 +184,7 @@ pub fn json(request: &HttpRequest, error: &Error) -> HttpResponse {
     }
     let mut response = response.json(body);
     if error.code == Code::TemporarilyUnavailable {
-        retry_after(&mut response);
+        retry_after(&mut response, BUSY_FOR);
     }
     response
 }
@@ -156,11 +202,10 @@ pub fn json_notice(request: &HttpRequest, notice: Notice) -> HttpResponse {
         }))
 }
 
-fn retry_after(response: &mut HttpResponse) {
-    use actix_web::http::header::{HeaderValue, RETRY_AFTER};
-    response
-        .headers_mut()
-        .insert(RETRY_AFTER, HeaderValue::from_static("2"));
+/// When to come again: whole seconds, at least one.
+pub(super) fn retry_after(response: &mut HttpResponse, wait: Duration) {
+    let seconds = HeaderValue::from(whole_seconds(wait).max(1));
+    response.headers_mut().insert(RETRY_AFTER, seconds);
 }
 
 /// 404, as a page.
@@ -184,10 +229,7 @@ pub fn log(
     source: Option<&(dyn std::error::Error + Send + Sync)>,
 ) {
     let id = RequestId::of(request);
-    let ip = request
-        .peer_addr()
-        .map(|peer| peer.ip().to_string())
-        .unwrap_or_default();
+    let ip = ClientAddress::of(request).to_string();
     let Detail {
         event,
         reason,
@@ -211,14 +253,11 @@ pub fn log(
 }
 
 /// The same for a login that failed, with the name that was tried, hashed.
-pub fn log_login(request: &HttpRequest, user_ref: &str) {
-    let ip = request
-        .peer_addr()
-        .map(|peer| peer.ip().to_string())
-        .unwrap_or_default();
+pub fn log_login(request: &HttpRequest, detail: Detail, user_ref: &str) {
+    let ip = ClientAddress::of(request).to_string();
     tracing::warn!(
-        event = "login.failed",
-        reason = "credentials",
+        event = detail.event,
+        reason = detail.reason,
         user_ref,
         request_id = %RequestId::of(request),
         ip,

@@ -7,7 +7,7 @@ use actix_web::web::Payload;
 
 use super::error::{self, Notice};
 use crate::app::App;
-use crate::config::limits::BODY_BYTES;
+use crate::config::limits::{BODY_BYTES, BODY_TIME, DEVICE_KNOWN};
 use crate::oauth::Detail;
 use crate::oauth::params::{Params, TooMany};
 use crate::secret::{Hash, Secret};
@@ -63,10 +63,11 @@ pub async fn form_and_text(
     if encoded {
         return Err(Unread::Notice(Notice::ENCODED_BODY));
     }
-    let bytes = match body.to_bytes_limited(BODY_BYTES).await {
-        Err(_) => return Err(Unread::Notice(Notice::BODY_TOO_LARGE)),
-        Ok(Err(_)) => return Err(Unread::NotAForm),
-        Ok(Ok(bytes)) => bytes,
+    let bytes = match tokio::time::timeout(BODY_TIME, body.to_bytes_limited(BODY_BYTES)).await {
+        Err(_) => return Err(Unread::Notice(Notice::TOO_SLOW)),
+        Ok(Err(_)) => return Err(Unread::Notice(Notice::BODY_TOO_LARGE)),
+        Ok(Ok(Err(_))) => return Err(Unread::NotAForm),
+        Ok(Ok(Ok(bytes))) => bytes,
     };
     if !is_form(headers) {
         return Err(Unread::NotAForm);
@@ -110,6 +111,8 @@ pub enum Jar {
     Session,
     /// The browser's authorizations on their way.
     Interaction,
+    /// A browser that somebody signed in from. For throttling only; it proves nothing.
+    Device,
 }
 
 impl Jar {
@@ -119,6 +122,7 @@ impl Jar {
         let bare = match self {
             Self::Session => "sid",
             Self::Interaction => "ix",
+            Self::Device => "dev",
         };
         if app.issuer.is_https() {
             format!("__Host-{bare}")
@@ -154,11 +158,13 @@ impl Jar {
             .http_only(true)
             .same_site(SameSite::Lax)
             .secure(app.issuer.is_https());
-        if matches!(self, Self::Interaction) {
-            let life = app.config.login.authorization.0.as_secs();
-            cookie = cookie.max_age(actix_web::cookie::time::Duration::seconds(
-                i64::try_from(life).unwrap_or(600),
-            ));
+        let life = match self {
+            Self::Session => None,
+            Self::Interaction => Some(app.config.login.authorization.0),
+            Self::Device => Some(DEVICE_KNOWN),
+        };
+        if let Some(life) = life.and_then(|life| i64::try_from(life.as_secs()).ok()) {
+            cookie = cookie.max_age(actix_web::cookie::time::Duration::seconds(life));
         }
         cookie.finish()
     }

@@ -1,5 +1,6 @@
-//! What holds for every request and every answer of the public listener: one canonical path, our
-//! host alone, the size limits, the security headers, a request id.
+//! What holds for every request and every answer of the public listener: who asks, how often, from
+//! where and over what; one canonical path, our host alone, the size limits, the security headers, a
+//! request id.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -13,18 +14,20 @@ use actix_web::http::header::{HOST, HeaderName, HeaderValue};
 use actix_web::http::{Method, header};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, Data};
-use actix_web::{Error, HttpMessage, HttpResponse};
+use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse};
 
 use futures_core::Stream;
 
 use super::assets::Assets;
+use super::client_address::{self, ClientAddress};
 use super::error::{self, Notice};
 use super::extract::RequestId;
+use super::limits::{self, Limits};
 use crate::app::App;
-use crate::config::is_loopback_host;
-use crate::config::limits::{HEADER_BYTES, HEADER_FIELDS, URL_BYTES};
+use crate::config::limits::{BODY_TIME, HANDLER_TIME, HEADER_BYTES, HEADER_FIELDS, URL_BYTES};
+use crate::config::{is_in, is_loopback_host};
 use crate::id;
-use crate::oauth::Detail;
+use crate::oauth::{Code, Detail};
 
 const FIXED: [(&str, &str); 4] = [
     ("x-content-type-options", "nosniff"),
@@ -32,8 +35,9 @@ const FIXED: [(&str, &str); 4] = [
     ("cross-origin-resource-policy", "same-origin"),
     (
         "permissions-policy",
-        "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), magnetometer=(), \
-         microphone=(), midi=(), payment=(), usb=(), xr-spatial-tracking=()",
+        "accelerometer=(), bluetooth=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), hid=(), \
+         magnetometer=(), microphone=(), midi=(), payment=(), screen-wake-lock=(), serial=(), usb=(), \
+         xr-spatial-tracking=()",
     ),
 ];
 
@@ -45,9 +49,10 @@ pub async fn guard(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let (Some(app), Some(assets)) = (
+    let (Some(app), Some(assets), Some(limits)) = (
         request.app_data::<Data<App>>().cloned(),
         request.app_data::<Data<Assets>>().cloned(),
+        request.app_data::<Data<Limits>>().cloned(),
     ) else {
         return Ok(request.into_response(HttpResponse::InternalServerError().finish()));
     };
@@ -56,7 +61,10 @@ pub async fn guard(
         .extensions_mut()
         .insert(RequestId(request_id.clone()));
     let (request, body) = hold(request);
-    let response = match refuse(&request, &app, &assets) {
+    let refusal = from_nowhere(&request, &app, &assets)
+        .or_else(|| too_many(request.request(), &limits, &app, &assets))
+        .or_else(|| refuse(&request, &app, &assets));
+    let response = match refusal {
         Some(refusal) => request.into_response(refusal),
         None => next.call(request).await?.map_into_boxed_body(),
     };
@@ -66,7 +74,9 @@ pub async fn guard(
             _body: body,
         })
     });
+    let http = response.request().clone();
     let headers = response.headers_mut();
+    limits::describe(&http, headers);
     for (name, value) in FIXED {
         let name = HeaderName::from_static(name);
         if !headers.contains_key(&name) {
@@ -84,6 +94,31 @@ pub async fn guard(
         HeaderValue::try_from(request_id)?,
     );
     Ok(response)
+}
+
+/// Around each route: a request that takes too long is given up. Work on it begins when its body is here.
+///
+/// # Errors
+/// None of its own.
+pub async fn in_time(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let http = request.request().clone();
+    match tokio::time::timeout(BODY_TIME + HANDLER_TIME, next.call(request)).await {
+        Ok(response) => Ok(response?.map_into_boxed_body()),
+        Err(_) => {
+            let refusal = error::json(
+                &http,
+                &crate::oauth::Error {
+                    code: Code::TemporarilyUnavailable,
+                    detail: Detail::high("http.timeout", "handler"),
+                    source: None,
+                },
+            );
+            Ok(ServiceResponse::new(http, refusal))
+        }
+    }
 }
 
 /// A request's body that lives until the answer is sent. actix reads a chunked body that was dropped to
@@ -132,6 +167,53 @@ fn hold(mut request: ServiceRequest) -> (ServiceRequest, Option<Body>) {
     (request, Some(body))
 }
 
+/// Finds out where a request comes from, and refuses it when that cannot be said, when the network is
+/// shut out, or when it came in the clear from another machine.
+fn from_nowhere(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
+    let (http, rules) = (request.request(), &app.config.http);
+    let notice = |notice| Some(error::notice(http, app, assets, notice));
+    let peer = client_address::peer(request.peer_addr());
+    let found = client_address::resolve(peer, request.headers(), &rules.trusted_proxies);
+    request
+        .extensions_mut()
+        .insert(ClientAddress(found.unwrap_or(peer)));
+    let Ok(address) = found else {
+        return notice(Notice::FORWARDED);
+    };
+    let allowed = rules.allow.is_empty() || is_in(&rules.allow, address);
+    if !allowed || is_in(&rules.deny, address) {
+        return notice(Notice::NETWORK);
+    }
+    let sheltered = request.app_config().secure()
+        || !app.issuer.is_https()
+        || peer.is_loopback()
+        || is_in(&rules.trusted_proxies, peer);
+    if sheltered {
+        return None;
+    }
+    if request.method() == Method::GET && request.path() == "/" {
+        error::log(http, Detail::new("http.plain", "redirect"), None);
+        return Some(
+            HttpResponse::PermanentRedirect()
+                .insert_header((header::LOCATION, app.issuer.url("/")))
+                .insert_header((header::CACHE_CONTROL, "no-store"))
+                .finish(),
+        );
+    }
+    notice(Notice::PLAIN)
+}
+
+/// Charges the request to its address.
+fn too_many(
+    request: &HttpRequest,
+    limits: &Limits,
+    app: &App,
+    assets: &Assets,
+) -> Option<HttpResponse> {
+    let too_many = limits.charge_address(request).err()?;
+    Some(too_many.respond(request, app, assets))
+}
+
 /// What is refused before any route is looked at.
 fn refuse(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
     let http = request.request();
@@ -156,7 +238,7 @@ fn refuse(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpRe
     if !is_canonical(http.uri().path()) {
         return notice(Notice::NOT_FOUND);
     }
-    other_host(request, app)
+    other_host(request, app, assets)
 }
 
 /// Router and access rules see one and the same path: no escapes, no empty, dot or parameter parts.
@@ -171,12 +253,17 @@ fn is_canonical(path: &str) -> bool {
 
 /// The issuer is a constant, never taken from `Host`. Another loopback spelling of a loopback issuer
 /// is sent to the right one; everything else is 421.
-fn other_host(request: &ServiceRequest, app: &App) -> Option<HttpResponse> {
-    let host = request
-        .headers()
-        .get(HOST)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+fn other_host(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
+    let mut hosts = request.headers().get_all(HOST);
+    // RFC 9112 §3.2: exactly one, whatever the target says.
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        let http = request.request();
+        return Some(error::notice(http, app, assets, Notice::HOST));
+    };
+    let host = match request.uri().authority() {
+        Some(target) => target.as_str(),
+        None => host.to_str().unwrap_or_default(),
+    };
     let authority = app.issuer.authority();
     if host.eq_ignore_ascii_case(authority)
         || app

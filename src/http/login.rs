@@ -1,6 +1,8 @@
 //! `/login`: the page and its form. What happened is recorded, and the authorization goes on at
 //! `/oauth2/authorize`.
 
+use std::time::Duration;
+
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
@@ -9,19 +11,23 @@ use askama::Template;
 use super::answer::{Allowed, Frame, page, see_other};
 use super::assets::Assets;
 use super::authorize::{self, Pending, Stop};
+use super::client_address::ClientAddress;
 use super::error::{self, Notice};
 use super::extract::{self, Browser, Jar, Unread};
+use super::limits::whole_seconds;
 use crate::accounts::password::{Password, Unusable, is_outdated};
 use crate::accounts::session::{ACR_PASSWORD, Login, Session};
+use crate::accounts::throttle::{self, ACCOUNT_AND_ADDRESS, Attempt, Bucket, Verdict};
 use crate::accounts::user::{User, Username};
 use crate::app::App;
 use crate::audit::{Event, Name};
 use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::db;
 use crate::id::{AuthorizationId, Sid};
+use crate::oauth::Detail;
 use crate::oauth::next_step::Stage;
 use crate::oauth::params::Params;
-use crate::secret::{Hash, Secret};
+use crate::secret::{Hash, Secret, base64url};
 use crate::time::Timestamp;
 
 #[derive(Template)]
@@ -174,22 +180,100 @@ async fn sign_in(
     let username = Username::parse(typed);
     let name = username.as_ref().map_or("", Username::as_str);
     let user_ref = app.secret.user_ref(name);
-    let Some((user, renewed)) = authenticate(app, username, password).await? else {
-        error::log_login(request, &user_ref);
-        let shown: String = typed.chars().take(LOGIN_HINT_CHARS).collect();
+    let shown: String = typed.chars().take(LOGIN_HINT_CHARS).collect();
+    let device = Jar::Device.read(request, app);
+    let (attempt, verdict) = admit(request, app, username.clone(), device.as_ref()).await?;
+    let spray = match verdict {
+        Verdict::Admitted { spray } => spray,
+        put_off => {
+            let (reason, wait, advice) = throttled(put_off);
+            let detail = Detail::new("login.throttled", reason);
+            error::log_login(request, detail, &user_ref);
+            return Ok(error::put_off(request, assets, &advice, wait));
+        }
+    };
+    let authenticated = authenticate(app, username, password).await;
+    if authenticated.is_err() {
+        let (attempt, now) = (attempt.clone(), app.clock.now());
+        app.store
+            .transaction(move |tx| tx.absolve(&attempt, false, now))
+            .await?;
+    }
+    let Some((user, renewed)) = authenticated? else {
+        let detail = Detail::new("login.failed", "credentials");
+        error::log_login(request, detail, &user_ref);
+        if spray {
+            error::log(request, Detail::high("login.spray", "network"), None);
+        }
         return Ok(show(app, assets, &id, &browser, &pending, Some(&shown)));
     };
     // 4. A new session id, always.
-    let cookie = begin_session(request, app, id.clone(), user, renewed).await?;
+    let device = device.unwrap_or_else(|| Secret::opaque(&app.entropy));
+    let proof = Proof {
+        attempt,
+        account: throttle::account(&user_ref),
+        device: device.hash(),
+        renewed,
+    };
+    let cookie = begin_session(request, app, id.clone(), user, proof).await?;
     error::note(request, "session.rotated", "login");
     if pending.stored.session.is_some() {
         error::note(request, "login.reauth", "login");
     }
     let mut response = see_other(&format!("/oauth2/authorize?authorization={id}"));
-    if let Err(error) = response.add_cookie(&Jar::Session.keep(app, &cookie)) {
-        tracing::error!(event = "http.cookie", %error);
+    for (jar, value) in [(Jar::Session, &cookie), (Jar::Device, &device)] {
+        if let Err(error) = response.add_cookie(&jar.keep(app, value)) {
+            tracing::error!(event = "http.cookie", %error);
+        }
     }
     Ok(response)
+}
+
+/// Whether this try may be evaluated. It counts as a failure until it is none.
+async fn admit(
+    request: &HttpRequest,
+    app: &App,
+    username: Option<Username>,
+    device: Option<&Secret>,
+) -> Result<(Attempt, Verdict), Stop> {
+    let (now, address) = (app.clock.now(), ClientAddress::of(request));
+    let name = username.as_ref().map_or("", Username::as_str);
+    let person = app.secret.user_ref(name);
+    let device = device.map(Secret::hash);
+    let admitted = app.store.transaction(move |tx| {
+        let known = match &device {
+            Some(device) => tx.is_known_device(device, username.as_ref(), now)?,
+            None => false,
+        };
+        let attempt = match &device {
+            Some(device) if known => {
+                Attempt::from_known_device(&person, &base64url(device.as_bytes()))
+            }
+            _ => Attempt::from_anywhere(&person, address),
+        };
+        let verdict = tx.admit(&attempt, username.as_ref(), now)?;
+        Ok((attempt, verdict))
+    });
+    Ok(admitted.await?)
+}
+
+/// What is said of a try that comes too early: the private reason, the wait, the advice.
+fn throttled(verdict: Verdict) -> (&'static str, Duration, String) {
+    let Verdict::Wait(wait) = verdict else {
+        return (
+            "in_a_row",
+            ACCOUNT_AND_ADDRESS.most,
+            "Use a browser that signed in before, or ask for a new password.".to_owned(),
+        );
+    };
+    let seconds = whole_seconds(wait);
+    let wait_for = match seconds {
+        1 => "a second".to_owned(),
+        2..=90 => format!("{seconds} seconds"),
+        _ => format!("{} minutes", seconds.div_ceil(60)),
+    };
+    let advice = format!("Wait {wait_for}, then go back and try again.");
+    ("wait", wait, advice)
 }
 
 /// The person of a name and password, with a renewed hash where the stored one is outdated. The
@@ -224,12 +308,21 @@ async fn authenticate(
     Ok(Some((user, renewed)))
 }
 
+/// What a right password leaves to be written down.
+struct Proof {
+    attempt: Attempt,
+    account: Bucket,
+    device: Hash,
+    /// A hash in the place of one with outdated cost.
+    renewed: Option<String>,
+}
+
 async fn begin_session(
     request: &HttpRequest,
     app: &App,
     id: AuthorizationId,
     user: User,
-    renewed: Option<String>,
+    proof: Proof,
 ) -> Result<Secret, Stop> {
     let now = app.clock.now();
     let cookie = Secret::opaque(&app.entropy);
@@ -248,9 +341,12 @@ async fn begin_session(
         expires_at: now + app.config.login.session_absolute.0,
     };
     let open = app.store.transaction(move |tx| {
-        if let Some(phc) = renewed {
+        if let Some(phc) = proof.renewed {
             tx.put_password(&user.id, &phc, now)?;
         }
+        tx.absolve(&proof.attempt, true, now)?;
+        tx.end_series(&proof.account)?;
+        tx.put_known_device(&proof.device, &user.id, now)?;
         let sid = replace(tx, old.as_ref(), &session, now)?;
         tx.put_audit(&Event {
             at: now,

@@ -4,6 +4,8 @@ mod account;
 mod answer;
 mod assets;
 mod authorize;
+mod client_address;
+mod connections;
 mod consent;
 mod cors;
 mod discovery;
@@ -12,23 +14,25 @@ mod extract;
 mod headers;
 mod health;
 mod introspect;
+mod limits;
+mod listeners;
 mod login;
 mod logout;
 mod revoke;
+mod tls;
 mod token;
 mod userinfo;
 
-use std::sync::Arc;
-
-use actix_web::dev::{Server, ServerHandle};
+use actix_web::body::BoxBody;
+use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{App as Actix, HttpServer, guard, middleware};
+use actix_web::{guard, middleware};
 
 pub use answer::{Allowed, Frame, page, see_other};
 pub use assets::Assets;
+pub use listeners::{BindError, Listeners};
 
 use crate::app::App;
-use crate::config::Address;
 
 /// The public listener: protocol and pages.
 pub fn public(config: &mut ServiceConfig) {
@@ -140,86 +144,24 @@ pub fn management(config: &mut ServiceConfig) {
         .service(web::resource("/version").route(web::get().to(health::version)));
 }
 
-/// Everything else at a known path is 405 and says what may be.
-fn only(methods: &'static [&'static str], resource: actix_web::Resource) -> actix_web::Resource {
-    resource.default_service(web::to(
-        move |request: actix_web::HttpRequest, app: Data<App>| async move {
-            error::method_not_allowed(&request, &app, methods)
-        },
-    ))
-}
-
-/// Both listeners, bound and ready to run.
-pub struct Listeners {
-    server: Server,
-    health: ServerHandle,
-    public: Vec<std::net::SocketAddr>,
-}
-
-impl Listeners {
-    /// Binds both addresses.
-    ///
-    /// # Errors
-    /// The address, and why it cannot be had.
-    pub fn bind(
-        app: &Data<App>,
-        public_address: &Address,
-        management_address: &Address,
-    ) -> Result<Self, (Address, std::io::Error)> {
-        let assets = Data::from(Arc::new(Assets::new(&app.config.branding.product)));
-        let data = app.clone();
-        let server = HttpServer::new(move || {
-            Actix::new()
-                .app_data(data.clone())
-                .app_data(assets.clone())
-                .wrap(middleware::from_fn(headers::guard))
-                .configure(public)
-        });
-        let pair = |address: &Address| {
-            (
-                address.host.trim_matches(['[', ']']).to_owned(),
-                address.port,
-            )
-        };
-        let public = server
-            .disable_signals()
-            .bind(pair(public_address))
-            .map_err(|error| (public_address.clone(), error))?;
-        let addresses = public.addrs();
-        let data = app.clone();
-        let health =
-            HttpServer::new(move || Actix::new().app_data(data.clone()).configure(management))
-                .disable_signals()
-                .workers(1)
-                .bind(pair(management_address))
-                .map_err(|error| (management_address.clone(), error))?
-                .run();
-        let handle = health.handle();
-        actix_web::rt::spawn(health);
-        Ok(Self {
-            server: public.run(),
-            health: handle,
-            public: addresses,
-        })
-    }
-
-    /// The public addresses, with the port that was chosen.
-    pub fn addresses(&self) -> &[std::net::SocketAddr] {
-        &self.public
-    }
-
-    /// What stops it.
-    pub fn handle(&self) -> ServerHandle {
-        self.server.handle()
-    }
-
-    /// Serves until it is stopped; health is answered until the last request is done.
-    ///
-    /// # Errors
-    /// When accepting fails for good.
-    pub async fn run(self) -> std::io::Result<()> {
-        let outcome = self.server.await;
-        self.health.stop(false).await;
-        outcome
-    }
+/// Everything else at a known path is 405 and says what may be. None takes for ever.
+fn only(
+    methods: &'static [&'static str],
+    resource: actix_web::Resource,
+) -> actix_web::Resource<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<BoxBody>,
+        Error = actix_web::Error,
+        InitError = (),
+    >,
+> {
+    resource
+        .default_service(web::to(
+            move |request: actix_web::HttpRequest, app: Data<App>| async move {
+                error::method_not_allowed(&request, &app, methods)
+            },
+        ))
+        .wrap(middleware::from_fn(headers::in_time))
 }

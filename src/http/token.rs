@@ -3,9 +3,12 @@
 use actix_web::web::{self, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
+use super::client_address::ClientAddress;
 use super::cors;
 use super::error::{self, Notice};
 use super::extract::{self, Unread};
+use super::limits::{self, TooMany};
+use crate::accounts::throttle;
 use crate::app::App;
 use crate::oauth::client_auth::{self, Proven};
 use crate::oauth::issue::{self, TokenResponse};
@@ -31,6 +34,7 @@ pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpRe
 pub(super) enum Stop {
     Notice(Notice),
     Error(Error),
+    TooMany(TooMany),
 }
 
 impl Stop {
@@ -38,6 +42,7 @@ impl Stop {
         match self {
             Self::Error(error) => error::json(request, &error),
             Self::Notice(notice) => error::json_notice(request, notice),
+            Self::TooMany(too_many) => too_many.json(request),
         }
     }
 }
@@ -78,18 +83,55 @@ pub(super) async fn proven(
             Unread::NotAForm => rejected("content_type"),
         })?;
     let presented = client_auth::present(&extract::authorization(request), &form)?;
-    // What is remembered may be some seconds old: enough to let a client in, never to turn it away.
+    let proven = recognise(app, &presented, now).await?;
+    let proven = match proven {
+        Ok(proven) => proven,
+        Err(refused) => return Err(count_failure(request, app, refused, now).await),
+    };
+    if proven.client().is_confidential() {
+        limits::charge_client(request, &proven.client().id).map_err(Stop::TooMany)?;
+    }
+    Ok((form, proven))
+}
+
+/// Finds out who it is. What is remembered may be some seconds old: enough to let a client in, never to
+/// turn it away.
+async fn recognise(
+    app: &App,
+    presented: &client_auth::Presented,
+    now: Timestamp,
+) -> Result<Result<Proven, Error>, Stop> {
     if let Some(known) = app.registrations.recall(&presented.client_id, now)
-        && let Ok(proven) = client_auth::prove(&presented, Some(known), now)
+        && let Ok(proven) = client_auth::prove(presented, Some(known), now)
     {
-        return Ok((form, proven));
+        return Ok(Ok(proven));
     }
     let known = app
         .registrations
         .read(&app.store, &presented.client_id, now);
-    let proven = client_auth::prove(&presented, known.await.map_err(storage)?, now)?;
-    note_use(app, &proven, now);
-    Ok((form, proven))
+    let proven = client_auth::prove(presented, known.await.map_err(storage)?, now);
+    if let Ok(proven) = &proven {
+        note_use(app, proven, now);
+    }
+    Ok(proven)
+}
+
+/// Counts a client that fails to authenticate, and answers 429 when its address fails too often
+/// (policy §4). A right secret passes all the same: those that we make cannot be guessed.
+async fn count_failure(request: &HttpRequest, app: &App, refused: Error, now: Timestamp) -> Stop {
+    let bucket = throttle::failed_client(ClientAddress::of(request));
+    let counted = app
+        .store
+        .transaction(move |tx| tx.count_failure(&bucket, now));
+    match counted.await {
+        Ok(None) => Stop::Error(refused),
+        Ok(Some(wait)) => {
+            // The refusal itself is seen, too.
+            error::log(request, refused.detail, None);
+            Stop::TooMany(TooMany::failures(wait))
+        }
+        Err(failure) => Stop::Error(storage(failure)),
+    }
 }
 
 /// Writes down that a secret is in use, beside the request. It happens when a client is read anew and
@@ -117,6 +159,13 @@ async fn answer(
     let now = app.clock.now();
     let (form, proven) = proven(request, &app, body, now).await?;
     let wanted = Request::parse(&form)?;
+    let refreshed = match form.one("refresh_token") {
+        Ok(Some(token)) => app.secret.read_refresh_token(token).map(|(grant, _)| grant),
+        _ => None,
+    };
+    if let Some(grant) = &refreshed {
+        limits::admit_refresh(request, grant).map_err(Stop::TooMany)?;
+    }
     // 2. Decide, remember, commit.
     let node = app.clone();
     let decided = match token::decide_alone(&wanted, &proven, app.mint(now)) {
@@ -129,6 +178,9 @@ async fn answer(
     };
     if decided.again {
         error::note(request, "token.refresh_grace", "again");
+    }
+    if let Some(grant) = &refreshed {
+        limits::charge_refresh(request, grant);
     }
     // 3. Sign: RSA off the event loop.
     let keys = app.signing_keys().await?;

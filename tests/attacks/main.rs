@@ -1,7 +1,8 @@
 //! The attack catalogue, row by row: `attacks.tsv` says what must hold, `shipped.txt` what is due.
 //!
 //! `cargo test --test attacks -- [ROW | AREA]… [--sqlite | --postgres]`. Each row runs on a fresh
-//! database, on SQLite with one node and on Postgres with three. `ATTACKS_VERBOSE=1` prints each case.
+//! database, on SQLite with one node and on Postgres with three, and some rows of each area once more
+//! over TLS (`--tls`: all of them). `ATTACKS_VERBOSE=1` prints each case.
 #![allow(
     // tables of cases are tuples on purpose
     clippy::type_complexity,
@@ -17,10 +18,12 @@ mod client_auth;
 mod consent;
 mod expect;
 mod introspection;
+mod http_tls;
 mod login;
 mod process;
 mod redirect_uri;
 mod revocation;
+mod throttle;
 mod token_code;
 mod token_refresh;
 mod userinfo;
@@ -45,6 +48,7 @@ const AREAS: &[&[Row]] = &[
     client_auth::ROWS,
     consent::ROWS,
     introspection::ROWS,
+    http_tls::ROWS,
     login::forms::ROWS,
     login::kinds::ROWS,
     login::pages::ROWS,
@@ -52,6 +56,7 @@ const AREAS: &[&[Row]] = &[
     login::sessions::ROWS,
     redirect_uri::ROWS,
     revocation::ROWS,
+    throttle::ROWS,
     token_code::answers::ROWS,
     token_code::codes::ROWS,
     token_code::kill::ROWS,
@@ -61,6 +66,13 @@ const AREAS: &[&[Row]] = &[
     token_refresh::races::ROWS,
     token_refresh::reuse::ROWS,
     userinfo::ROWS,
+];
+
+/// Rows that are played once more over TLS, on SQLite: the way through each endpoint, cookies, headers,
+/// bodies, and what only shows on a socket.
+const OVER_TLS: &[&str] = &[
+    "A001", "A050", "A082", "A110", "A128", "A132", "A160", "A180", "A188", "A210", "A246", "A453",
+    "A454", "A458", "A460",
 ];
 
 /// A row that hangs is a failed row; the slowest take a quarter of this on a busy machine.
@@ -92,8 +104,16 @@ pub struct Stage {
 }
 
 impl Stage {
-    async fn build(db: Db) -> Self {
-        let server = Server::start(db).await;
+    async fn build(db: Db, over_tls: bool) -> Self {
+        let server = Server::with(db, |config| {
+            // Rows ask more of one address than anybody does; those about limits bring their own server.
+            config.limits.per_ip = 1_000_000;
+            config.limits.per_client = 1_000_000;
+            if over_tls {
+                cast::tls::switch_on(config);
+            }
+        })
+        .await;
         let mut nodes = Vec::new();
         if db == Db::Postgres {
             for _ in 0..2 {
@@ -219,6 +239,8 @@ fn shipped(catalogue: &[Listed]) -> Result<BTreeSet<&'static str>, String> {
 struct Wanted {
     names: Vec<String>,
     databases: Vec<Db>,
+    /// Everything that is asked for over TLS, and nothing in the clear.
+    tls: bool,
 }
 
 impl Wanted {
@@ -226,11 +248,13 @@ impl Wanted {
         let mut wanted = Self {
             names: Vec::new(),
             databases: Vec::new(),
+            tls: false,
         };
         for argument in std::env::args().skip(1) {
             match argument.as_str() {
                 "--sqlite" => wanted.databases.push(Db::Sqlite),
                 "--postgres" => wanted.databases.push(Db::Postgres),
+                "--tls" => wanted.tls = true,
                 // Flags of the ordinary test harness, which `cargo test -- …` gives to all.
                 flag if flag.starts_with('-') => {}
                 name => wanted.names.push(name.to_owned()),
@@ -305,18 +329,25 @@ fn main() -> ExitCode {
         })
         .collect();
     // A few at a time: each takes the next row that nobody has.
-    let jobs: Vec<(&str, Db)> = chosen
+    let mut jobs: Vec<(&str, Db, bool)> = chosen
         .iter()
-        .flat_map(|listed| wanted.databases.iter().map(|db| (listed.id, *db)))
+        .flat_map(|listed| {
+            let databases = wanted.databases.iter();
+            databases.map(|db| (listed.id, *db, wanted.tls))
+        })
         .collect();
+    if !wanted.tls && wanted.databases.contains(&Db::Sqlite) {
+        let again = chosen.iter().filter(|listed| OVER_TLS.contains(&listed.id));
+        jobs.extend(again.map(|listed| (listed.id, Db::Sqlite, true)));
+    }
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4));
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 IS_RUNNER.set(true);
-                while let Some((id, db)) = jobs.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    play(id, *db);
+                while let Some((id, db, tls)) = jobs.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    play(id, *db, *tls);
                 }
             });
         }
@@ -360,16 +391,17 @@ fn strays(catalogue: &[Listed]) -> Vec<String> {
 }
 
 /// Runs one row on one database and prints what came of it.
-fn play(id: &'static str, db: Db) {
+fn play(id: &'static str, db: Db, tls: bool) {
     let started = std::time::Instant::now();
     let results = match find(id) {
-        Some(row) => actix_web::rt::System::new().block_on(perform(row, db)),
+        Some(row) => actix_web::rt::System::new().block_on(perform(row, db, tls)),
         None => BTreeMap::from([(0, vec!["is due but has no code".to_owned()])]),
     };
-    let db = if db == Db::Sqlite {
-        "sqlite"
-    } else {
-        "postgres"
+    let db = match (db, tls) {
+        (Db::Sqlite, false) => "sqlite",
+        (Db::Sqlite, true) => "sqlite, tls",
+        (Db::Postgres, false) => "postgres",
+        (Db::Postgres, true) => "postgres, tls",
     };
     let (mut lines, mut passed, mut failed) = (Vec::new(), 0, 0);
     for (case, failures) in &results {
@@ -398,8 +430,8 @@ fn play(id: &'static str, db: Db) {
 }
 
 /// The cases of a row and their failures. Case 0 is the row as a whole.
-async fn perform(row: &Row, db: Db) -> BTreeMap<usize, Vec<String>> {
-    let stage = match guarded(Stage::build(db)).await {
+async fn perform(row: &Row, db: Db, tls: bool) -> BTreeMap<usize, Vec<String>> {
+    let stage = match guarded(Stage::build(db, tls)).await {
         Ok(stage) => stage,
         Err(panic) => return BTreeMap::from([(0, vec![panic])]),
     };

@@ -6,6 +6,7 @@ use super::client::Party;
 use super::journal::{self, Exchange};
 use super::log;
 use super::server::{ISSUER, PASSWORD};
+use super::tls;
 
 /// A browser at the issuer.
 #[derive(Clone)]
@@ -13,6 +14,8 @@ pub struct Browser {
     base: String,
     http: reqwest::Client,
     pub cookies: BTreeMap<String, String>,
+    /// Where the proxy in front says that it is, if there is one.
+    pub address: Option<String>,
 }
 
 /// What came back.
@@ -23,19 +26,32 @@ pub struct Answer {
     pub body: String,
 }
 
-/// A client that follows nothing. It speaks no TLS, and reading the system's certificates takes
+/// A client that follows nothing and trusts the stories' certificate alone: reading the system's takes
 /// longer than a whole sign-in.
-pub fn http() -> reqwest::Client {
+pub fn http(base: &str) -> reqwest::Client {
     let builder = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
-    builder.tls_certs_only([]).build().unwrap()
+    let certificates = match base.starts_with("https:") {
+        true => vec![reqwest::Certificate::from_pem(tls::ours().pem.as_bytes()).unwrap()],
+        false => Vec::new(),
+    };
+    builder.tls_certs_only(certificates).build().unwrap()
 }
 
 impl Browser {
     pub fn new(base: &str) -> Self {
         Self {
             base: base.to_owned(),
-            http: http(),
+            http: http(base),
             cookies: BTreeMap::new(),
+            address: None,
+        }
+    }
+
+    /// The same cookies, elsewhere, as a proxy tells that the server trusts.
+    pub fn from(&self, address: &str) -> Self {
+        Self {
+            address: Some(address.to_owned()),
+            ..self.clone()
         }
     }
 
@@ -67,6 +83,9 @@ impl Browser {
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect();
             request = request.header("Cookie", cookies.join("; "));
+        }
+        if let Some(address) = &self.address {
+            request = request.header("X-Forwarded-For", address);
         }
         for (name, value) in headers {
             request = request.header(*name, *value);

@@ -36,7 +36,7 @@ impl Party {
             client,
             secret,
             base: base.to_owned(),
-            http: browser::http(),
+            http: browser::http(base),
         }
     }
 

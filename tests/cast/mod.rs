@@ -15,6 +15,7 @@ pub mod log;
 pub mod postgres;
 pub mod raw;
 pub mod server;
+pub mod tls;
 
 pub use browser::{Answer, Browser};
 pub use client::{Party, Tokens, VERIFIER, challenge};

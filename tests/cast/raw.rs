@@ -8,6 +8,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::browser::Answer;
 use super::journal::{self, Exchange};
+use super::tls;
 
 /// Sends `method target` with these header lines (`Host` and `Connection: close` are added).
 pub async fn request(
@@ -40,18 +41,36 @@ pub async fn request(
     Some(answer)
 }
 
+/// A connection, over TLS where the server speaks it.
+trait Wire: Read + Write {}
+
+impl<T: Read + Write> Wire for T {}
+
+fn wire(base: &str) -> Box<dyn Wire> {
+    let (scheme, address) = base.split_once("://").unwrap();
+    let tcp = connect(address);
+    if scheme == "http" {
+        return Box::new(tcp);
+    }
+    let name = "op.example".try_into().unwrap();
+    let client = rustls::ClientConnection::new(tls::ours().client().into(), name).unwrap();
+    Box::new(rustls::StreamOwned::new(client, tcp))
+}
+
+fn connect(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    let patience = Some(Duration::from_secs(5));
+    stream.set_read_timeout(patience).unwrap();
+    stream.set_write_timeout(patience).unwrap();
+    stream
+}
+
 /// Sends exactly these bytes, which must ask for the connection to be closed. `None` when it was
 /// closed without an answer.
 pub async fn bytes(base: &str, bytes: Vec<u8>) -> Option<Answer> {
-    let address = base.trim_start_matches("http://").to_owned();
+    let base = base.to_owned();
     actix_web::rt::task::spawn_blocking(move || {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
-        stream
-            .set_write_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
+        let mut stream = wire(&base);
         // A server that has heard enough may stop listening before everything is said.
         let _ = stream.write_all(&bytes);
         let mut heard = Vec::new();
@@ -76,7 +95,7 @@ pub fn post(target: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Sends `first`, then `chunk` up to `times` times, and listens meanwhile. The answer, and whether the
+/// Sends `first`, then `chunk` up to `times` times, and listens meanwhile; in the clear only. The answer, and whether the
 /// other side hung up by itself.
 pub async fn flood(
     base: &str,
@@ -86,13 +105,7 @@ pub async fn flood(
 ) -> (Option<Answer>, bool) {
     let address = base.trim_start_matches("http://").to_owned();
     actix_web::rt::task::spawn_blocking(move || {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
-        stream
-            .set_write_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
+        let mut stream = connect(&address);
         let mut ear = stream.try_clone().unwrap();
         let listening = std::thread::spawn(move || {
             let mut heard = Vec::new();

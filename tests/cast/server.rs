@@ -66,6 +66,21 @@ impl Server {
         Self::serve(db, config, Clock::settable(start_of_time())).await
     }
 
+    /// A node that believes what a proxy on this machine says of addresses.
+    pub async fn behind_proxy(db: Db) -> Self {
+        let proxy = "127.0.0.1".parse().unwrap();
+        Self::with(db, |config| config.http.trusted_proxies = vec![proxy]).await
+    }
+
+    /// A node that other machines reach, too.
+    pub async fn anywhere(db: Db, change: impl FnOnce(&mut Config)) -> Self {
+        Self::with(db, |config| {
+            config.listen.public = Address::new("0.0.0.0", 0);
+            change(config);
+        })
+        .await
+    }
+
     /// Another node on the same database (Postgres only), with the same clock.
     pub async fn node(&self) -> Self {
         assert_eq!(self.db, Db::Postgres, "an embedded database has one node");
@@ -81,8 +96,17 @@ impl Server {
             .unwrap();
         let app = Data::new(app);
         let any = Address::new("127.0.0.1", 0);
-        let listeners = Listeners::bind(&app, &any, &any).unwrap();
-        let base = format!("http://{}", listeners.addresses()[0]);
+        let public = match config.listen.public.host.as_str() {
+            "localhost" => any.clone(),
+            host => Address::new(host, 0),
+        };
+        let listeners = Listeners::bind(&app, &public, &any).unwrap();
+        let scheme = match config.listen.tls.files() {
+            Some(_) => "https",
+            None => "http",
+        };
+        let port = listeners.addresses()[0].port();
+        let base = format!("{scheme}://127.0.0.1:{port}");
         let handle = listeners.handle();
         let running = Some(actix_web::rt::spawn(listeners.run()));
         let node = app.clone();
@@ -394,7 +418,8 @@ pub fn start_of_time() -> Timestamp {
     Timestamp::from_secs(1_800_000_000)
 }
 
-fn scratch() -> PathBuf {
+/// A folder of this process.
+pub fn scratch() -> PathBuf {
     let folder =
         Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cast-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();

@@ -9,4 +9,5 @@ mod client_secrets;
 mod code_flow;
 mod endpoints;
 mod introspection;
+mod limits;
 mod tokens;

@@ -24,6 +24,7 @@ pub const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencod
 pub const RANDOM: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 
 /// A login page and the browser that has it.
+#[derive(Clone)]
 pub struct Door {
     pub browser: Browser,
     pub authorization: String,
@@ -38,6 +39,14 @@ impl Door {
             authorization: page.hidden("authorization"),
             csrf: page.hidden("csrf"),
             browser,
+        }
+    }
+
+    /// The same, elsewhere, as a proxy tells that the server trusts.
+    pub fn from(self, address: &str) -> Self {
+        Self {
+            browser: self.browser.from(address),
+            ..self
         }
     }
 

@@ -8,8 +8,9 @@ use portcullis::accounts::user::Username;
 
 use super::{Door, FORM, INTERACTION, RANDOM, failed, passed, person};
 use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, ISSUER, log, raw};
+use crate::cast::{Answer, ISSUER, Server, log, raw};
 use crate::expect::{logged, page400, seen};
+use crate::throttle::throttled;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
@@ -21,6 +22,24 @@ pub const ROWS: &[Row] = &[
     row!(a122),
     row!(a142),
 ];
+
+/// All that must be the same whoever was tried: status, headers and body but for what belongs to the
+/// request itself.
+fn comparable(answer: &Answer, username: &str) -> (u16, BTreeMap<String, String>, String) {
+    // The field holds what was typed, whoever it is. Rates count the address's requests.
+    let body = answer
+        .body
+        .replace(&format!("value=\"{username}\""), "value=\"\"")
+        .replace(answer.header("x-request-id").unwrap(), "");
+    let own = ["x-request-id", "date", "content-length"];
+    let headers = answer
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
+        .filter(|(name, _)| !own.contains(&name.as_str()) && !name.contains("ratelimit-re"))
+        .collect();
+    (answer.status, headers, body)
+}
 
 async fn a110(stage: &Stage) {
     let web = stage.server.shop().await;
@@ -38,20 +57,19 @@ async fn a110(stage: &Stage) {
             answer.header("content-length").unwrap() == answer.body.len().to_string(),
             || format!("{:?}", answer.headers),
         );
-        // The field holds what was typed, whoever it is.
-        let body = answer
-            .body
-            .replace(&format!("value=\"{username}\""), "value=\"\"");
-        let own = ["x-request-id", "date", "content-length"];
-        let headers: BTreeMap<String, String> = answer
-            .headers
-            .iter()
-            .filter(|(name, _)| !own.contains(&name.as_str()))
-            .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
-            .collect();
-        seen.insert((answer.status, headers, body));
+        seen.insert(comparable(&answer, username));
     }
     stage.check(4, seen.len() == 1, || format!("{seen:?}"));
+    let mut seen = BTreeSet::new();
+    for username in ["alice", "ghost"] {
+        for _ in 0..4 {
+            stage.expect(5, failed(&door.tries(username, "wrong").await));
+        }
+        let answer = door.tries(username, "wrong").await;
+        stage.expect(5, throttled(&answer, 1));
+        seen.insert(comparable(&answer, username));
+    }
+    stage.check(6, seen.len() == 1, || format!("{seen:?}"));
 }
 
 async fn a116(stage: &Stage) {
@@ -133,6 +151,8 @@ async fn a118(stage: &Stage) {
             )
             .await;
         stage.expect(case, failed(&answer));
+        // The sixth must wait.
+        stage.server.advance(Duration::from_secs(1));
         let events = log::of(answer.header("x-request-id").unwrap());
         stage.check(
             case,
@@ -142,6 +162,40 @@ async fn a118(stage: &Stage) {
             || format!("{events:?}"),
         );
     }
+    // The same from a proxy that we trust: the right-most address is believed, and nothing else.
+    let trusting = Server::behind_proxy(stage.db()).await;
+    let web = trusting.shop().await;
+    let believed = [
+        Some("203.0.113.9"),
+        Some("203.0.113.9"),
+        Some("127.0.0.1"),
+        Some("127.0.0.1"),
+        Some("198.51.100.7"),
+        None,
+    ];
+    for ((case, forwarded), wanted) in (7..).zip(sent).zip(believed) {
+        let answer = trusting
+            .browser()
+            .send(
+                "GET",
+                &web.request(&[("prompt", "bad bad")]),
+                forwarded,
+                None,
+            )
+            .await;
+        let events = log::of(answer.header("x-request-id").unwrap());
+        let logged_ip = events.iter().find_map(|event| event.get("ip").cloned());
+        match wanted {
+            Some(ip) => stage.check(case, logged_ip.as_deref() == Some(ip), || {
+                format!("{events:?}")
+            }),
+            None => {
+                stage.check(case, answer.status == 400, || seen(&answer));
+                stage.expect(case, logged(&answer, "http.bad_forwarded", "address"));
+            }
+        }
+    }
+    trusting.remove().await;
 }
 
 async fn a120(stage: &Stage) {
@@ -164,7 +218,7 @@ async fn a120(stage: &Stage) {
     stage.expect(3, page400(&answer));
     stage.expect(3, logged(&answer, "login.failed", "too_long"));
     let long = "x".repeat(1_025);
-    let [hashed, refused] = fastest(&mut door, [("alice", "x"), ("alice", &long)]).await;
+    let [hashed, refused] = fastest(stage, &mut door, [("alice", "x"), ("alice", &long)]).await;
     stage.check(3, refused < hashed / 2, || {
         format!("refused after {refused:?}; with a hash it takes {hashed:?}")
     });
@@ -190,9 +244,11 @@ async fn a120(stage: &Stage) {
 
 /// The quickest of a few tries of each (user name, password), in turn: what the work takes without
 /// what else goes on.
-async fn fastest(door: &mut Door, tries: [(&str, &str); 2]) -> [Duration; 2] {
+async fn fastest(stage: &Stage, door: &mut Door, tries: [(&str, &str); 2]) -> [Duration; 2] {
     let mut best = [Duration::MAX; 2];
     for _ in 0..10 {
+        // What is put off would not be looked at.
+        stage.server.execute("DELETE FROM throttles");
         for (best, (username, password)) in best.iter_mut().zip(tries) {
             let started = Instant::now();
             door.tries(username, password).await;
@@ -256,7 +312,8 @@ async fn a122(stage: &Stage) {
         .send("POST", "/login", &[FORM, ("Origin", ISSUER)], Some(body))
         .await;
     stage.expect(2, failed(&answer));
-    let [known, invited] = fastest(&mut door, [("alice", "wrong"), ("invited", "wrong")]).await;
+    let [known, invited] =
+        fastest(stage, &mut door, [("alice", "wrong"), ("invited", "wrong")]).await;
     stage.check(4, invited > known / 6, || {
         format!("no hash for whoever has no password: {invited:?}, else {known:?}")
     });

@@ -1,0 +1,106 @@
+//! How many connections one address may hold (policy §6). One too many is hung up on.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::net::{IpAddr, Shutdown};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use actix_tls::accept::rustls_0_23::TlsStream;
+use actix_web::dev::Extensions;
+use actix_web::rt::net::TcpStream;
+use socket2::SockRef;
+
+use super::client_address;
+use crate::config::limits::CONNECTIONS_PER_IP;
+use crate::config::{Network, is_in};
+
+/// The open connections of a listener, by address. Trusted proxies hold as many as they like.
+#[derive(Clone)]
+pub struct Connections {
+    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    trusted: Arc<[Network]>,
+}
+
+/// A connection that counts; it ends with the connection, or when a stream takes it over.
+pub struct Slot {
+    address: IpAddr,
+    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Connections {
+    /// None so far.
+    pub fn new(trusted: &[Network]) -> Self {
+        Self {
+            open: Arc::default(),
+            trusted: trusted.into(),
+        }
+    }
+
+    /// Counts a connection that was just accepted, or hangs up.
+    pub fn accept(&self, io: &dyn Any, connection: &mut Extensions) {
+        let stream = io
+            .downcast_ref::<TcpStream>()
+            .or_else(|| Some(io.downcast_ref::<TlsStream<TcpStream>>()?.get_ref().0));
+        let Some(stream) = stream else { return };
+        let address = client_address::peer(stream.peer_addr().ok());
+        if is_in(&self.trusted, address) {
+            return;
+        }
+        match self.take(address) {
+            Some(slot) => {
+                connection.insert(slot);
+            }
+            None => {
+                tracing::warn!(event = "ratelimit.hit", reason = "connections", ip = %address);
+                // Whoever hung up first is told so by the next read.
+                let _ = SockRef::from(stream).shutdown(Shutdown::Both);
+            }
+        }
+    }
+
+    fn take(&self, address: IpAddr) -> Option<Slot> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = open.entry(address).or_default();
+        if *held >= CONNECTIONS_PER_IP {
+            return None;
+        }
+        *held += 1;
+        Some(Slot {
+            address,
+            open: Arc::clone(&self.open),
+        })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = open.get_mut(&self.address) {
+            *held -= 1;
+            if *held == 0 {
+                open.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_holds_so_many_and_gets_back_what_it_gives_up() {
+        let connections = Connections::new(&[]);
+        let (one, other) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+        let mut held: Vec<Slot> = (0..CONNECTIONS_PER_IP)
+            .map(|_| connections.take(one).unwrap())
+            .collect();
+        assert!(connections.take(one).is_none());
+        assert!(connections.take(other).is_some());
+        held.pop();
+        held.push(connections.take(one).unwrap());
+        assert!(connections.take(one).is_none());
+        drop(held);
+        assert!(connections.open.lock().unwrap().is_empty());
+    }
+}

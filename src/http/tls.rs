@@ -1,0 +1,202 @@
+//! TLS (RFC 8446, RFC 5246 as RFC 9325 narrows it) by rustls and aws-lc-rs. The certificate is read
+//! again when its files change; a bad one is reported and the good one stays.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use actix_web::web::Data;
+use arc_swap::ArcSwap;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{self, Ticketer, cipher_suite as suite, kx_group as group};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ServerConfig, SupportedCipherSuite};
+use x509_cert::Certificate as X509;
+use x509_cert::der::Decode;
+
+use crate::app::App;
+use crate::config::limits::{CERTIFICATE_ALARM, CERTIFICATE_LOOK};
+use crate::config::read_secret_file;
+use crate::secret::sha256;
+use crate::time::{Clock, Timestamp};
+
+/// Forward secrecy and authenticated encryption alone (RFC 9325 §4.2).
+const SUITES: [SupportedCipherSuite; 9] = [
+    suite::TLS13_AES_256_GCM_SHA384,
+    suite::TLS13_AES_128_GCM_SHA256,
+    suite::TLS13_CHACHA20_POLY1305_SHA256,
+    suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+    suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+    suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+];
+
+/// Why a certificate cannot be used: one sentence with the path.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unusable(String);
+
+/// What a certificate's files say.
+struct Loaded {
+    key: Arc<CertifiedKey>,
+    expires_at: Timestamp,
+    fingerprint: [u8; 32],
+}
+
+/// The certificate of a listener, as its files say now.
+pub struct Certificate {
+    files: (PathBuf, PathBuf),
+    current: ArcSwap<Loaded>,
+}
+
+impl std::fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Certificate")
+            .field("files", &self.files)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.current.load().key))
+    }
+}
+
+/// How a listener speaks TLS, with a certificate that follows its files.
+///
+/// # Errors
+/// [`Unusable`].
+pub fn configure(files: (PathBuf, PathBuf), app: &Data<App>) -> Result<ServerConfig, Unusable> {
+    let provider = Arc::new(provider());
+    let current = ArcSwap::from_pointee(load(&files, &provider)?);
+    let certificate = Arc::new(Certificate { files, current });
+    alarm(&certificate, &app.clock);
+    actix_web::rt::spawn(follow(
+        Arc::downgrade(&certificate),
+        Arc::clone(&provider),
+        app.clock.clone(),
+    ));
+    let refuse = |error: rustls::Error| Unusable(format!("TLS cannot be set up: {error}"));
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13, &TLS12])
+        .map_err(refuse)?
+        .with_no_client_auth()
+        .with_cert_resolver(certificate);
+    // A ticket key is used for six hours and forgotten after twelve.
+    config.ticketer = Ticketer::new().map_err(refuse)?;
+    config.send_tls13_tickets = 2;
+    // No early data: what is replayed must not act (RFC 8470).
+    config.max_early_data_size = 0;
+    Ok(config)
+}
+
+fn provider() -> CryptoProvider {
+    CryptoProvider {
+        cipher_suites: SUITES.to_vec(),
+        kx_groups: vec![group::X25519MLKEM768, group::X25519, group::SECP256R1],
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+fn load(files: &(PathBuf, PathBuf), provider: &CryptoProvider) -> Result<Loaded, Unusable> {
+    let (chain_file, key_file) = files;
+    let refuse = |path: &PathBuf, why: &dyn std::fmt::Display| {
+        Unusable(format!("{}: {why}", path.display()))
+    };
+    let chain_text = std::fs::read(chain_file).map_err(|error| refuse(chain_file, &error))?;
+    let key_text = read_secret_file(key_file).map_err(Unusable)?;
+    let chain = CertificateDer::pem_slice_iter(&chain_text)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| refuse(chain_file, &error))?;
+    let leaf = chain
+        .first()
+        .ok_or_else(|| refuse(chain_file, &"holds no certificate"))?;
+    let expires_at =
+        expiry(leaf).ok_or_else(|| refuse(chain_file, &"holds no X.509 certificate"))?;
+    let key = PrivateKeyDer::from_pem_slice(key_text.as_bytes())
+        .map_err(|error| refuse(key_file, &error))?;
+    let signing = provider
+        .key_provider
+        .load_private_key(key)
+        .map_err(|error| refuse(key_file, &error))?;
+    let key = CertifiedKey::new(chain, signing);
+    key.keys_match()
+        .map_err(|_| refuse(key_file, &"is not the key of the certificate"))?;
+    Ok(Loaded {
+        key: Arc::new(key),
+        expires_at,
+        fingerprint: fingerprint(&chain_text, key_text.as_bytes()),
+    })
+}
+
+fn fingerprint(chain: &[u8], key: &[u8]) -> [u8; 32] {
+    sha256(&[sha256(chain), sha256(key)].concat())
+}
+
+fn expiry(leaf: &CertificateDer<'_>) -> Option<Timestamp> {
+    let certificate = X509::from_der(leaf.as_ref()).ok()?;
+    let not_after = certificate.tbs_certificate.validity.not_after;
+    Some(Timestamp::from_secs(not_after.to_unix_duration().as_secs()))
+}
+
+/// Looks at the files again and again, for as long as somebody serves the certificate.
+async fn follow(certificate: Weak<Certificate>, provider: Arc<CryptoProvider>, clock: Clock) {
+    let mut look = tokio::time::interval(CERTIFICATE_LOOK);
+    let (mut seen_bad, mut looks) = (None, 0_u32);
+    loop {
+        look.tick().await;
+        let Some(certificate) = certificate.upgrade() else {
+            return;
+        };
+        looks = looks.wrapping_add(1);
+        if looks % ALARM_EVERY == 0 {
+            alarm(&certificate, &clock);
+        }
+        let (chain, key) = &certificate.files;
+        let texts = (std::fs::read(chain), std::fs::read(key));
+        let found = match &texts {
+            (Ok(chain), Ok(key)) => Some(fingerprint(chain, key.trim_ascii())),
+            _ => None,
+        };
+        if found == Some(certificate.current.load().fingerprint) {
+            seen_bad = None;
+            continue;
+        }
+        if seen_bad == Some(found) {
+            continue;
+        }
+        match load(&certificate.files, &provider) {
+            Ok(loaded) => {
+                let expires_at = loaded.expires_at;
+                certificate.current.store(Arc::new(loaded));
+                seen_bad = None;
+                tracing::info!(event = "tls.reloaded", reason = "changed", %expires_at, certificate = %chain.display());
+                alarm(&certificate, &clock);
+            }
+            Err(error) => {
+                seen_bad = Some(found);
+                tracing::error!(event = "tls.reload_failed", reason = "unusable", severity = "high", certificate = %chain.display(), %error);
+            }
+        }
+    }
+}
+
+/// Looks between two alarms: an hour.
+const ALARM_EVERY: u32 = 3_600 / CERTIFICATE_LOOK.as_secs() as u32;
+
+/// Tells that the certificate expires soon.
+fn alarm(certificate: &Certificate, clock: &Clock) {
+    let expires_at = certificate.current.load().expires_at;
+    let left: Duration = expires_at.since(clock.now());
+    if left < CERTIFICATE_ALARM {
+        let (chain, days) = (certificate.files.0.display(), left.as_secs() / 86_400);
+        tracing::error!(event = "tls.expiring", reason = "not_after", severity = "high", certificate = %chain, %expires_at, days);
+    }
+}

@@ -1,0 +1,292 @@
+//! Rows of the catalogue: what failed sign-ins cost, and how much one address may ask.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use portcullis::config::Config;
+
+use crate::cast::server::PASSWORD;
+use crate::cast::{Answer, Db, Server, log};
+use crate::expect::{logged, page, seen};
+use crate::login::{Door, failed, passed};
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[row!(a089), row!(a112), row!(a113), row!(a114), row!(a117)];
+
+const WRONG: &str = "not-the-password";
+
+/// Nodes that believe a proxy on this machine, on a database of their own.
+pub async fn nodes(stage: &Stage, change: impl FnOnce(&mut Config)) -> Vec<Server> {
+    let proxy = "127.0.0.1".parse().unwrap();
+    let first = Server::with(stage.db(), |config| {
+        config.http.trusted_proxies = vec![proxy];
+        config.limits.per_ip = 1_000_000;
+        change(config);
+    })
+    .await;
+    let mut nodes = vec![first];
+    while stage.db() == Db::Postgres && nodes.len() < 3 {
+        nodes.push(nodes[0].node().await);
+    }
+    nodes
+}
+
+pub async fn end(nodes: Vec<Server>) {
+    let mut nodes = nodes.into_iter();
+    let first = nodes.next().unwrap();
+    for node in nodes {
+        node.stop().await;
+    }
+    first.remove().await;
+}
+
+/// 429 on a page, with the wait and the rates, and nothing evaluated.
+pub fn throttled(answer: &Answer, wait: u64) -> Result<(), String> {
+    logged(answer, "login.throttled", "wait")?;
+    let told = answer.header("retry-after") == Some(&wait.to_string());
+    let rates = answer.header("ratelimit-limit").is_some();
+    page(answer, 429)?;
+    if told && rates && answer.body.contains("Too many failed sign-ins") {
+        Ok(())
+    } else {
+        let after = answer.header("retry-after");
+        Err(format!(
+            "got {} after {after:?}, want 429 after {wait}",
+            seen(answer)
+        ))
+    }
+}
+
+async fn a112(stage: &Stage) {
+    let nodes = nodes(stage, |_| {}).await;
+    let (server, web) = (&nodes[0], nodes[0].shop().await);
+    // The same for a name that exists and for one that does not.
+    for (case, name, network) in [(1, "alice", "192.0.2"), (3, "ghost", "203.0.113")] {
+        let mut door = Door::opens(server, &web)
+            .await
+            .from(&format!("{network}.1"));
+        for _ in 0..5 {
+            stage.expect(case, failed(&door.tries(name, WRONG).await));
+        }
+        for wait in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900] {
+            server.advance(Duration::from_millis(wait * 1_000 - 600));
+            // A sign-in that is begun waits ten minutes, not fifteen.
+            door = Door::opens(server, &web)
+                .await
+                .from(&format!("{network}.1"));
+            stage.expect(case, throttled(&door.tries(name, WRONG).await, 1));
+            server.advance(Duration::from_millis(600));
+            stage.expect(case, failed(&door.tries(name, WRONG).await));
+        }
+        stage.expect(case, throttled(&door.tries(name, WRONG).await, 900));
+    }
+    for (case, name, network) in [(2, "bob", "198.51.100"), (4, "phantom", "198.51.101")] {
+        for host in 1..=10 {
+            let node = &nodes[host % nodes.len()];
+            let mut door = Door::opens(node, &web.at(&node.base))
+                .await
+                .from(&format!("{network}.{host}"));
+            stage.expect(case, failed(&door.tries(name, WRONG).await));
+        }
+        for (host, wait) in [(11, 30), (12, 30), (13, 30)] {
+            let mut door = Door::opens(server, &web)
+                .await
+                .from(&format!("{network}.{host}"));
+            stage.expect(case, throttled(&door.tries(name, WRONG).await, wait));
+            server.advance(Duration::from_secs(30));
+            stage.expect(case, failed(&door.tries(name, WRONG).await));
+        }
+    }
+    // Nobody is locked out.
+    server.advance(Duration::from_secs(900));
+    let mut door = Door::opens(server, &web).await.from("192.0.2.1");
+    stage.expect(5, passed(&door.tries("alice", PASSWORD).await));
+    end(nodes).await;
+}
+
+async fn a113(stage: &Stage) {
+    // A hundred at once want connections, on whatever machine this runs.
+    let nodes = nodes(stage, |config| config.database.pool_size = 24).await;
+    let web = nodes[0].shop().await;
+    let mut doors = Vec::new();
+    for node in &nodes {
+        doors.push(
+            Door::opens(node, &web.at(&node.base))
+                .await
+                .from("192.0.2.1"),
+        );
+    }
+    let tries: Vec<_> = (0..100)
+        .map(|n| {
+            let mut door = doors[n % doors.len()].clone();
+            actix_web::rt::spawn(async move { door.tries("alice", WRONG).await })
+        })
+        .collect();
+    let (mut evaluated, mut put_off) = (0, 0);
+    for answer in tries {
+        let answer = answer.await.unwrap();
+        match answer.status {
+            200 => evaluated += 1,
+            429 => put_off += 1,
+            _ => stage.check(1, false, || seen(&answer)),
+        }
+    }
+    stage.check(1, evaluated == 5 && put_off == 95, || {
+        format!("{evaluated} were evaluated, {put_off} put off")
+    });
+    let attempts = "SELECT attempts AS n FROM throttles WHERE key LIKE 'account:%'";
+    let counted = nodes[0].count(attempts);
+    stage.check(1, counted == 100, || {
+        format!("{counted} attempts are counted")
+    });
+    end(nodes).await;
+}
+
+/// What a person can tell two answers apart by.
+fn visible(answer: &Answer) -> (u16, Option<String>, String) {
+    let id = answer.header("x-request-id").unwrap();
+    let after = answer.header("retry-after").map(str::to_owned);
+    (answer.status, after, answer.body.replace(id, ""))
+}
+
+async fn a114(stage: &Stage) {
+    let nodes = nodes(stage, |_| {}).await;
+    let web = nodes[0].shop().await;
+    let mut door = Door::opens(&nodes[0], &web).await.from("192.0.2.1");
+    for _ in 0..5 {
+        stage.expect(1, failed(&door.tries("alice", WRONG).await));
+    }
+    let right = door.tries("alice", PASSWORD).await;
+    stage.expect(1, throttled(&right, 1));
+    let wrong = door.tries("alice", WRONG).await;
+    stage.check(1, visible(&right) == visible(&wrong), || seen(&right));
+    nodes[0].advance(Duration::from_secs(1));
+    stage.expect(2, passed(&door.tries("alice", PASSWORD).await));
+    // The success has cleared the slate.
+    let mut again = Door::opens(&nodes[0], &web).await.from("192.0.2.1");
+    for _ in 0..5 {
+        stage.expect(2, failed(&again.tries("alice", WRONG).await));
+    }
+    // That makes ten within an hour. The browser that signed in has a bucket of its own.
+    stage.expect(3, throttled(&again.tries("alice", PASSWORD).await, 30));
+    again.browser.cookies.insert(
+        "__Host-dev".to_owned(),
+        door.browser.cookies["__Host-dev"].clone(),
+    );
+    stage.expect(3, passed(&again.tries("alice", PASSWORD).await));
+    end(nodes).await;
+}
+
+async fn a117(stage: &Stage) {
+    let nodes = nodes(stage, |_| {}).await;
+    let web = nodes[0].shop().await;
+    let sources: [(usize, fn(usize) -> String); 3] = [
+        (1, |_| "192.0.2.77".to_owned()),
+        (2, |n| format!("198.51.100.{}", n + 1)),
+        (3, |n| format!("2001:db8::{n:x}:1")),
+    ];
+    for (case, source) in sources {
+        let mark = log::mark();
+        for n in 0..34 {
+            let node = &nodes[n % nodes.len()];
+            let mut door = Door::opens(node, &web.at(&node.base))
+                .await
+                .from(&source(n));
+            let answer = door
+                .tries(&format!("person-{case}-{n}"), "Summer2026!Summer")
+                .await;
+            let verdict = if n < 30 {
+                failed(&answer)
+            } else {
+                throttled(&answer, 600)
+            };
+            stage.expect(case, verdict);
+        }
+        let ours: BTreeSet<String> = (0..34).map(source).collect();
+        let alarms = log::since(mark)
+            .into_iter()
+            .filter(|event| event.get("event").is_some_and(|name| name == "login.spray"))
+            .filter(|event| event.get("ip").is_some_and(|ip| ours.contains(ip)));
+        let alarms: Vec<_> = alarms.collect();
+        stage.check(
+            case,
+            alarms.len() == 1 && alarms[0]["severity"] == "high",
+            || format!("{alarms:?}"),
+        );
+        let mut elsewhere = Door::opens(&nodes[0], &web)
+            .await
+            .from(&format!("203.0.113.{case}"));
+        stage.expect(case, failed(&elsewhere.tries("nobody", WRONG).await));
+    }
+    end(nodes).await;
+}
+
+async fn a089(stage: &Stage) {
+    let open = "SELECT count(*) AS n FROM authorizations";
+    // As it is set up: the budget of the address is spent long before any cap.
+    let strict = Server::with(stage.db(), |_| {}).await;
+    let web = strict.shop().await;
+    let (mut begun, mut refused) = (0, 0);
+    for _ in 0..6 {
+        for _ in 0..((begun == 0) as usize * 270 + 60) {
+            let answer = strict.browser().get(&web.request(&[])).await;
+            match answer.status {
+                303 => begun += 1,
+                429 => {
+                    refused += 1;
+                    stage.expect(1, logged(&answer, "ratelimit.hit", "ip"));
+                }
+                _ => stage.check(1, false, || seen(&answer)),
+            }
+        }
+        strict.advance(Duration::from_secs(10));
+    }
+    stage.check(1, (begun, refused) == (300 + 5 * 50, 30 + 5 * 10), || {
+        format!("{begun} begun, {refused} refused")
+    });
+    strict.remove().await;
+    // Without it: the cap of an address, and alice's, older than all, stays.
+    let nodes = nodes(stage, |_| {}).await;
+    let (server, web) = (&nodes[0], nodes[0].shop().await);
+    let mut alice = server.browser().from("192.0.2.1");
+    let page = alice.opens(&web.request(&[])).await;
+    let consent = alice.fills_in(&page, "alice", PASSWORD).await;
+    for n in 0..1_010 {
+        let node = &nodes[n % nodes.len()];
+        let answer = node
+            .browser()
+            .from("192.0.2.1")
+            .get(&web.request(&[]))
+            .await;
+        stage.check(2, answer.status == 303, || seen(&answer));
+    }
+    let kept = server.count(open);
+    stage.check(2, kept == 1_001, || format!("{kept} are open"));
+    let back = alice.decides(&consent, "allow").await;
+    stage.check(2, back.callback("code").is_some(), || seen(&back));
+    // The cap of all: those of long ago make room.
+    let now = server.clock.now();
+    let (long_ago, later) = (now.micros() - 1_000, now.micros() + 600_000_000);
+    let columns = "id, client_id, params, state, created_at, expires_at, network";
+    let values = format!(
+        "'00000000-' || n, '{}', '', 'begun', {long_ago}, {later}, 'net' || n",
+        web.id()
+    );
+    server.execute(&format!(
+        "INSERT INTO authorizations ({columns}) WITH RECURSIVE counting(n) AS
+         (SELECT 1 UNION ALL SELECT n + 1 FROM counting WHERE n < 100000) SELECT {values} FROM counting"
+    ));
+    for n in 0..300 {
+        let from = format!("198.51.{}.{}", n / 200, n % 200);
+        let answer = server.browser().from(&from).get(&web.request(&[])).await;
+        stage.check(3, answer.status == 303, || seen(&answer));
+    }
+    let kept = server.count(open);
+    stage.check(3, kept <= 100_000, || format!("{kept} are open"));
+    let young =
+        server.count("SELECT count(*) AS n FROM authorizations WHERE network LIKE '198.51.%'");
+    stage.check(3, young == 300, || {
+        format!("{young} of the latest are left")
+    });
+    end(nodes).await;
+}

@@ -1,0 +1,323 @@
+//! Rates, addresses and networks. Rates are counted in memory, so one database is enough.
+
+use std::time::Duration;
+
+use portcullis::config::{Config, Mode};
+use portcullis::oauth::client::{Client, GrantType};
+
+use crate::cast::server::confidential;
+use crate::cast::{Answer, Db, Party, Server};
+
+const RATES: [&str; 3] = ["limit", "remaining", "reset"];
+
+/// What an answer says of the budget, the same in both families of headers.
+#[track_caller]
+fn budget(answer: &Answer) -> Option<[u64; 3]> {
+    let values = RATES.map(|name| {
+        let value = answer.header(&format!("ratelimit-{name}"));
+        assert_eq!(
+            value,
+            answer.header(&format!("x-ratelimit-{name}")),
+            "{name}"
+        );
+        value.map(|value| value.parse().unwrap())
+    });
+    assert!(
+        values
+            .iter()
+            .all(|value| value.is_some() == values[0].is_some()),
+        "{values:?}"
+    );
+    values[0].is_some().then(|| values.map(Option::unwrap))
+}
+
+async fn limited(change: impl FnOnce(&mut Config)) -> Server {
+    Server::with(Db::Sqlite, change).await
+}
+
+/// A client that may act for itself.
+async fn machine(server: &Server, id: &str) -> Party {
+    server
+        .register(Client {
+            grant_types: vec![GrantType::ClientCredentials],
+            ..confidential(id, "https://app.example/cb")
+        })
+        .await
+}
+
+impl Party {
+    async fn asks_for_itself(&self) -> Answer {
+        self.posts("/oauth2/token", &[("grant_type", "client_credentials")])
+            .await
+    }
+}
+
+#[actix_web::test]
+async fn a_whole_minute_at_once_and_then_one_each_200_ms() {
+    let server = limited(|_| {}).await;
+    let mut stranger = server.browser();
+    for n in 1..=300_u64 {
+        let answer = stranger.get("/account").await;
+        assert_eq!(answer.status, 200, "request {n}");
+        assert_eq!(
+            budget(&answer),
+            Some([300, 300 - n, n.div_ceil(5)]),
+            "request {n}"
+        );
+    }
+    let refused = stranger.get("/account").await;
+    assert_eq!(
+        (refused.status, refused.header("retry-after")),
+        (429, Some("1"))
+    );
+    assert_eq!(budget(&refused), Some([300, 0, 60]));
+    assert!(
+        refused.body.contains("Too many requests"),
+        "{}",
+        refused.body
+    );
+    assert_eq!(
+        refused.logged(),
+        [("ratelimit.hit".to_owned(), "ip".to_owned())]
+    );
+    for n in [1, 4, 2_u64] {
+        server.advance(Duration::from_millis(200 * n));
+        for _ in 0..n {
+            assert_eq!(stranger.get("/account").await.status, 200);
+        }
+        assert_eq!(
+            stranger.get("/account").await.status,
+            429,
+            "{n} steps allow {n} more"
+        );
+    }
+    // Another class has a budget of its own.
+    assert_eq!(
+        budget(&stranger.get("/oauth2/userinfo").await),
+        Some([300, 299, 1])
+    );
+    server.advance(Duration::from_secs(60));
+    assert_eq!(budget(&stranger.get("/account").await), Some([300, 299, 1]));
+}
+
+#[actix_web::test]
+async fn programs_get_json_and_no_spelling_is_another_budget() {
+    let server = limited(|config| config.limits.per_ip = 4).await;
+    let mut stranger = server.browser();
+    assert_eq!(
+        stranger
+            .send("POST", "/oauth2/token", &[], None)
+            .await
+            .status,
+        400
+    );
+    for other in ["/OAuth2/Token", "/oauth2/token/", "/oauth2/TOKEN//"] {
+        assert_eq!(
+            stranger.send("POST", other, &[], None).await.status,
+            404,
+            "{other}"
+        );
+    }
+    let refused = stranger.send("POST", "/oauth2/token", &[], None).await;
+    assert_eq!(
+        (refused.status, refused.header("retry-after")),
+        (429, Some("15"))
+    );
+    assert_eq!(refused.body, r#"{"error":"temporarily_unavailable"}"#);
+    assert_eq!(refused.header("cache-control"), Some("no-store"));
+    assert_eq!(refused.header("content-type"), Some("application/json"));
+    assert_eq!(budget(&refused), Some([4, 0, 60]));
+    // Assets belong to pages that were counted already.
+    assert_eq!(budget(&stranger.get("/assets/none.css").await), None);
+}
+
+#[actix_web::test]
+async fn what_others_cache_speaks_of_budgets_on_429_alone() {
+    let server = limited(|config| config.limits.per_ip = 2).await;
+    let mut stranger = server.browser();
+    for path in ["/.well-known/openid-configuration", "/oauth2/jwks"] {
+        let answer = stranger.get(path).await;
+        assert_eq!((answer.status, budget(&answer)), (200, None), "{path}");
+    }
+    let refused = stranger.get("/.well-known/jwks.json").await;
+    assert_eq!((refused.status, budget(&refused)), (429, Some([2, 0, 60])));
+    assert_eq!(refused.header("cache-control"), Some("no-store"));
+}
+
+#[actix_web::test]
+async fn a_proven_client_spends_its_own_budget_and_the_address_gets_its_back() {
+    let server = limited(|config| {
+        config.limits.per_ip = 3;
+        config.limits.per_client = 5;
+    })
+    .await;
+    let (one, other) = (
+        machine(&server, "one").await,
+        machine(&server, "other").await,
+    );
+    for n in 1..=5 {
+        let answer = one.asks_for_itself().await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        // The bucket with the least left: the address has all of its three, the client five and fewer.
+        let wanted = if n < 3 { [3, 3, 0] } else { [5, 5 - n, 12 * n] };
+        assert_eq!(budget(&answer), Some(wanted), "request {n}");
+    }
+    let refused = one.asks_for_itself().await;
+    assert_eq!(
+        (refused.status, refused.header("retry-after")),
+        (429, Some("12"))
+    );
+    assert_eq!(refused.body, r#"{"error":"temporarily_unavailable"}"#);
+    assert_eq!(
+        refused.logged(),
+        [("ratelimit.hit".to_owned(), "client".to_owned())]
+    );
+    assert_eq!(
+        one.revokes("x").await.status,
+        429,
+        "one budget for all three endpoints"
+    );
+    assert_eq!(
+        other.asks_for_itself().await.status,
+        200,
+        "another client is not concerned"
+    );
+    // Whoever proves nothing pays with the address.
+    let mut thief = one.clone();
+    thief.secret = other.secret.clone();
+    for _ in 0..3 {
+        assert_eq!(thief.asks_for_itself().await.status, 401);
+    }
+    assert_eq!(thief.asks_for_itself().await.status, 429);
+    assert_eq!(other.asks_for_itself().await.status, 429);
+}
+
+#[actix_web::test]
+async fn a_public_client_proves_nothing_by_its_name() {
+    let server = limited(|config| config.limits.per_ip = 3).await;
+    let phone = server.phone().await;
+    for left in [2, 1, 0] {
+        let answer = phone.redeems("pcl_ac_nothing").await;
+        answer.refused("invalid_grant", "token.rejected", "unknown");
+        assert_eq!(budget(&answer).unwrap()[..2], [3, left]);
+    }
+    assert_eq!(phone.redeems("pcl_ac_nothing").await.status, 429);
+}
+
+#[actix_web::test]
+async fn one_grant_refreshes_thirty_times_a_minute() {
+    let server = limited(|_| {}).await;
+    let shop = server.shop().await;
+    let mut tokens = shop
+        .redeems(&server.browser().allows(&shop).await)
+        .await
+        .ok();
+    for _ in 0..30 {
+        tokens = shop.refreshes(tokens.refresh(), &[]).await.ok();
+    }
+    let refused = shop.refreshes(tokens.refresh(), &[]).await;
+    assert_eq!(
+        (refused.status, refused.header("retry-after")),
+        (429, Some("2"))
+    );
+    assert_eq!(budget(&refused), Some([30, 0, 60]));
+    assert_eq!(
+        refused.logged(),
+        [("ratelimit.hit".to_owned(), "refresh".to_owned())]
+    );
+    server.advance(Duration::from_secs(2));
+    // The token that was refused is still good.
+    shop.refreshes(tokens.refresh(), &[]).await.ok();
+}
+
+#[actix_web::test]
+async fn counting_only_reports() {
+    let server = limited(|config| {
+        config.limits.per_ip = 2;
+        config.limits.mode = Mode::Count;
+    })
+    .await;
+    let mut stranger = server.browser();
+    stranger.get("/account").await;
+    assert!(stranger.get("/account").await.logged().is_empty());
+    let beyond = stranger.get("/account").await;
+    assert_eq!((beyond.status, budget(&beyond)), (200, Some([2, 0, 60])));
+    assert_eq!(
+        beyond.logged(),
+        [("ratelimit.counted".to_owned(), "ip".to_owned())]
+    );
+}
+
+/// How many requests of these addresses are answered before one is refused.
+async fn answered(server: &Server, addresses: &[&str]) -> usize {
+    for (n, address) in addresses.iter().enumerate() {
+        let status = server.browser().from(address).get("/account").await.status;
+        if status == 429 {
+            return n;
+        }
+        assert_eq!(status, 200, "{address}");
+    }
+    addresses.len()
+}
+
+#[actix_web::test]
+async fn an_address_is_what_a_trusted_proxy_says_and_a_64_of_ipv6_is_one() {
+    let proxy = "127.0.0.1".parse().unwrap();
+    let change = |config: &mut Config| {
+        config.limits.per_ip = 2;
+        config.http.trusted_proxies = vec![proxy, "10.0.0.0/8".parse().unwrap()];
+    };
+    let server = limited(change).await;
+    let v4 = ["192.0.2.1", "192.0.2.2", "192.0.2.1", "::ffff:192.0.2.1"];
+    assert_eq!(answered(&server, &v4).await, 3);
+    let forged = [
+        "1.1.1.1, 203.0.113.1",
+        "2.2.2.2, 203.0.113.1, 10.1.1.1",
+        "3.3.3.3, 203.0.113.1",
+    ];
+    assert_eq!(
+        answered(&server, &forged).await,
+        2,
+        "what a client makes up is not believed"
+    );
+    let v6 = ["2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:0:1:2:3:4"];
+    assert_eq!(answered(&server, &v6).await, 2, "one /64, one budget");
+    assert_eq!(answered(&server, &["2001:db8:0:1::1"]).await, 1);
+    let odd = server.browser().from("not-an-ip").get("/account").await;
+    assert_eq!(odd.status, 400);
+    assert_eq!(
+        odd.logged(),
+        [("http.bad_forwarded".to_owned(), "address".to_owned())]
+    );
+
+    let open = limited(|config| config.limits.per_ip = 2).await;
+    assert_eq!(answered(&open, &v4).await, 2, "nobody believes a stranger");
+}
+
+#[actix_web::test]
+async fn networks_are_let_in_and_shut_out() {
+    let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let server = limited(|config| {
+        config.http.trusted_proxies = nets(&["127.0.0.1"]);
+        config.http.allow = nets(&["192.0.2.0/24", "2001:db8::/32"]);
+        config.http.deny = nets(&["192.0.2.128/25"]);
+    })
+    .await;
+    for (address, status) in [
+        ("192.0.2.1", 200),
+        ("2001:db8::1", 200),
+        ("192.0.2.200", 403),
+        ("203.0.113.1", 403),
+        ("2001:db9::1", 403),
+    ] {
+        let answer = server.browser().from(address).get("/account").await;
+        assert_eq!(answer.status, status, "{address}");
+        if status == 403 {
+            assert_eq!(
+                answer.logged(),
+                [("http.denied".to_owned(), "network".to_owned())]
+            );
+            assert!(answer.header("x-content-type-options").is_some());
+        }
+    }
+}
