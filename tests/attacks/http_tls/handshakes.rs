@@ -1,0 +1,349 @@
+//! TLS: versions, suites, early data, and certificates that change.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::{ClientConnection, Stream};
+
+use super::{address, beside, encrypted};
+use crate::cast::tls::{self, Pair};
+use crate::cast::{Server, log};
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[row!(a445), row!(a446), row!(a448)];
+
+/// A ClientHello (RFC 5246 §7.4.1.2, RFC 8446 §4.1.2), as its writer wants it.
+struct Hello<'a> {
+    version: [u8; 2],
+    suites: &'a [u16],
+    compression: &'a [u8],
+    groups: &'a [u16],
+}
+
+const SUITES_12: [u16; 3] = [0xc02b, 0xc02c, 0xcca9];
+const X25519: u16 = 0x001d;
+const P256: u16 = 0x0017;
+
+impl Hello<'_> {
+    fn bytes(&self) -> Vec<u8> {
+        let with_length = |bytes: Vec<u8>| {
+            let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+            [length.to_vec(), bytes].concat()
+        };
+        let words = |words: &[u16]| words.iter().flat_map(|word| word.to_be_bytes()).collect();
+        let extension =
+            |id: u16, body: Vec<u8>| [id.to_be_bytes().to_vec(), with_length(body)].concat();
+        let schemes = [
+            0x0403, 0x0804, 0x0401, 0x0503, 0x0805, 0x0501, 0x0203, 0x0201,
+        ];
+        let extensions = [
+            extension(10, with_length(words(self.groups))),
+            extension(11, vec![1, 0]),
+            extension(13, with_length(words(&schemes))),
+            extension(0xff01, vec![0]),
+        ]
+        .concat();
+        let hello = [
+            self.version.to_vec(),
+            vec![7; 32],
+            vec![0],
+            with_length(words(self.suites)),
+            vec![u8::try_from(self.compression.len()).unwrap()],
+            self.compression.to_vec(),
+            with_length(extensions),
+        ]
+        .concat();
+        let length = u32::try_from(hello.len()).unwrap().to_be_bytes();
+        let handshake = [vec![1], length[1..].to_vec(), hello].concat();
+        [vec![22, 3, 1], with_length(handshake)].concat()
+    }
+
+    /// The first record that comes back, if any does: 22 is a handshake, 21 an alert.
+    fn answer(&self, address: &str) -> Option<Vec<u8>> {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        stream.write_all(&self.bytes()).unwrap();
+        let mut head = [0; 5];
+        stream.read_exact(&mut head).ok()?;
+        let mut body = vec![0; usize::from(u16::from_be_bytes([head[3], head[4]]))];
+        stream.read_exact(&mut body).ok()?;
+        Some([head.to_vec(), body].concat())
+    }
+
+    fn is_served(&self, address: &str) -> bool {
+        self.answer(address).is_some_and(|record| record[0] == 22)
+    }
+}
+
+async fn a445(stage: &Stage) {
+    let server = encrypted(stage, |_| {}).await;
+    let address = address(&server);
+    let found = beside(move || {
+        let good = Hello {
+            version: [3, 3],
+            suites: &SUITES_12,
+            compression: &[0],
+            groups: &[X25519, P256],
+        };
+        let mut wrong = Vec::new();
+        // What rustls's own client cannot ask for, word by word. First that the words are right.
+        let answer = good.answer(&address);
+        if !answer
+            .as_ref()
+            .is_some_and(|record| record[0] == 22 && record[5] == 2)
+        {
+            wrong.push(format!("TLS 1.2: {answer:?}"));
+        }
+        for (name, minor) in [("SSLv3", 0), ("TLS 1.0", 1), ("TLS 1.1", 2)] {
+            if (Hello {
+                version: [3, minor],
+                ..good
+            })
+            .is_served(&address)
+            {
+                wrong.push(format!("{name} is served"));
+            }
+        }
+        // Every suite there is: RC4, 3DES, CBC, NULL, export, static RSA and DHE are all among them.
+        let all = (0x0001..=0x00ff)
+            .chain(0xc001..=0xc0ff)
+            .chain(0xcca8..=0xccae);
+        let served: Vec<u16> = all
+            .filter(|suite| *suite != 0x00ff)
+            .filter(|suite| {
+                Hello {
+                    suites: &[*suite],
+                    ..good
+                }
+                .is_served(&address)
+            })
+            .collect();
+        if served != SUITES_12 {
+            wrong.push(format!("suites served: {served:04x?}"));
+        }
+        for (name, group) in [
+            ("P-384", 0x0018),
+            ("P-521", 0x0019),
+            ("X448", 0x001e),
+            ("sect163k1", 1),
+        ] {
+            if (Hello {
+                groups: &[group],
+                ..good
+            })
+            .is_served(&address)
+            {
+                wrong.push(format!("{name} is served"));
+            }
+        }
+        // Compression is asked for and not chosen; renegotiation is the secure one, which rustls refuses.
+        let record = Hello {
+            compression: &[1, 0],
+            ..good
+        }
+        .answer(&address)
+        .unwrap_or_default();
+        let session = record.get(43).map_or(0, |length| usize::from(*length));
+        if record.get(43 + session + 3) != Some(&0) {
+            wrong.push(format!("compression: {record:?}"));
+        }
+        wrong
+    });
+    let wrong = found.await;
+    stage.check(1, wrong.is_empty(), || wrong.join("; "));
+    // What is left works, in both versions.
+    for (case, version) in [(2, &rustls::version::TLS12), (3, &rustls::version::TLS13)] {
+        let mut config = tls::ours().client();
+        config = rustls::ClientConfig::builder_with_provider(Arc::clone(config.crypto_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots())
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let spoken = speaks(&server, Arc::new(config), "/oauth2/jwks").await;
+        stage.check(case, spoken.status.starts_with("HTTP/1.1 200"), || {
+            spoken.status.clone()
+        });
+        stage.check(case, spoken.protocol.as_deref() == Some("http/1.1"), || {
+            format!("{:?}", spoken.protocol)
+        });
+    }
+    server.remove().await;
+}
+
+fn roots() -> rustls::RootCertStore {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let mut roots = rustls::RootCertStore::empty();
+    let pem = tls::ours().pem.as_bytes();
+    roots
+        .add(CertificateDer::from_pem_slice(pem).unwrap())
+        .unwrap();
+    roots
+}
+
+/// What one request over TLS brought.
+struct Spoken {
+    status: String,
+    protocol: Option<String>,
+    /// Whether early data could have been sent.
+    early: bool,
+    leaf: Vec<u8>,
+}
+
+async fn speaks(server: &Server, config: Arc<rustls::ClientConfig>, path: &str) -> Spoken {
+    let (address, path) = (address(server), path.to_owned());
+    beside(move || {
+        let name = "op.example".try_into().unwrap();
+        let mut tls = ClientConnection::new(config, name).unwrap();
+        let mut tcp = TcpStream::connect(address).unwrap();
+        tcp.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let early = tls.early_data().is_some();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\n\r\n");
+        let mut stream = Stream::new(&mut tls, &mut tcp);
+        let mut heard = Vec::new();
+        let outcome = stream
+            .write_all(request.as_bytes())
+            .and_then(|()| stream.read_to_end(&mut heard));
+        let text = String::from_utf8_lossy(&heard);
+        let status = text.lines().next().unwrap_or_default().to_owned();
+        Spoken {
+            status: if heard.is_empty() {
+                format!("{outcome:?}")
+            } else {
+                status
+            },
+            protocol: tls
+                .alpn_protocol()
+                .map(|name| String::from_utf8_lossy(name).into_owned()),
+            early,
+            leaf: tls
+                .peer_certificates()
+                .and_then(|chain| chain.first())
+                .map(|leaf| leaf.to_vec())
+                .unwrap_or_default(),
+        }
+    })
+    .await
+}
+
+async fn a446(stage: &Stage) {
+    let server = encrypted(stage, |_| {}).await;
+    let mut config = tls::ours().client();
+    config.enable_early_data = true;
+    let config = Arc::new(config);
+    for round in 0..3 {
+        // From the second on, a ticket of the one before is at hand.
+        let spoken = speaks(&server, Arc::clone(&config), "/oauth2/jwks").await;
+        stage.check(1, spoken.status.starts_with("HTTP/1.1 200"), || {
+            spoken.status.clone()
+        });
+        stage.check(1, !spoken.early, || {
+            format!("round {round}: early data is offered")
+        });
+    }
+    server.remove().await;
+}
+
+async fn a448(stage: &Stage) {
+    let folder = crate::cast::server::scratch().join(format!("renewal-{:?}", stage.db()));
+    let old = Pair::new(&folder, "current", None);
+    let new = Pair::new(&folder, "renewed", None);
+    let server = encrypted(stage, |config| {
+        config.listen.tls.certificate = Some(old.certificate.clone());
+        config.listen.tls.key = Some(old.key.clone());
+    })
+    .await;
+    let leaf = |pair: &Pair| {
+        use rustls::pki_types::CertificateDer;
+        use rustls::pki_types::pem::PemObject;
+        CertificateDer::from_pem_slice(pair.pem.as_bytes())
+            .unwrap()
+            .to_vec()
+    };
+    // Whoever connects trusts both, and nothing else.
+    let both = || {
+        let mut roots = rustls::RootCertStore::empty();
+        for pair in [&old, &new] {
+            roots.add(leaf(pair).into()).unwrap();
+        }
+        let provider = Arc::clone(old.client().crypto_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Arc::new(config)
+    };
+    let first = speaks(&server, both(), "/oauth2/jwks").await;
+    stage.check(1, first.leaf == leaf(&old), || {
+        "not the first certificate".to_owned()
+    });
+    // A key that belongs to another certificate changes nothing; the good pair does, in five seconds.
+    let mark = log::mark();
+    tls::write_private(&old.key, &std::fs::read_to_string(&new.key).unwrap());
+    let told = |name: &str| {
+        let since = log::since(mark);
+        since.iter().any(|event| {
+            event.get("event").is_some_and(|event| event == name)
+                && event
+                    .get("certificate")
+                    .is_some_and(|path| path.contains(folder.to_str().unwrap()))
+        })
+    };
+    let started = Instant::now();
+    while !told("tls.reload_failed") && started.elapsed() < Duration::from_secs(5) {
+        let spoken = speaks(&server, both(), "/oauth2/jwks").await;
+        stage.check(2, spoken.status.starts_with("HTTP/1.1 200"), || {
+            spoken.status.clone()
+        });
+        stage.check(2, spoken.leaf == leaf(&old), || {
+            "half a pair is served".to_owned()
+        });
+    }
+    stage.check(2, told("tls.reload_failed"), || "no alarm".to_owned());
+    new.replaces(&old);
+    let (started, mut renewed) = (Instant::now(), None);
+    while renewed.is_none() && started.elapsed() < Duration::from_secs(8) {
+        let spoken = speaks(&server, both(), "/oauth2/jwks").await;
+        stage.check(3, spoken.status.starts_with("HTTP/1.1 200"), || {
+            spoken.status.clone()
+        });
+        renewed = (spoken.leaf == leaf(&new)).then(|| started.elapsed());
+    }
+    stage.check(
+        3,
+        renewed.is_some_and(|took| took < Duration::from_secs(5)),
+        || format!("{renewed:?}"),
+    );
+    stage.check(3, told("tls.reloaded"), || "not told".to_owned());
+    server.remove().await;
+    // Thirteen days before the end operators are told, fifteen days before they are not.
+    for (case, days, alarm) in [(4, 13, true), (5, 15, false)] {
+        let start = i64::try_from(crate::cast::server::start_of_time().secs()).unwrap();
+        let name = format!("ends-in-{days}");
+        let pair = Pair::new(&folder, &name, Some(start + days * 86_400));
+        let mark = log::mark();
+        let server = encrypted(stage, |config| {
+            config.listen.tls.certificate = Some(pair.certificate.clone());
+            config.listen.tls.key = Some(pair.key.clone());
+        })
+        .await;
+        let alarms = log::since(mark).into_iter().filter(|event| {
+            event
+                .get("event")
+                .is_some_and(|event| event == "tls.expiring")
+                && event
+                    .get("certificate")
+                    .is_some_and(|path| path.contains(&name))
+        });
+        let alarms: Vec<_> = alarms.collect();
+        stage.check(case, alarms.is_empty() != alarm, || format!("{alarms:?}"));
+        server.remove().await;
+    }
+}

@@ -1,0 +1,213 @@
+//! Requests: their headers, host and path, and how often they come.
+
+use crate::cast::raw;
+use crate::expect::{logged, seen};
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[row!(a453), row!(a454), row!(a456), row!(a465), row!(a466)];
+
+async fn a453(stage: &Stage) {
+    let server = &stage.server;
+    let get = |headers: Vec<String>| {
+        let text = format!(
+            "GET /oauth2/jwks HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\n{}\r\n",
+            headers.concat()
+        );
+        raw::bytes(&server.base, text.into_bytes())
+    };
+    let many = |n: usize| (0..n).map(|n| format!("X-{n}: 1\r\n")).collect::<Vec<_>>();
+    // Host and Connection are two of them. The parser below us stops at 96, earlier than it must.
+    for (case, headers, wanted) in [
+        (1, many(99), 431),
+        (2, many(200), 431),
+        (3, vec![format!("X: {}\r\n", "x".repeat(64 * 1024))], 431),
+        (
+            4,
+            vec![format!("Cookie: a={}\r\n", "x".repeat(8 * 1024))],
+            200,
+        ),
+        (5, many(90), 200),
+    ] {
+        let status = get(headers).await.map(|answer| answer.status);
+        stage.check(case, status == Some(wanted), || {
+            format!("{status:?}, want {wanted}")
+        });
+    }
+}
+
+async fn a454(stage: &Stage) {
+    let server = &stage.server;
+    let ask = |head: &str| {
+        let text = format!("{head}Connection: close\r\n\r\n");
+        raw::bytes(&server.base, text.into_bytes())
+    };
+    for (case, head, wanted) in [
+        (1, "GET /account HTTP/1.1\r\n", 400),
+        (
+            2,
+            "GET /account HTTP/1.1\r\nHost: op.example\r\nHost: op.example\r\n",
+            400,
+        ),
+        (
+            2,
+            "GET /account HTTP/1.1\r\nHost: op.example\r\nHost: evil.example\r\n",
+            400,
+        ),
+        (3, "GET /account HTTP/1.1\r\nHost: evil.example\r\n", 421),
+        (
+            4,
+            "GET https://evil.example/account HTTP/1.1\r\nHost: op.example\r\n",
+            421,
+        ),
+        (
+            4,
+            "GET https://evil.example/account HTTP/1.1\r\nHost: evil.example\r\n",
+            421,
+        ),
+        (
+            6,
+            "GET https://op.example/account HTTP/1.1\r\nHost: op.example\r\n",
+            200,
+        ),
+    ] {
+        let Some(answer) = ask(head).await else {
+            stage.check(case, false, || format!("{head}: no answer"));
+            continue;
+        };
+        stage.check(case, answer.status == wanted, || {
+            format!("{head}: {}", seen(&answer))
+        });
+        // Two hosts are refused below us already.
+        if wanted == 421 || case == 1 {
+            stage.expect(case, logged(&answer, "http.bad_host", ""));
+        }
+    }
+    let forwarded = [
+        ("X-Forwarded-Host", "evil.example"),
+        ("X-Forwarded-Proto", "http"),
+        ("Forwarded", "host=evil.example;proto=http"),
+    ];
+    let web = server.shop().await;
+    for path in [
+        web.request(&[]),
+        "/.well-known/openid-configuration".to_owned(),
+    ] {
+        let answer = server.browser().send("GET", &path, &forwarded, None).await;
+        let told = format!("{:?} {}", answer.headers, answer.body);
+        stage.check(
+            5,
+            answer.status < 400 && !told.contains("evil.example"),
+            || seen(&answer),
+        );
+    }
+}
+
+async fn a456(stage: &Stage) {
+    let sheet = &stage.server.browser().get("/account").await;
+    let style = sheet.body.split("href=\"/assets/").nth(1).unwrap();
+    let style = style.split('"').next().unwrap();
+    let paths = [
+        "/assets/../Cargo.toml",
+        "/assets/%2e%2e/Cargo.toml",
+        "/assets/..%2fCargo.toml",
+        "/assets/%00",
+        "/assets/.env",
+        "/assets/.git/config",
+        "/.git/config",
+        "/.env",
+        "/assets/",
+        "/assets",
+        "/assets/..",
+        "/assets//etc/passwd",
+        "/assets/C:%5Cboot.ini",
+        "/assets/....//x",
+    ];
+    let derived = ["%00", ".map", ".bak", "~", "/", "%2e", ".css", "?x=1/../"]
+        .map(|end| format!("/assets/{style}{end}"));
+    for (case, path) in (1..).zip(paths.map(str::to_owned).into_iter().chain(derived)) {
+        let wanted = if path.contains('?') { 200 } else { 404 };
+        let answer = raw::request(&stage.server.base, "GET", &path, &[], "").await;
+        stage.check(
+            case,
+            answer
+                .as_ref()
+                .is_some_and(|answer| answer.status == wanted),
+            || format!("{path}: {:?}", answer.as_ref().map(seen)),
+        );
+        if let Some(answer) = answer.filter(|_| wanted == 404) {
+            stage.expect(case, logged(&answer, "http.404", "path"));
+        }
+    }
+}
+
+async fn a465(stage: &Stage) {
+    let nodes = crate::throttle::nodes(stage, |config| config.limits.per_ip = 12).await;
+    let server = &nodes[0];
+    let mut answered = 0;
+    let spellings = [
+        "/oauth2/authorize",
+        "/OAuth2/Authorize",
+        "/oauth2/authorize/",
+        "/oauth2/authorize?client_id=",
+    ];
+    for n in 0..40 {
+        let path = format!(
+            "{}{}",
+            spellings[n % 4],
+            if n % 4 == 3 {
+                format!("client-{n}")
+            } else {
+                String::new()
+            }
+        );
+        // Another address of the same /64, another connection, another version each time.
+        let from = format!("X-Forwarded-For: 2001:db8::{n:x}:{n:x}");
+        let version = if n % 5 == 0 { "1.0" } else { "1.1" };
+        let text = format!(
+            "GET {path} HTTP/{version}\r\nHost: op.example\r\n{from}\r\nConnection: close\r\n\r\n"
+        );
+        let answer = raw::bytes(&server.base, text.into_bytes()).await.unwrap();
+        if answer.status == 429 {
+            stage.expect(1, logged(&answer, "ratelimit.hit", "ip"));
+            stage.check(1, answer.header("ratelimit-remaining") == Some("0"), || {
+                seen(&answer)
+            });
+        } else {
+            answered += 1;
+        }
+    }
+    stage.check(1, answered == 12, || format!("{answered} were answered"));
+    let neighbour = server
+        .browser()
+        .from("2001:db8:0:1::1")
+        .get("/oauth2/authorize")
+        .await;
+    stage.check(2, neighbour.status == 400, || seen(&neighbour));
+    crate::throttle::end(nodes).await;
+}
+
+async fn a466(stage: &Stage) {
+    for (case, path) in (1..).zip([
+        "/metrics",
+        "/livez",
+        "/readyz",
+        "/healthz",
+        "/startupz",
+        "/version",
+        "/debug",
+        "/debug/pprof",
+        "/actuator",
+        "/actuator/health",
+        "/api/admin/v1/users",
+        "/api/openapi.json",
+        "/admin",
+    ]) {
+        for method in ["GET", "POST", "HEAD"] {
+            let answer = stage.server.browser().send(method, path, &[], None).await;
+            stage.check(case, answer.status == 404, || {
+                format!("{method} {path}: {}", seen(&answer))
+            });
+            stage.expect(case, logged(&answer, "http.404", "path"));
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! What goes over a socket: in the clear, smuggled, and slowly.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::{address, beside, encrypted};
+use crate::cast::{Browser, Server, raw};
+use crate::expect::{logged, page, seen};
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[row!(a449), row!(a450), row!(a452)];
+
+/// An address of this machine that is not loopback, if it has one.
+fn own_address() -> Option<std::net::IpAddr> {
+    // Nothing is sent: the system only chooses where it would be sent from.
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+}
+
+async fn a449(stage: &Stage) {
+    // In the clear where TLS is spoken: nothing comes back.
+    let server = encrypted(stage, |_| {}).await;
+    let plain = raw::bytes(
+        &format!("http://{}", address(&server)),
+        b"GET / HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\n\r\n".to_vec(),
+    )
+    .await;
+    stage.check(1, plain.is_none(), || "plain HTTP is answered".to_owned());
+    let mut browser = server.browser();
+    let answer = browser.get("/account").await;
+    stage.check(2, answer.status == 200, || seen(&answer));
+    let hsts = answer.header("strict-transport-security");
+    stage.check(
+        2,
+        hsts == Some("max-age=63072000; includeSubDomains"),
+        || format!("{hsts:?}"),
+    );
+    server.remove().await;
+    // A plain listener behind a proxy, asked by somebody who is not the proxy.
+    let Some(here) = own_address() else {
+        println!(
+            "A449: this machine has no address but loopback; the plain listener is not looked at"
+        );
+        return;
+    };
+    let server = Server::anywhere(stage.db(), |config| {
+        config.http.trusted_proxies = vec!["203.0.113.1".parse().unwrap()];
+    })
+    .await;
+    let port = address(&server).rsplit(':').next().unwrap().to_owned();
+    let mut stranger = Browser::new(&format!("http://{here}:{port}"));
+    let home = stranger.get("/").await;
+    let to = home.location();
+    stage.check(
+        3,
+        home.status == 308 && to == Some("https://op.example/"),
+        || seen(&home),
+    );
+    stage.expect(3, logged(&home, "http.plain", "redirect"));
+    for (case, method, path) in [
+        (4, "GET", "/login"),
+        (5, "POST", "/login"),
+        (6, "GET", "/oauth2/token"),
+        (7, "POST", "/oauth2/token"),
+        (8, "GET", "/api/admin/v1/users"),
+        (9, "POST", "/api/admin/v1/users"),
+        (10, "POST", "/"),
+    ] {
+        let answer = stranger.send(method, path, &[], None).await;
+        stage.expect(case, page(&answer, 403));
+        stage.expect(case, logged(&answer, "http.plain", "scheme"));
+    }
+    server.remove().await;
+}
+
+/// Requests that two servers in a row could cut in different places. Each carries a second request that
+/// must never be answered.
+fn smuggled() -> Vec<(String, Vec<u8>)> {
+    let inner = "GET /account HTTP/1.1\r\nHost: op.example\r\n\r\n";
+    let line = "POST /oauth2/token HTTP/1.1\r\nHost: op.example\r\n";
+    let chunked = format!("0\r\n\r\n{inner}");
+    let mut all = Vec::new();
+    let mut add = |headers: &str, body: &str| {
+        let text = format!("{line}{headers}\r\n{body}");
+        all.push((headers.replace("\r\n", "|"), text.into_bytes()));
+    };
+    let long = inner.len() + 5;
+    for codings in [
+        "chunked",
+        "Chunked",
+        " chunked",
+        "chunked ",
+        "\tchunked",
+        "xchunked",
+        "chunked, identity",
+        "identity, chunked",
+        "gzip, chunked",
+        "chunked, chunked",
+        "chunked;q=1",
+        "\"chunked\"",
+        "chunk",
+        "x",
+        "identity",
+        ",chunked",
+        "chunked,",
+        "\u{b}chunked",
+    ] {
+        add(
+            &format!("Content-Length: {long}\r\nTransfer-Encoding: {codings}\r\n"),
+            &chunked,
+        );
+        add(
+            &format!("Transfer-Encoding: {codings}\r\nContent-Length: 4\r\n"),
+            &chunked,
+        );
+    }
+    for (one, other) in [
+        ("0", "5"),
+        ("5", "0"),
+        ("5", "6"),
+        ("0", "+0"),
+        ("5", "5, 6"),
+        ("0", "0x0"),
+    ] {
+        add(
+            &format!("Content-Length: {one}\r\nContent-Length: {other}\r\n"),
+            inner,
+        );
+    }
+    for length in [
+        "+5",
+        "-1",
+        "0x5",
+        "5,5",
+        "5, 6",
+        "5 5",
+        "5;",
+        "",
+        "five",
+        "5.0",
+        "1e1",
+        "05a",
+        "99999999999999999999",
+        "\u{661}",
+    ] {
+        add(&format!("Content-Length: {length}\r\n"), inner);
+    }
+    for field in [
+        "Content-Length : 0",
+        " Content-Length: 0",
+        "Content-Length\t: 0",
+        "Transfer-Encoding : chunked",
+        "Transfer-Encoding\u{0}: chunked",
+        "X\u{0}Y: 1",
+        "X: a\u{0}b",
+        "X: a\rb",
+        ": no name",
+        "no colon",
+        "X: one\r\n two",
+        "X: one\r\n\ttwo",
+        "Content-Length: 0\r\n , 5",
+        "Tr\u{e9}nsfer: 1",
+        "X(Y): 1",
+    ] {
+        add(&format!("{field}\r\n"), inner);
+    }
+    for chunks in [
+        "0x0\r\n\r\n",
+        "+0\r\n\r\n",
+        "-0\r\n\r\n",
+        " 0\r\n\r\n",
+        "0 \n\r\n",
+        "fffffffffffffffff\r\n\r\n",
+        "g\r\n\r\n",
+        "1\r\nab\r\n0\r\n\r\n",
+        "1\r\na0\r\n\r\n",
+        "1\na\n0\n\n",
+        "\r\n0\r\n\r\n",
+    ] {
+        add(
+            "Transfer-Encoding: chunked\r\n",
+            &format!("{chunks}{inner}"),
+        );
+    }
+    all
+}
+
+async fn a450(stage: &Stage) {
+    let web = stage.server.shop().await;
+    for (case, (what, bytes)) in (1..).zip(smuggled()) {
+        let heard = converse(&stage.server, bytes).await;
+        let answers: Vec<&str> = heard
+            .split("HTTP/1.")
+            .skip(1)
+            .map(|answer| answer.get(2..5).unwrap_or_default())
+            .collect();
+        // The hidden request asks for the account page: 200. Nothing else here may say that.
+        let desynchronised = answers.contains(&"200") || heard.contains("<title>Account");
+        stage.check(case, !desynchronised, || {
+            format!("{what}: answered {answers:?}")
+        });
+        let refused = answers
+            .iter()
+            .all(|status| status.starts_with('4') || *status == "501");
+        stage.check(case, refused && answers.len() <= 2, || {
+            format!("{what}: answered {answers:?}")
+        });
+    }
+    // The server is as well as before.
+    let answer = web.redeems("pcl_ac_nothing").await;
+    stage.check(0, answer.status == 400, || seen(&answer));
+}
+
+/// Sends bytes and listens until the other side hangs up, or has nothing to say for a while.
+async fn converse(server: &Server, bytes: Vec<u8>) -> String {
+    let address = address(server);
+    beside(move || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(400)))
+            .unwrap();
+        let _ = stream.write_all(&bytes);
+        let mut heard = Vec::new();
+        let _ = stream.read_to_end(&mut heard);
+        String::from_utf8_lossy(&heard).into_owned()
+    })
+    .await
+}
+
+/// How long a connection lives that says `first` and then a byte each half second.
+async fn dribbles(address: String, first: String) -> (Duration, String) {
+    beside(move || {
+        let started = Instant::now();
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_millis(500)))
+            .unwrap();
+        stream.write_all(first.as_bytes()).unwrap();
+        let (mut heard, mut part) = (Vec::new(), [0; 4_096]);
+        while started.elapsed() < Duration::from_secs(20) {
+            match stream.read(&mut part) {
+                Ok(0) => break,
+                Ok(n) => heard.extend_from_slice(&part[..n]),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    if stream.write_all(b"x").is_err() {
+                        break;
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        (
+            started.elapsed(),
+            String::from_utf8_lossy(&heard).into_owned(),
+        )
+    })
+    .await
+}
+
+async fn a452(stage: &Stage) {
+    let server = &stage.server;
+    let body = "POST /oauth2/token HTTP/1.1\r\nHost: op.example\r\n\
+                Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 400\r\n\r\n";
+    let firsts = [
+        "",
+        "GET /account HTTP/1.1\r\nHost: op.example\r\nX-Slow: ",
+        body,
+    ];
+    let slow: Vec<_> = (0..40)
+        .map(|n| (n % 3, dribbles(address(server), firsts[n % 3].to_owned())))
+        .map(|(kind, slow)| actix_web::rt::spawn(async move { (kind, slow.await) }))
+        .collect();
+    // Meanwhile honest people are served.
+    let mut honest = server.browser();
+    for _ in 0..50 {
+        let started = Instant::now();
+        let answer = honest.get("/account").await;
+        let took = started.elapsed();
+        stage.check(
+            1,
+            answer.status == 200 && took < Duration::from_secs(2),
+            || format!("{} after {took:?}", answer.status),
+        );
+    }
+    for slow in slow {
+        let (kind, (lived, heard)) = slow.await.unwrap();
+        // The times themselves, and some for a busy machine.
+        let limit = Duration::from_secs(if kind == 2 { 14 } else { 9 });
+        stage.check(2 + kind, lived < limit, || {
+            format!("lived {lived:?}: {heard}")
+        });
+        if kind == 2 {
+            stage.check(4, heard.starts_with("HTTP/1.1 408"), || heard.clone());
+        }
+    }
+}
