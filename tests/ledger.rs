@@ -10,6 +10,7 @@ use std::time::Duration;
 use cast::server::{confidential, start_of_time};
 use portcullis::accounts::consent::Consent;
 use portcullis::accounts::session::{ACR_PASSWORD, Login, Session};
+use portcullis::accounts::throttle::{Attempt, Verdict, failed_client};
 use portcullis::accounts::user::Username;
 use portcullis::db::{Error, Transaction};
 use portcullis::id::{AuthorizationId, ClientId, ConsentId, Sid, UserId};
@@ -348,4 +349,77 @@ async fn a_database_that_comes_back_is_used_again_at_once() {
     assert!(asked(&server).await.is_ok());
     let written = store.transaction(|tx| tx.put_scope_description("orders:read", "written"));
     assert!(written.await.is_ok());
+}
+
+story! {
+    async fn of_thirty_two_tries_at_one_account_five_are_looked_at(server: Server) {
+        let attempt = Attempt::from_anywhere("somebody", [192, 0, 2, 1].into());
+        let tried = attempt.clone();
+        let admitted = race(&server, move |tx| {
+            Ok(matches!(tx.admit(&tried, None, now())?, Verdict::Admitted { .. }))
+        });
+        assert_eq!(admitted.await, 5);
+        let counted = |what: &str, kind: &str| {
+            server.count(&format!("SELECT {what} AS n FROM throttles WHERE key LIKE '{kind}:%'"))
+        };
+        assert_eq!((counted("attempts", "account"), counted("failures", "account")), (32, 5));
+        assert_eq!((counted("failures", "pair"), counted("min(failures)", "network")), (5, 5));
+        // What turns out to be no failure is taken back; a success forgets what is counted from here.
+        let forgiven = attempt.clone();
+        server.write(move |tx| tx.absolve(&forgiven, false, now())).await;
+        assert_eq!((counted("failures", "pair"), counted("failures", "account")), (4, 4));
+        let forgiven = attempt.clone();
+        server.write(move |tx| tx.absolve(&forgiven, true, now())).await;
+        assert_eq!((counted("count(*)", "pair"), counted("failures", "account")), (0, 3));
+    }
+}
+
+story! {
+    async fn a_hundred_failures_in_a_row_end_with_a_known_device_or_a_new_password(server: Server) {
+        let (alice, name) = (alice(&server).await, Username::parse("alice"));
+        let tries = |server: &cast::Server, at: Timestamp, host: u8, name: Option<Username>| {
+            let attempt = Attempt::from_anywhere("alice", [10, host, host, 1].into());
+            let store = server.app.store.clone();
+            async move { store.transaction(move |tx| tx.admit(&attempt, name.as_ref(), at)).await.unwrap() }
+        };
+        let minute = |n: u8| now() + Duration::from_secs(31 * u64::from(n));
+        for n in 0..100 {
+            let verdict = tries(&server, minute(n), n, name.clone()).await;
+            assert!(matches!(verdict, Verdict::Admitted { .. }), "failure {n}: {verdict:?}");
+        }
+        assert_eq!(tries(&server, minute(101), 101, name.clone()).await, Verdict::Exhausted);
+        // Alike for whoever has no such account.
+        assert_eq!(tries(&server, minute(102), 102, None).await, Verdict::Exhausted);
+        let device = Hash::of("a browser");
+        let (known, user) = (device.clone(), alice.clone());
+        server.write(move |tx| tx.put_known_device(&known, &user, now())).await;
+        let (known, asked) = (device.clone(), name.clone());
+        assert!(server.write(move |tx| tx.is_known_device(&known, asked.as_ref(), now())).await);
+        assert!(!server.write(move |tx| tx.is_known_device(&device, Username::parse("bob").as_ref(), now())).await);
+        let own = Attempt::from_known_device("alice", "a browser");
+        let verdict = server.write(move |tx| tx.admit(&own, None, minute(103))).await;
+        assert_eq!(verdict, Verdict::Admitted { spray: false });
+        server.write(move |tx| tx.put_password(&alice, "new", minute(104))).await;
+        let verdict = tries(&server, minute(105), 105, name).await;
+        assert!(matches!(verdict, Verdict::Admitted { .. }), "{verdict:?}");
+    }
+}
+
+story! {
+    async fn clients_that_fail_share_sixty_a_minute_and_old_counters_go(server: Server) {
+        let bucket = failed_client([192, 0, 2, 1].into());
+        let racing = bucket.clone();
+        for _ in 0..2 {
+            let racing = racing.clone();
+            race(&server, move |tx| Ok(tx.count_failure(&racing, now())?.is_none())).await;
+        }
+        assert_eq!(server.count("SELECT failures AS n FROM throttles"), 60);
+        let later = now() + Duration::from_secs(60);
+        let again = bucket.clone();
+        assert_eq!(server.write(move |tx| tx.count_failure(&again, later)).await, None);
+        let soon = later + Duration::from_secs(3_600);
+        assert_eq!(server.write(move |tx| tx.sweep(soon)).await, 0);
+        let days = later + Duration::from_secs(2 * 86_400);
+        assert_eq!(server.write(move |tx| tx.sweep(days)).await, 1);
+    }
 }

@@ -25,7 +25,7 @@ use crate::config::limits::{COUNTED_KEYS, REFRESHES_PER_MINUTE};
 use crate::config::{self, Mode, Network};
 use crate::id::{ClientId, GrantId};
 use crate::oauth::Detail;
-use crate::time::Clock;
+use crate::time::{Clock, Uptime};
 
 /// Routes that share a budget, whatever address or spelling they have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -132,7 +132,10 @@ struct Rate<K: Clone + Eq + Hash> {
 impl<K: Clone + Eq + Hash> Rate<K> {
     fn per_minute(limit: u32, clock: &Clock) -> Self {
         let limit = NonZeroU32::new(limit).unwrap_or(NonZeroU32::MIN);
-        let ticks = Ticks(clock.clone());
+        let ticks = Ticks {
+            clock: clock.clone(),
+            latest: Arc::default(),
+        };
         let memory = Arc::new(Memory::new());
         let start = ticks.now();
         Self {
@@ -196,15 +199,19 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The node's clock, as the limiter reads it.
+/// The node's clock, as the limiter reads it: it never goes back.
 #[derive(Clone)]
-struct Ticks(Clock);
+struct Ticks {
+    clock: Clock,
+    latest: Arc<AtomicU64>,
+}
 
 impl Ticking for Ticks {
     type Instant = Duration;
 
     fn now(&self) -> Duration {
-        self.0.uptime()
+        let now = nanos(self.clock.uptime().since(Uptime::default()));
+        Duration::from_nanos(self.latest.fetch_max(now, Ordering::Relaxed).max(now))
     }
 }
 

@@ -228,6 +228,14 @@ pub fn fixed_text(answer: &Answer) -> Result<(), String> {
         Code::UnsupportedGrantType,
         Code::InvalidTarget,
     ];
+    if answer.status == 429 {
+        let said = answer.body == r#"{"error":"temporarily_unavailable"}"#;
+        return if said {
+            Ok(())
+        } else {
+            Err(answer.body.clone())
+        };
+    }
     let body = answer.json();
     let members: BTreeSet<&str> = body
         .as_object()
