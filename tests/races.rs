@@ -127,16 +127,24 @@ fn plain(shop: &Party) -> String {
     shop.request(&[("scope", "orders:read")])
 }
 
-/// What a race minted, if it did; else it was refused as it should be.
+/// What a race minted, if it did; else it was refused as it should be, or shed: on a machine that is
+/// busy with other things a wait may take longer than the server allows. Then nothing was changed.
 fn minted(answer: &Answer) -> Option<Tokens> {
     if answer.status == 200 {
         return Some(answer.ok());
+    }
+    if is_shed(answer) {
+        return None;
     }
     assert_eq!(
         (answer.status, &answer.json()["error"]),
         (400, &"invalid_grant".into())
     );
     None
+}
+
+fn is_shed(answer: &Answer) -> bool {
+    answer.status == 503 && answer.header("retry-after").is_some()
 }
 
 /// A race on both databases: a few rounds, and the full figure where slow tests run.
@@ -187,7 +195,9 @@ race! {
         for round in 1..=rounds {
             arena.next_round();
             let answers = arena.refresh_at_once(&shop, &[tokens.refresh(); RACERS]).await;
-            let answers: Vec<Tokens> = answers.iter().map(Answer::ok).collect();
+            let shed = answers.iter().filter(|answer| is_shed(answer)).count();
+            assert!(shed < RACERS / 2, "round {round}: {shed} were shed");
+            let answers: Vec<Tokens> = answers.iter().filter(|answer| !is_shed(answer)).map(Answer::ok).collect();
             assert!(answers.iter().all(|answer| answer.refresh() == answers[0].refresh()));
             let generation = arena.count("SELECT max(generation) AS n FROM grants");
             assert_eq!(usize::try_from(generation), Ok(round));
@@ -229,7 +239,7 @@ race! {
                 .map(|n| if n % 4 == 3 { new.refresh() } else { old.refresh() })
                 .collect();
             let answers = arena.refresh_at_once(&shop, &mixed).await;
-            let reuse = answers.iter().any(|answer| minted(answer).is_none());
+            let reuse = answers.iter().any(|answer| answer.status == 400);
             let newest: Vec<Tokens> = answers.iter().skip(3).step_by(4).filter_map(minted).collect();
             for answer in answers.iter().enumerate().filter(|(n, _)| n % 4 != 3).filter_map(|(_, answer)| minted(answer)) {
                 assert_eq!(answer.refresh(), new.refresh(), "round {round}: a second leaf");
@@ -238,8 +248,8 @@ race! {
             if reuse {
                 arena.all_dead(&shop, &newest).await;
                 arena.all_dead(&shop, &[old, new]).await;
-            } else {
-                shop.refreshes(newest[0].refresh(), &[]).await.ok();
+            } else if let Some(newest) = newest.first() {
+                shop.refreshes(newest.refresh(), &[]).await.ok();
             }
         }
     }

@@ -241,3 +241,12 @@ test('tokens die: what is revoked is dead at userinfo, and for an API that intro
   const late = client.refreshTokenGrant(config, next.refresh_token)
   await assert.rejects(late, { name: 'ResponseBodyError', error: 'invalid_grant', status: 400 })
 })
+
+test('userinfo as a signed answer, if the client registered one', async () => {
+  const registered = await register('--userinfo-alg', 'ES256')
+  const metadata = { client_secret: registered.client_secret, userinfo_signed_response_alg: 'ES256' }
+  const config = await discover(registered, metadata, client.ClientSecretBasic(registered.client_secret))
+  const tokens = await signIn(config)
+  const person = await client.fetchUserInfo(config, tokens.access_token, server.sub)
+  assert.deepEqual([person.iss, person.aud, person.preferred_username], [server.issuer, registered.client_id, 'alice'])
+})
