@@ -73,6 +73,21 @@ fn form_encoded(text: &str) -> String {
     encoded
 }
 
+/// All of an answer, however long it takes, as long as something comes.
+async fn read(mut answer: Response) -> Result<Vec<u8>, Ended> {
+    let mut body = Vec::new();
+    loop {
+        let chunk = timeout(SILENCE, answer.chunk()).await;
+        let Some(chunk) = chunk.map_err(|_| Ended::Silent)?? else {
+            return Ok(body);
+        };
+        if body.len() + chunk.len() > MAX_ANSWER_BYTES {
+            return Err(FetchError::TooLarge.into());
+        }
+        body.extend_from_slice(&chunk);
+    }
+}
+
 /// Follows one issuer's feed.
 pub(crate) struct Follower {
     pub(crate) http: Client,
@@ -192,8 +207,7 @@ impl Follower {
                 url += &format!("?after={position}");
             }
             let answer = self.ask(&url, None).await?;
-            let answer = timeout(SILENCE * 5, body(answer, MAX_ANSWER_BYTES)).await;
-            let answer = answer.map_err(|_| Ended::Silent)??;
+            let answer = read(answer).await?;
             let frames: Frames = serde_json::from_slice(&answer).map_err(FetchError::from)?;
             let mut is_current = false;
             let mut last = Err(Refused::Malformed("no frames"));

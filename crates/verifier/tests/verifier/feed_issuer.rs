@@ -152,10 +152,17 @@ impl FeedIssuer {
 
     /// The claims of a frame with all that came after `after`, as of now.
     pub fn frame(&self, after: u64) -> Frame {
+        self.frame_of(after, u64::MAX)
+    }
+
+    /// As [`frame`](Self::frame), with so many records at most.
+    fn frame_of(&self, after: u64, most: u64) -> Frame {
         let state = self.state.lock().unwrap();
         let now = self.clock.wall_us();
-        let last = state.records.len() as u64;
-        let from = usize::try_from(after.min(last)).unwrap();
+        let end = state.records.len() as u64;
+        let last = end.min(after.saturating_add(most)).max(after.min(end));
+        let span = |number: u64| usize::try_from(number.min(end)).unwrap();
+        let records = state.records[span(after)..span(last)].to_vec();
         Frame {
             iss: self.url.clone(),
             v: 1,
@@ -164,9 +171,9 @@ impl FeedIssuer {
             epoch: state.epoch,
             after,
             last,
-            records: Records(state.records[from..].to_vec()),
+            records: Records(records),
             at_us: now,
-            as_of_us: Some(now),
+            as_of_us: (last == end).then_some(now),
             jwks_etag: state.jwks_etag.into(),
         }
     }
@@ -419,15 +426,7 @@ impl FeedIssuer {
         let mut after = if after.epoch == epoch { after.seq } else { 0 };
         let mut frames = Vec::new();
         loop {
-            let mut frame = self.frame(after);
-            if frame.last - after > per_frame {
-                frame.last = after + per_frame;
-                frame
-                    .records
-                    .0
-                    .truncate(usize::try_from(per_frame).unwrap());
-                frame.as_of_us = None;
-            }
+            let frame = self.frame_of(after, per_frame);
             frames.push(signed(&frame));
             after = frame.last;
             if frame.as_of_us.is_some() || frames.len() == 16 {
