@@ -174,13 +174,21 @@ pub fn write_kek(path: &Path, entropy: &Entropy) -> Result<(), String> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
+    // Whole or not at all: whoever is killed in between must not leave half a KEK behind.
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let draft = Path::new(&name);
     let mut options = std::fs::OpenOptions::new();
-    options.create_new(true).write(true);
+    options.create(true).truncate(true).write(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path).map_err(failed)?;
+    let mut file = options.open(draft).map_err(failed)?;
     writeln!(file, "{}", *Kek::generate(entropy)).map_err(failed)?;
-    file.sync_all().map_err(failed)
+    file.sync_all().map_err(failed)?;
+    // Unlike a rename this refuses to replace what is there.
+    let linked = std::fs::hard_link(draft, path).map_err(failed);
+    std::fs::remove_file(draft).map_err(failed)?;
+    linked
 }
 
 impl From<KeyError> for StartError {

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::db::{self, Error, Store, Transaction};
 use crate::keys::rotation::{Change, Schedule, private_half_is_due, signer};
 use crate::keys::{
-    Alg, KeyError, KeySource, Keychain, Ring, SealedSecret, ServerSecret, SigningKey,
+    Alg, Generated, KeyError, KeySource, Keychain, Ring, SealedSecret, ServerSecret, SigningKey,
 };
 use crate::secret::Entropy;
 use crate::time::Timestamp;
@@ -365,23 +365,26 @@ impl KeyTable {
         Ok(write)
     }
 
-    /// Takes a key pair as the next standby of its ring.
+    /// Takes a private key (PKCS#8, PEM) as the next standby of its ring.
     ///
     /// # Errors
-    /// [`Failed::KnownKey`].
-    pub async fn import(
-        &self,
-        pair: crate::keys::Generated,
-        act: &Act,
-    ) -> Result<KeyWrite, Failed> {
+    /// [`KeyError::Refused`] for one that is not good enough, [`Failed::KnownKey`].
+    pub async fn import(&self, pem: &str, act: &Act) -> Result<KeyWrite, Failed> {
+        let taken = match Generated::from_pem(pem) {
+            Ok(pair) => self.take(pair, act).await,
+            Err(error) => Err(error.into()),
+        };
+        taken.inspect_err(|error| tracing::warn!(event = "key.rejected", reason = %error))
+    }
+
+    async fn take(&self, pair: Generated, act: &Act) -> Result<KeyWrite, Failed> {
         let ring = Ring::token(pair.alg());
         let kid = pair.public().thumbprint();
         if !self.rings.contains(&ring) {
             return Err(Failed::NoSuchRing(ring.to_string()));
         }
-        let brings = KeySource::from_fn(move |_, _| Ok(pair.clone()));
         let with = Self {
-            source: brings,
+            source: KeySource::from_fn(move |_, _| Ok(pair.clone())),
             ..self.clone()
         };
         for _ in 0..TRIES {

@@ -19,6 +19,7 @@ mod consent;
 mod expect;
 mod http_tls;
 mod introspection;
+mod keys_jwt;
 mod login;
 mod process;
 mod redirect_uri;
@@ -53,6 +54,7 @@ const AREAS: &[&[Row]] = &[
     http_tls::requests::ROWS,
     http_tls::sockets::ROWS,
     introspection::ROWS,
+    keys_jwt::ROWS,
     login::forms::ROWS,
     login::kinds::ROWS,
     login::pages::ROWS,

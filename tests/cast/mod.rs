@@ -12,6 +12,7 @@ pub mod browser;
 pub mod client;
 pub mod journal;
 pub mod log;
+pub mod place;
 pub mod postgres;
 pub mod raw;
 pub mod server;

@@ -146,6 +146,26 @@ impl Place {
         std::fs::read_to_string(self.folder.join(name)).unwrap()
     }
 
+    /// How many rows a query counts: `SELECT count(*) AS n FROM …`.
+    pub fn count(&self, query: &str) -> i64 {
+        use diesel::prelude::*;
+        #[derive(diesel::QueryableByName)]
+        struct Count {
+            #[diesel(sql_type = diesel::sql_types::BigInt)]
+            n: i64,
+        }
+        let query = diesel::sql_query(query);
+        let count: Count = match &self.database {
+            Some(url) => query.get_result(&mut PgConnection::establish(url).unwrap()),
+            None => {
+                let path = self.folder.join("data/portcullis.db");
+                query.get_result(&mut SqliteConnection::establish(&path.to_string_lossy()).unwrap())
+            }
+        }
+        .unwrap();
+        count.n
+    }
+
     /// Runs a statement behind everybody's back.
     pub fn execute(&self, statement: &str) {
         use diesel::connection::SimpleConnection;

@@ -9,7 +9,7 @@ use super::super::{Exit, Output};
 use super::{act, distance, done, failure, list, ring, table};
 use crate::config::Config;
 use crate::keeper::{Act, KeyWrite};
-use crate::keys::{Generated, Ring, SigningKey};
+use crate::keys::{Ring, SigningKey};
 
 #[derive(clap::Args)]
 pub struct Rotate {
@@ -159,15 +159,8 @@ pub fn import(file: &Path, config: &Config, format: Output) -> anyhow::Result<()
     let table = table(config)?;
     let pem = crate::config::read_secret_file(file).map_err(failure)?;
     let act = act();
-    let rejected = |why: String| {
-        tracing::warn!(event = "key.rejected", reason = why);
-        failure(why)
-    };
-    let pair = Generated::from_pem(&pem).map_err(|error| rejected(error.to_string()))?;
-    let ring = Ring::token(pair.alg());
-    let write = done(table.import(pair, &act)).inspect_err(|error| {
-        tracing::warn!(event = "key.rejected", reason = %error);
-    })?;
+    let write = done(table.import(&pem, &act))?;
+    let ring = write.inserts().first().map_or(Ring::FEED, SigningKey::ring);
     say(format, view(ring, &write, &act), || {
         let made = write.inserts().iter();
         made.map(|key| begins(ring, key, &act))

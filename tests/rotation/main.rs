@@ -1,0 +1,14 @@
+//! Keys that rotate by themselves, and nobody notices: the formulas, two years, races, faults, and a
+//! soak through the front door.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../cast/mod.rs"]
+mod cast;
+
+mod faults;
+mod formulas;
+mod nodes;
+mod processes;
+mod races;
+mod soak;
+mod years;

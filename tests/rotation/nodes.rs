@@ -1,0 +1,154 @@
+//! Nodes without listeners: each an `App` with a pool and a clock of its own.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use portcullis::app::App;
+use portcullis::config::Config;
+use portcullis::keys::{Alg, Generated, KeySource};
+use portcullis::secret::Entropy;
+use portcullis::time::{Clock, Timestamp};
+use portcullis_verifier::{Claims, Need, Rev};
+
+use crate::cast::server::{fresh_database, start_of_time};
+use crate::cast::{Db, ISSUER};
+
+/// One world with its clock, and the database that all its nodes share.
+pub struct World {
+    pub clock: Arc<AtomicI64>,
+    pub config: Config,
+    pub source: KeySource,
+}
+
+impl World {
+    /// `empty`: not even the first keys are there.
+    pub async fn new(db: Db, change: impl FnOnce(&mut Config)) -> Self {
+        crate::cast::log::collect();
+        let mut config = fresh_database(db).await;
+        config.database.pool_size = 3;
+        change(&mut config);
+        Self {
+            clock: Arc::new(AtomicI64::new(start_of_time().micros())),
+            config,
+            source: stock(),
+        }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.clock.load(Ordering::SeqCst))
+    }
+
+    pub fn set(&self, now: Timestamp) {
+        self.clock.store(now.micros(), Ordering::SeqCst);
+    }
+
+    pub fn pass(&self, by: Duration) {
+        self.set(self.now() + by);
+    }
+
+    /// A node whose clock is off by so many microseconds.
+    pub async fn node(&self, off: i64) -> Node {
+        static SEED: AtomicI64 = AtomicI64::new(1_000);
+        let off = Arc::new(AtomicI64::new(off));
+        let clock = Clock::Skewed(Arc::clone(&self.clock), Arc::clone(&off));
+        let seed = SEED.fetch_add(1, Ordering::SeqCst);
+        let entropy = Entropy::seeded(seed.unsigned_abs());
+        let app = App::start_with(self.config.clone(), clock, entropy, self.source.clone())
+            .await
+            .unwrap();
+        Node { app, off }
+    }
+}
+
+pub struct Node {
+    pub app: App,
+    /// How far its clock is off, in microseconds.
+    pub off: Arc<AtomicI64>,
+}
+
+impl Node {
+    /// What its background tasks do in a minute.
+    pub async fn minute(&self) {
+        self.app.keeper.poll().await.unwrap();
+        self.app.keeper.keep().await.unwrap();
+    }
+
+    /// A token of the longest life there is, in both algorithms.
+    pub async fn signs(&self) -> Vec<String> {
+        let keys = self.app.signing_keys().await.unwrap();
+        let claims = claims(self.app.clock.now());
+        [Alg::ES256, Alg::RS256]
+            .map(|alg| keys.sign(alg, "at+jwt", &claims).unwrap())
+            .to_vec()
+    }
+
+    /// Whether its own endpoints take a token.
+    pub fn accepts(&self, token: &str) -> bool {
+        let now = self.app.clock.now().secs();
+        self.app
+            .verifier()
+            .verify_at(token, &Need::any(), now)
+            .is_ok()
+    }
+}
+
+fn claims(now: Timestamp) -> Claims {
+    Claims {
+        iss: ISSUER.to_owned(),
+        sub: "alice".to_owned(),
+        aud: ISSUER.to_owned(),
+        client_id: "shop".to_owned(),
+        scope: "openid".to_owned(),
+        iat: now.secs(),
+        exp: (now + Duration::from_secs(3_600)).secs(),
+        nbf: None,
+        jti: "01a20013-9e82-7ad2-98c8-42a1eb0b038c".to_owned(),
+        rev: Rev {
+            feed_epoch: 1,
+            client_epoch: 1,
+            user_epoch: Some(1),
+        },
+        grant_id: None,
+        sid: None,
+        auth_time: None,
+        acr: None,
+        roles: Vec::new(),
+        groups: Vec::new(),
+        entitlements: Vec::new(),
+        cnf: None,
+    }
+}
+
+/// RSA keys are slow to make, so those of one generation are one key for everybody in this process:
+/// of all who bring it to one database at once, one wins. P-256 keys are fresh each time.
+pub fn stock() -> KeySource {
+    static MADE: Mutex<BTreeMap<i64, Generated>> = Mutex::new(BTreeMap::new());
+    let fresh = KeySource::fresh(2_048, Entropy::seeded(77));
+    KeySource::from_fn(move |alg, generation| match alg {
+        Alg::ES256 => fresh.make(alg, generation),
+        Alg::RS256 => {
+            let mut made = MADE.lock().unwrap();
+            if let Some(known) = made.get(&generation) {
+                return Ok(known.clone());
+            }
+            let key = Generated::new(alg, 2_048, &Entropy::seeded(generation.unsigned_abs()))?;
+            made.insert(generation, key.clone());
+            Ok(key)
+        }
+    })
+}
+
+/// Runs the same at every node, all at once.
+pub async fn all_at_once(nodes: &[Node]) {
+    let mut turns: Vec<_> = nodes.iter().map(|node| Box::pin(node.minute())).collect();
+    std::future::poll_fn(|context| {
+        turns.retain_mut(|turn| turn.as_mut().poll(context).is_pending());
+        match turns.is_empty() {
+            true => std::task::Poll::Ready(()),
+            false => std::task::Poll::Pending,
+        }
+    })
+    .await;
+}
