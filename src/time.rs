@@ -134,6 +134,17 @@ impl Clock {
         }
     }
 
+    /// The reading in the middle between `before` and now. A settable clock stands still but for the
+    /// moment in which it is set, so what it shows now counts.
+    pub fn halfway(&self, before: Timestamp) -> Timestamp {
+        let now = self.now();
+        match self {
+            Self::System => Timestamp((before.0 + now.0) / 2),
+            Self::Settable(_) | Self::Skewed(..) => now,
+            Self::Corrected(clock, _) => clock.halfway(before),
+        }
+    }
+
     /// What the database's clock shows, which somebody `measured`. A settable clock sets the whole
     /// world's, and that of the database with it.
     pub fn database(&self, measured: Timestamp) -> Timestamp {

@@ -340,7 +340,7 @@ mod tests {
                 ("PORTCULLIS__LIMITS__PER_IP", "0"),
                 "`limits.per_ip`: must be 1",
             ),
-            (("PORTCULLIS__LIMITS__MODE", "off"), "unknown variant"),
+            (("PORTCULLIS__LIMITS__MODE", "off"), "does not have variant"),
             (
                 ("PORTCULLIS__LISTEN__TLS__KEY", "/x"),
                 "`listen.tls`: needs both",

@@ -26,7 +26,7 @@ INSERT INTO throttles (key, failures, in_a_row, attempts, window_ends, next_at, 
 VALUES ($1, 1, 1, 1, $2, $3, $3, $4)
 ON CONFLICT (key) DO UPDATE SET
     failures = CASE WHEN throttles.window_ends <= $3 THEN 1 ELSE throttles.failures + 1 END,
-    in_a_row = CASE WHEN throttles.last_at <= $5 THEN 1 ELSE throttles.in_a_row + 1 END,
+    in_a_row = CASE WHEN throttles.last_at < $5 THEN 1 ELSE throttles.in_a_row + 1 END,
     attempts = throttles.attempts + 1,
     window_ends = CASE WHEN throttles.window_ends <= $3 OR $6 = 1 THEN $2 ELSE throttles.window_ends END,
     next_at = CASE
@@ -36,7 +36,7 @@ ON CONFLICT (key) DO UPDATE SET
     END,
     last_at = $3,
     expires_at = CASE WHEN throttles.in_a_row >= $11 / 4 THEN $12 ELSE $4 END
-WHERE throttles.next_at <= $3 AND (throttles.in_a_row < $11 OR throttles.last_at <= $5)";
+WHERE throttles.next_at <= $3 AND (throttles.in_a_row < $11 OR throttles.last_at < $5)";
 
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)

@@ -157,10 +157,8 @@ impl Keeper {
         let ((keys_version, beat), database) = found.await?;
         if let Some(measured) = database {
             // An embedded database has no clock of its own that could disagree.
-            let after = self.clock.raw().now();
-            let between = (before.micros() + after.micros()) / 2;
             self.see(Sight {
-                node: Timestamp::from_micros(between),
+                node: self.clock.raw().halfway(before),
                 database: self.clock.database(measured),
                 beat,
                 up: self.clock.uptime(),

@@ -106,14 +106,7 @@ async fn a457(stage: &Stage) {
 /// What every answer carries, whatever it says.
 fn sealed(answer: &Answer) -> Result<(), String> {
     let powers = answer.header("permissions-policy").unwrap_or_default();
-    for power in [
-        "camera",
-        "geolocation",
-        "microphone",
-        "payment",
-        "usb",
-        "bluetooth",
-    ] {
+    for power in ["camera", "geolocation", "microphone", "payment", "usb"] {
         if !powers.contains(&format!("{power}=()")) {
             return Err(format!("{power} is not off: {powers}"));
         }

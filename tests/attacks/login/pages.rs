@@ -200,6 +200,8 @@ async fn a130(stage: &Stage) {
     let mut door = Door::opens(&stage.server, &web).await;
     let plain = skeleton(&door.tries("plain", "x").await.body);
     for (n, payload) in (1..).zip(&payloads).step_by(13) {
+        // What is put off would not be looked at.
+        stage.server.execute("DELETE FROM throttles");
         let answer = door.tries(payload, "x").await;
         stage.check(n, skeleton(&answer.body) == plain, || {
             format!("typed `{payload}` changes the login page")
