@@ -1,5 +1,6 @@
 //! Everything that a node is made of, built once: the only wiring place.
 
+mod feed;
 mod keys;
 mod registrations;
 
@@ -15,6 +16,7 @@ use crate::accounts::password::Password;
 use crate::config::limits::{HASH_QUEUE, HASH_WAIT};
 use crate::config::{Config, Issuer, Refused};
 use crate::db::{self, Claim, OpenError, Schema, Store};
+use crate::feed::{Feed, MarkFile};
 use crate::keeper::Keeper;
 use crate::keys::{KeySource, ServerSecrets, provider};
 use crate::oauth::discovery::Metadata;
@@ -24,6 +26,7 @@ use crate::oauth::issue::{Lives, Mint};
 use crate::secret::{Entropy, base64url, sha256};
 use crate::time::{Clock, Timestamp};
 
+pub use feed::number;
 pub use keys::{key_table, write_kek};
 
 /// One node.
@@ -44,6 +47,10 @@ pub struct App {
     pub entropy: Entropy,
     /// The keys.
     pub keeper: Keeper,
+    /// The revocation feed.
+    pub feed: Feed,
+    mark: Option<MarkFile>,
+    signals: feed::Signals,
     metadata: (Bytes, String),
     hashing: Hashing,
     _claim: Claim,
@@ -123,8 +130,15 @@ impl App {
             entropy: &entropy,
         };
         let keeper = parts.keeper(clock.clone()).await?;
-        Ok(Self {
+        let secrets = store.read(|tx| tx.list_server_secrets()).await?;
+        let mark = secrets
+            .first()
+            .and_then(|first| MarkFile::beside(&config.keys.kek, &first.id));
+        let app = Self {
             secret: keeper.secrets(),
+            feed: Feed::new(issuer.as_str(), clock.clone()),
+            mark,
+            signals: feed::Signals::default(),
             keeper,
             metadata: ready(&Metadata::of(&issuer)).map_err(StartError::Configuration)?,
             hashing: Hashing {
@@ -138,7 +152,9 @@ impl App {
             clock,
             entropy,
             _claim: claim,
-        })
+        };
+        app.begin_feed().await?;
+        Ok(app)
     }
 
     /// Whether nothing that a genuine access token rests on has ended.

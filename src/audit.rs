@@ -136,6 +136,8 @@ names! {
     RefreshReuse "token.refresh_reuse";
     /// A client revoked a token of its own (RFC 7009).
     RevocationDone "revocation.done";
+    /// A restored database was recovered: everything that was issued before has ended (critical).
+    DatabaseRecovered "database.recovered";
     /// A signing key was made.
     KeyCreated "key.created";
     /// A signing key was taken out of use for good (critical).

@@ -1,6 +1,6 @@
 //! Portcullis: an OAuth 2.0 and OpenID Connect authorization server.
 //!
-//! Imports go one way: `main → cli → http → app → keeper → db → oauth → { accounts, keys } → { audit, config,
+//! Imports go one way: `main → cli → http → app → { feed, keeper } → db → oauth → { accounts, keys } → { audit, config,
 //! id, secret, time } → portcullis-verifier`. `tests/layout.rs` fails the build when one goes back.
 //!
 //! | Module | What it is |
@@ -8,6 +8,7 @@
 //! | [`cli`] | commands, one file per verb |
 //! | [`http`] | endpoints and pages |
 //! | [`app`] | everything wired once |
+//! | [`feed`] | the revocation feed: records in memory, signed frames, acknowledgements |
 //! | [`keeper`] | standbys, the key view, changes of keys; in every node |
 //! | [`db`] | storage on SQLite and Postgres |
 //! | [`oauth`] | the protocol, free of HTTP and SQL |
@@ -53,6 +54,7 @@ pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod db;
+pub mod feed;
 pub mod http;
 pub mod id;
 pub mod keeper;

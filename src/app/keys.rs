@@ -6,7 +6,7 @@ use std::sync::Arc;
 use portcullis_verifier::Verifier;
 
 use super::{App, StartError};
-use crate::config::limits::{KEEP_EVERY, POLL_EVERY};
+use crate::config::limits::KEEP_EVERY;
 use crate::config::{Config, Issuer};
 use crate::db::Store;
 use crate::keeper::{Failed, Keeper, KeyFigures, KeyTable};
@@ -23,8 +23,12 @@ impl App {
     /// The keys to sign tokens with.
     ///
     /// # Errors
-    /// [`KeyError::NoLease`] when no poll has confirmed them for 30 s, [`KeyError::Clock`].
+    /// [`KeyError::NoLease`] when no poll has confirmed them for 30 s, [`KeyError::Clock`],
+    /// [`KeyError::Restored`].
     pub async fn signing_keys(&self) -> Result<Arc<KeyView>, KeyError> {
+        if self.feed.is_restored() {
+            return Err(KeyError::Restored);
+        }
         self.keeper.signing().await
     }
 
@@ -39,27 +43,6 @@ impl App {
     /// [`Failed`]; then the old view stays.
     pub async fn refresh_key_view(&self) -> Result<(), Failed> {
         self.keeper.refresh().await
-    }
-
-    /// Follows the key table until this node ends.
-    pub async fn follow_keys(&self) {
-        let mut turn = tokio::time::interval(POLL_EVERY);
-        turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut failing = false;
-        loop {
-            turn.tick().await;
-            let polled = self.keeper.poll().await;
-            match &polled {
-                Err(error) if !failing => {
-                    tracing::error!(event = "storage.error", reason = "key_poll", %error, "the keys cannot be confirmed; tokens are signed for 30 s more");
-                }
-                Ok(()) if failing => {
-                    tracing::info!(event = "storage.recovered", reason = "key_poll")
-                }
-                _ => {}
-            }
-            failing = polled.is_err();
-        }
     }
 
     /// Keeps the rings until this node ends: each minute or so, and at once after the start.

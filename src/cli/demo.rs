@@ -214,6 +214,7 @@ impl Cast {
 
     fn resource(&self, entropy: &Entropy, now: Timestamp) -> anyhow::Result<Resource> {
         Ok(Resource {
+            max_age: portcullis_verifier::MaxAge::STANDARD,
             id: id::uuid(entropy, now),
             audience: self.audience.clone(),
             name: "Demo orders API".to_owned(),

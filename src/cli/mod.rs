@@ -3,9 +3,12 @@
 mod audit;
 mod client;
 mod demo;
+mod feed;
 mod keys;
 mod migrate;
+mod recover;
 mod resource;
+mod revoke;
 mod serve;
 mod table;
 mod token;
@@ -51,6 +54,12 @@ enum Verb {
     Token(token::Arguments),
     /// Signing keys: show, plan, rotate, revoke, import; the keys that encrypt them.
     Keys(keys::Arguments),
+    /// End a token, a session, a grant, or everything of a user or client.
+    Revoke(revoke::Arguments),
+    /// Who follows the revocation feed.
+    Feed(feed::Arguments),
+    /// After the database was restored from an older copy: end everything that is in doubt.
+    Recover(recover::Arguments),
     /// Check the seals of the audit log, or follow it.
     Audit(audit::Arguments),
 }
@@ -121,6 +130,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Verb::User(arguments) => user::run(&arguments, &configured(&overrides)?),
         Verb::Token(arguments) => token::run(&arguments, &configured(&overrides)?),
         Verb::Keys(arguments) => keys::run(&arguments, || configured(&overrides)),
+        Verb::Revoke(arguments) => revoke::run(&arguments, &configured(&overrides)?),
+        Verb::Feed(arguments) => feed::run(&arguments, &configured(&overrides)?),
+        Verb::Recover(arguments) => recover::run(&arguments, &configured(&overrides)?),
         Verb::Audit(arguments) => audit::run(&arguments, &configured(&overrides)?),
     }
 }

@@ -1,6 +1,7 @@
 //! `resource create`, `resource list`.
 
 use clap::Subcommand;
+use portcullis_verifier::MaxAge;
 use serde_json::{Value, json};
 
 use super::{Exit, Output, block_on, open, table};
@@ -42,6 +43,10 @@ enum Action {
         /// Lifetime of its access tokens, if not the server's; at most 60m.
         #[arg(long, value_name = "DURATION")]
         access_ttl: Option<Span>,
+        /// How old the news of revocations may be on which its services accept tokens, such as 60s or 3s;
+        /// `none` for any age.
+        #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = max_age)]
+        max_age: MaxAge,
     },
     /// All APIs.
     List,
@@ -55,6 +60,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             scopes,
             alg,
             access_ttl,
+            max_age,
         } => {
             let (entropy, now) = (Entropy::system(), Clock::System.now());
             let wrong = |message: String| Exit { code: 2, message };
@@ -80,6 +86,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
                 access_ttl: access_ttl.map(|span| span.0),
                 alg: Alg::from_name(alg)
                     .ok_or_else(|| wrong(format!("`{alg}` is neither ES256 nor RS256")))?,
+                max_age: *max_age,
                 created_at: now,
             };
             resource
@@ -117,6 +124,14 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     }
 }
 
+fn max_age(text: &str) -> Result<MaxAge, String> {
+    if text == "none" {
+        return Ok(MaxAge::FAIL_OPEN);
+    }
+    let span: Span = text.parse()?;
+    Ok(MaxAge::secs(span.0.as_secs()))
+}
+
 fn print(output: Output, resources: &[Resource]) {
     let rows: Vec<Vec<String>> = resources
         .iter()
@@ -145,5 +160,6 @@ fn view(resource: &Resource) -> Value {
         "scope": resource.scopes.to_string(),
         "alg": resource.alg.name(),
         "access_ttl": resource.access_ttl.map(|ttl| Span(ttl).to_string()),
+        "max_age": resource.max_age.as_secs(),
     })
 }

@@ -56,9 +56,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
 /// Starts what every node does beside answering.
 pub fn background(app: &Data<App>) {
-    let (poll, keep) = (app.clone(), app.clone());
-    actix_web::rt::spawn(async move { poll.follow_keys().await });
+    let (follow, keep, need) = (app.clone(), app.clone(), app.clone());
+    actix_web::rt::spawn(async move { follow.follow().await });
     actix_web::rt::spawn(async move { keep.keep_keys().await });
+    actix_web::rt::spawn(async move { need.keep_life().await });
     actix_web::rt::spawn(clean_up(app.clone()));
     actix_web::rt::spawn(audit::seal_for_ever(app.clone()));
 }

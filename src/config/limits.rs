@@ -190,7 +190,7 @@ pub const KEY_CHANGE_SEEN: Duration = Duration::from_secs(5);
 pub const PRIVATE_HALF_KEPT: Duration = Duration::from_secs(3_600);
 /// How often each node looks after its rings.
 pub const KEEP_EVERY: Duration = Duration::from_secs(60);
-/// How often each node asks whether keys have changed.
+/// How often each node asks what has changed.
 pub const POLL_EVERY: Duration = Duration::from_millis(50);
 /// How long a node may sign tokens after the last good poll.
 pub const KEY_LEASE: Duration = Duration::from_secs(30);
@@ -210,6 +210,38 @@ pub const CLOCKS_AGREE_FOR: Duration = Duration::from_secs(3_600);
 pub const SECRET_CHANGE_SEEN: Duration = Duration::from_secs(60);
 /// How long a form may lie before it is sent: the cap of `login.authorization`.
 pub const LONGEST_FORM: Duration = Duration::from_secs(1_800);
+/// How often a node says to subscribers how far it is.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(1);
+/// The beat is moved when it is as old, so that silence and a stuck sequencer look different.
+pub const BEAT_AGE: Duration = Duration::from_secs(1);
+/// Records that one sequencer round numbers, at most.
+pub const NUMBERED_AT_ONCE: i64 = 1_000;
+/// How long the longest life of access tokens counts after the last need of it.
+pub const LIFE_NEEDED_FOR: Duration = Duration::from_secs(7_200);
+/// Frames in one answer, at most.
+pub const FRAMES_PER_ANSWER: usize = 16;
+/// How long a request for frames may wait for news, at most.
+pub const LONGEST_POLL: Duration = Duration::from_secs(20);
+/// Event streams of one subscriber.
+pub const STREAMS_PER_CLIENT: usize = 16;
+/// Event streams of a node.
+pub const STREAMS: usize = 10_000;
+/// How long an event stream lasts, more or less a tenth.
+pub const STREAM_LIFE: Duration = Duration::from_secs(3_600);
+/// Sent frames that are kept for streams which are a little behind, in bytes.
+pub const RECENT_BYTES: usize = 256 * 1024;
+/// How long data that was sent may wait until its reader takes it, before the connection is cut.
+pub const UNREAD_TIME: Duration = Duration::from_secs(20);
+/// Longest name of an instance of a subscriber, in bytes.
+pub const INSTANCE_BYTES: usize = 128;
+/// Instances of one subscriber that are known at once.
+pub const INSTANCES: usize = 1_000;
+/// Signing keys that one acknowledgement names, at most.
+pub const ACK_KIDS: usize = 64;
+/// How long an instance that is silent stays in the list.
+pub const ACK_KEPT: Duration = Duration::from_secs(86_400);
+/// An instance that was heard within this is connected.
+pub const ACK_CONNECTED: Duration = Duration::from_secs(300);
 /// A revoked signing key stays on the blocklist for this long.
 pub const KEY_RECORD_KEPT: Duration = Duration::from_secs(400 * 86_400);
 /// A JWKS lives this long in caches that do as they are told: `max-age` and `stale-if-error`.

@@ -4,8 +4,9 @@ use diesel::{
     BoolExpressionMethods, ExpressionMethods, JoinOnDsl, NullableExpressionMethods,
     OptionalExtension, QueryDsl, RunQueryDsl,
 };
+use portcullis_verifier::Kind;
 
-use super::revocations::{Kind, Record};
+use super::revocations::Record;
 use super::schema::{client_secrets as s, clients as t, feed_head};
 use super::{Error, Transaction, list, to_list, unreadable};
 use crate::config::limits::SECRET_TOUCH;
@@ -206,6 +207,12 @@ impl Transaction<'_> {
             return Ok(None);
         };
         Ok(Some(Registration {
+            max_age: self
+                .find_resources(&client.serves)?
+                .iter()
+                .map(|resource| resource.max_age)
+                .min()
+                .unwrap_or_default(),
             resources: self.find_resources(&client.resources)?,
             feed_epoch: self.feed_epoch()?,
             client,

@@ -5,8 +5,9 @@ use diesel::{
     BoolExpressionMethods, ExpressionMethods, JoinOnDsl, NullableExpressionMethods,
     OptionalExtension, QueryDsl, RunQueryDsl,
 };
+use portcullis_verifier::Kind;
 
-use super::revocations::{Kind, Record};
+use super::revocations::Record;
 use super::schema::{clients, consents, feed_head, grants as t, sessions, users};
 use super::{Error, Transaction, list, to_list, unreadable};
 use crate::id::{ClientId, ConsentId, GrantId, Sid, UserId};
@@ -222,6 +223,41 @@ impl Transaction<'_> {
             .filter(t::ended_at.is_null())
             .filter(late);
         Ok(diesel::select(exists(row)).get_result(self.0)?)
+    }
+
+    /// Ends every standing grant of a person to a client, as when the person removes the application:
+    /// one record each. Says how many there were.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn end_grants_of(
+        &mut self,
+        user: &UserId,
+        client: &ClientId,
+        reason: &str,
+        actor: &str,
+        now: Timestamp,
+    ) -> Result<usize, Error> {
+        let ids: Vec<String> = diesel::update(
+            t::table
+                .filter(t::user_id.eq(user.as_str()))
+                .filter(t::client_id.eq(client.as_str()))
+                .filter(t::ended_at.is_null()),
+        )
+        .set(t::ended_at.eq(now.micros()))
+        .returning(t::id)
+        .get_results(self.0)?;
+        for id in &ids {
+            let record = Record {
+                kind: Kind::Grant,
+                value: id,
+                floor: 0,
+                reason,
+                actor,
+            };
+            self.put_revocation(&record, now)?;
+        }
+        Ok(ids.len())
     }
 
     /// Ends a grant and puts its record on the blocklist; `false` when it had ended before.

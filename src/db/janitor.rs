@@ -22,7 +22,9 @@ impl Transaction<'_> {
         let authorizations = self.drop_expired_authorizations(CLEAN_UP_BATCH, now)?;
         let audit = self.sweep_audit(now)?;
         let throttles = self.sweep_throttles(now)?;
-        Ok(codes + grants + authorizations + audit + throttles + self.sweep_sessions(now)?)
+        let feed = self.sweep_revocations(now)? + self.sweep_acks(now)?;
+        let sessions = self.sweep_sessions(now)?;
+        Ok(codes + grants + authorizations + audit + throttles + feed + sessions)
     }
 
     /// A used code stays for a while, so that its replay is seen.

@@ -4,9 +4,9 @@
 use std::collections::HashSet;
 
 use diesel::{BoolExpressionMethods, ExpressionMethods, QueryDsl, RunQueryDsl};
+use portcullis_verifier::Kind;
 
-use super::connection::AnyConnection;
-use super::revocations::{Kind, Record};
+use super::revocations::Record;
 use super::schema::{feed_head as h, revocations as r, server_secrets as s, signing_keys as t};
 use super::{Error, Transaction, unreadable};
 use crate::config::limits::KEY_RECORD_KEPT;
@@ -164,13 +164,12 @@ impl Transaction<'_> {
         Ok(kids.into_iter().collect())
     }
 
-    /// The number that grows with each change of keys, and the beat of the feed.
+    /// The number that grows with each change of keys.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn keys_version(&mut self) -> Result<(i64, Timestamp), Error> {
-        let (version, beat) = h::table.select((h::keys_version, h::beat)).first(self.0)?;
-        Ok((version, Timestamp::from_micros(beat)))
+    pub fn keys_version(&mut self) -> Result<i64, Error> {
+        Ok(h::table.select(h::keys_version).first(self.0)?)
     }
 
     /// Lets every node see that keys have changed.
@@ -182,23 +181,6 @@ impl Transaction<'_> {
             .set(h::keys_version.eq(h::keys_version + 1))
             .execute(self.0)?;
         Ok(())
-    }
-
-    /// What the clock of the database shows; an embedded one has none of its own.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn database_time(&mut self) -> Result<Option<Timestamp>, Error> {
-        match &mut *self.0 {
-            AnyConnection::Sqlite(_) => Ok(None),
-            #[cfg(feature = "postgres")]
-            AnyConnection::Postgres(inner) => {
-                let sql = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-                let now = diesel::dsl::sql::<diesel::sql_types::BigInt>(sql);
-                let now: i64 = diesel::select(now).get_result(inner)?;
-                Ok(Some(Timestamp::from_micros(now)))
-            }
-        }
     }
 
     /// All server secrets, the oldest first.

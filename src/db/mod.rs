@@ -1,6 +1,7 @@
 //! Storage: one [`Store`] over SQLite and Postgres, from one code. Fulfils what
 //! [`crate::oauth::Ledger`] asks for.
 
+mod acks;
 mod audit;
 mod authorizations;
 mod clients;
@@ -8,6 +9,7 @@ mod codes;
 #[allow(missing_docs)]
 mod connection;
 mod consents;
+mod feed;
 mod grants;
 mod janitor;
 mod keys;
@@ -24,20 +26,25 @@ mod users;
 mod writer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection as _, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 pub use crate::oauth::ledger::Failure as Error;
+pub use acks::Acknowledged;
 pub use audit::{SEALED_AT_ONCE, Seal};
 use connection::AnyConnection;
+pub use feed::{Head, Recovered};
 use pool::Pool;
 pub use pool::{Claim, OpenError};
+pub use revocations::Record;
+use tokio::sync::Notify;
 use writer::Writer;
 
-/// The open transaction of one request.
-pub struct Transaction<'a>(&'a mut AnyConnection);
+/// The open transaction of one request, and whether it put a record on the blocklist.
+pub struct Transaction<'a>(&'a mut AnyConnection, bool);
 
 /// The database. Cheap to clone.
 #[derive(Clone)]
@@ -45,6 +52,7 @@ pub struct Store {
     pool: Pool,
     // SQLite has one writer; Postgres needs none.
     writer: Option<Writer>,
+    revoked: Arc<Notify>,
 }
 
 const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
@@ -74,7 +82,11 @@ impl Store {
         } else {
             None
         };
-        Ok(Self { pool, writer })
+        Ok(Self {
+            pool,
+            writer,
+            revoked: Arc::default(),
+        })
     }
 
     /// Whether it is the embedded one.
@@ -91,11 +103,21 @@ impl Store {
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        if let Some(writer) = &self.writer {
-            return writer.run(work).await;
+        let outcome = match &self.writer {
+            Some(writer) => writer.run(work).await,
+            None => self.blocking(move |open| transact(open, work)).await,
+        };
+        let (value, revoked) = outcome?;
+        if revoked {
+            self.revoked.notify_one();
         }
-        self.blocking(move |connection| transact(connection, work))
-            .await
+        Ok(value)
+    }
+
+    /// Waits until a transaction of this node has put a record on the blocklist: a number can be had
+    /// for it sooner than the next poll would see it.
+    pub async fn revoked(&self) {
+        self.revoked.notified().await;
     }
 
     /// Runs single reads, outside any transaction.
@@ -106,7 +128,7 @@ impl Store {
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.blocking(move |connection| work(&mut Transaction(connection)))
+        self.blocking(move |connection| work(&mut Transaction(connection, false)))
             .await
     }
 
@@ -177,15 +199,17 @@ impl Store {
     }
 }
 
-/// One transaction, or a savepoint inside one. A panic rolls it back like any failure: it must not take
-/// the connection from everybody else.
+/// One transaction, or a savepoint inside one, and whether it revoked something. A panic rolls it back
+/// like any failure: it must not take the connection from everybody else.
 fn transact<T>(
     connection: &mut AnyConnection,
     work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error>,
-) -> Result<T, Error> {
+) -> Result<(T, bool), Error> {
     connection.transaction(|connection| {
-        catch_unwind(AssertUnwindSafe(|| work(&mut Transaction(connection))))
-            .unwrap_or_else(|_| Err(Error::Statement("the transaction panicked".to_owned())))
+        let mut tx = Transaction(connection, false);
+        let value = catch_unwind(AssertUnwindSafe(|| work(&mut tx)))
+            .unwrap_or_else(|_| Err(Error::Statement("the transaction panicked".to_owned())))?;
+        Ok((value, tx.1))
     })
 }
 

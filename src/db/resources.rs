@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
+use portcullis_verifier::MaxAge;
 
 use super::schema::{resources as t, scopes};
 use super::{Error, Transaction, unreadable};
@@ -24,7 +25,7 @@ type Row = (
 );
 
 fn resource(
-    (id, audience, name, scopes, access_ttl, alg, _, created_at): Row,
+    (id, audience, name, scopes, access_ttl, alg, max_age, created_at): Row,
 ) -> Result<Resource, Error> {
     let broken = |column| unreadable("resources", column, &id);
     Ok(Resource {
@@ -33,11 +34,22 @@ fn resource(
             .and_then(|secs| u64::try_from(secs).ok())
             .map(Duration::from_secs),
         alg: Alg::from_name(&alg).ok_or_else(|| broken("alg"))?,
+        max_age: max_age.map_or(MaxAge::STANDARD, to_max_age),
         created_at: Timestamp::from_micros(created_at),
         audience,
         name,
         id,
     })
+}
+
+/// A negative number stands for no limit.
+fn to_max_age(secs: i64) -> MaxAge {
+    u64::try_from(secs).map_or(MaxAge::FAIL_OPEN, MaxAge::secs)
+}
+
+fn max_age_column(max_age: MaxAge) -> i64 {
+    let secs = max_age.as_secs().map(i64::try_from);
+    secs.map_or(-1, |secs| secs.unwrap_or(i64::MAX))
 }
 
 impl Transaction<'_> {
@@ -86,9 +98,14 @@ impl Transaction<'_> {
                 t::scopes.eq(resource.scopes.to_string()),
                 t::access_ttl.eq(ttl),
                 t::alg.eq(resource.alg.name()),
+                t::max_age.eq(max_age_column(resource.max_age)),
                 t::created_at.eq(resource.created_at.micros()),
             ))
             .execute(self.0)?;
+        if let Some(ttl) = resource.access_ttl {
+            // Before any node issues a token that lives so long.
+            self.need_life(ttl, resource.created_at)?;
+        }
         self.raise_config_version()
     }
 

@@ -2,40 +2,11 @@
 //! transaction; it is numbered and published later.
 
 use diesel::{ExpressionMethods, RunQueryDsl};
+use portcullis_verifier::Kind;
 
 use super::schema::revocations as t;
 use super::{Error, Transaction};
 use crate::time::Timestamp;
-
-/// What a record names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// An access token.
-    Token,
-    /// A grant.
-    Grant,
-    /// A session.
-    Session,
-    /// A signing key.
-    Key,
-    /// A person.
-    User,
-    /// A client.
-    Client,
-}
-
-impl Kind {
-    pub(super) fn letter(self) -> &'static str {
-        match self {
-            Self::Token => "J",
-            Self::Grant => "G",
-            Self::Session => "S",
-            Self::Key => "K",
-            Self::User => "U",
-            Self::Client => "C",
-        }
-    }
-}
 
 /// A record before it is numbered.
 #[derive(Debug)]
@@ -62,7 +33,7 @@ impl Transaction<'_> {
         diesel::insert_into(t::table)
             .values((
                 t::id.eq(id),
-                t::kind.eq(record.kind.letter()),
+                t::kind.eq(record.kind.letter().to_string()),
                 t::value.eq(record.value),
                 t::floor.eq(record.floor),
                 t::reason.eq(record.reason),
@@ -70,6 +41,7 @@ impl Transaction<'_> {
                 t::created_at.eq(now.micros()),
             ))
             .execute(self.0)?;
+        self.1 = true;
         Ok(())
     }
 
@@ -88,7 +60,7 @@ impl Transaction<'_> {
         diesel::insert_into(t::table)
             .values((
                 t::id.eq(id),
-                t::kind.eq(Kind::Token.letter()),
+                t::kind.eq(Kind::Token.letter().to_string()),
                 t::value.eq(jti),
                 t::floor.eq(0),
                 t::token_exp.eq(expires_at.micros()),
@@ -97,6 +69,7 @@ impl Transaction<'_> {
                 t::created_at.eq(now.micros()),
             ))
             .execute(self.0)?;
+        self.1 = true;
         Ok(())
     }
 }

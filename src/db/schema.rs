@@ -222,6 +222,20 @@ diesel::table! {
         keys_version -> BigInt,
         config_version -> BigInt,
         longest_life -> BigInt,
+        longest_at -> BigInt,
+        restored_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    feed_acks (client_id, instance) {
+        client_id -> Text,
+        instance -> Text,
+        epoch -> BigInt,
+        seq -> BigInt,
+        kids -> Text,
+        max_age -> Nullable<BigInt>,
+        acked_at -> BigInt,
     }
 }
 
@@ -276,6 +290,7 @@ diesel::joinable!(client_secrets -> clients (client_id));
 diesel::joinable!(passwords -> users (user_id));
 diesel::joinable!(sessions -> users (user_id));
 diesel::joinable!(known_devices -> users (user_id));
+diesel::joinable!(feed_acks -> clients (client_id));
 diesel::joinable!(grants -> users (user_id));
 diesel::joinable!(grants -> clients (client_id));
 
@@ -295,6 +310,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     server_secrets,
     revocations,
     feed_head,
+    feed_acks,
     audit_events,
     audit_seals,
     audit_waiting,

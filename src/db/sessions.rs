@@ -1,8 +1,9 @@
 //! `sessions`.
 
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
+use portcullis_verifier::Kind;
 
-use super::revocations::{Kind, Record};
+use super::revocations::Record;
 use super::schema::{grants, sessions as t, users};
 use super::{Error, Transaction};
 use crate::accounts::session::{Login, Session};

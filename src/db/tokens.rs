@@ -5,9 +5,8 @@ use diesel::dsl::exists;
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, NullableExpressionMethods, QueryDsl, RunQueryDsl,
 };
-use portcullis_verifier::Claims;
+use portcullis_verifier::{Claims, Kind};
 
-use super::revocations::Kind;
 use super::schema::{clients, consents, feed_head, grants, revocations, sessions, users};
 use super::{Error, Transaction};
 
@@ -31,7 +30,7 @@ impl Transaction<'_> {
         );
         let revoked = exists(
             revocations::table
-                .filter(revocations::kind.eq(Kind::Token.letter()))
+                .filter(revocations::kind.eq(Kind::Token.letter().to_string()))
                 .filter(revocations::value.eq(&claims.jti)),
         );
         let user_epoch = claims.rev.user_epoch.map_or(-1, number);

@@ -4,8 +4,9 @@ use diesel::{
     ExpressionMethods, JoinOnDsl, NullableExpressionMethods, OptionalExtension, QueryDsl,
     RunQueryDsl,
 };
+use portcullis_verifier::Kind;
 
-use super::revocations::{Kind, Record};
+use super::revocations::Record;
 use super::schema::{passwords as p, users as t};
 use super::{Error, Transaction, unreadable};
 use crate::accounts::user::{User, Username};

@@ -28,10 +28,11 @@ impl Writer {
         Self { jobs }
     }
 
+    /// What `work` made, and whether it put a record on the blocklist.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
+    ) -> Result<(T, bool), Error> {
         let (reply, answered) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
             let outcome = transact(connection, work);

@@ -6,12 +6,13 @@ use std::net::{IpAddr, Shutdown};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix_tls::accept::rustls_0_23::TlsStream;
+use actix_web::HttpRequest;
 use actix_web::dev::Extensions;
 use actix_web::rt::net::TcpStream;
 use socket2::SockRef;
 
 use super::client_address;
-use crate::config::limits::CONNECTIONS_PER_IP;
+use crate::config::limits::{CONNECTIONS_PER_IP, UNREAD_TIME};
 use crate::config::{Network, is_in};
 
 /// The open connections of a listener, by address. Trusted proxies hold as many as they like.
@@ -21,10 +22,20 @@ pub struct Connections {
     trusted: Arc<[Network]>,
 }
 
-/// A connection that counts; it ends with the connection, or when a stream takes it over.
-pub struct Slot {
+/// A connection that counts, until it ends or somebody else answers for it.
+pub struct Slot(Mutex<Option<Held>>);
+
+struct Held {
     address: IpAddr,
     open: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// From now on the connection of this request counts for its address no longer.
+pub fn release(request: &HttpRequest) {
+    if let Some(slot) = request.conn_data::<Slot>() {
+        let mut held = slot.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(held.take());
+    }
 }
 
 impl Connections {
@@ -42,6 +53,8 @@ impl Connections {
             .downcast_ref::<TcpStream>()
             .or_else(|| Some(io.downcast_ref::<TlsStream<TcpStream>>()?.get_ref().0));
         let Some(stream) = stream else { return };
+        // Whoever takes nothing of what it asked for is not kept for ever.
+        let _ = SockRef::from(stream).set_tcp_user_timeout(Some(UNREAD_TIME));
         let address = client_address::peer(stream.peer_addr().ok());
         if is_in(&self.trusted, address) {
             return;
@@ -65,14 +78,14 @@ impl Connections {
             return None;
         }
         *held += 1;
-        Some(Slot {
+        Some(Slot(Mutex::new(Some(Held {
             address,
             open: Arc::clone(&self.open),
-        })
+        }))))
     }
 }
 
-impl Drop for Slot {
+impl Drop for Held {
     fn drop(&mut self) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(held) = open.get_mut(&self.address) {

@@ -22,7 +22,7 @@ use super::assets::Assets;
 use super::client_address::{self, ClientAddress};
 use super::error::{self, Notice};
 use super::extract::RequestId;
-use super::limits::{self, Limits};
+use super::limits::{self, Class, Limits};
 use crate::app::App;
 use crate::config::limits::{BODY_TIME, HANDLER_TIME, HEADER_BYTES, HEADER_FIELDS, URL_BYTES};
 use crate::config::{is_in, is_loopback_host};
@@ -63,7 +63,8 @@ pub async fn guard(
     let (request, body) = hold(request);
     let refusal = from_nowhere(&request, &app, &assets)
         .or_else(|| too_many(request.request(), &limits, &app, &assets))
-        .or_else(|| refuse(&request, &app, &assets));
+        .or_else(|| refuse(&request, &app, &assets))
+        .or_else(|| restored(request.request(), &app, &assets));
     let response = match refusal {
         Some(refusal) => request.into_response(refusal),
         None => next.call(request).await?.map_into_boxed_body(),
@@ -239,6 +240,26 @@ fn refuse(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpRe
         return notice(Notice::NOT_FOUND);
     }
     other_host(request, app, assets)
+}
+
+/// While the database is known to have gone back in time, nothing that rests on it is answered; keys and
+/// metadata are, and the feed says so itself.
+fn restored(request: &HttpRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
+    if !app.feed.is_restored() {
+        return None;
+    }
+    match Class::of(request.path())? {
+        Class::Metadata | Class::Feed => None,
+        class if class.is_page() => Some(error::notice(request, app, assets, Notice::RESTORED)),
+        _ => Some(error::json(
+            request,
+            &crate::oauth::Error {
+                code: Code::TemporarilyUnavailable,
+                detail: Detail::new("db.restored", "waiting"),
+                source: None,
+            },
+        )),
+    }
 }
 
 /// Router and access rules see one and the same path: no escapes, no empty, dot or parameter parts.

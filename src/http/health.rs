@@ -13,12 +13,14 @@ pub async fn live() -> HttpResponse {
         .json(json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: the database answers, and every ring has a signer.
+/// `GET /readyz`: the database answers, every ring has a signer, and the feed
+/// goes on.
 pub async fn ready(app: Data<App>) -> HttpResponse {
     let database = app.store.ping().await.is_ok();
     let keys = app.keeper.can_sign() && app.keeper.lease_holds();
+    let feed = app.feed.place().is_some() && !app.feed.is_restored();
     let word = |good: bool| if good { "ok" } else { "failed" };
-    let mut response = if database && keys {
+    let mut response = if database && keys && feed {
         HttpResponse::Ok()
     } else {
         HttpResponse::ServiceUnavailable()
@@ -26,8 +28,8 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     response
         .insert_header(("Cache-Control", "no-store"))
         .json(json!({
-            "status": word(database && keys),
-            "checks": { "database": word(database), "keys": word(keys) },
+            "status": word(database && keys && feed),
+            "checks": { "database": word(database), "keys": word(keys), "feed": word(feed) },
         }))
 }
 

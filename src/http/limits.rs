@@ -86,7 +86,7 @@ impl Class {
     }
 
     /// Whether people see its answers.
-    fn is_page(self) -> bool {
+    pub(super) fn is_page(self) -> bool {
         matches!(
             self,
             Self::Authorize | Self::Login | Self::Logout | Self::Account | Self::Device
@@ -418,6 +418,13 @@ pub(super) fn charge_client(request: &HttpRequest, client: &ClientId) -> Result<
     match request.app_data::<Data<Limits>>() {
         Some(limits) => limits.charge_client(request, client),
         None => Ok(()),
+    }
+}
+
+/// Gives the address back what this request was charged: somebody else answers for it.
+pub(super) fn give_back(request: &HttpRequest) {
+    if let Some(limits) = request.app_data::<Data<Limits>>() {
+        limits.give_back(request);
     }
 }
 

@@ -11,6 +11,7 @@ mod cors;
 mod discovery;
 mod error;
 mod extract;
+mod feed;
 mod headers;
 mod health;
 mod introspect;
@@ -89,6 +90,24 @@ pub fn public(config: &mut ServiceConfig) {
                 .route(web::post().to(logout::post)),
         ))
         .service(only(
+            &["GET"],
+            web::resource("/revocations/jwks")
+                .route(web::get().to(feed::jwks))
+                .route(web::head().to(feed::jwks)),
+        ))
+        .service(lasting(
+            &["GET"],
+            web::resource("/revocations").route(web::get().to(feed::get)),
+        ))
+        .service(lasting(
+            &["GET"],
+            web::resource("/revocations/stream").route(web::get().to(feed::stream)),
+        ))
+        .service(only(
+            &["POST"],
+            web::resource("/revocations/ack").route(web::post().to(feed::ack)),
+        ))
+        .service(only(
             &["GET", "POST"],
             web::resource("/login")
                 .route(web::get().to(login::get))
@@ -157,11 +176,14 @@ fn only(
         InitError = (),
     >,
 > {
-    resource
-        .default_service(web::to(
-            move |request: actix_web::HttpRequest, app: Data<App>| async move {
-                error::method_not_allowed(&request, &app, methods)
-            },
-        ))
-        .wrap(middleware::from_fn(headers::in_time))
+    lasting(methods, resource).wrap(middleware::from_fn(headers::in_time))
+}
+
+/// The same for what waits for news.
+fn lasting(methods: &'static [&'static str], resource: actix_web::Resource) -> actix_web::Resource {
+    resource.default_service(web::to(
+        move |request: actix_web::HttpRequest, app: Data<App>| async move {
+            error::method_not_allowed(&request, &app, methods)
+        },
+    ))
 }

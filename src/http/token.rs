@@ -11,6 +11,7 @@ use super::limits::{self, TooMany};
 use crate::accounts::throttle;
 use crate::app::App;
 use crate::oauth::client_auth::{self, Proven};
+use crate::oauth::grants::refresh_token::Refresh;
 use crate::oauth::issue::{self, TokenResponse};
 use crate::oauth::ledger::Failure;
 use crate::oauth::params::Params;
@@ -82,16 +83,25 @@ pub(super) async fn proven(
             Unread::Notice(notice) => Stop::Notice(notice),
             Unread::NotAForm => rejected("content_type"),
         })?;
-    let presented = client_auth::present(&extract::authorization(request), &form)?;
-    let proven = recognise(app, &presented, now).await?;
-    let proven = match proven {
-        Ok(proven) => proven,
-        Err(refused) => return Err(count_failure(request, app, refused, now).await),
-    };
+    let proven = prove(request, app, &form, now).await?;
     if proven.client().is_confidential() {
         limits::charge_client(request, &proven.client().id).map_err(Stop::TooMany)?;
     }
     Ok((form, proven))
+}
+
+/// The client that proved who it is, by the header or the form.
+pub(super) async fn prove(
+    request: &HttpRequest,
+    app: &App,
+    form: &Params,
+    now: Timestamp,
+) -> Result<Proven, Stop> {
+    let presented = client_auth::present(&extract::authorization(request), form)?;
+    match recognise(app, &presented, now).await? {
+        Ok(proven) => Ok(proven),
+        Err(refused) => Err(count_failure(request, app, refused, now).await),
+    }
 }
 
 /// Finds out who it is. What is remembered may be some seconds old: enough to let a client in, never to
@@ -170,11 +180,18 @@ async fn answer(
     let node = app.clone();
     let decided = match token::decide_alone(&wanted, &proven, app.mint(now)) {
         Some(decided) => decided?,
-        None => app
-            .store
-            .transaction(move |tx| token::decide(&wanted, &proven, tx, node.mint(now)))
-            .await
-            .map_err(storage)??,
+        None => {
+            let decide = app
+                .store
+                .transaction(move |tx| token::decide(&wanted, &proven, tx, node.mint(now)));
+            let decided = decide.await.map_err(storage)?;
+            if let Err(refused) = &decided
+                && refused.detail == Refresh::Ahead.into()
+            {
+                app.proven_restored("refresh").await.map_err(storage)?;
+            }
+            decided?
+        }
     };
     if decided.again {
         error::note(request, "token.refresh_grace", "again");

@@ -48,13 +48,21 @@ pub struct Keeper {
     clocks: Mutex<Clocks>,
 }
 
-/// What one poll of the database found.
+/// When a poll was begun, before the database was asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Poll {
-    /// When it was asked, before the database was.
-    pub asked: Reading,
-    /// `feed_head.keys_version`.
-    pub keys_version: i64,
+    asked: Reading,
+    node: Timestamp,
+}
+
+impl Poll {
+    /// Now, by the node's own clock.
+    pub fn begun(clock: &Clock) -> Self {
+        Self {
+            asked: Reading::of(clock),
+            node: clock.raw().now(),
+        }
+    }
 }
 
 impl Keeper {
@@ -144,41 +152,23 @@ impl Keeper {
         self.clocks().settled(self.clock.uptime())
     }
 
-    /// One poll of the database by itself: what changed is read, and the lease renewed.
+    /// Takes what a poll found: compares the clocks; reads the table again if it changed, if a key
+    /// changes its state about now, or if the view is a minute old; then renews the lease.
     ///
     /// # Errors
     /// [`Failed`]; then the lease runs on.
-    pub async fn poll(&self) -> Result<(), Failed> {
-        let (asked, before) = (Reading::of(&self.clock), self.clock.raw().now());
-        let found = self
-            .table
-            .store()
-            .read(|tx| Ok((tx.keys_version()?, tx.database_time()?)));
-        let ((keys_version, beat), database) = found.await?;
-        if let Some(measured) = database {
+    pub async fn follow(&self, poll: Poll, head: &db::Head) -> Result<(), Failed> {
+        if let Some(measured) = head.database {
             // An embedded database has no clock of its own that could disagree.
             self.see(Sight {
-                node: self.clock.raw().halfway(before),
+                node: self.clock.raw().halfway(poll.node),
                 database: self.clock.database(measured),
-                beat,
+                beat: head.beat,
                 up: self.clock.uptime(),
             });
         }
-        self.follow(Poll {
-            asked,
-            keys_version,
-        })
-        .await
-    }
-
-    /// Takes what a poll found: reads the table again if it changed, if a key changes its state about
-    /// now, or if the view is a minute old; then renews the lease.
-    ///
-    /// # Errors
-    /// [`Failed`]; then the lease runs on.
-    pub async fn follow(&self, poll: Poll) -> Result<(), Failed> {
         let (view, now) = (self.view.load_full(), self.clock.now());
-        let changed = poll.keys_version != self.version.load(Ordering::SeqCst);
+        let changed = head.keys_version != self.version.load(Ordering::SeqCst);
         let due = view.next_change().is_some_and(|at| now >= at);
         // A clock that went back makes the view one of the future.
         let old = now.since(view.built_at()) >= KEY_VIEW_AGE || now < view.built_at();

@@ -251,7 +251,7 @@ impl KeyTable {
         let snapshot = move |tx: &mut Transaction<'_>| {
             Ok(Snapshot {
                 // First: rows that are newer than their version are only read once more.
-                version: tx.keys_version()?.0,
+                version: tx.keys_version()?,
                 keys: tx.list_keys(&issuer)?,
                 secrets: tx.list_server_secrets()?,
                 blocked: tx.list_blocked_kids(now)?,

@@ -48,6 +48,9 @@ pub enum KeyError {
     /// Nobody has confirmed the keys for too long: one of them may be revoked.
     #[error("the signing keys have not been confirmed for 30 s")]
     NoLease,
+    /// The database went back in time, and nobody has recovered it yet.
+    #[error("the database was restored from an older copy")]
+    Restored,
     /// This node's clock and the database's do not agree.
     #[error("the clocks of this node and of the database disagree")]
     Clock,

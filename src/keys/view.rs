@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use portcullis_verifier::{Jwk, JwkSet};
+use portcullis_verifier::{FRAME_TYP, Frame, Jwk, JwkSet};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::provider::Parsed;
 use super::ring::{Opened, Ring};
@@ -156,6 +157,19 @@ impl KeyView {
         Ok(jsonwebtoken::encode(&header, claims, &signer.key)?)
     }
 
+    /// The frame of a JWS that a published feed key of ours signed for `issuer`, whatever its age.
+    pub fn read_frame(&self, jws: &str, issuer: &str) -> Option<Frame> {
+        let header = jsonwebtoken::decode_header(jws).ok()?;
+        if header.typ.as_deref() != Some(FRAME_TYP) || header.crit.is_some() {
+            return None;
+        }
+        let kid = header.kid?;
+        let mut known = self.feed.set.keys.iter();
+        let jwk = known.find(|jwk| jwk.kid.as_ref() == Some(&kid))?;
+        let frame: Frame = signed_claims(jws, jwk)?;
+        (frame.iss == issuer).then_some(frame)
+    }
+
     /// The published keys of a use.
     pub fn published(&self, use_: Use) -> &Published {
         match use_ {
@@ -180,14 +194,7 @@ impl KeyView {
         let jwk = known
             .into_iter()
             .find(|jwk| jwk.kid.as_ref() == Some(&kid))?;
-        let (alg, key) = decoding(jwk)?;
-        let mut only_the_signature = Validation::new(alg);
-        only_the_signature.validate_exp = false;
-        only_the_signature.validate_aud = false;
-        only_the_signature.required_spec_claims.clear();
-        jsonwebtoken::decode(token, &key, &only_the_signature)
-            .ok()
-            .map(|data| data.claims)
+        signed_claims(token, jwk)
     }
 
     /// Whether each of these rings has a signer.
@@ -253,6 +260,17 @@ fn wire(alg: Alg) -> Algorithm {
         Alg::ES256 => Algorithm::ES256,
         Alg::RS256 => Algorithm::RS256,
     }
+}
+
+/// The claims of a JWS that this key signed; nothing else is checked.
+fn signed_claims<T: DeserializeOwned>(jws: &str, jwk: &Jwk) -> Option<T> {
+    let (alg, key) = decoding(jwk)?;
+    let mut only_the_signature = Validation::new(alg);
+    only_the_signature.validate_exp = false;
+    only_the_signature.validate_aud = false;
+    only_the_signature.required_spec_claims.clear();
+    let data = jsonwebtoken::decode(jws, &key, &only_the_signature).ok()?;
+    Some(data.claims)
 }
 
 pub(super) fn decoding(jwk: &Jwk) -> Option<(Algorithm, DecodingKey)> {

@@ -1,5 +1,7 @@
 //! A registered client and what it may do: RFC 6749 §2, RFC 7591 §2.
 
+use portcullis_verifier::MaxAge;
+
 use super::error::{Detail, Error};
 use super::redirect_uri;
 use super::resource::Resource;
@@ -107,6 +109,9 @@ pub struct Registration {
     pub resources: Vec<Resource>,
     /// The feed epoch of that moment, which tokens carry.
     pub feed_epoch: i64,
+    /// For a resource server: the oldest news of revocations that the registrations of all its APIs
+    /// allow it.
+    pub max_age: MaxAge,
 }
 
 /// `token_endpoint_auth_method` (RFC 7591 §2).

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use portcullis_verifier::MaxAge;
 
 use super::client::{AuthMethod, Client, Registration};
 use super::error::{Detail, Error};
@@ -39,6 +40,11 @@ impl Proven {
     /// The APIs that it may ask tokens for.
     pub fn resources(&self) -> &[Resource] {
         &self.registration.resources
+    }
+
+    /// The oldest news of revocations that it may go by.
+    pub fn max_age(&self) -> MaxAge {
+        self.registration.max_age
     }
 
     /// The feed epoch that its tokens carry.

@@ -225,6 +225,7 @@ impl From<crate::keys::KeyError> for Error {
         let reason = match error {
             KeyError::NoLease => "lease",
             KeyError::Clock => "clock",
+            KeyError::Restored => "restored",
             _ => "key",
         };
         Self {

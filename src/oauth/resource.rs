@@ -1,9 +1,11 @@
 //! Resource servers and resource indicators: RFC 8707.
 
+use portcullis_verifier::MaxAge;
+
 use super::client::Client;
 use super::error::{Detail, Error};
 use super::scope::{IDENTITY, Scope};
-use crate::config::limits::RESOURCES;
+use crate::config::limits::{RESOURCE_ACCESS_CAP, RESOURCES};
 use crate::keys::Alg;
 use crate::time::Timestamp;
 
@@ -22,6 +24,8 @@ pub struct Resource {
     pub access_ttl: Option<std::time::Duration>,
     /// Signature algorithm of its access tokens.
     pub alg: Alg,
+    /// The oldest news of revocations on which its tokens may be accepted.
+    pub max_age: MaxAge,
     /// When it was registered.
     pub created_at: Timestamp,
 }
@@ -47,9 +51,18 @@ impl Resource {
         }
         if self
             .access_ttl
-            .is_some_and(|ttl| ttl.is_zero() || ttl > crate::config::limits::RESOURCE_ACCESS_CAP)
+            .is_some_and(|ttl| ttl.is_zero() || ttl > RESOURCE_ACCESS_CAP)
         {
             return Err("access tokens live more than 0s and at most 60m".to_owned());
+        }
+        if self
+            .max_age
+            .as_secs()
+            .is_some_and(|secs| secs == 0 || secs > RESOURCE_ACCESS_CAP.as_secs())
+        {
+            return Err(
+                "the news of revocations may be more than 0s and at most 60m old".to_owned(),
+            );
         }
         Ok(())
     }

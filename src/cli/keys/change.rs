@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::super::{Exit, Output};
+use super::super::revoke::{Wait, propagate};
+use super::super::{Exit, Output, open};
 use super::{act, distance, done, failure, list, ring, table};
 use crate::config::Config;
 use crate::keeper::{Act, KeyWrite};
@@ -41,6 +42,8 @@ pub struct Revoke {
     /// Why; it stands in the audit log.
     #[arg(long)]
     reason: String,
+    #[command(flatten)]
+    wait: Wait,
     /// Do not ask.
     #[arg(long)]
     yes: bool,
@@ -122,10 +125,15 @@ pub fn revoke(arguments: &Revoke, config: &Config, format: Output) -> anyhow::Re
         (Some(ring), _) => ring,
         (None, kid) => done(table.ring_of(kid.as_deref().unwrap_or_default(), act.now))?,
     };
-    say(format, view(ring, &write, &act), || {
-        if write.is_empty() {
-            return format!("{what} was revoked before; nothing changes");
-        }
+    if write.is_empty() {
+        return say(format, view(ring, &write, &act), || {
+            format!("{what} was revoked before; nothing changes")
+        });
+    }
+    let propagated = propagate(&what, &open(config)?, &arguments.wait)?;
+    let mut told = view(ring, &write, &act);
+    told["feed"] = propagated.view();
+    say(format, told, || {
         let mut lines: Vec<String> = write
             .changes()
             .filter(|key| key.revoked_at == Some(act.now))
@@ -144,8 +152,10 @@ pub fn revoke(arguments: &Revoke, config: &Config, format: Output) -> anyhow::Re
                 .map(|key| begins(ring, key, &act)),
         );
         lines.push(FOLLOWS.to_owned());
+        lines.push(propagated.to_string());
         lines.join("\n")
-    })
+    })?;
+    propagated.confirmed()
 }
 
 /// What holds after a key was revoked.

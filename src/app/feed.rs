@@ -1,0 +1,252 @@
+//! What every node does for the feed: one poll of the database for keys, clients and records; numbers
+//! for what waits; a heartbeat each second.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use super::{App, StartError};
+use crate::config::limits::{
+    BEAT_AGE, HEARTBEAT_EVERY, KEEP_EVERY, POLL_EVERY, RESOURCE_ACCESS_CAP,
+};
+use crate::db::{self, Head};
+use crate::feed::{MarkFile, Place, Taken};
+use crate::keeper::{Failed, Poll};
+use crate::oauth::ledger::Failure;
+
+/// Heartbeats between two looks for records that have expired.
+const PRUNE_EVERY: u32 = 30;
+
+/// What the tasks of a node tell each other.
+#[derive(Default)]
+pub(super) struct Signals {
+    /// Records wait for numbers, or the beat is old.
+    waiting: tokio::sync::Notify,
+    /// Numbers were given.
+    numbered: tokio::sync::Notify,
+    /// The version of clients and resources that was seen last.
+    config_version: Mutex<Option<i64>>,
+}
+
+impl App {
+    /// Follows the database until this node ends: keys, clients, records.
+    pub async fn follow(&self) {
+        tokio::join!(self.poll_for_ever(), self.number(), self.beat());
+    }
+
+    /// One poll: takes what has changed, and tells it on.
+    ///
+    /// # Errors
+    /// [`Failed`]; then the lease on the keys runs on, and what this node says of the feed grows old.
+    pub async fn poll(&self) -> Result<(), Failed> {
+        let _turn = self.feed.turn().await;
+        let begun = Poll::begun(&self.clock);
+        let head = self.store.read(|tx| tx.read_head()).await?;
+        if self.is_due(&head) {
+            self.signals.waiting.notify_one();
+        }
+        if self.has_changed(head.config_version) {
+            self.registrations.forget();
+        }
+        // Neither stands in the other's way.
+        let keys = self.keeper.follow(begun, &head).await;
+        if self.feed.take(&head, &self.store).await? == Taken::Behind {
+            self.note_restored(head.epoch, "behind").await?;
+        }
+        self.feed.publish(&self.keys())?;
+        keys
+    }
+
+    /// Numbers what waits, until nothing does. Any node may, and the command line.
+    ///
+    /// # Errors
+    /// [`db::Error`]; another node, or the next round, does it.
+    pub async fn number_waiting(&self) -> Result<(), db::Error> {
+        let clock = self.clock.clone();
+        number(&self.store, clock).await?;
+        self.signals.numbered.notify_one();
+        Ok(())
+    }
+
+    /// Somebody brought a proof that the database has forgotten something.
+    ///
+    /// # Errors
+    /// [`db::Error`].
+    pub async fn proven_restored(&self, reason: &'static str) -> Result<(), db::Error> {
+        let here = self.feed.place().map_or(0, |here| here.epoch);
+        self.note_restored(i64::try_from(here).unwrap_or(i64::MAX), reason)
+            .await
+    }
+
+    /// Writes down, and says, that the database went back in time. Until `recover` nothing is issued.
+    async fn note_restored(&self, epoch: i64, reason: &'static str) -> Result<(), db::Error> {
+        let now = self.clock.now();
+        let first = self
+            .store
+            .transaction(move |tx| tx.put_restored(epoch, now));
+        if first.await? {
+            tracing::error!(
+                event = "db.restored",
+                severity = "critical",
+                reason,
+                "the database was restored from an older copy; nothing is issued until `portcullis recover`"
+            );
+        }
+        Ok(())
+    }
+
+    fn is_due(&self, head: &Head) -> bool {
+        let now = head
+            .database
+            .map_or_else(|| self.clock.now(), |at| self.clock.database(at));
+        head.waiting || now.since(head.beat) >= BEAT_AGE
+    }
+
+    fn has_changed(&self, version: i64) -> bool {
+        let seen = self.signals.config_version.lock();
+        let mut seen = seen.unwrap_or_else(std::sync::PoisonError::into_inner);
+        seen.replace(version) != Some(version)
+    }
+
+    async fn poll_for_ever(&self) {
+        let mut turn = tokio::time::interval(POLL_EVERY);
+        turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                _ = turn.tick() => {}
+                () = self.signals.numbered.notified() => {}
+            }
+            let polled = self.poll().await;
+            match &polled {
+                Err(error) if !failing => {
+                    tracing::error!(event = "node.degraded", severity = "high", reason = "poll", %error, "the database does not answer; tokens are signed for 30 s more, and the feed grows old");
+                }
+                Ok(()) if failing => tracing::info!(event = "node.recovered", reason = "poll"),
+                _ => {}
+            }
+            failing = polled.is_err();
+        }
+    }
+
+    /// Gives numbers until this node ends. A round that fails is tried again with the next poll.
+    async fn number(&self) {
+        let mut failing = false;
+        loop {
+            tokio::select! {
+                () = self.signals.waiting.notified() => {}
+                () = self.store.revoked() => {}
+            }
+            let numbered = self.number_waiting().await;
+            if let Err(error) = &numbered
+                && !failing
+            {
+                tracing::warn!(event = "storage.error", reason = "sequencer", %error);
+            }
+            failing = numbered.is_err();
+        }
+    }
+
+    /// What is due each second: a heartbeat, the acknowledgements, the mark.
+    async fn beat(&self) {
+        let mut turn = tokio::time::interval(HEARTBEAT_EVERY);
+        turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mark = self.mark.clone();
+        let mut marking = mark.is_some();
+        let mut beats = 0_u32;
+        loop {
+            turn.tick().await;
+            if let Err(error) = self.feed.beat(&self.keys()) {
+                tracing::error!(event = "key.unusable", severity = "high", reason = "feed", %error);
+            }
+            self.write_acks().await;
+            beats = beats.wrapping_add(1);
+            if beats % PRUNE_EVERY == 0 {
+                self.feed.prune();
+            }
+            let place = self.feed.place().filter(|_| !self.feed.is_restored());
+            if let (Some(mark), Some(place), true) = (&mark, place, marking) {
+                marking = move_mark(mark, place).await;
+            }
+        }
+    }
+
+    async fn write_acks(&self) {
+        let acks = self.feed.acks.to_write();
+        if acks.is_empty() {
+            return;
+        }
+        let written = acks.clone();
+        let outcome = self.store.transaction(move |tx| {
+            for ack in &written {
+                tx.put_ack(ack)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = outcome.await {
+            self.feed.acks.put_back(&acks);
+            tracing::warn!(event = "storage.error", reason = "acks", %error);
+        }
+    }
+
+    /// Says how long access tokens of this node may live, and looks whether the database went back while
+    /// no node was there.
+    pub(super) async fn begin_feed(&self) -> Result<(), StartError> {
+        self.need_life().await?;
+        let marked = self.mark.as_ref().and_then(MarkFile::read);
+        let head = self.store.read(|tx| tx.read_head()).await?;
+        if marked.is_some_and(|marked| marked.is_ahead_of(&Place::of(&head))) {
+            self.note_restored(head.epoch, "mark").await?;
+        }
+        self.poll().await?;
+        Ok(())
+    }
+
+    /// Keeps saying it, until this node ends.
+    pub async fn keep_life(&self) {
+        loop {
+            tokio::time::sleep(KEEP_EVERY).await;
+            if let Err(error) = self.need_life().await {
+                tracing::warn!(event = "storage.error", reason = "longest_life", %error);
+            }
+        }
+    }
+
+    async fn need_life(&self) -> Result<(), db::Error> {
+        let (own, now) = (self.config.tokens.access.0, self.clock.now());
+        let need = move |tx: &mut db::Transaction<'_>| {
+            let asked = tx.longest_resource_life()?.unwrap_or(Duration::ZERO);
+            tx.need_life(own.max(asked).min(RESOURCE_ACCESS_CAP), now)
+        };
+        self.store.transaction(need).await
+    }
+}
+
+/// Numbers what waits, until nothing does.
+///
+/// # Errors
+/// [`db::Error`].
+pub async fn number(store: &db::Store, clock: crate::time::Clock) -> Result<(), Failure> {
+    loop {
+        let clock = clock.clone();
+        if !store
+            .transaction(move |tx| tx.number_revocations(&clock))
+            .await?
+        {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether to go on doing so.
+async fn move_mark(mark: &MarkFile, place: Place) -> bool {
+    let mark = mark.clone();
+    let written = tokio::task::spawn_blocking(move || mark.write(&place)).await;
+    match written {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::info!(event = "feed.unmarked", reason = "file", %error, "how far the feed is cannot be kept beside the KEK; a restored database is noticed by other signs");
+            false
+        }
+        Err(_) => true,
+    }
+}

@@ -1,0 +1,94 @@
+//! `recover`: after the database was restored from an older copy. Nothing that was issued since the copy
+//! was made is known any more, and whatever was ended since would stand again; so all of it ends.
+
+use serde_json::json;
+
+use super::{Exit, Output, block_on, confirm, open};
+use crate::app::{key_table, number};
+use crate::audit::{Event, Name};
+use crate::config::Config;
+use crate::db::{Error, Recovered};
+use crate::keeper::Act;
+use crate::secret::Entropy;
+use crate::time::{Clock, Timestamp};
+
+const REASON: &str = "the database was restored from an older copy";
+/// How often a renewal that somebody overtook is prepared anew.
+const TRIES: usize = 5;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    format: Output,
+}
+
+pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+    confirm(
+        "Begin a new feed epoch? Everybody is signed out: every session, grant, code and token ends, and all signing keys are renewed.",
+        arguments.yes,
+    )?;
+    let store = open(config)?;
+    let recovered = block_on(async {
+        let table = key_table(config, &store, &Entropy::system()).await?;
+        for _ in 0..TRIES {
+            let act = Act {
+                actor: "cli",
+                now: Clock::System.now(),
+            };
+            let renewal = table.renewal(REASON, &act).await?;
+            let work = move |tx: &mut crate::db::Transaction<'_>| {
+                let recovered = tx.recover(act.now)?;
+                // After the epoch, so that the records of the keys are numbered in the new one.
+                renewal.run(tx, &act)?;
+                tx.put_audit(&event(&recovered, act.now))?;
+                Ok((recovered, act.now))
+            };
+            match store.transaction(work).await {
+                Ok(done) => {
+                    number(&store, Clock::System).await?;
+                    return Ok(done);
+                }
+                Err(Error::Overtaken(_) | Error::Duplicate(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Exit {
+            code: 1,
+            message: "others change the keys at the same time; try again".into(),
+        }
+        .into())
+    })?;
+    say(arguments.format, recovered);
+    Ok(())
+}
+
+fn event(recovered: &Recovered, now: Timestamp) -> Event {
+    Event {
+        at: now,
+        name: Name::DatabaseRecovered,
+        actor: "cli".to_owned(),
+        target: format!("feed:{}", recovered.epoch),
+        reason: Some(REASON.to_owned()),
+        detail: json!({ "last_known": recovered.last_beat.to_string() }),
+    }
+}
+
+fn say(output: Output, (recovered, now): (Recovered, Timestamp)) {
+    let (epoch, from) = (recovered.epoch, recovered.last_beat);
+    if output == Output::Json {
+        println!(
+            "{:#}",
+            json!({ "epoch": epoch, "lost_from": from.to_string(), "lost_to": now.to_string() })
+        );
+        return;
+    }
+    println!(
+        "Feed epoch {epoch} has begun; all keys and the server secret are renewed; every session, grant and code has ended.\n\
+         Lost: what was changed between {from} and now ({now}).\n\
+         Set again what was set in that time: passwords, locked accounts, disabled clients, rotated client secrets."
+    );
+}

@@ -1,0 +1,329 @@
+//! `feed_head` and the numbers of `revocations`: how far the feed is, and who gives the numbers.
+//!
+//! An act only inserts its record. A sequencer round numbers it after the commit, so that numbers follow
+//! the order of commits and have no gaps, whatever transactions overlap. The row lock of `feed_head`
+//! lets one round run at a time, on whatever node; nobody leads.
+
+use diesel::sql_types::{BigInt, Nullable};
+use diesel::{
+    BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName,
+    RunQueryDsl, sql_query,
+};
+use portcullis_verifier::{Kind, Record};
+
+use super::connection::AnyConnection;
+use super::schema::{authorizations, codes, feed_head as h, grants, revocations as t, sessions};
+use super::{Error, Transaction, unreadable};
+use crate::config::limits::{
+    CLEAN_UP_BATCH, CLOCK_SKEW, KEY_RECORD_KEPT, LIFE_NEEDED_FOR, NUMBERED_AT_ONCE,
+    REGISTRATION_AGE, RESOURCE_ACCESS_CAP,
+};
+use crate::time::{Clock, Timestamp};
+
+/// The instant of the database's own clock, in microseconds; an embedded one has none of its own.
+const POSTGRES_NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+const SQLITE_NOW: &str = "CAST(NULL AS BIGINT)";
+
+/// What one poll of the database reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    /// The feed epoch: it grows when the database went back in time.
+    pub epoch: i64,
+    /// How many records were numbered in it.
+    pub seq: i64,
+    /// All that was committed before this instant has its number.
+    pub beat: Timestamp,
+    /// Grows with each change of keys.
+    pub keys_version: i64,
+    /// Grows with each change of clients and resources.
+    pub config_version: i64,
+    /// When somebody saw that the database had gone back; until `recover`.
+    pub restored_at: Option<Timestamp>,
+    /// Whether records wait for their numbers.
+    pub waiting: bool,
+    /// What the clock of the database shows; an embedded one has none of its own.
+    pub database: Option<Timestamp>,
+}
+
+#[derive(QueryableByName)]
+struct HeadRow {
+    #[diesel(sql_type = BigInt)]
+    epoch: i64,
+    #[diesel(sql_type = BigInt)]
+    seq: i64,
+    #[diesel(sql_type = BigInt)]
+    beat: i64,
+    #[diesel(sql_type = BigInt)]
+    keys_version: i64,
+    #[diesel(sql_type = BigInt)]
+    config_version: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    restored_at: Option<i64>,
+    #[diesel(sql_type = BigInt)]
+    waiting: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    database: Option<i64>,
+}
+
+#[derive(QueryableByName)]
+struct Locked {
+    #[diesel(sql_type = BigInt)]
+    epoch: i64,
+    #[diesel(sql_type = BigInt)]
+    seq: i64,
+    #[diesel(sql_type = BigInt)]
+    longest_life: i64,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    database: Option<i64>,
+}
+
+/// What a recovery replaced.
+#[derive(Clone, Copy, Debug)]
+pub struct Recovered {
+    /// The feed epoch that began.
+    pub epoch: i64,
+    /// The last moment of which the database knows.
+    pub last_beat: Timestamp,
+}
+
+impl Transaction<'_> {
+    /// How far the feed is, in one statement.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn read_head(&mut self) -> Result<Head, Error> {
+        let row: HeadRow = sql_query(format!(
+            "SELECT epoch, seq, beat, keys_version, config_version, restored_at, \
+             CAST(CASE WHEN EXISTS (SELECT 1 FROM revocations WHERE seq IS NULL) THEN 1 ELSE 0 END AS BIGINT) AS waiting, \
+             {} AS database FROM feed_head",
+            self.database_now()
+        ))
+        .get_result(self.0)?;
+        Ok(Head {
+            epoch: row.epoch,
+            seq: row.seq,
+            beat: Timestamp::from_micros(row.beat),
+            keys_version: row.keys_version,
+            config_version: row.config_version,
+            restored_at: row.restored_at.map(Timestamp::from_micros),
+            waiting: row.waiting != 0,
+            database: row.database.map(Timestamp::from_micros),
+        })
+    }
+
+    /// One sequencer round: numbers waiting records, at most [`NUMBERED_AT_ONCE`], in the order of
+    /// their ids; moves the beat unless some are left. Returns whether some are.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn number_revocations(&mut self, clock: &Clock) -> Result<bool, Error> {
+        // 1. The row lock: whoever waits for it sees what the winner wrote. The clock is read once it
+        //    is held, and before the records are: all that was committed until then is seen below.
+        let lock = format!(
+            "UPDATE feed_head SET seq = seq WHERE restored_at IS NULL RETURNING epoch, seq, longest_life, {} AS database",
+            self.database_now()
+        );
+        let Some(head) = sql_query(lock).get_result::<Locked>(self.0).optional()? else {
+            return Ok(false);
+        };
+        let measured = head.database.map(Timestamp::from_micros);
+        let now = measured.map_or_else(|| clock.now(), |measured| clock.database(measured));
+        // 2. The numbers, in one statement.
+        let numbered = sql_query(
+            "UPDATE revocations SET epoch = $1, seq = $2 + waiting.place, expires_at = CASE kind \
+               WHEN 'J' THEN token_exp + $3 WHEN 'K' THEN $4 ELSE $5 END \
+             FROM (SELECT id AS waiting_id, row_number() OVER (ORDER BY id) AS place FROM revocations \
+                   WHERE seq IS NULL ORDER BY id LIMIT $6) AS waiting \
+             WHERE id = waiting.waiting_id",
+        )
+        .bind::<BigInt, _>(head.epoch)
+        .bind::<BigInt, _>(head.seq)
+        .bind::<BigInt, _>(micros(CLOCK_SKEW))
+        .bind::<BigInt, _>((now + KEY_RECORD_KEPT).micros())
+        .bind::<BigInt, _>(others_expire(head.longest_life, now).micros())
+        .bind::<BigInt, _>(NUMBERED_AT_ONCE)
+        .execute(self.0)?;
+        let numbered = i64::try_from(numbered).unwrap_or(i64::MAX);
+        let left = numbered >= NUMBERED_AT_ONCE;
+        // 3. How far it is.
+        let beat = if left {
+            "beat"
+        } else {
+            "CASE WHEN beat + 1 > $2 THEN beat + 1 ELSE $2 END"
+        };
+        sql_query(format!(
+            "UPDATE feed_head SET seq = seq + $1, beat = {beat} WHERE $2 > 0"
+        ))
+        .bind::<BigInt, _>(numbered)
+        .bind::<BigInt, _>(now.micros())
+        .execute(self.0)?;
+        Ok(left)
+    }
+
+    /// Records of an epoch by number, above `after` and up to `last`, at most `limit`.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn list_records(
+        &mut self,
+        epoch: i64,
+        (after, last): (i64, i64),
+        limit: i64,
+    ) -> Result<Vec<(i64, Record)>, Error> {
+        type Row = (Option<i64>, String, String, i64, Option<i64>, String);
+        let rows: Vec<Row> = t::table
+            .filter(t::epoch.eq(epoch))
+            .filter(t::seq.gt(after))
+            .filter(t::seq.le(last))
+            .order(t::seq)
+            .limit(limit)
+            .select((t::seq, t::kind, t::value, t::floor, t::expires_at, t::id))
+            .load(self.0)?;
+        let record = |(seq, kind, value, floor, expires, id): Row| {
+            let broken = |column| unreadable("revocations", column, &id);
+            let mut letters = kind.chars();
+            let kind = letters.next().and_then(Kind::from_letter);
+            let expires = expires.ok_or_else(|| broken("expires_at"))?;
+            let record = Record::new(
+                kind.ok_or_else(|| broken("kind"))?,
+                &value,
+                u32::try_from(floor).map_err(|_| broken("floor"))?,
+                seconds_up(expires),
+            );
+            Ok((seq.ok_or_else(|| broken("seq"))?, record))
+        };
+        rows.into_iter().map(record).collect()
+    }
+
+    /// Says that access tokens may live so long from now on. Records outlive what is longest; it falls
+    /// again once nobody has needed it for two hours, when the last such token is long dead.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn need_life(&mut self, life: std::time::Duration, now: Timestamp) -> Result<(), Error> {
+        let forgotten = (now - LIFE_NEEDED_FOR).micros();
+        let need = h::longest_life
+            .le(micros(life))
+            .or(h::longest_at.lt(forgotten));
+        diesel::update(h::table.filter(need))
+            .set((
+                h::longest_life.eq(micros(life)),
+                h::longest_at.eq(now.micros()),
+            ))
+            .execute(self.0)?;
+        Ok(())
+    }
+
+    /// The longest life of access tokens that a resource asks for.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn longest_resource_life(&mut self) -> Result<Option<std::time::Duration>, Error> {
+        use super::schema::resources;
+        let longest: Option<i64> = resources::table
+            .select(diesel::dsl::max(resources::access_ttl))
+            .first(self.0)?;
+        Ok(longest
+            .and_then(|secs| u64::try_from(secs).ok())
+            .map(std::time::Duration::from_secs))
+    }
+
+    /// Writes down, for every node, that the database went back in time within a feed epoch. `false`
+    /// when that is known, or was recovered meanwhile.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn put_restored(&mut self, epoch: i64, now: Timestamp) -> Result<bool, Error> {
+        let unknown = h::restored_at.is_null().and(h::epoch.eq(epoch));
+        let rows = diesel::update(h::table.filter(unknown))
+            .set(h::restored_at.eq(now.micros()))
+            .execute(self.0)?;
+        Ok(rows == 1)
+    }
+
+    /// Begins a new feed epoch, and ends every grant, code, session and authorization: whatever was
+    /// issued since the copy was made is unknown, and whatever was ended since would stand again.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn recover(&mut self, now: Timestamp) -> Result<Recovered, Error> {
+        self.without_time_limit()?;
+        let (old, beat): (i64, i64) = h::table.select((h::epoch, h::beat)).first(self.0)?;
+        let seconds = i64::try_from(now.secs()).unwrap_or(i64::MAX);
+        let epoch = (old + 1).max(seconds);
+        diesel::update(h::table)
+            .set((
+                h::epoch.eq(epoch),
+                h::seq.eq(0),
+                h::restored_at.eq(None::<i64>),
+                h::config_version.eq(h::config_version + 1),
+            ))
+            .execute(self.0)?;
+        diesel::update(sessions::table.filter(sessions::ended_at.is_null()))
+            .set(sessions::ended_at.eq(now.micros()))
+            .execute(self.0)?;
+        diesel::update(grants::table.filter(grants::ended_at.is_null()))
+            .set(grants::ended_at.eq(now.micros()))
+            .execute(self.0)?;
+        diesel::update(codes::table.filter(codes::used_at.is_null()))
+            .set(codes::used_at.eq(now.micros()))
+            .execute(self.0)?;
+        diesel::delete(authorizations::table).execute(self.0)?;
+        Ok(Recovered {
+            epoch,
+            last_beat: Timestamp::from_micros(beat),
+        })
+    }
+
+    /// Removes a batch of records that no token is left for.
+    pub(super) fn sweep_revocations(&mut self, now: Timestamp) -> Result<usize, Error> {
+        let ids: Vec<String> = t::table
+            .filter(t::expires_at.lt(now.micros()))
+            .order(t::expires_at)
+            .limit(CLEAN_UP_BATCH)
+            .select(t::id)
+            .load(self.0)?;
+        Ok(diesel::delete(t::table.filter(t::id.eq_any(ids))).execute(self.0)?)
+    }
+
+    fn database_now(&self) -> &'static str {
+        match &*self.0 {
+            AnyConnection::Sqlite(_) => SQLITE_NOW,
+            #[cfg(feature = "postgres")]
+            AnyConnection::Postgres(_) => POSTGRES_NOW,
+        }
+    }
+
+    /// For the one transaction that may touch every row.
+    fn without_time_limit(&mut self) -> Result<(), Error> {
+        match &mut *self.0 {
+            AnyConnection::Sqlite(_) => Ok(()),
+            #[cfg(feature = "postgres")]
+            AnyConnection::Postgres(inner) => {
+                use diesel::connection::SimpleConnection;
+                Ok(inner.batch_execute("SET LOCAL statement_timeout = 0")?)
+            }
+        }
+    }
+}
+
+/// When a record of a grant, session, user or client may go: the longest life of an access token that
+/// a node may still issue, the clocks' difference, and the age of what nodes remember of clients.
+fn others_expire(longest_life: i64, now: Timestamp) -> Timestamp {
+    // Nobody has said what he needs yet, so nobody issues; the cap is always enough.
+    let longest = match u64::try_from(longest_life) {
+        Ok(micros) if micros > 0 => std::time::Duration::from_micros(micros),
+        _ => RESOURCE_ACCESS_CAP,
+    };
+    now + longest + CLOCK_SKEW + REGISTRATION_AGE
+}
+
+fn micros(duration: std::time::Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Rounded up, so that a record is never gone too early.
+fn seconds_up(micros: i64) -> u32 {
+    let seconds = micros.div_euclid(1_000_000) + i64::from(micros.rem_euclid(1_000_000) > 0);
+    u32::try_from(seconds).unwrap_or(if seconds < 0 { 0 } else { u32::MAX })
+}

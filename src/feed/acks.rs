@@ -1,0 +1,95 @@
+//! What the instances of subscribers have applied, as this node heard it. Written down in the database
+//! now and then, so that every node and the command line can see it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use portcullis_verifier::Ack;
+
+use super::signed;
+use crate::config::limits::{ACK_KEPT, INSTANCES};
+use crate::db::Acknowledged;
+use crate::id::ClientId;
+use crate::time::Clock;
+
+/// A subscriber has more instances than are kept apart.
+#[derive(Debug)]
+pub struct TooManyInstances;
+
+/// The newest acknowledgement of each instance.
+pub struct Acks {
+    clock: Clock,
+    heard: Mutex<HashMap<ClientId, HashMap<String, Heard>>>,
+}
+
+struct Heard {
+    ack: Acknowledged,
+    is_written: bool,
+}
+
+impl Acks {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            clock,
+            heard: Mutex::default(),
+        }
+    }
+
+    /// Notes what an instance says, and when.
+    ///
+    /// # Errors
+    /// [`TooManyInstances`].
+    pub fn note(&self, client: &ClientId, ack: Ack) -> Result<(), TooManyInstances> {
+        let now = self.clock.now();
+        let mut heard = self.lock();
+        let theirs = heard.entry(client.clone()).or_default();
+        if theirs.len() >= INSTANCES && !theirs.contains_key(&ack.instance) {
+            theirs.retain(|_, heard| now.since(heard.ack.acked_at) < ACK_KEPT);
+            if theirs.len() >= INSTANCES {
+                return Err(TooManyInstances);
+            }
+        }
+        let noted = Acknowledged {
+            client_id: client.clone(),
+            instance: ack.instance.clone(),
+            epoch: signed(ack.epoch),
+            seq: signed(ack.seq),
+            kids: ack.kids,
+            max_age: ack.max_age.map(signed),
+            acked_at: now,
+        };
+        let new = Heard {
+            ack: noted,
+            is_written: false,
+        };
+        theirs.insert(ack.instance, new);
+        Ok(())
+    }
+
+    /// What was not written down yet. It counts as written until [`Acks::put_back`].
+    pub fn to_write(&self) -> Vec<Acknowledged> {
+        let mut heard = self.lock();
+        let all = heard.values_mut().flat_map(HashMap::values_mut);
+        let new = all.filter(|heard| !heard.is_written);
+        new.map(|heard| {
+            heard.is_written = true;
+            heard.ack.clone()
+        })
+        .collect()
+    }
+
+    /// These could not be written.
+    pub fn put_back(&self, acks: &[Acknowledged]) {
+        let mut heard = self.lock();
+        for ack in acks {
+            let theirs = heard.get_mut(&ack.client_id);
+            if let Some(known) = theirs.and_then(|theirs| theirs.get_mut(&ack.instance)) {
+                known.is_written = false;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClientId, HashMap<String, Heard>>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,476 @@
+//! The revocation feed of one node: the live records in memory, and signed frames made of them.
+//!
+//! The database says how far the feed is; [`Feed::take`] follows it and [`Feed::publish`] tells the
+//! streams. A frame says: these are all live records with `after` < number ≤ `last`. One signature
+//! serves all subscribers that stand at or behind `after` and need nothing before it; for whoever is
+//! further behind, frames are made from memory.
+
+mod acks;
+mod mark;
+mod streams;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use portcullis_verifier::{
+    FRAME_LIFE_SECS, FRAME_MAX_RECORDS, FRAME_TYP, FRAME_VERSION, Frame, Position, Record, Records,
+};
+use tokio::sync::watch;
+
+use crate::config::limits::{FRAMES_PER_ANSWER, RECENT_BYTES};
+use crate::db::{Error, Head, Store};
+use crate::keys::{KeyError, KeyView, Use};
+use crate::time::{Clock, Timestamp};
+
+pub use acks::{Acks, TooManyInstances};
+pub use mark::MarkFile;
+pub use streams::{Stream, Streams, TooManyStreams};
+
+/// Records that one statement of the tail brings, at most.
+const TAIL: i64 = 20_000;
+
+/// How far a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Feed epoch.
+    pub epoch: u64,
+    /// Records that were numbered in it.
+    pub seq: u64,
+    /// All that was committed before this instant is in memory.
+    pub beat: Timestamp,
+}
+
+impl Place {
+    /// Where the database stands.
+    pub fn of(head: &Head) -> Self {
+        Self {
+            epoch: number(head.epoch),
+            seq: number(head.seq),
+            beat: head.beat,
+        }
+    }
+
+    /// Whether a database that stands at `other` has forgotten something of this one. A database never
+    /// goes back by itself: numbers and beat only grow within an epoch, and epochs only grow.
+    pub fn is_ahead_of(&self, other: &Self) -> bool {
+        match self.epoch.cmp(&other.epoch) {
+            std::cmp::Ordering::Equal => self.seq > other.seq || self.beat > other.beat,
+            order => order.is_gt(),
+        }
+    }
+
+    fn position(&self) -> Position {
+        Position {
+            epoch: self.epoch,
+            seq: self.seq,
+        }
+    }
+}
+
+/// What following the database found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// Nothing but the beat.
+    Beat,
+    /// New records.
+    Records,
+    /// The database is behind what this node has seen: it was restored from an older copy.
+    Behind,
+}
+
+/// Why there are no frames.
+#[derive(Debug, thiserror::Error)]
+pub enum Unready {
+    /// The database was never read, or went back in time.
+    #[error("the feed is not ready")]
+    Feed,
+    /// They cannot be signed.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+}
+
+/// A signed frame.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// Compact JWS.
+    pub jws: String,
+    /// Where a subscriber stands that has applied it.
+    pub position: Position,
+}
+
+/// A frame as it went to the streams.
+struct Sent {
+    after: u64,
+    last: u64,
+    event: Bytes,
+}
+
+/// What a stream reads next.
+pub enum Next {
+    /// Nothing new.
+    Nothing,
+    /// An event, and where a subscriber stands that has applied it.
+    Event(Bytes, Position),
+    /// The stream is further behind than what is kept of sent frames.
+    Behind,
+    /// There is no feed at the moment.
+    Over,
+}
+
+#[derive(Default)]
+struct Known {
+    place: Option<Place>,
+    /// In the order of their numbers. Those that expired are left out now and then.
+    records: VecDeque<(u64, Record)>,
+    /// Frames with records, the newest last.
+    recent: VecDeque<Arc<Sent>>,
+    recent_bytes: usize,
+    /// The newest heartbeat, and how many there were.
+    heartbeat: Option<Arc<Sent>>,
+    beats: u64,
+    /// Up to where the streams were told.
+    told: u64,
+}
+
+/// The feed of a node.
+pub struct Feed {
+    issuer: String,
+    clock: Clock,
+    known: Mutex<Known>,
+    news: watch::Sender<u64>,
+    restored: AtomicBool,
+    /// One poll at a time, so that an older one never looks like a database that went back.
+    polling: tokio::sync::Mutex<()>,
+    /// Its open event streams.
+    pub streams: Streams,
+    /// What its subscribers said.
+    pub acks: Acks,
+}
+
+impl Feed {
+    /// A feed that knows nothing yet.
+    pub fn new(issuer: &str, clock: Clock) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            known: Mutex::default(),
+            news: watch::Sender::new(0),
+            restored: AtomicBool::new(false),
+            polling: tokio::sync::Mutex::default(),
+            streams: Streams::default(),
+            acks: Acks::new(clock.clone()),
+            clock,
+        }
+    }
+
+    /// A turn to read the head and take it.
+    pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.polling.lock().await
+    }
+
+    /// Follows the database to where `head` says it is. Within one [`Feed::turn`].
+    ///
+    /// # Errors
+    /// [`Error`]; then this node stays where it was, and what it says grows old.
+    pub async fn take(&self, head: &Head, store: &Store) -> Result<Taken, Error> {
+        let there = Place::of(head);
+        let here = self.lock().place;
+        let behind = here.is_some_and(|here| here.is_ahead_of(&there));
+        if behind || head.restored_at.is_some() {
+            if !self.restored.swap(true, Ordering::SeqCst) {
+                self.tell();
+            }
+            return Ok(match head.restored_at {
+                Some(_) => Taken::Beat,
+                None => Taken::Behind,
+            });
+        }
+        let same_epoch = here.filter(|here| here.epoch == there.epoch);
+        let mut after = same_epoch.map_or(0, |here| here.seq);
+        let mut tail = VecDeque::new();
+        while after < there.seq {
+            let span = (signed(after), head.seq);
+            let epoch = head.epoch;
+            let page = store
+                .read(move |tx| tx.list_records(epoch, span, TAIL))
+                .await?;
+            let Some((last, _)) = page.last() else { break };
+            after = number(*last);
+            tail.extend(page.into_iter().map(|(seq, record)| (number(seq), record)));
+        }
+        let mut known = self.lock();
+        if same_epoch.is_none() {
+            *known = Known {
+                told: if here.is_none() { there.seq } else { 0 },
+                beats: known.beats,
+                ..Known::default()
+            };
+        }
+        let news = !tail.is_empty();
+        known.records.append(&mut tail);
+        known.place = Some(there);
+        drop(known);
+        if self.restored.swap(false, Ordering::SeqCst) {
+            self.tell();
+        }
+        Ok(if news { Taken::Records } else { Taken::Beat })
+    }
+
+    /// Whether the database went back in time, and nobody has recovered it yet.
+    pub fn is_restored(&self) -> bool {
+        self.restored.load(Ordering::SeqCst)
+    }
+
+    /// Where this node stands.
+    pub fn place(&self) -> Option<Place> {
+        self.lock().place
+    }
+
+    /// How many records are in memory.
+    pub fn live_records(&self) -> usize {
+        self.lock().records.len()
+    }
+
+    /// Changes whenever streams have something new to read.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
+    }
+
+    /// Tells the streams what is new since they were told.
+    ///
+    /// # Errors
+    /// [`KeyError`]; then it is told with the next success.
+    pub fn publish(&self, keys: &KeyView) -> Result<(), KeyError> {
+        let mut known = self.lock();
+        let Some(place) = known.place else {
+            return Ok(());
+        };
+        while known.told < place.seq {
+            let made = self.frame(&known, known.told, keys);
+            let sent = Sent::of(&made, self.sign(&made, keys)?);
+            known.told = sent.last;
+            known.keep(sent);
+            self.tell();
+        }
+        Ok(())
+    }
+
+    /// Tells the streams that this node is still there, and how far it is.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn beat(&self, keys: &KeyView) -> Result<(), KeyError> {
+        if self.is_restored() {
+            return Ok(());
+        }
+        self.publish(keys)?;
+        let mut known = self.lock();
+        let Some(place) = known.place else {
+            return Ok(());
+        };
+        let made = self.frame(&known, place.seq, keys);
+        known.heartbeat = Some(Arc::new(Sent::of(&made, self.sign(&made, keys)?)));
+        known.beats += 1;
+        drop(known);
+        self.tell();
+        Ok(())
+    }
+
+    /// Leaves out what has expired.
+    pub fn prune(&self) {
+        let now = u32::try_from(self.clock.now().secs()).unwrap_or(u32::MAX);
+        let mut known = self.lock();
+        known.records.retain(|(_, record)| record.expires > now);
+    }
+
+    /// What a stream at `at`, which has seen so many heartbeats, reads next.
+    pub fn next(&self, at: Position, beats: &mut u64) -> Next {
+        let known = self.lock();
+        let Some(place) = known.place.filter(|_| !self.is_restored()) else {
+            return Next::Over;
+        };
+        if at.epoch != place.epoch || at.seq > place.seq {
+            return Next::Behind;
+        }
+        if at.seq < place.seq {
+            let next = known
+                .recent
+                .iter()
+                .find(|sent| sent.after <= at.seq && sent.last > at.seq);
+            return match next {
+                Some(sent) => Next::Event(sent.event.clone(), sent.position(&place)),
+                None => Next::Behind,
+            };
+        }
+        if *beats == known.beats {
+            return Next::Nothing;
+        }
+        *beats = known.beats;
+        match &known.heartbeat {
+            Some(sent) if sent.last == at.seq => Next::Event(sent.event.clone(), at),
+            _ => Next::Nothing,
+        }
+    }
+
+    /// Frames with all live records after `after`, at most `most` of them and at least one. The last
+    /// one says up to when nothing is missing, unless more must follow.
+    ///
+    /// # Errors
+    /// [`Unready`].
+    pub fn frames(
+        &self,
+        after: Position,
+        most: usize,
+        keys: &KeyView,
+    ) -> Result<Vec<Signed>, Unready> {
+        let (place, mut made) = {
+            let known = self.lock();
+            let place = known.place.filter(|_| !self.is_restored());
+            let place = place.ok_or(Unready::Feed)?;
+            let mut at = if after.epoch == place.epoch {
+                after.seq.min(place.seq)
+            } else {
+                0
+            };
+            let mut made = Vec::new();
+            while made.len() < most.clamp(1, FRAMES_PER_ANSWER)
+                && (at < place.seq || made.is_empty())
+            {
+                let frame = self.frame(&known, at, keys);
+                at = frame.last;
+                made.push(frame);
+            }
+            (place, made)
+        };
+        let signed = made.drain(..).map(|frame| {
+            Ok(Signed {
+                jws: self.sign(&frame, keys)?,
+                position: Position {
+                    epoch: place.epoch,
+                    seq: frame.last,
+                },
+            })
+        });
+        signed.collect()
+    }
+
+    /// The frame after `after`: as many live records as one holds, or none.
+    fn frame(&self, known: &Known, after: u64, keys: &KeyView) -> Frame {
+        let now = self.clock.now();
+        let seconds = u32::try_from(now.secs()).unwrap_or(u32::MAX);
+        let place = known.place.unwrap_or(Place {
+            epoch: 0,
+            seq: after,
+            beat: now,
+        });
+        let from = known.records.partition_point(|(seq, _)| *seq <= after);
+        let mut live = known
+            .records
+            .range(from..)
+            .filter(|(_, record)| record.expires > seconds);
+        let mut last = after;
+        let mut records = Vec::new();
+        for (seq, record) in live.by_ref().take(FRAME_MAX_RECORDS) {
+            last = *seq;
+            records.push(*record);
+        }
+        if live.next().is_none() {
+            last = place.seq;
+        }
+        Frame {
+            iss: self.issuer.clone(),
+            v: FRAME_VERSION,
+            iat: now.secs(),
+            exp: now.secs() + FRAME_LIFE_SECS,
+            epoch: place.epoch,
+            after,
+            last,
+            records: Records(records),
+            at_us: number(now.micros()),
+            as_of_us: (last == place.seq).then(|| number(place.beat.micros())),
+            jwks_etag: keys.published(Use::Token).etag.clone(),
+        }
+    }
+
+    fn sign(&self, frame: &Frame, keys: &KeyView) -> Result<String, KeyError> {
+        keys.sign_frame(FRAME_TYP, frame)
+    }
+
+    fn tell(&self) {
+        self.news.send_modify(|count| *count += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn keep(&mut self, sent: Sent) {
+        self.recent_bytes += sent.event.len();
+        self.recent.push_back(Arc::new(sent));
+        while self.recent_bytes > RECENT_BYTES && self.recent.len() > 1 {
+            let gone = self.recent.pop_front();
+            self.recent_bytes -= gone.map_or(0, |sent| sent.event.len());
+        }
+    }
+}
+
+impl Sent {
+    fn of(frame: &Frame, jws: String) -> Self {
+        Self {
+            after: frame.after,
+            last: frame.last,
+            event: event(&Signed {
+                jws,
+                position: frame.position(),
+            }),
+        }
+    }
+
+    fn position(&self, place: &Place) -> Position {
+        Position {
+            seq: self.last,
+            ..place.position()
+        }
+    }
+}
+
+/// A frame as a server-sent event (HTML Living Standard §9.2).
+pub fn event(signed: &Signed) -> Bytes {
+    format!("id: {}\ndata: {}\n\n", signed.position, signed.jws).into()
+}
+
+/// Epochs, numbers and instants of the database are never negative.
+fn number(stored: i64) -> u64 {
+    u64::try_from(stored).unwrap_or(0)
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(epoch: u64, seq: u64, beat: i64) -> Place {
+        Place {
+            epoch,
+            seq,
+            beat: Timestamp::from_micros(beat),
+        }
+    }
+
+    #[test]
+    fn a_database_that_forgot_anything_is_behind() {
+        let here = place(2, 10, 500);
+        for behind in [place(2, 9, 600), place(2, 11, 499), place(1, 99, 999)] {
+            assert!(here.is_ahead_of(&behind), "{behind:?}");
+        }
+        for good in [place(2, 10, 500), place(2, 11, 501), place(3, 0, 0)] {
+            assert!(!here.is_ahead_of(&good), "{good:?}");
+        }
+    }
+}

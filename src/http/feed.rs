@@ -1,0 +1,381 @@
+//! `/revocations`: the feed, for registered resource servers. Frames are signed, so what a subscriber
+//! believes does not rest on this connection; its credentials are asked for so that nobody else can
+//! count our revocations.
+
+use std::time::Duration;
+
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use actix_web::web::{Bytes, Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use futures_util::stream::unfold;
+use portcullis_verifier::{Ack, AckAnswer, FRAME_MAX_BYTES, Frames, Position};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::connections;
+use super::discovery;
+use super::error;
+use super::extract;
+use super::limits;
+use super::token::{self, Stop};
+use crate::app::App;
+use crate::config::limits::{
+    ACK_KIDS, BODY_BYTES, BODY_TIME, FRAMES_PER_ANSWER, INSTANCE_BYTES, LONGEST_POLL, STREAM_LIFE,
+};
+use crate::feed::{self, Next, Stream, Unready};
+use crate::id::ClientId;
+use crate::keys::{KeyView, Use};
+use crate::oauth::client_auth::Proven;
+use crate::oauth::params::Params;
+use crate::oauth::{Code, Detail, Error};
+
+/// When a stream that ended may be opened again, in milliseconds.
+const RETRY: &str = "retry: 500\n\n";
+
+/// `GET /revocations/jwks`: the keys that frames are signed with (RFC 7517 §5).
+pub async fn jwks(request: HttpRequest, app: Data<App>) -> HttpResponse {
+    let keys = app.keys();
+    let published = keys.published(Use::Feed);
+    discovery::public(
+        &request,
+        &published.bytes,
+        &published.etag,
+        discovery::KEY_CACHING,
+    )
+}
+
+/// `GET /revocations?after=E:S[&wait=20]`: all live records after a position, as signed frames.
+pub async fn get(request: HttpRequest, app: Data<App>) -> HttpResponse {
+    match frames(&request, &app).await {
+        Ok(frames) => HttpResponse::Ok()
+            .insert_header((CACHE_CONTROL, "no-store"))
+            .json(Frames { frames }),
+        Err(stopped) => stopped.respond(&request),
+    }
+}
+
+/// `GET /revocations/stream`: the same frames as server-sent events (HTML Living Standard §9.2), from
+/// `Last-Event-ID` or `after`, then live, with a heartbeat each second.
+pub async fn stream(request: HttpRequest, app: Data<App>) -> HttpResponse {
+    match subscribe(&request, &app).await {
+        Ok(subscriber) => HttpResponse::Ok()
+            .insert_header((CACHE_CONTROL, "no-store"))
+            .insert_header((CONTENT_TYPE, "text/event-stream"))
+            .insert_header(("X-Accel-Buffering", "no"))
+            .streaming(unfold(subscriber, |mut subscriber| async move {
+                let bytes = subscriber.read().await?;
+                Some((Ok::<_, std::io::Error>(bytes), subscriber))
+            })),
+        Err(stopped) => stopped.respond(&request),
+    }
+}
+
+/// `POST /revocations/ack`: what an instance of a subscriber has applied.
+pub async fn ack(request: HttpRequest, app: Data<App>, body: Payload) -> HttpResponse {
+    match acknowledge(&request, &app, body).await {
+        Ok(answer) => HttpResponse::Ok()
+            .insert_header((CACHE_CONTROL, "no-store"))
+            .json(answer),
+        Err(stopped) => stopped.respond(&request),
+    }
+}
+
+/// Why a subscriber gets nothing.
+enum Stopped {
+    Stop(Stop),
+    /// 409: it stands where this feed has not been.
+    Ahead,
+}
+
+impl<E: Into<Stop>> From<E> for Stopped {
+    fn from(stop: E) -> Self {
+        Self::Stop(stop.into())
+    }
+}
+
+impl Stopped {
+    fn respond(self, request: &HttpRequest) -> HttpResponse {
+        match self {
+            Self::Stop(stop) => stop.respond(request),
+            Self::Ahead => {
+                error::log(request, Detail::new("feed.ahead", "position"), None);
+                HttpResponse::Conflict()
+                    .insert_header((CACHE_CONTROL, "no-store"))
+                    .insert_header((RETRY_AFTER, "2"))
+                    .json(serde_json::json!({ "error": "ahead" }))
+            }
+        }
+    }
+}
+
+impl From<Unready> for Stop {
+    fn from(unready: Unready) -> Self {
+        Self::Error(match unready {
+            Unready::Feed => Error {
+                code: Code::TemporarilyUnavailable,
+                detail: Detail::new("feed.unready", "restored"),
+                source: None,
+            },
+            Unready::Keys(error) => error.into(),
+        })
+    }
+}
+
+/// No room for another stream or instance: 503, elsewhere there may be.
+fn full(bucket: &'static str) -> Stop {
+    Stop::Error(Error {
+        code: Code::TemporarilyUnavailable,
+        detail: Detail::new("ratelimit.hit", bucket),
+        source: None,
+    })
+}
+
+fn malformed(reason: &'static str) -> Stop {
+    Stop::Error(Error::invalid_request(Detail::new("feed.denied", reason)))
+}
+
+/// The resource server that asks: HTTP Basic alone (RFC 6749 §2.3.1). Whoever is none learns no more
+/// than whoever gives no credentials.
+async fn subscriber(request: &HttpRequest, app: &App) -> Result<Proven, Stop> {
+    let proven = token::prove(request, app, &Params::default(), app.clock.now()).await?;
+    if proven.client().serves.is_empty() {
+        let detail = Detail::new("feed.denied", "no_resource_server");
+        return Err(Stop::Error(Error::invalid_client(detail)));
+    }
+    limits::give_back(request);
+    Ok(proven)
+}
+
+async fn frames(request: &HttpRequest, app: &Data<App>) -> Result<Vec<String>, Stopped> {
+    subscriber(request, app).await?;
+    let query = query(request)?;
+    let after = position(&query)?;
+    let wait = query.one("wait").map_err(|_| malformed("wait"))?;
+    let wait = match wait.map(str::parse::<u64>) {
+        None => Duration::ZERO,
+        Some(Ok(secs)) if secs <= LONGEST_POLL.as_secs() => Duration::from_secs(secs),
+        Some(_) => return Err(malformed("wait").into()),
+    };
+    must_not_be_ahead(app, after).await?;
+    wait_for_news(app, after, wait).await;
+    let made = make(app, after, FRAMES_PER_ANSWER).await?;
+    Ok(made.into_iter().map(|signed| signed.jws).collect())
+}
+
+/// Off the event loop where there is much to sign.
+async fn make(app: &Data<App>, after: Position, most: usize) -> Result<Vec<feed::Signed>, Stop> {
+    let (node, keys) = (app.clone(), app.keys());
+    let made = tokio::task::spawn_blocking(move || node.feed.frames(after, most, &keys));
+    let made = made.await.map_err(Error::unsigned)?;
+    Ok(made?)
+}
+
+/// A position that this feed has not been at: asked once more, since another node may be ahead.
+async fn must_not_be_ahead(app: &App, at: Position) -> Result<(), Stopped> {
+    if !is_ahead(app, at) {
+        return Ok(());
+    }
+    // Whatever comes of it, the old place is good enough to say no.
+    let _ = app.poll().await;
+    if is_ahead(app, at) {
+        return Err(Stopped::Ahead);
+    }
+    Ok(())
+}
+
+fn is_ahead(app: &App, at: Position) -> bool {
+    app.feed
+        .place()
+        .is_some_and(|here| (at.epoch, at.seq) > (here.epoch, here.seq))
+}
+
+/// Until there is something after the position, or the time is over.
+async fn wait_for_news(app: &App, after: Position, wait: Duration) {
+    let (mut news, until) = (app.feed.news(), Instant::now() + wait);
+    let stands = || {
+        app.feed
+            .place()
+            .is_some_and(|here| (here.epoch, here.seq) == (after.epoch, after.seq))
+    };
+    while stands() && matches!(timeout_at(until, news.changed()).await, Ok(Ok(()))) {}
+}
+
+fn query(request: &HttpRequest) -> Result<Params, Stop> {
+    extract::query(request).map_err(|_| malformed("query"))
+}
+
+/// `after`; absent or `0`: from the beginning.
+fn position(query: &Params) -> Result<Position, Stop> {
+    match query.one("after").map_err(|_| malformed("after"))? {
+        None | Some("0") => Ok(Position::default()),
+        Some(text) => text.parse().map_err(|_| malformed("after")),
+    }
+}
+
+async fn subscribe(request: &HttpRequest, app: &Data<App>) -> Result<Subscriber, Stopped> {
+    let proven = subscriber(request, app).await?;
+    let resumed = request.headers().get("Last-Event-ID");
+    let at = match resumed {
+        None => position(&query(request)?)?,
+        Some(id) => {
+            let id = id.to_str().ok().and_then(|id| id.parse().ok());
+            id.ok_or_else(|| malformed("last_event_id"))?
+        }
+    };
+    must_not_be_ahead(app, at).await?;
+    if app.feed.place().is_none() || app.feed.is_restored() {
+        return Err(Stop::from(Unready::Feed).into());
+    }
+    let client = proven.client();
+    let counted = app.feed.streams.open(&client.id);
+    let counted = counted.map_err(|_| full("streams"))?;
+    // A stream counts for its subscriber, and no longer for its address.
+    connections::release(request);
+    let [chance] = app.entropy.bytes::<1>();
+    // From nine tenths to eleven tenths of the hour.
+    let life = STREAM_LIFE.mul_f64(0.9 + 0.2 * f64::from(chance) / 255.0);
+    Ok(Subscriber {
+        client: client.id.clone(),
+        auth_epoch: client.auth_epoch,
+        at,
+        beats: 0,
+        begun: false,
+        over: false,
+        news: app.feed.news(),
+        registrations: app.registrations.changes(),
+        ending: app.feed.streams.ending(),
+        ends_at: Instant::now() + life,
+        app: app.clone(),
+        _counted: counted,
+    })
+}
+
+/// An open stream. It has no queue: it knows where it stands, and reads on when its reader has taken
+/// what it had, so that a slow one costs no memory.
+struct Subscriber {
+    app: Data<App>,
+    client: ClientId,
+    auth_epoch: i64,
+    at: Position,
+    beats: u64,
+    begun: bool,
+    over: bool,
+    news: watch::Receiver<u64>,
+    registrations: watch::Receiver<u64>,
+    ending: watch::Receiver<bool>,
+    ends_at: Instant,
+    _counted: Stream,
+}
+
+impl Subscriber {
+    /// The next bytes; `None` at the end.
+    async fn read(&mut self) -> Option<Bytes> {
+        if !std::mem::replace(&mut self.begun, true) {
+            return Some(Bytes::from_static(b": portcullis\n\n"));
+        }
+        if self.over {
+            return None;
+        }
+        loop {
+            if *self.ending.borrow() {
+                return Some(self.last_words());
+            }
+            self.news.mark_unchanged();
+            match self.app.feed.next(self.at, &mut self.beats) {
+                Next::Event(bytes, at) => {
+                    self.at = at;
+                    return Some(bytes);
+                }
+                Next::Behind => return self.catch_up().await,
+                Next::Over => return Some(self.last_words()),
+                Next::Nothing => {}
+            }
+            tokio::select! {
+                changed = self.news.changed() => changed.ok()?,
+                changed = self.ending.changed() => changed.ok()?,
+                changed = self.registrations.changed() => {
+                    changed.ok()?;
+                    if !self.may_go_on().await {
+                        return Some(self.last_words());
+                    }
+                }
+                () = sleep_until(self.ends_at) => return Some(self.last_words()),
+            }
+        }
+    }
+
+    /// What this stream missed, in a frame of its own.
+    async fn catch_up(&mut self) -> Option<Bytes> {
+        let made = make(&self.app, self.at, 1).await.ok()?;
+        let signed = made.first()?;
+        self.at = signed.position;
+        Some(feed::event(signed))
+    }
+
+    fn last_words(&mut self) -> Bytes {
+        self.over = true;
+        Bytes::from_static(RETRY.as_bytes())
+    }
+
+    /// Whether the subscriber is still one, with the rights that it came with. In doubt it is: the
+    /// database will answer before long, and the stream lasts an hour at most.
+    async fn may_go_on(&self) -> bool {
+        let (app, now) = (&self.app, self.app.clock.now());
+        match app.registrations.find(&app.store, &self.client, now).await {
+            Ok(found) => found.is_some_and(|registration| {
+                let client = &registration.client;
+                client.auth_epoch == self.auth_epoch && !client.serves.is_empty()
+            }),
+            Err(_) => true,
+        }
+    }
+}
+
+async fn acknowledge(
+    request: &HttpRequest,
+    app: &Data<App>,
+    body: Payload,
+) -> Result<AckAnswer, Stopped> {
+    let proven = subscriber(request, app).await?;
+    // One that proves that we are behind carries a frame.
+    let read = body.to_bytes_limited(BODY_BYTES + FRAME_MAX_BYTES);
+    let body = match tokio::time::timeout(BODY_TIME, read).await {
+        Ok(Ok(Ok(body))) => body,
+        Ok(Err(_)) => return Err(Stop::Notice(error::Notice::BODY_TOO_LARGE).into()),
+        Ok(Ok(Err(_))) => return Err(malformed("body").into()),
+        Err(_) => return Err(Stop::Notice(error::Notice::TOO_SLOW).into()),
+    };
+    let ack: Ack = serde_json::from_slice(&body).map_err(|_| malformed("body"))?;
+    let is_name = |text: &str, most: usize| {
+        (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+    };
+    if !is_name(&ack.instance, INSTANCE_BYTES) {
+        return Err(malformed("instance").into());
+    }
+    if ack.kids.len() > ACK_KIDS || !ack.kids.iter().all(|kid| is_name(kid, 64)) {
+        return Err(malformed("kids").into());
+    }
+    let at = Position {
+        epoch: ack.epoch,
+        seq: ack.seq,
+    };
+    if let Err(ahead) = must_not_be_ahead(app, at).await {
+        if let Some(frame) = &ack.frame
+            && proves_more(app, &app.keys(), frame)
+        {
+            app.proven_restored("subscriber").await?;
+        }
+        return Err(ahead);
+    }
+    let noted = app.feed.acks.note(&proven.client().id, ack);
+    noted.map_err(|_| full("instances"))?;
+    Ok(AckAnswer {
+        max_age: proven.max_age().as_secs(),
+    })
+}
+
+/// Whether a frame that we signed ourselves stands where we are not. A bare claim proves nothing.
+fn proves_more(app: &App, keys: &KeyView, jws: &str) -> bool {
+    keys.read_frame(jws, app.issuer.as_str())
+        .is_some_and(|frame| is_ahead(app, frame.position()))
+}
