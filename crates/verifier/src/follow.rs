@@ -328,7 +328,9 @@ impl Follower {
     async fn acknowledge(self: Arc<Self>) {
         let mut positions = self.feed.positions();
         // Before the first position there is nothing to say.
-        let _ = positions.changed().await;
+        if self.feed.position().is_none() {
+            let _ = positions.changed().await;
+        }
         loop {
             positions.mark_unchanged();
             let outcome = self.send_ack(None).await;

@@ -186,3 +186,10 @@ async fn who_may_fail_open_goes_on_without_news() {
     let acked = issuer.state.lock().unwrap().acks.last().unwrap().max_age;
     assert_eq!(acked, None);
 }
+
+#[tokio::test]
+async fn an_instance_is_heard_before_anything_happens() {
+    let issuer = FeedIssuer::start().await;
+    let _verifier = issuer.followed_by(issuer.subscriber()).await;
+    issuer.acked(0).await;
+}
