@@ -238,3 +238,229 @@ fn a_token_that_is_none_is_said_to_be_none() {
     assert_eq!(told["active"], false);
     assert!(told["why"].is_string());
 }
+
+#[test]
+fn something_is_revoked_on_sqlite() {
+    something_is_revoked(&Place::new());
+}
+
+#[test]
+fn something_is_revoked_on_postgres() {
+    something_is_revoked(&Place::on_postgres());
+}
+
+/// An instance that was heard just now, at this position.
+fn hears(desk: &Place, instance: &str, seq: i64) {
+    let now = std::time::SystemTime::now();
+    let now = now
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_micros();
+    desk.execute(&format!(
+        "INSERT INTO feed_acks VALUES ('billing', '{instance}', 1, {seq}, '[]', 60, {now})"
+    ));
+}
+
+fn something_is_revoked(desk: &Place) {
+    // The first start makes the keys.
+    desk.serve(&[]).stop();
+    let password = "four walls and a gate\n";
+    desk.told(&["user", "create", "alice", "--password-stdin"], password);
+    let api = "https://orders.example";
+    desk.done(&[
+        "resource",
+        "create",
+        "--audience",
+        api,
+        "--name",
+        "Orders",
+        "--max-age",
+        "3s",
+    ]);
+    desk.done(&[
+        "client",
+        "create",
+        "--id",
+        "billing",
+        "--name",
+        "Billing",
+        "--serves",
+        api,
+        "--grant-type",
+        "client_credentials",
+    ]);
+
+    // Numbers, in the order of the acts.
+    assert!(desk.done(&["revoke", "user:alice"]).contains("is 1:1\n"));
+    let json = desk.json(&[
+        "revoke",
+        "client:billing",
+        "--reason",
+        "secret seen in a log",
+    ]);
+    assert_eq!(
+        (&json["revoked"], &json["position"]),
+        (&true.into(), &"1:2".into())
+    );
+    assert!(
+        desk.done(&["revoke", "token:0198c0de-0000-7000-8000-000000000003"])
+            .contains("1:3")
+    );
+    assert!(
+        desk.done(&["revoke", "session:nothing"])
+            .contains("had ended before")
+    );
+    assert_eq!(
+        desk.count("SELECT count(*) AS n FROM revocations WHERE seq IS NULL"),
+        0
+    );
+    assert_eq!(
+        desk.count("SELECT count(*) AS n FROM audit_events WHERE name = 'revocation.done'"),
+        3
+    );
+
+    // What cannot be.
+    desk.refused(&["revoke", "user:nobody"], 1, "there is no user nobody");
+    desk.refused(&["revoke", "client:nobody"], 1, "unknown");
+    desk.refused(
+        &["revoke", "grant:x", "--client", "billing"],
+        2,
+        "--client goes with user",
+    );
+    desk.refused(
+        &["revoke", "user:alice", "--reason", " "],
+        2,
+        "--reason is empty",
+    );
+    for (wrong, why) in [
+        ("alice", "KIND:VALUE"),
+        ("key:x", "keys revoke"),
+        ("group:x", "cannot be revoked"),
+        ("user:", "KIND:VALUE"),
+    ] {
+        let output = desk.run(&["revoke", wrong], &[]);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains(why),
+            "{wrong}"
+        );
+    }
+
+    // Who has applied it.
+    assert!(
+        desk.done(&["revoke", "user:alice", "--wait"])
+            .contains("no instance is connected")
+    );
+    hears(desk, "billing-1", 99);
+    let said = desk.done(&["revoke", "user:alice", "--wait=1s"]);
+    assert!(
+        said.contains("applied by 1 of 1 connected instances"),
+        "{said}"
+    );
+    hears(desk, "billing-2", 2);
+    let output = desk.run(&["revoke", "user:alice", "--wait=100ms"], &[]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(75), "{said}");
+    assert!(
+        said.contains("applied by 1 of 2")
+            && said.contains("waiting: billing billing-2; refuses at the latest at"),
+        "{said}"
+    );
+    desk.done(&[
+        "client",
+        "create",
+        "--id",
+        "ledger",
+        "--name",
+        "Ledger",
+        "--serves",
+        api,
+        "--grant-type",
+        "client_credentials",
+    ]);
+    let output = desk.run(
+        &[
+            "revoke",
+            "user:alice",
+            "--wait=100ms",
+            "--require",
+            "registered",
+        ],
+        &[],
+    );
+    assert!(String::from_utf8_lossy(&output.stdout).contains("ledger (not connected)"));
+    let status = desk.json(&["feed", "status"]);
+    assert_eq!(
+        status["subscribers"][1]["behind"],
+        status["seq"].as_i64().unwrap() - 2
+    );
+    assert!(desk.done(&["feed", "status"]).contains("billing-2"));
+
+    // A key, too.
+    let kid = desk.json(&["keys", "list"])[0]["kid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let output = desk.run(
+        &[
+            "keys",
+            "revoke",
+            &kid,
+            "--reason",
+            "leaked",
+            "--yes",
+            "--wait=100ms",
+        ],
+        &[],
+    );
+    assert_eq!(output.status.code(), Some(75));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("applied by 1 of 2"));
+}
+
+#[test]
+fn a_restored_database_is_recovered_on_sqlite() {
+    a_restored_database_is_recovered(&Place::new());
+}
+
+#[test]
+fn a_restored_database_is_recovered_on_postgres() {
+    a_restored_database_is_recovered(&Place::on_postgres());
+}
+
+fn a_restored_database_is_recovered(desk: &Place) {
+    desk.serve(&[]).stop();
+    let before = desk.count("SELECT count(*) AS n FROM signing_keys");
+    desk.refused(&["recover"], 2, "--yes");
+    desk.execute("UPDATE feed_head SET restored_at = 1");
+    assert!(
+        desk.done(&["feed", "status"])
+            .contains("portcullis recover")
+    );
+    let said = desk.done(&["recover", "--yes"]);
+    assert!(
+        said.contains("Feed epoch") && said.contains("Lost:"),
+        "{said}"
+    );
+    assert!(desk.count("SELECT epoch AS n FROM feed_head") > 1_700_000_000);
+    assert_eq!(
+        desk.count("SELECT count(*) AS n FROM feed_head WHERE restored_at IS NULL"),
+        1
+    );
+    assert!(desk.count("SELECT count(*) AS n FROM signing_keys") > before);
+    assert_eq!(
+        desk.count("SELECT count(*) AS n FROM revocations WHERE kind = 'K' AND seq IS NOT NULL"),
+        before
+    );
+    assert_eq!(
+        desk.count("SELECT count(*) AS n FROM audit_events WHERE name = 'database.recovered'"),
+        1
+    );
+    // A server starts on it, and signs.
+    assert_eq!(desk.serve(&[]).stop(), Some(0));
+    let first = desk.count("SELECT epoch AS n FROM feed_head");
+    desk.done(&["recover", "--yes"]);
+    assert!(
+        desk.count("SELECT epoch AS n FROM feed_head") > first,
+        "no epoch comes twice"
+    );
+}

@@ -193,6 +193,7 @@ async fn a240(stage: &Stage) {
     let entropy = &stage.server.app.entropy;
     client.secrets = vec![ClientSecret::keep(&secret, "first", entropy, now)];
     let known = Arc::new(Registration {
+        max_age: portcullis_verifier::MaxAge::STANDARD,
         client,
         resources: Vec::new(),
         feed_epoch: 1,

@@ -49,7 +49,7 @@ fn act(stage: &Stage) -> Act {
 /// Every node sees the change of keys.
 async fn followed(stage: &Stage) {
     for node in stage.all() {
-        node.app.keeper.poll().await.unwrap();
+        node.app.poll().await.unwrap();
     }
 }
 

@@ -17,6 +17,7 @@ mod authorize_session;
 mod client_auth;
 mod consent;
 mod expect;
+mod feed;
 mod http_tls;
 mod introspection;
 mod keys_jwt;
@@ -48,6 +49,7 @@ const AREAS: &[&[Row]] = &[
     authorize_session::ROWS,
     client_auth::ROWS,
     consent::ROWS,
+    feed::ROWS,
     http_tls::answers::ROWS,
     http_tls::handshakes::ROWS,
     http_tls::logs::ROWS,

@@ -12,6 +12,8 @@ use super::tls;
 #[derive(Clone)]
 pub struct Browser {
     base: String,
+    /// The issuer, whose pages these are.
+    pub issuer: String,
     http: reqwest::Client,
     pub cookies: BTreeMap<String, String>,
     /// Where the proxy in front says that it is, if there is one.
@@ -41,6 +43,7 @@ impl Browser {
     pub fn new(base: &str) -> Self {
         Self {
             base: base.to_owned(),
+            issuer: ISSUER.to_owned(),
             http: http(base),
             cookies: BTreeMap::new(),
             address: None,
@@ -71,7 +74,7 @@ impl Browser {
         headers: &[(&str, &str)],
         body: Option<String>,
     ) -> Answer {
-        let path = path.strip_prefix(ISSUER).unwrap_or(path);
+        let path = path.strip_prefix(self.issuer.as_str()).unwrap_or(path);
         let mut request = self
             .http
             .request(method.parse().unwrap(), format!("{}{path}", self.base))
@@ -126,9 +129,10 @@ impl Browser {
         let body = form_urlencoded::Serializer::new(String::new())
             .extend_pairs(fields)
             .finish();
+        let issuer = self.issuer.clone();
         let headers = [
             ("Content-Type", "application/x-www-form-urlencoded"),
-            ("Origin", ISSUER),
+            ("Origin", issuer.as_str()),
             ("Sec-Fetch-Site", "same-origin"),
         ];
         self.send("POST", path, &headers, Some(body)).await

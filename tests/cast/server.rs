@@ -20,7 +20,7 @@ use portcullis::oauth::resource::Resource;
 use portcullis::oauth::scope::Scope;
 use portcullis::secret::{Entropy, Secret};
 use portcullis::time::{Clock, Timestamp};
-use portcullis_verifier::{JwkSet, Verifier};
+use portcullis_verifier::{Builder, JwkSet, ManualClock, Verifier};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
@@ -44,6 +44,8 @@ pub enum Db {
 pub struct Server {
     pub app: Data<App>,
     pub clock: Clock,
+    /// The clock of the services, which goes with the server's.
+    pub services: ManualClock,
     pub base: String,
     pub config: Config,
     pub db: Db,
@@ -81,10 +83,52 @@ impl Server {
         .await
     }
 
+    /// A node whose issuer is where it listens, so that a verifier finds it; the port of a second node
+    /// is set aside.
+    pub async fn found_by_services(db: Db, change: impl FnOnce(&mut Config)) -> Self {
+        let [first, second] = free_ports();
+        Self::with(db, |config| {
+            config.issuer = Some(format!("http://127.0.0.1:{first}"));
+            config.listen.public = Address::new("127.0.0.1", first);
+            config.http.accept_hosts = vec![
+                "op.example".to_owned(),
+                format!("127.0.0.1:{first}"),
+                format!("127.0.0.1:{second}"),
+            ];
+            change(config);
+        })
+        .await
+    }
+
     /// Another node on the same database (Postgres only), with the same clock.
     pub async fn node(&self) -> Self {
         assert_eq!(self.db, Db::Postgres, "an embedded database has one node");
-        Self::serve(self.db, self.config.clone(), self.clock.clone()).await
+        let mut config = self.config.clone();
+        if let Some(spare) = config.http.accept_hosts.last() {
+            let (_, port) = spare.rsplit_once(':').unwrap();
+            config.listen.public.port = port.parse().unwrap();
+        }
+        Self::serve(self.db, config, self.clock.clone()).await
+    }
+
+    /// A service of the API behind a verifier that follows the feed.
+    pub async fn service(&self, instance: &str) -> Verifier {
+        let api = self.api_server().await;
+        self.subscriber(&api, instance).start().await.unwrap()
+    }
+
+    /// Such a verifier, to be told more.
+    pub fn subscriber(&self, api: &Party, instance: &str) -> Builder {
+        Verifier::builder(self.app.issuer.as_str(), AUDIENCE)
+            .subscriber(api.id(), api.secret.as_ref().unwrap().expose())
+            .instance(instance)
+            .clock(&self.services)
+    }
+
+    /// Credentials of the API.
+    pub async fn api_server(&self) -> Party {
+        let id = ClientId::new(&self.app.entropy, self.clock.now());
+        self.resource_server(id.as_str(), AUDIENCE).await
     }
 
     async fn serve(db: Db, config: Config, clock: Clock) -> Self {
@@ -98,6 +142,7 @@ impl Server {
         let any = Address::new("127.0.0.1", 0);
         let public = match config.listen.public.host.as_str() {
             "localhost" => any.clone(),
+            "127.0.0.1" => config.listen.public.clone(),
             host => Address::new(host, 0),
         };
         let listeners = Listeners::bind(&app, &public, &any).unwrap();
@@ -110,11 +155,10 @@ impl Server {
         let handle = listeners.handle();
         let running = Some(actix_web::rt::spawn(listeners.run()));
         let node = app.clone();
-        let follower = Some(actix_web::rt::spawn(
-            async move { node.follow_keys().await },
-        ));
+        let follower = Some(actix_web::rt::spawn(async move { node.follow().await }));
         Self {
             app,
+            services: ManualClock::at(clock.now().secs()),
             clock,
             base,
             config,
@@ -171,6 +215,7 @@ impl Server {
     /// Moves the clock.
     pub fn advance(&self, by: Duration) {
         self.clock.advance(by);
+        self.services.advance(by);
     }
 
     /// Moves the clock back, as a machine's clock may jump.
@@ -182,7 +227,9 @@ impl Server {
 
     /// A browser without cookies.
     pub fn browser(&self) -> Browser {
-        Browser::new(&self.base)
+        let mut browser = Browser::new(&self.base);
+        browser.issuer = self.app.issuer.to_string();
+        browser
     }
 
     /// The browser of a person who has signed in.
@@ -221,7 +268,11 @@ impl Server {
         .await;
         let mut browser = self.browser();
         let cookie = cookie.expose().to_owned();
-        browser.cookies.insert("__Host-sid".to_owned(), cookie);
+        let name = match self.app.issuer.is_https() {
+            true => "__Host-sid",
+            false => "sid",
+        };
+        browser.cookies.insert(name.to_owned(), cookie);
         browser
     }
 
@@ -323,6 +374,12 @@ impl Server {
             .build()
             .unwrap()
     }
+}
+
+/// Ports that nobody listens on.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let held: [_; N] = std::array::from_fn(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    held.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// How many rows a query counts: `SELECT count(*) AS n FROM …`.
@@ -438,16 +495,23 @@ pub async fn fresh_database(db: Db) -> Config {
         Db::Postgres => POSTGRES.get_or_init(|| template(db)).await,
     };
     let mut config = template.clone();
+    // Each with a KEK file of its own, since the mark of the feed stands beside it.
+    let folder = scratch().join(number.to_string());
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::copy(
+        template.keys.kek[0].strip_prefix("file:").unwrap(),
+        folder.join("kek"),
+    )
+    .unwrap();
+    config.keys.kek = vec![format!("file:{}", folder.join("kek").display())];
     match db {
         Db::Sqlite => {
-            let folder = scratch().join(number.to_string());
-            std::fs::create_dir_all(&folder).unwrap();
             std::fs::copy(
                 template.data_dir.0.join("portcullis.db"),
                 folder.join("portcullis.db"),
             )
             .unwrap();
-            config.data_dir = DataDir(folder);
+            config.data_dir = DataDir(folder.clone());
         }
         Db::Postgres => {
             let name = format!("story_{}_{number}", std::process::id());
@@ -486,6 +550,8 @@ async fn template(db: Db) -> Config {
     .unwrap();
     populate(&app.store, &app.entropy).await;
     app.keeper.keep().await.unwrap();
+    // dave's record is the first of every feed.
+    app.number_waiting().await.unwrap();
     drop(app);
     settle(&config);
     config
@@ -539,6 +605,7 @@ async fn populate(store: &Store, entropy: &Entropy) {
         scopes: Scope::parse("orders:read orders:write").unwrap(),
         access_ttl: None,
         alg: Alg::ES256,
+        max_age: portcullis_verifier::MaxAge::STANDARD,
         created_at: now,
     };
     store

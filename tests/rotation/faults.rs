@@ -368,7 +368,7 @@ async fn a_node_whose_clock_is_wrong_issues_nothing_and_changes_nothing() {
         assert!(!node.app.keeper.settled(), "it rests for an hour");
         for _ in 0..61 {
             world.pass(Duration::from_secs(60));
-            node.app.keeper.poll().await.unwrap();
+            node.app.poll().await.unwrap();
         }
         assert!(node.app.keeper.settled());
     }
@@ -443,7 +443,7 @@ story! {
         answer.refused("temporarily_unavailable", "key.unusable", "lease");
         assert_eq!(server.browser().get("/oauth2/jwks").await.body, jwks, "keys are published all the same");
         assert!(server.app.keys().sign_frame("revocation-frame+jwt", &serde_json::json!({})).is_ok());
-        server.app.keeper.poll().await.unwrap();
+        server.app.poll().await.unwrap();
         shop.redeems(&code).await.ok();
     }
 }

@@ -71,7 +71,7 @@ pub struct Node {
 impl Node {
     /// What its background tasks do in a minute.
     pub async fn minute(&self) {
-        self.app.keeper.poll().await.unwrap();
+        self.app.poll().await.unwrap();
         self.app.keeper.keep().await.unwrap();
     }
 

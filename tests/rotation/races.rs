@@ -117,7 +117,7 @@ async fn a_key_is_revoked_once_however_many_do_it(db: Db) {
             (records(&world), events(&world, "key.revoked")),
             (round, round)
         );
-        node.app.keeper.poll().await.unwrap();
+        node.app.poll().await.unwrap();
         assert_ne!(node.app.keys().signer(ES256), Some(kid.as_str()));
         let view = node.app.keys();
         let shown = &view.published(portcullis::keys::Use::Token).bytes;
@@ -254,7 +254,7 @@ async fn a_recovery_renews_every_ring_and_blocks_every_key(db: Db) {
         .transaction(move |tx| write.run(tx, &with))
         .await
         .unwrap();
-    node.app.keeper.poll().await.unwrap();
+    node.app.poll().await.unwrap();
     let after = table.read(world.now()).await.unwrap();
     assert_eq!(after.secrets.len(), before.secrets.len() + 1);
     for old in &before.keys {

@@ -93,7 +93,7 @@ impl Soak {
 
     async fn all_follow(&self) {
         for node in &self.nodes {
-            node.app.keeper.poll().await.unwrap();
+            node.app.poll().await.unwrap();
         }
     }
 }

@@ -138,6 +138,7 @@ story! {
         let tokens = shop.redeems(&server.browser().allows(&shop).await).await.ok();
         let now = server.clock.now();
         let more = Resource {
+            max_age: portcullis_verifier::MaxAge::STANDARD,
             id: "second".to_owned(),
             audience: "https://second.example".to_owned(),
             name: "Second".to_owned(),

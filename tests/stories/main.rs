@@ -8,6 +8,8 @@ mod audit;
 mod client_secrets;
 mod code_flow;
 mod endpoints;
+mod feed;
+mod feed_numbers;
 mod introspection;
 mod limits;
 mod tokens;

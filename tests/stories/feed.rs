@@ -1,0 +1,529 @@
+//! The revocation feed, and services that follow it.
+
+use std::time::{Duration, Instant};
+
+use portcullis_verifier::{Need, Rejected, Verifier};
+use serde_json::{Value, json};
+
+use crate::cast::client::{basic, claims};
+use crate::cast::{Answer, Db, Party, Server, Tokens};
+
+/// The promise of the feed, from the commit on.
+const PROMISE: Duration = Duration::from_secs(3);
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// A story on both databases, with a server that services can find.
+macro_rules! feed_story {
+    (async fn $name:ident($server:ident: Server) $body:block) => {
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            async fn story($server: Server) $body
+
+            #[actix_web::test]
+            async fn on_sqlite() {
+                story(Server::found_by_services(Db::Sqlite, |_| {}).await).await;
+            }
+
+            #[actix_web::test]
+            async fn on_postgres() {
+                story(Server::found_by_services(Db::Postgres, |_| {}).await).await;
+            }
+        }
+    };
+}
+
+/// Signs in at `shop` in a browser of its own and returns what the code buys.
+async fn tokens(server: &Server, shop: &Party) -> Tokens {
+    let wanted = shop.request(&[("scope", "openid orders:read")]);
+    let code = server.browser().allows_request(&wanted).await;
+    shop.redeems(&code).await.ok()
+}
+
+fn accepts(service: &Verifier, token: &str) -> bool {
+    service.verify(token, &Need::any()).is_ok()
+}
+
+/// Waits until a service refuses a token as revoked, and says how long that took.
+async fn refuses(service: &Verifier, token: &str) -> Duration {
+    let begun = Instant::now();
+    loop {
+        match service.verify(token, &Need::any()) {
+            Err(Rejected::Revoked) => return begun.elapsed(),
+            Err(other) => panic!("refused for another reason: {other:?}"),
+            Ok(_) => {}
+        }
+        assert!(
+            begun.elapsed() < PROMISE,
+            "still accepted after the promise"
+        );
+        breathe().await;
+    }
+}
+
+/// What the feed answers to somebody with these credentials.
+async fn asks(server: &Server, path: &str, authorization: Option<&str>) -> Answer {
+    let headers: Vec<(&str, &str)> = authorization
+        .iter()
+        .map(|value| ("Authorization", *value))
+        .collect();
+    server.browser().send("GET", path, &headers, None).await
+}
+
+fn credentials(party: &Party) -> String {
+    basic(party.id(), party.secret.as_ref().unwrap().expose())
+}
+
+fn frames(answer: &Answer) -> Vec<Value> {
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let frames = answer.json()["frames"].as_array().unwrap().clone();
+    frames
+        .iter()
+        .map(|jws| claims(jws.as_str().unwrap()))
+        .collect()
+}
+
+/// Waits until a condition on the feed's place holds, without a clock.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < seconds(20), "{what} did not happen");
+        breathe().await;
+    }
+}
+
+/// Gives everything else its turn, sockets included: a task that only yields keeps them waiting.
+async fn breathe() {
+    tokio::task::spawn_blocking(std::thread::yield_now)
+        .await
+        .unwrap();
+}
+
+feed_story! {
+    async fn alice_loses_her_phone(server: Server) {
+        let shop = server.shop().await;
+        // Three services; where there is a second node, one of them follows the feed there.
+        let other = match server.db {
+            Db::Postgres => Some(server.node().await),
+            Db::Sqlite => None,
+        };
+        let api = server.api_server().await;
+        let elsewhere = other.as_ref().map_or(&server.base, |node| &node.base);
+        let billing = server.subscriber(&api, "billing-1").start().await.unwrap();
+        let orders = server.service("orders-1").await;
+        let ledger = server.subscriber(&api, "ledger-1").feed_at(elsewhere.as_str()).start().await.unwrap();
+        let services = [&billing, &orders, &ledger];
+        // She is signed in on the phone and on a laptop; bob is there, too.
+        let (phone, laptop) = (tokens(&server, &shop).await, tokens(&server, &shop).await);
+        let mut bobs = server.browser();
+        bobs.signs_in(&shop, "bob").await;
+        let code = bobs.allows_request(&shop.request(&[("scope", "openid orders:read")])).await;
+        let bob = shop.redeems(&code).await.ok();
+        for service in services {
+            for tokens in [&phone, &laptop, &bob] {
+                assert!(accepts(service, tokens.access()));
+            }
+        }
+        // The phone is gone: she signs out everywhere.
+        server.signs_out_everywhere("alice").await;
+        for service in services {
+            for tokens in [&phone, &laptop] {
+                refuses(service, tokens.access()).await;
+            }
+            assert!(accepts(service, bob.access()), "nobody else is touched");
+        }
+        for tokens in [&phone, &laptop] {
+            shop.refreshes(tokens.refresh(), &[]).await.refused("invalid_grant", "token.rejected", "grant_ended");
+        }
+        // Her new login works at once, at each of them.
+        let new = tokens(&server, &shop).await;
+        for service in services {
+            assert!(accepts(service, new.access()));
+        }
+    }
+}
+
+feed_story! {
+    async fn each_way_to_end_something_reaches_the_services(server: Server) {
+        let shop = server.shop().await;
+        let service = server.service("orders-1").await;
+        // A revoked access token, and only that.
+        let (one, other) = (tokens(&server, &shop).await, tokens(&server, &shop).await);
+        assert_eq!(shop.revokes(one.access()).await.status, 200);
+        refuses(&service, one.access()).await;
+        assert!(accepts(&service, other.access()));
+        let again = shop.refreshes(one.refresh(), &[]).await.ok();
+        assert!(accepts(&service, again.access()), "its grant lives");
+        // A revoked refresh token takes its grant along.
+        assert_eq!(shop.revokes(again.refresh()).await.status, 200);
+        refuses(&service, again.access()).await;
+        // A thief's replay ends the grant.
+        let next = shop.refreshes(other.refresh(), &[]).await.ok();
+        let last = shop.refreshes(next.refresh(), &[]).await.ok();
+        shop.refreshes(other.refresh(), &[]).await.refused("invalid_grant", "token.refresh_reuse", "reused");
+        for tokens in [&other, &next, &last] {
+            refuses(&service, tokens.access()).await;
+        }
+        // So does the replay of a code.
+        let wanted = shop.request(&[("scope", "openid orders:read")]);
+        let code = server.browser().allows_request(&wanted).await;
+        let bought = shop.redeems(&code).await.ok();
+        assert!(accepts(&service, bought.access()));
+        shop.redeems(&code).await.refused("invalid_grant", "code.replay", "replayed");
+        refuses(&service, bought.access()).await;
+        // A sign-out.
+        let mut alice = server.browser();
+        let code = alice.allows_request(&wanted).await;
+        let signed_in = shop.redeems(&code).await.ok();
+        assert!(accepts(&service, signed_in.access()));
+        alice.signs_out().await;
+        refuses(&service, signed_in.access()).await;
+        // A client that is switched off.
+        let held = tokens(&server, &shop).await;
+        assert!(accepts(&service, held.access()));
+        let (id, now) = (shop.client.id.clone(), server.clock.now());
+        server.write(move |tx| tx.disable_client(&id, "test", now)).await;
+        refuses(&service, held.access()).await;
+    }
+}
+
+feed_story! {
+    async fn a_revoked_key_is_refused_and_its_successor_taken(server: Server) {
+        let shop = server.shop().await;
+        server.app.keeper.keep().await.unwrap();
+        server.app.poll().await.unwrap();
+        let service = server.service("orders-1").await;
+        let old = tokens(&server, &shop).await;
+        let kid = crate::cast::client::header(old.access())["kid"].as_str().unwrap().to_owned();
+        let act = portcullis::keeper::Act { actor: "cli", now: server.clock.now() };
+        server.app.keeper.table().revoke(&kid, "leaked", &act).await.unwrap();
+        refuses(&service, old.access()).await;
+        server.app.poll().await.unwrap();
+        let new = shop.refreshes(old.refresh(), &[]).await.ok();
+        assert_ne!(crate::cast::client::header(new.access())["kid"], kid.as_str());
+        assert!(accepts(&service, new.access()));
+    }
+}
+
+feed_story! {
+    async fn only_resource_servers_may_read_it(server: Server) {
+        let (api, shop) = (server.api_server().await, server.shop().await);
+        for path in ["/revocations", "/revocations/stream"] {
+            asks(&server, path, None).await.refused("invalid_client", "client.auth_failed", "missing");
+            asks(&server, path, Some(&basic(api.id(), "wrong"))).await.refused("invalid_client", "client.auth_failed", "secret");
+            asks(&server, path, Some(&credentials(&shop))).await.refused("invalid_client", "feed.denied", "no_resource_server");
+        }
+        let answer = asks(&server, "/revocations", Some(&credentials(&api))).await;
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        let keys = asks(&server, "/revocations/jwks", None).await;
+        assert_eq!(keys.status, 200);
+        assert!(keys.header("cache-control").unwrap().contains("max-age=300"));
+        let tokens = asks(&server, "/oauth2/jwks", None).await.json();
+        for key in keys.json()["keys"].as_array().unwrap() {
+            assert!(!tokens["keys"].as_array().unwrap().contains(key), "no token key signs frames");
+        }
+    }
+}
+
+feed_story! {
+    async fn positions_say_what_is_missing(server: Server) {
+        let (api, shop) = (server.api_server().await, server.shop().await);
+        let own = credentials(&api);
+        let empty = frames(&asks(&server, "/revocations", Some(&own)).await);
+        assert_eq!((empty.len(), empty[0]["after"].as_u64(), empty[0]["last"].as_u64()), (1, Some(0), Some(1)), "dave's");
+        for _ in 0..3 {
+            let tokens = tokens(&server, &shop).await;
+            shop.revokes(tokens.access()).await;
+        }
+        server.app.number_waiting().await.unwrap();
+        server.app.poll().await.unwrap();
+        let all = frames(&asks(&server, "/revocations?after=0", Some(&own)).await);
+        assert_eq!(all[0]["last"], 4);
+        assert_eq!(all[0]["records"].as_str().unwrap().len(), 134, "four packed records");
+        let late = frames(&asks(&server, "/revocations?after=1:2", Some(&own)).await);
+        assert_eq!((late[0]["after"].as_u64(), late[0]["last"].as_u64()), (Some(2), Some(4)));
+        let other_epoch = frames(&asks(&server, "/revocations?after=0:9", Some(&own)).await);
+        assert_eq!(other_epoch[0]["after"], 0, "an older epoch: everything");
+        asks(&server, "/revocations?after=1:5", Some(&own)).await.is_conflict();
+        asks(&server, "/revocations?after=2:0", Some(&own)).await.is_conflict();
+        for (query, reason) in [("after=x", "after"), ("after=1:+2", "after"), ("after=1:1&after=1:2", "after"), ("wait=21", "wait"), ("wait=-1", "wait")] {
+            asks(&server, &format!("/revocations?{query}"), Some(&own)).await.refused("invalid_request", "feed.denied", reason);
+        }
+        // Nothing in a frame says whom it is about.
+        let text = asks(&server, "/revocations", Some(&own)).await.body;
+        let sub = claims(tokens(&server, &shop).await.access())["sub"].as_str().unwrap().to_owned();
+        assert!(!text.contains(&sub));
+    }
+}
+
+feed_story! {
+    async fn a_long_poll_ends_with_the_news(server: Server) {
+        let (api, shop) = (server.api_server().await, server.shop().await);
+        let held = tokens(&server, &shop).await;
+        let own = credentials(&api);
+        let poll = asks(&server, "/revocations?after=1:1&wait=20", Some(&own));
+        let revoke = async {
+            // The poll is under way once it is seen to wait.
+            tokio::task::yield_now().await;
+            shop.revokes(held.access()).await
+        };
+        let begun = Instant::now();
+        let (polled, _) = tokio::join!(poll, revoke);
+        assert!(begun.elapsed() < seconds(10));
+        assert_eq!(frames(&polled)[0]["last"], 2);
+    }
+}
+
+feed_story! {
+    async fn records_expire_with_the_last_token_that_they_can_hit(server: Server) {
+        let (api, shop) = (server.api_server().await, server.shop().await);
+        server.advance(seconds(600));
+        let held = tokens(&server, &shop).await;
+        shop.revokes(held.access()).await;
+        server.signs_out_everywhere("alice").await;
+        server.app.number_waiting().await.unwrap();
+        server.app.poll().await.unwrap();
+        let own = credentials(&api);
+        let packed = |answer: &Answer| frames(answer)[0]["records"].as_str().unwrap().len();
+        // Of the token: its exp and a minute. Of the user: the longest life, a minute, five seconds.
+        server.advance(seconds(300 + 59));
+        assert_eq!(packed(&asks(&server, "/revocations", Some(&own)).await), 67, "both");
+        server.advance(seconds(2));
+        assert_eq!(packed(&asks(&server, "/revocations", Some(&own)).await), 34, "one");
+        server.advance(seconds(10));
+        assert_eq!(packed(&asks(&server, "/revocations", Some(&own)).await), 0, "none");
+        let now = server.clock.now();
+        server.write(move |tx| tx.sweep(now)).await;
+        assert_eq!(server.count("SELECT count(*) AS n FROM revocations"), 0);
+        let left = frames(&asks(&server, "/revocations", Some(&own)).await);
+        assert_eq!(left[0]["last"], 3, "numbers are not given twice");
+    }
+}
+
+feed_story! {
+    async fn an_acknowledgement_is_written_down(server: Server) {
+        let api = server.api_server().await;
+        let service = server.subscriber(&api, "billing-1").start().await.unwrap();
+        let count = || server.count("SELECT count(*) AS n FROM feed_acks WHERE instance = 'billing-1' AND seq = 1");
+        until("an acknowledgement", || count() == 1).await;
+        server.signs_out_everywhere("alice").await;
+        until("another", || server.count("SELECT count(*) AS n FROM feed_acks WHERE seq = 2 AND epoch = 1") == 1).await;
+        drop(service);
+        // What is no acknowledgement is refused.
+        let good = json!({"instance": "a", "epoch": 1, "seq": 1, "kids": []});
+        for (change, reason) in [
+            (json!({"instance": ""}), "instance"),
+            (json!({"instance": "a b"}), "instance"),
+            (json!({"instance": "x".repeat(129)}), "instance"),
+            (json!({"kids": vec!["k"; 65]}), "kids"),
+            (json!({"seq": -1}), "body"),
+            (json!({"epoch": "1"}), "body"),
+        ] {
+            let mut body = good.clone();
+            body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            posts(&server, &api, &body).await.refused("invalid_request", "feed.denied", reason);
+        }
+        assert_eq!(posts(&server, &api, &good).await.json()["max_age"], 60);
+        let mut ahead = good.clone();
+        ahead["seq"] = json!(99);
+        posts(&server, &api, &ahead).await.is_conflict();
+        assert!(!server.app.feed.is_restored(), "a bare claim proves nothing");
+    }
+}
+
+async fn posts(server: &Server, api: &Party, body: &Value) -> Answer {
+    let own = credentials(api);
+    let headers = [
+        ("Authorization", own.as_str()),
+        ("Content-Type", "application/json"),
+    ];
+    server
+        .browser()
+        .send("POST", "/revocations/ack", &headers, Some(body.to_string()))
+        .await
+}
+
+feed_story! {
+    async fn a_service_that_was_away_for_an_hour_catches_up(server: Server) {
+        let shop = server.shop().await;
+        let service = server.service("orders-1").await;
+        let held = tokens(&server, &shop).await;
+        assert!(accepts(&service, held.access()));
+        // The clock of the world moves, and no news came meanwhile.
+        server.services.advance(seconds(61));
+        assert!(matches!(service.verify(held.access(), &Need::any()), Err(Rejected::Stale)), "503, never 401");
+        server.clock.advance(seconds(61));
+        until("fresh news", || accepts(&service, held.access())).await;
+    }
+}
+
+feed_story! {
+    async fn a_restored_database_closes_the_house_until_it_is_recovered(server: Server) {
+        let shop = server.shop().await;
+        let api = server.api_server().await;
+        let held = tokens(&server, &shop).await;
+        server.signs_out_everywhere("bob").await;
+        server.app.number_waiting().await.unwrap();
+        server.app.poll().await.unwrap();
+        // Somebody puts back what the database was an hour ago.
+        server.execute("UPDATE feed_head SET seq = 0");
+        until("restored mode", || server.app.feed.is_restored()).await;
+        shop.refreshes(held.refresh(), &[]).await.is_unavailable();
+        asks(&server, "/revocations", Some(&credentials(&api))).await.is_unavailable();
+        assert_eq!(server.browser().get("/login").await.status, 503);
+        assert_eq!(asks(&server, "/oauth2/jwks", None).await.status, 200, "keys are public all the same");
+        // Recovered: everything of before is dead, everything new works.
+        let act = portcullis::keeper::Act { actor: "cli", now: server.clock.now() };
+        let renewal = server.app.keeper.table().renewal("restored", &act).await.unwrap();
+        server.write(move |tx| {
+            tx.recover(act.now)?;
+            renewal.run(tx, &act)
+        }).await;
+        until("an end of it", || !server.app.feed.is_restored()).await;
+        shop.refreshes(held.refresh(), &[]).await.refused("invalid_grant", "token.rejected", "grant_ended");
+        let service = server.subscriber(&api, "orders-1").start().await.unwrap();
+        assert!(!accepts(&service, held.access()));
+        let new = tokens(&server, &shop).await;
+        until("the new epoch", || accepts(&service, new.access())).await;
+    }
+}
+
+feed_story! {
+    async fn a_refresh_token_from_the_future_shows_that_the_database_went_back(server: Server) {
+        let shop = server.shop().await;
+        let first = tokens(&server, &shop).await;
+        let second = shop.refreshes(first.refresh(), &[]).await.ok();
+        server.execute("UPDATE grants SET generation = 0");
+        shop.refreshes(second.refresh(), &[]).await.refused("invalid_grant", "db.restored", "refresh_ahead");
+        until("restored mode", || server.app.feed.is_restored()).await;
+        shop.refreshes(second.refresh(), &[]).await.is_unavailable();
+    }
+}
+
+feed_story! {
+    async fn a_mark_beside_the_kek_remembers_across_a_restart(server: Server) {
+        server.signs_out_everywhere("bob").await;
+        let kek = server.config.keys.kek[0].strip_prefix("file:").unwrap().to_owned();
+        let mark = std::path::Path::new(&kek).with_file_name("feed.mark");
+        until("a mark", || std::fs::read_to_string(&mark).is_ok_and(|text| text.contains(" 1 2 "))).await;
+        let mut server = server;
+        server.unfollow().await;
+        server.execute("UPDATE feed_head SET seq = 0, beat = 0");
+        let server = server.restarted().await;
+        assert!(server.app.feed.is_restored());
+    }
+}
+
+feed_story! {
+    async fn a_subscriber_with_a_signed_frame_is_believed(server: Server) {
+        let api = server.api_server().await;
+        server.signs_out_everywhere("bob").await;
+        server.app.number_waiting().await.unwrap();
+        server.app.poll().await.unwrap();
+        let own = credentials(&api);
+        let answer = asks(&server, "/revocations", Some(&own)).await;
+        let frame = answer.json()["frames"][0].as_str().unwrap().to_owned();
+        let mut server = server;
+        server.unfollow().await;
+        // The node starts anew on an older copy, and its mark is lost with the machine.
+        server.execute("UPDATE feed_head SET seq = 0, beat = 0");
+        let kek = server.config.keys.kek[0].strip_prefix("file:").unwrap().to_owned();
+        let _ = std::fs::remove_file(std::path::Path::new(&kek).with_file_name("feed.mark"));
+        let server = server.restarted().await;
+        assert!(!server.app.feed.is_restored());
+        let mut claim = json!({"instance": "a", "epoch": 1, "seq": 2, "kids": []});
+        posts(&server, &api, &claim).await.is_conflict();
+        let mut forged = frame.clone();
+        forged.replace_range(frame.len() - 8.., "AAAAAAAA");
+        claim["frame"] = json!(forged);
+        posts(&server, &api, &claim).await.is_conflict();
+        server.app.poll().await.unwrap();
+        assert!(!server.app.feed.is_restored(), "a forged frame proves nothing");
+        claim["frame"] = json!(frame);
+        posts(&server, &api, &claim).await.is_conflict();
+        server.app.poll().await.unwrap();
+        assert!(server.app.feed.is_restored());
+    }
+}
+
+/// A stream by hand, to see its bytes.
+async fn opens_stream(server: &Server, api: &Party) -> reqwest::Response {
+    crate::cast::browser::http(&server.base)
+        .get(format!("{}/revocations/stream", server.base))
+        .header("Authorization", credentials(api))
+        .send()
+        .await
+        .unwrap()
+}
+
+feed_story! {
+    async fn a_stream_tells_beats_and_ends_in_good_order(server: Server) {
+        let api = server.api_server().await;
+        let mut stream = opens_stream(&server, &api).await;
+        assert_eq!(stream.status(), 200);
+        assert_eq!(stream.headers()["content-type"], "text/event-stream");
+        assert_eq!(stream.headers()["x-accel-buffering"], "no");
+        assert_eq!(stream.headers()["cache-control"], "no-store");
+        let mut seen = String::new();
+        while !seen.contains("id: 1:1\ndata: ") {
+            seen += std::str::from_utf8(&stream.chunk().await.unwrap().unwrap()).unwrap();
+        }
+        // The node stops: the stream says when to come back, and ends.
+        server.app.feed.streams.end();
+        let mut rest = String::new();
+        while let Some(chunk) = stream.chunk().await.unwrap() {
+            rest += std::str::from_utf8(&chunk).unwrap();
+        }
+        assert!(rest.ends_with("retry: 500\n\n"), "{rest}");
+    }
+}
+
+feed_story! {
+    async fn sixteen_streams_and_not_one_more(server: Server) {
+        let api = server.api_server().await;
+        let mut open = Vec::new();
+        for _ in 0..16 {
+            open.push(opens_stream(&server, &api).await);
+        }
+        assert!(open.iter().all(|stream| stream.status() == 200));
+        assert_eq!(opens_stream(&server, &api).await.status(), 503);
+        let other = server.api_server().await;
+        assert_eq!(opens_stream(&server, &other).await.status(), 200);
+        drop(open);
+        until("room again", || server.app.feed.streams.count() <= 1).await;
+        assert_eq!(opens_stream(&server, &api).await.status(), 200);
+    }
+}
+
+feed_story! {
+    async fn a_stream_ends_with_its_subscriber(server: Server) {
+        let api = server.api_server().await;
+        let mut stream = opens_stream(&server, &api).await;
+        let (id, now) = (api.client.id.clone(), server.clock.now());
+        server.write(move |tx| tx.disable_client(&id, "test", now)).await;
+        let mut seen = String::new();
+        while let Some(chunk) = stream.chunk().await.unwrap() {
+            seen += std::str::from_utf8(&chunk).unwrap();
+        }
+        assert!(seen.ends_with("retry: 500\n\n"), "{seen}");
+        asks(&server, "/revocations", Some(&credentials(&api))).await.refused("invalid_client", "client.auth_failed", "unknown");
+    }
+}
+
+impl Answer {
+    #[track_caller]
+    fn is_conflict(&self) {
+        assert_eq!(self.status, 409, "{}", self.body);
+        assert!(self.logged().iter().any(|(event, _)| event == "feed.ahead"));
+    }
+
+    #[track_caller]
+    fn is_unavailable(&self) {
+        assert_eq!(self.status, 503, "{}", self.body);
+        assert!(self.header("retry-after").is_some());
+    }
+}
