@@ -18,6 +18,8 @@ mod asked;
 mod guard;
 mod issuer;
 mod path;
+#[cfg(test)]
+mod readings;
 mod route;
 mod server;
 mod settings;

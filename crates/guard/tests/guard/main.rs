@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod checked;
+mod documented;
 mod faults;
 #[path = "../../../verifier/tests/verifier/feed_issuer.rs"]
 #[allow(dead_code, reason = "the verifier's tests use all of it")]
