@@ -74,7 +74,7 @@ async function startNginx(name, guard, service) {
   const user = process.getuid() === 0 ? 'user root;' : ''
   await writeFile(
     join(folder, `${name}.conf`),
-    `daemon off; ${user} pid ${name}.pid; error_log stderr; events {}\nhttp { access_log off; ${paths.join(' ')}\n${site} }`,
+    `daemon off; master_process off; ${user} pid ${name}.pid; error_log stderr; events {}\nhttp { access_log off; ${paths.join(' ')}\n${site} }`,
   )
   await start(name, port, NGINX, '-p', folder, '-c', `${name}.conf`, '-e', 'stderr')
   return port

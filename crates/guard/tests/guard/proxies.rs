@@ -61,13 +61,13 @@ pub async fn nginx_with(site: &str, guard: SocketAddr, service: SocketAddr) -> P
     let places = Places::of(guard, service);
     let folder = Folder::new();
     folder.write("api.conf", &places.fill(site));
-    // As Debian's file does, with everything in one folder.
+    // As Debian's file does, with everything in one folder and one process, which a test can end.
     let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("{name}_temp_path {name};"))
         .join(" ");
     let user = if is_root() { "user root;" } else { "" };
     let main = format!(
-        "daemon off; {user} pid nginx.pid; error_log stderr; worker_processes 2;\n\
+        "daemon off; master_process off; {user} pid nginx.pid; error_log stderr;\n\
          events {{ worker_connections 1024; }}\n\
          http {{ access_log off; {paths} include api.conf; }}\n"
     );
