@@ -198,6 +198,11 @@ async fn what_is_not_clear_is_denied_whoever_asks() {
     );
     let unsaid = send(guard.at, "GET /check", &[&good]).await;
     assert_eq!(unsaid.status, 403);
+    let log = guard.running.log();
+    assert!(log.contains("guard.refused"));
+    for said in ["admin", "root", "DELETE", "alice"] {
+        assert!(!log.contains(said), "the log has {said}: {log}");
+    }
 }
 
 #[tokio::test]

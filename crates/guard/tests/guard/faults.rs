@@ -107,39 +107,39 @@ async fn who_may_not_read_the_feed_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_guard_that_waits_for_its_issuer_can_be_stopped() {
+    let settings = settings_for(&format!("http://{}", free_address())) + ROUTES;
+    let mut guard = Guard::start(&settings).await;
+    guard.running.signal("-INT");
+    assert_eq!(guard.running.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn old_news_is_no_news() {
     let issuer = Issuer::start().await;
     let guard = Guard::of(&issuer).await;
     let token = issuer.token(1);
-    guard
-        .until("not fresh", async || {
-            guard.check_with("GET /fresh", &token).await.status == 200
-        })
-        .await;
-    issuer.fall_silent();
-    guard
-        .until("not stale", async || {
-            guard.check_with("GET /fresh", &token).await.status == 503
-        })
-        .await;
-    let stale = guard.check_with("GET /fresh", &token).await;
-    assert_eq!(
-        (
-            stale.header("retry-after"),
-            stale.header("www-authenticate")
-        ),
-        ("2", "")
-    );
-    // Where more is allowed, tokens pass; what is known to be wrong is still told as that.
-    assert_eq!(guard.check_with("GET /orders", &token).await.status, 200);
-    assert_eq!(guard.check_with("GET /fresh", "x").await.status, 401);
-    assert!(guard.metric("portcullis_verifier_feed_age_seconds").await > 1.0);
-    issuer.speak();
-    guard
-        .until("not fresh", async || {
-            guard.check_with("GET /fresh", &token).await.status == 200
-        })
-        .await;
+    let fresh = async |status| guard.check_with("GET /fresh", &token).await.status == status;
+    // Nothing comes any more; the feed is away; it is there for others only.
+    for away in [None, Some(503), Some(401)] {
+        guard.until("not fresh", async || fresh(200).await).await;
+        match away {
+            None => issuer.fall_silent(),
+            Some(status) => issuer.feed_answers(status),
+        }
+        guard.until("not stale", async || fresh(503).await).await;
+        let stale = guard.check_with("GET /fresh", &token).await;
+        assert_eq!(stale.header("retry-after"), "2");
+        assert_eq!(stale.header("www-authenticate"), "");
+        // Where more is allowed, tokens pass; what is known to be wrong is still told as that.
+        assert_eq!(guard.check_with("GET /orders", &token).await.status, 200);
+        assert_eq!(guard.check_with("GET /fresh", "x").await.status, 401);
+        let age = guard.metric("portcullis_verifier_feed_age_seconds").await;
+        assert!(age > 1.0, "{age}");
+        issuer.speak();
+        issuer.feed_answers(200);
+    }
+    guard.until("not fresh", async || fresh(200).await).await;
 }
 
 #[tokio::test]
