@@ -84,7 +84,9 @@ impl Refusal {
             Self::Asked(Unasked::Override) => "override",
             Self::Asked(Unasked::Proxy) => "proxy",
             Self::Method | Self::Unlisted(Unlisted::Method) => "method",
-            Self::Path(_) | Self::Unlisted(Unlisted::Ambiguous) => "path",
+            Self::Path(_) | Self::Unlisted(Unlisted::Ambiguous) | Self::Asked(Unasked::Bytes) => {
+                "path"
+            }
             Self::Unlisted(Unlisted::Path) => "unlisted",
             Self::Starting => "starting",
         }

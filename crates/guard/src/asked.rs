@@ -40,6 +40,8 @@ pub enum Unasked {
     Override,
     /// The proxy did not say what it asks about, or somebody else did as well.
     Proxy,
+    /// What it asks about is no text (RFC 9110 §5.5).
+    Bytes,
 }
 
 impl<'a> Asked<'a> {
@@ -90,7 +92,7 @@ fn fit(headers: &HeaderMap) -> Result<(), Unasked> {
 fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, Unasked> {
     let mut values = headers.get_all(name);
     match (values.next(), values.next()) {
-        (Some(value), None) => value.to_str().map_err(|_| Unasked::Proxy),
+        (Some(value), None) => value.to_str().map_err(|_| Unasked::Bytes),
         _ => Err(Unasked::Proxy),
     }
 }
@@ -123,10 +125,11 @@ mod tests {
             &[ORDERS],
             &[GET, ORDERS, ORDERS],
             &[GET, GET, ORDERS],
-            &[GET, ("X-Forwarded-Uri", "/\u{e9}")],
         ] {
             assert_eq!(check(headers), Err(Unasked::Proxy), "{headers:?}");
         }
+        let bytes = [GET, ("X-Forwarded-Uri", "/\u{e9}")];
+        assert_eq!(check(&bytes), Err(Unasked::Bytes));
     }
 
     #[test]

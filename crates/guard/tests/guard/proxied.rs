@@ -9,6 +9,8 @@ use crate::process::{Guard, bearer};
 use crate::proxies::{Proxy, caddy, haproxy, nginx};
 use crate::service;
 
+const CATALOGUE: &str = include_str!("../../../../tests/attacks/attacks.tsv");
+
 /// A proxy with what stands around it.
 struct Scene {
     issuer: Issuer,
@@ -36,15 +38,32 @@ impl Scene {
         self.call(line, &[&bearer(token)]).await.status
     }
 
-    /// Everything that a proxy must do.
+    /// Everything that a proxy must do: the rows of the attack catalogue in the area `forward-auth`.
     async fn holds(mut self) {
         self.good_tokens_pass().await;
-        self.others_are_told_why_not().await;
-        self.nobody_brings_an_identity().await;
-        self.paths_have_one_reading().await;
-        self.revoked_tokens_are_refused().await;
-        self.old_news_is_503().await;
-        self.without_a_guard_nobody_passes().await;
+        let rows = CATALOGUE
+            .lines()
+            .map(|line| line.split('\t').collect::<Vec<_>>());
+        let due = rows.filter(|cells| cells[2] == "forward-auth");
+        let due: Vec<&str> = due.map(|cells| cells[0]).collect();
+        assert_eq!(due.len(), 7, "{due:?}");
+        for row in due {
+            self.play(row).await;
+        }
+        self.good_tokens_pass().await;
+    }
+
+    async fn play(&mut self, row: &str) {
+        match row {
+            "A550" => self.others_are_told_why_not().await,
+            "A551" => self.nobody_brings_an_identity().await,
+            "A552" => self.paths_have_one_reading().await,
+            "A553" => self.methods_are_their_own().await,
+            "A554" => self.revoked_tokens_are_refused().await,
+            "A555" => self.old_news_is_503().await,
+            "A556" => self.without_a_guard_nobody_passes().await,
+            other => panic!("{other} has no case"),
+        }
     }
 
     async fn good_tokens_pass(&self) {
@@ -249,15 +268,34 @@ impl Scene {
                 answer.body
             );
         }
+    }
+
+    async fn methods_are_their_own(&self) {
+        let reader = self
+            .issuer
+            .token_of(1, |claims| claims.scope = "orders:read".into());
         for method in ["DELETE", "PATCH", "PROPFIND"] {
-            let reader = self
-                .issuer
-                .token_of(1, |claims| claims.scope = "orders:read".into());
-            let answer = self.status(&format!("{method} /orders"), &reader).await;
-            assert_eq!(answer, 403, "{method}");
+            let status = self.status(&format!("{method} /orders"), &reader).await;
+            assert_eq!(status, 403, "{method}");
         }
-        let over = "X-HTTP-Method-Override: DELETE";
-        assert_eq!(self.call("GET /orders", &[&token, over]).await.status, 403);
+        let token = bearer(&reader);
+        for other in [
+            "X-HTTP-Method-Override: DELETE",
+            "X-Method-Override: DELETE",
+            "X-HTTP-Method: DELETE",
+            "X-Original-URL: /admin",
+            "X-Rewrite-URL: /admin",
+        ] {
+            let answer = self.call("GET /orders", &[&token, other]).await;
+            assert_eq!(answer.status, 403, "{other}: {}", answer.body);
+        }
+        for target in ["/admin?/orders", "/?/orders", "/?x=/orders"] {
+            assert_eq!(
+                self.status(&format!("GET {target}"), &reader).await,
+                403,
+                "{target}"
+            );
+        }
     }
 
     async fn revoked_tokens_are_refused(&self) {
