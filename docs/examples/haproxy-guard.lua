@@ -70,4 +70,5 @@ core.register_action("portcullis_guard", { "http-req" }, function(txn)
             txn.http:req_del_header(name)
         end
     end
+    txn:set_var("txn.portcullis_passed", true)
 end)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::http::{Answer, send};
 use crate::issuer::Issuer;
 use crate::process::{Guard, bearer};
-use crate::proxies::{Proxy, caddy, haproxy, nginx};
+use crate::proxies::{Proxy, broken_haproxy, caddy, haproxy, nginx};
 use crate::service;
 
 const CATALOGUE: &str = include_str!("../../../../tests/attacks/attacks.tsv");
@@ -363,4 +363,13 @@ async fn caddy_lets_nobody_pass_whom_the_guard_refuses() {
 #[tokio::test]
 async fn haproxy_lets_nobody_pass_whom_the_guard_refuses() {
     Scene::set(haproxy).await.holds().await;
+}
+
+#[tokio::test]
+async fn haproxy_lets_nobody_pass_when_its_script_fails() {
+    let scene = Scene::set(broken_haproxy).await;
+    let token = bearer(&scene.issuer.token(1));
+    let answer = scene.call("GET /orders", &[&token]).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, "2"));
+    assert!(!answer.body.contains("reached"), "{}", answer.body);
 }

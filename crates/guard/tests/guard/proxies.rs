@@ -97,9 +97,21 @@ pub async fn caddy(guard: SocketAddr, service: SocketAddr) -> Proxy {
 }
 
 pub async fn haproxy(guard: SocketAddr, service: SocketAddr) -> Proxy {
+    haproxy_with(HAPROXY_LUA, guard, service).await
+}
+
+/// With a script that breaks off before it has asked.
+pub async fn broken_haproxy(guard: SocketAddr, service: SocketAddr) -> Proxy {
+    let asks = "core.httpclient():get(";
+    assert!(HAPROXY_LUA.contains(asks));
+    let script = HAPROXY_LUA.replace(asks, "nothing:get(");
+    haproxy_with(&script, guard, service).await
+}
+
+async fn haproxy_with(script: &str, guard: SocketAddr, service: SocketAddr) -> Proxy {
     let places = Places::of(guard, service);
     let folder = Folder::new();
-    let script = folder.write("guard.lua", &places.fill(HAPROXY_LUA));
+    let script = folder.write("guard.lua", &places.fill(script));
     let settings = places.fill(HAPROXY);
     let known = "/etc/haproxy/portcullis-guard.lua";
     assert!(settings.contains(known));
