@@ -1,15 +1,17 @@
-// An issuer with a revocation feed, for services that verify tokens: `serve` gives what they need to know of a server,
-// and `revoke` does what `portcullis revoke session:SID` does.
+// An issuer that signs whatever it is told, wrong tokens too, with a revocation feed: `revoke` does what
+// `portcullis revoke session:SID` does.
 
 import { createHash, randomUUID } from 'node:crypto'
 import { createServer } from 'node:http'
 
 import { CompactSign, SignJWT, calculateJwkThumbprint, exportJWK, generateKeyPair } from 'jose'
 
-export const AUDIENCE = 'https://orders.example.com'
-export const SUBSCRIBER = { id: 'orders-guard', secret: 'pcl_sec_x' }
+import { AUDIENCE } from './stage.mjs'
 
-const basic = `Basic ${Buffer.from(`${SUBSCRIBER.id}:${SUBSCRIBER.secret}`).toString('base64')}`
+export const SUBSCRIBER = { client_id: 'orders-guard', client_secret: 'pcl_sec_x' }
+
+const { client_id, client_secret } = SUBSCRIBER
+const basic = `Basic ${Buffer.from(`${client_id}:${client_secret}`).toString('base64')}`
 const seconds = () => Math.floor(Date.now() / 1000)
 
 async function key() {

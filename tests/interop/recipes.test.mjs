@@ -2,122 +2,35 @@
 // with a JWT library, with what each guarantees.
 
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
-import { openSync, readFileSync } from 'node:fs'
-import { chmod, cp, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises'
-import { existsSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
 import { after, before, test } from 'node:test'
-import { setTimeout as sleep } from 'node:timers/promises'
 
-import { AUDIENCE, SUBSCRIBER, serve } from './issuer.mjs'
-import { freePort } from './portcullis.mjs'
-
-const here = new URL('.', import.meta.url).pathname
-const examples = join(here, '../../docs/examples')
-const server = process.env.PORTCULLIS_BIN ?? join(here, '../../target/debug/portcullis')
-const GUARD = process.env.PORTCULLIS_GUARD_BIN ?? join(dirname(server), 'portcullis-guard')
-const PYTHON = process.env.PYTHON ?? 'python3'
-const NGINX = ['/usr/sbin/nginx', '/usr/bin/nginx'].find(existsSync) ?? 'nginx'
+import { SUBSCRIBER, serve } from './issuer.mjs'
+import { AUDIENCE, Stage, call, once } from './stage.mjs'
 
 const SERVICES = {
-  'express, guarded': { file: 'express-guarded.mjs', program: process.execPath, guarded: true },
-  'FastAPI, guarded': { file: 'fastapi_guarded.py', program: PYTHON, guarded: true },
-  'express with jose': { file: 'express-jose.mjs', program: process.execPath },
-  'FastAPI with PyJWT': { file: 'fastapi_pyjwt.py', program: PYTHON },
+  'express, guarded': { file: 'express-guarded.mjs', guarded: true },
+  'FastAPI, guarded': { file: 'fastapi_guarded.py', guarded: true },
+  'express with jose': { file: 'express-jose.mjs' },
+  'FastAPI with PyJWT': { file: 'fastapi_pyjwt.py' },
 }
 
-let issuer, folder
-const children = []
+let issuer, stage
 const addresses = {}
-
-/** Starts a program and waits until it listens. */
-async function start(name, port, program, ...words) {
-  const log = join(folder, `${name}.log`)
-  const env = {
-    PATH: process.env.PATH, PORT: port, ISSUER: issuer.issuer, AUDIENCE, PYTHONDONTWRITEBYTECODE: '1',
-    PORTCULLIS_GUARD__SUBSCRIBER__CLIENT_SECRET: SUBSCRIBER.secret,
-  }
-  const stdio = ['ignore', openSync(log, 'w'), openSync(log, 'a')]
-  const child = spawn(program, words, { cwd: folder, env, stdio })
-  const failed = new Promise((_, reject) => child.once('error', reject))
-  children.push(child)
-  for (let waited = 0; waited < 30_000 && child.exitCode === null; waited += 50) {
-    const answers = fetch(`http://127.0.0.1:${port}/`).then(() => true, () => false)
-    if (await Promise.race([answers, failed])) return
-    await sleep(50)
-  }
-  throw new Error(`${name} does not start:\n${readFileSync(log)}`)
-}
-
-/** A guard with the routes of the documentation, for this issuer. */
-async function startGuard(port) {
-  const text = await readFile(join(examples, 'guard.toml'), 'utf8')
-  const settings = text
-    .replace('https://id.example.com', issuer.issuer)
-    .replace('127.0.0.1:9180', `127.0.0.1:${port}`)
-    .replace('client_secret_file', '# client_secret_file')
-  await writeFile(join(folder, 'guard.toml'), settings)
-  await start('guard', port, GUARD, '--config', 'guard.toml')
-}
-
-/** nginx as in the documentation, before a service. */
-async function startNginx(name, guard, service) {
-  const port = await freePort()
-  const text = await readFile(join(examples, 'nginx.conf'), 'utf8')
-  const site = text
-    .replace('127.0.0.1:9180', `127.0.0.1:${guard}`)
-    .replace('127.0.0.1:3000', `127.0.0.1:${service}`)
-    .replace('127.0.0.1:8080', `127.0.0.1:${port}`)
-  const paths = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((kind) => `${kind}_temp_path ${name}-${kind};`)
-  const user = process.getuid() === 0 ? 'user root;' : ''
-  await writeFile(
-    join(folder, `${name}.conf`),
-    `daemon off; master_process off; ${user} pid ${name}.pid; error_log stderr; events {}\nhttp { access_log off; ${paths.join(' ')}\n${site} }`,
-  )
-  await start(name, port, NGINX, '-p', folder, '-c', `${name}.conf`, '-e', 'stderr')
-  return port
-}
 
 before(async () => {
   issuer = await serve()
-  folder = await mkdtemp(join(tmpdir(), 'portcullis-recipes-'))
-  // The account that nginx works under must reach it.
-  await chmod(folder, 0o755)
-  for (const { file } of Object.values(SERVICES)) await cp(join(examples, file), join(folder, file))
-  await symlink(join(here, 'node_modules'), join(folder, 'node_modules'))
-  const guard = await freePort()
-  await startGuard(guard)
-  await Promise.all(
-    Object.entries(SERVICES).map(async ([name, { file, program, guarded }], at) => {
-      const port = await freePort()
-      await start(`service-${at}`, port, program, file)
-      addresses[name] = { direct: port, port: guarded ? await startNginx(`nginx-${at}`, guard, port) : port }
-    }),
-  )
+  stage = await Stage.build(issuer.issuer)
+  const guard = await stage.guard(SUBSCRIBER)
+  const services = Object.entries(SERVICES).map(async ([name, { file, guarded }]) => {
+    const direct = await stage.service(file)
+    addresses[name] = { direct, port: guarded ? await stage.nginx(guard, direct) : direct }
+  })
+  await Promise.all(services)
 })
 after(async () => {
-  for (const child of children) child.kill('SIGTERM')
   issuer?.stop()
-  if (folder) await rm(folder, { recursive: true, force: true })
+  await stage?.stop()
 })
-
-function call(port, token, headers = {}, target = '/orders') {
-  const authorization = token ? { Authorization: `Bearer ${token}` } : {}
-  return fetch(`http://127.0.0.1:${port}${target}`, { headers: { ...authorization, ...headers } })
-}
-
-/** Until the guard has its first news everything is 503. */
-async function once(port, token, status) {
-  const begin = Date.now()
-  for (;;) {
-    const answer = await call(port, token)
-    if (answer.status === status) return Date.now() - begin
-    assert.ok(Date.now() - begin < 10_000, `${answer.status} instead of ${status}`)
-    await sleep(5)
-  }
-}
 
 for (const [name, { guarded }] of Object.entries(SERVICES)) {
   test(`${name}: good tokens pass, others are told why not`, async () => {
