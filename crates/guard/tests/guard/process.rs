@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -105,10 +105,19 @@ impl Drop for Running {
     }
 }
 
-/// An address on loopback that nobody listens on.
+/// An address on loopback that nobody listens on, below the ports that the system gives to those
+/// who call: between this look and its use a thousand callers may take theirs.
 pub fn free_address() -> SocketAddr {
-    let probe = TcpListener::bind("127.0.0.1:0").unwrap();
-    probe.local_addr().unwrap()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let first = u16::try_from(std::process::id() * 61 % 8000).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 20_000 + first + number));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+        assert!(number < 4000, "all ports are taken");
+    }
 }
 
 /// What the tests ask for, if nothing else is said.
