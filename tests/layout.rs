@@ -187,6 +187,13 @@ fn the_verifier_knows_nothing_of_ours() {
 }
 
 #[test]
+fn the_guard_knows_the_verifier_alone() {
+    for file in sources(&root().join("crates/guard/src")) {
+        assert!(!code(&file).contains("portcullis::"), "{}", file.display());
+    }
+}
+
+#[test]
 fn both_databases_have_the_same_migrations() {
     let names = |folder: &str| -> BTreeSet<String> {
         fs::read_dir(root().join("migrations").join(folder))
@@ -232,7 +239,7 @@ fn each_template_has_its_page() {
 
 #[test]
 fn every_source_file_says_what_it_is() {
-    for folder in ["src", "crates/verifier/src"] {
+    for folder in ["src", "crates/guard/src", "crates/verifier/src"] {
         for file in sources(&root().join(folder)) {
             let text = fs::read_to_string(&file).unwrap();
             assert!(

@@ -1,22 +1,31 @@
-//! A guarded service: `GET /orders` for whoever brings a token with the scope `orders:read`.
+//! A guarded service on actix-web: `GET /orders` for whoever brings a token with the scope
+//! `orders:read` that was not revoked.
 
-use actix_web::{App, HttpServer, get, web};
+use std::env;
+
+use actix_web::{App, HttpServer, web};
 use portcullis_verifier::actix::Authorized;
 use portcullis_verifier::{Rejected, Verifier};
 
-#[get("/orders")]
 async fn orders(caller: Authorized) -> Result<String, Rejected> {
     caller.require("orders:read")?;
     Ok(format!("the orders of {}\n", caller.sub))
 }
 
+/// The routes; they need a [`Verifier`].
+pub fn routes(app: &mut web::ServiceConfig) {
+    app.route("/orders", web::get().to(orders));
+}
+
 #[actix_web::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let verifier = Verifier::builder("http://localhost:8080", "http://localhost:8081")
-        .start()
-        .await?;
-    let verifier = web::Data::new(verifier);
-    HttpServer::new(move || App::new().app_data(verifier.clone()).service(orders))
+    let mut verifier = Verifier::builder("http://localhost:8080", "http://localhost:8081");
+    // The id and secret of a client with the permission `revocations`.
+    if let (Ok(id), Ok(secret)) = (env::var("SUBSCRIBER"), env::var("SUBSCRIBER_SECRET")) {
+        verifier = verifier.subscriber(id, secret);
+    }
+    let verifier = web::Data::new(verifier.start().await?);
+    HttpServer::new(move || App::new().app_data(verifier.clone()).configure(routes))
         .bind("localhost:8081")?
         .run()
         .await?;

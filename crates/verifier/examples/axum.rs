@@ -1,7 +1,5 @@
-//! A guarded service: `GET /orders` for whoever brings a token with the scope `orders:read`.
-//!
-//! With `PORTCULLIS_SUBSCRIBER` and `PORTCULLIS_SECRET`, the id and secret of a client with the
-//! permission `revocations`, it also follows the revocation feed.
+//! A guarded service on axum: `GET /orders` for whoever brings a token with the scope `orders:read`
+//! that was not revoked.
 
 use std::env;
 
@@ -15,17 +13,20 @@ async fn orders(Extension(caller): Extension<Claims>) -> String {
     format!("the orders of {}\n", caller.sub)
 }
 
+/// The routes.
+pub fn routes(verifier: Verifier) -> Router {
+    let read = RequireToken::new(verifier, Need::scope("orders:read"));
+    Router::new().route("/orders", get(orders).layer(read))
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut verifier = Verifier::builder("http://localhost:8080", "http://localhost:8081");
-    if let (Ok(id), Ok(secret)) = (
-        env::var("PORTCULLIS_SUBSCRIBER"),
-        env::var("PORTCULLIS_SECRET"),
-    ) {
+    // The id and secret of a client with the permission `revocations`.
+    if let (Ok(id), Ok(secret)) = (env::var("SUBSCRIBER"), env::var("SUBSCRIBER_SECRET")) {
         verifier = verifier.subscriber(id, secret);
     }
-    let guard = RequireToken::new(verifier.start().await?, Need::scope("orders:read"));
-    let app = Router::new().route("/orders", get(orders).layer(guard));
-    axum::serve(TcpListener::bind("localhost:8081").await?, app).await?;
+    let listener = TcpListener::bind("localhost:8081").await?;
+    axum::serve(listener, routes(verifier.start().await?)).await?;
     Ok(())
 }

@@ -99,7 +99,8 @@ impl Builder {
     }
 
     /// Accepts the issuer's tokens whatever their audience. For the issuer's own endpoints, such
-    /// as UserInfo; an API that does this accepts tokens that were meant for others.
+    /// as UserInfo, and for who says by [`Need::audience`](crate::Need::audience) whom each request
+    /// is for; an API that does this alone accepts tokens that were meant for others.
     #[must_use]
     pub fn any_audience(mut self) -> Self {
         self.audience = None;

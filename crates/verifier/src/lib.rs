@@ -46,7 +46,6 @@
 #[cfg(feature = "actix")]
 pub mod actix;
 mod algorithm;
-#[cfg(any(feature = "actix", feature = "tower"))]
 mod bearer;
 mod builder;
 mod cache;
@@ -78,6 +77,7 @@ pub mod tower;
 mod verifier;
 
 pub use algorithm::Algorithm;
+pub use bearer::bearer;
 pub use builder::{Builder, StartError};
 pub use claims::{Claims, Confirmation};
 pub use clock::{Clock, ManualClock};

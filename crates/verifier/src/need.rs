@@ -1,5 +1,5 @@
-//! What a request needs of its token: scopes (RFC 6750 §3.1), how and when the user authenticated
-//! (RFC 9470), and how old the news of revocations may be.
+//! What a request needs of its token: an audience (RFC 9068 §4), scopes (RFC 6750 §3.1), how and
+//! when the user authenticated (RFC 9470), and how old the news of revocations may be.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -22,6 +22,7 @@ type Word = Cow<'static, str>;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Need {
+    audience: Option<Word>,
     scopes: Vec<Word>,
     /// Of each list, one scope.
     alternatives: Vec<Vec<Word>>,
@@ -34,6 +35,7 @@ impl Need {
     /// Any valid token.
     pub const fn any() -> Self {
         Self {
+            audience: None,
             scopes: Vec::new(),
             alternatives: Vec::new(),
             acr: Vec::new(),
@@ -51,6 +53,14 @@ impl Need {
     /// without any of them is told to ask for. Of an empty list no token has one.
     pub fn one_of<S: Into<Cow<'static, str>>>(scopes: impl IntoIterator<Item = S>) -> Self {
         Self::any().and_one_of(scopes)
+    }
+
+    /// And a token that is meant for this audience, compared byte for byte. For a verifier that
+    /// stands before several services, and so accepts [any](crate::Builder::any_audience).
+    #[must_use]
+    pub fn audience(mut self, audience: impl Into<Cow<'static, str>>) -> Self {
+        self.audience = Some(audience.into());
+        self
     }
 
     /// And this scope too.
@@ -104,6 +114,14 @@ impl Need {
     pub(crate) fn scopes(&self) -> impl Iterator<Item = &str> {
         let alternatives = self.alternatives.iter().flatten();
         self.scopes.iter().chain(alternatives).map(AsRef::as_ref)
+    }
+
+    /// RFC 9068 §4.
+    pub(crate) fn is_for(&self, claims: &Claims) -> Result<(), Rejected> {
+        match &self.audience {
+            Some(audience) if claims.aud != *audience => Err(Rejected::Audience),
+            _ => Ok(()),
+        }
     }
 
     /// Scopes first: who lacks one is not helped by another login.
@@ -243,6 +261,16 @@ mod tests {
             max_age: Some(59),
         };
         assert_eq!(refused, Err(expected));
+    }
+
+    #[test]
+    fn an_audience_is_compared_byte_for_byte() {
+        assert_eq!(Need::any().is_for(&claims()), Ok(()));
+        assert_eq!(Need::any().audience("a").is_for(&claims()), Ok(()));
+        for other in ["", "A", "a/", "b"] {
+            let refused = Need::any().audience(other).is_for(&claims());
+            assert_eq!(refused, Err(Rejected::Audience), "{other}");
+        }
     }
 
     #[test]

@@ -298,8 +298,10 @@ impl Inner {
         }
     }
 
-    /// All that can change about a token: time, revocation, how old the news of it is, need.
+    /// All that can change about a token: whom it is brought to, time, revocation, how old the news
+    /// of it is, need.
     fn stands(&self, good: &Good, need: &Need, now: u64, word: Word) -> Result<(), Rejected> {
+        need.is_for(&good.claims)?;
         self.expected.at(&good.claims, now)?;
         if let Some(Revocations { feed, max_ages, .. }) = &self.revocations {
             let max_age = match word {

@@ -33,6 +33,8 @@ pub struct State {
     pub ack_status: u16,
     pub allowed: Option<u64>,
     pub active: Option<bool>,
+    /// Where introspection is, if not here.
+    pub introspection_at: Option<String>,
     pub token_keys: Vec<Signer>,
     pub feed_keys: Vec<Signer>,
     pub jwks_etag: &'static str,
@@ -71,7 +73,11 @@ pub fn session(number: usize) -> Record {
 
 impl FeedIssuer {
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    /// Serves on this listener.
+    pub fn at(listener: TcpListener) -> Self {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(Mutex::new(State {
             epoch: 1,
@@ -82,6 +88,7 @@ impl FeedIssuer {
             ack_status: 200,
             allowed: Some(60),
             active: None,
+            introspection_at: None,
             token_keys: vec![token_key()],
             feed_keys: vec![feed_key()],
             jwks_etag: "\"one\"",
@@ -385,9 +392,10 @@ impl FeedIssuer {
         match path {
             "/.well-known/openid-configuration" => {
                 let url = &self.url;
+                let introspection = state.introspection_at.as_ref().unwrap_or(url);
                 let document = serde_json::json!({
                     "issuer": url, "jwks_uri": format!("{url}/jwks"),
-                    "introspection_endpoint": format!("{url}/introspect"),
+                    "introspection_endpoint": format!("{introspection}/introspect"),
                 });
                 (200, document.to_string())
             }

@@ -11,6 +11,7 @@ mod introspected;
 mod issuer;
 mod key_cache;
 mod malformed;
+mod recipes;
 mod revoked;
 mod second_sight;
 mod signer;

@@ -1,0 +1,133 @@
+//! The listener, and what is served there.
+
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use actix_web::web::{self, Data};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
+
+use crate::Exit;
+use crate::address::Address;
+use crate::answer::response;
+use crate::asked::Asked;
+use crate::guard::Guard;
+
+/// A proxy on this host is quick, or gone.
+const HEADER_TIME: Duration = Duration::from_secs(5);
+/// Proxies keep connections; a little longer than they do themselves.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long what runs may take after a stop, in seconds.
+const DRAIN_SECS: u64 = 10;
+/// Beyond this a proxy waits for others.
+const MAX_CONNECTIONS: usize = 10_000;
+/// Of the processors; a verification takes microseconds.
+const MAX_WORKERS: usize = 4;
+
+/// Where Envoy asks; the path of the request follows.
+const ENVOY: &str = "/envoy";
+
+/// The server, bound and ready to run.
+pub fn bind(guard: &Data<Guard>, address: &Address) -> Result<Server, Exit> {
+    let guard = guard.clone();
+    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = workers.min(MAX_WORKERS);
+    let server = HttpServer::new(move || {
+        App::new()
+            .app_data(guard.clone())
+            .route("/check", web::route().to(check))
+            .route("/envoy/{path:.*}", web::route().to(envoy))
+            .route("/livez", web::get().to(livez))
+            .route("/livez", web::head().to(livez))
+            .route("/readyz", web::get().to(readyz))
+            .route("/readyz", web::head().to(readyz))
+            .route("/metrics", web::get().to(metrics))
+    })
+    .workers(workers)
+    .max_connections(MAX_CONNECTIONS.div_ceil(workers))
+    .client_request_timeout(HEADER_TIME)
+    .keep_alive(KEEP_ALIVE)
+    .shutdown_timeout(DRAIN_SECS)
+    .disable_signals();
+    let bound = match address {
+        Address::Tcp(host, port) => server.bind((host.as_str(), *port)),
+        Address::Unix(path) => give_way(path)
+            .and_then(|()| server.bind_uds(path))
+            .and_then(|server| open_to_all(path).map(|()| server)),
+    };
+    let server = bound.map_err(|error| Exit {
+        code: 1,
+        message: format!("cannot listen on {address}: {error}"),
+    })?;
+    for address in server.addrs() {
+        tracing::info!(event = "guard.listening", %address);
+    }
+    Ok(server.run())
+}
+
+/// Removes what a guard left behind that was killed, and nothing else.
+fn give_way(path: &Path) -> std::io::Result<()> {
+    let Ok(found) = std::fs::symlink_metadata(path) else {
+        return Ok(());
+    };
+    if !found.file_type().is_socket() {
+        return Err(std::io::Error::other(
+            "there is something that is no socket",
+        ));
+    }
+    if UnixStream::connect(path).is_ok() {
+        return Err(std::io::Error::other("another program is listening there"));
+    }
+    std::fs::remove_file(path)
+}
+
+/// As open as a port on loopback; who wants less gives the folder to a group.
+fn open_to_all(path: &Path) -> std::io::Result<()> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
+}
+
+async fn check(guard: Data<Guard>, request: HttpRequest) -> HttpResponse {
+    let asked = Asked::forwarded(&request);
+    response(guard.judge(&request, asked).await)
+}
+
+async fn envoy(guard: Data<Guard>, request: HttpRequest) -> HttpResponse {
+    let asked = Asked::prefixed(&request, ENVOY);
+    response(guard.judge(&request, asked).await)
+}
+
+async fn livez() -> HttpResponse {
+    status(true, &[])
+}
+
+async fn readyz(guard: Data<Guard>) -> HttpResponse {
+    let checks = guard.readiness();
+    status(checks.iter().all(|(_, holds)| *holds), &checks)
+}
+
+fn status(is_ok: bool, checks: &[(&str, bool)]) -> HttpResponse {
+    let word = |holds| if holds { "ok" } else { "failed" };
+    let checks = checks
+        .iter()
+        .map(|(name, holds)| format!(r#""{name}":"{}""#, word(*holds)));
+    let checks = checks.collect::<Vec<_>>().join(",");
+    let mut answer = match is_ok {
+        true => HttpResponse::Ok(),
+        false => HttpResponse::ServiceUnavailable(),
+    };
+    answer.insert_header((CACHE_CONTROL, "no-store"));
+    answer.content_type("application/json");
+    answer.body(format!(
+        r#"{{"status":"{}","checks":{{{checks}}}}}"#,
+        word(is_ok)
+    ))
+}
+
+async fn metrics(guard: Data<Guard>) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4"))
+        .body(guard.to_string())
+}

@@ -1,0 +1,49 @@
+//! A small service behind a proxy: it says what reached it.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Starts one. Its body is the request line and the headers that it got.
+pub async fn start() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            tokio::spawn(serve(BufStream::new(connection)));
+        }
+    });
+    address
+}
+
+/// One request after the other, as long as the proxy keeps the connection.
+async fn serve(mut connection: BufStream<TcpStream>) -> std::io::Result<()> {
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(connection.read_u8().await?);
+        }
+        let head = String::from_utf8_lossy(&head).replace("\r\n", "\n");
+        let mut body = vec![0; length_in(&head)];
+        connection.read_exact(&mut body).await?;
+        // An answer of the service's own, so that a proxy's is told from it.
+        let status = if head.contains("/teapot") {
+            "403 Mine"
+        } else {
+            "200 OK"
+        };
+        let body = format!("reached\n{head}");
+        let length = body.len();
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}");
+        connection.write_all(answer.as_bytes()).await?;
+        connection.flush().await?;
+    }
+}
+
+fn length_in(head: &str) -> usize {
+    let head = head.to_ascii_lowercase();
+    let mut lines = head.lines();
+    let length = lines.find_map(|line| line.strip_prefix("content-length:"));
+    length.map_or(0, |length| length.trim().parse().unwrap())
+}

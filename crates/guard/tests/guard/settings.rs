@@ -1,0 +1,203 @@
+//! Settings that are wrong refuse the start, and say where.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Output;
+
+use crate::process::{Folder, command};
+
+const GOOD: &str = "issuer = 'https://id.example'\nsubscriber.client_id = 'guard'\n\
+    subscriber.client_secret = 's'\n[[routes]]\nprefix = '/a'\naudience = 'a'\n";
+
+fn check(text: &str, environment: &[(&str, &str)]) -> (i32, String) {
+    let folder = Folder::new();
+    let file = folder.write("guard.toml", text);
+    let mut command = command();
+    command.args(["--check", "--config"]).arg(file);
+    let Output { status, stderr, .. } = command.envs(environment.iter().copied()).output().unwrap();
+    (status.code().unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn good_settings_pass() {
+    assert_eq!(check(GOOD, &[]), (0, String::new()));
+    let example = include_str!("../../../../docs/examples/guard.toml");
+    let environment = [("PORTCULLIS_GUARD__SUBSCRIBER__CLIENT_SECRET", "s")];
+    let example = example.replace("client_secret_file", "# client_secret_file");
+    assert_eq!(check(&example, &environment), (0, String::new()));
+}
+
+#[test]
+fn each_mistake_is_named_with_its_place() {
+    for (found, instead, named) in [
+        ("issuer", "isuer", "unknown field `isuer`"),
+        ("issuer = ", "# ", "issuer is missing"),
+        (
+            "subscriber.client_id",
+            "# ",
+            "subscriber.client_id is missing",
+        ),
+        (
+            "subscriber.client_secret",
+            "# ",
+            "subscriber.client_secret is missing",
+        ),
+        (
+            "subscriber.client_secret",
+            "subscriber.secret",
+            "unknown field `secret`",
+        ),
+        (
+            "issuer",
+            "listen = '0.0.0.0:9180'\nissuer",
+            "other hosts reach 0.0.0.0:9180",
+        ),
+        (
+            "issuer",
+            "listen = 'guard'\nissuer",
+            "`guard` is no address",
+        ),
+        ("issuer", "log.level = 'loud,x=y'\nissuer", "is no level"),
+        (
+            "issuer",
+            "log.format = 'xml'\nissuer",
+            "unknown variant `xml`",
+        ),
+        (
+            "prefix = '/a'",
+            "prefix = '/a/../b'",
+            "`/a/../b` is no prefix",
+        ),
+        ("audience = 'a'", "", "missing field `audience`"),
+        (
+            "audience = 'a'",
+            "audience = ''",
+            "an audience is not empty",
+        ),
+        (
+            "audience = 'a'",
+            "audience = 'a'\nscope = 'x'",
+            "line 7, column 1",
+        ),
+        (
+            "[[routes]]\nprefix = '/a'\naudience = 'a'",
+            "",
+            "routes is missing",
+        ),
+    ] {
+        let text = GOOD.replacen(found, instead, 1);
+        assert_ne!(text, GOOD, "{found}");
+        let (code, message) = check(&text, &[]);
+        assert_eq!(code, 78, "{instead}: {message}");
+        assert!(message.contains(named), "{instead}: {message}");
+    }
+    let anywhere = GOOD.replacen(
+        "issuer",
+        "listen = '0.0.0.0:9180'\nlisten_anywhere = true\nissuer",
+        1,
+    );
+    assert_eq!(check(&anywhere, &[]).0, 0);
+}
+
+#[test]
+fn the_environment_wins_and_has_no_unknown_keys() {
+    let bare = "[[routes]]\nprefix = '/a'\naudience = 'a'\n";
+    let whole = [
+        ("PORTCULLIS_GUARD__ISSUER", "https://id.example"),
+        ("PORTCULLIS_GUARD__LISTEN", "unix:/run/guard.sock"),
+        ("PORTCULLIS_GUARD__LOG__LEVEL", "debug"),
+        ("PORTCULLIS_GUARD__LOG__FORMAT", "json"),
+        ("PORTCULLIS_GUARD__SUBSCRIBER__CLIENT_ID", "guard"),
+        ("PORTCULLIS_GUARD__SUBSCRIBER__CLIENT_SECRET", "s"),
+        (
+            "PORTCULLIS_GUARD__SUBSCRIBER__FEED",
+            "https://a.example, https://b.example",
+        ),
+        ("PORTCULLIS_GUARD__SUBSCRIBER__INTROSPECTION", "true"),
+        ("PORTCULLIS_GUARD__SUBSCRIBER__INSTANCE", "one"),
+        // Kubernetes says such things of a service of that name.
+        ("PORTCULLIS_GUARD_PORT", "tcp://10.0.0.1:9180"),
+    ];
+    assert_eq!(check(bare, &whole), (0, String::new()));
+    for (variable, value, named) in [
+        (
+            "PORTCULLIS_GUARD__ISUER",
+            "x",
+            "PORTCULLIS_GUARD__ISUER: unknown key",
+        ),
+        ("PORTCULLIS_GUARD__ROUTES", "x", "routes stand in the file"),
+        (
+            "PORTCULLIS_GUARD__LISTEN",
+            "0.0.0.0:1",
+            "other hosts reach 0.0.0.0:1",
+        ),
+        (
+            "PORTCULLIS_GUARD__LISTEN_ANYWHERE",
+            "yes",
+            "`yes` is neither true nor false",
+        ),
+        ("PORTCULLIS_GUARD__LOG__LEVEL", "loud=loud", "is no level"),
+        ("RUST_LOG", "loud=loud", "RUST_LOG"),
+    ] {
+        let (code, message) = check(GOOD, &[(variable, value)]);
+        assert_eq!(code, 78, "{variable}: {message}");
+        assert!(message.contains(named), "{variable}: {message}");
+    }
+}
+
+#[test]
+fn a_secret_file_is_for_its_owner_alone() {
+    let folder = Folder::new();
+    let secret = folder.write("secret", "pcl_sec_x\n");
+    let path = secret.to_str().unwrap();
+    let environment = [("PORTCULLIS_GUARD__SUBSCRIBER__CLIENT_SECRET_FILE", path)];
+    let text = GOOD.replace("subscriber.client_secret = 's'", "");
+    let chmod = |mode| {
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    chmod(0o644);
+    let (code, message) = check(&text, &environment);
+    assert_eq!(code, 78);
+    assert!(
+        message.contains("can be read by others (mode 644)"),
+        "{message}"
+    );
+    chmod(0o600);
+    assert_eq!(check(&text, &environment).0, 0);
+    let (_, message) = check(GOOD, &environment);
+    assert!(
+        message.contains("given together with client_secret"),
+        "{message}"
+    );
+    let (_, message) = check(
+        &text,
+        &[(
+            "PORTCULLIS_GUARD__SUBSCRIBER__CLIENT_SECRET_FILE",
+            "/nowhere",
+        )],
+    );
+    assert!(message.contains("/nowhere: No such file"), "{message}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let Output { status, stderr, .. } = command()
+        .args(["--config", "/nowhere.toml"])
+        .output()
+        .unwrap();
+    assert_eq!(status.code(), Some(78));
+    assert!(String::from_utf8(stderr).unwrap().contains("/nowhere.toml"));
+    let Output { status, .. } = command().arg("--no-such-flag").output().unwrap();
+    assert_eq!(status.code(), Some(2));
+}
+
+#[test]
+fn an_issuer_without_tls_is_refused() {
+    let folder = Folder::new();
+    let text = GOOD.replace("https://id.example", "http://id.example");
+    let text = format!("listen = '{}'\n{text}", crate::process::free_address());
+    let file = folder.write("guard.toml", &text);
+    let Output { status, stderr, .. } = command().arg("--config").arg(file).output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(78), "{stderr}");
+    assert!(stderr.contains("neither an https URL"), "{stderr}");
+}
