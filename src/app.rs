@@ -16,6 +16,7 @@ use crate::config::limits::{HASH_QUEUE, HASH_WAIT};
 use crate::config::{Config, Issuer, Refused};
 use crate::db::{self, Claim, OpenError, Schema, Store};
 use crate::keeper::Keeper;
+use crate::keys::ring::offered;
 use crate::keys::{KeySource, ServerSecrets, provider};
 use crate::oauth::discovery::Metadata;
 use crate::oauth::grants::GrantLife;
@@ -114,6 +115,7 @@ impl App {
                 )));
             }
         }
+        keys::check_algorithms(&config, &store).await?;
         let clock = clock.correctable();
         let parts = keys::Parts {
             config: &config,
@@ -126,7 +128,8 @@ impl App {
         Ok(Self {
             secret: keeper.secrets(),
             keeper,
-            metadata: ready(&Metadata::of(&issuer)).map_err(StartError::Configuration)?,
+            metadata: ready(&Metadata::of(&issuer, &offered(&config.keys)))
+                .map_err(StartError::Configuration)?,
             hashing: Hashing {
                 turns: Arc::new(Semaphore::new(config.login.hash_threads())),
                 waiting: AtomicUsize::new(0),
