@@ -20,10 +20,12 @@ mod expect;
 mod http_tls;
 mod introspection;
 mod keys_jwt;
+mod keys_use;
 mod login;
 mod process;
 mod redirect_uri;
 mod revocation;
+mod storage_supply;
 mod throttle;
 mod token_code;
 mod token_refresh;
@@ -55,6 +57,7 @@ const AREAS: &[&[Row]] = &[
     http_tls::sockets::ROWS,
     introspection::ROWS,
     keys_jwt::ROWS,
+    keys_use::ROWS,
     login::forms::ROWS,
     login::kinds::ROWS,
     login::pages::ROWS,
@@ -62,6 +65,7 @@ const AREAS: &[&[Row]] = &[
     login::sessions::ROWS,
     redirect_uri::ROWS,
     revocation::ROWS,
+    storage_supply::ROWS,
     throttle::ROWS,
     token_code::answers::ROWS,
     token_code::codes::ROWS,

@@ -8,6 +8,7 @@ mod audit;
 mod client_secrets;
 mod code_flow;
 mod endpoints;
+mod enumeration;
 mod introspection;
 mod limits;
 mod tokens;
