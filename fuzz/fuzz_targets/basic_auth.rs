@@ -22,7 +22,10 @@ fuzz_target!(|data: &[u8]| {
         assert!(!form.has("client_assertion"));
     }
     if let Ok(presented) = present(&[], &form) {
-        assert_eq!(form.one("client_id"), Ok(Some(presented.client_id.as_str())));
+        assert_eq!(
+            form.one("client_id"),
+            Ok(Some(presented.client_id.as_str()))
+        );
     }
     assert!(present(&[header, header], &form).is_err());
     // Whoever encodes as RFC 6749 §2.3.1 says is read as he meant it.
@@ -34,7 +37,8 @@ fuzz_target!(|data: &[u8]| {
     };
     let plain = |half: &str| !half.is_empty() && !half.chars().any(char::is_control);
     if plain(id) && plain(secret) {
-        let encoded = |half: &str| form_urlencoded::byte_serialize(half.as_bytes()).collect::<String>();
+        let encoded =
+            |half: &str| form_urlencoded::byte_serialize(half.as_bytes()).collect::<String>();
         let pair = STANDARD.encode(format!("{}:{}", encoded(id), encoded(secret)));
         let header = format!("Basic {pair}");
         let presented = present(&[header.as_bytes()], &Params::default());

@@ -11,7 +11,11 @@ use portcullis::config::{Overrides, load};
 /// One file per process, in memory where there is such a place.
 static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
     let memory = PathBuf::from("/dev/shm");
-    let folder = if memory.is_dir() { memory } else { std::env::temp_dir() };
+    let folder = if memory.is_dir() {
+        memory
+    } else {
+        std::env::temp_dir()
+    };
     folder.join(format!("portcullis-fuzz-{}.toml", std::process::id()))
 });
 

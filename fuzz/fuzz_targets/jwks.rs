@@ -10,7 +10,11 @@ fuzz_target!(|json: &[u8]| {
     let Ok(set) = serde_json::from_slice::<JwkSet>(json) else {
         return;
     };
-    let kids: Vec<&str> = set.keys.iter().filter_map(|key| key.kid.as_deref()).collect();
+    let kids: Vec<&str> = set
+        .keys
+        .iter()
+        .filter_map(|key| key.kid.as_deref())
+        .collect();
     let distinct: HashSet<&&str> = kids.iter().collect();
     for key in &set.keys {
         let _ = key.thumbprint();
@@ -30,7 +34,10 @@ fuzz_target!(|json: &[u8]| {
             // What we would publish of it is read the same.
             let again = serde_json::to_vec(&set).expect("JSON");
             let again: JwkSet = serde_json::from_slice(&again).expect("our own JSON");
-            assert_eq!(Keys::parse(&again).map(|keys| keys.len()).ok(), Some(keys.len()));
+            assert_eq!(
+                Keys::parse(&again).map(|keys| keys.len()).ok(),
+                Some(keys.len())
+            );
         }
     }
 });

@@ -26,7 +26,8 @@ struct World {
 static WORLD: LazyLock<World> = LazyLock::new(|| {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key");
     let point = pair.public_key().as_ref().to_vec();
-    let mut jwk = Jwk::es256(&point[1..33], &point[33..]);
+    let number = |part: &[u8]| <[u8; 32]>::try_from(part).expect("32 bytes");
+    let mut jwk = Jwk::es256(&number(&point[1..33]), &number(&point[33..]));
     // The seeds name it so.
     jwk.kid = Some("k".to_owned());
     let keys = JwkSet {
@@ -58,11 +59,20 @@ fn accepted(token: &str, claims: &Claims) {
     let (header, payload) = (part(0), part(1));
     assert_eq!(header["alg"], "ES256");
     assert!(header.get("crit").is_none());
-    let typ = header["typ"].as_str().unwrap_or_default().to_ascii_lowercase();
-    assert!(["at+jwt", "application/at+jwt"].contains(&typ.as_str()), "{typ}");
+    let typ = header["typ"]
+        .as_str()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    assert!(
+        ["at+jwt", "application/at+jwt"].contains(&typ.as_str()),
+        "{typ}"
+    );
     assert_eq!(payload["iss"], ISSUER);
     assert!(payload["aud"] == AUDIENCE || payload["aud"] == serde_json::json!([AUDIENCE]));
-    assert_eq!((claims.iss.as_str(), claims.aud.as_str()), (ISSUER, AUDIENCE));
+    assert_eq!(
+        (claims.iss.as_str(), claims.aud.as_str()),
+        (ISSUER, AUDIENCE)
+    );
     assert!(claims.exp + 60 >= NOW && !claims.sub.is_empty() && !claims.jti.is_empty());
     let member = |value: &Option<String>| value.clone().unwrap_or_default();
     let (x, y) = (member(&WORLD.jwk.x), member(&WORLD.jwk.y));

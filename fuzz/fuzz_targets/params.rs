@@ -22,7 +22,9 @@ fuzz_target!(|text: &[u8]| {
         }
         if params.first_problem().is_none() {
             let ours = params.many(name).unwrap_or_default();
-            let theirs = others.iter().filter(|(other, value)| other == name && !value.is_empty());
+            let theirs = others
+                .iter()
+                .filter(|(other, value)| other == name && !value.is_empty());
             assert!(ours.into_iter().eq(theirs.map(|(_, value)| value.as_str())));
         }
     }

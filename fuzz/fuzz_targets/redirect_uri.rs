@@ -82,10 +82,17 @@ fuzz_target!(|text: &str| {
     let (known, presented) = text.split_once('\n').unwrap_or((text, text));
     registered(known);
     let Ok(callback) = resolve(&client(known), Some(presented), true) else {
-        assert_ne!(known, presented, "its own URI is always taken, unless it is too long");
+        assert_ne!(
+            known, presented,
+            "its own URI is always taken, unless it is too long"
+        );
         return;
     };
-    assert_eq!(callback.uri(), presented, "the answer goes where the request said");
+    assert_eq!(
+        callback.uri(),
+        presented,
+        "the answer goes where the request said"
+    );
     if known == presented {
         return;
     }

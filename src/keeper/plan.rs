@@ -2,8 +2,12 @@
 
 use super::table::{Failed, KeyTable, TRIES};
 use super::write::{Act, KeyWrite};
-use crate::keys::rotation::Change;
-use crate::keys::{Generated, KeySource, Ring};
+use crate::config::limits::JWKS_BYTES;
+use crate::keys::rotation::{Change, in_jwks, state};
+use crate::keys::{Generated, KeyError, KeySource, Ring, Use};
+
+/// An RSA key of 4096 bits with all its members, and what is around the keys.
+const LARGEST_JWK: usize = 1_024;
 
 impl KeyTable {
     /// What a change would do, without doing any of it: the usable rows of the ring before and after.
@@ -54,6 +58,14 @@ impl KeyTable {
             let known = self.read(act.now).await?.keys;
             if known.iter().any(|key| key.kid == kid) {
                 return Err(Failed::KnownKey);
+            }
+            let published = known
+                .iter()
+                .filter(|key| key.use_ == Use::Token && in_jwks(state(key, act.now)));
+            let bytes = published.map(|key| key.public_jwk.len() + 1).sum::<usize>();
+            if bytes + LARGEST_JWK > JWKS_BYTES {
+                let why = "with it the published keys would have more than 16 KiB; wait until old ones are gone";
+                return Err(KeyError::Refused(why).into());
             }
             if let Some(write) = with.try_change(ring, None, act, &Change::add).await? {
                 return Ok(write);

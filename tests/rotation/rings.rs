@@ -142,6 +142,32 @@ async fn a_ring_that_is_left_out_can_be_ended() {
     }
 }
 
+/// Verifiers take a set of 16 KiB at most, so no key is imported beyond that.
+#[actix_web::test]
+async fn the_published_set_stays_small() {
+    use p256::pkcs8::EncodePrivateKey;
+    let server = Server::start(Db::Sqlite).await;
+    let table = server.app.keeper.table();
+    let now = server.clock.now();
+    let act = Act { actor: "cli", now };
+    let mut imported = 0;
+    let refused = loop {
+        let key = p256::SecretKey::random(&mut Entropy::seeded(9_000 + imported));
+        let pem = key.to_pkcs8_pem(p256::pkcs8::LineEnding::LF).unwrap();
+        match table.import(&pem, &act).await {
+            Ok(_) => imported += 1,
+            Err(refused) => break refused,
+        }
+        assert!(imported < 200, "never refused");
+    };
+    assert!(refused.to_string().contains("16 KiB"), "{refused}");
+    assert!(imported > 40, "{imported}");
+    server.app.keeper.poll().await.unwrap();
+    let jwks = server.browser().get("/oauth2/jwks").await.body;
+    assert!(jwks.len() <= 16 * 1_024, "{}", jwks.len());
+    server.remove().await;
+}
+
 /// Tokens that somebody is registered for could not be signed: better not to start than to find out at
 /// the next sign-in.
 #[actix_web::test]
