@@ -22,6 +22,7 @@ mod introspection;
 mod keys_jwt;
 mod keys_use;
 mod login;
+mod odd_peer;
 mod process;
 mod redirect_uri;
 mod revocation;
@@ -59,6 +60,7 @@ const AREAS: &[&[Row]] = &[
     keys_jwt::ROWS,
     keys_use::ROWS,
     login::forms::ROWS,
+    odd_peer::ROWS,
     login::kinds::ROWS,
     login::pages::ROWS,
     login::passwords::ROWS,
