@@ -11,7 +11,8 @@ fuzz_target!(|text: &[u8]| {
     let others: Vec<(String, String)> = form_urlencoded::parse(text).into_owned().collect();
     let names: Vec<&str> = params.names().collect();
     assert!(names.len() <= 64);
-    for name in names {
+    // Names that are broken become this one there, and stand apart here.
+    for name in names.into_iter().filter(|name| !name.contains('\u{FFFD}')) {
         assert!(params.has(name));
         let _ = params.verbatim(name);
         if let Ok(Some(value)) = params.one(name) {
