@@ -18,6 +18,7 @@ use crate::config::{Config, Issuer, Refused};
 use crate::db::{self, Claim, OpenError, Schema, Store};
 use crate::feed::{Feed, MarkFile};
 use crate::keeper::Keeper;
+use crate::keys::ring::offered;
 use crate::keys::{KeySource, ServerSecrets, provider};
 use crate::oauth::discovery::Metadata;
 use crate::oauth::grants::GrantLife;
@@ -121,6 +122,7 @@ impl App {
                 )));
             }
         }
+        keys::check_algorithms(&config, &store).await?;
         let clock = clock.correctable();
         let parts = keys::Parts {
             config: &config,
@@ -140,7 +142,8 @@ impl App {
             mark,
             signals: feed::Signals::default(),
             keeper,
-            metadata: ready(&Metadata::of(&issuer)).map_err(StartError::Configuration)?,
+            metadata: ready(&Metadata::of(&issuer, &offered(&config.keys)))
+                .map_err(StartError::Configuration)?,
             hashing: Hashing {
                 turns: Arc::new(Semaphore::new(config.login.hash_threads())),
                 waiting: AtomicUsize::new(0),

@@ -33,6 +33,39 @@ fn clients_are_changed_on_postgres() {
     clients_are_changed(&Place::on_postgres());
 }
 
+#[test]
+fn an_algorithm_that_is_left_out_is_refused_on_sqlite() {
+    left_out(&Place::new());
+}
+
+#[test]
+fn an_algorithm_that_is_left_out_is_refused_on_postgres() {
+    left_out(&Place::on_postgres());
+}
+
+/// With one ring, nobody registers for the other, and who does not say gets what there is.
+fn left_out(desk: &Place) {
+    let only = [("PORTCULLIS__KEYS__ALGORITHMS", "ES256")];
+    let run = |arguments: &[&str]| desk.run(&[arguments, &["--format", "json"]].concat(), &only);
+    let shop = ["client", "create", "--id", "shop", "--name", "Shop"];
+    let shop = [&shop[..], &["--redirect-uri", "https://app.example/cb"]].concat();
+    let api = ["resource", "create", "--name", "Orders", "--audience"];
+    let api = [&api[..], &["https://api.example"]].concat();
+    for arguments in [
+        [&shop[..], &["--id-token-alg", "RS256"]].concat(),
+        [&shop[..], &["--userinfo-alg", "RS256"]].concat(),
+        [&api[..], &["--alg", "RS256"]].concat(),
+    ] {
+        refused(&run(&arguments), 1, "`keys.algorithms` leaves it out");
+    }
+    let made = run(&shop);
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!(made["id_token_signed_response_alg"], "ES256");
+    assert!(run(&api).status.success());
+    let update = ["client", "update", "shop", "--id-token-alg", "RS256"];
+    refused(&run(&update), 1, "`keys.algorithms` leaves it out");
+}
+
 fn clients_are_changed(desk: &Place) {
     let api = "https://api.example";
     desk.done(&[

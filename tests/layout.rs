@@ -250,3 +250,84 @@ fn every_source_file_says_what_it_is() {
         }
     }
 }
+
+/// What stands between backticks in the tables of a page.
+fn named_in_tables(page: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join(page)).unwrap();
+    let rows = text.lines().filter(|line| line.starts_with('|'));
+    rows.flat_map(|row| row.split('`').skip(1).step_by(2))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The rows of the attack catalogue that are due.
+fn due_rows() -> BTreeSet<String> {
+    let read = |name: &str| fs::read_to_string(root().join("tests/attacks").join(name)).unwrap();
+    let (catalogue, shipped) = (read("attacks.tsv"), read("shipped.txt"));
+    let lines: BTreeSet<&str> = shipped.lines().collect();
+    let due = |row: &&str| {
+        let mut cells = row.split('\t');
+        let (id, area) = (cells.next().unwrap(), cells.nth(1).unwrap());
+        lines.contains(id) || lines.contains(format!("area {area}").as_str())
+    };
+    let rows = catalogue.lines().skip(1).filter(due);
+    rows.map(|row| row.split('\t').next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn the_security_page_tells_of_what_there_is() {
+    let due = due_rows();
+    let mut wrong = Vec::new();
+    let (mut rows, mut tests, mut files) = (0, 0, 0);
+    for name in named_in_tables("docs/security.md") {
+        let is_row = name.len() == 4
+            && name.starts_with('A')
+            && name[1..].bytes().all(|byte| byte.is_ascii_digit());
+        if is_row {
+            rows += 1;
+            if !due.contains(&name) {
+                wrong.push(format!("{name} is not due"));
+            }
+        } else if let Some((file, test)) = name.split_once("::") {
+            tests += 1;
+            let text = fs::read_to_string(root().join(file)).unwrap_or_default();
+            if !text.contains(&format!("fn {test}(")) {
+                wrong.push(format!("{file} has no test {test}"));
+            }
+        } else if name.contains('/') && !name.contains(' ') || name.ends_with(".toml") {
+            files += 1;
+            if !root().join(&name).exists() {
+                wrong.push(format!("{name} is not there"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(
+        rows > 80 && tests > 40 && files > 80,
+        "{rows} {tests} {files}"
+    );
+}
+
+#[test]
+fn links_between_the_pages_lead_somewhere() {
+    let mut pages = vec![root().join("README.md"), root().join("SECURITY.md")];
+    pages.extend(
+        fs::read_dir(root().join("docs"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|ext| ext == "md")),
+    );
+    let mut wrong = Vec::new();
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1) {
+            let target = link.split([')', '#']).next().unwrap_or_default();
+            let is_ours = !target.is_empty() && !target.contains("://");
+            if is_ours && !page.parent().unwrap().join(target).exists() {
+                wrong.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -8,8 +8,9 @@ use portcullis_verifier::Verifier;
 use super::{App, StartError};
 use crate::config::limits::KEEP_EVERY;
 use crate::config::{Config, Issuer};
-use crate::db::Store;
+use crate::db::{Store, Transaction};
 use crate::keeper::{Failed, Keeper, KeyFigures, KeyTable};
+use crate::keys::ring::offered;
 use crate::keys::{Kek, KeyError, KeySource, KeyView, Keychain, Use};
 use crate::secret::Entropy;
 use crate::time::Clock;
@@ -100,6 +101,25 @@ impl Parts<'_> {
             self.source,
             self.entropy.clone(),
         ))
+    }
+}
+
+/// Refuses to leave an algorithm out that somebody is registered for: his tokens could not be signed.
+pub(super) async fn check_algorithms(config: &Config, store: &Store) -> Result<(), StartError> {
+    let offered = offered(&config.keys);
+    let needs = move |tx: &mut Transaction<'_>| {
+        Ok(match tx.find_client_beyond(&offered)? {
+            Some(client) => Some(format!("the client `{client}`")),
+            None => tx
+                .find_resource_beyond(&offered)?
+                .map(|audience| format!("the resource `{audience}`")),
+        })
+    };
+    match store.read(needs).await? {
+        None => Ok(()),
+        Some(who) => Err(StartError::Configuration(format!(
+            "configuration key `keys.algorithms`: leaves out an algorithm that {who} is registered for"
+        ))),
     }
 }
 

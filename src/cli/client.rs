@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::db::{self, Store, Transaction};
 use crate::id::ClientId;
 use crate::keys::Alg;
+use crate::keys::ring::{check_offered, offered};
 use crate::oauth::client::{Client, ClientSecret};
 use crate::secret::{Entropy, Secret};
 use crate::time::{Clock, Timestamp};
@@ -154,7 +155,10 @@ fn find(store: &Store, id: &str) -> anyhow::Result<Client> {
 fn register(create: &Create, config: &Config, output: Output) -> anyhow::Result<()> {
     let (entropy, now) = (Entropy::system(), Clock::System.now());
     let id = create.id.as_deref();
-    let client = create.fields.create(id, create.public, &entropy, now)?;
+    let algorithms = offered(&config.keys);
+    let client = create
+        .fields
+        .create(id, create.public, &algorithms, &entropy, now)?;
     check(&client, config)?;
     let store = open(config)?;
     let secret = client
@@ -196,7 +200,12 @@ fn change(update: &Update, config: &Config, output: Output) -> anyhow::Result<()
 
 fn check(client: &Client, config: &Config) -> anyhow::Result<()> {
     let checked = client.check(config.issuer()?.is_loopback());
-    Ok(checked.map_err(|(_, message)| Exit { code: 1, message })?)
+    let refused = |message| Exit { code: 1, message };
+    checked.map_err(|(_, message)| refused(message))?;
+    for alg in client.algorithms() {
+        check_offered(&config.keys, alg).map_err(refused)?;
+    }
+    Ok(())
 }
 
 /// Runs `work` if every API that the client names is registered.

@@ -3,6 +3,7 @@
 mod audit;
 mod client;
 mod demo;
+mod dumps;
 mod feed;
 mod keys;
 mod migrate;
@@ -84,6 +85,9 @@ struct Exit {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    if let Err(error) = dumps::forbid() {
+        eprintln!("portcullis: this system lets the memory of the process be dumped: {error}");
+    }
     let arguments = Arguments::parse();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -246,4 +250,23 @@ fn read_secret(prompt: &str, from_stdin: bool) -> anyhow::Result<String> {
         .into());
     }
     rpassword::prompt_password(prompt).context("the terminal cannot be read")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kid_may_begin_with_hyphens() {
+        for kid in ["-SjDlVHGH3r", "-h-Vq", "--Ab", "-"] {
+            for arguments in [
+                vec!["keys", "revoke", kid, "--reason", "leaked", "--yes"],
+                vec!["keys", "revoke", "--yes", "--reason", "leaked", kid],
+                vec!["keys", "plan", "--if-revoke", kid],
+            ] {
+                let read = Arguments::try_parse_from(["portcullis"].iter().chain(&arguments));
+                assert!(read.is_ok(), "{arguments:?}: {:?}", read.err());
+            }
+        }
+    }
 }

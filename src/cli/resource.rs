@@ -9,6 +9,7 @@ use crate::audit::{Event, Name};
 use crate::config::{Config, Span};
 use crate::id;
 use crate::keys::Alg;
+use crate::keys::ring::check_offered;
 use crate::oauth::resource::Resource;
 use crate::oauth::scope::Scope;
 use crate::secret::Entropy;
@@ -91,6 +92,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             };
             resource
                 .check()
+                .and_then(|()| check_offered(&config.keys, resource.alg))
                 .map_err(|message| Exit { code: 1, message })?;
             let store = open(config)?;
             let stored = resource.clone();

@@ -192,6 +192,8 @@ pub const PRIVATE_HALF_KEPT: Duration = Duration::from_secs(3_600);
 pub const KEEP_EVERY: Duration = Duration::from_secs(60);
 /// How often each node asks what has changed.
 pub const POLL_EVERY: Duration = Duration::from_millis(50);
+/// How long a node publishes keys after the last good poll: verifiers keep none for longer either.
+pub const KEYS_PUBLISHED: Duration = Duration::from_secs(86_400);
 /// How long a node may sign tokens after the last good poll.
 pub const KEY_LEASE: Duration = Duration::from_secs(30);
 /// How long a request waits for a lease that ran out, as after a pause of the whole machine.

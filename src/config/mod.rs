@@ -118,9 +118,10 @@ impl Config {
 
     /// The URL of the database: as configured, or the SQLite file in `data_dir`.
     pub fn database_url(&self) -> String {
-        self.database.url.clone().unwrap_or_else(|| {
-            format!("sqlite:{}", self.data_dir.0.join("portcullis.db").display())
-        })
+        match &self.database.url {
+            Some(url) => self.database.secured(url.clone()),
+            None => format!("sqlite:{}", self.data_dir.0.join("portcullis.db").display()),
+        }
     }
 
     /// All checks that need more than one key.

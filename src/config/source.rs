@@ -263,7 +263,10 @@ mod tests {
         .unwrap();
         assert_eq!(config.tokens.access, super::super::Span::secs(120));
         assert_eq!(config.keys.kek, ["file:/a", "env:B"]);
-        assert_eq!(config.database_url(), "postgres://alias/x");
+        assert_eq!(
+            config.database_url(),
+            "postgres://alias/x?sslmode=verify-full"
+        );
         assert_eq!(config.issuer().unwrap().as_str(), "http://localhost:9090");
         let config = from_environment(&[
             ("PORTCULLIS__DATABASE__URL", "sqlite:mine.db"),

@@ -231,6 +231,25 @@ impl Transaction<'_> {
         rows.into_iter().map(|row| row.client(Vec::new())).collect()
     }
 
+    /// A client, if there is one, whose ID tokens or userinfo answers are signed with none of these.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_client_beyond(&mut self, offered: &[Alg]) -> Result<Option<ClientId>, Error> {
+        let names: Vec<_> = offered.iter().map(|alg| alg.name()).collect();
+        let signed = t::userinfo_alg.is_not_null();
+        let beyond = t::id_token_alg
+            .ne_all(&names)
+            .or(signed.and(t::userinfo_alg.assume_not_null().ne_all(&names)));
+        let found: Option<String> = t::table
+            .filter(t::deleted_at.is_null())
+            .filter(beyond)
+            .select(t::id)
+            .first(self.0)
+            .optional()?;
+        Ok(found.map(ClientId::from))
+    }
+
     /// Registers a client with its secrets.
     ///
     /// # Errors

@@ -163,14 +163,19 @@ impl Store {
     /// [`OpenError`].
     pub fn schema(&self) -> Result<Schema, OpenError> {
         let mut connection = self.pool.connect()?;
-        let broken = |error: Box<dyn std::error::Error + Send + Sync>| {
-            OpenError::Unavailable(error.to_string())
-        };
-        let (pending, applied, known) = match &mut connection {
-            AnyConnection::Sqlite(inner) => state_of(inner, SQLITE).map_err(broken)?,
+        let broken = |error: Boxed| OpenError::Unavailable(error.to_string());
+        let known = match &connection {
+            AnyConnection::Sqlite(_) => names::<diesel::sqlite::Sqlite>(&SQLITE),
             #[cfg(feature = "postgres")]
-            AnyConnection::Postgres(inner) => state_of(inner, POSTGRES).map_err(broken)?,
-        };
+            AnyConnection::Postgres(_) => names::<diesel::pg::Pg>(&POSTGRES),
+        }
+        .map_err(broken)?;
+        let applied = applied(&mut connection).map_err(broken)?;
+        let pending: Vec<String> = known
+            .iter()
+            .filter(|version| !applied.contains(version))
+            .cloned()
+            .collect();
         let strangers: Vec<String> = applied
             .into_iter()
             .filter(|version| !known.contains(version))
@@ -225,35 +230,43 @@ where
     Ok(versions.iter().map(ToString::to_string).collect())
 }
 
-/// Pending migrations, applied versions, known versions.
-type MigrationState = (Vec<String>, Vec<String>, Vec<String>);
-
-fn state_of<DB, C>(
-    connection: &mut C,
-    migrations: EmbeddedMigrations,
-) -> Result<MigrationState, Boxed>
+/// The versions that this binary brings.
+fn names<DB: diesel::backend::Backend>(
+    migrations: &EmbeddedMigrations,
+) -> Result<Vec<String>, Boxed>
 where
-    DB: diesel::backend::Backend,
-    C: MigrationHarness<DB>,
     EmbeddedMigrations: diesel::migration::MigrationSource<DB>,
 {
     use diesel::migration::MigrationSource;
-    let known = MigrationSource::<DB>::migrations(&migrations)?;
-    let known: Vec<String> = known
-        .iter()
-        .map(|m| m.name().version().to_string())
-        .collect();
-    let applied: Vec<String> = connection
-        .applied_migrations()?
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    let pending = known
-        .iter()
-        .filter(|version| !applied.contains(version))
-        .cloned()
-        .collect();
-    Ok((pending, applied, known))
+    let known = MigrationSource::<DB>::migrations(migrations)?;
+    let versions = known.iter().map(|m| m.name().version().to_string());
+    Ok(versions.collect())
+}
+
+/// The versions that the database has. Diesel's own look at them makes the table where it is missing,
+/// which the role of a running server may not.
+fn applied(connection: &mut AnyConnection) -> Result<Vec<String>, Boxed> {
+    #[derive(diesel::QueryableByName)]
+    struct Version {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        version: String,
+    }
+    let table = match connection {
+        AnyConnection::Sqlite(_) => {
+            "SELECT name AS version FROM sqlite_master WHERE name = '__diesel_schema_migrations'"
+        }
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(_) => {
+            "SELECT oid::text AS version FROM pg_class WHERE oid = to_regclass('__diesel_schema_migrations')"
+        }
+    };
+    let found: Vec<Version> = diesel::sql_query(table).load(connection)?;
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    let applied = "SELECT version FROM __diesel_schema_migrations ORDER BY version";
+    let applied: Vec<Version> = diesel::sql_query(applied).load(connection)?;
+    Ok(applied.into_iter().map(|row| row.version).collect())
 }
 
 impl From<diesel::result::Error> for Error {

@@ -205,7 +205,34 @@ fn create_file(path: &Path) -> Result<(), OpenError> {
     options.create(true).append(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop).map_err(failed)
+    options.open(path).map(drop).map_err(failed)?;
+    #[cfg(unix)]
+    for beside in ["", "-wal", "-shm", ".lock"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(beside);
+        close_to_others(Path::new(&name)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Takes every right of others on a file of the database, if it is there.
+#[cfg(unix)]
+fn close_to_others(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = match std::fs::metadata(path) {
+        Ok(file) => file.permissions().mode(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    // The lock is empty, and nobody minds who reads it.
+    if path.extension().is_none_or(|ext| ext != "lock") {
+        tracing::warn!(event = "db.mode", severity = "high", path = %path.display(), mode = format!("{:o}", mode & 0o777), "the database could be read by others; now it is its owner's alone");
+    }
+    Ok(())
 }
 
 /// One server's claim on an embedded database; given up when dropped or when the process ends.

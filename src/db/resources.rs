@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
+use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 use portcullis_verifier::MaxAge;
 
 use super::schema::{resources as t, scopes};
@@ -80,6 +80,16 @@ impl Transaction<'_> {
     pub fn list_resources(&mut self) -> Result<Vec<Resource>, Error> {
         let rows: Vec<Row> = t::table.order(t::audience).load(self.0)?;
         rows.into_iter().map(resource).collect()
+    }
+
+    /// The audience of a resource, if there is one, whose tokens are signed with none of these.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_resource_beyond(&mut self, offered: &[Alg]) -> Result<Option<String>, Error> {
+        let names = offered.iter().map(|alg| alg.name());
+        let found = t::table.filter(t::alg.ne_all(names)).select(t::audience);
+        Ok(found.first(self.0).optional()?)
     }
 
     /// Registers a resource.

@@ -5,6 +5,7 @@ use actix_web::http::header;
 use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse};
 
+use super::error;
 use crate::app::App;
 use crate::keys::Use;
 
@@ -20,7 +21,10 @@ pub async fn metadata(request: HttpRequest, app: Data<App>) -> HttpResponse {
 
 /// `GET` of the keys (RFC 7517 §5).
 pub async fn jwks(request: HttpRequest, app: Data<App>) -> HttpResponse {
-    let keys = app.keys();
+    let keys = match app.keeper.publishing() {
+        Ok(keys) => keys,
+        Err(stale) => return error::json(&request, &stale.into()),
+    };
     let published = keys.published(Use::Token);
     public(&request, &published.bytes, &published.etag, KEY_CACHING)
 }

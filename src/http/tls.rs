@@ -89,6 +89,8 @@ pub fn configure(files: (PathBuf, PathBuf), app: &Data<App>) -> Result<ServerCon
         .map_err(refuse)?
         .with_no_client_auth()
         .with_cert_resolver(certificate);
+    // Our order counts, not that of the client's suites: a client may be told to prefer a weaker one.
+    config.ignore_client_order = true;
     // A ticket key is used for six hours and forgotten after twelve.
     config.ticketer = Ticketer::new().map_err(refuse)?;
     config.send_tls13_tickets = 2;

@@ -2,10 +2,15 @@
 //! every node, and no node leads.
 
 mod clocks;
+mod emergency;
 mod figures;
 mod lease;
+mod plan;
 mod rewrap;
+mod snapshot;
 mod table;
+mod upkeep;
+mod write;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use portcullis_verifier::Verifier;
 
-use crate::config::limits::KEY_VIEW_AGE;
+use crate::config::limits::{KEY_VIEW_AGE, KEYS_PUBLISHED};
 use crate::db;
 use crate::keys::rotation::state;
 use crate::keys::{KeyError, KeyView, ServerSecrets, Use};
@@ -24,7 +29,9 @@ pub use clocks::{Clocks, Fault, Sight};
 pub use figures::{KeyFigures, RingFigures};
 pub use lease::Reading;
 pub use rewrap::{Left, Rewrapped};
-pub use table::{Act, Failed, KeyTable, KeyWrite, Snapshot};
+pub use snapshot::Snapshot;
+pub use table::{Failed, KeyTable};
+pub use write::{Act, KeyWrite};
 
 use lease::Lease;
 
@@ -132,6 +139,17 @@ impl Keeper {
             return Err(KeyError::Clock);
         }
         match self.lease.waits(&self.clock).await {
+            true => Ok(self.view()),
+            false => Err(KeyError::NoLease),
+        }
+    }
+
+    /// The keys, to publish them: from memory, for a day at most.
+    ///
+    /// # Errors
+    /// [`KeyError::NoLease`].
+    pub fn publishing(&self) -> Result<Arc<KeyView>, KeyError> {
+        match self.lease.age(&self.clock) <= KEYS_PUBLISHED {
             true => Ok(self.view()),
             false => Err(KeyError::NoLease),
         }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::table::{Act, Failed, KeyTable, KeyWrite, event};
+use super::table::{Failed, KeyTable, TRIES};
+use super::write::{Act, KeyWrite};
 use crate::audit::Name;
-use crate::db::{Error, Transaction};
 use crate::keys::seal::kek_id;
 use crate::keys::{Keychain, SigningKey};
 use crate::secret::Entropy;
@@ -40,7 +40,7 @@ impl KeyTable {
     /// # Errors
     /// [`Failed`]; a value that does not open is no failure but stands in [`Rewrapped::left`].
     pub async fn rewrap(&self, act: &Act) -> Result<Rewrapped, Failed> {
-        for _ in 0..10 {
+        for _ in 0..TRIES {
             let snapshot = self.read(act.now).await?;
             let keychain = self.keychain();
             let mut done = Rewrapped {
@@ -80,13 +80,9 @@ impl KeyTable {
                 return Ok(done);
             }
             let detail = json!({ "to": done.kek, "from": done.moved, "left": done.left.len() });
-            write.note(event(act, Name::KeyRewrapped, "keys", None, detail));
-            let act = act.clone();
-            let written = move |tx: &mut Transaction<'_>| write.run(tx, &act);
-            match self.store().transaction(written).await {
-                Ok(()) => return Ok(done),
-                Err(Error::Overtaken(_) | Error::Duplicate(_)) => {}
-                Err(error) => return Err(error.into()),
+            write.note(act, Name::KeyRewrapped, "keys", None, detail);
+            if self.write(write, act).await?.is_some() {
+                return Ok(done);
             }
         }
         Err(Failed::Overtaken)

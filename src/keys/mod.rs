@@ -46,7 +46,7 @@ pub enum KeyError {
     #[error("no usable {0} signing key")]
     NoSigner(Ring),
     /// Nobody has confirmed the keys for too long: one of them may be revoked.
-    #[error("the signing keys have not been confirmed for 30 s")]
+    #[error("the signing keys have not been confirmed for too long")]
     NoLease,
     /// The database went back in time, and nobody has recovered it yet.
     #[error("the database was restored from an older copy")]

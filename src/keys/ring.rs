@@ -10,6 +10,7 @@ use super::provider::Parsed;
 use super::rotation::Timetable;
 use super::seal::Row;
 use super::{KeyError, Keychain};
+use crate::config;
 use crate::secret::Entropy;
 use crate::time::Timestamp;
 
@@ -63,12 +64,38 @@ impl Ring {
         }
     }
 
+    /// The rings that a configuration keeps: one of tokens for each algorithm, and the feed's.
+    pub fn configured(keys: &config::Keys) -> Vec<Self> {
+        let token = offered(keys).into_iter().map(Self::token);
+        token.chain([Self::FEED]).collect()
+    }
+
     /// The keys of this ring among `keys`, in their order.
     pub fn among<'k>(
         self,
         keys: impl IntoIterator<Item = &'k SigningKey>,
     ) -> impl Iterator<Item = &'k SigningKey> {
         keys.into_iter().filter(move |key| key.ring() == self)
+    }
+}
+
+/// The algorithms that tokens can be signed with, the default of OpenID Connect first.
+pub fn offered(keys: &config::Keys) -> Vec<Alg> {
+    let named = |alg: &Alg| keys.algorithms.iter().any(|name| name == alg.name());
+    [Alg::RS256, Alg::ES256].into_iter().filter(named).collect()
+}
+
+/// Refuses an algorithm that no ring is kept for.
+///
+/// # Errors
+/// A sentence.
+pub fn check_offered(keys: &config::Keys, alg: Alg) -> Result<(), String> {
+    match offered(keys).contains(&alg) {
+        true => Ok(()),
+        false => Err(format!(
+            "{} is not offered here: `keys.algorithms` leaves it out",
+            alg.name()
+        )),
     }
 }
 

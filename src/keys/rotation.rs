@@ -230,21 +230,10 @@ impl Change {
         self.link()
     }
 
-    /// Takes a key out of use for good. If it was the signer, the standby signs at once: caches have
-    /// known it for long. Then a standby is added if none is left.
+    /// Takes a key out of use for good, and adds a standby if none is left.
     #[must_use]
-    pub fn revoke(mut self, kid: &str, reason: &str) -> Self {
-        let now = self.now;
-        let was_signer = signer(&self.ring, now).is_some_and(|signer| signer.kid == kid);
-        for key in self.ring.iter_mut().filter(|key| key.kid == kid) {
-            key.revoked_at.get_or_insert(now);
-            key.revoke_reason.get_or_insert_with(|| reason.to_owned());
-        }
-        if was_signer && let Some(standby) = self.standby() {
-            let begins = (now - CLOCK_SKEW).max(standby.publish_at);
-            standby.activate_at = standby.activate_at.min(begins);
-        }
-        let change = self.link();
+    pub fn revoke(self, kid: &str, reason: &str) -> Self {
+        let change = self.end(kid, reason);
         if change.lacks_standby() {
             change.add()
         } else {
@@ -252,15 +241,39 @@ impl Change {
         }
     }
 
+    /// Takes a key out of use for good. If it was the signer, the standby signs at once: caches have
+    /// known it for long.
+    #[must_use]
+    pub fn end(mut self, kid: &str, reason: &str) -> Self {
+        let now = self.now;
+        let was_signer = signer(&self.ring, now).is_some_and(|signer| signer.kid == kid);
+        self.mark_revoked(reason, |key| key.kid == kid);
+        if was_signer && let Some(standby) = self.standby() {
+            let begins = (now - CLOCK_SKEW).max(standby.publish_at);
+            standby.activate_at = standby.activate_at.min(begins);
+        }
+        self.link()
+    }
+
     /// Takes every key of the ring out of use. A fresh one signs at once, and has its standby.
     #[must_use]
-    pub fn revoke_all(mut self, reason: &str) -> Self {
+    pub fn revoke_all(self, reason: &str) -> Self {
+        self.end_all(reason).add().add()
+    }
+
+    /// Takes every key of the ring out of use.
+    #[must_use]
+    pub fn end_all(mut self, reason: &str) -> Self {
+        self.mark_revoked(reason, |_| true);
+        self
+    }
+
+    fn mark_revoked(&mut self, reason: &str, which: impl Fn(&SigningKey) -> bool) {
         let now = self.now;
-        for key in &mut self.ring {
+        for key in self.ring.iter_mut().filter(|key| which(key)) {
             key.revoked_at.get_or_insert(now);
             key.revoke_reason.get_or_insert_with(|| reason.to_owned());
         }
-        self.add().add()
     }
 
     /// The next key that will sign.

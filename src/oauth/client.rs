@@ -188,6 +188,11 @@ impl Client {
         Hash::from_bytes(sha256(uris.join("\n").as_bytes()).to_vec())
     }
 
+    /// The algorithms that answers to it are signed with.
+    pub fn algorithms(&self) -> impl Iterator<Item = Alg> {
+        std::iter::once(self.id_token_alg).chain(self.userinfo_alg)
+    }
+
     /// Checks a registration as RFC 7591 §2 and the policy demand.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use super::client::{AuthMethod, GrantType};
 use super::scope::IDENTITY;
 use crate::accounts::session::ACR_PASSWORD;
 use crate::config::Issuer;
+use crate::keys::Alg;
 
 /// The document (RFC 8414 §2).
 #[derive(Debug, Serialize)]
@@ -26,8 +27,8 @@ pub struct Metadata {
     pub grant_types_supported: Vec<&'static str>,
     pub acr_values_supported: [&'static str; 1],
     pub subject_types_supported: [&'static str; 1],
-    pub id_token_signing_alg_values_supported: [&'static str; 2],
-    pub userinfo_signing_alg_values_supported: [&'static str; 2],
+    pub id_token_signing_alg_values_supported: Vec<&'static str>,
+    pub userinfo_signing_alg_values_supported: Vec<&'static str>,
     pub token_endpoint_auth_methods_supported: Vec<&'static str>,
     pub revocation_endpoint_auth_methods_supported: Vec<&'static str>,
     pub introspection_endpoint_auth_methods_supported: Vec<&'static str>,
@@ -41,8 +42,9 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// The metadata of this issuer.
-    pub fn of(issuer: &Issuer) -> Self {
+    /// The metadata of this issuer, which signs tokens with `algorithms`.
+    pub fn of(issuer: &Issuer, algorithms: &[Alg]) -> Self {
+        let algorithms: Vec<_> = algorithms.iter().map(|alg| alg.name()).collect();
         Self {
             issuer: issuer.as_str().to_owned(),
             authorization_endpoint: issuer.url("/oauth2/authorize"),
@@ -58,8 +60,8 @@ impl Metadata {
             grant_types_supported: GrantType::ALL.iter().map(|grant| grant.as_str()).collect(),
             acr_values_supported: [ACR_PASSWORD],
             subject_types_supported: ["public"],
-            id_token_signing_alg_values_supported: ["RS256", "ES256"],
-            userinfo_signing_alg_values_supported: ["RS256", "ES256"],
+            id_token_signing_alg_values_supported: algorithms.clone(),
+            userinfo_signing_alg_values_supported: algorithms,
             token_endpoint_auth_methods_supported: methods(AuthMethod::ALL),
             revocation_endpoint_auth_methods_supported: methods(AuthMethod::ALL),
             introspection_endpoint_auth_methods_supported: methods(&[

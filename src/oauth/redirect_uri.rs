@@ -115,6 +115,12 @@ pub fn check(
     if !url.username().is_empty() || url.password().is_some() || uri.contains('@') {
         return refuse("has a user part");
     }
+    // `https:host/cb` is an absolute URI to a parser that knows the scheme, and a path of ours to a
+    // browser that follows our answer.
+    let web = ["https", "http"].contains(&url.scheme());
+    if web && !has_authority(uri, url.scheme()) {
+        return refuse("does not begin with https:// or http:// and a host");
+    }
     match url.scheme() {
         "https" if url.host_str().is_some() => Ok(()),
         "http" if split_loopback(uri).is_some() => Ok(()),
@@ -136,6 +142,12 @@ pub fn check(
         }
         _ => Ok(()),
     }
+}
+
+/// Whether the host follows two slashes, as RFC 3986 §3.2 writes it.
+fn has_authority(uri: &str, scheme: &str) -> bool {
+    let rest = uri[scheme.len()..].strip_prefix("://");
+    rest.is_some_and(|rest| !rest.starts_with('/'))
 }
 
 #[cfg(test)]
@@ -186,6 +198,10 @@ mod tests {
             "http://app.example/cb",
             "myapp:/cb",
             "javascript:alert(1)",
+            "https:app.example/cb",
+            "https:/app.example/cb",
+            "https:///app.example/cb",
+            "http:localhost/cb",
             "/cb",
         ] {
             assert!(check(bad, true, false).is_err(), "{bad}");

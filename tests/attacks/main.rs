@@ -21,10 +21,13 @@ mod feed;
 mod http_tls;
 mod introspection;
 mod keys_jwt;
+mod keys_use;
 mod login;
+mod odd_peer;
 mod process;
 mod redirect_uri;
 mod revocation;
+mod storage_supply;
 mod throttle;
 mod token_code;
 mod token_refresh;
@@ -57,13 +60,16 @@ const AREAS: &[&[Row]] = &[
     http_tls::sockets::ROWS,
     introspection::ROWS,
     keys_jwt::ROWS,
+    keys_use::ROWS,
     login::forms::ROWS,
+    odd_peer::ROWS,
     login::kinds::ROWS,
     login::pages::ROWS,
     login::passwords::ROWS,
     login::sessions::ROWS,
     redirect_uri::ROWS,
     revocation::ROWS,
+    storage_supply::ROWS,
     throttle::ROWS,
     token_code::answers::ROWS,
     token_code::codes::ROWS,

@@ -113,9 +113,32 @@ impl Site {
         }
     }
 
+    /// Where its files lie, and its nodes run.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Its database.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its key-encrypting key, as a configuration names it.
+    pub fn kek(&self) -> String {
+        format!("file:{}", self.folder.join("kek").display())
+    }
+
+    /// What lies in its folder.
+    pub fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.folder).unwrap();
+        entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect()
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        let kek = format!("file:{}", self.folder.join("kek").display());
+        let kek = self.kek();
         command
             .args(arguments)
             .current_dir(&self.folder)
@@ -174,6 +197,20 @@ impl Node {
     /// `kill -9`: it does nothing more, not even tidy up.
     pub fn dies(mut self) {
         self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Node {
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// It dies as by a fault of its own, with a core if it may write one.
+    pub fn aborts(mut self) {
+        let kill = ["-ABRT".to_owned(), self.child.id().to_string()];
+        assert!(Command::new("kill").args(kill).status().unwrap().success());
         self.child.wait().unwrap();
     }
 }

@@ -16,6 +16,7 @@ pub mod place;
 pub mod postgres;
 pub mod raw;
 pub mod server;
+pub mod timing;
 pub mod tls;
 
 pub use browser::{Answer, Browser};

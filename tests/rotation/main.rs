@@ -10,5 +10,7 @@ mod formulas;
 mod nodes;
 mod processes;
 mod races;
+mod rings;
+mod rows;
 mod soak;
 mod years;

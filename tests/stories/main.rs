@@ -8,6 +8,7 @@ mod audit;
 mod client_secrets;
 mod code_flow;
 mod endpoints;
+mod enumeration;
 mod feed;
 mod feed_numbers;
 mod introspection;

@@ -238,6 +238,12 @@ impl Drop for Refresher {
 async fn refresh(cache: Arc<Cache>, fetcher: Fetcher, mut due: Instant, finish: watch::Sender<()>) {
     loop {
         let asked = cache.turn(due).await;
+        if asked {
+            tracing::info!(
+                event = "jwks.refetch",
+                "the issuer's keys are fetched before their time: one is missing"
+            );
+        }
         let fetched = fetcher.keys(asked).await;
         let pause = fetched.as_ref().map_or(RETRY, |fetched| fetched.max_age);
         due = Instant::now() + jittered(pause);

@@ -40,7 +40,7 @@ pub struct Fields {
     /// Where a browser may be sent after logout; repeatable.
     #[arg(long = "post-logout-redirect-uri", value_name = "URI")]
     post_logout_redirect_uris: Vec<String>,
-    /// Signature algorithm of its ID tokens: RS256 or ES256 [default: RS256].
+    /// Signature algorithm of its ID tokens: RS256 or ES256 [default: RS256, or what is offered].
     #[arg(long, value_name = "ALG")]
     id_token_alg: Option<String>,
     /// Signature algorithm of its userinfo answers: RS256, ES256, or none for plain JSON
@@ -86,7 +86,7 @@ enum Consent {
 }
 
 impl Fields {
-    /// A new client.
+    /// A new client; its ID tokens are signed with the first of `algorithms` unless it says otherwise.
     ///
     /// # Errors
     /// A sentence and exit code 2 for a value that cannot be read.
@@ -94,6 +94,7 @@ impl Fields {
         &self,
         id: Option<&str>,
         public: bool,
+        algorithms: &[Alg],
         entropy: &Entropy,
         now: Timestamp,
     ) -> Result<Client, Exit> {
@@ -110,7 +111,7 @@ impl Fields {
             resources: Vec::new(),
             cors_origins: Vec::new(),
             post_logout_redirect_uris: Vec::new(),
-            id_token_alg: Alg::RS256,
+            id_token_alg: algorithms.first().copied().unwrap_or(Alg::ES256),
             consent: ConsentPolicy::Remember,
             require_pkce: true,
             allow_localhost_redirect: false,

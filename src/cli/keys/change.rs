@@ -34,7 +34,12 @@ pub struct Rotate {
 #[derive(clap::Args)]
 pub struct Revoke {
     /// The key.
-    #[arg(value_name = "KID", required_unless_present = "ring")]
+    // One kid in 64 begins with a hyphen.
+    #[arg(
+        value_name = "KID",
+        required_unless_present = "ring",
+        allow_hyphen_values = true
+    )]
     kid: Option<String>,
     /// Every key of this ring instead, the standby included.
     #[arg(long, value_name = "RING", value_parser = ring, conflicts_with = "kid")]

@@ -19,7 +19,7 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "if_revoke")]
     if_rotate: bool,
     /// What `keys revoke KID` would do.
-    #[arg(long, value_name = "KID")]
+    #[arg(long, value_name = "KID", allow_hyphen_values = true)]
     if_revoke: Option<String>,
 }
 

@@ -140,6 +140,18 @@ async fn a445(stage: &Stage) {
                 wrong.push(format!("{name} is served"));
             }
         }
+        // Whatever the client prefers, the server's first choice is taken.
+        let mut turned = SUITES_12;
+        turned.reverse();
+        for suites in [&SUITES_12, &turned] {
+            let record = Hello { suites, ..good }.answer(&address);
+            let record = record.unwrap_or_default();
+            let session = record.get(43).map_or(0, |length| usize::from(*length));
+            let chosen = record.get(43 + session + 1..43 + session + 3);
+            if chosen != Some(&[0xc0, 0x2c]) {
+                wrong.push(format!("of {suites:04x?} {chosen:02x?} is chosen"));
+            }
+        }
         // Compression is asked for and not chosen; renegotiation is the secure one, which rustls refuses.
         let record = Hello {
             compression: &[1, 0],

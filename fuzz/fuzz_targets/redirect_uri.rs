@@ -1,0 +1,110 @@
+//! The redirect URI matcher, against the `url` crate. Up to the first line end: what is registered;
+//! the rest: what a request presents.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use portcullis::id::ClientId;
+use portcullis::keys::Alg;
+use portcullis::oauth::client::{AuthMethod, Client, ConsentPolicy};
+use portcullis::oauth::redirect_uri::{check, is_native, resolve};
+use portcullis::oauth::scope::Scope;
+use portcullis::time::Timestamp;
+use url::{Host, Url};
+
+fn client(redirect_uri: &str) -> Client {
+    Client {
+        id: ClientId::from("app"),
+        name: String::new(),
+        auth_method: AuthMethod::None,
+        redirect_uris: vec![redirect_uri.to_owned()],
+        grant_types: Vec::new(),
+        scopes: Scope::default(),
+        resources: Vec::new(),
+        cors_origins: Vec::new(),
+        post_logout_redirect_uris: Vec::new(),
+        id_token_alg: Alg::RS256,
+        consent: ConsentPolicy::Remember,
+        require_pkce: true,
+        allow_localhost_redirect: false,
+        client_uri: None,
+        policy_uri: None,
+        tos_uri: None,
+        serves: Vec::new(),
+        userinfo_alg: None,
+        auth_epoch: 1,
+        disabled_at: None,
+        deleted_at: None,
+        created_at: Timestamp::from_secs(0),
+        secrets: Vec::new(),
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        _ => false,
+    }
+}
+
+/// What can be registered goes where it says, whoever reads it.
+fn registered(uri: &str) {
+    for public in [false, true] {
+        for localhost in [false, true] {
+            if check(uri, public, localhost).is_err() {
+                continue;
+            }
+            let url = Url::parse(uri).expect("an absolute URI");
+            assert!(url.fragment().is_none() && url.username().is_empty());
+            assert!(url.password().is_none());
+            // Our answer is a Location header: it must not be read relative to us.
+            let ours = Url::parse("https://op.example/oauth2/authorize").expect("ours");
+            assert_eq!(ours.join(uri).as_ref(), Ok(&url), "relative to https");
+            let ours = Url::parse("http://localhost:8080/oauth2/authorize").expect("ours");
+            assert_eq!(ours.join(uri).as_ref(), Ok(&url), "relative to http");
+            match url.scheme() {
+                "https" => assert!(url.has_host() && !is_native(uri)),
+                "http" => {
+                    let name = url.host_str() == Some("localhost");
+                    assert!(is_loopback(&url) || (localhost && name), "{url}");
+                    assert!(is_native(uri));
+                }
+                scheme => {
+                    assert!(public && scheme.contains('.'), "{url}");
+                    assert!(is_native(uri));
+                }
+            }
+        }
+    }
+}
+
+fuzz_target!(|text: &str| {
+    let (known, presented) = text.split_once('\n').unwrap_or((text, text));
+    registered(known);
+    let Ok(callback) = resolve(&client(known), Some(presented), true) else {
+        assert_ne!(
+            known, presented,
+            "its own URI is always taken, unless it is too long"
+        );
+        return;
+    };
+    assert_eq!(
+        callback.uri(),
+        presented,
+        "the answer goes where the request said"
+    );
+    if known == presented {
+        return;
+    }
+    // The one exception is the port of a loopback literal.
+    let (Ok(mut known), Ok(mut presented)) = (Url::parse(known), Url::parse(presented)) else {
+        // Neither can be registered, so nothing can follow from it.
+        assert!(check(known, true, true).is_err(), "{known} → {presented}");
+        return;
+    };
+    assert_eq!(presented.scheme(), "http");
+    assert!(is_loopback(&presented) && is_loopback(&known));
+    assert!(presented.username().is_empty() && presented.password().is_none());
+    assert!(known.set_port(None).is_ok() && presented.set_port(None).is_ok());
+    assert_eq!(known, presented);
+});

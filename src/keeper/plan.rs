@@ -1,0 +1,84 @@
+//! What an operator plans: the next change of a ring, brought forward, or made with a key of his own.
+
+use super::table::{Failed, KeyTable, TRIES};
+use super::write::{Act, KeyWrite};
+use crate::config::limits::JWKS_BYTES;
+use crate::keys::rotation::{Change, in_jwks, state};
+use crate::keys::{Generated, KeyError, KeySource, Ring, Use};
+
+/// An RSA key of 4096 bits with all its members, and what is around the keys.
+const LARGEST_JWK: usize = 1_024;
+
+impl KeyTable {
+    /// What a change would do, without doing any of it: the usable rows of the ring before and after.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    pub async fn plan(
+        &self,
+        ring: Ring,
+        act: &Act,
+        change: impl FnOnce(Change) -> Change,
+    ) -> Result<(Change, Change), Failed> {
+        let snapshot = self.read(act.now).await?;
+        let (sound, newest) = snapshot.ring(ring, &self.keychain());
+        let before = Change::of(&sound, newest, *self.schedule(), act.now);
+        Ok((before.clone(), change(before)))
+    }
+
+    /// Lets the standby of a ring sign as soon as every cache knows it, or at once.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    pub async fn rotate(&self, ring: Ring, at_once: bool, act: &Act) -> Result<KeyWrite, Failed> {
+        self.change(ring, act, |change| forward(change, at_once))
+            .await
+    }
+
+    /// Takes a private key (PKCS#8, PEM) as the next standby of its ring.
+    ///
+    /// # Errors
+    /// [`KeyError::Refused`] for one that is not good enough, [`Failed::KnownKey`].
+    pub async fn import(&self, pem: &str, act: &Act) -> Result<KeyWrite, Failed> {
+        let taken = match Generated::from_pem(pem) {
+            Ok(pair) => self.take(pair, act).await,
+            Err(error) => Err(error.into()),
+        };
+        taken.inspect_err(|error| tracing::warn!(event = "key.rejected", reason = %error))
+    }
+
+    async fn take(&self, pair: Generated, act: &Act) -> Result<KeyWrite, Failed> {
+        let ring = Ring::token(pair.alg());
+        let kid = pair.public().thumbprint();
+        if !self.rings().contains(&ring) {
+            return Err(Failed::NoSuchRing(ring.to_string()));
+        }
+        let with = self.with_source(KeySource::from_fn(move |_, _| Ok(pair.clone())));
+        for _ in 0..TRIES {
+            let known = self.read(act.now).await?.keys;
+            if known.iter().any(|key| key.kid == kid) {
+                return Err(Failed::KnownKey);
+            }
+            let published = known
+                .iter()
+                .filter(|key| key.use_ == Use::Token && in_jwks(state(key, act.now)));
+            let bytes = published.map(|key| key.public_jwk.len() + 1).sum::<usize>();
+            if bytes + LARGEST_JWK > JWKS_BYTES {
+                let why = "with it the published keys would have more than 16 KiB; wait until old ones are gone";
+                return Err(KeyError::Refused(why).into());
+            }
+            if let Some(write) = with.try_change(ring, None, act, &Change::add).await? {
+                return Ok(write);
+            }
+        }
+        Err(Failed::Overtaken)
+    }
+}
+
+fn forward(change: Change, at_once: bool) -> Change {
+    let change = match change.lacks_standby() {
+        true => change.add(),
+        false => change,
+    };
+    change.bring_forward(at_once)
+}

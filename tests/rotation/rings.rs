@@ -1,0 +1,218 @@
+//! An installation that signs with ES256 alone: nothing promises RS256, and all else works.
+
+use std::time::Duration;
+
+use portcullis::app::{App, StartError};
+use portcullis::config::Config;
+use portcullis::keeper::Act;
+use portcullis::keys::{Alg, Ring, Use};
+use portcullis::oauth::client::Client;
+use portcullis::secret::Entropy;
+use portcullis::time::Clock;
+use serde_json::Value;
+
+use crate::cast::server::{confidential, execute};
+use crate::cast::{Db, Party, Server};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn only_es256(config: &mut Config) {
+    config.keys.algorithms = vec!["ES256".to_owned()];
+}
+
+/// A node that never had another ring.
+async fn one_ring(db: Db) -> Server {
+    Server::with(db, |config| {
+        only_es256(config);
+        execute(config, "DELETE FROM signing_keys WHERE alg = 'RS256'");
+    })
+    .await
+}
+
+async fn shop(server: &Server) -> Party {
+    server
+        .register(Client {
+            id_token_alg: Alg::ES256,
+            userinfo_alg: Some(Alg::ES256),
+            ..confidential("shop", "https://app.example/cb")
+        })
+        .await
+}
+
+async fn get(server: &Server, path: &str) -> Value {
+    serde_json::from_str(&server.browser().get(path).await.body).unwrap()
+}
+
+fn alg_of(jwt: &str) -> Value {
+    let header = jwt.split('.').next().unwrap();
+    let header = portcullis::secret::from_base64url(header).unwrap();
+    serde_json::from_slice::<Value>(&header).unwrap()["alg"].clone()
+}
+
+async fn everything_works(db: Db) {
+    let server = one_ring(db).await;
+    for path in [
+        "/.well-known/openid-configuration",
+        "/.well-known/oauth-authorization-server",
+    ] {
+        let metadata = get(&server, path).await;
+        for (name, value) in metadata.as_object().unwrap() {
+            assert!(!value.to_string().contains("RS256"), "{name}: {value}");
+        }
+        let only = serde_json::json!(["ES256"]);
+        assert_eq!(metadata["id_token_signing_alg_values_supported"], only);
+        assert_eq!(metadata["userinfo_signing_alg_values_supported"], only);
+    }
+    let keeper = &server.app.keeper;
+    assert_eq!(
+        keeper.table().rings(),
+        [Ring::token(Alg::ES256), Ring::FEED]
+    );
+    assert!(keeper.can_sign());
+    keeper.keep().await.unwrap();
+    let published = server.app.keys().published(Use::Token).set.clone();
+    assert_eq!(published.keys.len(), 2, "the signer and its standby");
+    let es256 = |alg: &Option<String>| alg.as_deref() == Some("ES256");
+    assert!(published.keys.iter().all(|key| es256(&key.alg)));
+
+    let shop = shop(&server).await;
+    let mut alice = server.browser();
+    let code = alice.allows(&shop).await;
+    let tokens = shop.redeems(&code).await.ok();
+    assert_eq!(alg_of(tokens.access()), "ES256");
+    assert_eq!(alg_of(tokens.0["id_token"].as_str().unwrap()), "ES256");
+    let answer = alice.asks_userinfo("GET", tokens.access()).await;
+    assert_eq!(alg_of(&answer.body), "ES256");
+    assert_eq!(shop.refreshes(tokens.refresh(), &[]).await.status, 200);
+
+    // Its keys turn like all others.
+    server.advance(DAY * 91);
+    keeper.poll().await.unwrap();
+    keeper.keep().await.unwrap();
+    let code = server.browser().allows(&shop).await;
+    let later = shop.redeems(&code).await.ok();
+    assert_ne!(
+        later.access().split('.').next(),
+        tokens.access().split('.').next(),
+        "another key"
+    );
+    let rows = server.count("SELECT count(*) AS n FROM signing_keys WHERE alg <> 'ES256'");
+    assert_eq!(rows, 0, "nobody made another ring");
+    server.remove().await;
+}
+
+#[actix_web::test]
+async fn with_one_ring_everything_works_on_sqlite() {
+    everything_works(Db::Sqlite).await;
+}
+
+#[actix_web::test]
+async fn with_one_ring_everything_works_on_postgres() {
+    everything_works(Db::Postgres).await;
+}
+
+/// The keys of a ring that is left out later are ended by hand, and no others are made.
+#[actix_web::test]
+async fn a_ring_that_is_left_out_can_be_ended() {
+    for db in [Db::Sqlite, Db::Postgres] {
+        let server = Server::with(db, only_es256).await;
+        let rsa = Ring::token(Alg::RS256);
+        let shows = || {
+            let view = server.app.keys();
+            let set = &view.published(Use::Token).set;
+            set.keys
+                .iter()
+                .any(|key| key.alg.as_deref() == Some("RS256"))
+        };
+        assert!(shows(), "what it signed must verify for a while");
+        let now = server.clock.now();
+        let act = Act { actor: "cli", now };
+        let table = server.app.keeper.table();
+        let before = server.count("SELECT count(*) AS n FROM signing_keys");
+        let write = table.revoke_ring(rsa, "left out", &act).await.unwrap();
+        assert_eq!((write.changes().count(), write.inserts().len()), (2, 0));
+        let again = table.revoke_ring(rsa, "left out", &act).await.unwrap();
+        assert!(again.is_empty());
+        server.app.poll().await.unwrap();
+        server.app.keeper.keep().await.unwrap();
+        assert!(!shows());
+        let after = server.count("SELECT count(*) AS n FROM signing_keys");
+        assert_eq!(before, after, "none is made");
+        server.remove().await;
+    }
+}
+
+/// Verifiers take a set of 16 KiB at most, so no key is imported beyond that.
+#[actix_web::test]
+async fn the_published_set_stays_small() {
+    use p256::pkcs8::EncodePrivateKey;
+    let server = Server::start(Db::Sqlite).await;
+    let table = server.app.keeper.table();
+    let now = server.clock.now();
+    let act = Act { actor: "cli", now };
+    let mut imported = 0;
+    let refused = loop {
+        let key = p256::SecretKey::random(&mut Entropy::seeded(9_000 + imported));
+        let pem = key.to_pkcs8_pem(p256::pkcs8::LineEnding::LF).unwrap();
+        match table.import(&pem, &act).await {
+            Ok(_) => imported += 1,
+            Err(refused) => break refused,
+        }
+        assert!(imported < 200, "never refused");
+    };
+    assert!(refused.to_string().contains("16 KiB"), "{refused}");
+    assert!(imported > 40, "{imported}");
+    server.app.poll().await.unwrap();
+    let jwks = server.browser().get("/oauth2/jwks").await.body;
+    assert!(jwks.len() <= 16 * 1_024, "{}", jwks.len());
+    server.remove().await;
+}
+
+/// Tokens that somebody is registered for could not be signed: better not to start than to find out at
+/// the next sign-in.
+#[actix_web::test]
+async fn an_algorithm_that_is_needed_cannot_be_left_out() {
+    for db in [Db::Sqlite, Db::Postgres] {
+        for needs in ["client", "userinfo", "resource"] {
+            let server = Server::start(db).await;
+            let shop = shop(&server).await;
+            let statement = match needs {
+                "client" => "UPDATE clients SET id_token_alg = 'RS256'",
+                "userinfo" => "UPDATE clients SET userinfo_alg = 'RS256'",
+                _ => "UPDATE resources SET alg = 'RS256'",
+            };
+            server.execute(statement);
+            let mut config = server.config.clone();
+            only_es256(&mut config);
+            let (clock, entropy) = (server.clock.clone(), Entropy::seeded(4));
+            let who = match needs {
+                "resource" => "https://api.example",
+                _ => shop.id(),
+            };
+            // An embedded database belongs to one node.
+            server.stop().await;
+            let refused = starts(&config, &clock, &entropy).await.err().unwrap();
+            assert!(
+                matches!(&refused, StartError::Configuration(why)
+                    if why.contains("keys.algorithms") && why.contains(who)),
+                "{refused}"
+            );
+            execute(
+                &config,
+                "UPDATE clients SET id_token_alg = 'ES256', userinfo_alg = NULL",
+            );
+            execute(&config, "UPDATE resources SET alg = 'ES256'");
+            assert!(starts(&config, &clock, &entropy).await.is_ok());
+        }
+    }
+}
+
+/// The threads of a node that was stopped let go of an embedded database a little later.
+async fn starts(config: &Config, clock: &Clock, entropy: &Entropy) -> Result<App, StartError> {
+    let begun = std::time::Instant::now();
+    while portcullis::db::Claim::on(&config.database_url()).is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(5), "still claimed");
+        tokio::task::yield_now().await;
+    }
+    App::start(config.clone(), clock.clone(), entropy.clone()).await
+}

@@ -1,0 +1,77 @@
+//! Who exists? Neither an answer nor its time tells: a wrong password, a name that nobody has, and the
+//! right password of somebody who is switched off.
+
+use std::time::{Duration, Instant};
+
+use crate::cast::server::PASSWORD;
+use crate::cast::{Answer, Browser, Db, Server, timing};
+
+/// Samples of each kind.
+const SAMPLES: usize = 1_000;
+const KINDS: [(&str, &str); 3] = [
+    ("alice", "gravel-otter-92-damp"),
+    ("ghost", PASSWORD),
+    ("dave", PASSWORD),
+];
+
+/// One try at a sign-in page, and the page that comes back.
+async fn tries(browser: &mut Browser, page: &Answer, kind: (&str, &str)) -> (Answer, Duration) {
+    let (authorization, csrf) = (page.hidden("authorization"), page.hidden("csrf"));
+    let fields = [
+        ("authorization", authorization.as_str()),
+        ("csrf", &csrf),
+        ("username", kind.0),
+        ("password", kind.1),
+    ];
+    let begun = Instant::now();
+    let answer = browser.post("/login", &fields).await;
+    let took = begun.elapsed();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    (answer, took)
+}
+
+async fn nobody_can_tell(db: Db) {
+    let server = Server::with(db, |config| config.limits.per_ip = 1_000_000).await;
+    let shop = server.shop().await;
+    let mut browser = server.browser();
+    let mut worst = f64::MAX;
+    // Repeated before it fails: other work on the machine must not pass for a leak.
+    for _ in 0..2 {
+        let mut took: [Vec<Duration>; 3] = Default::default();
+        let mut page = browser.opens(&shop.request(&[])).await;
+        for round in 0..SAMPLES {
+            for (kind, took) in KINDS.into_iter().zip(&mut took) {
+                let (next, time) = tries(&mut browser, &page, kind).await;
+                took.push(time);
+                page = next;
+            }
+            // What failed so far must not slow anybody down, nor the sign-in grow old.
+            server.execute("DELETE FROM throttles");
+            if round % 100 == 99 {
+                server.advance(Duration::from_secs(60));
+                page = browser.opens(&shop.request(&[])).await;
+            }
+        }
+        let pairs = [(0, 1), (0, 2), (1, 2)];
+        let found = pairs.map(|(one, two)| timing::t(&took[one], &took[two]).abs());
+        println!("|t| on {db:?}: {found:.2?}");
+        worst = found.into_iter().fold(0.0, f64::max);
+        if worst < timing::LIMIT {
+            break;
+        }
+    }
+    assert!(worst < timing::LIMIT, "|t| = {worst:.1}");
+    server.remove().await;
+}
+
+#[actix_web::test]
+#[ignore = "slow"]
+async fn the_time_of_a_failed_sign_in_tells_nothing_on_sqlite() {
+    nobody_can_tell(Db::Sqlite).await;
+}
+
+#[actix_web::test]
+#[ignore = "slow"]
+async fn the_time_of_a_failed_sign_in_tells_nothing_on_postgres() {
+    nobody_can_tell(Db::Postgres).await;
+}
