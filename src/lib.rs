@@ -1,7 +1,7 @@
 //! Portcullis: an OAuth 2.0 and OpenID Connect authorization server.
 //!
-//! Imports go one way: `main → cli → http → app → keeper → db → oauth → { accounts, keys } → { audit, config,
-//! id, secret, time } → portcullis-verifier`. `tests/layout.rs` fails the build when one goes back.
+//! Imports go one way: `main → cli → http → app → keeper → db → oauth → { accounts, keys } → log →
+//! { audit, config, id, metrics, secret, time } → portcullis-verifier`. `tests/layout.rs` fails the build when one goes back.
 //!
 //! | Module | What it is |
 //! |---|---|
@@ -13,9 +13,11 @@
 //! | [`oauth`] | the protocol, free of HTTP and SQL |
 //! | [`accounts`] | people, passwords, sessions, consent |
 //! | [`keys`] | signing keys, sealed values |
+//! | [`log`] | the log's lines, and the thread that writes them |
 //! | [`audit`] | names of audit events |
 //! | [`config`] | configuration and the policy's limits |
 //! | [`id`] | identifiers |
+//! | [`metrics`] | what is counted, and the page for Prometheus |
 //! | [`secret`] | random secrets and their hashes |
 //! | [`time`] | instants and the clock |
 //!
@@ -57,6 +59,8 @@ pub mod http;
 pub mod id;
 pub mod keeper;
 pub mod keys;
+pub mod log;
+pub mod metrics;
 pub mod oauth;
 pub mod secret;
 pub mod time;

@@ -3,6 +3,7 @@
 mod audit;
 mod client;
 mod demo;
+mod healthcheck;
 mod keys;
 mod migrate;
 mod resource;
@@ -19,8 +20,9 @@ use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::app::{self, StartError};
-use crate::config::{self, Config, Format, Overrides, Refused};
+use crate::config::{self, Config, Overrides, Refused};
 use crate::db::{self, Schema, Store};
+use crate::log;
 
 /// OAuth 2.0 and OpenID Connect authorization server.
 #[derive(Parser)]
@@ -51,6 +53,8 @@ enum Verb {
     Token(token::Arguments),
     /// Signing keys: show, plan, rotate, revoke, import; the keys that encrypt them.
     Keys(keys::Arguments),
+    /// Ask the server of this configuration whether it is ready; exit code 0 when it is.
+    Healthcheck(healthcheck::Arguments),
     /// Check the seals of the audit log, or follow it.
     Audit(audit::Arguments),
 }
@@ -76,7 +80,9 @@ struct Exit {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(arguments) {
+    let outcome = run(arguments);
+    log::flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("portcullis: {error:#}");
@@ -121,41 +127,15 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Verb::User(arguments) => user::run(&arguments, &configured(&overrides)?),
         Verb::Token(arguments) => token::run(&arguments, &configured(&overrides)?),
         Verb::Keys(arguments) => keys::run(&arguments, || configured(&overrides)),
+        Verb::Healthcheck(arguments) => healthcheck::run(&arguments, &configured(&overrides)?),
         Verb::Audit(arguments) => audit::run(&arguments, &configured(&overrides)?),
     }
 }
 
 fn configured(overrides: &Overrides) -> anyhow::Result<Config> {
     let config = config::load(overrides, std::env::vars())?;
-    start_log(&config.log);
+    log::start(&config.log);
     Ok(config)
-}
-
-/// Logs to stderr: JSON lines, or readable on a terminal.
-fn start_log(log: &config::Log) {
-    let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let json = match log.format {
-        Format::Json => true,
-        Format::Pretty => false,
-        Format::Auto => !std::io::stderr().is_terminal(),
-    };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // A log that nobody reads any more must not take the server down.
-        .log_internal_errors(false);
-    // Err means that a log was started already, as in tests.
-    let _ = if json {
-        builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .try_init()
-    } else {
-        builder.compact().try_init()
-    };
 }
 
 /// The database for a command: the schema must be this binary's. An embedded one is made if needed.

@@ -33,7 +33,7 @@ pub use crate::oauth::ledger::Failure as Error;
 pub use audit::{SEALED_AT_ONCE, Seal};
 use connection::AnyConnection;
 use pool::Pool;
-pub use pool::{Claim, OpenError};
+pub use pool::{Claim, OpenError, PoolFigures};
 use writer::Writer;
 
 /// The open transaction of one request.
@@ -124,6 +124,11 @@ impl Store {
         tokio::task::spawn_blocking(run)
             .await
             .map_err(|error| Error::Statement(error.to_string()))?
+    }
+
+    /// How the pool stands.
+    pub fn pool_figures(&self) -> PoolFigures {
+        self.pool.figures()
     }
 
     /// Whether the database answers, for readiness.

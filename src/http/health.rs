@@ -13,12 +13,17 @@ pub async fn live() -> HttpResponse {
         .json(json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: the database answers, and every ring has a signer.
+/// `GET /readyz`: the database answers, every ring has a signer, and the node is not on its way out.
 pub async fn ready(app: Data<App>) -> HttpResponse {
     let database = app.store.ping().await.is_ok();
     let keys = app.keeper.can_sign() && app.keeper.lease_holds();
+    let serving = !app.draining.is_on();
     let word = |good: bool| if good { "ok" } else { "failed" };
-    let mut response = if database && keys {
+    let status = match (database && keys, serving) {
+        (_, false) => "draining",
+        (good, true) => word(good),
+    };
+    let mut response = if status == "ok" {
         HttpResponse::Ok()
     } else {
         HttpResponse::ServiceUnavailable()
@@ -26,8 +31,8 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     response
         .insert_header(("Cache-Control", "no-store"))
         .json(json!({
-            "status": word(database && keys),
-            "checks": { "database": word(database), "keys": word(keys) },
+            "status": status,
+            "checks": { "database": word(database), "keys": word(keys), "serving": word(serving) },
         }))
 }
 
