@@ -148,10 +148,11 @@ counters! {
 
 /// Every event of high or critical severity: each has a series from the start, so that an alarm sees
 /// its first occurrence.
-pub const ALARMS: [(&str, &str); 19] = [
+pub const ALARMS: [(&str, &str); 20] = [
     ("audit.unsealed", "high"),
     ("code.client_mismatch", "high"),
     ("code.replay", "high"),
+    ("config.rejected", "high"),
     ("db.restored", "high"),
     ("http.timeout", "high"),
     ("introspection.degraded", "high"),

@@ -18,12 +18,12 @@ use crate::config::{Address, Config, DataDir, Span};
 use crate::db::{self, Transaction};
 use crate::id::{self, ClientId, UserId};
 use crate::keys::Alg;
-use crate::log;
 use crate::oauth::client::{AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType};
 use crate::oauth::resource::Resource;
 use crate::oauth::scope::Scope;
 use crate::secret::{Entropy, Secret};
 use crate::time::{Clock, Timestamp};
+use crate::{log, metrics};
 
 const USERNAME: &str = "demo";
 const SCOPE: &str = "openid orders:read";
@@ -51,6 +51,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let folder = Folder::fresh()?;
     let config = configuration(port, &folder.0);
     log::start(&config.log);
+    metrics::begin();
     actix_web::rt::System::new().block_on(demonstrate(config, port))
 }
 

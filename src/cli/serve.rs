@@ -4,13 +4,15 @@ mod manager;
 mod reload;
 mod stop;
 
+use std::time::Duration;
+
 use actix_web::web::Data;
 use anyhow::Context;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::{Exit, audit};
-use crate::app::App;
-use crate::config::limits::{CLEAN_UP_BATCH, CLEAN_UP_EVERY};
+use crate::app::{App, StartError};
+use crate::config::limits::{CLEAN_UP_BATCH, CLEAN_UP_EVERY, DATABASE_WAIT};
 use crate::config::{self, Config, Overrides};
 use crate::http::{BindError, Listeners};
 use crate::secret::Entropy;
@@ -18,6 +20,10 @@ use crate::time::Clock;
 use crate::{log, metrics};
 
 pub use stop::{Background, StopSignals, run_until_stopped};
+
+/// Between two tries to reach the database, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -60,7 +66,7 @@ fn refuse_dumps() -> anyhow::Result<()> {
 }
 
 async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
-    let app = Data::new(App::start(config, Clock::System, Entropy::system()).await?);
+    let app = Data::new(start(config).await?);
     let signals = StopSignals::catch()?;
     let listeners = bind(&app)?;
     warn_of_relaxations(&app);
@@ -87,6 +93,31 @@ async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     tasks.run(manager::watchdog());
     manager::tell(&[manager::READY]);
     run_until_stopped(app, listeners, signals, tasks).await
+}
+
+/// Starts the node. A database server that is not there yet is waited for, longer each time.
+async fn start(config: Config) -> Result<App, StartError> {
+    let (clock, mut pause) = (Clock::System, FIRST_PAUSE);
+    let begun = clock.uptime();
+    loop {
+        let app = App::start(config.clone(), clock.clone(), Entropy::system()).await;
+        let waited = clock.uptime().since(begun);
+        match app {
+            Err(StartError::Unavailable(why))
+                if is_server(&config.database_url()) && waited + pause <= DATABASE_WAIT =>
+            {
+                tracing::warn!(event = "storage.awaited", reason = "start", error = why);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether the database is a server of its own, which may come up later than this one.
+fn is_server(url: &str) -> bool {
+    !url.starts_with("sqlite:")
 }
 
 /// Starts what every node does beside answering.

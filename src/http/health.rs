@@ -13,13 +13,14 @@ pub async fn live() -> HttpResponse {
         .json(json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: the database answers, every ring has a signer, and the node is not on its way out.
+/// `GET /readyz`: the database answers and has our schema, every ring has a signer, and the node is not on its way out.
 pub async fn ready(app: Data<App>) -> HttpResponse {
-    let database = app.store.ping().await.is_ok();
+    let schema = app.store.has_schema().await;
+    let (database, schema) = (schema.is_ok(), schema.unwrap_or(false));
     let keys = app.keeper.can_sign() && app.keeper.lease_holds();
     let serving = !app.draining.is_on();
     let word = |good: bool| if good { "ok" } else { "failed" };
-    let status = match (database && keys, serving) {
+    let status = match (database && schema && keys, serving) {
         (_, false) => "draining",
         (good, true) => word(good),
     };
@@ -32,7 +33,12 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
         .insert_header(("Cache-Control", "no-store"))
         .json(json!({
             "status": status,
-            "checks": { "database": word(database), "keys": word(keys), "serving": word(serving) },
+            "checks": {
+                "database": word(database),
+                "schema": word(schema),
+                "keys": word(keys),
+                "serving": word(serving),
+            },
         }))
 }
 

@@ -2,7 +2,10 @@
 //! in figures, not in the database, not on pages that say no.
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use p256::pkcs8::{EncodePrivateKey, LineEnding};
+use portcullis::secret::Entropy;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::both;
 use crate::cast::client::basic;
@@ -168,7 +171,21 @@ both! {
             ("Basic header".to_owned(), basic(&site.client_id, site.secret.expose()).replace("Basic ", "")),
             ("key-encrypting key".to_owned(), site.place.read("keys/kek").trim().to_owned()),
         ];
-        let mut said = Vec::new();
+        // A private key that is known from outside; the next one of its ring.
+        let scalar = Entropy::system().bytes::<32>();
+        let private = p256::SecretKey::from_slice(&scalar).unwrap();
+        let pem = private.to_pkcs8_pem(LineEnding::LF).unwrap();
+        site.place.write("canary.pem", &pem);
+        let path = site.place.folder.join("canary.pem");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        site.place.done(&["keys", "import", "canary.pem"]);
+        let body = pem.lines().filter(|line| !line.starts_with('-'));
+        marks.extend(body.map(|line| ("private key".to_owned(), line.to_owned())));
+        marks.push(("private key".to_owned(), URL_SAFE_NO_PAD.encode(scalar)));
+        marks.push(("private key".to_owned(), scalar.map(|byte| format!("{byte:02x}")).concat()));
+        let listed = [&["keys", "list"][..], &["--format", "json"]].concat();
+        let listed = site.place.done(&listed);
+        let mut said = vec![listed, site.place.done(&["audit", "tail", "-n", "1000", "--format", "json"])];
         let page = actix_web::rt::System::new().block_on(async {
             right_ones(&site, &public, &mut marks).await;
             wrong_ones(&site, &public, &mut said).await;

@@ -110,6 +110,7 @@ fn each_request_has_one_line_and_probes_have_none() {
             assert_eq!(reason["trace_id"], line["trace_id"]);
         }
     }
+    is_as_documented(&lines(&server));
     for line in lines(&server) {
         let ts = line["ts"].as_str().unwrap();
         assert!(ts.len() == 24 && ts.ends_with('Z'), "{line}");
@@ -119,6 +120,106 @@ fn each_request_has_one_line_and_probes_have_none() {
         let said = line["event"].is_string() || line["message"].is_string();
         assert!(said, "{line}");
     }
+}
+
+/// Holds lines against the schema of docs/operations.md.
+fn is_as_documented(lines: &[Value]) {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md"));
+    let text = text.unwrap();
+    let schema = text
+        .split("```json\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next());
+    let schema: Value = serde_json::from_str(schema.unwrap()).unwrap();
+    let kind = |value: &Value| match value {
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "boolean",
+        _ => "other",
+    };
+    let required: Vec<&str> = schema["required"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    for line in lines {
+        let members = line.as_object().unwrap();
+        assert!(
+            required.iter().all(|name| members.contains_key(*name)),
+            "{line}"
+        );
+        for (name, value) in members {
+            let rule = schema["properties"]
+                .get(name)
+                .unwrap_or(&schema["additionalProperties"]);
+            let types = rule["type"]
+                .as_array()
+                .cloned()
+                .unwrap_or_else(|| vec![rule["type"].clone()]);
+            let good = match rule["enum"].as_array() {
+                Some(allowed) => allowed.contains(value),
+                None => types.contains(&kind(value).into()),
+            };
+            assert!(good, "{name}: {line}");
+        }
+    }
+}
+
+/// The other half of the test below, in a process of its own.
+#[test]
+#[ignore = "panics on purpose, for its parent alone"]
+fn a_process_that_panics() {
+    if std::env::var_os("PANICS_FOR_ITS_PARENT").is_none() {
+        return;
+    }
+    portcullis::log::start(&portcullis::config::Log {
+        format: portcullis::config::Format::Json,
+        level: "info".to_owned(),
+    });
+    for secret in [None, Some("Canary9x7")] {
+        let thread = std::thread::spawn(move || match secret {
+            None => panic!("a fixed text"),
+            Some(secret) => panic!("about {secret}"),
+        });
+        assert!(thread.join().is_err());
+    }
+    portcullis::log::flush();
+}
+
+#[test]
+fn a_panic_is_a_line_that_tells_no_values() {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "lines::a_process_that_panics",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env("PANICS_FOR_ITS_PARENT", "yes")
+        .output()
+        .unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<Value> = log
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}")))
+        .collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    for (line, said) in lines.iter().zip(["a fixed text".into(), Value::Null]) {
+        assert_eq!(
+            (&line["event"], &line["severity"]),
+            (&"server.panicked".into(), &"high".into())
+        );
+        assert!(
+            line["place"]
+                .as_str()
+                .unwrap()
+                .contains("tests/operations/lines.rs:"),
+            "{line}"
+        );
+        assert_eq!(line["said"], said);
+    }
+    assert!(!log.contains("Canary9x7"));
 }
 
 #[test]

@@ -1,9 +1,14 @@
 //! What service managers and container runtimes see: readiness, sockets, limits of the process.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::both;
+use crate::cast::postgres;
 use crate::place::{Place, refused};
+use crate::site::{asks, management};
 
 /// The next message to the service manager.
 fn hears(manager: &UnixDatagram) -> String {
@@ -130,6 +135,102 @@ fn a_health_check_needs_no_other_program() {
     );
     drop(server);
     refused(&place.run(&["healthcheck"], &at), 1, "no answer from");
+}
+
+both! {
+    fn a_server_is_ready_while_its_schema_is_there(place: Place) {
+        let server = place.serve(&[]);
+        let probes = management(&server);
+        let ready = || {
+            let (status, said) = actix_web::rt::System::new().block_on(asks(&probes, "/readyz"));
+            let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+            (status, said["checks"]["schema"].clone())
+        };
+        assert_eq!(ready(), (200, "ok".into()));
+        let newest = "(SELECT max(version) FROM __diesel_schema_migrations)";
+        place.execute(&format!("UPDATE __diesel_schema_migrations SET version = 'x' WHERE version = {newest}"));
+        assert_eq!(ready(), (503, "failed".into()));
+        place.execute("DROP TABLE __diesel_schema_migrations");
+        assert_eq!(ready(), (503, "failed".into()));
+    }
+}
+
+#[test]
+fn a_database_that_comes_later_is_waited_for() {
+    let mut place = Place::new();
+    place.done(&["keys", "generate-kek", "--out", "keys/kek"]);
+    let name = format!("later_{}", std::process::id());
+    postgres::execute(&format!("DROP DATABASE IF EXISTS {name}"));
+    place.database = Some(postgres::database(&name));
+    let auto = [("PORTCULLIS__DATABASE__AUTO_MIGRATE", "true")];
+    let mut child = place
+        .command(&["serve"], &auto)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut hears = |event: &str| {
+        log.by_ref()
+            .map_while(Result::ok)
+            .any(|line| line.contains(event))
+    };
+    assert!(hears("storage.awaited"));
+    postgres::execute(&format!("CREATE DATABASE {name}"));
+    assert!(hears("server.started"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// What the unit says, held against what the server does.
+#[test]
+fn the_unit_gives_a_stop_its_time_and_the_process_little_else() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/portcullis.service");
+    let text = std::fs::read_to_string(path).unwrap();
+    let settings: Vec<(&str, &str)> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split_once('='))
+        .collect();
+    let value = |name: &str| {
+        let found = settings.iter().find(|(known, _)| *known == name);
+        found.unwrap_or_else(|| panic!("{name} is missing")).1
+    };
+    let times = portcullis::config::Shutdown::default();
+    let stop: u64 = value("TimeoutStopSec").parse().unwrap();
+    assert!(stop > (times.delay.0 + times.drain.0).as_secs() + 5);
+    let wait: u64 = value("TimeoutStartSec").parse().unwrap();
+    assert!(wait > portcullis::config::limits::DATABASE_WAIT.as_secs());
+    for (name, wanted) in [
+        ("Type", "notify"),
+        ("RestartPreventExitStatus", "78"),
+        ("DynamicUser", "yes"),
+        ("NoNewPrivileges", "yes"),
+        ("ProtectSystem", "strict"),
+        ("ProtectHome", "yes"),
+        ("MemoryDenyWriteExecute", "yes"),
+        ("SystemCallFilter", "@system-service"),
+        ("CapabilityBoundingSet", ""),
+        ("LimitCORE", "0"),
+        ("UMask", "0077"),
+    ] {
+        assert_eq!(value(name), wanted, "{name}");
+    }
+    assert!(value("LoadCredential").starts_with("kek:"));
+    // Where systemd is installed it has a word, too. It looks for the binary, which is not there.
+    let Ok(verified) = Command::new("systemd-analyze")
+        .args(["verify", path])
+        .output()
+    else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&verified.stderr);
+    let odd = said
+        .lines()
+        .find(|line| line.contains("portcullis.service:"));
+    assert_eq!(
+        odd.filter(|line| !line.contains("/usr/bin/portcullis is not executable")),
+        None
+    );
 }
 
 #[test]

@@ -107,7 +107,7 @@ async fn replace_keks(app: &App, new: &Config) -> Result<(), String> {
 }
 
 fn refuse(what: &str, why: &dyn std::fmt::Display) {
-    tracing::error!(event = "config.rejected", reason = "reload", what, error = %why, "what was in force stays in force");
+    tracing::error!(event = "config.rejected", reason = "reload", severity = "high", what, error = %why, "what was in force stays in force");
 }
 
 /// The keys whose values differ.
