@@ -1,6 +1,6 @@
 //! Portcullis: an OAuth 2.0 and OpenID Connect authorization server.
 //!
-//! Imports go one way: `main → cli → http → app → keeper → db → oauth → { accounts, keys } → log →
+//! Imports go one way: `main → cli → http → app → keeper → db → oauth → { accounts, keys } → { log, telemetry } →
 //! { audit, config, id, metrics, secret, time } → portcullis-verifier`. `tests/layout.rs` fails the build when one goes back.
 //!
 //! | Module | What it is |
@@ -13,6 +13,7 @@
 //! | [`oauth`] | the protocol, free of HTTP and SQL |
 //! | [`accounts`] | people, passwords, sessions, consent |
 //! | [`keys`] | signing keys, sealed values |
+//! | [`telemetry`] | traces, with the feature `otel` |
 //! | [`log`] | the log's lines, and the thread that writes them |
 //! | [`audit`] | names of audit events |
 //! | [`config`] | configuration and the policy's limits |
@@ -63,4 +64,5 @@ pub mod log;
 pub mod metrics;
 pub mod oauth;
 pub mod secret;
+pub mod telemetry;
 pub mod time;

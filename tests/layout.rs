@@ -16,7 +16,7 @@ const ORDER: [&[&str]; 10] = [
     &["db"],
     &["oauth"],
     &["accounts", "keys"],
-    &["log"],
+    &["log", "telemetry"],
     &["audit", "config", "id", "metrics", "secret", "time"],
 ];
 

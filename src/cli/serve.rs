@@ -17,7 +17,7 @@ use crate::config::{self, Config, Overrides};
 use crate::http::{BindError, Listeners};
 use crate::secret::Entropy;
 use crate::time::Clock;
-use crate::{log, metrics};
+use crate::{log, metrics, telemetry};
 
 pub use stop::{Background, StopSignals, run_until_stopped};
 
@@ -49,7 +49,17 @@ pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()
     let config = config::load(&overrides, std::env::vars())?;
     log::start(&config.log);
     metrics::begin();
-    actix_web::rt::System::new().block_on(serve(config, overrides))
+    if let Err(why) = telemetry::start(&config.telemetry) {
+        tracing::warn!(
+            event = "telemetry.unavailable",
+            reason = "start",
+            error = why,
+            "no traces are sent"
+        );
+    }
+    let outcome = actix_web::rt::System::new().block_on(serve(config, overrides));
+    telemetry::flush();
+    outcome
 }
 
 /// What this process holds is for nobody else's eyes: no core file, no debugger of another process.

@@ -14,6 +14,7 @@ mod network;
 mod shutdown;
 mod source;
 mod span;
+mod telemetry;
 mod tokens;
 
 use std::path::PathBuf;
@@ -34,6 +35,7 @@ pub use shutdown::Shutdown;
 pub(crate) use source::read_secret_file;
 pub use source::{Overrides, load};
 pub use span::Span;
+pub use telemetry::Telemetry;
 pub use tokens::Tokens;
 
 /// Everything that an operator can set.
@@ -67,6 +69,8 @@ pub struct Config {
     pub database: Database,
     /// Logs.
     pub log: Log,
+    /// Traces.
+    pub telemetry: Telemetry,
 }
 
 /// `data_dir`.
@@ -148,6 +152,7 @@ impl Config {
         self.limits.check()?;
         self.shutdown.check()?;
         self.log.check()?;
+        self.telemetry.check()?;
         let loopback_bind = is_loopback_host(self.listen.public.host());
         if self.listen.tls.files().is_some() {
             if !issuer.is_https() {

@@ -2,6 +2,7 @@
 //! figures.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
@@ -12,6 +13,7 @@ use crate::app::App;
 use crate::id::{self, ClientId};
 use crate::log::ACCESS;
 use crate::metrics::{HTTP_DURATION, HTTP_REQUESTS, Label};
+use crate::telemetry::{self, Span};
 use crate::time::Uptime;
 
 /// Longest request id that a proxy may give.
@@ -25,6 +27,8 @@ pub struct RequestId {
     trace: String,
     /// Our own `parent-id`, for whatever is called from here.
     span: String,
+    /// The proxy's.
+    parent: Option<String>,
     flags: String,
 }
 
@@ -47,7 +51,11 @@ impl RequestId {
             };
             value.to_str().ok()
         };
-        let (trace, flags) = said("traceparent").and_then(parse_trace).unzip();
+        let given = said("traceparent").and_then(parse_trace);
+        let (trace, parent, flags) = match given {
+            Some((trace, parent, flags)) => (Some(trace), Some(parent), flags),
+            None => (None, None, if telemetry::is_on() { "01" } else { "00" }),
+        };
         Self {
             id: said("x-request-id")
                 .filter(|id| is_well_formed(id))
@@ -55,7 +63,8 @@ impl RequestId {
             // The right half of a UUIDv7 is random.
             span: hex[16..].to_owned(),
             trace: trace.map_or(hex, str::to_owned),
-            flags: flags.unwrap_or("00").to_owned(),
+            parent: parent.map(str::to_owned),
+            flags: flags.to_owned(),
         }
     }
 
@@ -66,6 +75,11 @@ impl RequestId {
 
     fn find(request: &HttpRequest) -> Option<Self> {
         request.extensions().get::<Self>().cloned()
+    }
+
+    /// W3C Trace Context §3.2.2.5: the lowest bit.
+    fn is_sampled(&self) -> bool {
+        u8::from_str_radix(&self.flags, 16).is_ok_and(|flags| flags & 1 == 1)
     }
 
     /// Tells both on the answer.
@@ -90,7 +104,7 @@ fn is_well_formed(id: &str) -> bool {
 }
 
 /// W3C Trace Context §3.2: `00-<trace-id>-<parent-id>-<flags>`; all zeros are no id.
-fn parse_trace(text: &str) -> Option<(&str, &str)> {
+fn parse_trace(text: &str) -> Option<(&str, &str, &str)> {
     let parts: Vec<&str> = text.split('-').collect();
     let ["00", trace, parent, flags] = parts[..] else {
         return None;
@@ -103,7 +117,7 @@ fn parse_trace(text: &str) -> Option<(&str, &str)> {
     };
     let real = |text: &str| text.bytes().any(|b| b != b'0');
     let good = hex(trace, 32) && hex(parent, 16) && hex(flags, 2) && real(trace) && real(parent);
-    good.then_some((trace, flags))
+    good.then_some((trace, parent, flags))
 }
 
 /// From now on the request's lines name the client that it is from or about. Only a registered one.
@@ -178,8 +192,36 @@ pub(super) fn tell(request: &HttpRequest, status: StatusCode, begun: Uptime, app
         status = status.as_u16(),
         took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
     );
+    trace(request, method, &route, status, took, app);
     HTTP_DURATION.observe(route.clone(), took);
     HTTP_REQUESTS.count([route, method.into(), status.as_str().to_owned().into()]);
+}
+
+/// Its span, if somebody collects them and the proxy wants this one.
+fn trace(
+    request: &HttpRequest,
+    method: &'static str,
+    route: &str,
+    status: StatusCode,
+    took: Duration,
+    app: &App,
+) {
+    let Some(id) = RequestId::find(request).filter(|id| telemetry::is_on() && id.is_sampled())
+    else {
+        return;
+    };
+    telemetry::record(Span {
+        trace_id: id.trace,
+        span_id: id.span,
+        parent_id: id.parent,
+        begun: app.clock.now() - took,
+        took,
+        method,
+        route: route.to_owned(),
+        status: status.as_u16(),
+        request_id: id.id,
+        client_id: About::of(request).client_id,
+    });
 }
 
 /// A method that exists; whatever else was sent is one.
@@ -204,7 +246,7 @@ mod tests {
     fn what_a_proxy_names_is_taken_only_in_the_right_form() {
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
         let good = format!("00-{trace}-00f067aa0ba902b7-01");
-        assert_eq!(parse_trace(&good), Some((trace, "01")));
+        assert_eq!(parse_trace(&good), Some((trace, "00f067aa0ba902b7", "01")));
         for bad in [
             "",
             "00",

@@ -309,6 +309,34 @@ fn people_get_lines_that_they_can_read() {
     }
 }
 
+/// Fault F31: whoever reads the log is gone.
+#[test]
+fn a_log_that_nobody_can_write_to_any_more_takes_nobody_down() {
+    let site = Site::open(Place::new());
+    let mut command = site.place.command(&["serve"], &[]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("server.started") {
+        line.clear();
+        log.read_line(&mut line).unwrap();
+    }
+    drop(log);
+    let started: Value = serde_json::from_str(&line).unwrap();
+    let public = format!("http://{}", started["listen"].as_str().unwrap());
+    runs(async {
+        for _ in 0..50 {
+            assert_eq!(asks(&public, "/nothing").await.0, 404);
+        }
+    });
+    let pid = child.id().to_string();
+    let told = std::process::Command::new("kill")
+        .args(["-TERM", &pid])
+        .status();
+    assert!(told.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 /// Fault F31: whoever reads the log stands still.
 #[test]
 fn a_reader_that_stands_still_costs_lines_and_nothing_else() {

@@ -13,6 +13,8 @@ mod manager;
 mod reload;
 mod site;
 mod stop;
+#[cfg(feature = "otel")]
+mod traces;
 
 use cast::place;
 

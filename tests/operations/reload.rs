@@ -2,6 +2,7 @@
 
 use crate::both;
 use crate::cast::Browser;
+use crate::cast::tls::Pair;
 use crate::place::{Place, Running};
 use crate::site::{Site, asks, base, management, sample};
 
@@ -82,6 +83,31 @@ fn limits_and_level_are_taken_and_what_is_wrong_is_not() {
     }
     assert_eq!(turned_away(&server, 20), 0, "what was in force stays");
     assert_eq!(accesses(&server), before);
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn certificates_are_looked_at_again_and_a_bad_one_is_told_each_time() {
+    let site = Site::open(Place::new());
+    let folder = &site.place.folder;
+    let (old, new) = (
+        Pair::new(folder, "old", None),
+        Pair::new(folder, "new", None),
+    );
+    let server = site.place.serve(&[
+        (
+            "PORTCULLIS__LISTEN__TLS__CERTIFICATE",
+            old.certificate.to_str().unwrap(),
+        ),
+        ("PORTCULLIS__LISTEN__TLS__KEY", old.key.to_str().unwrap()),
+    ]);
+    std::fs::write(&old.certificate, "garbage").unwrap();
+    server.waits_for(|line| line.contains("tls.reload_failed"));
+    // The looks that come by themselves do not repeat it, a reload does.
+    reloads(&server, "tls.reload_failed");
+    new.replaces(&old);
+    server.signal("-HUP");
+    server.waits_for(|line| line.contains("tls.reloaded"));
     assert_eq!(server.stop(), Some(0));
 }
 
