@@ -1,5 +1,6 @@
 //! Everything that a node is made of, built once: the only wiring place.
 
+mod draining;
 mod feed;
 mod keys;
 mod registrations;
@@ -8,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
+pub use draining::Draining;
 use portcullis_verifier::Claims;
 pub use registrations::Registrations;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::accounts::password::Password;
 use crate::config::limits::{HASH_QUEUE, HASH_WAIT};
@@ -52,6 +54,10 @@ pub struct App {
     pub feed: Feed,
     mark: Option<MarkFile>,
     signals: feed::Signals,
+    /// Whether this node is on its way out.
+    pub draining: Draining,
+    /// Told when the files of certificates are to be looked at now.
+    pub certificates: Arc<Notify>,
     metadata: (Bytes, String),
     hashing: Hashing,
     _claim: Claim,
@@ -149,6 +155,8 @@ impl App {
                 waiting: AtomicUsize::new(0),
             },
             registrations: Registrations::default(),
+            draining: Draining::default(),
+            certificates: Arc::default(),
             config,
             issuer,
             store,

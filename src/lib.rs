@@ -1,7 +1,8 @@
 //! Portcullis: an OAuth 2.0 and OpenID Connect authorization server.
 //!
-//! Imports go one way: `main → cli → http → app → { feed, keeper } → db → oauth → { accounts, keys } → { audit, config,
-//! id, secret, time } → portcullis-verifier`. `tests/layout.rs` fails the build when one goes back.
+//! Imports go one way: `main → cli → http → app → { feed, keeper } → db → oauth → { accounts, keys } → { log,
+//! telemetry } → { audit, config, id, metrics, secret, time } → portcullis-verifier`. `tests/layout.rs` fails the build
+//! when one goes back.
 //!
 //! | Module | What it is |
 //! |---|---|
@@ -14,9 +15,12 @@
 //! | [`oauth`] | the protocol, free of HTTP and SQL |
 //! | [`accounts`] | people, passwords, sessions, consent |
 //! | [`keys`] | signing keys, sealed values |
+//! | [`telemetry`] | traces, with the feature `otel` |
+//! | [`log`] | the log's lines, and the thread that writes them |
 //! | [`audit`] | names of audit events |
 //! | [`config`] | configuration and the policy's limits |
 //! | [`id`] | identifiers |
+//! | [`metrics`] | what is counted, and the page for Prometheus |
 //! | [`secret`] | random secrets and their hashes |
 //! | [`time`] | instants and the clock |
 //!
@@ -59,6 +63,9 @@ pub mod http;
 pub mod id;
 pub mod keeper;
 pub mod keys;
+pub mod log;
+pub mod metrics;
 pub mod oauth;
 pub mod secret;
+pub mod telemetry;
 pub mod time;

@@ -63,6 +63,16 @@ impl std::ops::Sub<Duration> for Timestamp {
     }
 }
 
+impl Timestamp {
+    /// RFC 3339 in UTC, to the millisecond.
+    pub fn precise(self) -> String {
+        DateTime::from_timestamp_micros(self.0).map_or_else(
+            || self.to_string(),
+            |at| at.to_rfc3339_opts(SecondsFormat::Millis, true),
+        )
+    }
+}
+
 /// RFC 3339 in UTC, to the second.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

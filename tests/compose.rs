@@ -348,8 +348,20 @@ fn the_services_run_one_after_another_and_the_server_answers() {
         let mut probe = Command::new(&check[1]);
         probe
             .args(check[2..].iter().map(|word| machine.moved(word)))
+            .stdout(Stdio::null())
             .stderr(Stdio::null());
         machine.contain(&mut probe);
+        probe
+            .envs(
+                server
+                    .environment()
+                    .iter()
+                    .map(|(name, value)| (name, machine.moved(value))),
+            )
+            .env(
+                "PORTCULLIS__LISTEN__MANAGEMENT",
+                format!("127.0.0.1:{management}"),
+            );
         probe.status().unwrap().success()
     };
     assert!(

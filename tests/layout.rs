@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From left to right; modules of one entry do not know each other.
-const ORDER: [&[&str]; 9] = [
+const ORDER: [&[&str]; 10] = [
     &["main"],
     &["cli"],
     &["http"],
@@ -16,7 +16,8 @@ const ORDER: [&[&str]; 9] = [
     &["db"],
     &["oauth"],
     &["accounts", "keys"],
-    &["audit", "config", "id", "secret", "time"],
+    &["log", "telemetry"],
+    &["audit", "config", "id", "metrics", "secret", "time"],
 ];
 
 /// What the right-most modules may use of each other: ids are made of randomness and instants.

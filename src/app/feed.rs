@@ -140,7 +140,7 @@ impl App {
             if let Err(error) = &numbered
                 && !failing
             {
-                tracing::warn!(event = "storage.error", reason = "sequencer", %error);
+                tracing::warn!(event = "storage.error", reason = "sequencer", severity = "high", %error);
             }
             failing = numbered.is_err();
         }
@@ -170,7 +170,8 @@ impl App {
         }
     }
 
-    async fn write_acks(&self) {
+    /// Writes down what subscribers have acknowledged.
+    pub async fn write_acks(&self) {
         let acks = self.feed.acks.to_write();
         if acks.is_empty() {
             return;

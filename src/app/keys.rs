@@ -50,7 +50,7 @@ impl App {
     pub async fn keep_keys(&self) {
         loop {
             if let Err(error) = self.keeper.keep().await {
-                tracing::error!(event = "storage.error", reason = "keeper", %error);
+                tracing::error!(event = "storage.error", reason = "keeper", severity = "high", %error);
             }
             // Up to a fifth more, so that nodes do not do the same work at the same moment.
             let [chance] = self.entropy.bytes::<1>();
@@ -197,7 +197,7 @@ pub fn write_kek(path: &Path, entropy: &Entropy) -> Result<(), String> {
 impl From<KeyError> for StartError {
     fn from(error: KeyError) -> Self {
         if matches!(error, KeyError::UnknownKek { .. } | KeyError::Corrupt(_)) {
-            tracing::error!(event = "key.kek_mismatch", severity = "critical", %error);
+            tracing::error!(event = "key.kek_mismatch", reason = "kek", severity = "critical", %error);
         }
         Self::Configuration(error.to_string())
     }

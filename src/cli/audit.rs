@@ -89,7 +89,7 @@ pub async fn seal_for_ever(app: Data<App>) {
             Err(error) => {
                 // Once per outage, not twice a second.
                 if !failing {
-                    tracing::error!(event = "audit.unsealed", reason = "storage", %error);
+                    tracing::error!(event = "audit.unsealed", reason = "storage", severity = "high", %error);
                 }
                 failing = true;
             }
@@ -98,7 +98,7 @@ pub async fn seal_for_ever(app: Data<App>) {
 }
 
 /// Seals everything that waits.
-async fn seal(app: &Data<App>) -> Result<(), crate::db::Error> {
+pub async fn seal(app: &Data<App>) -> Result<(), crate::db::Error> {
     while app.store.read(|tx| tx.has_unsealed_audit()).await? {
         let node = app.clone();
         let sealed = app
@@ -120,6 +120,7 @@ fn tell(seal: &Seal) {
         target: "audit",
         event = row.name.as_str(),
         reason = row.reason.as_deref().unwrap_or_default(),
+        severity = (row.name == Name::KeyRevoked.as_str()).then_some("critical"),
         actor = row.actor.as_str(),
         object = row.target.as_str(),
         at = %row.at,

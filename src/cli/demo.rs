@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use actix_web::web::Data;
 use anyhow::Context;
 
+use super::Exit;
 use super::serve::{StopSignals, background, bind, run_until_stopped};
-use super::{Exit, start_log};
 use crate::accounts::password::Password;
 use crate::accounts::user::{User, Username};
 use crate::app::App;
-use crate::config::{Address, Config, DataDir};
+use crate::config::{Address, Config, DataDir, Span};
 use crate::db::{self, Transaction};
 use crate::id::{self, ClientId, UserId};
 use crate::keys::Alg;
@@ -23,6 +23,7 @@ use crate::oauth::resource::Resource;
 use crate::oauth::scope::Scope;
 use crate::secret::{Entropy, Secret};
 use crate::time::{Clock, Timestamp};
+use crate::{log, metrics};
 
 const USERNAME: &str = "demo";
 const SCOPE: &str = "openid orders:read";
@@ -49,7 +50,8 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let port = choose_port(arguments.port)?;
     let folder = Folder::fresh()?;
     let config = configuration(port, &folder.0);
-    start_log(&config.log);
+    log::start(&config.log);
+    metrics::begin();
     actix_web::rt::System::new().block_on(demonstrate(config, port))
 }
 
@@ -122,6 +124,8 @@ fn configuration(port: u16, folder: &Path) -> Config {
     config.listen.public = Address::new("localhost", port);
     config.listen.management = Address::new("127.0.0.1", 0);
     config.log.level = "warn".to_owned();
+    // Nothing stands in front of it.
+    config.shutdown.delay = Span::secs(0);
     config
 }
 
@@ -129,8 +133,9 @@ async fn demonstrate(config: Config, port: u16) -> anyhow::Result<()> {
     let app = Data::new(App::start(config, Clock::System, Entropy::system()).await?);
     let application = format!("http://localhost:{}", port + 1);
     let cast = Cast::register(&app, &application).await?;
-    let server = actix_web::rt::spawn(run_until_stopped(bind(&app)?, StopSignals::catch()?));
-    background(&app);
+    let (listeners, signals) = (bind(&app)?, StopSignals::catch()?);
+    let tasks = background(&app);
+    let server = actix_web::rt::spawn(run_until_stopped(app.clone(), listeners, signals, tasks));
     let demo = application::start(&app, &cast, port + 1).await?;
     cast.introduce(&app);
     server.await.context("the server failed")??;
@@ -278,10 +283,8 @@ impl Cast {
         );
         println!("                   {}", OWN_REDIRECT_URIS[2..].join(", "));
         if std::env::var_os("SSH_CONNECTION").is_some() {
-            let ports = (
-                app.config.listen.public.port,
-                app.config.listen.public.port + 1,
-            );
+            let port = app.config.listen.public.port().unwrap_or_default();
+            let ports = (port, port + 1);
             println!("\n  You are here over ssh. On your own machine, run:");
             println!(
                 "    ssh -L {0}:localhost:{0} -L {1}:localhost:{1} <this host>",

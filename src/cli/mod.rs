@@ -5,6 +5,7 @@ mod client;
 mod demo;
 mod dumps;
 mod feed;
+mod healthcheck;
 mod keys;
 mod migrate;
 mod recover;
@@ -23,8 +24,9 @@ use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::app::{self, StartError};
-use crate::config::{self, Config, Format, Overrides, Refused};
+use crate::config::{self, Config, Overrides, Refused};
 use crate::db::{self, Schema, Store};
+use crate::log;
 
 /// OAuth 2.0 and OpenID Connect authorization server.
 #[derive(Parser)]
@@ -61,6 +63,8 @@ enum Verb {
     Feed(feed::Arguments),
     /// After the database was restored from an older copy: end everything that is in doubt.
     Recover(recover::Arguments),
+    /// Ask the server of this configuration whether it is ready; exit code 0 when it is.
+    Healthcheck(healthcheck::Arguments),
     /// Check the seals of the audit log, or follow it.
     Audit(audit::Arguments),
 }
@@ -89,7 +93,9 @@ pub fn main() -> ExitCode {
         eprintln!("portcullis: this system lets the memory of the process be dumped: {error}");
     }
     let arguments = Arguments::parse();
-    match run(arguments) {
+    let outcome = run(arguments);
+    log::flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("portcullis: {error:#}");
@@ -137,41 +143,15 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Verb::Revoke(arguments) => revoke::run(&arguments, &configured(&overrides)?),
         Verb::Feed(arguments) => feed::run(&arguments, &configured(&overrides)?),
         Verb::Recover(arguments) => recover::run(&arguments, &configured(&overrides)?),
+        Verb::Healthcheck(arguments) => healthcheck::run(&arguments, &configured(&overrides)?),
         Verb::Audit(arguments) => audit::run(&arguments, &configured(&overrides)?),
     }
 }
 
 fn configured(overrides: &Overrides) -> anyhow::Result<Config> {
     let config = config::load(overrides, std::env::vars())?;
-    start_log(&config.log);
+    log::start(&config.log);
     Ok(config)
-}
-
-/// Logs to stderr: JSON lines, or readable on a terminal.
-fn start_log(log: &config::Log) {
-    let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let json = match log.format {
-        Format::Json => true,
-        Format::Pretty => false,
-        Format::Auto => !std::io::stderr().is_terminal(),
-    };
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // A log that nobody reads any more must not take the server down.
-        .log_internal_errors(false);
-    // Err means that a log was started already, as in tests.
-    let _ = if json {
-        builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .try_init()
-    } else {
-        builder.compact().try_init()
-    };
 }
 
 /// The database for a command: the schema must be this binary's. An embedded one is made if needed.

@@ -1,16 +1,29 @@
 //! `serve`: the server.
 
+mod manager;
+mod reload;
+mod stop;
+
+use std::time::Duration;
+
 use actix_web::web::Data;
 use anyhow::Context;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::{Exit, audit, start_log};
-use crate::app::App;
-use crate::config::limits::{CLEAN_UP_BATCH, CLEAN_UP_EVERY};
+use super::{Exit, audit};
+use crate::app::{App, StartError};
+use crate::config::limits::{CLEAN_UP_BATCH, CLEAN_UP_EVERY, DATABASE_WAIT};
 use crate::config::{self, Config, Overrides};
 use crate::http::{BindError, Listeners};
 use crate::secret::Entropy;
 use crate::time::Clock;
+use crate::{log, metrics, telemetry};
+
+pub use stop::{Background, StopSignals, run_until_stopped};
+
+/// Between two tries to reach the database, at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -23,6 +36,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()> {
+    refuse_dumps()?;
     overrides
         .values
         .extend(arguments.issuer.clone().map(|value| ("issuer", value)));
@@ -33,52 +47,120 @@ pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()
             .map(|value| ("listen.public", value)),
     );
     let config = config::load(&overrides, std::env::vars())?;
-    start_log(&config.log);
-    actix_web::rt::System::new().block_on(serve(config))
+    log::start(&config.log);
+    metrics::begin();
+    if let Err(why) = telemetry::start(&config.telemetry) {
+        tracing::warn!(
+            event = "telemetry.unavailable",
+            reason = "start",
+            error = why,
+            "no traces are sent"
+        );
+    }
+    let outcome = actix_web::rt::System::new().block_on(serve(config, overrides));
+    telemetry::flush();
+    outcome
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
-    let app = Data::new(App::start(config, Clock::System, Entropy::system()).await?);
+/// What this process holds is for nobody else's eyes: no core file, no debugger of another process.
+fn refuse_dumps() -> anyhow::Result<()> {
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none).context("core dumps cannot be switched off")?;
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .context("dumps cannot be switched off")?;
+    Ok(())
+}
+
+async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
+    let app = Data::new(start(config).await?);
     let signals = StopSignals::catch()?;
     let listeners = bind(&app)?;
     warn_of_relaxations(&app);
+    let (listen, management) = listeners.shown();
     tracing::info!(
         event = "server.started",
+        reason = "command",
         version = env!("CARGO_PKG_VERSION"),
         issuer = app.issuer.as_str(),
-        listen = %app.config.listen.public,
-        management = %app.config.listen.management,
-        database = if app.store.is_sqlite() { "sqlite" } else { "postgres" },
+        listen,
+        management,
+        database = if app.store.is_sqlite() {
+            "sqlite"
+        } else {
+            "postgres"
+        },
     );
-    background(&app);
-    run_until_stopped(listeners, signals).await
+    let mut tasks = background(&app);
+    tasks.run(reload::on_hangup(
+        app.clone(),
+        listeners.limits(),
+        overrides,
+    )?);
+    tasks.run(manager::watchdog());
+    manager::tell(&[manager::READY]);
+    run_until_stopped(app, listeners, signals, tasks).await
+}
+
+/// Starts the node. A database server that is not there yet is waited for, longer each time.
+async fn start(config: Config) -> Result<App, StartError> {
+    let (clock, mut pause) = (Clock::System, FIRST_PAUSE);
+    let begun = clock.uptime();
+    loop {
+        let app = App::start(config.clone(), clock.clone(), Entropy::system()).await;
+        let waited = clock.uptime().since(begun);
+        match app {
+            Err(StartError::Unavailable(why))
+                if is_server(&config.database_url()) && waited + pause <= DATABASE_WAIT =>
+            {
+                tracing::warn!(event = "storage.awaited", reason = "start", error = why);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether the database is a server of its own, which may come up later than this one.
+fn is_server(url: &str) -> bool {
+    !url.starts_with("sqlite:")
 }
 
 /// Starts what every node does beside answering.
-pub fn background(app: &Data<App>) {
+pub fn background(app: &Data<App>) -> Background {
+    let mut tasks = Background::default();
     let (follow, keep, need) = (app.clone(), app.clone(), app.clone());
-    actix_web::rt::spawn(async move { follow.follow().await });
-    actix_web::rt::spawn(async move { keep.keep_keys().await });
-    actix_web::rt::spawn(async move { need.keep_life().await });
-    actix_web::rt::spawn(clean_up(app.clone()));
-    actix_web::rt::spawn(audit::seal_for_ever(app.clone()));
+    tasks.run(async move { follow.follow().await });
+    tasks.run(async move { keep.keep_keys().await });
+    tasks.run(async move { need.keep_life().await });
+    tasks.run(clean_up(app.clone()));
+    tasks.run(audit::seal_for_ever(app.clone()));
+    tasks
 }
 
 /// What an operator set looser than the default, or left out, is told at each start.
 fn warn_of_relaxations(app: &App) {
-    for loose in app.config.limits.loosened() {
-        tracing::warn!(
-            event = "limits.raised",
-            reason = "configured",
-            limit = loose
-        );
-    }
+    warn_of_limits(&app.config.limits);
     let (listen, http) = (&app.config.listen, &app.config.http);
     if app.issuer.is_https() && listen.tls.files().is_none() && http.trusted_proxies.is_empty() {
         tracing::warn!(
             event = "http.proxy_undeclared",
             reason = "trusted_proxies",
             "the issuer is https and this listener is not, so a proxy must stand in front; until `http.trusted_proxies` names it, all people share one address and its limits"
+        );
+    }
+}
+
+fn warn_of_limits(limits: &config::Limits) {
+    for loose in limits.loosened() {
+        tracing::warn!(
+            event = "limits.raised",
+            reason = "configured",
+            limit = loose
         );
     }
 }
@@ -97,7 +179,7 @@ async fn clean_up(app: Data<App>) {
                 Ok(removed) if i64::try_from(removed).is_ok_and(|rows| rows >= CLEAN_UP_BATCH) => {}
                 Ok(_) => break,
                 Err(error) => {
-                    tracing::error!(event = "storage.error", reason = "clean_up", %error);
+                    tracing::error!(event = "storage.error", reason = "clean_up", severity = "high", %error);
                     break;
                 }
             }
@@ -119,45 +201,4 @@ pub fn bind(app: &Data<App>) -> anyhow::Result<Listeners> {
         };
         Exit { code, message }.into()
     })
-}
-
-/// The signals that stop a server. Caught from the moment on when this is made.
-pub struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl StopSignals {
-    /// Catches SIGTERM and Ctrl-C.
-    pub fn catch() -> anyhow::Result<Self> {
-        let catch = |kind| signal(kind).context("signals cannot be caught");
-        Ok(Self {
-            terminate: catch(SignalKind::terminate())?,
-            interrupt: catch(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// Serves until a signal, then finishes what runs; a second signal stops at once.
-pub async fn run_until_stopped(
-    listeners: Listeners,
-    mut signals: StopSignals,
-) -> anyhow::Result<()> {
-    let handle = listeners.handle();
-    actix_web::rt::spawn(async move {
-        signals.next().await;
-        tracing::info!(event = "server.stopping");
-        tokio::select! {
-            () = handle.stop(true) => {}
-            () = signals.next() => handle.stop(false).await,
-        }
-    });
-    listeners.run().await.context("the server failed")
 }

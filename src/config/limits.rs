@@ -156,6 +156,8 @@ pub const HASH_QUEUE: usize = 64;
 pub const HASH_WAIT: Duration = Duration::from_secs(2);
 /// How long a request waits for a database connection.
 pub const POOL_WAIT: Duration = Duration::from_millis(500);
+/// How long a server that starts waits for its database.
+pub const DATABASE_WAIT: Duration = Duration::from_secs(30);
 /// How long a used code stays, so that its replay is seen.
 pub const USED_CODE_KEPT: Duration = Duration::from_secs(600);
 /// Rows of a kind that one clean-up removes, at most.

@@ -39,7 +39,13 @@ impl Tls {
         self.certificate.clone().zip(self.key.clone())
     }
 
-    fn check(&self, key: &str) -> Result<(), Refused> {
+    fn check(&self, key: &str, address: &Address) -> Result<(), Refused> {
+        if self.certificate.is_some() && matches!(address, Address::Unix(_)) {
+            return Err(Refused::key(
+                key,
+                format!("{address} is a Unix socket, which speaks plain HTTP"),
+            ));
+        }
         if self.certificate.is_some() == self.key.is_some() {
             return Ok(());
         }
@@ -52,8 +58,9 @@ impl Tls {
 
 impl Listen {
     pub(super) fn check(&self) -> Result<(), Refused> {
-        self.tls.check("listen.tls")?;
-        self.management_tls.check("listen.management_tls")
+        self.tls.check("listen.tls", &self.public)?;
+        self.management_tls
+            .check("listen.management_tls", &self.management)
     }
 }
 
@@ -68,21 +75,42 @@ impl Default for Listen {
     }
 }
 
-/// `host:port`.
+/// `host:port`, or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
-    /// A name or an address; IPv6 in brackets.
-    pub host: String,
-    /// The port; 0 lets the system choose.
-    pub port: u16,
+pub enum Address {
+    /// On the network.
+    Tcp {
+        /// A name or an address; IPv6 in brackets.
+        host: String,
+        /// The port; 0 lets the system choose.
+        port: u16,
+    },
+    /// A Unix socket; who connects is on this machine.
+    Unix(PathBuf),
 }
 
 impl Address {
-    /// From its parts.
+    /// From host and port.
     pub fn new(host: &str, port: u16) -> Self {
-        Self {
+        Self::Tcp {
             host: host.to_owned(),
             port,
+        }
+    }
+
+    /// The host; that of a Unix socket is this machine.
+    pub fn host(&self) -> &str {
+        match self {
+            Self::Tcp { host, .. } => host,
+            Self::Unix(_) => "localhost",
+        }
+    }
+
+    /// The port, if it has one.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp { port, .. } => Some(*port),
+            Self::Unix(_) => None,
         }
     }
 }
@@ -91,7 +119,13 @@ impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no address; write host:port");
+        let wrong = || format!("`{text}` is no address; write host:port or unix:PATH");
+        if let Some(path) = text.strip_prefix("unix:") {
+            return match path {
+                "" => Err(wrong()),
+                path => Ok(Self::Unix(PathBuf::from(path))),
+            };
+        }
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let bracketed = host.starts_with('[') && host.ends_with(']');
         if host.is_empty() || (host.contains(':') && !bracketed) {
@@ -103,7 +137,10 @@ impl FromStr for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
+        match self {
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Refused;
+
 /// Logs go to stderr.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -22,6 +24,28 @@ pub enum Format {
     Json,
     /// For people.
     Pretty,
+}
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+impl Log {
+    pub(super) fn check(&self) -> Result<(), Refused> {
+        let odd = self.level.split(',').map(str::trim).find(|directive| {
+            let level = directive
+                .rsplit_once('=')
+                .map_or(*directive, |(_, level)| level);
+            !LEVELS.contains(&level)
+        });
+        match odd {
+            Some(odd) => Err(Refused::key(
+                "log.level",
+                format!(
+                    "`{odd}` is no level; write error, warn, info, debug or trace, or TARGET=LEVEL"
+                ),
+            )),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Default for Log {

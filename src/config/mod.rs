@@ -11,8 +11,10 @@ mod listen;
 mod log;
 mod login;
 mod network;
+mod shutdown;
 mod source;
 mod span;
+mod telemetry;
 mod tokens;
 
 use std::path::PathBuf;
@@ -29,9 +31,11 @@ pub use listen::{Address, Listen, Tls};
 pub use log::{Format, Log};
 pub use login::{Argon2, Login};
 pub use network::{Network, is_in};
+pub use shutdown::Shutdown;
 pub(crate) use source::read_secret_file;
 pub use source::{Overrides, load};
 pub use span::Span;
+pub use telemetry::Telemetry;
 pub use tokens::Tokens;
 
 /// Everything that an operator can set.
@@ -59,10 +63,14 @@ pub struct Config {
     pub limits: Limits,
     /// Who may use the admin API.
     pub admin: Admin,
+    /// How a node is stopped.
+    pub shutdown: Shutdown,
     /// The database.
     pub database: Database,
     /// Logs.
     pub log: Log,
+    /// Traces.
+    pub telemetry: Telemetry,
 }
 
 /// `data_dir`.
@@ -112,7 +120,13 @@ impl Config {
     pub fn issuer(&self) -> Result<Issuer, Refused> {
         match &self.issuer {
             Some(text) => Issuer::parse(text),
-            None => Issuer::parse(&format!("http://localhost:{}", self.listen.public.port)),
+            None => match self.listen.public.port() {
+                Some(port) => Issuer::parse(&format!("http://localhost:{port}")),
+                None => Err(Refused::key(
+                    "issuer",
+                    "must be set when `listen.public` is a Unix socket",
+                )),
+            },
         }
     }
 
@@ -137,7 +151,10 @@ impl Config {
         self.http.check()?;
         self.listen.check()?;
         self.limits.check()?;
-        let loopback_bind = is_loopback_host(&self.listen.public.host);
+        self.shutdown.check()?;
+        self.log.check()?;
+        self.telemetry.check()?;
+        let loopback_bind = is_loopback_host(self.listen.public.host());
         if self.listen.tls.files().is_some() {
             if !issuer.is_https() {
                 return Err(Refused::key(

@@ -32,9 +32,11 @@ const LISTS: [&str; 7] = [
 ];
 
 /// Other names of keys in the environment; the prefixed name wins.
-const ALIASES: [(&str, &str); 3] = [
+const ALIASES: [(&str, &str); 5] = [
     ("DATABASE_URL", "database.url"),
     ("RUST_LOG", "log.level"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.endpoint"),
+    ("OTEL_SERVICE_NAME", "telemetry.service_name"),
     ("PORT", "listen.public"),
 ];
 

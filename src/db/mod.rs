@@ -28,7 +28,6 @@ mod writer;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use diesel::connection::SimpleConnection;
 use diesel::{Connection as _, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
@@ -38,7 +37,7 @@ pub use audit::{SEALED_AT_ONCE, Seal};
 use connection::AnyConnection;
 pub use feed::{Head, Recovered};
 use pool::Pool;
-pub use pool::{Claim, OpenError};
+pub use pool::{Claim, OpenError, PoolFigures};
 pub use revocations::Record;
 use tokio::sync::Notify;
 use writer::Writer;
@@ -148,13 +147,29 @@ impl Store {
             .map_err(|error| Error::Statement(error.to_string()))?
     }
 
-    /// Whether the database answers, for readiness.
+    /// How the pool stands.
+    pub fn pool_figures(&self) -> PoolFigures {
+        self.pool.figures()
+    }
+
+    /// Whether the database has the newest migration that this binary knows, for readiness.
     ///
     /// # Errors
-    /// When it does not.
-    pub async fn ping(&self) -> Result<(), Error> {
-        self.blocking(|connection| Ok(connection.batch_execute("SELECT 1")?))
-            .await
+    /// When it does not answer.
+    pub async fn has_schema(&self) -> Result<bool, Error> {
+        #[derive(diesel::QueryableByName)]
+        struct Count {
+            #[diesel(sql_type = diesel::sql_types::BigInt)]
+            n: i64,
+        }
+        let newest = newest_migration().map_err(|error| Error::Statement(error.to_string()))?;
+        self.blocking(move |connection| {
+            let query = "SELECT count(*) AS n FROM __diesel_schema_migrations WHERE version = $1";
+            let query = diesel::sql_query(query).bind::<diesel::sql_types::Text, _>(newest);
+            let count: Count = query.get_result(connection)?;
+            Ok(count.n == 1)
+        })
+        .await
     }
 
     /// Compares the schema with the one of this binary.
@@ -228,6 +243,12 @@ where
 {
     let versions = connection.run_pending_migrations(migrations)?;
     Ok(versions.iter().map(ToString::to_string).collect())
+}
+
+/// The version of the last migration; both databases have the same.
+fn newest_migration() -> Result<String, Boxed> {
+    let known = names::<diesel::sqlite::Sqlite>(&SQLITE)?;
+    Ok(known.into_iter().max().unwrap_or_default())
 }
 
 /// The versions that this binary brings.

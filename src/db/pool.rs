@@ -9,6 +9,7 @@ use diesel::connection::SimpleConnection;
 
 use super::{AnyConnection, Error};
 use crate::config::limits::POOL_WAIT;
+use crate::metrics::POOL_TIMEOUTS;
 
 /// Why a database cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,17 @@ pub enum OpenError {
 pub(super) struct Pool {
     connections: r2d2::Pool<Manager>,
     manager: Manager,
+}
+
+/// The pool at this moment.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolFigures {
+    /// Connections that may be open.
+    pub size: u32,
+    /// Connections that are open.
+    pub open: u32,
+    /// Connections that are open and unused.
+    pub idle: u32,
 }
 
 /// Opens connections of exactly one backend, so that its real error is the one that is shown.
@@ -70,9 +82,19 @@ impl Pool {
     }
 
     pub(super) fn get(&self) -> Result<r2d2::PooledConnection<Manager>, Error> {
-        self.connections
-            .get()
-            .map_err(|error| Error::Unavailable(error.to_string()))
+        self.connections.get().map_err(|error| {
+            POOL_TIMEOUTS.count([]);
+            Error::Unavailable(error.to_string())
+        })
+    }
+
+    pub(super) fn figures(&self) -> PoolFigures {
+        let state = self.connections.state();
+        PoolFigures {
+            size: self.connections.max_size(),
+            open: state.connections,
+            idle: state.idle_connections,
+        }
     }
 }
 

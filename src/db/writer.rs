@@ -74,7 +74,7 @@ fn run_groups(mut connection: AnyConnection, waiting: &mpsc::Receiver<Job>) {
 
 /// The caller sees the writer's channel close, which is "unavailable".
 fn drop_unrun(job: Job, refused: &Result<(), String>) {
-    tracing::error!(event = "storage.error", reason = "begin", error = ?refused, "the embedded database refuses a transaction");
+    tracing::error!(event = "storage.error", reason = "begin", severity = "high", error = ?refused, "the embedded database refuses a transaction");
     drop(job);
 }
 

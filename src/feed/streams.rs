@@ -1,17 +1,15 @@
-//! Open event streams: how many there are, and when they all must end.
+//! Open event streams: how many there are.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-
-use tokio::sync::watch;
 
 use crate::config::limits::{STREAMS, STREAMS_PER_CLIENT};
 use crate::id::ClientId;
 
 /// The open streams of a node, by subscriber.
+#[derive(Default)]
 pub struct Streams {
     open: Arc<Mutex<HashMap<ClientId, usize>>>,
-    ending: watch::Sender<bool>,
 }
 
 /// One of them; it counts until it is dropped.
@@ -24,15 +22,6 @@ pub struct Stream {
 /// There is no room for one more.
 #[derive(Debug)]
 pub struct TooManyStreams;
-
-impl Default for Streams {
-    fn default() -> Self {
-        Self {
-            open: Arc::default(),
-            ending: watch::Sender::new(false),
-        }
-    }
-}
 
 impl Streams {
     /// Opens one for a subscriber.
@@ -56,16 +45,6 @@ impl Streams {
     pub fn count(&self) -> usize {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.values().sum()
-    }
-
-    /// Ends them all, and every later one: this node stops.
-    pub fn end(&self) {
-        self.ending.send_replace(true);
-    }
-
-    /// Turns true when streams must end.
-    pub fn ending(&self) -> watch::Receiver<bool> {
-        self.ending.subscribe()
     }
 }
 

@@ -4,6 +4,7 @@
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
+use super::access;
 use super::answer::{deliver, see_other};
 use super::assets::Assets;
 use super::client_address::ClientAddress;
@@ -95,7 +96,12 @@ impl Stop {
             Self::Notice(notice) => error::notice(request, app, assets, notice),
             Self::Refused(Refused::Page(error)) => error::protocol_page(request, assets, &error),
             Self::Refused(Refused::Callback(callback, refusal)) => {
-                error::log(request, refusal.detail, refusal.source.as_deref());
+                error::refused(
+                    request,
+                    refusal.code.as_str(),
+                    refusal.detail,
+                    refusal.source.as_deref(),
+                );
                 deliver(callback.refuse(&refusal, app.issuer.as_str()), app, assets)
             }
         }
@@ -174,6 +180,7 @@ pub(super) async fn pend(
     let known = app.registrations.find(&app.store, &client_id, now).await?;
     let client = known.as_ref().map(|known| known.client.clone());
     let (client, callback) = rules::callback(params, client)?;
+    access::name_client(http, &client_id);
     // 2. Everything else.
     let keys = app.keys();
     let around = Surroundings {
@@ -196,6 +203,9 @@ pub(super) async fn pend(
         extract::log_stranger(http, app);
     }
     expire(http, app, &mut stored, now).await?;
+    if let Some((_, username)) = &stored.session {
+        access::name_person(http, &app.secret.user_ref(username.as_str()));
+    }
     Ok(Pending {
         feed_epoch: known.map_or(0, |known| known.feed_epoch),
         request,

@@ -6,15 +6,15 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderValue, RETRY_AFTER};
 use actix_web::web::Data;
-use actix_web::{HttpMessage, HttpRequest, HttpResponse};
+use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
+use super::access::{self, About, RequestId};
 use super::answer::{Allowed, page};
 use super::assets::Assets;
-use super::client_address::ClientAddress;
-use super::extract::RequestId;
 use super::limits::whole_seconds;
 use crate::app::App;
+use crate::metrics::REFUSED;
 use crate::oauth::{Code, Detail, Error, Severity};
 
 #[derive(Template)]
@@ -79,6 +79,22 @@ notices! {
 }
 
 impl Notice {
+    /// The status, as figures name it.
+    fn code(self) -> &'static str {
+        match self.status {
+            400 => "400",
+            403 => "403",
+            404 => "404",
+            408 => "408",
+            413 => "413",
+            414 => "414",
+            415 => "415",
+            429 => "429",
+            431 => "431",
+            _ => "503",
+        }
+    }
+
     /// The same words for another private reason.
     pub(super) const fn because(self, detail: Detail) -> Self {
         Self { detail, ..self }
@@ -90,7 +106,7 @@ const BUSY_FOR: Duration = Duration::from_secs(2);
 
 /// Says no on a page of ours.
 pub fn notice(request: &HttpRequest, app: &App, assets: &Assets, notice: Notice) -> HttpResponse {
-    log(request, notice.detail, None);
+    refused(request, notice.code(), notice.detail, None);
     let id = RequestId::of(request);
     let template = ErrorPage {
         frame: &assets.frame,
@@ -136,7 +152,12 @@ pub(super) fn put_off(
 
 /// Says a protocol error on a page: the callback is not proven, so it goes nowhere else.
 pub fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> HttpResponse {
-    log(request, error.detail, error.source.as_deref());
+    refused(
+        request,
+        error.code.as_str(),
+        error.detail,
+        error.source.as_deref(),
+    );
     let reason = match (error.detail.event, error.detail.reason) {
         ("redirect_uri.mismatch", _) | (_, "no_redirect_uri") => {
             "The application wants the answer at an address that is not registered for it."
@@ -171,7 +192,12 @@ pub fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> H
 
 /// Says a protocol error as JSON (RFC 6749 §5.2).
 pub fn json(request: &HttpRequest, error: &Error) -> HttpResponse {
-    log(request, error.detail, error.source.as_deref());
+    refused(
+        request,
+        error.code.as_str(),
+        error.detail,
+        error.source.as_deref(),
+    );
     let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let body = serde_json::json!({
         "error": error.code.as_str(),
@@ -192,7 +218,7 @@ pub fn json(request: &HttpRequest, error: &Error) -> HttpResponse {
 
 /// Says an HTTP refusal of an endpoint that programs call.
 pub fn json_notice(request: &HttpRequest, notice: Notice) -> HttpResponse {
-    log(request, notice.detail, None);
+    refused(request, "invalid_request", notice.detail, None);
     let status = StatusCode::from_u16(notice.status).unwrap_or(StatusCode::BAD_REQUEST);
     HttpResponse::build(status)
         .insert_header(("Cache-Control", "no-store"))
@@ -216,30 +242,59 @@ pub async fn not_found(request: HttpRequest, app: Data<App>, assets: Data<Assets
 
 /// 405 with what may be.
 pub fn method_not_allowed(request: &HttpRequest, _: &App, methods: &[&str]) -> HttpResponse {
-    log(request, Detail::new("http.method", "method"), None);
+    refused(request, "405", Detail::new("http.method", "method"), None);
     HttpResponse::MethodNotAllowed()
         .insert_header(("Allow", methods.join(", ")))
         .insert_header(("Cache-Control", "no-store"))
         .finish()
 }
 
-/// One log line per refusal: what the client was not told.
+/// A refusal: counted, and told in one log line with what the client was not told. `code` is what it
+/// was told: the protocol's error code, or the status.
+pub fn refused(
+    request: &HttpRequest,
+    code: &'static str,
+    detail: Detail,
+    source: Option<&(dyn std::error::Error + Send + Sync)>,
+) {
+    let endpoint = access::route(request);
+    REFUSED.count([endpoint, code.into(), detail.reason.into()]);
+    log(request, detail, source);
+}
+
+/// One log line for something that an operator may have to look at.
 pub fn log(
     request: &HttpRequest,
     detail: Detail,
     source: Option<&(dyn std::error::Error + Send + Sync)>,
 ) {
-    let id = RequestId::of(request);
-    let ip = ClientAddress::of(request).to_string();
+    let About {
+        request_id,
+        trace_id,
+        client_id,
+        user_ref,
+        ip,
+    } = About::of(request);
     let Detail {
         event,
         reason,
         severity,
     } = detail;
     let source = source.map(ToString::to_string);
+    let path = request.path();
     match severity {
         Severity::Normal if source.is_none() => {
-            tracing::warn!(event, reason, request_id = %id, ip, path = request.path());
+            tracing::warn!(
+                event,
+                reason,
+                request_id,
+                trace_id,
+                client_id,
+                user_ref,
+                ip,
+                error_id = request_id,
+                path
+            );
         }
         severity => {
             let severity = if severity == Severity::High {
@@ -247,37 +302,34 @@ pub fn log(
             } else {
                 "normal"
             };
-            let source = source.unwrap_or_default();
-            tracing::error!(event, reason, severity, request_id = %id, ip, path = request.path(), source);
+            tracing::error!(
+                event,
+                reason,
+                severity,
+                request_id,
+                trace_id,
+                client_id,
+                user_ref,
+                ip,
+                error_id = request_id,
+                path,
+                source
+            );
         }
     }
 }
 
-/// The same for a login that failed, with the name that was tried, hashed.
-pub fn log_login(request: &HttpRequest, detail: Detail, user_ref: &str) {
-    let ip = ClientAddress::of(request).to_string();
-    tracing::warn!(
-        event = detail.event,
-        reason = detail.reason,
-        user_ref,
-        request_id = %RequestId::of(request),
-        ip,
-        path = request.path()
-    );
-}
-
 /// One log line for something that went well and that operators follow.
 pub fn note(request: &HttpRequest, event: &'static str, reason: &'static str) {
-    tracing::info!(event, reason, request_id = %RequestId::of(request), path = request.path());
-}
-
-impl RequestId {
-    /// The id of a request, as its answer carries it.
-    pub fn of(request: &HttpRequest) -> String {
-        request
-            .extensions()
-            .get::<RequestId>()
-            .map(|id| id.0.clone())
-            .unwrap_or_default()
-    }
+    let About {
+        request_id,
+        trace_id,
+        client_id,
+        user_ref,
+        ip,
+    } = About::of(request);
+    let path = request.path();
+    tracing::info!(
+        event, reason, request_id, trace_id, client_id, user_ref, ip, path
+    );
 }

@@ -12,10 +12,6 @@ use crate::oauth::Detail;
 use crate::oauth::params::{Params, TooMany};
 use crate::secret::{Hash, Secret};
 
-/// Made for each request; in its log lines, its answer and on its error page.
-#[derive(Clone, Debug)]
-pub struct RequestId(pub String);
-
 /// Why a body is not read.
 #[derive(Debug)]
 pub enum Unread {

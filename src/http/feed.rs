@@ -243,7 +243,6 @@ async fn subscribe(request: &HttpRequest, app: &Data<App>) -> Result<Subscriber,
         over: false,
         news: app.feed.news(),
         registrations: app.registrations.changes(),
-        ending: app.feed.streams.ending(),
         ends_at: Instant::now() + life,
         app: app.clone(),
         _counted: counted,
@@ -262,7 +261,6 @@ struct Subscriber {
     over: bool,
     news: watch::Receiver<u64>,
     registrations: watch::Receiver<u64>,
-    ending: watch::Receiver<bool>,
     ends_at: Instant,
     _counted: Stream,
 }
@@ -277,7 +275,7 @@ impl Subscriber {
             return None;
         }
         loop {
-            if *self.ending.borrow() {
+            if self.app.draining.is_on() {
                 return Some(self.last_words());
             }
             self.news.mark_unchanged();
@@ -292,7 +290,7 @@ impl Subscriber {
             }
             tokio::select! {
                 changed = self.news.changed() => changed.ok()?,
-                changed = self.ending.changed() => changed.ok()?,
+                () = self.app.draining.begun() => {}
                 changed = self.registrations.changed() => {
                     changed.ok()?;
                     if !self.may_go_on().await {

@@ -11,22 +11,21 @@ use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::PayloadError;
 use actix_web::http::header::{HOST, HeaderName, HeaderValue};
-use actix_web::http::{Method, header};
+use actix_web::http::{ConnectionType, Method, header};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, Data};
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse};
 
 use futures_core::Stream;
 
+use super::access::{self, RequestId};
 use super::assets::Assets;
 use super::client_address::{self, ClientAddress};
 use super::error::{self, Notice};
-use super::extract::RequestId;
 use super::limits::{self, Class, Limits};
 use crate::app::App;
 use crate::config::limits::{BODY_TIME, HANDLER_TIME, HEADER_BYTES, HEADER_FIELDS, URL_BYTES};
 use crate::config::{is_in, is_loopback_host};
-use crate::id;
 use crate::oauth::{Code, Detail};
 
 const FIXED: [(&str, &str); 4] = [
@@ -56,10 +55,11 @@ pub async fn guard(
     ) else {
         return Ok(request.into_response(HttpResponse::InternalServerError().finish()));
     };
-    let request_id = id::uuid(&app.entropy, app.clock.now());
-    request
-        .extensions_mut()
-        .insert(RequestId(request_id.clone()));
+    let begun = app.clock.uptime();
+    let peer = client_address::peer(request.peer_addr());
+    let trusted = is_in(&app.config.http.trusted_proxies, peer);
+    let request_id = RequestId::begin(request.headers(), trusted, &app);
+    request.extensions_mut().insert(request_id.clone());
     let (request, body) = hold(request);
     let refusal = from_nowhere(&request, &app, &assets)
         .or_else(|| too_many(request.request(), &limits, &app, &assets))
@@ -90,10 +90,13 @@ pub async fn guard(
             HeaderValue::from_static("max-age=63072000; includeSubDomains"),
         );
     }
-    headers.insert(
-        HeaderName::from_static("x-request-id"),
-        HeaderValue::try_from(request_id)?,
-    );
+    request_id.describe(headers);
+    if app.draining.is_on() {
+        // Whoever asks again does so elsewhere.
+        let head = response.response_mut().head_mut();
+        head.set_connection_type(ConnectionType::Close);
+    }
+    access::tell(&http, response.status(), begun, &app);
     Ok(response)
 }
 
@@ -314,8 +317,9 @@ fn other_host(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<Ht
                 .finish(),
         );
     }
-    error::log(
+    error::refused(
         request.request(),
+        "421",
         Detail::new("http.bad_host", "host"),
         None,
     );

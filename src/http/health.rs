@@ -13,14 +13,20 @@ pub async fn live() -> HttpResponse {
         .json(json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: the database answers, every ring has a signer, and the feed
-/// goes on.
+/// `GET /readyz`: the database answers and has our schema, every ring has a signer, the feed goes on, and
+/// the node is not on its way out.
 pub async fn ready(app: Data<App>) -> HttpResponse {
-    let database = app.store.ping().await.is_ok();
+    let schema = app.store.has_schema().await;
+    let (database, schema) = (schema.is_ok(), schema.unwrap_or(false));
     let keys = app.keeper.can_sign() && app.keeper.lease_holds();
     let feed = app.feed.place().is_some() && !app.feed.is_restored();
+    let serving = !app.draining.is_on();
     let word = |good: bool| if good { "ok" } else { "failed" };
-    let mut response = if database && keys && feed {
+    let status = match (database && schema && keys && feed, serving) {
+        (_, false) => "draining",
+        (good, true) => word(good),
+    };
+    let mut response = if status == "ok" {
         HttpResponse::Ok()
     } else {
         HttpResponse::ServiceUnavailable()
@@ -28,8 +34,14 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     response
         .insert_header(("Cache-Control", "no-store"))
         .json(json!({
-            "status": word(database && keys && feed),
-            "checks": { "database": word(database), "keys": word(keys), "feed": word(feed) },
+            "status": status,
+            "checks": {
+                "database": word(database),
+                "schema": word(schema),
+                "keys": word(keys),
+                "feed": word(feed),
+                "serving": word(serving),
+            },
         }))
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::Data;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
+use arc_swap::ArcSwap;
 use governor::clock::Clock as Ticking;
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
@@ -283,14 +284,31 @@ fn forget_half<K: Clone + Eq + Hash>(map: &mut HashMap<K, u64>) {
     map.retain(|_, full_at| *full_at > median);
 }
 
-/// All rates of a node.
+/// All rates of a node, as the configuration says now.
 pub struct Limits {
+    rates: ArcSwap<Rates>,
+    clock: Clock,
+    begun: AtomicU64,
+}
+
+struct Rates {
     enforce: bool,
     per_ip: Rate<(Class, Network)>,
     per_client: Rate<ClientId>,
     introspect: Rate<ClientId>,
     refreshes: Rate<GrantId>,
-    begun: AtomicU64,
+}
+
+impl Rates {
+    fn new(config: &config::Limits, clock: &Clock) -> Self {
+        Self {
+            enforce: config.mode == Mode::Enforce,
+            per_ip: Rate::per_minute(config.per_ip, clock),
+            per_client: Rate::per_minute(config.per_client, clock),
+            introspect: Rate::per_minute(config.introspect, clock),
+            refreshes: Rate::per_minute(REFRESHES_PER_MINUTE, clock),
+        }
+    }
 }
 
 /// What a request has spent so far; kept with the request.
@@ -308,13 +326,15 @@ impl Limits {
     /// Full budgets for everybody.
     pub fn new(config: &config::Limits, clock: &Clock) -> Self {
         Self {
-            enforce: config.mode == Mode::Enforce,
-            per_ip: Rate::per_minute(config.per_ip, clock),
-            per_client: Rate::per_minute(config.per_client, clock),
-            introspect: Rate::per_minute(config.introspect, clock),
-            refreshes: Rate::per_minute(REFRESHES_PER_MINUTE, clock),
+            rates: ArcSwap::from_pointee(Rates::new(config, clock)),
+            clock: clock.clone(),
             begun: AtomicU64::new(0),
         }
+    }
+
+    /// Takes other rates from now on; all budgets are full again.
+    pub fn replace(&self, config: &config::Limits) {
+        self.rates.store(Arc::new(Rates::new(config, &self.clock)));
     }
 
     /// Whether it is time to look at how many authorizations are on their way: with each hundredth that
@@ -329,7 +349,7 @@ impl Limits {
             return Ok(());
         };
         let source = source(ClientAddress::of(request));
-        let (address, outcome) = self.per_ip.spend(&(class, source));
+        let (address, outcome) = self.rates.load().per_ip.spend(&(class, source));
         request.extensions_mut().insert(Spent {
             class,
             source,
@@ -348,10 +368,10 @@ impl Limits {
         };
         self.give_back(request);
         let (budget, outcome, bucket) = if class == Class::Introspect {
-            let (budget, outcome) = self.introspect.spend(client);
+            let (budget, outcome) = self.rates.load().introspect.spend(client);
             (budget, outcome, "introspect")
         } else {
-            let (budget, outcome) = self.per_client.spend(client);
+            let (budget, outcome) = self.rates.load().per_client.spend(client);
             (budget, outcome, "client")
         };
         note(request, budget);
@@ -359,19 +379,23 @@ impl Limits {
     }
 
     fn admit_refresh(&self, request: &HttpRequest, grant: &GrantId) -> Result<(), TooMany> {
-        let (budget, outcome) = self.refreshes.look(grant);
+        let (budget, outcome) = self.rates.load().refreshes.look(grant);
         note(request, budget);
         self.judge(request, outcome, "refresh")
     }
 
     fn charge_refresh(&self, request: &HttpRequest, grant: &GrantId) {
-        let (budget, _) = self.refreshes.spend(grant);
+        let (budget, _) = self.rates.load().refreshes.spend(grant);
         note(request, budget);
     }
 
     fn give_back(&self, request: &HttpRequest) {
         if let Some(spent) = request.extensions_mut().get_mut::<Spent>() {
-            spent.address = self.per_ip.give_back(&(spent.class, spent.source));
+            spent.address = self
+                .rates
+                .load()
+                .per_ip
+                .give_back(&(spent.class, spent.source));
         }
     }
 
@@ -384,7 +408,7 @@ impl Limits {
         let Err(wait) = outcome else {
             return Ok(());
         };
-        if self.enforce {
+        if self.rates.load().enforce {
             if let Some(spent) = request.extensions_mut().get_mut::<Spent>() {
                 spent.refused = true;
             }
@@ -465,7 +489,8 @@ impl TooMany {
 
     /// 429 for programs; logged.
     pub(super) fn json(self, request: &HttpRequest) -> HttpResponse {
-        error::log(request, Detail::new("ratelimit.hit", self.bucket), None);
+        let detail = Detail::new("ratelimit.hit", self.bucket);
+        error::refused(request, "temporarily_unavailable", detail, None);
         HttpResponse::TooManyRequests()
             .insert_header(("Retry-After", whole_seconds(self.wait).max(1)))
             .insert_header(("Cache-Control", "no-store"))

@@ -1,5 +1,11 @@
 //! The two listeners, public and management: plain or over TLS.
 
+use std::fs::Permissions;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use actix_web::dev::{Server, ServerHandle};
@@ -8,7 +14,7 @@ use actix_web::{App as Actix, HttpServer, middleware};
 
 use super::assets::Assets;
 use super::connections::Connections;
-use super::limits::Limits;
+use super::limits::{Limits, whole_seconds};
 use super::{headers, management, public, tls};
 use crate::app::App;
 use crate::config::Address;
@@ -18,7 +24,10 @@ use crate::config::limits::{CONNECTIONS, HANDSHAKE_TIME, HANDSHAKES, HEADER_TIME
 pub struct Listeners {
     server: Server,
     health: ServerHandle,
-    public: Vec<std::net::SocketAddr>,
+    public: Vec<SocketAddr>,
+    shown: (String, String),
+    sockets: Vec<PathBuf>,
+    limits: Data<Limits>,
 }
 
 /// Why a listener cannot be had.
@@ -36,16 +45,42 @@ pub enum BindError {
 macro_rules! bind {
     ($server:expr, $address:expr, $tls:expr, $app:expr) => {{
         let address = $address;
-        let pair = (
-            address.host.trim_matches(['[', ']']).to_owned(),
-            address.port,
-        );
-        let bound = match $tls.files() {
-            Some(files) => $server.bind_rustls_0_23(pair, tls::configure(files, $app)?),
-            None => $server.bind(pair),
+        let bound = match (address, $tls.files()) {
+            (Address::Unix(path), _) => socket(path).and_then(|socket| $server.listen_uds(socket)),
+            (Address::Tcp { host, port }, Some(files)) => {
+                $server.bind_rustls_0_23((bare(host), *port), tls::configure(files, $app)?)
+            }
+            (Address::Tcp { host, port }, None) => $server.bind((bare(host), *port)),
         };
         bound.map_err(|error| BindError::Address(address.clone(), error))?
     }};
+}
+
+fn bare(host: &str) -> String {
+    host.trim_matches(['[', ']']).to_owned()
+}
+
+/// A Unix socket that its owner and group may use. A file that a killed server left behind is replaced;
+/// one on which somebody listens is not.
+fn socket(path: &Path) -> std::io::Result<UnixListener> {
+    if UnixStream::connect(path).is_ok() {
+        return Err(ErrorKind::AddrInUse.into());
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// The address as configured, with the port that was chosen.
+fn chosen(address: &Address, bound: &[SocketAddr]) -> String {
+    match (address.port(), bound.first()) {
+        (Some(0), Some(bound)) => bound.to_string(),
+        _ => address.to_string(),
+    }
 }
 
 impl Listeners {
@@ -62,12 +97,13 @@ impl Listeners {
         let limits = Data::new(Limits::new(&app.config.limits, &app.clock));
         let connections = Connections::new(&app.config.http.trusted_proxies);
         let data = app.clone();
+        let budgets = limits.clone();
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let server = HttpServer::new(move || {
             Actix::new()
                 .app_data(data.clone())
                 .app_data(assets.clone())
-                .app_data(limits.clone())
+                .app_data(budgets.clone())
                 .wrap(middleware::from_fn(headers::guard))
                 .configure(public)
         })
@@ -76,6 +112,7 @@ impl Listeners {
         .max_connection_rate(HANDSHAKES.div_ceil(workers))
         .tls_handshake_timeout(HANDSHAKE_TIME)
         .client_request_timeout(HEADER_TIME)
+        .shutdown_timeout(whole_seconds(app.config.shutdown.drain.0))
         .on_connect(move |io, connection| connections.accept(io, connection))
         .disable_signals();
         let listen = &app.config.listen;
@@ -86,19 +123,42 @@ impl Listeners {
             HttpServer::new(move || Actix::new().app_data(data.clone()).configure(management))
                 .disable_signals()
                 .workers(1);
-        let health = bind!(health, management_address, listen.management_tls, app).run();
+        let health = bind!(health, management_address, listen.management_tls, app);
+        let shown = (
+            chosen(public_address, &addresses),
+            chosen(management_address, &health.addrs()),
+        );
+        let sockets = [public_address, management_address].into_iter();
+        let sockets = sockets.filter_map(|address| match address {
+            Address::Unix(path) => Some(path.clone()),
+            Address::Tcp { .. } => None,
+        });
+        let health = health.run();
         let handle = health.handle();
         actix_web::rt::spawn(health);
         Ok(Self {
             server: public.run(),
             health: handle,
             public: addresses,
+            limits,
+            shown,
+            sockets: sockets.collect(),
         })
     }
 
     /// The public addresses, with the port that was chosen.
-    pub fn addresses(&self) -> &[std::net::SocketAddr] {
+    pub fn addresses(&self) -> &[SocketAddr] {
         &self.public
+    }
+
+    /// Where it answers: the public and the management address.
+    pub fn shown(&self) -> (&str, &str) {
+        (&self.shown.0, &self.shown.1)
+    }
+
+    /// The rates of the public listener.
+    pub fn limits(&self) -> Data<Limits> {
+        self.limits.clone()
     }
 
     /// What stops it.
@@ -113,6 +173,10 @@ impl Listeners {
     pub async fn run(self) -> std::io::Result<()> {
         let outcome = self.server.await;
         self.health.stop(false).await;
+        for socket in self.sockets {
+            // Whoever comes next replaces what is left.
+            let _ = std::fs::remove_file(socket);
+        }
         outcome
     }
 }

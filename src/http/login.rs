@@ -8,6 +8,7 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
+use super::access;
 use super::answer::{Allowed, Frame, page, see_other};
 use super::assets::Assets;
 use super::authorize::{self, Pending, Stop};
@@ -24,6 +25,7 @@ use crate::audit::{Event, Name};
 use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::db;
 use crate::id::{AuthorizationId, Sid};
+use crate::metrics::LOGINS;
 use crate::oauth::Detail;
 use crate::oauth::next_step::Stage;
 use crate::oauth::params::Params;
@@ -180,6 +182,7 @@ async fn sign_in(
     let username = Username::parse(typed);
     let name = username.as_ref().map_or("", Username::as_str);
     let user_ref = app.secret.user_ref(name);
+    access::name_person(request, &user_ref);
     let shown: String = typed.chars().take(LOGIN_HINT_CHARS).collect();
     let device = Jar::Device.read(request, app);
     let (attempt, verdict) = admit(request, app, username.clone(), device.as_ref()).await?;
@@ -188,7 +191,8 @@ async fn sign_in(
         put_off => {
             let (reason, wait, advice) = throttled(put_off);
             let detail = Detail::new("login.throttled", reason);
-            error::log_login(request, detail, &user_ref);
+            error::refused(request, "429", detail, None);
+            count("throttled");
             return Ok(error::put_off(request, assets, &advice, wait));
         }
     };
@@ -199,9 +203,10 @@ async fn sign_in(
             .transaction(move |tx| tx.absolve(&attempt, false, now))
             .await?;
     }
-    let Some((user, renewed)) = authenticated? else {
+    let Some((user, renewed)) = authenticated.inspect_err(|_| count("unavailable"))? else {
         let detail = Detail::new("login.failed", "credentials");
-        error::log_login(request, detail, &user_ref);
+        error::log(request, detail, None);
+        count("failed");
         if spray {
             error::log(request, Detail::high("login.spray", "network"), None);
         }
@@ -216,6 +221,7 @@ async fn sign_in(
         renewed,
     };
     let cookie = begin_session(request, app, id.clone(), user, proof).await?;
+    count("success");
     error::note(request, "session.rotated", "login");
     if pending.stored.session.is_some() {
         error::note(request, "login.reauth", "login");
@@ -227,6 +233,10 @@ async fn sign_in(
         }
     }
     Ok(response)
+}
+
+fn count(result: &'static str) {
+    LOGINS.count(["password".into(), result.into()]);
 }
 
 /// Whether this try may be evaluated. It counts as a failure until it is none.

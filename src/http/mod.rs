@@ -1,5 +1,6 @@
 //! Endpoints and pages. Every route stands on this page.
 
+mod access;
 mod account;
 mod answer;
 mod assets;
@@ -19,6 +20,7 @@ mod limits;
 mod listeners;
 mod login;
 mod logout;
+mod metrics;
 mod revoke;
 mod tls;
 mod token;
@@ -31,6 +33,7 @@ use actix_web::{guard, middleware};
 
 pub use answer::{Allowed, Frame, page, see_other};
 pub use assets::Assets;
+pub use limits::Limits;
 pub use listeners::{BindError, Listeners};
 
 use crate::app::App;
@@ -136,7 +139,7 @@ pub fn public(config: &mut ServiceConfig) {
         .default_service(web::to(error::not_found));
 }
 
-/// The management listener: health and version.
+/// The management listener: health, figures and version.
 pub fn management(config: &mut ServiceConfig) {
     config
         .service(
@@ -160,6 +163,7 @@ pub fn management(config: &mut ServiceConfig) {
                     .to(health::live),
             ),
         )
+        .service(web::resource("/metrics").route(web::get().to(metrics::get)))
         .service(web::resource("/version").route(web::get().to(health::version)));
 }
 

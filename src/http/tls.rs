@@ -15,6 +15,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedCipherSuite};
+use tokio::sync::Notify;
 use x509_cert::Certificate as X509;
 use x509_cert::der::Decode;
 
@@ -82,6 +83,7 @@ pub fn configure(files: (PathBuf, PathBuf), app: &Data<App>) -> Result<ServerCon
         Arc::downgrade(&certificate),
         Arc::clone(&provider),
         app.clock.clone(),
+        Arc::clone(&app.certificates),
     ));
     let refuse = |error: rustls::Error| Unusable(format!("TLS cannot be set up: {error}"));
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -149,11 +151,20 @@ fn expiry(leaf: &CertificateDer<'_>) -> Option<Timestamp> {
 }
 
 /// Looks at the files again and again, for as long as somebody serves the certificate.
-async fn follow(certificate: Weak<Certificate>, provider: Arc<CryptoProvider>, clock: Clock) {
+async fn follow(
+    certificate: Weak<Certificate>,
+    provider: Arc<CryptoProvider>,
+    clock: Clock,
+    asked: Arc<Notify>,
+) {
     let mut look = tokio::time::interval(CERTIFICATE_LOOK);
     let (mut seen_bad, mut looks) = (None, 0_u32);
     loop {
-        look.tick().await;
+        tokio::select! {
+            _ = look.tick() => {}
+            // Somebody wants to hear what is wrong, though it was told before.
+            () = asked.notified() => seen_bad = None,
+        }
         let Some(certificate) = certificate.upgrade() else {
             return;
         };

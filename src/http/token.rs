@@ -3,6 +3,7 @@
 use actix_web::web::{self, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
+use super::access;
 use super::client_address::ClientAddress;
 use super::cors;
 use super::error::{self, Notice};
@@ -10,6 +11,7 @@ use super::extract::{self, Unread};
 use super::limits::{self, TooMany};
 use crate::accounts::throttle;
 use crate::app::App;
+use crate::metrics::TOKENS_ISSUED;
 use crate::oauth::client_auth::{self, Proven};
 use crate::oauth::grants::refresh_token::Refresh;
 use crate::oauth::issue::{self, TokenResponse};
@@ -84,6 +86,7 @@ pub(super) async fn proven(
             Unread::NotAForm => rejected("content_type"),
         })?;
     let proven = prove(request, app, &form, now).await?;
+    access::name_client(request, &proven.client().id);
     if proven.client().is_confidential() {
         limits::charge_client(request, &proven.client().id).map_err(Stop::TooMany)?;
     }
@@ -137,7 +140,7 @@ async fn count_failure(request: &HttpRequest, app: &App, refused: Error, now: Ti
         Ok(None) => Stop::Error(refused),
         Ok(Some(wait)) => {
             // The refusal itself is seen, too.
-            error::log(request, refused.detail, None);
+            error::refused(request, refused.code.as_str(), refused.detail, None);
             Stop::TooMany(TooMany::failures(wait))
         }
         Err(failure) => Stop::Error(storage(failure)),
@@ -169,6 +172,12 @@ async fn answer(
     let now = app.clock.now();
     let (form, proven) = proven(request, &app, body, now).await?;
     let wanted = Request::parse(&form)?;
+    let kind = if proven.client().is_confidential() {
+        "confidential"
+    } else {
+        "public"
+    };
+    let issued = [wanted.grant_type().as_str().into(), kind.into()];
     let refreshed = match form.one("refresh_token") {
         Ok(Some(token)) => app.secret.read_refresh_token(token).map(|(grant, _)| grant),
         _ => None,
@@ -201,8 +210,10 @@ async fn answer(
     }
     // 3. Sign: RSA off the event loop.
     let keys = app.signing_keys().await?;
-    web::block(move || issue::mint(decided, &keys))
+    let minted = web::block(move || issue::mint(decided, &keys))
         .await
         .map_err(Error::unsigned)?
-        .map_err(Stop::Error)
+        .map_err(Stop::Error)?;
+    TOKENS_ISSUED.count(issued);
+    Ok(minted)
 }

@@ -111,7 +111,8 @@ fn refuse(request: &HttpRequest, rejected: &Rejected) -> HttpResponse {
         Rejected::Claims("revoked") => "revoked",
         _ => "invalid",
     };
-    error::log(request, Detail::new("bearer.rejected", reason), None);
+    let code = rejected.code().unwrap_or("401");
+    error::refused(request, code, Detail::new("bearer.rejected", reason), None);
     let status = StatusCode::from_u16(rejected.status()).unwrap_or(StatusCode::UNAUTHORIZED);
     let mut response = HttpResponse::build(status);
     response

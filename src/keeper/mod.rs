@@ -202,7 +202,7 @@ impl Keeper {
         let mut clocks = self.clocks();
         match clocks.see(sight) {
             Some((fault, true)) => {
-                tracing::error!(event = "node.degraded", severity = "high", reason = fault.reason(), node = %sight.node, database = %sight.database, "this node issues nothing until its clock and the database's agree");
+                tracing::error!(event = "node.degraded", severity = "high", reason = fault.reason(), node_time = %sight.node, database = %sight.database, "this node issues nothing until its clock and the database's agree");
             }
             Some((fault, false)) => {
                 tracing::warn!(
@@ -214,7 +214,12 @@ impl Keeper {
             None => {}
         }
         if let Some(off) = clocks.warns() {
-            tracing::warn!(event = "node.skew", ?off, "this node's clock is off");
+            tracing::warn!(
+                event = "node.skew",
+                reason = "clock",
+                ?off,
+                "this node's clock is off"
+            );
         }
         let correction = clocks.correction();
         drop(clocks);
@@ -235,10 +240,10 @@ impl Keeper {
         let (last, keychain) = (self.view.load_full(), self.table.keychain());
         let view = KeyView::build(&rows.keys, &rows.blocked, &keychain, Some(&last), now)?;
         if let Err(error) = self.secrets.replace(&rows.secrets, &keychain, now) {
-            tracing::error!(event = "key.corrupt", severity = "critical", %error, "the server secrets stay as they were");
+            tracing::error!(event = "key.corrupt", reason = "unusable", severity = "critical", %error, "the server secrets stay as they were");
         }
         if let Err(error) = self.verifier.replace_keys(&view.published(Use::Token).set) {
-            tracing::error!(event = "key.corrupt", severity = "critical", %error, "no key is left to verify with");
+            tracing::error!(event = "key.corrupt", reason = "unusable", severity = "critical", %error, "no key is left to verify with");
         }
         report(Some(&last), &view, now);
         self.view.store(Arc::new(view));
@@ -273,6 +278,7 @@ fn report(last: Option<&KeyView>, view: &KeyView, now: Timestamp) {
         if last.is_none_or(|last| !last.corrupt().contains_key(kid)) {
             tracing::error!(
                 event = "key.corrupt",
+                reason = "unusable",
                 severity = "critical",
                 kid,
                 error,

@@ -127,7 +127,7 @@ impl Held {
                     forms: now <= until + LONGEST_FORM,
                 }),
                 Err(error) => {
-                    tracing::error!(event = "key.corrupt", severity = "critical", %error, "an old server secret is left out");
+                    tracing::error!(event = "key.corrupt", reason = "unusable", severity = "critical", %error, "an old server secret is left out");
                 }
             }
         }

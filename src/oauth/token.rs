@@ -63,7 +63,8 @@ impl Request {
         Ok(Self { grant, resource })
     }
 
-    fn grant_type(&self) -> GrantType {
+    /// Which grant it asks for.
+    pub fn grant_type(&self) -> GrantType {
         match self.grant {
             Presented::AuthorizationCode(_) => GrantType::AuthorizationCode,
             Presented::RefreshToken(_) => GrantType::RefreshToken,

@@ -228,6 +228,7 @@ pub fn always(exchanges: &[Exchange], mark: usize) -> Vec<String> {
     let each = exchanges.iter().filter_map(|exchange| {
         let broken = fixed(exchange)
             .or_else(|| silent(exchange))
+            .or_else(|| access(exchange))
             .or_else(|| echo(exchange))
             .or_else(|| shared(exchange))?;
         let target: String = exchange.target.chars().take(200).collect();
@@ -354,6 +355,22 @@ fn silent(exchange: &Exchange) -> Option<String> {
     let request_id = answer.header("x-request-id").unwrap_or_default();
     (refusal && !log::of(request_id).iter().any(told))
         .then(|| format!("refused with {} but not logged", answer.status))
+}
+
+/// An answer has one line of its own, which tells its status and no query. What another process
+/// answered is not heard here.
+fn access(exchange: &Exchange) -> Option<String> {
+    let answer = &exchange.answer;
+    let lines = log::accesses(answer.header("x-request-id")?);
+    let good = match lines.as_slice() {
+        [] => true,
+        [one] => {
+            one["status"] == answer.status.to_string()
+                && !one.values().any(|text| text.contains('?'))
+        }
+        _ => false,
+    };
+    (!good).then(|| format!("access lines: {lines:?}"))
 }
 
 /// Error texts hold nothing of the request.

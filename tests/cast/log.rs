@@ -10,6 +10,9 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// One log event: field → value.
 pub type Event = BTreeMap<String, String>;
 
+/// The event of an access line.
+const ACCESS: &str = "http.request";
+
 /// All events in order, and which of them belong to a request.
 #[derive(Default)]
 struct Events {
@@ -33,8 +36,21 @@ pub fn collect() {
     });
 }
 
-/// The events of one request, in order.
+/// The events of one request, in order, but for its access line.
 pub fn of(request_id: &str) -> Vec<Event> {
+    let mut events = lines(request_id);
+    events.retain(|event| event["event"] != ACCESS);
+    events
+}
+
+/// The access lines of one request.
+pub fn accesses(request_id: &str) -> Vec<Event> {
+    let mut events = lines(request_id);
+    events.retain(|event| event["event"] == ACCESS);
+    events
+}
+
+fn lines(request_id: &str) -> Vec<Event> {
     let events = events();
     let of_request = events.of_request.get(request_id);
     let indices = of_request.into_iter().flatten();

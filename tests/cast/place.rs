@@ -12,6 +12,8 @@ use super::postgres;
 pub struct Place {
     pub folder: PathBuf,
     pub database: Option<String>,
+    /// What every command is told besides.
+    pub told: Vec<(&'static str, String)>,
 }
 
 impl Place {
@@ -28,6 +30,7 @@ impl Place {
         Self {
             folder,
             database: None,
+            told: Vec::new(),
         }
     }
 
@@ -58,10 +61,13 @@ impl Place {
             .stdin(Stdio::null())
             .env("PORTCULLIS__LISTEN__PUBLIC", "localhost:0")
             .env("PORTCULLIS__ISSUER", "http://localhost:8080")
-            .env("PORTCULLIS__LISTEN__MANAGEMENT", "127.0.0.1:0");
+            .env("PORTCULLIS__LISTEN__MANAGEMENT", "127.0.0.1:0")
+            // Nothing stands in front of it.
+            .env("PORTCULLIS__SHUTDOWN__DELAY", "0s");
         if let Some(url) = &self.database {
             command.env("PORTCULLIS__DATABASE__URL", url);
         }
+        command.envs(self.told.iter().map(|(name, value)| (name, value)));
         command.envs(variables.iter().copied());
         command
     }
@@ -111,8 +117,13 @@ impl Place {
 
     /// A server that has said that it is started.
     pub fn serve(&self, variables: &[(&str, &str)]) -> Running {
+        self.serve_with(&["serve"], variables)
+    }
+
+    /// The same by a command line of its own.
+    pub fn serve_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Running {
         let mut child = self
-            .command(&["serve"], variables)
+            .command(arguments, variables)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -243,8 +254,13 @@ impl Running {
     }
 
     /// Stops it in the ordinary way and returns its exit code.
-    pub fn stop(mut self) -> Option<i32> {
+    pub fn stop(self) -> Option<i32> {
         self.signal("-TERM");
+        self.ends()
+    }
+
+    /// Its exit code, when it ends.
+    pub fn ends(mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
     }
 }

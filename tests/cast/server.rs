@@ -140,7 +140,7 @@ impl Server {
             .unwrap();
         let app = Data::new(app);
         let any = Address::new("127.0.0.1", 0);
-        let public = match config.listen.public.host.as_str() {
+        let public = match config.listen.public.host() {
             "localhost" => any.clone(),
             "127.0.0.1" => config.listen.public.clone(),
             host => Address::new(host, 0),

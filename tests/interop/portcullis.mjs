@@ -42,6 +42,7 @@ export async function serve(settings = {}) {
     PORTCULLIS__ISSUER: issuer,
     PORTCULLIS__LISTEN__PUBLIC: `localhost:${port}`,
     PORTCULLIS__LISTEN__MANAGEMENT: '127.0.0.1:0',
+    PORTCULLIS__SHUTDOWN__DELAY: '0s',
     PORTCULLIS__DATA_DIR: join(folder, 'data'),
     PORTCULLIS__KEYS__KEK: `file:${join(folder, 'kek')}`,
     PORTCULLIS__LOG__LEVEL: 'info,actix_server=warn',

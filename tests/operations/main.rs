@@ -1,14 +1,22 @@
 //! What operators do, with the real binary, on SQLite and on Postgres.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "../cast/place.rs"]
-#[allow(dead_code)]
-mod place;
-#[path = "../cast/postgres.rs"]
-#[allow(dead_code)]
-mod postgres;
+#[path = "../cast/mod.rs"]
+mod cast;
 
+mod alarms;
 mod audit;
+mod canary;
+mod figures;
+mod lines;
+mod manager;
+mod reload;
+mod site;
+mod stop;
+#[cfg(feature = "otel")]
+mod traces;
+
+use cast::place;
 
 /// The same test on both databases.
 #[macro_export]

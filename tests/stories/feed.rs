@@ -473,7 +473,7 @@ feed_story! {
             seen += std::str::from_utf8(&stream.chunk().await.unwrap().unwrap()).unwrap();
         }
         // The node stops: the stream says when to come back, and ends.
-        server.app.feed.streams.end();
+        server.app.draining.begin();
         let mut rest = String::new();
         while let Some(chunk) = stream.chunk().await.unwrap() {
             rest += std::str::from_utf8(&chunk).unwrap();

@@ -31,7 +31,7 @@ fn comparable(answer: &Answer, username: &str) -> (u16, BTreeMap<String, String>
         .body
         .replace(&format!("value=\"{username}\""), "value=\"\"")
         .replace(answer.header("x-request-id").unwrap(), "");
-    let own = ["x-request-id", "date", "content-length"];
+    let own = ["x-request-id", "traceparent", "date", "content-length"];
     let headers = answer
         .headers
         .iter()

@@ -1,0 +1,155 @@
+//! SIGHUP: certificates, key-encrypting keys, log level and limits are read again. What is wrong is
+//! told, and what there was stays.
+
+use actix_web::web::Data;
+use anyhow::Context;
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::manager::{self, State};
+use super::warn_of_limits;
+use crate::app::App;
+use crate::config::{self, Config, Overrides};
+use crate::http::Limits;
+use crate::keys::Keychain;
+use crate::log;
+
+/// Keys that take effect without a restart. Certificates are followed by their files.
+const LIVE: [&str; 3] = ["keys.kek", "log.level", "limits."];
+
+/// What reads the configuration again at each SIGHUP.
+pub fn on_hangup(
+    app: Data<App>,
+    limits: Data<Limits>,
+    overrides: Overrides,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut hangup = signal(SignalKind::hangup()).context("signals cannot be caught")?;
+    let mut current = app.config.clone();
+    Ok(async move {
+        while hangup.recv().await.is_some() {
+            let since = State::monotonic_usec_now().ok();
+            manager::tell(
+                &[Some(State::Reloading), since]
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<_>>(),
+            );
+            match config::load(&overrides, std::env::vars()) {
+                Ok(new) => current = take(&app, &limits, &current, new).await,
+                Err(refused) => refuse("configuration", &refused),
+            }
+            manager::tell(&[manager::READY]);
+        }
+    })
+}
+
+/// Takes what can be taken, and returns what is now in force.
+async fn take(app: &App, limits: &Limits, old: &Config, new: Config) -> Config {
+    app.certificates.notify_waiters();
+    let mut now = old.clone();
+    let mut taken = Vec::new();
+    if changes(old, &new)
+        .iter()
+        .any(|key| key.starts_with("limits."))
+    {
+        limits.replace(&new.limits);
+        warn_of_limits(&new.limits);
+        now.limits = new.limits.clone();
+        taken.push("limits");
+    }
+    if new.log.level != old.log.level {
+        match log::set_level(&new.log.level) {
+            Ok(()) => {
+                now.log.level.clone_from(&new.log.level);
+                taken.push("log.level");
+            }
+            Err(why) => refuse("log.level", &why),
+        }
+    }
+    // The list may be the same and a file of it another.
+    match replace_keks(app, &new).await {
+        Ok(()) => {
+            now.keys.kek.clone_from(&new.keys.kek);
+            taken.push("keys.kek");
+        }
+        Err(why) => refuse("keys.kek", &why),
+    }
+    let later: Vec<String> = changes(old, &new)
+        .into_iter()
+        .filter(|key| !LIVE.iter().any(|live| key.starts_with(live)))
+        .collect();
+    if !later.is_empty() {
+        tracing::warn!(
+            event = "config.restart_needed",
+            reason = "not_live",
+            keys = later.join(","),
+            "these keys changed and take effect at the next start"
+        );
+    }
+    tracing::info!(
+        event = "config.reloaded",
+        reason = "signal",
+        taken = taken.join(",")
+    );
+    now
+}
+
+async fn replace_keks(app: &App, new: &Config) -> Result<(), String> {
+    let keychain = Keychain::read(&new.keys.kek).map_err(|error| error.to_string())?;
+    let (table, now) = (app.keeper.table(), app.clock.now());
+    table
+        .replace_keychain(keychain, now)
+        .await
+        .map_err(|error| error.to_string())?;
+    app.refresh_key_view()
+        .await
+        .map_err(|error| error.to_string())
+}
+
+fn refuse(what: &str, why: &dyn std::fmt::Display) {
+    tracing::error!(event = "config.rejected", reason = "reload", severity = "high", what, error = %why, "what was in force stays in force");
+}
+
+/// The keys whose values differ.
+fn changes(old: &Config, new: &Config) -> Vec<String> {
+    let mut found = Vec::new();
+    let value = |config: &Config| serde_json::to_value(config).unwrap_or_default();
+    compare(&value(old), &value(new), "", &mut found);
+    found
+}
+
+fn compare(old: &Value, new: &Value, path: &str, found: &mut Vec<String>) {
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            for (name, value) in old {
+                let path = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
+                compare(value, new.get(name).unwrap_or(&Value::Null), &path, found);
+            }
+        }
+        _ if old != new => found.push(path.to_owned()),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_named_by_its_key() {
+        let old = Config::default();
+        let mut new = old.clone();
+        new.limits.per_ip = 7;
+        new.listen.tls.certificate = Some("c".into());
+        new.keys.kek.push("file:x".to_owned());
+        assert_eq!(
+            changes(&old, &new),
+            ["keys.kek", "limits.per_ip", "listen.tls.certificate"]
+        );
+        assert_eq!(changes(&old, &old), [""; 0]);
+    }
+}

@@ -1,0 +1,40 @@
+//! Section `telemetry`: where traces go. It needs a binary with the feature `otel`.
+
+use serde::{Deserialize, Serialize};
+
+use super::Refused;
+
+/// Traces by OpenTelemetry, over OTLP with HTTP.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// The collector, such as `http://127.0.0.1:4318`; without one nothing is sent. Alias
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub endpoint: Option<String>,
+    /// How this server is called there. Default `portcullis`. Alias `OTEL_SERVICE_NAME`.
+    pub service_name: String,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            service_name: "portcullis".to_owned(),
+        }
+    }
+}
+
+impl Telemetry {
+    pub(super) fn check(&self) -> Result<(), Refused> {
+        let Some(endpoint) = &self.endpoint else {
+            return Ok(());
+        };
+        match url::Url::parse(endpoint) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(()),
+            _ => Err(Refused::key(
+                "telemetry.endpoint",
+                format!("`{endpoint}` is no http or https URL"),
+            )),
+        }
+    }
+}

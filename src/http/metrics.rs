@@ -1,0 +1,204 @@
+//! `GET /metrics` on the management listener: what was counted, and what can be measured now. Each part
+//! of the server adds its gauges in a function of its own below.
+
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::web::Data;
+
+use crate::app::App;
+use crate::metrics::{self, Page};
+
+/// `GET /metrics`.
+pub async fn get(app: Data<App>) -> HttpResponse {
+    let mut page = metrics::page();
+    build(&mut page, &app);
+    pool(&mut page, &app);
+    keys(&mut page, &app);
+    feed(&mut page, &app);
+    process(&mut page);
+    HttpResponse::Ok()
+        .insert_header(("Content-Type", "text/plain; version=0.0.4; charset=utf-8"))
+        .insert_header(("Cache-Control", "no-store"))
+        .body(page.finish())
+}
+
+fn build(page: &mut Page, app: &App) {
+    let database = if app.store.is_sqlite() {
+        "sqlite"
+    } else {
+        "postgres"
+    };
+    page.gauge("portcullis_build_info", "What runs here")
+        .sample(
+            [
+                ("version", env!("CARGO_PKG_VERSION")),
+                ("database", database),
+            ],
+            1,
+        );
+    page.gauge("portcullis_draining", "Whether this node is being stopped")
+        .sample([], u8::from(app.draining.is_on()));
+}
+
+fn pool(page: &mut Page, app: &App) {
+    let pool = app.store.pool_figures();
+    for (name, help, value) in [
+        (
+            "portcullis_db_pool_size",
+            "Connections that may be open",
+            pool.size,
+        ),
+        (
+            "portcullis_db_pool_open",
+            "Connections that are open",
+            pool.open,
+        ),
+        (
+            "portcullis_db_pool_idle",
+            "Connections that are open and unused",
+            pool.idle,
+        ),
+    ] {
+        page.gauge(name, help).sample([], value);
+    }
+}
+
+/// What an operator watches of the keys (docs/keys.md).
+fn keys(page: &mut Page, app: &App) {
+    let figures = app.key_figures();
+    let labels = |ring: &crate::keeper::RingFigures| {
+        [
+            ("use", ring.ring.use_.as_str()),
+            ("alg", ring.ring.alg.name()),
+        ]
+    };
+    let mut age = page.gauge(
+        "portcullis_signing_key_age_seconds",
+        "How long the signing key has been signing",
+    );
+    for ring in &figures.rings {
+        if let Some(signing) = ring.age {
+            age.sample(labels(ring), signing.as_secs());
+        }
+    }
+    let mut next = page.gauge(
+        "portcullis_signing_key_next_rotation_seconds",
+        "Until the next key signs; negative when that is overdue",
+    );
+    for ring in &figures.rings {
+        if let Some(seconds) = ring.next_rotation_secs {
+            next.sample(labels(ring), seconds);
+        }
+    }
+    let mut standby = page.gauge(
+        "portcullis_signing_key_standby",
+        "Whether the next key is published",
+    );
+    for ring in &figures.rings {
+        standby.sample(labels(ring), u8::from(ring.standby));
+    }
+    let mut corrupt = page.gauge(
+        "portcullis_signing_key_corrupt",
+        "Keys that do not open or do not fit",
+    );
+    for ring in &figures.rings {
+        corrupt.sample(labels(ring), ring.corrupt);
+    }
+    let mut values = page.gauge(
+        "portcullis_kek_values",
+        "Values sealed under each key-encrypting key; the first of the list seals",
+    );
+    for (kek, count) in &figures.kek_values {
+        let first = if *kek == figures.first_kek {
+            "yes"
+        } else {
+            "no"
+        };
+        values.sample([("kek", kek.as_str()), ("first", first)], count);
+    }
+    page.gauge(
+        "portcullis_key_view_age_seconds",
+        "Since the database last confirmed the keys",
+    )
+    .sample([], seconds(figures.view_age));
+    let verifier = app.verifier().metrics();
+    let unknown = verifier.rejected.get("unknown_key").copied();
+    page.counter(
+        "portcullis_verifier_unknown_kid_total",
+        "Our own tokens presented here whose key is not known",
+    )
+    .sample([], unknown.unwrap_or_default());
+}
+
+/// What an operator watches of the revocation feed (docs/revocation.md).
+fn feed(page: &mut Page, app: &App) {
+    let place = app.feed.place();
+    page.gauge(
+        "portcullis_feed_live_records",
+        "Revocation records in memory",
+    )
+    .sample([], app.feed.live_records());
+    page.gauge("portcullis_feed_position", "Records of this feed epoch")
+        .sample([], place.map_or(0, |place| place.seq));
+    if let Some(place) = place {
+        page.gauge(
+            "portcullis_feed_as_of_age_seconds",
+            "Since the instant up to which nothing is missing here",
+        )
+        .sample([], seconds(app.clock.now().since(place.beat)));
+    }
+    page.gauge("portcullis_feed_subscribers", "Open event streams")
+        .sample([], app.feed.streams.count());
+    page.gauge(
+        "portcullis_feed_restored",
+        "Whether the database went back in time and waits for `recover`",
+    )
+    .sample([], u8::from(app.feed.is_restored()));
+}
+
+/// The figures that client libraries give under these very names. Only where Linux tells them.
+fn process(page: &mut Page) {
+    let Some(figures) = Process::read() else {
+        return;
+    };
+    page.counter("process_cpu_seconds_total", "Processor time used")
+        .sample([], figures.cpu_seconds);
+    page.gauge("process_resident_memory_bytes", "Memory in use")
+        .sample([], figures.resident_bytes);
+    page.gauge("process_open_fds", "Open files and sockets")
+        .sample([], figures.open_files);
+    page.gauge("process_start_time_seconds", "When it began, as Unix time")
+        .sample([], figures.started_at);
+}
+
+struct Process {
+    cpu_seconds: f64,
+    resident_bytes: u64,
+    open_files: usize,
+    started_at: f64,
+}
+
+impl Process {
+    /// proc(5): `/proc/self/stat` after the command's closing bracket, the state first.
+    #[allow(clippy::cast_precision_loss)] // ticks of centuries fit
+    fn read() -> Option<Self> {
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+        let ticks = rustix::param::clock_ticks_per_second() as f64;
+        let boot = std::fs::read_to_string("/proc/stat").ok()?;
+        let boot = boot.lines().find_map(|line| line.strip_prefix("btime "))?;
+        let boot: f64 = boot.trim().parse().ok()?;
+        Some(Self {
+            cpu_seconds: (number(11)? + number(12)?) as f64 / ticks,
+            resident_bytes: number(21)? * rustix::param::page_size() as u64,
+            open_files: std::fs::read_dir("/proc/self/fd").ok()?.count(),
+            started_at: boot + number(19)? as f64 / ticks,
+        })
+    }
+}
+
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}

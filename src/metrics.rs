@@ -1,0 +1,297 @@
+//! What this process counts, and the page that shows it (Prometheus text format 0.0.4). Whoever counts
+//! something new adds a line to [`counters`]; what is measured at the moment of looking is a
+//! [`Page::gauge`].
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A label's value. Only from small fixed sets: never a user, a client or a piece of a request.
+pub type Label = Cow<'static, str>;
+
+/// One number per combination of labels; it only grows.
+pub struct Counter<const N: usize> {
+    name: &'static str,
+    help: &'static str,
+    labels: [&'static str; N],
+    values: Mutex<BTreeMap<[Label; N], u64>>,
+}
+
+impl<const N: usize> Counter<N> {
+    const fn new(name: &'static str, labels: [&'static str; N], help: &'static str) -> Self {
+        Self {
+            name,
+            help,
+            labels,
+            values: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// One more.
+    pub fn count(&self, labels: [Label; N]) {
+        self.add(labels, 1);
+    }
+
+    /// So many more. Zero makes the series appear, so that its first increase is seen as one.
+    pub fn add(&self, labels: [Label; N], more: u64) {
+        *held(&self.values).entry(labels).or_default() += more;
+    }
+
+    /// What was counted so far.
+    pub fn value(&self, labels: [Label; N]) -> u64 {
+        held(&self.values).get(&labels).copied().unwrap_or_default()
+    }
+
+    fn print(&self, page: &mut Page) {
+        let mut samples = page.family(self.name, self.help, "counter");
+        for (values, count) in &*held(&self.values) {
+            let labels = self.labels.iter().copied().zip(values.iter().map(|v| &**v));
+            samples.line("", labels, count);
+        }
+    }
+}
+
+/// The upper ends of the buckets, in seconds.
+const BUCKETS: [f64; 12] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+];
+
+/// How long things took, by one label.
+pub struct Durations {
+    name: &'static str,
+    help: &'static str,
+    label: &'static str,
+    values: Mutex<BTreeMap<Label, Spread>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Spread {
+    /// One per bucket, each without those below it.
+    buckets: [u64; BUCKETS.len()],
+    count: u64,
+    total: Duration,
+}
+
+impl Durations {
+    const fn new(name: &'static str, label: &'static str, help: &'static str) -> Self {
+        Self {
+            name,
+            help,
+            label,
+            values: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// One that took so long.
+    pub fn observe(&self, label: Label, took: Duration) {
+        let mut values = held(&self.values);
+        let spread = values.entry(label).or_default();
+        let seconds = took.as_secs_f64();
+        if let Some(bucket) = BUCKETS.iter().position(|end| seconds <= *end) {
+            spread.buckets[bucket] += 1;
+        }
+        spread.count += 1;
+        spread.total += took;
+    }
+
+    fn print(&self, page: &mut Page) {
+        let mut samples = page.family(self.name, self.help, "histogram");
+        for (value, spread) in &*held(&self.values) {
+            let mut below = 0;
+            for (end, count) in BUCKETS.iter().zip(spread.buckets) {
+                below += count;
+                let end = end.to_string();
+                samples.line(
+                    "_bucket",
+                    [(self.label, &**value), ("le", end.as_str())],
+                    below,
+                );
+            }
+            samples.line(
+                "_bucket",
+                [(self.label, &**value), ("le", "+Inf")],
+                spread.count,
+            );
+            let label = [(self.label, &**value)];
+            samples.line("_sum", label, spread.total.as_secs_f64());
+            samples.line("_count", label, spread.count);
+        }
+    }
+}
+
+macro_rules! counters {
+    ($($static:ident: $kind:ty = $name:literal $labels:expr, $help:literal;)*) => {
+        $(#[doc = concat!($help, " `", $name, "`.")]
+        pub static $static: $kind = <$kind>::new($name, $labels, $help);)*
+
+        /// The page with everything that was counted; gauges are added by whoever has them.
+        pub fn page() -> Page {
+            let mut page = Page(String::with_capacity(16 * 1024));
+            $($static.print(&mut page);)*
+            page
+        }
+    };
+}
+
+counters! {
+    HTTP_REQUESTS: Counter<3> = "portcullis_http_requests_total" ["route", "method", "status"], "Requests answered on the public listener";
+    HTTP_DURATION: Durations = "portcullis_http_request_duration_seconds" "route", "How long requests took until their answer began";
+    TOKENS_ISSUED: Counter<2> = "portcullis_tokens_issued_total" ["grant", "client_type"], "Token responses given";
+    LOGINS: Counter<2> = "portcullis_login_total" ["method", "result"], "Sign-ins that were tried";
+    REFUSED: Counter<3> = "portcullis_refused_total" ["endpoint", "code", "reason"], "Refusals, by public code and private reason";
+    EVENTS: Counter<2> = "portcullis_events_total" ["event", "severity"], "Log events of high and critical severity";
+    LOG_DROPPED: Counter<1> = "portcullis_log_dropped_total" ["kind"], "Log lines that were given up because nobody read them in time";
+    POOL_TIMEOUTS: Counter<0> = "portcullis_db_pool_timeouts_total" [], "Requests that got no database connection in time";
+}
+
+/// Every event of high or critical severity: each has a series from the start, so that an alarm sees
+/// its first occurrence.
+pub const ALARMS: [(&str, &str); 20] = [
+    ("audit.unsealed", "high"),
+    ("code.client_mismatch", "high"),
+    ("code.replay", "high"),
+    ("config.rejected", "high"),
+    ("db.restored", "high"),
+    ("http.timeout", "high"),
+    ("introspection.degraded", "high"),
+    ("key.corrupt", "critical"),
+    ("key.kek_mismatch", "critical"),
+    ("key.revoked", "critical"),
+    ("key.unusable", "high"),
+    ("log.dropped", "high"),
+    ("login.spray", "high"),
+    ("node.degraded", "high"),
+    ("server.panicked", "high"),
+    ("storage.error", "high"),
+    ("tls.expiring", "high"),
+    ("tls.reload_failed", "high"),
+    ("token.refresh_reuse", "high"),
+    ("token.storage_error", "high"),
+];
+
+/// Lets every series appear whose labels are known beforehand.
+pub fn begin() {
+    for (event, severity) in ALARMS {
+        EVENTS.add([event.into(), severity.into()], 0);
+    }
+    for kind in ["access", "event"] {
+        LOG_DROPPED.add([kind.into()], 0);
+    }
+    for result in ["success", "failed", "throttled", "unavailable"] {
+        LOGINS.add(["password".into(), result.into()], 0);
+    }
+    POOL_TIMEOUTS.add([], 0);
+}
+
+/// The text that Prometheus reads.
+pub struct Page(String);
+
+/// The samples of one family.
+pub struct Samples<'a> {
+    page: &'a mut String,
+    name: &'a str,
+}
+
+impl Page {
+    /// A value of this moment. Its samples are given one by one with [`Samples::sample`].
+    pub fn gauge<'a>(&'a mut self, name: &'a str, help: &str) -> Samples<'a> {
+        self.family(name, help, "gauge")
+    }
+
+    /// A number that somebody else counts.
+    pub fn counter<'a>(&'a mut self, name: &'a str, help: &str) -> Samples<'a> {
+        self.family(name, help, "counter")
+    }
+
+    fn family<'a>(&'a mut self, name: &'a str, help: &str, kind: &str) -> Samples<'a> {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}.\n# TYPE {name} {kind}");
+        Samples {
+            page: &mut self.0,
+            name,
+        }
+    }
+
+    /// The whole text.
+    pub fn finish(self) -> String {
+        self.0
+    }
+}
+
+impl Samples<'_> {
+    /// One sample: labels with their values, and the number.
+    pub fn sample<const N: usize>(
+        &mut self,
+        labels: [(&str, &str); N],
+        value: impl std::fmt::Display,
+    ) {
+        self.line("", labels, value);
+    }
+
+    fn line<'l>(
+        &mut self,
+        suffix: &str,
+        labels: impl IntoIterator<Item = (&'l str, &'l str)>,
+        value: impl std::fmt::Display,
+    ) {
+        let (page, name) = (&mut *self.page, self.name);
+        let _ = write!(page, "{name}{suffix}");
+        let mut opened = false;
+        for (label, text) in labels {
+            let before = if opened { ',' } else { '{' };
+            opened = true;
+            let _ = write!(page, "{before}{label}=\"");
+            for c in text.chars() {
+                match c {
+                    '\\' | '"' => page.extend(['\\', c]),
+                    '\n' => page.push_str("\\n"),
+                    c => page.push(c),
+                }
+            }
+            page.push('"');
+        }
+        if opened {
+            page.push('}');
+        }
+        let _ = writeln!(page, " {value}");
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_what_prometheus_reads() {
+        let mut page = Page(String::new());
+        let counted = Counter::new("c_total", ["a", "b"], "Things");
+        counted.count(["x".into(), "say \"\\\n".into()]);
+        counted.add(["x".into(), "say \"\\\n".into()], 2);
+        counted.print(&mut page);
+        let took = Durations::new("d_seconds", "route", "Times");
+        took.observe("/".into(), Duration::from_millis(3));
+        took.observe("/".into(), Duration::from_secs(60));
+        took.print(&mut page);
+        page.gauge("g", "A value").sample([], 1.5);
+        let text = page.finish();
+        assert!(text.starts_with("# HELP c_total Things.\n# TYPE c_total counter\n"));
+        assert!(
+            text.contains("c_total{a=\"x\",b=\"say \\\"\\\\\\n\"} 3\n"),
+            "{text}"
+        );
+        assert!(text.contains("d_seconds_bucket{route=\"/\",le=\"0.0025\"} 0\n"));
+        assert!(text.contains("d_seconds_bucket{route=\"/\",le=\"0.005\"} 1\n"));
+        assert!(text.contains("d_seconds_bucket{route=\"/\",le=\"5\"} 1\n"));
+        assert!(text.contains("d_seconds_bucket{route=\"/\",le=\"+Inf\"} 2\n"));
+        assert!(
+            text.contains("d_seconds_sum{route=\"/\"} 60.003\nd_seconds_count{route=\"/\"} 2\n")
+        );
+        assert!(text.ends_with("# HELP g A value.\n# TYPE g gauge\ng 1.5\n"));
+    }
+}

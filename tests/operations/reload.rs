@@ -1,0 +1,163 @@
+//! SIGHUP, and the change of a key-encrypting key without a restart.
+
+use crate::both;
+use crate::cast::Browser;
+use crate::cast::tls::Pair;
+use crate::place::{Place, Running};
+use crate::site::{Site, asks, base, management, sample};
+
+fn runs<T>(work: impl Future<Output = T>) -> T {
+    actix_web::rt::System::new().block_on(work)
+}
+
+/// Reloads, and waits for the line that tells how it went.
+fn reloads(server: &Running, event: &str) -> String {
+    let count = |log: &[String]| log.iter().filter(|line| line.contains(event)).count();
+    let before = count(&server.log());
+    server.signal("-HUP");
+    server.waits_for(|_| count(&server.log()) > before);
+    let log = server.log();
+    log.into_iter().rfind(|line| line.contains(event)).unwrap()
+}
+
+/// A server whose settings stand in a file.
+fn configured(site: &mut Site, text: &str) {
+    site.place
+        .told
+        .retain(|(name, _)| !name.contains("LIMITS") && !name.contains("KEK"));
+    site.place.write("portcullis.toml", text);
+}
+
+fn serves(site: &Site) -> Running {
+    let path = site.place.folder.join("portcullis.toml");
+    site.place
+        .serve_with(&["--config", path.to_str().unwrap(), "serve"], &[])
+}
+
+/// How many of so many requests are turned away.
+fn turned_away(server: &Running, requests: usize) -> usize {
+    let public = base(server);
+    runs(async {
+        let mut away = 0;
+        for _ in 0..requests {
+            away += usize::from(Browser::new(&public).get("/account").await.status == 429);
+        }
+        away
+    })
+}
+
+#[test]
+fn limits_and_level_are_taken_and_what_is_wrong_is_not() {
+    let mut site = Site::open(Place::new());
+    configured(&mut site, "[limits]\nper_ip = 5\n");
+    let server = serves(&site);
+    assert_eq!(turned_away(&server, 8), 3);
+    site.place.write(
+        "portcullis.toml",
+        "[limits]\nper_ip = 1000\n[log]\nlevel = \"warn\"\n[tokens]\naccess = \"1m\"\n",
+    );
+    let told = reloads(&server, "config.restart_needed");
+    assert!(
+        told.contains("tokens.access") && !told.contains("limits"),
+        "{told}"
+    );
+    assert_eq!(turned_away(&server, 20), 0);
+    // At `warn` there are no access lines any more.
+    let accesses = |server: &Running| {
+        let log = server.log();
+        log.iter()
+            .filter(|line| line.contains("\"http.request\""))
+            .count()
+    };
+    let before = accesses(&server);
+    turned_away(&server, 5);
+    for (text, wanted) in [
+        ("[limits]\nper_ip = 0\n", "limits.per_ip"),
+        ("[limit]\nper_ip = 7\n", "unknown key `limit.per_ip`"),
+        ("[log]\nlevel = \"loud\"\n", "is no level"),
+        ("this is no TOML", "portcullis.toml"),
+    ] {
+        site.place.write("portcullis.toml", text);
+        let told = reloads(&server, "config.rejected");
+        assert!(told.contains(wanted), "{told}");
+    }
+    assert_eq!(turned_away(&server, 20), 0, "what was in force stays");
+    assert_eq!(accesses(&server), before);
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn certificates_are_looked_at_again_and_a_bad_one_is_told_each_time() {
+    let site = Site::open(Place::new());
+    let folder = &site.place.folder;
+    let (old, new) = (
+        Pair::new(folder, "old", None),
+        Pair::new(folder, "new", None),
+    );
+    let server = site.place.serve(&[
+        (
+            "PORTCULLIS__LISTEN__TLS__CERTIFICATE",
+            old.certificate.to_str().unwrap(),
+        ),
+        ("PORTCULLIS__LISTEN__TLS__KEY", old.key.to_str().unwrap()),
+    ]);
+    std::fs::write(&old.certificate, "garbage").unwrap();
+    server.waits_for(|line| line.contains("tls.reload_failed"));
+    // The looks that come by themselves do not repeat it, a reload does.
+    reloads(&server, "tls.reload_failed");
+    new.replaces(&old);
+    server.signal("-HUP");
+    server.waits_for(|line| line.contains("tls.reloaded"));
+    assert_eq!(server.stop(), Some(0));
+}
+
+both! {
+    fn a_key_encrypting_key_is_changed_under_a_running_server(place: Place) {
+        let mut site = Site::open(place);
+        let list = |keks: &[&str]| {
+            let keks: Vec<String> = keks.iter().map(|kek| format!("\"file:{kek}\"")).collect();
+            format!("[keys]\nkek = [{}]\n", keks.join(", "))
+        };
+        configured(&mut site, &list(&["keys/kek"]));
+        let server = serves(&site);
+        let (public, probes) = (base(&server), management(&server));
+        let values = |first: &str| {
+            let page = runs(async { asks(&probes, "/metrics").await.1 });
+            let marked = format!("first=\"{first}\"");
+            let lines = page.lines().filter(|line| line.starts_with("portcullis_kek_values{") && line.contains(&marked));
+            lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum::<u64>()
+        };
+        // The server secret, and a signer and a standby of each of three rings.
+        server.waits_for(|_| values("yes") == 7);
+        let all = 7;
+        site.place.done(&["keys", "generate-kek", "--out", "keys/new"]);
+        // 1. At the end of the list. 2. In front. 3. Rewrap. 4. The old one goes.
+        site.place.write("portcullis.toml", &list(&["keys/kek", "keys/new"]));
+        reloads(&server, "config.reloaded");
+        assert_eq!((values("yes"), values("no")), (all, 0));
+        // Too early: nothing is under it yet, and everything is under the other.
+        site.place.write("portcullis.toml", &list(&["keys/new"]));
+        let told = reloads(&server, "config.rejected");
+        assert!(told.contains("not configured"), "{told}");
+        site.place.write("portcullis.toml", &list(&["keys/new", "keys/kek"]));
+        reloads(&server, "config.reloaded");
+        assert_eq!((values("yes"), values("no")), (0, all));
+        let path = site.place.folder.join("portcullis.toml");
+        let path = path.to_str().unwrap().to_owned();
+        site.place.done(&["--config", &path, "keys", "rewrap"]);
+        site.place.write("portcullis.toml", &list(&["keys/new"]));
+        reloads(&server, "config.reloaded");
+        std::fs::remove_file(site.place.folder.join("keys/kek")).unwrap();
+        assert_eq!((values("yes"), values("no")), (all, 0));
+        // It signs, refreshes and reads what it made before.
+        runs(async {
+            let web = site.web(&public);
+            let code = Browser::new(&public).allows(&web).await;
+            let tokens = web.redeems(&code).await.ok();
+            web.refreshes(tokens.refresh(), &[]).await.ok();
+            let page = asks(&probes, "/metrics").await.1;
+            assert_eq!(sample(&page, "portcullis_signing_key_corrupt{use=\"token\",alg=\"ES256\"}"), Some(0.0));
+        });
+        assert_eq!(server.stop(), Some(0));
+    }
+}

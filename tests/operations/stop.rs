@@ -1,0 +1,329 @@
+//! How a server stops: nobody who honours readiness sees a failed request.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use crate::both;
+use crate::cast::client::{VERIFIER, basic};
+use crate::cast::{Browser, Party};
+use crate::place::{Place, Running};
+use crate::site::{Site, asks, base, management};
+
+/// A request whose body is not all there yet.
+struct Unfinished {
+    stream: TcpStream,
+    rest: Vec<u8>,
+}
+
+impl Unfinished {
+    /// A code exchange, all but its last bytes. The server is known to have begun with it.
+    fn exchange(site: &Site, server: &Running, code: &str) -> Self {
+        let form = form_urlencoded::Serializer::new(String::new())
+            .append_pair("grant_type", "authorization_code")
+            .append_pair("code", code)
+            .append_pair("redirect_uri", "https://app.example/cb")
+            .append_pair("code_verifier", VERIFIER)
+            .finish();
+        let (begun, rest) = form.split_at(form.len() - 8);
+        let mut stream = TcpStream::connect(server.started("listen")).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        // 100 is said by the server when it wants the body: from then on the request runs.
+        write!(
+            stream,
+            "POST /oauth2/token HTTP/1.1\r\nHost: op.example\r\nAuthorization: {}\r\nExpect: 100-continue\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n",
+            basic(&site.client_id, site.secret.expose()),
+            form.len()
+        )
+        .unwrap();
+        let mut heard = [0; 25];
+        stream.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"HTTP/1.1 100 Continue\r\n\r\n");
+        stream.write_all(begun.as_bytes()).unwrap();
+        let rest = rest.as_bytes().to_vec();
+        Self { stream, rest }
+    }
+
+    fn finishes(mut self) -> String {
+        self.stream.write_all(&self.rest).unwrap();
+        let mut answer = String::new();
+        self.stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+fn runs<T>(work: impl Future<Output = T>) -> T {
+    actix_web::rt::System::new().block_on(work)
+}
+
+/// alice's browser and a code for `web`.
+async fn signed_in(site: &Site, server: &str) -> (Browser, String) {
+    let mut alice = Browser::new(server);
+    let answer = alice.signs_in(&site.web(server), "alice").await;
+    let code = answer.callback("code").unwrap();
+    (alice, code)
+}
+
+both! {
+    fn what_runs_is_finished_and_what_was_written_down_is_sealed(place: Place) {
+        let site = Site::open(place);
+        let server = site.place.serve(&[]);
+        let (_, code) = runs(signed_in(&site, &base(&server)));
+        let exchange = Unfinished::exchange(&site, &server, &code);
+        server.signal("-TERM");
+        server.waits_for(|line| line.contains("server.stopping"));
+        let answer = exchange.finishes();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(answer.contains("\"access_token\""), "{answer}");
+        assert!(answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{answer}");
+        assert_eq!(server.ends(), Some(0));
+        let unsealed = "SELECT count(*) AS n FROM audit_events WHERE id NOT IN (SELECT event_id FROM audit_seals)";
+        assert_eq!(site.place.count(unsealed), 0);
+        assert!(site.place.count("SELECT count(*) AS n FROM audit_seals") > 5);
+    }
+}
+
+#[test]
+fn a_node_that_drains_says_so_and_goes_on_and_a_second_signal_ends_it() {
+    let site = Site::open(Place::new());
+    let patient = ("PORTCULLIS__SHUTDOWN__DELAY", "5m");
+    let server = site.place.serve(&[patient]);
+    let (public, probes) = (base(&server), management(&server));
+    runs(async {
+        let (status, said) = asks(&probes, "/readyz").await;
+        assert_eq!(status, 200, "{said}");
+        server.signal("-TERM");
+        server.waits_for(|line| line.contains("server.draining"));
+        let (status, said) = asks(&probes, "/readyz").await;
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(
+            (status, &said["status"], &said["checks"]["serving"]),
+            (503, &"draining".into(), &"failed".into())
+        );
+        assert_eq!(asks(&probes, "/livez").await.0, 200);
+        let (_, page) = asks(&probes, "/metrics").await;
+        assert!(page.contains("\nportcullis_draining 1\n"));
+        // Requests are answered, and the connection is not kept.
+        let answer = Browser::new(&public).get("/oauth2/jwks").await;
+        assert_eq!(
+            (answer.status, answer.header("connection")),
+            (200, Some("close"))
+        );
+        // The first exchange of a login that began before.
+        let (_, code) = signed_in(&site, &public).await;
+        site.web(&public).redeems(&code).await.ok();
+    });
+    let health = site.place.run(
+        &["healthcheck"],
+        &[(
+            "PORTCULLIS__LISTEN__MANAGEMENT",
+            &server.started("management"),
+        )],
+    );
+    assert_eq!(health.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&health.stderr).into_owned();
+    assert!(said.contains("/readyz says 503"), "{said}");
+    let told = Instant::now();
+    server.signal("-TERM");
+    assert_eq!(server.ends(), Some(0));
+    assert!(
+        told.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        told.elapsed()
+    );
+}
+
+#[test]
+fn what_does_not_end_is_cut_off_after_its_time() {
+    let site = Site::open(Place::new());
+    let server = site.place.serve(&[("PORTCULLIS__SHUTDOWN__DRAIN", "1s")]);
+    let (_, code) = runs(signed_in(&site, &base(&server)));
+    let _exchange = Unfinished::exchange(&site, &server, &code);
+    let told = Instant::now();
+    server.signal("-INT");
+    assert_eq!(server.ends(), Some(0));
+    let took = told.elapsed();
+    assert!((1..6).contains(&took.as_secs()), "{took:?}");
+    assert_eq!(
+        site.place
+            .count("SELECT count(*) AS n FROM codes WHERE used_at IS NOT NULL"),
+        0
+    );
+}
+
+#[test]
+fn times_out_of_range_are_refused() {
+    let place = Place::new();
+    for (variable, sentence) in [
+        (
+            ("PORTCULLIS__SHUTDOWN__DELAY", "6m"),
+            "`shutdown.delay`: 6m is out of range",
+        ),
+        (
+            ("PORTCULLIS__SHUTDOWN__DRAIN", "0s"),
+            "`shutdown.drain`: 0ms is out of range",
+        ),
+    ] {
+        crate::place::refused(&place.run(&["serve"], &[variable]), 78, sentence);
+    }
+}
+
+/// A load balancer: it asks each node whether it is ready, and sends requests to those that said so.
+#[derive(Clone, Default)]
+struct Balancer(Arc<Mutex<Vec<Behind>>>);
+
+struct Behind {
+    base: String,
+    management: String,
+    ready: bool,
+}
+
+impl Balancer {
+    fn add(&self, server: &Running) {
+        self.0.lock().unwrap().push(Behind {
+            base: base(server),
+            management: management(server),
+            ready: false,
+        });
+    }
+
+    /// Asks everybody again and again, as health checks do.
+    async fn probe_for_ever(self) {
+        let client = crate::cast::browser::http("http:");
+        let mut turn = actix_web::rt::time::interval(Duration::from_millis(50));
+        loop {
+            turn.tick().await;
+            let addresses: Vec<String> = {
+                let nodes = self.0.lock().unwrap();
+                nodes.iter().map(|node| node.management.clone()).collect()
+            };
+            for address in addresses {
+                let answer = client.get(format!("{address}/readyz")).send().await;
+                let ready = answer.is_ok_and(|answer| answer.status() == 200);
+                let mut nodes = self.0.lock().unwrap();
+                let node = nodes.iter_mut().find(|node| node.management == address);
+                node.unwrap().ready = ready;
+            }
+        }
+    }
+
+    fn knows_as_ready(&self, server: &Running) -> bool {
+        let (nodes, base) = (self.0.lock().unwrap(), base(server));
+        nodes.iter().any(|node| node.base == base && node.ready)
+    }
+
+    /// A node that is ready, each in turn.
+    fn picks(&self, turn: usize) -> Option<String> {
+        let nodes = self.0.lock().unwrap();
+        let ready: Vec<&Behind> = nodes.iter().filter(|node| node.ready).collect();
+        (!ready.is_empty()).then(|| ready[turn % ready.len()].base.clone())
+    }
+}
+
+/// A person who goes round: a code, its tokens, a refresh, a look at the keys; each at the next node.
+/// Nothing is tried twice: whatever fails ends the test.
+async fn goes_round(
+    web: Party,
+    mut alice: Browser,
+    nodes: Balancer,
+    over: Arc<AtomicBool>,
+    done: mpsc::Sender<()>,
+) -> usize {
+    let mut turn = 0;
+    let mut next = || {
+        turn += 1;
+        nodes.picks(turn).expect("some node is ready")
+    };
+    let mut requests = 0;
+    while !over.load(Ordering::SeqCst) {
+        alice = alice.at(&next());
+        let answer = alice.get(&web.request(&[])).await;
+        let code = answer
+            .callback("code")
+            .unwrap_or_else(|| panic!("{answer:?}"));
+        let tokens = web.at(&next()).redeems(&code).await.ok();
+        web.at(&next()).refreshes(tokens.refresh(), &[]).await.ok();
+        let (status, _) = asks(&next(), "/oauth2/jwks").await;
+        assert_eq!(status, 200);
+        requests += 4;
+        let _ = done.send(());
+    }
+    requests
+}
+
+#[test]
+fn no_request_fails_while_nodes_are_stopped_one_after_the_other() {
+    const STOPS: usize = 4;
+    let site = Site::open(Place::on_postgres());
+    let delay = [("PORTCULLIS__SHUTDOWN__DELAY", "1s")];
+    let mut old = site.place.serve(&delay);
+    let mut young = site.place.serve(&delay);
+    let nodes = Balancer::default();
+    nodes.add(&old);
+    nodes.add(&young);
+    let (over, (done, rounds)) = (Arc::new(AtomicBool::new(false)), mpsc::channel());
+    let (web, start) = (site.web(&base(&old)), base(&old));
+    let load = {
+        let (nodes, over) = (nodes.clone(), Arc::clone(&over));
+        std::thread::spawn(move || {
+            runs(async move {
+                let prober = actix_web::rt::spawn(nodes.clone().probe_for_ever());
+                while nodes.picks(0).is_none() {
+                    actix_web::rt::task::yield_now().await;
+                }
+                let mut people = Vec::new();
+                for _ in 0..3 {
+                    let mut alice = Browser::new(&start);
+                    alice.signs_in(&web, "alice").await;
+                    people.push(actix_web::rt::spawn(goes_round(
+                        web.clone(),
+                        alice,
+                        nodes.clone(),
+                        Arc::clone(&over),
+                        done.clone(),
+                    )));
+                }
+                let mut requests = 0;
+                for person in people {
+                    requests += person.await.unwrap();
+                }
+                prober.abort();
+                requests
+            })
+        })
+    };
+    // Rounds that begin from now on, and as many as it takes until the youngest node gets its share.
+    let some_rounds = |youngest: &Running| {
+        while rounds.try_recv().is_ok() {}
+        let mut left = 15;
+        while left > 0 || !nodes.knows_as_ready(youngest) {
+            left = i32::max(left - 1, 0);
+            let round = rounds.recv_timeout(Duration::from_secs(20));
+            round.expect("the people go on");
+        }
+    };
+    for _ in 0..STOPS {
+        some_rounds(&young);
+        let begun = Instant::now();
+        assert_eq!(old.stop(), Some(0));
+        // Delay and drain, and what a busy machine adds.
+        assert!(
+            begun.elapsed() < Duration::from_secs(15),
+            "{:?}",
+            begun.elapsed()
+        );
+        some_rounds(&young);
+        old = young;
+        young = site.place.serve(&delay);
+        nodes.add(&young);
+    }
+    some_rounds(&young);
+    over.store(true, Ordering::SeqCst);
+    let requests = load.join().expect("no request fails");
+    println!("{requests} requests, {STOPS} nodes stopped, none failed");
+}
