@@ -7,8 +7,6 @@ mod stop;
 use std::time::Duration;
 
 use actix_web::web::Data;
-use anyhow::Context;
-use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::{Exit, audit};
 use crate::app::{App, StartError};
@@ -36,7 +34,6 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()> {
-    refuse_dumps()?;
     overrides
         .values
         .extend(arguments.issuer.clone().map(|value| ("issuer", value)));
@@ -60,19 +57,6 @@ pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()
     let outcome = actix_web::rt::System::new().block_on(serve(config, overrides));
     telemetry::flush();
     outcome
-}
-
-/// What this process holds is for nobody else's eyes: no core file, no debugger of another process.
-fn refuse_dumps() -> anyhow::Result<()> {
-    let none = Rlimit {
-        current: Some(0),
-        maximum: Some(0),
-    };
-    setrlimit(Resource::Core, none).context("core dumps cannot be switched off")?;
-    #[cfg(target_os = "linux")]
-    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
-        .context("dumps cannot be switched off")?;
-    Ok(())
 }
 
 async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {

@@ -10,8 +10,7 @@ use crate::app::App;
 use crate::keys::Use;
 
 /// How long caches may keep published keys.
-pub(super) const KEY_CACHING: &str =
-    "public, max-age=300, stale-while-revalidate=60, stale-if-error=86400";
+const KEY_CACHING: &str = "public, max-age=300, stale-while-revalidate=60, stale-if-error=86400";
 
 /// `GET` of the metadata (RFC 8414 §3, OIDC Discovery §4).
 pub async fn metadata(request: HttpRequest, app: Data<App>) -> HttpResponse {
@@ -21,21 +20,21 @@ pub async fn metadata(request: HttpRequest, app: Data<App>) -> HttpResponse {
 
 /// `GET` of the keys (RFC 7517 §5).
 pub async fn jwks(request: HttpRequest, app: Data<App>) -> HttpResponse {
+    published(&request, &app, Use::Token)
+}
+
+/// The keys of a use, unless nobody has confirmed them for too long.
+pub(super) fn published(request: &HttpRequest, app: &App, use_: Use) -> HttpResponse {
     let keys = match app.keeper.publishing() {
         Ok(keys) => keys,
-        Err(stale) => return error::json(&request, &stale.into()),
+        Err(stale) => return error::json(request, &stale.into()),
     };
-    let published = keys.published(Use::Token);
-    public(&request, &published.bytes, &published.etag, KEY_CACHING)
+    let published = keys.published(use_);
+    public(request, &published.bytes, &published.etag, KEY_CACHING)
 }
 
 /// Public JSON with a strong entity tag, for every origin.
-pub(super) fn public(
-    request: &HttpRequest,
-    bytes: &Bytes,
-    etag: &str,
-    caching: &str,
-) -> HttpResponse {
+fn public(request: &HttpRequest, bytes: &Bytes, etag: &str, caching: &str) -> HttpResponse {
     let known = request
         .headers()
         .get_all(header::IF_NONE_MATCH)

@@ -34,14 +34,7 @@ const RETRY: &str = "retry: 500\n\n";
 
 /// `GET /revocations/jwks`: the keys that frames are signed with (RFC 7517 §5).
 pub async fn jwks(request: HttpRequest, app: Data<App>) -> HttpResponse {
-    let keys = app.keys();
-    let published = keys.published(Use::Feed);
-    discovery::public(
-        &request,
-        &published.bytes,
-        &published.etag,
-        discovery::KEY_CACHING,
-    )
+    discovery::published(&request, &app, Use::Feed)
 }
 
 /// `GET /revocations?after=E:S[&wait=20]`: all live records after a position, as signed frames.

@@ -106,7 +106,7 @@ impl Server {
         let mut config = self.config.clone();
         if let Some(spare) = config.http.accept_hosts.last() {
             let (_, port) = spare.rsplit_once(':').unwrap();
-            config.listen.public.port = port.parse().unwrap();
+            config.listen.public = Address::new("127.0.0.1", port.parse().unwrap());
         }
         Self::serve(self.db, config, self.clock.clone()).await
     }

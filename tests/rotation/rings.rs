@@ -87,7 +87,7 @@ async fn everything_works(db: Db) {
 
     // Its keys turn like all others.
     server.advance(DAY * 91);
-    keeper.poll().await.unwrap();
+    server.app.poll().await.unwrap();
     keeper.keep().await.unwrap();
     let code = server.browser().allows(&shop).await;
     let later = shop.redeems(&code).await.ok();
