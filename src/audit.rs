@@ -122,6 +122,8 @@ names! {
     UserCutOff "user.cut_off";
     /// A password was set; everything older than it is cut off.
     UserCredentialChanged "user.credential_changed";
+    /// The first administrator was made: by a set-up link, or for a while by the configuration.
+    AdminBootstrap "admin.bootstrap";
     /// A person signed in.
     SessionBegun "session.begun";
     /// A login ended: signed out, or replaced by another person's.

@@ -291,3 +291,49 @@ fn people_and_applications_are_made_by_command() {
         refused(&place.run(&arguments, &[]), code, sentence);
     }
 }
+
+#[test]
+fn a_first_start_shows_a_link_until_there_is_an_administrator() {
+    let place = Place::new();
+    let is_link = |line: &str| line.contains("http://localhost:8080/setup?token=");
+    let first = place.serve(&[]);
+    let one = first.waits_for(is_link);
+    drop(first);
+    let second = place.serve(&[]);
+    assert_ne!(
+        second.waits_for(is_link),
+        one,
+        "each start makes a fresh one"
+    );
+    let in_log = |line: &String| line.starts_with('{') && is_link(line);
+    assert!(!second.log().iter().any(in_log), "a link is in the log");
+    drop(second);
+    let create = ["user", "create", "root", "--admin", "--password-stdin"];
+    place.told(&create, "gravel-otter-92-lamp\n");
+    let third = place.serve(&[]);
+    assert!(!third.log().iter().any(|line| is_link(line)));
+}
+
+#[test]
+fn an_unattended_first_start_makes_an_administrator_for_a_week() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    place.write("password", "gravel-otter-92-lamp\n");
+    let file = place.folder.join("password");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let variable = ("PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_FILE", "password");
+    let sentence = "`bootstrap.admin_password_file`: password can be read by others";
+    refused(&place.run(&["serve"], &[variable]), 78, sentence);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let running = place.serve(&[variable]);
+    running.waits_for(|line| line.contains("admin.bootstrap") && line.contains("configuration"));
+    assert!(!running.log().iter().any(|line| line.contains("/setup?")));
+    drop(running);
+    // The file has done its work and may go.
+    std::fs::remove_file(&file).unwrap();
+    let again = place.serve(&[variable]);
+    assert!(!again.log().iter().any(|line| line.contains("/setup?")));
+    let both = ("PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_HASH", "$argon2id$x");
+    let sentence = "`bootstrap.admin_password_hash`: is given together with";
+    refused(&place.run(&["serve"], &[variable, both]), 78, sentence);
+}

@@ -1,8 +1,11 @@
 //! Commands: one file per verb. Data on stdout, logs on stderr, secrets from a prompt or stdin.
 
+mod apply;
 mod audit;
 mod client;
+mod config;
 mod demo;
+mod doctor;
 mod keys;
 mod migrate;
 mod resource;
@@ -19,7 +22,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::app::{self, StartError};
-use crate::config::{self, Config, Format, Overrides, Refused};
+use crate::config::{self as configuration, Config, Format, Overrides, Refused};
 use crate::db::{self, Schema, Store};
 
 /// OAuth 2.0 and OpenID Connect authorization server.
@@ -53,6 +56,12 @@ enum Verb {
     Keys(keys::Arguments),
     /// Check the seals of the audit log, or follow it.
     Audit(audit::Arguments),
+    /// Make applications, APIs, scopes and people as files say.
+    Apply(apply::Arguments),
+    /// Check the configuration, or show every value and where it comes from.
+    Config(config::Arguments),
+    /// Find the common mistakes: issuer, TLS, database, clock, keys, proxies, listeners.
+    Doctor(doctor::Arguments),
 }
 
 /// How data is printed.
@@ -71,6 +80,36 @@ enum Output {
 struct Exit {
     code: u8,
     message: String,
+}
+
+/// A value that cannot be what was given: the field, as files name it, and what is wrong with it.
+#[derive(Debug)]
+struct Wrong {
+    field: &'static str,
+    why: String,
+}
+
+impl Wrong {
+    fn new(field: &'static str, why: impl Into<String>) -> Self {
+        let why = why.into();
+        Self { field, why }
+    }
+}
+
+impl std::fmt::Display for Wrong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.field, self.why)
+    }
+}
+
+impl From<Wrong> for anyhow::Error {
+    fn from(wrong: Wrong) -> Self {
+        Exit {
+            code: 2,
+            message: wrong.to_string(),
+        }
+        .into()
+    }
 }
 
 /// Runs the command line of this process.
@@ -122,17 +161,20 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Verb::Token(arguments) => token::run(&arguments, &configured(&overrides)?),
         Verb::Keys(arguments) => keys::run(&arguments, || configured(&overrides)),
         Verb::Audit(arguments) => audit::run(&arguments, &configured(&overrides)?),
+        Verb::Apply(arguments) => apply::run(&arguments, &configured(&overrides)?),
+        Verb::Config(arguments) => config::run(&arguments, &overrides),
+        Verb::Doctor(arguments) => doctor::run(&arguments, &overrides),
     }
 }
 
 fn configured(overrides: &Overrides) -> anyhow::Result<Config> {
-    let config = config::load(overrides, std::env::vars())?;
+    let config = configuration::load(overrides, std::env::vars())?;
     start_log(&config.log);
     Ok(config)
 }
 
 /// Logs to stderr: JSON lines, or readable on a terminal.
-fn start_log(log: &config::Log) {
+fn start_log(log: &configuration::Log) {
     let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     let json = match log.format {

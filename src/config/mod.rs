@@ -2,6 +2,7 @@
 //! section. Unknown keys and unsafe combinations refuse the start, and the message names them.
 
 mod admin;
+mod bootstrap;
 mod database;
 mod http;
 mod issuer;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use admin::Admin;
+pub use bootstrap::Bootstrap;
 pub use database::Database;
 pub use http::Http;
 pub use issuer::{Issuer, is_loopback_host};
@@ -30,7 +32,7 @@ pub use log::{Format, Log};
 pub use login::{Argon2, Login};
 pub use network::{Network, is_in};
 pub(crate) use source::read_secret_file;
-pub use source::{Overrides, load};
+pub use source::{Overrides, Setting, load, settings};
 pub use span::Span;
 pub use tokens::Tokens;
 
@@ -59,6 +61,8 @@ pub struct Config {
     pub limits: Limits,
     /// Who may use the admin API.
     pub admin: Admin,
+    /// How the first administrator comes to be.
+    pub bootstrap: Bootstrap,
     /// The database.
     pub database: Database,
     /// Logs.
@@ -136,6 +140,7 @@ impl Config {
         self.http.check()?;
         self.listen.check()?;
         self.limits.check()?;
+        self.bootstrap.check()?;
         let loopback_bind = is_loopback_host(&self.listen.public.host);
         if self.listen.tls.files().is_some() {
             if !issuer.is_https() {

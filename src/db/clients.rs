@@ -8,6 +8,7 @@ use diesel::{
 use super::revocations::{Kind, Record};
 use super::schema::{client_secrets as s, clients as t, feed_head};
 use super::{Error, Transaction, list, to_list, unreadable};
+use crate::config::Network;
 use crate::config::limits::SECRET_TOUCH;
 use crate::id::ClientId;
 use crate::keys::Alg;
@@ -44,6 +45,8 @@ struct Row {
     serves: String,
     userinfo_alg: Option<String>,
     deleted_at: Option<i64>,
+    allow_networks: String,
+    deny_networks: String,
 }
 
 impl Row {
@@ -51,6 +54,11 @@ impl Row {
         let id = self.id.clone();
         let broken = |column| unreadable("clients", column, &id);
         let texts = |column, text: &str| list("clients", column, &id, text);
+        let networks = |column, text: &str| -> Result<Vec<Network>, Error> {
+            let texts = texts(column, text)?;
+            let read = texts.iter().map(|text| text.parse());
+            read.collect::<Result<_, _>>().map_err(|_| broken(column))
+        };
         let grant_types = texts("grant_types", &self.grant_types)?;
         let userinfo_alg = self.userinfo_alg.as_deref();
         Ok(Client {
@@ -81,6 +89,8 @@ impl Row {
             userinfo_alg: userinfo_alg
                 .map(|name| Alg::from_name(name).ok_or_else(|| broken("userinfo_alg")))
                 .transpose()?,
+            allow_networks: networks("allow_networks", &self.allow_networks)?,
+            deny_networks: networks("deny_networks", &self.deny_networks)?,
             auth_epoch: self.auth_epoch,
             disabled_at: self.disabled_at.map(Timestamp::from_micros),
             deleted_at: self.deleted_at.map(Timestamp::from_micros),
@@ -134,6 +144,8 @@ struct Columns {
     tos_uri: Option<String>,
     serves: String,
     userinfo_alg: Option<&'static str>,
+    allow_networks: String,
+    deny_networks: String,
 }
 
 impl Columns {
@@ -162,8 +174,14 @@ impl Columns {
             tos_uri: client.tos_uri.clone(),
             serves: to_list(&client.serves),
             userinfo_alg: client.userinfo_alg.map(Alg::name),
+            allow_networks: to_list(&written(&client.allow_networks)),
+            deny_networks: to_list(&written(&client.deny_networks)),
         }
     }
+}
+
+fn written(networks: &[Network]) -> Vec<String> {
+    networks.iter().map(ToString::to_string).collect()
 }
 
 impl Transaction<'_> {

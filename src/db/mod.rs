@@ -1,6 +1,7 @@
 //! Storage: one [`Store`] over SQLite and Postgres, from one code. Fulfils what
 //! [`crate::oauth::Ledger`] asks for.
 
+mod admins;
 mod audit;
 mod authorizations;
 mod clients;

@@ -19,6 +19,7 @@ mod listeners;
 mod login;
 mod logout;
 mod revoke;
+mod setup;
 mod tls;
 mod token;
 mod userinfo;
@@ -31,6 +32,7 @@ use actix_web::{guard, middleware};
 pub use answer::{Allowed, Frame, page, see_other};
 pub use assets::Assets;
 pub use listeners::{BindError, Listeners};
+pub use tls::{expiry_of, inspect as inspect_certificate};
 
 use crate::app::App;
 
@@ -99,6 +101,12 @@ pub fn public(config: &mut ServiceConfig) {
             web::resource("/consent")
                 .route(web::get().to(consent::get))
                 .route(web::post().to(consent::post)),
+        ))
+        .service(only(
+            &["GET", "POST"],
+            web::resource("/setup")
+                .route(web::get().to(setup::get))
+                .route(web::post().to(setup::post)),
         ))
         .service(only(
             &["GET"],

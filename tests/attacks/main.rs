@@ -12,6 +12,7 @@
 #[path = "../cast/mod.rs"]
 mod cast;
 
+mod admin;
 mod authorize;
 mod authorize_session;
 mod client_auth;
@@ -24,6 +25,7 @@ mod login;
 mod process;
 mod redirect_uri;
 mod revocation;
+mod storage_supply;
 mod throttle;
 mod token_code;
 mod token_refresh;
@@ -41,6 +43,7 @@ use std::time::Duration;
 use cast::{Browser, Db, Party, Server, journal};
 
 const AREAS: &[&[Row]] = &[
+    admin::ROWS,
     authorize::answers::ROWS,
     authorize::people::ROWS,
     authorize::requests::ROWS,
@@ -62,6 +65,7 @@ const AREAS: &[&[Row]] = &[
     login::sessions::ROWS,
     redirect_uri::ROWS,
     revocation::ROWS,
+    storage_supply::ROWS,
     throttle::ROWS,
     token_code::answers::ROWS,
     token_code::codes::ROWS,

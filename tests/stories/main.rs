@@ -10,4 +10,6 @@ mod code_flow;
 mod endpoints;
 mod introspection;
 mod limits;
+mod networks;
+mod setup;
 mod tokens;
