@@ -132,6 +132,8 @@ names! {
     ConsentGiven "consent.given";
     /// A person refused a client.
     ConsentDenied "consent.denied";
+    /// A person took back what they had allowed a client; its grants are ended.
+    ConsentRevoked "consent.revoked";
     /// A code was used a second time; its grant is ended.
     CodeReplay "code.replay";
     /// A refresh token was used a second time; its grant is ended.

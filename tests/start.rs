@@ -337,3 +337,27 @@ fn an_unattended_first_start_makes_an_administrator_for_a_week() {
     let sentence = "`bootstrap.admin_password_hash`: is given together with";
     refused(&place.run(&["serve"], &[variable, both]), 78, sentence);
 }
+
+#[test]
+fn a_proxy_that_nobody_declared_is_told_of_once() {
+    use std::io::{Read, Write};
+    let place = Place::new();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let listen = format!("127.0.0.1:{port}");
+    let running = place.serve(&[("PORTCULLIS__LISTEN__PUBLIC", &listen)]);
+    for _ in 0..3 {
+        let mut stream = std::net::TcpStream::connect(&listen).unwrap();
+        let request = "GET /account HTTP/1.1\r\nHost: localhost:8080\r\nX-Forwarded-For: 203.0.113.9\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let told = |line: &str| line.contains("http.proxy_undeclared") && line.contains("forwarded");
+    running.waits_for(told);
+    assert_eq!(running.log().iter().filter(|line| told(line)).count(), 1);
+}

@@ -152,6 +152,10 @@ pub const CLIENT_ID_CHARS: usize = 128;
 pub const CLIENT_NAME_CHARS: usize = 64;
 /// Longest field in a log line, in characters.
 pub const LOG_FIELD_CHARS: usize = 256;
+/// Logins that one person may have at once; the oldest ends.
+pub const SESSIONS_PER_USER: i64 = 50;
+/// Families of refresh tokens that one client may have of one person; the oldest ends.
+pub const FAMILIES: i64 = 20;
 /// Logins that may wait for a password hash.
 pub const HASH_QUEUE: usize = 64;
 /// How long a login waits for its turn to hash.

@@ -12,6 +12,7 @@ mod listen;
 mod log;
 mod login;
 mod network;
+mod settings;
 mod source;
 mod span;
 mod tokens;
@@ -31,8 +32,9 @@ pub use listen::{Address, Listen, Tls};
 pub use log::{Format, Log};
 pub use login::{Argon2, Login};
 pub use network::{Network, is_in};
+pub use settings::{Setting, settings};
 pub(crate) use source::read_secret_file;
-pub use source::{Overrides, Setting, load, settings};
+pub use source::{Overrides, load};
 pub use span::Span;
 pub use tokens::Tokens;
 

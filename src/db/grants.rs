@@ -9,6 +9,7 @@ use diesel::{
 use super::revocations::{Kind, Record};
 use super::schema::{clients, consents, feed_head, grants as t, sessions, users};
 use super::{Error, Transaction, list, to_list, unreadable};
+use crate::config::limits::{CLEAN_UP_BATCH, FAMILIES};
 use crate::id::{ClientId, ConsentId, GrantId, Sid, UserId};
 use crate::oauth::grants::Grant;
 use crate::oauth::scope::Scope;
@@ -222,6 +223,33 @@ impl Transaction<'_> {
             .filter(t::ended_at.is_null())
             .filter(late);
         Ok(diesel::select(exists(row)).get_result(self.0)?)
+    }
+
+    /// Ends the oldest grants that a client has of a person, beyond as many as it may (policy §6).
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn end_surplus_grants(
+        &mut self,
+        user: &UserId,
+        client: &ClientId,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let surplus: Vec<String> = t::table
+            .filter(t::user_id.eq(user.as_str()))
+            .filter(t::client_id.eq(client.as_str()))
+            .filter(t::ended_at.is_null())
+            .filter(t::expires_at.gt(now.micros()))
+            .filter(t::idle_until.gt(now.micros()))
+            .order((t::created_at.desc(), t::id.desc()))
+            .offset(FAMILIES)
+            .limit(CLEAN_UP_BATCH)
+            .select(t::id)
+            .load(self.0)?;
+        for id in surplus {
+            self.end_grant(&GrantId::from(id), "too many grants", "node", now)?;
+        }
+        Ok(())
     }
 
     /// Ends a grant and puts its record on the blocklist; `false` when it had ended before.

@@ -7,7 +7,7 @@ use super::schema::{grants, sessions as t, users};
 use super::{Error, Transaction};
 use crate::accounts::session::{Login, Session};
 use crate::accounts::user::Username;
-use crate::config::limits::SESSION_TOUCH;
+use crate::config::limits::{CLEAN_UP_BATCH, SESSION_TOUCH, SESSIONS_PER_USER};
 use crate::id::{Sid, UserId};
 use crate::secret::Hash;
 use crate::time::Timestamp;
@@ -178,6 +178,26 @@ impl Transaction<'_> {
         };
         self.put_revocation(&record, now)?;
         Ok(true)
+    }
+
+    /// Ends the oldest sessions of a person who has more than one person may have (policy §6).
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn end_surplus_sessions(&mut self, user: &UserId, now: Timestamp) -> Result<(), Error> {
+        let surplus: Vec<String> = t::table
+            .filter(t::user_id.eq(user.as_str()))
+            .filter(t::ended_at.is_null())
+            .filter(t::expires_at.gt(now.micros()))
+            .order((t::auth_time.desc(), t::sid.desc()))
+            .offset(SESSIONS_PER_USER)
+            .limit(CLEAN_UP_BATCH)
+            .select(t::sid)
+            .load(self.0)?;
+        for sid in surplus {
+            self.end_session(&Sid::from(sid), "too many sessions", "node", now)?;
+        }
+        Ok(())
     }
 
     /// Removes a session that ran out of time. That ends no grant, since time alone is no sign-out:

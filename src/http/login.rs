@@ -396,5 +396,6 @@ fn replace(
         }
     }
     tx.put_session(new)?;
+    tx.end_surplus_sessions(&new.login.user_id, now)?;
     Ok(new.login.sid.clone())
 }

@@ -109,8 +109,10 @@ pub fn public(config: &mut ServiceConfig) {
                 .route(web::post().to(setup::post)),
         ))
         .service(only(
-            &["GET"],
-            web::resource("/account").route(web::get().to(account::get)),
+            &["GET", "POST"],
+            web::resource("/account")
+                .route(web::get().to(account::get))
+                .route(web::post().to(account::post)),
         ))
         .service(only(
             &["GET"],
