@@ -361,3 +361,42 @@ fn a_proxy_that_nobody_declared_is_told_of_once() {
     running.waits_for(told);
     assert_eq!(running.log().iter().filter(|line| told(line)).count(), 1);
 }
+
+/// The answer of a listener on this machine to one request.
+fn asks(port: u16, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 10.1.1.1\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn administration_is_shut_to_other_networks() {
+    let place = Place::new();
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = probe.local_addr().unwrap().port();
+    drop(probe);
+    let listen = format!("127.0.0.1:{port}");
+    let variable = ("PORTCULLIS__LISTEN__MANAGEMENT", listen.as_str());
+    let path = "/api/admin/v1/clients";
+    let running = place.serve(&[variable]);
+    assert!(
+        asks(port, path).starts_with("HTTP/1.1 404"),
+        "loopback may come in"
+    );
+    drop(running);
+    // What the request says of itself opens nothing.
+    let running = place.serve(&[variable, ("PORTCULLIS__ADMIN__ALLOW", "10.0.0.0/8")]);
+    let refused = asks(port, path);
+    assert!(
+        refused.starts_with("HTTP/1.1 403") && refused.contains("application/problem+json"),
+        "{refused}"
+    );
+    running.waits_for(|line| line.contains("admin.denied") && line.contains("network"));
+    assert!(asks(port, "/livez").starts_with("HTTP/1.1 200"));
+}

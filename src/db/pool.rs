@@ -205,22 +205,7 @@ fn create_file(path: &Path) -> Result<(), OpenError> {
     options.create(true).append(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(path).map_err(failed)?;
-    keep_private(&file).map_err(failed)
-}
-
-/// What is in there is nobody else's business, whoever made the file.
-fn keep_private(file: &File) -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mut permissions = file.metadata()?.permissions();
-        if permissions.mode() & 0o077 != 0 {
-            permissions.set_mode(0o600);
-            file.set_permissions(permissions)?;
-        }
-    }
-    Ok(())
+    options.open(path).map(drop).map_err(failed)
 }
 
 /// One server's claim on an embedded database; given up when dropped or when the process ends.

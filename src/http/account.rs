@@ -44,7 +44,7 @@ impl Application {
             id: consent.id.into_string(),
             name,
             scope: consent.scope,
-            since: to_the_minute(consent.granted_at),
+            since: consent.granted_at.to_string().chars().take(10).collect(),
         }
     }
 }

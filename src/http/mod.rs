@@ -1,6 +1,7 @@
 //! Endpoints and pages. Every route stands on this page.
 
 mod account;
+mod admin;
 mod answer;
 mod assets;
 mod authorize;
@@ -151,7 +152,9 @@ pub fn management(config: &mut ServiceConfig) {
                     .to(health::live),
             ),
         )
-        .service(web::resource("/version").route(web::get().to(health::version)));
+        .service(web::resource("/version").route(web::get().to(health::version)))
+        // Nothing is behind it yet; it is shut all the same.
+        .service(web::scope("/api").wrap(middleware::from_fn(admin::door)));
 }
 
 /// Everything else at a known path is 405 and says what may be. None takes for ever.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cast::{Answer, Browser};
 use crate::{Row, Stage, expect, row};
 
-pub const ROWS: &[Row] = &[row!(a405), row!(a413)];
+pub const ROWS: &[Row] = &[row!(a405), row!(a413), row!(a520)];
 
 const PASSWORD: &str = "gravel-otter-92-lamp";
 
@@ -79,6 +79,10 @@ async fn a405(stage: &Stage) {
         .filter(|a| a.location() == Some("/account"))
         .count();
     stage.check(4, won == 1, || format!("{won} won"));
+    let winner = answers.iter().find(|a| a.location() == Some("/account"));
+    if let Some(winner) = winner {
+        stage.expect(4, expect::logged(winner, "admin.bootstrap", "setup"));
+    }
     for lost in answers.iter().filter(|answer| answer.status != 303) {
         stage.expect(4, expect::page(lost, 400));
     }
@@ -150,4 +154,144 @@ async fn a413(stage: &Stage) {
             stage.expect(n + 1, expect::logged(&answer, "http.404", "path"));
         }
     }
+}
+
+/// A set-up link in the wrong hands, and in the right ones too late.
+async fn a520(stage: &Stage) {
+    let server = &stage.server;
+    let refused = |case: usize, answer: &Answer| {
+        stage.expect(case, expect::page(answer, 400));
+        stage.expect(
+            case,
+            expect::logged(answer, "admin.bootstrap_refused", "link"),
+        );
+    };
+    let link = server.app.bootstrap().await.unwrap().unwrap();
+    let token = link.split_once('=').unwrap().1;
+    // 1: cut, lengthened, guessed, twice, and none.
+    let mut guesses = vec![
+        token[..42].to_owned(),
+        format!("{token}A"),
+        "A".repeat(43),
+        String::new(),
+    ];
+    guesses.push(format!("{token}&token={token}"));
+    for guess in &guesses {
+        refused(
+            1,
+            &server.browser().get(&format!("/setup?token={guess}")).await,
+        );
+    }
+    refused(1, &server.browser().get("/setup").await);
+    // 2: a preview looks at it and uses nothing up.
+    for method in ["HEAD", "OPTIONS", "PUT"] {
+        let seen = server
+            .browser()
+            .send(method, &format!("/setup?token={token}"), &[], None)
+            .await;
+        stage.check(2, seen.status == 405, || expect::seen(&seen));
+    }
+    // 3: the one who opens it has it alone; its token is nowhere any more.
+    let mut owner = server.browser();
+    let opened = owner.get(&link).await;
+    stage.check(3, opened.location() == Some("/setup"), || {
+        expect::seen(&opened)
+    });
+    let kept = opened
+        .header("set-cookie")
+        .unwrap_or_default()
+        .contains(token);
+    stage.check(3, !kept && !opened.body.contains(token), || {
+        "the token is passed on".to_owned()
+    });
+    let page = owner.get("/setup").await;
+    stage.check(3, page.status == 200 && !page.body.contains(token), || {
+        expect::seen(&page)
+    });
+    for node in stage.all() {
+        refused(3, &node.browser().get(&link).await);
+        refused(3, &node.browser().get("/setup").await);
+    }
+    let logged = crate::cast::log::since(0);
+    let told = logged
+        .iter()
+        .any(|event| event.values().any(|value| value.contains(token)));
+    stage.check(3, !told, || "the log holds the token".to_owned());
+    // 4: the form of another site, without its token, with the token of another form.
+    let csrf = page.hidden("csrf");
+    let fields = |csrf: &str| {
+        let fields = [
+            ("csrf", csrf),
+            ("username", "root"),
+            ("password", PASSWORD),
+            ("repeat", PASSWORD),
+        ];
+        form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(fields)
+            .finish()
+    };
+    let form = ("Content-Type", "application/x-www-form-urlencoded");
+    let cross = [
+        form,
+        ("Origin", "https://evil.example"),
+        ("Sec-Fetch-Site", "cross-site"),
+    ];
+    let answer = owner
+        .send("POST", "/setup", &cross, Some(fields(&csrf)))
+        .await;
+    stage.expect(4, expect::page(&answer, 403));
+    stage.expect(4, expect::logged(&answer, "csrf.rejected", "origin"));
+    let other = server
+        .signed_in("alice")
+        .await
+        .get("/account")
+        .await
+        .hidden("csrf");
+    let ours = [
+        form,
+        ("Origin", "https://op.example"),
+        ("Sec-Fetch-Site", "same-origin"),
+    ];
+    for strange in ["", &other] {
+        let answer = owner
+            .send("POST", "/setup", &ours, Some(fields(strange)))
+            .await;
+        stage.expect(4, expect::page(&answer, 403));
+        stage.expect(4, expect::logged(&answer, "csrf.rejected", "token"));
+    }
+    // 5: its form in another browser.
+    let answer = server
+        .browser()
+        .send("POST", "/setup", &ours, Some(fields(&csrf)))
+        .await;
+    refused(5, &answer);
+    // 6: after its hour.
+    server.advance(Duration::from_secs(3_600));
+    refused(
+        6,
+        &owner
+            .send("POST", "/setup", &ours, Some(fields(&csrf)))
+            .await,
+    );
+    // 7: a second link, after the first administrator is there.
+    let (one, two) = (server.app.bootstrap().await, server.app.bootstrap().await);
+    let (one, two) = (one.unwrap().unwrap(), two.unwrap().unwrap());
+    let (mut first, mut second) = (server.browser(), server.browser());
+    first.get(&one).await;
+    second.get(&two).await;
+    let csrf = second.get("/setup").await.hidden("csrf");
+    let done = submits(&mut first, "root".to_owned()).await;
+    stage.check(7, done.location() == Some("/account"), || {
+        expect::seen(&done)
+    });
+    refused(7, &second.get("/setup").await);
+    refused(
+        7,
+        &second
+            .send("POST", "/setup", &ours, Some(fields(&csrf)))
+            .await,
+    );
+    // 8: nobody but the one.
+    let admins = server.count("SELECT count(*) AS n FROM user_roles");
+    stage.check(8, admins == 1, || format!("{admins} administrators"));
 }

@@ -25,7 +25,6 @@ mod login;
 mod process;
 mod redirect_uri;
 mod revocation;
-mod storage_supply;
 mod throttle;
 mod token_code;
 mod token_refresh;
@@ -65,7 +64,6 @@ const AREAS: &[&[Row]] = &[
     login::sessions::ROWS,
     redirect_uri::ROWS,
     revocation::ROWS,
-    storage_supply::ROWS,
     throttle::ROWS,
     token_code::answers::ROWS,
     token_code::codes::ROWS,

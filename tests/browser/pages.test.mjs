@@ -119,8 +119,9 @@ const STATES = {
       for (const of of [client, wordy]) {
         await page.goto(request({ scope: 'openid profile email orders:read' }, of))
         await signIn(page)
+        const back = page.waitForRequest((sent) => sent.url().startsWith(CALLBACK))
         await page.click('#consent-allow')
-        await page.waitForTimeout(500)
+        await back
       }
       await page.goto(`${server.issuer}/account`)
       await page.waitForSelector('#account-consents')

@@ -48,7 +48,9 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         now: Clock::System.now(),
         entropy: Entropy::system(),
     };
-    let stored = block_on(async { Ok(store.read(Stored::read).await?) })?;
+    let with_users = wanted.users.is_some();
+    let stored = store.read(move |tx| Stored::read(tx, with_users));
+    let stored = block_on(async { Ok(stored.await?) })?;
     let plan = Plan::of(&wanted, &stored, &rules).map_err(refused)?;
     // 2. The difference.
     if arguments.format == Output::Table {
@@ -66,7 +68,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let shown = plan.difference();
     let secrets = block_on(async {
         let applied = store.transaction(move |tx| {
-            let stored = Stored::read(tx)?;
+            let stored = Stored::read(tx, with_users)?;
             match Plan::of(&wanted, &stored, &rules) {
                 Ok(again) if again.difference() == shown => Ok(Some(again.write(tx, &rules)?)),
                 _ => Ok(None),

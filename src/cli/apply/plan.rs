@@ -96,16 +96,19 @@ impl Change {
 }
 
 impl Stored {
-    /// Reads everything that a file can describe.
+    /// Reads everything that a file can describe; people, of whom there may be many, only if one does.
     ///
     /// # Errors
     /// [`db::Error`].
-    pub fn read(tx: &mut Transaction<'_>) -> Result<Self, db::Error> {
+    pub fn read(tx: &mut Transaction<'_>, with_users: bool) -> Result<Self, db::Error> {
         Ok(Self {
             clients: tx.list_clients()?,
             resources: tx.list_resources()?,
             scopes: tx.list_scope_descriptions()?,
-            users: tx.list_users()?,
+            users: match with_users {
+                true => tx.list_users()?,
+                false => Vec::new(),
+            },
             admins: tx
                 .list_admins()?
                 .into_iter()

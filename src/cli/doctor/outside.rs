@@ -146,22 +146,32 @@ fn few(names: &[&str]) -> String {
     }
 }
 
-/// A name to connect to: what is bound to every address answers on loopback.
+/// What to connect to: who listens on every address answers on loopback.
 fn reachable(address: &Address) -> String {
-    let host = match address.host.as_str() {
-        "0.0.0.0" => "127.0.0.1",
-        "[::]" => "[::1]",
-        host => host,
-    };
-    format!("{host}:{}", address.port)
+    let text = address.to_string();
+    let bound = [("0.0.0.0:", "127.0.0.1:"), ("[::]:", "[::1]:")];
+    bound
+        .iter()
+        .find_map(|(every, loopback)| Some(format!("{loopback}{}", text.strip_prefix(every)?)))
+        .unwrap_or(text)
+}
+
+/// Whether somebody takes a connection.
+async fn listens(address: &Address) -> bool {
+    let target = reachable(address);
+    match target.strip_prefix("unix:") {
+        Some(path) => std::os::unix::net::UnixStream::connect(path).is_ok(),
+        None => {
+            let connecting = tokio::net::TcpStream::connect(&target);
+            matches!(tokio::time::timeout(PATIENCE, connecting).await, Ok(Ok(_)))
+        }
+    }
 }
 
 async fn public(address: &Address) -> Finding {
-    let target = reachable(address);
-    let connected = tokio::time::timeout(PATIENCE, tokio::net::TcpStream::connect(&target)).await;
-    match connected {
-        Ok(Ok(_)) => ok("listen.public", format!("somebody listens on {address}")),
-        _ => warn(
+    match listens(address).await {
+        true => ok("listen.public", format!("somebody listens on {address}")),
+        false => warn(
             "listen.public",
             format!("nobody listens on {address}: no server runs here"),
         ),
@@ -172,6 +182,15 @@ async fn public(address: &Address) -> Finding {
 async fn management(config: &Config) -> Finding {
     let check = "listen.management";
     let address = &config.listen.management;
+    if reachable(address).starts_with("unix:") {
+        return match listens(address).await {
+            true => ok(check, format!("somebody listens on {address}")),
+            false => warn(
+                check,
+                format!("nobody listens on {address}: no server runs here"),
+            ),
+        };
+    }
     let scheme = match config.listen.management_tls.files() {
         Some(_) => "https",
         None => "http",
