@@ -158,7 +158,7 @@ fn register(create: &Create, config: &Config, output: Output) -> anyhow::Result<
     let id = create.id.as_deref();
     let id = id.map_or_else(|| ClientId::new(&entropy, now), ClientId::from);
     let client = create.fields.create(id, create.public, now)?;
-    check(&client, config)?;
+    let client = checked(client, config)?;
     let store = open(config)?;
     let (stored, secret) = with_secret(client.clone(), &entropy, now);
     let event = event(Name::ClientCreated, &client.id, view(&client), now);
@@ -191,8 +191,7 @@ pub fn with_secret(
 fn change(update: &Update, config: &Config, output: Output) -> anyhow::Result<()> {
     let (store, now) = (open(config)?, Clock::System.now());
     let before = find(&store, &update.id)?;
-    let after = update.fields.update(before.clone())?;
-    check(&after, config)?;
+    let after = checked(update.fields.update(before.clone())?, config)?;
     let detail = json!({ "before": view(&before), "after": view(&after) });
     let event = event(Name::ClientUpdated, &after.id, detail, now);
     let stored = after.clone();
@@ -204,9 +203,19 @@ fn change(update: &Update, config: &Config, output: Output) -> anyhow::Result<()
     Ok(())
 }
 
-fn check(client: &Client, config: &Config) -> anyhow::Result<()> {
-    let checked = client.check(config.issuer()?.is_loopback());
-    Ok(checked.map_err(|(_, message)| Exit { code: 1, message })?)
+/// Whether a server of this configuration would serve the client.
+///
+/// # Errors
+/// A sentence that begins with the field.
+pub fn check(client: &Client, config: &Config) -> Result<(), String> {
+    let issuer = config.issuer().map_err(|refused| refused.to_string())?;
+    let checked = client.check(issuer.is_loopback());
+    checked.map_err(|(_, why)| why)
+}
+
+fn checked(client: Client, config: &Config) -> anyhow::Result<Client> {
+    check(&client, config).map_err(|message| Exit { code: 1, message })?;
+    Ok(client)
 }
 
 /// Runs `work` if every API that the client names is registered.

@@ -1,14 +1,15 @@
 //! `user`: people, their passwords, their sessions.
 
 mod registration;
+mod sessions;
+mod view;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Exit, Output, Wrong, block_on, open, read_secret, table};
+use super::{Exit, Output, Wrong, block_on, open, read_secret};
 use crate::accounts::admin::{Admin, GrantedBy};
 use crate::accounts::password::{Password, Unusable};
-use crate::accounts::session::Session;
 use crate::accounts::user::{User, Username};
 use crate::audit::{Event, Name};
 use crate::config::Config;
@@ -17,6 +18,8 @@ use crate::id::{Sid, UserId};
 use crate::secret::Entropy;
 use crate::time::{Clock, Timestamp};
 pub use registration::Fields;
+use view::print;
+pub use view::view;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -121,7 +124,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             println!("{username} is unlocked, and has to sign in again.");
             Ok(())
         }
-        Action::ListSessions { username } => list_sessions(config, username, arguments.format),
+        Action::ListSessions { username } => sessions::list(config, username, arguments.format),
         Action::RevokeSessions {
             username,
             sid: None,
@@ -304,37 +307,6 @@ fn change(
     .into())
 }
 
-fn list_sessions(config: &Config, username: &str, output: Output) -> anyhow::Result<()> {
-    let store = open(config)?;
-    let user = find(&store, &parse(username)?)?.id;
-    let now = Clock::System.now();
-    let idle = config.login.session_idle.0;
-    let all = block_on(async { Ok(store.read(move |tx| tx.list_sessions(&user)).await?) })?;
-    let sessions: Vec<_> = all
-        .into_iter()
-        .filter(|session| !session.is_over(idle, now))
-        .collect();
-    let facts = |session: &Session| {
-        [
-            session.login.sid.to_string(),
-            session.login.auth_time.to_string(),
-            session.seen_at.to_string(),
-            session.expires_at.to_string(),
-        ]
-    };
-    let columns = ["sid", "signed in at", "last seen at", "ends at"];
-    let rows: Vec<Vec<String>> = sessions.iter().map(|s| facts(s).to_vec()).collect();
-    let values: Vec<Value> = sessions
-        .iter()
-        .map(|session| {
-            let [sid, auth_time, seen_at, expires_at] = facts(session);
-            json!({ "sid": sid, "auth_time": auth_time, "seen_at": seen_at, "expires_at": expires_at })
-        })
-        .collect();
-    table::print(output, &columns, &rows, &values.into());
-    Ok(())
-}
-
 /// An operator's change of a person.
 pub fn event(name: Name, user: &UserId, detail: Value, now: Timestamp) -> Event {
     Event {
@@ -345,35 +317,4 @@ pub fn event(name: Name, user: &UserId, detail: Value, now: Timestamp) -> Event 
         reason: None,
         detail,
     }
-}
-
-fn print(output: Output, users: &[User]) {
-    let rows: Vec<Vec<String>> = users
-        .iter()
-        .map(|user| {
-            vec![
-                user.username.as_str().to_owned(),
-                user.id.to_string(),
-                user.name.clone().unwrap_or_default(),
-                user.email.clone().unwrap_or_default(),
-                user.disabled_at.map_or("active", |_| "disabled").to_owned(),
-            ]
-        })
-        .collect();
-    let values: Vec<Value> = users.iter().map(view).collect();
-    table::print(
-        output,
-        &["username", "sub", "name", "email", "state"],
-        &rows,
-        &values.into(),
-    );
-}
-
-/// What commands show of a person.
-pub fn view(user: &User) -> Value {
-    json!({
-        "sub": user.id.as_str(), "username": user.username.as_str(), "name": user.name, "email": user.email,
-        "email_verified": user.email_verified, "claims": user.claims,
-        "disabled": user.disabled_at.is_some(), "created_at": user.created_at.to_string(),
-    })
 }

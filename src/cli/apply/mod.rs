@@ -44,7 +44,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let store = open(config)?;
     let rules = Rules {
         prune: arguments.prune,
-        loopback: config.issuer()?.is_loopback(),
+        config: config.clone(),
         now: Clock::System.now(),
         entropy: Entropy::system(),
     };

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::file::Wanted;
 use crate::accounts::user::User;
+use crate::config::Config;
 use crate::db::{self, Transaction};
 use crate::id::{ClientId, UserId};
 use crate::oauth::client::Client;
@@ -30,8 +31,8 @@ pub struct Stored {
 pub struct Rules {
     /// Whether what no file names is removed.
     pub prune: bool,
-    /// Whether the issuer is on this machine alone.
-    pub loopback: bool,
+    /// Of the servers that shall run on it.
+    pub config: Config,
     /// The instant of the change.
     pub now: Timestamp,
     /// For ids and secrets.

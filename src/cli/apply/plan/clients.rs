@@ -30,7 +30,7 @@ pub(super) fn clients(
                 .create(ClientId::from(id.as_str()), false, rules.now),
         };
         let after = after.map_err(|wrong: Wrong| at(wrong.to_string()))?;
-        after.check(rules.loopback).map_err(|(_, why)| at(why))?;
+        client::check(&after, &rules.config).map_err(at)?;
         for (field, named) in [("resources", &after.resources), ("serves", &after.serves)] {
             if let Some(odd) = named.iter().find(|audience| !known.contains(*audience)) {
                 return Err(at(format!(
