@@ -317,7 +317,7 @@ fn what_is_wrong_is_refused_with_its_place() {
         ),
         (
             client("").replace("https://x.example/cb", "https://*.example"),
-            "client `x`: redirect URI `https://*.example` has a character",
+            "client `x`: redirect_uris: redirect URI `https://*.example` has a character",
         ),
         (
             client("").replace("\"x\"", "\"a b\""),

@@ -225,24 +225,25 @@ impl Transaction<'_> {
         Ok(diesel::select(exists(row)).get_result(self.0)?)
     }
 
-    /// Ends the oldest grants that a client has of a person, beyond as many as it may (policy §6).
+    /// Ends the oldest grants of a client that with a new one has more of a person than it may
+    /// (policy §6).
     ///
     /// # Errors
     /// [`Error`].
-    pub fn end_surplus_grants(
-        &mut self,
-        user: &UserId,
-        client: &ClientId,
-        now: Timestamp,
-    ) -> Result<(), Error> {
+    pub fn end_surplus_grants(&mut self, new: &Grant, now: Timestamp) -> Result<(), Error> {
         let surplus: Vec<String> = t::table
-            .filter(t::user_id.eq(user.as_str()))
-            .filter(t::client_id.eq(client.as_str()))
+            .filter(t::user_id.eq(new.user_id.as_str()))
+            .filter(t::client_id.eq(new.client_id.as_str()))
+            // Those of an older epoch are dead already.
+            .filter(t::user_epoch.eq(new.user_epoch))
+            .filter(t::client_epoch.eq(new.client_epoch))
+            .filter(t::feed_epoch.eq(new.feed_epoch))
+            .filter(t::id.ne(new.id.as_str()))
             .filter(t::ended_at.is_null())
             .filter(t::expires_at.gt(now.micros()))
             .filter(t::idle_until.gt(now.micros()))
             .order((t::created_at.desc(), t::id.desc()))
-            .offset(FAMILIES)
+            .offset(FAMILIES - 1)
             .limit(CLEAN_UP_BATCH)
             .select(t::id)
             .load(self.0)?;

@@ -180,24 +180,34 @@ impl Transaction<'_> {
         Ok(true)
     }
 
-    /// Ends the oldest sessions of a person who has more than one person may have (policy §6).
+    /// Ends the oldest sessions of a person who with a new one has more than one person may have
+    /// (policy §6), and names them.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn end_surplus_sessions(&mut self, user: &UserId, now: Timestamp) -> Result<(), Error> {
+    pub fn end_surplus_sessions(
+        &mut self,
+        new: &Session,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Vec<Sid>, Error> {
+        let login = &new.login;
         let surplus: Vec<String> = t::table
-            .filter(t::user_id.eq(user.as_str()))
+            .filter(t::user_id.eq(login.user_id.as_str()))
+            .filter(t::user_epoch.eq(login.user_epoch))
+            .filter(t::sid.ne(login.sid.as_str()))
             .filter(t::ended_at.is_null())
             .filter(t::expires_at.gt(now.micros()))
             .order((t::auth_time.desc(), t::sid.desc()))
-            .offset(SESSIONS_PER_USER)
+            .offset(SESSIONS_PER_USER - 1)
             .limit(CLEAN_UP_BATCH)
             .select(t::sid)
             .load(self.0)?;
-        for sid in surplus {
-            self.end_session(&Sid::from(sid), "too many sessions", "node", now)?;
+        let surplus: Vec<Sid> = surplus.into_iter().map(Sid::from).collect();
+        for sid in &surplus {
+            self.end_session(sid, reason, "node", now)?;
         }
-        Ok(())
+        Ok(surplus)
     }
 
     /// Removes a session that ran out of time. That ends no grant, since time alone is no sign-out:

@@ -395,7 +395,7 @@ async fn answer(
         tx.put_grant(&grant)?;
         tx.put_code(&code)?;
         if is_family {
-            tx.end_surplus_grants(&grant.user_id, &grant.client_id, now)?;
+            tx.end_surplus_grants(&grant, now)?;
         }
         tx.touch_session(&session, now)?;
         Ok(true)

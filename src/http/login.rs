@@ -396,6 +396,16 @@ fn replace(
         }
     }
     tx.put_session(new)?;
-    tx.end_surplus_sessions(&new.login.user_id, now)?;
+    let why = "too many sessions";
+    for surplus in tx.end_surplus_sessions(new, why, now)? {
+        tx.put_audit(&Event {
+            at: now,
+            name: Name::SessionEnded,
+            actor: "node".to_owned(),
+            target: format!("session:{surplus}"),
+            reason: Some(why.to_owned()),
+            detail: serde_json::json!({}),
+        })?;
+    }
     Ok(new.login.sid.clone())
 }

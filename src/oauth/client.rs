@@ -256,10 +256,16 @@ impl Client {
             );
         }
         let localhost = self.allow_localhost_redirect || issuer_is_loopback;
-        self.redirect_uris
-            .iter()
-            .chain(&self.post_logout_redirect_uris)
-            .try_for_each(|uri| redirect_uri::check(uri, !self.is_confidential(), localhost))
+        for (field, uris) in [
+            ("redirect_uris", &self.redirect_uris),
+            ("post_logout_redirect_uris", &self.post_logout_redirect_uris),
+        ] {
+            for uri in uris {
+                redirect_uri::check(uri, !self.is_confidential(), localhost)
+                    .map_err(|(error, why)| (error, format!("{field}: {why}")))?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -342,6 +342,8 @@ async fn the_oldest_of_too_many_logins_ends(db: Db) {
     assert_eq!(standing.iter().filter(|answer| account(answer)).count(), 1);
     let recorded = "SELECT count(*) AS n FROM revocations WHERE kind = 'S'";
     assert_eq!(server.count(recorded), 1);
+    let audited = "SELECT count(*) AS n FROM audit_events WHERE name = 'session.ended' AND reason = 'too many sessions'";
+    assert_eq!(server.count(audited), 1);
 }
 
 #[actix_web::test]
