@@ -145,7 +145,10 @@ fn finish(arguments: &Arguments, plan: &Plan, applied: Option<Secrets>) {
         None if plan.changes.is_empty() => {}
         None => println!("\nNothing is changed: this was a dry run."),
         Some(secrets) => {
-            println!("\n{} changes are made.", plan.changes.len());
+            match plan.changes.len() {
+                1 => println!("\n1 change is made."),
+                many => println!("\n{many} changes are made."),
+            }
             if !secrets.is_empty() {
                 println!("Secrets of new clients, shown only now:");
             }

@@ -82,7 +82,7 @@ pub fn run(arguments: &Arguments, overrides: &Overrides) -> anyhow::Result<()> {
     match arguments.format {
         Output::Table => findings.iter().for_each(|finding| {
             let word = finding.verdict.word();
-            println!("{word:<4}  {:<14} {}", finding.check, finding.what);
+            println!("{word:<4}  {:<17}  {}", finding.check, finding.what);
         }),
         Output::Json => {
             let values: Vec<Value> = findings
