@@ -1,5 +1,6 @@
 //! Everything that a node is made of, built once: the only wiring place.
 
+mod bootstrap;
 mod draining;
 mod feed;
 mod keys;

@@ -122,6 +122,8 @@ names! {
     UserCutOff "user.cut_off";
     /// A password was set; everything older than it is cut off.
     UserCredentialChanged "user.credential_changed";
+    /// The first administrator was made: by a set-up link, or for a while by the configuration.
+    AdminBootstrap "admin.bootstrap";
     /// A person signed in.
     SessionBegun "session.begun";
     /// A login ended: signed out, or replaced by another person's.
@@ -130,6 +132,8 @@ names! {
     ConsentGiven "consent.given";
     /// A person refused a client.
     ConsentDenied "consent.denied";
+    /// A person took back what they had allowed a client; its grants are ended.
+    ConsentRevoked "consent.revoked";
     /// A code was used a second time; its grant is ended.
     CodeReplay "code.replay";
     /// A refresh token was used a second time; its grant is ended.

@@ -291,3 +291,112 @@ fn people_and_applications_are_made_by_command() {
         refused(&place.run(&arguments, &[]), code, sentence);
     }
 }
+
+#[test]
+fn a_first_start_shows_a_link_until_there_is_an_administrator() {
+    let place = Place::new();
+    let is_link = |line: &str| line.contains("http://localhost:8080/setup?token=");
+    let first = place.serve(&[]);
+    let one = first.waits_for(is_link);
+    drop(first);
+    let second = place.serve(&[]);
+    assert_ne!(
+        second.waits_for(is_link),
+        one,
+        "each start makes a fresh one"
+    );
+    let in_log = |line: &String| line.starts_with('{') && is_link(line);
+    assert!(!second.log().iter().any(in_log), "a link is in the log");
+    drop(second);
+    let create = ["user", "create", "root", "--admin", "--password-stdin"];
+    place.told(&create, "gravel-otter-92-lamp\n");
+    let third = place.serve(&[]);
+    assert!(!third.log().iter().any(|line| is_link(line)));
+}
+
+#[test]
+fn an_unattended_first_start_makes_an_administrator_for_a_week() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new();
+    place.write("password", "gravel-otter-92-lamp\n");
+    let file = place.folder.join("password");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let variable = ("PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_FILE", "password");
+    let sentence = "`bootstrap.admin_password_file`: password can be read by others";
+    refused(&place.run(&["serve"], &[variable]), 78, sentence);
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let running = place.serve(&[variable]);
+    running.waits_for(|line| line.contains("admin.bootstrap") && line.contains("configuration"));
+    assert!(!running.log().iter().any(|line| line.contains("/setup?")));
+    drop(running);
+    // The file has done its work and may go.
+    std::fs::remove_file(&file).unwrap();
+    let again = place.serve(&[variable]);
+    assert!(!again.log().iter().any(|line| line.contains("/setup?")));
+    let both = ("PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_HASH", "$argon2id$x");
+    let sentence = "`bootstrap.admin_password_hash`: is given together with";
+    refused(&place.run(&["serve"], &[variable, both]), 78, sentence);
+}
+
+#[test]
+fn a_proxy_that_nobody_declared_is_told_of_once() {
+    use std::io::{Read, Write};
+    let place = Place::new();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let listen = format!("127.0.0.1:{port}");
+    let running = place.serve(&[("PORTCULLIS__LISTEN__PUBLIC", &listen)]);
+    for _ in 0..3 {
+        let mut stream = std::net::TcpStream::connect(&listen).unwrap();
+        let request = "GET /account HTTP/1.1\r\nHost: localhost:8080\r\nX-Forwarded-For: 203.0.113.9\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    let told = |line: &str| line.contains("http.proxy_undeclared") && line.contains("forwarded");
+    running.waits_for(told);
+    assert_eq!(running.log().iter().filter(|line| told(line)).count(), 1);
+}
+
+/// The answer of a listener on this machine to one request.
+fn asks(port: u16, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 10.1.1.1\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn administration_is_shut_to_other_networks() {
+    let place = Place::new();
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = probe.local_addr().unwrap().port();
+    drop(probe);
+    let listen = format!("127.0.0.1:{port}");
+    let variable = ("PORTCULLIS__LISTEN__MANAGEMENT", listen.as_str());
+    let path = "/api/admin/v1/clients";
+    let running = place.serve(&[variable]);
+    assert!(
+        asks(port, path).starts_with("HTTP/1.1 404"),
+        "loopback may come in"
+    );
+    drop(running);
+    // What the request says of itself opens nothing.
+    let running = place.serve(&[variable, ("PORTCULLIS__ADMIN__ALLOW", "10.0.0.0/8")]);
+    let refused = asks(port, path);
+    assert!(
+        refused.starts_with("HTTP/1.1 403") && refused.contains("application/problem+json"),
+        "{refused}"
+    );
+    running.waits_for(|line| line.contains("admin.denied") && line.contains("network"));
+    assert!(asks(port, "/livez").starts_with("HTTP/1.1 200"));
+}

@@ -1,6 +1,8 @@
 //! People: who they are, how they prove it, their logins and what they allowed.
 
+pub mod admin;
 pub mod consent;
+pub mod name;
 pub mod password;
 pub mod session;
 pub mod throttle;

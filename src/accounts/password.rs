@@ -135,6 +135,24 @@ pub fn is_outdated(phc: &str, cost: &config::Argon2) -> bool {
     ))
 }
 
+/// Whether somebody else's hash may be stored: Argon2id in the current version, within our bounds.
+pub fn is_acceptable(phc: &str) -> bool {
+    let Ok(hash) = PasswordHash::new(phc) else {
+        return false;
+    };
+    let floor = config::Argon2::default();
+    let cost = Params::try_from(&hash);
+    hash.algorithm.as_str() == "argon2id"
+        && hash.version == Some(Version::V0x13.into())
+        && hash.salt.is_some()
+        && hash.hash.is_some()
+        && cost.is_ok_and(|cost| {
+            (floor.memory_kib..=config::Argon2::MOST_MEMORY_KIB).contains(&cost.m_cost())
+                && (floor.passes..=config::Argon2::MOST_PASSES).contains(&cost.t_cost())
+                && (floor.lanes..=config::Argon2::MOST_LANES).contains(&cost.p_cost())
+        })
+}
+
 fn hasher(cost: &config::Argon2) -> Result<Argon2<'static>, String> {
     let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(32))
         .map_err(|e| e.to_string())?;

@@ -3,7 +3,8 @@
 use precis_profiles::UsernameCaseMapped;
 use precis_profiles::precis_core::profile::Profile;
 
-use crate::config::limits::USERNAME_CHARS;
+use super::name;
+use crate::config::limits::{EMAIL_CHARS, USERNAME_CHARS};
 use crate::id::UserId;
 use crate::time::Timestamp;
 
@@ -30,6 +31,34 @@ pub struct User {
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
+}
+
+impl User {
+    /// Checks what is known about a person.
+    ///
+    /// # Errors
+    /// A sentence that begins with the field.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(shown) = &self.name {
+            name::check(shown, USERNAME_CHARS).map_err(|why| format!("name {why}"))?;
+        }
+        match &self.email {
+            Some(email) if !is_address(email) => {
+                Err(format!("email: `{email}` is no e-mail address"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// RFC 5321 §4.1.2, as far as it can be told without sending anything.
+fn is_address(text: &str) -> bool {
+    let clean =
+        |part: &str| !part.is_empty() && !part.chars().any(|c| c.is_control() || c.is_whitespace());
+    let parts = text.rsplit_once('@');
+    text.chars().count() <= EMAIL_CHARS
+        && parts
+            .is_some_and(|(local, domain)| clean(local) && clean(domain) && !local.contains('@'))
 }
 
 /// A user name in its one form: trimmed, then PRECIS UsernameCaseMapped (RFC 8265 §3.3), so that
@@ -62,6 +91,17 @@ impl Username {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_has_two_parts() {
+        for good in ["a@b", "alice@mail.example", "\u{fc}@m\u{fc}ller.example"] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in ["", "a", "@b", "a@", "a b@c", "a@b@c", "a@b\n"] {
+            assert!(!is_address(bad), "{bad:?}");
+        }
+        assert!(!is_address(&format!("{}@b", "a".repeat(300))));
+    }
 
     #[test]
     fn spellings_of_one_name_are_one_name() {

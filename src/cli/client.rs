@@ -2,6 +2,7 @@
 
 mod registration;
 mod secret;
+mod view;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -11,13 +12,14 @@ use crate::audit::{Event, Name};
 use crate::config::Config;
 use crate::db::{self, Store, Transaction};
 use crate::id::ClientId;
-use crate::keys::Alg;
 use crate::keys::ring::{check_offered, offered};
 use crate::oauth::client::{Client, ClientSecret};
 use crate::secret::{Entropy, Secret};
 use crate::time::{Clock, Timestamp};
-use registration::Fields;
+pub use registration::Fields;
 use secret::RotateSecret;
+pub use view::view;
+use view::{print_one, row, view_with_secrets};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -155,22 +157,12 @@ fn find(store: &Store, id: &str) -> anyhow::Result<Client> {
 fn register(create: &Create, config: &Config, output: Output) -> anyhow::Result<()> {
     let (entropy, now) = (Entropy::system(), Clock::System.now());
     let id = create.id.as_deref();
+    let id = id.map_or_else(|| ClientId::new(&entropy, now), ClientId::from);
     let algorithms = offered(&config.keys);
-    let client = create
-        .fields
-        .create(id, create.public, &algorithms, &entropy, now)?;
-    check(&client, config)?;
+    let client = create.fields.create(id, create.public, &algorithms, now)?;
+    let client = checked(client, config)?;
     let store = open(config)?;
-    let secret = client
-        .is_confidential()
-        .then(|| Secret::client_secret(&entropy));
-    let kept = secret
-        .iter()
-        .map(|secret| ClientSecret::keep(secret, "first", &entropy, now));
-    let stored = Client {
-        secrets: kept.collect(),
-        ..client.clone()
-    };
+    let (stored, secret) = with_secret(client.clone(), &entropy, now);
     let event = event(Name::ClientCreated, &client.id, view(&client), now);
     write(&store, &client, move |tx| {
         tx.put_client(&stored)?;
@@ -182,11 +174,26 @@ fn register(create: &Create, config: &Config, output: Output) -> anyhow::Result<
     Ok(())
 }
 
+/// A new client with its first secret, if it can keep one.
+pub fn with_secret(
+    mut client: Client,
+    entropy: &Entropy,
+    now: Timestamp,
+) -> (Client, Option<Secret>) {
+    let secret = client
+        .is_confidential()
+        .then(|| Secret::client_secret(entropy));
+    let kept = secret
+        .iter()
+        .map(|secret| ClientSecret::keep(secret, "first", entropy, now));
+    client.secrets = kept.collect();
+    (client, secret)
+}
+
 fn change(update: &Update, config: &Config, output: Output) -> anyhow::Result<()> {
     let (store, now) = (open(config)?, Clock::System.now());
     let before = find(&store, &update.id)?;
-    let after = update.fields.update(before.clone())?;
-    check(&after, config)?;
+    let after = checked(update.fields.update(before.clone())?, config)?;
     let detail = json!({ "before": view(&before), "after": view(&after) });
     let event = event(Name::ClientUpdated, &after.id, detail, now);
     let stored = after.clone();
@@ -198,14 +205,21 @@ fn change(update: &Update, config: &Config, output: Output) -> anyhow::Result<()
     Ok(())
 }
 
-fn check(client: &Client, config: &Config) -> anyhow::Result<()> {
-    let checked = client.check(config.issuer()?.is_loopback());
-    let refused = |message| Exit { code: 1, message };
-    checked.map_err(|(_, message)| refused(message))?;
-    for alg in client.algorithms() {
-        check_offered(&config.keys, alg).map_err(refused)?;
-    }
-    Ok(())
+/// Whether a server of this configuration would serve the client.
+///
+/// # Errors
+/// A sentence that begins with the field.
+pub fn check(client: &Client, config: &Config) -> Result<(), String> {
+    let issuer = config.issuer().map_err(|refused| refused.to_string())?;
+    client.check(issuer.is_loopback()).map_err(|(_, why)| why)?;
+    client
+        .algorithms()
+        .try_for_each(|alg| check_offered(&config.keys, alg))
+}
+
+fn checked(client: Client, config: &Config) -> anyhow::Result<Client> {
+    check(&client, config).map_err(|message| Exit { code: 1, message })?;
+    Ok(client)
 }
 
 /// Runs `work` if every API that the client names is registered.
@@ -270,7 +284,8 @@ fn switch(
     .into())
 }
 
-fn event(name: Name, client: &ClientId, detail: Value, now: Timestamp) -> Event {
+/// An operator's change of a client.
+pub fn event(name: Name, client: &ClientId, detail: Value, now: Timestamp) -> Event {
     Event {
         at: now,
         name,
@@ -279,72 +294,4 @@ fn event(name: Name, client: &ClientId, detail: Value, now: Timestamp) -> Event 
         reason: None,
         detail,
     }
-}
-
-fn row(client: &Client) -> Vec<String> {
-    vec![
-        client.id.to_string(),
-        client.name.clone(),
-        client.auth_method.as_str().to_owned(),
-        client
-            .disabled_at
-            .map_or("active", |_| "disabled")
-            .to_owned(),
-        client.redirect_uris.join(" "),
-    ]
-}
-
-/// The names of RFC 7591 §2 where it has one.
-fn view(client: &Client) -> Value {
-    json!({
-        "client_id": client.id.as_str(),
-        "client_name": client.name,
-        "token_endpoint_auth_method": client.auth_method.as_str(),
-        "redirect_uris": client.redirect_uris,
-        "grant_types": client.grant_types.iter().map(|grant| grant.as_str()).collect::<Vec<_>>(),
-        "scope": client.scopes.to_string(),
-        "resources": client.resources,
-        "cors_origins": client.cors_origins,
-        "post_logout_redirect_uris": client.post_logout_redirect_uris,
-        "serves": client.serves,
-        "id_token_signed_response_alg": client.id_token_alg.name(),
-        "userinfo_signed_response_alg": client.userinfo_alg.map(Alg::name),
-        "consent": client.consent.as_str(),
-        "require_pkce": client.require_pkce,
-        "disabled": client.disabled_at.is_some(),
-        "created_at": client.created_at.to_string(),
-    })
-}
-
-/// A client with its secrets, of which nothing but their life is known.
-fn view_with_secrets(client: &Client) -> Value {
-    let mut shown = view(client);
-    let secret = |secret: &ClientSecret| {
-        json!({
-            "label": secret.label,
-            "created_at": secret.created_at.to_string(),
-            "expires_at": secret.expires_at.map(|at| at.to_string()),
-            "last_used_at": secret.last_used_at.map(|at| at.to_string()),
-        })
-    };
-    shown["client_secrets"] = client.secrets.iter().map(secret).collect();
-    shown
-}
-
-fn print_one(output: Output, value: &Value) {
-    let rows: Vec<Vec<String>> = value
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(_, value)| !value.is_null())
-        .map(|(name, value)| {
-            vec![
-                name.clone(),
-                value
-                    .as_str()
-                    .map_or_else(|| value.to_string(), str::to_owned),
-            ]
-        })
-        .collect();
-    table::print(output, &["field", "value"], &rows, value);
 }

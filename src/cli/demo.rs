@@ -257,6 +257,8 @@ impl Cast {
             auth_epoch: 1,
             serves: Vec::new(),
             userinfo_alg: None,
+            allow_networks: Vec::new(),
+            deny_networks: Vec::new(),
             disabled_at: None,
             deleted_at: None,
             created_at: now,

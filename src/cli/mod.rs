@@ -1,8 +1,11 @@
 //! Commands: one file per verb. Data on stdout, logs on stderr, secrets from a prompt or stdin.
 
+mod apply;
 mod audit;
 mod client;
+mod config;
 mod demo;
+mod doctor;
 mod dumps;
 mod feed;
 mod healthcheck;
@@ -24,7 +27,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::app::{self, StartError};
-use crate::config::{self, Config, Overrides, Refused};
+use crate::config::{self as configuration, Config, Overrides, Refused};
 use crate::db::{self, Schema, Store};
 use crate::log;
 
@@ -67,6 +70,12 @@ enum Verb {
     Healthcheck(healthcheck::Arguments),
     /// Check the seals of the audit log, or follow it.
     Audit(audit::Arguments),
+    /// Make applications, APIs, scopes and people as files say.
+    Apply(apply::Arguments),
+    /// Check the configuration, or show every value and where it comes from.
+    Config(config::Arguments),
+    /// Find the common mistakes: issuer, TLS, database, clock, keys, proxies, listeners.
+    Doctor(doctor::Arguments),
 }
 
 /// How data is printed.
@@ -85,6 +94,36 @@ enum Output {
 struct Exit {
     code: u8,
     message: String,
+}
+
+/// A value that cannot be what was given: the field, as files name it, and what is wrong with it.
+#[derive(Debug)]
+struct Wrong {
+    field: &'static str,
+    why: String,
+}
+
+impl Wrong {
+    fn new(field: &'static str, why: impl Into<String>) -> Self {
+        let why = why.into();
+        Self { field, why }
+    }
+}
+
+impl std::fmt::Display for Wrong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.field, self.why)
+    }
+}
+
+impl From<Wrong> for anyhow::Error {
+    fn from(wrong: Wrong) -> Self {
+        Exit {
+            code: 2,
+            message: wrong.to_string(),
+        }
+        .into()
+    }
 }
 
 /// Runs the command line of this process.
@@ -145,11 +184,14 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Verb::Recover(arguments) => recover::run(&arguments, &configured(&overrides)?),
         Verb::Healthcheck(arguments) => healthcheck::run(&arguments, &configured(&overrides)?),
         Verb::Audit(arguments) => audit::run(&arguments, &configured(&overrides)?),
+        Verb::Apply(arguments) => apply::run(&arguments, &configured(&overrides)?),
+        Verb::Config(arguments) => config::run(&arguments, &overrides),
+        Verb::Doctor(arguments) => doctor::run(&arguments, &overrides),
     }
 }
 
 fn configured(overrides: &Overrides) -> anyhow::Result<Config> {
-    let config = config::load(overrides, std::env::vars())?;
+    let config = configuration::load(overrides, std::env::vars())?;
     log::start(&config.log);
     Ok(config)
 }

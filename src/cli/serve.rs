@@ -64,6 +64,13 @@ async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     let signals = StopSignals::catch()?;
     let listeners = bind(&app)?;
     warn_of_relaxations(&app);
+    if let Some(link) = app.bootstrap().await? {
+        // For the eyes of whoever started it; no log keeps it.
+        let life = app.config.bootstrap.link;
+        eprintln!(
+            "\nThere is no administrator yet. Open this address within {life} to make one; it works once:\n\n  {link}\n"
+        );
+    }
     let (listen, management) = listeners.shown();
     tracing::info!(
         event = "server.started",

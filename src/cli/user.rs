@@ -1,19 +1,25 @@
 //! `user`: people, their passwords, their sessions.
 
+mod registration;
+mod sessions;
+mod view;
+
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Exit, Output, block_on, open, read_secret, table};
+use super::{Exit, Output, Wrong, block_on, open, read_secret};
+use crate::accounts::admin::{Admin, GrantedBy};
 use crate::accounts::password::{Password, Unusable};
-use crate::accounts::session::Session;
 use crate::accounts::user::{User, Username};
 use crate::audit::{Event, Name};
 use crate::config::Config;
 use crate::db::{self, Store, Transaction};
 use crate::id::{Sid, UserId};
-use crate::oauth::userinfo::is_settable;
 use crate::secret::Entropy;
 use crate::time::{Clock, Timestamp};
+pub use registration::Fields;
+use view::print;
+pub use view::view;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -30,15 +36,14 @@ enum Action {
     Create {
         /// The name to sign in with.
         username: String,
-        /// What others call them.
-        #[arg(long)]
-        name: Option<String>,
-        /// E-mail address.
-        #[arg(long)]
-        email: Option<String>,
+        #[command(flatten)]
+        fields: Fields,
         /// A further standard claim, such as given_name=Alice; repeatable.
         #[arg(long = "claim", value_name = "NAME=VALUE")]
         claims: Vec<String>,
+        /// Make them an administrator.
+        #[arg(long)]
+        admin: bool,
         /// Read the password from stdin instead of asking.
         #[arg(long)]
         password_stdin: bool,
@@ -83,27 +88,20 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     match &arguments.action {
         Action::Create {
             username,
-            name,
-            email,
+            fields,
             claims,
+            admin,
             password_stdin,
         } => {
             let username = parse(username)?;
-            let phc = new_password(config, &username, *password_stdin)?;
+            let mut fields = fields.clone();
+            fields.claims = Some(parse_claims(claims)?);
             let now = Clock::System.now();
-            let user = User {
-                id: UserId::new(&Entropy::system(), now),
-                username,
-                name: name.clone(),
-                email: email.clone(),
-                email_verified: false,
-                claims: parse_claims(claims)?,
-                auth_epoch: 1,
-                disabled_at: None,
-                created_at: now,
-                updated_at: now,
-            };
-            create(config, &user, phc, now)?;
+            let user = fields.create(username.clone(), &Entropy::system(), now)?;
+            let checked = user.check();
+            checked.map_err(|message| Exit { code: 1, message })?;
+            let phc = new_password(config, &username, *password_stdin)?;
+            create(config, &user, phc, *admin, now)?;
             print(arguments.format, &[user]);
             Ok(())
         }
@@ -126,7 +124,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             println!("{username} is unlocked, and has to sign in again.");
             Ok(())
         }
-        Action::ListSessions { username } => list_sessions(config, username, arguments.format),
+        Action::ListSessions { username } => sessions::list(config, username, arguments.format),
         Action::RevokeSessions {
             username,
             sid: None,
@@ -175,10 +173,7 @@ fn parse(typed: &str) -> anyhow::Result<Username> {
 fn parse_claims(given: &[String]) -> anyhow::Result<serde_json::Map<String, Value>> {
     let mut claims = serde_json::Map::new();
     for pair in given {
-        let wrong = || Exit {
-            code: 2,
-            message: format!("`{pair}` is no standard claim with a value of its type"),
-        };
+        let wrong = || Wrong::new("claims", format!("`{pair}` is not NAME=VALUE"));
         let (name, text) = pair.split_once('=').ok_or_else(wrong)?;
         let value = match name {
             "address" | "phone_number_verified" => {
@@ -186,9 +181,6 @@ fn parse_claims(given: &[String]) -> anyhow::Result<serde_json::Map<String, Valu
             }
             _ => Value::from(text),
         };
-        if !is_settable(name, &value) {
-            return Err(wrong().into());
-        }
         claims.insert(name.to_owned(), value);
     }
     Ok(claims)
@@ -211,7 +203,13 @@ fn new_password(config: &Config, user: &Username, from_stdin: bool) -> anyhow::R
         .map_err(|why| refused(why).into())
 }
 
-fn create(config: &Config, user: &User, phc: String, now: Timestamp) -> anyhow::Result<()> {
+fn create(
+    config: &Config,
+    user: &User,
+    phc: String,
+    admin: bool,
+    now: Timestamp,
+) -> anyhow::Result<()> {
     let (store, user) = (open(config)?, user.clone());
     let name = user.username.as_str().to_owned();
     let created = block_on(async {
@@ -219,7 +217,16 @@ fn create(config: &Config, user: &User, phc: String, now: Timestamp) -> anyhow::
             .transaction(move |tx| {
                 tx.put_user(&user)?;
                 tx.put_password(&user.id, &phc, now)?;
-                tx.put_audit(&event(Name::UserCreated, &user.id, now))
+                if admin {
+                    tx.put_admin(&Admin {
+                        user_id: user.id.clone(),
+                        granted_by: GrantedBy::Operator,
+                        granted_at: now,
+                        expires_at: None,
+                    })?;
+                }
+                let detail = json!({ "admin": admin });
+                tx.put_audit(&event(Name::UserCreated, &user.id, detail, now))
             })
             .await)
     })?;
@@ -243,7 +250,12 @@ fn set_password(config: &Config, username: &Username, from_stdin: bool) -> anyho
             .transaction(move |tx| {
                 tx.put_password(&user.id, &phc, now)?;
                 tx.cut_off_user(&user.id, "password changed", "cli", now)?;
-                tx.put_audit(&event(Name::UserCredentialChanged, &user.id, now))
+                tx.put_audit(&event(
+                    Name::UserCredentialChanged,
+                    &user.id,
+                    json!({}),
+                    now,
+                ))
             })
             .await?)
     })?;
@@ -279,7 +291,7 @@ fn change(
         let changed = store.transaction(move |tx| {
             let changed = act(tx, &user, now)?;
             if changed {
-                tx.put_audit(&event(name, &user, now))?;
+                tx.put_audit(&event(name, &user, json!({}), now))?;
             }
             Ok(changed)
         });
@@ -295,74 +307,14 @@ fn change(
     .into())
 }
 
-fn list_sessions(config: &Config, username: &str, output: Output) -> anyhow::Result<()> {
-    let store = open(config)?;
-    let user = find(&store, &parse(username)?)?.id;
-    let now = Clock::System.now();
-    let idle = config.login.session_idle.0;
-    let all = block_on(async { Ok(store.read(move |tx| tx.list_sessions(&user)).await?) })?;
-    let sessions: Vec<_> = all
-        .into_iter()
-        .filter(|session| !session.is_over(idle, now))
-        .collect();
-    let facts = |session: &Session| {
-        [
-            session.login.sid.to_string(),
-            session.login.auth_time.to_string(),
-            session.seen_at.to_string(),
-            session.expires_at.to_string(),
-        ]
-    };
-    let columns = ["sid", "signed in at", "last seen at", "ends at"];
-    let rows: Vec<Vec<String>> = sessions.iter().map(|s| facts(s).to_vec()).collect();
-    let values: Vec<Value> = sessions
-        .iter()
-        .map(|session| {
-            let [sid, auth_time, seen_at, expires_at] = facts(session);
-            json!({ "sid": sid, "auth_time": auth_time, "seen_at": seen_at, "expires_at": expires_at })
-        })
-        .collect();
-    table::print(output, &columns, &rows, &values.into());
-    Ok(())
-}
-
-fn event(name: Name, user: &UserId, now: Timestamp) -> Event {
+/// An operator's change of a person.
+pub fn event(name: Name, user: &UserId, detail: Value, now: Timestamp) -> Event {
     Event {
         at: now,
         name,
         actor: "cli".to_owned(),
         target: format!("user:{user}"),
         reason: None,
-        detail: json!({}),
+        detail,
     }
-}
-
-fn print(output: Output, users: &[User]) {
-    let rows: Vec<Vec<String>> = users
-        .iter()
-        .map(|user| {
-            vec![
-                user.username.as_str().to_owned(),
-                user.id.to_string(),
-                user.name.clone().unwrap_or_default(),
-                user.email.clone().unwrap_or_default(),
-                user.disabled_at.map_or("active", |_| "disabled").to_owned(),
-            ]
-        })
-        .collect();
-    let values: Vec<Value> = users
-        .iter()
-        .map(|user| {
-            json!({
-                "sub": user.id.as_str(), "username": user.username.as_str(), "name": user.name, "email": user.email,
-                "disabled": user.disabled_at.is_some(), "created_at": user.created_at.to_string(),
-            })
-        })
-        .collect();
-    table::print(
-        output,
-        &["username", "sub", "name", "email", "state"],
-        &rows,
-        &values.into(),
-    );
 }

@@ -75,6 +75,11 @@ impl Issuer {
         &self.authority
     }
 
+    /// The host alone; IPv6 in brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Whether cookies are `Secure` and carry the `__Host-` prefix.
     pub fn is_https(&self) -> bool {
         self.https

@@ -146,10 +146,16 @@ pub const RESOURCES: usize = 8;
 pub const LOGIN_HINT_CHARS: usize = 254;
 /// Deepest JSON that is read.
 pub const JSON_DEPTH: usize = 8;
+/// Longest client id, in characters.
+pub const CLIENT_ID_CHARS: usize = 128;
 /// Longest client name, in characters.
 pub const CLIENT_NAME_CHARS: usize = 64;
 /// Longest field in a log line, in characters.
 pub const LOG_FIELD_CHARS: usize = 256;
+/// Logins that one person may have at once; the oldest ends.
+pub const SESSIONS_PER_USER: i64 = 50;
+/// Families of refresh tokens that one client may have of one person; the oldest ends.
+pub const FAMILIES: i64 = 20;
 /// Logins that may wait for a password hash.
 pub const HASH_QUEUE: usize = 64;
 /// How long a login waits for its turn to hash.
@@ -178,6 +184,10 @@ pub const REGISTRATIONS: usize = 10_000;
 pub const PASSWORD_CHARS: usize = 15;
 /// Longest password, in bytes.
 pub const PASSWORD_BYTES: usize = 1_024;
+/// Longest text about a scope on the consent page, in characters.
+pub const DESCRIPTION_CHARS: usize = 256;
+/// Longest e-mail address, in characters (RFC 5321 §4.5.3.1.3).
+pub const EMAIL_CHARS: usize = 254;
 /// Longest user name, in characters.
 pub const USERNAME_CHARS: usize = 254;
 /// A resource server's own access-token lifetime may go up to this.

@@ -35,6 +35,15 @@ pub struct Argon2 {
     pub lanes: u32,
 }
 
+impl Argon2 {
+    /// As much as one hash may cost.
+    pub const MOST_MEMORY_KIB: u32 = 65_536;
+    /// The same in passes.
+    pub const MOST_PASSES: u32 = 16;
+    /// The same in lanes.
+    pub const MOST_LANES: u32 = 4;
+}
+
 impl Default for Argon2 {
     fn default() -> Self {
         Self {
@@ -80,9 +89,9 @@ impl Login {
             passes,
             lanes,
         } = self.argon2;
-        if !(floor.memory_kib..=65_536).contains(&memory_kib)
-            || !(floor.passes..=16).contains(&passes)
-            || !(floor.lanes..=4).contains(&lanes)
+        if !(floor.memory_kib..=Argon2::MOST_MEMORY_KIB).contains(&memory_kib)
+            || !(floor.passes..=Argon2::MOST_PASSES).contains(&passes)
+            || !(floor.lanes..=Argon2::MOST_LANES).contains(&lanes)
         {
             return Err(Refused::key(
                 "login.argon2",

@@ -2,6 +2,7 @@
 //! section. Unknown keys and unsafe combinations refuse the start, and the message names them.
 
 mod admin;
+mod bootstrap;
 mod database;
 mod http;
 mod issuer;
@@ -11,6 +12,7 @@ mod listen;
 mod log;
 mod login;
 mod network;
+mod settings;
 mod shutdown;
 mod source;
 mod span;
@@ -22,6 +24,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use admin::Admin;
+pub use bootstrap::Bootstrap;
 pub use database::Database;
 pub use http::Http;
 pub use issuer::{Issuer, is_loopback_host};
@@ -31,6 +34,7 @@ pub use listen::{Address, Listen, Tls};
 pub use log::{Format, Log};
 pub use login::{Argon2, Login};
 pub use network::{Network, is_in};
+pub use settings::{Setting, settings};
 pub use shutdown::Shutdown;
 pub(crate) use source::read_secret_file;
 pub use source::{Overrides, load};
@@ -65,6 +69,8 @@ pub struct Config {
     pub admin: Admin,
     /// How a node is stopped.
     pub shutdown: Shutdown,
+    /// How the first administrator comes to be.
+    pub bootstrap: Bootstrap,
     /// The database.
     pub database: Database,
     /// Logs.
@@ -154,6 +160,7 @@ impl Config {
         self.shutdown.check()?;
         self.log.check()?;
         self.telemetry.check()?;
+        self.bootstrap.check()?;
         let loopback_bind = is_loopback_host(self.listen.public.host());
         if self.listen.tls.files().is_some() {
             if !issuer.is_https() {

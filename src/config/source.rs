@@ -1,10 +1,9 @@
 //! Where the values come from, and the refusal of keys that nobody knows.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use ::config::builder::DefaultState;
-use ::config::{ConfigBuilder, Environment, File, FileFormat, Source, Value, ValueKind};
+use ::config::{Environment, File, FileFormat, Source, Value, ValueKind};
 
 use super::{Config, Refused};
 
@@ -40,6 +39,9 @@ const ALIASES: [(&str, &str); 5] = [
     ("PORT", "listen.public"),
 ];
 
+/// Where each key that is set comes from.
+pub(super) type Origins = BTreeMap<String, String>;
+
 /// Reads and checks the configuration from files, the given environment and flags.
 ///
 /// # Errors
@@ -48,12 +50,24 @@ pub fn load(
     overrides: &Overrides,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Config, Refused> {
+    Ok(read(overrides, environment)?.0)
+}
+
+/// The same, with where each value comes from.
+pub(super) fn read(
+    overrides: &Overrides,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<(Config, Origins), Refused> {
     let environment: HashMap<String, String> = environment.into_iter().collect();
     let known = known_keys()?;
     let mut builder = ::config::Config::builder();
+    let mut origins = Origins::new();
     for path in files(overrides) {
         let file = File::from(path.as_path()).format(FileFormat::Toml);
-        builder = add(builder, file, &format!("file {}", path.display()), &known)?;
+        let name = format!("file {}", path.display());
+        let given = given_by(&file, &name, &known)?;
+        builder = builder.add_source(file);
+        origins.extend(given.into_iter().map(|key| (key, name.clone())));
     }
     for (variable, key) in ALIASES {
         if let Some(value) = environment.get(variable) {
@@ -63,25 +77,29 @@ pub fn load(
                 value.clone()
             };
             builder = builder.set_override(key, value).map_err(refused)?;
+            origins.insert(key.to_owned(), format!("environment {variable}"));
         }
     }
     // Aliases are overrides, so the prefixed names are set as overrides after them.
     let ours = prefixed(&environment);
-    let collected = ours.collect().map_err(refused)?;
-    refuse_unknown(&collected, "environment", &known)?;
-    for (key, value) in collected {
+    for key in given_by(&ours, "environment", &known)? {
+        let variable = key.to_uppercase().replace('.', "__");
+        origins.insert(key, format!("environment PORTCULLIS__{variable}"));
+    }
+    for (key, value) in ours.collect().map_err(refused)? {
         builder = builder.set_override(key, value).map_err(refused)?;
     }
     for (key, value) in &overrides.values {
         builder = builder.set_override(*key, value.clone()).map_err(refused)?;
+        origins.insert((*key).to_owned(), "command line".to_owned());
     }
     let mut config: Config = builder
         .build()
         .and_then(::config::Config::try_deserialize)
         .map_err(refused)?;
-    read_twins(&mut config)?;
+    read_twins(&mut config, &mut origins)?;
     config.check()?;
-    Ok(config)
+    Ok((config, origins))
 }
 
 fn files(overrides: &Overrides) -> Vec<PathBuf> {
@@ -109,21 +127,25 @@ fn prefixed(environment: &HashMap<String, String>) -> Environment {
         .fold(source, |source, key| source.with_list_parse_key(key))
 }
 
-fn add<S: Source + Send + Sync + 'static>(
-    builder: ConfigBuilder<DefaultState>,
-    source: S,
+/// The keys that a source sets, all of them known.
+fn given_by(
+    source: &impl Source,
     name: &str,
     known: &BTreeSet<String>,
-) -> Result<ConfigBuilder<DefaultState>, Refused> {
+) -> Result<BTreeSet<String>, Refused> {
     let collected = source
         .collect()
         .map_err(|error| Refused(format!("configuration {name}: {error}")))?;
-    refuse_unknown(&collected, name, known)?;
-    Ok(builder.add_source(source))
+    let mut given = BTreeSet::new();
+    for (key, value) in &collected {
+        collect_given(value, key, &mut given);
+    }
+    refuse_unknown(&given, name, known)?;
+    Ok(given)
 }
 
 /// Each secret has a twin that names a file.
-fn read_twins(config: &mut Config) -> Result<(), Refused> {
+fn read_twins(config: &mut Config, origins: &mut Origins) -> Result<(), Refused> {
     if let Some(path) = &config.database.url_file {
         if config.database.url.is_some() {
             return Err(Refused::key(
@@ -133,6 +155,10 @@ fn read_twins(config: &mut Config) -> Result<(), Refused> {
         }
         let text = read_secret_file(path).map_err(|why| Refused::key("database.url_file", why))?;
         config.database.url = Some(text);
+        origins.insert(
+            "database.url".to_owned(),
+            format!("file {}", path.display()),
+        );
     }
     Ok(())
 }
@@ -172,37 +198,38 @@ fn known_keys() -> Result<BTreeSet<String>, Refused> {
     let defaults = serde_json::to_value(Config::default())
         .map_err(|error| Refused(format!("configuration: {error}")))?;
     let mut keys = BTreeSet::new();
-    collect_json(&defaults, "", &mut keys);
+    flatten(&defaults, "", &mut |key, _| {
+        keys.insert(key.to_owned());
+    });
     Ok(keys)
 }
 
-fn collect_json(value: &serde_json::Value, path: &str, keys: &mut BTreeSet<String>) {
+/// Tells every key below `path` with its value.
+pub(super) fn flatten(
+    value: &serde_json::Value,
+    path: &str,
+    tell: &mut impl FnMut(&str, &serde_json::Value),
+) {
     match value {
         serde_json::Value::Object(members) => {
             for (name, value) in members {
-                collect_json(value, &join(path, name), keys);
+                flatten(value, &join(path, name), tell);
             }
         }
-        _ => {
-            keys.insert(path.to_owned());
-        }
+        value => tell(path, value),
     }
 }
 
 fn refuse_unknown(
-    collected: &::config::Map<String, Value>,
+    given: &BTreeSet<String>,
     source: &str,
     known: &BTreeSet<String>,
 ) -> Result<(), Refused> {
-    let mut keys = BTreeSet::new();
-    for (name, value) in collected {
-        collect_given(value, name, &mut keys);
-    }
-    for key in keys {
-        if !known.contains(&key) {
+    for key in given {
+        if !known.contains(key) {
             let hint = known
                 .iter()
-                .min_by_key(|candidate| strsim::levenshtein(candidate, &key))
+                .min_by_key(|candidate| strsim::levenshtein(candidate, key))
                 .map_or_else(String::new, |nearest| {
                     format!("; did you mean `{nearest}`?")
                 });

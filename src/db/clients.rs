@@ -9,6 +9,7 @@ use portcullis_verifier::Kind;
 use super::revocations::Record;
 use super::schema::{client_secrets as s, clients as t, feed_head};
 use super::{Error, Transaction, list, to_list, unreadable};
+use crate::config::Network;
 use crate::config::limits::SECRET_TOUCH;
 use crate::id::ClientId;
 use crate::keys::Alg;
@@ -45,6 +46,8 @@ struct Row {
     serves: String,
     userinfo_alg: Option<String>,
     deleted_at: Option<i64>,
+    allow_networks: String,
+    deny_networks: String,
 }
 
 impl Row {
@@ -52,6 +55,11 @@ impl Row {
         let id = self.id.clone();
         let broken = |column| unreadable("clients", column, &id);
         let texts = |column, text: &str| list("clients", column, &id, text);
+        let networks = |column, text: &str| -> Result<Vec<Network>, Error> {
+            let texts = texts(column, text)?;
+            let read = texts.iter().map(|text| text.parse());
+            read.collect::<Result<_, _>>().map_err(|_| broken(column))
+        };
         let grant_types = texts("grant_types", &self.grant_types)?;
         let userinfo_alg = self.userinfo_alg.as_deref();
         Ok(Client {
@@ -82,6 +90,8 @@ impl Row {
             userinfo_alg: userinfo_alg
                 .map(|name| Alg::from_name(name).ok_or_else(|| broken("userinfo_alg")))
                 .transpose()?,
+            allow_networks: networks("allow_networks", &self.allow_networks)?,
+            deny_networks: networks("deny_networks", &self.deny_networks)?,
             auth_epoch: self.auth_epoch,
             disabled_at: self.disabled_at.map(Timestamp::from_micros),
             deleted_at: self.deleted_at.map(Timestamp::from_micros),
@@ -135,6 +145,8 @@ struct Columns {
     tos_uri: Option<String>,
     serves: String,
     userinfo_alg: Option<&'static str>,
+    allow_networks: String,
+    deny_networks: String,
 }
 
 impl Columns {
@@ -163,8 +175,14 @@ impl Columns {
             tos_uri: client.tos_uri.clone(),
             serves: to_list(&client.serves),
             userinfo_alg: client.userinfo_alg.map(Alg::name),
+            allow_networks: to_list(&written(&client.allow_networks)),
+            deny_networks: to_list(&written(&client.deny_networks)),
         }
     }
+}
+
+fn written(networks: &[Network]) -> Vec<String> {
+    networks.iter().map(ToString::to_string).collect()
 }
 
 impl Transaction<'_> {

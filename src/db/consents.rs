@@ -1,11 +1,11 @@
 //! `consents`: one standing row per person and client.
 
-use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
+use diesel::{ExpressionMethods, JoinOnDsl, OptionalExtension, QueryDsl, RunQueryDsl};
 
-use super::schema::consents as t;
+use super::schema::{clients, consents as t, grants};
 use super::{Error, Transaction};
 use crate::accounts::consent::Consent;
-use crate::id::{ClientId, ConsentId, UserId};
+use crate::id::{ClientId, ConsentId, GrantId, UserId};
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
@@ -49,6 +49,66 @@ impl Transaction<'_> {
             .first(self.0)
             .optional()?;
         Ok(row.map(consent))
+    }
+
+    /// What a person allowed and has not withdrawn, with the names of the applications.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn list_consents(
+        &mut self,
+        user: &UserId,
+        now: Timestamp,
+    ) -> Result<Vec<(Consent, String)>, Error> {
+        let rows: Vec<(Row, String)> = t::table
+            .inner_join(clients::table.on(clients::id.eq(t::client_id)))
+            .filter(t::user_id.eq(user.as_str()))
+            .filter(t::ended_at.is_null())
+            .filter(t::expires_at.gt(now.micros()))
+            .filter(clients::deleted_at.is_null())
+            .order((clients::name, t::id))
+            .select((t::all_columns, clients::name))
+            .load(self.0)?;
+        Ok(rows
+            .into_iter()
+            .map(|(row, name)| (consent(row), name))
+            .collect())
+    }
+
+    /// Withdraws a consent of this person, and ends every grant that rests on it. Returns whom it was
+    /// given to; `None` when it is not theirs, or was withdrawn before.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn end_consent(
+        &mut self,
+        id: &ConsentId,
+        user: &UserId,
+        now: Timestamp,
+    ) -> Result<Option<ClientId>, Error> {
+        let client: Option<String> = diesel::update(
+            t::table
+                .filter(t::id.eq(id.as_str()))
+                .filter(t::user_id.eq(user.as_str()))
+                .filter(t::ended_at.is_null()),
+        )
+        .set(t::ended_at.eq(now.micros()))
+        .returning(t::client_id)
+        .get_result(self.0)
+        .optional()?;
+        let Some(client) = client else {
+            return Ok(None);
+        };
+        let standing: Vec<String> = grants::table
+            .filter(grants::consent_id.eq(id.as_str()))
+            .filter(grants::ended_at.is_null())
+            .select(grants::id)
+            .load(self.0)?;
+        let actor = format!("user:{user}");
+        for grant in standing {
+            self.end_grant(&GrantId::from(grant), "consent withdrawn", &actor, now)?;
+        }
+        Ok(Some(ClientId::from(client)))
     }
 
     /// Remembers a consent. A standing row keeps its id, since grants rest on it.

@@ -10,6 +10,7 @@ use portcullis_verifier::Kind;
 use super::revocations::Record;
 use super::schema::{clients, consents, feed_head, grants as t, sessions, users};
 use super::{Error, Transaction, list, to_list, unreadable};
+use crate::config::limits::{CLEAN_UP_BATCH, FAMILIES};
 use crate::id::{ClientId, ConsentId, GrantId, Sid, UserId};
 use crate::oauth::grants::Grant;
 use crate::oauth::scope::Scope;
@@ -258,6 +259,34 @@ impl Transaction<'_> {
             self.put_revocation(&record, now)?;
         }
         Ok(ids.len())
+    }
+
+    /// Ends the oldest grants of a client that with a new one has more of a person than it may
+    /// (policy §6).
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn end_surplus_grants(&mut self, new: &Grant, now: Timestamp) -> Result<(), Error> {
+        let surplus: Vec<String> = t::table
+            .filter(t::user_id.eq(new.user_id.as_str()))
+            .filter(t::client_id.eq(new.client_id.as_str()))
+            // Those of an older epoch are dead already.
+            .filter(t::user_epoch.eq(new.user_epoch))
+            .filter(t::client_epoch.eq(new.client_epoch))
+            .filter(t::feed_epoch.eq(new.feed_epoch))
+            .filter(t::id.ne(new.id.as_str()))
+            .filter(t::ended_at.is_null())
+            .filter(t::expires_at.gt(now.micros()))
+            .filter(t::idle_until.gt(now.micros()))
+            .order((t::created_at.desc(), t::id.desc()))
+            .offset(FAMILIES - 1)
+            .limit(CLEAN_UP_BATCH)
+            .select(t::id)
+            .load(self.0)?;
+        for id in surplus {
+            self.end_grant(&GrantId::from(id), "too many grants", "node", now)?;
+        }
+        Ok(())
     }
 
     /// Ends a grant and puts its record on the blocklist; `false` when it had ended before.

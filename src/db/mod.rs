@@ -2,6 +2,7 @@
 //! [`crate::oauth::Ledger`] asks for.
 
 mod acks;
+mod admins;
 mod audit;
 mod authorizations;
 mod clients;

@@ -1,6 +1,6 @@
 //! `resources` and `scopes`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
@@ -52,6 +52,11 @@ fn max_age_column(max_age: MaxAge) -> i64 {
     secs.map_or(-1, |secs| secs.unwrap_or(i64::MAX))
 }
 
+fn whole_seconds(resource: &Resource) -> Option<i64> {
+    let ttl = resource.access_ttl?;
+    i64::try_from(ttl.as_secs()).ok()
+}
+
 impl Transaction<'_> {
     /// The registered resources among `audiences`, in that order.
     ///
@@ -97,16 +102,13 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error::Duplicate`] when the audience is taken.
     pub fn put_resource(&mut self, resource: &Resource) -> Result<(), Error> {
-        let ttl = resource
-            .access_ttl
-            .and_then(|ttl| i64::try_from(ttl.as_secs()).ok());
         diesel::insert_into(t::table)
             .values((
                 t::id.eq(&resource.id),
                 t::audience.eq(&resource.audience),
                 t::name.eq(&resource.name),
                 t::scopes.eq(resource.scopes.to_string()),
-                t::access_ttl.eq(ttl),
+                t::access_ttl.eq(whole_seconds(resource)),
                 t::alg.eq(resource.alg.name()),
                 t::max_age.eq(max_age_column(resource.max_age)),
                 t::created_at.eq(resource.created_at.micros()),
@@ -117,6 +119,54 @@ impl Transaction<'_> {
             self.need_life(ttl, resource.created_at)?;
         }
         self.raise_config_version()
+    }
+
+    /// Replaces what a registration says; `false` when there is no such resource.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn update_resource(&mut self, resource: &Resource, now: Timestamp) -> Result<bool, Error> {
+        let rows = diesel::update(t::table.filter(t::audience.eq(&resource.audience)))
+            .set((
+                t::name.eq(&resource.name),
+                t::scopes.eq(resource.scopes.to_string()),
+                t::access_ttl.eq(whole_seconds(resource)),
+                t::alg.eq(resource.alg.name()),
+                t::max_age.eq(max_age_column(resource.max_age)),
+            ))
+            .execute(self.0)?;
+        if let Some(ttl) = resource.access_ttl {
+            self.need_life(ttl, now)?;
+        }
+        self.raise_config_version()?;
+        Ok(rows == 1)
+    }
+
+    /// Takes a resource out of the register; `false` when there is no such resource.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn delete_resource(&mut self, audience: &str) -> Result<bool, Error> {
+        let rows = diesel::delete(t::table.filter(t::audience.eq(audience))).execute(self.0)?;
+        self.raise_config_version()?;
+        Ok(rows == 1)
+    }
+
+    /// Forgets what the consent page says about a scope; `false` when it says nothing.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn delete_scope_description(&mut self, name: &str) -> Result<bool, Error> {
+        Ok(diesel::delete(scopes::table.find(name)).execute(self.0)? == 1)
+    }
+
+    /// Everything that the consent page says about scopes, by scope.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn list_scope_descriptions(&mut self) -> Result<BTreeMap<String, String>, Error> {
+        let rows: Vec<(String, String)> = scopes::table.load(self.0)?;
+        Ok(rows.into_iter().collect())
     }
 
     /// Sets what the consent page says about a scope.

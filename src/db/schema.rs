@@ -25,6 +25,8 @@ diesel::table! {
         serves -> Text,
         userinfo_alg -> Nullable<Text>,
         deleted_at -> Nullable<BigInt>,
+        allow_networks -> Text,
+        deny_networks -> Text,
     }
 }
 
@@ -286,6 +288,25 @@ diesel::table! {
     }
 }
 
+diesel::table! {
+    user_roles (user_id, role) {
+        user_id -> Text,
+        role -> Text,
+        granted_by -> Text,
+        granted_at -> BigInt,
+        expires_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
+    setup_links (hash) {
+        hash -> Binary,
+        browser -> Nullable<Binary>,
+        expires_at -> BigInt,
+        used_at -> Nullable<BigInt>,
+    }
+}
+
 diesel::joinable!(client_secrets -> clients (client_id));
 diesel::joinable!(passwords -> users (user_id));
 diesel::joinable!(sessions -> users (user_id));
@@ -316,4 +337,6 @@ diesel::allow_tables_to_appear_in_same_query!(
     audit_waiting,
     throttles,
     known_devices,
+    user_roles,
+    setup_links,
 );

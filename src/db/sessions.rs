@@ -8,7 +8,7 @@ use super::schema::{grants, sessions as t, users};
 use super::{Error, Transaction};
 use crate::accounts::session::{Login, Session};
 use crate::accounts::user::Username;
-use crate::config::limits::SESSION_TOUCH;
+use crate::config::limits::{CLEAN_UP_BATCH, SESSION_TOUCH, SESSIONS_PER_USER};
 use crate::id::{Sid, UserId};
 use crate::secret::Hash;
 use crate::time::Timestamp;
@@ -179,6 +179,36 @@ impl Transaction<'_> {
         };
         self.put_revocation(&record, now)?;
         Ok(true)
+    }
+
+    /// Ends the oldest sessions of a person who with a new one has more than one person may have
+    /// (policy §6), and names them.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn end_surplus_sessions(
+        &mut self,
+        new: &Session,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Vec<Sid>, Error> {
+        let login = &new.login;
+        let surplus: Vec<String> = t::table
+            .filter(t::user_id.eq(login.user_id.as_str()))
+            .filter(t::user_epoch.eq(login.user_epoch))
+            .filter(t::sid.ne(login.sid.as_str()))
+            .filter(t::ended_at.is_null())
+            .filter(t::expires_at.gt(now.micros()))
+            .order((t::auth_time.desc(), t::sid.desc()))
+            .offset(SESSIONS_PER_USER - 1)
+            .limit(CLEAN_UP_BATCH)
+            .select(t::sid)
+            .load(self.0)?;
+        let surplus: Vec<Sid> = surplus.into_iter().map(Sid::from).collect();
+        for sid in &surplus {
+            self.end_session(sid, reason, "node", now)?;
+        }
+        Ok(surplus)
     }
 
     /// Removes a session that ran out of time. That ends no grant, since time alone is no sign-out:

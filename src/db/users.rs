@@ -100,6 +100,24 @@ impl Transaction<'_> {
         Ok(())
     }
 
+    /// Replaces what is known about a person; `false` when there is no such person. Name, state and
+    /// auth epoch have their own statements.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn update_user(&mut self, user: &User, now: Timestamp) -> Result<bool, Error> {
+        let rows = diesel::update(t::table.find(user.id.as_str()))
+            .set((
+                t::name.eq(&user.name),
+                t::email.eq(&user.email),
+                t::email_verified.eq(user.email_verified),
+                t::claims.eq(serde_json::Value::from(user.claims.clone()).to_string()),
+                t::updated_at.eq(now.micros()),
+            ))
+            .execute(self.0)?;
+        Ok(rows == 1)
+    }
+
     /// Stores a password's hash, the first or a renewed one of the same password.
     ///
     /// # Errors

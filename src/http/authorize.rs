@@ -19,6 +19,7 @@ use crate::db::{self, Transaction};
 use crate::id::{AuthorizationId, ClientId, ConsentId};
 use crate::oauth::authorize::{self as rules, Refused, Request, Surroundings};
 use crate::oauth::callback::{Callback, Delivery};
+use crate::oauth::client::GrantType;
 use crate::oauth::grants::authorization_code::Code;
 use crate::oauth::grants::{Given, Grant};
 use crate::oauth::id_token::Hint;
@@ -394,6 +395,7 @@ async fn answer(
         &app.entropy,
         now,
     );
+    let is_family = request.client.may_use(GrantType::RefreshToken);
     let taken = app.store.transaction(move |tx| {
         if let Some(id) = id
             && !tx.take_authorization(&id, now)?
@@ -402,6 +404,9 @@ async fn answer(
         }
         tx.put_grant(&grant)?;
         tx.put_code(&code)?;
+        if is_family {
+            tx.end_surplus_grants(&grant, now)?;
+        }
         tx.touch_session(&session, now)?;
         Ok(true)
     });

@@ -64,6 +64,17 @@ pub fn resolve(
     }
 }
 
+/// Whether somebody in our own network passes an address on whom nobody declared: a proxy that was
+/// forgotten. What strangers from afar write there is their own business.
+pub fn is_undeclared_proxy(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> bool {
+    let near = match peer {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    };
+    let tells = headers.contains_key("x-forwarded-for") || headers.contains_key("forwarded");
+    near && tells && !is_in(trusted, peer)
+}
+
 fn first_stranger(
     peer: IpAddr,
     hops: impl Iterator<Item = Option<IpAddr>>,
@@ -167,6 +178,28 @@ mod tests {
         ];
         for (lines, wanted) in cases {
             assert_eq!(seen("10.0.0.1", lines), Ok(wanted.to_owned()), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_forgotten_proxy_is_near_and_tells() {
+        let tells = |name: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("x"));
+            headers
+        };
+        let forgotten = |peer: &str, headers: &HeaderMap| {
+            let trusted = ["10.0.0.0/8".parse().unwrap()];
+            is_undeclared_proxy(peer.parse().unwrap(), headers, &trusted)
+        };
+        let forwarded = tells("x-forwarded-for");
+        for peer in ["127.0.0.1", "172.17.0.1", "192.168.1.1", "::1", "fd00::1"] {
+            assert!(forgotten(peer, &forwarded), "{peer}");
+            assert!(forgotten(peer, &tells("forwarded")), "{peer}");
+            assert!(!forgotten(peer, &tells("x-real-ip")), "{peer}");
+        }
+        for peer in ["10.0.0.1", "203.0.113.9", "2001:db8::1"] {
+            assert!(!forgotten(peer, &forwarded), "{peer}");
         }
     }
 

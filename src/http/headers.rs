@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Once;
 use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -178,6 +179,17 @@ fn from_nowhere(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<
     let notice = |notice| Some(error::notice(http, app, assets, notice));
     let peer = client_address::peer(request.peer_addr());
     let found = client_address::resolve(peer, request.headers(), &rules.trusted_proxies);
+    if client_address::is_undeclared_proxy(peer, request.headers(), &rules.trusted_proxies) {
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| {
+            tracing::warn!(
+                event = "http.proxy_undeclared",
+                reason = "forwarded",
+                ip = %peer,
+                "a proxy passes on for whom it speaks, and is not believed; name it in `http.trusted_proxies`, or all people share its address and its limits"
+            );
+        });
+    }
     request
         .extensions_mut()
         .insert(ClientAddress(found.unwrap_or(peer)));

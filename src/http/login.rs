@@ -337,19 +337,7 @@ async fn begin_session(
     let now = app.clock.now();
     let cookie = Secret::opaque(&app.entropy);
     let old = Jar::Session.read(request, app).map(|cookie| cookie.hash());
-    let session = Session {
-        id_hash: cookie.hash(),
-        login: Login {
-            sid: Sid::new(&app.entropy, now),
-            user_id: user.id.clone(),
-            user_epoch: user.auth_epoch,
-            auth_time: now,
-            acr: ACR_PASSWORD.to_owned(),
-            amr: vec!["pwd".to_owned()],
-        },
-        seen_at: now,
-        expires_at: now + app.config.login.session_absolute.0,
-    };
+    let session = fresh_session(app, &user, &cookie, now);
     let open = app.store.transaction(move |tx| {
         if let Some(phc) = proof.renewed {
             tx.put_password(&user.id, &phc, now)?;
@@ -372,6 +360,23 @@ async fn begin_session(
         return Err(Stop::Notice(Notice::ALREADY_DONE));
     }
     Ok(cookie)
+}
+
+/// The login of somebody who just proved a password, under a cookie that nobody had before.
+pub(super) fn fresh_session(app: &App, user: &User, cookie: &Secret, now: Timestamp) -> Session {
+    Session {
+        id_hash: cookie.hash(),
+        login: Login {
+            sid: Sid::new(&app.entropy, now),
+            user_id: user.id.clone(),
+            user_epoch: user.auth_epoch,
+            auth_time: now,
+            acr: ACR_PASSWORD.to_owned(),
+            amr: vec!["pwd".to_owned()],
+        },
+        seen_at: now,
+        expires_at: now + app.config.login.session_absolute.0,
+    }
 }
 
 /// Puts the new session in the place of the browser's old one. The same person keeps the `sid`, so
@@ -401,5 +406,16 @@ fn replace(
         }
     }
     tx.put_session(new)?;
+    let why = "too many sessions";
+    for surplus in tx.end_surplus_sessions(new, why, now)? {
+        tx.put_audit(&Event {
+            at: now,
+            name: Name::SessionEnded,
+            actor: "node".to_owned(),
+            target: format!("session:{surplus}"),
+            reason: Some(why.to_owned()),
+            detail: serde_json::json!({}),
+        })?;
+    }
     Ok(new.login.sid.clone())
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod account;
+mod admin;
 mod answer;
 mod assets;
 mod authorize;
@@ -22,6 +23,7 @@ mod login;
 mod logout;
 mod metrics;
 mod revoke;
+mod setup;
 mod tls;
 mod token;
 mod userinfo;
@@ -35,6 +37,7 @@ pub use answer::{Allowed, Frame, page, see_other};
 pub use assets::Assets;
 pub use limits::Limits;
 pub use listeners::{BindError, Listeners};
+pub use tls::{expiry_of, inspect as inspect_certificate};
 
 use crate::app::App;
 
@@ -123,8 +126,16 @@ pub fn public(config: &mut ServiceConfig) {
                 .route(web::post().to(consent::post)),
         ))
         .service(only(
-            &["GET"],
-            web::resource("/account").route(web::get().to(account::get)),
+            &["GET", "POST"],
+            web::resource("/setup")
+                .route(web::get().to(setup::get))
+                .route(web::post().to(setup::post)),
+        ))
+        .service(only(
+            &["GET", "POST"],
+            web::resource("/account")
+                .route(web::get().to(account::get))
+                .route(web::post().to(account::post)),
         ))
         .service(only(
             &["GET"],
@@ -164,7 +175,9 @@ pub fn management(config: &mut ServiceConfig) {
             ),
         )
         .service(web::resource("/metrics").route(web::get().to(metrics::get)))
-        .service(web::resource("/version").route(web::get().to(health::version)));
+        .service(web::resource("/version").route(web::get().to(health::version)))
+        // Nothing is behind it yet; it is shut all the same.
+        .service(web::scope("/api").wrap(middleware::from_fn(admin::door)));
 }
 
 /// Everything else at a known path is 405 and says what may be. None takes for ever.

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use actix_web::web::Data;
 use arc_swap::ArcSwap;
+use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, Ticketer, cipher_suite as suite, kx_group as group};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedCipherSuite};
@@ -142,6 +143,31 @@ fn load(files: &(PathBuf, PathBuf), provider: &CryptoProvider) -> Result<Loaded,
 
 fn fingerprint(chain: &[u8], key: &[u8]) -> [u8; 32] {
     sha256(&[sha256(chain), sha256(key)].concat())
+}
+
+/// When the certificate of these files expires, and whether it is for the host, if one is given.
+///
+/// # Errors
+/// [`Unusable`].
+pub fn inspect(
+    files: &(PathBuf, PathBuf),
+    host: Option<&str>,
+) -> Result<(Timestamp, bool), Unusable> {
+    let loaded = load(files, &provider())?;
+    let names = |host: &str| {
+        let leaf = loaded.key.end_entity_cert().ok()?;
+        let leaf = ParsedCertificate::try_from(leaf).ok()?;
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(bare).ok()?;
+        verify_server_name(&leaf, &name).ok()
+    };
+    let named = host.is_none_or(|host| names(host).is_some());
+    Ok((loaded.expires_at, named))
+}
+
+/// When a certificate (DER) expires.
+pub fn expiry_of(leaf: &[u8]) -> Option<Timestamp> {
+    expiry(&CertificateDer::from(leaf))
 }
 
 fn expiry(leaf: &CertificateDer<'_>) -> Option<Timestamp> {

@@ -1,5 +1,7 @@
 //! `/oauth2/token`: RFC 6749 §3.2. Parse, prove, decide in one transaction, sign after the commit.
 
+use std::net::IpAddr;
+
 use actix_web::web::{self, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
@@ -101,7 +103,7 @@ pub(super) async fn prove(
     now: Timestamp,
 ) -> Result<Proven, Stop> {
     let presented = client_auth::present(&extract::authorization(request), form)?;
-    match recognise(app, &presented, now).await? {
+    match recognise(app, &presented, ClientAddress::of(request), now).await? {
         Ok(proven) => Ok(proven),
         Err(refused) => Err(count_failure(request, app, refused, now).await),
     }
@@ -112,17 +114,18 @@ pub(super) async fn prove(
 async fn recognise(
     app: &App,
     presented: &client_auth::Presented,
+    address: IpAddr,
     now: Timestamp,
 ) -> Result<Result<Proven, Error>, Stop> {
     if let Some(known) = app.registrations.recall(&presented.client_id, now)
-        && let Ok(proven) = client_auth::prove(presented, Some(known), now)
+        && let Ok(proven) = client_auth::prove(presented, Some(known), address, now)
     {
         return Ok(Ok(proven));
     }
     let known = app
         .registrations
         .read(&app.store, &presented.client_id, now);
-    let proven = client_auth::prove(presented, known.await.map_err(storage)?, now);
+    let proven = client_auth::prove(presented, known.await.map_err(storage)?, address, now);
     if let Ok(proven) = &proven {
         note_use(app, proven, now);
     }

@@ -1,12 +1,16 @@
 //! A registered client and what it may do: RFC 6749 §2, RFC 7591 §2.
 
+use std::net::IpAddr;
+
 use portcullis_verifier::MaxAge;
 
 use super::error::{Detail, Error};
 use super::redirect_uri;
 use super::resource::Resource;
 use super::scope::Scope;
-use crate::config::limits::{CLIENT_NAME_CHARS, REDIRECT_URIS};
+use crate::accounts::name;
+use crate::config::limits::{CLIENT_ID_CHARS, CLIENT_NAME_CHARS, REDIRECT_URIS};
+use crate::config::{Network, is_in};
 use crate::id::ClientId;
 use crate::keys::Alg;
 use crate::secret::{Entropy, Hash, Secret, sha256};
@@ -52,6 +56,10 @@ pub struct Client {
     pub serves: Vec<String>,
     /// `userinfo_signed_response_alg` (OIDC Registration §2): signed answers, if set.
     pub userinfo_alg: Option<Alg>,
+    /// Networks that it may prove itself from; empty is all.
+    pub allow_networks: Vec<Network>,
+    /// Networks that it may not, whatever the others say.
+    pub deny_networks: Vec<Network>,
     /// Raised by a cut-off.
     pub auth_epoch: i64,
     /// Set when it is switched off.
@@ -181,6 +189,18 @@ impl Client {
         self.grant_types.contains(&grant)
     }
 
+    /// Whether it asks for tokens of an API, or is its resource server.
+    pub fn names(&self, audience: &str) -> bool {
+        let mut named = self.resources.iter().chain(&self.serves);
+        named.any(|known| known == audience)
+    }
+
+    /// Whether it may prove itself from this address.
+    pub fn admits(&self, address: IpAddr) -> bool {
+        let allowed = self.allow_networks.is_empty() || is_in(&self.allow_networks, address);
+        allowed && !is_in(&self.deny_networks, address)
+    }
+
     /// What a remembered consent rests on: when it changes, people are asked again.
     pub fn shape(&self) -> Hash {
         let mut uris = self.redirect_uris.clone();
@@ -204,20 +224,8 @@ impl Client {
                 why,
             ))
         };
-        let name = self.name.trim();
-        if name.is_empty() || name.chars().count() > CLIENT_NAME_CHARS {
-            return refuse(format!(
-                "the name must have 1 to {CLIENT_NAME_CHARS} characters"
-            ));
-        }
-        if self
-            .name
-            .chars()
-            .any(|c| c.is_control() || is_bidi_control(c))
-        {
-            return refuse(
-                "the name must not have control or text-direction characters".to_owned(),
-            );
+        if let Err(why) = name::check(&self.name, CLIENT_NAME_CHARS) {
+            return refuse(format!("client_name {why}"));
         }
         for (label, uri) in [
             ("client_uri", &self.client_uri),
@@ -229,32 +237,61 @@ impl Client {
             }
         }
         if let Some(odd) = self.cors_origins.iter().find(|origin| !is_origin(origin)) {
-            return refuse(format!("`{odd}` is no origin such as https://app.example"));
+            return refuse(format!(
+                "cors_origins: `{odd}` is no origin such as https://app.example"
+            ));
         }
         if !self.is_confidential() && self.may_use(GrantType::ClientCredentials) {
-            return refuse("a public client cannot act for itself: it has no secret".to_owned());
+            return refuse(
+                "grant_types: a public client cannot act for itself: it has no secret".to_owned(),
+            );
         }
         if !self.is_confidential() && !self.serves.is_empty() {
-            return refuse("a resource server proves who it is: it cannot be public".to_owned());
+            return refuse(
+                "serves: a resource server proves who it is: it cannot be public".to_owned(),
+            );
         }
         if !self.is_confidential() && !self.require_pkce {
-            return refuse("a public client always needs PKCE".to_owned());
+            return refuse("require_pkce: a public client always needs PKCE".to_owned());
         }
         if self.redirect_uris.len() > REDIRECT_URIS {
             return Err((
                 Error::invalid_redirect_uri(Detail::new("registration.rejected", "redirect_uri")),
-                format!("a client has at most {REDIRECT_URIS} redirect URIs"),
+                format!("redirect_uris: a client has at most {REDIRECT_URIS}"),
             ));
         }
         if self.may_use(GrantType::AuthorizationCode) && self.redirect_uris.is_empty() {
-            return refuse("the authorization_code grant needs a redirect URI".to_owned());
+            return refuse(
+                "redirect_uris: the authorization_code grant needs a redirect URI".to_owned(),
+            );
         }
         let localhost = self.allow_localhost_redirect || issuer_is_loopback;
-        self.redirect_uris
-            .iter()
-            .chain(&self.post_logout_redirect_uris)
-            .try_for_each(|uri| redirect_uri::check(uri, !self.is_confidential(), localhost))
+        for (field, uris) in [
+            ("redirect_uris", &self.redirect_uris),
+            ("post_logout_redirect_uris", &self.post_logout_redirect_uris),
+        ] {
+            for uri in uris {
+                redirect_uri::check(uri, !self.is_confidential(), localhost)
+                    .map_err(|(error, why)| (error, format!("{field}: {why}")))?;
+            }
+        }
+        Ok(())
     }
+}
+
+/// Checks an id that an operator chose: RFC 6749 appendix A.1, without the space and the colon, which
+/// would need care in HTTP Basic.
+///
+/// # Errors
+/// The rest of a sentence that begins with the field.
+pub fn check_id(id: &str) -> Result<(), String> {
+    let good = |b: u8| b.is_ascii_graphic() && b != b':';
+    if (1..=CLIENT_ID_CHARS).contains(&id.len()) && id.bytes().all(good) {
+        return Ok(());
+    }
+    Err(format!(
+        "must have 1 to {CLIENT_ID_CHARS} printable ASCII characters, no space and no colon"
+    ))
 }
 
 fn is_plain_https(uri: &str) -> bool {
@@ -267,9 +304,4 @@ fn is_origin(text: &str) -> bool {
     url::Url::parse(text).is_ok_and(|url| {
         matches!(url.scheme(), "https" | "http") && url.origin().ascii_serialization() == text
     })
-}
-
-/// UAX #9: characters that turn the direction of text around.
-fn is_bidi_control(c: char) -> bool {
-    matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }

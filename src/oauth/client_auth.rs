@@ -1,5 +1,6 @@
 //! Client authentication: RFC 6749 §2.3. Which credentials came, and are they right.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -66,6 +67,7 @@ enum Auth {
     Unknown,
     Method,
     Secret,
+    Network,
 }
 
 impl From<Auth> for Detail {
@@ -79,6 +81,7 @@ impl From<Auth> for Detail {
                 Auth::Unknown => "unknown",
                 Auth::Method => "method",
                 Auth::Secret => "secret",
+                Auth::Network => "network",
             },
         )
     }
@@ -135,11 +138,12 @@ pub fn present(authorization: &[&[u8]], form: &Params) -> Result<Presented, Erro
 /// Checks the proof against the registration.
 ///
 /// # Errors
-/// `invalid_client`, the same for an unknown client, a method that is not the registered one, and a
-/// wrong secret.
+/// `invalid_client`, the same for an unknown client, a method that is not the registered one, a
+/// wrong secret, and an address outside the client's networks.
 pub fn prove(
     presented: &Presented,
     registration: Option<Arc<Registration>>,
+    address: IpAddr,
     now: Timestamp,
 ) -> Result<Proven, Error> {
     let Some(registration) = registration else {
@@ -161,6 +165,9 @@ pub fn prove(
             .last_used_at
             .is_none_or(is_old)
             .then(|| known.id.clone());
+    }
+    if !client.admits(address) {
+        return Err(Error::invalid_client(Auth::Network));
     }
     Ok(Proven {
         secret: noted,

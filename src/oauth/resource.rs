@@ -5,7 +5,10 @@ use portcullis_verifier::MaxAge;
 use super::client::Client;
 use super::error::{Detail, Error};
 use super::scope::{IDENTITY, Scope};
-use crate::config::limits::{RESOURCE_ACCESS_CAP, RESOURCES};
+use crate::accounts::name;
+use crate::config::limits::{
+    CLIENT_NAME_CHARS, DESCRIPTION_CHARS, REDIRECT_URI_BYTES, RESOURCE_ACCESS_CAP, RESOURCES,
+};
 use crate::keys::Alg;
 use crate::time::Timestamp;
 
@@ -40,20 +43,23 @@ impl Resource {
     pub fn check(&self) -> Result<(), String> {
         if !is_identifier(&self.audience) {
             return Err(format!(
-                "`{}` is no absolute URI without a fragment",
+                "audience: `{}` is no absolute URI without a fragment, of at most {REDIRECT_URI_BYTES} bytes",
                 self.audience
             ));
         }
+        if let Err(why) = name::check(&self.name, CLIENT_NAME_CHARS) {
+            return Err(format!("name {why}"));
+        }
         if let Some(taken) = self.scopes.iter().find(|scope| IDENTITY.contains(scope)) {
             return Err(format!(
-                "the scope `{taken}` belongs to the identity provider itself"
+                "scope: `{taken}` belongs to the identity provider itself"
             ));
         }
         if self
             .access_ttl
             .is_some_and(|ttl| ttl.is_zero() || ttl > RESOURCE_ACCESS_CAP)
         {
-            return Err("access tokens live more than 0s and at most 60m".to_owned());
+            return Err("access_ttl: access tokens live more than 0s and at most 60m".to_owned());
         }
         if self
             .max_age
@@ -61,7 +67,8 @@ impl Resource {
             .is_some_and(|secs| secs == 0 || secs > RESOURCE_ACCESS_CAP.as_secs())
         {
             return Err(
-                "the news of revocations may be more than 0s and at most 60m old".to_owned(),
+                "max_age: the news of revocations may be more than 0s and at most 60m old"
+                    .to_owned(),
             );
         }
         Ok(())
@@ -74,7 +81,15 @@ impl Resource {
 }
 
 fn is_identifier(text: &str) -> bool {
-    url::Url::parse(text).is_ok() && !text.contains('#')
+    text.len() <= REDIRECT_URI_BYTES && url::Url::parse(text).is_ok() && !text.contains('#')
+}
+
+/// Checks what the consent page says about a scope.
+///
+/// # Errors
+/// The rest of a sentence that begins with the field.
+pub fn check_description(text: &str) -> Result<(), String> {
+    name::check(text, DESCRIPTION_CHARS)
 }
 
 /// The APIs that a request is about: those it names, else those of the client whose scopes it asks

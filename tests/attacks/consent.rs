@@ -6,7 +6,7 @@ use portcullis::oauth::client::Client;
 
 use crate::cast::server::{PASSWORD, confidential, public};
 use crate::cast::{Answer, Browser, ISSUER, Server};
-use crate::expect::{consent_page, logged, page, redirected, seen};
+use crate::expect::{consent_page, json_error, logged, page, redirected, seen};
 use crate::login::pages::skeleton;
 use crate::{Row, Stage, row};
 
@@ -19,6 +19,7 @@ pub const ROWS: &[Row] = &[
     row!(a166),
     row!(a168),
     row!(a169),
+    row!(a170),
 ];
 
 const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
@@ -460,4 +461,80 @@ async fn a169(stage: &Stage) {
     stage.check(4, metadata.get("registration_endpoint").is_none(), || {
         metadata.to_string()
     });
+}
+
+/// A consent that is withdrawn while its client refreshes in a loop.
+async fn a170(stage: &Stage) {
+    let (web, mut alice) = stage.web_and_alice().await;
+    let tokens = web.redeems(&alice.allows(&web).await).await.ok();
+    let (access, first) = (tokens.access().to_owned(), tokens.refresh().to_owned());
+    let account = alice.get("/account").await;
+    let (csrf, consent) = (account.values("csrf"), account.hidden("consent"));
+    // The page has two forms: to withdraw, and to log out.
+    let fields = [("csrf", csrf[0].as_str()), ("consent", consent.as_str())];
+    // Not by another site, not with another form's token, not by another person.
+    let forged = alice
+        .post("/account", &[("csrf", csrf[1].as_str()), fields[1]])
+        .await;
+    stage.expect(1, page(&forged, 403));
+    let mut bob = stage.server.signed_in("bob").await;
+    let his = bob.get("/account").await.values("csrf");
+    let strange = bob
+        .post("/account", &[("csrf", his[0].as_str()), fields[1]])
+        .await;
+    stage.check(1, strange.status == 303, || seen(&strange));
+    let standing = "SELECT count(*) AS n FROM consents WHERE ended_at IS NULL AND id = ";
+    let standing = format!("{standing}'{consent}'");
+    stage.check(1, stage.server.count(&standing) == 1, || {
+        "somebody else withdrew it".to_owned()
+    });
+    // In a loop, at another node where there is one.
+    let refresher = web.at(&stage.node(1).base);
+    let looping = async {
+        let mut live = first;
+        let mut refreshed = 0;
+        loop {
+            let answer = refresher.refreshes(&live, &[]).await;
+            if answer.status != 200 {
+                break (answer, live, refreshed);
+            }
+            refreshed += 1;
+            live = answer.ok().refresh().to_owned();
+            // The rate of one family is not what this is about.
+            stage.server.advance(Duration::from_secs(2));
+        }
+    };
+    let withdrawing = async {
+        // Not before the loop runs.
+        while stage
+            .server
+            .count("SELECT max(generation) AS n FROM grants")
+            < 3
+        {
+            actix_web::rt::task::yield_now().await;
+        }
+        alice.post("/account", &fields).await
+    };
+    let ((refused, live, refreshed), withdrawn) = tokio::join!(looping, withdrawing);
+    stage.check(2, withdrawn.location() == Some("/account"), || {
+        seen(&withdrawn)
+    });
+    stage.expect(2, logged(&withdrawn, "consent.revoked", "account"));
+    stage.check(2, refreshed >= 3, || format!("{refreshed} refreshes"));
+    stage.expect(2, json_error(&refused, 400, "invalid_grant"));
+    for node in stage.all() {
+        let again = web.at(&node.base).refreshes(&live, &[]).await;
+        stage.expect(2, json_error(&again, 400, "invalid_grant"));
+    }
+    let dead = alice.asks_userinfo("GET", &access).await;
+    stage.check(3, dead.status == 401, || seen(&dead));
+    let record =
+        "SELECT count(*) AS n FROM revocations WHERE kind = 'G' AND reason = 'consent withdrawn'";
+    // One of the sign-in, one of the flow.
+    stage.check(3, stage.server.count(record) == 2, || {
+        "the blocklist has no record".to_owned()
+    });
+    // Asked again.
+    let page = alice.opens(&web.request(&[])).await;
+    stage.expect(4, consent_page(&page));
 }

@@ -12,6 +12,7 @@
 #[path = "../cast/mod.rs"]
 mod cast;
 
+mod admin;
 mod authorize;
 mod authorize_session;
 mod client_auth;
@@ -45,6 +46,7 @@ use std::time::Duration;
 use cast::{Browser, Db, Party, Server, journal};
 
 const AREAS: &[&[Row]] = &[
+    admin::ROWS,
     authorize::answers::ROWS,
     authorize::people::ROWS,
     authorize::requests::ROWS,

@@ -1,8 +1,9 @@
 // Every page in every state: readable, operable, and whole at any width, in light and in dark.
 
 import assert from 'node:assert/strict'
-import { mkdir, readFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before } from 'node:test'
 
@@ -15,6 +16,8 @@ const CALLBACK = 'http://127.0.0.1:5555/cb'
 const LONG = 'Donaudampfschifffahrtsgesellschaftskapitänsanwärter und Töchter'
 
 let browser, server, demo, client, wordy
+/** Servers that nobody administers yet. */
+const untouched = []
 before(async () => {
   browser = await launch()
   server = await serve()
@@ -24,7 +27,7 @@ before(async () => {
   client = await server.client('--name', 'Corner Shop', ...post)
   wordy = await server.client('--name', LONG, ...post, ...about)
 })
-after(() => Promise.all([browser?.close(), server?.stop(), demo?.stop()]))
+after(() => Promise.all([browser?.close(), server?.stop(), demo?.stop(), ...untouched.map((fresh) => fresh.stop())]))
 
 const request = (changed, of = client) => begin(server, of, CALLBACK, { prompt: 'login consent', ...changed }).url
 
@@ -46,6 +49,37 @@ async function demoSession(page) {
   await signIn(page, demo)
   if (await page.locator('#consent-allow').count()) await page.click('#consent-allow')
   await page.waitForSelector('text=Signed in as')
+}
+
+/** A server on its first start, whose set-up link is opened. */
+async function opened(page) {
+  const fresh = await serve()
+  untouched.push(fresh)
+  const link = (await fresh.log()).match(/http\S+\/setup\?token=\S+/)[0]
+  await page.goto(link)
+  assert.equal(page.url(), `${fresh.issuer}/setup`, 'the link stays in the address bar')
+}
+
+async function setUp(page, { username = 'root', password = PASSWORD, repeat = password } = {}) {
+  await page.fill('#username', username)
+  await page.fill('#password', password)
+  await page.fill('#repeat', repeat)
+  await page.click('#setup-submit')
+}
+
+/** An administrator of the configuration, signed in. */
+async function temporary(page) {
+  const folder = await mkdtemp(join(tmpdir(), 'portcullis-pages-'))
+  const file = join(folder, 'password')
+  await writeFile(file, PASSWORD, { mode: 0o600 })
+  const fresh = await serve({ PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_FILE: file })
+  untouched.push(fresh)
+  const of = await fresh.client('--name', 'Corner Shop', '--redirect-uri', CALLBACK)
+  await page.goto(begin(fresh, of, CALLBACK, {}).url)
+  await signIn(page, { username: 'admin', password: PASSWORD })
+  await page.waitForSelector('#consent-allow')
+  await page.goto(`${fresh.issuer}/account`)
+  await page.waitForSelector('text=portcullis user create NAME --admin')
 }
 
 /** Name → how to get there, and the statuses of error pages on the way. */
@@ -80,10 +114,35 @@ const STATES = {
   'error of a sign-in': [(page) => page.goto(`${server.issuer}/login`), [400]],
   'account signed in': [
     async (page) => {
-      await session(page)
+      await page.route(CALLBACK, (route) => route.fulfill({ status: 204 }))
+      for (const of of [client, wordy]) {
+        await page.goto(request({ scope: 'openid profile email orders:read', response_mode: 'form_post' }, of))
+        await signIn(page)
+        await page.click('#consent-allow')
+        await page.waitForSelector('text=Returning you')
+      }
       await page.goto(`${server.issuer}/account`)
+      await page.waitForSelector('#account-consents')
     },
   ],
+  'set up': [opened],
+  'set up refused': [
+    async (page) => {
+      await opened(page)
+      await setUp(page, { repeat: 'something else entirely' })
+      await page.waitForSelector('#setup-error')
+      assert.equal(await page.evaluate('document.activeElement.id'), 'password')
+    },
+  ],
+  'set up done': [
+    async (page) => {
+      await opened(page)
+      await setUp(page)
+      await page.waitForSelector('#account-next')
+    },
+  ],
+  'set up too late': [(page) => page.goto(`${server.issuer}/setup?token=x`), [400]],
+  'account of a temporary administrator': [temporary],
   'account signed out': [(page) => page.goto(`${server.issuer}/account`)],
   'logout question': [
     async (page) => {

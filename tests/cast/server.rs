@@ -453,6 +453,8 @@ pub fn confidential(id: &str, redirect_uri: &str) -> Client {
         auth_epoch: 1,
         serves: Vec::new(),
         userinfo_alg: None,
+        allow_networks: Vec::new(),
+        deny_networks: Vec::new(),
         disabled_at: None,
         deleted_at: None,
         created_at: start_of_time(),

@@ -321,3 +321,69 @@ async fn networks_are_let_in_and_shut_out() {
         }
     }
 }
+
+async fn the_oldest_of_too_many_logins_ends(db: Db) {
+    let server = Server::start(db).await;
+    let mut first = server.enters("alice").await;
+    let mut second = server.enters("alice").await;
+    for _ in 2..50 {
+        server.advance(Duration::from_secs(1));
+        server.enters("alice").await;
+    }
+    let account = |answer: &Answer| answer.body.contains("Signed in as");
+    server.advance(Duration::from_secs(1));
+    assert!(account(&first.get("/account").await), "fifty may be");
+    let mut last = server.signed_in("alice").await;
+    assert!(account(&last.get("/account").await));
+    let ended = "SELECT count(*) AS n FROM sessions WHERE ended_at IS NOT NULL";
+    assert_eq!(server.count(ended), 1);
+    // The two oldest began in the same instant, so one of them is gone.
+    let standing = [first.get("/account").await, second.get("/account").await];
+    assert_eq!(standing.iter().filter(|answer| account(answer)).count(), 1);
+    let recorded = "SELECT count(*) AS n FROM revocations WHERE kind = 'S'";
+    assert_eq!(server.count(recorded), 1);
+    let audited = "SELECT count(*) AS n FROM audit_events WHERE name = 'session.ended' AND reason = 'too many sessions'";
+    assert_eq!(server.count(audited), 1);
+}
+
+#[actix_web::test]
+async fn the_oldest_of_too_many_logins_ends_on_sqlite() {
+    the_oldest_of_too_many_logins_ends(Db::Sqlite).await;
+}
+
+#[actix_web::test]
+async fn the_oldest_of_too_many_logins_ends_on_postgres() {
+    the_oldest_of_too_many_logins_ends(Db::Postgres).await;
+}
+
+async fn the_oldest_of_too_many_families_ends(db: Db) {
+    let server = Server::start(db).await;
+    let (shop, other) = (server.shop().await, server.shop().await);
+    let mut alice = server.signed_in("alice").await;
+    let elsewhere = other.redeems(&alice.allows(&other).await).await.ok();
+    // `signed_in` allowed a client of its own; here are twenty of this one, and one more.
+    let mut families = Vec::new();
+    for _ in 0..21 {
+        families.push(shop.redeems(&alice.allows(&shop).await).await.ok());
+        server.advance(Duration::from_secs(1));
+    }
+    let gone = shop.refreshes(families[0].refresh(), &[]).await;
+    gone.refused("invalid_grant", "token.rejected", "grant_ended");
+    for family in &families[1..] {
+        shop.refreshes(family.refresh(), &[]).await.ok();
+    }
+    // Another client's, and another person's, are not concerned.
+    other.refreshes(elsewhere.refresh(), &[]).await.ok();
+    let recorded = "SELECT count(*) AS n FROM revocations WHERE kind = 'G'";
+    assert_eq!(server.count(recorded), 1);
+}
+
+#[actix_web::test]
+async fn the_oldest_of_too_many_families_ends_on_sqlite() {
+    the_oldest_of_too_many_families_ends(Db::Sqlite).await;
+}
+
+#[actix_web::test]
+async fn the_oldest_of_too_many_families_ends_on_postgres() {
+    the_oldest_of_too_many_families_ends(Db::Postgres).await;
+}

@@ -13,4 +13,6 @@ mod feed;
 mod feed_numbers;
 mod introspection;
 mod limits;
+mod networks;
+mod setup;
 mod tokens;

@@ -1,51 +1,65 @@
-//! What a registration says, as options of `client create` and `client update`.
+//! What a registration says: as options of `client create` and `client update`, and as an entry of a
+//! file for `apply`. The names in files are those of RFC 7591 §2 where it has one.
 
 use clap::ValueEnum;
+use serde::Deserialize;
 
-use crate::cli::Exit;
+use crate::cli::Wrong;
+use crate::config::Network;
 use crate::id::ClientId;
 use crate::keys::Alg;
-use crate::oauth::client::{AuthMethod, Client, ConsentPolicy, GrantType};
+use crate::oauth::client::{AuthMethod, Client, ConsentPolicy, GrantType, check_id};
 use crate::oauth::scope::Scope;
-use crate::secret::Entropy;
 use crate::time::Timestamp;
 
-/// What was given; the rest stays as it is. A list is replaced whole, and one empty value empties it.
-#[derive(clap::Args)]
+/// What was given; the rest stays as it is. A list is replaced whole. On the command line one empty
+/// value empties it, as an empty text empties a text.
+#[derive(clap::Args, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Fields {
+    /// Which client; only files say it here.
+    #[arg(skip)]
+    pub client_id: String,
+    /// Whether it is switched off; only files say it here.
+    #[arg(skip)]
+    pub disabled: Option<bool>,
     /// What people see on the consent page.
     #[arg(long)]
+    #[serde(rename = "client_name")]
     name: Option<String>,
     /// Where answers may go; repeatable, compared byte for byte.
     #[arg(long = "redirect-uri", value_name = "URI")]
-    redirect_uris: Vec<String>,
-    /// How a confidential client authenticates [default: client_secret_basic].
+    redirect_uris: Option<Vec<String>>,
+    /// How it authenticates; none is a public client [default: client_secret_basic].
     #[arg(long, value_enum)]
+    #[serde(rename = "token_endpoint_auth_method")]
     auth_method: Option<Method>,
     /// The scopes it may ask for, separated by spaces [default: openid profile email].
     #[arg(long)]
     scope: Option<String>,
     /// The grants it may use; repeatable [default: authorization_code, refresh_token].
     #[arg(long = "grant-type", value_name = "GRANT")]
-    grant_types: Vec<String>,
+    grant_types: Option<Vec<String>>,
     /// An API that it may ask tokens for, by audience; repeatable, the first is the default.
     #[arg(long = "resource", value_name = "AUDIENCE")]
-    resources: Vec<String>,
+    resources: Option<Vec<String>>,
     /// An API that it is the resource server of, by audience: it may introspect its tokens; repeatable.
     #[arg(long = "serves", value_name = "AUDIENCE")]
-    serves: Vec<String>,
+    serves: Option<Vec<String>>,
     /// Origin whose scripts may call the token endpoint; repeatable.
     #[arg(long = "cors-origin", value_name = "ORIGIN")]
-    cors_origins: Vec<String>,
+    cors_origins: Option<Vec<String>>,
     /// Where a browser may be sent after logout; repeatable.
     #[arg(long = "post-logout-redirect-uri", value_name = "URI")]
-    post_logout_redirect_uris: Vec<String>,
+    post_logout_redirect_uris: Option<Vec<String>>,
     /// Signature algorithm of its ID tokens: RS256 or ES256 [default: RS256, or what is offered].
     #[arg(long, value_name = "ALG")]
+    #[serde(rename = "id_token_signed_response_alg")]
     id_token_alg: Option<String>,
     /// Signature algorithm of its userinfo answers: RS256, ES256, or none for plain JSON
     /// [default: none].
     #[arg(long, value_name = "ALG")]
+    #[serde(rename = "userinfo_signed_response_alg")]
     userinfo_alg: Option<String>,
     /// When people are asked for consent [default: remember].
     #[arg(long, value_enum)]
@@ -57,6 +71,12 @@ pub struct Fields {
     /// Whether http://localhost redirect URIs are accepted [default: false].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     allow_localhost_redirect: Option<bool>,
+    /// A network that it may prove itself from, such as 10.0.0.0/8; repeatable [default: all].
+    #[arg(long = "allow-network", value_name = "CIDR")]
+    allow_networks: Option<Vec<String>>,
+    /// A network that it may not, whatever the others say; repeatable.
+    #[arg(long = "deny-network", value_name = "CIDR")]
+    deny_networks: Option<Vec<String>>,
     /// Its home page (https).
     #[arg(long)]
     client_uri: Option<String>,
@@ -68,14 +88,17 @@ pub struct Fields {
     tos_uri: Option<String>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 enum Method {
     ClientSecretBasic,
     ClientSecretPost,
+    None,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
 enum Consent {
     /// Once, and again when more is asked for.
     Remember,
@@ -89,17 +112,18 @@ impl Fields {
     /// A new client; its ID tokens are signed with the first of `algorithms` unless it says otherwise.
     ///
     /// # Errors
-    /// A sentence and exit code 2 for a value that cannot be read.
+    /// [`Wrong`] for a value that cannot be read.
     pub fn create(
         &self,
-        id: Option<&str>,
+        id: ClientId,
         public: bool,
         algorithms: &[Alg],
-        entropy: &Entropy,
         now: Timestamp,
-    ) -> Result<Client, Exit> {
+    ) -> Result<Client, Wrong> {
+        check_id(id.as_str()).map_err(|why| Wrong::new("client_id", why))?;
+        let public = public || self.auth_method == Some(Method::None);
         let blank = Client {
-            id: id.map_or_else(|| ClientId::new(entropy, now), ClientId::from),
+            id,
             name: String::new(),
             auth_method: match public {
                 true => AuthMethod::None,
@@ -120,6 +144,8 @@ impl Fields {
             tos_uri: None,
             serves: Vec::new(),
             userinfo_alg: None,
+            allow_networks: Vec::new(),
+            deny_networks: Vec::new(),
             auth_epoch: 1,
             disabled_at: None,
             deleted_at: None,
@@ -129,17 +155,25 @@ impl Fields {
         self.update(blank)
     }
 
-    /// A client as these options want it.
+    /// A client as these fields want it.
     ///
     /// # Errors
-    /// A sentence and exit code 2 for a value that cannot be read.
-    pub fn update(&self, mut client: Client) -> Result<Client, Exit> {
-        replace(&mut client.redirect_uris, &self.redirect_uris);
-        replace(&mut client.resources, &self.resources);
-        replace(&mut client.serves, &self.serves);
-        replace(&mut client.cors_origins, &self.cors_origins);
-        let uris = &mut client.post_logout_redirect_uris;
-        replace(uris, &self.post_logout_redirect_uris);
+    /// [`Wrong`] for a value that cannot be read.
+    pub fn update(&self, mut client: Client) -> Result<Client, Wrong> {
+        for (list, given) in [
+            (&mut client.redirect_uris, &self.redirect_uris),
+            (&mut client.resources, &self.resources),
+            (&mut client.serves, &self.serves),
+            (&mut client.cors_origins, &self.cors_origins),
+            (
+                &mut client.post_logout_redirect_uris,
+                &self.post_logout_redirect_uris,
+            ),
+        ] {
+            if let Some(given) = given {
+                *list = filled(given).map(str::to_owned).collect();
+            }
+        }
         if let Some(name) = &self.name {
             client.name.clone_from(name);
         }
@@ -147,24 +181,19 @@ impl Fields {
             client.auth_method = method.of(&client)?;
         }
         if let Some(scope) = &self.scope {
-            client.scopes = match scope.as_str() {
-                "" => Scope::default(),
-                scope => {
-                    Scope::parse(scope).map_err(|_| wrong(format!("`{scope}` is no scope")))?
-                }
-            };
+            client.scopes = Scope::parse(scope)
+                .map_err(|_| Wrong::new("scope", format!("`{scope}` is no scope")))?;
         }
-        if !self.grant_types.is_empty() {
-            let given = self.grant_types.iter().filter(|name| !name.is_empty());
-            client.grant_types = given.map(|name| grant(name)).collect::<Result<_, _>>()?;
+        if let Some(given) = &self.grant_types {
+            client.grant_types = filled(given).map(grant).collect::<Result<_, _>>()?;
         }
         if let Some(name) = &self.id_token_alg {
-            client.id_token_alg = alg(name)?;
+            client.id_token_alg = alg("id_token_signed_response_alg", name)?;
         }
         if let Some(name) = &self.userinfo_alg {
             client.userinfo_alg = match name.as_str() {
                 "none" => None,
-                name => Some(alg(name)?),
+                name => Some(alg("userinfo_signed_response_alg", name)?),
             };
         }
         if let Some(consent) = self.consent {
@@ -177,6 +206,12 @@ impl Fields {
         client.require_pkce = self.require_pkce.unwrap_or(client.require_pkce);
         let localhost = self.allow_localhost_redirect;
         client.allow_localhost_redirect = localhost.unwrap_or(client.allow_localhost_redirect);
+        if let Some(given) = &self.allow_networks {
+            client.allow_networks = networks("allow_networks", given)?;
+        }
+        if let Some(given) = &self.deny_networks {
+            client.deny_networks = networks("deny_networks", given)?;
+        }
         for (field, given) in [
             (&mut client.client_uri, &self.client_uri),
             (&mut client.policy_uri, &self.policy_uri),
@@ -191,33 +226,41 @@ impl Fields {
 }
 
 impl Method {
-    /// A public client stays one: whoever holds its tokens could not prove a secret.
-    fn of(self, client: &Client) -> Result<AuthMethod, Exit> {
-        if !client.is_confidential() {
-            return Err(wrong("a public client has no authentication method".into()));
+    /// A public client stays one: whoever holds its tokens could not prove a secret. A confidential
+    /// one stays one, too: its grants rest on its proof.
+    fn of(self, client: &Client) -> Result<AuthMethod, Wrong> {
+        let refuse = |why: &str| Err(Wrong::new("token_endpoint_auth_method", why));
+        match (self, client.is_confidential()) {
+            (Self::None, false) => Ok(AuthMethod::None),
+            (Self::None, true) => {
+                refuse("a confidential client cannot become a public one; register another")
+            }
+            (_, false) => refuse("a public client has no authentication method"),
+            (Self::ClientSecretBasic, true) => Ok(AuthMethod::Basic),
+            (Self::ClientSecretPost, true) => Ok(AuthMethod::Post),
         }
-        Ok(match self {
-            Self::ClientSecretBasic => AuthMethod::Basic,
-            Self::ClientSecretPost => AuthMethod::Post,
-        })
     }
 }
 
-fn replace(list: &mut Vec<String>, given: &[String]) {
-    if !given.is_empty() {
-        *list = given.iter().filter(|v| !v.is_empty()).cloned().collect();
-    }
+fn filled(given: &[String]) -> impl Iterator<Item = &str> {
+    given
+        .iter()
+        .map(String::as_str)
+        .filter(|value| !value.is_empty())
 }
 
-fn grant(name: &str) -> Result<GrantType, Exit> {
-    GrantType::parse(name)
-        .ok_or_else(|| wrong(format!("`{name}` is no grant type that is offered")))
+fn grant(name: &str) -> Result<GrantType, Wrong> {
+    let why = || format!("`{name}` is no grant type that is offered");
+    GrantType::parse(name).ok_or_else(|| Wrong::new("grant_types", why()))
 }
 
-fn alg(name: &str) -> Result<Alg, Exit> {
-    Alg::from_name(name).ok_or_else(|| wrong(format!("`{name}` is neither RS256 nor ES256")))
+fn alg(field: &'static str, name: &str) -> Result<Alg, Wrong> {
+    let why = || format!("`{name}` is neither RS256 nor ES256");
+    Alg::from_name(name).ok_or_else(|| Wrong::new(field, why()))
 }
 
-fn wrong(message: String) -> Exit {
-    Exit { code: 2, message }
+fn networks(field: &'static str, given: &[String]) -> Result<Vec<Network>, Wrong> {
+    filled(given)
+        .map(|text| text.parse().map_err(|why: String| Wrong::new(field, why)))
+        .collect()
 }

@@ -295,4 +295,16 @@ async fn a226(stage: &Stage) {
     stage.check(1, stage.server.count(generation) == 150, || {
         format!("generation {}", stage.server.count(generation))
     });
+    // Faster than that: 30 at once, then 429, and the token that was refused is still good.
+    stage.server.advance(60 * SECOND);
+    for _ in 0..30 {
+        tokens = nodes[0].refreshes(tokens.refresh(), &[]).await.ok();
+    }
+    let refused = nodes[0].refreshes(tokens.refresh(), &[]).await;
+    let put_off = (refused.status, refused.header("retry-after")) == (429, Some("2"));
+    stage.check(2, put_off, || seen(&refused));
+    stage.expect(2, logged(&refused, "ratelimit.hit", "refresh"));
+    stage.server.advance(2 * SECOND);
+    let again = nodes[0].refreshes(tokens.refresh(), &[]).await;
+    stage.check(2, again.status == 200, || seen(&again));
 }

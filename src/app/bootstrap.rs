@@ -1,0 +1,139 @@
+//! The first start: there is no default password. An administrator comes from the configuration, for a
+//! while, or by a one-time link.
+
+use std::path::Path;
+
+use super::{App, StartError};
+use crate::accounts::admin::{Admin, GrantedBy, TEMPORARY};
+use crate::accounts::password::{Password, is_acceptable};
+use crate::accounts::user::{User, Username};
+use crate::audit::{Event, Name};
+use crate::config::{Refused, read_secret_file};
+use crate::db;
+use crate::id::UserId;
+use crate::secret::Secret;
+use crate::time::Timestamp;
+
+impl App {
+    /// What the first administrator begins with, unless there is one: the account of the
+    /// configuration is made, or else a fresh set-up link, which is returned to be shown once.
+    ///
+    /// # Errors
+    /// [`StartError`]: the configured name or password cannot be used, or the database is away.
+    pub async fn bootstrap(&self) -> Result<Option<String>, StartError> {
+        let now = self.clock.now();
+        if self.store.read(move |tx| tx.has_admin(now)).await? {
+            return Ok(None);
+        }
+        if let Some((user, phc)) = self.configured_admin(now)?
+            && self.put_temporary_admin(user, phc, now).await?
+        {
+            return Ok(None);
+        }
+        let link = Secret::opaque(&self.entropy);
+        let (hash, expires_at) = (link.hash(), now + self.config.bootstrap.link.0);
+        self.store
+            .transaction(move |tx| tx.put_setup_link(&hash, now, expires_at))
+            .await?;
+        let path = format!("/setup?token={}", link.expose());
+        Ok(Some(self.issuer.url(&path)))
+    }
+
+    /// The account of the configuration and the hash of its password, if there is one.
+    fn configured_admin(&self, now: Timestamp) -> Result<Option<(User, String)>, StartError> {
+        let section = &self.config.bootstrap;
+        let refused = |key, why: String| StartError::from(Refused::key(key, why));
+        let username = Username::parse(&section.admin_username).ok_or_else(|| {
+            refused(
+                "bootstrap.admin_username",
+                "cannot be a user name".to_owned(),
+            )
+        })?;
+        let phc = match (&section.admin_password_file, &section.admin_password_hash) {
+            (None, None) => return Ok(None),
+            (None, Some(phc)) if is_acceptable(phc) => phc.clone(),
+            (None, Some(_)) => {
+                return Err(refused(
+                    "bootstrap.admin_password_hash",
+                    "is no Argon2id hash within the bounds of `login.argon2`".to_owned(),
+                ));
+            }
+            (Some(path), _) => self
+                .hash_of_file(path, &username)
+                .map_err(|why| refused("bootstrap.admin_password_file", why))?,
+        };
+        let user = User {
+            id: UserId::new(&self.entropy, now),
+            username,
+            name: None,
+            email: None,
+            email_verified: false,
+            claims: serde_json::Map::new(),
+            auth_epoch: 1,
+            disabled_at: None,
+            created_at: now,
+            updated_at: now,
+        };
+        Ok(Some((user, phc)))
+    }
+
+    fn hash_of_file(&self, path: &Path, user: &Username) -> Result<String, String> {
+        let typed = read_secret_file(path)?;
+        let at = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
+        let password = Password::parse(&typed).map_err(|_| at(&"this cannot be a password"))?;
+        password
+            .check_new(user, &self.config.branding.product)
+            .map_err(|weak| at(&weak))?;
+        password.hash(&self.config.login.argon2, &self.entropy)
+    }
+
+    /// Whether the account was made: nobody else may have its name.
+    async fn put_temporary_admin(
+        &self,
+        user: User,
+        phc: String,
+        now: Timestamp,
+    ) -> Result<bool, StartError> {
+        let admin = Admin {
+            user_id: user.id.clone(),
+            granted_by: GrantedBy::Bootstrap,
+            granted_at: now,
+            expires_at: Some(now + TEMPORARY),
+        };
+        let event = Event {
+            at: now,
+            name: Name::AdminBootstrap,
+            actor: "node".to_owned(),
+            target: format!("user:{}", user.id),
+            reason: Some("configuration".to_owned()),
+            detail: serde_json::json!({ "expires_at": (now + TEMPORARY).to_string() }),
+        };
+        let name = user.username.as_str().to_owned();
+        let made = self.store.transaction(move |tx| {
+            tx.put_user(&user)?;
+            tx.put_password(&user.id, &phc, now)?;
+            tx.put_admin(&admin)?;
+            tx.put_audit(&event)
+        });
+        match made.await {
+            Ok(()) => {
+                tracing::warn!(event = "admin.bootstrap", reason = "configuration", username = name, expires_at = %(now + TEMPORARY), "a temporary administrator was made; make a lasting one with `portcullis user create NAME --admin`");
+                Ok(true)
+            }
+            // Another node was first, or the time of an earlier one is over.
+            Err(db::Error::Duplicate(_)) => {
+                let now_there = self.store.read(move |tx| tx.has_admin(now)).await?;
+                if !now_there {
+                    tracing::warn!(
+                        event = "admin.bootstrap",
+                        reason = "name_taken",
+                        username = name,
+                        "`bootstrap` makes no administrator: an account of this name is there, and is none"
+                    );
+                }
+                Ok(now_there)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}

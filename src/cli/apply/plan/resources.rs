@@ -1,0 +1,100 @@
+//! What changes of APIs and scopes.
+
+use serde_json::{Value, json};
+
+use super::{Change, Field, Rules, Step, Stored, act, difference};
+use crate::cli::apply::file::{Entry, Wanted};
+use crate::cli::{Wrong, resource};
+use crate::config::limits::SCOPE_BYTES;
+use crate::oauth::resource::{Resource, check_description};
+use crate::oauth::scope::Scope;
+
+pub(super) fn resources(
+    wanted: &Wanted,
+    stored: &Stored,
+    rules: &Rules,
+) -> Result<Vec<Change>, String> {
+    let Some(entries) = &wanted.resources else {
+        return Ok(Vec::new());
+    };
+    let mut changes = Vec::new();
+    for entry in entries {
+        let audience = &entry.fields.audience;
+        let at = |why: String| format!("{}: resource `{audience}`: {why}", entry.place);
+        let before = stored.resources.iter().find(|r| r.audience == *audience);
+        let after = match before {
+            Some(before) => entry.fields.update(before.clone()),
+            None => entry.fields.create(audience, &rules.entropy, rules.now),
+        };
+        let after = after.map_err(|wrong: Wrong| at(wrong.to_string()))?;
+        resource::check(&after, &rules.config).map_err(at)?;
+        let change = Change {
+            act: act(before),
+            kind: "resource",
+            name: audience.clone(),
+            fields: difference(before.map(resource::view), &resource::view(&after)),
+            steps: vec![match before {
+                Some(_) => Step::UpdateResource(after),
+                None => Step::PutResource(after),
+            }],
+        };
+        changes.extend(change.if_any(before.is_none()));
+    }
+    if rules.prune {
+        let kept = |r: &&Resource| !entries.iter().any(|e| e.fields.audience == r.audience);
+        changes.extend(stored.resources.iter().filter(kept).map(|r| Change {
+            act: "delete",
+            kind: "resource",
+            name: r.audience.clone(),
+            fields: Vec::new(),
+            steps: vec![Step::DeleteResource(r.clone())],
+        }));
+    }
+    Ok(changes)
+}
+
+pub(super) fn scopes(
+    wanted: &Wanted,
+    stored: &Stored,
+    rules: &Rules,
+) -> Result<Vec<Change>, String> {
+    let Some(entries) = &wanted.scopes else {
+        return Ok(Vec::new());
+    };
+    let change = |act, name: &String, before: Value, after: Value, step| Change {
+        act,
+        kind: "scope",
+        name: name.clone(),
+        fields: vec![Field {
+            name: "description".to_owned(),
+            before,
+            after,
+        }],
+        steps: vec![step],
+    };
+    let mut changes = Vec::new();
+    for Entry { place, fields } in entries {
+        let (scope, text) = fields;
+        let one = Scope::parse(scope).is_ok_and(|scope| scope.iter().count() == 1);
+        if !one || scope.contains(' ') {
+            return Err(format!(
+                "{place}: `{scope}` is no scope: one word of at most {SCOPE_BYTES} bytes (RFC 6749 §3.3)"
+            ));
+        }
+        check_description(text).map_err(|why| format!("{place}: `{scope}` {why}"))?;
+        let before = stored.scopes.get(scope);
+        if before != Some(text) {
+            let step = Step::Describe(scope.clone(), text.clone());
+            let value = |text: Option<&String>| text.map_or(Value::Null, |text| json!(text));
+            changes.push(change(act(before), scope, value(before), json!(text), step));
+        }
+    }
+    if rules.prune {
+        let kept = |scope: &String| entries.iter().any(|entry| entry.fields.0 == *scope);
+        for (scope, text) in stored.scopes.iter().filter(|(scope, _)| !kept(scope)) {
+            let step = Step::Undescribe(scope.clone());
+            changes.push(change("delete", scope, json!(text), Value::Null, step));
+        }
+    }
+    Ok(changes)
+}

@@ -1,0 +1,57 @@
+//! `config check`, `config dump`.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::{Output, table};
+use crate::config::{self, Overrides, Setting};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Whether a server would start with it (exit code 78 if not). The database is not asked.
+    Check,
+    /// Every value and where it comes from; secrets are hidden.
+    Dump {
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: Output,
+    },
+}
+
+pub fn run(arguments: &Arguments, overrides: &Overrides) -> anyhow::Result<()> {
+    let settings = config::settings(overrides, std::env::vars())?;
+    match &arguments.action {
+        Action::Check => {
+            let set = settings.iter().filter(|setting| setting.is_set()).count();
+            println!(
+                "The configuration is good: {set} of {} keys are set.",
+                settings.len()
+            );
+        }
+        Action::Dump { format } => {
+            let rows: Vec<Vec<String>> = settings.iter().map(row).collect();
+            let values: Vec<Value> = settings.iter().map(view).collect();
+            table::print(*format, &["key", "value", "from"], &rows, &values.into());
+        }
+    }
+    Ok(())
+}
+
+fn row(setting: &Setting) -> Vec<String> {
+    let value = match &setting.value {
+        Value::Null => "–".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    vec![setting.key.clone(), value, setting.source.clone()]
+}
+
+fn view(setting: &Setting) -> Value {
+    json!({ "key": setting.key, "value": setting.value, "from": setting.source })
+}

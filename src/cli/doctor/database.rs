@@ -1,0 +1,111 @@
+//! The database: reached, up to date, agreed with about the time; and who administers.
+
+use std::path::Path;
+
+use super::{Finding, fail, ok, warn};
+use crate::app;
+use crate::config::Config;
+use crate::config::limits::{CLOCK_OFF_STOPS, CLOCK_OFF_WARNS, DATABASE_BEHIND};
+use crate::db::{Schema, Store};
+use crate::time::Clock;
+
+/// The findings, and the database if the other checks can use it.
+pub async fn check(config: &Config) -> (Option<Store>, Vec<Finding>) {
+    let url = config.database_url();
+    if let Some(path) = url.strip_prefix("sqlite:")
+        && !Path::new(path).exists()
+    {
+        let what = format!("{path} is not there yet; the first start makes it");
+        return (None, vec![warn("database", what)]);
+    }
+    let store = match app::open(config) {
+        Ok(store) => store,
+        Err(error) => {
+            let what = format!("{error}; look at `database.url`");
+            return (None, vec![fail("database", what)]);
+        }
+    };
+    let schema = schema(config, &store);
+    if schema.verdict != super::Verdict::Ok {
+        return (None, vec![schema]);
+    }
+    let findings = vec![schema, clock(&store).await, administrators(&store).await];
+    (Some(store), findings)
+}
+
+fn schema(config: &Config, store: &Store) -> Finding {
+    let kind = match store.is_sqlite() {
+        true => "SQLite",
+        false => "PostgreSQL",
+    };
+    match store.schema() {
+        Err(error) => fail("database", error.to_string()),
+        Ok(Schema::Current) => ok("database", format!("{kind}, reached, schema current")),
+        Ok(Schema::Newer(_)) => fail(
+            "database",
+            "migrated by a newer version of portcullis: run that version here",
+        ),
+        Ok(Schema::Older(missing)) => {
+            let what = format!("the schema lacks {} migration(s)", missing.len());
+            match config.database.auto_migrate.unwrap_or(store.is_sqlite()) {
+                true => warn("database", format!("{what}; the next start makes them")),
+                false => fail("database", format!("{what}: run `portcullis migrate up`")),
+            }
+        }
+    }
+}
+
+/// Nodes go by the database's clock; an embedded one has none, but knows what it once wrote.
+async fn clock(store: &Store) -> Finding {
+    let before = Clock::System.now();
+    let (database, written) = match store.read(|tx| tx.read_head()).await {
+        Ok(head) => (head.database, head.beat),
+        Err(error) => return fail("clock", error.to_string()),
+    };
+    let here = Clock::System.halfway(before);
+    let Some(database) = database else {
+        return match written.since(here) > DATABASE_BEHIND {
+            true => fail(
+                "clock",
+                format!(
+                    "this machine says {here}, while the database was written to at {written}: set the clock"
+                ),
+            ),
+            false => ok("clock", "not behind what the database once wrote"),
+        };
+    };
+    let off = here.since(database).max(database.since(here));
+    let what = format!("{} ms off the database's", off.as_millis());
+    if off > CLOCK_OFF_STOPS {
+        fail(
+            "clock",
+            format!("{what}: no tokens are issued; run NTP on both"),
+        )
+    } else if off > CLOCK_OFF_WARNS {
+        warn("clock", format!("{what}: run NTP on both"))
+    } else {
+        ok("clock", what)
+    }
+}
+
+async fn administrators(store: &Store) -> Finding {
+    let now = Clock::System.now();
+    let admins = match store.read(|tx| tx.list_admins()).await {
+        Ok(admins) => admins,
+        Err(error) => return fail("administrator", error.to_string()),
+    };
+    let mut live = admins.iter().filter(|admin| admin.is_live(now)).peekable();
+    if live.peek().is_none() {
+        return warn(
+            "administrator",
+            "there is none: open the link that the start of the server shows, or run `portcullis user create NAME --admin`",
+        );
+    }
+    if live.all(|admin| admin.expires_at.is_some()) {
+        return warn(
+            "administrator",
+            "there is none for good: run `portcullis user create NAME --admin`",
+        );
+    }
+    ok("administrator", "there is one")
+}

@@ -1,0 +1,62 @@
+//! What lies on this host's disk: certificates, secrets.
+
+use super::{Finding, fail, ok, warn};
+use crate::config::limits::CERTIFICATE_ALARM;
+use crate::config::{Config, read_secret_file};
+use crate::http::inspect_certificate;
+use crate::time::{Clock, Timestamp};
+
+pub fn check(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let host = config.issuer().map(|issuer| issuer.host().to_owned());
+    let listeners = [
+        ("certificate", &config.listen.tls, host.ok()),
+        ("management TLS", &config.listen.management_tls, None),
+    ];
+    for (check, tls, host) in listeners {
+        if let Some(files) = tls.files() {
+            findings.push(certificate(check, files, host.as_deref()));
+        }
+    }
+    if let Some(path) = &config.bootstrap.admin_password_file {
+        findings.push(match read_secret_file(path) {
+            Ok(_) => warn(
+                "bootstrap",
+                "`bootstrap.admin_password_file` is for the first start: remove it once there is a lasting administrator",
+            ),
+            Err(why) => fail("bootstrap", format!("`bootstrap.admin_password_file`: {why}")),
+        });
+    }
+    findings
+}
+
+fn certificate(
+    check: &'static str,
+    files: (std::path::PathBuf, std::path::PathBuf),
+    host: Option<&str>,
+) -> Finding {
+    let chain = files.0.display().to_string();
+    match inspect_certificate(&files, host) {
+        Err(error) => fail(check, error.to_string()),
+        Ok((_, false)) => fail(
+            check,
+            format!(
+                "{chain} is for another name than {}, the host of `issuer`",
+                host.unwrap_or_default()
+            ),
+        ),
+        Ok((expires_at, true)) => expiry(check, &chain, expires_at),
+    }
+}
+
+/// How a certificate stands to its end.
+pub fn expiry(check: &'static str, which: &str, expires_at: Timestamp) -> Finding {
+    let now = Clock::System.now();
+    if now >= expires_at {
+        return fail(check, format!("{which} expired at {expires_at}: renew it"));
+    }
+    if expires_at.since(now) < CERTIFICATE_ALARM {
+        return warn(check, format!("{which} expires at {expires_at}: renew it"));
+    }
+    ok(check, format!("{which} is good until {expires_at}"))
+}

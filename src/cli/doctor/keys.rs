@@ -1,0 +1,108 @@
+//! The keys: those that seal, and the rings of those that sign.
+
+use super::{Finding, fail, ok, warn};
+use crate::app::key_table;
+use crate::config::Config;
+use crate::db::Store;
+use crate::keeper::{KeyTable, Snapshot};
+use crate::keys::rotation::{Change, State, signer, state};
+use crate::keys::{Keychain, Ring};
+use crate::secret::Entropy;
+use crate::time::{Clock, Timestamp};
+
+/// A keeper adds the successor long before; a day late means that none runs.
+const LATE: std::time::Duration = std::time::Duration::from_secs(86_400);
+
+pub async fn check(config: &Config, store: Option<&Store>) -> Vec<Finding> {
+    let keychain = match Keychain::read(&config.keys.kek) {
+        Ok(keychain) => keychain,
+        // On an empty embedded database the first start makes one.
+        Err(error) if store.is_none() && config.database_url().starts_with("sqlite:") => {
+            return vec![warn(
+                "KEK",
+                format!("{error}, or let the first start do it"),
+            )];
+        }
+        Err(error) => return vec![fail("KEK", error.to_string())],
+    };
+    let Some(store) = store else {
+        return vec![ok("KEK", "can be read")];
+    };
+    let now = Clock::System.now();
+    let table = match key_table(config, store, &Entropy::system()).await {
+        Ok(table) => table,
+        Err(error) => return vec![fail("KEK", error.to_string())],
+    };
+    let snapshot = match table.read(now).await {
+        Ok(snapshot) => snapshot,
+        Err(error) => return vec![fail("keys", error.to_string())],
+    };
+    let mut findings = vec![kek(&snapshot, &keychain)];
+    for ring in table.rings() {
+        findings.push(rotation(*ring, &snapshot, &table, now));
+    }
+    findings
+}
+
+fn kek(snapshot: &Snapshot, keychain: &Keychain) -> Finding {
+    if let Err(error) = snapshot.check_keks(keychain) {
+        let what = format!("{error}: put it back into `keys.kek`");
+        return fail("KEK", what);
+    }
+    let keks = snapshot.keks();
+    let old: usize = keks
+        .iter()
+        .filter(|(kek, _)| kek.as_str() != keychain.first())
+        .map(|(_, rows)| rows)
+        .sum();
+    match old {
+        0 => ok(
+            "KEK",
+            format!("seals all {} values", keks.values().sum::<usize>()),
+        ),
+        old => warn(
+            "KEK",
+            format!(
+                "{old} values are not sealed under the first of `keys.kek`: run `portcullis keys rewrap`"
+            ),
+        ),
+    }
+}
+
+fn rotation(ring: Ring, snapshot: &Snapshot, table: &KeyTable, now: Timestamp) -> Finding {
+    let keys: Vec<_> = ring.among(&snapshot.keys).cloned().collect();
+    let Some(signing) = signer(&keys, now) else {
+        return match snapshot.keys.is_empty() {
+            true => warn(
+                "rotation",
+                format!("{ring}: no key yet; the first start makes it"),
+            ),
+            false => fail(
+                "rotation",
+                format!("{ring}: no key signs: run `portcullis keys rotate`"),
+            ),
+        };
+    };
+    let schedule = table.schedule();
+    let due = signing.activate_at + schedule.rotate_every;
+    let newest = keys.iter().map(|key| key.generation).max().unwrap_or(0);
+    let has_standby = !Change::of(&keys, newest, *schedule, now).lacks_standby();
+    if now > due + LATE {
+        return fail(
+            "rotation",
+            format!(
+                "{ring}: overdue since {due}: start a server on this database, or run `portcullis keys rotate`"
+            ),
+        );
+    }
+    if !has_standby || state(signing, now) != State::Active {
+        return warn(
+            "rotation",
+            format!("{ring}: there is no standby; a running server makes one within a minute"),
+        );
+    }
+    ok(
+        "rotation",
+        format!("{ring}: signs until {due}, its successor is published"),
+    )
+}

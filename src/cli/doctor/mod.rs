@@ -1,0 +1,162 @@
+//! `doctor`: finds the common mistakes. One line per check, with what to do about it.
+
+mod database;
+mod files;
+mod keys;
+mod outside;
+
+use serde_json::{Value, json};
+
+use super::{Exit, Output, block_on};
+use crate::accounts::password::Password;
+use crate::config::{self, Config, Overrides};
+use crate::keys::provider;
+use crate::secret::{Entropy, Secret};
+use crate::time::Clock;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// How to print.
+    #[arg(long, value_enum, default_value_t)]
+    format: Output,
+}
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    /// Works, and will not for long, or not for everybody.
+    Warn,
+    Fail,
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warn => "warn",
+            Self::Fail => "fail",
+        }
+    }
+}
+
+/// What a check found, and what to do.
+struct Finding {
+    check: &'static str,
+    verdict: Verdict,
+    what: String,
+}
+
+fn ok(check: &'static str, what: impl Into<String>) -> Finding {
+    found(check, Verdict::Ok, what)
+}
+
+fn warn(check: &'static str, what: impl Into<String>) -> Finding {
+    found(check, Verdict::Warn, what)
+}
+
+fn fail(check: &'static str, what: impl Into<String>) -> Finding {
+    found(check, Verdict::Fail, what)
+}
+
+fn found(check: &'static str, verdict: Verdict, what: impl Into<String>) -> Finding {
+    // One line each, whatever a library has to say.
+    let what: String = what.into();
+    let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+    Finding {
+        check,
+        verdict,
+        what,
+    }
+}
+
+pub fn run(arguments: &Arguments, overrides: &Overrides) -> anyhow::Result<()> {
+    let findings = match config::load(overrides, std::env::vars()) {
+        Ok(config) => {
+            crate::log::start(&config.log);
+            provider::install();
+            examine(&config)?
+        }
+        Err(refused) => vec![fail("configuration", refused.to_string())],
+    };
+    match arguments.format {
+        Output::Table => findings.iter().for_each(|finding| {
+            let word = finding.verdict.word();
+            println!("{word:<4}  {:<17}  {}", finding.check, finding.what);
+        }),
+        Output::Json => {
+            let values: Vec<Value> = findings
+                .iter()
+                .map(|f| json!({ "check": f.check, "verdict": f.verdict.word(), "what": f.what }))
+                .collect();
+            println!("{:#}", Value::from(values));
+        }
+    }
+    match findings
+        .iter()
+        .filter(|f| f.verdict == Verdict::Fail)
+        .count()
+    {
+        0 => Ok(()),
+        failed => Err(Exit {
+            code: 1,
+            message: format!("{failed} of {} checks failed", findings.len()),
+        }
+        .into()),
+    }
+}
+
+fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
+    let mut findings = vec![configuration(config)];
+    findings.extend(files::check(config));
+    findings.push(hashing(config));
+    block_on(async {
+        let (store, mut found) = database::check(config).await;
+        findings.append(&mut found);
+        findings.extend(keys::check(config, store.as_ref()).await);
+        findings.extend(outside::check(config).await);
+        Ok(())
+    })?;
+    Ok(findings)
+}
+
+fn configuration(config: &Config) -> Finding {
+    let (http, listen) = (&config.http, &config.listen);
+    let https = config.issuer().is_ok_and(|issuer| issuer.is_https());
+    let loose = config.limits.loosened();
+    if https && listen.tls.files().is_none() && http.trusted_proxies.is_empty() {
+        return warn(
+            "configuration",
+            "the issuer is https and `listen.public` is not, so a TLS proxy must stand in front; name it in `http.trusted_proxies`, or all people share one address and its limits",
+        );
+    }
+    if !loose.is_empty() {
+        let what = format!("looser than the default: {}", loose.join(", "));
+        return warn("configuration", what);
+    }
+    ok("configuration", "can be read, nothing unknown")
+}
+
+/// How long a sign-in keeps a core busy.
+fn hashing(config: &Config) -> Finding {
+    let (entropy, begun) = (Entropy::system(), Clock::System.uptime());
+    let text = Secret::readable(&entropy);
+    let hashed = Password::parse(text.expose())
+        .map_err(|_| "this cannot be a password".to_owned())
+        .and_then(|password| password.hash(&config.login.argon2, &entropy));
+    let took = Clock::System.uptime().since(begun).as_millis();
+    let threads = config.login.hash_threads();
+    match hashed {
+        Err(why) => fail("password hash", why),
+        Ok(_) if took > 1_000 => warn(
+            "password hash",
+            format!(
+                "one takes {took} ms on this machine, {threads} at once: lower `login.argon2`, or give it a faster core"
+            ),
+        ),
+        Ok(_) => ok(
+            "password hash",
+            format!("one takes {took} ms, {threads} at once"),
+        ),
+    }
+}

@@ -1,0 +1,112 @@
+//! What the registration of an API says: as options of `resource create` and `resource update`, and as
+//! an entry of a file for `apply`.
+
+use portcullis_verifier::MaxAge;
+use serde::Deserialize;
+
+use crate::cli::Wrong;
+use crate::config::Span;
+use crate::id;
+use crate::keys::Alg;
+use crate::oauth::resource::Resource;
+use crate::oauth::scope::Scope;
+use crate::secret::Entropy;
+use crate::time::Timestamp;
+
+/// Whatever the age.
+const NO_LIMIT: &str = "none";
+
+/// What was given; the rest stays as it is.
+#[derive(Clone, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fields {
+    /// Which API; only files say it here.
+    #[arg(skip)]
+    pub audience: String,
+    /// What people see.
+    #[arg(long)]
+    name: Option<String>,
+    /// What can be asked of it, separated by spaces; the command line has an option of its own.
+    #[arg(skip)]
+    pub scope: Option<String>,
+    /// Signature algorithm of its access tokens: ES256 or RS256 [default: ES256].
+    #[arg(long)]
+    alg: Option<String>,
+    /// Lifetime of its access tokens, at most 60m; empty is the server's.
+    #[arg(long, value_name = "DURATION")]
+    access_ttl: Option<String>,
+    /// How old the news of revocations may be on which its services accept tokens, such as 3s; at most
+    /// 60m, or `none` for any age [default: 60s].
+    #[arg(long, value_name = "DURATION")]
+    max_age: Option<String>,
+}
+
+impl Fields {
+    /// A new API.
+    ///
+    /// # Errors
+    /// [`Wrong`] for a value that cannot be read.
+    pub fn create(
+        &self,
+        audience: &str,
+        entropy: &Entropy,
+        now: Timestamp,
+    ) -> Result<Resource, Wrong> {
+        self.update(Resource {
+            id: id::uuid(entropy, now),
+            audience: audience.to_owned(),
+            name: String::new(),
+            scopes: Scope::default(),
+            access_ttl: None,
+            alg: Alg::ES256,
+            max_age: MaxAge::STANDARD,
+            created_at: now,
+        })
+    }
+
+    /// An API as these fields want it.
+    ///
+    /// # Errors
+    /// [`Wrong`] for a value that cannot be read.
+    pub fn update(&self, mut resource: Resource) -> Result<Resource, Wrong> {
+        if let Some(name) = &self.name {
+            resource.name.clone_from(name);
+        }
+        if let Some(scope) = &self.scope {
+            resource.scopes = Scope::parse(scope)
+                .map_err(|_| Wrong::new("scope", format!("`{scope}` is no scope")))?;
+        }
+        if let Some(name) = &self.alg {
+            let why = || format!("`{name}` is neither ES256 nor RS256");
+            resource.alg = Alg::from_name(name).ok_or_else(|| Wrong::new("alg", why()))?;
+        }
+        if let Some(ttl) = &self.access_ttl {
+            resource.access_ttl = match ttl.as_str() {
+                "" => None,
+                text => {
+                    let span: Span = text.parse().map_err(|why| Wrong::new("access_ttl", why))?;
+                    Some(span.0)
+                }
+            };
+        }
+        if let Some(text) = &self.max_age {
+            resource.max_age = max_age(text).map_err(|why| Wrong::new("max_age", why))?;
+        }
+        Ok(resource)
+    }
+}
+
+fn max_age(text: &str) -> Result<MaxAge, String> {
+    if text == NO_LIMIT {
+        return Ok(MaxAge::FAIL_OPEN);
+    }
+    let span: Span = text.parse()?;
+    Ok(MaxAge::secs(span.0.as_secs()))
+}
+
+/// The form that is read back.
+pub fn written(max_age: MaxAge) -> String {
+    max_age
+        .as_secs()
+        .map_or_else(|| NO_LIMIT.to_owned(), |secs| Span::secs(secs).to_string())
+}

@@ -1,0 +1,46 @@
+//! Section `bootstrap`: how the first administrator comes to be.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::limits::caps;
+use super::{Refused, Span};
+
+/// Looked at while there is no administrator. There is no default password.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bootstrap {
+    /// How long the one-time set-up link is good. Default 1h, at most 1h.
+    pub link: Span,
+    /// The name of the account that one of the next two makes. Default `admin`.
+    pub admin_username: String,
+    /// A file with the password of a temporary administrator (7 days); others must not be able to read it.
+    pub admin_password_file: Option<PathBuf>,
+    /// The Argon2id hash of that password, instead.
+    pub admin_password_hash: Option<String>,
+}
+
+impl Default for Bootstrap {
+    fn default() -> Self {
+        Self {
+            link: Span::secs(3_600),
+            admin_username: "admin".to_owned(),
+            admin_password_file: None,
+            admin_password_hash: None,
+        }
+    }
+}
+
+impl Bootstrap {
+    pub(super) fn check(&self) -> Result<(), Refused> {
+        caps(&[("bootstrap.link", self.link, Span::secs(3_600))])?;
+        if self.admin_password_file.is_some() && self.admin_password_hash.is_some() {
+            return Err(Refused::key(
+                "bootstrap.admin_password_hash",
+                "is given together with `bootstrap.admin_password_file`",
+            ));
+        }
+        Ok(())
+    }
+}

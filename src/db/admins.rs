@@ -1,0 +1,150 @@
+//! `user_roles` and `setup_links`: who administers, and how the first one comes to it.
+
+use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
+
+use super::schema::{clients, setup_links as l, user_roles as t};
+use super::{Error, Transaction, unreadable};
+use crate::accounts::admin::{Admin, GrantedBy};
+use crate::id::UserId;
+use crate::secret::Hash;
+use crate::time::Timestamp;
+
+/// The one role that there is.
+const ADMIN: &str = "admin";
+
+type Row = (String, String, String, i64, Option<i64>);
+
+fn admin((user_id, _, by, granted_at, expires_at): Row) -> Result<Admin, Error> {
+    Ok(Admin {
+        granted_by: GrantedBy::parse(&by)
+            .ok_or_else(|| unreadable("user_roles", "granted_by", &user_id))?,
+        granted_at: Timestamp::from_micros(granted_at),
+        expires_at: expires_at.map(Timestamp::from_micros),
+        user_id: UserId::from(user_id),
+    })
+}
+
+impl Transaction<'_> {
+    /// All administrators, those whose time is over among them.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn list_admins(&mut self) -> Result<Vec<Admin>, Error> {
+        let rows: Vec<Row> = t::table
+            .filter(t::role.eq(ADMIN))
+            .order(t::granted_at)
+            .load(self.0)?;
+        rows.into_iter().map(admin).collect()
+    }
+
+    /// Whether anybody may administer at `now`.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn has_admin(&mut self, now: Timestamp) -> Result<bool, Error> {
+        let admins = self.list_admins()?;
+        Ok(admins.iter().any(|admin| admin.is_live(now)))
+    }
+
+    /// Makes somebody an administrator.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] when they are one, or when another one was set up first.
+    pub fn put_admin(&mut self, admin: &Admin) -> Result<(), Error> {
+        diesel::insert_into(t::table)
+            .values((
+                t::user_id.eq(admin.user_id.as_str()),
+                t::role.eq(ADMIN),
+                t::granted_by.eq(admin.granted_by.as_str()),
+                t::granted_at.eq(admin.granted_at.micros()),
+                t::expires_at.eq(admin.expires_at.map(Timestamp::micros)),
+            ))
+            .execute(self.0)?;
+        Ok(())
+    }
+
+    /// Writes a set-up link, and removes those whose time is over.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn put_setup_link(
+        &mut self,
+        hash: &Hash,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<(), Error> {
+        diesel::delete(l::table.filter(l::expires_at.le(now.micros()))).execute(self.0)?;
+        diesel::insert_into(l::table)
+            .values((
+                l::hash.eq(hash.as_bytes()),
+                l::expires_at.eq(expires_at.micros()),
+            ))
+            .execute(self.0)?;
+        Ok(())
+    }
+
+    /// Exchanges a set-up link for the browser that opened it; `false` when it is unknown, too old, or
+    /// was opened before.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn take_setup_link(
+        &mut self,
+        hash: &Hash,
+        browser: &Hash,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let rows = diesel::update(
+            l::table
+                .filter(l::hash.eq(hash.as_bytes()))
+                .filter(l::browser.is_null())
+                .filter(l::expires_at.gt(now.micros())),
+        )
+        .set(l::browser.eq(browser.as_bytes()))
+        .execute(self.0)?;
+        Ok(rows == 1)
+    }
+
+    /// Whether a browser has opened a set-up link that is still good.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn has_setup_link(&mut self, browser: &Hash, now: Timestamp) -> Result<bool, Error> {
+        let rows: i64 = l::table
+            .filter(l::browser.eq(browser.as_bytes()))
+            .filter(l::used_at.is_null())
+            .filter(l::expires_at.gt(now.micros()))
+            .count()
+            .get_result(self.0)?;
+        Ok(rows == 1)
+    }
+
+    /// Uses up the set-up link of a browser; `false` when it has none that is still good.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn use_setup_link(&mut self, browser: &Hash, now: Timestamp) -> Result<bool, Error> {
+        let rows = diesel::update(
+            l::table
+                .filter(l::browser.eq(browser.as_bytes()))
+                .filter(l::used_at.is_null())
+                .filter(l::expires_at.gt(now.micros())),
+        )
+        .set(l::used_at.eq(now.micros()))
+        .execute(self.0)?;
+        Ok(rows == 1)
+    }
+
+    /// Whether any application is registered.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn has_clients(&mut self) -> Result<bool, Error> {
+        let first: Vec<String> = clients::table
+            .filter(clients::deleted_at.is_null())
+            .select(clients::id)
+            .limit(1)
+            .load(self.0)?;
+        Ok(!first.is_empty())
+    }
+}

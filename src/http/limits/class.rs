@@ -1,0 +1,73 @@
+//! Classes of routes (policy §5).
+
+/// Routes that share a budget, whatever address or spelling they have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// `/oauth2/authorize`.
+    Authorize,
+    /// `/login`, `/consent`, `/setup`.
+    Login,
+    /// `/oauth2/token`.
+    Token,
+    /// `/oauth2/par`.
+    Par,
+    /// `/oauth2/introspect`.
+    Introspect,
+    /// `/oauth2/revoke`.
+    Revoke,
+    /// `/oauth2/userinfo`.
+    Userinfo,
+    /// `/oauth2/end_session`.
+    Logout,
+    /// `/oauth2/register`.
+    Register,
+    /// `/oauth2/device_authorization`, `/device`.
+    Device,
+    /// `/account`.
+    Account,
+    /// Discovery and keys.
+    Metadata,
+    /// `/revocations`.
+    Feed,
+}
+
+impl Class {
+    /// The class of a path; upper case and a slash at the end change nothing.
+    pub fn of(path: &str) -> Option<Self> {
+        let path = path.trim_end_matches('/').to_ascii_lowercase();
+        let below = |root: &str| {
+            path.strip_prefix(root)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        Some(match path.as_str() {
+            "/oauth2/authorize" => Self::Authorize,
+            "/login" | "/consent" | "/setup" => Self::Login,
+            "/oauth2/token" => Self::Token,
+            "/oauth2/par" => Self::Par,
+            "/oauth2/introspect" => Self::Introspect,
+            "/oauth2/revoke" => Self::Revoke,
+            "/oauth2/userinfo" => Self::Userinfo,
+            "/oauth2/end_session" => Self::Logout,
+            "/oauth2/device_authorization" | "/device" => Self::Device,
+            "" | "/account" => Self::Account,
+            "/oauth2/jwks" => Self::Metadata,
+            _ if below("/oauth2/register") => Self::Register,
+            _ if below("/.well-known") => Self::Metadata,
+            _ if below("/revocations") => Self::Feed,
+            _ => return None,
+        })
+    }
+
+    /// Whether people see its answers.
+    pub fn is_page(self) -> bool {
+        matches!(
+            self,
+            Self::Authorize | Self::Login | Self::Logout | Self::Account | Self::Device
+        )
+    }
+
+    /// Whether caches keep its answers, so that only a 429 may speak of one caller's budget.
+    pub(super) fn is_cached(self) -> bool {
+        self == Self::Metadata
+    }
+}

@@ -1,0 +1,297 @@
+//! Area admin: what exists of it. The first start, and the public listener without administration.
+
+use std::time::Duration;
+
+use crate::cast::{Answer, Browser};
+use crate::{Row, Stage, expect, row};
+
+pub const ROWS: &[Row] = &[row!(a405), row!(a413), row!(a520)];
+
+const PASSWORD: &str = "gravel-otter-92-lamp";
+
+/// First start: no account that nobody made, and one administrator whoever races.
+async fn a405(stage: &Stage) {
+    let server = &stage.server;
+    let shop = server.shop().await;
+    // 1, 2: nobody is called admin, and no password is empty.
+    for (case, username, password) in [(1, "admin", "admin"), (2, "admin", ""), (2, "alice", "")] {
+        let mut browser = server.browser();
+        let page = browser.opens(&shop.request(&[])).await;
+        let answer = browser.fills_in(&page, username, password).await;
+        let in_vain = answer.status == 200 && !browser.cookies.contains_key("__Host-sid");
+        stage.check(case, in_vain, || {
+            format!("{username}/{password:?}: {}", expect::seen(&answer))
+        });
+    }
+    let nobody = "SELECT count(*) AS n FROM users WHERE username = 'admin'";
+    stage.check(1, server.count(nobody) == 0, || {
+        "there is an admin".to_owned()
+    });
+    stage.check(
+        1,
+        server.count("SELECT count(*) AS n FROM user_roles") == 0,
+        || "somebody administers".to_owned(),
+    );
+    // 3: a link of 256 bits on each start, as a hash with an hour to live, and in no log.
+    let mut links = Vec::new();
+    for node in stage.all() {
+        links.push(node.app.bootstrap().await.unwrap().unwrap());
+    }
+    links.push(server.app.bootstrap().await.unwrap().unwrap());
+    let tokens: Vec<&str> = links
+        .iter()
+        .map(|link| link.split_once('=').unwrap().1)
+        .collect();
+    stage.check(3, tokens.iter().all(|token| token.len() == 43), || {
+        format!("{links:?}")
+    });
+    let kept = server.count("SELECT count(*) AS n FROM setup_links WHERE length(hash) = 32");
+    stage.check(3, usize::try_from(kept) == Ok(links.len()), || {
+        format!("{kept} hashes")
+    });
+    let hour = (server.clock.now() + Duration::from_secs(3_600)).micros();
+    let longer = server.count(&format!(
+        "SELECT count(*) AS n FROM setup_links WHERE expires_at > {hour}"
+    ));
+    stage.check(3, longer == 0, || {
+        "a link lives for more than an hour".to_owned()
+    });
+    // 4: each node has a link opened; all are sent at once; one bootstrap succeeds.
+    let mut browsers: Vec<Browser> = Vec::new();
+    for (n, link) in links.iter().enumerate() {
+        let mut browser = stage.node(n).browser();
+        let opened = browser.get(link).await;
+        stage.check(4, opened.location() == Some("/setup"), || {
+            expect::seen(&opened)
+        });
+        let twice = server.browser().get(link).await;
+        stage.expect(4, expect::page(&twice, 400));
+        stage.expect(4, expect::logged(&twice, "admin.bootstrap_refused", "link"));
+        browsers.push(browser);
+    }
+    let racing = browsers
+        .iter_mut()
+        .enumerate()
+        .map(|(n, browser)| submits(browser, format!("root{n}")));
+    let answers = all(racing.collect()).await;
+    let won = answers
+        .iter()
+        .filter(|a| a.location() == Some("/account"))
+        .count();
+    stage.check(4, won == 1, || format!("{won} won"));
+    let winner = answers.iter().find(|a| a.location() == Some("/account"));
+    if let Some(winner) = winner {
+        stage.expect(4, expect::logged(winner, "admin.bootstrap", "setup"));
+    }
+    for lost in answers.iter().filter(|answer| answer.status != 303) {
+        stage.expect(4, expect::page(lost, 400));
+    }
+    let admins = server.count("SELECT count(*) AS n FROM user_roles WHERE role = 'admin'");
+    let people = server.count("SELECT count(*) AS n FROM users WHERE username LIKE 'root%'");
+    stage.check(4, (admins, people) == (1, 1), || {
+        format!("{admins} administrators, {people} accounts")
+    });
+    let audited =
+        server.count("SELECT count(*) AS n FROM audit_events WHERE name = 'admin.bootstrap'");
+    stage.check(4, audited == 1, || format!("{audited} audit events"));
+    // 5: it is shown until used, and not after.
+    for node in stage.all() {
+        let shown = node.app.bootstrap().await.unwrap();
+        stage.check(5, shown.is_none(), || {
+            "a link is shown although there is an administrator".to_owned()
+        });
+    }
+}
+
+async fn submits(browser: &mut Browser, username: String) -> Answer {
+    let csrf = browser.get("/setup").await.hidden("csrf");
+    let fields = [
+        ("csrf", csrf.as_str()),
+        ("username", &username),
+        ("password", PASSWORD),
+        ("repeat", PASSWORD),
+    ];
+    browser.post("/setup", &fields).await
+}
+
+/// Runs them all at once.
+async fn all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
+    let mut pinned: Vec<_> = futures.into_iter().map(Box::pin).collect();
+    let mut done: Vec<Option<T>> = pinned.iter().map(|_| None).collect();
+    std::future::poll_fn(|context| {
+        for (future, slot) in pinned.iter_mut().zip(&mut done) {
+            if slot.is_none()
+                && let std::task::Poll::Ready(value) = future.as_mut().poll(context)
+            {
+                *slot = Some(value);
+            }
+        }
+        match done.iter().all(Option::is_some) {
+            true => std::task::Poll::Ready(()),
+            false => std::task::Poll::Pending,
+        }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
+
+/// No spelling of an administration path leads anywhere on the public listener.
+async fn a413(stage: &Stage) {
+    let paths = [
+        "/api/admin/v1/clients",
+        "/api/admin;x/v1/clients",
+        "//api/admin/v1/clients",
+        "/%61pi/admin/v1/clients",
+        "/x/..;/api/admin/v1/clients",
+    ];
+    let absolute = "https://op.example/api/admin/v1/clients";
+    for (n, path) in paths.iter().chain(&[absolute]).enumerate() {
+        for method in ["GET", "POST"] {
+            let node = stage.node(n);
+            let answer = crate::cast::raw::request(&node.base, method, path, &[], "").await;
+            let answer = answer.unwrap();
+            stage.expect(n + 1, expect::page(&answer, 404));
+            stage.expect(n + 1, expect::logged(&answer, "http.404", "path"));
+        }
+    }
+}
+
+/// A set-up link in the wrong hands, and in the right ones too late.
+async fn a520(stage: &Stage) {
+    let server = &stage.server;
+    let refused = |case: usize, answer: &Answer| {
+        stage.expect(case, expect::page(answer, 400));
+        stage.expect(
+            case,
+            expect::logged(answer, "admin.bootstrap_refused", "link"),
+        );
+    };
+    let link = server.app.bootstrap().await.unwrap().unwrap();
+    let token = link.split_once('=').unwrap().1;
+    // 1: cut, lengthened, guessed, twice, and none.
+    let mut guesses = vec![
+        token[..42].to_owned(),
+        format!("{token}A"),
+        "A".repeat(43),
+        String::new(),
+    ];
+    guesses.push(format!("{token}&token={token}"));
+    for guess in &guesses {
+        refused(
+            1,
+            &server.browser().get(&format!("/setup?token={guess}")).await,
+        );
+    }
+    refused(1, &server.browser().get("/setup").await);
+    // 2: a preview looks at it and uses nothing up.
+    for method in ["HEAD", "OPTIONS", "PUT"] {
+        let seen = server
+            .browser()
+            .send(method, &format!("/setup?token={token}"), &[], None)
+            .await;
+        stage.check(2, seen.status == 405, || expect::seen(&seen));
+    }
+    // 3: the one who opens it has it alone; its token is nowhere any more.
+    let mut owner = server.browser();
+    let opened = owner.get(&link).await;
+    stage.check(3, opened.location() == Some("/setup"), || {
+        expect::seen(&opened)
+    });
+    let kept = opened
+        .header("set-cookie")
+        .unwrap_or_default()
+        .contains(token);
+    stage.check(3, !kept && !opened.body.contains(token), || {
+        "the token is passed on".to_owned()
+    });
+    let page = owner.get("/setup").await;
+    stage.check(3, page.status == 200 && !page.body.contains(token), || {
+        expect::seen(&page)
+    });
+    for node in stage.all() {
+        refused(3, &node.browser().get(&link).await);
+        refused(3, &node.browser().get("/setup").await);
+    }
+    let logged = crate::cast::log::since(0);
+    let told = logged
+        .iter()
+        .any(|event| event.values().any(|value| value.contains(token)));
+    stage.check(3, !told, || "the log holds the token".to_owned());
+    // 4: the form of another site, without its token, with the token of another form.
+    let csrf = page.hidden("csrf");
+    let fields = |csrf: &str| {
+        let fields = [
+            ("csrf", csrf),
+            ("username", "root"),
+            ("password", PASSWORD),
+            ("repeat", PASSWORD),
+        ];
+        form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(fields)
+            .finish()
+    };
+    let form = ("Content-Type", "application/x-www-form-urlencoded");
+    let cross = [
+        form,
+        ("Origin", "https://evil.example"),
+        ("Sec-Fetch-Site", "cross-site"),
+    ];
+    let answer = owner
+        .send("POST", "/setup", &cross, Some(fields(&csrf)))
+        .await;
+    stage.expect(4, expect::page(&answer, 403));
+    stage.expect(4, expect::logged(&answer, "csrf.rejected", "origin"));
+    let other = server
+        .signed_in("alice")
+        .await
+        .get("/account")
+        .await
+        .hidden("csrf");
+    let ours = [
+        form,
+        ("Origin", "https://op.example"),
+        ("Sec-Fetch-Site", "same-origin"),
+    ];
+    for strange in ["", &other] {
+        let answer = owner
+            .send("POST", "/setup", &ours, Some(fields(strange)))
+            .await;
+        stage.expect(4, expect::page(&answer, 403));
+        stage.expect(4, expect::logged(&answer, "csrf.rejected", "token"));
+    }
+    // 5: its form in another browser.
+    let answer = server
+        .browser()
+        .send("POST", "/setup", &ours, Some(fields(&csrf)))
+        .await;
+    refused(5, &answer);
+    // 6: after its hour.
+    server.advance(Duration::from_secs(3_600));
+    refused(
+        6,
+        &owner
+            .send("POST", "/setup", &ours, Some(fields(&csrf)))
+            .await,
+    );
+    // 7: a second link, after the first administrator is there.
+    let (one, two) = (server.app.bootstrap().await, server.app.bootstrap().await);
+    let (one, two) = (one.unwrap().unwrap(), two.unwrap().unwrap());
+    let (mut first, mut second) = (server.browser(), server.browser());
+    first.get(&one).await;
+    second.get(&two).await;
+    let csrf = second.get("/setup").await.hidden("csrf");
+    let done = submits(&mut first, "root".to_owned()).await;
+    stage.check(7, done.location() == Some("/account"), || {
+        expect::seen(&done)
+    });
+    refused(7, &second.get("/setup").await);
+    refused(
+        7,
+        &second
+            .send("POST", "/setup", &ours, Some(fields(&csrf)))
+            .await,
+    );
+    // 8: nobody but the one.
+    let admins = server.count("SELECT count(*) AS n FROM user_roles");
+    stage.check(8, admins == 1, || format!("{admins} administrators"));
+}

@@ -1,0 +1,529 @@
+//! `doctor` and `config`, by the real binary: each mistake is found, and what is right is said to be.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "cast/place.rs"]
+#[allow(dead_code)]
+mod place;
+#[path = "cast/postgres.rs"]
+#[allow(dead_code)]
+mod postgres;
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use place::{Place, refused};
+use serde_json::Value;
+
+/// What was found: check, verdict, sentence; and the exit code.
+struct Diagnosis {
+    findings: Vec<(String, String, String)>,
+    code: Option<i32>,
+}
+
+impl Place {
+    fn doctor(&self, variables: &[(&str, &str)]) -> Diagnosis {
+        let output = self.run(&["doctor", "--format", "json"], variables);
+        let values: Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let findings = values.as_array().unwrap().iter();
+        Diagnosis {
+            findings: findings
+                .map(|f| (text(&f["check"]), text(&f["verdict"]), text(&f["what"])))
+                .collect(),
+            code: output.status.code(),
+        }
+    }
+}
+
+impl Diagnosis {
+    #[track_caller]
+    fn says(&self, check: &str, verdict: &str, sentence: &str) {
+        let found = |(c, v, what): &(String, String, String)| {
+            c == check && v == verdict && what.contains(sentence)
+        };
+        assert!(
+            self.findings.iter().any(found),
+            "no {verdict} {check} `{sentence}` in {:#?}",
+            self.findings
+        );
+        let failed = self
+            .findings
+            .iter()
+            .any(|(_, verdict, _)| verdict == "fail");
+        assert_eq!(self.code, Some(i32::from(failed)));
+    }
+}
+
+/// A port on which nobody listens at the moment.
+fn free_port() -> u16 {
+    let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+    probe.local_addr().unwrap().port()
+}
+
+/// Something that is no portcullis: it gives everybody the same answer.
+fn impostor(status: &str, headers: &str, body: &str) -> u16 {
+    impostor_that(|_| {
+        format!(
+            "HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+    })
+}
+
+/// The same, with an answer that knows its port.
+fn impostor_that(answer: impl FnOnce(u16) -> String) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let answer = answer(port);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4_096]);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    port
+}
+
+#[test]
+fn a_healthy_server_is_said_to_be_on_sqlite() {
+    healthy(&Place::new());
+}
+
+#[test]
+fn a_healthy_server_is_said_to_be_on_postgres() {
+    healthy(&Place::on_postgres());
+}
+
+fn healthy(place: &Place) {
+    let (public, management) = (free_port(), free_port());
+    let listen = format!("localhost:{public}");
+    let issuer = format!("http://{listen}");
+    let health = format!("127.0.0.1:{management}");
+    let variables = [
+        ("PORTCULLIS__LISTEN__PUBLIC", listen.as_str()),
+        ("PORTCULLIS__ISSUER", &issuer),
+        ("PORTCULLIS__LISTEN__MANAGEMENT", &health),
+    ];
+    // Before the first start there is little to look at, and no server.
+    let before = place.doctor(&variables);
+    before.says("issuer", "fail", "is the server running");
+    before.says("listen.public", "warn", "nobody listens on localhost");
+    before.says("listen.management", "warn", "nobody answers");
+    let running = place.serve(&variables);
+    let link = running.waits_for(|line| line.contains("/setup?token="));
+    assert!(link.trim().starts_with(&issuer), "{link}");
+    let found = place.doctor(&variables);
+    found.says("configuration", "ok", "can be read");
+    // How long it takes is up to the machine.
+    let hashed = |(check, _, what): &(String, String, String)| {
+        check == "password hash" && what.starts_with("one takes ")
+    };
+    assert!(found.findings.iter().any(hashed), "{:#?}", found.findings);
+    found.says("database", "ok", "schema current");
+    found.says("clock", "ok", "");
+    found.says("administrator", "warn", "there is none");
+    found.says("KEK", "ok", "seals all");
+    found.says("rotation", "ok", "token/ES256: signs until");
+    found.says("issuer", "ok", "its metadata is ours");
+    found.says("listen.public", "ok", "somebody listens");
+    found.says("listen.management", "ok", "is ready");
+    assert_eq!(found.code, Some(0), "{:#?}", found.findings);
+    place.told(
+        &["user", "create", "root", "--admin", "--password-stdin"],
+        "four walls and a gate\n",
+    );
+    place
+        .doctor(&variables)
+        .says("administrator", "ok", "there is one");
+    // People get a line each.
+    let told = String::from_utf8(place.run(&["doctor"], &variables).stdout).unwrap();
+    assert!(
+        told.lines().any(|line| line.starts_with("ok    database ")),
+        "{told}"
+    );
+
+    // A rotation that did not happen, and a standby that is not there.
+    let later = |days: i64| {
+        format!(
+            "UPDATE signing_keys SET publish_at = publish_at - {0}, activate_at = activate_at - {0} WHERE generation = 1 AND alg = 'ES256' AND use = 'token'",
+            days * 86_400_000_000
+        )
+    };
+    drop(running);
+    place.execute(
+        "DELETE FROM signing_keys WHERE generation > 1 AND alg = 'ES256' AND use = 'token'",
+    );
+    place.execute("UPDATE signing_keys SET retire_at = NULL, remove_at = NULL WHERE generation = 1 AND alg = 'ES256' AND use = 'token'");
+    place
+        .doctor(&variables)
+        .says("rotation", "warn", "token/ES256: there is no standby");
+    place.execute(&later(92));
+    place
+        .doctor(&variables)
+        .says("rotation", "fail", "token/ES256: overdue since");
+    place.execute("UPDATE signing_keys SET revoked_at = 1 WHERE alg = 'ES256' AND use = 'token'");
+    place
+        .doctor(&variables)
+        .says("rotation", "fail", "token/ES256: no key signs");
+}
+
+#[test]
+fn what_is_wrong_with_the_database_is_found() {
+    let place = Place::new();
+    place
+        .doctor(&[])
+        .says("database", "warn", "the first start makes it");
+    let away = (
+        "PORTCULLIS__DATABASE__URL",
+        "postgres://127.0.0.1:1/nothing?connect_timeout=2",
+    );
+    place
+        .doctor(&[away])
+        .says("database", "fail", "PostgreSQL cannot be reached");
+    drop(place.serve(&[]));
+    place.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')");
+    place.doctor(&[]).says("database", "fail", "newer version");
+    place.execute("DELETE FROM __diesel_schema_migrations WHERE version IN ('9999', '0006')");
+    place
+        .doctor(&[])
+        .says("database", "warn", "the next start makes them");
+    let by_hand = ("PORTCULLIS__DATABASE__AUTO_MIGRATE", "false");
+    place
+        .doctor(&[by_hand])
+        .says("database", "fail", "run `portcullis migrate up`");
+}
+
+#[test]
+fn a_wrong_clock_is_found() {
+    let place = Place::new();
+    drop(place.serve(&[]));
+    place.doctor(&[]).says("clock", "ok", "not behind");
+    // Far in the future, and somebody set this machine's clock back.
+    place.execute("UPDATE feed_head SET beat = 4000000000000000");
+    place.doctor(&[]).says("clock", "fail", "set the clock");
+}
+
+#[test]
+fn what_is_wrong_with_the_kek_is_found() {
+    let place = Place::new();
+    drop(place.serve(&[]));
+    let kek = place.folder.join("keys/kek");
+    place.done(&["keys", "generate-kek", "--out", "keys/other"]);
+    let other = ("PORTCULLIS__KEYS__KEK", "file:keys/other");
+    place
+        .doctor(&[other])
+        .says("KEK", "fail", "put it back into `keys.kek`");
+    let both = ("PORTCULLIS__KEYS__KEK", "file:keys/other,file:keys/kek");
+    place
+        .doctor(&[both])
+        .says("KEK", "warn", "run `portcullis keys rewrap`");
+    std::fs::set_permissions(&kek, std::fs::Permissions::from_mode(0o644)).unwrap();
+    place.doctor(&[]).says(
+        "KEK",
+        "fail",
+        "can be read by others (mode 644); run: chmod 600",
+    );
+    std::fs::remove_file(&kek).unwrap();
+    place.doctor(&[]).says("KEK", "fail", "cannot be read");
+}
+
+#[test]
+fn what_is_wrong_with_the_issuer_is_found() {
+    let place = Place::new();
+    let seen = |status: &str, headers: &str, body: &str| {
+        let port = impostor(status, headers, body);
+        let issuer = format!("http://localhost:{port}");
+        (
+            place.doctor(&[
+                ("PORTCULLIS__ISSUER", &issuer),
+                ("PORTCULLIS__LISTEN__PUBLIC", &format!("localhost:{port}")),
+            ]),
+            issuer,
+        )
+    };
+    let (found, _) = seen("200 OK", "", "<h1>It works!</h1>");
+    found.says("issuer", "fail", "something else than portcullis");
+    let (found, _) = seen("200 OK", "", "{\"issuer\":\"https://other.example\"}");
+    found.says("issuer", "fail", "calls itself https://other.example");
+    let (found, _) = seen("421 Misdirected Request", "", "");
+    found.says(
+        "issuer",
+        "fail",
+        "must pass the host name on (`Host: localhost:",
+    );
+    let (found, _) = seen(
+        "301 Moved Permanently",
+        "Location: https://www.example/\r\n",
+        "",
+    );
+    found.says("issuer", "fail", "redirects to https://www.example/");
+    let (found, _) = seen("502 Bad Gateway", "Server: nginx/1.26\r\n", "");
+    found.says("issuer", "fail", "gives 502");
+    found.says(
+        "proxy",
+        "warn",
+        "`nginx/1.26` answers for the issuer, and `http.trusted_proxies` is empty",
+    );
+    let port = impostor(
+        "503 Service Unavailable",
+        "",
+        "{\"status\":\"failed\",\"checks\":{\"database\":\"failed\",\"keys\":\"ok\"}}",
+    );
+    let management = format!("127.0.0.1:{port}");
+    place
+        .doctor(&[("PORTCULLIS__LISTEN__MANAGEMENT", &management)])
+        .says(
+            "listen.management",
+            "fail",
+            "is not ready (503): database; look at its log",
+        );
+    // The same issuer, other values.
+    let port = impostor_that(|port| {
+        let body = format!("{{\"issuer\":\"http://localhost:{port}\"}}");
+        let length = body.len();
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+    });
+    let issuer = format!("http://localhost:{port}");
+    place.doctor(&[("PORTCULLIS__ISSUER", &issuer)]).says(
+        "issuer",
+        "warn",
+        "publishes other values than this version does: acr_values_supported",
+    );
+}
+
+/// A certificate for a name that ends after so many days, and its key.
+fn certify(folder: &Path, name: &str, days: i64) {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let mut parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    let at = |days: i64| {
+        let day = std::time::Duration::from_secs(86_400);
+        let by = day * u32::try_from(days.abs()).unwrap();
+        let now = portcullis::time::Clock::System.now();
+        let at = if days < 0 { now - by } else { now + by };
+        std::time::UNIX_EPOCH + std::time::Duration::from_secs(at.secs())
+    };
+    parameters.not_before = at(-30).into();
+    parameters.not_after = at(days).into();
+    let certificate = parameters.self_signed(&key).unwrap();
+    std::fs::write(folder.join("tls.pem"), certificate.pem()).unwrap();
+    std::fs::write(folder.join("tls.key"), key.serialize_pem()).unwrap();
+    std::fs::set_permissions(
+        folder.join("tls.key"),
+        std::fs::Permissions::from_mode(0o600),
+    )
+    .unwrap();
+}
+
+#[test]
+fn what_is_wrong_with_a_certificate_is_found() {
+    let place = Place::new();
+    let port = free_port();
+    let (listen, issuer) = (
+        format!("localhost:{port}"),
+        format!("https://localhost:{port}"),
+    );
+    let variables = [
+        ("PORTCULLIS__ISSUER", issuer.as_str()),
+        ("PORTCULLIS__LISTEN__PUBLIC", &listen),
+        ("PORTCULLIS__LISTEN__TLS__CERTIFICATE", "tls.pem"),
+        ("PORTCULLIS__LISTEN__TLS__KEY", "tls.key"),
+    ];
+    place
+        .doctor(&variables)
+        .says("certificate", "fail", "tls.pem: No such file");
+    certify(&place.folder, "other.example", 90);
+    place
+        .doctor(&variables)
+        .says("certificate", "fail", "is for another name than localhost");
+    certify(&place.folder, "localhost", -1);
+    place
+        .doctor(&variables)
+        .says("certificate", "fail", "expired at");
+    certify(&place.folder, "localhost", 13);
+    place
+        .doctor(&variables)
+        .says("certificate", "warn", "expires at");
+    certify(&place.folder, "localhost", 90);
+    let running = place.serve(&variables);
+    let found = place.doctor(&variables);
+    found.says("certificate", "ok", "is good until");
+    found.says("issuer", "fail", "is the certificate trusted?");
+    // Whoever trusts it sees the same through the front door.
+    let trusting = [&variables[..], &[("SSL_CERT_FILE", "tls.pem")]].concat();
+    let found = place.doctor(&trusting);
+    found.says("issuer", "ok", "its metadata is ours");
+    found.says("issuer TLS", "ok", "is good until");
+    drop(running);
+    std::fs::set_permissions(
+        place.folder.join("tls.key"),
+        std::fs::Permissions::from_mode(0o640),
+    )
+    .unwrap();
+    place
+        .doctor(&variables)
+        .says("certificate", "fail", "can be read by others");
+}
+
+#[test]
+fn a_configuration_that_works_by_half_is_found() {
+    let place = Place::new();
+    place.doctor(&[("PORTCULLIS__TOKENS__ACESS", "5m")]).says(
+        "configuration",
+        "fail",
+        "unknown key `tokens.acess`",
+    );
+    place
+        .doctor(&[("PORTCULLIS__LIMITS__PER_IP", "9000")])
+        .says(
+            "configuration",
+            "warn",
+            "looser than the default: limits.per_ip=9000",
+        );
+    let behind = [
+        ("PORTCULLIS__ISSUER", "https://localhost:1"),
+        ("PORTCULLIS__LISTEN__PUBLIC", "localhost:2"),
+    ];
+    place
+        .doctor(&behind)
+        .says("configuration", "warn", "name it in `http.trusted_proxies`");
+    place.write("password", "gravel-otter-92-lamp\n");
+    std::fs::set_permissions(
+        place.folder.join("password"),
+        std::fs::Permissions::from_mode(0o644),
+    )
+    .unwrap();
+    let file = [("PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_FILE", "password")];
+    place
+        .doctor(&file)
+        .says("bootstrap", "fail", "can be read by others");
+    std::fs::set_permissions(
+        place.folder.join("password"),
+        std::fs::Permissions::from_mode(0o600),
+    )
+    .unwrap();
+    place.doctor(&file).says(
+        "bootstrap",
+        "warn",
+        "remove it once there is a lasting administrator",
+    );
+    drop(place.serve(&file));
+    place
+        .doctor(&file)
+        .says("administrator", "warn", "there is none for good");
+}
+
+#[test]
+fn every_value_is_dumped_with_its_source_and_no_secret() {
+    let place = Place::new();
+    place.write("one.toml", "[tokens]\naccess = \"2m\"\nid = \"2m\"\n[database]\nurl = \"postgres://me:sesame@db.example/x\"\n");
+    place.write("two.toml", "[tokens]\nid = \"3m\"\n");
+    let dump = |variables: &[(&str, &str)]| -> Vec<(String, Value, String)> {
+        let arguments = [
+            "--config", "one.toml", "--config", "two.toml", "config", "dump", "--format", "json",
+        ];
+        let output = place.run(&arguments, variables);
+        assert!(
+            !String::from_utf8_lossy(&output.stdout).contains("sesame"),
+            "a secret is shown"
+        );
+        let values: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        let all = values.as_array().unwrap().iter();
+        all.map(|s| (text(&s["key"]), s["value"].clone(), text(&s["from"])))
+            .collect()
+    };
+    let variables = [
+        ("PORTCULLIS__KEYS__KEK", "file:/a,env:B"),
+        ("RUST_LOG", "warn"),
+        (
+            "PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_HASH",
+            "$argon2id$sesame",
+        ),
+    ];
+    let told = dump(&variables);
+    let says = |told: &[(String, Value, String)], key: &str, value: Value, source: &str| {
+        let found = told.iter().find(|(known, ..)| known == key).unwrap();
+        assert_eq!((&found.1, found.2.as_str()), (&value, source), "{key}");
+    };
+    says(&told, "tokens.access", "2m".into(), "file one.toml");
+    says(&told, "tokens.id", "3m".into(), "file two.toml");
+    says(&told, "tokens.code", "1m".into(), "default");
+    says(
+        &told,
+        "keys.kek",
+        serde_json::json!(["file:/a", "env:B"]),
+        "environment PORTCULLIS__KEYS__KEK",
+    );
+    says(&told, "log.level", "warn".into(), "environment RUST_LOG");
+    says(
+        &told,
+        "bootstrap.admin_password_hash",
+        "(hidden)".into(),
+        "environment PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_HASH",
+    );
+    says(
+        &told,
+        "database.url",
+        "postgres://me:hidden@db.example/x".into(),
+        "file one.toml",
+    );
+    let told = dump(&[("DATABASE_URL", "postgres://db.example/x?password=sesame")]);
+    says(
+        &told,
+        "database.url",
+        "(hidden)".into(),
+        "environment DATABASE_URL",
+    );
+    assert!(
+        place
+            .done(&["config", "check"])
+            .starts_with("The configuration is good: 3 of ")
+    );
+    refused(
+        &place.run(&["config", "check"], &[("PORTCULLIS__TOKENS__CODE", "11m")]),
+        78,
+        "`tokens.code`: 11m is out of range",
+    );
+}
+
+/// The keys that a page documents: `a.{b,c}` is two, and a cell may hold several.
+fn documented(page: &str) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    for line in page.lines().filter(|line| line.starts_with("| `")) {
+        let cell = line.split('|').nth(1).unwrap();
+        for name in cell.split('`').skip(1).step_by(2) {
+            match name.split_once('{') {
+                None => {
+                    keys.insert(name.to_owned());
+                }
+                Some((stem, rest)) => {
+                    let rest = rest.trim_end_matches('}').split(',');
+                    keys.extend(rest.map(|leaf| format!("{stem}{leaf}")));
+                }
+            }
+        }
+    }
+    keys
+}
+
+#[test]
+fn the_reference_page_has_every_key_and_no_other() {
+    let place = Place::new();
+    let dump: Value =
+        serde_json::from_str(&place.done(&["config", "dump", "--format", "json"])).unwrap();
+    let real: BTreeSet<String> = dump
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["key"].as_str().unwrap().to_owned())
+        .collect();
+    let page = std::fs::read_to_string(
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md"),
+    )
+    .unwrap();
+    assert_eq!(documented(&page), real);
+}
