@@ -148,11 +148,13 @@ counters! {
 
 /// Every event of high or critical severity: each has a series from the start, so that an alarm sees
 /// its first occurrence.
-pub const ALARMS: [(&str, &str); 20] = [
+pub const ALARMS: [(&str, &str); 22] = [
     ("audit.unsealed", "high"),
     ("code.client_mismatch", "high"),
     ("code.replay", "high"),
     ("config.rejected", "high"),
+    ("db.mode", "high"),
+    ("db.restored", "critical"),
     ("db.restored", "high"),
     ("http.timeout", "high"),
     ("introspection.degraded", "high"),

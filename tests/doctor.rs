@@ -116,6 +116,8 @@ fn healthy(place: &Place) {
     let running = place.serve(&variables);
     let link = running.waits_for(|line| line.contains("/setup?token="));
     assert!(link.trim().starts_with(&issuer), "{link}");
+    // The standbys are made beside the start.
+    running.waits_for(|line| line.contains("key.state") && line.contains("feed/ES256"));
     let found = place.doctor(&variables);
     found.says("configuration", "ok", "can be read");
     // How long it takes is up to the machine.
@@ -481,7 +483,7 @@ fn every_value_is_dumped_with_its_source_and_no_secret() {
     assert!(
         place
             .done(&["config", "check"])
-            .starts_with("The configuration is good: 3 of ")
+            .starts_with("The configuration is good: 4 of ")
     );
     refused(
         &place.run(&["config", "check"], &[("PORTCULLIS__TOKENS__CODE", "11m")]),

@@ -1,7 +1,7 @@
 //! `revoke KIND:VALUE`: ends a token, session, grant, user's or client's everything, and if asked waits
 //! until every connected service has applied it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use portcullis_verifier::{Need, Verifier};
 use serde_json::{Value, json};
@@ -275,11 +275,11 @@ pub fn propagate(name: &str, store: &Store, wait: &Wait) -> anyhow::Result<Propa
         let Some(span) = wait.wait else {
             return Ok(propagated);
         };
-        let begun = Instant::now();
+        let begun = Clock::System.uptime();
         loop {
             let at = (head.epoch, head.seq);
             let seen = look(store, wait.require, at, propagated.done).await?;
-            if seen.waiting.is_empty() || begun.elapsed() >= span.0 {
+            if seen.waiting.is_empty() || Clock::System.uptime().since(begun) >= span.0 {
                 propagated.seen = Some(seen);
                 return Ok(propagated);
             }

@@ -144,7 +144,7 @@ fn feed(page: &mut Page, app: &App) {
     if let Some(place) = place {
         page.gauge(
             "portcullis_feed_as_of_age_seconds",
-            "Since the instant up to which nothing is missing here",
+            "Since the instant up to which all records are known here",
         )
         .sample([], seconds(app.clock.now().since(place.beat)));
     }

@@ -129,7 +129,7 @@ async fn a337(stage: &Stage) {
         format!("UPDATE clients SET auth_epoch = auth_epoch + 1 WHERE id = '{id}'"),
         "UPDATE feed_head SET epoch = epoch + 1".to_owned(),
     ];
-    let mends: Vec<String> = cuts.iter().map(|cut| cut.replace(" + 1", " - 1")).collect();
+    let mends = cuts.clone().map(|cut| cut.replace(" + 1", " - 1"));
     for combination in 0..16_usize {
         let is_set = |bit: usize| combination & (1 << bit) != 0;
         let tokens = scene.tokens().await;
@@ -147,7 +147,8 @@ async fn a337(stage: &Stage) {
                 format!("{combination:04b}: {}", seen(&answer))
             });
         }
-        for bit in (0..3).filter(|bit| is_set(*bit)) {
+        // A feed epoch never goes back: to a node that would be an older copy of the database.
+        for bit in (0..2).filter(|bit| is_set(*bit)) {
             stage.server.execute(&mends[bit]);
         }
         stage.server.advance(CACHED);

@@ -219,8 +219,14 @@ fn rsa_time(stage: &Stage) {
         for _ in 0..SAMPLES {
             number += 1;
             let fresh = sha256(&number.to_be_bytes());
-            same.push(sign(&[7; 32]));
-            other.push(sign(&fresh));
+            // In turns, so that neither always follows the other.
+            if number % 2 == 0 {
+                same.push(sign(&[7; 32]));
+                other.push(sign(&fresh));
+            } else {
+                other.push(sign(&fresh));
+                same.push(sign(&[7; 32]));
+            }
         }
         (same, other)
     });

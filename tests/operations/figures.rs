@@ -9,6 +9,8 @@ both! {
         let site = Site::open(place);
         let server = site.place.serve(&[]);
         let (public, probes) = (base(&server), management(&server));
+        // The standbys are made beside the start.
+        server.waits_for(|line| line.contains("key.state") && line.contains("feed/ES256"));
         let page = actix_web::rt::System::new().block_on(async {
             let web = site.web(&public);
             let mut alice = Browser::new(&public);
