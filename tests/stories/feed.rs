@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cast::client::{basic, claims};
 use crate::cast::{Answer, Db, Party, Server, Tokens};
+use crate::story;
 
 /// The promise of the feed, from the commit on.
 const PROMISE: Duration = Duration::from_secs(3);
@@ -526,5 +527,101 @@ impl Answer {
     fn is_unavailable(&self) {
         assert_eq!(self.status, 503, "{}", self.body);
         assert!(self.header("retry-after").is_some());
+    }
+}
+
+/// The records that an act leaves, by kind, in the order of their letters.
+fn records(server: &Server) -> String {
+    let kinds = ["C", "G", "J", "K", "S", "U"];
+    let many = |kind: &&str| {
+        let query = format!("SELECT count(*) AS n FROM revocations WHERE kind = '{kind}'");
+        usize::try_from(server.count(&query)).unwrap()
+    };
+    kinds.iter().map(|kind| kind.repeat(many(kind))).collect()
+}
+
+story! {
+    async fn every_act_that_ends_something_leaves_its_record(server: Server) {
+        let shop = server.shop().await;
+        let told = async |act: &str, before: String, wanted: &str| {
+            let mut more: Vec<char> = records(&server).chars().collect();
+            for known in before.chars() {
+                more.remove(more.iter().position(|kind| *kind == known).unwrap());
+            }
+            assert_eq!(more.into_iter().collect::<String>(), wanted, "{act}");
+        };
+        let now = server.clock.now();
+        // Tokens, by their client.
+        let (one, other) = (tokens(&server, &shop).await, tokens(&server, &shop).await);
+        let before = records(&server);
+        shop.revokes(one.access()).await;
+        told("an access token is revoked", before, "J").await;
+        let before = records(&server);
+        shop.revokes("nothing.of.ours").await;
+        told("nothing is revoked", before, "").await;
+        let before = records(&server);
+        shop.revokes(one.refresh()).await;
+        told("a refresh token is revoked", before, "G").await;
+        // Thieves.
+        let before = records(&server);
+        let next = shop.refreshes(other.refresh(), &[]).await.ok();
+        shop.refreshes(next.refresh(), &[]).await.ok();
+        shop.refreshes(other.refresh(), &[]).await;
+        told("a refresh token comes back", before, "G").await;
+        let code = server.browser().allows(&shop).await;
+        shop.redeems(&code).await.ok();
+        let before = records(&server);
+        shop.redeems(&code).await;
+        told("a code comes back", before, "G").await;
+        // The person.
+        let mut alice = server.browser();
+        alice.allows(&shop).await;
+        let before = records(&server);
+        alice.signs_out().await;
+        told("a sign-out", before, "S").await;
+        let mut alice = server.browser();
+        shop.redeems(&alice.allows(&shop).await).await.ok();
+        let standing = server.count("SELECT count(*) AS n FROM grants WHERE ended_at IS NULL");
+        let account = alice.get("/account").await;
+        let (csrf, consent) = (account.values("csrf"), account.hidden("consent"));
+        let before = records(&server);
+        alice.post("/account", &[("csrf", &csrf[0]), ("consent", &consent)]).await;
+        told("an application is taken back", before, &"G".repeat(usize::try_from(standing).unwrap())).await;
+        // Operators.
+        let (bob, dave) = server.write(|tx| {
+            let find = |tx: &mut portcullis::db::Transaction<'_>, name: &str| {
+                let name = portcullis::accounts::user::Username::parse(name).unwrap();
+                Ok::<_, portcullis::db::Error>(tx.find_credentials(&name)?.map(|(user, _)| user.id))
+            };
+            Ok((find(tx, "bob")?.unwrap(), find(tx, "alice")?.unwrap()))
+        }).await;
+        let before = records(&server);
+        let user = bob.clone();
+        server.write(move |tx| tx.cut_off_user(&user, "password", "test", now)).await;
+        told("a password is set, or everything is signed out", before, "U").await;
+        let before = records(&server);
+        server.write(move |tx| tx.disable_user(&dave, "test", now)).await;
+        told("an account is locked", before, "U").await;
+        type Act = fn(&mut portcullis::db::Transaction<'_>, &portcullis::id::ClientId, portcullis::time::Timestamp) -> Result<bool, portcullis::db::Error>;
+        let acts: [(&str, Act); 3] = [
+            ("a client's secret is compromised", |tx, id, now| tx.cut_off_client(id, "secret compromised", "test", now)),
+            ("a client is switched off", |tx, id, now| tx.disable_client(id, "test", now)),
+            ("a client is deleted", |tx, id, now| tx.delete_client(id, "test", now)),
+        ];
+        for (act, work) in acts {
+            let (before, id) = (records(&server), shop.client.id.clone());
+            server.write(move |tx| work(tx, &id, now)).await;
+            told(act, before, "C").await;
+        }
+        // Keys.
+        let before = records(&server);
+        let kid = server.app.keys().signer(portcullis::keys::Ring::token(portcullis::keys::Alg::ES256)).unwrap().to_owned();
+        let act = portcullis::keeper::Act { actor: "cli", now };
+        server.app.keeper.table().revoke(&kid, "leaked", &act).await.unwrap();
+        told("a key is revoked", before, "K").await;
+        // Time alone ends nothing.
+        let before = records(&server);
+        server.advance(seconds(400 * 86_400));
+        told("time passes", before, "").await;
     }
 }
