@@ -160,7 +160,7 @@ impl App {
             }
             self.write_acks().await;
             beats = beats.wrapping_add(1);
-            if beats % PRUNE_EVERY == 0 {
+            if beats.is_multiple_of(PRUNE_EVERY) {
                 self.feed.prune();
             }
             let place = self.feed.place().filter(|_| !self.feed.is_restored());

@@ -220,7 +220,7 @@ fn rsa_time(stage: &Stage) {
             number += 1;
             let fresh = sha256(&number.to_be_bytes());
             // In turns, so that neither always follows the other.
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 same.push(sign(&[7; 32]));
                 other.push(sign(&fresh));
             } else {
