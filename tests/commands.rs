@@ -284,11 +284,7 @@ fn something_is_revoked_on_postgres() {
 
 /// An instance that was heard just now, at this position.
 fn hears(desk: &Place, instance: &str, seq: i64) {
-    let now = std::time::SystemTime::now();
-    let now = now
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap()
-        .as_micros();
+    let now = portcullis::time::Clock::System.now().micros();
     desk.execute(&format!(
         "INSERT INTO feed_acks VALUES ('billing', '{instance}', 1, {seq}, '[]', 60, {now})"
     ));

@@ -111,9 +111,11 @@ async fn a433(stage: &Stage) {
     let told = frames(&answer);
     let text = serde_json::to_string(&told).unwrap();
     let bytes = portcullis::secret::from_base64url(&packed(&told)).unwrap_or_default();
-    stage.check(1, bytes.len() >= 50 && bytes.len().is_multiple_of(25), || {
-        text.clone()
-    });
+    stage.check(
+        1,
+        bytes.len() >= 50 && bytes.len().is_multiple_of(25),
+        || text.clone(),
+    );
     let inside = tokens.access_claims();
     for secret in ["jti", "sub", "sid", "grant_id", "client_id"] {
         let value = inside[secret].as_str().unwrap_or_default();
