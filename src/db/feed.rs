@@ -21,6 +21,7 @@ use crate::config::limits::{
 use crate::time::{Clock, Timestamp};
 
 /// The instant of the database's own clock, in microseconds; an embedded one has none of its own.
+#[cfg(feature = "postgres")]
 const POSTGRES_NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 const SQLITE_NOW: &str = "CAST(NULL AS BIGINT)";
 
