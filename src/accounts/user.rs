@@ -6,6 +6,7 @@ use precis_profiles::precis_core::profile::Profile;
 use super::name;
 use crate::config::limits::{EMAIL_CHARS, USERNAME_CHARS};
 use crate::id::UserId;
+use crate::secret::Entropy;
 use crate::time::Timestamp;
 
 /// A person.
@@ -34,6 +35,22 @@ pub struct User {
 }
 
 impl User {
+    /// A person of whom nothing is known but the name.
+    pub fn new(username: Username, entropy: &Entropy, now: Timestamp) -> Self {
+        Self {
+            id: UserId::new(entropy, now),
+            username,
+            name: None,
+            email: None,
+            email_verified: false,
+            claims: serde_json::Map::new(),
+            auth_epoch: 1,
+            disabled_at: None,
+            created_at: now,
+            updated_at: now,
+        }
+    }
+
     /// Checks what is known about a person.
     ///
     /// # Errors

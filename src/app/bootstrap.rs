@@ -10,7 +10,6 @@ use crate::accounts::user::{User, Username};
 use crate::audit::{Event, Name};
 use crate::config::{Refused, read_secret_file};
 use crate::db;
-use crate::id::UserId;
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
@@ -62,18 +61,7 @@ impl App {
                 .hash_of_file(path, &username)
                 .map_err(|why| refused("bootstrap.admin_password_file", why))?,
         };
-        let user = User {
-            id: UserId::new(&self.entropy, now),
-            username,
-            name: None,
-            email: None,
-            email_verified: false,
-            claims: serde_json::Map::new(),
-            auth_epoch: 1,
-            disabled_at: None,
-            created_at: now,
-            updated_at: now,
-        };
+        let user = User::new(username, &self.entropy, now);
         Ok(Some((user, phc)))
     }
 

@@ -9,7 +9,7 @@ use super::answer::{Allowed, Frame, page, see_other};
 use super::assets::Assets;
 use super::authorize::Stop;
 use super::error::{self, Notice};
-use super::extract::{self, Jar, Unread};
+use super::extract::{self, Jar};
 use super::logout;
 use crate::accounts::consent::Consent;
 use crate::accounts::session::Login;
@@ -167,15 +167,9 @@ pub async fn post(
 
 async fn withdraw(request: &HttpRequest, app: &App, body: Payload) -> Result<HttpResponse, Stop> {
     // 1. The form is ours, and this login's.
-    let form = extract::form(request, body)
+    let form = extract::own_form(request, app, body)
         .await
-        .map_err(|unread| match unread {
-            Unread::Notice(notice) => Stop::Notice(notice),
-            Unread::NotAForm => Stop::Notice(Notice::BAD_FORM),
-        })?;
-    if !extract::is_same_origin(request, app) {
-        return Err(Stop::Notice(Notice::CROSS_SITE));
-    }
+        .map_err(Stop::Notice)?;
     let bad_form = |_| Stop::Notice(Notice::BAD_FORM);
     let token = form.one("csrf").map_err(bad_form)?.unwrap_or_default();
     let forged = || Stop::Notice(Notice::FORGED);

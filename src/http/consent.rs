@@ -11,7 +11,7 @@ use super::answer::{Allowed, Frame, page, see_other};
 use super::assets::Assets;
 use super::authorize::{self, Pending, Stop};
 use super::error::{self, Notice};
-use super::extract::{self, Browser, Jar, Unread};
+use super::extract::{self, Browser, Jar};
 use crate::accounts::consent::Consent;
 use crate::accounts::session::Login;
 use crate::app::App;
@@ -192,15 +192,9 @@ fn line(name: &str, described: &HashMap<String, String>) -> ScopeLine {
 
 async fn decide(request: &HttpRequest, app: &App, body: Payload) -> Result<HttpResponse, Stop> {
     // 1. The form is ours, and belongs to this login and this authorization.
-    let form = extract::form(request, body)
+    let form = extract::own_form(request, app, body)
         .await
-        .map_err(|unread| match unread {
-            Unread::Notice(notice) => Stop::Notice(notice),
-            Unread::NotAForm => Stop::Notice(Notice::BAD_FORM),
-        })?;
-    if !extract::is_same_origin(request, app) {
-        return Err(Stop::Notice(Notice::CROSS_SITE));
-    }
+        .map_err(Stop::Notice)?;
     let bad_form = |_| Stop::Notice(Notice::BAD_FORM);
     let id = form
         .one("authorization")

@@ -44,6 +44,21 @@ pub async fn form(request: &HttpRequest, body: Payload) -> Result<Params, Unread
     Ok(form_and_text(request, body).await?.0)
 }
 
+/// The form of a page of ours, and not of another site. A form token is checked besides.
+///
+/// # Errors
+/// The page that says no.
+pub async fn own_form(request: &HttpRequest, app: &App, body: Payload) -> Result<Params, Notice> {
+    let form = form(request, body).await.map_err(|unread| match unread {
+        Unread::Notice(notice) => notice,
+        Unread::NotAForm => Notice::BAD_FORM,
+    })?;
+    match is_same_origin(request, app) {
+        true => Ok(form),
+        false => Err(Notice::CROSS_SITE),
+    }
+}
+
 /// The same, with the text it was read from.
 ///
 /// # Errors

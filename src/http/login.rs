@@ -14,7 +14,7 @@ use super::assets::Assets;
 use super::authorize::{self, Pending, Stop};
 use super::client_address::ClientAddress;
 use super::error::{self, Notice};
-use super::extract::{self, Browser, Jar, Unread};
+use super::extract::{self, Browser, Jar};
 use super::limits::whole_seconds;
 use crate::accounts::password::{Password, Unusable, is_outdated};
 use crate::accounts::session::{ACR_PASSWORD, Login, Session};
@@ -144,15 +144,9 @@ async fn sign_in(
     body: Payload,
 ) -> Result<HttpResponse, Stop> {
     // 1. The form is ours, and this browser's.
-    let form = extract::form(request, body)
+    let form = extract::own_form(request, app, body)
         .await
-        .map_err(|unread| match unread {
-            Unread::Notice(notice) => Stop::Notice(notice),
-            Unread::NotAForm => Stop::Notice(Notice::BAD_FORM),
-        })?;
-    if !extract::is_same_origin(request, app) {
-        return Err(Stop::Notice(Notice::CROSS_SITE));
-    }
+        .map_err(Stop::Notice)?;
     let bad_form = |_| Stop::Notice(Notice::BAD_FORM);
     let browser = Browser::of(request, app);
     let token = form.one("csrf").map_err(bad_form)?.unwrap_or_default();

@@ -10,7 +10,7 @@ use super::answer::{Allowed, Frame, page, see_other};
 use super::assets::Assets;
 use super::authorize::Stop;
 use super::error::{self, Notice};
-use super::extract::{self, Jar, Unread};
+use super::extract::{self, Jar};
 use super::login::fresh_session;
 use crate::accounts::admin::{Admin, GrantedBy};
 use crate::accounts::password::{Password, Unusable, Weak};
@@ -20,7 +20,6 @@ use crate::app::App;
 use crate::audit::{Event, Name};
 use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::db;
-use crate::id::UserId;
 use crate::secret::{Hash, Secret};
 
 #[derive(Template)]
@@ -137,15 +136,9 @@ async fn set_up(
     body: Payload,
 ) -> Result<HttpResponse, Stop> {
     // 1. The form is ours, and this browser's.
-    let form = extract::form(request, body)
+    let form = extract::own_form(request, app, body)
         .await
-        .map_err(|unread| match unread {
-            Unread::Notice(notice) => Stop::Notice(notice),
-            Unread::NotAForm => Stop::Notice(Notice::BAD_FORM),
-        })?;
-    if !extract::is_same_origin(request, app) {
-        return Err(Stop::Notice(Notice::CROSS_SITE));
-    }
+        .map_err(Stop::Notice)?;
     let browser = opened(request, app).await?;
     let bad_form = |_| Stop::Notice(Notice::BAD_FORM);
     let token = form.one("csrf").map_err(bad_form)?.unwrap_or_default();
@@ -182,18 +175,7 @@ async fn set_up(
     let phc = app.password_hash(password).await.map_err(busy)?;
     // 3. One administrator, and a login; all of it once.
     let now = app.clock.now();
-    let user = User {
-        id: UserId::new(&app.entropy, now),
-        username,
-        name: None,
-        email: None,
-        email_verified: false,
-        claims: serde_json::Map::new(),
-        auth_epoch: 1,
-        disabled_at: None,
-        created_at: now,
-        updated_at: now,
-    };
+    let user = User::new(username, &app.entropy, now);
     let cookie = Secret::opaque(&app.entropy);
     let session = fresh_session(app, &user, &cookie, now);
     let hash = browser.hash();

@@ -6,7 +6,6 @@ use serde_json::{Map, Value};
 use crate::accounts::password::is_acceptable;
 use crate::accounts::user::{User, Username};
 use crate::cli::Wrong;
-use crate::id::UserId;
 use crate::oauth::userinfo::is_settable;
 use crate::secret::Entropy;
 use crate::time::Timestamp;
@@ -49,18 +48,7 @@ impl Fields {
         entropy: &Entropy,
         now: Timestamp,
     ) -> Result<User, Wrong> {
-        self.update(User {
-            id: UserId::new(entropy, now),
-            username,
-            name: None,
-            email: None,
-            email_verified: false,
-            claims: Map::new(),
-            auth_epoch: 1,
-            disabled_at: None,
-            created_at: now,
-            updated_at: now,
-        })
+        self.update(User::new(username, entropy, now))
     }
 
     /// A person as these fields want it.
