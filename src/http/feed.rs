@@ -30,6 +30,9 @@ use crate::oauth::params::Params;
 use crate::oauth::{Code, Detail, Error};
 use crate::time::Uptime;
 
+/// So many records are packed and signed in about the time of one signature.
+const FEW: usize = 1_000;
+
 /// When a stream that ended may be opened again, in milliseconds.
 const RETRY: &str = "retry: 500\n\n";
 
@@ -156,9 +159,13 @@ async fn frames(request: &HttpRequest, app: &Data<App>) -> Result<Vec<String>, S
     Ok(made.into_iter().map(|signed| signed.jws).collect())
 }
 
-/// Off the event loop where there is much to sign.
+/// Off the event loop where there is much to sign. A thread for each of a thousand subscribers that come
+/// back at once would cost more than all their frames.
 async fn make(app: &Data<App>, after: Position, most: usize) -> Result<Vec<feed::Signed>, Stop> {
     let (node, keys) = (app.clone(), app.keys());
+    if app.feed.live_records() <= FEW {
+        return Ok(app.feed.frames(after, most, &keys)?);
+    }
     let made = tokio::task::spawn_blocking(move || node.feed.frames(after, most, &keys));
     let made = made.await.map_err(Error::unsigned)?;
     Ok(made?)
