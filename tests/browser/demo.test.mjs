@@ -75,7 +75,7 @@ for (const javaScriptEnabled of [true, false]) {
   })
 }
 
-test('whoever presses twice sees one revocation', async () => {
+test('whoever presses again and again sees one revocation', async () => {
   const someone = await person(browser)
   const page = await someone.tab()
   await page.goto(demo.home)
@@ -84,11 +84,15 @@ test('whoever presses twice sees one revocation', async () => {
   await page.click('#consent-allow')
   await page.waitForSelector('text=Signed in as')
   const csrf = await page.inputValue('form[action="/revoke"] input[name="csrf"]')
-  const press = () => someone.context.request.post(`${demo.home}revoke`, { form: { csrf } })
-  const answers = await Promise.all([press(), press()])
-  const figures = await Promise.all(answers.map(async (answer) => (await answer.text()).match(/<strong>(\d+ ms)<\/strong>/)?.[1]))
+  const press = async () => {
+    const answer = await someone.context.request.post(`${demo.home}revoke`, { form: { csrf } })
+    return (await answer.text()).match(/<p class="finding"><strong>(\d+ ms)</)?.[1]
+  }
+  const figures = await Promise.all(Array.from({ length: 12 }, press))
+  // And from a tab that was left open.
+  figures.push(await press())
   assert.match(figures[0], / ms$/)
-  assert.equal(figures[1], figures[0])
+  assert.deepEqual(figures, Array(13).fill(figures[0]))
   await someone.leave()
 })
 
