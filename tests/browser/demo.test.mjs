@@ -44,14 +44,24 @@ for (const javaScriptEnabled of [true, false]) {
     await page.waitForSelector('#step-4.done')
     assert.match(await page.textContent('#step-4'), /200 OK[^]*drawbridge chain/)
 
-    // The next tokens; then what was allowed ends, and the refresh token buys nothing more.
+    // The next tokens; then what was allowed ends: the refresh token buys nothing more, and the API
+    // refuses the access token that it accepted, within the second that is promised.
     await page.click('#demo-refresh')
     await page.waitForSelector('#step-5.done')
     assert.match(await page.textContent('#step-5'), /grant_type = refresh_token[^]*"typ": "at\+jwt"/)
     await page.click('#demo-revoke')
     await page.waitForSelector('#step-6.done')
-    assert.match(await page.textContent('#step-6'), /200 OK[^]*invalid_grant/)
-    assert.equal(await page.locator('#demo-refresh').count(), 0)
+    const revoked = await page.textContent('#step-6')
+    assert.match(revoked, /200 OK[^]*401 Unauthorized\s+WWW-Authenticate: Bearer [^]*"invalid_token"[^]*400 Bad Request[^]*invalid_grant/)
+    assert.match(revoked, /the API, which never asked the server, refused the access token/)
+    const [, figure] = /^(\d+) ms$/.exec(await page.textContent('#step-6 .finding strong'))
+    assert.ok(figure >= 1 && figure < 1000, `${figure} ms until the API refused`)
+    for (const gone of ['#demo-refresh', '#demo-revoke']) assert.equal(await page.locator(gone).count(), 0)
+    await page.click('#demo-call')
+    await page.waitForSelector('#step-4.failed')
+    assert.match(await page.textContent('#step-4'), /401 Unauthorized[^]*The access token is invalid/)
+    // What was measured stays.
+    assert.equal(await page.textContent('#step-6 .finding strong'), `${figure} ms`)
 
     // Once more: signed in there already, and the consent is remembered.
     await page.click('#demo-reset')
@@ -64,6 +74,27 @@ for (const javaScriptEnabled of [true, false]) {
     await someone.leave()
   })
 }
+
+test('whoever presses again and again sees one revocation', async () => {
+  const someone = await person(browser)
+  const page = await someone.tab()
+  await page.goto(demo.home)
+  await page.click('#demo-start')
+  await signIn(page)
+  await page.click('#consent-allow')
+  await page.waitForSelector('text=Signed in as')
+  const csrf = await page.inputValue('form[action="/revoke"] input[name="csrf"]')
+  const press = async () => {
+    const answer = await someone.context.request.post(`${demo.home}revoke`, { form: { csrf } })
+    return (await answer.text()).match(/<p class="finding"><strong>(\d+ ms)</)?.[1]
+  }
+  const figures = await Promise.all(Array.from({ length: 12 }, press))
+  // And from a tab that was left open.
+  figures.push(await press())
+  assert.match(figures[0], / ms$/)
+  assert.deepEqual(figures, Array(13).fill(figures[0]))
+  await someone.leave()
+})
 
 test('a wrong password, then the right one', async () => {
   const someone = await person(browser)

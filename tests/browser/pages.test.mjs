@@ -171,6 +171,13 @@ const STATES = {
       await page.waitForSelector('#step-4.done')
     },
   ],
+  'demo with the tokens revoked': [
+    async (page) => {
+      await demoSession(page)
+      await page.click('#demo-revoke')
+      await page.waitForSelector('#step-6.done .finding')
+    },
+  ],
   'demo refused': [
     async (page) => {
       await page.goto(demo.home)

@@ -177,11 +177,15 @@ async fn an_administrator_for_a_week(db: Db) {
     assert!(
         account
             .body
-            .contains("You are an administrator until 2027-01-22"),
+            .contains(r#"You are an administrator until <span class="whole">2027-01-22"#),
         "{}",
         account.body
     );
-    assert!(account.body.contains("portcullis user create NAME --admin"));
+    assert!(
+        account
+            .body
+            .contains(r#"portcullis user create NAME <span class="whole">--admin</span>"#)
+    );
     // The password is the one of the file.
     let shop = server.shop().await;
     assert!(

@@ -1,7 +1,8 @@
 //! The demo application and its API: what a service does with Portcullis, shown step by step. The
-//! API is guarded by `portcullis-verifier`, as any service would be.
+//! API is guarded by `portcullis-verifier`, which follows the revocation feed, as any service would be.
 
 mod messages;
+mod revocation;
 mod visit;
 
 use std::collections::HashMap;
@@ -21,11 +22,13 @@ use serde::Deserialize;
 use serde_json::json;
 use visit::{Panel, Step, Visit};
 
-use super::{Cast, Exit, SCOPE, USERNAME};
+use super::Exit;
+use super::cast::{Cast, SCOPE, USERNAME};
 use crate::app::App;
 use crate::http::{Allowed, Assets, Frame, page, see_other};
 use crate::id::ClientId;
 use crate::secret::{Entropy, Secret, base64url, sha256};
+use crate::time::Clock;
 
 /// The application's own settings, as an operator would give them.
 struct Application {
@@ -34,9 +37,12 @@ struct Application {
     client_secret: Secret,
     home: String,
     password: Secret,
+    clock: Clock,
     entropy: Entropy,
     http: reqwest::Client,
     visits: Mutex<HashMap<String, Visit>>,
+    /// Held while a button works: who presses it twice sees what came of it once.
+    turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Template)]
@@ -67,17 +73,20 @@ pub async fn start(app: &Data<App>, cast: &Cast, port: u16) -> anyhow::Result<Se
         client_secret: cast.client_secret.clone(),
         home: cast.application.clone(),
         password: cast.password.clone(),
+        clock: app.clock.clone(),
         entropy: app.entropy.clone(),
         http: reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .build()?,
-        visits: Mutex::new(HashMap::new()),
+        visits: Mutex::default(),
+        turn: tokio::sync::Mutex::default(),
     });
     let assets = Data::new(Assets::new(&app.config.branding.product));
     let verifier = Verifier::builder(app.issuer.as_str(), cast.audience.as_str())
+        .subscriber(cast.api_client_id.as_str(), cast.api_client_secret.expose())
         .start()
         .await
-        .context("the demo API cannot read the server's keys")?;
+        .context("the demo API cannot read the server's keys and revocations")?;
     let verifier = Data::new(verifier);
     let server = HttpServer::new(move || {
         Actix::new()
@@ -246,6 +255,7 @@ async fn act(
     application: Data<Application>,
     form: Form<Token>,
 ) -> HttpResponse {
+    let _turn = application.turn.lock().await;
     let (cookie, mut visit) = application.visit(&request);
     if form.csrf != form_token(&cookie) {
         return see_other("/");

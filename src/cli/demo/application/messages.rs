@@ -1,6 +1,11 @@
 //! What the application says to the server and to its API, over its own connection, and how that is
 //! shown.
 
+use std::fmt;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use reqwest::header::WWW_AUTHENTICATE;
 use serde_json::{Value, json};
 
 use super::Application;
@@ -16,11 +21,11 @@ impl Application {
             ("redirect_uri", &self.callback()),
             ("code_verifier", &visit.verifier),
         ];
-        let (sent, _, answer) = self.asks("/oauth2/token", &form).await;
-        let genuine = decoded(&answer, "id_token")
+        let (sent, answer) = self.asks("/oauth2/token", &form).await;
+        let genuine = decoded(&answer.body, "id_token")
             .is_some_and(|(_, claims)| claims["nonce"] == visit.nonce.as_str());
-        visit.tokens = tokens(&answer).filter(|_| genuine);
-        visit.show(3, visit.tokens.is_some(), told(sent, &answer));
+        visit.tokens = self.tokens(&answer.body).filter(|_| genuine);
+        visit.show(3, visit.tokens.is_some(), told(sent, &answer.body));
     }
 
     /// Buys the next tokens with the refresh token.
@@ -32,34 +37,10 @@ impl Application {
             ("grant_type", "refresh_token"),
             ("refresh_token", held.refresh.as_str()),
         ];
-        let (sent, _, answer) = self.asks("/oauth2/token", &form).await;
-        let next = tokens(&answer);
-        visit.show(5, next.is_some(), told(sent, &answer));
+        let (sent, answer) = self.asks("/oauth2/token", &form).await;
+        let next = self.tokens(&answer.body);
+        visit.show(5, next.is_some(), told(sent, &answer.body));
         visit.tokens = next.or(Some(held));
-    }
-
-    /// Hands the refresh token back, and shows that it buys nothing any more.
-    pub async fn revoke(&self, visit: &mut Visit) {
-        let Some(held) = visit.tokens.clone() else {
-            return;
-        };
-        let form = [("token", held.refresh.as_str())];
-        let (sent, status, _) = self.asks("/oauth2/revoke", &form).await;
-        let form = [
-            ("grant_type", "refresh_token"),
-            ("refresh_token", held.refresh.as_str()),
-        ];
-        let (_, after, answer) = self.asks("/oauth2/token", &form).await;
-        visit.revoked = status.starts_with("200") && after.starts_with("400");
-        let panels = vec![
-            Panel::new("Sent by the application, with its client secret", sent),
-            Panel::new("The answer", status),
-            Panel::new(
-                "The same refresh token, tried once more",
-                format!("{after}\n\n{answer:#}"),
-            ),
-        ];
-        visit.show(6, visit.revoked, panels);
     }
 
     /// Calls the API with the access token.
@@ -67,52 +48,93 @@ impl Application {
         let Some(Tokens { access, .. }) = visit.tokens.clone() else {
             return;
         };
-        let url = format!("{}/api/orders", self.home);
-        let request = self.http.get(&url).bearer_auth(&access);
-        let (status, body) = read(request).await;
+        let answer = self.orders(&access).await;
         let start = &access[..access.len().min(24)];
-        let sent = format!("GET {url}\nAuthorization: Bearer {start}…");
-        let answer = match body {
-            Value::Null => status.clone(),
-            body => format!("{status}\n\n{body:#}"),
-        };
+        let sent = format!("GET {}\nAuthorization: Bearer {start}…", self.api());
         let panels = vec![
             Panel::new("Sent by the application", sent),
-            Panel::new("The API's answer", answer),
+            Panel::new("The API's answer", answer.to_string()),
         ];
-        visit.show(4, status.starts_with("200"), panels);
+        visit.show(4, answer.is(StatusCode::OK), panels);
     }
 
-    /// A form with the client's credentials: what was sent, the status, the answer.
-    async fn asks(&self, path: &str, form: &[(&str, &str)]) -> (String, String, Value) {
+    /// What the API answers to this access token.
+    pub async fn orders(&self, access: &str) -> Answer {
+        Answer::of(self.http.get(self.api()).bearer_auth(access)).await
+    }
+
+    fn api(&self) -> String {
+        format!("{}/api/orders", self.home)
+    }
+
+    /// A form with the client's credentials: what was sent, and what came back.
+    pub async fn asks(&self, path: &str, form: &[(&str, &str)]) -> (String, Answer) {
         let url = format!("{}{path}", self.issuer);
         let secret = Some(self.client_secret.expose());
         let request = self.http.post(&url).form(form);
         let request = request.basic_auth(self.client_id.as_str(), secret);
-        let (status, answer) = read(request).await;
-        (message("POST", &url, form), status, answer)
+        (message("POST", &url, form), Answer::of(request).await)
+    }
+
+    fn tokens(&self, answer: &Value) -> Option<Tokens> {
+        let text = |name: &str| answer[name].as_str().map(str::to_owned);
+        let lifetime = Duration::from_secs(answer["expires_in"].as_u64()?);
+        Some(Tokens {
+            access: text("access_token")?,
+            refresh: text("refresh_token")?,
+            expires_at: self.clock.now() + lifetime,
+        })
     }
 }
 
-async fn read(request: reqwest::RequestBuilder) -> (String, Value) {
-    match request.send().await {
-        Ok(response) => {
-            let status = response.status().to_string();
-            (status, response.json().await.unwrap_or_default())
+/// What came back.
+pub struct Answer {
+    /// `None`: nothing did.
+    status: Option<StatusCode>,
+    /// Why a token was refused (RFC 6750 §3).
+    challenge: Option<String>,
+    body: Value,
+}
+
+impl Answer {
+    async fn of(request: reqwest::RequestBuilder) -> Self {
+        match request.send().await {
+            Ok(response) => {
+                let challenge = response.headers().get(WWW_AUTHENTICATE);
+                Self {
+                    status: Some(response.status()),
+                    challenge: challenge.and_then(|text| Some(text.to_str().ok()?.to_owned())),
+                    body: response.json().await.unwrap_or_default(),
+                }
+            }
+            Err(error) => Self {
+                status: None,
+                challenge: None,
+                body: json!({ "error": error.to_string() }),
+            },
         }
-        Err(error) => (
-            "no answer".to_owned(),
-            json!({ "error": error.to_string() }),
-        ),
+    }
+
+    /// Whether the status is this one.
+    pub fn is(&self, status: StatusCode) -> bool {
+        self.status == Some(status)
     }
 }
 
-fn tokens(answer: &Value) -> Option<Tokens> {
-    let text = |name: &str| answer[name].as_str().map(str::to_owned);
-    Some(Tokens {
-        access: text("access_token")?,
-        refresh: text("refresh_token")?,
-    })
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.status {
+            Some(status) => write!(f, "{status}")?,
+            None => write!(f, "no answer")?,
+        }
+        if let Some(challenge) = &self.challenge {
+            write!(f, "\nWWW-Authenticate: {challenge}")?;
+        }
+        match &self.body {
+            Value::Null => Ok(()),
+            body => write!(f, "\n\n{body:#}"),
+        }
+    }
 }
 
 fn told(sent: String, answer: &Value) -> Vec<Panel> {

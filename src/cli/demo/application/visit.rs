@@ -1,6 +1,7 @@
 //! What happened in one browser, step by step.
 
 use crate::secret::{Entropy, Secret};
+use crate::time::Timestamp;
 
 /// One browser's visit.
 #[derive(Clone, Default)]
@@ -18,6 +19,8 @@ pub struct Visit {
 pub struct Tokens {
     pub access: String,
     pub refresh: String,
+    /// When the access token is to be replaced.
+    pub expires_at: Timestamp,
 }
 
 #[derive(Clone)]
@@ -26,7 +29,17 @@ pub struct Step {
     pub title: String,
     pub text: String,
     pub outcome: String,
+    pub finding: Option<Finding>,
     pub panels: Vec<Panel>,
+}
+
+/// What was measured.
+#[derive(Clone)]
+pub struct Finding {
+    /// The number, with its unit.
+    pub figure: String,
+    /// What it says.
+    pub text: String,
 }
 
 #[derive(Clone)]
@@ -50,7 +63,7 @@ const TITLES: [(&str, &str); 6] = [
     ),
     (
         "API call",
-        "The API verifies the access token by its signature alone, without asking anybody.",
+        "The API checks the signature of the access token, and that it was not revoked. It asks nobody.",
     ),
     (
         "Refresh",
@@ -58,7 +71,7 @@ const TITLES: [(&str, &str); 6] = [
     ),
     (
         "Revocation",
-        "The application hands its refresh token back. What you allowed ends, and nothing more can be bought with it.",
+        "The application hands its refresh token back, and what you allowed ends. The token buys nothing more, and the API refuses the access token, which is genuine and has not expired.",
     ),
 ];
 
@@ -90,6 +103,14 @@ impl Visit {
         self.steps.push(step(number, outcome, panels));
     }
 
+    /// Adds to a step that is shown what was measured in it.
+    pub fn find(&mut self, number: usize, finding: Finding) {
+        let mut steps = self.steps.iter_mut();
+        if let Some(step) = steps.find(|step| step.number == number) {
+            step.finding = Some(finding);
+        }
+    }
+
     /// What happened, and what is to come.
     pub fn all_steps(&self) -> Vec<Step> {
         let shown = |number| self.steps.iter().find(|step| step.number == number);
@@ -109,6 +130,7 @@ fn step(number: usize, outcome: &str, panels: Vec<Panel>) -> Step {
         title: title.to_owned(),
         text: text.to_owned(),
         outcome: outcome.to_owned(),
+        finding: None,
         panels,
     }
 }

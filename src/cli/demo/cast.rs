@@ -1,0 +1,215 @@
+//! Who takes part in the demo: a person, an API that follows the revocation feed, an application, and
+//! the registration of an application of one's own.
+
+use anyhow::Context;
+
+use crate::accounts::password::Password;
+use crate::accounts::user::{User, Username};
+use crate::app::App;
+use crate::db::{self, Transaction};
+use crate::id::{self, ClientId, UserId};
+use crate::keys::Alg;
+use crate::oauth::client::{AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType};
+use crate::oauth::resource::Resource;
+use crate::oauth::scope::Scope;
+use crate::secret::{Entropy, Secret};
+use crate::time::Timestamp;
+
+/// Whom the demo signs in.
+pub const USERNAME: &str = "demo";
+/// What the applications ask for.
+pub const SCOPE: &str = "openid orders:read";
+
+/// Where an application of one's own may be answered: any port of the loopback literals, and the
+/// usual ports of local development.
+const OWN_REDIRECT_URIS: [&str; 5] = [
+    "http://127.0.0.1/callback",
+    "http://[::1]/callback",
+    "http://localhost:3000/callback",
+    "http://localhost:5173/callback",
+    "http://localhost:8000/callback",
+];
+
+/// Who takes part, with this run's secrets.
+pub struct Cast {
+    /// The person's.
+    pub password: Secret,
+    /// Where the application is.
+    pub application: String,
+    /// Where its API is, which is also how tokens name it.
+    pub audience: String,
+    /// The application's.
+    pub client_id: ClientId,
+    /// The application's.
+    pub client_secret: Secret,
+    /// The API's own, with which it follows the revocation feed.
+    pub api_client_id: ClientId,
+    /// The API's own.
+    pub api_client_secret: Secret,
+    own_client_id: ClientId,
+    own_client_secret: Secret,
+}
+
+impl Cast {
+    /// Writes user, API and applications into the fresh database.
+    ///
+    /// # Errors
+    /// The database's, or the password hash's.
+    pub async fn register(app: &App, application: &str) -> anyhow::Result<Self> {
+        let now = app.clock.now();
+        let cast = Self {
+            password: Secret::readable(&app.entropy),
+            application: application.to_owned(),
+            audience: format!("{application}/api"),
+            client_id: ClientId::from("demo-application"),
+            client_secret: Secret::client_secret(&app.entropy),
+            api_client_id: ClientId::from("demo-api"),
+            api_client_secret: Secret::client_secret(&app.entropy),
+            own_client_id: ClientId::from("my-application"),
+            own_client_secret: Secret::client_secret(&app.entropy),
+        };
+        let password = Password::parse(cast.password.expose())
+            .map_err(|_| anyhow::anyhow!("the demo password"))?;
+        let phc = app
+            .password_hash(password)
+            .await
+            .map_err(|_| anyhow::anyhow!("password hashing"))?;
+        let username = Username::parse(USERNAME).context("the demo user name")?;
+        let user = User {
+            id: UserId::new(&app.entropy, now),
+            username,
+            name: Some("Demo User".to_owned()),
+            email: None,
+            email_verified: false,
+            claims: serde_json::Map::new(),
+            auth_epoch: 1,
+            disabled_at: None,
+            created_at: now,
+            updated_at: now,
+        };
+        let resource = cast.resource(&app.entropy, now)?;
+        let demo = cast.client(
+            &cast.client_id,
+            "Demo application",
+            vec![format!("{application}/callback")],
+            now,
+        )?;
+        let own_uris = OWN_REDIRECT_URIS.map(str::to_owned).to_vec();
+        let own = cast.client(&cast.own_client_id, "My application", own_uris, now)?;
+        let api = cast.resource_server(now)?;
+        let clients = [
+            (demo, cast.client_secret.clone()),
+            (api, cast.api_client_secret.clone()),
+            (own, cast.own_client_secret.clone()),
+        ];
+        let entropy = app.entropy.clone();
+        app.store
+            .transaction(move |tx: &mut Transaction<'_>| -> Result<(), db::Error> {
+                tx.put_user(&user)?;
+                tx.put_password(&user.id, &phc, now)?;
+                tx.put_resource(&resource)?;
+                tx.put_scope_description("orders:read", "See your orders in the demo shop")?;
+                for (mut client, secret) in clients {
+                    let kept = ClientSecret::keep(&secret, "first", &entropy, now);
+                    client.secrets.push(kept);
+                    tx.put_client(&client)?;
+                }
+                Ok(())
+            })
+            .await?;
+        Ok(cast)
+    }
+
+    fn resource(&self, entropy: &Entropy, now: Timestamp) -> anyhow::Result<Resource> {
+        Ok(Resource {
+            max_age: portcullis_verifier::MaxAge::STANDARD,
+            id: id::uuid(entropy, now),
+            audience: self.audience.clone(),
+            name: "Demo orders API".to_owned(),
+            scopes: Scope::parse("orders:read").map_err(|_| anyhow::anyhow!("scope"))?,
+            access_ttl: None,
+            alg: Alg::ES256,
+            created_at: now,
+        })
+    }
+
+    /// The API as a client: it asks for no tokens, and may read the revocation feed.
+    fn resource_server(&self, now: Timestamp) -> anyhow::Result<Client> {
+        let client = self.client(&self.api_client_id, "Demo orders API", Vec::new(), now)?;
+        Ok(Client {
+            grant_types: Vec::new(),
+            scopes: Scope::default(),
+            resources: Vec::new(),
+            serves: vec![self.audience.clone()],
+            ..client
+        })
+    }
+
+    fn client(
+        &self,
+        id: &ClientId,
+        name: &str,
+        redirect_uris: Vec<String>,
+        now: Timestamp,
+    ) -> anyhow::Result<Client> {
+        Ok(Client {
+            id: id.clone(),
+            name: name.to_owned(),
+            auth_method: AuthMethod::Basic,
+            redirect_uris,
+            grant_types: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
+            scopes: Scope::parse(SCOPE).map_err(|_| anyhow::anyhow!("scope"))?,
+            resources: vec![self.audience.clone()],
+            cors_origins: Vec::new(),
+            post_logout_redirect_uris: Vec::new(),
+            id_token_alg: Alg::RS256,
+            consent: ConsentPolicy::Remember,
+            require_pkce: true,
+            allow_localhost_redirect: false,
+            client_uri: None,
+            policy_uri: None,
+            tos_uri: None,
+            auth_epoch: 1,
+            serves: Vec::new(),
+            userinfo_alg: None,
+            allow_networks: Vec::new(),
+            deny_networks: Vec::new(),
+            disabled_at: None,
+            deleted_at: None,
+            created_at: now,
+            secrets: Vec::new(),
+        })
+    }
+
+    /// Says where to look and what an application of one's own needs.
+    pub fn introduce(&self, app: &App) {
+        let issuer = app.issuer.as_str();
+        println!("\n  Open    {}/\n", self.application);
+        println!(
+            "  Sign in as   {USERNAME}\n  Password     {}\n",
+            self.password.expose()
+        );
+        println!("  To attach an application of your own:");
+        println!("    issuer         {issuer}");
+        println!("    client id      {}", self.own_client_id);
+        println!("    client secret  {}", self.own_client_secret.expose());
+        println!("    scopes         {SCOPE}");
+        println!(
+            "    redirect URIs  {} (any port)",
+            OWN_REDIRECT_URIS[..2].join(", ")
+        );
+        println!("                   {}", OWN_REDIRECT_URIS[2..].join(", "));
+        if std::env::var_os("SSH_CONNECTION").is_some() {
+            let port = app.config.listen.public.port().unwrap_or_default();
+            let ports = (port, port + 1);
+            println!("\n  You are here over ssh. On your own machine, run:");
+            println!(
+                "    ssh -L {0}:localhost:{0} -L {1}:localhost:{1} <this host>",
+                ports.0, ports.1
+            );
+        }
+        println!(
+            "\n  Everything is in memory of this run and in a temporary folder. Ctrl-C ends it.\n"
+        );
+    }
+}
