@@ -465,7 +465,13 @@ fn a_restored_database_is_recovered(desk: &Place) {
         desk.done(&["feed", "status"])
             .contains("portcullis recover")
     );
+    // What is revoked meanwhile has no number, so nobody is said to have applied it.
+    let token = "token:0198c0de-0000-7000-8000-000000000003";
+    desk.refused(&["revoke", token, "--wait=1s"], 75, "portcullis recover");
+    let numbered = "SELECT count(*) AS n FROM revocations WHERE kind = 'J' AND seq IS NOT NULL";
+    assert_eq!(desk.count(numbered), 0);
     let said = desk.done(&["recover", "--yes"]);
+    assert_eq!(desk.count(numbered), 1);
     assert!(
         said.contains("Feed epoch") && said.contains("Lost:"),
         "{said}"

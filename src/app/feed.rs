@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{App, StartError};
 use crate::config::limits::{
-    BEAT_AGE, HEARTBEAT_EVERY, KEEP_EVERY, POLL_EVERY, RESOURCE_ACCESS_CAP,
+    BEAT_AGE, HEARTBEAT_EVERY, KEEP_EVERY, POLL_EVERY, POLL_TIME, RESOURCE_ACCESS_CAP,
 };
 use crate::db::{self, Head};
 use crate::feed::{MarkFile, Place, Taken};
@@ -40,7 +40,9 @@ impl App {
     pub async fn poll(&self) -> Result<(), Failed> {
         let _turn = self.feed.turn().await;
         let begun = Poll::begun(&self.clock);
-        let head = self.store.read(|tx| tx.read_head()).await?;
+        let read = self.store.read(|tx| tx.read_head());
+        let read = tokio::time::timeout(POLL_TIME, read).await;
+        let head = read.map_err(|_| db::Error::Unavailable("it says nothing".to_owned()))??;
         if self.is_due(&head) {
             self.signals.waiting.notify_one();
         }

@@ -261,11 +261,21 @@ pub struct Propagated {
 /// Gives the numbers, and waits if asked.
 ///
 /// # Errors
-/// Of the database.
+/// Of the database; [`Exit`] with code 75 while it stands as restored, since nothing is numbered then.
 pub fn propagate(name: &str, store: &Store, wait: &Wait) -> anyhow::Result<Propagated> {
     block_on(async {
         number(store, Clock::System).await?;
         let head = store.read(|tx| tx.read_head()).await?;
+        // It has no number then, and the place that instances have confirmed is before it.
+        if head.restored_at.is_some() {
+            return Err(Exit {
+                code: 75,
+                message: format!(
+                    "{name} is revoked, and no service has learnt it: the database was restored from an older copy; run `portcullis recover`"
+                ),
+            }
+            .into());
+        }
         let mut propagated = Propagated {
             name: name.to_owned(),
             position: format!("{}:{}", head.epoch, head.seq),

@@ -204,6 +204,9 @@ pub const PRIVATE_HALF_KEPT: Duration = Duration::from_secs(3_600);
 pub const KEEP_EVERY: Duration = Duration::from_secs(60);
 /// How often each node asks what has changed.
 pub const POLL_EVERY: Duration = Duration::from_millis(50);
+/// How long the database may take to say what has changed, before it counts as lost. Its own time limit
+/// for a statement is shorter; a network that swallows packets has none.
+pub const POLL_TIME: Duration = Duration::from_secs(5);
 /// How long a node publishes keys after the last good poll: verifiers keep none for longer either.
 pub const KEYS_PUBLISHED: Duration = Duration::from_secs(86_400);
 /// How long a node may sign tokens after the last good poll.
@@ -232,8 +235,6 @@ pub const BEAT_AGE: Duration = Duration::from_secs(1);
 pub const NUMBERED_AT_ONCE: i64 = 1_000;
 /// How long the longest life of access tokens counts after the last need of it.
 pub const LIFE_NEEDED_FOR: Duration = Duration::from_secs(7_200);
-/// Frames in one answer, at most.
-pub const FRAMES_PER_ANSWER: usize = 16;
 /// How long a request for frames may wait for news, at most.
 pub const LONGEST_POLL: Duration = Duration::from_secs(20);
 /// Event streams of one subscriber.

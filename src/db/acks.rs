@@ -28,7 +28,8 @@ pub struct Acknowledged {
 }
 
 impl Transaction<'_> {
-    /// Writes down what an instance said, unless something newer of it is known.
+    /// Writes down what an instance said, unless something newer of it is known, or nothing of its
+    /// client: a database that went back may not know it.
     ///
     /// # Errors
     /// [`Error`].
@@ -46,7 +47,10 @@ impl Transaction<'_> {
         let updated = diesel::update(row.filter(older))
             .set(values)
             .execute(self.0)?;
-        if updated == 1 || self.has_ack(&ack.client_id, &ack.instance)? {
+        if updated == 1
+            || self.has_ack(&ack.client_id, &ack.instance)?
+            || !self.has_client(&ack.client_id)?
+        {
             return Ok(());
         }
         diesel::insert_into(t::table)

@@ -71,11 +71,16 @@ impl Acks {
         let mut heard = self.lock();
         let all = heard.values_mut().flat_map(HashMap::values_mut);
         let new = all.filter(|heard| !heard.is_written);
-        new.map(|heard| {
+        let new = new.map(|heard| {
             heard.is_written = true;
             heard.ack.clone()
-        })
-        .collect()
+        });
+        let mut new: Vec<Acknowledged> = new.collect();
+        // In one order on every node: two that write the same rows wait for each other, and not in a ring.
+        new.sort_by(|a, b| {
+            (a.client_id.as_str(), &a.instance).cmp(&(b.client_id.as_str(), &b.instance))
+        });
+        new
     }
 
     /// These could not be written.

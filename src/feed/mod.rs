@@ -19,7 +19,7 @@ use portcullis_verifier::{
 };
 use tokio::sync::watch;
 
-use crate::config::limits::{FRAMES_PER_ANSWER, RECENT_BYTES};
+use crate::config::limits::RECENT_BYTES;
 use crate::db::{Error, Head, Store};
 use crate::keys::{KeyError, KeyView, Use};
 use crate::time::{Clock, Timestamp};
@@ -242,18 +242,25 @@ impl Feed {
     /// # Errors
     /// [`KeyError`]; then it is told with the next success.
     pub fn publish(&self, keys: &KeyView) -> Result<(), KeyError> {
-        let mut known = self.lock();
-        let Some(place) = known.place else {
-            return Ok(());
-        };
-        while known.told < place.seq {
-            let made = self.frame(&known, known.told, keys);
+        while let Some(made) = self.untold(keys) {
+            // Streams read on while it is signed; somebody else may tell the same meanwhile.
             let sent = Sent::of(&made, self.sign(&made, keys)?);
-            known.told = sent.last;
-            known.keep(sent);
-            self.tell();
+            let mut known = self.lock();
+            if known.told == made.after && known.is_in(made.epoch) {
+                known.told = made.last;
+                known.keep(sent);
+                drop(known);
+                self.tell();
+            }
         }
         Ok(())
+    }
+
+    /// The next frame that the streams were not told.
+    fn untold(&self, keys: &KeyView) -> Option<Frame> {
+        let known = self.lock();
+        let place = known.place?;
+        (known.told < place.seq).then(|| self.frame(&known, known.told, keys))
     }
 
     /// Tells the streams that this node is still there, and how far it is.
@@ -265,22 +272,30 @@ impl Feed {
             return Ok(());
         }
         self.publish(keys)?;
-        let mut known = self.lock();
-        let Some(place) = known.place else {
-            return Ok(());
+        let made = {
+            let known = self.lock();
+            let Some(place) = known.place else {
+                return Ok(());
+            };
+            self.frame(&known, place.seq, keys)
         };
-        let made = self.frame(&known, place.seq, keys);
-        known.heartbeat = Some(Arc::new(Sent::of(&made, self.sign(&made, keys)?)));
-        known.beats += 1;
+        let sent = Sent::of(&made, self.sign(&made, keys)?);
+        let mut known = self.lock();
+        if known.is_in(made.epoch) {
+            known.heartbeat = Some(Arc::new(sent));
+            known.beats += 1;
+        }
         drop(known);
         self.tell();
         Ok(())
     }
 
-    /// Leaves out what has expired.
+    /// Leaves out what has expired: by the beat, since a clock of ours that jumps ahead for a moment
+    /// must not cost a record that tokens still need.
     pub fn prune(&self) {
-        let now = u32::try_from(self.clock.now().secs()).unwrap_or(u32::MAX);
         let mut known = self.lock();
+        let Some(place) = known.place else { return };
+        let now = u32::try_from(place.beat.secs()).unwrap_or(u32::MAX);
         known.records.retain(|(_, record)| record.expires > now);
     }
 
@@ -293,7 +308,8 @@ impl Feed {
         if at.epoch != place.epoch || at.seq > place.seq {
             return Next::Behind;
         }
-        if at.seq < place.seq {
+        // What was read and not yet told will be told in a moment, to all at once.
+        if at.seq < known.told {
             let next = known
                 .recent
                 .iter()
@@ -313,46 +329,27 @@ impl Feed {
         }
     }
 
-    /// Frames with all live records after `after`, at most `most` of them and at least one. The last
-    /// one says up to when nothing is missing, unless more must follow.
+    /// One frame with live records after `after`. It says up to when nothing is missing, unless more
+    /// must follow.
     ///
     /// # Errors
     /// [`Unready`].
-    pub fn frames(
-        &self,
-        after: Position,
-        most: usize,
-        keys: &KeyView,
-    ) -> Result<Vec<Signed>, Unready> {
-        let (place, mut made) = {
+    pub fn frame_after(&self, after: Position, keys: &KeyView) -> Result<Signed, Unready> {
+        let made = {
             let known = self.lock();
             let place = known.place.filter(|_| !self.is_restored());
             let place = place.ok_or(Unready::Feed)?;
-            let mut at = if after.epoch == place.epoch {
+            let after = if after.epoch == place.epoch {
                 after.seq.min(place.seq)
             } else {
                 0
             };
-            let mut made = Vec::new();
-            while made.len() < most.clamp(1, FRAMES_PER_ANSWER)
-                && (at < place.seq || made.is_empty())
-            {
-                let frame = self.frame(&known, at, keys);
-                at = frame.last;
-                made.push(frame);
-            }
-            (place, made)
+            self.frame(&known, after, keys)
         };
-        let signed = made.drain(..).map(|frame| {
-            Ok(Signed {
-                jws: self.sign(&frame, keys)?,
-                position: Position {
-                    epoch: place.epoch,
-                    seq: frame.last,
-                },
-            })
-        });
-        signed.collect()
+        Ok(Signed {
+            jws: self.sign(&made, keys)?,
+            position: made.position(),
+        })
     }
 
     /// The frame after `after`: as many live records as one holds, or none.
@@ -407,6 +404,10 @@ impl Feed {
 }
 
 impl Known {
+    fn is_in(&self, epoch: u64) -> bool {
+        self.place.is_some_and(|place| place.epoch == epoch)
+    }
+
     fn keep(&mut self, sent: Sent) {
         self.recent_bytes += sent.event.len();
         self.recent.push_back(Arc::new(sent));
@@ -472,5 +473,38 @@ mod tests {
         for good in [place(2, 10, 500), place(2, 11, 501), place(3, 0, 0)] {
             assert!(!here.is_ahead_of(&good), "{good:?}");
         }
+    }
+
+    #[test]
+    fn a_clock_that_jumps_ahead_costs_no_record() {
+        let clock = Clock::settable(Timestamp::from_secs(1_000));
+        let feed = Feed::new("https://id.example", clock.clone());
+        let record = Record::new(portcullis_verifier::Kind::Session, "one", 0, 1_500);
+        feed.lock().place = Some(place(1, 1, 1_000_000_000));
+        feed.lock().records.push_back((1, record));
+        clock.advance(std::time::Duration::from_secs(3_600));
+        feed.prune();
+        assert_eq!(feed.live_records(), 1);
+        feed.lock().place = Some(place(1, 1, 1_500_000_000));
+        feed.prune();
+        assert_eq!(feed.live_records(), 0);
+    }
+
+    /// Between the reading of records and their frame, a stream waits and makes none of its own.
+    #[test]
+    fn what_was_not_told_yet_is_waited_for() {
+        let feed = Feed::new(
+            "https://id.example",
+            Clock::settable(Timestamp::from_secs(1_000)),
+        );
+        *feed.lock() = Known {
+            place: Some(place(1, 5, 1_000_000_000)),
+            told: 3,
+            ..Known::default()
+        };
+        let next = |seq| feed.next(Position { epoch: 1, seq }, &mut 0);
+        assert!(matches!(next(3), Next::Nothing));
+        assert!(matches!(next(4), Next::Nothing));
+        assert!(matches!(next(2), Next::Behind));
     }
 }

@@ -20,7 +20,7 @@ use super::limits;
 use super::token::{self, Stop};
 use crate::app::App;
 use crate::config::limits::{
-    ACK_KIDS, BODY_BYTES, BODY_TIME, FRAMES_PER_ANSWER, INSTANCE_BYTES, LONGEST_POLL, STREAM_LIFE,
+    ACK_KIDS, BODY_BYTES, BODY_TIME, INSTANCE_BYTES, LONGEST_POLL, STREAM_LIFE,
 };
 use crate::feed::{self, Next, Stream, Unready};
 use crate::id::ClientId;
@@ -81,7 +81,10 @@ pub async fn ack(request: HttpRequest, app: Data<App>, body: Payload) -> HttpRes
 enum Stopped {
     Stop(Stop),
     /// 409: it stands where this feed has not been.
-    Ahead,
+    Ahead {
+        /// Whether the database itself says so, and not only what this node last read of it.
+        is_certain: bool,
+    },
 }
 
 impl<E: Into<Stop>> From<E> for Stopped {
@@ -94,7 +97,7 @@ impl Stopped {
     fn respond(self, request: &HttpRequest) -> HttpResponse {
         match self {
             Self::Stop(stop) => stop.respond(request),
-            Self::Ahead => {
+            Self::Ahead { .. } => {
                 error::log(request, Detail::new("feed.ahead", "position"), None);
                 HttpResponse::Conflict()
                     .insert_header((CACHE_CONTROL, "no-store"))
@@ -155,18 +158,18 @@ async fn frames(request: &HttpRequest, app: &Data<App>) -> Result<Vec<String>, S
     };
     must_not_be_ahead(app, after).await?;
     wait_for_news(app, after, wait).await;
-    let made = make(app, after, FRAMES_PER_ANSWER).await?;
-    Ok(made.into_iter().map(|signed| signed.jws).collect())
+    // One for each question: what an answer costs in memory does not grow with the feed.
+    Ok(vec![make(app, after).await?.jws])
 }
 
 /// Off the event loop where there is much to sign. A thread for each of a thousand subscribers that come
 /// back at once would cost more than all their frames.
-async fn make(app: &Data<App>, after: Position, most: usize) -> Result<Vec<feed::Signed>, Stop> {
+async fn make(app: &Data<App>, after: Position) -> Result<feed::Signed, Stop> {
     let (node, keys) = (app.clone(), app.keys());
     if app.feed.live_records() <= FEW {
-        return Ok(app.feed.frames(after, most, &keys)?);
+        return Ok(app.feed.frame_after(after, &keys)?);
     }
-    let made = tokio::task::spawn_blocking(move || node.feed.frames(after, most, &keys));
+    let made = tokio::task::spawn_blocking(move || node.feed.frame_after(after, &keys));
     let made = made.await.map_err(Error::unsigned)?;
     Ok(made?)
 }
@@ -176,10 +179,11 @@ async fn must_not_be_ahead(app: &App, at: Position) -> Result<(), Stopped> {
     if !is_ahead(app, at) {
         return Ok(());
     }
-    // Whatever comes of it, the old place is good enough to say no.
-    let _ = app.poll().await;
+    // Without an answer the old place is good enough to say no, and not to say that the database went
+    // back: a node that is cut off is behind its neighbours.
+    let is_certain = app.poll().await.is_ok();
     if is_ahead(app, at) {
-        return Err(Stopped::Ahead);
+        return Err(Stopped::Ahead { is_certain });
     }
     Ok(())
 }
@@ -308,10 +312,9 @@ impl Subscriber {
 
     /// What this stream missed, in a frame of its own.
     async fn catch_up(&mut self) -> Option<Bytes> {
-        let made = make(&self.app, self.at, 1).await.ok()?;
-        let signed = made.first()?;
+        let signed = make(&self.app, self.at).await.ok()?;
         self.at = signed.position;
-        Some(feed::event(signed))
+        Some(feed::event(&signed))
     }
 
     /// Heartbeats wake it often enough to see that.
@@ -367,7 +370,7 @@ async fn acknowledge(
         seq: ack.seq,
     };
     if let Err(ahead) = must_not_be_ahead(app, at).await {
-        if let Some(frame) = &ack.frame
+        if let (Stopped::Ahead { is_certain: true }, Some(frame)) = (&ahead, &ack.frame)
             && proves_more(app, &app.keys(), frame)
         {
             app.proven_restored("subscriber").await?;

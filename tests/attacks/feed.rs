@@ -1,5 +1,4 @@
-//! Rows of the catalogue: the revocation feed. What a verifier refuses (forged, old, replayed and
-//! reordered frames) stands in `crates/verifier/tests/verifier/feed_faults.rs`.
+//! Rows of the catalogue: the revocation feed, as a node serves it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

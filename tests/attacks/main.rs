@@ -17,8 +17,13 @@ mod authorize;
 mod authorize_session;
 mod client_auth;
 mod consent;
+mod cut_off;
 mod expect;
 mod feed;
+#[path = "../../crates/verifier/tests/verifier/feed_issuer.rs"]
+#[allow(dead_code, reason = "the verifier's tests use all of it")]
+mod feed_issuer;
+mod hostile_feed;
 mod http_tls;
 mod introspection;
 mod keys_jwt;
@@ -28,6 +33,9 @@ mod odd_peer;
 mod process;
 mod redirect_uri;
 mod revocation;
+#[path = "../../crates/verifier/tests/verifier/signer.rs"]
+#[allow(dead_code, reason = "the verifier's tests use all of it")]
+mod signer;
 mod storage_supply;
 mod throttle;
 mod token_code;
@@ -54,7 +62,9 @@ const AREAS: &[&[Row]] = &[
     authorize_session::ROWS,
     client_auth::ROWS,
     consent::ROWS,
+    cut_off::ROWS,
     feed::ROWS,
+    hostile_feed::ROWS,
     http_tls::answers::ROWS,
     http_tls::handshakes::ROWS,
     http_tls::logs::ROWS,

@@ -15,6 +15,7 @@ pub mod log;
 pub mod place;
 pub mod postgres;
 pub mod raw;
+pub mod relay;
 pub mod server;
 pub mod timing;
 pub mod tls;

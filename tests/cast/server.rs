@@ -102,8 +102,14 @@ impl Server {
 
     /// Another node on the same database (Postgres only), with the same clock.
     pub async fn node(&self) -> Self {
+        self.node_with(|_| {}).await
+    }
+
+    /// The same, with settings changed first.
+    pub async fn node_with(&self, change: impl FnOnce(&mut Config)) -> Self {
         assert_eq!(self.db, Db::Postgres, "an embedded database has one node");
         let mut config = self.config.clone();
+        change(&mut config);
         if let Some(spare) = config.http.accept_hosts.last() {
             let (_, port) = spare.rsplit_once(':').unwrap();
             config.listen.public = Address::new("127.0.0.1", port.parse().unwrap());

@@ -307,6 +307,52 @@ feed_story! {
 }
 
 feed_story! {
+    async fn one_answer_holds_one_frame_however_much_there_is(server: Server) {
+        let api = server.api_server().await;
+        let own = credentials(&api);
+        server.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 70000) \
+             INSERT INTO revocations (id, kind, value, floor, reason, actor, created_at, epoch, seq, expires_at) \
+             SELECT 'id-' || i, 'S', 'session-' || i, 0, 'test', 'test', 0, 1, i, 1900000000000000 FROM n",
+        );
+        server.execute("UPDATE feed_head SET seq = 70000");
+        server.app.poll().await.unwrap();
+        let numbers = |frame: &Value| (frame["after"].as_u64(), frame["last"].as_u64());
+        let first = frames(&asks(&server, "/revocations", Some(&own)).await);
+        assert_eq!(first.len(), 1);
+        assert_eq!(numbers(&first[0]), (Some(0), Some(65_536)));
+        assert!(first[0]["as_of_us"].is_null(), "more must follow");
+        let rest = frames(&asks(&server, "/revocations?after=1:65536", Some(&own)).await);
+        assert_eq!((rest.len(), numbers(&rest[0])), (1, (Some(65_536), Some(70_000))));
+        assert!(rest[0]["as_of_us"].is_u64());
+        // A service asks until nothing is missing.
+        let service = server.subscriber(&api, "billing-1").start().await.unwrap();
+        assert_eq!(service.metrics().records, 70_000);
+    }
+}
+
+feed_story! {
+    async fn who_is_not_in_the_database_keeps_nobody_from_being_written_down(server: Server) {
+        let api = server.api_server().await;
+        let ack = |client: &str| portcullis::db::Acknowledged {
+            client_id: client.into(),
+            instance: "one".to_owned(),
+            epoch: 1,
+            seq: 1,
+            kids: Vec::new(),
+            max_age: None,
+            acked_at: server.clock.now(),
+        };
+        let (gone, there) = (ack("of-a-newer-database"), ack(api.id()));
+        server.write(move |tx| {
+            tx.put_ack(&gone)?;
+            tx.put_ack(&there)
+        }).await;
+        assert_eq!(server.count("SELECT count(*) AS n FROM feed_acks"), 1);
+    }
+}
+
+feed_story! {
     async fn an_acknowledgement_is_written_down(server: Server) {
         let api = server.api_server().await;
         let service = server.subscriber(&api, "billing-1").start().await.unwrap();

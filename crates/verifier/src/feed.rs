@@ -121,6 +121,12 @@ impl Refused {
             _ => "feed.rejected",
         }
     }
+
+    /// Whom an alarm should wake: these are no accidents of the network.
+    pub(crate) fn severity(self) -> Option<&'static str> {
+        let is_grave = matches!(self.event(), "feed.rejected" | "feed.rollback");
+        is_grave.then_some("high")
+    }
 }
 
 impl Feed {

@@ -298,6 +298,7 @@ impl Follower {
                 self.feed.counters.frame_refused(refused.event());
                 tracing::warn!(
                     event = refused.event(),
+                    severity = refused.severity(),
                     reason = %refused,
                     address = self.address(),
                     "a frame of the revocation feed was refused"

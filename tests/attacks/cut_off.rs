@@ -1,0 +1,166 @@
+//! A row of the catalogue: revocation while one node cannot reach the database.
+
+use std::time::{Duration, Instant};
+
+use portcullis_verifier::{Need, Rejected, Verifier};
+use serde_json::json;
+
+use crate::cast::client::basic;
+use crate::cast::relay::Relay;
+use crate::cast::{Answer, Db, Server, journal, log, raw};
+use crate::expect::{json_error, logged, seen};
+use crate::token_code::Flow;
+use crate::token_refresh::bought;
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[row!(a330)];
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn verdict(service: &Verifier, token: &str) -> Result<(), Rejected> {
+    service.verify(token, &Need::any()).map(drop)
+}
+
+/// Waits until something holds, and says whether it ever did.
+async fn until(mut holds: impl FnMut() -> bool) -> bool {
+    let begun = Instant::now();
+    while !holds() {
+        if begun.elapsed() > seconds(20) {
+            return false;
+        }
+        // Gives everything else its turn, sockets included.
+        tokio::task::spawn_blocking(std::thread::yield_now)
+            .await
+            .unwrap();
+    }
+    true
+}
+
+/// By hand: the row names its 5xx.
+async fn asks(node: &Server, target: &str, authorization: &str, body: &str) -> Answer {
+    let request = raw::post(target, &[("Authorization", authorization)], body);
+    raw::bytes(&node.base, request).await.unwrap()
+}
+
+async fn a330(stage: &Stage) {
+    let relay = match stage.db() {
+        Db::Postgres => Relay::new(),
+        // One node, and no network.
+        Db::Sqlite => None,
+    };
+    let Some(relay) = relay else {
+        return stage.check(0, true, String::new);
+    };
+    let whole = Server::found_by_services(Db::Postgres, |_| {}).await;
+    let cut = whole
+        .node_with(|config| {
+            config.database.url = Some(relay.through(&config.database_url()));
+        })
+        .await;
+    let api = whole.api_server().await;
+    let follows_cut = whole.subscriber(&api, "cut-1").feed_at(cut.base.as_str());
+    let follows_cut = follows_cut.start().await.unwrap();
+    let follows_whole = whole.subscriber(&api, "whole-1").start().await.unwrap();
+    let mut alice = Flow::begin(&whole).await;
+    let hers = bought(&mut alice).await;
+    let mut bob = whole.enters("bob").await;
+    let kept = alice.web.redeems(&bob.allows(&alice.web).await).await.ok();
+    let own = basic(api.id(), api.secret.as_ref().unwrap().expose());
+    let shops = basic(alice.web.id(), alice.web.secret.as_ref().unwrap().expose());
+    let about = |token: &str| format!("token={token}");
+    let before = asks(&cut, "/oauth2/introspect", &own, &about(hers.access())).await;
+    stage.check(1, before.json()["active"] == true, || seen(&before));
+
+    // Nothing arrives any more, and nobody is told so.
+    let mark = log::mark();
+    relay.falls_silent();
+    let degraded = |event: &log::Event| {
+        let is = |field: &str, value: &str| event.get(field).is_some_and(|is| is == value);
+        is("event", "node.degraded") && is("reason", "poll") && is("severity", "high")
+    };
+    let told = until(|| log::since(mark).iter().any(degraded)).await;
+    stage.check(1, told, || "no node.degraded".into());
+    let stands_at = cut.app.feed.place().unwrap();
+    // The other node revokes as usual, and whoever follows it knows.
+    let revoked = alice.web.revokes(hers.refresh()).await;
+    stage.check(3, revoked.status == 200, || seen(&revoked));
+    let known = until(|| verdict(&follows_whole, hers.access()) == Err(Rejected::Revoked)).await;
+    stage.check(3, known, || "the other service accepts it".into());
+
+    // Hung up on: whatever needs the database is answered with 503, and at once.
+    relay.breaks();
+    let (active, refresh) = (
+        about(hers.access()),
+        format!("grant_type=refresh_token&refresh_token={}", kept.refresh()),
+    );
+    for (target, authorization, body) in [
+        ("/oauth2/introspect", &own, &active),
+        ("/oauth2/token", &shops, &refresh),
+    ] {
+        let answer = asks(&cut, target, authorization, body).await;
+        stage.expect(1, json_error(&answer, 503, "temporarily_unavailable"));
+        stage.check(1, answer.header("retry-after").is_some(), || seen(&answer));
+        if target == "/oauth2/introspect" {
+            stage.expect(1, logged(&answer, "introspection.degraded", ""));
+        }
+    }
+    // A neighbour's frame shows no more than that this node is behind: nobody closes the house with it.
+    let ahead = whole.app.feed.place().unwrap();
+    let keys = whole.app.keys();
+    let frame = whole.app.feed.frame_after(Default::default(), &keys);
+    let body = json!({
+        "instance": "cut-1", "epoch": ahead.epoch, "seq": ahead.seq, "kids": [],
+        "frame": frame.unwrap().jws,
+    });
+    let answer = asks(&cut, "/revocations/ack", &own, &body.to_string()).await;
+    stage.check(4, answer.status == 409, || seen(&answer));
+
+    // A minute later the other node is as fresh as ever.
+    whole.advance(seconds(61));
+    let moves = until(|| {
+        whole
+            .app
+            .feed
+            .place()
+            .is_some_and(|place| place.beat.since(stands_at.beat) >= seconds(60))
+    })
+    .await;
+    stage.check(3, moves, || "its beat stands still".into());
+    let fresh = until(|| verdict(&follows_whole, kept.access()) == Ok(())).await;
+    stage.check(3, fresh, || "a good token is refused there".into());
+    // The node that is cut off says truly how old its news is, and its services stop to trust it.
+    let now_at = cut.app.feed.place().unwrap();
+    stage.check(2, now_at == stands_at, || {
+        format!("{now_at:?} after {stands_at:?}")
+    });
+    let stale = verdict(&follows_cut, kept.access());
+    stage.check(2, stale == Err(Rejected::Stale), || format!("{stale:?}"));
+
+    // Back again: it catches up, and so do its services.
+    relay.heals();
+    let caught_up = until(|| {
+        cut.app
+            .feed
+            .place()
+            .is_some_and(|place| place.seq >= ahead.seq)
+    })
+    .await;
+    stage.check(5, caught_up, || format!("{:?}", cut.app.feed.place()));
+    let trusts = until(|| verdict(&follows_cut, kept.access()) == Ok(())).await;
+    stage.check(5, trusts, || {
+        format!("{:?}", verdict(&follows_cut, kept.access()))
+    });
+    let learnt = verdict(&follows_cut, hers.access());
+    stage.check(5, learnt == Err(Rejected::Revoked), || {
+        format!("{learnt:?}")
+    });
+    let closed = [&whole, &cut].map(|node| node.app.feed.is_restored());
+    stage.check(4, closed == [false, false], || format!("{closed:?}"));
+    drop((follows_cut, follows_whole));
+    // What holds for every answer is seen elsewhere: without TLS there is no HSTS here.
+    journal::begin();
+    cut.stop().await;
+    whole.remove().await;
+}

@@ -1,0 +1,435 @@
+//! Rows of the catalogue: a verifier whose issuer lies to it, holds things back, or is gone. More of the
+//! same stands in `crates/verifier/tests/verifier/feed_faults.rs`.
+
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey};
+use portcullis_verifier::{Frame, MaxAge, Need, Rejected, StartError, Verifier};
+use serde_json::json;
+
+use crate::cast::client::basic;
+use crate::cast::log;
+use crate::feed_issuer::{FeedIssuer, feed_key, session, signed, signed_by, token_key};
+use crate::signer::{Signer, claims, unsigned};
+use crate::token_code::Flow;
+use crate::token_refresh::bought;
+use crate::{Row, Stage, expect, row};
+
+pub const ROWS: &[Row] = &[
+    row!(a425),
+    row!(a426),
+    row!(a428),
+    row!(a430),
+    row!(a432),
+    row!(a436),
+];
+
+const TYP: &str = "revocation-frame+jwt";
+const HIGH: Option<&str> = Some("high");
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+fn verdict(verifier: &Verifier, token: &str) -> Result<(), Rejected> {
+    verifier.verify(token, &Need::any()).map(drop)
+}
+
+/// A verifier that knows that session 1 has ended, and its issuer.
+struct Lied {
+    issuer: FeedIssuer,
+    verifier: Verifier,
+    mark: usize,
+}
+
+impl Lied {
+    async fn begin() -> Self {
+        Self::on(FeedIssuer::start().await).await
+    }
+
+    async fn on(issuer: FeedIssuer) -> Self {
+        let mark = log::mark();
+        let verifier = issuer.followed_by(issuer.subscriber()).await;
+        issuer.revoke_and_tell(&[session(1)]).await;
+        Self {
+            issuer,
+            verifier,
+            mark,
+        }
+    }
+
+    /// Waits until all that was sent has been looked at. Makes nothing fresher by itself.
+    async fn looks(&self) {
+        let before = self.issuer.last();
+        self.issuer
+            .revoke(&[session(1_000 + usize::try_from(before).unwrap())]);
+        self.issuer.send(&Frame {
+            as_of_us: None,
+            ..self.issuer.frame(before)
+        });
+        self.issuer.acked(before + 1).await;
+    }
+
+    /// What this verifier has logged of frames, with its severity.
+    fn logged(&self) -> Vec<(String, Option<String>)> {
+        let ours = |event: &log::Event| event.get("address") == Some(&self.issuer.url);
+        let events = log::since(self.mark).into_iter().filter(ours);
+        events
+            .filter_map(|event| Some((event.get("event")?.clone(), event.get("severity").cloned())))
+            .collect()
+    }
+
+    fn has_logged(&self, event: &str, severity: Option<&str>) -> bool {
+        let wanted = (event.to_owned(), severity.map(str::to_owned));
+        self.logged().contains(&wanted)
+    }
+
+    fn age(&self) -> Duration {
+        self.verifier.metrics().feed_age.unwrap_or(Duration::MAX)
+    }
+
+    fn position(&self) -> String {
+        let position = self.verifier.metrics().feed_position;
+        position.map_or_else(String::new, |position| position.to_string())
+    }
+
+    /// The last good state still stands: one session has ended, another has not.
+    fn stands(&self) -> bool {
+        verdict(&self.verifier, &self.token(1)) == Err(Rejected::Revoked)
+            && verdict(&self.verifier, &self.token(2)) == Ok(())
+    }
+
+    /// A good token of the feed's epoch.
+    fn token(&self, number: usize) -> String {
+        let mut claims = self.issuer.claims(number);
+        claims.rev.feed_epoch = self.issuer.state.lock().unwrap().epoch;
+        token_key().token(&claims)
+    }
+
+    fn state(&self) -> String {
+        let (at, age, logged) = (self.position(), self.age(), self.logged());
+        format!("at {at}, {age:?} old, logged {logged:?}")
+    }
+}
+
+/// A frame that ends session 2, were it believed.
+fn evil(issuer: &FeedIssuer) -> Frame {
+    let after = issuer.last();
+    let mut frame = issuer.frame(after);
+    frame.records.0.push(session(2));
+    frame.last += 1;
+    frame
+}
+
+fn header(alg: &str, typ: &str, kid: &str) -> String {
+    json!({ "alg": alg, "typ": typ, "kid": kid }).to_string()
+}
+
+/// HMAC with what everybody can read: the published key.
+fn keyed_with_the_public_key(payload: &str) -> String {
+    let jwk = serde_json::to_string(&feed_key().jwk).unwrap();
+    let message = unsigned(&header("HS256", TYP, feed_key().kid()), payload);
+    let key = EncodingKey::from_secret(jwk.as_bytes());
+    let mac = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256);
+    format!("{message}.{}", mac.unwrap())
+}
+
+/// One byte of the payload, as it stood before the signature, is another.
+fn flipped(jws: &str) -> String {
+    let parts: Vec<&str> = jws.split('.').collect();
+    let mut payload = URL_SAFE_NO_PAD.decode(parts[1]).unwrap();
+    let middle = payload.len() / 2;
+    payload[middle] ^= 1;
+    let payload = URL_SAFE_NO_PAD.encode(payload);
+    [parts[0], &payload, parts[2]].join(".")
+}
+
+async fn a425(stage: &Stage) {
+    let forgeries: [(usize, fn(&FeedIssuer) -> String); 8] = [
+        (1, |issuer| {
+            let payload = serde_json::to_string(&evil(issuer)).unwrap();
+            unsigned(&header("none", TYP, feed_key().kid()), &payload) + "."
+        }),
+        (2, |issuer| {
+            keyed_with_the_public_key(&serde_json::to_string(&evil(issuer)).unwrap())
+        }),
+        (3, |issuer| signed_by(&Signer::es256(5), &evil(issuer))),
+        (4, |issuer| signed_by(&token_key(), &evil(issuer))),
+        (4, |issuer| {
+            let payload = serde_json::to_string(&evil(issuer)).unwrap();
+            feed_key().sign(&header("ES256", "at+jwt", feed_key().kid()), &payload)
+        }),
+        (5, |issuer| {
+            let good = signed(&evil(issuer));
+            good[..good.len() / 2].to_owned()
+        }),
+        (5, |issuer| {
+            let good = signed(&evil(issuer));
+            good[..good.len() - 2].to_owned()
+        }),
+        (6, |issuer| flipped(&signed(&evil(issuer)))),
+    ];
+    for (case, forge) in forgeries {
+        let lied = Lied::begin().await;
+        lied.issuer.clock.advance(seconds(5));
+        lied.issuer.send_raw(&forge(&lied.issuer));
+        lied.looks().await;
+        let refused = lied.has_logged("feed.rejected", HIGH) && lied.logged().len() == 1;
+        stage.check(case, refused, || lied.state());
+        let kept = lied.stands() && lied.position() == "1:2" && lied.age() == seconds(5);
+        stage.check(case, kept, || lied.state());
+        // Nothing but the truth makes it fresh again.
+        lied.issuer.clock.advance(seconds(60));
+        let stale = verdict(&lied.verifier, &lied.issuer.token(2)) == Err(Rejected::Stale);
+        stage.check(case, stale, || lied.state());
+        lied.issuer.revoke_and_tell(&[session(3)]).await;
+        stage.check(case, lied.stands() && lied.age() < seconds(1), || {
+            lied.state()
+        });
+    }
+}
+
+async fn a426(stage: &Stage) {
+    let issuer = FeedIssuer::start().await;
+    issuer.change(|state| state.epoch = 5);
+    let lied = Lied::on(issuer).await;
+    lied.issuer.clock.advance(seconds(5));
+    lied.issuer.send(&Frame {
+        epoch: 4,
+        ..evil(&lied.issuer)
+    });
+    lied.looks().await;
+    let refused = lied.has_logged("feed.rollback", HIGH) && lied.logged().len() == 1;
+    let kept = lied.stands() && lied.position() == "5:2" && lied.age() == seconds(5);
+    stage.check(1, refused && kept, || lied.state());
+    // The same frame again, ten seconds and half a minute later.
+    let lied = Lied::begin().await;
+    let old = signed(&lied.issuer.frame(0));
+    lied.issuer.clock.advance(seconds(10));
+    lied.issuer.send_raw(&old);
+    lied.looks().await;
+    let no_news = lied.stands() && lied.position() == "1:2" && lied.age() == seconds(10);
+    stage.check(2, no_news && lied.logged().is_empty(), || lied.state());
+    lied.issuer.clock.advance(seconds(21));
+    lied.issuer.send_raw(&old);
+    lied.looks().await;
+    let refused = lied.has_logged("feed.skew", None) && lied.logged().len() == 1;
+    let kept = lied.stands() && lied.position() == "1:3" && lied.age() == seconds(31);
+    stage.check(3, refused && kept, || lied.state());
+}
+
+async fn a428(stage: &Stage) {
+    // It stands at 5 and hears what came after 7, while nobody answers it.
+    let lied = Lied::begin().await;
+    let more: Vec<_> = (11..15).map(session).collect();
+    lied.issuer.revoke_and_tell(&more).await;
+    lied.issuer.revoke(&[21, 22, 23].map(session));
+    lied.issuer.change(|state| state.status = 503);
+    lied.issuer.send(&lied.issuer.frame(7));
+    lied.issuer.was_asked("GET /revocations?after=1:5").await;
+    stage.check(1, lied.has_logged("feed.gap", None), || lied.state());
+    stage.check(1, lied.position() == "1:5", || lied.state());
+    lied.issuer.change(|state| state.status = 200);
+    lied.issuer.acked(8).await;
+    for number in [21, 22, 23] {
+        let verdict = verdict(&lied.verifier, &lied.issuer.token(number));
+        stage.check(1, verdict == Err(Rejected::Revoked), || {
+            format!("{number}: {verdict:?}, {}", lied.state())
+        });
+    }
+    // Out of order: the later one first.
+    let lied = Lied::begin().await;
+    lied.issuer.revoke(&[session(21)]);
+    let first = lied.issuer.frame(1);
+    lied.issuer.revoke(&[session(22)]);
+    let second = lied.issuer.frame(2);
+    lied.issuer.send(&second);
+    lied.issuer.send(&first);
+    lied.issuer.acked(3).await;
+    let all = [21, 22].map(|number| verdict(&lied.verifier, &lied.issuer.token(number)));
+    stage.check(
+        2,
+        all.iter().all(|one| *one == Err(Rejected::Revoked)),
+        || format!("{all:?}, {}", lied.state()),
+    );
+    let asked = lied.issuer.times_asked("GET /revocations?after=1:1");
+    stage.check(2, asked == 1 && lied.has_logged("feed.gap", None), || {
+        format!("asked {asked} times, {}", lied.state())
+    });
+    // Twice.
+    let lied = Lied::begin().await;
+    lied.issuer.revoke(&[session(21)]);
+    let frame = lied.issuer.frame(1);
+    lied.issuer.send(&frame);
+    lied.issuer.send(&frame);
+    lied.looks().await;
+    let records = lied.verifier.metrics().records;
+    let applied = lied.stands() && lied.position() == "1:3" && records == 3;
+    stage.check(3, applied && lied.logged().is_empty(), || {
+        format!("{records} records, {}", lied.state())
+    });
+}
+
+/// Takes the signatures off.
+fn bare(frames: Vec<String>) -> Vec<String> {
+    let bare = |jws: &String| format!("{}.", jws.rsplit_once('.').unwrap().0);
+    frames.iter().map(bare).collect()
+}
+
+/// Leaves the claims alone.
+fn claims_alone(frames: Vec<String>) -> Vec<String> {
+    let payload = |jws: &String| {
+        let payload = URL_SAFE_NO_PAD.decode(jws.split('.').nth(1).unwrap());
+        String::from_utf8(payload.unwrap()).unwrap()
+    };
+    frames.iter().map(payload).collect()
+}
+
+async fn a430(stage: &Stage) {
+    let issuer = FeedIssuer::start().await;
+    let plain = issuer.subscriber().feed_at("http://feed.example").start();
+    let refused = plain.await.map(drop);
+    let insecure = matches!(refused, Err(StartError::Insecure { .. }));
+    stage.check(1, insecure, || format!("{refused:?}"));
+    // An answer without signatures; and whatever we are asked to answer with, ours have one.
+    for tamper in [bare, claims_alone] {
+        let mark = log::mark();
+        let issuer = FeedIssuer::start().await;
+        issuer.revoke(&[session(1)]);
+        issuer.change(|state| state.tamper = Some(tamper));
+        let verifier = issuer.subscriber().start().await.unwrap();
+        let lied = Lied {
+            issuer,
+            verifier,
+            mark,
+        };
+        let verdict = verdict(&lied.verifier, &lied.issuer.token(2));
+        stage.check(2, verdict == Err(Rejected::Stale), || {
+            format!("{verdict:?}")
+        });
+        stage.check(2, lied.has_logged("feed.rejected", HIGH), || lied.state());
+    }
+    let server = &stage.server;
+    let api = server.api_server().await;
+    let own = basic(api.id(), api.secret.as_ref().unwrap().expose());
+    for accept in ["*/*", "text/plain", "application/json;signature=none"] {
+        let headers = [("Authorization", own.as_str()), ("Accept", accept)];
+        let mut browser = server.browser();
+        let answer = browser.send("GET", "/revocations", &headers, None).await;
+        let frames = answer.json()["frames"].clone();
+        let jws = frames[0].as_str().unwrap_or_default();
+        let parts: Vec<&str> = jws.split('.').collect();
+        stage.check(2, parts.len() == 3 && parts[2].len() == 86, || {
+            expect::seen(&answer)
+        });
+    }
+    // A version before the first.
+    let lied = Lied::begin().await;
+    lied.issuer.send(&Frame {
+        v: 0,
+        ..evil(&lied.issuer)
+    });
+    lied.looks().await;
+    let refused = lied.has_logged("feed.rejected", HIGH) && lied.logged().len() == 1;
+    stage.check(3, refused && lied.stands(), || lied.state());
+}
+
+/// Status lists are still to come: until then there are none, and a claim about one says nothing.
+async fn a432(stage: &Stage) {
+    let server = &stage.server;
+    for path in ["/status-lists", "/status-lists/1", "/status-lists/-1"] {
+        let answer = server.browser().get(path).await;
+        stage.check(1, answer.status == 404, || expect::seen(&answer));
+    }
+    let mut flow = Flow::begin(server).await;
+    let issued = bought(&mut flow).await.access_claims();
+    stage.check(2, issued["status"].is_null(), || issued.to_string());
+    let signer = token_key();
+    for (case, status) in [
+        (
+            3,
+            json!({ "idx": 1_u64 << 40, "uri": "https://id.example/status-lists/1" }),
+        ),
+        (
+            4,
+            json!({ "idx": -1, "uri": "https://id.example/status-lists/1" }),
+        ),
+        (
+            5,
+            json!({ "idx": 0, "uri": "https://other.example/status-lists/1" }),
+        ),
+    ] {
+        let mut payload = serde_json::to_value(claims()).unwrap();
+        payload["status"] = json!({ "status_list": status });
+        let token = signer.sign(&signer.header(), &payload.to_string());
+        let clock = portcullis_verifier::ManualClock::at(crate::signer::NOW);
+        let verifier = signer.known().clock(&clock).build().unwrap();
+        let verdict = verdict(&verifier, &token);
+        stage.check(case, verdict == Ok(()), || format!("{verdict:?}"));
+    }
+}
+
+/// What was revoked meanwhile.
+const MISSED: usize = 20_000;
+
+async fn a436(stage: &Stage) {
+    let mark = log::mark();
+    let issuer = FeedIssuer::start().await;
+    let alone = issuer.followed_by(issuer.subscriber()).await;
+    let asking = issuer
+        .followed_by(issuer.subscriber().instance("asking-1").introspection())
+        .await;
+    issuer.revoke_and_tell(&[session(1)]).await;
+    issuer.change(|state| state.status = 503);
+    issuer.hang_up();
+    issuer.was_asked("GET /revocations?after=1:1").await;
+    issuer.clock.advance(seconds(3_600));
+    let token = issuer.token(2);
+    let refused = verdict(&alone, &token);
+    let is_503 = refused == Err(Rejected::Stale) && Rejected::Stale.status() == 503;
+    stage.check(1, is_503, || format!("{refused:?}"));
+    let hour = |event: &log::Event| {
+        event.get("event").is_some_and(|name| name == "feed.stale")
+            && event
+                .get("age_seconds")
+                .is_some_and(|age| age.starts_with("3600"))
+    };
+    stage.check(1, log::since(mark).iter().any(hour), || "not logged".into());
+    // The other asks about each token; what is known to be revoked needs no question.
+    let need = Need::any().max_age(MaxAge::STANDARD);
+    for (active, wanted) in [(true, Ok(())), (false, Err(Rejected::Revoked))] {
+        issuer.change(|state| state.active = Some(active));
+        let token = issuer.token(if active { 3 } else { 4 });
+        let told = asking.verify_or_introspect(&token, &need).await.map(drop);
+        stage.check(2, told == wanted, || format!("active {active}: {told:?}"));
+    }
+    let known = asking.verify_or_introspect(&issuer.token(1), &need).await;
+    let known = known.map(drop);
+    stage.check(2, known == Err(Rejected::Revoked), || format!("{known:?}"));
+    let asked = issuer.times_asked("POST /introspect");
+    stage.check(2, asked == 2, || format!("asked {asked} times"));
+    // Back.
+    let missed: Vec<_> = (100_000..100_000 + MISSED).map(session).collect();
+    issuer.revoke(&missed);
+    issuer.change(|state| state.status = 200);
+    let back = Instant::now();
+    let last = issuer.token(100_000 + MISSED - 1);
+    let caught_up = || [&alone, &asking].map(|one| verdict(one, &last));
+    while caught_up() != [Err(Rejected::Revoked), Err(Rejected::Revoked)] {
+        if back.elapsed() > seconds(5) {
+            break;
+        }
+        tokio::task::spawn_blocking(std::thread::yield_now)
+            .await
+            .unwrap();
+    }
+    let (took, found) = (back.elapsed(), caught_up());
+    let all = found == [Err(Rejected::Revoked), Err(Rejected::Revoked)];
+    stage.check(3, all && took < seconds(5), || {
+        format!("{found:?} in {took:?}")
+    });
+    let good = verdict(&alone, &token);
+    stage.check(3, good == Ok(()), || format!("{good:?}"));
+}
