@@ -228,7 +228,7 @@ async fn subscribers() {
     }
     let (idle_from, memory) = spent(&server);
     tokio::time::sleep(Duration::from_secs(u64::from(SECONDS))).await;
-    let (idle_to, _) = spent(&server);
+    let (idle_to, calm) = spent(&server);
     let store = portcullis::db::Store::open(
         &format!(
             "sqlite:{}",
@@ -247,13 +247,13 @@ async fn subscribers() {
         store.transaction(end).await.unwrap();
     }
     let (busy_to, busy_memory) = spent(&server);
+    let each = |resident: f64| (resident - before) * 1024.0 / f64::from(1_000_u16);
     println!(
-        "{SUBSCRIBERS} streams: {:.1} MiB more than without ({:.1} KiB each), {:.1} % of a core at a heartbeat a second, {:.1} % and {:.1} MiB with {REVOCATIONS} revocations a second",
-        memory - before,
-        (memory - before) * 1024.0 / f64::from(u32::try_from(SUBSCRIBERS).unwrap()),
+        "{SUBSCRIBERS} streams: resident {before:.1} MiB before, {memory:.1} once they came, {calm:.1} after {SECONDS} s ({:.1} KiB each), {busy_memory:.1} with {REVOCATIONS} revocations a second ({:.1} KiB each); {:.1} % of a core at a heartbeat a second, {:.1} % with the revocations",
+        each(calm),
+        each(busy_memory),
         (idle_to - idle_from) / f64::from(SECONDS) * 100.0,
         (busy_to - idle_to) / f64::from(SECONDS) * 100.0,
-        busy_memory,
     );
     drop(server);
     for stream in open {

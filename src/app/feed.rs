@@ -1,7 +1,7 @@
 //! What every node does for the feed: one poll of the database for keys, clients and records; numbers
 //! for what waits; a heartbeat each second.
 
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::{App, StartError};
@@ -17,14 +17,24 @@ use crate::oauth::ledger::Failure;
 const PRUNE_EVERY: u32 = 30;
 
 /// What the tasks of a node tell each other.
-#[derive(Default)]
 pub(super) struct Signals {
     /// Records wait for numbers, or the beat is old.
     waiting: tokio::sync::Notify,
     /// Numbers were given.
     numbered: tokio::sync::Notify,
     /// The version of clients and resources that was seen last.
-    config_version: Mutex<Option<i64>>,
+    config_version: AtomicI64,
+}
+
+impl Default for Signals {
+    fn default() -> Self {
+        Self {
+            waiting: tokio::sync::Notify::default(),
+            numbered: tokio::sync::Notify::default(),
+            // None that a database has.
+            config_version: AtomicI64::new(-1),
+        }
+    }
 }
 
 impl App {
@@ -46,9 +56,7 @@ impl App {
         if self.is_due(&head) {
             self.signals.waiting.notify_one();
         }
-        if self.has_changed(head.config_version) {
-            self.registrations.forget();
-        }
+        self.follow_registrations(head.config_version).await?;
         // Neither stands in the other's way.
         let keys = self.keeper.follow(begun, &head).await;
         if self.feed.take(&head, &self.store).await? == Taken::Behind {
@@ -103,10 +111,19 @@ impl App {
         head.waiting || now.since(head.beat) >= BEAT_AGE
     }
 
-    fn has_changed(&self, version: i64) -> bool {
-        let seen = self.signals.config_version.lock();
-        let mut seen = seen.unwrap_or_else(std::sync::PoisonError::into_inner);
-        seen.replace(version) != Some(version)
+    /// Forgets clients and resources when some of them changed, and says whose streams may go on.
+    async fn follow_registrations(&self, version: i64) -> Result<(), db::Error> {
+        if self.signals.config_version.load(Ordering::SeqCst) == version {
+            return Ok(());
+        }
+        self.registrations.forget();
+        if self.feed.streams.count() > 0 {
+            let subscribers = self.store.read(|tx| tx.list_subscribers()).await?;
+            self.feed.streams.keep(subscribers.into_iter().collect());
+        }
+        // Only now: what failed is tried again with the next poll.
+        self.signals.config_version.store(version, Ordering::SeqCst);
+        Ok(())
     }
 
     async fn poll_for_ever(&self) {

@@ -4,8 +4,6 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::watch;
-
 use crate::config::limits::{REGISTRATION_AGE, REGISTRATIONS};
 use crate::db::{self, Store};
 use crate::id::ClientId;
@@ -17,7 +15,6 @@ use crate::time::Timestamp;
 #[derive(Default)]
 pub struct Registrations {
     known: RwLock<HashMap<ClientId, Known>>,
-    changes: watch::Sender<u64>,
 }
 
 struct Known {
@@ -95,12 +92,5 @@ impl Registrations {
     pub fn forget(&self) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.clear();
-        drop(known);
-        self.changes.send_modify(|count| *count += 1);
-    }
-
-    /// Changes whenever some client or resource may have.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.changes.subscribe()
     }
 }

@@ -268,6 +268,21 @@ impl Transaction<'_> {
         Ok(found.map(ClientId::from))
     }
 
+    /// The resource servers that are not switched off, with their auth epochs.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn list_subscribers(&mut self) -> Result<Vec<(ClientId, i64)>, Error> {
+        let rows: Vec<(String, i64)> = t::table
+            .filter(t::disabled_at.is_null())
+            .filter(t::deleted_at.is_null())
+            .filter(t::serves.ne("[]"))
+            .select((t::id, t::auth_epoch))
+            .load(self.0)?;
+        let subscriber = |(id, epoch)| (ClientId::from(id), epoch);
+        Ok(rows.into_iter().map(subscriber).collect())
+    }
+
     /// Registers a client with its secrets.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ use crate::time::{Clock, Timestamp};
 
 pub use acks::{Acks, TooManyInstances};
 pub use mark::MarkFile;
-pub use streams::{Stream, Streams, TooManyStreams};
+pub use streams::{Standing, Stream, Streams, TooManyStreams};
 
 /// Records that one statement of the tail brings, at most.
 const TAIL: i64 = 20_000;

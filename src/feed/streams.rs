@@ -1,7 +1,9 @@
-//! Open event streams: how many there are.
+//! Open event streams: how many there are, and whose may go on.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
 
 use crate::config::limits::{STREAMS, STREAMS_PER_CLIENT};
 use crate::id::ClientId;
@@ -10,6 +12,19 @@ use crate::id::ClientId;
 #[derive(Default)]
 pub struct Streams {
     open: Arc<Mutex<HashMap<ClientId, usize>>>,
+    standing: watch::Sender<Arc<Standing>>,
+}
+
+/// The subscribers of this moment, with their auth epochs: one look for all streams, whenever some
+/// registration changed.
+#[derive(Debug, Default)]
+pub struct Standing(HashMap<ClientId, i64>);
+
+impl Standing {
+    /// Whether a stream that began with this auth epoch may go on.
+    pub fn includes(&self, client: &ClientId, auth_epoch: i64) -> bool {
+        self.0.get(client) == Some(&auth_epoch)
+    }
 }
 
 /// One of them; it counts until it is dropped.
@@ -39,6 +54,17 @@ impl Streams {
             client: client.clone(),
             open: Arc::clone(&self.open),
         })
+    }
+
+    /// These may go on, and no others.
+    pub fn keep(&self, subscribers: HashMap<ClientId, i64>) {
+        self.standing.send_replace(Arc::new(Standing(subscribers)));
+    }
+
+    /// Changes with [`Streams::keep`]. To be had before a subscriber is looked at, so that nothing is
+    /// missed in between.
+    pub fn standing(&self) -> watch::Receiver<Arc<Standing>> {
+        self.standing.subscribe()
     }
 
     /// How many are open.

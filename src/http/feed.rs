@@ -2,6 +2,7 @@
 //! believes does not rest on this connection; its credentials are asked for so that nobody else can
 //! count our revocations.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
@@ -22,7 +23,7 @@ use crate::app::App;
 use crate::config::limits::{
     ACK_KIDS, BODY_BYTES, BODY_TIME, INSTANCE_BYTES, LONGEST_POLL, STREAM_LIFE,
 };
-use crate::feed::{self, Next, Stream, Unready};
+use crate::feed::{self, Next, Standing, Stream, Unready};
 use crate::id::ClientId;
 use crate::keys::{KeyView, Use};
 use crate::oauth::client_auth::Proven;
@@ -220,6 +221,7 @@ fn position(query: &Params) -> Result<Position, Stop> {
 }
 
 async fn subscribe(request: &HttpRequest, app: &Data<App>) -> Result<Subscriber, Stopped> {
+    let standing = app.feed.streams.standing();
     let proven = subscriber(request, app).await?;
     let resumed = request.headers().get("Last-Event-ID");
     let at = match resumed {
@@ -249,7 +251,7 @@ async fn subscribe(request: &HttpRequest, app: &Data<App>) -> Result<Subscriber,
         begun: false,
         over: false,
         news: app.feed.news(),
-        registrations: app.registrations.changes(),
+        standing,
         begun_at: app.clock.uptime(),
         life,
         app: app.clone(),
@@ -268,7 +270,7 @@ struct Subscriber {
     begun: bool,
     over: bool,
     news: watch::Receiver<u64>,
-    registrations: watch::Receiver<u64>,
+    standing: watch::Receiver<Arc<Standing>>,
     begun_at: Uptime,
     life: Duration,
     _counted: Stream,
@@ -300,9 +302,10 @@ impl Subscriber {
             tokio::select! {
                 changed = self.news.changed() => changed.ok()?,
                 () = self.app.draining.begun() => {}
-                changed = self.registrations.changed() => {
+                changed = self.standing.changed() => {
                     changed.ok()?;
-                    if !self.may_go_on().await {
+                    let standing = Arc::clone(&self.standing.borrow_and_update());
+                    if !standing.includes(&self.client, self.auth_epoch) {
                         return Some(self.last_words());
                     }
                 }
@@ -325,19 +328,6 @@ impl Subscriber {
     fn last_words(&mut self) -> Bytes {
         self.over = true;
         Bytes::from_static(RETRY.as_bytes())
-    }
-
-    /// Whether the subscriber is still one, with the rights that it came with. In doubt it is: the
-    /// database will answer before long, and the stream lasts an hour at most.
-    async fn may_go_on(&self) -> bool {
-        let (app, now) = (&self.app, self.app.clock.now());
-        match app.registrations.find(&app.store, &self.client, now).await {
-            Ok(found) => found.is_some_and(|registration| {
-                let client = &registration.client;
-                client.auth_epoch == self.auth_epoch && !client.serves.is_empty()
-            }),
-            Err(_) => true,
-        }
     }
 }
 
