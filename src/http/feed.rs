@@ -204,8 +204,11 @@ async fn wait_for_news(app: &App, after: Position, wait: Duration) {
             .is_some_and(|here| (here.epoch, here.seq) == (after.epoch, after.seq))
     };
     let changed = async { while stands() && news.changed().await.is_ok() {} };
-    // Nothing new is an answer, too.
-    let _ = timeout(wait, changed).await;
+    // Nothing new is an answer, too, and a node that stops keeps nobody waiting.
+    tokio::select! {
+        _ = timeout(wait, changed) => {}
+        () = app.draining.begun() => {}
+    }
 }
 
 fn query(request: &HttpRequest) -> Result<Params, Stop> {
