@@ -134,21 +134,21 @@ both! {
         // 1. At the end of the list. 2. In front. 3. Rewrap. 4. The old one goes.
         site.place.write("portcullis.toml", &list(&["keys/kek", "keys/new"]));
         reloads(&server, "config.reloaded");
-        assert_eq!((values("yes"), values("no")), (all, 0));
+        server.waits_for(|_| (values("yes"), values("no")) == (all, 0));
         // Too early: nothing is under it yet, and everything is under the other.
         site.place.write("portcullis.toml", &list(&["keys/new"]));
         let told = reloads(&server, "config.rejected");
         assert!(told.contains("not configured"), "{told}");
         site.place.write("portcullis.toml", &list(&["keys/new", "keys/kek"]));
         reloads(&server, "config.reloaded");
-        assert_eq!((values("yes"), values("no")), (0, all));
+        server.waits_for(|_| (values("yes"), values("no")) == (0, all));
         let path = site.place.folder.join("portcullis.toml");
         let path = path.to_str().unwrap().to_owned();
         site.place.done(&["--config", &path, "keys", "rewrap"]);
         site.place.write("portcullis.toml", &list(&["keys/new"]));
         reloads(&server, "config.reloaded");
         std::fs::remove_file(site.place.folder.join("keys/kek")).unwrap();
-        assert_eq!((values("yes"), values("no")), (all, 0));
+        server.waits_for(|_| (values("yes"), values("no")) == (all, 0));
         // It signs, refreshes and reads what it made before.
         runs(async {
             let web = site.web(&public);

@@ -33,8 +33,23 @@ pub async fn send(to: SocketAddr, line: &str, headers: &[&str]) -> Answer {
     send_on(connection, line, headers).await
 }
 
+/// The same to somebody who may not be up yet: it may hang up without a word.
+pub async fn try_send(to: SocketAddr, line: &str) -> Option<Answer> {
+    let connection = TcpStream::connect(to).await.ok()?;
+    let answer = exchange(connection, line, &[]).await;
+    parse(&answer)
+}
+
 /// The same over any connection, which ends with it.
-pub async fn send_on<C>(mut connection: C, line: &str, headers: &[&str]) -> Answer
+pub async fn send_on<C>(connection: C, line: &str, headers: &[&str]) -> Answer
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let answer = exchange(connection, line, headers).await;
+    parse(&answer).unwrap_or_else(|| panic!("{line}: {:?}", String::from_utf8_lossy(&answer)))
+}
+
+async fn exchange<C>(mut connection: C, line: &str, headers: &[&str]) -> Vec<u8>
 where
     C: AsyncRead + AsyncWrite + Unpin,
 {
@@ -52,8 +67,7 @@ where
         answer
     };
     let answer = timeout(Duration::from_secs(20), exchange).await;
-    let answer = answer.unwrap_or_else(|_| panic!("no answer to {line}"));
-    parse(&answer).unwrap_or_else(|| panic!("{line}: {:?}", String::from_utf8_lossy(&answer)))
+    answer.unwrap_or_else(|_| panic!("no answer to {line}"))
 }
 
 /// Reads one answer of a known length and leaves the connection open.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use crate::http::{Answer, send};
+use crate::http::{Answer, send, try_send};
 use crate::issuer::Issuer;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -200,7 +200,8 @@ impl Guard {
 
     pub async fn is_ready(&self) {
         self.until("it is not ready", async || {
-            self.get("/readyz").await.status == 200
+            let answer = try_send(self.at, "GET /readyz").await;
+            answer.is_some_and(|answer| answer.status == 200)
         })
         .await;
     }
