@@ -313,9 +313,8 @@ fn the_services_run_one_after_another_and_the_server_answers() {
 
     // 2. The database is a real one, at another address.
     let name = format!("compose_{}", std::process::id());
-    postgres::execute(&format!("DROP DATABASE IF EXISTS {name}"));
-    postgres::execute(&format!("CREATE DATABASE {name}"));
-    std::fs::write(machine.file("database/url"), postgres::database(&name)).unwrap();
+    let url = postgres::empty_database(&name);
+    std::fs::write(machine.file("database/url"), url).unwrap();
 
     // 3. Before the migration the server refuses, and says what to do.
     let server = service(&services, "portcullis");

@@ -86,8 +86,7 @@ fn a_secret_file_that_others_can_read_is_refused() {
 fn postgres_needs_a_configured_kek_and_a_migrated_schema() {
     let place = Place::new();
     let name = format!("start_{}", std::process::id());
-    postgres::execute(&format!("CREATE DATABASE {name}"));
-    let url = postgres::database(&name);
+    let url = postgres::empty_database(&name);
     let database = ("PORTCULLIS__DATABASE__URL", url.as_str());
     refused(
         &place.run(&["serve"], &[database]),

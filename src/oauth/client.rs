@@ -179,6 +179,37 @@ names!(GrantType: AuthorizationCode "authorization_code", RefreshToken "refresh_
 names!(ConsentPolicy: Remember "remember", Always "always", Skip "skip");
 
 impl Client {
+    /// A confidential client with all defaults (RFC 7591 §2): it has no name yet, and nowhere to go.
+    pub fn new(id: ClientId, now: Timestamp) -> Self {
+        Self {
+            id,
+            name: String::new(),
+            auth_method: AuthMethod::Basic,
+            redirect_uris: Vec::new(),
+            grant_types: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
+            scopes: Scope::default(),
+            resources: Vec::new(),
+            cors_origins: Vec::new(),
+            post_logout_redirect_uris: Vec::new(),
+            id_token_alg: Alg::RS256,
+            consent: ConsentPolicy::Remember,
+            require_pkce: true,
+            allow_localhost_redirect: false,
+            client_uri: None,
+            policy_uri: None,
+            tos_uri: None,
+            serves: Vec::new(),
+            userinfo_alg: None,
+            allow_networks: Vec::new(),
+            deny_networks: Vec::new(),
+            auth_epoch: 1,
+            disabled_at: None,
+            deleted_at: None,
+            created_at: now,
+            secrets: Vec::new(),
+        }
+    }
+
     /// Whether it can keep a secret.
     pub fn is_confidential(&self) -> bool {
         self.auth_method != AuthMethod::None

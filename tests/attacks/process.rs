@@ -10,6 +10,7 @@ use diesel::prelude::*;
 use diesel::{PgConnection, SqliteConnection};
 use portcullis::secret::{Entropy, Secret};
 
+use crate::cast::place::empty_folder;
 use crate::cast::server::{AUDIENCE, PASSWORD, confidential};
 use crate::cast::{Db, ISSUER, Party, postgres};
 
@@ -26,18 +27,14 @@ impl Site {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let name = format!(
             "site_{}_{}",
-            std::process::id(),
-            NUMBER.fetch_add(1, Ordering::SeqCst)
+            NUMBER.fetch_add(1, Ordering::SeqCst),
+            std::process::id()
         );
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
-        std::fs::create_dir_all(&folder).unwrap();
+        let folder = empty_folder(&name);
         portcullis::app::write_kek(&folder.join("kek"), &Entropy::system()).unwrap();
         let url = match db {
             Db::Sqlite => format!("sqlite:{}", folder.join("portcullis.db").display()),
-            Db::Postgres => {
-                postgres::execute(&format!("CREATE DATABASE {name}"));
-                postgres::database(&name)
-            }
+            Db::Postgres => postgres::empty_database(&name),
         };
         let mut site = Self {
             folder,

@@ -20,6 +20,7 @@ use portcullis::time::Timestamp;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
+use crate::cast::place::empty_folder;
 use crate::cast::server::confidential;
 use crate::cast::{Db, Server, log, postgres};
 use crate::expect::{json_error, logged, seen};
@@ -49,11 +50,7 @@ fn root() -> &'static Path {
 
 /// A folder of this row alone.
 fn folder(stage: &Stage, row: &str) -> PathBuf {
-    let name = format!("{row}-{}-{:?}", std::process::id(), stage.db());
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
+    empty_folder(&format!("{row}-{:?}", stage.db()))
 }
 
 /// The binary with nothing but these variables, and what it said.

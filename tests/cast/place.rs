@@ -8,6 +8,16 @@ use std::sync::{Arc, Mutex};
 
 use super::postgres;
 
+/// An empty folder of this process. Process numbers come back, and a target folder outlives them:
+/// whatever another process of the same number has left goes first.
+pub fn empty_folder(name: &str) -> PathBuf {
+    let folder =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
 /// The folder, and what every command in it is told.
 pub struct Place {
     pub folder: PathBuf,
@@ -20,15 +30,9 @@ impl Place {
     /// On an embedded database that does not exist yet.
     pub fn new() -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
-        let name = format!(
-            "place-{}-{}",
-            std::process::id(),
-            NUMBER.fetch_add(1, Ordering::SeqCst)
-        );
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::create_dir_all(&folder).unwrap();
+        let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         Self {
-            folder,
+            folder: empty_folder(&format!("place-{number}")),
             database: None,
             told: Vec::new(),
         }
@@ -44,9 +48,7 @@ impl Place {
             .to_str()
             .unwrap()
             .replace('-', "_");
-        postgres::execute(&format!("DROP DATABASE IF EXISTS {name}"));
-        postgres::execute(&format!("CREATE DATABASE {name}"));
-        place.database = Some(postgres::database(&name));
+        place.database = Some(postgres::empty_database(&name));
         place.done(&["migrate", "up"]);
         place.done(&["keys", "generate-kek", "--out", "keys/kek"]);
         place

@@ -27,6 +27,13 @@ pub fn database(name: &str) -> String {
     }
 }
 
+/// The address of a new database, in place of one that has had this name.
+pub fn empty_database(name: &str) -> String {
+    execute(&format!("DROP DATABASE IF EXISTS {name}"));
+    execute(&format!("CREATE DATABASE {name}"));
+    database(name)
+}
+
 /// The name in a URL of [`database`].
 pub fn name(url: &str) -> &str {
     let path = url.split('?').next().unwrap_or_default();

@@ -1,6 +1,7 @@
 //! A node: the real server on a real socket, with its own database and a clock to push forward.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use portcullis_verifier::{Builder, JwkSet, ManualClock, Verifier};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
+use super::place::empty_folder;
 use super::{Browser, Party, log, postgres};
 
 /// The issuer of all stories. TLS ends at a proxy that is not there: the socket is plain loopback.
@@ -439,32 +441,13 @@ impl Drop for Server {
 /// A confidential client with `client_secret_basic` and all scopes of the stories.
 pub fn confidential(id: &str, redirect_uri: &str) -> Client {
     Client {
-        id: ClientId::from(id),
         name: "Corner Shop".to_owned(),
-        auth_method: AuthMethod::Basic,
         redirect_uris: vec![redirect_uri.to_owned()],
-        grant_types: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
         scopes: Scope::parse("openid profile email offline_access orders:read orders:write")
             .unwrap(),
         resources: vec![AUDIENCE.to_owned()],
-        cors_origins: Vec::new(),
         post_logout_redirect_uris: vec!["https://app.example/bye".to_owned()],
-        id_token_alg: Alg::RS256,
-        consent: ConsentPolicy::Remember,
-        require_pkce: true,
-        allow_localhost_redirect: false,
-        client_uri: None,
-        policy_uri: None,
-        tos_uri: None,
-        auth_epoch: 1,
-        serves: Vec::new(),
-        userinfo_alg: None,
-        allow_networks: Vec::new(),
-        deny_networks: Vec::new(),
-        disabled_at: None,
-        deleted_at: None,
-        created_at: start_of_time(),
-        secrets: Vec::new(),
+        ..Client::new(ClientId::from(id), start_of_time())
     }
 }
 
@@ -483,12 +466,10 @@ pub fn start_of_time() -> Timestamp {
     Timestamp::from_secs(1_800_000_000)
 }
 
-/// A folder of this process.
-pub fn scratch() -> PathBuf {
-    let folder =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cast-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
+/// The folder of this process.
+pub fn scratch() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| empty_folder("cast"))
 }
 
 /// A database with keys and people in it, copied from one that is made once: RSA keys are slow.
@@ -524,6 +505,7 @@ pub async fn fresh_database(db: Db) -> Config {
         Db::Postgres => {
             let name = format!("story_{}_{number}", std::process::id());
             let source = format!("template_{}", std::process::id());
+            postgres::execute(&format!("DROP DATABASE IF EXISTS {name}"));
             postgres::execute(&format!("CREATE DATABASE {name} TEMPLATE {source}"));
             config.database.url = Some(postgres::database(&name));
         }
@@ -545,9 +527,7 @@ async fn template(db: Db) -> Config {
     if db == Db::Postgres {
         portcullis::app::write_kek(&folder.join("kek"), &Entropy::seeded(9)).unwrap();
         let name = format!("template_{}", std::process::id());
-        postgres::execute(&format!("DROP DATABASE IF EXISTS {name}"));
-        postgres::execute(&format!("CREATE DATABASE {name}"));
-        config.database.url = Some(postgres::database(&name));
+        config.database.url = Some(postgres::empty_database(&name));
     }
     let app = App::start(
         config.clone(),

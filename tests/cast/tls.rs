@@ -73,7 +73,7 @@ pub fn write_private(path: &Path, text: &str) {
 /// The certificate of all servers that speak TLS.
 pub fn ours() -> &'static Pair {
     static OURS: OnceLock<Pair> = OnceLock::new();
-    OURS.get_or_init(|| Pair::new(&super::server::scratch(), "tls", None))
+    OURS.get_or_init(|| Pair::new(super::server::scratch(), "tls", None))
 }
 
 /// Makes a server speak TLS itself.

@@ -60,6 +60,7 @@ fn a_service_manager_is_told_each_step() {
 fn unix_sockets_serve_and_are_tidied_up() {
     let place = Place::new();
     let folder = std::env::temp_dir().join(format!("pcl-sock-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
     let (public, probes) = (folder.join("p"), folder.join("m"));
     let (listen, management) = (

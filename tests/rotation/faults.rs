@@ -29,9 +29,7 @@ async fn rows(world: &World, node: &Node) -> Vec<SigningKey> {
 
 async fn wrong_kek(db: Db) {
     let world = World::new(db, |_| {}).await;
-    let name = format!("wrong-kek-{}-{db:?}", std::process::id());
-    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _ = std::fs::remove_file(&path);
+    let path = crate::cast::server::scratch().join(format!("wrong-kek-{db:?}"));
     write_kek(&path, &Entropy::seeded(4_711)).unwrap();
     let mut config = world.config.clone();
     config.keys.kek = vec![format!("file:{}", path.display())];

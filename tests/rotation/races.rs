@@ -1,5 +1,6 @@
 //! Who changes the same key at the same time: one wins, nobody gets an error, and a revoked key is dead.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use portcullis::app::write_kek;
@@ -129,13 +130,8 @@ async fn a_key_is_revoked_once_however_many_do_it(db: Db) {
 /// The same table with the KEKs in another order: the newest seals.
 fn with_new_kek(world: &World, node: &Node, round: usize) -> KeyTable {
     let old = world.config.keys.kek.clone();
-    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!(
-        "keks-{}-{:?}-{round}",
-        std::process::id(),
-        std::thread::current().id()
-    ));
-    let path = folder.join("kek");
-    let _ = std::fs::remove_dir_all(&folder);
+    let path = kek(round);
+    let _ = std::fs::remove_file(&path);
     write_kek(&path, &Entropy::seeded(500 + round as u64)).unwrap();
     let mut config = world.config.clone();
     config.keys.kek = [vec![format!("file:{}", path.display())], old].concat();
@@ -186,19 +182,17 @@ async fn the_keeper_a_rewrap_and_a_revocation_race_on_one_row(db: Db) {
     assert_eq!(records(&world), 20);
 }
 
+/// The file of a round's KEK.
+fn kek(round: usize) -> PathBuf {
+    let thread = std::thread::current().id();
+    crate::cast::server::scratch().join(format!("kek-{thread:?}-{round}"))
+}
+
 /// All KEKs so far, the newest first.
 fn keks(world: &World, round: usize) -> Vec<String> {
-    let made = (0..=round).rev().map(|round| {
-        let folder = format!(
-            "keks-{}-{:?}-{round}",
-            std::process::id(),
-            std::thread::current().id()
-        );
-        let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(folder)
-            .join("kek");
-        format!("file:{}", path.display())
-    });
+    let made = (0..=round)
+        .rev()
+        .map(|round| format!("file:{}", kek(round).display()));
     made.chain(world.config.keys.kek.clone()).collect()
 }
 

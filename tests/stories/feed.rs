@@ -269,8 +269,7 @@ feed_story! {
         let own = credentials(&api);
         let poll = asks(&server, "/revocations?after=1:1&wait=20", Some(&own));
         let revoke = async {
-            // The poll is under way once it is seen to wait.
-            tokio::task::yield_now().await;
+            // It takes the database; the poll is there before. Else it would answer with nothing new.
             shop.revokes(held.access()).await
         };
         let begun = Instant::now();
@@ -396,7 +395,7 @@ async fn posts(server: &Server, api: &Party, body: &Value) -> Answer {
 }
 
 feed_story! {
-    async fn a_service_that_was_away_for_an_hour_catches_up(server: Server) {
+    async fn a_service_whose_news_is_too_old_answers_503_until_fresh_news_comes(server: Server) {
         let shop = server.shop().await;
         let service = server.service("orders-1").await;
         let held = tokens(&server, &shop).await;
