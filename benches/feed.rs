@@ -109,7 +109,8 @@ async fn refusals(db: Db, events: usize) {
             let (store, now, done) = (server.app.store.clone(), server.clock.now(), done.clone());
             actix_web::rt::spawn(async move {
                 let exp = now + Duration::from_secs(300);
-                let revoke = store.transaction(move |tx| tx.end_token(&jti, exp, "bench", now));
+                let revoke =
+                    store.transaction(move |tx| tx.end_token(&jti, exp, "bench", "bench", now));
                 revoke.await.unwrap();
                 let _ = done.send(Waiting {
                     token,
@@ -242,7 +243,13 @@ async fn subscribers() {
         turn.tick().await;
         let now = portcullis::time::Clock::System.now();
         let end = move |tx: &mut portcullis::db::Transaction<'_>| {
-            tx.end_token(&format!("token-{number}"), later(now), "bench", now)
+            tx.end_token(
+                &format!("token-{number}"),
+                later(now),
+                "bench",
+                "bench",
+                now,
+            )
         };
         store.transaction(end).await.unwrap();
     }

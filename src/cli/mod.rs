@@ -11,6 +11,7 @@ mod feed;
 mod healthcheck;
 mod keys;
 mod migrate;
+mod propagation;
 mod recover;
 mod resource;
 mod revoke;
@@ -86,6 +87,16 @@ enum Output {
     Table,
     /// For scripts.
     Json,
+}
+
+impl Output {
+    /// Prints the one or the other.
+    fn say(self, value: &serde_json::Value, text: impl std::fmt::Display) {
+        match self {
+            Self::Json => println!("{value:#}"),
+            Self::Table => println!("{text}"),
+        }
+    }
 }
 
 /// A failure with the exit code of its kind.

@@ -79,16 +79,13 @@ fn event(recovered: &Recovered, now: Timestamp) -> Event {
 
 fn say(output: Output, (recovered, now): (Recovered, Timestamp)) {
     let (epoch, from) = (recovered.epoch, recovered.last_beat);
-    if output == Output::Json {
-        println!(
-            "{:#}",
-            json!({ "epoch": epoch, "lost_from": from.to_string(), "lost_to": now.to_string() })
-        );
-        return;
-    }
-    println!(
-        "Feed epoch {epoch} has begun; all keys and the server secret are renewed; every session, grant and code has ended.\n\
-         Lost: what was changed between {from} and now ({now}).\n\
-         Set again what was set in that time: passwords, locked accounts, disabled clients, rotated client secrets."
+    let view = json!({ "epoch": epoch, "lost_from": from.to_string(), "lost_to": now.to_string() });
+    output.say(
+        &view,
+        format!(
+            "Feed epoch {epoch} has begun; all keys and the server secret are renewed; every session, grant and code has ended.\n\
+             Lost: what was changed between {from} and now ({now}).\n\
+             Set again what was set in that time: passwords, locked accounts, disabled clients, rotated client secrets."
+        ),
     );
 }

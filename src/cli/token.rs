@@ -8,7 +8,8 @@ use super::{Output, block_on, open, read_secret, table};
 use crate::app::key_table;
 use crate::config::Config;
 use crate::db::Store;
-use crate::keys::{KeyView, ServerSecrets, Use};
+use crate::keeper::Snapshot;
+use crate::keys::{KeyView, Keychain, ServerSecrets, Use};
 use crate::oauth::introspection;
 use crate::secret::Entropy;
 use crate::time::{Clock, Timestamp};
@@ -48,7 +49,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
 }
 
 fn tell(token: &str, config: &Config, now: Timestamp) -> anyhow::Result<Value> {
-    let (store, issuer) = (open(config)?, config.issuer()?);
+    let store = open(config)?;
     let (rows, keychain) = block_on(async {
         let table = key_table(config, &store, &Entropy::system()).await?;
         Ok((table.read(now).await?, table.keychain()))
@@ -75,13 +76,31 @@ fn tell(token: &str, config: &Config, now: Timestamp) -> anyhow::Result<Value> {
             }
         });
     }
-    let view = KeyView::build(&rows.keys, &rows.blocked, &keychain, None, now)?;
-    let verifier = Verifier::builder(issuer.as_str(), issuer.as_str())
+    access_token(
+        token,
+        &verifier(config, &rows, &keychain, now)?,
+        &store,
+        now,
+    )
+}
+
+/// Reads our own access tokens, whatever their audience, with the keys that stand in these rows.
+///
+/// # Errors
+/// Of the configuration, or when no key can be used.
+pub fn verifier(
+    config: &Config,
+    rows: &Snapshot,
+    keychain: &Keychain,
+    now: Timestamp,
+) -> anyhow::Result<Verifier> {
+    let issuer = config.issuer()?;
+    let view = KeyView::build(&rows.keys, &rows.blocked, keychain, None, now)?;
+    Ok(Verifier::builder(issuer.as_str(), issuer.as_str())
         .any_audience()
         .leeway(config.tokens.clock_leeway.0)
         .keys(view.published(Use::Token).set.clone())
-        .build()?;
-    access_token(token, &verifier, &store, now)
+        .build()?)
 }
 
 fn access_token(

@@ -73,6 +73,8 @@ struct Locked {
     #[diesel(sql_type = BigInt)]
     seq: i64,
     #[diesel(sql_type = BigInt)]
+    beat: i64,
+    #[diesel(sql_type = BigInt)]
     longest_life: i64,
     #[diesel(sql_type = Nullable<BigInt>)]
     database: Option<i64>,
@@ -121,7 +123,7 @@ impl Transaction<'_> {
         // 1. The row lock: whoever waits for it sees what the winner wrote. The clock is read once it
         //    is held, and before the records are: all that was committed until then is seen below.
         let lock = format!(
-            "UPDATE feed_head SET seq = seq WHERE restored_at IS NULL RETURNING epoch, seq, longest_life, {} AS database",
+            "UPDATE feed_head SET seq = seq WHERE restored_at IS NULL RETURNING epoch, seq, beat, longest_life, {} AS database",
             self.database_now()
         );
         let Some(head) = sql_query(lock).get_result::<Locked>(self.0).optional()? else {
@@ -146,18 +148,16 @@ impl Transaction<'_> {
         .execute(self.0)?;
         let numbered = i64::try_from(numbered).unwrap_or(i64::MAX);
         let left = numbered >= NUMBERED_AT_ONCE;
-        // 3. How far it is.
-        let beat = if left {
-            "beat"
+        // 3. How far it is; while some are left, nothing is known up to now.
+        let seq = h::seq.eq(h::seq + numbered);
+        if left {
+            diesel::update(h::table).set(seq).execute(self.0)?;
         } else {
-            "CASE WHEN beat + 1 > $2 THEN beat + 1 ELSE $2 END"
-        };
-        sql_query(format!(
-            "UPDATE feed_head SET seq = seq + $1, beat = {beat} WHERE $2 > 0"
-        ))
-        .bind::<BigInt, _>(numbered)
-        .bind::<BigInt, _>(now.micros())
-        .execute(self.0)?;
+            let beat = now.micros().max(head.beat + 1);
+            diesel::update(h::table)
+                .set((seq, h::beat.eq(beat)))
+                .execute(self.0)?;
+        }
         Ok(left)
     }
 

@@ -67,10 +67,11 @@ impl Ledger for Transaction<'_> {
         &mut self,
         jti: &str,
         expires_at: Timestamp,
+        reason: &str,
         actor: &str,
         now: Timestamp,
     ) -> Result<(), Error> {
-        self.end_token(jti, expires_at, actor, now)
+        self.end_token(jti, expires_at, reason, actor, now)
     }
 
     fn put_audit(&mut self, event: &Event) -> Result<(), Error> {

@@ -29,20 +29,7 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn put_revocation(&mut self, record: &Record<'_>, now: Timestamp) -> Result<(), Error> {
-        let id = crate::id::uuid(&crate::secret::Entropy::system(), now);
-        diesel::insert_into(t::table)
-            .values((
-                t::id.eq(id),
-                t::kind.eq(record.kind.letter().to_string()),
-                t::value.eq(record.value),
-                t::floor.eq(record.floor),
-                t::reason.eq(record.reason),
-                t::actor.eq(record.actor),
-                t::created_at.eq(now.micros()),
-            ))
-            .execute(self.0)?;
-        self.1 = true;
-        Ok(())
+        self.insert(record, None, now)
     }
 
     /// Puts an access token on the blocklist until it expires.
@@ -53,19 +40,36 @@ impl Transaction<'_> {
         &mut self,
         jti: &str,
         expires_at: Timestamp,
+        reason: &str,
         actor: &str,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let record = Record {
+            kind: Kind::Token,
+            value: jti,
+            floor: 0,
+            reason,
+            actor,
+        };
+        self.insert(&record, Some(expires_at), now)
+    }
+
+    fn insert(
+        &mut self,
+        record: &Record<'_>,
+        token_exp: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<(), Error> {
         let id = crate::id::uuid(&crate::secret::Entropy::system(), now);
         diesel::insert_into(t::table)
             .values((
                 t::id.eq(id),
-                t::kind.eq(Kind::Token.letter().to_string()),
-                t::value.eq(jti),
-                t::floor.eq(0),
-                t::token_exp.eq(expires_at.micros()),
-                t::reason.eq("revoked"),
-                t::actor.eq(actor),
+                t::kind.eq(record.kind.letter().to_string()),
+                t::value.eq(record.value),
+                t::floor.eq(record.floor),
+                t::token_exp.eq(token_exp.map(Timestamp::micros)),
+                t::reason.eq(record.reason),
+                t::actor.eq(record.actor),
                 t::created_at.eq(now.micros()),
             ))
             .execute(self.0)?;

@@ -88,6 +88,7 @@ pub trait Ledger {
         &mut self,
         jti: &str,
         expires_at: Timestamp,
+        reason: &str,
         actor: &str,
         now: Timestamp,
     ) -> Result<(), Failure>;

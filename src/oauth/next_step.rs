@@ -192,40 +192,20 @@ mod tests {
 
     use super::super::authorize::Prompt;
     use super::super::callback::Callback;
-    use super::super::client::{AuthMethod, Client, GrantType};
+    use super::super::client::{Client, GrantType};
     use super::*;
     use crate::accounts::session::ACR_PASSWORD;
-    use crate::keys::Alg;
 
     const NOW: Timestamp = Timestamp::from_secs(1_000_000);
 
     fn request(prompt: Prompt, max_age: Option<u64>, consent: ConsentPolicy) -> Request {
         let client = Client {
-            id: "shop".into(),
             name: "Shop".to_owned(),
-            auth_method: AuthMethod::Basic,
             redirect_uris: vec!["https://app.example/cb".to_owned()],
             grant_types: vec![GrantType::AuthorizationCode],
             scopes: Scope::parse("openid a b").unwrap(),
-            resources: Vec::new(),
-            cors_origins: Vec::new(),
-            post_logout_redirect_uris: Vec::new(),
-            id_token_alg: Alg::RS256,
             consent,
-            require_pkce: true,
-            allow_localhost_redirect: false,
-            client_uri: None,
-            policy_uri: None,
-            tos_uri: None,
-            auth_epoch: 1,
-            serves: Vec::new(),
-            userinfo_alg: None,
-            allow_networks: Vec::new(),
-            deny_networks: Vec::new(),
-            disabled_at: None,
-            deleted_at: None,
-            created_at: NOW,
-            secrets: Vec::new(),
+            ..Client::new("shop".into(), NOW)
         };
         Request {
             callback: Callback::proven("https://app.example/cb".to_owned(), true),

@@ -78,7 +78,13 @@ pub fn revoke(
             return Ok(Err(denied()));
         }
         Presented::Access(claims) => {
-            ledger.end_token(&claims.jti, Timestamp::from_secs(claims.exp), &actor, now)?;
+            ledger.end_token(
+                &claims.jti,
+                Timestamp::from_secs(claims.exp),
+                "revoked",
+                &actor,
+                now,
+            )?;
             done(ledger, actor, format!("token:{}", claims.jti), now)?;
         }
     }

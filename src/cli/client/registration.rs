@@ -123,34 +123,13 @@ impl Fields {
         check_id(id.as_str()).map_err(|why| Wrong::new("client_id", why))?;
         let public = public || self.auth_method == Some(Method::None);
         let blank = Client {
-            id,
-            name: String::new(),
             auth_method: match public {
                 true => AuthMethod::None,
                 false => AuthMethod::Basic,
             },
-            redirect_uris: Vec::new(),
-            grant_types: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
             scopes: Scope::parse("openid profile email").unwrap_or_default(),
-            resources: Vec::new(),
-            cors_origins: Vec::new(),
-            post_logout_redirect_uris: Vec::new(),
             id_token_alg: algorithms.first().copied().unwrap_or(Alg::ES256),
-            consent: ConsentPolicy::Remember,
-            require_pkce: true,
-            allow_localhost_redirect: false,
-            client_uri: None,
-            policy_uri: None,
-            tos_uri: None,
-            serves: Vec::new(),
-            userinfo_alg: None,
-            allow_networks: Vec::new(),
-            deny_networks: Vec::new(),
-            auth_epoch: 1,
-            disabled_at: None,
-            deleted_at: None,
-            created_at: now,
-            secrets: Vec::new(),
+            ..Client::new(id, now)
         };
         self.update(blank)
     }

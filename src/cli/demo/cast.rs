@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::db::{self, Transaction};
 use crate::id::{self, ClientId, UserId};
 use crate::keys::Alg;
-use crate::oauth::client::{AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType};
+use crate::oauth::client::{Client, ClientSecret};
 use crate::oauth::resource::Resource;
 use crate::oauth::scope::Scope;
 use crate::secret::{Entropy, Secret};
@@ -153,31 +153,11 @@ impl Cast {
         now: Timestamp,
     ) -> anyhow::Result<Client> {
         Ok(Client {
-            id: id.clone(),
             name: name.to_owned(),
-            auth_method: AuthMethod::Basic,
             redirect_uris,
-            grant_types: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
             scopes: Scope::parse(SCOPE).map_err(|_| anyhow::anyhow!("scope"))?,
             resources: vec![self.audience.clone()],
-            cors_origins: Vec::new(),
-            post_logout_redirect_uris: Vec::new(),
-            id_token_alg: Alg::RS256,
-            consent: ConsentPolicy::Remember,
-            require_pkce: true,
-            allow_localhost_redirect: false,
-            client_uri: None,
-            policy_uri: None,
-            tos_uri: None,
-            auth_epoch: 1,
-            serves: Vec::new(),
-            userinfo_alg: None,
-            allow_networks: Vec::new(),
-            deny_networks: Vec::new(),
-            disabled_at: None,
-            deleted_at: None,
-            created_at: now,
-            secrets: Vec::new(),
+            ..Client::new(id.clone(), now)
         })
     }
 

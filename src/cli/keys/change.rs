@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::super::revoke::{Wait, propagate};
+use super::super::propagation::{Wait, propagate};
 use super::super::{Exit, Output, open};
 use super::{act, distance, done, failure, list, ring, table};
 use crate::config::Config;
@@ -244,10 +244,7 @@ fn view(ring: Ring, write: &KeyWrite, act: &Act) -> Value {
 }
 
 fn say(format: Output, value: Value, text: impl FnOnce() -> String) -> anyhow::Result<()> {
-    match format {
-        Output::Json => println!("{value:#}"),
-        Output::Table => println!("{}", text()),
-    }
+    format.say(&value, text());
     Ok(())
 }
 
