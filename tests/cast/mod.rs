@@ -17,6 +17,7 @@ pub mod postgres;
 pub mod raw;
 pub mod relay;
 pub mod server;
+pub mod site;
 pub mod timing;
 pub mod tls;
 

@@ -11,12 +11,11 @@ mod figures;
 mod lines;
 mod manager;
 mod reload;
-mod site;
 mod stop;
 #[cfg(feature = "otel")]
 mod traces;
 
-use cast::place;
+use cast::{place, site};
 
 /// The same test on both databases.
 #[macro_export]

@@ -2,9 +2,9 @@
 
 use portcullis::secret::Secret;
 
-use crate::cast::server::{AUDIENCE, PASSWORD, confidential};
-use crate::cast::{Browser, ISSUER, Party};
-use crate::place::{Place, Running};
+use super::server::{AUDIENCE, PASSWORD, confidential};
+use super::{Browser, ISSUER, Party};
+use super::place::{Place, Running};
 
 pub struct Site {
     pub place: Place,

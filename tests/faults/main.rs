@@ -1,0 +1,18 @@
+//! What breaks around the server, broken on purpose: real processes, real Postgres. A test is named after
+//! its fault, `fNN_…`; `docs/faults.md` lists all of them, with those that live in other suites.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+#[path = "../cast/mod.rs"]
+mod cast;
+
+mod postgres;
+mod sockets;
+mod storage;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A fault is alone on the machine, or its figures would be those of its neighbours.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}

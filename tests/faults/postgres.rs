@@ -1,0 +1,1 @@
+//! Faults of Postgres and of the way to it.

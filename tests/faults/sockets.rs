@@ -1,0 +1,1 @@
+//! Faults of callers: slow ones, many of them, large ones.
