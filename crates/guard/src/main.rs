@@ -9,6 +9,7 @@
 //! | `guard.rs` | the decision |
 //! | `issuer.rs` | the way to the issuer |
 //! | `server.rs` | the listener |
+//! | `line.rs` | a log line for machines |
 
 #![forbid(unsafe_code)]
 
@@ -17,6 +18,7 @@ mod answer;
 mod asked;
 mod guard;
 mod issuer;
+mod line;
 mod path;
 #[cfg(test)]
 mod readings;
@@ -41,6 +43,7 @@ use tracing_subscriber::{Layer, fmt};
 
 use crate::address::Address;
 use crate::guard::Guard;
+use crate::line::JsonLine;
 use crate::settings::{Format, Log, Settings};
 
 /// Forward authentication for services behind a proxy: accepts the access tokens of a Portcullis
@@ -106,12 +109,7 @@ fn start_log(log: &Log) {
         .with_writer(std::io::stderr)
         .log_internal_errors(false);
     let lines = if json {
-        lines
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .boxed()
+        lines.event_format(JsonLine).boxed()
     } else {
         lines.compact().boxed()
     };
