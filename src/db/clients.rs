@@ -1,4 +1,4 @@
-//! `clients` and `client_secrets`.
+//! `clients`.
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, JoinOnDsl, NullableExpressionMethods,
@@ -8,16 +8,15 @@ use portcullis_verifier::Kind;
 
 use super::revocations::Record;
 use super::schema::{client_secrets as s, clients as t, feed_head};
-use super::{Error, Transaction, list, to_list, unreadable};
+use super::{Error, Transaction, client_secrets, list, to_list, unreadable};
 use crate::config::Network;
-use crate::config::limits::SECRET_TOUCH;
 use crate::id::ClientId;
 use crate::keys::Alg;
 use crate::oauth::client::{
     AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType, Registration,
 };
 use crate::oauth::scope::Scope;
-use crate::secret::Hash;
+
 use crate::time::Timestamp;
 
 /// A row of `clients`, column by column.
@@ -102,27 +101,6 @@ impl Row {
     }
 }
 
-type SecretRow = (
-    String,
-    String,
-    Vec<u8>,
-    String,
-    i64,
-    Option<i64>,
-    Option<i64>,
-);
-
-fn client_secret((id, _, hash, label, created, expires, last_used): SecretRow) -> ClientSecret {
-    ClientSecret {
-        id,
-        hash: Hash::from_bytes(hash),
-        label,
-        created_at: Timestamp::from_micros(created),
-        expires_at: expires.map(Timestamp::from_micros),
-        last_used_at: last_used.map(Timestamp::from_micros),
-    }
-}
-
 /// What a registration says: everything but the id and the client's life.
 #[derive(diesel::Insertable, diesel::AsChangeset)]
 #[diesel(table_name = t, treat_none_as_null = true)]
@@ -200,7 +178,7 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn find_registered(&mut self, id: &ClientId) -> Result<Option<Client>, Error> {
-        let rows: Vec<(Row, Option<SecretRow>)> = t::table
+        let rows: Vec<(Row, Option<client_secrets::Row>)> = t::table
             .left_join(s::table.on(s::client_id.eq(t::id)))
             .filter(t::id.eq(id.as_str()))
             .filter(t::deleted_at.is_null())
@@ -210,7 +188,7 @@ impl Transaction<'_> {
         let mut secrets = Vec::new();
         let mut client = None;
         for (row, secret) in rows {
-            secrets.extend(secret.map(client_secret));
+            secrets.extend(secret.map(client_secrets::client_secret));
             client = Some(row);
         }
         client.map(|row| row.client(secrets)).transpose()
@@ -317,67 +295,6 @@ impl Transaction<'_> {
         .execute(self.0)?;
         self.raise_config_version()?;
         Ok(rows == 1)
-    }
-
-    /// Adds a secret to a client.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn put_client_secret(
-        &mut self,
-        client: &ClientId,
-        secret: &ClientSecret,
-    ) -> Result<(), Error> {
-        diesel::insert_into(s::table)
-            .values((
-                s::id.eq(&secret.id),
-                s::client_id.eq(client.as_str()),
-                s::hash.eq(secret.hash.as_bytes()),
-                s::label.eq(&secret.label),
-                s::created_at.eq(secret.created_at.micros()),
-                s::expires_at.eq(secret.expires_at.map(Timestamp::micros)),
-            ))
-            .execute(self.0)?;
-        self.raise_config_version()
-    }
-
-    /// Lets the secrets of a client that are live now end at `at` (or before, if they would anyway),
-    /// but for the one with the row id `kept`; how many there were.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn expire_client_secrets(
-        &mut self,
-        client: &ClientId,
-        kept: &str,
-        at: Timestamp,
-    ) -> Result<usize, Error> {
-        let rows = diesel::update(
-            s::table
-                .filter(s::client_id.eq(client.as_str()))
-                .filter(s::id.ne(kept))
-                .filter(s::expires_at.is_null().or(s::expires_at.gt(at.micros()))),
-        )
-        .set(s::expires_at.eq(at.micros()))
-        .execute(self.0)?;
-        self.raise_config_version()?;
-        Ok(rows)
-    }
-
-    /// Notes that a secret is in use; the hour is enough.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn touch_client_secret(&mut self, id: &str, now: Timestamp) -> Result<(), Error> {
-        let hour_ago = (now - SECRET_TOUCH).micros();
-        diesel::update(
-            s::table
-                .filter(s::id.eq(id))
-                .filter(s::last_used_at.is_null().or(s::last_used_at.le(hour_ago))),
-        )
-        .set(s::last_used_at.eq(now.micros()))
-        .execute(self.0)?;
-        Ok(())
     }
 
     /// Cuts a client off: raises its auth epoch, so that every code, grant and token that it got

@@ -10,7 +10,7 @@ use super::signed;
 use crate::config::limits::{ACK_KEPT, INSTANCES};
 use crate::db::Acknowledged;
 use crate::id::ClientId;
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
 
 /// A subscriber has more instances than are kept apart.
 #[derive(Debug)]
@@ -25,6 +25,12 @@ pub struct Acks {
 struct Heard {
     ack: Acknowledged,
     is_written: bool,
+}
+
+impl Heard {
+    fn is_recent(&self, now: Timestamp) -> bool {
+        now.since(self.ack.acked_at) < ACK_KEPT
+    }
 }
 
 impl Acks {
@@ -44,7 +50,7 @@ impl Acks {
         let mut heard = self.lock();
         let theirs = heard.entry(client.clone()).or_default();
         if theirs.len() >= INSTANCES && !theirs.contains_key(&ack.instance) {
-            theirs.retain(|_, heard| now.since(heard.ack.acked_at) < ACK_KEPT);
+            theirs.retain(|_, heard| heard.is_recent(now));
             if theirs.len() >= INSTANCES {
                 return Err(TooManyInstances);
             }
@@ -66,9 +72,15 @@ impl Acks {
         Ok(())
     }
 
-    /// What was not written down yet. It counts as written until [`Acks::put_back`].
+    /// What was not written down yet. It counts as written until [`Acks::put_back`]. Instances that were
+    /// not heard of for long are forgotten.
     pub fn to_write(&self) -> Vec<Acknowledged> {
+        let now = self.clock.now();
         let mut heard = self.lock();
+        heard.retain(|_, theirs| {
+            theirs.retain(|_, heard| !heard.is_written || heard.is_recent(now));
+            !theirs.is_empty()
+        });
         let all = heard.values_mut().flat_map(HashMap::values_mut);
         let new = all.filter(|heard| !heard.is_written);
         let new = new.map(|heard| {
@@ -96,5 +108,33 @@ impl Acks {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ClientId, HashMap<String, Heard>>> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_that_is_gone_for_long_is_forgotten() {
+        let clock = Clock::settable(Timestamp::from_secs(1_000));
+        let acks = Acks::new(clock.clone());
+        let ack = |instance: &str| Ack {
+            instance: instance.to_owned(),
+            epoch: 1,
+            seq: 7,
+            kids: Vec::new(),
+            max_age: None,
+            frame: None,
+        };
+        let client = ClientId::from("orders".to_owned());
+        acks.note(&client, ack("gone")).unwrap();
+        assert_eq!(acks.to_write().len(), 1);
+        clock.advance(ACK_KEPT);
+        acks.note(&client, ack("here")).unwrap();
+        assert_eq!(acks.to_write().len(), 1);
+        let heard = acks.lock();
+        let names: Vec<&String> = heard[&client].keys().collect();
+        assert_eq!(names, ["here"]);
     }
 }

@@ -6,68 +6,32 @@
 //! further behind, frames are made from memory.
 
 mod acks;
+mod known;
 mod mark;
+mod place;
 mod streams;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use portcullis_verifier::{
-    FRAME_LIFE_SECS, FRAME_MAX_RECORDS, FRAME_TYP, FRAME_VERSION, Frame, Position, Record, Records,
-};
+use portcullis_verifier::{FRAME_LIFE_SECS, FRAME_TYP, FRAME_VERSION, Frame, Position, Records};
 use tokio::sync::watch;
 
-use crate::config::limits::RECENT_BYTES;
 use crate::db::{Error, Head, Store};
 use crate::keys::{KeyError, KeyView, Use};
-use crate::time::{Clock, Timestamp};
+use crate::time::Clock;
+
+use known::{Known, Sent};
 
 pub use acks::{Acks, TooManyInstances};
+pub use known::{Next, Signed, event};
 pub use mark::MarkFile;
+pub use place::Place;
 pub use streams::{Standing, Stream, Streams, TooManyStreams};
 
 /// Records that one statement of the tail brings, at most.
 const TAIL: i64 = 20_000;
-
-/// How far a node is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
-    /// Feed epoch.
-    pub epoch: u64,
-    /// Records that were numbered in it.
-    pub seq: u64,
-    /// All that was committed before this instant is in memory.
-    pub beat: Timestamp,
-}
-
-impl Place {
-    /// Where the database stands.
-    pub fn of(head: &Head) -> Self {
-        Self {
-            epoch: number(head.epoch),
-            seq: number(head.seq),
-            beat: head.beat,
-        }
-    }
-
-    /// Whether a database that stands at `other` has forgotten something of this one. A database never
-    /// goes back by itself: numbers and beat only grow within an epoch, and epochs only grow.
-    pub fn is_ahead_of(&self, other: &Self) -> bool {
-        match self.epoch.cmp(&other.epoch) {
-            std::cmp::Ordering::Equal => self.seq > other.seq || self.beat > other.beat,
-            order => order.is_gt(),
-        }
-    }
-
-    fn position(&self) -> Position {
-        Position {
-            epoch: self.epoch,
-            seq: self.seq,
-        }
-    }
-}
 
 /// What following the database found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,49 +53,6 @@ pub enum Unready {
     /// They cannot be signed.
     #[error(transparent)]
     Keys(#[from] KeyError),
-}
-
-/// A signed frame.
-#[derive(Clone, Debug)]
-pub struct Signed {
-    /// Compact JWS.
-    pub jws: String,
-    /// Where a subscriber stands that has applied it.
-    pub position: Position,
-}
-
-/// A frame as it went to the streams.
-struct Sent {
-    after: u64,
-    last: u64,
-    event: Bytes,
-}
-
-/// What a stream reads next.
-pub enum Next {
-    /// Nothing new.
-    Nothing,
-    /// An event, and where a subscriber stands that has applied it.
-    Event(Bytes, Position),
-    /// The stream is further behind than what is kept of sent frames.
-    Behind,
-    /// There is no feed at the moment.
-    Over,
-}
-
-#[derive(Default)]
-struct Known {
-    place: Option<Place>,
-    /// In the order of their numbers. Those that expired are left out now and then.
-    records: VecDeque<(u64, Record)>,
-    /// Frames with records, the newest last.
-    recent: VecDeque<Arc<Sent>>,
-    recent_bytes: usize,
-    /// The newest heartbeat, and how many there were.
-    heartbeat: Option<Arc<Sent>>,
-    beats: u64,
-    /// Up to where the streams were told.
-    told: u64,
 }
 
 /// The feed of a node.
@@ -301,32 +222,10 @@ impl Feed {
 
     /// What a stream at `at`, which has seen so many heartbeats, reads next.
     pub fn next(&self, at: Position, beats: &mut u64) -> Next {
-        let known = self.lock();
-        let Some(place) = known.place.filter(|_| !self.is_restored()) else {
+        if self.is_restored() {
             return Next::Over;
-        };
-        if at.epoch != place.epoch || at.seq > place.seq {
-            return Next::Behind;
         }
-        // What was read and not yet told will be told in a moment, to all at once.
-        if at.seq < known.told {
-            let next = known
-                .recent
-                .iter()
-                .find(|sent| sent.after <= at.seq && sent.last > at.seq);
-            return match next {
-                Some(sent) => Next::Event(sent.event.clone(), sent.position(&place)),
-                None => Next::Behind,
-            };
-        }
-        if *beats == known.beats {
-            return Next::Nothing;
-        }
-        *beats = known.beats;
-        match &known.heartbeat {
-            Some(sent) if sent.last == at.seq => Next::Event(sent.event.clone(), at),
-            _ => Next::Nothing,
-        }
+        self.lock().next(at, beats)
     }
 
     /// One frame with live records after `after`. It says up to when nothing is missing, unless more
@@ -355,26 +254,12 @@ impl Feed {
     /// The frame after `after`: as many live records as one holds, or none.
     fn frame(&self, known: &Known, after: u64, keys: &KeyView) -> Frame {
         let now = self.clock.now();
-        let seconds = u32::try_from(now.secs()).unwrap_or(u32::MAX);
         let place = known.place.unwrap_or(Place {
             epoch: 0,
             seq: after,
             beat: now,
         });
-        let from = known.records.partition_point(|(seq, _)| *seq <= after);
-        let mut live = known
-            .records
-            .range(from..)
-            .filter(|(_, record)| record.expires > seconds);
-        let mut last = after;
-        let mut records = Vec::new();
-        for (seq, record) in live.by_ref().take(FRAME_MAX_RECORDS) {
-            last = *seq;
-            records.push(*record);
-        }
-        if live.next().is_none() {
-            last = place.seq;
-        }
+        let (records, last) = known.live_after(after, now);
         Frame {
             iss: self.issuer.clone(),
             v: FRAME_VERSION,
@@ -403,46 +288,6 @@ impl Feed {
     }
 }
 
-impl Known {
-    fn is_in(&self, epoch: u64) -> bool {
-        self.place.is_some_and(|place| place.epoch == epoch)
-    }
-
-    fn keep(&mut self, sent: Sent) {
-        self.recent_bytes += sent.event.len();
-        self.recent.push_back(Arc::new(sent));
-        while self.recent_bytes > RECENT_BYTES && self.recent.len() > 1 {
-            let gone = self.recent.pop_front();
-            self.recent_bytes -= gone.map_or(0, |sent| sent.event.len());
-        }
-    }
-}
-
-impl Sent {
-    fn of(frame: &Frame, jws: String) -> Self {
-        Self {
-            after: frame.after,
-            last: frame.last,
-            event: event(&Signed {
-                jws,
-                position: frame.position(),
-            }),
-        }
-    }
-
-    fn position(&self, place: &Place) -> Position {
-        Position {
-            seq: self.last,
-            ..place.position()
-        }
-    }
-}
-
-/// A frame as a server-sent event (HTML Living Standard §9.2).
-pub fn event(signed: &Signed) -> Bytes {
-    format!("id: {}\ndata: {}\n\n", signed.position, signed.jws).into()
-}
-
 /// Epochs, numbers and instants of the database are never negative.
 fn number(stored: i64) -> u64 {
     u64::try_from(stored).unwrap_or(0)
@@ -454,24 +299,16 @@ fn signed(number: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use portcullis_verifier::Record;
+
     use super::*;
+    use crate::time::Timestamp;
 
     fn place(epoch: u64, seq: u64, beat: i64) -> Place {
         Place {
             epoch,
             seq,
             beat: Timestamp::from_micros(beat),
-        }
-    }
-
-    #[test]
-    fn a_database_that_forgot_anything_is_behind() {
-        let here = place(2, 10, 500);
-        for behind in [place(2, 9, 600), place(2, 11, 499), place(1, 99, 999)] {
-            assert!(here.is_ahead_of(&behind), "{behind:?}");
-        }
-        for good in [place(2, 10, 500), place(2, 11, 501), place(3, 0, 0)] {
-            assert!(!here.is_ahead_of(&good), "{good:?}");
         }
     }
 

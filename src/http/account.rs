@@ -7,10 +7,10 @@ use askama::Template;
 
 use super::answer::{Allowed, Frame, page, see_other};
 use super::assets::Assets;
-use super::authorize::Stop;
 use super::error::{self, Notice};
 use super::extract::{self, Jar};
 use super::logout;
+use super::pending::Stop;
 use crate::accounts::consent::Consent;
 use crate::accounts::session::Login;
 use crate::app::App;

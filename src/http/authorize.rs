@@ -4,29 +4,25 @@
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::access;
 use super::answer::{deliver, see_other};
 use super::assets::Assets;
 use super::client_address::ClientAddress;
 use super::error::{self, Notice};
 use super::extract::{self, Browser, Jar, Unread};
 use super::limits;
-use crate::accounts::consent::Consent;
-use crate::accounts::session::Session;
-use crate::accounts::user::Username;
+use super::pending::{Pending, Stop, open, pend};
 use crate::app::App;
-use crate::db::{self, Transaction};
-use crate::id::{AuthorizationId, ClientId, ConsentId};
-use crate::oauth::authorize::{self as rules, Refused, Request, Surroundings};
+use crate::db;
+use crate::id::{AuthorizationId, ConsentId};
+use crate::oauth::Error;
+use crate::oauth::authorize::{self as rules, Refused, Request};
 use crate::oauth::callback::{Callback, Delivery};
 use crate::oauth::client::GrantType;
 use crate::oauth::grants::authorization_code::Code;
 use crate::oauth::grants::{Given, Grant};
-use crate::oauth::id_token::Hint;
 use crate::oauth::next_step::{Authorization, Stage, Step, next};
 use crate::oauth::params::Params;
 use crate::oauth::scope::Scope;
-use crate::oauth::{Detail, Error};
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
@@ -67,48 +63,6 @@ pub async fn post(
     }
 }
 
-/// Why the dispatcher stops without a next page.
-pub(super) enum Stop {
-    Notice(Notice),
-    Refused(Refused),
-}
-
-impl From<Refused> for Stop {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
-    }
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Refused(Refused::Page(error))
-    }
-}
-
-impl From<db::Error> for Stop {
-    fn from(error: db::Error) -> Self {
-        Error::from(error).into()
-    }
-}
-
-impl Stop {
-    pub(super) fn respond(self, request: &HttpRequest, app: &App, assets: &Assets) -> HttpResponse {
-        match self {
-            Self::Notice(notice) => error::notice(request, app, assets, notice),
-            Self::Refused(Refused::Page(error)) => error::protocol_page(request, assets, &error),
-            Self::Refused(Refused::Callback(callback, refusal)) => {
-                error::refused(
-                    request,
-                    refusal.code.as_str(),
-                    refusal.detail,
-                    refusal.source.as_deref(),
-                );
-                deliver(callback.refuse(&refusal, app.issuer.as_str()), app, assets)
-            }
-        }
-    }
-}
-
 /// Where the browser goes next.
 enum Next {
     Login(AuthorizationId),
@@ -139,105 +93,6 @@ impl Next {
         }
         response
     }
-}
-
-/// What is stored about whoever makes a request.
-pub(super) struct Stored {
-    pub(super) session: Option<(Session, Username)>,
-    pub(super) consent: Option<Consent>,
-}
-
-impl Stored {
-    fn load(
-        tx: &mut Transaction<'_>,
-        client_id: &ClientId,
-        cookie: &Hash,
-    ) -> Result<Self, db::Error> {
-        let session = tx.find_session(cookie)?;
-        let consent = match &session {
-            Some((session, _)) => tx.find_consent(&session.login.user_id, client_id)?,
-            None => None,
-        };
-        Ok(Self { session, consent })
-    }
-}
-
-/// A request that may be answered, with what is known about it.
-pub(super) struct Pending {
-    pub(super) request: Request,
-    pub(super) stored: Stored,
-    feed_epoch: i64,
-}
-
-/// Loads and checks a request; refusals are where RFC 6749 §4.1.2.1 wants them.
-pub(super) async fn pend(
-    http: &HttpRequest,
-    app: &App,
-    params: &Params,
-    now: Timestamp,
-) -> Result<Pending, Stop> {
-    // 1. The client, and where the answer may go.
-    let client_id = rules::client_id(params)?;
-    let known = app.registrations.find(&app.store, &client_id, now).await?;
-    let client = known.as_ref().map(|known| known.client.clone());
-    let (client, callback) = rules::callback(params, client)?;
-    access::name_client(http, &client_id);
-    // 2. Everything else.
-    let keys = app.keys();
-    let around = Surroundings {
-        resources: known.as_ref().map_or(&[], |known| &known.resources),
-        hint: &|token| Hint::read(token, &keys, app.issuer.as_str()).map(|hint| hint.user_id),
-    };
-    let request = rules::validate(params, client, callback, &around)?;
-    // 3. Who asks.
-    let mut stored = match Jar::Session.read(http, app).map(|cookie| cookie.hash()) {
-        Some(cookie) => {
-            let stored = move |tx: &mut Transaction<'_>| Stored::load(tx, &client_id, &cookie);
-            app.store.read(stored).await?
-        }
-        None => Stored {
-            session: None,
-            consent: None,
-        },
-    };
-    if stored.session.is_none() {
-        extract::log_stranger(http, app);
-    }
-    expire(http, app, &mut stored, now).await?;
-    if let Some((_, username)) = &stored.session {
-        access::name_person(http, &app.secret.user_ref(username.as_str()));
-    }
-    Ok(Pending {
-        feed_epoch: known.map_or(0, |known| known.feed_epoch),
-        request,
-        stored,
-    })
-}
-
-/// Forgets a session that ran out of time.
-async fn expire(
-    http: &HttpRequest,
-    app: &App,
-    stored: &mut Stored,
-    now: Timestamp,
-) -> Result<(), Stop> {
-    let idle = app.config.login.session_idle.0;
-    if let Some((session, _)) = stored
-        .session
-        .take_if(|(session, _)| session.is_over(idle, now))
-    {
-        stored.consent = None;
-        let limit = if now >= session.expires_at {
-            "absolute"
-        } else {
-            "idle"
-        };
-        error::log(http, Detail::new("session.expired", limit), None);
-        app.store
-            .transaction(move |tx| tx.drop_expired_session(&session))
-            .await?;
-    }
-    Ok(())
 }
 
 async fn begin(
@@ -324,42 +179,6 @@ async fn resume(
             answer(app, pending, Some(id), scope, consent_id, now).await
         }
     }
-}
-
-/// An authorization that this browser began, still open.
-pub(super) async fn open(
-    app: &App,
-    id: &AuthorizationId,
-    browser: &Browser,
-    now: Timestamp,
-) -> Result<Authorization, Stop> {
-    let wanted = id.clone();
-    let found = app
-        .store
-        .read(move |tx| tx.find_authorization(&wanted))
-        .await?;
-    let begun = found.ok_or(Stop::Notice(Notice::OTHER_BROWSER))?;
-    match &begun.browser {
-        Some(bound) if bound.matches(&browser.hash()) => {}
-        Some(_) => return Err(Stop::Notice(Notice::OTHER_BROWSER)),
-        None => {
-            let (id, hash) = (id.clone(), browser.hash());
-            if !app
-                .store
-                .transaction(move |tx| tx.bind_authorization(&id, &hash))
-                .await?
-            {
-                return Err(Stop::Notice(Notice::OTHER_BROWSER));
-            }
-        }
-    }
-    if begun.taken_at.is_some() {
-        return Err(Stop::Notice(Notice::ALREADY_DONE));
-    }
-    if now >= begun.expires_at {
-        return Err(Stop::Notice(Notice::TOO_LATE));
-    }
-    Ok(begun)
 }
 
 /// Takes the authorization, writes grant and code, and answers: one transaction.

@@ -9,9 +9,9 @@ use askama::Template;
 
 use super::answer::{Allowed, Frame, page, see_other};
 use super::assets::Assets;
-use super::authorize::{self, Pending, Stop};
 use super::error::{self, Notice};
 use super::extract::{self, Browser, Jar};
+use super::pending::{self, Pending, Stop};
 use crate::accounts::consent::Consent;
 use crate::accounts::session::Login;
 use crate::app::App;
@@ -89,10 +89,10 @@ async fn asked(
     now: Timestamp,
 ) -> Result<Option<Asked>, Stop> {
     let browser = Browser::of(request, app);
-    let begun = authorize::open(app, id, &browser, now).await?;
+    let begun = pending::open(app, id, &browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
         .map_err(|_| Stop::Notice(Notice::TOO_MANY_FIELDS))?;
-    let pending = authorize::pend(request, app, &params, now).await?;
+    let pending = pending::pend(request, app, &params, now).await?;
     let login = pending
         .stored
         .session

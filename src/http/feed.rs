@@ -143,7 +143,6 @@ async fn subscriber(request: &HttpRequest, app: &App) -> Result<Proven, Stop> {
         let detail = Detail::new("feed.denied", "no_resource_server");
         return Err(Stop::Error(Error::invalid_client(detail)));
     }
-    limits::give_back(request);
     Ok(proven)
 }
 
@@ -157,7 +156,7 @@ async fn frames(request: &HttpRequest, app: &Data<App>) -> Result<Vec<String>, S
         Some(Ok(secs)) if secs <= LONGEST_POLL.as_secs() => Duration::from_secs(secs),
         Some(_) => return Err(malformed("wait").into()),
     };
-    must_not_be_ahead(app, after).await?;
+    must_not_be_ahead(request, app, after).await?;
     wait_for_news(app, after, wait).await;
     // One for each question: what an answer costs in memory does not grow with the feed.
     Ok(vec![make(app, after).await?.jws])
@@ -175,9 +174,11 @@ async fn make(app: &Data<App>, after: Position) -> Result<feed::Signed, Stop> {
     Ok(made?)
 }
 
-/// A position that this feed has not been at: asked once more, since another node may be ahead.
-async fn must_not_be_ahead(app: &App, at: Position) -> Result<(), Stopped> {
+/// A position that this feed has not been at: asked once more, since another node may be ahead. That
+/// costs us a look at the database, so it counts for the caller's address; nothing else here does.
+async fn must_not_be_ahead(request: &HttpRequest, app: &App, at: Position) -> Result<(), Stopped> {
     if !is_ahead(app, at) {
+        limits::give_back(request);
         return Ok(());
     }
     // Without an answer the old place is good enough to say no, and not to say that the database went
@@ -234,7 +235,7 @@ async fn subscribe(request: &HttpRequest, app: &Data<App>) -> Result<Subscriber,
             id.ok_or_else(|| malformed("last_event_id"))?
         }
     };
-    must_not_be_ahead(app, at).await?;
+    must_not_be_ahead(request, app, at).await?;
     if app.feed.place().is_none() || app.feed.is_restored() {
         return Err(Stop::from(Unready::Feed).into());
     }
@@ -362,7 +363,7 @@ async fn acknowledge(
         epoch: ack.epoch,
         seq: ack.seq,
     };
-    if let Err(ahead) = must_not_be_ahead(app, at).await {
+    if let Err(ahead) = must_not_be_ahead(request, app, at).await {
         if let (Stopped::Ahead { is_certain: true }, Some(frame)) = (&ahead, &ack.frame)
             && proves_more(app, &app.keys(), frame)
         {

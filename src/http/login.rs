@@ -11,11 +11,11 @@ use askama::Template;
 use super::access;
 use super::answer::{Allowed, Frame, page, see_other};
 use super::assets::Assets;
-use super::authorize::{self, Pending, Stop};
 use super::client_address::ClientAddress;
 use super::error::{self, Notice};
 use super::extract::{self, Browser, Jar};
 use super::limits::whole_seconds;
+use super::pending::{self, Pending, Stop};
 use crate::accounts::password::{Password, Unusable, is_outdated};
 use crate::accounts::session::{ACR_PASSWORD, Login, Session};
 use crate::accounts::throttle::{self, ACCOUNT_AND_ADDRESS, Attempt, Bucket, Verdict};
@@ -86,10 +86,10 @@ async fn pending(
     browser: &Browser,
 ) -> Result<Pending, Stop> {
     let now = app.clock.now();
-    let begun = authorize::open(app, id, browser, now).await?;
+    let begun = pending::open(app, id, browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
         .map_err(|_| Stop::Notice(Notice::TOO_MANY_FIELDS))?;
-    authorize::pend(request, app, &params, now).await
+    pending::pend(request, app, &params, now).await
 }
 
 fn show(

@@ -7,9 +7,9 @@ use askama::Template;
 
 use super::answer::{Allowed, Frame, page, see_other};
 use super::assets::Assets;
-use super::authorize::Stop;
 use super::error::{self, Notice};
 use super::extract::{self, Jar, Unread};
+use super::pending::Stop;
 use crate::accounts::session::Session;
 use crate::accounts::user::Username;
 use crate::app::App;

@@ -22,6 +22,7 @@ mod listeners;
 mod login;
 mod logout;
 mod metrics;
+mod pending;
 mod revoke;
 mod setup;
 mod tls;

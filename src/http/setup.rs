@@ -8,10 +8,10 @@ use askama::Template;
 
 use super::answer::{Allowed, Frame, page, see_other};
 use super::assets::Assets;
-use super::authorize::Stop;
 use super::error::{self, Notice};
 use super::extract::{self, Jar};
 use super::login::fresh_session;
+use super::pending::Stop;
 use crate::accounts::admin::{Admin, GrantedBy};
 use crate::accounts::password::{Password, Unusable, Weak};
 use crate::accounts::session::Session;

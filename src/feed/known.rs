@@ -1,0 +1,145 @@
+//! What a node keeps of the feed in memory, and what a stream reads of it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use portcullis_verifier::{FRAME_MAX_RECORDS, Frame, Position, Record};
+
+use super::Place;
+use crate::config::limits::RECENT_BYTES;
+use crate::time::Timestamp;
+
+/// A signed frame.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// Compact JWS.
+    pub jws: String,
+    /// Where a subscriber stands that has applied it.
+    pub position: Position,
+}
+
+/// A frame as it went to the streams.
+pub(super) struct Sent {
+    after: u64,
+    last: u64,
+    event: Bytes,
+}
+
+/// What a stream reads next.
+pub enum Next {
+    /// Nothing new.
+    Nothing,
+    /// An event, and where a subscriber stands that has applied it.
+    Event(Bytes, Position),
+    /// The stream is further behind than what is kept of sent frames.
+    Behind,
+    /// There is no feed at the moment.
+    Over,
+}
+
+/// What is in memory.
+#[derive(Default)]
+pub(super) struct Known {
+    pub(super) place: Option<Place>,
+    /// In the order of their numbers. Those that expired are left out now and then.
+    pub(super) records: VecDeque<(u64, Record)>,
+    /// Frames with records, the newest last.
+    pub(super) recent: VecDeque<Arc<Sent>>,
+    pub(super) recent_bytes: usize,
+    /// The newest heartbeat, and how many there were.
+    pub(super) heartbeat: Option<Arc<Sent>>,
+    pub(super) beats: u64,
+    /// Up to where the streams were told.
+    pub(super) told: u64,
+}
+
+impl Known {
+    pub(super) fn is_in(&self, epoch: u64) -> bool {
+        self.place.is_some_and(|place| place.epoch == epoch)
+    }
+
+    /// What a stream at `at`, which has seen so many heartbeats, reads next.
+    pub(super) fn next(&self, at: Position, beats: &mut u64) -> Next {
+        let Some(place) = self.place else {
+            return Next::Over;
+        };
+        if at.epoch != place.epoch || at.seq > place.seq {
+            return Next::Behind;
+        }
+        // What was read and not yet told will be told in a moment, to all at once.
+        if at.seq < self.told {
+            let next = self
+                .recent
+                .iter()
+                .find(|sent| sent.after <= at.seq && sent.last > at.seq);
+            return match next {
+                Some(sent) => Next::Event(sent.event.clone(), sent.position(&place)),
+                None => Next::Behind,
+            };
+        }
+        if *beats == self.beats {
+            return Next::Nothing;
+        }
+        *beats = self.beats;
+        match &self.heartbeat {
+            Some(sent) if sent.last == at.seq => Next::Event(sent.event.clone(), at),
+            _ => Next::Nothing,
+        }
+    }
+
+    /// The live records after a number, as many as one frame holds, and the number up to which none is
+    /// missing then.
+    pub(super) fn live_after(&self, after: u64, now: Timestamp) -> (Vec<Record>, u64) {
+        let now = u32::try_from(now.secs()).unwrap_or(u32::MAX);
+        let from = self.records.partition_point(|(seq, _)| *seq <= after);
+        let mut live = self
+            .records
+            .range(from..)
+            .filter(|(_, record)| record.expires > now);
+        let mut last = after;
+        let mut records = Vec::new();
+        for (seq, record) in live.by_ref().take(FRAME_MAX_RECORDS) {
+            last = *seq;
+            records.push(*record);
+        }
+        if live.next().is_none() {
+            last = self.place.map_or(after, |place| place.seq);
+        }
+        (records, last)
+    }
+
+    pub(super) fn keep(&mut self, sent: Sent) {
+        self.recent_bytes += sent.event.len();
+        self.recent.push_back(Arc::new(sent));
+        while self.recent_bytes > RECENT_BYTES && self.recent.len() > 1 {
+            let gone = self.recent.pop_front();
+            self.recent_bytes -= gone.map_or(0, |sent| sent.event.len());
+        }
+    }
+}
+
+impl Sent {
+    pub(super) fn of(frame: &Frame, jws: String) -> Self {
+        Self {
+            after: frame.after,
+            last: frame.last,
+            event: event(&Signed {
+                jws,
+                position: frame.position(),
+            }),
+        }
+    }
+
+    fn position(&self, place: &Place) -> Position {
+        Position {
+            seq: self.last,
+            ..place.position()
+        }
+    }
+}
+
+/// A frame as a server-sent event (HTML Living Standard §9.2).
+pub fn event(signed: &Signed) -> Bytes {
+    format!("id: {}\ndata: {}\n\n", signed.position, signed.jws).into()
+}
