@@ -2,6 +2,7 @@
 
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
+use super::prepared::Prepared;
 use super::schema::authorizations as t;
 use super::{Error, Transaction, unreadable};
 use crate::config::Network;
@@ -202,15 +203,13 @@ impl Transaction<'_> {
             .filter(t::id.eq(id.as_str()))
             .filter(t::taken_at.is_null())
             .filter(t::expires_at.gt(now.micros()));
-        let rows = diesel::update(open)
-            .set((
-                t::state.eq(stage.as_str()),
-                t::user_id.eq(login.0.as_str()),
-                t::sid.eq(login.1.as_str()),
-                t::scope.eq(scope.map(ToString::to_string)),
-            ))
-            .execute(self.0)?;
-        Ok(rows == 1)
+        let advance = diesel::update(open).set((
+            t::state.eq(stage.as_str()),
+            t::user_id.eq(login.0.as_str()),
+            t::sid.eq(login.1.as_str()),
+            t::scope.eq(scope.map(ToString::to_string)),
+        ));
+        Ok(Prepared(advance).execute(self.0)? == 1)
     }
 
     /// Takes an authorization to answer it: at most once, and only while it is open.
@@ -226,10 +225,8 @@ impl Transaction<'_> {
             .filter(t::id.eq(id.as_str()))
             .filter(t::taken_at.is_null())
             .filter(t::expires_at.gt(now.micros()));
-        let rows = diesel::update(open)
-            .set(t::taken_at.eq(now.micros()))
-            .execute(self.0)?;
-        Ok(rows == 1)
+        let take = diesel::update(open).set(t::taken_at.eq(now.micros()));
+        Ok(Prepared(take).execute(self.0)? == 1)
     }
 
     /// Removes authorizations that expired before `now`, at most `batch` of them.

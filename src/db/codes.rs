@@ -2,6 +2,7 @@
 
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
+use super::prepared::Prepared;
 use super::schema::codes as t;
 use super::{Error, Transaction};
 use crate::id::{ClientId, GrantId};
@@ -67,11 +68,10 @@ impl Transaction<'_> {
             .filter(t::hash.eq(hash.as_bytes()))
             .filter(t::used_at.is_null())
             .filter(t::expires_at.gt(now.micros()));
-        let row: Option<Row> = diesel::update(unused)
+        let take = diesel::update(unused)
             .set(t::used_at.eq(now.micros()))
-            .returning(t::all_columns)
-            .get_result(self.0)
-            .optional()?;
+            .returning(t::all_columns);
+        let row: Option<Row> = Prepared(take).get_result(self.0).optional()?;
         Ok(row.map(code))
     }
 

@@ -12,6 +12,7 @@ use diesel::{
 use portcullis_verifier::{Kind, Record};
 
 use super::connection::AnyConnection;
+use super::prepared::Prepared;
 use super::schema::{authorizations, codes, feed_head as h, grants, revocations as t, sessions};
 use super::{Error, Transaction, unreadable};
 use crate::config::limits::{
@@ -95,13 +96,13 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn read_head(&mut self) -> Result<Head, Error> {
-        let row: HeadRow = sql_query(format!(
+        let head = sql_query(format!(
             "SELECT epoch, seq, beat, keys_version, config_version, restored_at, \
              CAST(CASE WHEN EXISTS (SELECT 1 FROM revocations WHERE seq IS NULL) THEN 1 ELSE 0 END AS BIGINT) AS waiting, \
              {} AS database FROM feed_head",
             self.database_now()
-        ))
-        .get_result(self.0)?;
+        ));
+        let row: HeadRow = Prepared(head).get_result(self.0)?;
         Ok(Head {
             epoch: row.epoch,
             seq: row.seq,

@@ -7,6 +7,7 @@ use diesel::{
 };
 use portcullis_verifier::Kind;
 
+use super::prepared::Prepared;
 use super::revocations::Record;
 use super::schema::{clients, consents, feed_head, grants as t, sessions, users};
 use super::{Error, Transaction, list, to_list, unreadable};
@@ -186,7 +187,7 @@ impl Transaction<'_> {
                 .filter(consents::id.nullable().eq(t::consent_id))
                 .filter(consents::ended_at.is_null()),
         );
-        let row: Option<Row> = diesel::update(t::table)
+        let rotate = diesel::update(t::table)
             .filter(t::id.eq(id.as_str()))
             .filter(t::generation.eq(generation))
             .filter(t::client_id.eq(client.as_str()))
@@ -205,9 +206,8 @@ impl Transaction<'_> {
                 t::rotated_at.eq(now.micros()),
                 t::idle_until.eq(idle_until.micros()),
             ))
-            .returning(t::all_columns)
-            .get_result(self.0)
-            .optional()?;
+            .returning(t::all_columns);
+        let row: Option<Row> = Prepared(rotate).get_result(self.0).optional()?;
         row.map(Row::grant).transpose()
     }
 
@@ -303,9 +303,8 @@ impl Transaction<'_> {
         let standing = t::table
             .filter(t::id.eq(id.as_str()))
             .filter(t::ended_at.is_null());
-        let rows = diesel::update(standing)
-            .set(t::ended_at.eq(now.micros()))
-            .execute(self.0)?;
+        let end = diesel::update(standing).set(t::ended_at.eq(now.micros()));
+        let rows = Prepared(end).execute(self.0)?;
         if rows == 1 {
             let record = Record {
                 kind: Kind::Grant,

@@ -17,6 +17,7 @@ mod janitor;
 mod keys;
 mod ledger;
 mod pool;
+mod prepared;
 mod resources;
 mod revocations;
 #[allow(missing_docs)]
