@@ -1,5 +1,6 @@
 //! `serve`: the server.
 
+mod clean_up;
 mod manager;
 mod reload;
 mod stop;
@@ -10,7 +11,7 @@ use actix_web::web::Data;
 
 use super::{Exit, audit};
 use crate::app::{App, StartError};
-use crate::config::limits::{CLEAN_UP_BATCH, CLEAN_UP_EVERY, DATABASE_WAIT};
+use crate::config::limits::DATABASE_WAIT;
 use crate::config::{self, Config, Overrides};
 use crate::http::{BindError, Listeners};
 use crate::secret::Entropy;
@@ -128,7 +129,7 @@ pub fn background(app: &Data<App>) -> Background {
     tasks.run(async move { follow.follow().await });
     tasks.run(async move { keep.keep_keys().await });
     tasks.run(async move { need.keep_life().await });
-    tasks.run(clean_up(app.clone()));
+    tasks.run(clean_up::for_ever(app.clone()));
     tasks.run(audit::seal_for_ever(app.clone()));
     tasks
 }
@@ -153,28 +154,6 @@ fn warn_of_limits(limits: &config::Limits) {
             reason = "configured",
             limit = loose
         );
-    }
-}
-
-/// Removes what is dead, a batch a minute, and at once again while batches are full.
-async fn clean_up(app: Data<App>) {
-    let mut minute = tokio::time::interval(CLEAN_UP_EVERY);
-    loop {
-        minute.tick().await;
-        if !app.keeper.settled() {
-            continue;
-        }
-        let now = app.clock.now();
-        loop {
-            match app.store.transaction(move |tx| tx.sweep(now)).await {
-                Ok(removed) if i64::try_from(removed).is_ok_and(|rows| rows >= CLEAN_UP_BATCH) => {}
-                Ok(_) => break,
-                Err(error) => {
-                    tracing::error!(event = "storage.error", reason = "clean_up", severity = "high", %error);
-                    break;
-                }
-            }
-        }
     }
 }
 

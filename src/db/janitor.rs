@@ -10,21 +10,35 @@ use super::{Error, Transaction};
 use crate::config::limits::{CLEAN_UP_BATCH, USED_CODE_KEPT};
 use crate::time::Timestamp;
 
+/// Removes one batch of a kind and says how many rows went.
+pub type Sweep = fn(&mut Transaction<'_>, Timestamp) -> Result<usize, Error>;
+
+/// What there is to remove, by kind: codes before their grants, which they refer to, and grants before
+/// the sessions that they rest on.
+pub const SWEEPS: [(&str, Sweep); 8] = [
+    ("codes", |tx, now| tx.sweep_codes(now)),
+    ("grants", |tx, now| tx.sweep_grants(now)),
+    ("sessions", |tx, now| tx.sweep_sessions(now)),
+    ("authorizations", |tx, now| {
+        tx.drop_expired_authorizations(CLEAN_UP_BATCH, now)
+    }),
+    ("audit", |tx, now| tx.sweep_audit(now)),
+    ("throttles", |tx, now| tx.sweep_throttles(now)),
+    ("revocations", |tx, now| tx.sweep_revocations(now)),
+    ("acknowledgements", |tx, now| tx.sweep_acks(now)),
+];
+
 impl Transaction<'_> {
     /// Removes one batch of each kind and says how many rows went.
     ///
     /// # Errors
     /// [`Error`].
     pub fn sweep(&mut self, now: Timestamp) -> Result<usize, Error> {
-        // Codes before their grants, which they refer to.
-        let codes = self.sweep_codes(now)?;
-        let grants = self.sweep_grants(now)?;
-        let authorizations = self.drop_expired_authorizations(CLEAN_UP_BATCH, now)?;
-        let audit = self.sweep_audit(now)?;
-        let throttles = self.sweep_throttles(now)?;
-        let feed = self.sweep_revocations(now)? + self.sweep_acks(now)?;
-        let sessions = self.sweep_sessions(now)?;
-        Ok(codes + grants + authorizations + audit + throttles + feed + sessions)
+        let mut removed = 0;
+        for (_, sweep) in SWEEPS {
+            removed += sweep(self, now)?;
+        }
+        Ok(removed)
     }
 
     /// A used code stays for a while, so that its replay is seen.

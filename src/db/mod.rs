@@ -39,6 +39,7 @@ pub use acks::Acknowledged;
 pub use audit::{SEALED_AT_ONCE, Seal};
 use connection::AnyConnection;
 pub use feed::{Head, Recovered};
+pub use janitor::{SWEEPS, Sweep};
 use pool::Pool;
 pub use pool::{Claim, OpenError, PoolFigures};
 pub use revocations::Record;
@@ -212,13 +213,18 @@ impl Store {
     pub fn migrate(&self) -> Result<Vec<String>, OpenError> {
         let mut connection = self.pool.connect()?;
         let run = match &mut connection {
-            AnyConnection::Sqlite(inner) => apply(inner, SQLITE),
+            // Its lock is that of every writer.
+            AnyConnection::Sqlite(inner) => {
+                inner.immediate_transaction(|inner| apply(inner, SQLITE))
+            }
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(inner) => {
                 pool::with_migration_lock(inner, |inner| apply(inner, POSTGRES))
             }
         };
-        run.map_err(|error| OpenError::Unavailable(format!("migration failed: {error}")))
+        run.map_err(|error| {
+            OpenError::Unavailable(format!("migration failed: {}", pool::one_line(&error)))
+        })
     }
 }
 

@@ -57,8 +57,8 @@ pub(super) struct Pooled {
 impl Pool {
     pub(super) fn open(url: &str, size: u32) -> Result<Self, OpenError> {
         let manager = Manager::of(url)?;
-        // The first connection is made here, so that what is wrong is said at once and in full.
-        drop(manager.establish()?);
+        // The first connections are made here, so that what is wrong is said at once and in full.
+        manager.check()?;
         let connections = r2d2::Pool::builder()
             .max_size(size)
             .min_idle(Some(0))
@@ -112,6 +112,18 @@ impl Manager {
             "configuration key `database.url`: this binary was built without PostgreSQL; use sqlite:PATH, or build with the feature `postgres`"
                 .to_owned(),
         ))
+    }
+
+    /// Connects as any request will.
+    fn check(&self) -> Result<(), OpenError> {
+        match self.establish()? {
+            AnyConnection::Sqlite(_) => Ok(()),
+            #[cfg(feature = "postgres")]
+            AnyConnection::Postgres(mut one) => match self.establish()? {
+                AnyConnection::Postgres(mut other) => are_apart(&mut one, &mut other),
+                AnyConnection::Sqlite(_) => Ok(()),
+            },
+        }
     }
 
     fn establish(&self) -> Result<AnyConnection, OpenError> {
@@ -188,6 +200,52 @@ fn postgres(url: &str) -> Result<AnyConnection, Box<dyn std::error::Error>> {
     Ok(AnyConnection::Postgres(connection))
 }
 
+/// Refuses a pooler that lends one connection of the server to several of ours, a transaction each:
+/// time limits, locks and prepared statements belong to a connection. Through such a pooler the same
+/// server process answers both of ours, or another one than before.
+#[cfg(feature = "postgres")]
+fn are_apart(
+    one: &mut diesel::PgConnection,
+    other: &mut diesel::PgConnection,
+) -> Result<(), OpenError> {
+    let failed = |error: diesel::result::Error| {
+        OpenError::Unavailable(format!("PostgreSQL cannot be asked: {}", one_line(&error)))
+    };
+    let first = (
+        backend(one).map_err(failed)?,
+        backend(other).map_err(failed)?,
+    );
+    let again = (
+        backend(one).map_err(failed)?,
+        backend(other).map_err(failed)?,
+    );
+    if first.0 != first.1 && first == again {
+        return Ok(());
+    }
+    Err(OpenError::Configuration(
+        "configuration key `database.url`: a pooler in transaction mode stands before PostgreSQL; connect to PostgreSQL itself, or set the pooler to session mode"
+            .to_owned(),
+    ))
+}
+
+/// Which process of which server answers. In a transaction, since a pooler may change it in between.
+#[cfg(feature = "postgres")]
+fn backend(connection: &mut diesel::PgConnection) -> diesel::QueryResult<(i32, i64)> {
+    use diesel::RunQueryDsl;
+    #[derive(diesel::QueryableByName)]
+    struct Backend {
+        #[diesel(sql_type = diesel::sql_types::Integer)]
+        pid: i32,
+        #[diesel(sql_type = diesel::sql_types::BigInt)]
+        since: i64,
+    }
+    // Numbers of processes are few: two servers may have one in common, but not its beginning.
+    let query = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint AS since FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+    let found: Backend =
+        connection.transaction(|connection| diesel::sql_query(query).get_result(connection))?;
+    Ok((found.pid, found.since))
+}
+
 /// Runs `migrate` in one transaction under a lock, so that one node migrates and the others wait.
 #[cfg(feature = "postgres")]
 pub(super) fn with_migration_lock<T>(
@@ -204,8 +262,8 @@ pub(super) fn with_migration_lock<T>(
     })
 }
 
-#[cfg(feature = "postgres")]
-fn one_line(error: &dyn std::fmt::Display) -> String {
+/// What a library says, without its line breaks.
+pub(super) fn one_line(error: &dyn std::fmt::Display) -> String {
     error
         .to_string()
         .split_whitespace()

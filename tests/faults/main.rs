@@ -5,8 +5,14 @@
 #[path = "../cast/mod.rs"]
 mod cast;
 
+mod bouncer;
+mod clean_up;
+mod disk;
+mod migrations;
 mod postgres;
+mod shoppers;
 mod sockets;
+mod sqlite;
 mod storage;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

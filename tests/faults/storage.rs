@@ -1,1 +1,187 @@
-//! Faults of disks, files and migrations.
+//! F07: a full disk.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::cast::place::Place;
+use crate::cast::site::{Site, asks, base, management, sample};
+use crate::cast::{Answer, Browser, postgres};
+use crate::disk::Disk;
+
+/// Runs what is asynchronous, on this thread.
+pub fn runs<T>(work: impl Future<Output = T>) -> T {
+    actix_web::rt::System::new().block_on(work)
+}
+
+/// Requests that may still be answered before the last page is full.
+const ROOM: i64 = 3_000;
+
+/// F07. A disk of 16 or 32 MiB instead of 64. The catalogue's third part, the log, is in
+/// `tests/operations/lines.rs`.
+#[test]
+fn f07_a_full_disk_under_sqlite_is_503_and_heals_without_a_restart() {
+    let _turn = crate::alone();
+    let place = Place::new();
+    let Some(disk) = Disk::over(&place.folder.join("data"), 16) else {
+        return;
+    };
+    let site = Site::open(place);
+    is_survived(&site, &disk);
+    let sound = site
+        .place
+        .count("SELECT count(*) AS n FROM pragma_integrity_check WHERE integrity_check = 'ok'");
+    assert_eq!(sound, 1);
+    // The disk goes before the folder that it is mounted on.
+    drop(disk);
+}
+
+/// F07 on Postgres: the disk of the tables. With the disk of its log full, Postgres itself is away.
+#[test]
+fn f07_a_full_disk_under_postgres_is_503_and_heals_without_a_restart() {
+    let _turn = crate::alone();
+    let setting = "SELECT setting AS line FROM pg_settings WHERE name = 'data_directory'";
+    let data = postgres::lines(postgres::url(), setting);
+    let folder = std::env::temp_dir().join(format!("tablespace-{}", std::process::id()));
+    let Some(disk) = Disk::over(&folder, 32) else {
+        return;
+    };
+    let data = PathBuf::from(&data[0]);
+    assert!(
+        data.exists(),
+        "the Postgres of the tests must be on this machine"
+    );
+    disk.belongs_like(&data);
+    let place = Place::on_postgres();
+    let space = Tablespace::at(&folder);
+    let name = postgres::name(place.database.as_deref().unwrap()).to_owned();
+    postgres::execute(&format!("ALTER DATABASE {name} SET TABLESPACE {}", space.0));
+    let site = Site::open(place);
+    is_survived(&site, &disk);
+    drop(site);
+    drop(space);
+    drop(disk);
+    let _ = std::fs::remove_dir(&folder);
+}
+
+struct Tablespace(String);
+
+impl Tablespace {
+    fn at(folder: &Path) -> Self {
+        let name = format!("small_{}", std::process::id());
+        postgres::execute(&format!(
+            "CREATE TABLESPACE {name} LOCATION '{}'",
+            folder.display()
+        ));
+        Self(name)
+    }
+}
+
+impl Drop for Tablespace {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            postgres::execute(&format!("DROP TABLESPACE {}", self.0));
+        }
+    }
+}
+
+/// Whether a request for a code got one; else it was told that the server cannot write, by a page or at
+/// the client.
+#[track_caller]
+fn is_written(answer: &Answer) -> bool {
+    if answer.callback("code").is_some() {
+        return true;
+    }
+    match answer.callback("error") {
+        Some(error) => assert_eq!(error, "temporarily_unavailable"),
+        None => {
+            assert_eq!(answer.status, 503, "{}", answer.body);
+            assert!(answer.header("retry-after").is_some());
+        }
+    }
+    false
+}
+
+fn is_survived(site: &Site, disk: &Disk) {
+    // A code must outlive the outage.
+    let server = site.place.serve(&[("PORTCULLIS__TOKENS__CODE", "10m")]);
+    let (public, probes) = (base(&server), management(&server));
+    let codes = || site.place.count("SELECT count(*) AS n FROM codes");
+    let widows = "SELECT count(*) AS n FROM grants WHERE id NOT IN (SELECT grant_id FROM codes)";
+    runs(async {
+        let web = site.web(&public);
+        let mut alice = Browser::new(&public);
+        alice.signs_in(&web, "alice").await;
+        let code = alice.allows(&web).await;
+        let tokens = web.redeems(&alice.allows(&web).await).await.ok();
+        let before = codes();
+
+        disk.fill();
+        let mut written = 0;
+        while is_written(&alice.get(&web.request(&[])).await) {
+            written += 1;
+            assert!(written < ROOM, "the disk does not fill");
+        }
+        // Each write is whole or not there: what was answered, and nothing of what was not.
+        assert_eq!(codes(), before + written);
+        assert_eq!(site.place.count(widows), 0);
+        // A table may still have room in its last page, so each answer is either, and stays true.
+        let redeemed = web.redeems(&code).await;
+        let refreshed = web.refreshes(tokens.refresh(), &[]).await;
+        for answer in [&redeemed, &refreshed] {
+            match answer.status {
+                200 => {}
+                503 => assert_eq!(answer.json()["error"], "temporarily_unavailable"),
+                other => panic!("{other}: {}", answer.body),
+            }
+        }
+        if site.place.database.is_none() {
+            assert_eq!((redeemed.status, refreshed.status), (503, 503));
+        }
+        // Whoever only reads notices nothing.
+        for path in ["/oauth2/jwks", "/.well-known/openid-configuration"] {
+            assert_eq!(alice.get(path).await.status, 200, "{path}");
+        }
+        assert_eq!(
+            alice.asks_userinfo("GET", tokens.access()).await.status,
+            200
+        );
+        assert_eq!(asks(&probes, "/livez").await.0, 200);
+        server.waits_for(|line| {
+            line.contains("storage.error")
+                && (line.contains("is full") || line.contains("No space"))
+        });
+        let (_, page) = asks(&probes, "/metrics").await;
+        let alarm = "portcullis_events_total{event=\"storage.error\",severity=\"high\"}";
+        assert!(sample(&page, alarm).unwrap() > 0.0);
+
+        disk.empty();
+        let healed = Instant::now();
+        while !is_written(&alice.get(&web.request(&[])).await) {
+            assert!(
+                healed.elapsed() < Duration::from_secs(10),
+                "{:#?}",
+                server.log()
+            );
+        }
+        println!(
+            "writes again after {:?}; {written} were written on the full disk",
+            healed.elapsed()
+        );
+        if redeemed.status == 503 {
+            web.redeems(&code).await.ok();
+        }
+        let next = match refreshed.status {
+            503 => web.refreshes(tokens.refresh(), &[]).await.ok(),
+            _ => refreshed.ok(),
+        };
+        web.refreshes(next.refresh(), &[]).await.ok();
+        assert_eq!(asks(&probes, "/readyz").await.0, 200);
+    });
+    assert!(
+        !server
+            .log()
+            .iter()
+            .any(|line| line.contains("server.panicked"))
+    );
+    assert_eq!(server.stop(), Some(0));
+}

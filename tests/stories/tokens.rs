@@ -74,6 +74,45 @@ story! {
     }
 }
 
+/// The generation that a refresh token carries.
+fn generation(tokens: &Tokens) -> u32 {
+    use base64::Engine;
+    let text = tokens.refresh().strip_prefix("pcl_rt_").unwrap();
+    let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD
+        .decode(text)
+        .unwrap();
+    u32::from_be_bytes(bytes[17..21].try_into().unwrap())
+}
+
+story! {
+    // F13 of the fault list.
+    async fn f13_the_clock_steps_back_two_seconds_during_refreshes(server: Server) {
+        let shop = server.shop().await;
+        let first = tokens(&server, &shop).await;
+        let mut held = first.clone();
+        for turn in 1..=8 {
+            server.advance(seconds(1));
+            let refreshing = shop.refreshes(held.refresh(), &[]);
+            let (one, ()) = tokio::join!(refreshing, async { server.set_back(seconds(2)) });
+            // Its retry, at a time before the rotation, gets the same.
+            let (one, again) = (one.ok(), shop.refreshes(held.refresh(), &[]).await.ok());
+            assert_eq!(one.refresh(), again.refresh());
+            assert_eq!(generation(&one), generation(&first) + turn);
+            for tokens in [&one, &again] {
+                let told = server.browser().asks_userinfo("GET", tokens.access()).await;
+                assert_eq!(told.status, 200, "turn {turn}");
+            }
+            held = one;
+        }
+        let live = server.count("SELECT count(*) AS n FROM grants WHERE ended_at IS NULL");
+        assert_eq!((live, alarms(&server)), (1, 0));
+        // A used token is one, whatever the clock says.
+        let answer = shop.refreshes(first.refresh(), &[]).await;
+        answer.refused("invalid_grant", "token.refresh_reuse", "reused");
+        assert_eq!(alarms(&server), 1);
+    }
+}
+
 story! {
     async fn a_thief_replays(server: Server) {
         let shop = server.shop().await;

@@ -1,0 +1,202 @@
+//! F38: PgBouncer between the server and Postgres.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::cast::place::{Place, refused};
+use crate::cast::site::{Site, asks, base, management};
+use crate::cast::{Browser, postgres};
+use crate::storage::runs;
+
+const SOCKET: &str = ".s.PGSQL.5432";
+
+/// A pooler before the Postgres of the tests; it ends with the test.
+struct Bouncer {
+    folder: PathBuf,
+    child: Child,
+}
+
+impl Bouncer {
+    fn start(mode: &str) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::SeqCst);
+        let folder = std::env::temp_dir().join(format!("bouncer-{}-{number}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).unwrap();
+        let ini = folder.join("pgbouncer.ini");
+        let place = folder.display();
+        let settings = format!(
+            "[databases]\n* = {}\n[pgbouncer]\npool_mode = {mode}\nauth_type = any\nlisten_port = 5432\n\
+             unix_socket_dir = {place}\nlogfile = {place}/log\ndefault_pool_size = 40\nmax_client_conn = 200\n",
+            real()
+        );
+        std::fs::write(&ini, settings).unwrap();
+        let mut child = program(&folder)
+            .arg(&ini)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("pgbouncer is missing; tests/run installs it");
+        let begun = Instant::now();
+        while !folder.join(SOCKET).exists() {
+            assert!(child.try_wait().unwrap().is_none(), "pgbouncer ended");
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "pgbouncer does not answer"
+            );
+            std::thread::yield_now();
+        }
+        Self { folder, child }
+    }
+
+    /// The URL of a database, by way of this pooler.
+    fn through(&self, url: &str) -> String {
+        let name = postgres::name(url);
+        format!(
+            "postgres:///{name}?host={}&user=postgres",
+            self.folder.display()
+        )
+    }
+}
+
+impl Drop for Bouncer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Where the Postgres of the tests is, as the pooler's file names it.
+fn real() -> String {
+    let (server, query) = postgres::url()
+        .split_once('?')
+        .unwrap_or((postgres::url(), ""));
+    let mut parts = vec![];
+    if let Some(url) = url::Url::parse(server).ok().filter(|url| url.has_host()) {
+        parts.extend(url.host_str().map(|host| format!("host={host}")));
+        parts.extend(url.port().map(|port| format!("port={port}")));
+        parts.push(format!("user={}", url.username()));
+        parts.extend(
+            url.password()
+                .map(|password| format!("password={password}")),
+        );
+    }
+    let query = form_urlencoded::parse(query.as_bytes());
+    parts.extend(query.map(|(name, value)| format!("{name}={value}")));
+    parts.join(" ")
+}
+
+/// PgBouncer refuses to run as root. It takes the place of the program that changes the account, so that
+/// its process is the one that is ended.
+fn program(folder: &Path) -> Command {
+    let bouncer = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]
+        .into_iter()
+        .find(|path| Path::new(path).exists());
+    let bouncer = bouncer.unwrap_or("pgbouncer");
+    if Command::new("id").arg("-u").output().unwrap().stdout != b"0\n" {
+        return Command::new(bouncer);
+    }
+    let given = Command::new("chown")
+        .args(["-R", "postgres"])
+        .arg(folder)
+        .status()
+        .unwrap();
+    assert!(given.success());
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--reuid=postgres",
+        "--regid=postgres",
+        "--clear-groups",
+        bouncer,
+    ]);
+    command
+}
+
+/// F38. Where connections change hands between transactions, time limits, prepared statements and the
+/// migration's lock would be somebody else's: no command begins, and each says what to do.
+#[test]
+fn f38_a_pooler_in_transaction_mode_is_refused() {
+    let _turn = crate::alone();
+    let place = Place::on_postgres();
+    let bouncer = Bouncer::start("transaction");
+    let url = bouncer.through(place.database.as_deref().unwrap());
+    let through = [("PORTCULLIS__DATABASE__URL", url.as_str())];
+    let sentence = "set the pooler to session mode";
+    // Also when it has connections to spare, as with other nodes beside this one.
+    let busy: Vec<_> = (0..4).map(|_| hold(&url)).collect();
+    for _ in 0..3 {
+        refused(&place.run(&["serve"], &through), 78, sentence);
+    }
+    drop(busy);
+    for _ in 0..3 {
+        refused(&place.run(&["serve"], &through), 78, sentence);
+    }
+    refused(&place.run(&["migrate", "status"], &through), 78, sentence);
+    refused(&place.run(&["user", "list"], &through), 78, sentence);
+    let doctor = place.run(&["doctor"], &through);
+    let said = String::from_utf8(doctor.stdout).unwrap();
+    let line = said.lines().find(|line| line.starts_with("fail  database"));
+    assert!(line.is_some_and(|line| line.contains(sentence)), "{said}");
+    // The same place, without the pooler.
+    assert_eq!(place.serve(&[]).stop(), Some(0));
+}
+
+/// A connection with a transaction open, which keeps one of the pooler's for itself.
+fn hold(url: &str) -> diesel::PgConnection {
+    use diesel::Connection;
+    use diesel::connection::SimpleConnection;
+    let mut connection = diesel::PgConnection::establish(url).unwrap();
+    connection.batch_execute("BEGIN; SELECT 1").unwrap();
+    connection
+}
+
+/// F38. In session mode a client of the pooler has a connection for itself, and all goes as usual.
+#[test]
+fn f38_through_a_pooler_in_session_mode_all_goes_as_usual() {
+    let _turn = crate::alone();
+    let mut site = Site::open(Place::on_postgres());
+    let bouncer = Bouncer::start("session");
+    let url = bouncer.through(site.place.database.as_deref().unwrap());
+    site.place.told.push(("PORTCULLIS__DATABASE__URL", url));
+    let server = site.place.serve(&[]);
+    let public = base(&server);
+    runs(async {
+        let web = site.web(&public);
+        let mut alice = Browser::new(&public);
+        alice.signs_in(&web, "alice").await;
+        let tokens = web.redeems(&alice.allows(&web).await).await.ok();
+        let next = web.refreshes(tokens.refresh(), &[]).await.ok();
+        assert_eq!(alice.asks_userinfo("GET", next.access()).await.status, 200);
+        assert_eq!(web.revokes(next.refresh()).await.status, 200);
+        let ended = web.refreshes(next.refresh(), &[]).await;
+        assert_eq!(
+            (ended.status, &ended.json()["error"]),
+            (400, &"invalid_grant".into())
+        );
+        assert_eq!(alice.asks_userinfo("GET", next.access()).await.status, 401);
+        // The feed's sequencer numbers the record, by way of the pooler.
+        let begun = Instant::now();
+        let waiting = "SELECT count(*) AS n FROM revocations WHERE kind = 'G' AND seq IS NOT NULL";
+        while site.place.count(waiting) == 0 {
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "{:#?}",
+                server.log()
+            );
+        }
+        assert_eq!(asks(&management(&server), "/readyz").await.0, 200);
+    });
+    assert!(
+        !server
+            .log()
+            .iter()
+            .any(|line| line.contains("storage.error"))
+    );
+    let doctor = String::from_utf8(site.place.run(&["doctor"], &[]).stdout).unwrap();
+    assert!(doctor.contains("ok    database"), "{doctor}");
+    assert_eq!(server.stop(), Some(0));
+}

@@ -1,0 +1,386 @@
+//! F17 and F18: migrations that are interrupted, and nodes that migrate at once.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use diesel::connection::SimpleConnection;
+use diesel::{Connection, PgConnection, SqliteConnection};
+
+use crate::cast::place::{Place, refused};
+use crate::cast::postgres;
+
+/// A place whose database is empty.
+fn empty(name: &str) -> Place {
+    let mut place = Place::new();
+    let name = format!("{name}_{}", std::process::id());
+    place.database = Some(postgres::empty_database(&name));
+    place
+}
+
+/// Every migration by name, with its statements.
+fn migrations(kind: &str) -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("migrations")
+        .join(kind);
+    let mut found: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            (name, std::fs::read_to_string(path.join("up.sql")).unwrap())
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+/// What an earlier version has left: the first migrations, and no later one.
+fn as_of(kind: &str, versions: usize) -> String {
+    let table = "CREATE TABLE __diesel_schema_migrations (\n       version VARCHAR(50) PRIMARY KEY NOT NULL,\n       run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP\n);";
+    let steps = migrations(kind).into_iter().take(versions).map(|(name, statements)| {
+        let version = name.split('_').next().unwrap();
+        format!("{statements};INSERT INTO __diesel_schema_migrations (version) VALUES ('{version}');")
+    });
+    [table.to_owned()].into_iter().chain(steps).collect()
+}
+
+/// All that a schema of Postgres consists of, a line each, and which migrations it has.
+fn schema_of(url: &str) -> Vec<String> {
+    let query = "
+        SELECT format('column %s.%s %s %s %s', table_name, column_name, data_type, is_nullable, column_default) AS line
+          FROM information_schema.columns WHERE table_schema = 'public'
+        UNION ALL SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+        UNION ALL SELECT format('constraint %s %s %s', conrelid::regclass, conname, pg_get_constraintdef(oid))
+          FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+        ORDER BY 1";
+    let mut found = postgres::lines(url, query);
+    if found
+        .iter()
+        .any(|line| line.contains("__diesel_schema_migrations"))
+    {
+        let query =
+            "SELECT 'migration ' || version AS line FROM __diesel_schema_migrations ORDER BY 1";
+        found.extend(postgres::lines(url, query));
+        found.extend(postgres::lines(
+            url,
+            "SELECT 'head ' || h::text AS line FROM feed_head h",
+        ));
+    }
+    found
+}
+
+/// The same of an embedded database, and that its file is sound.
+fn schema_in(path: &Path) -> Vec<String> {
+    let mut connection = SqliteConnection::establish(&path.to_string_lossy()).unwrap();
+    let mut lines = |query: &str| crate::sqlite::lines(&mut connection, query);
+    assert_eq!(
+        lines("SELECT integrity_check AS line FROM pragma_integrity_check"),
+        ["ok"]
+    );
+    let mut found = lines("SELECT coalesce(sql, name) AS line FROM sqlite_master ORDER BY name");
+    if found
+        .iter()
+        .any(|line| line.contains("__diesel_schema_migrations"))
+    {
+        found.extend(lines(
+            "SELECT version AS line FROM __diesel_schema_migrations ORDER BY 1",
+        ));
+    }
+    if found.iter().any(|line| line.contains("feed_head")) {
+        found.extend(lines(
+            "SELECT count(*) || ' of ' || sum(epoch) AS line FROM feed_head",
+        ));
+    }
+    found
+}
+
+/// In a database of Postgres: ends the connection that makes the n-th change of the schema, just after it.
+/// The counter is a sequence, which no rollback sets back.
+const TRAP: &str = "
+    CREATE SCHEMA trap;
+    CREATE SEQUENCE trap.made;
+    CREATE TABLE trap.set (at BIGINT NOT NULL);
+    CREATE FUNCTION trap.spring() RETURNS event_trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF nextval('trap.made') = (SELECT at FROM trap.set) THEN
+            PERFORM pg_terminate_backend(pg_backend_pid());
+        END IF;
+    END $$;
+    CREATE EVENT TRIGGER trap ON ddl_command_end EXECUTE FUNCTION trap.spring();";
+
+fn set_trap(url: &str, at: usize) {
+    let mut connection = PgConnection::establish(url).unwrap();
+    let set = format!(
+        "SELECT setval('trap.made', 1, false); DELETE FROM trap.set; INSERT INTO trap.set VALUES ({at})"
+    );
+    connection.batch_execute(&set).unwrap();
+}
+
+/// F17 on Postgres: the connection ends at every statement that changes the schema, on the way from
+/// nothing, from the first version and from the one before this. Nothing is half done, and the next run
+/// ends where an undisturbed one does.
+#[test]
+fn f17_a_migration_whose_connection_ends_at_any_statement_leaves_nothing() {
+    let _turn = crate::alone();
+    let fresh = empty("undisturbed");
+    fresh.done(&["migrate", "up"]);
+    let wanted = schema_of(fresh.database.as_deref().unwrap());
+    let mut cuts = 0;
+    for version in [0, 1, migrations("postgres").len() - 1] {
+        let place = empty("interrupted");
+        let url = place.database.as_deref().unwrap();
+        let mut connection = PgConnection::establish(url).unwrap();
+        if version > 0 {
+            connection
+                .batch_execute(&as_of("postgres", version))
+                .unwrap();
+        }
+        connection.batch_execute(TRAP).unwrap();
+        drop(connection);
+        let before = schema_of(url);
+        for at in 1.. {
+            set_trap(url, at);
+            let output = place.run(&["migrate", "up"], &[]);
+            if output.status.success() {
+                break;
+            }
+            refused(&output, 69, "migration failed");
+            assert_eq!(schema_of(url), before, "version {version}, statement {at}");
+            cuts += 1;
+        }
+        assert_eq!(schema_of(url), wanted, "from version {version}");
+    }
+    println!("{cuts} migrations interrupted");
+    assert!(cuts > 50, "{cuts}");
+}
+
+/// Ends a process as a power cut would, and waits until Postgres has noticed.
+fn kill(mut child: Child, url: &str) {
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let name = postgres::name(url);
+    let there = format!("SELECT pid::text AS line FROM pg_stat_activity WHERE datname = '{name}'");
+    while !postgres::lines(postgres::url(), &there).is_empty() {
+        std::thread::yield_now();
+    }
+}
+
+/// F17 on Postgres: the process is killed at moments all over its run.
+#[test]
+fn f17_a_migration_killed_at_any_moment_is_whole_or_nothing() {
+    let _turn = crate::alone();
+    let fresh = empty("undisturbed");
+    let begun = std::time::Instant::now();
+    fresh.done(&["migrate", "up"]);
+    let usual = begun.elapsed();
+    let wanted = schema_of(fresh.database.as_deref().unwrap());
+    let (mut whole, mut nothing) = (0, 0);
+    const KILLS: u32 = 12;
+    for kill_at in 0..KILLS {
+        let place = empty("killed");
+        let url = place.database.clone().unwrap();
+        let child = place
+            .command(&["migrate", "up"], &[])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        passes(usual * kill_at / (KILLS - 3));
+        kill(child, &url);
+        let found = schema_of(&url);
+        match found.is_empty() {
+            true => nothing += 1,
+            false => {
+                assert_eq!(found, wanted);
+                whole += 1;
+            }
+        }
+        place.done(&["migrate", "up"]);
+        assert_eq!(schema_of(&url), wanted);
+    }
+    println!("killed {KILLS} times: {nothing} did nothing, {whole} everything");
+    assert!(nothing > 0);
+}
+
+/// Waits for a moment of a run, not for something to happen.
+fn passes(time: Duration) {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < time {
+        std::thread::yield_now();
+    }
+}
+
+/// F17 on SQLite: the process is killed when the file's log has grown to each length in turn, on the way
+/// from nothing and from each earlier version.
+#[test]
+fn f17_an_embedded_migration_killed_at_any_write_is_whole_or_nothing() {
+    let _turn = crate::alone();
+    let fresh = Place::new();
+    fresh.done(&["migrate", "up"]);
+    let wanted = schema_in(&fresh.folder.join("data/portcullis.db"));
+    let (mut whole, mut nothing) = (0, 0);
+    for version in 0..migrations("sqlite").len() {
+        for pages in (0..).step_by(8) {
+            let place = Place::new();
+            let file = place.folder.join("data/portcullis.db");
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            if version > 0 {
+                let mut connection = SqliteConnection::establish(&file.to_string_lossy()).unwrap();
+                connection
+                    .batch_execute("PRAGMA journal_mode = WAL")
+                    .unwrap();
+                connection.batch_execute(&as_of("sqlite", version)).unwrap();
+            }
+            let before = match version {
+                0 => Vec::new(),
+                _ => schema_in(&file),
+            };
+            let mut child = place
+                .command(&["migrate", "up"], &[])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let log = file.with_extension("db-wal");
+            let grown = || std::fs::metadata(&log).map_or(0, |log| log.len()) > pages * 4_096;
+            let mut ended = None;
+            while !grown() && ended.is_none() {
+                ended = child.try_wait().unwrap();
+            }
+            let _ = child.kill();
+            child.wait().unwrap();
+            let found = schema_in(&file);
+            match found == wanted {
+                true => whole += 1,
+                false => {
+                    assert_eq!(found, before, "version {version}, {pages} pages");
+                    nothing += 1;
+                }
+            }
+            place.done(&["migrate", "up"]);
+            assert_eq!(schema_in(&file), wanted, "version {version}, {pages} pages");
+            if ended.is_some() {
+                break;
+            }
+        }
+    }
+    println!("killed at a write: {nothing} did nothing, {whole} everything");
+    assert!(nothing > 0 && whole > 0);
+}
+
+/// Several of them at once; what each printed.
+fn at_once(place: &Place, arguments: &[&str], nodes: usize) -> Vec<String> {
+    let start = || {
+        place
+            .command(arguments, &[])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let running: Vec<Child> = (0..nodes).map(|_| start()).collect();
+    let ended = running
+        .into_iter()
+        .map(|child| child.wait_with_output().unwrap());
+    ended
+        .map(|output| {
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{said}");
+            String::from_utf8(output.stdout).unwrap()
+        })
+        .collect()
+}
+
+/// F18. Twelve rounds of five processes on each database instead of fifty of three nodes.
+#[test]
+fn f18_of_five_that_migrate_an_empty_database_at_once_one_does() {
+    let _turn = crate::alone();
+    let all = migrations("postgres").len();
+    for round in 0..24 {
+        let place = match round % 2 {
+            0 => empty("together"),
+            _ => Place::new(),
+        };
+        let mut said = at_once(&place, &["migrate", "up"], 5);
+        said.sort();
+        let mut wanted = vec!["0 migration(s) applied\n".to_owned(); 4];
+        wanted.push(format!("{all} migration(s) applied\n"));
+        assert_eq!(said, wanted, "round {round}");
+    }
+}
+
+/// F18 with servers that migrate by themselves: all start, and they are nodes of one issuer.
+#[test]
+fn f18_three_nodes_start_on_an_empty_database_at_once() {
+    let _turn = crate::alone();
+    let mut place = empty("nodes");
+    place.done(&["keys", "generate-kek", "--out", "keys/kek"]);
+    place
+        .told
+        .push(("PORTCULLIS__DATABASE__AUTO_MIGRATE", "true".to_owned()));
+    for round in 0..2 {
+        let url = postgres::empty_database(postgres::name(place.database.as_deref().unwrap()));
+        place.database = Some(url);
+        let nodes: Vec<_> = std::thread::scope(|scope| {
+            let starting: Vec<_> = (0..3).map(|_| scope.spawn(|| place.serve(&[]))).collect();
+            starting
+                .into_iter()
+                .map(|node| node.join().unwrap())
+                .collect()
+        });
+        let secrets = place.count("SELECT count(*) AS n FROM server_secrets");
+        let twice = place.count(
+            "SELECT count(*) AS n FROM (SELECT 1 FROM signing_keys GROUP BY use, alg, generation HAVING count(*) > 1) AS twice",
+        );
+        assert_eq!((secrets, twice), (1, 0), "round {round}");
+        for node in nodes {
+            assert!(
+                !node
+                    .log()
+                    .iter()
+                    .any(|line| line.contains("\"level\":\"error\"")),
+                "{:#?}",
+                node.log()
+            );
+            assert_eq!(node.stop(), Some(0));
+        }
+    }
+}
+
+/// F18 on SQLite: an embedded database has one server; the others are told so and change nothing.
+#[test]
+fn f18_of_three_servers_on_one_empty_file_one_starts() {
+    let _turn = crate::alone();
+    for round in 0..4 {
+        let place = Place::new();
+        let start = || {
+            place
+                .command(&["serve"], &[])
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        };
+        let mut running: Vec<Child> = (0..3).map(|_| start()).collect();
+        let mut ended = Vec::new();
+        while ended.len() < 2 {
+            let over = running
+                .iter_mut()
+                .position(|child| child.try_wait().unwrap().is_some());
+            if let Some(over) = over {
+                ended.push(running.remove(over).wait_with_output().unwrap());
+            }
+        }
+        for output in &ended {
+            refused(output, 69, "another server is using");
+        }
+        let mut last = running.remove(0);
+        let text = last.stderr.take().unwrap();
+        let started = std::io::BufRead::lines(std::io::BufReader::new(text))
+            .map_while(Result::ok)
+            .any(|line| line.contains("server.started"));
+        assert!(started, "round {round}");
+        last.kill().unwrap();
+        last.wait().unwrap();
+    }
+}

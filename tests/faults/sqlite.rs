@@ -1,0 +1,260 @@
+//! F32 and F33: an embedded database whose server is killed, whose files are copied, or whose disk
+//! loses what was not flushed.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use diesel::prelude::*;
+
+use crate::cast::Browser;
+use crate::cast::place::{Place, Running, refused};
+use crate::cast::site::{Site, base};
+use crate::disk::Disk;
+use crate::shoppers::{Promises, Shopper, are_honoured, signed_in};
+use crate::storage::runs;
+
+/// The texts that a query selects as `line`.
+pub fn lines(connection: &mut SqliteConnection, query: &str) -> Vec<String> {
+    #[derive(diesel::QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        line: String,
+    }
+    let rows: Vec<Row> = diesel::sql_query(query).load(connection).unwrap();
+    rows.into_iter().map(|row| row.line).collect()
+}
+
+/// How many people shop at once.
+const SHOPPERS: usize = 6;
+
+/// A site on an embedded database, with alice signed in.
+fn site() -> (Site, Browser) {
+    let mut site = Site::open(Place::new());
+    site.place.told.push((
+        "PORTCULLIS__LOG__LEVEL",
+        "warn,portcullis=info,access=off,audit=off".to_owned(),
+    ));
+    let server = site.place.serve(&[]);
+    let alice = runs(signed_in(&site, &base(&server)));
+    assert_eq!(server.stop(), Some(0));
+    (site, alice)
+}
+
+/// Load on a server, and something that happens to it meanwhile; the load ends with the server.
+fn load(
+    site: &Site,
+    server: &Running,
+    alice: &Browser,
+    promises: &RefCell<Promises>,
+    meanwhile: impl AsyncFnOnce(),
+) {
+    let base = base(server);
+    runs(async {
+        let shoppers: Vec<_> = (0..SHOPPERS)
+            .map(|_| Shopper::new(site, &base, alice, promises))
+            .collect();
+        let all = shoppers.iter().map(|shopper| shopper.shops(None));
+        let shopping = futures_util::future::join_all(all);
+        tokio::join!(shopping, meanwhile());
+    });
+    assert_eq!(promises.borrow().failed, Vec::<String>::new());
+}
+
+/// Waits for a moment of the load: so many milliseconds, spread over the cycles.
+async fn moment(cycle: u64) {
+    tokio::time::sleep(Duration::from_millis(30 + cycle * 37 % 200)).await;
+}
+
+/// The files of the database, elsewhere; without the index of the log, which is made anew.
+fn copied(from: &Path, to: &Path) -> PathBuf {
+    let _ = std::fs::remove_dir_all(to);
+    std::fs::create_dir_all(to).unwrap();
+    for name in ["portcullis.db", "portcullis.db-wal"] {
+        if from.join(name).exists() {
+            std::fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    }
+    to.join("portcullis.db")
+}
+
+/// A file is sound, and all that was promised is in it.
+#[track_caller]
+fn keeps(file: &Path, promises: &Promises) {
+    let mut connection = SqliteConnection::establish(&file.to_string_lossy()).unwrap();
+    let sound = lines(
+        &mut connection,
+        "SELECT integrity_check AS line FROM pragma_integrity_check",
+    );
+    assert_eq!(sound, ["ok"]);
+    promises.are_kept(|query| lines(&mut connection, query));
+}
+
+fn killed_again_and_again(cycles: u64) {
+    let (site, alice) = site();
+    let promises = RefCell::new(Promises::default());
+    let data = site.place.folder.join("data");
+    for cycle in 0..cycles {
+        let server = site.place.serve(&[]);
+        load(&site, &server, &alice, &promises, async || {
+            moment(cycle).await;
+            server.signal("-KILL");
+        });
+        drop(server);
+        keeps(
+            &copied(&data, &site.place.folder.join("copy")),
+            &promises.borrow(),
+        );
+    }
+    let promises = promises.into_inner();
+    let (codes, ended) = (promises.codes.len(), promises.ended.len());
+    println!("{cycles} kills: {codes} codes redeemed, {ended} grants revoked, none lost");
+    assert!(codes as u64 > cycles && ended as u64 > cycles / 2);
+    let server = site.place.serve(&[]);
+    runs(are_honoured(&promises, &site.web(&base(&server))));
+    assert_eq!(server.stop(), Some(0));
+}
+
+/// F32: killed under load, again and again. After each time the files, copied without the index of the
+/// log, are sound and hold what was answered; the next server begins with them.
+#[test]
+fn f32_a_server_killed_in_its_commits_loses_nothing() {
+    let _turn = crate::alone();
+    killed_again_and_again(16);
+}
+
+#[test]
+#[ignore = "slow: the catalogue's thousand cycles"]
+fn f32_a_server_killed_in_its_commits_loses_nothing_in_full() {
+    let _turn = crate::alone();
+    killed_again_and_again(1_000);
+}
+
+/// F32: the files copied at many moments of a running server, both at one instant.
+#[test]
+fn f32_the_files_of_a_running_server_can_be_copied_with_their_log() {
+    let _turn = crate::alone();
+    let (site, alice) = site();
+    let promises = RefCell::new(Promises::default());
+    let (data, copy) = (
+        site.place.folder.join("data"),
+        site.place.folder.join("copy"),
+    );
+    let server = site.place.serve(&[]);
+    load(&site, &server, &alice, &promises, async || {
+        for cycle in 0..20 {
+            moment(cycle).await;
+            server.signal("-STOP");
+            let file = copied(&data, &copy);
+            keeps(&file, &promises.borrow());
+            server.signal("-CONT");
+        }
+        server.signal("-KILL");
+    });
+    assert!(promises.borrow().codes.len() > 20);
+}
+
+/// F32: a folder that cannot be written to.
+#[test]
+fn f32_a_read_only_folder_is_said() {
+    let _turn = crate::alone();
+    let place = Place::new();
+    let Some(disk) = Disk::over(&place.folder.join("data"), 8) else {
+        return;
+    };
+    let place = Site::open(place).place;
+    disk.becomes_read_only();
+    for command in [["serve"].as_slice(), &["user", "list"]] {
+        let output = place.run(command, &[]);
+        refused(&output, 69, "data/portcullis.db");
+        refused(&output, 69, "Read-only file system");
+    }
+    drop(disk);
+}
+
+/// The library that is preloaded, compiled here.
+fn power() -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/power.c");
+    let library =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("power-{}.so", std::process::id()));
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
+        .args([&library, &source])
+        .arg("-ldl")
+        .output()
+        .unwrap();
+    assert!(
+        compiled.status.success(),
+        "{}",
+        String::from_utf8_lossy(&compiled.stderr)
+    );
+    library
+}
+
+fn powerless_again_and_again(cycles: u64) {
+    let (site, alice) = site();
+    let promises = RefCell::new(Promises::default());
+    let (data, disk) = (
+        site.place.folder.join("data"),
+        site.place.folder.join("disk"),
+    );
+    let library = power();
+    let (library, kept) = (library.to_str().unwrap(), disk.to_str().unwrap());
+    for cycle in 0..cycles {
+        copied(&data, &disk);
+        let server = site
+            .place
+            .serve(&[("LD_PRELOAD", library), ("FLUSHED", kept)]);
+        load(&site, &server, &alice, &promises, async || {
+            moment(cycle).await;
+            server.signal("-KILL");
+        });
+        drop(server);
+        keeps(
+            &copied(&disk, &site.place.folder.join("copy")),
+            &promises.borrow(),
+        );
+        // The next start finds what a disk would have kept, and nothing more.
+        let _ = std::fs::remove_file(data.join("portcullis.db-shm"));
+        copied_over(&disk, &data);
+    }
+    let promises = promises.into_inner();
+    println!(
+        "{cycles} power cuts: {} codes redeemed, {} grants revoked, none lost",
+        promises.codes.len(),
+        promises.ended.len()
+    );
+    assert!(promises.codes.len() as u64 > cycles);
+    let server = site.place.serve(&[]);
+    runs(are_honoured(&promises, &site.web(&base(&server))));
+    assert_eq!(server.stop(), Some(0));
+    let _ = std::fs::remove_file(library);
+}
+
+fn copied_over(from: &Path, to: &Path) {
+    for name in ["portcullis.db", "portcullis.db-wal"] {
+        let _ = std::fs::remove_file(to.join(name));
+        if from.join(name).exists() {
+            std::fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    }
+}
+
+/// F33: a power cut, by the strictest disk there is: of the database's files it keeps what was flushed
+/// and nothing else. Not covered: a disk that keeps some of what was not flushed, in another order than
+/// it was written, and one that lies about flushing.
+#[test]
+#[cfg(target_os = "linux")]
+fn f33_after_a_power_cut_everything_that_was_answered_is_there() {
+    let _turn = crate::alone();
+    powerless_again_and_again(12);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+#[ignore = "slow: a thousand power cuts"]
+fn f33_after_a_power_cut_everything_that_was_answered_is_there_in_full() {
+    let _turn = crate::alone();
+    powerless_again_and_again(1_000);
+}
