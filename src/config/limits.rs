@@ -117,6 +117,8 @@ pub const HEADER_TIME: Duration = Duration::from_secs(5);
 pub const BODY_TIME: Duration = Duration::from_secs(10);
 /// How long a request may be worked on.
 pub const HANDLER_TIME: Duration = Duration::from_secs(5);
+/// How long readiness waits for the database: a probe is to answer within three seconds.
+pub const READY_TIME: Duration = Duration::from_secs(2);
 
 /// Longest request target, in bytes; beyond it 414.
 pub const URL_BYTES: usize = 8 * 1024;

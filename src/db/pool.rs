@@ -186,10 +186,39 @@ fn sqlite(path: &Path) -> Result<AnyConnection, Box<dyn std::error::Error>> {
     Ok(AnyConnection::Sqlite(connection))
 }
 
-/// A frozen node must hold no lock for long: every wait is bounded.
+/// How libpq finds out that its server is gone without a word, unless the URL says otherwise.
+#[cfg(feature = "postgres")]
+const PATIENCE: [(&str, &str); 5] = [
+    ("connect_timeout", "5"),
+    ("tcp_user_timeout", "5000"),
+    ("keepalives_idle", "5"),
+    ("keepalives_interval", "2"),
+    ("keepalives_count", "3"),
+];
+
+#[cfg(feature = "postgres")]
+fn with_patience(url: &str) -> String {
+    let (_, said) = url.split_once('?').unwrap_or((url, ""));
+    let is_said = |name: &str| {
+        said.split('&')
+            .any(|pair| pair.split('=').next() == Some(name))
+    };
+    let mut whole = url.to_owned();
+    for (name, value) in PATIENCE.iter().filter(|(name, _)| !is_said(name)) {
+        match whole.find('?') {
+            None => whole.push('?'),
+            Some(at) if at + 1 == whole.len() => {}
+            Some(_) => whole.push('&'),
+        }
+        whole.extend([name, "=", value]);
+    }
+    whole
+}
+
+/// A frozen node must hold no lock for long: every wait is bounded, here and at the server.
 #[cfg(feature = "postgres")]
 fn postgres(url: &str) -> Result<AnyConnection, Box<dyn std::error::Error>> {
-    let mut connection = diesel::PgConnection::establish(url)?;
+    let mut connection = diesel::PgConnection::establish(&with_patience(url))?;
     connection.batch_execute(
         "SET statement_timeout = '2s';
          SET lock_timeout = '1s';
@@ -342,5 +371,24 @@ impl Claim {
             failed(format!("another server is using {path}; an embedded database serves one node, use PostgreSQL for several"))
         })?;
         Ok(Self { _lock: Some(file) })
+    }
+}
+
+#[cfg(all(test, feature = "postgres"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_url_says_of_time_limits_stands() {
+        assert_eq!(
+            with_patience("postgres://db/x"),
+            "postgres://db/x?connect_timeout=5&tcp_user_timeout=5000&keepalives_idle=5&keepalives_interval=2&keepalives_count=3"
+        );
+        assert_eq!(
+            with_patience(
+                "postgres://db/x?sslmode=verify-full&connect_timeout=30&keepalives_idle=60"
+            ),
+            "postgres://db/x?sslmode=verify-full&connect_timeout=30&keepalives_idle=60&tcp_user_timeout=5000&keepalives_interval=2&keepalives_count=3"
+        );
     }
 }

@@ -3,8 +3,10 @@
 use actix_web::HttpResponse;
 use actix_web::web::Data;
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::app::App;
+use crate::config::limits::READY_TIME;
 
 /// `GET /livez`: the process answers. It never touches the database.
 pub async fn live() -> HttpResponse {
@@ -16,8 +18,10 @@ pub async fn live() -> HttpResponse {
 /// `GET /readyz`: the database answers and has our schema, every ring has a signer, the feed goes on, and
 /// the node is not on its way out.
 pub async fn ready(app: Data<App>) -> HttpResponse {
-    let schema = app.store.has_schema().await;
-    let (database, schema) = (schema.is_ok(), schema.unwrap_or(false));
+    // A network that swallows packets does not say that the database is away.
+    let schema = timeout(READY_TIME, app.store.has_schema()).await.ok();
+    let schema = schema.and_then(Result::ok);
+    let (database, schema) = (schema.is_some(), schema.unwrap_or(false));
     let keys = app.keeper.can_sign() && app.keeper.lease_holds();
     let feed = app.feed.place().is_some() && !app.feed.is_restored();
     let serving = !app.draining.is_on();

@@ -62,7 +62,7 @@ fn private_cluster() -> String {
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).unwrap();
     // Postgres refuses to run as root; the distribution's package brings the account.
-    let root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+    let root = is_root();
     if root {
         assert!(
             Command::new("chown")
@@ -120,7 +120,13 @@ fn private_cluster() -> String {
     panic!("the private Postgres cluster does not answer");
 }
 
-fn as_postgres(root: bool, program: &Path) -> Command {
+/// Whether the tests run as root.
+pub fn is_root() -> bool {
+    Command::new("id").arg("-u").output().unwrap().stdout == b"0\n"
+}
+
+/// A program as the account that Postgres runs under.
+pub fn as_postgres(root: bool, program: &Path) -> Command {
     if !root {
         return Command::new(program);
     }
@@ -129,7 +135,8 @@ fn as_postgres(root: bool, program: &Path) -> Command {
     command
 }
 
-fn binaries() -> PathBuf {
+/// The folder of Postgres's own programs.
+pub fn binaries() -> PathBuf {
     let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .into_iter()
         .flatten()

@@ -6,6 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use super::postgres;
 
@@ -16,8 +17,15 @@ const SOCKET: &str = ".s.PGSQL.5432";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Open,
-    /// Nothing arrives, and nobody is told: a network that swallows packets.
-    Silent,
+    /// Nothing arrives, and nobody is told: a network that swallows packets, perhaps in one direction.
+    Silent {
+        there: bool,
+        back: bool,
+    },
+    /// Answers come late.
+    Slow(Duration),
+    /// One message in a hundred is answered by hanging up.
+    Flaky,
     /// Everybody is hung up on.
     Broken,
 }
@@ -31,6 +39,8 @@ pub struct Relay {
 struct Shared {
     way: Mutex<Way>,
     changed: Condvar,
+    /// Messages, while it is flaky.
+    passed: AtomicUsize,
     /// Both ends of each connection that there ever was.
     ends: Mutex<Vec<UnixStream>>,
 }
@@ -50,6 +60,7 @@ impl Relay {
         let shared = Arc::new(Shared {
             way: Mutex::new(Way::Open),
             changed: Condvar::new(),
+            passed: AtomicUsize::new(0),
             ends: Mutex::default(),
         });
         let (accepting, server) = (Arc::clone(&shared), Path::new(real.as_ref()).join(SOCKET));
@@ -77,7 +88,22 @@ impl Relay {
 
     /// From now on nothing arrives, in either direction.
     pub fn falls_silent(&self) {
-        self.shared.becomes(Way::Silent);
+        self.falls_silent_in(true, true);
+    }
+
+    /// From now on nothing arrives there, or comes back.
+    pub fn falls_silent_in(&self, there: bool, back: bool) {
+        self.shared.becomes(Way::Silent { there, back });
+    }
+
+    /// From now on each answer comes so late.
+    pub fn slows_down(&self, by: Duration) {
+        self.shared.becomes(Way::Slow(by));
+    }
+
+    /// From now on one message in a hundred is answered by hanging up.
+    pub fn is_flaky(&self) {
+        self.shared.becomes(Way::Flaky);
     }
 
     /// From now on everybody is hung up on; so are those who are there.
@@ -116,18 +142,30 @@ impl Shared {
         let copies = [&client, &server].map(|end| end.try_clone().unwrap());
         self.ends.lock().unwrap().extend(copies);
         let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
-        for (from, to) in [(client, server), back] {
+        for (from, to, is_back) in [(client, server, false), (back.0, back.1, true)] {
             let shared = Arc::clone(self);
-            std::thread::spawn(move || shared.pass(from, to));
+            std::thread::spawn(move || shared.pass(from, to, is_back));
         }
     }
 
-    fn pass(&self, mut from: UnixStream, mut to: UnixStream) {
+    fn pass(&self, mut from: UnixStream, mut to: UnixStream, is_back: bool) {
         let mut bytes = [0; 16 * 1024];
         while let Ok(count @ 1..) = from.read(&mut bytes) {
             let way = self.way.lock().unwrap();
-            let way = self.changed.wait_while(way, |way| *way == Way::Silent);
-            let is_broken = *way.unwrap() == Way::Broken;
+            let holds = |way: &mut Way| match way {
+                Way::Silent { there, back } => *(if is_back { back } else { there }),
+                _ => false,
+            };
+            let way = *self.changed.wait_while(way, holds).unwrap();
+            let is_broken = match way {
+                Way::Broken => true,
+                Way::Flaky => self.passed.fetch_add(1, Ordering::SeqCst) % 100 == 99,
+                Way::Slow(by) if is_back => {
+                    std::thread::sleep(by);
+                    false
+                }
+                _ => false,
+            };
             if is_broken || to.write_all(&bytes[..count]).is_err() {
                 break;
             }

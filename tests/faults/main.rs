@@ -7,6 +7,7 @@ mod cast;
 
 mod bouncer;
 mod clean_up;
+mod cluster;
 mod disk;
 mod migrations;
 mod postgres;

@@ -1,7 +1,7 @@
 //! Load that remembers what it was promised: alice gets codes, redeems them, refreshes and revokes, and
 //! whatever was answered with success must be found again, whatever happens to the server.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,9 @@ use crate::cast::browser::http;
 use crate::cast::client::basic;
 use crate::cast::site::Site;
 use crate::cast::{Browser, Party, Tokens, VERIFIER};
+
+/// Nobody comes back for longer than this.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a server has answered with success.
 #[derive(Debug, Default)]
@@ -30,7 +33,11 @@ pub struct Promises {
     pub used: Option<String>,
     /// How long each request took.
     pub took: Vec<Duration>,
-    /// Answers that were not a success.
+    /// How often the server said that it cannot at the moment, and was asked again.
+    pub refused: usize,
+    /// Codes that were used up by a request whose answer was lost.
+    pub unknown: usize,
+    /// Answers that were none of this.
     pub failed: Vec<String>,
 }
 
@@ -130,6 +137,15 @@ impl<'p> Shopper<'p> {
         }
     }
 
+    /// Shops until the server does not answer any more, or it is over.
+    pub async fn shops_until(&self, over: &Cell<bool>) {
+        for turn in 0.. {
+            if over.get() || self.turn(turn).await.is_none() {
+                break;
+            }
+        }
+    }
+
     /// `None` once the server is gone. A refusal ends the turn.
     async fn turn(&self, turn: usize) -> Option<()> {
         let authorize = self
@@ -142,10 +158,12 @@ impl<'p> Shopper<'p> {
         let location = answer.headers()["location"].to_str().unwrap();
         let url = url::Url::parse(location).expect("alice is signed in and has consented");
         let Some((_, code)) = url.query_pairs().find(|(name, _)| name == "code") else {
-            self.promises
-                .borrow_mut()
-                .failed
-                .push(format!("authorize: {location}"));
+            let mut promises = self.promises.borrow_mut();
+            if location.contains("error=temporarily_unavailable") {
+                promises.refused += 1;
+            } else {
+                promises.failed.push(format!("authorize: {location}"));
+            }
             return Some(());
         };
         let redeem = [
@@ -207,22 +225,52 @@ impl<'p> Shopper<'p> {
             .form(fields)
     }
 
-    /// The answer, if it is the one that is wanted; `None` once the server is gone.
+    /// The answer, if it is the one that is wanted; `None` once the server is gone. Who is told to come
+    /// back later does so.
     async fn asks(
         &self,
         what: &str,
         wanted: u16,
         request: RequestBuilder,
     ) -> Option<Option<Response>> {
-        let begun = Instant::now();
-        let answer = request.header("Host", "op.example").send().await.ok()?;
-        let mut promises = self.promises.borrow_mut();
-        promises.took.push(begun.elapsed());
-        if answer.status().as_u16() == wanted {
-            return Some(Some(answer));
+        let request = request.header("Host", "op.example");
+        let (first, mut comes_back) = (Instant::now(), false);
+        loop {
+            let begun = Instant::now();
+            let answer = request.try_clone().unwrap().send().await.ok()?;
+            {
+                let mut promises = self.promises.borrow_mut();
+                promises.took.push(begun.elapsed());
+                if answer.status().as_u16() == wanted {
+                    return Some(Some(answer));
+                }
+                if answer.status().as_u16() != 503 {
+                    // Its first answer may have been lost after the commit; a code is good for one try.
+                    if what == "redeem" && answer.status().as_u16() == 400 && comes_back {
+                        promises.unknown += 1;
+                    } else {
+                        promises.failed.push(format!("{what}: {}", answer.status()));
+                    }
+                    return Some(None);
+                }
+                comes_back = true;
+                promises.refused += 1;
+                let later = answer
+                    .headers()
+                    .get("retry-after")
+                    .map(|text| text.to_str().unwrap());
+                assert!(
+                    matches!(later, Some("1" | "2")),
+                    "{what}: Retry-After is {later:?}"
+                );
+                assert!(
+                    first.elapsed() < PATIENCE,
+                    "{what}: nothing but 503 for {PATIENCE:?}"
+                );
+            }
+            // Sooner than it was told to, as impatient clients are.
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        promises.failed.push(format!("{what}: {}", answer.status()));
-        Some(None)
     }
 }
 
@@ -254,4 +302,48 @@ pub async fn signed_in(site: &Site, base: &str) -> Browser {
     let mut alice = Browser::new(base);
     alice.signs_in(&site.web(base), "alice").await;
     alice
+}
+
+/// What this finds is found.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn promises() -> Promises {
+        Promises {
+            codes: ["c1".to_owned()].into(),
+            ended: ["g1".to_owned()].into(),
+            generations: [("g1".to_owned(), 2)].into(),
+            ..Promises::default()
+        }
+    }
+
+    fn stored(lost: &str, query: &str) -> Vec<String> {
+        let (what, line) = match query {
+            query if query.contains("FROM codes") => ("code", "c1"),
+            query if query.contains("FROM revocations") => ("record", "g1"),
+            query if query.contains("ended_at") => ("end", "g1"),
+            _ if lost == "generation" => return vec!["g1 1".to_owned()],
+            _ => ("generations", "g1 2"),
+        };
+        if what == lost {
+            Vec::new()
+        } else {
+            vec![line.to_owned()]
+        }
+    }
+
+    #[test]
+    fn what_is_kept_passes() {
+        promises().are_kept(|query| stored("", query));
+    }
+
+    #[test]
+    fn what_is_lost_is_found() {
+        for lost in ["code", "record", "end", "generation"] {
+            let found =
+                std::panic::catch_unwind(|| promises().are_kept(|query| stored(lost, query)));
+            assert!(found.is_err(), "{lost}");
+        }
+    }
 }
