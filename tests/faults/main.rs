@@ -5,11 +5,14 @@
 #[path = "../cast/mod.rs"]
 mod cast;
 
+mod at_once;
 mod bouncer;
 mod clean_up;
 mod disk;
 mod migrations;
 mod postgres;
+#[cfg(target_os = "linux")]
+mod power;
 mod shoppers;
 mod sockets;
 mod sqlite;
