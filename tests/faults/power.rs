@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::cast::site::base;
 use crate::shoppers::{Promises, are_honoured};
-use crate::sqlite::{copied, keeps, load, moment, site};
+use crate::sqlite::{REMEMBERED, copied, keeps, load, moment, site};
 use crate::storage::runs;
 
 /// The library that is preloaded, compiled here.
@@ -37,7 +37,13 @@ fn powerless_again_and_again(cycles: u64) {
     );
     let library = power();
     let (library, kept) = (library.to_str().unwrap(), disk.to_str().unwrap());
+    let (mut codes, mut ended) = (0, 0);
     for cycle in 0..cycles {
+        if cycle.is_multiple_of(REMEMBERED) {
+            let old = promises.take();
+            codes += old.codes.len();
+            ended += old.ended.len();
+        }
         copied(&data, &disk);
         let server = site
             .place
@@ -55,12 +61,10 @@ fn powerless_again_and_again(cycles: u64) {
         copied(&disk, &data);
     }
     let promises = promises.into_inner();
-    println!(
-        "{cycles} power cuts: {} codes redeemed, {} grants revoked, none lost",
-        promises.codes.len(),
-        promises.ended.len()
-    );
-    assert!(promises.codes.len() as u64 > cycles);
+    codes += promises.codes.len();
+    ended += promises.ended.len();
+    println!("{cycles} power cuts: {codes} codes redeemed, {ended} grants revoked, none lost");
+    assert!(codes as u64 > cycles);
     let server = site.place.serve(&[]);
     runs(are_honoured(&promises, &site.web(&base(&server))));
     assert_eq!(server.stop(), Some(0));
