@@ -1,12 +1,16 @@
 //! Clean-up: removes, in small batches, what can no longer be accepted. It carries no decision; every
-//! node runs it, and two at once only share the work.
+//! node runs it, one at a time.
 
+#[cfg(feature = "postgres")]
+use diesel::dsl::sql;
+#[cfg(feature = "postgres")]
+use diesel::sql_types::Bool;
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, NullableExpressionMethods, QueryDsl, RunQueryDsl,
 };
 
 use super::schema::{codes, grants, sessions};
-use super::{Error, Transaction};
+use super::{AnyConnection, Error, Transaction};
 use crate::config::limits::{CLEAN_UP_BATCH, USED_CODE_KEPT};
 use crate::time::Timestamp;
 
@@ -29,6 +33,30 @@ pub const SWEEPS: [(&str, Sweep); 8] = [
 ];
 
 impl Transaction<'_> {
+    /// Removes one batch of a kind, unless another node is at it: two would only wait for each other's
+    /// rows.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn sweep_in_turn(&mut self, sweep: Sweep, now: Timestamp) -> Result<usize, Error> {
+        match self.takes_turn()? {
+            true => sweep(self, now),
+            false => Ok(0),
+        }
+    }
+
+    /// Whether this transaction alone may sweep. An embedded database has one writer anyway.
+    fn takes_turn(&mut self) -> Result<bool, Error> {
+        match &mut *self.0 {
+            AnyConnection::Sqlite(_) => Ok(true),
+            #[cfg(feature = "postgres")]
+            AnyConnection::Postgres(inner) => {
+                let lock = sql::<Bool>("pg_try_advisory_xact_lock(7093640192)");
+                Ok(diesel::select(lock).get_result(inner)?)
+            }
+        }
+    }
+
     /// Removes one batch of each kind and says how many rows went.
     ///
     /// # Errors
@@ -54,22 +82,38 @@ impl Transaction<'_> {
 
     /// A grant that ended or ran out, once no code refers to it.
     fn sweep_grants(&mut self, now: Timestamp) -> Result<usize, Error> {
-        let dead = grants::expires_at
-            .lt(now.micros())
-            .or(grants::idle_until.lt(now.micros()))
-            .or(grants::ended_at.is_not_null().and(
-                grants::ended_at
-                    .assume_not_null()
-                    .lt((now - USED_CODE_KEPT).micros()),
-            ));
-        let ids: Vec<String> = grants::table
-            .filter(dead)
-            .filter(diesel::dsl::not(diesel::dsl::exists(
+        let unreferenced = || {
+            diesel::dsl::not(diesel::dsl::exists(
                 codes::table.filter(codes::grant_id.eq(grants::id)),
-            )))
+            ))
+        };
+        // Those whose time is over have an index. The others are looked for among all that live, which
+        // no batch of many should do again.
+        let mut ids: Vec<String> = grants::table
+            .filter(grants::expires_at.lt(now.micros()))
+            .filter(unreferenced())
+            .order(grants::expires_at)
             .limit(CLEAN_UP_BATCH)
             .select(grants::id)
             .load(self.0)?;
+        let room = CLEAN_UP_BATCH - i64::try_from(ids.len()).unwrap_or(CLEAN_UP_BATCH);
+        if room > 0 {
+            let dead = grants::idle_until
+                .lt(now.micros())
+                .or(grants::ended_at.is_not_null().and(
+                    grants::ended_at
+                        .assume_not_null()
+                        .lt((now - USED_CODE_KEPT).micros()),
+                ));
+            let more: Vec<String> = grants::table
+                .filter(grants::expires_at.ge(now.micros()))
+                .filter(dead)
+                .filter(unreferenced())
+                .limit(room)
+                .select(grants::id)
+                .load(self.0)?;
+            ids.extend(more);
+        }
         Ok(diesel::delete(grants::table.filter(grants::id.eq_any(ids))).execute(self.0)?)
     }
 

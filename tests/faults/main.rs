@@ -5,12 +5,15 @@
 #[path = "../cast/mod.rs"]
 mod cast;
 
+mod at_once;
 mod bouncer;
 mod clean_up;
 mod cluster;
 mod disk;
 mod migrations;
 mod postgres;
+#[cfg(target_os = "linux")]
+mod power;
 mod shoppers;
 mod sockets;
 mod sqlite;

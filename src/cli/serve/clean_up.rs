@@ -38,7 +38,7 @@ async fn clean_up(app: &App, kind: &str, sweep: Sweep) {
     }
 }
 
-/// Until a batch is not full; tells of each.
+/// Until a batch is not full; tells of each. Between two of them everybody else gets as much time.
 async fn sweep_all(
     app: &App,
     sweep: Sweep,
@@ -46,10 +46,15 @@ async fn sweep_all(
 ) -> Result<(), db::Error> {
     let now = app.clock.now();
     loop {
-        let rows = app.store.transaction(move |tx| sweep(tx, now)).await?;
+        let begun = app.clock.uptime();
+        let batch = app
+            .store
+            .transaction(move |tx| tx.sweep_in_turn(sweep, now));
+        let rows = batch.await?;
         removed(rows);
         if i64::try_from(rows).is_ok_and(|rows| rows < CLEAN_UP_BATCH) {
             return Ok(());
         }
+        tokio::time::sleep(app.clock.uptime().since(begun)).await;
     }
 }
