@@ -2,9 +2,9 @@
 
 use portcullis::secret::Secret;
 
+use super::place::{Place, Running};
 use super::server::{AUDIENCE, PASSWORD, confidential};
 use super::{Browser, ISSUER, Party};
-use super::place::{Place, Running};
 
 pub struct Site {
     pub place: Place,

@@ -7,6 +7,7 @@ mod cast;
 
 mod postgres;
 mod sockets;
+mod starved;
 mod storage;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
