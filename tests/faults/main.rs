@@ -5,6 +5,7 @@
 #[path = "../cast/mod.rs"]
 mod cast;
 
+mod logins;
 mod postgres;
 mod sockets;
 mod starved;
