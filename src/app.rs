@@ -230,6 +230,13 @@ impl App {
         .map_err(|_| Busy)
     }
 
+    /// How many passwords are hashed at this moment, and how many wait for that.
+    pub fn hashing(&self) -> (usize, usize) {
+        let idle = self.hashing.turns.available_permits();
+        let running = self.config.login.hash_threads().saturating_sub(idle);
+        (running, self.hashing.waiting.load(Ordering::SeqCst))
+    }
+
     /// Hashes a password when its turn comes.
     ///
     /// # Errors
@@ -251,13 +258,22 @@ impl App {
 
 impl Hashing {
     async fn turn(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Busy> {
+        let place = Queued(&self.waiting);
         if self.waiting.fetch_add(1, Ordering::SeqCst) >= HASH_QUEUE {
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
             return Err(Busy);
         }
         let turn = tokio::time::timeout(HASH_WAIT, Arc::clone(&self.turns).acquire_owned()).await;
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        drop(place);
         turn.map_err(|_| Busy)?.map_err(|_| Busy)
+    }
+}
+
+/// A place in the queue. Whoever hangs up leaves it, too.
+struct Queued<'a>(&'a AtomicUsize);
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

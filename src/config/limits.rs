@@ -103,6 +103,8 @@ pub const OPEN_AUTHORIZATIONS_PER_IP: i64 = 1_000;
 pub const CONNECTIONS_PER_IP: usize = 256;
 /// Connections of a node.
 pub const CONNECTIONS: usize = 10_000;
+/// How often a worker's thread for blocking work is given something to do; it ends after ten idle seconds.
+pub const THREAD_KEPT: Duration = Duration::from_secs(4);
 /// TLS handshakes that are under way at once.
 pub const HANDSHAKES: usize = 100;
 /// How long a TLS handshake may take.
@@ -113,6 +115,8 @@ pub const CERTIFICATE_LOOK: Duration = Duration::from_secs(2);
 pub const CERTIFICATE_ALARM: Duration = Duration::from_secs(14 * 86_400);
 /// How long the headers of a request may take.
 pub const HEADER_TIME: Duration = Duration::from_secs(5);
+/// How long a connection is kept for its next request.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How long the body of a request may take.
 pub const BODY_TIME: Duration = Duration::from_secs(10);
 /// How long a request may be worked on.
@@ -247,8 +251,10 @@ pub const STREAMS: usize = 10_000;
 pub const STREAM_LIFE: Duration = Duration::from_secs(3_600);
 /// Sent frames that are kept for streams which are a little behind, in bytes.
 pub const RECENT_BYTES: usize = 256 * 1024;
-/// How long data that was sent may wait until its reader takes it, before the connection is cut.
-pub const UNREAD_TIME: Duration = Duration::from_secs(20);
+/// How long an answer may wait until its reader takes [`TAKEN_BYTES`] of it, before the connection is cut.
+pub const UNREAD_TIME: Duration = Duration::from_secs(10);
+/// How much a slow reader must take in that time, in bytes.
+pub const TAKEN_BYTES: usize = 16 * 1024;
 /// Longest name of an instance of a subscriber, in bytes.
 pub const INSTANCE_BYTES: usize = 128;
 /// Instances of one subscriber that are known at once.

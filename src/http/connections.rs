@@ -1,11 +1,9 @@
 //! How many connections one address may hold (policy §6). One too many is hung up on.
 
-use std::any::Any;
 use std::collections::HashMap;
 use std::net::{IpAddr, Shutdown};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::HttpRequest;
 use actix_web::dev::Extensions;
 use actix_web::rt::net::TcpStream;
@@ -48,10 +46,7 @@ impl Connections {
     }
 
     /// Counts a connection that was just accepted, or hangs up.
-    pub fn accept(&self, io: &dyn Any, connection: &mut Extensions) {
-        let stream = io
-            .downcast_ref::<TcpStream>()
-            .or_else(|| Some(io.downcast_ref::<TlsStream<TcpStream>>()?.get_ref().0));
+    pub fn accept(&self, stream: Option<&TcpStream>, connection: &mut Extensions) {
         let Some(stream) = stream else { return };
         // Whoever takes nothing of what it asked for is not kept for ever.
         let _ = SockRef::from(stream).set_tcp_user_timeout(Some(UNREAD_TIME));

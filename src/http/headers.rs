@@ -24,6 +24,7 @@ use super::assets::Assets;
 use super::client_address::{self, ClientAddress};
 use super::error::{self, Notice};
 use super::limits::{self, Class, Limits};
+use super::wire::{Busy, Pulse};
 use crate::app::App;
 use crate::config::limits::{BODY_TIME, HANDLER_TIME, HEADER_BYTES, HEADER_FIELDS, URL_BYTES};
 use crate::config::{is_in, is_loopback_host};
@@ -57,6 +58,7 @@ pub async fn guard(
         return Ok(request.into_response(HttpResponse::InternalServerError().finish()));
     };
     let begun = app.clock.uptime();
+    let busy = Pulse::begin(request.request());
     let peer = client_address::peer(request.peer_addr());
     let trusted = is_in(&app.config.http.trusted_proxies, peer);
     let request_id = RequestId::begin(request.headers(), trusted, &app);
@@ -74,6 +76,7 @@ pub async fn guard(
         BoxBody::new(Holding {
             answer,
             _body: body,
+            _busy: busy,
         })
     });
     let http = response.request().clone();
@@ -133,6 +136,7 @@ type Body = Rc<RefCell<Payload>>;
 struct Holding {
     answer: BoxBody,
     _body: Option<Body>,
+    _busy: Busy,
 }
 
 impl MessageBody for Holding {
@@ -200,7 +204,7 @@ fn from_nowhere(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<
     if !allowed || is_in(&rules.deny, address) {
         return notice(Notice::NETWORK);
     }
-    let sheltered = request.app_config().secure()
+    let sheltered = Pulse::is_encrypted(http)
         || !app.issuer.is_https()
         || peer.is_loopback()
         || is_in(&rules.trusted_proxies, peer);

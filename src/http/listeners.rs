@@ -8,17 +8,21 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use actix_web::dev::{Server, ServerHandle};
+use actix_server::Server;
+use actix_service::IntoServiceFactory;
+use actix_tls::accept::max_concurrent_tls_connect;
+use actix_web::dev::ServerHandle;
 use actix_web::web::Data;
 use actix_web::{App as Actix, HttpServer, middleware};
 
+use super::accept::Accept;
 use super::assets::Assets;
 use super::connections::Connections;
 use super::limits::{Limits, whole_seconds};
 use super::{headers, management, public, tls};
 use crate::app::App;
 use crate::config::Address;
-use crate::config::limits::{CONNECTIONS, HANDSHAKE_TIME, HANDSHAKES, HEADER_TIME};
+use crate::config::limits::{CONNECTIONS, HANDSHAKES, THREAD_KEPT};
 
 /// Both listeners, bound and ready to run.
 pub struct Listeners {
@@ -41,28 +45,14 @@ pub enum BindError {
     Tls(#[from] tls::Unusable),
 }
 
-/// Binds a server to its address, over TLS if there is a certificate.
-macro_rules! bind {
-    ($server:expr, $address:expr, $tls:expr, $app:expr) => {{
-        let address = $address;
-        let bound = match (address, $tls.files()) {
-            (Address::Unix(path), _) => socket(path).and_then(|socket| $server.listen_uds(socket)),
-            (Address::Tcp { host, port }, Some(files)) => {
-                $server.bind_rustls_0_23((bare(host), *port), tls::configure(files, $app)?)
-            }
-            (Address::Tcp { host, port }, None) => $server.bind((bare(host), *port)),
-        };
-        bound.map_err(|error| BindError::Address(address.clone(), error))?
-    }};
-}
-
-fn bare(host: &str) -> String {
+/// A host without the brackets of an IPv6 address.
+pub(super) fn bare(host: &str) -> String {
     host.trim_matches(['[', ']']).to_owned()
 }
 
 /// A Unix socket that its owner and group may use. A file that a killed server left behind is replaced;
 /// one on which somebody listens is not.
-fn socket(path: &Path) -> std::io::Result<UnixListener> {
+pub(super) fn socket(path: &Path) -> std::io::Result<UnixListener> {
     if UnixStream::connect(path).is_ok() {
         return Err(ErrorKind::AddrInUse.into());
     }
@@ -73,6 +63,15 @@ fn socket(path: &Path) -> std::io::Result<UnixListener> {
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o660))?;
     Ok(listener)
+}
+
+/// Keeps one of this worker's threads for blocking work alive, which would end after ten seconds without
+/// work: where the system has no thread to give, what comes next would find none.
+async fn keep_a_thread() {
+    loop {
+        let _ = actix_web::rt::task::spawn_blocking(|| ()).await;
+        actix_web::rt::time::sleep(THREAD_KEPT).await;
+    }
 }
 
 /// The address as configured, with the port that was chosen.
@@ -95,35 +94,55 @@ impl Listeners {
     ) -> Result<Self, BindError> {
         let assets = Data::from(Arc::new(Assets::new(&app.config.branding.product)));
         let limits = Data::new(Limits::new(&app.config.limits, &app.clock));
-        let connections = Connections::new(&app.config.http.trusted_proxies);
         let data = app.clone();
         let budgets = limits.clone();
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
-        let server = HttpServer::new(move || {
+        let application = move || {
+            actix_web::rt::spawn(keep_a_thread());
             Actix::new()
                 .app_data(data.clone())
                 .app_data(assets.clone())
                 .app_data(budgets.clone())
                 .wrap(middleware::from_fn(headers::guard))
                 .configure(public)
-        })
-        .workers(workers)
-        .max_connections(CONNECTIONS.div_ceil(workers))
-        .max_connection_rate(HANDSHAKES.div_ceil(workers))
-        .tls_handshake_timeout(HANDSHAKE_TIME)
-        .client_request_timeout(HEADER_TIME)
-        .shutdown_timeout(whole_seconds(app.config.shutdown.drain.0))
-        .on_connect(move |io, connection| connections.accept(io, connection))
-        .disable_signals();
+                .into_factory()
+        };
+        max_concurrent_tls_connect(HANDSHAKES.div_ceil(workers));
+        let server = Server::build()
+            .workers(workers)
+            .max_concurrent_connections(CONNECTIONS.div_ceil(workers))
+            .shutdown_timeout(whole_seconds(app.config.shutdown.drain.0))
+            .disable_signals();
+        let accept = Accept {
+            connections: Connections::new(&app.config.http.trusted_proxies),
+            stop: server.graceful_shutdown_signal(),
+            clock: app.clock.clone(),
+            app: application,
+        };
         let listen = &app.config.listen;
-        let public = bind!(server, public_address, listen.tls, app);
-        let addresses = public.addrs();
+        let configure = |files| tls::configure(files, app);
+        let refused = |address: &Address| {
+            let address = address.clone();
+            move |error| BindError::Address(address, error)
+        };
+        let tls = listen.tls.files().map(configure).transpose()?;
+        let (server, addresses) = accept
+            .bind(server, public_address, tls)
+            .map_err(refused(public_address))?;
         let data = app.clone();
         let health =
             HttpServer::new(move || Actix::new().app_data(data.clone()).configure(management))
                 .disable_signals()
                 .workers(1);
-        let health = bind!(health, management_address, listen.management_tls, app);
+        let tls = listen.management_tls.files().map(configure).transpose()?;
+        let health = match (management_address, tls) {
+            (Address::Unix(path), _) => socket(path).and_then(|socket| health.listen_uds(socket)),
+            (Address::Tcp { host, port }, Some(tls)) => {
+                health.bind_rustls_0_23((bare(host), *port), tls)
+            }
+            (Address::Tcp { host, port }, None) => health.bind((bare(host), *port)),
+        };
+        let health = health.map_err(refused(management_address))?;
         let shown = (
             chosen(public_address, &addresses),
             chosen(management_address, &health.addrs()),
@@ -137,7 +156,7 @@ impl Listeners {
         let handle = health.handle();
         actix_web::rt::spawn(health);
         Ok(Self {
-            server: public.run(),
+            server: server.run(),
             health: handle,
             public: addresses,
             limits,

@@ -14,6 +14,7 @@ pub async fn get(app: Data<App>) -> HttpResponse {
     let mut page = metrics::page();
     build(&mut page, &app);
     pool(&mut page, &app);
+    passwords(&mut page, &app);
     keys(&mut page, &app);
     feed(&mut page, &app);
     process(&mut page);
@@ -62,6 +63,16 @@ fn pool(page: &mut Page, app: &App) {
     ] {
         page.gauge(name, help).sample([], value);
     }
+}
+
+fn passwords(page: &mut Page, app: &App) {
+    let (running, waiting) = app.hashing();
+    let mut passwords = page.gauge(
+        "portcullis_passwords",
+        "Passwords that are checked or set now",
+    );
+    passwords.sample([("state", "hashed")], running);
+    passwords.sample([("state", "waiting")], waiting);
 }
 
 /// What an operator watches of the keys (docs/keys.md).

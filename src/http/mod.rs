@@ -1,5 +1,6 @@
 //! Endpoints and pages. Every route stands on this page.
 
+mod accept;
 mod access;
 mod account;
 mod admin;
@@ -28,6 +29,7 @@ mod setup;
 mod tls;
 mod token;
 mod userinfo;
+mod wire;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};

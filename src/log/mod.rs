@@ -21,8 +21,9 @@ pub use writer::flush;
 /// The target of access lines; when nobody reads the log they are given up first.
 pub const ACCESS: &str = "access";
 
-/// What the web framework says of its own starts and stops we say ourselves.
-const QUIET: &str = "actix_server=warn";
+/// What the web framework says of its own starts and stops, and of requests that cannot be read, we say
+/// ourselves.
+const QUIET: &str = "actix_server=warn,actix_http::h1::dispatcher=off";
 
 static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 

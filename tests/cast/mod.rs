@@ -14,6 +14,7 @@ pub mod journal;
 pub mod log;
 pub mod place;
 pub mod postgres;
+pub mod proc;
 pub mod raw;
 pub mod relay;
 pub mod server;

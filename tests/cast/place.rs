@@ -124,11 +124,12 @@ impl Place {
 
     /// The same by a command line of its own.
     pub fn serve_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Running {
-        let mut child = self
-            .command(arguments, variables)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        self.starts(self.command(arguments, variables))
+    }
+
+    /// The same by a command of its own.
+    pub fn starts(&self, mut command: Command) -> Running {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let said = Arc::new(Mutex::new(Vec::new()));
         let mut started = false;

@@ -10,6 +10,7 @@ mod bouncer;
 mod clean_up;
 mod cluster;
 mod disk;
+mod logins;
 mod migrations;
 mod postgres;
 #[cfg(target_os = "linux")]
@@ -17,6 +18,7 @@ mod power;
 mod shoppers;
 mod sockets;
 mod sqlite;
+mod starved;
 mod storage;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,0 +1,170 @@
+//! From a connection to the requests on it: what each worker does with what was accepted, and what becomes
+//! of requests that the HTTP layer refuses before we see them.
+
+use std::fmt::Debug;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::time::Duration;
+
+use actix_http::error::{DispatchError, ParseError};
+use actix_http::{HttpService, Protocol, Request};
+use actix_server::{GracefulShutdownSignal, ServerBuilder};
+use actix_service::{Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, map_config};
+use actix_tls::accept::rustls_0_23::Acceptor;
+use actix_web::Error;
+use actix_web::dev::{AppConfig, ServiceResponse};
+use rustls::ServerConfig;
+use socket2::{Domain, Socket, Type};
+
+use super::client_address;
+use super::connections::Connections;
+use super::listeners;
+use super::wire::{Pulse, Stream, Wire};
+use crate::config::Address;
+use crate::config::limits::{HANDSHAKE_TIME, HEADER_TIME, KEEP_ALIVE};
+use crate::metrics::REFUSED;
+use crate::time::Clock;
+
+/// Connections that the system holds until a worker takes them.
+const BACKLOG: i32 = 1_024;
+/// How long a connection may take to end.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What all connections of a listener share; `app` makes the application of a worker.
+#[derive(Clone)]
+pub struct Accept<F> {
+    /// How many there are.
+    pub connections: Connections,
+    /// When to stop.
+    pub stop: GracefulShutdownSignal,
+    /// How long they last.
+    pub clock: Clock,
+    /// What answers.
+    pub app: F,
+}
+
+impl<F, S> Accept<F>
+where
+    F: Fn() -> S + Send + Clone + 'static,
+    S: ServiceFactory<Request, Config = AppConfig, Response = ServiceResponse, Error = Error>
+        + 'static,
+    S::InitError: Debug,
+    S::Service: 'static,
+    <S::Service as Service<Request>>::Future: 'static,
+{
+    /// Binds a server to an address, over TLS if it is to be spoken; the addresses of its sockets.
+    ///
+    /// # Errors
+    /// When the address is not to be had.
+    pub fn bind(
+        self,
+        mut server: ServerBuilder,
+        address: &Address,
+        tls: Option<ServerConfig>,
+    ) -> std::io::Result<(ServerBuilder, Vec<SocketAddr>)> {
+        let (host, port) = match address {
+            Address::Tcp { host, port } => (listeners::bare(host), *port),
+            Address::Unix(path) => {
+                let socket = listeners::socket(path)?;
+                let server = server.listen_uds("public", socket, move || self.service())?;
+                return Ok((server, Vec::new()));
+            }
+        };
+        let mut acceptor = tls.map(|mut tls| {
+            tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Acceptor::new(tls)
+        });
+        if let Some(acceptor) = &mut acceptor {
+            acceptor.set_handshake_timeout(HANDSHAKE_TIME);
+        }
+        let mut addresses = Vec::new();
+        for listener in listen((host.as_str(), port))? {
+            addresses.push(listener.local_addr()?);
+            let (accept, acceptor) = (self.clone(), acceptor.clone());
+            server = match acceptor {
+                None => server.listen("public", listener, move || accept.service()),
+                Some(acceptor) => server.listen("public", listener, move || {
+                    let handshake = acceptor.clone().map_err(drop);
+                    handshake.and_then(accept.service().map_err(drop))
+                }),
+            }?;
+        }
+        Ok((server, addresses))
+    }
+
+    fn service<T: Stream>(
+        &self,
+    ) -> impl ServiceFactory<T, Config = (), Response = (), Error = DispatchError, InitError = ()>
+    + use<T, F, S> {
+        let (connections, stop) = (self.connections.clone(), self.stop.clone());
+        let app = (self.app)().map_err(|error| error.error_response());
+        let http = HttpService::build()
+            .keep_alive(KEEP_ALIVE)
+            .client_request_timeout(HEADER_TIME)
+            .client_disconnect_timeout(GOODBYE)
+            .graceful_shutdown_signal(move || {
+                let stop = stop.clone();
+                async move { stop.notified().await }
+            })
+            .on_connect_ext(move |wire: &Wire<T>, connection| {
+                connection.insert(wire.pulse());
+                connections.accept(wire.stream().tcp(), connection);
+            })
+            .finish(map_config(app, |()| AppConfig::default()));
+        let clock = self.clock.clone();
+        apply_fn_factory(http, move |stream: T, http: &_| {
+            let peer = stream.tcp().and_then(|tcp| tcp.peer_addr().ok());
+            let wire = Wire::new(stream);
+            let pulse = wire.pulse();
+            let served = Service::call(http, (wire, Protocol::Http1, peer));
+            let (clock, begun) = (clock.clone(), clock.uptime());
+            async move {
+                let outcome = served.await;
+                tell(peer, &outcome, &pulse, clock.uptime().since(begun));
+                outcome
+            }
+        })
+    }
+}
+
+/// Says what ended a connection, if a request on it was refused before it came to us.
+fn tell(
+    peer: Option<SocketAddr>,
+    outcome: &Result<(), DispatchError>,
+    pulse: &Pulse,
+    lived: Duration,
+) {
+    let (code, event, reason) = match outcome {
+        Err(DispatchError::Parse(ParseError::TooLarge)) => ("431", "http.too_large", "head"),
+        Err(DispatchError::Parse(_)) => ("400", "http.malformed", "request"),
+        _ => match pulse.cut() {
+            Some(what) => ("closed", "http.timeout", what),
+            None if pulse.is_unused() && lived >= HEADER_TIME => ("408", "http.timeout", "head"),
+            None => return,
+        },
+    };
+    REFUSED.count(["none".into(), code.into(), reason.into()]);
+    tracing::warn!(event, reason, ip = %client_address::peer(peer));
+}
+
+/// Listens on every address of a host that can be had.
+fn listen(host: impl ToSocketAddrs) -> std::io::Result<Vec<TcpListener>> {
+    let (mut bound, mut refused) = (Vec::new(), None);
+    for address in host.to_socket_addrs()? {
+        match listen_on(address) {
+            Ok(listener) => bound.push(listener),
+            Err(error) => refused = Some(error),
+        }
+    }
+    match refused {
+        Some(error) if bound.is_empty() => Err(error),
+        _ => Ok(bound),
+    }
+}
+
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
