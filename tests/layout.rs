@@ -278,10 +278,50 @@ fn due_rows() -> BTreeSet<String> {
 
 #[test]
 fn the_security_page_tells_of_what_there_is() {
+    let (rows, tests, files) = told_in("docs/security.md");
+    assert!(
+        rows > 80 && tests > 40 && files > 80,
+        "{rows} {tests} {files}"
+    );
+}
+
+#[test]
+fn the_page_of_faults_tells_of_what_there_is() {
+    let (rows, tests, _) = told_in("docs/faults.md");
+    assert!(rows >= 10 && tests > 40, "{rows} {tests}");
+    let text = fs::read_to_string(root().join("docs/faults.md")).unwrap();
+    for number in 1..=38 {
+        assert!(text.contains(&format!("| F{number:02} ")), "F{number:02}");
+    }
+    let told: BTreeSet<String> = named_in_tables("docs/faults.md").into_iter().collect();
+    let mut missing = Vec::new();
+    for entry in fs::read_dir(root().join("tests/faults")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let file = format!("tests/faults/{name}");
+        for line in fs::read_to_string(root().join(&file)).unwrap().lines() {
+            let test = line
+                .strip_prefix("fn f")
+                .and_then(|rest| rest.split('(').next());
+            let Some(test) = test.filter(|test| test.as_bytes()[0].is_ascii_digit()) else {
+                continue;
+            };
+            // Their shorter twins are told of.
+            let is_long = test.ends_with("_in_full") || test.ends_with("_with_millions");
+            if !is_long && !told.contains(&format!("{file}::f{test}")) {
+                missing.push(format!("{file}::f{test}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "not told of: {missing:#?}");
+}
+
+/// How many rows, tests and files the tables of a page name; each must be there.
+#[track_caller]
+fn told_in(page: &str) -> (usize, usize, usize) {
     let due = due_rows();
     let mut wrong = Vec::new();
     let (mut rows, mut tests, mut files) = (0, 0, 0);
-    for name in named_in_tables("docs/security.md") {
+    for name in named_in_tables(page) {
         let is_row = name.len() == 4
             && name.starts_with('A')
             && name[1..].bytes().all(|byte| byte.is_ascii_digit());
@@ -304,10 +344,7 @@ fn the_security_page_tells_of_what_there_is() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(
-        rows > 80 && tests > 40 && files > 80,
-        "{rows} {tests} {files}"
-    );
+    (rows, tests, files)
 }
 
 #[test]
