@@ -2,6 +2,7 @@
 //! of requests that the HTTP layer refuses before we see them.
 
 use std::fmt::Debug;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ use crate::time::Clock;
 
 /// Connections that the system holds until a worker takes them.
 const BACKLOG: i32 = 1_024;
+/// How exact the HTTP layer's clock is.
+const TICK: Duration = Duration::from_millis(600);
 /// How long a connection may take to end.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -136,9 +139,15 @@ fn tell(
     let (code, event, reason) = match outcome {
         Err(DispatchError::Parse(ParseError::TooLarge)) => ("431", "http.too_large", "head"),
         Err(DispatchError::Parse(_)) => ("400", "http.malformed", "request"),
+        // By us, or by the kernel, which has the same patience with whoever takes nothing.
+        Err(DispatchError::Io(error)) if error.kind() == ErrorKind::TimedOut => {
+            ("closed", "http.timeout", pulse.cut().unwrap_or("answer"))
+        }
         _ => match pulse.cut() {
             Some(what) => ("closed", "http.timeout", what),
-            None if pulse.is_unused() && lived >= HEADER_TIME => ("408", "http.timeout", "head"),
+            None if pulse.is_unused() && lived + TICK >= HEADER_TIME => {
+                ("408", "http.timeout", "head")
+            }
             None => return,
         },
     };

@@ -264,13 +264,13 @@ async fn a452(stage: &Stage) {
     let server = &stage.server;
     let body = "POST /oauth2/token HTTP/1.1\r\nHost: op.example\r\n\
                 Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 400\r\n\r\n";
-    let firsts = [
-        "",
-        "GET /account HTTP/1.1\r\nHost: op.example\r\nX-Slow: ",
-        body,
-    ];
+    // The last has been answered once: its second head is slow.
+    let head = "GET /account HTTP/1.1\r\nHost: op.example\r\n";
+    let first = format!("{head}X-Slow: ");
+    let second = format!("{head}\r\n{first}");
+    let firsts = ["", &first, body, &second];
     let slow: Vec<_> = (0..40)
-        .map(|n| (n % 3, dribbles(address(server), firsts[n % 3].to_owned())))
+        .map(|n| (n % 4, dribbles(address(server), firsts[n % 4].to_owned())))
         .map(|(kind, slow)| actix_web::rt::spawn(async move { (kind, slow.await) }))
         .collect();
     // Meanwhile honest people are served.
