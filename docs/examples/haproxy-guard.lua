@@ -12,8 +12,14 @@ local IDENTITY = {
 local OURS = {
     ["connection"] = true, ["content-length"] = true, ["expect"] = true, ["host"] = true,
     ["keep-alive"] = true, ["te"] = true, ["trailer"] = true, ["transfer-encoding"] = true,
-    ["upgrade"] = true, ["x-forwarded-method"] = true, ["x-forwarded-uri"] = true,
+    ["x-forwarded-method"] = true, ["x-forwarded-uri"] = true,
 }
+
+-- A WebSocket is opened with the service; the guard sees all else that somebody would upgrade to,
+-- and refuses it.
+local function is_websocket(name, values)
+    return name == "upgrade" and #values == 0 and values[0]:lower() == "websocket"
+end
 
 -- HAProxy counts the values of a header from 0.
 local function all(values)
@@ -48,7 +54,7 @@ end
 core.register_action("portcullis_guard", { "http-req" }, function(txn)
     local headers = {}
     for name, values in pairs(txn.http:req_get_headers()) do
-        if not OURS[name] then
+        if not OURS[name] and not is_websocket(name, values) then
             headers[name] = all(values)
         end
     end

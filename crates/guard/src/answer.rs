@@ -82,6 +82,7 @@ impl Refusal {
             Self::Asked(Unasked::Headers) => "headers",
             Self::Asked(Unasked::Forged) => "forged",
             Self::Asked(Unasked::Override) => "override",
+            Self::Asked(Unasked::Upgrade) => "upgrade",
             Self::Asked(Unasked::Proxy) => "proxy",
             Self::Method | Self::Unlisted(Unlisted::Method) => "method",
             Self::Path(_) | Self::Unlisted(Unlisted::Ambiguous) | Self::Asked(Unasked::Bytes) => {
@@ -194,6 +195,7 @@ mod tests {
             (Refusal::Starting, 503),
             (Refusal::Method, 403),
             (Refusal::Asked(Unasked::Forged), 403),
+            (Refusal::Asked(Unasked::Upgrade), 403),
             (Refusal::Path(Unclear::Segment), 403),
             (Refusal::Unlisted(Unlisted::Path), 403),
         ] {

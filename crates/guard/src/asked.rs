@@ -2,7 +2,7 @@
 //! request must not carry.
 
 use actix_web::HttpRequest;
-use actix_web::http::header::HeaderMap;
+use actix_web::http::header::{HeaderMap, HeaderValue};
 
 /// Policy: the header block of a request.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
@@ -34,10 +34,12 @@ pub struct Asked<'a> {
 pub enum Unasked {
     /// The headers are more than any honest request has.
     Headers,
-    /// It carries a header that only this guard sets.
+    /// It carries a header that only this guard sets, or would have one dropped on the way.
     Forged,
     /// It would have the service serve another request.
     Override,
+    /// It asks for another protocol than WebSocket, behind which nobody would be asked any more.
+    Upgrade,
     /// The proxy did not say what it asks about, or somebody else did as well.
     Proxy,
     /// What it asks about is no text (RFC 9110 §5.5).
@@ -75,17 +77,29 @@ fn fit(headers: &HeaderMap) -> Result<(), Unasked> {
     if headers.len() > MAX_HEADERS || bytes.sum::<usize>() > MAX_HEADER_BYTES {
         return Err(Unasked::Headers);
     }
-    for name in headers.keys() {
-        // To CGI, WSGI and their kin `_` and `-` are one.
-        let name = name.as_str().replace('_', "-");
-        if name.starts_with(IDENTITY) {
-            return Err(Unasked::Forged);
-        }
-        if OVERRIDES.contains(&name.as_str()) {
-            return Err(Unasked::Override);
-        }
+    let mut fields = headers.iter();
+    fields.try_for_each(|(name, value)| harmless(name.as_str(), value))
+}
+
+fn harmless(name: &str, value: &HeaderValue) -> Result<(), Unasked> {
+    // To CGI, WSGI and their kin `_` and `-` are one, and to some every sign is.
+    let name = name.replace(|sign: char| !sign.is_ascii_alphanumeric(), "-");
+    match name.as_str() {
+        name if name.starts_with(IDENTITY) => Err(Unasked::Forged),
+        name if OVERRIDES.contains(&name) => Err(Unasked::Override),
+        // What it names is dropped by the next hop (RFC 9110 §7.6.1).
+        "connection" if names_identity(value) => Err(Unasked::Forged),
+        // Of `h2c` (RFC 7540 §3.2): a tunnel with requests of its own.
+        "http2-settings" => Err(Unasked::Upgrade),
+        "upgrade" if !value.as_bytes().eq_ignore_ascii_case(b"websocket") => Err(Unasked::Upgrade),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+fn names_identity(value: &HeaderValue) -> bool {
+    let value = value.as_bytes().to_ascii_lowercase();
+    let sought = b"portcullis";
+    value.windows(sought.len()).any(|found| found == sought)
 }
 
 /// The value of a header that is there exactly once.
@@ -140,6 +154,10 @@ mod tests {
             "X_Portcullis_Subject",
             "X-Portcullis_Scope",
             "X-PORTCULLIS-ANYTHING",
+            "X.Portcullis.Subject",
+            "X*Portcullis*Subject",
+            "X-Portcullis~Subject",
+            "x'portcullis|acr",
         ] {
             let refused = check(&[GET, ORDERS, (forged, "")]);
             assert_eq!(refused, Err(Unasked::Forged), "{forged}");
@@ -152,12 +170,49 @@ mod tests {
         for name in [
             "X-HTTP-Method-Override",
             "X_HTTP_Method_Override",
+            "X.HTTP.Method.Override",
+            "X!Original+URL",
             "X-Original-URL",
             "X-Rewrite-URL",
         ] {
             let refused = check(&[GET, ORDERS, (name, "/admin")]);
             assert_eq!(refused, Err(Unasked::Override), "{name}");
         }
+    }
+
+    #[test]
+    fn who_asks_for_another_protocol_is_refused() {
+        for (name, value) in [
+            ("Upgrade", "h2c"),
+            ("Upgrade", "websocket, h2c"),
+            ("Upgrade", "TLS/1.3"),
+            ("Upgrade", ""),
+            ("HTTP2-Settings", "AAMAAABkAAQAoAAAAAIAAAAA"),
+            ("HTTP2-Settings", ""),
+        ] {
+            let refused = check(&[GET, ORDERS, (name, value)]);
+            assert_eq!(refused, Err(Unasked::Upgrade), "{name}: {value}");
+        }
+        let two = [GET, ORDERS, ("Upgrade", "websocket"), ("Upgrade", "h2c")];
+        assert_eq!(check(&two), Err(Unasked::Upgrade));
+        for value in ["websocket", "WebSocket"] {
+            assert!(check(&[GET, ORDERS, ("Upgrade", value)]).is_ok(), "{value}");
+        }
+    }
+
+    #[test]
+    fn nobody_has_an_identity_dropped_on_the_way() {
+        for value in [
+            "X-Portcullis-Subject",
+            "close, x-PORTCULLIS-acr",
+            "x_portcullis_scope",
+        ] {
+            let refused = check(&[GET, ORDERS, ("Connection", value)]);
+            assert_eq!(refused, Err(Unasked::Forged), "{value}");
+        }
+        let two = [("Connection", "close"), ("Connection", "X-Portcullis-Acr")];
+        assert_eq!(check(&[GET, ORDERS, two[0], two[1]]), Err(Unasked::Forged));
+        assert!(check(&[GET, ORDERS, ("Connection", "keep-alive, Upgrade")]).is_ok());
     }
 
     #[test]

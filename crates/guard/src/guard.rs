@@ -13,6 +13,7 @@ use crate::answer::{Identity, Refusal};
 use crate::asked::{Asked, Unasked};
 use crate::path::Path;
 use crate::route::{Method, Route, Routes};
+use crate::writer;
 
 /// All that requests are judged by.
 pub struct Guard {
@@ -151,6 +152,9 @@ impl fmt::Display for Guard {
             let labels = format!(r#"status="{status}",reason="{reason}""#);
             writeln!(f, "portcullis_guard_requests_total{{{labels}}} {count}")?;
         }
+        writeln!(f, "# TYPE portcullis_guard_log_lines_dropped_total counter")?;
+        let dropped = writer::dropped();
+        writeln!(f, "portcullis_guard_log_lines_dropped_total {dropped}")?;
         match self.verifier.get() {
             Some(verifier) => write!(f, "{}", verifier.metrics()),
             None => Ok(()),

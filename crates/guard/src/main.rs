@@ -9,7 +9,7 @@
 //! | `guard.rs` | the decision |
 //! | `issuer.rs` | the way to the issuer |
 //! | `server.rs` | the listener |
-//! | `line.rs` | a log line for machines |
+//! | `line.rs`, `writer.rs` | a log line for machines, and the thread that writes it |
 
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,7 @@ mod route;
 mod server;
 mod settings;
 mod span;
+mod writer;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -44,7 +45,9 @@ use tracing_subscriber::{Layer, fmt};
 use crate::address::Address;
 use crate::guard::Guard;
 use crate::line::JsonLine;
+use crate::server::Socket;
 use crate::settings::{Format, Log, Settings};
+use crate::writer::Lines;
 
 /// Forward authentication for services behind a proxy: accepts the access tokens of a Portcullis
 /// server, and refuses revoked ones within a second.
@@ -79,17 +82,20 @@ impl Exit {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match run(&arguments) {
+    let code = match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
-            eprintln!("portcullis-guard: {}", exit.message.trim_end());
+            writer::say(&format!("portcullis-guard: {}", exit.message.trim_end()));
             ExitCode::from(exit.code)
         }
-    }
+    };
+    writer::flush();
+    code
 }
 
 fn run(arguments: &Arguments) -> Result<(), Exit> {
-    let settings = Settings::load(&arguments.config, std::env::vars()).map_err(Exit::settings)?;
+    let settings =
+        Settings::load(&arguments.config, std::env::vars_os()).map_err(Exit::settings)?;
     if arguments.check {
         return Ok(());
     }
@@ -105,8 +111,9 @@ fn start_log(log: &Log) {
         Format::Auto => !std::io::stderr().is_terminal(),
     };
     // A log that nobody reads any more must not take the guard down.
+    let stderr = Lines::start();
     let lines = fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(move || stderr)
         .log_internal_errors(false);
     let lines = if json {
         lines.event_format(JsonLine).boxed()
@@ -122,12 +129,15 @@ async fn serve(settings: Settings) -> Result<(), Exit> {
     let builder = issuer::describe(&settings);
     let guard = Data::new(Guard::new(settings.routes));
     let server = server::bind(&guard, &settings.listen)?;
+    let socket = match &settings.listen {
+        Address::Unix(path) => Socket::at(path),
+        Address::Tcp(..) => None,
+    };
     let (stopped, handle) = (guard.clone(), server.handle());
     spawn(async move { signals.stop(&stopped, &handle).await });
     let outcome = serve_from_the_start(server, builder, &guard).await;
-    if let Address::Unix(path) = &settings.listen {
-        // Gone already is as good.
-        let _ = std::fs::remove_file(path);
+    if let Some(socket) = socket {
+        socket.remove();
     }
     outcome
 }

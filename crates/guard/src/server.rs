@@ -1,8 +1,8 @@
 //! The listener, and what is served there.
 
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use actix_web::dev::Server;
@@ -87,6 +87,34 @@ fn give_way(path: &Path) -> std::io::Result<()> {
 /// As open as a port on loopback; who wants less gives the folder to a group.
 fn open_to_all(path: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
+}
+
+/// A socket in the file system, known again whatever stands at its path.
+pub struct Socket {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Socket {
+    /// The one that is there.
+    pub fn at(path: &Path) -> Option<Self> {
+        let found = std::fs::symlink_metadata(path).ok()?;
+        Some(Self {
+            path: path.to_owned(),
+            device: found.dev(),
+            inode: found.ino(),
+        })
+    }
+
+    /// Removes it, unless another has taken its place.
+    pub fn remove(&self) {
+        let now = Self::at(&self.path);
+        if now.is_some_and(|now| (now.device, now.inode) == (self.device, self.inode)) {
+            // Gone already is as good.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 async fn check(guard: Data<Guard>, request: HttpRequest) -> HttpResponse {

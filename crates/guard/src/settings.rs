@@ -1,7 +1,11 @@
 //! Settings: defaults, then one file, then `PORTCULLIS_GUARD__SECTION__KEY`. Routes stand in the
 //! file alone. What nobody knows, and what would not be safe, refuses the start.
 
+use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -13,6 +17,8 @@ use crate::address::Address;
 use crate::route::Routes;
 
 const PREFIX: &str = "PORTCULLIS_GUARD__";
+/// Where systemd puts what a unit loads, which it lets a group read (0440).
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 /// Everything that an operator can set.
 #[derive(Debug, Default, Deserialize)]
@@ -132,24 +138,41 @@ impl Settings {
     /// the key.
     pub fn load(
         file: &Path,
-        environment: impl IntoIterator<Item = (String, String)>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, String> {
         let place = file.display();
-        let text = std::fs::read_to_string(file).map_err(|error| format!("{place}: {error}"))?;
+        let (text, mode) = read(file)?;
         let mut settings: Self =
             toml::from_str(&text).map_err(|error| format!("{place}: {error}"))?;
+        if !settings.subscriber.client_secret.0.is_empty() && mode & 0o007 != 0 {
+            return Err(format!(
+                "{place} has subscriber.client_secret, and everybody may read or write it (mode {mode:03o}); \
+                 run: chmod o= {place}, or use client_secret_file"
+            ));
+        }
+        let environment: Vec<_> = environment.into_iter().collect();
+        let mut credentials = environment.iter().filter(|(name, _)| name == CREDENTIALS);
+        let credentials = credentials.next().map(|(_, folder)| PathBuf::from(folder));
         settings.heed(environment)?;
-        settings.read_secret()?;
+        settings.read_secret(credentials.as_deref())?;
         settings.check()?;
         Ok(settings)
     }
 
     fn heed(
         &mut self,
-        environment: impl IntoIterator<Item = (String, String)>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<(), String> {
         let mut level = None;
         for (variable, value) in environment {
+            // What is ours begins so, whatever follows.
+            let variable = variable.to_string_lossy().into_owned();
+            if variable != "RUST_LOG" && !variable.starts_with(PREFIX) {
+                continue;
+            }
+            let value = value
+                .into_string()
+                .map_err(|_| format!("environment: {variable}: its value is not UTF-8"))?;
             if let Some(key) = variable.strip_prefix(PREFIX) {
                 if key == "LOG__LEVEL" {
                     level = Some((variable, value));
@@ -195,7 +218,7 @@ impl Settings {
         Ok(())
     }
 
-    fn read_secret(&mut self) -> Result<(), String> {
+    fn read_secret(&mut self, credentials: Option<&Path>) -> Result<(), String> {
         let Some(file) = &self.subscriber.client_secret_file else {
             return Ok(());
         };
@@ -203,7 +226,7 @@ impl Settings {
         if !self.subscriber.client_secret.0.is_empty() {
             return Err(format!("{key} is given together with client_secret"));
         }
-        let secret = secret_of(file).map_err(|why| format!("{key}: {why}"))?;
+        let secret = secret_of(file, credentials).map_err(|why| format!("{key}: {why}"))?;
         self.subscriber.client_secret = Secret(secret);
         Ok(())
     }
@@ -239,24 +262,35 @@ fn boolean(text: &str) -> Result<bool, String> {
         .map_err(|_| format!("`{text}` is neither true nor false"))
 }
 
-/// A secret in a file that nobody else can read.
-fn secret_of(file: &Path) -> Result<String, String> {
-    let place = file.display();
-    let failed = |error| format!("{place}: {error}");
-    let text = std::fs::read_to_string(file).map_err(failed)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(file)
-            .map_err(failed)?
-            .permissions()
-            .mode();
-        if mode & 0o077 != 0 {
-            let mode = mode & 0o777;
-            return Err(format!(
-                "{place} can be read by others (mode {mode:03o}); run: chmod 600 {place}"
-            ));
-        }
+/// A secret in a file that nobody else can read; among the credentials of systemd a group may.
+fn secret_of(file: &Path, credentials: Option<&Path>) -> Result<String, String> {
+    let (text, mode) = read(file)?;
+    let others = match credentials.is_some_and(|folder| is_below(file, folder)) {
+        true => 0o037,
+        false => 0o077,
+    };
+    if mode & others != 0 {
+        let place = file.display();
+        return Err(format!(
+            "{place} can be read by others (mode {mode:03o}); run: chmod 600 {place}"
+        ));
     }
     Ok(text.trim().to_owned())
+}
+
+/// Wherever links lead.
+fn is_below(file: &Path, folder: &Path) -> bool {
+    let (file, whole) = (file.canonicalize(), folder.canonicalize());
+    let both = file.and_then(|file| Ok((file, whole?)));
+    folder.is_absolute() && both.is_ok_and(|(file, folder)| file.starts_with(folder))
+}
+
+/// A file's text and mode, both of the same file.
+fn read(path: &Path) -> Result<(String, u32), String> {
+    let failed = |error| format!("{}: {error}", path.display());
+    let mut file = File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(failed)?;
+    Ok((text, mode))
 }

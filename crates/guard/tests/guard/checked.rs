@@ -169,6 +169,11 @@ async fn what_is_not_clear_is_denied_whoever_asks() {
         ("GET /orders", "X-Portcullis-Subject: root", "forged"),
         ("GET /orders", "X-Portcullis-Acr: 2", "forged"),
         ("GET /orders", "X_Portcullis_Subject: root", "forged"),
+        ("GET /orders", "X.Portcullis.Subject: root", "forged"),
+        ("GET /orders", "Connection: X-Portcullis-Acr", "forged"),
+        ("GET /orders", "Upgrade: h2c", "upgrade"),
+        ("GET /orders", "HTTP2-Settings: AAMAAABk", "upgrade"),
+        ("GET /orders", "X.HTTP.Method.Override: DELETE", "override"),
         ("GET /orders", "X-HTTP-Method-Override: DELETE", "override"),
         ("GET /orders", "X-Original-URL: /admin", "override"),
         ("GET /orders", "X-Forwarded-Uri: /admin", "proxy"),
@@ -257,7 +262,7 @@ async fn a_socket_in_the_file_system_serves_as_well() {
         socket.display(),
         issuer.settings()
     );
-    let file = folder.write("guard.toml", &text);
+    let file = folder.write_settings(&text);
     // What a killed guard left behind.
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     let start = |folder| Running::start(folder, command().arg("--config").arg(&file));
@@ -287,6 +292,21 @@ async fn a_socket_in_the_file_system_serves_as_well() {
     guard.signal("-TERM");
     assert_eq!(guard.ended().await.code(), Some(0));
     assert!(!socket.exists());
+    // What another has put in its place stays.
+    let mut replaced = start(Folder::new());
+    let begin = std::time::Instant::now();
+    while UnixStream::connect(&socket).await.is_err() {
+        assert!(begin.elapsed().as_secs() < 20, "{}", replaced.log());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let aside = socket.with_extension("aside");
+    std::fs::rename(&socket, &aside).unwrap();
+    let other = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    replaced.signal("-TERM");
+    assert_eq!(replaced.ended().await.code(), Some(0));
+    assert!(UnixStream::connect(&socket).await.is_ok());
+    drop(other);
+    std::fs::remove_file(&socket).unwrap();
     std::fs::write(&socket, "notes").unwrap();
     let mut third = start(Folder::new());
     assert_eq!(third.ended().await.code(), Some(1));

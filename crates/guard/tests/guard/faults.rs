@@ -1,12 +1,15 @@
 //! What the guard does when something is away, old, killed, or too much.
 
+use std::net::SocketAddr;
+use std::process::ChildStderr;
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use crate::http::read_head;
+use crate::http::{read_head, send};
 use crate::issuer::{Issuer, settings_for};
 use crate::process::{Folder, Guard, ROUTES, Running, bearer, command, free_address};
 
@@ -96,7 +99,7 @@ async fn who_may_not_read_the_feed_is_told_so() {
         free_address(),
         issuer.settings()
     );
-    let file = folder.write("guard.toml", &settings);
+    let file = folder.write_settings(&settings);
     let mut guard = Running::start(folder, command().arg("--config").arg(file));
     assert_eq!(guard.ended().await.code(), Some(77));
     assert!(
@@ -247,4 +250,78 @@ async fn a_thousand_connections_are_answered() {
     assert_eq!(guard.get("/readyz").await.status, 200);
     let passed = r#"portcullis_guard_requests_total{status="200",reason="passed"}"#;
     assert_eq!(guard.metric(passed).await, 1000.0);
+}
+
+/// A guard, its log, which nobody has read so far, where it listens, and its issuer.
+async fn unread() -> (Running, ChildStderr, SocketAddr, Issuer) {
+    let issuer = Issuer::start().await;
+    let at = free_address();
+    let folder = Folder::new();
+    let settings = issuer.settings();
+    let file = folder.write_settings(&format!("listen = '{at}'\n{settings}{ROUTES}"));
+    let (mut guard, log) = Running::start_unread(folder, command().arg("--config").arg(file));
+    guard.listens(at).await;
+    (guard, log, at, issuer)
+}
+
+/// Asks without a token, which costs a line each, until pipe and queue have no more room.
+async fn until_lines_are_dropped(at: SocketAddr) {
+    let ask = "GET /check HTTP/1.1\r\nHost: a\r\nX-Forwarded-Method: GET\r\n\
+               X-Forwarded-Uri: /\r\n\r\n";
+    let mut connection = TcpStream::connect(at).await.unwrap();
+    for _ in 0..100 {
+        for _ in 0..500 {
+            connection.write_all(ask.as_bytes()).await.unwrap();
+            let head = timeout(Duration::from_secs(10), read_head(&mut connection)).await;
+            let head = head.expect("the guard stands still");
+            assert!(head.starts_with("HTTP/1.1 403"), "{head}");
+            let (_, length) = head.split_once("content-length: ").unwrap();
+            let length = length.split("\r\n").next().unwrap().parse().unwrap();
+            connection.read_exact(&mut vec![0; length]).await.unwrap();
+        }
+        let metrics = send(at, "GET /metrics", &[]).await.body;
+        let name = "\nportcullis_guard_log_lines_dropped_total ";
+        let (_, count) = metrics.split_once(name).unwrap();
+        if count.lines().next().unwrap().parse::<u64>().unwrap() > 0 {
+            return;
+        }
+    }
+    panic!("no line was given up");
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nobody() {
+    let (mut guard, log, at, _issuer) = unread().await;
+    until_lines_are_dropped(at).await;
+    // Nor does it keep the guard from stopping.
+    guard.signal("-TERM");
+    assert_eq!(guard.ended().await.code(), Some(0));
+    drop(log);
+}
+
+#[tokio::test]
+async fn lines_that_were_given_up_are_told_of() {
+    let (mut guard, log, at, _issuer) = unread().await;
+    until_lines_are_dropped(at).await;
+    let read = std::thread::spawn(move || std::io::read_to_string(log).unwrap());
+    guard.signal("-TERM");
+    assert_eq!(guard.ended().await.code(), Some(0));
+    let text = read.join().unwrap();
+    assert!(text.contains(r#""event":"log.dropped""#), "{text}");
+    let is_whole = |line: &str| line.starts_with('{') && line.ends_with('}');
+    assert!(text.lines().all(is_whole), "{text}");
+}
+
+#[tokio::test]
+async fn the_last_lines_are_written_before_the_end() {
+    let (mut guard, log, at, _issuer) = unread().await;
+    for _ in 0..20 {
+        send(at, "GET /check", &[]).await;
+    }
+    guard.signal("-TERM");
+    assert_eq!(guard.ended().await.code(), Some(0));
+    let text = std::io::read_to_string(log).unwrap();
+    assert!(text.contains("guard.stopping"), "{text}");
+    assert_eq!(text.matches("guard.refused").count(), 20, "{text}");
+    assert!(!text.contains("log.dropped"), "{text}");
 }

@@ -70,6 +70,17 @@ where
     answer.unwrap_or_else(|_| panic!("no answer to {line}"))
 }
 
+/// Asks for another protocol, and reads the head of the answer alone: behind 101 is a tunnel.
+pub async fn upgrade(to: SocketAddr, line: &str, headers: &[&str]) -> Answer {
+    let mut connection = TcpStream::connect(to).await.unwrap();
+    let headers = headers.join("\r\n");
+    let text = format!("{line} HTTP/1.1\r\nHost: api.example\r\n{headers}\r\n\r\n");
+    connection.write_all(text.as_bytes()).await.unwrap();
+    let head = timeout(Duration::from_secs(20), read_head(&mut connection)).await;
+    let head = head.unwrap_or_else(|_| panic!("no answer to {line} {headers}"));
+    parse(head.as_bytes()).unwrap()
+}
+
 /// Reads one answer of a known length and leaves the connection open.
 pub async fn read_head(connection: &mut TcpStream) -> String {
     let mut head = Vec::new();

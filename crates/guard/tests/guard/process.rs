@@ -1,9 +1,10 @@
 //! Real programs, started for one test and ended with it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,13 @@ impl Folder {
         fs::write(&path, text).unwrap();
         path
     }
+
+    /// Settings with a secret in them: nobody else can read them.
+    pub fn write_settings(&self, text: &str) -> PathBuf {
+        let path = self.write("guard.toml", text);
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        path
+    }
 }
 
 impl Drop for Folder {
@@ -53,10 +61,21 @@ pub struct Running {
 impl Running {
     pub fn start(folder: Folder, command: &mut Command) -> Self {
         let log = File::create(folder.path().join("log")).unwrap();
-        let command = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log);
+        command.stderr(log.try_clone().unwrap());
+        Self::start_with(folder, command.stdout(log))
+    }
+
+    /// With a log that nobody reads, or who asks for it here.
+    pub fn start_unread(folder: Folder, command: &mut Command) -> (Self, ChildStderr) {
+        File::create(folder.path().join("log")).unwrap();
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut running = Self::start_with(folder, command);
+        let log = running.child.stderr.take().unwrap();
+        (running, log)
+    }
+
+    fn start_with(folder: Folder, command: &mut Command) -> Self {
+        let command = command.stdin(Stdio::null());
         let child = command.spawn();
         let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self { folder, child }
@@ -177,7 +196,7 @@ impl Guard {
 
     async fn start_at(at: SocketAddr, settings: &str) -> Self {
         let folder = Folder::new();
-        let file = folder.write("guard.toml", &format!("listen = '{at}'\n{settings}"));
+        let file = folder.write_settings(&format!("listen = '{at}'\n{settings}"));
         let mut running = Running::start(folder, command().arg("--config").arg(file));
         running.listens(at).await;
         Self {

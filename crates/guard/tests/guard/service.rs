@@ -25,6 +25,15 @@ async fn serve(mut connection: BufStream<TcpStream>) -> std::io::Result<()> {
             head.push(connection.read_u8().await?);
         }
         let head = String::from_utf8_lossy(&head).replace("\r\n", "\n");
+        // One that takes every protocol it is offered.
+        if let Some(protocol) = value_in(&head, "upgrade") {
+            let answer = format!(
+                "HTTP/1.1 101 Mine\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\
+                 Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+            );
+            connection.write_all(answer.as_bytes()).await?;
+            return connection.flush().await;
+        }
         let mut body = vec![0; length_in(&head)];
         connection.read_exact(&mut body).await?;
         // An answer of the service's own, so that a proxy's is told from it.
@@ -42,8 +51,11 @@ async fn serve(mut connection: BufStream<TcpStream>) -> std::io::Result<()> {
 }
 
 fn length_in(head: &str) -> usize {
-    let head = head.to_ascii_lowercase();
-    let mut lines = head.lines();
-    let length = lines.find_map(|line| line.strip_prefix("content-length:"));
-    length.map_or(0, |length| length.trim().parse().unwrap())
+    value_in(head, "content-length").map_or(0, |length| length.parse().unwrap())
+}
+
+fn value_in(head: &str, name: &str) -> Option<String> {
+    let fields = head.lines().filter_map(|line| line.split_once(':'));
+    let mut found = fields.filter(|(known, _)| known.eq_ignore_ascii_case(name));
+    found.next().map(|(_, value)| value.trim().to_owned())
 }

@@ -1,5 +1,7 @@
 //! Settings that are wrong refuse the start, and say where.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
@@ -10,7 +12,7 @@ const GOOD: &str = "issuer = 'https://id.example'\nsubscriber.client_id = 'guard
 
 fn check(text: &str, environment: &[(&str, &str)]) -> (i32, String) {
     let folder = Folder::new();
-    let file = folder.write("guard.toml", text);
+    let file = folder.write_settings(text);
     let mut command = command();
     command.args(["--check", "--config"]).arg(file);
     let Output { status, stderr, .. } = command.envs(environment.iter().copied()).output().unwrap();
@@ -118,6 +120,27 @@ fn the_environment_wins_and_has_no_unknown_keys() {
         ("PORTCULLIS_GUARD_PORT", "tcp://10.0.0.1:9180"),
     ];
     assert_eq!(check(bare, &whole), (0, String::new()));
+    let bytes = OsStr::from_bytes(b"\xff");
+    let with = |variable: &OsStr| {
+        let folder = Folder::new();
+        let file = folder.write_settings(GOOD);
+        let mut command = command();
+        command.args(["--check", "--config"]).arg(file);
+        let Output { status, stderr, .. } = command.env(variable, bytes).output().unwrap();
+        (status.code(), String::from_utf8(stderr).unwrap())
+    };
+    // What is no text is refused where it is ours.
+    for variable in ["RUST_LOG", "PORTCULLIS_GUARD__ISSUER"] {
+        let (code, message) = with(OsStr::new(variable));
+        assert_eq!(code, Some(78), "{message}");
+        let named = format!("environment: {variable}: its value is not UTF-8");
+        assert!(message.contains(&named), "{message}");
+    }
+    let (code, message) = with(OsStr::from_bytes(b"PORTCULLIS_GUARD__\xff"));
+    assert_eq!(code, Some(78), "{message}");
+    for variable in [&b"LANG"[..], b"\xfe", b"PORTCULLIS_GUARD_\xff"] {
+        assert_eq!(with(OsStr::from_bytes(variable)), (Some(0), String::new()));
+    }
     for (variable, value, named) in [
         (
             "PORTCULLIS_GUARD__ISUER",
@@ -161,6 +184,33 @@ fn a_secret_file_is_for_its_owner_alone() {
         message.contains("can be read by others (mode 644)"),
         "{message}"
     );
+    chmod(0o440);
+    assert_eq!(check(&text, &environment).0, 78);
+    // As systemd has it: below its folder a group may read, and no more.
+    let systemd = |place: &str| check(&text, &[environment[0], ("CREDENTIALS_DIRECTORY", place)]).0;
+    let credentials = folder.path().to_str().unwrap();
+    for (mode, code) in [
+        (0o440, 0),
+        (0o400, 0),
+        (0o460, 78),
+        (0o444, 78),
+        (0o450, 78),
+    ] {
+        chmod(mode);
+        assert_eq!(systemd(credentials), code, "{mode:o}");
+    }
+    chmod(0o440);
+    let elsewhere = Folder::new();
+    for place in [elsewhere.path().to_str().unwrap(), "", ".", "/nowhere"] {
+        assert_eq!(systemd(place), 78, "{place}");
+    }
+    let link = elsewhere.path().join("secret");
+    std::os::unix::fs::symlink(&secret, &link).unwrap();
+    let through = [
+        (environment[0].0, link.to_str().unwrap()),
+        ("CREDENTIALS_DIRECTORY", elsewhere.path().to_str().unwrap()),
+    ];
+    assert_eq!(check(&text, &through).0, 78);
     chmod(0o600);
     assert_eq!(check(&text, &environment).0, 0);
     let (_, message) = check(GOOD, &environment);
@@ -176,6 +226,36 @@ fn a_secret_file_is_for_its_owner_alone() {
         )],
     );
     assert!(message.contains("/nowhere: No such file"), "{message}");
+}
+
+#[test]
+fn settings_with_a_secret_are_not_for_everybody() {
+    let folder = Folder::new();
+    let bare = GOOD.replace("subscriber.client_secret = 's'", "");
+    let secret = ("PORTCULLIS_GUARD__SUBSCRIBER__CLIENT_SECRET", "s");
+    for (text, mode, code) in [
+        (GOOD, 0o644, 78),
+        (GOOD, 0o602, 78),
+        (GOOD, 0o640, 0),
+        (GOOD, 0o600, 0),
+        (bare.as_str(), 0o644, 0),
+    ] {
+        let file = folder.write("guard.toml", text);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let mut command = command();
+        command.args(["--check", "--config"]).arg(file);
+        if text != GOOD {
+            command.env(secret.0, secret.1);
+        }
+        let Output { status, stderr, .. } = command.output().unwrap();
+        let message = String::from_utf8(stderr).unwrap();
+        assert_eq!(status.code(), Some(code), "{mode:o}: {message}");
+        assert_eq!(
+            message.contains("client_secret_file"),
+            code == 78,
+            "{message}"
+        );
+    }
 }
 
 #[test]
@@ -195,7 +275,7 @@ fn an_issuer_without_tls_is_refused() {
     let folder = Folder::new();
     let text = GOOD.replace("https://id.example", "http://id.example");
     let text = format!("listen = '{}'\n{text}", crate::process::free_address());
-    let file = folder.write("guard.toml", &text);
+    let file = folder.write_settings(&text);
     let Output { status, stderr, .. } = command().arg("--config").arg(file).output().unwrap();
     let stderr = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(78), "{stderr}");
