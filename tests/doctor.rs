@@ -141,6 +141,11 @@ fn healthy(place: &Place) {
     place
         .doctor(&variables)
         .says("administrator", "ok", "there is one");
+    place.done(&["user", "lock", "root"]);
+    place
+        .doctor(&variables)
+        .says("administrator", "warn", "all of them are locked");
+    place.done(&["user", "unlock", "root"]);
     // People get a line each.
     let told = String::from_utf8(place.run(&["doctor"], &variables).stdout).unwrap();
     assert!(

@@ -117,10 +117,9 @@ impl App {
             return Ok(());
         }
         self.registrations.forget();
-        if self.feed.streams.count() > 0 {
-            let subscribers = self.store.read(|tx| tx.list_subscribers()).await?;
-            self.feed.streams.keep(subscribers.into_iter().collect());
-        }
+        // Also while there is no stream: one may be about to open, for a client as it was before.
+        let subscribers = self.store.read(|tx| tx.list_subscribers()).await?;
+        self.feed.streams.keep(subscribers.into_iter().collect());
         // Only now: what failed is tried again with the next poll.
         self.signals.config_version.store(version, Ordering::SeqCst);
         Ok(())

@@ -202,7 +202,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 fn configured(overrides: &Overrides) -> anyhow::Result<Config> {
-    let config = configuration::load(overrides, std::env::vars())?;
+    let config = configuration::load(overrides, std::env::vars_os())?;
     log::start(&config.log);
     Ok(config)
 }

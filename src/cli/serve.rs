@@ -44,7 +44,7 @@ pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()
             .clone()
             .map(|value| ("listen.public", value)),
     );
-    let config = config::load(&overrides, std::env::vars())?;
+    let config = config::load(&overrides, std::env::vars_os())?;
     log::start(&config.log);
     metrics::begin();
     if let Err(why) = telemetry::start(&config.telemetry) {
@@ -61,12 +61,15 @@ pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()
 }
 
 async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
+    // A database may be waited for, and a SIGHUP meanwhile must not end us.
+    let hangup = reload::hangup()?;
     let app = Data::new(start(config).await?);
     let signals = StopSignals::catch()?;
     let listeners = bind(&app)?;
     warn_of_relaxations(&app);
     if let Some(link) = app.bootstrap().await? {
-        // For the eyes of whoever started it; no log keeps it.
+        // For the eyes of whoever started it. Where stderr is kept, whoever reads it within the hour
+        // could be first: docs/hardening.md.
         let life = app.config.bootstrap.link;
         eprintln!(
             "\nThere is no administrator yet. Open this address within {life} to make one; it works once:\n\n  {link}\n"
@@ -88,10 +91,11 @@ async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     );
     let mut tasks = background(&app);
     tasks.run(reload::on_hangup(
+        hangup,
         app.clone(),
         listeners.limits(),
         overrides,
-    )?);
+    ));
     tasks.run(manager::watchdog());
     manager::tell(&[manager::READY]);
     run_until_stopped(app, listeners, signals, tasks).await

@@ -1,5 +1,7 @@
 //! The configuration key by key: what holds, and where it comes from.
 
+use std::ffi::OsString;
+
 use super::source::{flatten, read};
 use super::{Overrides, Refused};
 
@@ -30,7 +32,7 @@ const DEFAULT: &str = "default";
 /// As [`super::load`].
 pub fn settings(
     overrides: &Overrides,
-    environment: impl IntoIterator<Item = (String, String)>,
+    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
 ) -> Result<Vec<Setting>, Refused> {
     let (config, origins) = read(overrides, environment)?;
     let all = serde_json::to_value(&config)
@@ -63,6 +65,43 @@ fn redacted(key: &str, value: &serde_json::Value) -> serde_json::Value {
             }
             url.to_string().into()
         }
+        // Whatever else is an address may have a password in it.
+        (_, Some(text)) if text.contains("://") => match url::Url::parse(text) {
+            Ok(mut url) if url.password().is_some() || !url.username().is_empty() => {
+                let hidden = url
+                    .set_password(None)
+                    .and_then(|()| url.set_username("hidden"));
+                hidden.map_or_else(|()| HIDDEN.into(), |()| url.to_string().into())
+            }
+            _ => value.clone(),
+        },
         _ => value.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_address_shows_a_password() {
+        let shown = |key, text: &str| redacted(key, &text.into());
+        assert_eq!(
+            shown("telemetry.endpoint", "http://me:pw@host:4318/v1"),
+            "http://hidden@host:4318/v1"
+        );
+        assert_eq!(
+            shown("telemetry.endpoint", "http://token@host/"),
+            "http://hidden@host/"
+        );
+        assert_eq!(shown("issuer", "https://id.example"), "https://id.example");
+        assert_eq!(
+            shown("database.url", "postgres://me:pw@db/x"),
+            "postgres://me:hidden@db/x"
+        );
+        assert_eq!(
+            shown("database.url", "postgres://db/x?password=pw"),
+            "(hidden)"
+        );
     }
 }

@@ -1,11 +1,18 @@
 //! Where the values come from, and the refusal of keys that nobody knows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ::config::{Environment, File, FileFormat, Source, Value, ValueKind};
 
 use super::{Config, Refused};
+
+/// How names of ours begin in the environment.
+const PREFIX: &str = "PORTCULLIS__";
+/// Where systemd puts the credentials that a unit loads.
+const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 /// Used when no `--config` is given and it exists.
 const DEFAULT_FILE: &str = "/etc/portcullis/config.toml";
@@ -48,7 +55,7 @@ pub(super) type Origins = BTreeMap<String, String>;
 /// A sentence that names source and key: unreadable file, unknown key, wrong type, unsafe value.
 pub fn load(
     overrides: &Overrides,
-    environment: impl IntoIterator<Item = (String, String)>,
+    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
 ) -> Result<Config, Refused> {
     Ok(read(overrides, environment)?.0)
 }
@@ -56,9 +63,9 @@ pub fn load(
 /// The same, with where each value comes from.
 pub(super) fn read(
     overrides: &Overrides,
-    environment: impl IntoIterator<Item = (String, String)>,
+    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
 ) -> Result<(Config, Origins), Refused> {
-    let environment: HashMap<String, String> = environment.into_iter().collect();
+    let environment = texts(environment)?;
     let known = known_keys()?;
     let mut builder = ::config::Config::builder();
     let mut origins = Origins::new();
@@ -102,6 +109,29 @@ pub(super) fn read(
     Ok((config, origins))
 }
 
+/// The variables that are text. What is not, and is ours, cannot be meant.
+fn texts(
+    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+) -> Result<HashMap<String, String>, Refused> {
+    let mut texts = HashMap::new();
+    for (name, value) in environment {
+        let name = name.into().to_string_lossy().into_owned();
+        let is_alias = ALIASES.iter().any(|(alias, _)| *alias == name);
+        match value.into().into_string() {
+            Ok(value) => {
+                texts.insert(name, value);
+            }
+            Err(_) if is_alias || name.starts_with(PREFIX) => {
+                return Err(Refused(format!(
+                    "environment: {name}: its value is not UTF-8"
+                )));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(texts)
+}
+
 fn files(overrides: &Overrides) -> Vec<PathBuf> {
     if overrides.files.is_empty() && Path::new(DEFAULT_FILE).exists() {
         return vec![PathBuf::from(DEFAULT_FILE)];
@@ -113,7 +143,7 @@ fn prefixed(environment: &HashMap<String, String>) -> Environment {
     // Only names with the double underscore are ours: Kubernetes injects PORTCULLIS_PORT and the like.
     let ours: ::config::Map<String, String> = environment
         .iter()
-        .filter(|(name, _)| name.starts_with("PORTCULLIS__"))
+        .filter(|(name, _)| name.starts_with(PREFIX))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
     let source = Environment::with_prefix("PORTCULLIS")
@@ -163,21 +193,30 @@ fn read_twins(config: &mut Config, origins: &mut Origins) -> Result<(), Refused>
     Ok(())
 }
 
-/// Reads a file that holds a secret: trimmed, and refused when others can read it.
+/// Reads a file that holds a secret: trimmed, and refused when others can read it. The credentials that
+/// systemd loads for a unit are its own, although their group may read them.
 ///
 /// # Errors
 /// A sentence with the path.
 pub(crate) fn read_secret_file(path: &Path) -> Result<String, String> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let credentials = std::env::var_os(CREDENTIALS).map(PathBuf::from);
+    read_secret(path, credentials.as_deref())
+}
+
+fn read_secret(path: &Path, credentials: Option<&Path>) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(failed)?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(path)
-            .map_err(|error| format!("{}: {error}", path.display()))?
-            .permissions()
-            .mode();
-        if mode & 0o077 != 0 {
+        let mode = file.metadata().map_err(failed)?.permissions().mode();
+        let others = match credentials.is_some_and(|folder| is_below(path, folder)) {
+            true => 0o037,
+            false => 0o077,
+        };
+        if mode & others != 0 {
             return Err(format!(
                 "{} can be read by others (mode {:03o}); run: chmod 600 {}",
                 path.display(),
@@ -187,6 +226,14 @@ pub(crate) fn read_secret_file(path: &Path) -> Result<String, String> {
         }
     }
     Ok(text.trim().to_owned())
+}
+
+/// Wherever links lead.
+fn is_below(path: &Path, folder: &Path) -> bool {
+    let both = path
+        .canonicalize()
+        .and_then(|path| Ok((path, folder.canonicalize()?)));
+    folder.is_absolute() && both.is_ok_and(|(path, folder)| path.starts_with(folder))
 }
 
 fn refused(error: ::config::ConfigError) -> Refused {
@@ -271,6 +318,46 @@ mod tests {
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         load(&Overrides::default(), pairs)
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_no_text_is_refused_if_it_is_ours() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = || OsString::from_vec(vec![0xff]);
+        let with = |name: &str| load(&Overrides::default(), [(OsString::from(name), odd())]);
+        assert!(with("LESSOPEN").is_ok());
+        for name in ["PORTCULLIS__ISSUER", "DATABASE_URL"] {
+            let refused = with(name).unwrap_err().to_string();
+            assert_eq!(
+                refused,
+                format!("environment: {name}: its value is not UTF-8")
+            );
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_group_may_read_the_credentials_of_the_unit_and_nothing_else() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = std::env::temp_dir().join(format!("pcl-credentials-{}", std::process::id()));
+        std::fs::create_dir_all(folder.join("unit")).unwrap();
+        let file = |name: &str, mode| {
+            let path = folder.join(name);
+            std::fs::write(&path, "secret\n").unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            path
+        };
+        let unit = folder.join("unit");
+        let ours = |path: &Path| read_secret(path, Some(&unit));
+        assert_eq!(ours(&file("unit/a", 0o440)).unwrap(), "secret");
+        assert!(ours(&file("unit/b", 0o460)).is_err());
+        assert!(ours(&file("unit/c", 0o444)).is_err());
+        assert!(ours(&file("outside", 0o440)).is_err());
+        assert!(ours(&unit.join("../outside")).is_err());
+        assert!(read_secret(&unit.join("a"), None).is_err());
+        assert!(read_secret(&file("own", 0o600), None).is_ok());
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -90,8 +90,17 @@ async fn clock(store: &Store) -> Finding {
 
 async fn administrators(store: &Store) -> Finding {
     let now = Clock::System.now();
-    let admins = match store.read(|tx| tx.list_admins()).await {
-        Ok(admins) => admins,
+    let read = store.read(|tx| {
+        let mut unlocked = 0;
+        let admins = tx.list_admins()?;
+        for admin in &admins {
+            let user = tx.find_user(&admin.user_id)?;
+            unlocked += usize::from(user.is_some_and(|user| user.disabled_at.is_none()));
+        }
+        Ok((admins, unlocked))
+    });
+    let (admins, unlocked) = match read.await {
+        Ok(read) => read,
         Err(error) => return fail("administrator", error.to_string()),
     };
     let mut live = admins.iter().filter(|admin| admin.is_live(now)).peekable();
@@ -105,6 +114,12 @@ async fn administrators(store: &Store) -> Finding {
         return warn(
             "administrator",
             "there is none for good: run `portcullis user create NAME --admin`",
+        );
+    }
+    if unlocked == 0 {
+        return warn(
+            "administrator",
+            "all of them are locked: run `portcullis user unlock NAME`",
         );
     }
     ok("administrator", "there is one")

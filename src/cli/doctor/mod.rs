@@ -71,7 +71,7 @@ fn found(check: &'static str, verdict: Verdict, what: impl Into<String>) -> Find
 }
 
 pub fn run(arguments: &Arguments, overrides: &Overrides) -> anyhow::Result<()> {
-    let findings = match config::load(overrides, std::env::vars()) {
+    let findings = match config::load(overrides, std::env::vars_os()) {
         Ok(config) => {
             crate::log::start(&config.log);
             provider::install();
