@@ -139,8 +139,9 @@ impl Store {
         &self,
         work: impl FnOnce(&mut AnyConnection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let pool = self.pool.clone();
+        let (pool, turn) = (self.pool.clone(), self.pool.turn().await?);
         let run = move || {
+            let _turn = turn;
             let mut pooled = pool.get()?;
             let outcome = work(&mut pooled.connection);
             pooled.lost = matches!(outcome, Err(Error::Unavailable(_)));

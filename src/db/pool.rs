@@ -2,10 +2,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use diesel::Connection as _;
 use diesel::SqliteConnection;
 use diesel::connection::SimpleConnection;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::{AnyConnection, Error};
 use crate::config::limits::POOL_WAIT;
@@ -26,6 +29,8 @@ pub enum OpenError {
 pub(super) struct Pool {
     connections: r2d2::Pool<Manager>,
     manager: Manager,
+    /// One for each connection. Whoever waits here costs no thread.
+    turns: Arc<Semaphore>,
 }
 
 /// The pool at this moment.
@@ -69,6 +74,7 @@ impl Pool {
         Ok(Self {
             connections,
             manager,
+            turns: Arc::new(Semaphore::new(size as usize)),
         })
     }
 
@@ -79,6 +85,15 @@ impl Pool {
     /// A connection of one's own, beside the pool.
     pub(super) fn connect(&self) -> Result<AnyConnection, OpenError> {
         self.manager.establish()
+    }
+
+    /// Waits for a connection to become free.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
+        let turn = timeout(POOL_WAIT, Arc::clone(&self.turns).acquire_owned()).await;
+        turn.ok().and_then(Result::ok).ok_or_else(|| {
+            POOL_TIMEOUTS.count([]);
+            Error::Unavailable("all connections are in use".to_owned())
+        })
     }
 
     pub(super) fn get(&self) -> Result<r2d2::PooledConnection<Manager>, Error> {
