@@ -115,8 +115,9 @@ impl Pulse {
 pub struct Wire<T> {
     stream: T,
     pulse: Rc<Pulse>,
-    /// Whether a part of the next head is here.
+    /// Whether a part of the next head is here, and how many requests there were before it.
     begun: bool,
+    heard: usize,
     head: Watch,
     answer: Watch,
     /// Bytes of the answer that were taken since its watch began.
@@ -153,6 +154,7 @@ impl<T: Stream> Wire<T> {
             stream,
             pulse: Rc::new(pulse),
             begun: false,
+            heard: 0,
             head: Watch::default(),
             answer: Watch::default(),
             taken: 0,
@@ -201,7 +203,10 @@ impl<T: Stream> AsyncRead for Wire<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<Result<(), Error>> {
         self.idle = 0;
-        if !self.pulse.is_kept() {
+        // A request may be answered before we are asked to read again, so its number tells.
+        let requests = self.pulse.requests.get();
+        if requests != self.heard || !self.pulse.is_kept() {
+            self.heard = requests;
             self.begun = false;
             self.head.stop();
         } else if self.begun && self.head.is_over(HEADER_TIME, context) {

@@ -1,7 +1,7 @@
 //! Strangers on the sockets: slow ones (F21), very many (F22), and too much of everything (F23). They come
 //! from addresses of 127/8; honest people, from others, are served meanwhile.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -308,6 +308,45 @@ fn f21_slow_connections_end_in_their_time_and_hinder_nobody() {
         assert!(begun.elapsed() < Duration::from_secs(10), "{seen:?}");
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+/// Reads one answer to its end, and returns its status.
+fn hears(stream: &mut BufReader<TcpStream>) -> u16 {
+    let mut lines = Vec::new();
+    while lines.last().is_none_or(|line: &String| line != "\r\n") {
+        let mut line = String::new();
+        assert!(
+            stream.read_line(&mut line).unwrap() > 0,
+            "hung up on: {lines:?}"
+        );
+        lines.push(line.to_ascii_lowercase());
+    }
+    let length = lines
+        .iter()
+        .find_map(|line| line.strip_prefix("content-length:"));
+    let mut body = vec![0; length.map_or(0, |length| length.trim().parse().unwrap())];
+    stream.read_exact(&mut body).unwrap();
+    lines[0][9..12].parse().unwrap()
+}
+
+/// F21, the other side: who asks all the time, as a proxy does, keeps the connection, for longer than any
+/// single request may take.
+#[test]
+fn f21_a_connection_in_steady_use_is_kept() {
+    let _turn = crate::alone();
+    let (_site, _server, door) = open();
+    let mut stream = BufReader::new(connect(door.to, stranger(0), None));
+    let mut answers = 0;
+    // What is answered at once, and what is waited for.
+    for (path, wanted) in [(JWKS, 200), (door.authorize.as_str(), 303)] {
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(7) {
+            stream.get_mut().write_all(&get(path)).unwrap();
+            assert_eq!(hears(&mut stream), wanted);
+            answers += 1;
+        }
+    }
+    println!("{answers} answers over one connection");
 }
 
 /// The longest life that ended, and a line of it all.
