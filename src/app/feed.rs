@@ -117,10 +117,9 @@ impl App {
             return Ok(());
         }
         self.registrations.forget();
-        if self.feed.streams.count() > 0 {
-            let subscribers = self.store.read(|tx| tx.list_subscribers()).await?;
-            self.feed.streams.keep(subscribers.into_iter().collect());
-        }
+        // With no stream open, too: one that is being opened listens, and does not count yet.
+        let subscribers = self.store.read(|tx| tx.list_subscribers()).await?;
+        self.feed.streams.keep(subscribers.into_iter().collect());
         // Only now: what failed is tried again with the next poll.
         self.signals.config_version.store(version, Ordering::SeqCst);
         Ok(())
