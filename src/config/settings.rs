@@ -1,6 +1,6 @@
 //! The configuration key by key: what holds, and where it comes from.
 
-use super::source::{flatten, read};
+use super::source::{flatten, has_password, read};
 use super::{Overrides, Refused};
 
 /// One key, its value and where it comes from.
@@ -56,13 +56,29 @@ fn redacted(key: &str, value: &serde_json::Value) -> serde_json::Value {
             let Ok(mut url) = url::Url::parse(text) else {
                 return HIDDEN.into();
             };
-            // libpq takes a password in either place.
-            let in_query = url.query_pairs().any(|(name, _)| name.contains("password"));
-            if in_query || (url.password().is_some() && url.set_password(Some("hidden")).is_err()) {
+            if url.password().is_some() && url.set_password(Some("hidden")).is_err() {
                 return HIDDEN.into();
             }
-            url.to_string().into()
+            let shown = url.to_string();
+            let _ = url.set_password(None);
+            match has_password(&url) {
+                true => HIDDEN.into(),
+                false => shown.into(),
+            }
         }
+        (_, Some(text)) => without_userinfo(text).map_or_else(|| value.clone(), Into::into),
         _ => value.clone(),
     }
+}
+
+/// A URL that names somebody, without them: a token may stand in either half.
+fn without_userinfo(text: &str) -> Option<String> {
+    let mut url = url::Url::parse(text).ok()?;
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
+    let hidden = url
+        .set_password(None)
+        .and_then(|()| url.set_username("hidden"));
+    Some(hidden.map_or_else(|()| "(hidden)".to_owned(), |()| url.to_string()))
 }

@@ -1,6 +1,7 @@
 //! Where the values come from, and the refusal of keys that nobody knows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use ::config::{Environment, File, FileFormat, Source, Value, ValueKind};
@@ -39,8 +40,40 @@ const ALIASES: [(&str, &str); 5] = [
     ("PORT", "listen.public"),
 ];
 
+/// What the names of our own variables begin with. Without the double underscore it is nobody's: Kubernetes
+/// injects PORTCULLIS_PORT and the like.
+const PREFIX: &str = "PORTCULLIS__";
+
 /// Where each key that is set comes from.
 pub(super) type Origins = BTreeMap<String, String>;
+
+/// The environment of this process. A variable of somebody else that is no text is none for us.
+///
+/// # Errors
+/// A variable of ours that is no UTF-8, by its name.
+pub fn environment() -> Result<Vec<(String, String)>, Refused> {
+    texts(std::env::vars_os())
+}
+
+fn texts(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Vec<(String, String)>, Refused> {
+    let mut texts = Vec::new();
+    for (name, value) in variables {
+        let shown = name.to_string_lossy().into_owned();
+        let is_ours = shown.starts_with(PREFIX) || ALIASES.iter().any(|(alias, _)| *alias == shown);
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => texts.push((name, value)),
+            _ if is_ours => {
+                return Err(Refused(format!(
+                    "configuration environment {shown}: is not UTF-8"
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(texts)
+}
 
 /// Reads and checks the configuration from files, the given environment and flags.
 ///
@@ -110,10 +143,9 @@ fn files(overrides: &Overrides) -> Vec<PathBuf> {
 }
 
 fn prefixed(environment: &HashMap<String, String>) -> Environment {
-    // Only names with the double underscore are ours: Kubernetes injects PORTCULLIS_PORT and the like.
     let ours: ::config::Map<String, String> = environment
         .iter()
-        .filter(|(name, _)| name.starts_with("PORTCULLIS__"))
+        .filter(|(name, _)| name.starts_with(PREFIX))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
     let source = Environment::with_prefix("PORTCULLIS")
@@ -163,6 +195,51 @@ fn read_twins(config: &mut Config, origins: &mut Origins) -> Result<(), Refused>
     Ok(())
 }
 
+/// The configuration file that everybody on this machine can read although a password of the database
+/// stands in it.
+pub fn exposed_file(
+    overrides: &Overrides,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Option<PathBuf> {
+    let (config, origins) = read(overrides, environment).ok()?;
+    let path = PathBuf::from(origins.get("database.url")?.strip_prefix("file ")?);
+    let url = url::Url::parse(config.database.url.as_deref()?).ok()?;
+    (has_password(&url) && mode(&path).ok()? & 0o004 != 0).then_some(path)
+}
+
+/// Whether a password stands in the URL; libpq takes one in either place.
+pub(super) fn has_password(url: &url::Url) -> bool {
+    url.password().is_some() || url.query_pairs().any(|(name, _)| name.contains("password"))
+}
+
+#[cfg(unix)]
+fn mode(path: &Path) -> std::io::Result<u32> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(std::fs::metadata(path)?.permissions().mode())
+}
+
+#[cfg(not(unix))]
+fn mode(_: &Path) -> std::io::Result<u32> {
+    Ok(0o600)
+}
+
+/// Bits that nobody but the owner may have. A credential of systemd may be read by its group: with
+/// `DynamicUser` its mode is 0440, and an ACL says who reads it.
+fn forbidden(path: &Path) -> u32 {
+    match std::env::var_os("CREDENTIALS_DIRECTORY") {
+        Some(folder) if is_below(path, Path::new(&folder)) => 0o037,
+        _ => 0o077,
+    }
+}
+
+/// Where the file really is, whatever links lead to it.
+fn is_below(path: &Path, folder: &Path) -> bool {
+    match (path.canonicalize(), folder.canonicalize()) {
+        (Ok(path), Ok(folder)) => path.starts_with(folder),
+        _ => false,
+    }
+}
+
 /// Reads a file that holds a secret: trimmed, and refused when others can read it.
 ///
 /// # Errors
@@ -170,21 +247,14 @@ fn read_twins(config: &mut Config, origins: &mut Origins) -> Result<(), Refused>
 pub(crate) fn read_secret_file(path: &Path) -> Result<String, String> {
     let text =
         std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(path)
-            .map_err(|error| format!("{}: {error}", path.display()))?
-            .permissions()
-            .mode();
-        if mode & 0o077 != 0 {
-            return Err(format!(
-                "{} can be read by others (mode {:03o}); run: chmod 600 {}",
-                path.display(),
-                mode & 0o777,
-                path.display()
-            ));
-        }
+    let mode = mode(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    if mode & forbidden(path) != 0 {
+        return Err(format!(
+            "{} can be read by others (mode {:03o}); run: chmod 600 {}",
+            path.display(),
+            mode & 0o777,
+            path.display()
+        ));
     }
     Ok(text.trim().to_owned())
 }
@@ -303,6 +373,27 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(config.database_url(), "sqlite:mine.db");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_no_text_is_refused_if_it_is_ours() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = |start: &str| OsString::from_vec([start.as_bytes(), b"\xff"].concat());
+        let fine = || ("PORT".into(), "9".into());
+        let foreign = [
+            (OsString::from("LESSCHARSET"), odd("latin")),
+            (odd("X"), "1".into()),
+            (OsString::from("PORTCULLIS_PORT"), odd("")),
+            fine(),
+        ];
+        assert_eq!(texts(foreign).unwrap(), [("PORT".into(), "9".into())]);
+        for ours in ["PORTCULLIS__ISSUER", "DATABASE_URL", "PORT", "RUST_LOG"] {
+            let refused = texts([fine(), (ours.into(), odd("sesame"))]).unwrap_err();
+            let sentence = format!("configuration environment {ours}: is not UTF-8");
+            assert_eq!(refused.to_string(), sentence);
+        }
+        assert!(texts([(odd("PORTCULLIS__"), "1".into())]).is_err());
     }
 
     #[test]

@@ -80,6 +80,10 @@ pub async fn post(
 async fn exchange(request: &HttpRequest, app: &App, link: &Secret) -> Result<HttpResponse, Stop> {
     let browser = Secret::opaque(&app.entropy);
     let (hash, cookie, now) = (link.hash(), browser.hash(), app.clock.now());
+    // Once there is one, a stranger's guess costs no writer.
+    if app.store.read(move |tx| tx.has_admin(now)).await? {
+        return Err(Stop::Notice(Notice::SETUP_LINK));
+    }
     let taken = app
         .store
         .transaction(move |tx| Ok(!tx.has_admin(now)? && tx.take_setup_link(&hash, &cookie, now)?));

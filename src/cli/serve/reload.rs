@@ -4,7 +4,7 @@
 use actix_web::web::Data;
 use anyhow::Context;
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::manager::{self, State};
 use super::warn_of_limits;
@@ -17,30 +17,34 @@ use crate::log;
 /// Keys that take effect without a restart. Certificates are followed by their files.
 const LIVE: [&str; 3] = ["keys.kek", "log.level", "limits."];
 
-/// What reads the configuration again at each SIGHUP.
-pub fn on_hangup(
+/// Catches SIGHUP. One that comes before there is something to reload is kept.
+pub fn catch() -> anyhow::Result<Signal> {
+    signal(SignalKind::hangup()).context("signals cannot be caught")
+}
+
+/// Reads the configuration again at each SIGHUP.
+pub async fn on_hangup(
+    mut hangups: Signal,
     app: Data<App>,
     limits: Data<Limits>,
     overrides: Overrides,
-) -> anyhow::Result<impl Future<Output = ()>> {
-    let mut hangup = signal(SignalKind::hangup()).context("signals cannot be caught")?;
+) {
     let mut current = app.config.clone();
-    Ok(async move {
-        while hangup.recv().await.is_some() {
-            let since = State::monotonic_usec_now().ok();
-            manager::tell(
-                &[Some(State::Reloading), since]
-                    .into_iter()
-                    .flatten()
-                    .collect::<Vec<_>>(),
-            );
-            match config::load(&overrides, std::env::vars()) {
-                Ok(new) => current = take(&app, &limits, &current, new).await,
-                Err(refused) => refuse("configuration", &refused),
-            }
-            manager::tell(&[manager::READY]);
+    while hangups.recv().await.is_some() {
+        let since = State::monotonic_usec_now().ok();
+        manager::tell(
+            &[Some(State::Reloading), since]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>(),
+        );
+        let read = config::environment().and_then(|all| config::load(&overrides, all));
+        match read {
+            Ok(new) => current = take(&app, &limits, &current, new).await,
+            Err(refused) => refuse("configuration", &refused),
         }
-    })
+        manager::tell(&[manager::READY]);
+    }
 }
 
 /// Takes what can be taken, and returns what is now in force.
