@@ -9,6 +9,7 @@ mod registrations;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+pub use bootstrap::setup_link;
 use bytes::Bytes;
 pub use draining::Draining;
 use portcullis_verifier::Claims;

@@ -114,8 +114,6 @@ fn healthy(place: &Place) {
     before.says("listen.public", "warn", "nobody listens on localhost");
     before.says("listen.management", "warn", "nobody answers");
     let running = place.serve(&variables);
-    let link = running.waits_for(|line| line.contains("/setup?token="));
-    assert!(link.trim().starts_with(&issuer), "{link}");
     // The standbys are made beside the start.
     running.waits_for(|line| line.contains("key.state") && line.contains("feed/ES256"));
     let found = place.doctor(&variables);
@@ -144,8 +142,14 @@ fn healthy(place: &Place) {
     place.done(&["user", "lock", "root"]);
     place
         .doctor(&variables)
-        .says("administrator", "warn", "all of them are locked");
+        .says("administrator", "warn", "all are locked");
+    // A lock is no way to an administrator of one's own.
+    let link = place.run(&["setup", "link"], &variables);
+    refused(&link, 1, "there is an administrator already");
     place.done(&["user", "unlock", "root"]);
+    place
+        .doctor(&variables)
+        .says("administrator", "ok", "there is one");
     // People get a line each.
     let told = String::from_utf8(place.run(&["doctor"], &variables).stdout).unwrap();
     assert!(
@@ -424,6 +428,43 @@ fn a_configuration_that_works_by_half_is_found() {
 }
 
 #[test]
+fn a_password_in_a_file_that_everybody_reads_is_found() {
+    let place = Place::new();
+    let path = place.folder.join("portcullis.toml");
+    let looks = |url: &str, mode: u32, variables: &[(&str, &str)]| -> bool {
+        place.write("portcullis.toml", &format!("[database]\nurl = \"{url}\"\n"));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let arguments = ["--config", "portcullis.toml", "doctor", "--format", "json"];
+        let output = place.run(&arguments, variables);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(!said.contains("sesame"), "{said}");
+        let findings: Vec<Value> = serde_json::from_str(&said).unwrap();
+        findings.iter().any(|f| {
+            f["check"] == "secrets"
+                && f["verdict"] == "warn"
+                && f["what"]
+                    .as_str()
+                    .unwrap()
+                    .contains("chmod 640 portcullis.toml")
+        })
+    };
+    let (user, query) = (
+        "postgres://me:sesame@127.0.0.1:1/x?connect_timeout=2",
+        "postgres://me@127.0.0.1:1/x?password=sesame&connect_timeout=2",
+    );
+    assert!(looks(user, 0o644, &[]) && looks(query, 0o604, &[]));
+    assert!(!looks(user, 0o640, &[]));
+    assert!(!looks(
+        "postgres://me@127.0.0.1:1/x?connect_timeout=2",
+        0o644,
+        &[]
+    ));
+    // It is another URL that holds.
+    let other = ("PORTCULLIS__DATABASE__URL", "sqlite:x.db");
+    assert!(!looks(user, 0o644, &[other]));
+}
+
+#[test]
 fn every_value_is_dumped_with_its_source_and_no_secret() {
     let place = Place::new();
     place.write("one.toml", "[tokens]\naccess = \"2m\"\nid = \"2m\"\n[database]\nurl = \"postgres://me:sesame@db.example/x\"\n");
@@ -478,6 +519,22 @@ fn every_value_is_dumped_with_its_source_and_no_secret() {
         "postgres://me:hidden@db.example/x".into(),
         "file one.toml",
     );
+    for (endpoint, shown) in [
+        (
+            "https://me:sesame@otel.example/v1",
+            "https://hidden@otel.example/v1",
+        ),
+        (
+            "https://sesame@otel.example/",
+            "https://hidden@otel.example/",
+        ),
+        ("https://otel.example", "https://otel.example"),
+    ] {
+        let variable = "OTEL_EXPORTER_OTLP_ENDPOINT";
+        let source = format!("environment {variable}");
+        let told = dump(&[(variable, endpoint)]);
+        says(&told, "telemetry.endpoint", shown.into(), &source);
+    }
     let told = dump(&[("DATABASE_URL", "postgres://db.example/x?password=sesame")]);
     says(
         &told,

@@ -83,6 +83,108 @@ fn a_secret_file_that_others_can_read_is_refused() {
 }
 
 #[test]
+fn a_credential_may_be_read_by_its_group_and_nothing_else_may() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let place = Place::new();
+    let folder = place.folder.join("credentials");
+    std::fs::create_dir(&folder).unwrap();
+    place.write("credentials/url", "sqlite:x.db");
+    place.write("outside", "sqlite:x.db");
+    symlink(place.folder.join("outside"), folder.join("link")).unwrap();
+    let allow = |name: &str, mode| {
+        let path = place.folder.join(name);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let check = |file: &str, systemd: bool| {
+        let mut variables = vec![("PORTCULLIS__DATABASE__URL_FILE", file)];
+        if systemd {
+            variables.push(("CREDENTIALS_DIRECTORY", folder.to_str().unwrap()));
+        }
+        place.run(&["config", "check"], &variables)
+    };
+    allow("credentials/url", 0o440);
+    allow("outside", 0o440);
+    let (inside, sentence) = ("credentials/url", "can be read by others (mode 440)");
+    assert!(check(inside, true).status.success());
+    refused(&check(inside, false), 78, sentence);
+    for outside in ["outside", "credentials/../outside", "credentials/link"] {
+        refused(&check(outside, true), 78, sentence);
+    }
+    for (mode, shown) in [(0o460, "460"), (0o444, "444"), (0o442, "442")] {
+        allow(inside, mode);
+        let sentence = format!("can be read by others (mode {shown})");
+        refused(&check(inside, true), 78, &sentence);
+    }
+    // The key of a certificate goes by the same rule: past it, it is the certificate that lacks.
+    place.write("credentials/key", "no key");
+    place.write("chain", "no certificate");
+    let serve = |systemd: &str| {
+        let tls = [
+            ("PORTCULLIS__ISSUER", "https://id.example.com"),
+            ("PORTCULLIS__LISTEN__TLS__CERTIFICATE", "chain"),
+            ("PORTCULLIS__LISTEN__TLS__KEY", "credentials/key"),
+            ("CREDENTIALS_DIRECTORY", systemd),
+        ];
+        place.run(&["serve"], &tls)
+    };
+    allow("credentials/key", 0o440);
+    refused(&serve(folder.to_str().unwrap()), 78, "holds no certificate");
+    refused(&serve("elsewhere"), 78, sentence);
+}
+
+#[test]
+fn a_variable_that_is_no_text_is_refused_by_name_and_a_foreign_one_is_nothing() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    let with = |name: &str, arguments: &[&str]| {
+        let mut command = place.command(arguments, &[]);
+        command.env(name, OsStr::from_bytes(b"sesame\xff"));
+        command.output().unwrap()
+    };
+    assert!(with("FOREIGN", &["config", "check"]).status.success());
+    for arguments in [
+        vec!["serve"],
+        vec!["config", "check"],
+        vec!["user", "list"],
+        vec!["config", "dump"],
+    ] {
+        let sentence = "configuration environment PORTCULLIS__ISSUER: is not UTF-8";
+        refused(&with("PORTCULLIS__ISSUER", &arguments), 78, sentence);
+    }
+}
+
+#[test]
+fn a_hangup_while_the_database_is_waited_for_ends_nothing() {
+    use std::io::{BufRead, BufReader};
+    let place = Place::new();
+    let url = (
+        "PORTCULLIS__DATABASE__URL",
+        "postgres://127.0.0.1:1/nothing?connect_timeout=2",
+    );
+    let mut command = place.command(&["serve"], &[url]);
+    let mut child = command
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut waits = lines
+        .map_while(Result::ok)
+        .filter(|line| line.contains("storage.awaited"));
+    assert!(waits.next().is_some());
+    let pid = child.id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-HUP", &pid])
+        .status();
+    assert!(sent.unwrap().success());
+    // One line may have been on its way.
+    let went_on = waits.by_ref().take(2).count();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(went_on, 2);
+}
+
+#[test]
 fn postgres_needs_a_configured_kek_and_a_migrated_schema() {
     let place = Place::new();
     let name = format!("start_{}", std::process::id());
@@ -292,25 +394,82 @@ fn people_and_applications_are_made_by_command() {
 }
 
 #[test]
-fn a_first_start_shows_a_link_until_there_is_an_administrator() {
+fn a_first_start_keeps_the_link_out_of_the_log_and_a_command_shows_one() {
     let place = Place::new();
-    let is_link = |line: &str| line.contains("http://localhost:8080/setup?token=");
+    let told = |line: &str| line.contains("admin.none") && line.contains("portcullis setup link");
     let first = place.serve(&[]);
-    let one = first.waits_for(is_link);
-    drop(first);
-    let second = place.serve(&[]);
-    assert_ne!(
-        second.waits_for(is_link),
-        one,
-        "each start makes a fresh one"
+    first.waits_for(told);
+    let link = |arguments: &[&str]| place.done(arguments).trim().to_owned();
+    let one = link(&["setup", "link"]);
+    assert!(
+        one.starts_with("http://localhost:8080/setup?token="),
+        "{one}"
     );
-    let in_log = |line: &String| line.starts_with('{') && is_link(line);
-    assert!(!second.log().iter().any(in_log), "a link is in the log");
-    drop(second);
+    let json: serde_json::Value =
+        serde_json::from_str(&link(&["setup", "link", "--format", "json"])).unwrap();
+    assert_ne!(json["link"], one.as_str(), "each is a fresh one");
+    let log = first.log();
+    for line in &log {
+        assert!(
+            serde_json::from_str::<serde_json::Value>(line).is_ok(),
+            "{line}"
+        );
+        assert!(!line.contains("token="), "{line}");
+    }
+    drop(first);
+    assert_eq!(place.count("SELECT count(*) AS n FROM setup_links"), 2);
     let create = ["user", "create", "root", "--admin", "--password-stdin"];
     place.told(&create, "gravel-otter-92-lamp\n");
-    let third = place.serve(&[]);
-    assert!(!third.log().iter().any(|line| is_link(line)));
+    let second = place.serve(&[]);
+    assert!(!second.log().iter().any(|line| told(line)));
+    let sentence = "there is an administrator already";
+    refused(&place.run(&["setup", "link"], &[]), 1, sentence);
+    assert_eq!(place.count("SELECT count(*) AS n FROM setup_links"), 2);
+}
+
+#[test]
+fn a_first_start_on_a_terminal_shows_the_link() {
+    use std::io::{BufRead, BufReader};
+    let place = Place::new();
+    // The shell says which process the server becomes.
+    let line = format!(
+        "echo pid=$$; exec {} serve",
+        env!("CARGO_BIN_EXE_portcullis")
+    );
+    let ours = place.command(&[], &[]);
+    let mut terminal = std::process::Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .current_dir(&place.folder)
+        .env_clear()
+        .envs(
+            ours.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .env("PATH", "/usr/bin:/bin")
+        .env("SHELL", "/bin/sh")
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let shown = BufReader::new(terminal.stdout.take().unwrap()).lines();
+    let (mut pid, mut link) = (None, false);
+    for line in shown.map_while(Result::ok) {
+        if let Some(number) = line.trim().strip_prefix("pid=") {
+            pid = Some(number.to_owned());
+        }
+        link |= line
+            .trim()
+            .starts_with("http://localhost:8080/setup?token=");
+        if line.contains("server.started") {
+            break;
+        }
+    }
+    let stop = std::process::Command::new("kill")
+        .arg(pid.unwrap())
+        .status();
+    assert!(stop.unwrap().success());
+    terminal.wait().unwrap();
+    assert!(link, "no link on the terminal");
 }
 
 #[test]
@@ -372,6 +531,35 @@ fn asks(port: u16, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+#[test]
+fn a_guess_at_a_set_up_link_costs_no_writer_once_there_is_an_administrator() {
+    use diesel::connection::SimpleConnection;
+    use diesel::{Connection, SqliteConnection};
+    use std::io::{Read, Write};
+    let place = Place::new();
+    let create = ["user", "create", "root", "--admin", "--password-stdin"];
+    place.told(&create, "gravel-otter-92-lamp\n");
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let listen = format!("127.0.0.1:{port}");
+    let _running = place.serve(&[("PORTCULLIS__LISTEN__PUBLIC", &listen)]);
+    let path = place.folder.join("data/portcullis.db");
+    let mut writer = SqliteConnection::establish(&path.to_string_lossy()).unwrap();
+    let begin = "PRAGMA busy_timeout = 5000; BEGIN IMMEDIATE";
+    writer.batch_execute(begin).unwrap();
+    let mut stream = std::net::TcpStream::connect(&listen).unwrap();
+    let request =
+        "GET /setup?token=x HTTP/1.1\r\nHost: localhost:8080\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    drop(writer);
 }
 
 #[test]

@@ -8,10 +8,34 @@ use crate::accounts::admin::{Admin, GrantedBy, TEMPORARY};
 use crate::accounts::password::{Password, is_acceptable};
 use crate::accounts::user::{User, Username};
 use crate::audit::{Event, Name};
-use crate::config::{Refused, read_secret_file};
-use crate::db;
-use crate::secret::Secret;
+use crate::config::{Config, Refused, read_secret_file};
+use crate::db::{self, Store};
+use crate::secret::{Entropy, Secret};
 use crate::time::Timestamp;
+
+/// A fresh set-up link, unless there is an administrator. It is to be shown once, and never to a log.
+///
+/// # Errors
+/// [`StartError`]: the database is away.
+pub async fn setup_link(
+    config: &Config,
+    store: &Store,
+    entropy: &Entropy,
+    now: Timestamp,
+) -> Result<Option<String>, StartError> {
+    let issuer = config.issuer()?;
+    let link = Secret::opaque(entropy);
+    let (hash, expires_at) = (link.hash(), now + config.bootstrap.link.0);
+    let put = store.transaction(move |tx| {
+        if tx.has_admin(now)? {
+            return Ok(false);
+        }
+        tx.put_setup_link(&hash, now, expires_at)?;
+        Ok(true)
+    });
+    let path = format!("/setup?token={}", link.expose());
+    Ok(put.await?.then(|| issuer.url(&path)))
+}
 
 impl App {
     /// What the first administrator begins with, unless there is one: the account of the
@@ -20,22 +44,26 @@ impl App {
     /// # Errors
     /// [`StartError`]: the configured name or password cannot be used, or the database is away.
     pub async fn bootstrap(&self) -> Result<Option<String>, StartError> {
+        if self.has_admin().await? {
+            return Ok(None);
+        }
+        let now = self.clock.now();
+        setup_link(&self.config, &self.store, &self.entropy, now).await
+    }
+
+    /// Whether anybody administers; the account of the configuration is made if nobody does.
+    ///
+    /// # Errors
+    /// As [`App::bootstrap`].
+    pub async fn has_admin(&self) -> Result<bool, StartError> {
         let now = self.clock.now();
         if self.store.read(move |tx| tx.has_admin(now)).await? {
-            return Ok(None);
+            return Ok(true);
         }
-        if let Some((user, phc)) = self.configured_admin(now)?
-            && self.put_temporary_admin(user, phc, now).await?
-        {
-            return Ok(None);
+        match self.configured_admin(now)? {
+            Some((user, phc)) => self.put_temporary_admin(user, phc, now).await,
+            None => Ok(false),
         }
-        let link = Secret::opaque(&self.entropy);
-        let (hash, expires_at) = (link.hash(), now + self.config.bootstrap.link.0);
-        self.store
-            .transaction(move |tx| tx.put_setup_link(&hash, now, expires_at))
-            .await?;
-        let path = format!("/setup?token={}", link.expose());
-        Ok(Some(self.issuer.url(&path)))
     }
 
     /// The account of the configuration and the hash of its password, if there is one.

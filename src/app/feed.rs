@@ -117,7 +117,7 @@ impl App {
             return Ok(());
         }
         self.registrations.forget();
-        // Also while there is no stream: one may be about to open, for a client as it was before.
+        // With no stream open, too: one that is being opened listens, and does not count yet.
         let subscribers = self.store.read(|tx| tx.list_subscribers()).await?;
         self.feed.streams.keep(subscribers.into_iter().collect());
         // Only now: what failed is tried again with the next poll.

@@ -25,7 +25,7 @@ enum Action {
 }
 
 pub fn run(arguments: &Arguments, overrides: &Overrides) -> anyhow::Result<()> {
-    let settings = config::settings(overrides, std::env::vars_os())?;
+    let settings = config::settings(overrides, config::environment()?)?;
     match &arguments.action {
         Action::Check => {
             let set = settings.iter().filter(|setting| setting.is_set()).count();

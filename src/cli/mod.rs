@@ -16,6 +16,7 @@ mod recover;
 mod resource;
 mod revoke;
 mod serve;
+mod setup;
 mod table;
 mod token;
 mod user;
@@ -49,6 +50,8 @@ enum Verb {
     Serve(serve::Arguments),
     /// Try it: a server on a fresh embedded database, a demo user, a demo application and a demo API.
     Demo(demo::Arguments),
+    /// Show a link that makes the first administrator.
+    Setup(setup::Arguments),
     /// Bring the database schema up to date, or show how it stands.
     Migrate(migrate::Arguments),
     /// Register and show applications.
@@ -184,6 +187,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.verb {
         Verb::Serve(arguments) => serve::run(&arguments, overrides),
         Verb::Demo(arguments) => demo::run(&arguments),
+        Verb::Setup(arguments) => setup::run(&arguments, &configured(&overrides)?),
         Verb::Migrate(arguments) => migrate::run(&arguments, &configured(&overrides)?),
         Verb::Client(arguments) => client::run(&arguments, &configured(&overrides)?),
         Verb::Resource(arguments) => resource::run(&arguments, &configured(&overrides)?),
@@ -202,7 +206,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 }
 
 fn configured(overrides: &Overrides) -> anyhow::Result<Config> {
-    let config = configuration::load(overrides, std::env::vars_os())?;
+    let config = configuration::load(overrides, configuration::environment()?)?;
     log::start(&config.log);
     Ok(config)
 }

@@ -5,6 +5,7 @@ mod manager;
 mod reload;
 mod stop;
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use actix_web::web::Data;
@@ -44,7 +45,7 @@ pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()
             .clone()
             .map(|value| ("listen.public", value)),
     );
-    let config = config::load(&overrides, std::env::vars_os())?;
+    let config = config::load(&overrides, config::environment()?)?;
     log::start(&config.log);
     metrics::begin();
     if let Err(why) = telemetry::start(&config.telemetry) {
@@ -61,20 +62,13 @@ pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()
 }
 
 async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
-    // A database may be waited for, and a SIGHUP meanwhile must not end us.
-    let hangup = reload::hangup()?;
+    // First of all: until it is caught, the signal ends the process, and the database may be waited for.
+    let hangups = reload::catch()?;
     let app = Data::new(start(config).await?);
     let signals = StopSignals::catch()?;
     let listeners = bind(&app)?;
     warn_of_relaxations(&app);
-    if let Some(link) = app.bootstrap().await? {
-        // For the eyes of whoever started it. Where stderr is kept, whoever reads it within the hour
-        // could be first: docs/hardening.md.
-        let life = app.config.bootstrap.link;
-        eprintln!(
-            "\nThere is no administrator yet. Open this address within {life} to make one; it works once:\n\n  {link}\n"
-        );
-    }
+    invite_administrator(&app).await?;
     let (listen, management) = listeners.shown();
     tracing::info!(
         event = "server.started",
@@ -91,7 +85,7 @@ async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     );
     let mut tasks = background(&app);
     tasks.run(reload::on_hangup(
-        hangup,
+        hangups,
         app.clone(),
         listeners.limits(),
         overrides,
@@ -99,6 +93,28 @@ async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     tasks.run(manager::watchdog());
     manager::tell(&[manager::READY]);
     run_until_stopped(app, listeners, signals, tasks).await
+}
+
+/// Says how the first administrator comes to be. The link is for the eyes of whoever sits at the terminal;
+/// what is no terminal is a log, which others read and keep.
+async fn invite_administrator(app: &App) -> Result<(), StartError> {
+    if !std::io::stderr().is_terminal() {
+        if !app.has_admin().await? {
+            tracing::warn!(
+                event = "admin.none",
+                reason = "start",
+                "there is no administrator yet; `portcullis setup link` shows an address that makes one"
+            );
+        }
+        return Ok(());
+    }
+    if let Some(link) = app.bootstrap().await? {
+        let life = app.config.bootstrap.link;
+        eprintln!(
+            "\nThere is no administrator yet. Open this address within {life} to make one; it works once:\n\n  {link}\n"
+        );
+    }
+    Ok(())
 }
 
 /// Starts the node. A database server that is not there yet is waited for, longer each time.

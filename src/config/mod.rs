@@ -37,7 +37,7 @@ pub use network::{Network, is_in};
 pub use settings::{Setting, settings};
 pub use shutdown::Shutdown;
 pub(crate) use source::read_secret_file;
-pub use source::{Overrides, load};
+pub use source::{Overrides, environment, exposed_file, load};
 pub use span::Span;
 pub use telemetry::Telemetry;
 pub use tokens::Tokens;

@@ -1,8 +1,6 @@
 //! The configuration key by key: what holds, and where it comes from.
 
-use std::ffi::OsString;
-
-use super::source::{flatten, read};
+use super::source::{flatten, has_password, read};
 use super::{Overrides, Refused};
 
 /// One key, its value and where it comes from.
@@ -32,7 +30,7 @@ const DEFAULT: &str = "default";
 /// As [`super::load`].
 pub fn settings(
     overrides: &Overrides,
-    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+    environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Vec<Setting>, Refused> {
     let (config, origins) = read(overrides, environment)?;
     let all = serde_json::to_value(&config)
@@ -58,50 +56,29 @@ fn redacted(key: &str, value: &serde_json::Value) -> serde_json::Value {
             let Ok(mut url) = url::Url::parse(text) else {
                 return HIDDEN.into();
             };
-            // libpq takes a password in either place.
-            let in_query = url.query_pairs().any(|(name, _)| name.contains("password"));
-            if in_query || (url.password().is_some() && url.set_password(Some("hidden")).is_err()) {
+            if url.password().is_some() && url.set_password(Some("hidden")).is_err() {
                 return HIDDEN.into();
             }
-            url.to_string().into()
-        }
-        // Whatever else is an address may have a password in it.
-        (_, Some(text)) if text.contains("://") => match url::Url::parse(text) {
-            Ok(mut url) if url.password().is_some() || !url.username().is_empty() => {
-                let hidden = url
-                    .set_password(None)
-                    .and_then(|()| url.set_username("hidden"));
-                hidden.map_or_else(|()| HIDDEN.into(), |()| url.to_string().into())
+            let shown = url.to_string();
+            let _ = url.set_password(None);
+            match has_password(&url) {
+                true => HIDDEN.into(),
+                false => shown.into(),
             }
-            _ => value.clone(),
-        },
+        }
+        (_, Some(text)) => without_userinfo(text).map_or_else(|| value.clone(), Into::into),
         _ => value.clone(),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_address_shows_a_password() {
-        let shown = |key, text: &str| redacted(key, &text.into());
-        assert_eq!(
-            shown("telemetry.endpoint", "http://me:pw@host:4318/v1"),
-            "http://hidden@host:4318/v1"
-        );
-        assert_eq!(
-            shown("telemetry.endpoint", "http://token@host/"),
-            "http://hidden@host/"
-        );
-        assert_eq!(shown("issuer", "https://id.example"), "https://id.example");
-        assert_eq!(
-            shown("database.url", "postgres://me:pw@db/x"),
-            "postgres://me:hidden@db/x"
-        );
-        assert_eq!(
-            shown("database.url", "postgres://db/x?password=pw"),
-            "(hidden)"
-        );
+/// A URL that names somebody, without them: a token may stand in either half.
+fn without_userinfo(text: &str) -> Option<String> {
+    let mut url = url::Url::parse(text).ok()?;
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
     }
+    let hidden = url
+        .set_password(None)
+        .and_then(|()| url.set_username("hidden"));
+    Some(hidden.map_or_else(|()| "(hidden)".to_owned(), |()| url.to_string()))
 }

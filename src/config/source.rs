@@ -2,17 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use ::config::{Environment, File, FileFormat, Source, Value, ValueKind};
 
 use super::{Config, Refused};
-
-/// How names of ours begin in the environment.
-const PREFIX: &str = "PORTCULLIS__";
-/// Where systemd puts the credentials that a unit loads.
-const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
 /// Used when no `--config` is given and it exists.
 const DEFAULT_FILE: &str = "/etc/portcullis/config.toml";
@@ -46,8 +40,40 @@ const ALIASES: [(&str, &str); 5] = [
     ("PORT", "listen.public"),
 ];
 
+/// What the names of our own variables begin with. Without the double underscore it is nobody's: Kubernetes
+/// injects PORTCULLIS_PORT and the like.
+const PREFIX: &str = "PORTCULLIS__";
+
 /// Where each key that is set comes from.
 pub(super) type Origins = BTreeMap<String, String>;
+
+/// The environment of this process. A variable of somebody else that is no text is none for us.
+///
+/// # Errors
+/// A variable of ours that is no UTF-8, by its name.
+pub fn environment() -> Result<Vec<(String, String)>, Refused> {
+    texts(std::env::vars_os())
+}
+
+fn texts(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Vec<(String, String)>, Refused> {
+    let mut texts = Vec::new();
+    for (name, value) in variables {
+        let shown = name.to_string_lossy().into_owned();
+        let is_ours = shown.starts_with(PREFIX) || ALIASES.iter().any(|(alias, _)| *alias == shown);
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => texts.push((name, value)),
+            _ if is_ours => {
+                return Err(Refused(format!(
+                    "configuration environment {shown}: is not UTF-8"
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(texts)
+}
 
 /// Reads and checks the configuration from files, the given environment and flags.
 ///
@@ -55,7 +81,7 @@ pub(super) type Origins = BTreeMap<String, String>;
 /// A sentence that names source and key: unreadable file, unknown key, wrong type, unsafe value.
 pub fn load(
     overrides: &Overrides,
-    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+    environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Config, Refused> {
     Ok(read(overrides, environment)?.0)
 }
@@ -63,9 +89,9 @@ pub fn load(
 /// The same, with where each value comes from.
 pub(super) fn read(
     overrides: &Overrides,
-    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
+    environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<(Config, Origins), Refused> {
-    let environment = texts(environment)?;
+    let environment: HashMap<String, String> = environment.into_iter().collect();
     let known = known_keys()?;
     let mut builder = ::config::Config::builder();
     let mut origins = Origins::new();
@@ -109,29 +135,6 @@ pub(super) fn read(
     Ok((config, origins))
 }
 
-/// The variables that are text. What is not, and is ours, cannot be meant.
-fn texts(
-    environment: impl IntoIterator<Item = (impl Into<OsString>, impl Into<OsString>)>,
-) -> Result<HashMap<String, String>, Refused> {
-    let mut texts = HashMap::new();
-    for (name, value) in environment {
-        let name = name.into().to_string_lossy().into_owned();
-        let is_alias = ALIASES.iter().any(|(alias, _)| *alias == name);
-        match value.into().into_string() {
-            Ok(value) => {
-                texts.insert(name, value);
-            }
-            Err(_) if is_alias || name.starts_with(PREFIX) => {
-                return Err(Refused(format!(
-                    "environment: {name}: its value is not UTF-8"
-                )));
-            }
-            Err(_) => {}
-        }
-    }
-    Ok(texts)
-}
-
 fn files(overrides: &Overrides) -> Vec<PathBuf> {
     if overrides.files.is_empty() && Path::new(DEFAULT_FILE).exists() {
         return vec![PathBuf::from(DEFAULT_FILE)];
@@ -140,7 +143,6 @@ fn files(overrides: &Overrides) -> Vec<PathBuf> {
 }
 
 fn prefixed(environment: &HashMap<String, String>) -> Environment {
-    // Only names with the double underscore are ours: Kubernetes injects PORTCULLIS_PORT and the like.
     let ours: ::config::Map<String, String> = environment
         .iter()
         .filter(|(name, _)| name.starts_with(PREFIX))
@@ -193,47 +195,68 @@ fn read_twins(config: &mut Config, origins: &mut Origins) -> Result<(), Refused>
     Ok(())
 }
 
-/// Reads a file that holds a secret: trimmed, and refused when others can read it. The credentials that
-/// systemd loads for a unit are its own, although their group may read them.
+/// The configuration file that everybody on this machine can read although a password of the database
+/// stands in it.
+pub fn exposed_file(
+    overrides: &Overrides,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Option<PathBuf> {
+    let (config, origins) = read(overrides, environment).ok()?;
+    let path = PathBuf::from(origins.get("database.url")?.strip_prefix("file ")?);
+    let url = url::Url::parse(config.database.url.as_deref()?).ok()?;
+    (has_password(&url) && mode(&path).ok()? & 0o004 != 0).then_some(path)
+}
+
+/// Whether a password stands in the URL; libpq takes one in either place.
+pub(super) fn has_password(url: &url::Url) -> bool {
+    url.password().is_some() || url.query_pairs().any(|(name, _)| name.contains("password"))
+}
+
+#[cfg(unix)]
+fn mode(path: &Path) -> std::io::Result<u32> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(std::fs::metadata(path)?.permissions().mode())
+}
+
+#[cfg(not(unix))]
+fn mode(_: &Path) -> std::io::Result<u32> {
+    Ok(0o600)
+}
+
+/// Bits that nobody but the owner may have. A credential of systemd may be read by its group: with
+/// `DynamicUser` its mode is 0440, and an ACL says who reads it.
+fn forbidden(path: &Path) -> u32 {
+    match std::env::var_os("CREDENTIALS_DIRECTORY") {
+        Some(folder) if is_below(path, Path::new(&folder)) => 0o037,
+        _ => 0o077,
+    }
+}
+
+/// Where the file really is, whatever links lead to it.
+fn is_below(path: &Path, folder: &Path) -> bool {
+    match (path.canonicalize(), folder.canonicalize()) {
+        (Ok(path), Ok(folder)) => path.starts_with(folder),
+        _ => false,
+    }
+}
+
+/// Reads a file that holds a secret: trimmed, and refused when others can read it.
 ///
 /// # Errors
 /// A sentence with the path.
 pub(crate) fn read_secret_file(path: &Path) -> Result<String, String> {
-    let credentials = std::env::var_os(CREDENTIALS).map(PathBuf::from);
-    read_secret(path, credentials.as_deref())
-}
-
-fn read_secret(path: &Path, credentials: Option<&Path>) -> Result<String, String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-    let mut file = std::fs::File::open(path).map_err(failed)?;
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(failed)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = file.metadata().map_err(failed)?.permissions().mode();
-        let others = match credentials.is_some_and(|folder| is_below(path, folder)) {
-            true => 0o037,
-            false => 0o077,
-        };
-        if mode & others != 0 {
-            return Err(format!(
-                "{} can be read by others (mode {:03o}); run: chmod 600 {}",
-                path.display(),
-                mode & 0o777,
-                path.display()
-            ));
-        }
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mode = mode(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    if mode & forbidden(path) != 0 {
+        return Err(format!(
+            "{} can be read by others (mode {:03o}); run: chmod 600 {}",
+            path.display(),
+            mode & 0o777,
+            path.display()
+        ));
     }
     Ok(text.trim().to_owned())
-}
-
-/// Wherever links lead.
-fn is_below(path: &Path, folder: &Path) -> bool {
-    let both = path
-        .canonicalize()
-        .and_then(|path| Ok((path, folder.canonicalize()?)));
-    folder.is_absolute() && both.is_ok_and(|(path, folder)| path.starts_with(folder))
 }
 
 fn refused(error: ::config::ConfigError) -> Refused {
@@ -320,46 +343,6 @@ mod tests {
         load(&Overrides::default(), pairs)
     }
 
-    #[cfg(unix)]
-    #[test]
-    fn a_variable_that_is_no_text_is_refused_if_it_is_ours() {
-        use std::os::unix::ffi::OsStringExt;
-        let odd = || OsString::from_vec(vec![0xff]);
-        let with = |name: &str| load(&Overrides::default(), [(OsString::from(name), odd())]);
-        assert!(with("LESSOPEN").is_ok());
-        for name in ["PORTCULLIS__ISSUER", "DATABASE_URL"] {
-            let refused = with(name).unwrap_err().to_string();
-            assert_eq!(
-                refused,
-                format!("environment: {name}: its value is not UTF-8")
-            );
-        }
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_group_may_read_the_credentials_of_the_unit_and_nothing_else() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = std::env::temp_dir().join(format!("pcl-credentials-{}", std::process::id()));
-        std::fs::create_dir_all(folder.join("unit")).unwrap();
-        let file = |name: &str, mode| {
-            let path = folder.join(name);
-            std::fs::write(&path, "secret\n").unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-            path
-        };
-        let unit = folder.join("unit");
-        let ours = |path: &Path| read_secret(path, Some(&unit));
-        assert_eq!(ours(&file("unit/a", 0o440)).unwrap(), "secret");
-        assert!(ours(&file("unit/b", 0o460)).is_err());
-        assert!(ours(&file("unit/c", 0o444)).is_err());
-        assert!(ours(&file("outside", 0o440)).is_err());
-        assert!(ours(&unit.join("../outside")).is_err());
-        assert!(read_secret(&unit.join("a"), None).is_err());
-        assert!(read_secret(&file("own", 0o600), None).is_ok());
-        std::fs::remove_dir_all(&folder).unwrap();
-    }
-
     #[test]
     fn nothing_configured_is_a_working_configuration() {
         let config = from_environment(&[]).unwrap();
@@ -390,6 +373,27 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(config.database_url(), "sqlite:mine.db");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_variable_that_is_no_text_is_refused_if_it_is_ours() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = |start: &str| OsString::from_vec([start.as_bytes(), b"\xff"].concat());
+        let fine = || ("PORT".into(), "9".into());
+        let foreign = [
+            (OsString::from("LESSCHARSET"), odd("latin")),
+            (odd("X"), "1".into()),
+            (OsString::from("PORTCULLIS_PORT"), odd("")),
+            fine(),
+        ];
+        assert_eq!(texts(foreign).unwrap(), [("PORT".into(), "9".into())]);
+        for ours in ["PORTCULLIS__ISSUER", "DATABASE_URL", "PORT", "RUST_LOG"] {
+            let refused = texts([fine(), (ours.into(), odd("sesame"))]).unwrap_err();
+            let sentence = format!("configuration environment {ours}: is not UTF-8");
+            assert_eq!(refused.to_string(), sentence);
+        }
+        assert!(texts([(odd("PORTCULLIS__"), "1".into())]).is_err());
     }
 
     #[test]

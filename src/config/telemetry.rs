@@ -33,7 +33,7 @@ impl Telemetry {
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(()),
             _ => Err(Refused::key(
                 "telemetry.endpoint",
-                format!("`{endpoint}` is no http or https URL"),
+                "is no http or https URL",
             )),
         }
     }

@@ -3,6 +3,7 @@
 //! request id.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Once;
@@ -21,7 +22,7 @@ use futures_core::Stream;
 
 use super::access::{self, RequestId};
 use super::assets::Assets;
-use super::client_address::{self, ClientAddress};
+use super::client_address::{self, BadForwarded, ClientAddress};
 use super::error::{self, Notice};
 use super::limits::{self, Class, Limits};
 use super::wire::{Busy, Pulse};
@@ -64,8 +65,10 @@ pub async fn guard(
     let request_id = RequestId::begin(request.headers(), trusted, &app);
     request.extensions_mut().insert(request_id.clone());
     let (request, body) = hold(request);
-    let refusal = from_nowhere(&request, &app, &assets)
-        .or_else(|| too_many(request.request(), &limits, &app, &assets))
+    let found = locate(&request, &app);
+    // Before anything is refused, so that whoever is refused meets a limit as well.
+    let refusal = too_many(request.request(), &limits, &app, &assets)
+        .or_else(|| from_nowhere(&request, found, &app, &assets))
         .or_else(|| refuse(&request, &app, &assets))
         .or_else(|| restored(request.request(), &app, &assets));
     let response = match refusal {
@@ -176,11 +179,9 @@ fn hold(mut request: ServiceRequest) -> (ServiceRequest, Option<Body>) {
     (request, Some(body))
 }
 
-/// Finds out where a request comes from, and refuses it when that cannot be said, when the network is
-/// shut out, or when it came in the clear from another machine.
-fn from_nowhere(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
-    let (http, rules) = (request.request(), &app.config.http);
-    let notice = |notice| Some(error::notice(http, app, assets, notice));
+/// Finds out where a request comes from. When that cannot be said it counts for the peer.
+fn locate(request: &ServiceRequest, app: &App) -> Result<IpAddr, BadForwarded> {
+    let rules = &app.config.http;
     let peer = client_address::peer(request.peer_addr());
     let found = client_address::resolve(peer, request.headers(), &rules.trusted_proxies);
     if client_address::is_undeclared_proxy(peer, request.headers(), &rules.trusted_proxies) {
@@ -197,6 +198,20 @@ fn from_nowhere(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<
     request
         .extensions_mut()
         .insert(ClientAddress(found.unwrap_or(peer)));
+    found
+}
+
+/// Refuses a request when nobody can say where it comes from, when its network is shut out, or when it
+/// came in the clear from another machine.
+fn from_nowhere(
+    request: &ServiceRequest,
+    found: Result<IpAddr, BadForwarded>,
+    app: &App,
+    assets: &Assets,
+) -> Option<HttpResponse> {
+    let (http, rules) = (request.request(), &app.config.http);
+    let notice = |notice| Some(error::notice(http, app, assets, notice));
+    let peer = client_address::peer(request.peer_addr());
     let Ok(address) = found else {
         return notice(Notice::FORWARDED);
     };

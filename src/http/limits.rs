@@ -45,20 +45,31 @@ pub struct Limits {
 
 struct Rates {
     enforce: bool,
-    per_ip: Rate<(Class, Network)>,
-    per_client: Rate<ClientId>,
-    introspect: Rate<ClientId>,
-    refreshes: Rate<GrantId>,
+    per_ip: Arc<Rate<(Class, Network)>>,
+    per_client: Arc<Rate<ClientId>>,
+    introspect: Arc<Rate<ClientId>>,
+    refreshes: Arc<Rate<GrantId>>,
 }
 
 impl Rates {
     fn new(config: &config::Limits, clock: &Clock) -> Self {
         Self {
             enforce: config.mode == Mode::Enforce,
-            per_ip: Rate::per_minute(config.per_ip, clock),
-            per_client: Rate::per_minute(config.per_client, clock),
-            introspect: Rate::per_minute(config.introspect, clock),
-            refreshes: Rate::per_minute(REFRESHES_PER_MINUTE, clock),
+            per_ip: Arc::new(Rate::per_minute(config.per_ip, clock)),
+            per_client: Arc::new(Rate::per_minute(config.per_client, clock)),
+            introspect: Arc::new(Rate::per_minute(config.introspect, clock)),
+            refreshes: Arc::new(Rate::per_minute(REFRESHES_PER_MINUTE, clock)),
+        }
+    }
+
+    /// The budgets of another one go on where the rate is the same.
+    fn keeping(self, old: &Self) -> Self {
+        Self {
+            enforce: self.enforce,
+            per_ip: Rate::kept(self.per_ip, &old.per_ip),
+            per_client: Rate::kept(self.per_client, &old.per_client),
+            introspect: Rate::kept(self.introspect, &old.introspect),
+            refreshes: Rate::kept(self.refreshes, &old.refreshes),
         }
     }
 }
@@ -84,9 +95,10 @@ impl Limits {
         }
     }
 
-    /// Takes other rates from now on; all budgets are full again.
+    /// Takes other rates from now on; the budgets of a rate that changed are full again.
     pub fn replace(&self, config: &config::Limits) {
-        self.rates.store(Arc::new(Rates::new(config, &self.clock)));
+        let new = Rates::new(config, &self.clock).keeping(&self.rates.load());
+        self.rates.store(Arc::new(new));
     }
 
     /// Whether it is time to look at how many authorizations are on their way: with each hundredth that

@@ -80,7 +80,7 @@ pub async fn post(
 async fn exchange(request: &HttpRequest, app: &App, link: &Secret) -> Result<HttpResponse, Stop> {
     let browser = Secret::opaque(&app.entropy);
     let (hash, cookie, now) = (link.hash(), browser.hash(), app.clock.now());
-    // Strangers who try addresses for ever do not make writers wait.
+    // Once there is one, a stranger's guess costs no writer.
     if app.store.read(move |tx| tx.has_admin(now)).await? {
         return Err(Stop::Notice(Notice::SETUP_LINK));
     }

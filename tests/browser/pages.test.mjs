@@ -55,7 +55,7 @@ async function demoSession(page) {
 async function opened(page) {
   const fresh = await serve()
   untouched.push(fresh)
-  const link = (await fresh.log()).match(/http\S+\/setup\?token=\S+/)[0]
+  const { link } = await fresh.command('setup', 'link')
   await page.goto(link)
   assert.equal(page.url(), `${fresh.issuer}/setup`, 'the link stays in the address bar')
 }

@@ -17,9 +17,7 @@ fn runs<T>(work: impl Future<Output = T>) -> T {
 
 fn lines(server: &Running) -> Vec<Value> {
     let log = server.log();
-    // The set-up link is for the eyes of whoever started it, and no line of the log.
     log.iter()
-        .filter(|line| line.starts_with('{'))
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}")))
         .collect()
 }

@@ -87,6 +87,23 @@ fn limits_and_level_are_taken_and_what_is_wrong_is_not() {
 }
 
 #[test]
+fn a_budget_goes_on_where_its_rate_is_the_same() {
+    let mut site = Site::open(Place::new());
+    // A budget that comes back in no test's time.
+    configured(&mut site, "[limits]\nper_ip = 2\n");
+    let server = serves(&site);
+    assert_eq!(turned_away(&server, 4), 2);
+    let other = "[limits]\nper_ip = 2\nper_client = 7\n";
+    site.place.write("portcullis.toml", other);
+    reloads(&server, "config.reloaded");
+    assert_eq!(turned_away(&server, 1), 1, "it was full again");
+    let other = "[limits]\nper_ip = 3\nper_client = 7\n";
+    site.place.write("portcullis.toml", other);
+    reloads(&server, "config.reloaded");
+    assert_eq!(turned_away(&server, 1), 0);
+}
+
+#[test]
 fn certificates_are_looked_at_again_and_a_bad_one_is_told_each_time() {
     let site = Site::open(Place::new());
     let folder = &site.place.folder;

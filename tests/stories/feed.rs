@@ -561,6 +561,22 @@ feed_story! {
     }
 }
 
+story! {
+    async fn a_stream_that_is_being_opened_hears_that_its_subscriber_is_no_more(server: Server) {
+        let api = server.api_server().await;
+        server.app.poll().await.unwrap();
+        // As one that looked at its subscriber a moment ago, and is not counted yet.
+        let mut standing = server.app.feed.streams.standing();
+        assert_eq!(server.app.feed.streams.count(), 0);
+        let (id, now) = (api.client.id.clone(), server.clock.now());
+        server.write(move |tx| tx.disable_client(&id, "test", now)).await;
+        server.app.poll().await.unwrap();
+        assert!(standing.has_changed().unwrap());
+        let standing = standing.borrow_and_update();
+        assert!(!standing.includes(&api.client.id, api.client.auth_epoch));
+    }
+}
+
 impl Answer {
     #[track_caller]
     fn is_conflict(&self) {

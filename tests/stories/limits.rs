@@ -322,6 +322,25 @@ async fn networks_are_let_in_and_shut_out() {
     }
 }
 
+#[actix_web::test]
+async fn whoever_is_refused_for_where_it_comes_from_meets_the_limit_too() {
+    let server = limited(|config| {
+        config.limits.per_ip = 2;
+        config.http.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+        config.http.deny = vec!["192.0.2.0/24".parse().unwrap()];
+    })
+    .await;
+    for (address, status) in [("192.0.2.7", 403), ("not-an-ip", 400)] {
+        for expected in [status, status, 429, 429] {
+            let answer = server.browser().from(address).get("/account").await;
+            assert_eq!(answer.status, expected, "{address}");
+            assert_eq!(answer.logged().len(), 1, "{address}");
+        }
+    }
+    // What came from nobody was charged to the proxy, and not to those behind it.
+    assert_eq!(answered(&server, &["203.0.113.1"]).await, 1);
+}
+
 async fn the_oldest_of_too_many_logins_ends(db: Db) {
     let server = Server::start(db).await;
     let mut first = server.enters("alice").await;

@@ -90,36 +90,39 @@ async fn clock(store: &Store) -> Finding {
 
 async fn administrators(store: &Store) -> Finding {
     let now = Clock::System.now();
-    let read = store.read(|tx| {
-        let mut unlocked = 0;
-        let admins = tx.list_admins()?;
+    let read = store.read(move |tx| {
+        let mut admins = tx.list_admins()?;
+        admins.retain(|admin| admin.is_live(now));
+        let mut open = Vec::new();
         for admin in &admins {
             let user = tx.find_user(&admin.user_id)?;
-            unlocked += usize::from(user.is_some_and(|user| user.disabled_at.is_none()));
+            if user.is_some_and(|user| user.disabled_at.is_none()) {
+                open.push(admin.clone());
+            }
         }
-        Ok((admins, unlocked))
+        Ok((admins, open))
     });
-    let (admins, unlocked) = match read.await {
+    let (admins, open) = match read.await {
         Ok(read) => read,
         Err(error) => return fail("administrator", error.to_string()),
     };
-    let mut live = admins.iter().filter(|admin| admin.is_live(now)).peekable();
-    if live.peek().is_none() {
+    if admins.is_empty() {
         return warn(
             "administrator",
-            "there is none: open the link that the start of the server shows, or run `portcullis user create NAME --admin`",
+            "there is none: open the link that `portcullis setup link` shows, or run `portcullis user create NAME --admin`",
         );
     }
-    if live.all(|admin| admin.expires_at.is_some()) {
+    if open.is_empty() {
+        // Whoever was locked out on purpose must not come back by a link, so none is offered.
+        return warn(
+            "administrator",
+            "all are locked: run `portcullis user unlock NAME`, or `portcullis user create NAME --admin`",
+        );
+    }
+    if open.iter().all(|admin| admin.expires_at.is_some()) {
         return warn(
             "administrator",
             "there is none for good: run `portcullis user create NAME --admin`",
-        );
-    }
-    if unlocked == 0 {
-        return warn(
-            "administrator",
-            "all of them are locked: run `portcullis user unlock NAME`",
         );
     }
     ok("administrator", "there is one")

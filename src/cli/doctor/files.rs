@@ -1,5 +1,7 @@
 //! What lies on this host's disk: certificates, secrets.
 
+use std::path::Path;
+
 use super::{Finding, fail, ok, warn};
 use crate::config::limits::CERTIFICATE_ALARM;
 use crate::config::{Config, read_secret_file};
@@ -28,6 +30,15 @@ pub fn check(config: &Config) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// A configuration file with a password in it that everybody can read.
+pub fn exposed(path: &Path) -> Finding {
+    let path = path.display();
+    let what = format!(
+        "the password in `database.url` of {path} can be read by everybody on this machine: run `chmod 640 {path}`, or move the URL into a file of its own (`database.url_file`)"
+    );
+    warn("secrets", what)
 }
 
 fn certificate(

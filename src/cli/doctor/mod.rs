@@ -71,11 +71,17 @@ fn found(check: &'static str, verdict: Verdict, what: impl Into<String>) -> Find
 }
 
 pub fn run(arguments: &Arguments, overrides: &Overrides) -> anyhow::Result<()> {
-    let findings = match config::load(overrides, std::env::vars_os()) {
-        Ok(config) => {
+    let read = config::environment().and_then(|all| {
+        let config = config::load(overrides, all.clone())?;
+        Ok((config, config::exposed_file(overrides, all)))
+    });
+    let findings = match read {
+        Ok((config, exposed)) => {
             crate::log::start(&config.log);
             provider::install();
-            examine(&config)?
+            let mut findings = examine(&config)?;
+            findings.extend(exposed.map(|path| files::exposed(&path)));
+            findings
         }
         Err(refused) => vec![fail("configuration", refused.to_string())],
     };

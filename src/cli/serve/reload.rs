@@ -17,20 +17,20 @@ use crate::log;
 /// Keys that take effect without a restart. Certificates are followed by their files.
 const LIVE: [&str; 3] = ["keys.kek", "log.level", "limits."];
 
-/// SIGHUP, which from now on ends nothing.
-pub fn hangup() -> anyhow::Result<Signal> {
+/// Catches SIGHUP. One that comes before there is something to reload is kept.
+pub fn catch() -> anyhow::Result<Signal> {
     signal(SignalKind::hangup()).context("signals cannot be caught")
 }
 
 /// Reads the configuration again at each SIGHUP.
 pub async fn on_hangup(
-    mut hangup: Signal,
+    mut hangups: Signal,
     app: Data<App>,
     limits: Data<Limits>,
     overrides: Overrides,
 ) {
     let mut current = app.config.clone();
-    while hangup.recv().await.is_some() {
+    while hangups.recv().await.is_some() {
         let since = State::monotonic_usec_now().ok();
         manager::tell(
             &[Some(State::Reloading), since]
@@ -38,7 +38,8 @@ pub async fn on_hangup(
                 .flatten()
                 .collect::<Vec<_>>(),
         );
-        match config::load(&overrides, std::env::vars_os()) {
+        let read = config::environment().and_then(|all| config::load(&overrides, all));
+        match read {
             Ok(new) => current = take(&app, &limits, &current, new).await,
             Err(refused) => refuse("configuration", &refused),
         }

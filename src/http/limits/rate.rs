@@ -60,6 +60,14 @@ impl<K: Clone + Eq + Hash> Rate<K> {
         }
     }
 
+    /// The old one with all that was spent, if the new one is no other.
+    pub fn kept(new: Arc<Self>, old: &Arc<Self>) -> Arc<Self> {
+        match new.limit == old.limit {
+            true => Arc::clone(old),
+            false => new,
+        }
+    }
+
     /// Spends one, or says how long to wait.
     pub fn spend(&self, key: &K) -> (Budget, Result<(), Duration>) {
         let spent = self

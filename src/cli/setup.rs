@@ -1,0 +1,42 @@
+//! `setup link`: the one-time link by which the first administrator comes to be.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{Exit, Output, block_on, open};
+use crate::app::setup_link;
+use crate::config::Config;
+use crate::secret::Entropy;
+use crate::time::Clock;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// A fresh link that makes the first administrator; it works once.
+    Link {
+        /// How to print.
+        #[arg(long, value_enum, default_value_t)]
+        format: Output,
+    },
+}
+
+pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+    let Action::Link { format } = &arguments.action;
+    let store = open(config)?;
+    let now = Clock::System.now();
+    let link = block_on(async { Ok(setup_link(config, &store, &Entropy::system(), now).await?) })?;
+    let Some(link) = link else {
+        return Err(Exit {
+            code: 1,
+            message: "there is an administrator already; make another one with `portcullis user create NAME --admin`".to_owned(),
+        }
+        .into());
+    };
+    format.say(&json!({ "link": link }), &link);
+    Ok(())
+}
