@@ -37,11 +37,11 @@ impl Moments {
     }
 }
 
-/// Measures until two kinds cannot be told apart, three times at most: other work on the machine must
+/// Measures until two kinds cannot be told apart, five times at most: other work on the machine must
 /// not pass for a leak, and a leak shows each time. Returns the last |t|.
 pub fn quietest(mut measure: impl FnMut() -> (Vec<Duration>, Vec<Duration>)) -> f64 {
     let mut found = f64::MAX;
-    for _ in 0..3 {
+    for _ in 0..5 {
         let (one, two) = measure();
         found = t(&one, &two).abs();
         if found < LIMIT {
