@@ -349,7 +349,15 @@ const NOBODY: u32 = 61_734;
 #[test]
 fn f30_without_threads_the_server_goes_on_with_those_it_has() {
     let _turn = crate::alone();
-    let site = Site::open(Place::new());
+    // Whoever is not root may not reach the target folder.
+    let folder = std::env::temp_dir().join(format!("pcl-threads-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let site = Site::open(Place {
+        folder,
+        database: None,
+        told: Vec::new(),
+    });
     let serve = site.place.command(&["serve"], &[]);
     let nobody = rustix::process::getuid().is_root().then_some(NOBODY);
     let server = match nobody {
