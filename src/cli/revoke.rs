@@ -70,6 +70,15 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     if arguments.reason.trim().is_empty() {
         return Err(usage("--reason is empty"));
     }
+    if let Target::Token(jti) = &arguments.target
+        && jti != "-"
+        && !is_identifier(jti)
+    {
+        // Whatever it is, it is not shown: it may be a token.
+        return Err(usage(
+            "what stands after token: is no identifier (jti); to revoke a whole token give it on stdin: portcullis revoke token:-",
+        ));
+    }
     let store = open(config)?;
     let act = Act {
         now: Clock::System.now(),
@@ -80,7 +89,9 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let name = what.to_string();
     let ended = block_on(async { Ok(store.transaction(move |tx| what.end(tx, &act)).await?) })?;
     match ended {
-        Ended::Nothing => Err(failed(format!("{name} is unknown"))),
+        Ended::Nothing => Err(failed(format!(
+            "{name} is unknown; is this the configuration of the server?"
+        ))),
         Ended::Before => {
             let said = format!("{name} had ended before");
             arguments.format.say(&json!({ "revoked": false }), said);
@@ -88,6 +99,11 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         }
         Ended::Now => propagate(&name, &store, &arguments.wait)?.say(arguments.format),
     }
+}
+
+/// Whether a text has the shape of an access token's `jti`, which is a UUID.
+fn is_identifier(text: &str) -> bool {
+    text.len() == 36 && text.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit())
 }
 
 /// What happened.
@@ -196,9 +212,16 @@ impl Found {
             },
         };
         if !changed {
-            return Ok(match self {
-                Self::Client(_) => Ended::Nothing,
-                _ => Ended::Before,
+            let is_known = match self {
+                Self::Client(_) => false,
+                Self::Session(sid) => tx.has_session(sid)?,
+                Self::Grant(id) => tx.has_grant(id)?,
+                Self::Token(..) | Self::User(_) => true,
+            };
+            return Ok(if is_known {
+                Ended::Before
+            } else {
+                Ended::Nothing
             });
         }
         tx.put_audit(&Event {

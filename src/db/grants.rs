@@ -226,6 +226,14 @@ impl Transaction<'_> {
         Ok(diesel::select(exists(row)).get_result(self.0)?)
     }
 
+    /// Whether there is such a grant, ended or not.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn has_grant(&mut self, id: &GrantId) -> Result<bool, Error> {
+        Ok(diesel::select(exists(t::table.find(id.as_str()))).get_result(self.0)?)
+    }
+
     /// Ends every standing grant of a person to a client, as when the person removes the application:
     /// one record each. Says how many there were.
     ///

@@ -140,6 +140,15 @@ impl Transaction<'_> {
         Ok(())
     }
 
+    /// Whether there is such a session, ended or not.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn has_session(&mut self, sid: &Sid) -> Result<bool, Error> {
+        let found = t::table.filter(t::sid.eq(sid.as_str()));
+        Ok(diesel::select(diesel::dsl::exists(found)).get_result(self.0)?)
+    }
+
     /// Ends a session by its person's wish: with it end its grants, but for offline ones, and the
     /// record goes on the blocklist. `false` when it had ended before.
     ///

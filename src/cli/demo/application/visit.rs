@@ -71,7 +71,7 @@ const TITLES: [(&str, &str); 6] = [
     ),
     (
         "Revocation",
-        "The application hands its refresh token back, and what you allowed ends. The token buys nothing more, and the API refuses the access token, which is genuine and has not expired.",
+        "The application hands its refresh token back, and the grant ends; your consent is remembered. The token buys nothing more, and the API refuses the access token, which is genuine and has not expired.",
     ),
 ];
 
