@@ -349,6 +349,13 @@ fn something_is_revoked(desk: &Place) {
     for nothing in ["client:nobody", "session:nothing", "grant:nothing"] {
         desk.refused(&["revoke", nothing], 1, "is unknown");
     }
+    // In another folder there is no database, and none is made.
+    if desk.database.is_none() {
+        let elsewhere = Place::new();
+        elsewhere.refused(&["revoke", "user:alice"], 78, "there is no database at /");
+        elsewhere.refused(&["feed", "status"], 78, "run this where the server runs");
+        assert!(!elsewhere.folder.join("data").exists());
+    }
     // A whole token on the command line is not taken for its identifier, and not shown.
     for token in [
         "token:abc",

@@ -211,6 +211,23 @@ fn configured(overrides: &Overrides) -> anyhow::Result<Config> {
     Ok(config)
 }
 
+/// The database for a command that asks or ends something: it must be there. In another folder than the
+/// server's an empty one would be made, and would answer.
+fn open_existing(config: &Config) -> anyhow::Result<Store> {
+    let url = config.database_url();
+    if let Some(path) = url.strip_prefix("sqlite:")
+        && !std::path::Path::new(path).exists()
+    {
+        let place = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        return Err(StartError::Configuration(format!(
+            "there is no database at {}; run this where the server runs, with its configuration",
+            place.display()
+        ))
+        .into());
+    }
+    open(config)
+}
+
 /// The database for a command: the schema must be this binary's. An embedded one is made if needed.
 fn open(config: &Config) -> anyhow::Result<Store> {
     let store = app::open(config)?;
