@@ -7,6 +7,7 @@ mod cast;
 
 use std::time::{Duration, Instant};
 
+use cast::server::sweep;
 use cast::{Db, Server};
 use portcullis::config::Span;
 
@@ -52,7 +53,7 @@ async fn day(db: Db) {
         }
         let each = begun.elapsed().as_secs_f64() * 1e3 / SIGN_INS as f64;
         let now = server.clock.now();
-        while server.write(move |tx| tx.sweep(now)).await > 0 {}
+        while server.write(move |tx| sweep(tx, now)).await > 0 {}
         let rows = TABLES.map(|table| server.count(&format!("SELECT count(*) AS n FROM {table}")));
         println!(
             "{hour:>4}  {} {each:>7.1}",

@@ -7,7 +7,7 @@ mod cast;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cast::server::{confidential, start_of_time};
+use cast::server::{confidential, start_of_time, sweep};
 use portcullis::accounts::consent::Consent;
 use portcullis::accounts::session::{ACR_PASSWORD, Login, Session};
 use portcullis::accounts::throttle::{Attempt, Verdict, failed_client};
@@ -419,10 +419,10 @@ story! {
         assert_eq!(server.write(move |tx| tx.count_failure(&again, later)).await, None);
         let counters = || server.count("SELECT count(*) AS n FROM throttles");
         let soon = later + Duration::from_secs(3_600);
-        server.write(move |tx| tx.sweep(soon)).await;
+        server.write(move |tx| sweep(tx, soon)).await;
         assert_eq!(counters(), 1);
         let days = later + Duration::from_secs(2 * 86_400);
-        server.write(move |tx| tx.sweep(days)).await;
+        server.write(move |tx| sweep(tx, days)).await;
         assert_eq!(counters(), 0);
     }
 }

@@ -57,15 +57,17 @@ fn a_wrong_configuration_is_named() {
     );
 }
 
+/// Nobody listens there.
+const NOWHERE: (&str, &str) = (
+    "PORTCULLIS__DATABASE__URL",
+    "postgres://127.0.0.1:1/nothing?connect_timeout=2",
+);
+
 #[test]
 fn an_unreachable_database_is_69() {
     let place = Place::new();
-    let url = (
-        "PORTCULLIS__DATABASE__URL",
-        "postgres://127.0.0.1:1/nothing?connect_timeout=2",
-    );
     refused(
-        &place.run(&["serve"], &[url]),
+        &place.run(&["serve"], &[NOWHERE]),
         69,
         "PostgreSQL cannot be reached",
     );
@@ -158,11 +160,7 @@ fn a_variable_that_is_no_text_is_refused_by_name_and_a_foreign_one_is_nothing() 
 fn a_hangup_while_the_database_is_waited_for_ends_nothing() {
     use std::io::{BufRead, BufReader};
     let place = Place::new();
-    let url = (
-        "PORTCULLIS__DATABASE__URL",
-        "postgres://127.0.0.1:1/nothing?connect_timeout=2",
-    );
-    let mut command = place.command(&["serve"], &[url]);
+    let mut command = place.command(&["serve"], &[NOWHERE]);
     let mut child = command
         .stderr(std::process::Stdio::piped())
         .spawn()

@@ -4,38 +4,16 @@
 
 use libfuzzer_sys::fuzz_target;
 use portcullis::id::ClientId;
-use portcullis::keys::Alg;
-use portcullis::oauth::client::{AuthMethod, Client, ConsentPolicy};
+use portcullis::oauth::client::{AuthMethod, Client};
 use portcullis::oauth::redirect_uri::{check, is_native, resolve};
-use portcullis::oauth::scope::Scope;
 use portcullis::time::Timestamp;
 use url::{Host, Url};
 
 fn client(redirect_uri: &str) -> Client {
     Client {
-        id: ClientId::from("app"),
-        name: String::new(),
         auth_method: AuthMethod::None,
         redirect_uris: vec![redirect_uri.to_owned()],
-        grant_types: Vec::new(),
-        scopes: Scope::default(),
-        resources: Vec::new(),
-        cors_origins: Vec::new(),
-        post_logout_redirect_uris: Vec::new(),
-        id_token_alg: Alg::RS256,
-        consent: ConsentPolicy::Remember,
-        require_pkce: true,
-        allow_localhost_redirect: false,
-        client_uri: None,
-        policy_uri: None,
-        tos_uri: None,
-        serves: Vec::new(),
-        userinfo_alg: None,
-        auth_epoch: 1,
-        disabled_at: None,
-        deleted_at: None,
-        created_at: Timestamp::from_secs(0),
-        secrets: Vec::new(),
+        ..Client::new(ClientId::from("app"), Timestamp::from_secs(0))
     }
 }
 

@@ -44,18 +44,18 @@ impl App {
     /// # Errors
     /// [`StartError`]: the configured name or password cannot be used, or the database is away.
     pub async fn bootstrap(&self) -> Result<Option<String>, StartError> {
-        if self.has_admin().await? {
+        if self.ensure_admin().await? {
             return Ok(None);
         }
         let now = self.clock.now();
         setup_link(&self.config, &self.store, &self.entropy, now).await
     }
 
-    /// Whether anybody administers; the account of the configuration is made if nobody does.
+    /// Makes the account of the configuration if nobody administers; whether somebody does then.
     ///
     /// # Errors
     /// As [`App::bootstrap`].
-    pub async fn has_admin(&self) -> Result<bool, StartError> {
+    pub async fn ensure_admin(&self) -> Result<bool, StartError> {
         let now = self.clock.now();
         if self.store.read(move |tx| tx.has_admin(now)).await? {
             return Ok(true);

@@ -99,7 +99,7 @@ async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
 /// what is no terminal is a log, which others read and keep.
 async fn invite_administrator(app: &App) -> Result<(), StartError> {
     if !std::io::stderr().is_terminal() {
-        if !app.has_admin().await? {
+        if !app.ensure_admin().await? {
             tracing::warn!(
                 event = "admin.none",
                 reason = "start",

@@ -57,18 +57,6 @@ impl Transaction<'_> {
         }
     }
 
-    /// Removes one batch of each kind and says how many rows went.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn sweep(&mut self, now: Timestamp) -> Result<usize, Error> {
-        let mut removed = 0;
-        for (_, sweep) in SWEEPS {
-            removed += sweep(self, now)?;
-        }
-        Ok(removed)
-    }
-
     /// A used code stays for a while, so that its replay is seen.
     fn sweep_codes(&mut self, now: Timestamp) -> Result<usize, Error> {
         let hashes: Vec<Vec<u8>> = codes::table

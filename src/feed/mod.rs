@@ -301,16 +301,9 @@ fn signed(number: u64) -> i64 {
 mod tests {
     use portcullis_verifier::Record;
 
+    use super::place::tests::place;
     use super::*;
     use crate::time::Timestamp;
-
-    fn place(epoch: u64, seq: u64, beat: i64) -> Place {
-        Place {
-            epoch,
-            seq,
-            beat: Timestamp::from_micros(beat),
-        }
-    }
 
     #[test]
     fn a_clock_that_jumps_ahead_costs_no_record() {

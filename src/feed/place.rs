@@ -45,10 +45,10 @@ impl Place {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn place(epoch: u64, seq: u64, beat: i64) -> Place {
+    pub fn place(epoch: u64, seq: u64, beat: i64) -> Place {
         Place {
             epoch,
             seq,

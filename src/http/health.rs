@@ -19,8 +19,8 @@ pub async fn live() -> HttpResponse {
 /// the node is not on its way out.
 pub async fn ready(app: Data<App>) -> HttpResponse {
     // A network that swallows packets does not say that the database is away.
-    let schema = timeout(READY_TIME, app.store.has_schema()).await.ok();
-    let schema = schema.and_then(Result::ok);
+    let schema = timeout(READY_TIME, app.store.has_schema()).await;
+    let schema = schema.ok().and_then(Result::ok);
     let (database, schema) = (schema.is_some(), schema.unwrap_or(false));
     let keys = app.keeper.can_sign() && app.keeper.lease_holds();
     let feed = app.feed.place().is_some() && !app.feed.is_restored();

@@ -10,6 +10,7 @@ use portcullis_verifier::Kind;
 use serde_json::Value;
 
 use crate::cast::client::{basic, claims};
+use crate::cast::server::sweep;
 use crate::cast::{Answer, Party, Server};
 use crate::expect::{json_error, logged, seen};
 use crate::token_code::Flow;
@@ -190,7 +191,7 @@ async fn a434(stage: &Stage) {
     }
     server.advance(Duration::from_secs(3 * 3_600));
     let sweep_at = now();
-    server.write(move |tx| tx.sweep(sweep_at)).await;
+    server.write(move |tx| sweep(tx, sweep_at)).await;
     let left = server.count("SELECT count(*) AS n FROM revocations");
     stage.check(1, left == 0, || format!("{left} rows stay"));
     // Three hours later nobody needs the hour any more: the setting rules again.

@@ -21,7 +21,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECD
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::cast::place::empty_folder;
-use crate::cast::server::confidential;
+use crate::cast::server::{confidential, sweep};
 use crate::cast::{Db, Server, log, postgres};
 use crate::expect::{json_error, logged, seen};
 use crate::process::Site;
@@ -132,7 +132,7 @@ async fn a476(stage: &Stage) {
         if let Ok(app) = app {
             let now = app.clock.now();
             stage.check(14, app.keeper.keep().await.is_ok(), || "keeper".to_owned());
-            let swept = app.store.transaction(move |tx| tx.sweep(now)).await;
+            let swept = app.store.transaction(move |tx| sweep(tx, now)).await;
             stage.check(14, swept.is_ok(), || format!("{:?}", swept.err()));
         }
     }
@@ -549,7 +549,7 @@ async fn a486(stage: &Stage) {
     let mut expected = DEAD + 500;
     for _ in 0..5 {
         let now = stage.server.clock.now();
-        stage.server.write(move |tx| tx.sweep(now)).await;
+        stage.server.write(move |tx| sweep(tx, now)).await;
         let gone = (expected - 500).min(1_000);
         expected -= gone;
         stage.check(1, left() == expected, || {

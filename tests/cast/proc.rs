@@ -55,7 +55,7 @@ impl Proc {
 
     /// From now on it may have so much of a resource, or as much as before. Whoever is not root may do this
     /// to processes of their own only, and root to nobody else's: so it is done as `user`, if one is named.
-    pub fn limit(self, user: Option<u32>, resource: Resource, most: Option<u64>) {
+    pub fn limit(self, user: Option<u32>, (name, resource): (&str, Resource), most: Option<u64>) {
         let (mut words, own) = (Vec::new(), user.map(|user| user.to_string()));
         if let Some(user) = &own {
             words.extend([
@@ -67,11 +67,6 @@ impl Proc {
                 "--clear-groups",
             ]);
         }
-        let name = match resource {
-            Resource::As => "as",
-            Resource::Nproc => "nproc",
-            other => unimplemented!("{other:?}"),
-        };
         // The hard limit stays, which it has from us.
         let most = most.or(rustix::process::getrlimit(resource).maximum);
         let most = most.map_or("unlimited".to_owned(), |most| most.to_string());

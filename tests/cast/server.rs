@@ -461,6 +461,15 @@ pub fn public(id: &str, redirect_uris: &[&str]) -> Client {
     }
 }
 
+/// Removes one batch of each kind that is dead, and says how many rows went.
+pub fn sweep(tx: &mut Transaction<'_>, now: Timestamp) -> Result<usize, db::Error> {
+    let mut removed = 0;
+    for (_, sweep) in db::SWEEPS {
+        removed += sweep(tx, now)?;
+    }
+    Ok(removed)
+}
+
 /// When every story begins.
 pub fn start_of_time() -> Timestamp {
     Timestamp::from_secs(1_800_000_000)

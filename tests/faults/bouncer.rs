@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::cast::place::{Place, refused};
 use crate::cast::site::{Site, asks, base, management};
 use crate::cast::{Browser, postgres};
-use crate::storage::runs;
+use crate::runs;
 
 const SOCKET: &str = ".s.PGSQL.5432";
 
@@ -97,7 +97,7 @@ fn program(folder: &Path) -> Command {
         .into_iter()
         .find(|path| Path::new(path).exists());
     let bouncer = bouncer.unwrap_or("pgbouncer");
-    if Command::new("id").arg("-u").output().unwrap().stdout != b"0\n" {
+    if !postgres::is_root() {
         return Command::new(bouncer);
     }
     let given = Command::new("chown")

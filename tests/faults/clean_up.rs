@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::cast::place::{Place, Running};
 use crate::cast::site::{Site, base};
+use crate::runs;
 use crate::shoppers::{Promises, Shopper, signed_in};
-use crate::storage::runs;
 
 /// Rows of a kind that live on among those that have expired.
 const LIVING: i64 = 500;

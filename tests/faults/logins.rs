@@ -9,13 +9,10 @@ use crate::cast::place::{Place, Running};
 use crate::cast::proc::{Proc, most_files};
 use crate::cast::site::{Site, asks, base, management, sample};
 use crate::cast::{Answer, Browser, Tokens};
+use crate::runs;
 
 /// The catalogue says 10,000.
 const LOGINS: usize = 1_000;
-
-fn runs<T>(work: impl Future<Output = T>) -> T {
-    actix_web::rt::System::new().block_on(work)
-}
 
 /// A server that believes us from which addresses people come.
 fn open() -> (Site, Running) {

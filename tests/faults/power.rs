@@ -1,13 +1,9 @@
 //! F33: a power cut under an embedded database.
 
-use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::cast::site::base;
-use crate::shoppers::{Promises, are_honoured};
-use crate::sqlite::{REMEMBERED, copied, keeps, load, moment, site};
-use crate::storage::runs;
+use crate::sqlite::{copied, dies_again_and_again, site};
 
 /// The library that is preloaded, compiled here.
 fn power() -> PathBuf {
@@ -29,45 +25,20 @@ fn power() -> PathBuf {
 }
 
 fn powerless_again_and_again(cycles: u64) {
-    let (site, alice) = site();
-    let promises = RefCell::new(Promises::default());
-    let (data, disk) = (
-        site.place.folder.join("data"),
-        site.place.folder.join("disk"),
-    );
-    let library = power();
-    let (library, kept) = (library.to_str().unwrap(), disk.to_str().unwrap());
-    let (mut codes, mut ended) = (0, 0);
-    for cycle in 0..cycles {
-        if cycle.is_multiple_of(REMEMBERED) {
-            let old = promises.take();
-            codes += old.codes.len();
-            ended += old.ended.len();
-        }
-        copied(&data, &disk);
-        let server = site
-            .place
-            .serve(&[("LD_PRELOAD", library), ("FLUSHED", kept)]);
-        load(&site, &server, &alice, &promises, async || {
-            moment(cycle).await;
-            server.signal("-KILL");
-        });
-        drop(server);
-        keeps(
-            &copied(&disk, &site.place.folder.join("copy")),
-            &promises.borrow(),
-        );
-        // The next start finds what a disk would have kept, and nothing more.
+    let stage = site();
+    let folder = &stage.0.place.folder;
+    let (data, disk, library) = (folder.join("data"), folder.join("disk"), power());
+    copied(&data, &disk);
+    let variables = [
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("FLUSHED", disk.to_str().unwrap()),
+    ];
+    // The next start finds what a disk would have kept, and nothing more.
+    let goes_on = || {
         copied(&disk, &data);
-    }
-    let promises = promises.into_inner();
-    codes += promises.codes.len();
-    ended += promises.ended.len();
-    println!("{cycles} power cuts: {codes} codes redeemed, {ended} grants revoked, none lost");
-    assert!(codes as u64 > cycles);
-    let server = site.place.serve(&[]);
-    runs(are_honoured(&promises, &site.web(&base(&server))));
-    assert_eq!(server.stop(), Some(0));
+    };
+    let (codes, _) = dies_again_and_again(cycles, &stage, &variables, &disk, goes_on);
+    assert!(codes > cycles);
     let _ = std::fs::remove_file(library);
 }
 

@@ -11,6 +11,7 @@ use socket2::{Domain, Socket, Type};
 use crate::cast::place::{Place, Running};
 use crate::cast::proc::{Proc, most_files};
 use crate::cast::site::{Site, asks, base, management, sample};
+use crate::runs;
 
 const JWKS: &str = "/oauth2/jwks";
 
@@ -138,10 +139,6 @@ fn open() -> (Site, Running, Door) {
 fn open_files(server: &Running) -> usize {
     let (_, page) = runs(asks(&management(server), "/metrics"));
     sample(&page, "process_open_fds").unwrap() as usize
-}
-
-fn runs<T>(work: impl Future<Output = T>) -> T {
-    actix_web::rt::System::new().block_on(work)
 }
 
 /// How a connection is slow.

@@ -10,8 +10,8 @@ use crate::cast::Browser;
 use crate::cast::place::{Place, Running, refused};
 use crate::cast::site::{Site, base};
 use crate::disk::Disk;
+use crate::runs;
 use crate::shoppers::{Promises, Shopper, are_honoured, signed_in};
-use crate::storage::runs;
 
 /// The texts that a query selects as `line`.
 pub fn lines(connection: &mut SqliteConnection, query: &str) -> Vec<String> {
@@ -29,7 +29,7 @@ const SHOPPERS: usize = 6;
 
 /// For how many cycles promises are asked for. A blocklist forgets a grant when its last access token has
 /// expired, after five minutes.
-pub const REMEMBERED: u64 = 50;
+const REMEMBERED: u64 = 50;
 
 /// A site on an embedded database, with alice signed in.
 pub fn site() -> (Site, Browser) {
@@ -45,7 +45,7 @@ pub fn site() -> (Site, Browser) {
 }
 
 /// Load on a server, and something that happens to it meanwhile; the load ends with the server.
-pub fn load(
+fn load(
     site: &Site,
     server: &Running,
     alice: &Browser,
@@ -65,7 +65,7 @@ pub fn load(
 }
 
 /// Waits for a moment of the load: so many milliseconds, spread over the cycles.
-pub async fn moment(cycle: u64) {
+async fn moment(cycle: u64) {
     tokio::time::sleep(Duration::from_millis(30 + cycle * 37 % 200)).await;
 }
 
@@ -83,7 +83,7 @@ pub fn copied(from: &Path, to: &Path) -> PathBuf {
 
 /// A file is sound, and all that was promised is in it.
 #[track_caller]
-pub fn keeps(file: &Path, promises: &Promises) {
+fn keeps(file: &Path, promises: &Promises) {
     let mut connection = SqliteConnection::establish(&file.to_string_lossy()).unwrap();
     let sound = lines(
         &mut connection,
@@ -93,36 +93,49 @@ pub fn keeps(file: &Path, promises: &Promises) {
     promises.are_kept(|query| lines(&mut connection, query));
 }
 
-fn killed_again_and_again(cycles: u64) {
-    let (site, alice) = site();
+/// Cycles of load that end with the server's death, of which `kept` is what is left. `goes_on` is done before
+/// the next start. Says how many codes were redeemed and grants revoked, none of which is lost.
+pub fn dies_again_and_again(
+    cycles: u64,
+    (site, alice): &(Site, Browser),
+    variables: &[(&str, &str)],
+    kept: &Path,
+    goes_on: impl Fn(),
+) -> (u64, u64) {
     let promises = RefCell::new(Promises::default());
-    let data = site.place.folder.join("data");
     let (mut codes, mut ended) = (0, 0);
+    let mut count = |promises: &Promises| {
+        codes += promises.codes.len() as u64;
+        ended += promises.ended.len() as u64;
+    };
     for cycle in 0..cycles {
         if cycle.is_multiple_of(REMEMBERED) {
-            let old = promises.take();
-            codes += old.codes.len();
-            ended += old.ended.len();
+            count(&promises.take());
         }
-        let server = site.place.serve(&[]);
-        load(&site, &server, &alice, &promises, async || {
+        let server = site.place.serve(variables);
+        load(site, &server, alice, &promises, async || {
             moment(cycle).await;
             server.signal("-KILL");
         });
         drop(server);
-        keeps(
-            &copied(&data, &site.place.folder.join("copy")),
-            &promises.borrow(),
-        );
+        let copy = copied(kept, &site.place.folder.join("copy"));
+        keeps(&copy, &promises.borrow());
+        goes_on();
     }
     let promises = promises.into_inner();
-    codes += promises.codes.len();
-    ended += promises.ended.len();
-    println!("{cycles} kills: {codes} codes redeemed, {ended} grants revoked, none lost");
-    assert!(codes as u64 > cycles && ended as u64 > cycles / 2);
+    count(&promises);
+    println!("{cycles} times: {codes} codes redeemed, {ended} grants revoked, none lost");
     let server = site.place.serve(&[]);
     runs(are_honoured(&promises, &site.web(&base(&server))));
     assert_eq!(server.stop(), Some(0));
+    (codes, ended)
+}
+
+fn killed_again_and_again(cycles: u64) {
+    let stage = site();
+    let data = stage.0.place.folder.join("data");
+    let (codes, ended) = dies_again_and_again(cycles, &stage, &[], &data, || ());
+    assert!(codes > cycles && ended > cycles / 2);
 }
 
 /// F32: killed under load, again and again. After each time the files, copied without the index of the

@@ -19,10 +19,7 @@ use crate::cast::place::{Place, Running};
 use crate::cast::proc::{Hogs, Proc};
 use crate::cast::site::{Site, asks, base, management};
 use crate::cast::{Browser, Party};
-
-fn runs<T>(work: impl Future<Output = T>) -> T {
-    actix_web::rt::System::new().block_on(work)
-}
+use crate::runs;
 
 /// Waits for a condition, at most so long.
 #[track_caller]
@@ -231,7 +228,7 @@ fn f25_without_memory_nothing_acknowledged_is_lost() {
     let proc = Proc(server.child.id());
     let group = Cgroup::around(server.child.id(), 24);
     if group.is_none() {
-        proc.limit(None, Resource::As, Some(proc.address_space()));
+        proc.limit(None, ADDRESS_SPACE, Some(proc.address_space()));
     }
     // What the shoppers of a dying server find is no news.
     std::panic::set_hook(Box::new(|_| {}));
@@ -274,7 +271,7 @@ fn f25_without_memory_nothing_acknowledged_is_lost() {
         // It went on all the time: it does so when it may have more again.
         match &group {
             Some(group) => group.opens(),
-            None => proc.limit(None, Resource::As, None),
+            None => proc.limit(None, ADDRESS_SPACE, None),
         }
         until(Duration::from_secs(10), "readiness", || is_ready(&server));
     }
@@ -341,6 +338,10 @@ fn f30_without_file_descriptors_the_listener_waits_and_comes_back() {
     assert!(is_ready(&server));
 }
 
+/// What `prlimit` calls them.
+const ADDRESS_SPACE: (&str, Resource) = ("as", Resource::As);
+const THREADS: (&str, Resource) = ("nproc", Resource::Nproc);
+
 /// A user of the system who is not root, whose threads a limit counts.
 const NOBODY: u32 = 61_734;
 
@@ -382,7 +383,7 @@ fn f30_without_threads_the_server_goes_on_with_those_it_has() {
             assert_eq!(asks(&public, "/oauth2/jwks").await.0, 200);
         }
     });
-    proc.limit(nobody, Resource::Nproc, Some(1));
+    proc.limit(nobody, THREADS, Some(1));
     let threads = proc.threads();
     let rounds = runs(shops_for(Duration::from_secs(2), &mut alice, &web));
     println!(
@@ -391,7 +392,7 @@ fn f30_without_threads_the_server_goes_on_with_those_it_has() {
     );
     assert!(rounds > 0 && proc.threads() <= threads, "{rounds}");
     assert_eq!(panics(&server), 0);
-    proc.limit(nobody, Resource::Nproc, None);
+    proc.limit(nobody, THREADS, None);
     runs(async {
         let all: Vec<_> = (0..4)
             .map(|_| {

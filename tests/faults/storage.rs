@@ -7,11 +7,7 @@ use crate::cast::place::Place;
 use crate::cast::site::{Site, asks, base, management, sample};
 use crate::cast::{Answer, Browser, postgres};
 use crate::disk::Disk;
-
-/// Runs what is asynchronous, on this thread.
-pub fn runs<T>(work: impl Future<Output = T>) -> T {
-    actix_web::rt::System::new().block_on(work)
-}
+use crate::runs;
 
 /// Requests that may still be answered before the last page is full.
 const ROOM: i64 = 3_000;

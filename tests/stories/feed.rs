@@ -6,6 +6,7 @@ use portcullis_verifier::{Need, Rejected, Verifier};
 use serde_json::{Value, json};
 
 use crate::cast::client::{basic, claims};
+use crate::cast::server::sweep;
 use crate::cast::{Answer, Db, Party, Server, Tokens};
 use crate::story;
 
@@ -298,7 +299,7 @@ feed_story! {
         server.advance(seconds(10));
         assert_eq!(packed(&asks(&server, "/revocations", Some(&own)).await), 0, "none");
         let now = server.clock.now();
-        server.write(move |tx| tx.sweep(now)).await;
+        server.write(move |tx| sweep(tx, now)).await;
         assert_eq!(server.count("SELECT count(*) AS n FROM revocations"), 0);
         let left = frames(&asks(&server, "/revocations", Some(&own)).await);
         assert_eq!(left[0]["last"], 3, "numbers are not given twice");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::cast::server::sweep;
 use crate::cast::{Party, Server, Tokens};
 use crate::story;
 
@@ -254,11 +255,11 @@ story! {
             }
             let living = tokens(&server, &shop).await;
             let now = server.clock.now();
-            assert_eq!(server.write(move |tx| tx.sweep(now)).await, 0, "nothing that lives goes");
+            assert_eq!(server.write(move |tx| sweep(tx, now)).await, 0, "nothing that lives goes");
             shop.refreshes(living.refresh(), &[]).await.ok();
             server.advance(seconds(31 * 86_400));
             let now = server.clock.now();
-            while server.write(move |tx| tx.sweep(now)).await > 0 {}
+            while server.write(move |tx| sweep(tx, now)).await > 0 {}
             after_a_day.push(count(&server));
         }
         assert_eq!(after_a_day, [[0; 4]; 3]);
