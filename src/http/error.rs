@@ -58,7 +58,7 @@ notices! {
     ALREADY_DONE 400 "This sign-in is already done" "It was answered before and cannot be used a second time." Some("Go back to the application; you may be signed in already."), "authorization.replay" "taken";
     TOO_LATE 400 "This sign-in took too long" "It was open for more than its time." Some("Go back to the application and start again."), "authorization.expired" "expired";
     NO_START 400 "Sign-in starts at an application" "This page has nothing to continue." Some("Open the application that you want to use and sign in there."), "authorization.binding_failed" "missing";
-    SETUP_LINK 400 "This set-up link does not work" "It is mistyped, older than an hour, or was opened before; or there is an administrator already." Some("While there is none, `portcullis setup link` shows a fresh link."), "admin.bootstrap_refused" "link";
+    SETUP_LINK 400 "This set-up link does not work" "It is mistyped, older than an hour, or was opened before; or there is an administrator already." Some("While there is none, the command portcullis setup link shows a fresh one."), "admin.bootstrap_refused" "link";
     BAD_FORM 400 "This form could not be read" "A field is missing, sent twice, too long or malformed." Some("Go back and try again."), "http.malformed" "form";
     PASSWORD_TOO_LONG 400 "This password cannot be used" "A password has at most 1024 bytes." Some("Go back and try again."), "login.failed" "too_long";
     PASSWORD_WITH_NUL 400 "This password cannot be used" "A password has no NUL character." Some("Go back and try again."), "login.failed" "nul";
