@@ -1,6 +1,9 @@
 //! `apply`, by the real binary, on both databases: what is made, what is left alone, what is refused.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "cast/look.rs"]
+#[allow(dead_code)]
+mod look;
 #[path = "cast/place.rs"]
 #[allow(dead_code)]
 mod place;

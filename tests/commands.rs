@@ -2,6 +2,9 @@
 //! what they refuse, and what is left in the database.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "cast/look.rs"]
+#[allow(dead_code)]
+mod look;
 #[path = "cast/place.rs"]
 #[allow(dead_code)]
 mod place;

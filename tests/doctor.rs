@@ -1,6 +1,9 @@
 //! `doctor` and `config`, by the real binary: each mistake is found, and what is right is said to be.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "cast/look.rs"]
+#[allow(dead_code)]
+mod look;
 #[path = "cast/place.rs"]
 #[allow(dead_code)]
 mod place;

@@ -5,6 +5,9 @@
 #[allow(dead_code)]
 mod postgres;
 
+#[path = "cast/look.rs"]
+#[allow(dead_code)]
+mod look;
 #[path = "cast/place.rs"]
 #[allow(dead_code)]
 mod place;
@@ -224,14 +227,7 @@ fn a_wrong_kek_makes_nothing_and_is_78() {
 fn a_schema_from_the_future_is_78() {
     let place = Place::new();
     drop(place.serve(&[]));
-    use diesel::connection::SimpleConnection;
-    use diesel::{Connection, SqliteConnection};
-    let mut connection =
-        SqliteConnection::establish(&place.folder.join("data/portcullis.db").to_string_lossy())
-            .unwrap();
-    connection
-        .batch_execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')")
-        .unwrap();
+    place.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')");
     refused(
         &place.run(&["serve"], &[]),
         78,
@@ -533,8 +529,6 @@ fn asks(port: u16, path: &str) -> String {
 
 #[test]
 fn a_guess_at_a_set_up_link_costs_no_writer_once_there_is_an_administrator() {
-    use diesel::connection::SimpleConnection;
-    use diesel::{Connection, SqliteConnection};
     use std::io::{Read, Write};
     let place = Place::new();
     let create = ["user", "create", "root", "--admin", "--password-stdin"];
@@ -546,10 +540,8 @@ fn a_guess_at_a_set_up_link_costs_no_writer_once_there_is_an_administrator() {
         .port();
     let listen = format!("127.0.0.1:{port}");
     let _running = place.serve(&[("PORTCULLIS__LISTEN__PUBLIC", &listen)]);
-    let path = place.folder.join("data/portcullis.db");
-    let mut writer = SqliteConnection::establish(&path.to_string_lossy()).unwrap();
-    let begin = "PRAGMA busy_timeout = 5000; BEGIN IMMEDIATE";
-    writer.batch_execute(begin).unwrap();
+    let mut writer = place.look();
+    writer.execute("BEGIN IMMEDIATE");
     let mut stream = std::net::TcpStream::connect(&listen).unwrap();
     let request =
         "GET /setup?token=x HTTP/1.1\r\nHost: localhost:8080\r\nConnection: close\r\n\r\n";

@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use diesel::prelude::*;
-use diesel::{PgConnection, SqliteConnection};
 use portcullis::secret::{Entropy, Secret};
 
+use crate::cast::Look;
 use crate::cast::place::empty_folder;
 use crate::cast::server::{AUDIENCE, PASSWORD, confidential};
 use crate::cast::{Db, ISSUER, Party, postgres};
@@ -104,10 +103,7 @@ impl Site {
 
     /// A connection of the test's own to look with.
     pub fn look(&self) -> Look {
-        match self.url.strip_prefix("sqlite:") {
-            Some(path) => Look::Sqlite(SqliteConnection::establish(path).unwrap()),
-            None => Look::Postgres(PgConnection::establish(&self.url).unwrap()),
-        }
+        Look::at(&self.url)
     }
 
     /// Where its files lie, and its nodes run.
@@ -216,28 +212,5 @@ impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// One connection, kept open.
-pub enum Look {
-    Sqlite(SqliteConnection),
-    Postgres(PgConnection),
-}
-
-impl Look {
-    /// `SELECT count(*) AS n FROM …`.
-    pub fn count(&mut self, query: &str) -> i64 {
-        #[derive(diesel::QueryableByName)]
-        struct Count {
-            #[diesel(sql_type = diesel::sql_types::BigInt)]
-            n: i64,
-        }
-        let query = diesel::sql_query(query);
-        let count: QueryResult<Count> = match self {
-            Self::Sqlite(connection) => query.get_result(connection),
-            Self::Postgres(connection) => query.get_result(connection),
-        };
-        count.unwrap().n
     }
 }

@@ -12,6 +12,7 @@ pub mod browser;
 pub mod client;
 pub mod journal;
 pub mod log;
+pub mod look;
 pub mod place;
 pub mod postgres;
 pub mod proc;
@@ -24,6 +25,7 @@ pub mod tls;
 
 pub use browser::{Answer, Browser};
 pub use client::{Party, Tokens, VERIFIER, challenge};
+pub use look::Look;
 pub use server::{Db, ISSUER, Server};
 
 /// Tells a story on SQLite and on Postgres.

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use super::look::Look;
 use super::postgres;
 
 /// An empty folder of this process. Process numbers come back, and a target folder outlives them:
@@ -160,44 +161,25 @@ impl Place {
         std::fs::read_to_string(self.folder.join(name)).unwrap()
     }
 
+    /// A connection of the test's own.
+    #[track_caller]
+    pub fn look(&self) -> Look {
+        match &self.database {
+            Some(url) => Look::at(url),
+            None => Look::at_file(&self.folder.join("data/portcullis.db")),
+        }
+    }
+
     /// How many rows a query counts: `SELECT count(*) AS n FROM …`.
+    #[track_caller]
     pub fn count(&self, query: &str) -> i64 {
-        use diesel::prelude::*;
-        #[derive(diesel::QueryableByName)]
-        struct Count {
-            #[diesel(sql_type = diesel::sql_types::BigInt)]
-            n: i64,
-        }
-        let query = diesel::sql_query(query);
-        let count: Count = match &self.database {
-            Some(url) => query.get_result(&mut PgConnection::establish(url).unwrap()),
-            None => {
-                let path = self.folder.join("data/portcullis.db");
-                query.get_result(&mut SqliteConnection::establish(&path.to_string_lossy()).unwrap())
-            }
-        }
-        .unwrap();
-        count.n
+        self.look().count(query)
     }
 
     /// Runs a statement behind everybody's back.
+    #[track_caller]
     pub fn execute(&self, statement: &str) {
-        use diesel::connection::SimpleConnection;
-        use diesel::prelude::*;
-        match &self.database {
-            Some(url) => PgConnection::establish(url)
-                .unwrap()
-                .batch_execute(statement)
-                .unwrap(),
-            None => {
-                let path = self.folder.join("data/portcullis.db");
-                let mut connection = SqliteConnection::establish(&path.to_string_lossy()).unwrap();
-                connection
-                    .batch_execute("PRAGMA busy_timeout = 5000")
-                    .unwrap();
-                connection.batch_execute(statement).unwrap();
-            }
-        }
+        self.look().execute(statement);
     }
 }
 

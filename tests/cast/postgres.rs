@@ -148,16 +148,3 @@ pub fn binaries() -> PathBuf {
         .pop()
         .expect("PostgreSQL is not installed; run tests/run, or set DATABASE_URL")
 }
-
-/// The texts that a query selects as `line`.
-pub fn lines(url: &str, query: &str) -> Vec<String> {
-    use diesel::RunQueryDsl;
-    #[derive(diesel::QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = diesel::sql_types::Text)]
-        line: String,
-    }
-    let mut connection = PgConnection::establish(url).unwrap();
-    let rows: Vec<Row> = diesel::sql_query(query).load(&mut connection).unwrap();
-    rows.into_iter().map(|row| row.line).collect()
-}

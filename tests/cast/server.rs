@@ -26,7 +26,7 @@ use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
 
 use super::place::empty_folder;
-use super::{Browser, Party, log, postgres};
+use super::{Browser, Look, Party, log, postgres};
 
 /// The issuer of all stories. TLS ends at a proxy that is not there: the socket is plain loopback.
 pub const ISSUER: &str = "https://op.example";
@@ -391,42 +391,15 @@ fn free_ports<const N: usize>() -> [u16; N] {
 }
 
 /// How many rows a query counts: `SELECT count(*) AS n FROM …`.
+#[track_caller]
 pub fn count(config: &Config, query: &str) -> i64 {
-    use diesel::prelude::*;
-    #[derive(diesel::QueryableByName)]
-    struct Count {
-        #[diesel(sql_type = diesel::sql_types::BigInt)]
-        n: i64,
-    }
-    let url = config.database_url();
-    let count: Count = match url.strip_prefix("sqlite:") {
-        Some(path) => {
-            diesel::sql_query(query).get_result(&mut SqliteConnection::establish(path).unwrap())
-        }
-        None => diesel::sql_query(query).get_result(&mut PgConnection::establish(&url).unwrap()),
-    }
-    .unwrap();
-    count.n
+    Look::at(&config.database_url()).count(query)
 }
 
 /// Runs a statement behind the server's back.
+#[track_caller]
 pub fn execute(config: &Config, statement: &str) {
-    use diesel::connection::SimpleConnection;
-    use diesel::prelude::*;
-    let url = config.database_url();
-    match url.strip_prefix("sqlite:") {
-        Some(path) => {
-            let mut connection = SqliteConnection::establish(path).unwrap();
-            connection
-                .batch_execute("PRAGMA busy_timeout = 5000")
-                .unwrap();
-            connection.batch_execute(statement).unwrap();
-        }
-        None => PgConnection::establish(&url)
-            .unwrap()
-            .batch_execute(statement)
-            .unwrap(),
-    }
+    Look::at(&config.database_url()).execute(statement);
 }
 
 impl Drop for Server {
@@ -558,13 +531,8 @@ async fn template(db: Db) -> Config {
 /// copies no database that is in use.
 fn settle(config: &Config) {
     let url = config.database_url();
-    if let Some(path) = url.strip_prefix("sqlite:") {
-        use diesel::connection::SimpleConnection;
-        use diesel::prelude::*;
-        let mut connection = SqliteConnection::establish(path).unwrap();
-        connection
-            .batch_execute("PRAGMA busy_timeout = 5000; PRAGMA wal_checkpoint(TRUNCATE);")
-            .unwrap();
+    if url.starts_with("sqlite:") {
+        Look::at(&url).execute("PRAGMA wal_checkpoint(TRUNCATE)");
     } else {
         let name = format!("template_{}", std::process::id());
         postgres::execute(&format!(

@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::cast::Look;
 use crate::cast::place::{Place, refused};
 use crate::cast::site::{Site, asks, base, management};
 use crate::cast::{Browser, postgres};
@@ -146,12 +147,10 @@ fn f38_a_pooler_in_transaction_mode_is_refused() {
 }
 
 /// A connection with a transaction open, which keeps one of the pooler's for itself.
-fn hold(url: &str) -> diesel::PgConnection {
-    use diesel::Connection;
-    use diesel::connection::SimpleConnection;
-    let mut connection = diesel::PgConnection::establish(url).unwrap();
-    connection.batch_execute("BEGIN; SELECT 1").unwrap();
-    connection
+fn hold(url: &str) -> Look {
+    let mut look = Look::at(url);
+    look.execute("BEGIN; SELECT 1");
+    look
 }
 
 /// F38. In session mode a client of the pooler has a connection for itself, and all goes as usual.

@@ -4,9 +4,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use diesel::connection::SimpleConnection;
-use diesel::{Connection, PgConnection};
-
+use crate::cast::Look;
 use crate::cast::postgres::{as_postgres, binaries, is_root};
 
 pub struct Cluster {
@@ -33,10 +31,7 @@ impl Cluster {
     pub fn database(&self) -> String {
         // Not a name that there may be elsewhere.
         let name = format!("cluster_{}", std::process::id());
-        let mut connection = PgConnection::establish(&self.url("postgres")).unwrap();
-        connection
-            .batch_execute(&format!("CREATE DATABASE {name}"))
-            .unwrap();
+        Look::at(&self.url("postgres")).execute(&format!("CREATE DATABASE {name}"));
         self.url(&name)
     }
 

@@ -4,9 +4,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use diesel::connection::SimpleConnection;
-use diesel::{Connection, PgConnection, SqliteConnection};
-
+use crate::cast::Look;
 use crate::cast::place::{Place, refused};
 use crate::cast::postgres;
 
@@ -54,26 +52,23 @@ fn schema_of(url: &str) -> Vec<String> {
         UNION ALL SELECT format('constraint %s %s %s', conrelid::regclass, conname, pg_get_constraintdef(oid))
           FROM pg_constraint WHERE connamespace = 'public'::regnamespace
         ORDER BY 1";
-    let mut found = postgres::lines(url, query);
+    let mut found = Look::at(url).lines(query);
     if found
         .iter()
         .any(|line| line.contains("__diesel_schema_migrations"))
     {
         let query =
             "SELECT 'migration ' || version AS line FROM __diesel_schema_migrations ORDER BY 1";
-        found.extend(postgres::lines(url, query));
-        found.extend(postgres::lines(
-            url,
-            "SELECT 'head ' || h::text AS line FROM feed_head h",
-        ));
+        found.extend(Look::at(url).lines(query));
+        found.extend(Look::at(url).lines("SELECT 'head ' || h::text AS line FROM feed_head h"));
     }
     found
 }
 
 /// The same of an embedded database, and that its file is sound.
 fn schema_in(path: &Path) -> Vec<String> {
-    let mut connection = SqliteConnection::establish(&path.to_string_lossy()).unwrap();
-    let mut lines = |query: &str| crate::sqlite::lines(&mut connection, query);
+    let mut look = Look::at_file(path);
+    let mut lines = |query: &str| look.lines(query);
     assert_eq!(
         lines("SELECT integrity_check AS line FROM pragma_integrity_check"),
         ["ok"]
@@ -110,11 +105,10 @@ const TRAP: &str = "
     CREATE EVENT TRIGGER trap ON ddl_command_end EXECUTE FUNCTION trap.spring();";
 
 fn set_trap(url: &str, at: usize) {
-    let mut connection = PgConnection::establish(url).unwrap();
     let set = format!(
         "SELECT setval('trap.made', 1, false); DELETE FROM trap.set; INSERT INTO trap.set VALUES ({at})"
     );
-    connection.batch_execute(&set).unwrap();
+    Look::at(url).execute(&set);
 }
 
 /// F17 on Postgres: the connection ends at every statement that changes the schema, on the way from
@@ -130,14 +124,12 @@ fn f17_a_migration_whose_connection_ends_at_any_statement_leaves_nothing() {
     for version in [0, 1, migrations("postgres").len() - 1] {
         let place = empty("interrupted");
         let url = place.database.as_deref().unwrap();
-        let mut connection = PgConnection::establish(url).unwrap();
+        let mut look = Look::at(url);
         if version > 0 {
-            connection
-                .batch_execute(&as_of("postgres", version))
-                .unwrap();
+            look.execute(&as_of("postgres", version));
         }
-        connection.batch_execute(TRAP).unwrap();
-        drop(connection);
+        look.execute(TRAP);
+        drop(look);
         let before = schema_of(url);
         for at in 1.. {
             set_trap(url, at);
@@ -161,7 +153,7 @@ fn kill(mut child: Child, url: &str) {
     child.wait().unwrap();
     let name = postgres::name(url);
     let there = format!("SELECT pid::text AS line FROM pg_stat_activity WHERE datname = '{name}'");
-    while !postgres::lines(postgres::url(), &there).is_empty() {
+    while !Look::at(postgres::url()).lines(&there).is_empty() {
         std::thread::yield_now();
     }
 }
@@ -226,11 +218,9 @@ fn f17_an_embedded_migration_killed_at_any_write_is_whole_or_nothing() {
             let file = place.folder.join("data/portcullis.db");
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
             if version > 0 {
-                let mut connection = SqliteConnection::establish(&file.to_string_lossy()).unwrap();
-                connection
-                    .batch_execute("PRAGMA journal_mode = WAL")
-                    .unwrap();
-                connection.batch_execute(&as_of("sqlite", version)).unwrap();
+                let mut look = Look::at_file(&file);
+                look.execute("PRAGMA journal_mode = WAL");
+                look.execute(&as_of("sqlite", version));
             }
             let before = match version {
                 0 => Vec::new(),

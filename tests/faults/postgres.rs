@@ -4,14 +4,13 @@
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
-use diesel::connection::SimpleConnection;
-use diesel::{Connection, PgConnection};
 use futures_util::future::{join, join_all};
 
+use crate::cast::Browser;
+use crate::cast::Look;
 use crate::cast::place::{Place, Running};
 use crate::cast::relay::Relay;
 use crate::cast::site::{Site, asks, base, management};
-use crate::cast::{Browser, postgres};
 use crate::cluster::Cluster;
 use crate::runs;
 use crate::shoppers::{Promises, Shopper, are_honoured, signed_in};
@@ -75,7 +74,7 @@ impl House {
         let url = self.site.place.database.as_deref().unwrap();
         let lines = |query: &str| {
             let query = query.replace("lower(hex(hash))", "encode(hash, 'hex')");
-            postgres::lines(url, &query)
+            Look::at(url).lines(&query)
         };
         let promises = self.promises.borrow();
         assert_eq!(promises.failed, Vec::<String>::new());
@@ -217,9 +216,8 @@ fn f03_an_exhausted_pool_is_503_and_keys_stay_readable() {
             .await
             .ok();
         let url = house.site.place.database.as_deref().unwrap();
-        let mut holder = PgConnection::establish(url).unwrap();
-        let lock = "BEGIN; LOCK TABLE grants IN ACCESS EXCLUSIVE MODE";
-        holder.batch_execute(lock).unwrap();
+        let mut holder = Look::at(url);
+        holder.execute("BEGIN; LOCK TABLE grants IN ACCESS EXCLUSIVE MODE");
         let begun = Instant::now();
         let refreshes = join_all((0..200).map(|_| web.refreshes(tokens.refresh(), &[])));
         let reads = [
@@ -240,7 +238,7 @@ fn f03_an_exhausted_pool_is_503_and_keys_stay_readable() {
         // Each waits half a second for the pool, or a second for the lock.
         assert!(begun.elapsed() < Duration::from_secs(10));
         assert!(slowest < Duration::from_secs(2), "{slowest:?}");
-        holder.batch_execute("ROLLBACK").unwrap();
+        holder.execute("ROLLBACK");
         web.refreshes(tokens.refresh(), &[]).await.ok();
     });
 }

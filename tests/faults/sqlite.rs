@@ -4,25 +4,13 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use diesel::prelude::*;
-
 use crate::cast::Browser;
+use crate::cast::Look;
 use crate::cast::place::{Place, Running, refused};
 use crate::cast::site::{Site, base};
 use crate::disk::Disk;
 use crate::runs;
 use crate::shoppers::{Promises, Shopper, are_honoured, signed_in};
-
-/// The texts that a query selects as `line`.
-pub fn lines(connection: &mut SqliteConnection, query: &str) -> Vec<String> {
-    #[derive(diesel::QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = diesel::sql_types::Text)]
-        line: String,
-    }
-    let rows: Vec<Row> = diesel::sql_query(query).load(connection).unwrap();
-    rows.into_iter().map(|row| row.line).collect()
-}
 
 /// How many people shop at once.
 const SHOPPERS: usize = 6;
@@ -84,13 +72,10 @@ pub fn copied(from: &Path, to: &Path) -> PathBuf {
 /// A file is sound, and all that was promised is in it.
 #[track_caller]
 fn keeps(file: &Path, promises: &Promises) {
-    let mut connection = SqliteConnection::establish(&file.to_string_lossy()).unwrap();
-    let sound = lines(
-        &mut connection,
-        "SELECT integrity_check AS line FROM pragma_integrity_check",
-    );
+    let mut look = Look::at_file(file);
+    let sound = look.lines("SELECT integrity_check AS line FROM pragma_integrity_check");
     assert_eq!(sound, ["ok"]);
-    promises.are_kept(|query| lines(&mut connection, query));
+    promises.are_kept(|query| look.lines(query));
 }
 
 /// Cycles of load that end with the server's death, of which `kept` is what is left. `goes_on` is done before

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::cast::Look;
 use crate::cast::place::Place;
 use crate::cast::site::{Site, asks, base, management, sample};
 use crate::cast::{Answer, Browser, postgres};
@@ -36,7 +37,7 @@ fn f07_a_full_disk_under_sqlite_is_503_and_heals_without_a_restart() {
 fn f07_a_full_disk_under_postgres_is_503_and_heals_without_a_restart() {
     let _turn = crate::alone();
     let setting = "SELECT setting AS line FROM pg_settings WHERE name = 'data_directory'";
-    let data = postgres::lines(postgres::url(), setting);
+    let data = Look::at(postgres::url()).lines(setting);
     let data = PathBuf::from(&data[0]);
     if !data.exists() {
         eprintln!("SKIPPED: the Postgres of the tests is on another machine");

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use crate::both;
 use crate::cast::client::basic;
 use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, Browser, postgres};
+use crate::cast::{Answer, Browser, Look};
 use crate::place::Place;
 use crate::site::{Site, asks, base, management};
 
@@ -145,9 +145,9 @@ fn dump(place: &Place) -> String {
     };
     let tables = "SELECT tablename::text AS line FROM pg_tables WHERE schemaname = 'public'";
     let mut text = String::new();
-    for table in postgres::lines(url, tables) {
+    for table in Look::at(url).lines(tables) {
         let rows = format!("SELECT t::text AS line FROM {table} t");
-        text.extend(postgres::lines(url, &rows));
+        text.extend(Look::at(url).lines(&rows));
     }
     text
 }

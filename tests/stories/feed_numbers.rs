@@ -9,6 +9,7 @@ use portcullis::time::Timestamp;
 use portcullis_verifier::Kind;
 use tokio::sync::Notify;
 
+use crate::cast::Look;
 use crate::cast::server::start_of_time;
 use crate::cast::{Db, Server};
 
@@ -160,13 +161,9 @@ async fn a_frozen_sequencer_is_thrown_out() {
     let frozen = {
         let url = server.config.database_url();
         tokio::task::spawn_blocking(move || {
-            use diesel::connection::SimpleConnection;
-            use diesel::{Connection, PgConnection};
-            let mut connection = PgConnection::establish(&url).unwrap();
-            connection
-                .batch_execute("SET idle_in_transaction_session_timeout = '2s'; BEGIN; UPDATE feed_head SET seq = seq")
-                .unwrap();
-            connection
+            let mut look = Look::at(&url);
+            look.execute("SET idle_in_transaction_session_timeout = '2s'; BEGIN; UPDATE feed_head SET seq = seq");
+            look
         })
         .await
         .unwrap()
