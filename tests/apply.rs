@@ -291,6 +291,10 @@ fn what_is_wrong_is_refused_with_its_place() {
             "all.toml:1: client `x`: serves: the resource `https://no.example` is not registered",
         ),
         (
+            client("scope = \"openid reports\""),
+            "client `x`: scope: `reports` belongs to none of the client's resources",
+        ),
+        (
             client("allow_networks = [\"10.0.0.1/8\"]"),
             "all.toml:1: client `x`: allow_networks: `10.0.0.1/8` names an address inside its network",
         ),

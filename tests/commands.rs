@@ -113,6 +113,7 @@ fn clients_are_changed(desk: &Place) {
         "ES256",
     ]);
     assert_eq!(changed["resources"], serde_json::json!([]));
+    scopes_belong_to_somebody(desk, api);
     assert_eq!(changed["userinfo_signed_response_alg"], "ES256");
     desk.refused(
         &[
@@ -231,6 +232,49 @@ fn clients_are_changed(desk: &Place) {
     );
 }
 
+/// A scope that no token could have is refused, with what was probably meant.
+fn scopes_belong_to_somebody(desk: &Place, api: &str) {
+    let asks = |scope, resource| {
+        let update = ["client", "update", "shop", "--scope", scope];
+        [update.as_slice(), &["--resource", resource]].concat()
+    };
+    let mistakes = [
+        (
+            "openid orders:reed",
+            api,
+            "scope: `orders:reed` belongs to none of the client's resources; did you mean `orders:read`?",
+        ),
+        (
+            "opened",
+            "",
+            "`opened` belongs to none of the client's resources; did you mean `openid`?",
+        ),
+        (
+            "openid orders:read",
+            "",
+            "`orders:read` belongs to `https://api.example`, which is not among the client's resources",
+        ),
+    ];
+    for (scope, resource, why) in mistakes {
+        desk.refused(&asks(scope, resource), 1, why);
+    }
+    let changed = desk.json(&asks("openid orders:read", api));
+    assert_eq!(changed["scope"], "openid orders:read");
+    // When the API drops it, everything else of the client can still be changed.
+    desk.done(&["resource", "update", api, "--scope", "orders:write"]);
+    desk.done(&["client", "update", "shop", "--require-pkce", "true"]);
+    desk.done(&["resource", "update", api, "--scope", "orders:read"]);
+    desk.done(&[
+        "client",
+        "update",
+        "shop",
+        "--scope",
+        "openid",
+        "--resource",
+        "",
+    ]);
+}
+
 #[test]
 fn people_are_locked_on_sqlite() {
     people_are_locked(&Place::new());
@@ -245,6 +289,12 @@ fn people_are_locked(desk: &Place) {
     let password = "four walls and a gate\n";
     desk.told(&["user", "create", "alice", "--password-stdin"], password);
     let state = || desk.json(&["user", "list"])[0]["disabled"].clone();
+    let one = desk.json(&["user", "get", "alice"]);
+    assert_eq!(
+        (&one["username"], &one["admin"]),
+        (&"alice".into(), &false.into())
+    );
+    desk.refused(&["user", "get", "nobody"], 1, "there is no user `nobody`");
     desk.done(&["user", "lock", "alice"]);
     assert_eq!(state(), true);
     desk.refused(&["user", "lock", "alice"], 1, "nothing to do");
@@ -356,7 +406,19 @@ fn something_is_revoked(desk: &Place) {
     if desk.database.is_none() {
         let elsewhere = Place::new();
         elsewhere.refused(&["revoke", "user:alice"], 78, "there is no database at /");
-        elsewhere.refused(&["feed", "status"], 78, "run this where the server runs");
+        let there = [
+            ["feed", "status"].as_slice(),
+            &["client", "list"],
+            &["client", "delete", "shop"],
+            &["resource", "get", "urn:x"],
+            &["user", "get", "alice"],
+            &["user", "lock", "alice"],
+            &["keys", "list"],
+            &["setup", "link"],
+        ];
+        for command in there {
+            elsewhere.refused(command, 78, "run this where the server runs");
+        }
         assert!(!elsewhere.folder.join("data").exists());
     }
     // A whole token on the command line is not taken for its identifier, and not shown.

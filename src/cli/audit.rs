@@ -6,7 +6,7 @@ use actix_web::web::Data;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Exit, Output, block_on, open_existing, table};
+use super::{Exit, Output, block_on, open, table};
 use crate::app::{App, StartError};
 use crate::audit::{Name, Row};
 use crate::config::Config;
@@ -53,7 +53,7 @@ enum Action {
 }
 
 pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
-    let store = open_existing(config)?;
+    let store = open(config)?;
     match &arguments.action {
         Action::Verify { expect } => {
             let expect = expect.as_deref().map(parse_head).transpose()?;

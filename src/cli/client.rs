@@ -1,5 +1,6 @@
 //! `client`: registered applications.
 
+mod check;
 mod registration;
 mod secret;
 mod view;
@@ -7,19 +8,20 @@ mod view;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Exit, Output, block_on, confirm, open, table};
+use super::{Exit, Output, block_on, confirm, open, open_or_make, table};
 use crate::audit::{Event, Name};
 use crate::config::Config;
 use crate::db::{self, Store, Transaction};
 use crate::id::ClientId;
-use crate::keys::ring::{check_offered, offered};
+use crate::keys::ring::offered;
 use crate::oauth::client::{Client, ClientSecret};
 use crate::secret::{Entropy, Secret};
 use crate::time::{Clock, Timestamp};
+pub use check::{check, check_names};
 pub use registration::Fields;
 use secret::RotateSecret;
 pub use view::view;
-use view::{print_one, row, view_with_secrets};
+use view::{row, view_with_secrets};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -92,7 +94,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         Action::List => list(config, output),
         Action::Get { id } => {
             let client = find(&open(config)?, id)?;
-            print_one(output, &view_with_secrets(&client));
+            table::print_one(output, &view_with_secrets(&client));
             Ok(())
         }
         Action::Update(update) => change(update, config, output),
@@ -112,6 +114,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             Ok(())
         }
         Action::Delete { id, yes } => {
+            find(&open(config)?, id)?;
             confirm(&format!("Delete {id} and everything that it holds?"), *yes)?;
             switch(config, id, Name::ClientDeleted, |tx, id, now| {
                 tx.delete_client(id, "cli", now)
@@ -161,16 +164,16 @@ fn register(create: &Create, config: &Config, output: Output) -> anyhow::Result<
     let algorithms = offered(&config.keys);
     let client = create.fields.create(id, create.public, &algorithms, now)?;
     let client = checked(client, config)?;
-    let store = open(config)?;
+    let store = open_or_make(config)?;
     let (stored, secret) = with_secret(client.clone(), &entropy, now);
     let event = event(Name::ClientCreated, &client.id, view(&client), now);
-    write(&store, &client, move |tx| {
+    write(&store, (None, &client), move |tx| {
         tx.put_client(&stored)?;
         tx.put_audit(&event)
     })?;
     let mut shown = view(&client);
     shown["client_secret"] = secret.map_or(Value::Null, |secret| secret.expose().into());
-    print_one(output, &shown);
+    table::print_one(output, &shown);
     Ok(())
 }
 
@@ -197,24 +200,12 @@ fn change(update: &Update, config: &Config, output: Output) -> anyhow::Result<()
     let detail = json!({ "before": view(&before), "after": view(&after) });
     let event = event(Name::ClientUpdated, &after.id, detail, now);
     let stored = after.clone();
-    write(&store, &after, move |tx| {
+    write(&store, (Some(&before), &after), move |tx| {
         tx.update_client(&stored)?;
         tx.put_audit(&event)
     })?;
-    print_one(output, &view(&after));
+    table::print_one(output, &view(&after));
     Ok(())
-}
-
-/// Whether a server of this configuration would serve the client.
-///
-/// # Errors
-/// A sentence that begins with the field.
-pub fn check(client: &Client, config: &Config) -> Result<(), String> {
-    let issuer = config.issuer().map_err(|refused| refused.to_string())?;
-    client.check(issuer.is_loopback()).map_err(|(_, why)| why)?;
-    client
-        .algorithms()
-        .try_for_each(|alg| check_offered(&config.keys, alg))
 }
 
 fn checked(client: Client, config: &Config) -> anyhow::Result<Client> {
@@ -222,28 +213,34 @@ fn checked(client: Client, config: &Config) -> anyhow::Result<Client> {
     Ok(client)
 }
 
-/// Runs `work` if every API that the client names is registered.
+/// Runs `work` if what the client names is registered. An unchanged name may have lost its meaning since.
 fn write(
     store: &Store,
-    client: &Client,
+    (before, client): (Option<&Client>, &Client),
     work: impl FnOnce(&mut Transaction<'_>) -> Result<(), db::Error> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let mut named = [client.resources.as_slice(), client.serves.as_slice()].concat();
-    named.sort();
-    named.dedup();
-    let known = block_on(async {
+    let names = |client: &Client| {
+        let lists = [&client.resources, &client.serves].map(Clone::clone);
+        (lists, client.scopes.clone())
+    };
+    let is_same = before.is_some_and(|before| names(before) == names(client));
+    let named = client.clone();
+    let written = block_on(async {
         let written = store.transaction(move |tx| {
-            let known = tx.find_resources(&named)?.len() == named.len();
-            if known {
+            let right = match is_same {
+                true => Ok(()),
+                false => check_names(&named, &tx.list_resources()?),
+            };
+            if right.is_ok() {
                 work(tx)?;
             }
-            Ok(known)
+            Ok(right)
         });
         Ok(written.await)
     })?;
-    let message = match known {
-        Ok(true) => return Ok(()),
-        Ok(false) => "a resource is not registered; see `portcullis resource list`".to_owned(),
+    let message = match written {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(why)) => why,
         Err(db::Error::Duplicate(_)) => format!(
             "the client id `{}` exists already; none is given out twice",
             client.id

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Output, block_on, open_existing, table};
+use super::{Output, block_on, open, table};
 use crate::config::Config;
 use crate::config::limits::ACK_CONNECTED;
 use crate::db::{Acknowledged, Head};
@@ -26,7 +26,7 @@ enum Action {
 
 pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let Action::Status = arguments.action;
-    let store = open_existing(config)?;
+    let store = open(config)?;
     let read = store.read(|tx| Ok((tx.read_head()?, tx.list_acks()?)));
     let (head, acks) = block_on(async { Ok(read.await?) })?;
     let now = head.database.unwrap_or_else(|| Clock::System.now());

@@ -211,9 +211,9 @@ fn configured(overrides: &Overrides) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// The database for a command that asks or ends something: it must be there. In another folder than the
-/// server's an empty one would be made, and would answer.
-fn open_existing(config: &Config) -> anyhow::Result<Store> {
+/// The database for a command. An embedded one must be there: in another folder than the server's an
+/// empty one would be made, and would answer.
+fn open(config: &Config) -> anyhow::Result<Store> {
     let url = config.database_url();
     if let Some(path) = url.strip_prefix("sqlite:")
         && !std::path::Path::new(path).exists()
@@ -225,11 +225,12 @@ fn open_existing(config: &Config) -> anyhow::Result<Store> {
         ))
         .into());
     }
-    open(config)
+    open_or_make(config)
 }
 
-/// The database for a command: the schema must be this binary's. An embedded one is made if needed.
-fn open(config: &Config) -> anyhow::Result<Store> {
+/// The database for a command that adds to it, which may come before the first start of a server. The
+/// schema must be this binary's.
+fn open_or_make(config: &Config) -> anyhow::Result<Store> {
     let store = app::open(config)?;
     match store.schema().map_err(StartError::from)? {
         Schema::Current => {}

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{Exit, Output, block_on, confirm, open_existing};
+use super::{Exit, Output, block_on, confirm, open};
 use crate::app::{key_table, number};
 use crate::audit::{Event, Name};
 use crate::config::Config;
@@ -31,7 +31,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         "Begin a new feed epoch? Everybody is signed out: every session, grant, code and token ends, and all signing keys are renewed.",
         arguments.yes,
     )?;
-    let store = open_existing(config)?;
+    let store = open(config)?;
     let recovered = block_on(async {
         let table = key_table(config, &store, &Entropy::system()).await?;
         for _ in 0..TRIES {

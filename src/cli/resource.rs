@@ -5,10 +5,10 @@ mod registration;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Exit, Output, block_on, confirm, open, table};
+use super::{Exit, Output, block_on, confirm, open, open_or_make, table};
 use crate::audit::{Event, Name};
 use crate::config::{Config, Span};
-use crate::db::{self, Transaction};
+use crate::db::{self, Store, Transaction};
 use crate::keys::ring::check_offered;
 use crate::oauth::resource::{Resource, check_description};
 use crate::secret::Entropy;
@@ -110,7 +110,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             fields.scope = scopes.names();
             let resource = checked(fields.create(audience, &entropy, now)?, config)?;
             let stored = resource.clone();
-            write(config, move |tx| {
+            write(open_or_make(config)?, move |tx| {
                 tx.put_resource(&stored)?;
                 describe(tx, &described)?;
                 let detail = view(&stored);
@@ -140,7 +140,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             let before = find(config, audience)?;
             let after = checked(fields.update(before.clone())?, config)?;
             let stored = after.clone();
-            write(config, move |tx| {
+            write(open(config)?, move |tx| {
                 tx.update_resource(&stored, now)?;
                 describe(tx, &described)?;
                 let detail = json!({ "before": view(&before), "after": view(&stored) });
@@ -192,10 +192,9 @@ fn describe(tx: &mut Transaction<'_>, described: &[(String, String)]) -> Result<
 }
 
 fn write(
-    config: &Config,
+    store: Store,
     work: impl FnOnce(&mut Transaction<'_>) -> Result<(), db::Error> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let store = open(config)?;
     match block_on(async { Ok(store.transaction(work).await) })? {
         Err(db::Error::Duplicate(_)) => Err(Exit {
             code: 1,

@@ -5,7 +5,7 @@ use portcullis_verifier::Need;
 use serde_json::json;
 
 use super::propagation::{Wait, propagate};
-use super::{Exit, Output, block_on, open_existing, read_secret};
+use super::{Exit, Output, block_on, open, read_secret};
 use crate::accounts::user::Username;
 use crate::app::key_table;
 use crate::audit::{Event, Name};
@@ -79,7 +79,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             "what stands after token: is no identifier (jti); to revoke a whole token give it on stdin: portcullis revoke token:-",
         ));
     }
-    let store = open_existing(config)?;
+    let store = open(config)?;
     let act = Act {
         now: Clock::System.now(),
         reason: arguments.reason.clone(),

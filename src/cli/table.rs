@@ -12,6 +12,25 @@ pub fn print(output: Output, columns: &[&str], rows: &[Vec<String>], values: &Va
     }
 }
 
+/// Prints one thing, a line for each field that says something.
+pub fn print_one(output: Output, value: &Value) {
+    let rows: Vec<Vec<String>> = value
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| {
+            vec![
+                name.clone(),
+                value
+                    .as_str()
+                    .map_or_else(|| value.to_string(), str::to_owned),
+            ]
+        })
+        .collect();
+    print(output, &["field", "value"], &rows, value);
+}
+
 fn aligned(columns: &[&str], rows: &[Vec<String>]) -> String {
     let header: Vec<String> = columns.iter().map(|name| name.to_uppercase()).collect();
     let all: Vec<&Vec<String>> = std::iter::once(&header).chain(rows).collect();

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use portcullis_verifier::{Need, Verifier};
 use serde_json::{Value, json};
 
-use super::{Output, block_on, open_existing, read_secret, table};
+use super::{Output, block_on, open, read_secret, table};
 use crate::app::key_table;
 use crate::config::Config;
 use crate::db::Store;
@@ -49,7 +49,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
 }
 
 fn tell(token: &str, config: &Config, now: Timestamp) -> anyhow::Result<Value> {
-    let store = open_existing(config)?;
+    let store = open(config)?;
     let (rows, keychain) = block_on(async {
         let table = key_table(config, &store, &Entropy::system()).await?;
         Ok((table.read(now).await?, table.keychain()))

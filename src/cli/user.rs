@@ -7,7 +7,7 @@ mod view;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::{Exit, Output, Wrong, block_on, open, read_secret};
+use super::{Exit, Output, Wrong, block_on, open, open_or_make, read_secret, table};
 use crate::accounts::admin::{Admin, GrantedBy};
 use crate::accounts::password::{Password, Unusable};
 use crate::accounts::user::{User, Username};
@@ -50,6 +50,11 @@ enum Action {
     },
     /// Everybody.
     List,
+    /// One person, with all claims.
+    Get {
+        /// The name to sign in with.
+        username: String,
+    },
     /// Lock an account: nobody signs in to it, and everything that it holds is dead.
     Lock {
         /// The name to sign in with.
@@ -109,6 +114,17 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             let store = open(config)?;
             let users = block_on(async { Ok(store.read(|tx| tx.list_users()).await?) })?;
             print(arguments.format, &users);
+            Ok(())
+        }
+        Action::Get { username } => {
+            let store = open(config)?;
+            let user = find(&store, &parse(username)?)?;
+            let admins = block_on(async { Ok(store.read(|tx| tx.list_admins()).await?) })?;
+            let mut shown = view(&user);
+            shown["admin"] = (admins.iter())
+                .any(|admin| admin.user_id == user.id && admin.is_live(Clock::System.now()))
+                .into();
+            table::print_one(arguments.format, &shown);
             Ok(())
         }
         Action::Lock { username } => {
@@ -210,7 +226,7 @@ fn create(
     admin: bool,
     now: Timestamp,
 ) -> anyhow::Result<()> {
-    let (store, user) = (open(config)?, user.clone());
+    let (store, user) = (open_or_make(config)?, user.clone());
     let name = user.username.as_str().to_owned();
     let created = block_on(async {
         Ok(store

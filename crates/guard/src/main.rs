@@ -97,10 +97,26 @@ fn run(arguments: &Arguments) -> Result<(), Exit> {
     let settings =
         Settings::load(&arguments.config, std::env::vars_os()).map_err(Exit::settings)?;
     if arguments.check {
-        return Ok(());
+        return check(arguments, &settings);
     }
     start_log(&settings.log);
     System::new().block_on(serve(settings))
+}
+
+/// Everything that a start refuses before it asks the issuer.
+fn check(arguments: &Arguments, settings: &Settings) -> Result<(), Exit> {
+    let refused = issuer::describe(settings).check();
+    refused.map_err(|error| Exit::settings(error.to_string()))?;
+    let routes = match settings.routes.len() {
+        1 => "1 route".to_owned(),
+        many => format!("{many} routes"),
+    };
+    let (file, issuer) = (arguments.config.display(), &settings.issuer);
+    println!(
+        "{file} is right: {routes}, tokens of {issuer}, asked at {}",
+        settings.listen
+    );
+    Ok(())
 }
 
 /// Logs to stderr: JSON lines, or readable on a terminal.

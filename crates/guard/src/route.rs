@@ -96,6 +96,11 @@ impl Routes {
         self.0.iter()
     }
 
+    /// How many rules there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cache::{Cache, Refresher};
-use crate::fetch::{FetchError, Fetcher, client};
+use crate::fetch::{FetchError, Fetcher, client, discovery_url};
 use crate::follow::Credentials;
 use crate::metrics::Counters;
 use crate::seen::{DEFAULT_TOKENS, Memory};
@@ -222,6 +222,18 @@ impl Builder {
             expected: self.expected()?,
             _refresher: None,
         }))
+    }
+
+    /// Looks at the URLs as [`start`](Self::start) does, and asks nobody: for whoever checks settings
+    /// before they are used.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::Insecure`], [`StartError::NoAlgorithms`].
+    pub fn check(&self) -> Result<(), StartError> {
+        discovery_url(&self.issuer)?;
+        self.subscription.check()?;
+        self.clone().expected().map(|_| ())
     }
 
     /// A verifier that finds the issuer's keys by discovery (OpenID Connect Discovery §4), and a

@@ -173,7 +173,7 @@ pub(crate) async fn body(mut answer: Response, max: usize) -> Result<Vec<u8>, Fe
 }
 
 /// OpenID Connect Discovery §4: a slash at the end of the issuer is dropped, for the URL only.
-fn discovery_url(issuer: &str) -> Result<Url, StartError> {
+pub(crate) fn discovery_url(issuer: &str) -> Result<Url, StartError> {
     let base = issuer.strip_suffix('/').unwrap_or(issuer);
     secure(&format!("{base}/.well-known/openid-configuration"))
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{Exit, Output, block_on, confirm, open, table};
+use super::{Exit, Output, block_on, confirm, open_or_make, table};
 use crate::config::Config;
 use crate::secret::Entropy;
 use crate::time::Clock;
@@ -41,7 +41,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let refused = |message: String| Exit { code: 1, message };
     // 1. What is wanted, and what there is.
     let wanted = Wanted::read(&arguments.files).map_err(refused)?;
-    let store = open(config)?;
+    let store = open_or_make(config)?;
     let rules = Rules {
         prune: arguments.prune,
         config: config.clone(),

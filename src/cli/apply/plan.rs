@@ -126,8 +126,9 @@ impl Plan {
     /// A sentence that names file, line and field.
     pub fn of(wanted: &Wanted, stored: &Stored, rules: &Rules) -> Result<Self, String> {
         let mut changes = resources::resources(wanted, stored, rules)?;
+        let known = resources::resulting(stored, &changes);
         changes.extend(resources::scopes(wanted, stored, rules)?);
-        let clients = clients::clients(wanted, stored, rules)?;
+        let clients = clients::clients(wanted, stored, &known, rules)?;
         let deletes = |change: &Change| change.kind == "resource" && change.act == "delete";
         // What is removed goes last: by then no client names it any more.
         let (removed, mut first): (Vec<_>, Vec<_>) = changes.into_iter().partition(deletes);

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use super::{find, print_one};
+use super::find;
 use crate::audit::{Event, Name};
-use crate::cli::{Exit, Output, block_on, open};
+use crate::cli::{Exit, Output, block_on, open, table};
 use crate::config::Config;
 use crate::config::Span;
 use crate::config::limits::{CLIENT_NAME_CHARS, SECRET_OVERLAP_CAP};
@@ -93,7 +93,7 @@ impl RotateSecret {
             });
             Ok(rotated.await?)
         })?;
-        print_one(output, &shown);
+        table::print_one(output, &shown);
         Ok(())
     }
 }

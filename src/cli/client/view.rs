@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use crate::cli::{Output, table};
 use crate::keys::Alg;
 use crate::oauth::client::{Client, ClientSecret};
 
@@ -60,22 +59,4 @@ pub(super) fn view_with_secrets(client: &Client) -> Value {
     };
     shown["client_secrets"] = client.secrets.iter().map(secret).collect();
     shown
-}
-
-pub(super) fn print_one(output: Output, value: &Value) {
-    let rows: Vec<Vec<String>> = value
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(_, value)| !value.is_null())
-        .map(|(name, value)| {
-            vec![
-                name.clone(),
-                value
-                    .as_str()
-                    .map_or_else(|| value.to_string(), str::to_owned),
-            ]
-        })
-        .collect();
-    table::print(output, &["field", "value"], &rows, value);
 }

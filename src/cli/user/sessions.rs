@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 
 use super::{find, parse};
 use crate::accounts::session::Session;
-use crate::cli::{Output, block_on, open_existing, table};
+use crate::cli::{Output, block_on, open, table};
 use crate::config::Config;
 use crate::time::Clock;
 
 pub fn list(config: &Config, username: &str, output: Output) -> anyhow::Result<()> {
-    let store = open_existing(config)?;
+    let store = open(config)?;
     let user = find(&store, &parse(username)?)?.id;
     let now = Clock::System.now();
     let idle = config.login.session_idle.0;

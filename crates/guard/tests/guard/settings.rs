@@ -22,6 +22,13 @@ fn check(text: &str, environment: &[(&str, &str)]) -> (i32, String) {
 #[test]
 fn good_settings_pass() {
     assert_eq!(check(GOOD, &[]), (0, String::new()));
+    let folder = Folder::new();
+    let (mut command, file) = (command(), folder.write_settings(GOOD));
+    let told = command.args(["--check", "--config"]).arg(file).output();
+    let told = String::from_utf8(told.unwrap().stdout).unwrap();
+    let right =
+        "guard.toml is right: 1 route, tokens of https://id.example, asked at 127.0.0.1:9180\n";
+    assert!(told.ends_with(right), "{told}");
     let example = include_str!("../../../../docs/examples/guard.toml");
     let environment = [("PORTCULLIS_GUARD__SUBSCRIBER__CLIENT_SECRET", "s")];
     let example = example.replace("client_secret_file", "# client_secret_file");
@@ -33,6 +40,12 @@ fn each_mistake_is_named_with_its_place() {
     for (found, instead, named) in [
         ("issuer", "isuer", "unknown field `isuer`"),
         ("issuer = ", "# ", "issuer is missing"),
+        ("https://id", "http://id", "\"http://id.example/"),
+        (
+            "subscriber.client_id",
+            "subscriber.feed = ['ftp://id.example']\nsubscriber.client_id",
+            "\"ftp://id.example\" is neither an https URL",
+        ),
         (
             "subscriber.client_id",
             "# ",

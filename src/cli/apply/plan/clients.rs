@@ -1,20 +1,20 @@
 //! What changes of applications.
 
-use std::collections::BTreeSet;
-
 use super::{Change, Rules, Step, Stored, act, difference, switched};
 use crate::cli::apply::file::{Entry, Wanted};
 use crate::cli::{Wrong, client};
 use crate::id::ClientId;
 use crate::keys::ring::offered;
 use crate::oauth::client::Client;
+use crate::oauth::resource::Resource;
 
+/// `known`: the APIs that there are when everything is done.
 pub(super) fn clients(
     wanted: &Wanted,
     stored: &Stored,
+    known: &[Resource],
     rules: &Rules,
 ) -> Result<Vec<Change>, String> {
-    let known = audiences(wanted, stored, rules);
     let entries = wanted.clients.as_deref().unwrap_or_default();
     let described = |id: &ClientId| entries.iter().any(|e| e.fields.client_id == id.as_str());
     let pruned =
@@ -35,13 +35,7 @@ pub(super) fn clients(
         };
         let after = after.map_err(|wrong: Wrong| at(wrong.to_string()))?;
         client::check(&after, &rules.config).map_err(at)?;
-        for (field, named) in [("resources", &after.resources), ("serves", &after.serves)] {
-            if let Some(odd) = named.iter().find(|audience| !known.contains(*audience)) {
-                return Err(at(format!(
-                    "{field}: the resource `{odd}` is not registered, and no file describes it"
-                )));
-            }
-        }
+        client::check_names(&after, known).map_err(at)?;
         changes.extend(client_change(entry, before, after));
     }
     for client in &stored.clients {
@@ -55,7 +49,7 @@ pub(super) fn clients(
             });
         } else if !described(&client.id)
             && let Some(gone) = (client.resources.iter().chain(&client.serves))
-                .find(|audience| !known.contains(*audience))
+                .find(|audience| !known.iter().any(|api| api.audience == **audience))
         {
             return Err(format!(
                 "the resource `{gone}` cannot be removed: the client `{}` still names it",
@@ -91,17 +85,4 @@ fn client_change(
         steps,
     };
     change.if_any(before.is_none())
-}
-
-/// The APIs that there are when everything is done.
-fn audiences(wanted: &Wanted, stored: &Stored, rules: &Rules) -> BTreeSet<String> {
-    let described = wanted.resources.iter().flatten();
-    let described: BTreeSet<String> = described
-        .map(|entry| entry.fields.audience.clone())
-        .collect();
-    if rules.prune && wanted.resources.is_some() {
-        return described;
-    }
-    let stored = stored.resources.iter().map(|r| r.audience.clone());
-    described.into_iter().chain(stored).collect()
 }

@@ -53,6 +53,23 @@ pub(super) fn resources(
     Ok(changes)
 }
 
+/// The APIs that there are when these changes are done.
+pub(super) fn resulting(stored: &Stored, changes: &[Change]) -> Vec<Resource> {
+    let mut known = stored.resources.clone();
+    for step in changes.iter().flat_map(|change| &change.steps) {
+        match step {
+            Step::PutResource(new) => known.push(new.clone()),
+            Step::UpdateResource(new) => {
+                let old = known.iter_mut().find(|api| api.audience == new.audience);
+                old.into_iter().for_each(|old| old.clone_from(new));
+            }
+            Step::DeleteResource(old) => known.retain(|api| api.audience != old.audience),
+            _ => {}
+        }
+    }
+    known
+}
+
 pub(super) fn scopes(
     wanted: &Wanted,
     stored: &Stored,
