@@ -21,7 +21,8 @@ const CLOCK_ERROR: Duration = Duration::from_secs(30);
 /// Whether, and for whom, to wait.
 #[derive(clap::Args, Clone)]
 pub struct Wait {
-    /// Wait until every connected instance has applied it; exit code 75 when that takes longer.
+    /// Wait until every connected instance has applied it, 10s if nothing else is said; exit code 75
+    /// when that takes longer.
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "10s")]
     wait: Option<Span>,
     /// `registered` also waits for resource servers of which no instance is connected.
@@ -132,7 +133,7 @@ impl Propagated {
 
 impl std::fmt::Display for Propagated {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} is {}", self.name, self.position)?;
+        write!(f, "{} is revoked: {} of the feed", self.name, self.position)?;
         let Some(seen) = &self.seen else {
             return Ok(());
         };
@@ -145,10 +146,12 @@ impl std::fmt::Display for Propagated {
         }
         write!(
             f,
-            "\napplied by {} of {all} connected instances, the last after {} ms",
-            seen.applied,
-            seen.last.as_millis()
+            "\napplied by {} of {all} connected instances",
+            seen.applied
         )?;
+        if seen.applied > 0 {
+            write!(f, ", the last after {} ms", seen.last.as_millis())?;
+        }
         for waiting in &seen.waiting {
             write!(f, "\nwaiting: {}; ", waiting.name)?;
             match waiting.refuses_from(self.done) {
