@@ -373,7 +373,10 @@ fn something_is_revoked(desk: &Place) {
     ]);
 
     // Numbers, in the order of the acts.
-    assert!(desk.done(&["revoke", "user:alice"]).contains("is revoked: 1:1 of the feed\n"));
+    assert!(
+        desk.done(&["revoke", "user:alice"])
+            .contains("is revoked: 1:1 of the feed\n")
+    );
     let json = desk.json(&[
         "revoke",
         "client:billing",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ::config::{Environment, File, FileFormat, Source, Value, ValueKind};
 
+use super::secret_file::{is_read_by_all, read_secret_file};
 use super::{Config, Refused};
 
 /// Used when no `--config` is given and it exists.
@@ -204,59 +205,12 @@ pub fn exposed_file(
     let (config, origins) = read(overrides, environment).ok()?;
     let path = PathBuf::from(origins.get("database.url")?.strip_prefix("file ")?);
     let url = url::Url::parse(config.database.url.as_deref()?).ok()?;
-    (has_password(&url) && mode(&path).ok()? & 0o004 != 0).then_some(path)
+    (has_password(&url) && is_read_by_all(&path)).then_some(path)
 }
 
 /// Whether a password stands in the URL; libpq takes one in either place.
 pub(super) fn has_password(url: &url::Url) -> bool {
     url.password().is_some() || url.query_pairs().any(|(name, _)| name.contains("password"))
-}
-
-#[cfg(unix)]
-fn mode(path: &Path) -> std::io::Result<u32> {
-    use std::os::unix::fs::PermissionsExt;
-    Ok(std::fs::metadata(path)?.permissions().mode())
-}
-
-#[cfg(not(unix))]
-fn mode(_: &Path) -> std::io::Result<u32> {
-    Ok(0o600)
-}
-
-/// Bits that nobody but the owner may have. A credential of systemd may be read by its group: with
-/// `DynamicUser` its mode is 0440, and an ACL says who reads it.
-fn forbidden(path: &Path) -> u32 {
-    match std::env::var_os("CREDENTIALS_DIRECTORY") {
-        Some(folder) if is_below(path, Path::new(&folder)) => 0o037,
-        _ => 0o077,
-    }
-}
-
-/// Where the file really is, whatever links lead to it.
-fn is_below(path: &Path, folder: &Path) -> bool {
-    match (path.canonicalize(), folder.canonicalize()) {
-        (Ok(path), Ok(folder)) => path.starts_with(folder),
-        _ => false,
-    }
-}
-
-/// Reads a file that holds a secret: trimmed, and refused when others can read it.
-///
-/// # Errors
-/// A sentence with the path.
-pub(crate) fn read_secret_file(path: &Path) -> Result<String, String> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let mode = mode(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    if mode & forbidden(path) != 0 {
-        return Err(format!(
-            "{} can be read by others (mode {:03o}); run: chmod 600 {}",
-            path.display(),
-            mode & 0o777,
-            path.display()
-        ));
-    }
-    Ok(text.trim().to_owned())
 }
 
 fn refused(error: ::config::ConfigError) -> Refused {

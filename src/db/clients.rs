@@ -6,162 +6,14 @@ use diesel::{
 };
 use portcullis_verifier::Kind;
 
+use super::client_row::{Columns, Row};
 use super::revocations::Record;
 use super::schema::{client_secrets as s, clients as t, feed_head};
-use super::{Error, Transaction, client_secrets, list, to_list, unreadable};
-use crate::config::Network;
+use super::{Error, Transaction, client_secrets};
 use crate::id::ClientId;
 use crate::keys::Alg;
-use crate::oauth::client::{
-    AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType, Registration,
-};
-use crate::oauth::scope::Scope;
-
+use crate::oauth::client::{Client, Registration};
 use crate::time::Timestamp;
-
-/// A row of `clients`, column by column.
-#[derive(diesel::Queryable)]
-struct Row {
-    id: String,
-    name: String,
-    _kind: String,
-    auth_method: String,
-    redirect_uris: String,
-    grant_types: String,
-    scopes: String,
-    resources: String,
-    cors_origins: String,
-    post_logout_redirect_uris: String,
-    id_token_alg: String,
-    consent: String,
-    require_pkce: bool,
-    allow_localhost_redirect: bool,
-    client_uri: Option<String>,
-    policy_uri: Option<String>,
-    tos_uri: Option<String>,
-    auth_epoch: i64,
-    disabled_at: Option<i64>,
-    created_at: i64,
-    serves: String,
-    userinfo_alg: Option<String>,
-    deleted_at: Option<i64>,
-    allow_networks: String,
-    deny_networks: String,
-}
-
-impl Row {
-    fn client(self, secrets: Vec<ClientSecret>) -> Result<Client, Error> {
-        let id = self.id.clone();
-        let broken = |column| unreadable("clients", column, &id);
-        let texts = |column, text: &str| list("clients", column, &id, text);
-        let networks = |column, text: &str| -> Result<Vec<Network>, Error> {
-            let texts = texts(column, text)?;
-            let read = texts.iter().map(|text| text.parse());
-            read.collect::<Result<_, _>>().map_err(|_| broken(column))
-        };
-        let grant_types = texts("grant_types", &self.grant_types)?;
-        let userinfo_alg = self.userinfo_alg.as_deref();
-        Ok(Client {
-            name: self.name,
-            auth_method: AuthMethod::parse(&self.auth_method)
-                .ok_or_else(|| broken("auth_method"))?,
-            redirect_uris: texts("redirect_uris", &self.redirect_uris)?,
-            grant_types: grant_types
-                .iter()
-                .map(|grant| GrantType::parse(grant).ok_or_else(|| broken("grant_types")))
-                .collect::<Result<_, _>>()?,
-            scopes: Scope::parse(&self.scopes).map_err(|_| broken("scopes"))?,
-            resources: texts("resources", &self.resources)?,
-            cors_origins: texts("cors_origins", &self.cors_origins)?,
-            post_logout_redirect_uris: texts(
-                "post_logout_redirect_uris",
-                &self.post_logout_redirect_uris,
-            )?,
-            id_token_alg: Alg::from_name(&self.id_token_alg)
-                .ok_or_else(|| broken("id_token_alg"))?,
-            consent: ConsentPolicy::parse(&self.consent).ok_or_else(|| broken("consent"))?,
-            require_pkce: self.require_pkce,
-            allow_localhost_redirect: self.allow_localhost_redirect,
-            client_uri: self.client_uri,
-            policy_uri: self.policy_uri,
-            tos_uri: self.tos_uri,
-            serves: texts("serves", &self.serves)?,
-            userinfo_alg: userinfo_alg
-                .map(|name| Alg::from_name(name).ok_or_else(|| broken("userinfo_alg")))
-                .transpose()?,
-            allow_networks: networks("allow_networks", &self.allow_networks)?,
-            deny_networks: networks("deny_networks", &self.deny_networks)?,
-            auth_epoch: self.auth_epoch,
-            disabled_at: self.disabled_at.map(Timestamp::from_micros),
-            deleted_at: self.deleted_at.map(Timestamp::from_micros),
-            created_at: Timestamp::from_micros(self.created_at),
-            secrets,
-            id: ClientId::from(self.id),
-        })
-    }
-}
-
-/// What a registration says: everything but the id and the client's life.
-#[derive(diesel::Insertable, diesel::AsChangeset)]
-#[diesel(table_name = t, treat_none_as_null = true)]
-struct Columns {
-    name: String,
-    kind: &'static str,
-    auth_method: &'static str,
-    redirect_uris: String,
-    grant_types: String,
-    scopes: String,
-    resources: String,
-    cors_origins: String,
-    post_logout_redirect_uris: String,
-    id_token_alg: &'static str,
-    consent: &'static str,
-    require_pkce: bool,
-    allow_localhost_redirect: bool,
-    client_uri: Option<String>,
-    policy_uri: Option<String>,
-    tos_uri: Option<String>,
-    serves: String,
-    userinfo_alg: Option<&'static str>,
-    allow_networks: String,
-    deny_networks: String,
-}
-
-impl Columns {
-    fn of(client: &Client) -> Self {
-        let grants = client.grant_types.iter();
-        let grants: Vec<String> = grants.map(|grant| grant.as_str().to_owned()).collect();
-        Self {
-            name: client.name.clone(),
-            kind: match client.is_confidential() {
-                true => "confidential",
-                false => "public",
-            },
-            auth_method: client.auth_method.as_str(),
-            redirect_uris: to_list(&client.redirect_uris),
-            grant_types: to_list(&grants),
-            scopes: client.scopes.to_string(),
-            resources: to_list(&client.resources),
-            cors_origins: to_list(&client.cors_origins),
-            post_logout_redirect_uris: to_list(&client.post_logout_redirect_uris),
-            id_token_alg: client.id_token_alg.name(),
-            consent: client.consent.as_str(),
-            require_pkce: client.require_pkce,
-            allow_localhost_redirect: client.allow_localhost_redirect,
-            client_uri: client.client_uri.clone(),
-            policy_uri: client.policy_uri.clone(),
-            tos_uri: client.tos_uri.clone(),
-            serves: to_list(&client.serves),
-            userinfo_alg: client.userinfo_alg.map(Alg::name),
-            allow_networks: to_list(&written(&client.allow_networks)),
-            deny_networks: to_list(&written(&client.deny_networks)),
-        }
-    }
-}
-
-fn written(networks: &[Network]) -> Vec<String> {
-    networks.iter().map(ToString::to_string).collect()
-}
 
 impl Transaction<'_> {
     /// A client that is not switched off, with its secrets, in one statement.
@@ -418,7 +270,7 @@ impl Transaction<'_> {
         }))
     }
 
-    /// Whether there is any client at all.
+    /// Whether the id was ever given out.
     ///
     /// # Errors
     /// [`Error`].

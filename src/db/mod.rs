@@ -5,6 +5,7 @@ mod acks;
 mod admins;
 mod audit;
 mod authorizations;
+mod client_row;
 mod client_secrets;
 mod clients;
 mod codes;

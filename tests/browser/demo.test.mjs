@@ -58,7 +58,7 @@ for (const javaScriptEnabled of [true, false]) {
     assert.ok(figure >= 1 && figure < 1000, `${figure} ms until the API refused`)
     for (const gone of ['#demo-refresh', '#demo-revoke']) assert.equal(await page.locator(gone).count(), 0)
     await page.click('#demo-call')
-    await page.waitForSelector('#step-4.failed')
+    await page.waitForSelector('#step-4.refused')
     assert.match(await page.textContent('#step-4'), /401 Unauthorized[^]*The access token is invalid/)
     // What was measured stays.
     assert.equal(await page.textContent('#step-6 .finding strong'), `${figure} ms`)
@@ -117,7 +117,7 @@ test('denied is shown by the application, and it can be tried again', async () =
   await page.click('#consent-deny')
   await page.waitForURL(demo.home)
   assert.match(await page.textContent('#step-2'), /access_denied/)
-  assert.deepEqual(await outcomes(page), ['Done', 'Failed', 'To come', 'To come', 'To come', 'To come'])
+  assert.deepEqual(await outcomes(page), ['Done', 'Refused', 'To come', 'To come', 'To come', 'To come'])
   await page.click('#demo-start')
   await page.click('#consent-allow')
   await page.waitForSelector('text=Signed in as')

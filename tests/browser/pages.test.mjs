@@ -182,7 +182,7 @@ const STATES = {
     async (page) => {
       await page.goto(demo.home)
       await page.goto(`${demo.home}callback?error=access_denied&state=guessed&iss=${encodeURIComponent(demo.issuer)}`)
-      await page.waitForSelector('.step.failed')
+      await page.waitForSelector('.step.refused')
     },
   ],
 }

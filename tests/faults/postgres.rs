@@ -77,7 +77,13 @@ impl House {
             Look::at(url).lines(&query)
         };
         let promises = self.promises.borrow();
-        assert_eq!(promises.failed, Vec::<String>::new());
+        let logs = || self.nodes.iter().map(|node| node.log()).collect::<Vec<_>>();
+        assert!(
+            promises.failed.is_empty(),
+            "{:?}: {:#?}",
+            promises.failed,
+            logs()
+        );
         promises.are_kept(lines);
         for node in &self.nodes {
             runs(are_honoured(&promises, &self.site.web(&base(node))));

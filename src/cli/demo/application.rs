@@ -20,7 +20,7 @@ use portcullis_verifier::actix::Authorized;
 use portcullis_verifier::{Rejected, Verifier};
 use serde::Deserialize;
 use serde_json::json;
-use visit::{Panel, Step, Visit};
+use visit::{Outcome, Panel, Step, Visit};
 
 use super::Exit;
 use super::cast::{Cast, SCOPE, USERNAME};
@@ -198,7 +198,7 @@ async fn begin(
         .finish();
     visit.show(
         1,
-        true,
+        Outcome::Done,
         vec![Panel::new(
             "Sent through your browser",
             message("GET", &url, &parameters),
@@ -241,7 +241,11 @@ async fn callback(
         "Came back through your browser",
         message("GET", &application.callback(), &shown),
     );
-    visit.show(2, ours && answer.code.is_some(), vec![panel]);
+    let outcome = match ours && answer.error.as_deref() == Some("access_denied") {
+        true => Outcome::Refused,
+        false => Outcome::of(ours && answer.code.is_some()),
+    };
+    visit.show(2, outcome, vec![panel]);
     if let (true, Some(code)) = (ours, &answer.code) {
         application.redeem(&mut visit, code).await;
     }

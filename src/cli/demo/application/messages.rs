@@ -9,7 +9,7 @@ use reqwest::header::WWW_AUTHENTICATE;
 use serde_json::{Value, json};
 
 use super::Application;
-use super::visit::{Panel, Tokens, Visit};
+use super::visit::{Outcome, Panel, Tokens, Visit};
 use crate::secret::from_base64url;
 
 impl Application {
@@ -25,7 +25,11 @@ impl Application {
         let genuine = decoded(&answer.body, "id_token")
             .is_some_and(|(_, claims)| claims["nonce"] == visit.nonce.as_str());
         visit.tokens = self.tokens(&answer.body).filter(|_| genuine);
-        visit.show(3, visit.tokens.is_some(), told(sent, &answer.body));
+        visit.show(
+            3,
+            Outcome::of(visit.tokens.is_some()),
+            told(sent, &answer.body),
+        );
     }
 
     /// Buys the next tokens with the refresh token.
@@ -39,7 +43,7 @@ impl Application {
         ];
         let (sent, answer) = self.asks("/oauth2/token", &form).await;
         let next = self.tokens(&answer.body);
-        visit.show(5, next.is_some(), told(sent, &answer.body));
+        visit.show(5, Outcome::of(next.is_some()), told(sent, &answer.body));
         visit.tokens = next.or(Some(held));
     }
 
@@ -55,7 +59,11 @@ impl Application {
             Panel::new("Sent by the application", sent),
             Panel::new("The API's answer", answer.to_string()),
         ];
-        visit.show(4, answer.is(StatusCode::OK), panels);
+        let outcome = match visit.revoked && answer.is(StatusCode::UNAUTHORIZED) {
+            true => Outcome::Refused,
+            false => Outcome::of(answer.is(StatusCode::OK)),
+        };
+        visit.show(4, outcome, panels);
     }
 
     /// What the API answers to this access token.

@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Application;
 use super::messages::Answer;
-use super::visit::{Finding, Panel, Visit};
+use super::visit::{Finding, Outcome, Panel, Visit};
 
 /// How long the API may take: three times what is promised.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -71,7 +71,7 @@ impl Application {
                 retried.to_string(),
             ),
         ];
-        visit.show(6, visit.revoked && refusal.is_some(), panels);
+        visit.show(6, Outcome::of(visit.revoked && refusal.is_some()), panels);
         // What was refused before says nothing about the time that news takes.
         if let Some(refusal) = refusal.filter(|_| before.is(StatusCode::OK)) {
             visit.find(6, refusal.finding());

@@ -28,9 +28,46 @@ pub struct Step {
     pub number: usize,
     pub title: String,
     pub text: String,
-    pub outcome: String,
+    pub outcome: Outcome,
     pub finding: Option<Finding>,
     pub panels: Vec<Panel>,
+}
+
+/// How a step ended.
+#[derive(Clone, Copy)]
+pub enum Outcome {
+    Todo,
+    Done,
+    /// As it has to be: who was asked said no.
+    Refused,
+    Failed,
+}
+
+impl Outcome {
+    /// Done, or else failed.
+    pub fn of(done: bool) -> Self {
+        if done { Self::Done } else { Self::Failed }
+    }
+
+    /// Its class on the page.
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::Todo => "todo",
+            Self::Done => "done",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// What the page says.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Todo => "To come",
+            Self::Done => "Done",
+            Self::Refused => "Refused",
+            Self::Failed => "Failed",
+        }
+    }
 }
 
 /// What was measured.
@@ -97,9 +134,8 @@ impl Visit {
     }
 
     /// Shows what a step did; a step that is done again is shown anew.
-    pub fn show(&mut self, number: usize, done: bool, panels: Vec<Panel>) {
+    pub fn show(&mut self, number: usize, outcome: Outcome, panels: Vec<Panel>) {
         self.steps.retain(|step| step.number != number);
-        let outcome = if done { "done" } else { "failed" };
         self.steps.push(step(number, outcome, panels));
     }
 
@@ -117,19 +153,19 @@ impl Visit {
         (1..=TITLES.len())
             .map(|number| {
                 let known = shown(number).cloned();
-                known.unwrap_or_else(|| step(number, "todo", Vec::new()))
+                known.unwrap_or_else(|| step(number, Outcome::Todo, Vec::new()))
             })
             .collect()
     }
 }
 
-fn step(number: usize, outcome: &str, panels: Vec<Panel>) -> Step {
+fn step(number: usize, outcome: Outcome, panels: Vec<Panel>) -> Step {
     let (title, text) = TITLES[number - 1];
     Step {
         number,
         title: title.to_owned(),
         text: text.to_owned(),
-        outcome: outcome.to_owned(),
+        outcome,
         finding: None,
         panels,
     }
