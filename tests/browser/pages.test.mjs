@@ -180,9 +180,18 @@ const STATES = {
   ],
   'demo refused': [
     async (page) => {
+      await demoSession(page)
+      await page.click('#demo-revoke')
+      await page.waitForSelector('#step-6.done')
+      await page.click('#demo-call')
+      await page.waitForSelector('#step-4.refused')
+    },
+  ],
+  'demo with a forged answer': [
+    async (page) => {
       await page.goto(demo.home)
       await page.goto(`${demo.home}callback?error=access_denied&state=guessed&iss=${encodeURIComponent(demo.issuer)}`)
-      await page.waitForSelector('.step.refused')
+      await page.waitForSelector('.step.failed')
     },
   ],
 }
