@@ -1,6 +1,8 @@
 //! `/login`: the page and its form. What happened is recorded, and the authorization goes on at
 //! `/oauth2/authorize`.
 
+mod session;
+
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -17,20 +19,17 @@ use super::extract::{self, Browser, Jar};
 use super::limits::whole_seconds;
 use super::pending::{self, Pending, Stop};
 use crate::accounts::password::{Password, Unusable, is_outdated};
-use crate::accounts::session::{ACR_PASSWORD, Login, Session};
-use crate::accounts::throttle::{self, ACCOUNT_AND_ADDRESS, Attempt, Bucket, Verdict};
+use crate::accounts::throttle::{self, ACCOUNT_AND_ADDRESS, Attempt, Verdict};
 use crate::accounts::user::{User, Username};
 use crate::app::App;
-use crate::audit::{Event, Name};
 use crate::config::limits::LOGIN_HINT_CHARS;
-use crate::db;
-use crate::id::{AuthorizationId, Sid};
+use crate::id::AuthorizationId;
 use crate::metrics::LOGINS;
 use crate::oauth::Detail;
-use crate::oauth::next_step::Stage;
 use crate::oauth::params::Params;
-use crate::secret::{Hash, Secret, base64url};
-use crate::time::Timestamp;
+use crate::secret::{Secret, base64url};
+pub(super) use session::fresh_session;
+use session::{Proof, begin_session};
 
 #[derive(Template)]
 #[template(path = "login.html")]
@@ -310,106 +309,4 @@ async fn authenticate(
         None
     };
     Ok(Some((user, renewed)))
-}
-
-/// What a right password leaves to be written down.
-struct Proof {
-    attempt: Attempt,
-    account: Bucket,
-    device: Hash,
-    /// A hash in the place of one with outdated cost.
-    renewed: Option<String>,
-}
-
-async fn begin_session(
-    request: &HttpRequest,
-    app: &App,
-    id: AuthorizationId,
-    user: User,
-    proof: Proof,
-) -> Result<Secret, Stop> {
-    let now = app.clock.now();
-    let cookie = Secret::opaque(&app.entropy);
-    let old = Jar::Session.read(request, app).map(|cookie| cookie.hash());
-    let session = fresh_session(app, &user, &cookie, now);
-    let open = app.store.transaction(move |tx| {
-        if let Some(phc) = proof.renewed {
-            tx.put_password(&user.id, &phc, now)?;
-        }
-        tx.absolve(&proof.attempt, true, now)?;
-        tx.end_series(&proof.account)?;
-        tx.put_known_device(&proof.device, &user.id, now)?;
-        let sid = replace(tx, old.as_ref(), &session, now)?;
-        tx.put_audit(&Event {
-            at: now,
-            name: Name::SessionBegun,
-            actor: format!("user:{}", user.id),
-            target: format!("session:{sid}"),
-            reason: None,
-            detail: serde_json::json!({ "acr": session.login.acr, "amr": session.login.amr }),
-        })?;
-        tx.advance_authorization(&id, Stage::SignedIn, (&user.id, &sid), None, now)
-    });
-    if !open.await? {
-        return Err(Stop::Notice(Notice::ALREADY_DONE));
-    }
-    Ok(cookie)
-}
-
-/// The login of somebody who just proved a password, under a cookie that nobody had before.
-pub(super) fn fresh_session(app: &App, user: &User, cookie: &Secret, now: Timestamp) -> Session {
-    Session {
-        id_hash: cookie.hash(),
-        login: Login {
-            sid: Sid::new(&app.entropy, now),
-            user_id: user.id.clone(),
-            user_epoch: user.auth_epoch,
-            auth_time: now,
-            acr: ACR_PASSWORD.to_owned(),
-            amr: vec!["pwd".to_owned()],
-        },
-        seen_at: now,
-        expires_at: now + app.config.login.session_absolute.0,
-    }
-}
-
-/// Puts the new session in the place of the browser's old one. The same person keeps the `sid`, so
-/// that what was granted in it lives on; another person's login ends.
-fn replace(
-    tx: &mut db::Transaction<'_>,
-    old: Option<&Hash>,
-    new: &Session,
-    now: Timestamp,
-) -> Result<Sid, db::Error> {
-    if let Some(old) = old
-        && let Some((standing, _)) = tx.find_session(old)?
-    {
-        if standing.login.user_id == new.login.user_id && tx.renew_session(old, new)? {
-            return Ok(standing.login.sid);
-        }
-        let why = "another person signed in";
-        if tx.end_session(&standing.login.sid, why, "node", now)? {
-            tx.put_audit(&Event {
-                at: now,
-                name: Name::SessionEnded,
-                actor: format!("user:{}", new.login.user_id),
-                target: format!("session:{}", standing.login.sid),
-                reason: Some(why.to_owned()),
-                detail: serde_json::json!({}),
-            })?;
-        }
-    }
-    tx.put_session(new)?;
-    let why = "too many sessions";
-    for surplus in tx.end_surplus_sessions(new, why, now)? {
-        tx.put_audit(&Event {
-            at: now,
-            name: Name::SessionEnded,
-            actor: "node".to_owned(),
-            target: format!("session:{surplus}"),
-            reason: Some(why.to_owned()),
-            detail: serde_json::json!({}),
-        })?;
-    }
-    Ok(new.login.sid.clone())
 }
