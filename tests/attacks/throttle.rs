@@ -6,7 +6,7 @@ use std::time::Duration;
 use portcullis::config::Config;
 
 use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, Db, Server, log};
+use crate::cast::{Answer, Db, Server, journal, log};
 use crate::expect::{logged, page, seen};
 use crate::login::{Door, failed, passed};
 use crate::{Row, Stage, row};
@@ -119,7 +119,16 @@ async fn a113(stage: &Stage) {
     let tries: Vec<_> = (0..100)
         .map(|n| {
             let mut door = doors[n % doors.len()].clone();
-            actix_web::rt::spawn(async move { door.tries("alice", WRONG).await })
+            actix_web::rt::spawn(async move {
+                // On a busy machine the last of a hundred may wait too long for their turn at the one
+                // row that counts, are told to come back, and do.
+                loop {
+                    let answer = door.tries("alice", WRONG).await;
+                    if answer.status != 503 {
+                        return answer;
+                    }
+                }
+            })
         })
         .collect();
     let (mut evaluated, mut put_off) = (0, 0);
@@ -131,6 +140,7 @@ async fn a113(stage: &Stage) {
             _ => stage.check(1, false, || seen(&answer)),
         }
     }
+    journal::strike_out(|exchange| exchange.answer.status == 503);
     stage.check(1, evaluated == 5 && put_off == 95, || {
         format!("{evaluated} were evaluated, {put_off} put off")
     });
