@@ -13,6 +13,7 @@ use actix_service::{Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory
 use actix_tls::accept::rustls_0_23::Acceptor;
 use actix_web::Error;
 use actix_web::dev::{AppConfig, ServiceResponse};
+use futures_util::FutureExt;
 use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 
@@ -120,11 +121,10 @@ where
             let pulse = wire.pulse();
             let served = Service::call(http, (wire, Protocol::Http1, peer));
             let (clock, begun) = (clock.clone(), clock.uptime());
-            async move {
-                let outcome = served.await;
-                tell(peer, &outcome, &pulse, clock.uptime().since(begun));
-                outcome
-            }
+            // No async block: that would hold the connection twice, before and while it waits for it.
+            served.inspect(move |outcome| {
+                tell(peer, outcome, &pulse, clock.uptime().since(begun));
+            })
         })
     }
 }
