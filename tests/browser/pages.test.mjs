@@ -1,7 +1,7 @@
 // Every page in every state: readable, operable, and whole at any width, in light and in dark.
 
 import assert from 'node:assert/strict'
-import { mkdir, mkdtemp, readFile, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -74,6 +74,7 @@ async function temporary(page) {
   await writeFile(file, PASSWORD, { mode: 0o600 })
   const fresh = await serve({ PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_FILE: file })
   untouched.push(fresh)
+  await rm(folder, { recursive: true })
   const of = await fresh.client('--name', 'Corner Shop', '--redirect-uri', CALLBACK)
   await page.goto(begin(fresh, of, CALLBACK, {}).url)
   await signIn(page, { username: 'admin', password: PASSWORD })
