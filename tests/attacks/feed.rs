@@ -1,6 +1,7 @@
 //! Rows of the catalogue: the revocation feed, as a node serves it.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use portcullis::db::{Record, Transaction};
@@ -206,8 +207,10 @@ async fn a434(stage: &Stage) {
 /// A stream by hand.
 async fn opens(server: &Server, api: &Party) -> reqwest::Response {
     // One for all: each would read the system's certificates anew.
-    static HTTP: std::sync::OnceLock<reqwest::Client> = std::sync::OnceLock::new();
-    HTTP.get_or_init(|| crate::cast::browser::http("http:"))
+    static CLIENTS: [OnceLock<reqwest::Client>; 2] = [const { OnceLock::new() }; 2];
+    let over_tls = server.base.starts_with("https:");
+    CLIENTS[usize::from(over_tls)]
+        .get_or_init(|| crate::cast::browser::http(&server.base))
         .get(format!("{}{STREAM}", server.base))
         .header("Host", "op.example")
         .header("Authorization", credentials(api))

@@ -1,10 +1,14 @@
 //! Requests that no client library would send: bytes on a socket.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use super::browser::Answer;
 use super::journal::{self, Exchange};
@@ -41,44 +45,54 @@ pub async fn request(
     Some(answer)
 }
 
-/// A connection, over TLS where the server speaks it.
-trait Wire: Read + Write {}
+/// How long the other side may be silent, or deaf.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-impl<T: Read + Write> Wire for T {}
+/// A connection.
+pub trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 
-fn wire(base: &str) -> Box<dyn Wire> {
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+/// Connects, over TLS where the server speaks it.
+pub async fn wire(base: &str) -> std::io::Result<Box<dyn Wire>> {
     let (scheme, address) = base.split_once("://").unwrap();
-    let tcp = connect(address);
+    let tcp = TcpStream::connect(address).await.unwrap();
     if scheme == "http" {
-        return Box::new(tcp);
+        return Ok(Box::new(tcp));
     }
     let name = "op.example".try_into().unwrap();
-    let client = rustls::ClientConnection::new(tls::ours().client().into(), name).unwrap();
-    Box::new(rustls::StreamOwned::new(client, tcp))
+    let connector = TlsConnector::from(Arc::new(tls::ours().client()));
+    Ok(Box::new(connector.connect(name, tcp).await?))
 }
 
-fn connect(address: &str) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    let patience = Some(Duration::from_secs(5));
-    stream.set_read_timeout(patience).unwrap();
-    stream.set_write_timeout(patience).unwrap();
-    stream
+/// Says all of it; `false` when the other side hung up, or takes nothing.
+pub async fn says(mouth: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> bool {
+    let said = async {
+        mouth.write_all(bytes).await?;
+        mouth.flush().await
+    };
+    matches!(timeout(PATIENCE, said).await, Ok(Ok(())))
+}
+
+/// Listens until the other side hangs up, or is silent for long: what it said, and whether it hung up.
+async fn hears(ear: &mut (impl AsyncRead + Unpin)) -> (Option<Answer>, bool) {
+    let mut heard = Vec::new();
+    loop {
+        match timeout(PATIENCE, ear.read_buf(&mut heard)).await {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0) | Err(_)) => return (parse(&heard), true),
+            Err(_) => return (parse(&heard), false),
+        }
+    }
 }
 
 /// Sends exactly these bytes, which must ask for the connection to be closed. `None` when it was
 /// closed without an answer.
 pub async fn bytes(base: &str, bytes: Vec<u8>) -> Option<Answer> {
-    let base = base.to_owned();
-    actix_web::rt::task::spawn_blocking(move || {
-        let mut stream = wire(&base);
-        // A server that has heard enough may stop listening before everything is said.
-        let _ = stream.write_all(&bytes);
-        let mut heard = Vec::new();
-        let _ = stream.read_to_end(&mut heard);
-        parse(&heard)
-    })
-    .await
-    .unwrap()
+    let mut wire = wire(base).await.ok()?;
+    // A server that has heard enough may stop listening before everything is said.
+    says(&mut wire, &bytes).await;
+    hears(&mut wire).await.0
 }
 
 /// A whole form post to our host.
@@ -95,35 +109,23 @@ pub fn post(target: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Sends `first`, then `chunk` up to `times` times, and listens meanwhile; in the clear only. The answer, and whether the
-/// other side hung up by itself.
+/// Sends `first`, then `chunk` up to `times` times, and listens meanwhile. The answer, and whether the other side
+/// hung up by itself.
 pub async fn flood(
     base: &str,
     first: Vec<u8>,
     chunk: Vec<u8>,
     times: usize,
 ) -> (Option<Answer>, bool) {
-    let address = base.trim_start_matches("http://").to_owned();
-    actix_web::rt::task::spawn_blocking(move || {
-        let mut stream = connect(&address);
-        let mut ear = stream.try_clone().unwrap();
-        let listening = std::thread::spawn(move || {
-            let mut heard = Vec::new();
-            let end = ear.read_to_end(&mut heard);
-            let waits = end.is_err_and(|error| {
-                matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
-            });
-            (parse(&heard), !waits)
-        });
+    let (mut ear, mut mouth) = tokio::io::split(wire(base).await.unwrap());
+    let speaks = async {
         for part in std::iter::once(&first).chain(std::iter::repeat_n(&chunk, times)) {
-            if stream.write_all(part).is_err() {
+            if !says(&mut mouth, part).await {
                 break;
             }
         }
-        listening.join().unwrap()
-    })
-    .await
-    .unwrap()
+    };
+    join(hears(&mut ear), speaks).await.0
 }
 
 fn parse(heard: &[u8]) -> Option<Answer> {

@@ -4,6 +4,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
 use super::{address, beside, encrypted};
 use crate::cast::{Browser, Server, raw};
 use crate::expect::{logged, page, seen};
@@ -231,33 +234,24 @@ async fn converse(server: &Server, bytes: Vec<u8>) -> String {
 }
 
 /// How long a connection lives that says `first` and then a byte each half second.
-async fn dribbles(address: String, first: String) -> (Duration, String) {
-    beside(move || {
-        let started = Instant::now();
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_millis(500)))
-            .unwrap();
-        stream.write_all(first.as_bytes()).unwrap();
-        let (mut heard, mut part) = (Vec::new(), [0; 4_096]);
-        while started.elapsed() < Duration::from_secs(20) {
-            match stream.read(&mut part) {
-                Ok(0) => break,
-                Ok(n) => heard.extend_from_slice(&part[..n]),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    if stream.write_all(b"x").is_err() {
-                        break;
-                    }
+async fn dribbles(base: String, first: String) -> (Duration, String) {
+    let started = Instant::now();
+    let mut wire = raw::wire(&base).await.unwrap();
+    assert!(raw::says(&mut wire, first.as_bytes()).await);
+    let mut heard = Vec::new();
+    while started.elapsed() < Duration::from_secs(20) {
+        match timeout(Duration::from_millis(500), wire.read_buf(&mut heard)).await {
+            Ok(Ok(1..)) => {}
+            Ok(Ok(0) | Err(_)) => break,
+            Err(_) => {
+                if !raw::says(&mut wire, b"x").await {
+                    break;
                 }
-                Err(_) => break,
             }
         }
-        (
-            started.elapsed(),
-            String::from_utf8_lossy(&heard).into_owned(),
-        )
-    })
-    .await
+    }
+    let heard = String::from_utf8_lossy(&heard).into_owned();
+    (started.elapsed(), heard)
 }
 
 async fn a452(stage: &Stage) {
@@ -270,7 +264,12 @@ async fn a452(stage: &Stage) {
     let second = format!("{head}\r\n{first}");
     let firsts = ["", &first, body, &second];
     let slow: Vec<_> = (0..40)
-        .map(|n| (n % 4, dribbles(address(server), firsts[n % 4].to_owned())))
+        .map(|n| {
+            (
+                n % 4,
+                dribbles(server.base.clone(), firsts[n % 4].to_owned()),
+            )
+        })
         .map(|(kind, slow)| actix_web::rt::spawn(async move { (kind, slow.await) }))
         .collect();
     // Meanwhile honest people are served.
