@@ -492,21 +492,12 @@ fn an_unattended_first_start_makes_an_administrator_for_a_week() {
 
 #[test]
 fn a_proxy_that_nobody_declared_is_told_of_once() {
-    use std::io::{Read, Write};
     let place = Place::new();
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = free_port();
     let listen = format!("127.0.0.1:{port}");
     let running = place.serve(&[("PORTCULLIS__LISTEN__PUBLIC", &listen)]);
     for _ in 0..3 {
-        let mut stream = std::net::TcpStream::connect(&listen).unwrap();
-        let request = "GET /account HTTP/1.1\r\nHost: localhost:8080\r\nX-Forwarded-For: 203.0.113.9\r\nConnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let answer = asks(port, "/account");
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
     let told = |line: &str| line.contains("http.proxy_undeclared") && line.contains("forwarded");
@@ -514,12 +505,18 @@ fn a_proxy_that_nobody_declared_is_told_of_once() {
     assert_eq!(running.log().iter().filter(|line| told(line)).count(), 1);
 }
 
-/// The answer of a listener on this machine to one request.
+/// A port that nobody listens on.
+fn free_port() -> u16 {
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    probe.local_addr().unwrap().port()
+}
+
+/// The answer of a listener on this machine to one request, which came by a proxy as it says.
 fn asks(port: u16, path: &str) -> String {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 10.1.1.1\r\nConnection: close\r\n\r\n"
+        "GET {path} HTTP/1.1\r\nHost: localhost:8080\r\nX-Forwarded-For: 10.1.1.1\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
@@ -529,25 +526,15 @@ fn asks(port: u16, path: &str) -> String {
 
 #[test]
 fn a_guess_at_a_set_up_link_costs_no_writer_once_there_is_an_administrator() {
-    use std::io::{Read, Write};
     let place = Place::new();
     let create = ["user", "create", "root", "--admin", "--password-stdin"];
     place.told(&create, "gravel-otter-92-lamp\n");
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = free_port();
     let listen = format!("127.0.0.1:{port}");
     let _running = place.serve(&[("PORTCULLIS__LISTEN__PUBLIC", &listen)]);
     let mut writer = place.look();
     writer.execute("BEGIN IMMEDIATE");
-    let mut stream = std::net::TcpStream::connect(&listen).unwrap();
-    let request =
-        "GET /setup?token=x HTTP/1.1\r\nHost: localhost:8080\r\nConnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    let answer = asks(port, "/setup?token=x");
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     drop(writer);
 }
@@ -555,9 +542,7 @@ fn a_guess_at_a_set_up_link_costs_no_writer_once_there_is_an_administrator() {
 #[test]
 fn administration_is_shut_to_other_networks() {
     let place = Place::new();
-    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = probe.local_addr().unwrap().port();
-    drop(probe);
+    let port = free_port();
     let listen = format!("127.0.0.1:{port}");
     let variable = ("PORTCULLIS__LISTEN__MANAGEMENT", listen.as_str());
     let path = "/api/admin/v1/clients";

@@ -219,11 +219,11 @@ fn write(
     (before, client): (Option<&Client>, &Client),
     work: impl FnOnce(&mut Transaction<'_>) -> Result<(), db::Error> + Send + 'static,
 ) -> anyhow::Result<()> {
-    let names = |client: &Client| {
-        let lists = [&client.resources, &client.serves].map(Clone::clone);
-        (lists, client.scopes.clone())
-    };
-    let is_same = before.is_some_and(|before| names(before) == names(client));
+    let is_same = before.is_some_and(|before| {
+        before.resources == client.resources
+            && before.serves == client.serves
+            && before.scopes == client.scopes
+    });
     let named = client.clone();
     let written = block_on(async {
         let written = store.transaction(move |tx| {

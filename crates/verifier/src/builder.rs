@@ -232,7 +232,7 @@ impl Builder {
     /// [`StartError::Insecure`], [`StartError::NoAlgorithms`].
     pub fn check(&self) -> Result<(), StartError> {
         discovery_url(&self.issuer)?;
-        self.subscription.check()?;
+        self.subscription.addresses_for(&self.issuer)?;
         self.clone().expected().map(|_| ())
     }
 

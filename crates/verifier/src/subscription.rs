@@ -99,15 +99,8 @@ impl Subscription {
         }))
     }
 
-    /// Whether the feed may be asked for at the addresses that were given.
-    pub(crate) fn check(&self) -> Result<(), StartError> {
-        let given = self.addresses.iter();
-        given
-            .map(|url| secure(&at(url, "")))
-            .try_for_each(|url| url.map(|_| ()))
-    }
-
-    fn addresses_for(&self, issuer: &str) -> Result<Vec<String>, StartError> {
+    /// Where the feed is asked for: at the addresses that were given, else at the issuer.
+    pub(crate) fn addresses_for(&self, issuer: &str) -> Result<Vec<String>, StartError> {
         let given = self.addresses.iter().map(String::as_str);
         let issuer = self.addresses.is_empty().then_some(issuer);
         let addresses = given.chain(issuer).map(|url| at(url, ""));
