@@ -167,6 +167,7 @@ story! {
             browser: None,
             user_id: None,
             sid: None,
+            login_sid: None,
             stage: Stage::Begun,
             scope: None,
             created_at: now(),
@@ -183,7 +184,7 @@ story! {
         assert_eq!(race(&server, move |tx| tx.take_authorization(&taken, now())).await, 1);
         let login = scene.session.login.clone();
         let after = server
-            .write(move |tx| tx.advance_authorization(&id, Stage::Consented, (&login.user_id, &login.sid), None, now()))
+            .write(move |tx| tx.record_decision(&id, (&login.user_id, &login.sid), None, now()))
             .await;
         assert!(!after, "an answered authorization goes nowhere");
     }

@@ -114,6 +114,7 @@ diesel::table! {
         expires_at -> BigInt,
         taken_at -> Nullable<BigInt>,
         network -> Nullable<Text>,
+        login_sid -> Nullable<Text>,
     }
 }
 

@@ -72,6 +72,7 @@ notices! {
     TOO_MANY 429 "Too many requests" "Too many requests came from your network in a short time." Some("Please wait a moment and try again."), "ratelimit.hit" "ip";
     FORWARDED 400 "This request cannot be read" "The proxy in front passed on an address that is none." None, "http.bad_forwarded" "address";
     NETWORK 403 "Not from here" "This server does not answer your network." None, "http.denied" "network";
+    EMBEDDED 400 "This page must be opened by itself" "It was requested as a part of another page." Some("Open the application in a window of its own and start again."), "authz.rejected" "fetch_dest";
     HOST 400 "This request cannot be read" "It must say once which server it is for." None, "http.bad_host" "count";
     PLAIN 403 "Not without encryption" "This server is to be used over https only." None, "http.plain" "scheme";
     TOO_SLOW 408 "This took too long" "The request did not arrive in time." None, "http.timeout" "body";

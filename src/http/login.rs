@@ -11,13 +11,13 @@ use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
 use super::access;
-use super::answer::{Allowed, Frame, page, see_other};
+use super::answer::{Allowed, Frame, continue_to, page, see_other};
 use super::assets::Assets;
 use super::client_address::ClientAddress;
 use super::error::{self, Notice};
 use super::extract::{self, Browser, Jar};
 use super::limits::whole_seconds;
-use super::pending::{self, Pending, Stop};
+use super::pending::{self, Pending, Stop, dispatcher};
 use crate::accounts::password::{Password, Unusable, is_outdated};
 use crate::accounts::throttle::{self, ACCOUNT_AND_ADDRESS, Attempt, Verdict};
 use crate::accounts::user::{User, Username};
@@ -26,6 +26,7 @@ use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::id::AuthorizationId;
 use crate::metrics::LOGINS;
 use crate::oauth::Detail;
+use crate::oauth::next_step::Step;
 use crate::oauth::params::Params;
 use crate::secret::{Secret, base64url};
 pub(super) use session::fresh_session;
@@ -60,7 +61,8 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
     };
     let browser = Browser::of(&request, &app);
     match pending(&request, &app, &id, &browser).await {
-        Ok(pending) => show(&app, &assets, &id, &browser, &pending, None),
+        Ok(Some(pending)) => show(&app, &assets, &id, &browser, &pending, None),
+        Ok(None) => see_other(&dispatcher(&id)),
         Err(stop) => stop.respond(&request, &app, &assets),
     }
 }
@@ -78,17 +80,21 @@ pub async fn post(
     }
 }
 
+/// The open authorization. `None` when it is to be refused, which a login would not change: the dispatcher
+/// says so to the client. Where no login is due, one is still welcome: with another account, for instance.
 async fn pending(
     request: &HttpRequest,
     app: &App,
     id: &AuthorizationId,
     browser: &Browser,
-) -> Result<Pending, Stop> {
+) -> Result<Option<Pending>, Stop> {
     let now = app.clock.now();
     let begun = pending::open(app, id, browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
         .map_err(|_| Stop::Notice(Notice::TOO_MANY_FIELDS))?;
-    pending::pend(request, app, &params, now).await
+    let pending = pending::pend(request, app, &params, now).await?;
+    let is_refused = matches!(pending.next(Some(&begun), now), Step::Refuse(_));
+    Ok((!is_refused).then_some(pending))
 }
 
 fn show(
@@ -124,16 +130,11 @@ fn show(
         policy_uri: request.client.policy_uri.clone(),
         tos_uri: request.client.tos_uri.clone(),
     };
-    let target = request.callback.form_target();
-    page(
-        StatusCode::OK,
-        &template,
-        &Allowed {
-            form_action: Some(&format!("https: {target}")),
-            script_nonce: None,
-            popup: true,
-        },
-    )
+    let allowed = Allowed {
+        popup: true,
+        ..Allowed::default()
+    };
+    page(StatusCode::OK, &template, &allowed)
 }
 
 async fn sign_in(
@@ -162,7 +163,9 @@ async fn sign_in(
         .map_err(bad_form)?
         .map(AuthorizationId::from);
     let id = id.ok_or(Stop::Notice(Notice::OTHER_BROWSER))?;
-    let pending = pending(request, app, &id, &browser).await?;
+    let Some(pending) = pending(request, app, &id, &browser).await? else {
+        return Ok(continue_to(&dispatcher(&id), assets));
+    };
     // 3. The person is who they say.
     let typed = form.one("username").map_err(bad_form)?.unwrap_or_default();
     let password = form.verbatim("password").map_err(bad_form)?;
@@ -219,7 +222,7 @@ async fn sign_in(
     if pending.stored.session.is_some() {
         error::note(request, "login.reauth", "login");
     }
-    let mut response = see_other(&format!("/oauth2/authorize?authorization={id}"));
+    let mut response = continue_to(&dispatcher(&id), assets);
     for (jar, value) in [(Jar::Session, &cookie), (Jar::Device, &device)] {
         if let Err(error) = response.add_cookie(&jar.keep(app, value)) {
             tracing::error!(event = "http.cookie", %error);

@@ -1,11 +1,11 @@
 //! `/oauth2/end_session`: OpenID Connect RP-Initiated Logout, and the log-out button of our own pages.
 
-use actix_web::http::StatusCode;
+use actix_web::http::{Method, StatusCode};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
-use super::answer::{Allowed, Frame, page, see_other};
+use super::answer::{Allowed, Frame, continue_to, page, see_other};
 use super::assets::Assets;
 use super::error::{self, Notice};
 use super::extract::{self, Jar, Unread};
@@ -15,7 +15,6 @@ use crate::accounts::user::Username;
 use crate::app::App;
 use crate::audit::{Event, Name};
 use crate::id::ClientId;
-use crate::oauth::callback::form_target;
 use crate::oauth::client::Client;
 use crate::oauth::id_token::Hint;
 use crate::oauth::logout::destination;
@@ -107,15 +106,16 @@ async fn log_out(
         text("post_logout_redirect_uri"),
         text("state"),
     );
+    let answered = params.has("csrf");
+    let by_form = request.method() == Method::POST;
     let Some((session, username)) = session else {
         extract::log_stranger(request, app);
-        return Ok(done(app, assets, to.as_deref()));
+        return Ok(done(app, assets, to.as_deref(), by_form));
     };
     // 2. A genuine hint of this very login, or the person's own answer; otherwise the question.
     let hinted = hint
         .as_ref()
         .is_some_and(|hint| hint.sid.as_deref() == Some(session.login.sid.as_str()));
-    let answered = params.has("csrf");
     if answered && !extract::is_same_origin(request, app) {
         return Err(Stop::Notice(Notice::CROSS_SITE));
     }
@@ -134,14 +134,13 @@ async fn log_out(
             sid: session.login.sid.as_str(),
             username: &username,
             client: client.as_ref(),
-            to: to.as_deref(),
         };
         return Ok(question.ask(app, assets));
     }
     // 3. The session ends, and with it its grants.
     end(app, session).await?;
     error::note(request, "session.ended", "logout");
-    Ok(done(app, assets, to.as_deref()))
+    Ok(done(app, assets, to.as_deref(), by_form))
 }
 
 /// What the page asks about.
@@ -150,7 +149,6 @@ struct Question<'a> {
     sid: &'a str,
     username: &'a Username,
     client: Option<&'a Client>,
-    to: Option<&'a str>,
 }
 
 impl Question<'_> {
@@ -167,13 +165,7 @@ impl Question<'_> {
             client: self.client.map(|client| client.name.clone()),
             fields: carried.into_iter().filter_map(field).collect(),
         };
-        // The answer may lead on to a registered address, on loopback too.
-        let onward = self.to.map_or_else(|| "https:".to_owned(), form_target);
-        let allowed = Allowed {
-            form_action: Some(&onward),
-            ..Allowed::default()
-        };
-        page(StatusCode::OK, &template, &allowed)
+        page(StatusCode::OK, &template, &Allowed::default())
     }
 }
 
@@ -196,8 +188,9 @@ async fn end(app: &App, session: Session) -> Result<(), Stop> {
     Ok(ended.await?)
 }
 
-fn done(app: &App, assets: &Assets, to: Option<&str>) -> HttpResponse {
+fn done(app: &App, assets: &Assets, to: Option<&str>, by_form: bool) -> HttpResponse {
     let mut response = match to {
+        Some(to) if by_form => continue_to(to, assets),
         Some(to) => see_other(to),
         None => page(
             StatusCode::OK,

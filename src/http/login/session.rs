@@ -12,7 +12,6 @@ use crate::http::error::Notice;
 use crate::http::extract::Jar;
 use crate::http::pending::Stop;
 use crate::id::{AuthorizationId, Sid};
-use crate::oauth::next_step::Stage;
 use crate::secret::{Hash, Secret};
 use crate::time::Timestamp;
 
@@ -52,7 +51,7 @@ pub(super) async fn begin_session(
             reason: None,
             detail: serde_json::json!({ "acr": session.login.acr, "amr": session.login.amr }),
         })?;
-        tx.advance_authorization(&id, Stage::SignedIn, (&user.id, &sid), None, now)
+        tx.record_login(&id, (&user.id, &sid), now)
     });
     if !open.await? {
         return Err(Stop::Notice(Notice::ALREADY_DONE));
