@@ -29,6 +29,7 @@ mod introspection;
 mod keys_jwt;
 mod keys_use;
 mod login;
+mod navigation;
 mod odd_peer;
 mod process;
 mod redirect_uri;
@@ -73,12 +74,14 @@ const AREAS: &[&[Row]] = &[
     introspection::ROWS,
     keys_jwt::ROWS,
     keys_use::ROWS,
+    login::cookies::ROWS,
     login::forms::ROWS,
     odd_peer::ROWS,
     login::kinds::ROWS,
     login::pages::ROWS,
     login::passwords::ROWS,
     login::sessions::ROWS,
+    navigation::ROWS,
     redirect_uri::ROWS,
     revocation::ROWS,
     storage_supply::ROWS,

@@ -13,6 +13,8 @@ mod feed;
 mod feed_numbers;
 mod introspection;
 mod limits;
+mod navigation;
 mod networks;
+mod reauthentication;
 mod setup;
 mod tokens;

@@ -1,5 +1,6 @@
 //! Rows of the catalogue: signing in, the session that follows, and its end.
 
+pub mod cookies;
 pub mod forms;
 pub mod kinds;
 pub mod pages;
