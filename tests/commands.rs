@@ -228,7 +228,7 @@ fn clients_are_changed(desk: &Place) {
     desk.refused(
         &[shop.as_slice(), &callback].concat(),
         1,
-        "none is given out twice",
+        "an identifier is never assigned twice",
     );
 }
 

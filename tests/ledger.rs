@@ -314,6 +314,7 @@ story! {
                 browser: None,
                 user_id: None,
                 sid: None,
+                login_sid: None,
                 stage: Stage::Begun,
                 scope: None,
                 created_at: now(),

@@ -3,6 +3,7 @@
 mod apply;
 mod audit;
 mod client;
+mod command;
 mod config;
 mod demo;
 mod doctor;

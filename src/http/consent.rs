@@ -15,7 +15,7 @@ use super::pending::{self, Pending, Stop, dispatcher};
 use crate::accounts::consent::Consent;
 use crate::accounts::session::Login;
 use crate::app::App;
-use crate::audit::{Event, Name};
+use crate::audit::{Actor, Event, Name, Target};
 use crate::id::{AuthorizationId, ConsentId};
 use crate::oauth::Detail;
 use crate::oauth::authorize::Request;
@@ -283,8 +283,8 @@ async fn record(
         } else {
             Name::ConsentDenied
         },
-        actor: format!("user:{}", login.user_id),
-        target: format!("client:{}", client.id),
+        actor: Actor::User(login.user_id.clone()),
+        target: Target::Client(client.id.clone()),
         reason: None,
         detail: serde_json::json!({ "scope": granted.as_ref().map(ToString::to_string) }),
     };

@@ -13,7 +13,7 @@ use super::pending::Stop;
 use crate::accounts::session::Session;
 use crate::accounts::user::Username;
 use crate::app::App;
-use crate::audit::{Event, Name};
+use crate::audit::{Actor, Event, Name, Target};
 use crate::id::ClientId;
 use crate::oauth::client::Client;
 use crate::oauth::id_token::Hint;
@@ -172,12 +172,12 @@ impl Question<'_> {
 async fn end(app: &App, session: Session) -> Result<(), Stop> {
     let now = app.clock.now();
     let ended = app.store.transaction(move |tx| {
-        let actor = format!("user:{}", session.login.user_id);
-        if tx.end_session(&session.login.sid, "logout", &actor, now)? {
+        let actor = Actor::User(session.login.user_id.clone());
+        if tx.end_session(&session.login.sid, "logout", &actor.to_string(), now)? {
             tx.put_audit(&Event {
                 at: now,
                 name: Name::SessionEnded,
-                target: format!("session:{}", session.login.sid),
+                target: Target::Session(session.login.sid.clone()),
                 actor,
                 reason: None,
                 detail: serde_json::json!({}),

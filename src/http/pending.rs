@@ -11,6 +11,7 @@ use super::extract::{self, Browser, Jar};
 use crate::accounts::consent::Consent;
 use crate::accounts::session::{Login, Session};
 use crate::accounts::user::Username;
+use crate::admin::AdminError;
 use crate::app::App;
 use crate::db::{self, Transaction};
 use crate::id::{AuthorizationId, ClientId};
@@ -48,6 +49,16 @@ impl From<Error> for Stop {
 impl From<db::Error> for Stop {
     fn from(error: db::Error) -> Self {
         Error::from(error).into()
+    }
+}
+
+impl From<AdminError> for Stop {
+    fn from(error: AdminError) -> Self {
+        match error {
+            AdminError::Storage(error) => error.into(),
+            // Handlers answer the refusals that a user can correct; others mean a form that was altered.
+            _ => Self::Notice(Notice::BAD_FORM),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use portcullis_verifier::Verifier;
 
+use crate::audit::Actor;
 use crate::config::limits::{KEY_VIEW_AGE, KEYS_PUBLISHED};
 use crate::db;
 use crate::keys::rotation::state;
@@ -90,7 +91,12 @@ impl Keeper {
         if !found.secrets.is_empty() {
             ServerSecrets::open(&found.secrets, &table.keychain(), now)?;
         }
-        table.begin(&Act { actor: "node", now }).await?;
+        table
+            .begin(&Act {
+                actor: Actor::System,
+                now,
+            })
+            .await?;
         let rows = table.read(now).await?;
         let keychain = table.keychain();
         let view = KeyView::build(&rows.keys, &rows.blocked, &keychain, None, now)?;
@@ -261,7 +267,14 @@ impl Keeper {
             return Ok(());
         }
         let now = self.clock.now();
-        if self.table.keep(&Act { actor: "node", now }).await? {
+        if self
+            .table
+            .keep(&Act {
+                actor: Actor::System,
+                now,
+            })
+            .await?
+        {
             self.refresh().await?;
         }
         Ok(())

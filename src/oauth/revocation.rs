@@ -7,7 +7,7 @@ use super::client_auth::Proven;
 use super::error::{Detail, Error};
 use super::ledger::{Failure, Ledger};
 use super::params::Params;
-use crate::audit::{Event, Name};
+use crate::audit::{Actor, Event, Name, Target};
 use crate::id::GrantId;
 use crate::keys::ServerSecrets;
 use crate::oauth::token::refuse;
@@ -60,7 +60,8 @@ pub fn revoke(
     now: Timestamp,
 ) -> Result<Result<(), Error>, Failure> {
     let client = proven.client();
-    let actor = format!("client:{}", client.id);
+    let actor = Actor::Client(client.id.clone());
+    let by = actor.to_string();
     let denied = || Error::invalid_request(Detail::new("revocation.denied", "client"));
     match presented {
         Presented::Dead => {}
@@ -69,8 +70,8 @@ pub fn revoke(
                 if grant.client_id != client.id {
                     return Ok(Err(denied()));
                 }
-                if ledger.end_grant(&grant.id, "revoked", &actor, now)? {
-                    done(ledger, actor, format!("grant:{}", grant.id), now)?;
+                if ledger.end_grant(&grant.id, "revoked", &by, now)? {
+                    done(ledger, actor, Target::Grant(grant.id), now)?;
                 }
             }
         }
@@ -82,10 +83,10 @@ pub fn revoke(
                 &claims.jti,
                 Timestamp::from_secs(claims.exp),
                 "revoked",
-                &actor,
+                &by,
                 now,
             )?;
-            done(ledger, actor, format!("token:{}", claims.jti), now)?;
+            done(ledger, actor, Target::Token(claims.jti.clone()), now)?;
         }
     }
     Ok(Ok(()))
@@ -93,8 +94,8 @@ pub fn revoke(
 
 fn done(
     ledger: &mut dyn Ledger,
-    actor: String,
-    target: String,
+    actor: Actor,
+    target: Target,
     now: Timestamp,
 ) -> Result<(), Failure> {
     ledger.put_audit(&Event {

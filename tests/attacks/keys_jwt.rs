@@ -43,7 +43,10 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 fn act(stage: &Stage) -> Act {
     let now = stage.server.clock.now();
-    Act { actor: "cli", now }
+    Act {
+        actor: portcullis::audit::Actor::Operator,
+        now,
+    }
 }
 
 /// Every node sees the change of keys.

@@ -62,7 +62,7 @@ async fn wrong_kek(db: Db) {
         .await
         .unwrap();
     let act = portcullis::keeper::Act {
-        actor: "cli",
+        actor: portcullis::audit::Actor::Operator,
         now: world.now(),
     };
     let moved = table.rewrap(&act).await.unwrap();

@@ -31,8 +31,10 @@ pub struct Stored {
 pub struct Rules {
     /// Whether what no file names is removed.
     pub prune: bool,
-    /// Of the servers that shall run on it.
+    /// The configuration of the servers that will run on it.
     pub config: Config,
+    /// What that configuration says about clients.
+    pub clients: crate::admin::clients::Rules,
     /// The instant of the change.
     pub now: Timestamp,
     /// For ids and secrets.

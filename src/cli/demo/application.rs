@@ -323,6 +323,10 @@ impl Application {
     }
 
     /// This browser's cookie, or a new one, and what happened in it.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the demo application is a client: its cookie protects nothing of the server"
+    )]
     fn visit(&self, request: &HttpRequest) -> (String, Visit) {
         let known = request
             .cookie("demo")

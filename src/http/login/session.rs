@@ -6,7 +6,7 @@ use crate::accounts::session::{ACR_PASSWORD, Login, Session};
 use crate::accounts::throttle::{Attempt, Bucket};
 use crate::accounts::user::User;
 use crate::app::App;
-use crate::audit::{Event, Name};
+use crate::audit::{Actor, Event, Name, Target};
 use crate::db;
 use crate::http::error::Notice;
 use crate::http::extract::Jar;
@@ -46,8 +46,8 @@ pub(super) async fn begin_session(
         tx.put_audit(&Event {
             at: now,
             name: Name::SessionBegun,
-            actor: format!("user:{}", user.id),
-            target: format!("session:{sid}"),
+            actor: Actor::User(user.id.clone()),
+            target: Target::Session(sid.clone()),
             reason: None,
             detail: serde_json::json!({ "acr": session.login.acr, "amr": session.login.amr }),
         })?;
@@ -100,8 +100,8 @@ fn replace(
             tx.put_audit(&Event {
                 at: now,
                 name: Name::SessionEnded,
-                actor: format!("user:{}", new.login.user_id),
-                target: format!("session:{}", standing.login.sid),
+                actor: Actor::User(new.login.user_id.clone()),
+                target: Target::Session(standing.login.sid.clone()),
                 reason: Some(why.to_owned()),
                 detail: serde_json::json!({}),
             })?;
@@ -113,8 +113,8 @@ fn replace(
         tx.put_audit(&Event {
             at: now,
             name: Name::SessionEnded,
-            actor: "node".to_owned(),
-            target: format!("session:{surplus}"),
+            actor: Actor::System,
+            target: Target::Session(surplus),
             reason: Some(why.to_owned()),
             detail: serde_json::json!({}),
         })?;

@@ -8,7 +8,7 @@ use oxide_auth::code_grant::extensions::Pkce;
 use oxide_auth::primitives::grant as primitive;
 
 use super::{Grant, aim};
-use crate::audit::{Event, Name};
+use crate::audit::{Actor, Event, Name, Target};
 use crate::id::{ClientId, GrantId};
 use crate::oauth::client::{Client, GrantType};
 use crate::oauth::client_auth::Proven;
@@ -201,13 +201,13 @@ fn refuse_replay(
     if code.client_id != client.id || !(client.is_confidential() || verified) {
         return Ok(Error::invalid_grant(Redeem::ReplayedByStranger));
     }
-    let actor = format!("client:{}", client.id);
-    if ledger.end_grant(&code.grant_id, "code replay", &actor, now)? {
+    let actor = Actor::Client(client.id.clone());
+    if ledger.end_grant(&code.grant_id, "code replay", &actor.to_string(), now)? {
         ledger.put_audit(&Event {
             at: now,
             name: Name::CodeReplay,
             actor,
-            target: format!("grant:{}", code.grant_id),
+            target: Target::Grant(code.grant_id.clone()),
             reason: None,
             detail: serde_json::json!({}),
         })?;

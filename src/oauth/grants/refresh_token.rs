@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::{Grant, aim};
-use crate::audit::{Event, Name};
+use crate::audit::{Actor, Event, Name, Target};
 use crate::id::GrantId;
 use crate::oauth::client::Client;
 use crate::oauth::client_auth::Proven;
@@ -227,13 +227,13 @@ fn retried(
 
 /// RFC 9700 §4.14.2: somebody else has a token of this grant.
 fn end(grant: &Grant, ledger: &mut dyn Ledger, now: Timestamp) -> Result<(), Failure> {
-    let actor = format!("client:{}", grant.client_id);
-    if ledger.end_grant(&grant.id, "refresh token reuse", &actor, now)? {
+    let actor = Actor::Client(grant.client_id.clone());
+    if ledger.end_grant(&grant.id, "refresh token reuse", &actor.to_string(), now)? {
         ledger.put_audit(&Event {
             at: now,
             name: Name::RefreshReuse,
             actor,
-            target: format!("grant:{}", grant.id),
+            target: Target::Grant(grant.id.clone()),
             reason: None,
             detail: serde_json::json!({ "generation": grant.generation }),
         })?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portcullis::accounts::password::Password;
 use portcullis::accounts::user::Username;
-use portcullis::audit::{Event, Name};
+use portcullis::audit::{Actor, Event, Name, Target};
 use portcullis::secret::{from_base64url, sha256};
 
 use super::{Door, RANDOM, SESSION, failed, is_nobody, passed, sessions, signed_in};
@@ -164,8 +164,8 @@ async fn changes_password(server: &Server, password: &str) {
             tx.put_audit(&Event {
                 at: now,
                 name: Name::UserCredentialChanged,
-                actor: "test".to_owned(),
-                target: format!("user:{}", user.id),
+                actor: Actor::Operator,
+                target: Target::User(user.id.clone()),
                 reason: None,
                 detail: serde_json::json!({}),
             })
