@@ -428,3 +428,50 @@ story! {
         assert_eq!(counters(), 0);
     }
 }
+
+/// Tables with their columns, whether they may be null, and unique indexes, a line each.
+const POSTGRES_SCHEMA: &str = "
+    SELECT 'column ' || table_name || '.' || column_name || ' '
+        || CASE data_type WHEN 'text' THEN 'text' WHEN 'bytea' THEN 'bytes' ELSE 'number' END
+        || CASE is_nullable WHEN 'YES' THEN ' null' ELSE '' END AS line
+    FROM information_schema.columns
+    WHERE table_schema = 'public' AND table_name NOT LIKE '\\_\\_%'
+    UNION
+    SELECT 'index ' || t.relname || ' ' || i.relname
+    FROM pg_index x
+    JOIN pg_class t ON t.oid = x.indrelid
+    JOIN pg_class i ON i.oid = x.indexrelid
+    JOIN pg_namespace n ON n.oid = t.relnamespace
+    WHERE n.nspname = 'public' AND NOT x.indisprimary AND t.relname NOT LIKE '\\_\\_%'
+        AND i.relname NOT LIKE '%\\_key'";
+
+const SQLITE_SCHEMA: &str = "
+    SELECT 'column ' || t.name || '.' || c.name || ' '
+        || CASE upper(c.type) WHEN 'TEXT' THEN 'text' WHEN 'BLOB' THEN 'bytes' ELSE 'number' END
+        || CASE WHEN c.\"notnull\" = 1 OR c.pk > 0 THEN '' ELSE ' null' END AS line
+    FROM sqlite_master t JOIN pragma_table_info(t.name) c
+    WHERE t.type = 'table' AND t.name NOT LIKE '\\_\\_%' ESCAPE '\\' AND t.name NOT LIKE 'sqlite%'
+    UNION
+    SELECT 'index ' || tbl_name || ' ' || name
+    FROM sqlite_master
+    WHERE type = 'index' AND sql IS NOT NULL AND tbl_name NOT LIKE '\\_\\_%' ESCAPE '\\'";
+
+#[actix_web::test]
+async fn both_migration_folders_produce_the_same_schema() {
+    let schema = async |db, query: &str| {
+        let config = cast::server::fresh_database(db).await;
+        let lines = cast::look::Look::at(&config.database_url()).lines(query);
+        lines.into_iter().collect::<std::collections::BTreeSet<_>>()
+    };
+    let sqlite = schema(cast::Db::Sqlite, SQLITE_SCHEMA).await;
+    let postgres = schema(cast::Db::Postgres, POSTGRES_SCHEMA).await;
+    assert!(sqlite.len() > 100, "{sqlite:?}");
+    let only = |one: &std::collections::BTreeSet<String>, other| {
+        one.difference(other).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (only(&sqlite, &postgres), only(&postgres, &sqlite)),
+        (vec![], vec![]),
+        "only in SQLite, only in PostgreSQL"
+    );
+}
