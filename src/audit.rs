@@ -122,6 +122,8 @@ names! {
     UserCutOff "user.cut_off";
     /// A password was set; everything older than it is cut off.
     UserCredentialChanged "user.credential_changed";
+    /// Counters of failed sign-ins were cleared by an operator.
+    ThrottlesCleared "throttles.cleared";
     /// The first administrator was made: by a set-up link, or for a while by the configuration.
     AdminBootstrap "admin.bootstrap";
     /// A person signed in.

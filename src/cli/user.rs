@@ -2,6 +2,7 @@
 
 mod registration;
 mod sessions;
+mod throttles;
 mod view;
 
 use clap::Subcommand;
@@ -79,7 +80,10 @@ enum Action {
         #[arg(long)]
         sid: Option<String>,
     },
-    /// Set a password. Everything that the person is signed in to ends.
+    /// Clear counters of failed sign-ins, so that nobody has to wait for them.
+    ClearThrottles(throttles::Arguments),
+    /// Set a password. Everything that the person is signed in to ends, and so does every wait after
+    /// failed sign-ins.
     SetPassword {
         /// The name to sign in with.
         username: String,
@@ -168,6 +172,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             println!("The session {shown} is over, with its grants.");
             Ok(())
         }
+        Action::ClearThrottles(arguments) => throttles::clear(config, arguments),
         Action::SetPassword {
             username,
             password_stdin,
@@ -266,6 +271,7 @@ fn set_password(config: &Config, username: &Username, from_stdin: bool) -> anyho
             .transaction(move |tx| {
                 tx.put_password(&user.id, &phc, now)?;
                 tx.cut_off_user(&user.id, "password changed", "cli", now)?;
+                tx.clear_user_throttles(&user.id)?;
                 tx.put_audit(&event(
                     Name::UserCredentialChanged,
                     &user.id,
