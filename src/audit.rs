@@ -1,6 +1,7 @@
 //! Audit events: what is written down in the transaction of the change, and its names.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -77,6 +78,10 @@ pub enum Target {
     ServerSecret(i64),
     /// An epoch of the revocation feed.
     Feed(i64),
+    /// An address whose failed sign-ins are counted.
+    Address(IpAddr),
+    /// All counters of failed sign-ins.
+    Throttles,
     /// A link for the first administrator.
     SetupLink,
     /// The audit log itself.
@@ -97,6 +102,8 @@ impl fmt::Display for Target {
             Self::Keys => f.write_str("keys"),
             Self::ServerSecret(version) => write!(f, "server_secret:{version}"),
             Self::Feed(epoch) => write!(f, "feed:{epoch}"),
+            Self::Address(address) => write!(f, "address:{}", address.to_canonical()),
+            Self::Throttles => f.write_str("throttles:all"),
             Self::SetupLink => f.write_str("setup_link"),
             Self::Audit => f.write_str("audit"),
         }
@@ -199,6 +206,8 @@ names! {
     UserCutOff "user.cut_off";
     /// A password was set; everything older than it is cut off.
     UserCredentialChanged "user.credential_changed";
+    /// Counters of failed sign-ins were cleared by an operator.
+    ThrottlesCleared "throttles.cleared";
     /// The first administrator was made: by a set-up link, or for a while by the configuration.
     AdminBootstrap "admin.bootstrap";
     /// A one-time link for the first administrator was made.

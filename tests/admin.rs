@@ -14,9 +14,11 @@ use portcullis::accounts::session::{ACR_PASSWORD, Login, Session};
 use portcullis::accounts::user::{User, Username};
 use portcullis::admin::clients::{NewSecret, OldSecrets, Rules};
 use portcullis::admin::revocations::Revocation;
+use portcullis::admin::throttles::Counters;
 use portcullis::admin::users::{Administrator, NewUser};
 use portcullis::admin::{
-    self, AdminError, Context, clients, first_admin, resources, revocations, sessions, users,
+    self, AdminError, Context, clients, first_admin, resources, revocations, sessions, throttles,
+    users,
 };
 use portcullis::audit::Actor;
 use portcullis::db::Transaction;
@@ -158,6 +160,7 @@ story! {
         let (sid, of) = (login.login.sid.clone(), id.clone());
         server.write(move |tx| tx.put_session(&login)).await;
         ledger.performs("sessions::end", move |tx, ctx| sessions::end(tx, ctx, &of, &sid)).await;
+        ledger.performs("throttles::clear", |tx, ctx| throttles::clear(tx, ctx, &Counters::All)).await;
         ledger.performs("revocations::revoke", move |tx, ctx| {
             revocations::revoke(tx, ctx, &Revocation::User(id, None))
         }).await;

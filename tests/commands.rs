@@ -315,6 +315,79 @@ fn people_are_locked(desk: &Place) {
 }
 
 #[test]
+fn throttles_are_cleared_on_sqlite() {
+    throttles_are_cleared(&Place::new());
+}
+
+#[test]
+fn throttles_are_cleared_on_postgres() {
+    throttles_are_cleared(&Place::on_postgres());
+}
+
+fn throttles_are_cleared(desk: &Place) {
+    let password = "gravel-otter-92-lamp\n";
+    for name in ["alice", "bob"] {
+        desk.told(&["user", "create", name, "--password-stdin"], password);
+    }
+    // Counters of alice and bob from one address, of its networks, and of an address elsewhere.
+    let fill = || {
+        desk.execute("DELETE FROM throttles");
+        for (key, user) in [
+            ("account:a", "'alice'"),
+            ("pair:a:192.0.2.1/32", "'alice'"),
+            ("device:a:x", "'alice'"),
+            ("account:b", "'bob'"),
+            ("pair:b:192.0.2.1/32", "'bob'"),
+            ("pair:b:192.0.2.10/32", "'bob'"),
+            ("network:192.0.2.0/24", "NULL"),
+            ("network:192.0.2.1/32", "NULL"),
+            ("clients:192.0.2.1/32", "NULL"),
+            ("network:2001:db8::/64", "NULL"),
+        ] {
+            desk.execute(&format!(
+                "INSERT INTO throttles (key, failures, in_a_row, attempts, window_ends, next_at, last_at, expires_at, user_id)
+                 SELECT '{key}', 5, 5, 5, 0, 0, 0, 0, (SELECT id FROM users WHERE username = {user})"
+            ));
+        }
+    };
+    let left = || desk.count("SELECT count(*) AS n FROM throttles");
+    let clear = |arguments: &[&str]| desk.done(&[&["user", "clear-throttles"], arguments].concat());
+    for (arguments, cleared) in [
+        (&["alice"][..], 3),
+        (&["--address", "192.0.2.1"], 5),
+        (&["--address", "2001:db8::7"], 1),
+        (&["--all"], 10),
+    ] {
+        fill();
+        let said = clear(arguments);
+        assert!(
+            said.contains(&format!("cleared: {cleared}.")),
+            "{arguments:?}: {said}"
+        );
+        assert_eq!(left(), 10 - cleared, "{arguments:?}");
+    }
+    let audited =
+        "SELECT count(*) AS n FROM audit_events WHERE name = 'throttles.cleared' AND actor = 'cli'";
+    assert_eq!(desk.count(audited), 4);
+    // A new password clears those of its user.
+    fill();
+    desk.told(
+        &["user", "set-password", "bob", "--password-stdin"],
+        password,
+    );
+    assert_eq!(left(), 7);
+    desk.refused(
+        &["user", "clear-throttles", "nobody"],
+        1,
+        "there is no user `nobody`",
+    );
+    for wrong in [&[][..], &["alice", "--all"]] {
+        let run = desk.run(&[&["user", "clear-throttles"], wrong].concat(), &[]);
+        assert_eq!(run.status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
 fn a_token_that_is_none_is_said_to_be_none() {
     let desk = Place::new();
     // A first start makes the keys.

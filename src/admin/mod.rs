@@ -11,6 +11,7 @@ pub mod first_admin;
 pub mod resources;
 pub mod revocations;
 pub mod sessions;
+pub mod throttles;
 pub mod users;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -99,7 +99,8 @@ pub fn update(tx: &mut Transaction<'_>, ctx: &Context, after: &User) -> Result<(
     Ok(())
 }
 
-/// Replaces a password. Every session, grant and token of the user that began before is revoked.
+/// Replaces a password. Every session, grant and token of the user that began before is revoked, and the
+/// counters of failed sign-ins begin again.
 ///
 /// # Errors
 /// [`AdminError::Storage`].
@@ -111,6 +112,7 @@ pub fn set_password(
 ) -> Result<(), AdminError> {
     tx.put_password(id, password_hash, ctx.now)?;
     tx.cut_off_user(id, "password changed", &ctx.actor.to_string(), ctx.now)?;
+    tx.clear_user_throttles(id)?;
     let target = Target::User(id.clone());
     ctx.record(tx, Name::UserCredentialChanged, target, json!({}))?;
     Ok(())

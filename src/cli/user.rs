@@ -2,6 +2,7 @@
 
 mod registration;
 mod sessions;
+mod throttles;
 mod view;
 
 use clap::Subcommand;
@@ -80,7 +81,10 @@ enum Action {
         #[arg(long)]
         sid: Option<String>,
     },
-    /// Set a password. Everything that the person is signed in to ends.
+    /// Clear counters of failed sign-ins, so that nobody has to wait for them.
+    ClearThrottles(throttles::Arguments),
+    /// Set a password. Everything that the person is signed in to ends, and so does every wait after
+    /// failed sign-ins.
     SetPassword {
         /// The name to sign in with.
         username: String,
@@ -166,6 +170,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             println!("The session {shown} is revoked, with its grants.");
             Ok(())
         }
+        Action::ClearThrottles(arguments) => throttles::clear(config, arguments),
         Action::SetPassword {
             username,
             password_stdin,

@@ -93,6 +93,9 @@ pub const COUNTED_KEYS: usize = 131_072;
 pub const THROTTLE_KEPT: Duration = Duration::from_secs(86_400);
 /// The same for one that counts a long series.
 pub const THROTTLE_KEPT_LONG: Duration = Duration::from_secs(30 * 86_400);
+/// How long after its admission the outcome of a sign-in attempt may be open. A request is given up
+/// sooner ([`HANDLER_TIME`]), so beyond this its node has stopped and the attempt counts as a failure.
+pub const ATTEMPT_IN_PROGRESS: Duration = Duration::from_secs(10);
 /// How long a browser that signed in is known.
 pub const DEVICE_KNOWN: Duration = Duration::from_secs(180 * 86_400);
 /// Authorizations on their way, in all.

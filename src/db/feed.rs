@@ -115,6 +115,23 @@ impl Transaction<'_> {
         })
     }
 
+    /// Returns the present instant by the clock of the database, which all nodes share; an embedded
+    /// database goes by the clock of its process.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn database_time(&mut self, clock: &Clock) -> Result<Timestamp, Error> {
+        #[derive(QueryableByName)]
+        struct Measured {
+            #[diesel(sql_type = Nullable<BigInt>)]
+            database: Option<i64>,
+        }
+        let query = sql_query(format!("SELECT {} AS database", self.database_now()));
+        let row: Measured = Prepared(query).get_result(self.0)?;
+        let measured = row.database.map(Timestamp::from_micros);
+        Ok(measured.map_or_else(|| clock.now(), |measured| clock.database(measured)))
+    }
+
     /// One sequencer round: numbers waiting records, at most [`NUMBERED_AT_ONCE`], in the order of
     /// their ids; moves the beat unless some are left. Returns whether some are.
     ///

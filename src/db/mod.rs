@@ -47,8 +47,9 @@ pub use revocations::Record;
 use tokio::sync::Notify;
 use writer::Writer;
 
-/// The open transaction of one request, and whether it put a record on the blocklist.
-pub struct Transaction<'a>(&'a mut AnyConnection, bool);
+/// The open transaction of one request, whether it put a record on the blocklist, and whether it is to
+/// be rolled back all the same.
+pub struct Transaction<'a>(&'a mut AnyConnection, bool, bool);
 
 /// The database. Cheap to clone.
 #[derive(Clone)]
@@ -132,7 +133,7 @@ impl Store {
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.blocking(move |connection| work(&mut Transaction(connection, false)))
+        self.blocking(move |connection| work(&mut Transaction(connection, false, false)))
             .await
     }
 
@@ -236,12 +237,21 @@ fn transact<T>(
     connection: &mut AnyConnection,
     work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error>,
 ) -> Result<(T, bool), Error> {
-    connection.transaction(|connection| {
-        let mut tx = Transaction(connection, false);
+    let mut undone = None;
+    let outcome = connection.transaction(|connection| {
+        let mut tx = Transaction(connection, false, false);
         let value = catch_unwind(AssertUnwindSafe(|| work(&mut tx)))
             .unwrap_or_else(|_| Err(Error::Statement("the transaction panicked".to_owned())))?;
+        if tx.2 {
+            undone = Some(value);
+            return Err(Error::Statement("undone".to_owned()));
+        }
         Ok((value, tx.1))
-    })
+    });
+    match undone {
+        Some(value) => Ok((value, false)),
+        None => outcome,
+    }
 }
 
 type Boxed = Box<dyn std::error::Error + Send + Sync>;
@@ -341,6 +351,12 @@ fn to_list(texts: &[String]) -> String {
 }
 
 impl Transaction<'_> {
+    /// Rolls this transaction back at its end, although it succeeds: its result is returned, and nothing
+    /// that it wrote stays.
+    pub fn undo(&mut self) {
+        self.2 = true;
+    }
+
     /// The feed epoch, which grants inherit.
     ///
     /// # Errors

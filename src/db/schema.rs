@@ -278,6 +278,9 @@ diesel::table! {
         next_at -> BigInt,
         last_at -> BigInt,
         expires_at -> BigInt,
+        user_id -> Nullable<Text>,
+        in_progress -> BigInt,
+        in_progress_until -> BigInt,
     }
 }
 

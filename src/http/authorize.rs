@@ -17,7 +17,6 @@ use crate::db;
 use crate::id::{AuthorizationId, ConsentId};
 use crate::oauth::authorize::{self as rules, Refused, Request};
 use crate::oauth::callback::{Callback, Delivery};
-use crate::oauth::client::GrantType;
 use crate::oauth::grants::authorization_code::Code;
 use crate::oauth::grants::{Given, Grant};
 use crate::oauth::next_step::{Authorization, Stage, Step};
@@ -216,7 +215,6 @@ async fn answer(
         &app.entropy,
         now,
     );
-    let is_family = request.client.may_use(GrantType::RefreshToken);
     let taken = app.store.transaction(move |tx| {
         if let Some(id) = id
             && !tx.take_authorization(&id, now)?
@@ -225,9 +223,6 @@ async fn answer(
         }
         tx.put_grant(&grant)?;
         tx.put_code(&code)?;
-        if is_family {
-            tx.end_surplus_grants(&grant, now)?;
-        }
         tx.touch_session(&session, now)?;
         Ok(true)
     });

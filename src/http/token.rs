@@ -105,7 +105,7 @@ pub(super) async fn prove(
     let presented = client_auth::present(&extract::authorization(request), form)?;
     match recognise(app, &presented, ClientAddress::of(request), now).await? {
         Ok(proven) => Ok(proven),
-        Err(refused) => Err(count_failure(request, app, refused, now).await),
+        Err(refused) => Err(count_failure(request, app, refused).await),
     }
 }
 
@@ -134,11 +134,13 @@ async fn recognise(
 
 /// Counts a client that fails to authenticate, and answers 429 when its address fails too often
 /// (policy §4). A right secret passes all the same: those that we make cannot be guessed.
-async fn count_failure(request: &HttpRequest, app: &App, refused: Error, now: Timestamp) -> Stop {
+async fn count_failure(request: &HttpRequest, app: &App, refused: Error) -> Stop {
     let bucket = throttle::failed_client(ClientAddress::of(request));
-    let counted = app
-        .store
-        .transaction(move |tx| tx.count_failure(&bucket, now));
+    let clock = app.clock.clone();
+    let counted = app.store.transaction(move |tx| {
+        let now = tx.database_time(&clock)?;
+        tx.count_failure(&bucket, now)
+    });
     match counted.await {
         Ok(None) => Stop::Error(refused),
         Ok(Some(wait)) => {

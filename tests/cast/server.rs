@@ -1,8 +1,8 @@
 //! A node: the real server on a real socket, with its own database and a clock to push forward.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
@@ -117,6 +117,16 @@ impl Server {
             config.listen.public = Address::new("127.0.0.1", port.parse().unwrap());
         }
         Self::serve(self.db, config, self.clock.clone()).await
+    }
+
+    /// Another node on the same database (Postgres only) whose clock is off by so many microseconds.
+    pub async fn skewed_node(&self, off: i64) -> Self {
+        assert_eq!(self.db, Db::Postgres, "an embedded database has one node");
+        let Clock::Settable(world) = &self.clock else {
+            unreachable!("the clock of the first node is settable");
+        };
+        let clock = Clock::Skewed(Arc::clone(world), Arc::new(AtomicI64::new(off)));
+        Self::serve(self.db, self.config.clone(), clock).await
     }
 
     /// A service of the API behind a verifier that follows the feed.
