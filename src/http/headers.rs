@@ -28,7 +28,7 @@ use super::limits::{self, Class, Limits};
 use super::wire::{Busy, Pulse};
 use crate::app::App;
 use crate::config::limits::{BODY_TIME, HANDLER_TIME, HEADER_BYTES, HEADER_FIELDS, URL_BYTES};
-use crate::config::{is_in, is_loopback_host};
+use crate::config::{Authority, is_in};
 use crate::oauth::{Code, Detail};
 
 const FIXED: [(&str, &str); 4] = [
@@ -319,24 +319,18 @@ fn other_host(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<Ht
         Some(target) => target.as_str(),
         None => host.to_str().unwrap_or_default(),
     };
-    let authority = app.issuer.authority();
-    if host.eq_ignore_ascii_case(authority)
-        || app
-            .config
-            .http
-            .accept_hosts
-            .iter()
-            .any(|known| known.eq_ignore_ascii_case(host))
+    let (issuer, authority) = (&app.issuer, app.issuer.authority());
+    let named = Authority::parse(host);
+    if named
+        .as_ref()
+        .is_some_and(|named| issuer.is_at(named) || app.config.http.accepts_host(named))
     {
         return None;
     }
-    let (name, port) = host.rsplit_once(':').unwrap_or((host, "80"));
-    let same_port = authority.rsplit_once(':').map_or("80", |(_, port)| port) == port;
-    if app.issuer.is_loopback()
-        && is_loopback_host(name)
-        && same_port
-        && request.method() == Method::GET
-    {
+    let is_loopback_spelling = named.is_some_and(|named| {
+        named.is_loopback() && named.is_same_port(authority, issuer.default_port())
+    });
+    if issuer.is_loopback() && is_loopback_spelling && request.method() == Method::GET {
         let target = request
             .uri()
             .path_and_query()

@@ -5,6 +5,7 @@
 mod cast;
 
 mod audit;
+mod authorities;
 mod client_secrets;
 mod code_flow;
 mod endpoints;
