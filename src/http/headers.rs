@@ -107,6 +107,26 @@ pub async fn guard(
     Ok(response)
 }
 
+/// Around the management listener: a request is being answered, so that its connection is watched as on the
+/// public listener.
+///
+/// # Errors
+/// None of its own.
+pub async fn in_use(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let busy = Pulse::begin(request.request());
+    let response = next.call(request).await?.map_into_boxed_body();
+    Ok(response.map_body(|_, answer| {
+        BoxBody::new(Holding {
+            answer,
+            _body: None,
+            _busy: busy,
+        })
+    }))
+}
+
 /// Around each route: a request that takes too long is given up. Work on it begins when its body is here.
 ///
 /// # Errors
