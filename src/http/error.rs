@@ -15,7 +15,7 @@ use super::assets::Assets;
 use super::limits::whole_seconds;
 use crate::app::App;
 use crate::metrics::REFUSED;
-use crate::oauth::{Code, Detail, Error, Severity};
+use crate::oauth::{Code, Description, Detail, Error, Severity};
 
 #[derive(Template)]
 #[template(path = "error.html")]
@@ -204,7 +204,7 @@ pub fn json(request: &HttpRequest, error: &Error) -> HttpResponse {
     let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let body = serde_json::json!({
         "error": error.code.as_str(),
-        "error_description": error.code.sentence(),
+        "error_description": error.description(),
         "error_id": RequestId::of(request),
     });
     let mut response = HttpResponse::build(status);
@@ -282,7 +282,9 @@ pub fn log(
         event,
         reason,
         severity,
+        description,
     } = detail;
+    let description = description.map(Description::as_str);
     let source = source.map(ToString::to_string);
     let path = request.path();
     match severity {
@@ -296,7 +298,8 @@ pub fn log(
                 user_ref,
                 ip,
                 error_id = request_id,
-                path
+                path,
+                description
             );
         }
         severity => {
@@ -316,6 +319,7 @@ pub fn log(
                 ip,
                 error_id = request_id,
                 path,
+                description,
                 source
             );
         }

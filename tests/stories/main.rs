@@ -16,6 +16,7 @@ mod introspection;
 mod limits;
 mod navigation;
 mod networks;
+mod parameters;
 mod reauthentication;
 mod setup;
 mod tokens;
