@@ -108,8 +108,10 @@ pub const CONNECTIONS_PER_IP: usize = 256;
 pub const CONNECTIONS: usize = 10_000;
 /// How often a worker's thread for blocking work is given something to do; it ends after ten idle seconds.
 pub const THREAD_KEPT: Duration = Duration::from_secs(4);
-/// TLS handshakes that are under way at once.
-pub const HANDSHAKES: usize = 100;
+/// Open TLS handshakes of one address.
+pub const HANDSHAKES_PER_IP: usize = 100;
+/// Open TLS handshakes of a node. At the limit the oldest is closed in favour of a new one.
+pub const HANDSHAKES: usize = 1_000;
 /// How long a TLS handshake may take.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// How often the files of a certificate are looked at.

@@ -15,7 +15,7 @@ use super::assets::Assets;
 use super::limits::whole_seconds;
 use crate::app::App;
 use crate::metrics::REFUSED;
-use crate::oauth::{Code, Detail, Error, Severity};
+use crate::oauth::{Code, Description, Detail, Error, Severity};
 
 #[derive(Template)]
 #[template(path = "error.html")]
@@ -59,6 +59,7 @@ notices! {
     TOO_LATE 400 "This sign-in took too long" "It was open for more than its time." Some("Go back to the application and start again."), "authorization.expired" "expired";
     NO_START 400 "Sign-in starts at an application" "This page has nothing to continue." Some("Open the application that you want to use and sign in there."), "authorization.binding_failed" "missing";
     SETUP_LINK 400 "This set-up link does not work" "It is mistyped, older than an hour, or was opened before; or there is an administrator already." Some("While there is none, the command portcullis setup link shows a fresh one."), "admin.bootstrap_refused" "link";
+    LOGOUT 400 "This request to log out was not accepted" "The application that sent you here made a request that cannot be understood. You are still signed in." Some("Go back to the application, or log out on your account page."), "logout.rejected" "malformed";
     BAD_FORM 400 "This form could not be read" "A field is missing, sent twice, too long or malformed." Some("Go back and try again."), "http.malformed" "form";
     PASSWORD_TOO_LONG 400 "This password cannot be used" "A password has at most 1024 bytes." Some("Go back and try again."), "login.failed" "too_long";
     PASSWORD_WITH_NUL 400 "This password cannot be used" "A password has no NUL character." Some("Go back and try again."), "login.failed" "nul";
@@ -203,7 +204,7 @@ pub fn json(request: &HttpRequest, error: &Error) -> HttpResponse {
     let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let body = serde_json::json!({
         "error": error.code.as_str(),
-        "error_description": error.code.sentence(),
+        "error_description": error.description(),
         "error_id": RequestId::of(request),
     });
     let mut response = HttpResponse::build(status);
@@ -281,7 +282,9 @@ pub fn log(
         event,
         reason,
         severity,
+        description,
     } = detail;
+    let description = description.map(Description::as_str);
     let source = source.map(ToString::to_string);
     let path = request.path();
     match severity {
@@ -295,7 +298,8 @@ pub fn log(
                 user_ref,
                 ip,
                 error_id = request_id,
-                path
+                path,
+                description
             );
         }
         severity => {
@@ -315,6 +319,7 @@ pub fn log(
                 ip,
                 error_id = request_id,
                 path,
+                description,
                 source
             );
         }

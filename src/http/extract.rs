@@ -251,7 +251,7 @@ pub fn is_same_origin(request: &HttpRequest, app: &App) -> bool {
     let site = matches!(text("Sec-Fetch-Site"), None | Some("same-origin"));
     let origin = match text("Origin") {
         None | Some("null") => true,
-        Some(origin) => origin == app.issuer.origin(),
+        Some(origin) => app.issuer.has_origin(origin),
     };
     site && origin
 }

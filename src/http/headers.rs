@@ -28,7 +28,7 @@ use super::limits::{self, Class, Limits};
 use super::wire::{Busy, Pulse};
 use crate::app::App;
 use crate::config::limits::{BODY_TIME, HANDLER_TIME, HEADER_BYTES, HEADER_FIELDS, URL_BYTES};
-use crate::config::{is_in, is_loopback_host};
+use crate::config::{Authority, is_in};
 use crate::oauth::{Code, Detail};
 
 const FIXED: [(&str, &str); 4] = [
@@ -105,6 +105,26 @@ pub async fn guard(
     }
     access::tell(&http, response.status(), begun, &app);
     Ok(response)
+}
+
+/// Around the management listener: a request is being answered, so that its connection is watched as on the
+/// public listener.
+///
+/// # Errors
+/// None of its own.
+pub async fn in_use(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let busy = Pulse::begin(request.request());
+    let response = next.call(request).await?.map_into_boxed_body();
+    Ok(response.map_body(|_, answer| {
+        BoxBody::new(Holding {
+            answer,
+            _body: None,
+            _busy: busy,
+        })
+    }))
 }
 
 /// Around each route: a request that takes too long is given up. Work on it begins when its body is here.
@@ -319,24 +339,18 @@ fn other_host(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<Ht
         Some(target) => target.as_str(),
         None => host.to_str().unwrap_or_default(),
     };
-    let authority = app.issuer.authority();
-    if host.eq_ignore_ascii_case(authority)
-        || app
-            .config
-            .http
-            .accept_hosts
-            .iter()
-            .any(|known| known.eq_ignore_ascii_case(host))
+    let (issuer, authority) = (&app.issuer, app.issuer.authority());
+    let named = Authority::parse(host);
+    if named
+        .as_ref()
+        .is_some_and(|named| issuer.is_at(named) || app.config.http.accepts_host(named))
     {
         return None;
     }
-    let (name, port) = host.rsplit_once(':').unwrap_or((host, "80"));
-    let same_port = authority.rsplit_once(':').map_or("80", |(_, port)| port) == port;
-    if app.issuer.is_loopback()
-        && is_loopback_host(name)
-        && same_port
-        && request.method() == Method::GET
-    {
+    let is_loopback_spelling = named.is_some_and(|named| {
+        named.is_loopback() && named.is_same_port(authority, issuer.default_port())
+    });
+    if issuer.is_loopback() && is_loopback_spelling && request.method() == Method::GET {
         let target = request
             .uri()
             .path_and_query()

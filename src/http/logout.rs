@@ -14,10 +14,10 @@ use crate::accounts::session::Session;
 use crate::accounts::user::Username;
 use crate::app::App;
 use crate::audit::{Actor, Event, Name, Target};
-use crate::id::ClientId;
+use crate::oauth::Detail;
 use crate::oauth::client::Client;
 use crate::oauth::id_token::Hint;
-use crate::oauth::logout::destination;
+use crate::oauth::logout::{LogoutRequest, UNREADABLE_HINT};
 use crate::oauth::params::Params;
 
 #[derive(Template)]
@@ -39,7 +39,8 @@ struct SignedOut<'a> {
 /// What a form token of the question is for.
 pub(super) const PURPOSE: &str = "logout";
 
-/// `GET`: logs out at once for a genuine hint of this login, else asks.
+/// `GET`: logs out at once for a genuine hint of this login, else asks. Without a session there is nothing
+/// to ask about.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
     let Ok(params) = extract::query(&request) else {
         return error::notice(&request, &app, &assets, Notice::TOO_MANY_FIELDS);
@@ -79,15 +80,16 @@ async fn log_out(
     assets: &Assets,
     params: &Params,
 ) -> Result<HttpResponse, Stop> {
-    let text = |name: &str| params.one(name).ok().flatten();
-    // 1. Who asks, and for whom.
-    let hint =
-        text("id_token_hint").and_then(|token| Hint::read(token, &app.keys(), app.issuer.as_str()));
+    // 1. Which client asks, and for which session.
+    let asked = LogoutRequest::parse(params).map_err(rejected)?;
+    let read = |token| Hint::read(token, &app.keys(), app.issuer.as_str());
+    let hint = asked.id_token_hint.and_then(read);
+    if asked.id_token_hint.is_some() && hint.is_none() {
+        error::log(request, UNREADABLE_HINT, None);
+    }
+    let client_id = asked.requested_by(hint.as_ref()).map_err(rejected)?;
     let cookie = Jar::Session.read(request, app);
     let hash = cookie.map(|cookie| cookie.hash());
-    let client_id = hint
-        .as_ref()
-        .map(|hint| ClientId::from(hint.client_id.as_str()));
     let loaded = app.store.read(move |tx| {
         let session = hash
             .map(|hash| tx.find_session(&hash))
@@ -100,12 +102,12 @@ async fn log_out(
         Ok((session, client))
     });
     let (session, client) = loaded.await?;
-    let to = destination(
-        hint.as_ref(),
-        client.as_ref(),
-        text("post_logout_redirect_uri"),
-        text("state"),
-    );
+    let to = asked
+        .destination(client.as_ref())
+        .unwrap_or_else(|refused| {
+            error::log(request, refused, None);
+            None
+        });
     let answered = params.has("csrf");
     let by_form = request.method() == Method::POST;
     let Some((session, username)) = session else {
@@ -121,7 +123,7 @@ async fn log_out(
     }
     if answered
         && !app.secret.accepts_form(
-            text("csrf").unwrap_or_default(),
+            params.one("csrf").ok().flatten().unwrap_or_default(),
             session.login.sid.as_str(),
             PURPOSE,
         )
@@ -129,8 +131,9 @@ async fn log_out(
         return Err(Stop::Notice(Notice::FORGED));
     }
     if !hinted && !answered {
+        error::note(request, "logout.confirm", "asked");
         let question = Question {
-            params,
+            asked: &asked,
             sid: session.login.sid.as_str(),
             username: &username,
             client: client.as_ref(),
@@ -143,9 +146,14 @@ async fn log_out(
     Ok(done(app, assets, to.as_deref(), by_form))
 }
 
+/// The page of a logout request that is not understood. The session stays active.
+fn rejected(error: impl Into<Detail>) -> Stop {
+    Stop::Notice(Notice::LOGOUT.because(error.into()))
+}
+
 /// What the page asks about.
 struct Question<'a> {
-    params: &'a Params,
+    asked: &'a LogoutRequest<'a>,
     sid: &'a str,
     username: &'a Username,
     client: Option<&'a Client>,
@@ -153,17 +161,12 @@ struct Question<'a> {
 
 impl Question<'_> {
     fn ask(&self, app: &App, assets: &Assets) -> HttpResponse {
-        let carried = ["id_token_hint", "post_logout_redirect_uri", "state"];
-        let field = |name: &str| {
-            let value = self.params.one(name).ok().flatten()?;
-            Some((name.to_owned(), value.to_owned()))
-        };
         let template = LogoutPage {
             frame: &assets.frame,
             csrf: app.secret.form_token(self.sid, PURPOSE),
             username: Some(self.username.as_str().to_owned()),
             client: self.client.map(|client| client.name.clone()),
-            fields: carried.into_iter().filter_map(field).collect(),
+            fields: self.asked.fields(),
         };
         page(StatusCode::OK, &template, &Allowed::default())
     }

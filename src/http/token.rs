@@ -20,7 +20,7 @@ use crate::oauth::issue::{self, TokenResponse};
 use crate::oauth::ledger::Failure;
 use crate::oauth::params::Params;
 use crate::oauth::token::{self, Request};
-use crate::oauth::{Detail, Error};
+use crate::oauth::{Description, Detail, Error};
 use crate::time::Timestamp;
 
 /// `POST /oauth2/token`.
@@ -74,18 +74,18 @@ pub(super) async fn proven(
     body: Payload,
     now: Timestamp,
 ) -> Result<(Params, Proven), Stop> {
-    let rejected = |reason| {
-        let detail = Detail::new("token.rejected", reason);
+    let rejected = |reason, description| {
+        let detail = Detail::new("token.rejected", reason).described(description);
         Stop::Error(Error::invalid_request(detail))
     };
     if !request.query_string().is_empty() {
-        return Err(rejected("query"));
+        return Err(rejected("query", Description::IN_QUERY));
     }
     let form = extract::form(request, body)
         .await
         .map_err(|unread| match unread {
             Unread::Notice(notice) => Stop::Notice(notice),
-            Unread::NotAForm => rejected("content_type"),
+            Unread::NotAForm => rejected("content_type", Description::CONTENT_TYPE),
         })?;
     let proven = prove(request, app, &form, now).await?;
     access::name_client(request, &proven.client().id);

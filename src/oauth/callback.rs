@@ -74,7 +74,7 @@ impl Callback {
     pub fn refuse(&self, error: &Error, issuer: &str) -> Delivery {
         let fields = vec![
             ("error".into(), error.code.as_str().into()),
-            ("error_description".into(), error.code.sentence().into()),
+            ("error_description".into(), error.description().into()),
         ];
         self.deliver(fields, issuer)
     }

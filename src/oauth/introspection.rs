@@ -5,7 +5,7 @@ use portcullis_verifier::{Claims, Need, Rejected, Verifier};
 use serde_json::{Map, Value, json};
 
 use super::client_auth::Proven;
-use super::error::{Detail, Error};
+use super::error::{Description, Detail, Error};
 use super::grants::Grant;
 use super::params::Params;
 use super::token::refuse;
@@ -45,8 +45,10 @@ impl Presented {
             return Err(Error::unauthorized_client(detail));
         }
         let token = form.one("token").map_err(refuse)?;
-        let token =
-            token.ok_or_else(|| Error::invalid_request(Detail::new("token.rejected", "token")))?;
+        let token = token.ok_or_else(|| {
+            let detail = Detail::new("token.rejected", "token").described(Description::TOKEN);
+            Error::invalid_request(detail)
+        })?;
         if let Some((grant, generation)) = secret.read_refresh_token(token) {
             return Ok(Self::Refresh(grant, generation));
         }

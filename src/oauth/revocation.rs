@@ -4,7 +4,7 @@
 use portcullis_verifier::{Claims, Need, Verifier};
 
 use super::client_auth::Proven;
-use super::error::{Detail, Error};
+use super::error::{Description, Detail, Error};
 use super::ledger::{Failure, Ledger};
 use super::params::Params;
 use crate::audit::{Actor, Event, Name, Target};
@@ -39,8 +39,10 @@ impl Presented {
             return Err(refuse(problem));
         }
         let token = form.one("token").map_err(refuse)?;
-        let token =
-            token.ok_or_else(|| Error::invalid_request(Detail::new("token.rejected", "token")))?;
+        let token = token.ok_or_else(|| {
+            let detail = Detail::new("token.rejected", "token").described(Description::TOKEN);
+            Error::invalid_request(detail)
+        })?;
         if let Some((grant, _)) = secret.read_refresh_token(token) {
             return Ok(Self::Refresh(grant));
         }
@@ -62,7 +64,8 @@ pub fn revoke(
     let client = proven.client();
     let actor = Actor::Client(client.id.clone());
     let by = actor.to_string();
-    let denied = || Error::invalid_request(Detail::new("revocation.denied", "client"));
+    let denied = Detail::new("revocation.denied", "client").described(Description::OTHER_CLIENT);
+    let denied = || Error::invalid_request(denied);
     match presented {
         Presented::Dead => {}
         Presented::Refresh(id) => {

@@ -100,7 +100,7 @@ async fn a076(stage: &Stage) {
             redirected(&answer, "invalid_request", STATE).and(logged(
                 &answer,
                 "authz.rejected",
-                "pkce",
+                "require_pkce",
             )),
         );
     }

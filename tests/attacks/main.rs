@@ -29,6 +29,7 @@ mod introspection;
 mod keys_jwt;
 mod keys_use;
 mod login;
+mod logout;
 mod navigation;
 mod odd_peer;
 mod process;
@@ -81,6 +82,7 @@ const AREAS: &[&[Row]] = &[
     login::pages::ROWS,
     login::passwords::ROWS,
     login::sessions::ROWS,
+    logout::ROWS,
     navigation::ROWS,
     redirect_uri::ROWS,
     revocation::ROWS,

@@ -92,11 +92,13 @@ impl Server {
         Self::with(db, |config| {
             config.issuer = Some(format!("http://127.0.0.1:{first}"));
             config.listen.public = Address::new("127.0.0.1", first);
-            config.http.accept_hosts = vec![
+            config.http.accept_hosts = [
                 "op.example".to_owned(),
                 format!("127.0.0.1:{first}"),
                 format!("127.0.0.1:{second}"),
-            ];
+            ]
+            .map(|host| host.parse().unwrap())
+            .to_vec();
             change(config);
         })
         .await
@@ -113,8 +115,7 @@ impl Server {
         let mut config = self.config.clone();
         change(&mut config);
         if let Some(spare) = config.http.accept_hosts.last() {
-            let (_, port) = spare.rsplit_once(':').unwrap();
-            config.listen.public = Address::new("127.0.0.1", port.parse().unwrap());
+            config.listen.public = Address::new("127.0.0.1", spare.port().unwrap());
         }
         Self::serve(self.db, config, self.clock.clone()).await
     }

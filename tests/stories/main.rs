@@ -5,6 +5,7 @@
 mod cast;
 
 mod audit;
+mod authorities;
 mod client_secrets;
 mod code_flow;
 mod endpoints;
@@ -15,6 +16,7 @@ mod introspection;
 mod limits;
 mod navigation;
 mod networks;
+mod parameters;
 mod reauthentication;
 mod setup;
 mod tokens;

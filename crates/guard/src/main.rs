@@ -16,6 +16,7 @@
 mod address;
 mod answer;
 mod asked;
+mod connections;
 mod guard;
 mod issuer;
 mod line;

@@ -14,6 +14,7 @@ use crate::Exit;
 use crate::address::Address;
 use crate::answer::response;
 use crate::asked::Asked;
+use crate::connections::Connections;
 use crate::guard::Guard;
 
 /// A proxy on this host is quick, or gone.
@@ -22,7 +23,7 @@ const HEADER_TIME: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long what runs may take after a stop, in seconds.
 const DRAIN_SECS: u64 = 10;
-/// Beyond this a proxy waits for others.
+/// Beyond this connections wait. One host has a limit of its own, see [`Connections`].
 const MAX_CONNECTIONS: usize = 10_000;
 /// Of the processors; a verification takes microseconds.
 const MAX_WORKERS: usize = 4;
@@ -35,6 +36,7 @@ pub fn bind(guard: &Data<Guard>, address: &Address) -> Result<Server, Exit> {
     let guard = guard.clone();
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = workers.min(MAX_WORKERS);
+    let connections = Connections::default();
     let server = HttpServer::new(move || {
         App::new()
             .app_data(guard.clone())
@@ -46,6 +48,7 @@ pub fn bind(guard: &Data<Guard>, address: &Address) -> Result<Server, Exit> {
             .route("/readyz", web::head().to(readyz))
             .route("/metrics", web::get().to(metrics))
     })
+    .on_connect(move |stream, connection| connections.accept(stream, connection))
     .workers(workers)
     .max_connections(MAX_CONNECTIONS.div_ceil(workers))
     .client_request_timeout(HEADER_TIME)

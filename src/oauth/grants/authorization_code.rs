@@ -12,7 +12,7 @@ use crate::audit::{Actor, Event, Name, Target};
 use crate::id::{ClientId, GrantId};
 use crate::oauth::client::{Client, GrantType};
 use crate::oauth::client_auth::Proven;
-use crate::oauth::error::{Detail, Error};
+use crate::oauth::error::{Description, Detail, Error};
 use crate::oauth::issue::{Allowed, Decided, Mint};
 use crate::oauth::ledger::{Failure, Ledger};
 use crate::oauth::params::Params;
@@ -124,7 +124,7 @@ pub enum Redeem {
 impl From<Redeem> for Detail {
     fn from(redeem: Redeem) -> Self {
         match redeem {
-            Redeem::Missing => Detail::new("token.rejected", "code"),
+            Redeem::Missing => Detail::new("token.rejected", "code").described(Description::CODE),
             Redeem::Kind => Detail::new("token.rejected", "kind"),
             Redeem::Unknown => Detail::new("token.rejected", "unknown"),
             Redeem::Replayed => Detail::high("code.replay", "replayed"),

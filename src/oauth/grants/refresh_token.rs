@@ -9,7 +9,7 @@ use crate::audit::{Actor, Event, Name, Target};
 use crate::id::GrantId;
 use crate::oauth::client::Client;
 use crate::oauth::client_auth::Proven;
-use crate::oauth::error::{Detail, Error};
+use crate::oauth::error::{Description, Detail, Error};
 use crate::oauth::issue::{Allowed, Decided, Mint};
 use crate::oauth::ledger::{Failure, Ledger};
 use crate::oauth::params::Params;
@@ -81,7 +81,9 @@ pub enum Refresh {
 impl From<Refresh> for Detail {
     fn from(refresh: Refresh) -> Self {
         match refresh {
-            Refresh::Missing => Detail::new("token.rejected", "refresh_token"),
+            Refresh::Missing => {
+                Detail::new("token.rejected", "refresh_token").described(Description::REFRESH_TOKEN)
+            }
             Refresh::Kind => Detail::new("token.rejected", "kind"),
             Refresh::Unknown => Detail::new("token.rejected", "unknown"),
             Refresh::GrantEnded => Detail::new("token.rejected", "grant_ended"),

@@ -305,12 +305,12 @@ async fn a501(stage: &Stage) {
         }
         replaces_hash(&stage.server, replacement).await;
         let answer = racing.await.unwrap();
-        match answer.status {
-            303 => {
+        match passed(&answer) {
+            Ok(()) => {
                 let cookie = set_cookie(&answer, SESSION).unwrap_or_default();
                 is_nobody(stage, 1, node, &web, &cookie).await;
             }
-            _ => {
+            Err(_) => {
                 stage.expect(1, login_page(&answer));
                 stage.expect(1, logged(&answer, "login.failed", ""));
             }
