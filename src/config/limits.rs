@@ -218,9 +218,13 @@ pub const POLL_EVERY: Duration = Duration::from_millis(50);
 /// How long the database may take to say what has changed, before it counts as lost. Its own time limit
 /// for a statement is shorter; a network that swallows packets has none.
 pub const POLL_TIME: Duration = Duration::from_secs(5);
+/// How often each node proves that it can write to the database.
+pub const WRITE_EVERY: Duration = Duration::from_secs(2);
+/// Age of the last own write beyond which a node is not ready.
+pub const WRITE_AGE: Duration = Duration::from_secs(10);
 /// How long a node publishes keys after the last good poll: verifiers keep none for longer either.
 pub const KEYS_PUBLISHED: Duration = Duration::from_secs(86_400);
-/// How long a node may sign tokens after the last good poll.
+/// How long a node may sign tokens after the last good poll and the last own write.
 pub const KEY_LEASE: Duration = Duration::from_secs(30);
 /// How long a request waits for a lease that ran out, as after a pause of the whole machine.
 pub const LEASE_WAIT: Duration = Duration::from_millis(500);
@@ -230,6 +234,8 @@ pub const KEY_VIEW_AGE: Duration = Duration::from_secs(60);
 pub const CLOCK_OFF_WARNS: Duration = Duration::from_secs(5);
 /// A clock that is off by more stops this node from issuing.
 pub const CLOCK_OFF_STOPS: Duration = Duration::from_secs(60);
+/// How long the clocks must agree again before the node is ready, so that readiness does not flap.
+pub const CLOCK_READY_AFTER: Duration = Duration::from_secs(5);
 /// How far the database's clock may be behind what it once wrote.
 pub const DATABASE_BEHIND: Duration = Duration::from_secs(300);
 /// How long clocks must agree again before this node changes or removes anything.

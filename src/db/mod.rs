@@ -146,7 +146,9 @@ impl Store {
             let _turn = turn;
             let mut pooled = pool.get()?;
             let outcome = work(&mut pooled.connection);
-            pooled.lost = matches!(outcome, Err(Error::Unavailable(_)));
+            if matches!(outcome, Err(Error::Unavailable(_))) {
+                pool.discard(&pooled);
+            }
             outcome
         };
         tokio::task::spawn_blocking(run)
@@ -159,7 +161,8 @@ impl Store {
         self.pool.figures()
     }
 
-    /// Whether the database has the newest migration that this binary knows, for readiness.
+    /// Whether the database, which must accept writes, has the newest migration that this binary
+    /// knows, for readiness.
     ///
     /// # Errors
     /// When it does not answer.
@@ -171,6 +174,7 @@ impl Store {
         }
         let newest = newest_migration().map_err(|error| Error::Statement(error.to_string()))?;
         self.blocking(move |connection| {
+            pool::check_writable(connection)?;
             let query = "SELECT count(*) AS n FROM __diesel_schema_migrations WHERE version = $1";
             let query = diesel::sql_query(query).bind::<diesel::sql_types::Text, _>(newest);
             let count: Count = query.get_result(connection)?;
@@ -322,6 +326,8 @@ impl From<diesel::result::Error> for Error {
             Diesel::DatabaseError(Kind::ClosedConnection | Kind::UnableToSendCommand, info) => {
                 Self::Unavailable(info.message().to_owned())
             }
+            // SQLSTATE 25006: this is not the primary server, or not any more.
+            Diesel::DatabaseError(Kind::ReadOnlyTransaction, _) => pool::read_only(),
             other => Self::Statement(other.to_string()),
         }
     }

@@ -66,6 +66,8 @@ notices! {
     TAMPERED 400 "This form was not accepted" "It allows something that the application did not ask for." Some("Go back to the application and start again."), "consent.tampered" "scope";
     BUSY 503 "Too many people sign in right now" "Please try again in a few seconds." None, "login.busy" "hashing";
     RESTORED 503 "Sign-in is closed for a moment" "The database was restored from an older copy and is being checked." Some("Please try again later."), "db.restored" "waiting";
+    CLOCK 503 "Sign-in is closed for a moment" "The clock of this server is wrong." Some("Please try again in a few seconds."), "node.unready" "clock";
+    LEASE 503 "Sign-in is closed for a moment" "The server cannot write to its database." Some("Please try again in a few seconds."), "node.unready" "lease";
     BODY_TOO_LARGE 413 "This is too much" "The request has more than 16 KiB." None, "http.too_large" "body";
     URL_TOO_LONG 414 "This address is too long" "The address has more than 8 KiB." None, "http.too_large" "url";
     HEADERS_TOO_LARGE 431 "This request is too large" "Its headers have more than 32 KiB or 100 fields." None, "http.too_large" "headers";

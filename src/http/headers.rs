@@ -29,6 +29,7 @@ use super::wire::{Busy, Pulse};
 use crate::app::App;
 use crate::config::limits::{BODY_TIME, HANDLER_TIME, HEADER_BYTES, HEADER_FIELDS, URL_BYTES};
 use crate::config::{Authority, is_in};
+use crate::keys::KeyError;
 use crate::oauth::{Code, Detail};
 
 const FIXED: [(&str, &str); 4] = [
@@ -69,8 +70,11 @@ pub async fn guard(
     // Before anything is refused, so that whoever is refused meets a limit as well.
     let refusal = too_many(request.request(), &limits, &app, &assets)
         .or_else(|| from_nowhere(&request, found, &app, &assets))
-        .or_else(|| refuse(&request, &app, &assets))
-        .or_else(|| restored(request.request(), &app, &assets));
+        .or_else(|| refuse(&request, &app, &assets));
+    let refusal = match refusal {
+        Some(refusal) => Some(refusal),
+        None => unfit(request.request(), &app, &assets).await,
+    };
     let response = match refusal {
         Some(refusal) => request.into_response(refusal),
         None => next.call(request).await?.map_into_boxed_body(),
@@ -296,24 +300,34 @@ fn refuse(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpRe
     other_host(request, app, assets)
 }
 
-/// While the database is known to have gone back in time, nothing that rests on it is answered; keys and
-/// metadata are, and the feed says so itself.
-fn restored(request: &HttpRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
-    if !app.feed.is_restored() {
+/// While this node must not change state, nothing that rests on the database is answered: not from one
+/// that went back in time, not by a wrong clock, and not without an own write in the last 30 s. Keys and
+/// metadata are, and the feed reports its own state. With a database that is the current one, what only
+/// revokes goes on: a revocation does more good than harm.
+async fn unfit(request: &HttpRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
+    let class = Class::of(request.path())?;
+    if matches!(class, Class::Metadata | Class::Feed) {
         return None;
     }
-    match Class::of(request.path())? {
-        Class::Metadata | Class::Feed => None,
-        class if class.is_page() => Some(error::notice(request, app, assets, Notice::RESTORED)),
-        _ => Some(error::json(
+    let error = app.may_change_state().await.err()?;
+    let notice = match &error {
+        KeyError::Restored => Notice::RESTORED,
+        _ if matches!(class, Class::Revoke | Class::Logout) => return None,
+        KeyError::Clock => Notice::CLOCK,
+        _ => Notice::LEASE,
+    };
+    Some(match (class.is_page(), error) {
+        (true, _) => error::notice(request, app, assets, notice),
+        (false, KeyError::Restored) => error::json(
             request,
             &crate::oauth::Error {
                 code: Code::TemporarilyUnavailable,
                 detail: Detail::new("db.restored", "waiting"),
                 source: None,
             },
-        )),
-    }
+        ),
+        (false, error) => error::json(request, &error.into()),
+    })
 }
 
 /// Router and access rules see one and the same path: no escapes, no empty, dot or parameter parts.

@@ -10,6 +10,7 @@
 
 pub mod browser;
 pub mod client;
+pub mod cluster;
 pub mod journal;
 pub mod log;
 pub mod look;
