@@ -27,7 +27,7 @@ fn good_settings_pass() {
     let told = command.args(["--check", "--config"]).arg(file).output();
     let told = String::from_utf8(told.unwrap().stdout).unwrap();
     let right =
-        "guard.toml is right: 1 route, tokens of https://id.example, asked at 127.0.0.1:9180\n";
+        "guard.toml is valid: 1 route, tokens of https://id.example, listening at 127.0.0.1:9180\n";
     assert!(told.ends_with(right), "{told}");
     let example = include_str!("../../../../docs/examples/guard.toml");
     let environment = [("PORTCULLIS_GUARD__SUBSCRIBER__CLIENT_SECRET", "s")];
@@ -64,14 +64,18 @@ fn each_mistake_is_named_with_its_place() {
         (
             "issuer",
             "listen = '0.0.0.0:9180'\nissuer",
-            "other hosts reach 0.0.0.0:9180",
+            "other hosts can reach 0.0.0.0:9180",
         ),
         (
             "issuer",
             "listen = 'guard'\nissuer",
-            "`guard` is no address",
+            "invalid address `guard`",
         ),
-        ("issuer", "log.level = 'loud,x=y'\nissuer", "is no level"),
+        (
+            "issuer",
+            "log.level = 'loud,x=y'\nissuer",
+            "invalid log level",
+        ),
         (
             "issuer",
             "log.format = 'xml'\nissuer",
@@ -80,13 +84,13 @@ fn each_mistake_is_named_with_its_place() {
         (
             "prefix = '/a'",
             "prefix = '/a/../b'",
-            "`/a/../b` is no prefix",
+            "invalid path prefix `/a/../b`",
         ),
         ("audience = 'a'", "", "missing field `audience`"),
         (
             "audience = 'a'",
             "audience = ''",
-            "an audience is not empty",
+            "the audience must not be empty",
         ),
         (
             "audience = 'a'",
@@ -160,18 +164,26 @@ fn the_environment_wins_and_has_no_unknown_keys() {
             "x",
             "PORTCULLIS_GUARD__ISUER: unknown key",
         ),
-        ("PORTCULLIS_GUARD__ROUTES", "x", "routes stand in the file"),
+        (
+            "PORTCULLIS_GUARD__ROUTES",
+            "x",
+            "routes can be set in the file only",
+        ),
         (
             "PORTCULLIS_GUARD__LISTEN",
             "0.0.0.0:1",
-            "other hosts reach 0.0.0.0:1",
+            "other hosts can reach 0.0.0.0:1",
         ),
         (
             "PORTCULLIS_GUARD__LISTEN_ANYWHERE",
             "yes",
-            "`yes` is neither true nor false",
+            "expected true or false, got `yes`",
         ),
-        ("PORTCULLIS_GUARD__LOG__LEVEL", "loud=loud", "is no level"),
+        (
+            "PORTCULLIS_GUARD__LOG__LEVEL",
+            "loud=loud",
+            "invalid log level",
+        ),
         ("RUST_LOG", "loud=loud", "RUST_LOG"),
     ] {
         let (code, message) = check(GOOD, &[(variable, value)]);
@@ -194,7 +206,7 @@ fn a_secret_file_is_for_its_owner_alone() {
     let (code, message) = check(&text, &environment);
     assert_eq!(code, 78);
     assert!(
-        message.contains("can be read by others (mode 644)"),
+        message.contains("is accessible to other users (mode 644)"),
         "{message}"
     );
     chmod(0o440);
@@ -228,7 +240,7 @@ fn a_secret_file_is_for_its_owner_alone() {
     assert_eq!(check(&text, &environment).0, 0);
     let (_, message) = check(GOOD, &environment);
     assert!(
-        message.contains("given together with client_secret"),
+        message.contains("cannot be combined with client_secret"),
         "{message}"
     );
     let (_, message) = check(
