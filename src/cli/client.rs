@@ -225,8 +225,15 @@ fn write(
             && before.scopes == client.scopes
     });
     let named = client.clone();
+    let seen = before.map(|before| (before.id.clone(), view(before)));
     let written = block_on(async {
         let written = store.transaction(move |tx| {
+            if let Some((id, seen)) = seen {
+                let present = tx.find_registered_to_change(&id)?;
+                if present.is_none_or(|present| view(&present) != seen) {
+                    return Err(db::Error::Overtaken(format!("the client `{id}`")));
+                }
+            }
             let right = match is_same {
                 true => Ok(()),
                 false => check_names(&named, &tx.list_resources()?),

@@ -141,6 +141,11 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             let after = checked(fields.update(before.clone())?, config)?;
             let stored = after.clone();
             write(open(config)?, move |tx| {
+                let present = tx.find_resource_to_change(&stored.audience)?;
+                if present.is_none_or(|present| view(&present) != view(&before)) {
+                    let what = format!("the resource `{}`", stored.audience);
+                    return Err(db::Error::Overtaken(what));
+                }
                 tx.update_resource(&stored, now)?;
                 describe(tx, &described)?;
                 let detail = json!({ "before": view(&before), "after": view(&stored) });
