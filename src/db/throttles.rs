@@ -210,7 +210,7 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn admit(&mut self, attempt: &Attempt, now: Timestamp) -> Result<Verdict, Error> {
-        // Whoever must wait takes no lock, so that a storm on one account holds up nobody else.
+        // An attempt that must wait takes no lock, so that a storm on one account delays no other.
         let counters = self.counters(attempt)?;
         if let Some(verdict) = refusal(attempt, &counters, now) {
             return self.put_off(attempt, verdict);

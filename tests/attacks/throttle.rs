@@ -395,8 +395,8 @@ async fn a513(stage: &Stage) {
     journal::strike_out(|exchange| exchange.answer.status == 503);
 }
 
-/// Told to come back soon, since others are at it, and not since somebody failed. On a busy machine some
-/// wait too long for their turn at a row.
+/// 503 with a short wait: other attempts are in progress, and none has failed. On a busy machine an attempt
+/// may wait too long for the lock of a row.
 fn busy(answer: &Answer) -> Result<(), String> {
     logged(answer, "login.busy", "").or(logged(answer, "storage.error", ""))?;
     let after: u64 = answer
@@ -437,7 +437,7 @@ async fn a514(stage: &Stage) {
                     }
                 }
             }
-            // Whoever comes back is let in, since nothing was counted against anybody.
+            // A second submit succeeds, since no failure was counted.
             for (mut door, name) in later {
                 let mut answer = door.tries(&name, PASSWORD).await;
                 while answer.status == 503 {

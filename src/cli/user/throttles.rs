@@ -17,7 +17,7 @@ use crate::time::Clock;
 pub struct Arguments {
     /// Those of one user, from everywhere: the name to sign in with.
     username: Option<String>,
-    /// Those of one address and of its networks, whoever tried.
+    /// Those of one address and of its networks, for any name.
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
     /// All of them.
