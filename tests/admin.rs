@@ -168,16 +168,16 @@ story! {
         let api = resource("https://things.example", now);
         let (stored, offered) = (api.clone(), keys.clone());
         ledger.performs("resources::create", move |tx, ctx| resources::create(tx, ctx, &offered, &stored)).await;
-        let stored = Resource { name: "Another".to_owned(), ..api };
-        ledger.performs("resources::update", move |tx, ctx| resources::update(tx, ctx, &keys, &stored)).await;
+        let changed = Resource { name: "Another".to_owned(), ..api.clone() };
+        ledger.performs("resources::update", move |tx, ctx| resources::update(tx, ctx, &keys, &api, &changed)).await;
         ledger.performs("resources::describe_scope", |tx, ctx| {
             resources::describe_scope(tx, ctx, "things:read", Some("See things"))
         }).await;
         let client = confidential("things", "https://app.example/cb");
         let (by, stored) = (rules.clone(), client.clone());
         ledger.performs("clients::create", move |tx, ctx| clients::create(tx, ctx, &by, stored, None)).await;
-        let stored = portcullis::oauth::client::Client { name: "Renamed".to_owned(), ..client };
-        ledger.performs("clients::update", move |tx, ctx| clients::update(tx, ctx, &rules, &stored)).await;
+        let changed = portcullis::oauth::client::Client { name: "Renamed".to_owned(), ..client.clone() };
+        ledger.performs("clients::update", move |tx, ctx| clients::update(tx, ctx, &rules, &client, &changed)).await;
         let id = ClientId::from("things");
         let (of, new) = (id.clone(), NewSecret { label: "new".to_owned(), expires_at: None, old: OldSecrets::Compromised });
         ledger.performs("clients::rotate_secret", move |tx, ctx| clients::rotate_secret(tx, ctx, &of, &new)).await;

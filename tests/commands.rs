@@ -36,6 +36,40 @@ fn clients_are_changed_on_postgres() {
     clients_are_changed(&Place::on_postgres());
 }
 
+/// Two operators at once: the second has read the client before the first narrowed it. Only PostgreSQL
+/// lets a test see that a command waits.
+#[test]
+fn client_update_keeps_what_another_changed_meanwhile_on_postgres() {
+    let desk = Place::on_postgres();
+    let shop = ["client", "create", "--id", "shop", "--name", "Shop"];
+    let more = [
+        "--redirect-uri",
+        "https://app.example/cb",
+        "--scope",
+        "openid profile",
+    ];
+    desk.done(&[&shop[..], &more].concat());
+    let (mut first, mut watching) = (desk.look(), desk.look());
+    first.execute("BEGIN; UPDATE clients SET scopes = 'openid' WHERE id = 'shop'");
+    let mut second = desk.command(&["client", "update", "shop", "--name", "Corner Shop"], &[]);
+    let second = second.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let waits = "SELECT count(*) AS n FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let begun = std::time::Instant::now();
+    while watching.count(waits) == 0 {
+        assert!(
+            begun.elapsed() < std::time::Duration::from_secs(20),
+            "it does not wait"
+        );
+    }
+    first.execute("COMMIT");
+    let output = second.wait_with_output().unwrap();
+    refused(&output, 1, "changed by somebody else meanwhile");
+    let kept = "SELECT count(*) AS n FROM clients WHERE scopes = 'openid' AND name = 'Shop'";
+    assert_eq!(desk.count(kept), 1);
+    desk.done(&["client", "update", "shop", "--name", "Corner Shop"]);
+}
+
 #[test]
 fn an_algorithm_that_is_left_out_is_refused_on_sqlite() {
     left_out(&Place::new());

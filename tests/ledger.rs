@@ -362,7 +362,7 @@ fn counted(server: &cast::Server, what: &str, kind: &str) -> i64 {
 
 story! {
     async fn of_thirty_two_tries_at_one_account_five_are_looked_at(server: Server) {
-        let attempt = Attempt::from_anywhere("somebody", None, [192, 0, 2, 1].into());
+        let attempt = Attempt::from_anywhere("unknown", None, [192, 0, 2, 1].into());
         let tried = attempt.clone();
         let admitted = race(&server, move |tx| Ok(tx.admit(&tried, now())? == Verdict::Admitted));
         assert_eq!(admitted.await, 5);
@@ -434,8 +434,8 @@ story! {
 }
 
 story! {
-    async fn stored_instants_of_a_wrong_clock_put_nobody_off(server: Server) {
-        let attempt = Attempt::from_anywhere("somebody", None, [192, 0, 2, 1].into());
+    async fn stored_instants_of_a_wrong_clock_cause_no_wait(server: Server) {
+        let attempt = Attempt::from_anywhere("unknown", None, [192, 0, 2, 1].into());
         for _ in 0..5 {
             let failed = attempt.clone();
             server.write(move |tx| tx.record_failure(&failed, now())).await;
@@ -457,7 +457,7 @@ story! {
 
 story! {
     async fn attempts_of_a_stopped_node_become_failures(server: Server) {
-        let attempt = Attempt::from_anywhere("somebody", None, [192, 0, 2, 1].into());
+        let attempt = Attempt::from_anywhere("unknown", None, [192, 0, 2, 1].into());
         for _ in 0..5 {
             let begun = attempt.clone();
             assert_eq!(server.write(move |tx| tx.admit(&begun, now())).await, Verdict::Admitted);

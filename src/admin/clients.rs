@@ -98,17 +98,22 @@ pub fn create(
     Ok(CreatedClient { client, secret })
 }
 
-/// Changes a registration.
+/// Changes a registration from what the caller read to what it wants.
 ///
 /// # Errors
-/// [`AdminError::Invalid`], [`AdminError::NotFound`].
+/// [`AdminError::Invalid`], [`AdminError::NotFound`]; [`AdminError::Conflict`] if it is no longer `before`.
 pub fn update(
     tx: &mut Transaction<'_>,
     ctx: &Context,
     rules: &Rules,
+    before: &Client,
     after: &Client,
 ) -> Result<(), AdminError> {
-    let before = find(tx, &after.id)?;
+    let present = tx.find_registered_to_change(&after.id)?;
+    let present = present.ok_or_else(|| AdminError::not_found("client", &after.id))?;
+    if view(&present) != view(before) {
+        return Err(AdminError::changed("client", &after.id));
+    }
     let mut errors = rules.check(after).err().unwrap_or_else(FieldErrors::none);
     // A name that is unchanged may have lost its meaning since; that must not prevent other changes.
     let is_same = before.resources == after.resources
@@ -119,7 +124,7 @@ pub fn update(
     }
     errors.into_result()?;
     tx.update_client(after)?;
-    let detail = json!({ "before": view(&before), "after": view(after) });
+    let detail = json!({ "before": view(before), "after": view(after) });
     let target = Target::Client(after.id.clone());
     ctx.record(tx, Name::ClientUpdated, target, detail)?;
     Ok(())

@@ -101,6 +101,12 @@ impl AdminError {
         Self::NotFound { kind, id }
     }
 
+    pub(super) fn changed(kind: &'static str, id: impl fmt::Display) -> Self {
+        Self::Conflict(format!(
+            "the {kind} `{id}` was changed by someone else in the meantime; nothing is changed, try again"
+        ))
+    }
+
     /// Turns the violation of a unique index into [`AdminError::Exists`].
     pub(super) fn taken(kind: &'static str, id: impl fmt::Display) -> impl Fn(db::Error) -> Self {
         let id = id.to_string();

@@ -29,20 +29,25 @@ pub fn create(
     Ok(())
 }
 
-/// Changes a registration.
+/// Changes a registration from what the caller read to what it wants.
 ///
 /// # Errors
-/// [`AdminError::Invalid`], [`AdminError::NotFound`].
+/// [`AdminError::Invalid`], [`AdminError::NotFound`]; [`AdminError::Conflict`] if it is no longer `before`.
 pub fn update(
     tx: &mut Transaction<'_>,
     ctx: &Context,
     keys: &Keys,
+    before: &Resource,
     after: &Resource,
 ) -> Result<(), AdminError> {
     validate(after, keys)?;
-    let before = find(tx, &after.audience)?;
+    let present = tx.find_resource_to_change(&after.audience)?;
+    let present = present.ok_or_else(|| AdminError::not_found("resource", &after.audience))?;
+    if view(&present) != view(before) {
+        return Err(AdminError::changed("resource", &after.audience));
+    }
     tx.update_resource(after, ctx.now)?;
-    let detail = json!({ "before": view(&before), "after": view(after) });
+    let detail = json!({ "before": view(before), "after": view(after) });
     let target = Target::Resource(after.audience.clone());
     ctx.record(tx, Name::ResourceUpdated, target, detail)?;
     Ok(())

@@ -170,10 +170,11 @@ fn register(create: &Create, config: &Config, output: Output) -> anyhow::Result<
 
 fn update(update: &Update, config: &Config, output: Output) -> anyhow::Result<()> {
     let store = open(config)?;
-    let after = update.fields.update(find(&store, &update.id)?)?;
+    let before = find(&store, &update.id)?;
+    let after = update.fields.update(before.clone())?;
     let (rules, stored) = (Rules::of(config)?, after.clone());
     execute(&store, context(), move |tx, ctx| {
-        clients::update(tx, ctx, &rules, &stored)
+        clients::update(tx, ctx, &rules, &before, &stored)
     })?;
     table::print_one(output, &view(&after));
     Ok(())

@@ -134,10 +134,11 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             let described = scopes.described()?;
             let mut fields = fields.clone();
             fields.scope = scopes.names();
-            let after = fields.update(find(config, audience)?)?;
+            let before = find(config, audience)?;
+            let after = fields.update(before.clone())?;
             let (stored, keys) = (after.clone(), config.keys.clone());
             execute(&open(config)?, context(), move |tx, ctx| {
-                resources::update(tx, ctx, &keys, &stored)?;
+                resources::update(tx, ctx, &keys, &before, &stored)?;
                 describe(tx, ctx, &described)
             })?;
             print(output, &[after]);

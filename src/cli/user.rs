@@ -81,7 +81,7 @@ enum Action {
         #[arg(long)]
         sid: Option<String>,
     },
-    /// Clear counters of failed sign-ins, so that nobody has to wait for them.
+    /// Clear counters of failed sign-ins: waits that they caused end at once.
     ClearThrottles(throttles::Arguments),
     /// Set a password. Everything that the person is signed in to ends, and so does every wait after
     /// failed sign-ins.

@@ -363,6 +363,21 @@ impl Transaction<'_> {
         self.2 = true;
     }
 
+    /// Locks the row that `query` selects by the text `id`, where the database has row locks. What is read
+    /// next is what the last change has left.
+    fn lock_row(&mut self, query: &'static str, id: &str) -> Result<(), Error> {
+        #[cfg(feature = "postgres")]
+        if let AnyConnection::Postgres(inner) = &mut *self.0 {
+            let query = diesel::sql_query(query);
+            query
+                .bind::<diesel::sql_types::Text, _>(id)
+                .execute(inner)?;
+        }
+        #[cfg(not(feature = "postgres"))]
+        let _ = (query, id);
+        Ok(())
+    }
+
     /// The feed epoch, which grants inherit.
     ///
     /// # Errors

@@ -169,6 +169,22 @@ fn abandon(connection: &mut AnyConnection, bucket: &Bucket, now: Timestamp) -> R
 /// Stored state by key, and the user that it is of.
 type Counters = HashMap<String, (Counter, Option<String>)>;
 
+type Row = (String, Option<String>, i64, i64, i64, i64, i64, i64);
+
+fn counter(
+    (key, user, failures, window_ends, in_a_row, next_at, in_progress, until): Row,
+) -> (String, (Counter, Option<String>)) {
+    let counter = Counter {
+        failures,
+        window_ends: Timestamp::from_micros(window_ends),
+        in_a_row,
+        next_at: Timestamp::from_micros(next_at),
+        in_progress,
+        in_progress_until: Timestamp::from_micros(until),
+    };
+    (key, (counter, user))
+}
+
 /// Returns why an attempt is not admitted: the longest wait, else the strictest of the other reasons.
 fn refusal(attempt: &Attempt, counters: &Counters, now: Timestamp) -> Option<Verdict> {
     let refusals = attempt.buckets().filter_map(|bucket| {
@@ -194,7 +210,7 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn admit(&mut self, attempt: &Attempt, now: Timestamp) -> Result<Verdict, Error> {
-        // Whoever must wait takes no lock, so that a storm on one account holds up nobody else.
+        // An attempt that must wait takes no lock, so that a storm on one account delays no other.
         let counters = self.counters(attempt)?;
         if let Some(verdict) = refusal(attempt, &counters, now) {
             return self.put_off(attempt, verdict);
@@ -324,7 +340,7 @@ impl Transaction<'_> {
             .buckets()
             .map(|bucket| bucket.key.as_str())
             .collect();
-        let rows: Vec<(String, Option<String>, i64, i64, i64, i64, i64, i64)> = t::table
+        let rows: Vec<Row> = t::table
             .filter(t::key.eq_any(keys))
             .select((
                 t::key,
@@ -337,22 +353,7 @@ impl Transaction<'_> {
                 t::in_progress_until,
             ))
             .load(self.0)?;
-        Ok(rows
-            .into_iter()
-            .map(
-                |(key, user, failures, window_ends, in_a_row, next_at, in_progress, until)| {
-                    let counter = Counter {
-                        failures,
-                        window_ends: Timestamp::from_micros(window_ends),
-                        in_a_row,
-                        next_at: Timestamp::from_micros(next_at),
-                        in_progress,
-                        in_progress_until: Timestamp::from_micros(until),
-                    };
-                    (key, (counter, user))
-                },
-            )
-            .collect())
+        Ok(rows.into_iter().map(counter).collect())
     }
 
     /// Counts an attempt that was put off because of others that failed.

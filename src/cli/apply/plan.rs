@@ -70,12 +70,12 @@ pub struct Field {
 /// What is done about it.
 pub(super) enum Step {
     PutResource(Resource),
-    UpdateResource(Resource),
+    UpdateResource(Resource, Resource),
     DeleteResource(Resource),
     Describe(String, String),
     Undescribe(String),
     PutClient(Box<Client>),
-    UpdateClient(Box<Client>),
+    UpdateClient(Box<Client>, Box<Client>),
     SwitchClient(ClientId, bool),
     DeleteClient(ClientId),
     PutUser(Box<User>, Option<String>),

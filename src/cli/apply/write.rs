@@ -42,7 +42,7 @@ fn perform(
     let keys = &rules.config.keys;
     match step {
         Step::PutResource(new) => resources::create(tx, ctx, keys, &new)?,
-        Step::UpdateResource(new) => resources::update(tx, ctx, keys, &new)?,
+        Step::UpdateResource(old, new) => resources::update(tx, ctx, keys, &old, &new)?,
         Step::DeleteResource(old) => resources::delete(tx, ctx, &old.audience)?,
         Step::Describe(scope, text) => resources::describe_scope(tx, ctx, &scope, Some(&text))?,
         Step::Undescribe(scope) => resources::describe_scope(tx, ctx, &scope, None)?,
@@ -51,7 +51,7 @@ fn perform(
             let id = created.client.id.into_string();
             return Ok(created.secret.map(|secret| (id, secret)));
         }
-        Step::UpdateClient(new) => clients::update(tx, ctx, &rules.clients, &new)?,
+        Step::UpdateClient(old, new) => clients::update(tx, ctx, &rules.clients, &old, &new)?,
         Step::SwitchClient(id, true) => clients::enable(tx, ctx, &id)?,
         Step::SwitchClient(id, false) => clients::disable(tx, ctx, &id)?,
         Step::DeleteClient(id) => clients::delete(tx, ctx, &id)?,

@@ -65,7 +65,6 @@ pub(super) async fn begin_session(
         if !tx.holds_auth_epoch(&user.id, user.auth_epoch)? {
             return Ok(Begun::EpochChanged);
         }
-        tx.record_success(&proof.attempt, &proof.account)?;
         tx.put_known_device(&proof.device, &user.id, now)?;
         let sid = replace(tx, old.as_ref(), &session, now)?;
         tx.put_audit(&Event {
@@ -77,6 +76,8 @@ pub(super) async fn begin_session(
             detail: serde_json::json!({ "acr": session.login.acr, "amr": session.login.amr }),
         })?;
         let open = tx.record_login(&id, (&user.id, &sid), now)?;
+        // Last, since all sign-ins from one network wait for its row.
+        tx.record_success(&proof.attempt, &proof.account)?;
         Ok(match open {
             true => Begun::Session,
             false => Begun::AlreadyDone,

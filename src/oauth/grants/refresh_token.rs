@@ -119,7 +119,7 @@ pub fn rotate(
             },
         )));
     };
-    // 2. One conditional statement; who does not win it sees where the grant stands now.
+    // 2. One conditional statement; a request that loses the race reads the present state of the grant.
     let idle_until = mint.now + mint.refresh.idle;
     let rotated = ledger.rotate_grant(&grant_id, generation, &client.id, idle_until, mint.now)?;
     let successor = generation + 1;

@@ -78,7 +78,10 @@ fn client_change(
     let mut steps = Vec::new();
     match before {
         None => steps.push(Step::PutClient(Box::new(after))),
-        Some(_) if !fields.is_empty() => steps.push(Step::UpdateClient(Box::new(after))),
+        Some(before) if !fields.is_empty() => {
+            let before = Box::new(before.clone());
+            steps.push(Step::UpdateClient(before, Box::new(after)));
+        }
         Some(_) => {}
     }
     if let Some(off) = entry.fields.disabled.filter(|off| *off != is_off) {

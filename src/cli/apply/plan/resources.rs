@@ -36,7 +36,7 @@ pub(super) fn resources(
             name: audience.clone(),
             fields: difference(before.map(view), &view(&after)),
             steps: vec![match before {
-                Some(_) => Step::UpdateResource(after),
+                Some(before) => Step::UpdateResource(before.clone(), after),
                 None => Step::PutResource(after),
             }],
         };
@@ -61,7 +61,7 @@ pub(super) fn resulting(stored: &Stored, changes: &[Change]) -> Vec<Resource> {
     for step in changes.iter().flat_map(|change| &change.steps) {
         match step {
             Step::PutResource(new) => known.push(new.clone()),
-            Step::UpdateResource(new) => {
+            Step::UpdateResource(_, new) => {
                 let old = known.iter_mut().find(|api| api.audience == new.audience);
                 old.into_iter().for_each(|old| old.clone_from(new));
             }
