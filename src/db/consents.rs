@@ -1,5 +1,6 @@
 //! `consents`: one standing row per person and client.
 
+use diesel::sql_types::{BigInt, Binary, Text};
 use diesel::{ExpressionMethods, JoinOnDsl, OptionalExtension, QueryDsl, RunQueryDsl};
 
 use super::schema::{clients, consents as t, grants};
@@ -111,31 +112,27 @@ impl Transaction<'_> {
         Ok(Some(ClientId::from(client)))
     }
 
-    /// Remembers a consent. A standing row keeps its id, since grants rest on it.
+    /// Stores a consent. An active one of the same user and client keeps its id, because grants rest on it;
+    /// several requests at once leave one row.
     ///
     /// # Errors
-    /// [`Error::Duplicate`] when another request was first.
+    /// [`Error`].
     pub fn put_consent(&mut self, consent: &Consent) -> Result<(), Error> {
-        let values = (
-            t::scope.eq(&consent.scope),
-            t::client_shape.eq(consent.client_shape.as_bytes()),
-            t::granted_at.eq(consent.granted_at.micros()),
-            t::expires_at.eq(consent.expires_at.micros()),
-        );
-        let standing = t::table
-            .filter(t::user_id.eq(consent.user_id.as_str()))
-            .filter(t::client_id.eq(consent.client_id.as_str()))
-            .filter(t::ended_at.is_null());
-        if diesel::update(standing).set(values).execute(self.0)? == 0 {
-            diesel::insert_into(t::table)
-                .values((
-                    t::id.eq(consent.id.as_str()),
-                    t::user_id.eq(consent.user_id.as_str()),
-                    t::client_id.eq(consent.client_id.as_str()),
-                    values,
-                ))
-                .execute(self.0)?;
-        }
+        const UPSERT: &str = "
+            INSERT INTO consents (id, user_id, client_id, scope, client_shape, granted_at, expires_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7)
+            ON CONFLICT (user_id, client_id) WHERE ended_at IS NULL DO UPDATE SET
+                scope = excluded.scope, client_shape = excluded.client_shape,
+                granted_at = excluded.granted_at, expires_at = excluded.expires_at";
+        diesel::sql_query(UPSERT)
+            .bind::<Text, _>(consent.id.as_str())
+            .bind::<Text, _>(consent.user_id.as_str())
+            .bind::<Text, _>(consent.client_id.as_str())
+            .bind::<Text, _>(&consent.scope)
+            .bind::<Binary, _>(consent.client_shape.as_bytes())
+            .bind::<BigInt, _>(consent.granted_at.micros())
+            .bind::<BigInt, _>(consent.expires_at.micros())
+            .execute(self.0)?;
         Ok(())
     }
 }

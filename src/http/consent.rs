@@ -180,7 +180,7 @@ fn line(name: &str, described: &HashMap<String, String>) -> ScopeLine {
         "email" => Some("See your e-mail address"),
         "address" => Some("See your postal address"),
         "phone" => Some("See your phone number"),
-        "offline_access" => Some("Stay signed in when you are away"),
+        "offline_access" => Some("Keep this access when you are not using the application"),
         _ => None,
     };
     ScopeLine {
@@ -271,7 +271,7 @@ async fn record(
         id: ConsentId::new(&app.entropy, now),
         user_id: login.user_id.clone(),
         client_id: client.id.clone(),
-        scope: remembered(asked.pending.stored.consent.as_ref(), asked, granted).to_string(),
+        scope: granted.to_string(),
         client_shape: client.shape(),
         granted_at: now,
         expires_at: now + app.config.login.consent_max_age.0,
@@ -290,8 +290,11 @@ async fn record(
     };
     let id = id.clone();
     let recorded = app.store.transaction(move |tx| {
-        if let Some(consent) = &consent {
-            tx.put_consent(consent)?;
+        if let Some(mut consent) = consent {
+            // Read here and not before: a consent that was withdrawn since must not come back.
+            let active = tx.find_consent(&consent.user_id, &consent.client_id)?;
+            consent.scope = union(active.as_ref(), &consent);
+            tx.put_consent(&consent)?;
         }
         tx.put_audit(&event)?;
         tx.record_decision(&id, (&login.user_id, &login.sid), granted.as_ref(), now)
@@ -299,14 +302,14 @@ async fn record(
     Ok(recorded.await?)
 }
 
-/// What stands after this answer: with what was allowed before, as long as the client is the same.
-fn remembered(standing: Option<&Consent>, asked: &Asked, granted: &Scope) -> Scope {
-    standing
-        .filter(|standing| {
-            standing
-                .client_shape
-                .matches(&asked.pending.request.client.shape())
-        })
-        .and_then(|standing| Scope::parse(&standing.scope).ok())
-        .map_or_else(|| granted.clone(), |before| before.union(granted))
+/// The scope to remember: what is granted now and what was granted before, unless the client's registration
+/// changed since.
+fn union(active: Option<&Consent>, new: &Consent) -> String {
+    let before = active
+        .filter(|active| active.client_shape.matches(&new.client_shape))
+        .and_then(|active| Scope::parse(&active.scope).ok());
+    match (before, Scope::parse(&new.scope)) {
+        (Some(before), Ok(granted)) => before.union(&granted).to_string(),
+        _ => new.scope.clone(),
+    }
 }

@@ -134,9 +134,11 @@ pub fn next(
             unless_silent(request, Step::Login, other)
         };
     }
+    // A consent that was withdrawn since no longer counts. A client that asks for none has none to withdraw.
+    let is_active = consent.is_some() || request.client.consent == ConsentPolicy::Skip;
     let consented =
         begun.filter(|begun| begun.stage == Stage::Consented && begun.sid.as_ref() == sid);
-    if let Some(consented) = consented {
+    if let Some(consented) = consented.filter(|_| is_active) {
         let scope = consented.scope.clone().unwrap_or_default();
         return Step::Answer {
             scope,
@@ -373,7 +375,8 @@ mod tests {
             !matches!(step, Step::Login),
             "nobody signs in twice: {context}"
         );
-        let consented = own_decision && stage == Some(Stage::Consented);
+        let is_active = consent.is_some() || request.client.consent == ConsentPolicy::Skip;
+        let consented = own_decision && is_active && stage == Some(Stage::Consented);
         let due = !consented
             && (request.prompt.consent
                 || match request.client.consent {

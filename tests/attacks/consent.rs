@@ -18,6 +18,8 @@ pub const ROWS: &[Row] = &[
     row!(a165),
     row!(a166),
     row!(a168),
+    row!(a505),
+    row!(a508),
     row!(a169),
     row!(a170),
 ];
@@ -538,4 +540,70 @@ async fn a170(stage: &Stage) {
     // Asked again.
     let page = alice.opens(&web.request(&[])).await;
     stage.expect(4, consent_page(&page));
+}
+
+async fn a505(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let mut alice = stage.server.browser();
+    let login = alice.opens(&web.request(&[])).await;
+    let asked = alice.fills_in(&login, "alice", PASSWORD).await;
+    stage.expect(1, consent_page(&asked));
+    let mut fields = vec![
+        ("authorization", asked.hidden("authorization")),
+        ("csrf", asked.hidden("csrf")),
+        ("decision", "allow".to_owned()),
+    ];
+    fields.extend(
+        asked
+            .values("scope")
+            .into_iter()
+            .map(|scope| ("scope", scope)),
+    );
+    let fields: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    let given = alice.post("/consent", &fields).await;
+    // Withdrawn before the browser goes on.
+    let account = alice.get("/account").await;
+    let csrf = account.values("csrf");
+    let withdrawal = [
+        ("csrf", csrf[0].as_str()),
+        ("consent", &account.hidden("consent")),
+    ];
+    stage.check(
+        1,
+        alice.post("/account", &withdrawal).await.status == 303,
+        || "the consent was not withdrawn".to_owned(),
+    );
+    let on = given.own_redirect().unwrap_or_default();
+    let answer = alice.at(&stage.node(1).base).opens(&on).await;
+    stage.expect(1, consent_page(&answer));
+    let codes = stage.server.count("SELECT count(*) AS n FROM codes");
+    stage.check(1, codes == 0, || format!("{codes} codes"));
+}
+
+async fn a508(stage: &Stage) {
+    let web = stage.server.shop().await;
+    for round in 0..4 {
+        stage.server.execute("DELETE FROM consents");
+        let mut alice = stage.server.browser();
+        let login = alice.opens(&web.request(&[("prompt", "consent")])).await;
+        let asked = alice.fills_in(&login, "alice", PASSWORD).await;
+        stage.expect(1, consent_page(&asked));
+        let mut tries = Vec::new();
+        for n in 0..16 {
+            let (mut alice, asked) = (alice.at(&stage.node(n).base), asked.clone());
+            tries.push(actix_web::rt::spawn(async move {
+                alice.decides(&asked, "allow").await
+            }));
+        }
+        let mut codes = 0;
+        for answer in tries {
+            let answer = answer.await.unwrap();
+            codes += usize::from(answer.callback("code").is_some());
+            stage.check(1, answer.status < 500, || seen(&answer));
+        }
+        stage.check(1, codes == 1, || format!("round {round}: {codes} codes"));
+        let active = "SELECT count(*) AS n FROM consents WHERE ended_at IS NULL";
+        let active = stage.server.count(active);
+        stage.check(1, active == 1, || format!("{active} consents"));
+    }
 }
