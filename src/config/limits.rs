@@ -100,6 +100,8 @@ pub const ATTEMPT_IN_PROGRESS: Duration = Duration::from_secs(10);
 pub const DEVICE_KNOWN: Duration = Duration::from_secs(180 * 86_400);
 /// Authorizations on their way, in all.
 pub const OPEN_AUTHORIZATIONS: i64 = 100_000;
+/// How long an expired authorization is kept, so that its page can restart the request.
+pub const AUTHORIZATION_KEPT: Duration = Duration::from_secs(3_600);
 /// Authorizations on their way that began at one address.
 pub const OPEN_AUTHORIZATIONS_PER_IP: i64 = 1_000;
 /// Connections of one address.

@@ -6,7 +6,9 @@ use super::prepared::Prepared;
 use super::schema::authorizations as t;
 use super::{Error, Transaction, unreadable};
 use crate::config::Network;
-use crate::config::limits::{CLEAN_UP_BATCH, OPEN_AUTHORIZATIONS, OPEN_AUTHORIZATIONS_PER_IP};
+use crate::config::limits::{
+    AUTHORIZATION_KEPT, CLEAN_UP_BATCH, OPEN_AUTHORIZATIONS, OPEN_AUTHORIZATIONS_PER_IP,
+};
 use crate::id::{AuthorizationId, ClientId, Sid, UserId};
 use crate::oauth::next_step::{Authorization, Stage};
 use crate::oauth::scope::Scope;
@@ -261,7 +263,8 @@ impl Transaction<'_> {
         Ok(Prepared(take).execute(self.0)? == 1)
     }
 
-    /// Removes authorizations that expired before `now`, at most `batch` of them.
+    /// Removes authorizations that expired more than [`AUTHORIZATION_KEPT`] before `now`, at most `batch` of
+    /// them.
     ///
     /// # Errors
     /// [`Error`].
@@ -271,7 +274,7 @@ impl Transaction<'_> {
         now: Timestamp,
     ) -> Result<usize, Error> {
         let ids: Vec<String> = t::table
-            .filter(t::expires_at.lt(now.micros()))
+            .filter(t::expires_at.lt((now - AUTHORIZATION_KEPT).micros()))
             .order(t::expires_at)
             .limit(batch)
             .select(t::id)

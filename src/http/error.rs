@@ -24,8 +24,18 @@ struct ErrorPage<'a> {
     title: &'a str,
     reason: &'a str,
     advice: Option<&'a str>,
+    link: Option<Link>,
     error_id: &'a str,
     detail: Option<String>,
+}
+
+/// The way on from an error page.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// The text of the button.
+    pub label: String,
+    /// A path of this server, or an address of the client.
+    pub href: String,
 }
 
 /// A refusal that people see, with a fixed text.
@@ -56,7 +66,7 @@ notices! {
     CROSS_SITE 403 "This form was not accepted" "The form was sent by another site." Some("Go back to the application and start again."), "csrf.rejected" "origin";
     OTHER_BROWSER 400 "This sign-in belongs elsewhere" "It was not begun in this browser, or its address is incomplete." Some("Go back to the application and start again. Cookies must be allowed for this site."), "authorization.binding_failed" "binding";
     ALREADY_DONE 400 "This sign-in is already done" "It was answered before and cannot be used a second time." Some("Go back to the application; you may be signed in already."), "authorization.replay" "taken";
-    TOO_LATE 400 "This sign-in took too long" "It was open for more than its time." Some("Go back to the application and start again."), "authorization.expired" "expired";
+    TOO_LATE 400 "This sign-in took too long" "It was open for longer than a sign-in may take." Some("Nothing is lost: you can start again."), "authorization.expired" "expired";
     NO_START 400 "Sign-in starts at an application" "This page has nothing to continue." Some("Open the application that you want to use and sign in there."), "authorization.binding_failed" "missing";
     SETUP_LINK 400 "This set-up link does not work" "It is mistyped, older than an hour, or was opened before; or there is an administrator already." Some("While there is none, the command portcullis setup link shows a fresh one."), "admin.bootstrap_refused" "link";
     LOGOUT 400 "This request to log out was not accepted" "The application that sent you here made a request that cannot be understood. You are still signed in." Some("Go back to the application, or log out on your account page."), "logout.rejected" "malformed";
@@ -75,6 +85,7 @@ notices! {
     TOO_MANY 429 "Too many requests" "Too many requests came from your network in a short time." Some("Please wait a moment and try again."), "ratelimit.hit" "ip";
     FORWARDED 400 "This request cannot be read" "The proxy in front passed on an address that is none." None, "http.bad_forwarded" "address";
     NETWORK 403 "Not from here" "This server does not answer your network." None, "http.denied" "network";
+    DUPLICATE_COOKIE 400 "This form was not accepted" "Your browser sent a cookie of this site twice. Another site of the same domain may have set one of them." Some("Delete the cookies of this site, then start again."), "session.dup_cookie" "count";
     EMBEDDED 400 "This page must be opened by itself" "It was requested as a part of another page." Some("Open the application in a window of its own and start again."), "authz.rejected" "fetch_dest";
     HOST 400 "This request cannot be read" "It must say once which server it is for." None, "http.bad_host" "count";
     PLAIN 403 "Not without encryption" "This server is to be used over https only." None, "http.plain" "scheme";
@@ -111,6 +122,17 @@ const BUSY_FOR: Duration = Duration::from_secs(2);
 
 /// Says no on a page of ours.
 pub fn notice(request: &HttpRequest, app: &App, assets: &Assets, notice: Notice) -> HttpResponse {
+    let _ = app;
+    linked_notice(request, assets, notice, None)
+}
+
+/// Renders the error page of a notice, with a way on.
+pub fn linked_notice(
+    request: &HttpRequest,
+    assets: &Assets,
+    notice: Notice,
+    link: Option<Link>,
+) -> HttpResponse {
     refused(request, notice.code(), notice.detail, None);
     let id = RequestId::of(request);
     let template = ErrorPage {
@@ -118,40 +140,15 @@ pub fn notice(request: &HttpRequest, app: &App, assets: &Assets, notice: Notice)
         title: notice.title,
         reason: notice.reason,
         advice: notice.advice,
+        link,
         error_id: &id,
         detail: None,
     };
-    let _ = app;
     let status = StatusCode::from_u16(notice.status).unwrap_or(StatusCode::BAD_REQUEST);
     let mut response = page(status, &template, &Allowed::default());
     if notice.status == 503 {
         retry_after(&mut response, BUSY_FOR);
     }
-    response
-}
-
-/// Says on a page that a sign-in comes too early; it was logged with the name that was tried.
-pub(super) fn put_off(
-    request: &HttpRequest,
-    assets: &Assets,
-    advice: &str,
-    wait: Duration,
-) -> HttpResponse {
-    let id = RequestId::of(request);
-    let template = ErrorPage {
-        frame: &assets.frame,
-        title: "Too many failed sign-ins",
-        reason: "The password was not looked at.",
-        advice: Some(advice),
-        error_id: &id,
-        detail: None,
-    };
-    let mut response = page(
-        StatusCode::TOO_MANY_REQUESTS,
-        &template,
-        &Allowed::default(),
-    );
-    retry_after(&mut response, wait);
     response
 }
 
@@ -184,6 +181,7 @@ pub fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> H
         } else {
             "Tell the people who run the application, and quote the error id."
         }),
+        link: None,
         error_id: &id,
         detail: None,
     };

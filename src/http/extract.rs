@@ -177,6 +177,17 @@ impl Jar {
         cookies_named(request.headers(), &name).next().is_some()
     }
 
+    /// Whether a cookie of the server was sent twice.
+    pub fn is_any_repeated(request: &HttpRequest, app: &App) -> bool {
+        [Self::Session, Self::Interaction, Self::Device]
+            .into_iter()
+            .any(|kind| {
+                cookies_named(request.headers(), &kind.name(app))
+                    .nth(1)
+                    .is_some()
+            })
+    }
+
     /// The cookie that keeps `value`.
     pub fn keep(self, app: &App, value: &Secret) -> Cookie<'static> {
         let mut cookie = Cookie::build(self.name(app), value.expose().to_owned())
@@ -185,8 +196,9 @@ impl Jar {
             .same_site(SameSite::Lax)
             .secure(app.issuer.is_https());
         let life = match self {
-            Self::Session => None,
-            Self::Interaction => Some(app.config.login.authorization.0),
+            // The browser keeps them as long as it runs. A cookie that expired together with its
+            // authorization could not explain to the user that the sign-in took too long.
+            Self::Session | Self::Interaction => None,
             Self::Device => Some(DEVICE_KNOWN),
         };
         if let Some(life) = life.and_then(|life| i64::try_from(life.as_secs()).ok()) {

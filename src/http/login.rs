@@ -103,7 +103,7 @@ fn show(
     id: &AuthorizationId,
     browser: &Browser,
     pending: &Pending,
-    failed: Option<&str>,
+    failed: Option<(&str, String)>,
 ) -> HttpResponse {
     let request = &pending.request;
     let known = pending
@@ -122,11 +122,12 @@ fn show(
         client: Some(request.client.name.clone()),
         reauthenticate: known.is_some(),
         username: failed
-            .map(str::to_owned)
+            .as_ref()
+            .map(|(typed, _)| (*typed).to_owned())
             .or(hint)
             .or(known)
             .unwrap_or_default(),
-        error: failed.map(|_| "Invalid user name or password".to_owned()),
+        error: failed.map(|(_, message)| message),
         policy_uri: request.client.policy_uri.clone(),
         tos_uri: request.client.tos_uri.clone(),
     };
@@ -167,7 +168,8 @@ async fn sign_in(
         return Ok(continue_to(&dispatcher(&id), assets));
     };
     // 3. The person is who they say.
-    let typed = form.one("username").map_err(bad_form)?.unwrap_or_default();
+    // As typed: a tab that a password manager or a paste leaves at its end is cut off with other space.
+    let typed = form.verbatim("username").map_err(bad_form)?.trim();
     let password = form.verbatim("password").map_err(bad_form)?;
     let password = Password::parse(password).map_err(|unusable| {
         Stop::Notice(match unusable {
@@ -194,7 +196,13 @@ async fn sign_in(
             let detail = Detail::new("login.throttled", reason);
             error::refused(request, "429", detail, None);
             count("throttled");
-            return Ok(error::put_off(request, assets, &advice, wait));
+            let message =
+                format!("Too many failed sign-ins. The password was not checked. {advice}");
+            let failed = Some((shown.as_str(), message));
+            let mut response = show(app, assets, &id, &browser, &pending, failed);
+            *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+            error::retry_after(&mut response, wait);
+            return Ok(response);
         }
     }
     let authenticated = match authenticate(app, username, password).await {
@@ -226,7 +234,8 @@ async fn sign_in(
         if spray {
             error::log(request, Detail::high("login.spray", "network"), None);
         }
-        return Ok(show(app, assets, &id, &browser, &pending, Some(&shown)));
+        let failed = Some((shown.as_str(), "Invalid user name or password".to_owned()));
+        return Ok(show(app, assets, &id, &browser, &pending, failed));
     };
     count("success");
     error::note(request, "session.rotated", "login");
@@ -318,7 +327,7 @@ fn throttled(verdict: Verdict) -> (&'static str, Duration, String) {
         2..=90 => format!("{seconds} seconds"),
         _ => format!("{} minutes", seconds.div_ceil(60)),
     };
-    let advice = format!("Wait {wait_for}, then go back and try again.");
+    let advice = format!("Wait {wait_for}, then try again.");
     ("wait", wait, advice)
 }
 

@@ -10,6 +10,7 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use super::assets::Assets;
 use super::error::{self, Notice};
+use super::extract::Jar;
 use crate::app::App;
 use crate::oauth::Detail;
 
@@ -76,7 +77,9 @@ impl Load {
     }
 }
 
-/// Around the pages: only the navigation of a window or tab may GET them.
+/// Around the pages: only the navigation of a window or tab may GET them, and a form is not accepted with two
+/// cookies of one name. Which of them is the user's is not known, so the form would report an effect that it
+/// does not have: a logout of another session, for instance.
 ///
 /// # Errors
 /// None of its own.
@@ -85,15 +88,16 @@ pub(super) async fn documents_only(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     let http = request.request();
-    if http.method() == Method::GET
-        && let (Some(app), Some(assets)) = (
-            http.app_data::<Data<App>>(),
-            http.app_data::<Data<Assets>>(),
-        )
-    {
-        let refusal = match Load::of(http) {
-            Load::Frame { .. } => Some(error::notice(http, app, assets, Notice::EMBEDDED)),
-            load => load.refuse(http, app, assets),
+    if let (Some(app), Some(assets)) = (
+        http.app_data::<Data<App>>(),
+        http.app_data::<Data<Assets>>(),
+    ) {
+        let notice = |notice| Some(error::notice(http, app, assets, notice));
+        let refusal = match (http.method(), Load::of(http)) {
+            (&Method::GET, Load::Frame { .. }) => notice(Notice::EMBEDDED),
+            (&Method::GET, load) => load.refuse(http, app, assets),
+            _ if Jar::is_any_repeated(http, app) => notice(Notice::DUPLICATE_COOKIE),
+            _ => None,
         };
         if let Some(refusal) = refusal {
             return Ok(request.into_response(refusal));

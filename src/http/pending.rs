@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use super::access;
 use super::answer::deliver;
 use super::assets::Assets;
-use super::error::{self, Notice};
+use super::error::{self, Link, Notice};
 use super::extract::{self, Browser, Jar};
 use crate::accounts::consent::Consent;
 use crate::accounts::session::{Login, Session};
@@ -16,6 +16,7 @@ use crate::app::App;
 use crate::db::{self, Transaction};
 use crate::id::{AuthorizationId, ClientId};
 use crate::oauth::authorize::{self as rules, Refused, Request, Surroundings};
+use crate::oauth::client::Client;
 use crate::oauth::id_token::Hint;
 use crate::oauth::next_step::{Authorization, Step, next};
 use crate::oauth::params::Params;
@@ -28,9 +29,14 @@ pub(super) fn dispatcher(id: &AuthorizationId) -> String {
     format!("/oauth2/authorize?authorization={id}")
 }
 
+/// The longest request that an expired authorization restarts with: a GET has 8 KiB for its address.
+const RESTART_BYTES: usize = 7 * 1024;
+
 /// Why there is no next page.
 pub(super) enum Stop {
     Notice(Notice),
+    /// A notice with a way on.
+    Linked(Notice, Option<Link>),
     Refused(Refused),
 }
 
@@ -66,6 +72,7 @@ impl Stop {
     pub(super) fn respond(self, request: &HttpRequest, app: &App, assets: &Assets) -> HttpResponse {
         match self {
             Self::Notice(notice) => error::notice(request, app, assets, notice),
+            Self::Linked(notice, link) => error::linked_notice(request, assets, notice, link),
             Self::Refused(Refused::Page(error)) => error::protocol_page(request, assets, &error),
             Self::Refused(Refused::Callback(callback, refusal)) => {
                 error::refused(
@@ -224,10 +231,39 @@ pub(super) async fn open(
         }
     }
     if begun.taken_at.is_some() {
-        return Err(Stop::Notice(Notice::ALREADY_DONE));
+        let client = app.registrations.find(&app.store, &begun.client_id, now);
+        let client = client.await?.map(|known| known.client.clone());
+        let link = client.as_ref().and_then(|client| to_client(client, &begun));
+        return Err(Stop::Linked(Notice::ALREADY_DONE, link));
     }
     if now >= begun.expires_at {
-        return Err(Stop::Notice(Notice::TOO_LATE));
+        return Err(Stop::Linked(Notice::TOO_LATE, restart(&begun)));
     }
     Ok(begun)
+}
+
+/// The request of an expired authorization once more, if it fits into an address.
+fn restart(begun: &Authorization) -> Option<Link> {
+    (begun.params.len() <= RESTART_BYTES).then(|| Link {
+        label: "Start again".to_owned(),
+        href: format!("/oauth2/authorize?{}", begun.params),
+    })
+}
+
+/// The home page of the client of an authorization, or the site that its answer went to.
+fn to_client(client: &Client, begun: &Authorization) -> Option<Link> {
+    let site = || {
+        let params = Params::parse(begun.params.as_bytes()).ok()?;
+        let uri = params.one("redirect_uri").ok().flatten();
+        let uri = uri.or(client.redirect_uris.first().map(String::as_str))?;
+        // Only what the registration names, whatever the request said.
+        let known = client.redirect_uris.iter().any(|known| known == uri);
+        let url = url::Url::parse(uri).ok()?;
+        (known && url.scheme() == "https").then(|| url.origin().ascii_serialization())
+    };
+    let href = client.client_uri.clone().or_else(site)?;
+    Some(Link {
+        label: format!("Go to {}", client.name),
+        href,
+    })
 }

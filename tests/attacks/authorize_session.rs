@@ -28,6 +28,7 @@ pub const ROWS: &[Row] = &[
     row!(a094),
     row!(a096),
     row!(a500),
+    row!(a504),
 ];
 
 const STATE: Option<&str> = Some("st-4711");
@@ -579,6 +580,8 @@ async fn a088(stage: &Stage) {
             .server
             .count("SELECT count(*) AS n FROM authorizations")
     };
+    // An hour later, until when its page can restart the request.
+    stage.server.advance(Duration::from_secs(3_600));
     let (before, now) = (open(), stage.server.clock.now());
     let gone = stage
         .server
@@ -831,4 +834,63 @@ async fn consent_token(stage: &Stage, alice: &Browser, id: &str) -> String {
     let (session, _) = found.unwrap().unwrap();
     app.secret
         .form_token(session.login.sid.as_str(), &format!("consent {id}"))
+}
+
+/// The page of an expired sign-in: it names the expiry, is not taken for an attack, and starts again.
+async fn starts_again(stage: &Stage, case: usize, browser: &mut Browser, answer: &Answer) {
+    stage.expect(case, page400(answer));
+    stage.expect(case, logged(answer, "authorization.expired", "expired"));
+    let attacks = ["csrf.rejected", "authorization.binding_failed"];
+    let blamed = answer
+        .logged()
+        .iter()
+        .any(|(event, _)| attacks.contains(&event.as_str()));
+    stage.check(case, !blamed, || format!("{:?}", answer.logged()));
+    let link = answer
+        .body
+        .split_once("id=\"error-next\" href=\"")
+        .and_then(|(_, rest)| rest.split('"').next())
+        .map(|link| link.replace("&#38;", "&"));
+    let page = browser.opens(&link.unwrap_or_default()).await;
+    let goes_on = page.status == 200
+        && (page.body.contains("login-submit") || page.body.contains("consent-allow"));
+    stage.check(case, goes_on, || seen(&page));
+}
+
+async fn a504(stage: &Stage) {
+    let web = stage.server.shop().await;
+    // The client keeps cookies as browsers do: one with a lifetime is dropped when that is over.
+    let expired = Duration::from_secs(601);
+    // 1: the login page, submitted, reloaded, and once more by Back.
+    let mut alice = stage.server.browser();
+    let login = alice.opens(&web.request(&[])).await;
+    alice.forget_expired(expired);
+    stage.server.advance(expired);
+    let late = posts(&mut alice, "/login", &fields(&login, &ALICE)).await;
+    starts_again(stage, 1, &mut alice, &late).await;
+    let path = format!("/login?authorization={}", login.hidden("authorization"));
+    let reloaded = alice.get(&path).await;
+    starts_again(stage, 1, &mut alice, &reloaded).await;
+    // 2: the consent page.
+    let login = alice.opens(&web.request(&[])).await;
+    let consent = alice.fills_in(&login, "alice", PASSWORD).await;
+    stage.expect(2, consent_page(&consent));
+    alice.forget_expired(expired);
+    stage.server.advance(expired);
+    let late = alice.decides(&consent, "allow").await;
+    starts_again(stage, 2, &mut alice, &late).await;
+    let path = format!("/consent?authorization={}", consent.hidden("authorization"));
+    let reloaded = alice.get(&path).await;
+    starts_again(stage, 2, &mut alice, &reloaded).await;
+    // 3: Back after the answer leads to the client.
+    let consent = alice.opens(&web.request(&[])).await;
+    let answer = alice.decides(&consent, "allow").await;
+    stage.expect(3, answered_to(&answer, WEB_CALLBACK, STATE));
+    let path = format!("/consent?authorization={}", consent.hidden("authorization"));
+    let back = alice.get(&path).await;
+    stage.expect(3, replayed(&back));
+    let leads_back = back
+        .body
+        .contains("id=\"error-next\" href=\"https://app.example\"");
+    stage.check(3, leads_back, || back.body.clone());
 }

@@ -373,6 +373,15 @@ fn access(exchange: &Exchange) -> Option<String> {
     (!good).then(|| format!("access lines: {lines:?}"))
 }
 
+/// A page without the addresses that its links lead to.
+fn without_links(body: &str) -> String {
+    let mut parts = body.split("href=\"");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        text + part.split_once('"').map_or("", |(_, rest)| rest)
+    })
+}
+
 /// Error texts hold nothing of the request.
 fn echo(exchange: &Exchange) -> Option<String> {
     let answer = &exchange.answer;
@@ -380,7 +389,9 @@ fn echo(exchange: &Exchange) -> Option<String> {
         let body: serde_json::Value = serde_json::from_str(&answer.body).ok()?;
         body["error_description"].as_str().map(str::to_owned)
     });
-    let page = (answer.status >= 400 && answer.status != 421).then(|| answer.body.clone());
+    // A form that is shown again holds what the user typed, and a link leads back to the client.
+    let is_error = answer.status >= 400 && answer.status != 421 && !answer.body.contains("<form");
+    let page = is_error.then(|| without_links(&answer.body));
     let texts: Vec<String> = described.into_iter().chain(page).collect();
     let query = exchange
         .target

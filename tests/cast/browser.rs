@@ -16,6 +16,8 @@ pub struct Browser {
     pub issuer: String,
     http: reqwest::Client,
     pub cookies: BTreeMap<String, String>,
+    /// Seconds that cookies with a lifetime have left.
+    lifetimes: BTreeMap<String, u64>,
     /// Where the proxy in front says that it is, if there is one.
     pub address: Option<String>,
 }
@@ -49,6 +51,7 @@ impl Browser {
             issuer: ISSUER.to_owned(),
             http: http(base),
             cookies: BTreeMap::new(),
+            lifetimes: BTreeMap::new(),
             address: None,
         }
     }
@@ -114,8 +117,29 @@ impl Browser {
         answer
     }
 
+    /// Drops the cookies whose lifetime is not longer than `passed`, as a browser does by then.
+    pub fn forget_expired(&mut self, passed: std::time::Duration) {
+        let lifetimes = std::mem::take(&mut self.lifetimes);
+        for (name, seconds) in lifetimes {
+            if seconds <= passed.as_secs() {
+                self.cookies.remove(&name);
+            } else {
+                self.lifetimes.insert(name, seconds - passed.as_secs());
+            }
+        }
+    }
+
     fn keep(&mut self, cookie: &str) {
         let (name, value) = cookie.split(';').next().unwrap().split_once('=').unwrap();
+        let lifetime = cookie
+            .split("Max-Age=")
+            .nth(1)
+            .and_then(|rest| rest.split(';').next())
+            .and_then(|seconds| seconds.parse().ok());
+        match lifetime {
+            Some(seconds) => self.lifetimes.insert(name.to_owned(), seconds),
+            None => self.lifetimes.remove(name),
+        };
         if cookie.contains("Max-Age=0") {
             self.cookies.remove(name);
         } else {

@@ -6,7 +6,7 @@ use crate::cast::server::PASSWORD;
 use crate::expect::{page400, redirected, seen};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a502), row!(a506)];
+pub const ROWS: &[Row] = &[row!(a127), row!(a502), row!(a506)];
 
 const STATE: Option<&str> = Some("st-4711");
 
@@ -133,4 +133,47 @@ async fn sends(base: &str, path: &str, cookie: Vec<u8>, form: Option<String>) ->
         .send()
         .await
         .unwrap()
+}
+
+/// Two session cookies: nobody is signed in, and no form reports an effect that it does not have.
+async fn a127(stage: &Stage) {
+    let (web, mut alice) = stage.web_and_alice().await;
+    let account = alice.get("/account").await;
+    let csrf = account.values("csrf");
+    let own = alice.cookies[SESSION].clone();
+    let twice = format!("{SESSION}={RANDOM}; {SESSION}={own}");
+    let sessions = || {
+        stage
+            .server
+            .count("SELECT count(*) AS n FROM sessions WHERE ended_at IS NULL")
+    };
+    let before = sessions();
+    let node = &stage.node(1).base;
+    let silent = web.request(&[("prompt", "none")]);
+    let answer = sends(node, &silent, twice.clone().into_bytes(), None).await;
+    let location = answer.headers().get("location").cloned();
+    let location = location.map_or(String::new(), |to| to.to_str().unwrap().to_owned());
+    stage.check(1, location.contains("login_required"), || location.clone());
+    for (path, token) in [
+        ("/oauth2/end_session", csrf.last()),
+        ("/account", csrf.first()),
+        ("/login", csrf.first()),
+        ("/consent", csrf.first()),
+    ] {
+        let form = format!("csrf={}", token.cloned().unwrap_or_default());
+        let answer = sends(node, path, twice.clone().into_bytes(), Some(form)).await;
+        let id = answer.headers()["x-request-id"]
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let told = crate::cast::log::of(&id).iter().any(|event| {
+            event
+                .get("event")
+                .is_some_and(|name| name == "session.dup_cookie")
+        });
+        stage.check(2, answer.status() == 400 && told, || {
+            format!("{path}: {answer:?}")
+        });
+    }
+    stage.check(2, sessions() == before, || "a session ended".to_owned());
 }
