@@ -36,7 +36,7 @@ const RESTART_BYTES: usize = 7 * 1024;
 pub(super) enum Stop {
     Notice(Notice),
     /// A notice with a way on.
-    Linked(Notice, Option<Link>),
+    Linked(Notice, Box<Option<Link>>),
     Refused(Refused),
 }
 
@@ -72,7 +72,7 @@ impl Stop {
     pub(super) fn respond(self, request: &HttpRequest, app: &App, assets: &Assets) -> HttpResponse {
         match self {
             Self::Notice(notice) => error::notice(request, app, assets, notice),
-            Self::Linked(notice, link) => error::linked_notice(request, assets, notice, link),
+            Self::Linked(notice, link) => error::linked_notice(request, assets, notice, *link),
             Self::Refused(Refused::Page(error)) => error::protocol_page(request, assets, &error),
             Self::Refused(Refused::Callback(callback, refusal)) => {
                 error::refused(
@@ -234,10 +234,10 @@ pub(super) async fn open(
         let client = app.registrations.find(&app.store, &begun.client_id, now);
         let client = client.await?.map(|known| known.client.clone());
         let link = client.as_ref().and_then(|client| to_client(client, &begun));
-        return Err(Stop::Linked(Notice::ALREADY_DONE, link));
+        return Err(Stop::Linked(Notice::ALREADY_DONE, Box::new(link)));
     }
     if now >= begun.expires_at {
-        return Err(Stop::Linked(Notice::TOO_LATE, restart(&begun)));
+        return Err(Stop::Linked(Notice::TOO_LATE, Box::new(restart(&begun))));
     }
     Ok(begun)
 }
