@@ -153,6 +153,20 @@ impl Store {
             .map_err(|error| Error::Statement(error.to_string()))?
     }
 
+    /// Closes every connection, after what was begun. An embedded database is then whole in its one
+    /// file, unless another process has it open. Later calls fail.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the log of an embedded database could not be moved into its file.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.pool.close().await;
+        // Last, so that SQLite removes the log with the connection.
+        match &self.writer {
+            Some(writer) => writer.close().await,
+            None => Ok(()),
+        }
+    }
+
     /// How the pool stands.
     pub fn pool_figures(&self) -> PoolFigures {
         self.pool.figures()

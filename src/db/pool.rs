@@ -103,6 +103,16 @@ impl Pool {
         })
     }
 
+    /// Lends no more connections, waits for those in use, and closes all.
+    pub(super) async fn close(&self) {
+        // A connection in use holds a permit. Already closed is as good.
+        let _all = self.turns.acquire_many(self.connections.max_size()).await;
+        self.turns.close();
+        while let Some(mut idle) = self.connections.try_get() {
+            idle.lost = true;
+        }
+    }
+
     pub(super) fn figures(&self) -> PoolFigures {
         let state = self.connections.state();
         PoolFigures {
