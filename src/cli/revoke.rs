@@ -97,7 +97,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             arguments.format.say(&json!({ "revoked": false }), said);
             Ok(())
         }
-        Ended::Now => propagate(&name, &store, &arguments.wait)?.say(arguments.format),
+        Ended::Now => propagate(&name, config, &store, &arguments.wait)?.say(arguments.format),
     }
 }
 

@@ -12,6 +12,7 @@ mod codes;
 #[allow(missing_docs)]
 mod connection;
 mod consents;
+mod downtimes;
 mod feed;
 mod grants;
 mod janitor;
