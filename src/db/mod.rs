@@ -12,6 +12,7 @@ mod codes;
 #[allow(missing_docs)]
 mod connection;
 mod consents;
+mod copy;
 mod downtimes;
 mod feed;
 mod grants;
@@ -40,6 +41,7 @@ pub use crate::oauth::ledger::Failure as Error;
 pub use acks::Acknowledged;
 pub use audit::{SEALED_AT_ONCE, Seal};
 use connection::AnyConnection;
+pub use copy::{Copied, CopyError, fold_log, mark_restored, verify};
 pub use feed::{Head, Recovered};
 pub use janitor::{SWEEPS, Sweep};
 use pool::Pool;
