@@ -32,6 +32,7 @@ mod login;
 mod odd_peer;
 mod process;
 mod redirect_uri;
+mod restores;
 mod revocation;
 #[path = "../../crates/verifier/tests/verifier/signer.rs"]
 #[allow(dead_code, reason = "the verifier's tests use all of it")]
@@ -80,6 +81,7 @@ const AREAS: &[&[Row]] = &[
     login::passwords::ROWS,
     login::sessions::ROWS,
     redirect_uri::ROWS,
+    restores::ROWS,
     revocation::ROWS,
     storage_supply::ROWS,
     throttle::ROWS,

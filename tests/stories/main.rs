@@ -14,5 +14,6 @@ mod feed_numbers;
 mod introspection;
 mod limits;
 mod networks;
+mod restores;
 mod setup;
 mod tokens;
