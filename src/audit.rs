@@ -1,9 +1,12 @@
 //! Audit events: what is written down in the transaction of the change, and its names.
 
+use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::id::{ClientId, GrantId, Sid, UserId};
 use crate::time::Timestamp;
 
 /// How long an event is kept.
@@ -16,14 +19,95 @@ pub struct Event {
     pub at: Timestamp,
     /// What happened.
     pub name: Name,
-    /// Who did it: `user:…`, `client:…`, `cli` or `node`.
-    pub actor: String,
-    /// What it was done to: `user:…`, `client:…`, `grant:…`, `key:…`.
-    pub target: String,
-    /// Why, where somebody said so.
+    /// Who did it.
+    pub actor: Actor,
+    /// What it was done to.
+    pub target: Target,
+    /// Why, where a reason was given.
     pub reason: Option<String>,
-    /// More, as JSON. Never a secret.
+    /// More, as JSON. Never a secret, never a personal value.
     pub detail: Value,
+}
+
+/// Who caused a change. Its text form is what audit events and revocation records store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// An operator of the host, by the command line.
+    Operator,
+    /// A signed-in user.
+    User(UserId),
+    /// An authenticated client.
+    Client(ClientId),
+    /// The server itself: expiry, limits, key rotation, configuration.
+    System,
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator => f.write_str("cli"),
+            Self::User(id) => write!(f, "user:{id}"),
+            Self::Client(id) => write!(f, "client:{id}"),
+            Self::System => f.write_str("node"),
+        }
+    }
+}
+
+/// What a change was made to. Its text form is what audit events store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A user.
+    User(UserId),
+    /// A registered client.
+    Client(ClientId),
+    /// A registered API, by its audience.
+    Resource(String),
+    /// A scope.
+    Scope(String),
+    /// A session.
+    Session(Sid),
+    /// A grant.
+    Grant(GrantId),
+    /// An access token, by its `jti`.
+    Token(String),
+    /// A signing key, by its `kid`.
+    Key(String),
+    /// All signing keys and server secrets.
+    Keys,
+    /// A version of the server secret.
+    ServerSecret(i64),
+    /// An epoch of the revocation feed.
+    Feed(i64),
+    /// An address whose failed sign-ins are counted.
+    Address(IpAddr),
+    /// All counters of failed sign-ins.
+    Throttles,
+    /// A link for the first administrator.
+    SetupLink,
+    /// The audit log itself.
+    Audit,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(id) => write!(f, "user:{id}"),
+            Self::Client(id) => write!(f, "client:{id}"),
+            Self::Resource(audience) => write!(f, "resource:{audience}"),
+            Self::Scope(scope) => write!(f, "scope:{scope}"),
+            Self::Session(sid) => write!(f, "session:{sid}"),
+            Self::Grant(id) => write!(f, "grant:{id}"),
+            Self::Token(jti) => write!(f, "token:{jti}"),
+            Self::Key(kid) => write!(f, "key:{kid}"),
+            Self::Keys => f.write_str("keys"),
+            Self::ServerSecret(version) => write!(f, "server_secret:{version}"),
+            Self::Feed(epoch) => write!(f, "feed:{epoch}"),
+            Self::Address(address) => write!(f, "address:{}", address.to_canonical()),
+            Self::Throttles => f.write_str("throttles:all"),
+            Self::SetupLink => f.write_str("setup_link"),
+            Self::Audit => f.write_str("audit"),
+        }
+    }
 }
 
 /// An event as its row has it, byte for byte: what a seal covers.
@@ -122,8 +206,14 @@ names! {
     UserCutOff "user.cut_off";
     /// A password was set; everything older than it is cut off.
     UserCredentialChanged "user.credential_changed";
+    /// Counters of failed sign-ins were cleared by an operator.
+    ThrottlesCleared "throttles.cleared";
     /// The first administrator was made: by a set-up link, or for a while by the configuration.
     AdminBootstrap "admin.bootstrap";
+    /// A one-time link for the first administrator was made.
+    SetupLinkCreated "admin.link_created";
+    /// A browser opened the link for the first administrator.
+    SetupLinkOpened "admin.link_opened";
     /// A person signed in.
     SessionBegun "session.begun";
     /// A login ended: signed out, or replaced by another person's.

@@ -1,6 +1,6 @@
 //! Portcullis: an OAuth 2.0 and OpenID Connect authorization server.
 //!
-//! Imports go one way: `main → cli → http → app → { feed, keeper } → db → oauth → { accounts, keys } → { log,
+//! Imports go one way: `main → cli → http → app → admin → { feed, keeper } → db → oauth → { accounts, keys } → { log,
 //! telemetry } → { audit, config, id, metrics, secret, time } → portcullis-verifier`. `tests/layout.rs` fails the build
 //! when one goes back.
 //!
@@ -9,6 +9,7 @@
 //! | [`cli`] | commands, one file per verb |
 //! | [`http`] | endpoints and pages |
 //! | [`app`] | everything wired once |
+//! | [`admin`] | operations: each change that is not the protocol's, with its audit event |
 //! | [`feed`] | the revocation feed: records in memory, signed frames, acknowledgements |
 //! | [`keeper`] | standbys, the key view, changes of keys; in every node |
 //! | [`db`] | storage on SQLite and Postgres |
@@ -17,7 +18,7 @@
 //! | [`keys`] | signing keys, sealed values |
 //! | [`telemetry`] | traces, with the feature `otel` |
 //! | [`log`] | the log's lines, and the thread that writes them |
-//! | [`audit`] | names of audit events |
+//! | [`audit`] | audit events: actors, targets, names |
 //! | [`config`] | configuration and the policy's limits |
 //! | [`id`] | identifiers |
 //! | [`metrics`] | what is counted, and the page for Prometheus |
@@ -53,6 +54,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accounts;
+pub mod admin;
 pub mod app;
 pub mod audit;
 pub mod cli;

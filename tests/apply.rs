@@ -254,7 +254,7 @@ fn what_no_file_names_is_removed(desk: &Place) {
     assert_eq!(desk.audited("resource.deleted"), 1);
 
     // All or nothing: an id that was given out before takes everything down with it.
-    desk.refuses(ALL, &[], 1, "given out before; none is given out twice");
+    desk.refuses(ALL, &[], 1, "an identifier is never assigned twice");
     assert_eq!(desk.count("SELECT count(*) AS n FROM resources"), 0);
     assert_eq!(desk.audited("resource.created"), 1);
 }
@@ -308,11 +308,11 @@ fn what_is_wrong_is_refused_with_its_place() {
         ),
         (
             client("cors_origins = [\"https://a.example/\"]"),
-            "client `x`: cors_origins: `https://a.example/` is no origin",
+            "client `x`: cors_origins: `https://a.example/` is not an origin",
         ),
         (
             client("policy_uri = \"http://a.example\""),
-            "client `x`: policy_uri must be an https URL",
+            "client `x`: policy_uri: expected an https URL",
         ),
         (
             client("id_token_signed_response_alg = \"HS256\""),
@@ -320,7 +320,7 @@ fn what_is_wrong_is_refused_with_its_place() {
         ),
         (
             client("").replace("\"X\"", &format!("\"{long}\"")),
-            "client `x`: client_name must have 1 to 64 characters",
+            "client `x`: client_name: must have 1 to 64 characters",
         ),
         (
             client("").replace("https://x.example/cb", "https://*.example"),
@@ -340,7 +340,7 @@ fn what_is_wrong_is_refused_with_its_place() {
         ),
         (
             api("access_ttl = \"61m\""),
-            "all.toml:1: resource `https://x.example`: access_ttl: access tokens live more than 0s and at most 60m",
+            "all.toml:1: resource `https://x.example`: access_ttl: expected more than 0s and at most 60m",
         ),
         (
             api("access_ttl = \"soon\""),
@@ -364,7 +364,7 @@ fn what_is_wrong_is_refused_with_its_place() {
         ),
         (
             user("email = \"nobody\""),
-            "all.toml:1: user `x`: email: `nobody` is no e-mail address",
+            "all.toml:1: user `x`: email: `nobody` is not an e-mail address",
         ),
         (
             user("claims = { is_admin = \"true\" }"),

@@ -36,6 +36,40 @@ fn clients_are_changed_on_postgres() {
     clients_are_changed(&Place::on_postgres());
 }
 
+/// Two operators at once: the second has read the client before the first narrowed it. Only PostgreSQL
+/// lets a test see that a command waits.
+#[test]
+fn client_update_keeps_what_another_changed_meanwhile_on_postgres() {
+    let desk = Place::on_postgres();
+    let shop = ["client", "create", "--id", "shop", "--name", "Shop"];
+    let more = [
+        "--redirect-uri",
+        "https://app.example/cb",
+        "--scope",
+        "openid profile",
+    ];
+    desk.done(&[&shop[..], &more].concat());
+    let (mut first, mut watching) = (desk.look(), desk.look());
+    first.execute("BEGIN; UPDATE clients SET scopes = 'openid' WHERE id = 'shop'");
+    let mut second = desk.command(&["client", "update", "shop", "--name", "Corner Shop"], &[]);
+    let second = second.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let waits = "SELECT count(*) AS n FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let begun = std::time::Instant::now();
+    while watching.count(waits) == 0 {
+        assert!(
+            begun.elapsed() < std::time::Duration::from_secs(20),
+            "it does not wait"
+        );
+    }
+    first.execute("COMMIT");
+    let output = second.wait_with_output().unwrap();
+    refused(&output, 1, "changed by somebody else meanwhile");
+    let kept = "SELECT count(*) AS n FROM clients WHERE scopes = 'openid' AND name = 'Shop'";
+    assert_eq!(desk.count(kept), 1);
+    desk.done(&["client", "update", "shop", "--name", "Corner Shop"]);
+}
+
 #[test]
 fn an_algorithm_that_is_left_out_is_refused_on_sqlite() {
     left_out(&Place::new());
@@ -228,7 +262,7 @@ fn clients_are_changed(desk: &Place) {
     desk.refused(
         &[shop.as_slice(), &callback].concat(),
         1,
-        "none is given out twice",
+        "an identifier is never assigned twice",
     );
 }
 
@@ -312,6 +346,79 @@ fn people_are_locked(desk: &Place) {
         "nothing to do",
     );
     desk.refused(&["user", "lock", "nobody"], 1, "there is no user `nobody`");
+}
+
+#[test]
+fn throttles_are_cleared_on_sqlite() {
+    throttles_are_cleared(&Place::new());
+}
+
+#[test]
+fn throttles_are_cleared_on_postgres() {
+    throttles_are_cleared(&Place::on_postgres());
+}
+
+fn throttles_are_cleared(desk: &Place) {
+    let password = "gravel-otter-92-lamp\n";
+    for name in ["alice", "bob"] {
+        desk.told(&["user", "create", name, "--password-stdin"], password);
+    }
+    // Counters of alice and bob from one address, of its networks, and of an address elsewhere.
+    let fill = || {
+        desk.execute("DELETE FROM throttles");
+        for (key, user) in [
+            ("account:a", "'alice'"),
+            ("pair:a:192.0.2.1/32", "'alice'"),
+            ("device:a:x", "'alice'"),
+            ("account:b", "'bob'"),
+            ("pair:b:192.0.2.1/32", "'bob'"),
+            ("pair:b:192.0.2.10/32", "'bob'"),
+            ("network:192.0.2.0/24", "NULL"),
+            ("network:192.0.2.1/32", "NULL"),
+            ("clients:192.0.2.1/32", "NULL"),
+            ("network:2001:db8::/64", "NULL"),
+        ] {
+            desk.execute(&format!(
+                "INSERT INTO throttles (key, failures, in_a_row, attempts, window_ends, next_at, last_at, expires_at, user_id)
+                 SELECT '{key}', 5, 5, 5, 0, 0, 0, 0, (SELECT id FROM users WHERE username = {user})"
+            ));
+        }
+    };
+    let left = || desk.count("SELECT count(*) AS n FROM throttles");
+    let clear = |arguments: &[&str]| desk.done(&[&["user", "clear-throttles"], arguments].concat());
+    for (arguments, cleared) in [
+        (&["alice"][..], 3),
+        (&["--address", "192.0.2.1"], 5),
+        (&["--address", "2001:db8::7"], 1),
+        (&["--all"], 10),
+    ] {
+        fill();
+        let said = clear(arguments);
+        assert!(
+            said.contains(&format!("cleared: {cleared}.")),
+            "{arguments:?}: {said}"
+        );
+        assert_eq!(left(), 10 - cleared, "{arguments:?}");
+    }
+    let audited =
+        "SELECT count(*) AS n FROM audit_events WHERE name = 'throttles.cleared' AND actor = 'cli'";
+    assert_eq!(desk.count(audited), 4);
+    // A new password clears those of its user.
+    fill();
+    desk.told(
+        &["user", "set-password", "bob", "--password-stdin"],
+        password,
+    );
+    assert_eq!(left(), 7);
+    desk.refused(
+        &["user", "clear-throttles", "nobody"],
+        1,
+        "there is no user `nobody`",
+    );
+    for wrong in [&[][..], &["alice", "--all"]] {
+        let run = desk.run(&[&["user", "clear-throttles"], wrong].concat(), &[]);
+        assert_eq!(run.status.code(), Some(2), "{wrong:?}");
+    }
 }
 
 #[test]

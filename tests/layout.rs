@@ -7,11 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From left to right; modules of one entry do not know each other.
-const ORDER: [&[&str]; 10] = [
+const ORDER: [&[&str]; 11] = [
     &["main"],
     &["cli"],
     &["http"],
     &["app"],
+    &["admin"],
     &["feed", "keeper"],
     &["db"],
     &["oauth"],
@@ -20,10 +21,12 @@ const ORDER: [&[&str]; 10] = [
     &["audit", "config", "id", "metrics", "secret", "time"],
 ];
 
-/// What the right-most modules may use of each other: ids are made of randomness and instants.
-const AMONG_NEIGHBOURS: [(&str, &str); 4] = [
+/// What the right-most modules may use of each other: ids are made of randomness and
+/// instants, audit events name who and what by id.
+const AMONG_NEIGHBOURS: [(&str, &str); 5] = [
     ("id", "secret"),
     ("id", "time"),
+    ("audit", "id"),
     ("audit", "time"),
     ("secret", "time"),
 ];

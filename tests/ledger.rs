@@ -167,6 +167,7 @@ story! {
             browser: None,
             user_id: None,
             sid: None,
+            login_sid: None,
             stage: Stage::Begun,
             scope: None,
             created_at: now(),
@@ -183,7 +184,7 @@ story! {
         assert_eq!(race(&server, move |tx| tx.take_authorization(&taken, now())).await, 1);
         let login = scene.session.login.clone();
         let after = server
-            .write(move |tx| tx.advance_authorization(&id, Stage::Consented, (&login.user_id, &login.sid), None, now()))
+            .write(move |tx| tx.record_decision(&id, (&login.user_id, &login.sid), None, now()))
             .await;
         assert!(!after, "an answered authorization goes nowhere");
     }
@@ -313,6 +314,7 @@ story! {
                 browser: None,
                 user_id: None,
                 sid: None,
+                login_sid: None,
                 stage: Stage::Begun,
                 scope: None,
                 created_at: now(),
@@ -351,57 +353,204 @@ async fn a_database_that_comes_back_is_used_again_at_once() {
     assert!(written.await.is_ok());
 }
 
+/// The sum of a column of the counters of one kind.
+fn counted(server: &cast::Server, what: &str, kind: &str) -> i64 {
+    server.count(&format!(
+        "SELECT CAST(coalesce(sum({what}), 0) AS BIGINT) AS n FROM throttles WHERE key LIKE '{kind}:%'"
+    ))
+}
+
 story! {
     async fn of_thirty_two_tries_at_one_account_five_are_looked_at(server: Server) {
-        let attempt = Attempt::from_anywhere("somebody", [192, 0, 2, 1].into());
+        let attempt = Attempt::from_anywhere("unknown", None, [192, 0, 2, 1].into());
         let tried = attempt.clone();
-        let admitted = race(&server, move |tx| {
-            Ok(matches!(tx.admit(&tried, None, now())?, Verdict::Admitted { .. }))
-        });
+        let admitted = race(&server, move |tx| Ok(tx.admit(&tried, now())? == Verdict::Admitted));
         assert_eq!(admitted.await, 5);
-        let counted = |what: &str, kind: &str| {
-            server.count(&format!("SELECT {what} AS n FROM throttles WHERE key LIKE '{kind}:%'"))
-        };
-        assert_eq!((counted("attempts", "account"), counted("failures", "account")), (32, 5));
-        assert_eq!((counted("failures", "pair"), counted("min(failures)", "network")), (5, 5));
-        // What turns out to be no failure is taken back; a success forgets what is counted from here.
-        let forgiven = attempt.clone();
-        server.write(move |tx| tx.absolve(&forgiven, false, now())).await;
-        assert_eq!((counted("failures", "pair"), counted("failures", "account")), (4, 4));
-        let forgiven = attempt.clone();
-        server.write(move |tx| tx.absolve(&forgiven, true, now())).await;
-        assert_eq!((counted("count(*)", "pair"), counted("failures", "account")), (0, 3));
+        // While they are in progress nothing has failed, and the others are told that the server is busy.
+        assert_eq!((counted(&server, "failures", "%"), counted(&server, "in_progress", "pair")), (0, 5));
+        let tried = attempt.clone();
+        assert_eq!(server.write(move |tx| tx.admit(&tried, now())).await, Verdict::Busy);
+        // One was not evaluated, the others failed; the room of the first is free again.
+        let refunded = attempt.clone();
+        server.write(move |tx| tx.refund_attempt(&refunded)).await;
+        for _ in 0..4 {
+            let failed = attempt.clone();
+            assert!(!server.write(move |tx| tx.record_failure(&failed, now())).await);
+        }
+        let failures = ["pair", "account", "network"].map(|kind| counted(&server, "failures", kind));
+        assert_eq!((failures, counted(&server, "in_progress", "%")), ([4, 4, 8], 0));
+        let tried = attempt.clone();
+        assert_eq!(server.write(move |tx| tx.admit(&tried, now())).await, Verdict::Admitted);
+        let failed = attempt.clone();
+        server.write(move |tx| tx.record_failure(&failed, now())).await;
+        let waits = Verdict::Wait(Duration::from_secs(1));
+        let tried = attempt.clone();
+        assert_eq!(server.write(move |tx| tx.admit(&tried, now())).await, waits);
+        assert_eq!(counted(&server, "attempts", "account"), 7);
+        // A success after the wait forgets what is counted from here, and nothing else.
+        let later = now() + Duration::from_secs(1);
+        let tried = attempt.clone();
+        assert_eq!(server.write(move |tx| tx.admit(&tried, later)).await, Verdict::Admitted);
+        server.write(move |tx| tx.record_success(&attempt, attempt.account())).await;
+        let rows = server.count("SELECT count(*) AS n FROM throttles WHERE key LIKE 'pair:%'");
+        assert_eq!((rows, counted(&server, "failures", "account")), (0, 5));
+        assert_eq!((counted(&server, "in_a_row", "account"), counted(&server, "in_progress", "%")), (0, 0));
+    }
+}
+
+story! {
+    async fn success_in_progress_ends_no_wait_of_others(server: Server) {
+        let [slow, quick] = ["slow", "quick"].map(|name| Attempt::from_anywhere(name, None, [192, 0, 2, 1].into()));
+        let begun = slow.clone();
+        assert_eq!(server.write(move |tx| tx.admit(&begun, now())).await, Verdict::Admitted);
+        for n in 0..29 {
+            let attempt = Attempt::from_anywhere(&format!("name-{n}"), None, [192, 0, 2, 1].into());
+            server.write(move |tx| { tx.admit(&attempt, now())?; tx.record_failure(&attempt, now()) }).await;
+        }
+        let tried = quick.clone();
+        assert_eq!(server.write(move |tx| tx.admit(&tried, now())).await, Verdict::Busy);
+        let late = Attempt::from_anywhere("late", None, [192, 0, 2, 1].into());
+        assert!(server.write(move |tx| tx.record_failure(&late, now())).await, "the thirtieth is the spray");
+        server.write(move |tx| tx.record_success(&slow, slow.account())).await;
+        let wait = Verdict::Wait(Duration::from_secs(600));
+        assert_eq!(server.write(move |tx| tx.admit(&quick, now())).await, wait);
+    }
+}
+
+story! {
+    async fn earlier_reading_of_the_clock_is_not_put_off_by_a_later_one(server: Server) {
+        // Both at once: the second has read its clock before the first, and gets the row after it.
+        let first = Attempt::from_anywhere("first", None, [192, 0, 2, 1].into());
+        let second = Attempt::from_anywhere("second", None, [192, 0, 2, 1].into());
+        let later = now() + Duration::from_millis(300);
+        let begun = first.clone();
+        assert_eq!(server.write(move |tx| tx.admit(&begun, later)).await, Verdict::Admitted);
+        assert_eq!(server.write(move |tx| tx.admit(&second, now())).await, Verdict::Admitted);
+        server.write(move |tx| tx.record_success(&first, first.account())).await;
+        assert_eq!(server.count("SELECT max(next_at) AS n FROM throttles"), 0);
+        let third = Attempt::from_anywhere("third", None, [192, 0, 2, 1].into());
+        assert_eq!(server.write(move |tx| tx.admit(&third, now())).await, Verdict::Admitted);
+    }
+}
+
+story! {
+    async fn stored_instants_of_a_wrong_clock_cause_no_wait(server: Server) {
+        let attempt = Attempt::from_anywhere("unknown", None, [192, 0, 2, 1].into());
+        for _ in 0..5 {
+            let failed = attempt.clone();
+            server.write(move |tx| tx.record_failure(&failed, now())).await;
+        }
+        let far = (now() + Duration::from_secs(100 * 86_400)).micros();
+        server.execute(&format!(
+            "UPDATE throttles SET next_at = {far}, window_ends = {far}, in_progress = 9, in_progress_until = {far}"
+        ));
+        let tried = attempt.clone();
+        assert_eq!(server.write(move |tx| tx.admit(&tried, now())).await, Verdict::Admitted);
+        assert_eq!(server.count("SELECT max(next_at) AS n FROM throttles"), 0);
+        // What was abandoned counts as failures, so it is not forgotten either.
+        assert_eq!((counted(&server, "failures", "pair"), counted(&server, "in_progress", "pair")), (9, 1));
+        server.write(move |tx| tx.record_failure(&attempt, now())).await;
+        let longest = (now() + Duration::from_secs(900)).micros();
+        assert!(server.count("SELECT max(next_at) AS n FROM throttles") <= longest);
+    }
+}
+
+story! {
+    async fn attempts_of_a_stopped_node_become_failures(server: Server) {
+        let attempt = Attempt::from_anywhere("unknown", None, [192, 0, 2, 1].into());
+        for _ in 0..5 {
+            let begun = attempt.clone();
+            assert_eq!(server.write(move |tx| tx.admit(&begun, now())).await, Verdict::Admitted);
+        }
+        let soon = now() + Duration::from_secs(9);
+        let tried = attempt.clone();
+        assert_eq!(server.write(move |tx| tx.admit(&tried, soon)).await, Verdict::Busy);
+        let later = now() + Duration::from_secs(10);
+        let tried = attempt.clone();
+        assert_eq!(server.write(move |tx| tx.admit(&tried, later)).await, Verdict::Admitted);
+        assert_eq!((counted(&server, "failures", "pair"), counted(&server, "in_progress", "pair")), (5, 1));
+        // One at a time from there on.
+        let tried = attempt.clone();
+        assert_eq!(server.write(move |tx| tx.admit(&tried, later)).await, Verdict::Busy);
+        let failed = attempt.clone();
+        server.write(move |tx| tx.record_failure(&failed, later)).await;
+        let wait = Verdict::Wait(Duration::from_secs(2));
+        assert_eq!(server.write(move |tx| tx.admit(&attempt, later)).await, wait);
     }
 }
 
 story! {
     async fn a_hundred_failures_in_a_row_end_with_a_known_device_or_a_new_password(server: Server) {
-        let (alice, name) = (alice(&server).await, Username::parse("alice"));
-        let tries = |server: &cast::Server, at: Timestamp, host: u8, name: Option<Username>| {
-            let attempt = Attempt::from_anywhere("alice", [10, host, host, 1].into());
+        let alice = alice(&server).await;
+        let tries = |server: &cast::Server, at: Timestamp, host: u8, user: Option<&UserId>| {
+            let attempt = Attempt::from_anywhere("alice", user, [10, host, host, 1].into());
             let store = server.app.store.clone();
-            async move { store.transaction(move |tx| tx.admit(&attempt, name.as_ref(), at)).await.unwrap() }
+            async move {
+                store.transaction(move |tx| {
+                    let verdict = tx.admit(&attempt, at)?;
+                    if verdict == Verdict::Admitted {
+                        tx.record_failure(&attempt, at)?;
+                    }
+                    Ok(verdict)
+                }).await.unwrap()
+            }
         };
         let minute = |n: u8| now() + Duration::from_secs(31 * u64::from(n));
         for n in 0..100 {
-            let verdict = tries(&server, minute(n), n, name.clone()).await;
-            assert!(matches!(verdict, Verdict::Admitted { .. }), "failure {n}: {verdict:?}");
+            let verdict = tries(&server, minute(n), n, Some(&alice)).await;
+            assert_eq!(verdict, Verdict::Admitted, "failure {n}");
         }
-        assert_eq!(tries(&server, minute(101), 101, name.clone()).await, Verdict::Exhausted);
-        // Alike for whoever has no such account.
-        assert_eq!(tries(&server, minute(102), 102, None).await, Verdict::Exhausted);
+        assert_eq!(tries(&server, minute(101), 101, Some(&alice)).await, Verdict::Exhausted);
         let device = Hash::of("a browser");
         let (known, user) = (device.clone(), alice.clone());
         server.write(move |tx| tx.put_known_device(&known, &user, now())).await;
-        let (known, asked) = (device.clone(), name.clone());
+        let (known, asked) = (device.clone(), Username::parse("alice"));
         assert!(server.write(move |tx| tx.is_known_device(&known, asked.as_ref(), now())).await);
         assert!(!server.write(move |tx| tx.is_known_device(&device, Username::parse("bob").as_ref(), now())).await);
-        let own = Attempt::from_known_device("alice", "a browser");
-        let verdict = server.write(move |tx| tx.admit(&own, None, minute(103))).await;
-        assert_eq!(verdict, Verdict::Admitted { spray: false });
-        server.write(move |tx| tx.put_password(&alice, "new", minute(104))).await;
-        let verdict = tries(&server, minute(105), 105, name).await;
-        assert!(matches!(verdict, Verdict::Admitted { .. }), "{verdict:?}");
+        let own = Attempt::from_known_device("alice", Some(&alice), "a browser");
+        assert_eq!(server.write(move |tx| tx.admit(&own, minute(103))).await, Verdict::Admitted);
+        let user = alice.clone();
+        server.write(move |tx| tx.clear_user_throttles(&user)).await;
+        assert_eq!(tries(&server, minute(105), 105, Some(&alice)).await, Verdict::Admitted);
+    }
+}
+
+story! {
+    async fn a_series_is_of_one_user(server: Server) {
+        // Alike for a name that no user has; the user who gets it is not charged for what was before.
+        let ghost = Attempt::from_anywhere("ghost", None, [192, 0, 2, 1].into());
+        let failed = ghost.clone();
+        server.write(move |tx| tx.record_failure(&failed, now())).await;
+        server.execute("UPDATE throttles SET in_a_row = 100 WHERE key LIKE 'account:%'");
+        let tried = ghost.clone();
+        assert_eq!(server.write(move |tx| tx.admit(&tried, now())).await, Verdict::Exhausted);
+        let user = alice(&server).await;
+        let named = Attempt::from_anywhere("ghost", Some(&user), [192, 0, 2, 1].into());
+        assert_eq!(server.write(move |tx| tx.admit(&named, now())).await, Verdict::Admitted);
+    }
+}
+
+story! {
+    async fn counters_of_a_user_or_an_address_are_cleared_alone(server: Server) {
+        let user = alice(&server).await;
+        let fail = async |name: &str, user: Option<&UserId>, host: u8| {
+            let attempt = Attempt::from_anywhere(name, user, [192, 0, 2, host].into());
+            server.write(move |tx| tx.record_failure(&attempt, now())).await;
+        };
+        let keys = || server.count("SELECT count(*) AS n FROM throttles");
+        fail("alice", Some(&user), 1).await;
+        fail("ghost", None, 2).await;
+        let failed = failed_client([192, 0, 2, 2].into());
+        server.write(move |tx| tx.count_failure(&failed, now())).await;
+        assert_eq!(keys(), 3 + 3 + 1 + 1);
+        // Her account and her pair; the networks stay.
+        assert_eq!(server.write(move |tx| tx.clear_user_throttles(&user)).await, 2);
+        assert_eq!(keys(), 6);
+        // The address, its /24, its clients, and the pair of the other name.
+        assert_eq!(server.write(|tx| tx.clear_address_throttles([192, 0, 2, 2].into())).await, 4);
+        assert_eq!((keys(), counted(&server, "failures", "account")), (2, 1));
+        assert_eq!(server.write(|tx| tx.clear_throttles()).await, 2);
+        assert_eq!(keys(), 0);
     }
 }
 
@@ -425,4 +574,51 @@ story! {
         server.write(move |tx| sweep(tx, days)).await;
         assert_eq!(counters(), 0);
     }
+}
+
+/// Tables with their columns, whether they may be null, and unique indexes, a line each.
+const POSTGRES_SCHEMA: &str = "
+    SELECT 'column ' || table_name || '.' || column_name || ' '
+        || CASE data_type WHEN 'text' THEN 'text' WHEN 'bytea' THEN 'bytes' ELSE 'number' END
+        || CASE is_nullable WHEN 'YES' THEN ' null' ELSE '' END AS line
+    FROM information_schema.columns
+    WHERE table_schema = 'public' AND table_name NOT LIKE '\\_\\_%'
+    UNION
+    SELECT 'index ' || t.relname || ' ' || i.relname
+    FROM pg_index x
+    JOIN pg_class t ON t.oid = x.indrelid
+    JOIN pg_class i ON i.oid = x.indexrelid
+    JOIN pg_namespace n ON n.oid = t.relnamespace
+    WHERE n.nspname = 'public' AND NOT x.indisprimary AND t.relname NOT LIKE '\\_\\_%'
+        AND i.relname NOT LIKE '%\\_key'";
+
+const SQLITE_SCHEMA: &str = "
+    SELECT 'column ' || t.name || '.' || c.name || ' '
+        || CASE upper(c.type) WHEN 'TEXT' THEN 'text' WHEN 'BLOB' THEN 'bytes' ELSE 'number' END
+        || CASE WHEN c.\"notnull\" = 1 OR c.pk > 0 THEN '' ELSE ' null' END AS line
+    FROM sqlite_master t JOIN pragma_table_info(t.name) c
+    WHERE t.type = 'table' AND t.name NOT LIKE '\\_\\_%' ESCAPE '\\' AND t.name NOT LIKE 'sqlite%'
+    UNION
+    SELECT 'index ' || tbl_name || ' ' || name
+    FROM sqlite_master
+    WHERE type = 'index' AND sql IS NOT NULL AND tbl_name NOT LIKE '\\_\\_%' ESCAPE '\\'";
+
+#[actix_web::test]
+async fn both_migration_folders_produce_the_same_schema() {
+    let schema = async |db, query: &str| {
+        let config = cast::server::fresh_database(db).await;
+        let lines = cast::look::Look::at(&config.database_url()).lines(query);
+        lines.into_iter().collect::<std::collections::BTreeSet<_>>()
+    };
+    let sqlite = schema(cast::Db::Sqlite, SQLITE_SCHEMA).await;
+    let postgres = schema(cast::Db::Postgres, POSTGRES_SCHEMA).await;
+    assert!(sqlite.len() > 100, "{sqlite:?}");
+    let only = |one: &std::collections::BTreeSet<String>, other| {
+        one.difference(other).cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (only(&sqlite, &postgres), only(&postgres, &sqlite)),
+        (vec![], vec![]),
+        "only in SQLite, only in PostgreSQL"
+    );
 }

@@ -2,11 +2,11 @@
 import express from 'express'
 
 const app = express()
-// Paths mean what the guard's routes mean.
+// Match paths case-sensitively, like the routes of the guard.
 app.enable('case sensitive routing')
 
-// Who calls, as the guard says it. Nobody else can set these headers, since this service listens
-// for the proxy alone; a request without them has not come by it.
+// The caller, as determined by the guard. Only the proxy can connect to this service, so the headers
+// cannot be forged. A request without them did not pass the guard.
 app.use((request, response, next) => {
   const subject = request.get('X-Portcullis-Subject')
   if (!subject) return response.sendStatus(403)

@@ -6,10 +6,10 @@ const ISSUER = process.env.ISSUER ?? 'https://id.example.com'
 const AUDIENCE = process.env.AUDIENCE ?? 'https://orders.example.com'
 
 const metadata = await (await fetch(`${ISSUER}/.well-known/openid-configuration`)).json()
-// Fetched when needed, and kept: no call per request.
+// Fetches the keys when needed and caches them, so there is no call per request.
 const keys = createRemoteJWKSet(new URL(metadata.jwks_uri))
 
-/** Lets pass who brings a token that was granted this scope. */
+/** Requires a valid access token with the given scope. */
 function needs(scope) {
   const refuse = (response, status, error) => {
     const detail = error ? `, error="${error}"` : ''
@@ -23,19 +23,19 @@ function needs(scope) {
       const { payload } = await jwtVerify(token, keys, {
         issuer: ISSUER,
         audience: AUDIENCE,
-        typ: 'at+jwt', // an ID token is no access token
-        algorithms: ['ES256', 'RS256'], // never what the token likes
+        typ: 'at+jwt', // rejects ID tokens
+        algorithms: ['ES256', 'RS256'], // never choose the algorithm by the token's header
         requiredClaims: ['sub', 'client_id', 'exp', 'iat', 'jti'],
         clockTolerance: 30,
       })
       claims = payload
     } catch (error) {
-      // Without keys nothing can be said about the token.
+      // Without the keys, the token cannot be verified: 503, not 401.
       const keyless = !error.code?.startsWith('ERR_J') || ['ERR_JOSE_GENERIC', 'ERR_JWKS_TIMEOUT'].includes(error.code)
       if (keyless) return response.set('Retry-After', '2').sendStatus(503)
       return refuse(response, 401, 'invalid_token')
     }
-    // Bound to a key: not good without a proof, which is not looked at here.
+    // A token that is bound to a key needs proof of possession, which this service does not check.
     if (claims.cnf) return refuse(response, 401, 'invalid_token')
     if (!(claims.scope ?? '').split(' ').includes(scope)) return refuse(response, 403, 'insufficient_scope')
     request.caller = claims

@@ -22,8 +22,8 @@ def caller(
     x_portcullis_client: Annotated[str, Header()] = "",
     x_portcullis_scope: Annotated[str, Header()] = "",
 ) -> Caller:
-    """Who calls, as the guard says it. Nobody else can set these headers, since this service
-    listens for the proxy alone; a request without them has not come by it."""
+    """Returns the caller, as determined by the guard. Only the proxy can connect to this service, so
+    the headers cannot be forged. A request without them did not pass the guard."""
     if not x_portcullis_subject:
         raise HTTPException(403)
     return Caller(x_portcullis_subject, x_portcullis_client, x_portcullis_scope.split())

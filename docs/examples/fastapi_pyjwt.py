@@ -14,7 +14,7 @@ AUDIENCE = os.environ.get("AUDIENCE", "https://orders.example.com")
 
 with urlopen(f"{ISSUER}/.well-known/openid-configuration", timeout=5) as answer:
     metadata = json.load(answer)
-# Fetched when needed, and kept: no call per request.
+# Fetches the keys when needed and caches them, so there is no call per request.
 keys = jwt.PyJWKClient(metadata["jwks_uri"], lifespan=300, timeout=5)
 app = FastAPI(redirect_slashes=False)
 
@@ -25,7 +25,7 @@ def refusal(status, error=None):
 
 
 def needs(scope):
-    """Lets pass who brings a token that was granted this scope."""
+    """Requires a valid access token with the given scope."""
 
     def claims(authorization: Annotated[str, Header()] = "") -> dict:
         scheme, _, token = authorization.partition(" ")
@@ -35,19 +35,19 @@ def needs(scope):
             found = jwt.decode_complete(
                 token,
                 keys.get_signing_key_from_jwt(token),
-                algorithms=["ES256", "RS256"],  # never what the token likes
+                algorithms=["ES256", "RS256"],  # never choose the algorithm by the token's header
                 issuer=ISSUER,
                 audience=AUDIENCE,
                 leeway=30,
                 options={"require": ["sub", "client_id", "exp", "iat", "jti"], "strict_aud": True},
             )
         except jwt.PyJWKClientConnectionError:
-            # Without keys nothing can be said about the token.
+            # Without the keys, the token cannot be verified: 503, not 401.
             raise HTTPException(503, headers={"Retry-After": "2"}) from None
         except (jwt.InvalidTokenError, jwt.PyJWKClientError):
             raise refusal(401, "invalid_token") from None
-        # An ID token is no access token. And one that is bound to a key is not good without a proof,
-        # which is not looked at here.
+        # `typ` rejects ID tokens. A token that is bound to a key (`cnf`) needs proof of possession, which
+        # this service does not check.
         if found["header"].get("typ") != "at+jwt" or "cnf" in found["payload"]:
             raise refusal(401, "invalid_token")
         if scope not in found["payload"].get("scope", "").split(" "):

@@ -3,25 +3,25 @@
 local GUARD = "http://127.0.0.1:9180/check"
 local TIMEOUT_MS = 5000
 
--- Who calls, as the guard says it.
+-- Headers with the identity of the caller, set by the guard.
 local IDENTITY = {
     "x-portcullis-subject", "x-portcullis-client", "x-portcullis-scope", "x-portcullis-acr",
 }
 
--- Headers of the request that belong to its own connection, or that are said here.
+-- Request headers that are not copied to the guard: they belong to the connection, or are set below.
 local OURS = {
     ["connection"] = true, ["content-length"] = true, ["expect"] = true, ["host"] = true,
     ["keep-alive"] = true, ["te"] = true, ["trailer"] = true, ["transfer-encoding"] = true,
     ["x-forwarded-method"] = true, ["x-forwarded-uri"] = true,
 }
 
--- A WebSocket is opened with the service; the guard sees all else that somebody would upgrade to,
--- and refuses it.
+-- An upgrade to WebSocket is for the service and is hidden from the guard. The guard sees every other
+-- upgrade and refuses it.
 local function is_websocket(name, values)
     return name == "upgrade" and #values == 0 and values[0]:lower() == "websocket"
 end
 
--- HAProxy counts the values of a header from 0.
+-- Returns the values of a header as a list. HAProxy numbers them from 0.
 local function all(values)
     local list = {}
     for at = 0, #values do
@@ -35,7 +35,7 @@ local function first(headers, name)
     return values and values[0]
 end
 
--- Ends the request with the guard's own answer.
+-- Ends the request with the response of the guard.
 local function refuse(txn, status, answer)
     local reply = txn:reply({ status = status, body = answer.body })
     reply:add_header("cache-control", "no-store")
@@ -65,7 +65,7 @@ core.register_action("portcullis_guard", { "http-req" }, function(txn)
     if not answer or answer.status ~= 200 then
         local status = answer and answer.status
         local known = status == 401 or status == 403 or status == 503
-        -- No guard, no service.
+        -- Deny the request with 503 if the guard cannot be reached or answers with another status.
         return refuse(txn, known and status or 503, answer or {})
     end
     for _, name in ipairs(IDENTITY) do

@@ -2,8 +2,11 @@
 
 pub mod admin;
 pub mod consent;
+mod field_error;
 pub mod name;
 pub mod password;
 pub mod session;
 pub mod throttle;
 pub mod user;
+
+pub use field_error::{FieldError, FieldErrors};

@@ -5,6 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::Network;
+use crate::config::limits::ATTEMPT_IN_PROGRESS;
+use crate::id::UserId;
+use crate::time::Timestamp;
 
 /// How one kind of bucket fills.
 #[derive(Debug)]
@@ -71,13 +74,16 @@ pub struct Bucket {
     pub key: String,
     /// How it fills.
     pub rule: &'static Rule,
+    /// The user whose attempts it counts; `None` for a network, and for a name that no user has.
+    pub user: Option<UserId>,
 }
 
 impl Bucket {
-    fn new(kind: &str, key: &str, rule: &'static Rule) -> Self {
+    fn new(kind: &str, key: &str, rule: &'static Rule, user: Option<&UserId>) -> Self {
         Self {
             key: format!("{kind}:{key}"),
             rule,
+            user: user.cloned(),
         }
     }
 
@@ -95,30 +101,23 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// From a browser that nobody knows. `person` is the keyed hash of the name, existing or not.
-    pub fn from_anywhere(person: &str, address: IpAddr) -> Self {
-        let single = Network::around(address, 32, 64);
-        let mut others = Vec::new();
-        if address.to_canonical().is_ipv4() {
-            let wide = Network::around(address, 24, 64);
-            others.push(Bucket::new("network", &wide.to_string(), &NETWORK));
-        }
-        others.push(Bucket::new("network", &single.to_string(), &NETWORK));
-        others.push(Bucket::new(
-            "pair",
-            &format!("{person}:{single}"),
-            &ACCOUNT_AND_ADDRESS,
-        ));
+    /// An attempt from an unknown browser. `person` is the keyed hash of the name, and `user` the user
+    /// of that name, if there is one.
+    pub fn from_anywhere(person: &str, user: Option<&UserId>, address: IpAddr) -> Self {
+        let mut others = networks(address);
+        let pair = format!("{person}:{}", single(address));
+        others.push(Bucket::new("pair", &pair, &ACCOUNT_AND_ADDRESS, user));
         Self {
-            account: account(person),
+            account: account(person, user),
             others,
         }
     }
 
-    /// From a browser that signed in to this account before.
-    pub fn from_known_device(person: &str, device: &str) -> Self {
+    /// An attempt from a browser that signed in to this account before.
+    pub fn from_known_device(person: &str, user: Option<&UserId>, device: &str) -> Self {
+        let key = format!("{person}:{device}");
         Self {
-            account: Bucket::new("device", &format!("{person}:{device}"), &DEVICE),
+            account: Bucket::new("device", &key, &DEVICE, user),
             others: Vec::new(),
         }
     }
@@ -135,26 +134,160 @@ impl Attempt {
 }
 
 /// What counts an account from anywhere.
-pub fn account(person: &str) -> Bucket {
-    Bucket::new("account", person, &ACCOUNT)
+pub fn account(person: &str, user: Option<&UserId>) -> Bucket {
+    Bucket::new("account", person, &ACCOUNT, user)
 }
 
 /// A client that fails to authenticate.
 pub fn failed_client(address: IpAddr) -> Bucket {
-    let single = Network::around(address, 32, 64);
-    Bucket::new("clients", &single.to_string(), &CLIENTS)
+    Bucket::new("clients", &single(address).to_string(), &CLIENTS, None)
 }
 
-/// Whether a try may be evaluated. It counts as a failure until it turns out to be none.
+fn single(address: IpAddr) -> Network {
+    Network::around(address, 32, 64)
+}
+
+/// The networks of an address, the widest first.
+fn networks(address: IpAddr) -> Vec<Bucket> {
+    let wide = Network::around(address, 24, 64);
+    let single = single(address);
+    let both = [wide, single];
+    let different = if wide == single { &both[1..] } else { &both };
+    let bucket = |network: &Network| Bucket::new("network", &network.to_string(), &NETWORK, None);
+    different.iter().map(bucket).collect()
+}
+
+/// The keys of all counters of an address: those of its networks and of clients there, the widest
+/// network first, and what the keys end with that count one account from there.
+pub fn keys_of_address(address: IpAddr) -> (Vec<String>, String) {
+    let networks = networks(address).into_iter().map(|bucket| bucket.key);
+    let clients = failed_client(address).key;
+    let pairs = format!(":{}", single(address));
+    (networks.chain([clients]).collect(), pairs)
+}
+
+/// Whether a try may be evaluated. While its outcome is open it takes the room of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may. `spray`: with it a network spends the last of what is free.
-    Admitted {
-        /// If it fails, somebody tries one network's worth of names.
-        spray: bool,
-    },
-    /// Not before this time is over.
+    /// It may.
+    Admitted,
+    /// Not before this time is over: others failed.
     Wait(Duration),
     /// Only from a known device, or after a new password.
     Exhausted,
+    /// Not while the outcome of as many others is open as may fail.
+    Busy,
+}
+
+/// The stored state of a bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct Counter {
+    /// Failures in the window.
+    pub failures: i64,
+    /// When the window ends.
+    pub window_ends: Timestamp,
+    /// Failures without a success between them.
+    pub in_a_row: i64,
+    /// The end of the wait, if one is due.
+    pub next_at: Timestamp,
+    /// Attempts whose outcome is open.
+    pub in_progress: i64,
+    /// When those that are still open have been abandoned.
+    pub in_progress_until: Timestamp,
+}
+
+impl Counter {
+    /// Returns whether the outcome of attempts will stay open: their node has stopped.
+    pub fn is_abandoned(&self, now: Timestamp) -> bool {
+        self.in_progress > 0 && !is_due(self.in_progress_until, ATTEMPT_IN_PROGRESS, now)
+    }
+
+    /// Returns why a further attempt is not admitted, if it is not. The statements of `db::throttles`
+    /// decide by the same conditions.
+    pub fn refusal(&self, rule: &Rule, now: Timestamp) -> Option<Verdict> {
+        if is_due(self.next_at, rule.most, now) {
+            return Some(Verdict::Wait(self.next_at.since(now)));
+        }
+        let most_in_a_row = i64::from(rule.in_a_row);
+        if self.in_a_row >= most_in_a_row {
+            return Some(Verdict::Exhausted);
+        }
+        let failures = match is_due(self.window_ends, rule.window, now) {
+            true => self.failures,
+            false => 0,
+        };
+        let full = self.in_progress > 0
+            && (self.in_progress + failures >= i64::from(rule.free)
+                || self.in_progress + self.in_a_row >= most_in_a_row);
+        (full && !self.is_abandoned(now)).then_some(Verdict::Busy)
+    }
+}
+
+/// Returns whether a stored instant is still to come. One that is further away than `longest` was
+/// written by a clock that was wrong, and counts as past.
+fn is_due(at: Timestamp, longest: Duration, now: Timestamp) -> bool {
+    now < at && at <= now + longest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        Timestamp::from_secs(1_800_000_000)
+    }
+
+    fn counter(failures: i64, in_progress: i64) -> Counter {
+        Counter {
+            failures,
+            window_ends: now() + HOUR,
+            in_a_row: failures,
+            next_at: Timestamp::from_micros(0),
+            in_progress,
+            in_progress_until: now() + ATTEMPT_IN_PROGRESS,
+        }
+    }
+
+    #[test]
+    fn full_bucket_waits_after_failures_and_is_busy_while_outcomes_are_open() {
+        let refusal = |counter: Counter| counter.refusal(&ACCOUNT, now());
+        assert_eq!(refusal(counter(9, 0)), None);
+        assert_eq!(refusal(counter(0, 9)), None);
+        assert_eq!(refusal(counter(0, 10)), Some(Verdict::Busy));
+        assert_eq!(refusal(counter(4, 6)), Some(Verdict::Busy));
+        let waits = Counter {
+            next_at: now() + Duration::from_secs(30),
+            ..counter(10, 0)
+        };
+        let wait = Some(Verdict::Wait(Duration::from_secs(30)));
+        assert_eq!(refusal(waits), wait);
+        assert_eq!(
+            refusal(Counter {
+                in_progress: 3,
+                ..waits
+            }),
+            wait
+        );
+        // After the wait one attempt at a time.
+        assert_eq!(refusal(counter(10, 0)), None);
+        assert_eq!(refusal(counter(10, 1)), Some(Verdict::Busy));
+        assert_eq!(refusal(counter(100, 0)), Some(Verdict::Exhausted));
+    }
+
+    #[test]
+    fn instants_of_a_wrong_clock_are_absent() {
+        let later = now() + Duration::from_secs(100 * 86_400);
+        let poisoned = Counter {
+            window_ends: later,
+            next_at: later,
+            ..counter(30, 1)
+        };
+        assert_eq!(poisoned.refusal(&NETWORK, now()), None);
+        let abandoned = Counter {
+            in_progress_until: later,
+            ..counter(0, 30)
+        };
+        assert!(abandoned.is_abandoned(now()));
+        assert_eq!(abandoned.refusal(&NETWORK, now()), None);
+    }
 }

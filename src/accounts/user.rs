@@ -3,7 +3,7 @@
 use precis_profiles::UsernameCaseMapped;
 use precis_profiles::precis_core::profile::Profile;
 
-use super::name;
+use super::{FieldErrors, name};
 use crate::config::limits::{EMAIL_CHARS, USERNAME_CHARS};
 use crate::id::UserId;
 use crate::secret::Entropy;
@@ -51,20 +51,20 @@ impl User {
         }
     }
 
-    /// Checks what is known about a person.
+    /// Checks what is known about a user.
     ///
     /// # Errors
-    /// A sentence that begins with the field.
-    pub fn check(&self) -> Result<(), String> {
-        if let Some(shown) = &self.name {
-            name::check(shown, USERNAME_CHARS).map_err(|why| format!("name {why}"))?;
+    /// All fields that are not accepted.
+    pub fn check(&self) -> Result<(), FieldErrors> {
+        let mut errors = FieldErrors::none();
+        if let Some(Err(why)) = (self.name.as_ref()).map(|shown| name::check(shown, USERNAME_CHARS))
+        {
+            errors.add("name", why);
         }
-        match &self.email {
-            Some(email) if !is_address(email) => {
-                Err(format!("email: `{email}` is no e-mail address"))
-            }
-            _ => Ok(()),
+        if let Some(email) = self.email.as_ref().filter(|email| !is_address(email)) {
+            errors.add("email", format!("`{email}` is not an e-mail address"));
         }
+        errors.into_result()
     }
 }
 

@@ -4,10 +4,11 @@
 use std::path::Path;
 
 use super::{App, StartError};
-use crate::accounts::admin::{Admin, GrantedBy, TEMPORARY};
+use crate::accounts::admin::TEMPORARY;
 use crate::accounts::password::{Password, is_acceptable};
 use crate::accounts::user::{User, Username};
-use crate::audit::{Event, Name};
+use crate::admin::{self, AdminError, Context, first_admin};
+use crate::audit::Actor;
 use crate::config::{Config, Refused, read_secret_file};
 use crate::db::{self, Store};
 use crate::secret::{Entropy, Secret};
@@ -20,21 +21,20 @@ use crate::time::Timestamp;
 pub async fn setup_link(
     config: &Config,
     store: &Store,
+    actor: Actor,
     entropy: &Entropy,
     now: Timestamp,
 ) -> Result<Option<String>, StartError> {
     let issuer = config.issuer()?;
     let link = Secret::opaque(entropy);
     let (hash, expires_at) = (link.hash(), now + config.bootstrap.link.0);
-    let put = store.transaction(move |tx| {
-        if tx.has_admin(now)? {
-            return Ok(false);
-        }
-        tx.put_setup_link(&hash, now, expires_at)?;
-        Ok(true)
+    let ctx = Context::new(actor, entropy.clone(), now);
+    let stored = admin::execute(store, ctx, move |tx, ctx| {
+        first_admin::create_link(tx, ctx, &hash, expires_at)
     });
     let path = format!("/setup?token={}", link.expose());
-    Ok(put.await?.then(|| issuer.url(&path)))
+    let stored = stored.await.map_err(storage)?;
+    Ok(stored.then(|| issuer.url(&path)))
 }
 
 impl App {
@@ -48,7 +48,7 @@ impl App {
             return Ok(None);
         }
         let now = self.clock.now();
-        setup_link(&self.config, &self.store, &self.entropy, now).await
+        setup_link(&self.config, &self.store, Actor::System, &self.entropy, now).await
     }
 
     /// Makes the account of the configuration if nobody administers; whether somebody does then.
@@ -110,26 +110,10 @@ impl App {
         phc: String,
         now: Timestamp,
     ) -> Result<bool, StartError> {
-        let admin = Admin {
-            user_id: user.id.clone(),
-            granted_by: GrantedBy::Bootstrap,
-            granted_at: now,
-            expires_at: Some(now + TEMPORARY),
-        };
-        let event = Event {
-            at: now,
-            name: Name::AdminBootstrap,
-            actor: "node".to_owned(),
-            target: format!("user:{}", user.id),
-            reason: Some("configuration".to_owned()),
-            detail: serde_json::json!({ "expires_at": (now + TEMPORARY).to_string() }),
-        };
         let name = user.username.as_str().to_owned();
-        let made = self.store.transaction(move |tx| {
-            tx.put_user(&user)?;
-            tx.put_password(&user.id, &phc, now)?;
-            tx.put_admin(&admin)?;
-            tx.put_audit(&event)
+        let ctx = Context::new(Actor::System, self.entropy.clone(), now);
+        let made = admin::execute(&self.store, ctx, move |tx, ctx| {
+            first_admin::configure(tx, ctx, &user, &phc)
         });
         match made.await {
             Ok(()) => {
@@ -137,19 +121,27 @@ impl App {
                 Ok(true)
             }
             // Another node was first, or the time of an earlier one is over.
-            Err(db::Error::Duplicate(_)) => {
+            Err(AdminError::Exists { .. } | AdminError::Storage(db::Error::Duplicate(_))) => {
                 let now_there = self.store.read(move |tx| tx.has_admin(now)).await?;
                 if !now_there {
                     tracing::warn!(
                         event = "admin.bootstrap",
                         reason = "name_taken",
                         username = name,
-                        "`bootstrap` makes no administrator: an account of this name is there, and is none"
+                        "the account exists but is not an administrator"
                     );
                 }
                 Ok(now_there)
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(storage(error)),
         }
+    }
+}
+
+/// The operations here refuse nothing but what is handled: what is left is a failure of the database.
+fn storage(error: AdminError) -> StartError {
+    match error {
+        AdminError::Storage(error) => error.into(),
+        refused => StartError::Unavailable(refused.to_string()),
     }
 }

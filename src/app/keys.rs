@@ -21,16 +21,26 @@ impl App {
         self.keeper.view()
     }
 
-    /// The keys to sign tokens with.
+    /// Checks whether this node may change state: sign users in, and issue codes and tokens. Every
+    /// request passes through it, and `/readyz` names each reason against it.
     ///
     /// # Errors
-    /// [`KeyError::NoLease`] when no poll has confirmed them for 30 s, [`KeyError::Clock`],
-    /// [`KeyError::Restored`].
-    pub async fn signing_keys(&self) -> Result<Arc<KeyView>, KeyError> {
+    /// [`KeyError::Restored`]; [`KeyError::Clock`] while its clock is wrong; [`KeyError::NoLease`] when
+    /// for 30 s the database took no write of this node or did not confirm its keys.
+    pub async fn may_change_state(&self) -> Result<(), KeyError> {
         if self.feed.is_restored() {
             return Err(KeyError::Restored);
         }
-        self.keeper.signing().await
+        self.keeper.check().await
+    }
+
+    /// The keys to sign tokens with.
+    ///
+    /// # Errors
+    /// As [`App::may_change_state`].
+    pub async fn signing_keys(&self) -> Result<Arc<KeyView>, KeyError> {
+        self.may_change_state().await?;
+        Ok(self.keys())
     }
 
     /// Reads our own access tokens, whatever their audience, as any service would.

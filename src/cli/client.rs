@@ -1,26 +1,24 @@
 //! `client`: registered applications.
 
-mod check;
 mod registration;
 mod secret;
 mod view;
 
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{Exit, Output, block_on, confirm, open, open_or_make, table};
-use crate::audit::{Event, Name};
+use super::command::{context, execute, read};
+use super::{Exit, Output, confirm, open, open_or_make, table};
+use crate::accounts::FieldErrors;
+use crate::admin::clients::{self, Rules, view};
+use crate::admin::{AdminError, Context};
 use crate::config::Config;
-use crate::db::{self, Store, Transaction};
+use crate::db::{Store, Transaction};
 use crate::id::ClientId;
 use crate::keys::ring::offered;
-use crate::oauth::client::{Client, ClientSecret};
-use crate::secret::{Entropy, Secret};
-use crate::time::{Clock, Timestamp};
-pub use check::{check, check_names};
+use crate::oauth::client::Client;
 pub use registration::Fields;
 use secret::RotateSecret;
-pub use view::view;
 use view::{row, view_with_secrets};
 
 #[derive(clap::Args)]
@@ -97,37 +95,30 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             table::print_one(output, &view_with_secrets(&client));
             Ok(())
         }
-        Action::Update(update) => change(update, config, output),
+        Action::Update(changes) => update(changes, config, output),
         Action::RotateSecret(rotate) => rotate.run(config, output),
         Action::Disable { id } => {
-            switch(config, id, Name::ClientDisabled, |tx, id, now| {
-                tx.disable_client(id, "cli", now)
-            })?;
-            println!("{id} is off. Every code, grant and token that it got is dead.");
+            change(config, id, clients::disable)?;
+            println!("{id} is disabled. Every code, grant and token that it got is revoked.");
             Ok(())
         }
         Action::Enable { id } => {
-            switch(config, id, Name::ClientEnabled, |tx, id, _| {
-                tx.enable_client(id)
-            })?;
-            println!("{id} is on. What it held before stays dead.");
+            change(config, id, clients::enable)?;
+            println!("{id} is enabled. What it held before stays revoked.");
             Ok(())
         }
         Action::Delete { id, yes } => {
             find(&open(config)?, id)?;
             confirm(&format!("Delete {id} and everything that it holds?"), *yes)?;
-            switch(config, id, Name::ClientDeleted, |tx, id, now| {
-                tx.delete_client(id, "cli", now)
-            })?;
-            println!("{id} is deleted. Every code, grant and token that it got is dead.");
+            change(config, id, clients::delete)?;
+            println!("{id} is deleted. Every code, grant and token that it got is revoked.");
             Ok(())
         }
     }
 }
 
 fn list(config: &Config, output: Output) -> anyhow::Result<()> {
-    let store = open(config)?;
-    let clients = block_on(async { Ok(store.read(|tx| tx.list_clients()).await?) })?;
+    let clients = read(&open(config)?, |tx| tx.list_clients())?;
     let rows: Vec<Vec<String>> = clients.iter().map(row).collect();
     let values: Vec<Value> = clients.iter().map(view).collect();
     table::print(
@@ -147,7 +138,7 @@ fn list(config: &Config, output: Output) -> anyhow::Result<()> {
 
 fn find(store: &Store, id: &str) -> anyhow::Result<Client> {
     let wanted = ClientId::from(id);
-    let found = block_on(async { Ok(store.read(move |tx| tx.find_registered(&wanted)).await?) })?;
+    let found = read(store, move |tx| tx.find_registered(&wanted))?;
     found.ok_or_else(|| {
         Exit {
             code: 1,
@@ -158,137 +149,54 @@ fn find(store: &Store, id: &str) -> anyhow::Result<Client> {
 }
 
 fn register(create: &Create, config: &Config, output: Output) -> anyhow::Result<()> {
-    let (entropy, now) = (Entropy::system(), Clock::System.now());
+    let ctx = context();
     let id = create.id.as_deref();
-    let id = id.map_or_else(|| ClientId::new(&entropy, now), ClientId::from);
+    let id = id.map_or_else(|| ClientId::new(&ctx.entropy, ctx.now), ClientId::from);
     let algorithms = offered(&config.keys);
-    let client = create.fields.create(id, create.public, &algorithms, now)?;
-    let client = checked(client, config)?;
+    let fields = &create.fields;
+    let client = fields.create(id, create.public, &algorithms, ctx.now)?;
+    let rules = Rules::of(config)?;
+    refuse_invalid(&rules, &client)?;
     let store = open_or_make(config)?;
-    let (stored, secret) = with_secret(client.clone(), &entropy, now);
-    let event = event(Name::ClientCreated, &client.id, view(&client), now);
-    write(&store, (None, &client), move |tx| {
-        tx.put_client(&stored)?;
-        tx.put_audit(&event)
+    let created = execute(&store, ctx, move |tx, ctx| {
+        clients::create(tx, ctx, &rules, client, None)
     })?;
-    let mut shown = view(&client);
+    let mut shown = view(&created.client);
+    let secret = created.secret;
     shown["client_secret"] = secret.map_or(Value::Null, |secret| secret.expose().into());
     table::print_one(output, &shown);
     Ok(())
 }
 
-/// A new client with its first secret, if it can keep one.
-pub fn with_secret(
-    mut client: Client,
-    entropy: &Entropy,
-    now: Timestamp,
-) -> (Client, Option<Secret>) {
-    let secret = client
-        .is_confidential()
-        .then(|| Secret::client_secret(entropy));
-    let kept = secret
-        .iter()
-        .map(|secret| ClientSecret::keep(secret, "first", entropy, now));
-    client.secrets = kept.collect();
-    (client, secret)
-}
-
-fn change(update: &Update, config: &Config, output: Output) -> anyhow::Result<()> {
-    let (store, now) = (open(config)?, Clock::System.now());
+fn update(update: &Update, config: &Config, output: Output) -> anyhow::Result<()> {
+    let store = open(config)?;
     let before = find(&store, &update.id)?;
-    let after = checked(update.fields.update(before.clone())?, config)?;
-    let detail = json!({ "before": view(&before), "after": view(&after) });
-    let event = event(Name::ClientUpdated, &after.id, detail, now);
-    let stored = after.clone();
-    write(&store, (Some(&before), &after), move |tx| {
-        tx.update_client(&stored)?;
-        tx.put_audit(&event)
+    let after = update.fields.update(before.clone())?;
+    let (rules, stored) = (Rules::of(config)?, after.clone());
+    execute(&store, context(), move |tx, ctx| {
+        clients::update(tx, ctx, &rules, &before, &stored)
     })?;
     table::print_one(output, &view(&after));
     Ok(())
 }
 
-fn checked(client: Client, config: &Config) -> anyhow::Result<Client> {
-    check(&client, config).map_err(|message| Exit { code: 1, message })?;
-    Ok(client)
+/// Refuses a registration before a database is made for it.
+fn refuse_invalid(rules: &Rules, client: &Client) -> anyhow::Result<()> {
+    let message = |errors: FieldErrors| errors.to_string();
+    let checked = rules.check(client).map_err(message);
+    Ok(checked.map_err(|message| Exit { code: 1, message })?)
 }
 
-/// Runs `work` if what the client names is registered. An unchanged name may have lost its meaning since.
-fn write(
-    store: &Store,
-    (before, client): (Option<&Client>, &Client),
-    work: impl FnOnce(&mut Transaction<'_>) -> Result<(), db::Error> + Send + 'static,
-) -> anyhow::Result<()> {
-    let is_same = before.is_some_and(|before| {
-        before.resources == client.resources
-            && before.serves == client.serves
-            && before.scopes == client.scopes
-    });
-    let named = client.clone();
-    let written = block_on(async {
-        let written = store.transaction(move |tx| {
-            let right = match is_same {
-                true => Ok(()),
-                false => check_names(&named, &tx.list_resources()?),
-            };
-            if right.is_ok() {
-                work(tx)?;
-            }
-            Ok(right)
-        });
-        Ok(written.await)
-    })?;
-    let message = match written {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(why)) => why,
-        Err(db::Error::Duplicate(_)) => format!(
-            "the client id `{}` exists already; none is given out twice",
-            client.id
-        ),
-        Err(error) => return Err(error.into()),
-    };
-    Err(Exit { code: 1, message }.into())
-}
-
-/// Changes the state of a client, if it is not in it already.
-fn switch(
+/// Runs an operation on a client.
+fn change(
     config: &Config,
     id: &str,
-    name: Name,
-    act: impl FnOnce(&mut Transaction<'_>, &ClientId, Timestamp) -> Result<bool, db::Error>
+    operation: impl FnOnce(&mut Transaction<'_>, &Context, &ClientId) -> Result<(), AdminError>
     + Send
     + 'static,
 ) -> anyhow::Result<()> {
-    let (store, now) = (open(config)?, Clock::System.now());
-    let wanted = find(&store, id)?.id;
-    let changed = block_on(async {
-        let changed = store.transaction(move |tx| {
-            let changed = act(tx, &wanted, now)?;
-            if changed {
-                tx.put_audit(&event(name, &wanted, json!({}), now))?;
-            }
-            Ok(changed)
-        });
-        Ok(changed.await?)
-    })?;
-    if changed {
-        return Ok(());
-    }
-    Err(Exit {
-        code: 1,
-        message: format!("nothing to do for `{id}`"),
-    }
-    .into())
-}
-
-/// An operator's change of a client.
-pub fn event(name: Name, client: &ClientId, detail: Value, now: Timestamp) -> Event {
-    Event {
-        at: now,
-        name,
-        actor: "cli".to_owned(),
-        target: format!("client:{client}"),
-        reason: None,
-        detail,
-    }
+    let id = ClientId::from(id);
+    execute(&open(config)?, context(), move |tx, ctx| {
+        operation(tx, ctx, &id)
+    })
 }

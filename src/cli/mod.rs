@@ -4,6 +4,7 @@ mod apply;
 mod audit;
 mod backup;
 mod client;
+mod command;
 mod config;
 mod demo;
 mod doctor;

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{Exit, Output, block_on, confirm, open};
 use crate::app::{key_table, mark_database, marked_by_another, number};
-use crate::audit::{Event, Name};
+use crate::audit::{Actor, Event, Name, Target};
 use crate::config::Config;
 use crate::db::{Error, Recovered};
 use crate::keeper::Act;
@@ -41,7 +41,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         let table = key_table(config, &store, &Entropy::system()).await?;
         for _ in 0..TRIES {
             let act = Act {
-                actor: "cli",
+                actor: Actor::Operator,
                 now: Clock::System.now(),
             };
             let renewal = table.renewal(REASON, &act).await?;
@@ -76,8 +76,8 @@ fn event(recovered: &Recovered, now: Timestamp) -> Event {
     Event {
         at: now,
         name: Name::DatabaseRecovered,
-        actor: "cli".to_owned(),
-        target: format!("feed:{}", recovered.epoch),
+        actor: Actor::Operator,
+        target: Target::Feed(recovered.epoch),
         reason: Some(REASON.to_owned()),
         detail: json!({ "last_known": recovered.last_beat.to_string() }),
     }

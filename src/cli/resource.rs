@@ -3,16 +3,15 @@
 mod registration;
 
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{Exit, Output, block_on, confirm, open, open_or_make, table};
-use crate::audit::{Event, Name};
-use crate::config::{Config, Span};
-use crate::db::{self, Store, Transaction};
-use crate::keys::ring::check_offered;
+use super::command::{context, execute, read};
+use super::{Exit, Output, confirm, open, open_or_make, table};
+use crate::admin::resources::{self, view};
+use crate::admin::{AdminError, Context};
+use crate::config::Config;
+use crate::db::Transaction;
 use crate::oauth::resource::{Resource, check_description};
-use crate::secret::Entropy;
-use crate::time::{Clock, Timestamp};
 pub use registration::Fields;
 
 #[derive(clap::Args)]
@@ -97,7 +96,6 @@ impl Scopes {
 }
 
 pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
-    let (entropy, now) = (Entropy::system(), Clock::System.now());
     let output = arguments.format;
     match &arguments.action {
         Action::Create {
@@ -105,23 +103,22 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             scopes,
             fields,
         } => {
+            let ctx = context();
             let described = scopes.described()?;
             let mut fields = fields.clone();
             fields.scope = scopes.names();
-            let resource = checked(fields.create(audience, &entropy, now)?, config)?;
-            let stored = resource.clone();
-            write(open_or_make(config)?, move |tx| {
-                tx.put_resource(&stored)?;
-                describe(tx, &described)?;
-                let detail = view(&stored);
-                tx.put_audit(&event(Name::ResourceCreated, &stored.audience, detail, now))
+            let resource = fields.create(audience, &ctx.entropy, ctx.now)?;
+            refuse_invalid(&resource, config)?;
+            let (stored, keys) = (resource.clone(), config.keys.clone());
+            execute(&open_or_make(config)?, ctx, move |tx, ctx| {
+                resources::create(tx, ctx, &keys, &stored)?;
+                describe(tx, ctx, &described)
             })?;
             print(output, &[resource]);
             Ok(())
         }
         Action::List => {
-            let store = open(config)?;
-            let resources = block_on(async { Ok(store.read(|tx| tx.list_resources()).await?) })?;
+            let resources = read(&open(config)?, |tx| tx.list_resources())?;
             print(output, &resources);
             Ok(())
         }
@@ -138,21 +135,22 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             let mut fields = fields.clone();
             fields.scope = scopes.names();
             let before = find(config, audience)?;
-            let after = checked(fields.update(before.clone())?, config)?;
-            let stored = after.clone();
-            write(open(config)?, move |tx| {
-                tx.update_resource(&stored, now)?;
-                describe(tx, &described)?;
-                let detail = json!({ "before": view(&before), "after": view(&stored) });
-                tx.put_audit(&event(Name::ResourceUpdated, &stored.audience, detail, now))
+            let after = fields.update(before.clone())?;
+            let (stored, keys) = (after.clone(), config.keys.clone());
+            execute(&open(config)?, context(), move |tx, ctx| {
+                resources::update(tx, ctx, &keys, &before, &stored)?;
+                describe(tx, ctx, &described)
             })?;
             print(output, &[after]);
             Ok(())
         }
         Action::Delete { audience, yes } => {
-            let before = find(config, audience)?;
+            find(config, audience)?;
             confirm(&format!("Delete {audience}?"), *yes)?;
-            delete(config, before, now)?;
+            let wanted = audience.clone();
+            execute(&open(config)?, context(), move |tx, ctx| {
+                resources::delete(tx, ctx, &wanted)
+            })?;
             println!("{audience} is deleted.");
             Ok(())
         }
@@ -160,8 +158,8 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
 }
 
 fn find(config: &Config, audience: &str) -> anyhow::Result<Resource> {
-    let (store, wanted) = (open(config)?, [audience.to_owned()]);
-    let found = block_on(async { Ok(store.read(move |tx| tx.find_resources(&wanted)).await?) })?;
+    let wanted = [audience.to_owned()];
+    let found = read(&open(config)?, move |tx| tx.find_resources(&wanted))?;
     found.into_iter().next().ok_or_else(|| {
         Exit {
             code: 1,
@@ -171,76 +169,21 @@ fn find(config: &Config, audience: &str) -> anyhow::Result<Resource> {
     })
 }
 
-/// Whether a server of this configuration would serve the API.
-///
-/// # Errors
-/// A sentence that begins with the field.
-pub fn check(resource: &Resource, config: &Config) -> Result<(), String> {
-    resource.check()?;
-    check_offered(&config.keys, resource.alg)
+/// Refuses a registration before a database is made for it.
+fn refuse_invalid(resource: &Resource, config: &Config) -> anyhow::Result<()> {
+    let checked = resources::validate(resource, &config.keys);
+    let checked = checked.map_err(|errors| errors.to_string());
+    Ok(checked.map_err(|message| Exit { code: 1, message })?)
 }
 
-fn checked(resource: Resource, config: &Config) -> anyhow::Result<Resource> {
-    check(&resource, config).map_err(|message| Exit { code: 1, message })?;
-    Ok(resource)
-}
-
-fn describe(tx: &mut Transaction<'_>, described: &[(String, String)]) -> Result<(), db::Error> {
+fn describe(
+    tx: &mut Transaction<'_>,
+    ctx: &Context,
+    described: &[(String, String)],
+) -> Result<(), AdminError> {
     described
         .iter()
-        .try_for_each(|(scope, text)| tx.put_scope_description(scope, text))
-}
-
-fn write(
-    store: Store,
-    work: impl FnOnce(&mut Transaction<'_>) -> Result<(), db::Error> + Send + 'static,
-) -> anyhow::Result<()> {
-    match block_on(async { Ok(store.transaction(work).await) })? {
-        Err(db::Error::Duplicate(_)) => Err(Exit {
-            code: 1,
-            message: "there is a resource with this audience already".to_owned(),
-        }
-        .into()),
-        other => Ok(other?),
-    }
-}
-
-fn delete(config: &Config, resource: Resource, now: Timestamp) -> anyhow::Result<()> {
-    let store = open(config)?;
-    let named = block_on(async {
-        let deleted = store.transaction(move |tx| {
-            let audience = &resource.audience;
-            let clients = tx.list_clients()?;
-            if let Some(client) = clients.into_iter().find(|client| client.names(audience)) {
-                return Ok(Some(client.id));
-            }
-            tx.delete_resource(audience)?;
-            let detail = view(&resource);
-            tx.put_audit(&event(Name::ResourceDeleted, audience, detail, now))?;
-            Ok(None)
-        });
-        Ok(deleted.await?)
-    })?;
-    match named {
-        None => Ok(()),
-        Some(client) => Err(Exit {
-            code: 1,
-            message: format!("the client `{client}` still names this resource"),
-        }
-        .into()),
-    }
-}
-
-/// An operator's change of an API.
-pub fn event(name: Name, audience: &str, detail: Value, now: Timestamp) -> Event {
-    Event {
-        at: now,
-        name,
-        actor: "cli".to_owned(),
-        target: format!("resource:{audience}"),
-        reason: None,
-        detail,
-    }
+        .try_for_each(|(scope, text)| resources::describe_scope(tx, ctx, scope, Some(text)))
 }
 
 fn print(output: Output, resources: &[Resource]) {
@@ -262,16 +205,4 @@ fn print(output: Output, resources: &[Resource]) {
         &rows,
         &values.into(),
     );
-}
-
-/// What commands show of an API.
-pub fn view(resource: &Resource) -> Value {
-    json!({
-        "audience": resource.audience,
-        "name": resource.name,
-        "scope": resource.scopes.to_string(),
-        "alg": resource.alg.name(),
-        "access_ttl": resource.access_ttl.map(|ttl| Span(ttl).to_string()),
-        "max_age": registration::written(resource.max_age),
-    })
 }

@@ -4,17 +4,18 @@
 use portcullis_verifier::Need;
 use serde_json::json;
 
+use super::command::{context, execute, read};
 use super::propagation::{Wait, propagate};
 use super::{Exit, Output, block_on, open, read_secret};
 use crate::accounts::user::Username;
+use crate::admin::revocations::{Revocation, Revoked, revoke};
 use crate::app::key_table;
-use crate::audit::{Event, Name};
 use crate::config::Config;
 use crate::config::limits::RESOURCE_ACCESS_CAP;
-use crate::db::{Error, Store, Transaction};
+use crate::db::{Store, Transaction};
 use crate::id::{ClientId, GrantId, Sid, UserId};
 use crate::secret::Entropy;
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -80,24 +81,20 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         ));
     }
     let store = open(config)?;
-    let act = Act {
-        now: Clock::System.now(),
-        reason: arguments.reason.clone(),
-        client: arguments.client.clone().map(ClientId::from),
-    };
-    let what = resolve(&arguments.target, config, &store, act.now)?;
-    let name = what.to_string();
-    let ended = block_on(async { Ok(store.transaction(move |tx| what.end(tx, &act)).await?) })?;
-    match ended {
-        Ended::Nothing => Err(failed(format!(
+    let ctx = context().because(&*arguments.reason);
+    let client = arguments.client.clone().map(ClientId::from);
+    let what = resolve(&arguments.target, client, config, &store, ctx.now)?;
+    let name = what.target().to_string();
+    match execute(&store, ctx, move |tx, ctx| revoke(tx, ctx, &what))? {
+        Revoked::Unknown => Err(failed(format!(
             "{name} is unknown; is this the configuration of the server?"
         ))),
-        Ended::Before => {
-            let said = format!("{name} had ended before");
+        Revoked::Before => {
+            let said = format!("{name} was revoked before");
             arguments.format.say(&json!({ "revoked": false }), said);
             Ok(())
         }
-        Ended::Now => propagate(&name, config, &store, &arguments.wait)?.say(arguments.format),
+        Revoked::Now => propagate(&name, config, &store, &arguments.wait)?.say(arguments.format),
     }
 }
 
@@ -106,59 +103,25 @@ fn is_identifier(text: &str) -> bool {
     text.len() == 36 && text.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit())
 }
 
-/// What happened.
-#[derive(Debug, PartialEq, Eq)]
-enum Ended {
-    Now,
-    Before,
-    Nothing,
-}
-
-struct Act {
-    now: Timestamp,
-    reason: String,
-    client: Option<ClientId>,
-}
-
-/// What is to end, found.
-enum Found {
-    Token(String, Timestamp),
-    Session(Sid),
-    Grant(GrantId),
-    User(UserId),
-    Client(ClientId),
-}
-
-impl std::fmt::Display for Found {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Token(jti, _) => write!(f, "token:{jti}"),
-            Self::Session(sid) => write!(f, "session:{sid}"),
-            Self::Grant(id) => write!(f, "grant:{id}"),
-            Self::User(id) => write!(f, "user:{id}"),
-            Self::Client(id) => write!(f, "client:{id}"),
-        }
-    }
-}
-
 fn resolve(
     target: &Target,
+    client: Option<ClientId>,
     config: &Config,
     store: &Store,
     now: Timestamp,
-) -> anyhow::Result<Found> {
+) -> anyhow::Result<Revocation> {
     Ok(match target {
         Target::Token(jti) if jti == "-" => {
             let piped = !std::io::IsTerminal::is_terminal(&std::io::stdin());
             let token = read_secret("Token: ", piped)?;
             let (jti, expires_at) = read_token(token.trim(), config, store, now)?;
-            Found::Token(jti, expires_at)
+            Revocation::Token(jti, expires_at)
         }
         // Nobody has written down when it expires; no token lives longer than this.
-        Target::Token(jti) => Found::Token(jti.clone(), now + RESOURCE_ACCESS_CAP),
-        Target::Session(sid) => Found::Session(Sid::from(sid.clone())),
-        Target::Grant(id) => Found::Grant(GrantId::from(id.clone())),
-        Target::Client(id) => Found::Client(ClientId::from(id.clone())),
+        Target::Token(jti) => Revocation::Token(jti.clone(), now + RESOURCE_ACCESS_CAP),
+        Target::Session(sid) => Revocation::Session(Sid::from(sid.clone())),
+        Target::Grant(id) => Revocation::Grant(GrantId::from(id.clone())),
+        Target::Client(id) => Revocation::Client(ClientId::from(id.clone())),
         Target::User(text) => {
             let (id, name) = (UserId::from(text.clone()), Username::parse(text));
             let find = move |tx: &mut Transaction<'_>| {
@@ -168,9 +131,9 @@ fn resolve(
                 let named = name.map(|name| tx.find_credentials(&name)).transpose()?;
                 Ok(named.flatten().map(|(user, _)| user.id))
             };
-            let found = block_on(async { Ok(store.read(find).await?) })?;
+            let found = read(store, find)?;
             let found = found.ok_or_else(|| failed(format!("there is no user {text}")))?;
-            Found::User(found)
+            Revocation::User(found, client)
         }
     })
 }
@@ -190,50 +153,6 @@ fn read_token(
         .verify_at(token, &Need::any(), now.secs())
         .map_err(|rejected| failed(format!("this token is no good anyway: {rejected}")))?;
     Ok((claims.jti, Timestamp::from_secs(claims.exp)))
-}
-
-impl Found {
-    fn end(&self, tx: &mut Transaction<'_>, act: &Act) -> Result<Ended, Error> {
-        let (reason, now) = (act.reason.as_str(), act.now);
-        let changed = match self {
-            Self::Token(jti, expires_at) => {
-                tx.end_token(jti, *expires_at, reason, "cli", now)?;
-                true
-            }
-            Self::Session(sid) => tx.end_session(sid, reason, "cli", now)?,
-            Self::Grant(id) => tx.end_grant(id, reason, "cli", now)?,
-            Self::Client(id) => tx.cut_off_client(id, reason, "cli", now)?,
-            Self::User(id) => match &act.client {
-                Some(client) => tx.end_grants_of(id, client, reason, "cli", now)? > 0,
-                None => {
-                    tx.cut_off_user(id, reason, "cli", now)?;
-                    true
-                }
-            },
-        };
-        if !changed {
-            let is_known = match self {
-                Self::Client(_) => false,
-                Self::Session(sid) => tx.has_session(sid)?,
-                Self::Grant(id) => tx.has_grant(id)?,
-                Self::Token(..) | Self::User(_) => true,
-            };
-            return Ok(if is_known {
-                Ended::Before
-            } else {
-                Ended::Nothing
-            });
-        }
-        tx.put_audit(&Event {
-            at: now,
-            name: Name::RevocationDone,
-            actor: "cli".to_owned(),
-            target: self.to_string(),
-            reason: Some(act.reason.clone()),
-            detail: json!({ "client": act.client.as_ref().map(ClientId::as_str) }),
-        })?;
-        Ok(Ended::Now)
-    }
 }
 
 fn usage(message: &str) -> anyhow::Error {

@@ -3,11 +3,10 @@
 use clap::Subcommand;
 use serde_json::json;
 
+use super::command::context;
 use super::{Exit, Output, block_on, open};
 use crate::app::setup_link;
 use crate::config::Config;
-use crate::secret::Entropy;
-use crate::time::Clock;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -28,8 +27,9 @@ enum Action {
 pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let Action::Link { format } = &arguments.action;
     let store = open(config)?;
-    let now = Clock::System.now();
-    let link = block_on(async { Ok(setup_link(config, &store, &Entropy::system(), now).await?) })?;
+    let ctx = context();
+    let link = setup_link(config, &store, ctx.actor, &ctx.entropy, ctx.now);
+    let link = block_on(async { Ok(link.await?) })?;
     let Some(link) = link else {
         return Err(Exit {
             code: 1,

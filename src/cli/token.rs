@@ -58,20 +58,34 @@ fn tell(token: &str, config: &Config, now: Timestamp) -> anyhow::Result<Value> {
     if let Some((grant, generation)) = secrets.read_refresh_token(token) {
         let id = grant.clone();
         let found = block_on(async {
-            let found = store.read(move |tx| tx.find_standing_grant(&grant, now));
+            let found = store.read(move |tx| {
+                let Some(grant) = tx.find_standing_grant(&grant, now)? else {
+                    return Ok(None);
+                };
+                let registration = tx.find_registration(&grant.client_id)?;
+                let within = registration
+                    .and_then(|known| Some(grant.within(&known.client, &known.resources)?.scope));
+                Ok(Some((grant, within)))
+            });
             Ok(found.await?)
         })?;
-        return Ok(match found {
-            None => json!({ "active": false, "kind": "refresh_token", "grant_id": id.as_str(),
+        let Some((grant, within)) = found else {
+            return Ok(
+                json!({ "active": false, "kind": "refresh_token", "grant_id": id.as_str(),
                 "why": "its grant ended, or what it rests on did" }),
-            Some(grant) if grant.generation != generation => {
+            );
+        };
+        return Ok(match within {
+            None => json!({ "active": false, "kind": "refresh_token", "grant_id": id.as_str(),
+                "why": "its client is no longer registered for what was granted" }),
+            Some(_) if grant.generation != generation => {
                 json!({ "active": false, "kind": "refresh_token", "grant_id": id.as_str(),
                     "why": format!("it is generation {generation}, the grant is at {}", grant.generation) })
             }
-            Some(grant) => {
+            Some(scope) => {
                 json!({ "active": true, "kind": "refresh_token", "grant_id": id.as_str(),
                 "client_id": grant.client_id.as_str(), "sub": grant.user_id.as_str(),
-                "scope": grant.scope.to_string(), "offline": grant.offline,
+                "scope": scope.to_string(), "offline": grant.offline,
                 "ends_at": grant.idle_until.min(grant.expires_at).to_string() })
             }
         });
@@ -109,7 +123,7 @@ fn access_token(
     store: &Store,
     now: Timestamp,
 ) -> anyhow::Result<Value> {
-    let claims = match verifier.verify_at(token, &Need::any(), now.secs()) {
+    let claims = match introspection::verify_own(verifier, token, &Need::any(), now) {
         Ok(claims) => claims,
         Err(rejected) => {
             return Ok(json!({ "active": false, "why": rejected.to_string() }));

@@ -2,21 +2,23 @@
 
 mod registration;
 mod sessions;
+mod throttles;
 mod view;
 
 use clap::Subcommand;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{Exit, Output, Wrong, block_on, open, open_or_make, read_secret, table};
-use crate::accounts::admin::{Admin, GrantedBy};
+use super::command::{context, execute, read};
+use super::{Exit, Output, Wrong, open, open_or_make, read_secret, table};
+use crate::accounts::admin::GrantedBy;
 use crate::accounts::password::{Password, Unusable};
 use crate::accounts::user::{User, Username};
-use crate::audit::{Event, Name};
+use crate::admin::users::{self, Administrator, NewUser};
+use crate::admin::{self, AdminError, Context};
 use crate::config::Config;
-use crate::db::{self, Store, Transaction};
+use crate::db::{Store, Transaction};
 use crate::id::{Sid, UserId};
 use crate::secret::Entropy;
-use crate::time::{Clock, Timestamp};
 pub use registration::Fields;
 use view::print;
 pub use view::view;
@@ -79,7 +81,10 @@ enum Action {
         #[arg(long)]
         sid: Option<String>,
     },
-    /// Set a password. Everything that the person is signed in to ends.
+    /// Clear counters of failed sign-ins: waits that they caused end at once.
+    ClearThrottles(throttles::Arguments),
+    /// Set a password. Everything that the person is signed in to ends, and so does every wait after
+    /// failed sign-ins.
     SetPassword {
         /// The name to sign in with.
         username: String,
@@ -99,44 +104,48 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             password_stdin,
         } => {
             let username = parse(username)?;
+            let ctx = context();
             let mut fields = fields.clone();
             fields.claims = Some(parse_claims(claims)?);
-            let now = Clock::System.now();
-            let user = fields.create(username.clone(), &Entropy::system(), now)?;
-            let checked = user.check();
+            let user = fields.create(username.clone(), &ctx.entropy, ctx.now)?;
+            let checked = user.check().map_err(|errors| errors.to_string());
             checked.map_err(|message| Exit { code: 1, message })?;
-            let phc = new_password(config, &username, *password_stdin)?;
-            create(config, &user, phc, *admin, now)?;
+            let new = NewUser {
+                user,
+                password_hash: Some(new_password(config, &username, *password_stdin)?),
+                admin: admin.then_some(Administrator {
+                    granted_by: GrantedBy::Operator,
+                    expires_at: None,
+                }),
+            };
+            let store = open_or_make(config)?;
+            let user = execute(&store, ctx, |tx, ctx| users::create(tx, ctx, new))?;
             print(arguments.format, &[user]);
             Ok(())
         }
         Action::List => {
-            let store = open(config)?;
-            let users = block_on(async { Ok(store.read(|tx| tx.list_users()).await?) })?;
+            let users = read(&open(config)?, |tx| tx.list_users())?;
             print(arguments.format, &users);
             Ok(())
         }
         Action::Get { username } => {
             let store = open(config)?;
             let user = find(&store, &parse(username)?)?;
-            let admins = block_on(async { Ok(store.read(|tx| tx.list_admins()).await?) })?;
+            let (admins, now) = (read(&store, |tx| tx.list_admins())?, context().now);
             let mut shown = view(&user);
             shown["admin"] = (admins.iter())
-                .any(|admin| admin.user_id == user.id && admin.is_live(Clock::System.now()))
+                .any(|admin| admin.user_id == user.id && admin.is_live(now))
                 .into();
             table::print_one(arguments.format, &shown);
             Ok(())
         }
         Action::Lock { username } => {
-            let act =
-                |tx: &mut Transaction<'_>, user: &UserId, now| tx.disable_user(user, "cli", now);
-            change(config, username, Name::UserDisabled, act)?;
-            println!("{username} is locked. Every session, grant and token is dead.");
+            change(config, username, users::disable)?;
+            println!("{username} is locked. Every session, grant and token is revoked.");
             Ok(())
         }
         Action::Unlock { username } => {
-            let act = |tx: &mut Transaction<'_>, user: &UserId, _| tx.enable_user(user);
-            change(config, username, Name::UserEnabled, act)?;
+            change(config, username, users::enable)?;
             println!("{username} is unlocked, and has to sign in again.");
             Ok(())
         }
@@ -145,12 +154,8 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             username,
             sid: None,
         } => {
-            let act = |tx: &mut Transaction<'_>, user: &UserId, now| {
-                tx.cut_off_user(user, "signed out everywhere", "cli", now)?;
-                Ok(true)
-            };
-            change(config, username, Name::UserCutOff, act)?;
-            println!("{username} is signed out everywhere. Every grant and token is dead.");
+            change(config, username, users::sign_out_everywhere)?;
+            println!("{username} is signed out everywhere. Every grant and token is revoked.");
             Ok(())
         }
         Action::RevokeSessions {
@@ -159,19 +164,30 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         } => {
             let sid = Sid::from(sid.as_str());
             let shown = sid.clone();
-            let act = move |tx: &mut Transaction<'_>, user: &UserId, now| {
-                let theirs = tx.list_sessions(user)?;
-                let theirs = theirs.iter().any(|session| session.login.sid == sid);
-                Ok(theirs && tx.end_session(&sid, "revoked", "cli", now)?)
-            };
-            change(config, username, Name::SessionEnded, act)?;
-            println!("The session {shown} is over, with its grants.");
+            change(config, username, move |tx, ctx, user| {
+                admin::sessions::end(tx, ctx, user, &sid)
+            })?;
+            println!("The session {shown} is revoked, with its grants.");
             Ok(())
         }
+        Action::ClearThrottles(arguments) => throttles::clear(config, arguments),
         Action::SetPassword {
             username,
             password_stdin,
-        } => set_password(config, &parse(username)?, *password_stdin),
+        } => {
+            let username = parse(username)?;
+            let store = open(config)?;
+            let user = find(&store, &username)?;
+            let phc = new_password(config, &username, *password_stdin)?;
+            execute(&store, context(), move |tx, ctx| {
+                users::set_password(tx, ctx, &user.id, &phc)
+            })?;
+            println!(
+                "The password is set. Sessions and tokens of {} that began before are revoked.",
+                username.as_str()
+            );
+            Ok(())
+        }
     }
 }
 
@@ -219,72 +235,9 @@ fn new_password(config: &Config, user: &Username, from_stdin: bool) -> anyhow::R
         .map_err(|why| refused(why).into())
 }
 
-fn create(
-    config: &Config,
-    user: &User,
-    phc: String,
-    admin: bool,
-    now: Timestamp,
-) -> anyhow::Result<()> {
-    let (store, user) = (open_or_make(config)?, user.clone());
-    let name = user.username.as_str().to_owned();
-    let created = block_on(async {
-        Ok(store
-            .transaction(move |tx| {
-                tx.put_user(&user)?;
-                tx.put_password(&user.id, &phc, now)?;
-                if admin {
-                    tx.put_admin(&Admin {
-                        user_id: user.id.clone(),
-                        granted_by: GrantedBy::Operator,
-                        granted_at: now,
-                        expires_at: None,
-                    })?;
-                }
-                let detail = json!({ "admin": admin });
-                tx.put_audit(&event(Name::UserCreated, &user.id, detail, now))
-            })
-            .await)
-    })?;
-    match created {
-        Err(crate::db::Error::Duplicate(_)) => Err(Exit {
-            code: 1,
-            message: format!("there is a user `{name}` already"),
-        }
-        .into()),
-        other => Ok(other?),
-    }
-}
-
-fn set_password(config: &Config, username: &Username, from_stdin: bool) -> anyhow::Result<()> {
-    let store = open(config)?;
-    let user = find(&store, username)?;
-    let phc = new_password(config, username, from_stdin)?;
-    let now = Clock::System.now();
-    block_on(async {
-        Ok(store
-            .transaction(move |tx| {
-                tx.put_password(&user.id, &phc, now)?;
-                tx.cut_off_user(&user.id, "password changed", "cli", now)?;
-                tx.put_audit(&event(
-                    Name::UserCredentialChanged,
-                    &user.id,
-                    json!({}),
-                    now,
-                ))
-            })
-            .await?)
-    })?;
-    println!(
-        "The password is set. Sessions and tokens of {} that began before are dead.",
-        username.as_str()
-    );
-    Ok(())
-}
-
 fn find(store: &Store, username: &Username) -> anyhow::Result<User> {
     let wanted = username.clone();
-    let found = block_on(async { Ok(store.read(move |tx| tx.find_credentials(&wanted)).await?) })?;
+    let found = read(store, move |tx| tx.find_credentials(&wanted))?;
     let (user, _) = found.ok_or_else(|| Exit {
         code: 1,
         message: format!("there is no user `{}`", username.as_str()),
@@ -292,45 +245,21 @@ fn find(store: &Store, username: &Username) -> anyhow::Result<User> {
     Ok(user)
 }
 
-/// Changes the state of an account, if it is not in it already.
+/// Runs an operation on the user of a name.
 fn change(
     config: &Config,
     username: &str,
-    name: Name,
-    act: impl FnOnce(&mut Transaction<'_>, &UserId, Timestamp) -> Result<bool, db::Error>
+    operation: impl FnOnce(&mut Transaction<'_>, &Context, &UserId) -> Result<(), AdminError>
     + Send
     + 'static,
 ) -> anyhow::Result<()> {
-    let (store, now) = (open(config)?, Clock::System.now());
+    let store = open(config)?;
     let user = find(&store, &parse(username)?)?.id;
-    let changed = block_on(async {
-        let changed = store.transaction(move |tx| {
-            let changed = act(tx, &user, now)?;
-            if changed {
-                tx.put_audit(&event(name, &user, json!({}), now))?;
-            }
-            Ok(changed)
-        });
-        Ok(changed.await?)
-    })?;
-    if changed {
-        return Ok(());
-    }
-    Err(Exit {
-        code: 1,
-        message: format!("nothing to do for `{username}`"),
-    }
-    .into())
-}
-
-/// An operator's change of a person.
-pub fn event(name: Name, user: &UserId, detail: Value, now: Timestamp) -> Event {
-    Event {
-        at: now,
-        name,
-        actor: "cli".to_owned(),
-        target: format!("user:{user}"),
-        reason: None,
-        detail,
-    }
+    let name = username.to_owned();
+    execute(&store, context(), move |tx, ctx| {
+        operation(tx, ctx, &user).map_err(|error| match error {
+            AdminError::Unchanged(_) => AdminError::Unchanged(name),
+            other => other,
+        })
+    })
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Network, Refused};
+use super::{Authority, HTTP_PORT, HTTPS_PORT, Network, Refused};
 
 /// Proxies, host names and networks.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -12,9 +12,9 @@ pub struct Http {
     /// are read from these peers only. Naming them allows an https issuer over a plain listener that
     /// is not loopback.
     pub trusted_proxies: Vec<Network>,
-    /// Host names that are served besides the issuer's own, for back channels inside a container
-    /// network. Empty by default.
-    pub accept_hosts: Vec<String>,
+    /// Hosts, optionally with a port, that are served besides the issuer's own, for back channels inside a
+    /// container network. A missing port, 80 and 443 are equivalent. Empty by default.
+    pub accept_hosts: Vec<Authority>,
     /// A container runtime publishes the port on this machine's loopback only, so a plain http
     /// issuer is safe although the bind is not loopback. Default false.
     pub published_on_loopback: bool,
@@ -25,6 +25,15 @@ pub struct Http {
 }
 
 impl Http {
+    /// Returns whether `authority` is one of `accept_hosts`. The scheme of a back channel is not known, since
+    /// a proxy may terminate TLS, so either default port may be written out.
+    pub fn accepts_host(&self, authority: &Authority) -> bool {
+        let is_same = |known: &Authority, port| known.is_same(authority, port);
+        self.accept_hosts
+            .iter()
+            .any(|known| is_same(known, HTTP_PORT) || is_same(known, HTTPS_PORT))
+    }
+
     pub(super) fn check(&self) -> Result<(), Refused> {
         if let Some(all) = self.trusted_proxies.iter().find(|net| net.is_everything()) {
             return Err(Refused::key(

@@ -4,14 +4,13 @@ use std::fmt;
 
 use url::Url;
 
-use super::Refused;
+use super::{Authority, HTTP_PORT, HTTPS_PORT, Refused};
 
 /// The issuer, byte for byte as it stands in tokens and metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer {
     text: String,
-    origin: String,
-    authority: String,
+    authority: Authority,
     host: String,
     https: bool,
 }
@@ -50,10 +49,12 @@ impl Issuer {
         }
         let authority = origin
             .split_once("://")
-            .map_or_else(String::new, |(_, authority)| authority.to_owned());
+            .and_then(|(_, authority)| Authority::parse(authority));
+        let Some(authority) = authority else {
+            return refuse("has a host that is neither a name nor an IP address");
+        };
         Ok(Self {
             text: text.to_owned(),
-            origin,
             authority,
             host: host.to_owned(),
             https,
@@ -65,14 +66,28 @@ impl Issuer {
         &self.text
     }
 
-    /// The origin that browsers send in `Origin`.
-    pub fn origin(&self) -> &str {
-        &self.origin
+    /// Host and port as in the `Host` header.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
     }
 
-    /// Host and port as in the `Host` header.
-    pub fn authority(&self) -> &str {
-        &self.authority
+    /// The port of a URL of this scheme that names none.
+    pub fn default_port(&self) -> u16 {
+        if self.https { HTTPS_PORT } else { HTTP_PORT }
+    }
+
+    /// Returns whether requests for `authority` are requests for this issuer (RFC 9110 §4.2.3).
+    pub fn is_at(&self, authority: &Authority) -> bool {
+        self.authority.is_same(authority, self.default_port())
+    }
+
+    /// Returns whether the value of an `Origin` header is this issuer's origin (RFC 6454 §5).
+    pub fn has_origin(&self, text: &str) -> bool {
+        let scheme = if self.https { "https" } else { "http" };
+        text.split_once("://").is_some_and(|(found, authority)| {
+            found.eq_ignore_ascii_case(scheme)
+                && Authority::parse(authority).is_some_and(|found| self.is_at(&found))
+        })
     }
 
     /// The host alone; IPv6 in brackets.
@@ -114,6 +129,32 @@ pub fn is_loopback_host(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn equivalent_origins_are_own_origins() {
+        let issuer = Issuer::parse("https://id.example.com").unwrap();
+        for own in [
+            "https://id.example.com",
+            "https://id.example.com:443",
+            "https://id.example.com.",
+            "HTTPS://ID.example.com",
+        ] {
+            assert!(issuer.has_origin(own), "{own}");
+        }
+        for foreign in [
+            "http://id.example.com",
+            "https://id.example.com:8443",
+            "https://id.example.com/",
+            "https://user@id.example.com",
+            "https://id.example.com https://evil.test",
+            "https://evil.test",
+            "id.example.com",
+            "null",
+            "",
+        ] {
+            assert!(!issuer.has_origin(foreign), "{foreign}");
+        }
+    }
 
     #[test]
     fn an_issuer_is_a_canonical_origin() {

@@ -93,6 +93,9 @@ pub const COUNTED_KEYS: usize = 131_072;
 pub const THROTTLE_KEPT: Duration = Duration::from_secs(86_400);
 /// The same for one that counts a long series.
 pub const THROTTLE_KEPT_LONG: Duration = Duration::from_secs(30 * 86_400);
+/// How long after its admission the outcome of a sign-in attempt may be open. A request is given up
+/// sooner ([`HANDLER_TIME`]), so beyond this its node has stopped and the attempt counts as a failure.
+pub const ATTEMPT_IN_PROGRESS: Duration = Duration::from_secs(10);
 /// How long a browser that signed in is known.
 pub const DEVICE_KNOWN: Duration = Duration::from_secs(180 * 86_400);
 /// Authorizations on their way, in all.
@@ -105,8 +108,10 @@ pub const CONNECTIONS_PER_IP: usize = 256;
 pub const CONNECTIONS: usize = 10_000;
 /// How often a worker's thread for blocking work is given something to do; it ends after ten idle seconds.
 pub const THREAD_KEPT: Duration = Duration::from_secs(4);
-/// TLS handshakes that are under way at once.
-pub const HANDSHAKES: usize = 100;
+/// Open TLS handshakes of one address.
+pub const HANDSHAKES_PER_IP: usize = 100;
+/// Open TLS handshakes of a node. At the limit the oldest is closed in favour of a new one.
+pub const HANDSHAKES: usize = 1_000;
 /// How long a TLS handshake may take.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// How often the files of a certificate are looked at.
@@ -213,9 +218,13 @@ pub const POLL_EVERY: Duration = Duration::from_millis(50);
 /// How long the database may take to say what has changed, before it counts as lost. Its own time limit
 /// for a statement is shorter; a network that swallows packets has none.
 pub const POLL_TIME: Duration = Duration::from_secs(5);
+/// How often each node proves that it can write to the database.
+pub const WRITE_EVERY: Duration = Duration::from_secs(2);
+/// Age of the last own write beyond which a node is not ready.
+pub const WRITE_AGE: Duration = Duration::from_secs(10);
 /// How long a node publishes keys after the last good poll: verifiers keep none for longer either.
 pub const KEYS_PUBLISHED: Duration = Duration::from_secs(86_400);
-/// How long a node may sign tokens after the last good poll.
+/// How long a node may sign tokens after the last good poll and the last own write.
 pub const KEY_LEASE: Duration = Duration::from_secs(30);
 /// How long a request waits for a lease that ran out, as after a pause of the whole machine.
 pub const LEASE_WAIT: Duration = Duration::from_millis(500);
@@ -225,6 +234,8 @@ pub const KEY_VIEW_AGE: Duration = Duration::from_secs(60);
 pub const CLOCK_OFF_WARNS: Duration = Duration::from_secs(5);
 /// A clock that is off by more stops this node from issuing.
 pub const CLOCK_OFF_STOPS: Duration = Duration::from_secs(60);
+/// How long the clocks must agree again before the node is ready, so that readiness does not flap.
+pub const CLOCK_READY_AFTER: Duration = Duration::from_secs(5);
 /// How far the database's clock may be behind what it once wrote.
 pub const DATABASE_BEHIND: Duration = Duration::from_secs(300);
 /// How long clocks must agree again before this node changes or removes anything.

@@ -2,6 +2,7 @@
 //! section. Unknown keys and unsafe combinations refuse the start, and the message names them.
 
 mod admin;
+mod authority;
 mod bootstrap;
 mod database;
 mod http;
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use admin::Admin;
+pub use authority::{Authority, HTTP_PORT, HTTPS_PORT};
 pub use bootstrap::Bootstrap;
 pub use database::Database;
 pub use http::Http;

@@ -24,7 +24,8 @@ pub struct Tokens {
     pub refresh_grace: Span,
     /// How long a client's old secrets go on after `client rotate-secret`. Default 24h, at most 7d.
     pub secret_overlap: Span,
-    /// Leeway for the clocks of others. Default 30s, at most 60s. Never for one-time things of ours.
+    /// Leeway for the clocks of others. Default 30s, at most 60s. Never for one-time things of ours, nor
+    /// at `exp` of the server's own tokens.
     pub clock_leeway: Span,
 }
 

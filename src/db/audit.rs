@@ -10,7 +10,7 @@ use diesel::{
 
 use super::schema::{audit_events as t, audit_seals as seals, audit_waiting as waiting};
 use super::{Error, Transaction};
-use crate::audit::{Event, KEPT, Name, Row};
+use crate::audit::{Actor, Event, KEPT, Name, Row, Target};
 use crate::config::limits::CLEAN_UP_BATCH;
 use crate::keys::ServerSecrets;
 use crate::secret::base64url;
@@ -61,8 +61,8 @@ impl Transaction<'_> {
                 t::id.eq(&id),
                 t::at.eq(event.at.micros()),
                 t::name.eq(event.name.as_str()),
-                t::actor.eq(&event.actor),
-                t::target.eq(&event.target),
+                t::actor.eq(event.actor.to_string()),
+                t::target.eq(event.target.to_string()),
                 t::reason.eq(&event.reason),
                 t::detail.eq(event.detail.to_string()),
             ))
@@ -229,8 +229,8 @@ impl Transaction<'_> {
         self.put_audit(&Event {
             at: now,
             name: Name::AuditSwept,
-            actor: "node".to_owned(),
-            target: "audit".to_owned(),
+            actor: Actor::System,
+            target: Target::Audit,
             reason: None,
             detail: serde_json::json!({
                 "events": old.len(), "through": last, "seal": base64url(mac),

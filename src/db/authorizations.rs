@@ -20,6 +20,7 @@ type Row = (
     Option<Vec<u8>>,
     Option<String>,
     Option<String>,
+    Option<String>,
     String,
     Option<String>,
     i64,
@@ -34,6 +35,7 @@ const COLUMNS: (
     t::browser,
     t::user_id,
     t::sid,
+    t::login_sid,
     t::state,
     t::scope,
     t::created_at,
@@ -46,6 +48,7 @@ const COLUMNS: (
     t::browser,
     t::user_id,
     t::sid,
+    t::login_sid,
     t::state,
     t::scope,
     t::created_at,
@@ -61,6 +64,7 @@ fn authorization(row: Row) -> Result<Authorization, Error> {
         browser,
         user_id,
         sid,
+        login_sid,
         state,
         scope,
         created_at,
@@ -74,6 +78,7 @@ fn authorization(row: Row) -> Result<Authorization, Error> {
         browser: browser.map(Hash::from_bytes),
         user_id: user_id.map(UserId::from),
         sid: sid.map(Sid::from),
+        login_sid: login_sid.map(Sid::from),
         stage: Stage::parse(&state).ok_or_else(|| broken("state"))?,
         scope: scope
             .map(|text| Scope::parse(&text))
@@ -84,6 +89,16 @@ fn authorization(row: Row) -> Result<Authorization, Error> {
         taken_at: taken_at.map(Timestamp::from_micros),
         id: AuthorizationId::from(id),
     })
+}
+
+/// The authorization of this id, while it is open.
+#[diesel::dsl::auto_type(no_type_alias)]
+fn open<'a>(id: &'a AuthorizationId, now: Timestamp) -> _ {
+    let (id, now): (&'a str, i64) = (id.as_str(), now.micros());
+    t::table
+        .filter(t::id.eq(id))
+        .filter(t::taken_at.is_null())
+        .filter(t::expires_at.gt(now))
 }
 
 impl Transaction<'_> {
@@ -187,29 +202,50 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// Notes how far an open authorization came, in which login. `false` when it is not open.
+    /// Records the login that was done for an open authorization. A decision on consent that was made
+    /// before it is void. `false` when the authorization is not open.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn advance_authorization(
+    pub fn record_login(
         &mut self,
         id: &AuthorizationId,
-        stage: Stage,
         login: (&UserId, &Sid),
-        scope: Option<&Scope>,
         now: Timestamp,
     ) -> Result<bool, Error> {
-        let open = t::table
-            .filter(t::id.eq(id.as_str()))
-            .filter(t::taken_at.is_null())
-            .filter(t::expires_at.gt(now.micros()));
-        let advance = diesel::update(open).set((
+        let record = diesel::update(open(id, now)).set((
+            t::state.eq(Stage::SignedIn.as_str()),
+            t::user_id.eq(login.0.as_str()),
+            t::sid.eq(login.1.as_str()),
+            t::login_sid.eq(login.1.as_str()),
+            t::scope.eq(None::<String>),
+        ));
+        Ok(Prepared(record).execute(self.0)? == 1)
+    }
+
+    /// Records the decision of the user of `login` on an open authorization: the granted scope, or `None`
+    /// for a denial. `false` when the authorization is not open.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn record_decision(
+        &mut self,
+        id: &AuthorizationId,
+        login: (&UserId, &Sid),
+        granted: Option<&Scope>,
+        now: Timestamp,
+    ) -> Result<bool, Error> {
+        let stage = match granted {
+            Some(_) => Stage::Consented,
+            None => Stage::Denied,
+        };
+        let record = diesel::update(open(id, now)).set((
             t::state.eq(stage.as_str()),
             t::user_id.eq(login.0.as_str()),
             t::sid.eq(login.1.as_str()),
-            t::scope.eq(scope.map(ToString::to_string)),
+            t::scope.eq(granted.map(ToString::to_string)),
         ));
-        Ok(Prepared(advance).execute(self.0)? == 1)
+        Ok(Prepared(record).execute(self.0)? == 1)
     }
 
     /// Takes an authorization to answer it: at most once, and only while it is open.
@@ -221,11 +257,7 @@ impl Transaction<'_> {
         id: &AuthorizationId,
         now: Timestamp,
     ) -> Result<bool, Error> {
-        let open = t::table
-            .filter(t::id.eq(id.as_str()))
-            .filter(t::taken_at.is_null())
-            .filter(t::expires_at.gt(now.micros()));
-        let take = diesel::update(open).set(t::taken_at.eq(now.micros()));
+        let take = diesel::update(open(id, now)).set(t::taken_at.eq(now.micros()));
         Ok(Prepared(take).execute(self.0)? == 1)
     }
 

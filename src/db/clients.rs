@@ -246,6 +246,19 @@ impl Transaction<'_> {
         self.cut_off_client(id, "deleted", actor, now)
     }
 
+    /// Returns a client to be changed, deleted ones too. Until this transaction ends, nothing else changes
+    /// it: on PostgreSQL its row is locked, and an embedded database has one writer.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_registered_to_change(&mut self, id: &ClientId) -> Result<Option<Client>, Error> {
+        self.lock_row(
+            "SELECT id FROM clients WHERE id = $1 FOR UPDATE",
+            id.as_str(),
+        )?;
+        self.find_registered(id)
+    }
+
     /// Tells every node that clients or resources changed.
     pub(super) fn raise_config_version(&mut self) -> Result<(), Error> {
         diesel::update(feed_head::table)

@@ -16,7 +16,7 @@ use super::prepared::Prepared;
 use super::schema::{
     authorizations, codes, downtimes, feed_head as h, grants, revocations as t, sessions,
 };
-use super::{Error, Transaction, unreadable};
+use super::{Error, Transaction, pool, unreadable};
 use crate::config::limits::{
     CLEAN_UP_BATCH, CLOCK_SKEW, KEY_RECORD_KEPT, LIFE_NEEDED_FOR, NUMBERED_AT_ONCE,
     REGISTRATION_AGE, RESOURCE_ACCESS_CAP,
@@ -27,6 +27,12 @@ use crate::time::{Clock, Timestamp};
 #[cfg(feature = "postgres")]
 const POSTGRES_NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 const SQLITE_NOW: &str = "CAST(NULL AS BIGINT)";
+
+/// Whether the server refuses writes. An embedded database has no server.
+#[cfg(feature = "postgres")]
+const POSTGRES_READ_ONLY: &str =
+    "CAST(current_setting('transaction_read_only')::bool::int AS BIGINT)";
+const SQLITE_READ_ONLY: &str = "CAST(0 AS BIGINT)";
 
 /// What one poll of the database reads.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +71,8 @@ struct HeadRow {
     restored_at: Option<i64>,
     #[diesel(sql_type = BigInt)]
     waiting: i64,
+    #[diesel(sql_type = BigInt)]
+    read_only: i64,
     #[diesel(sql_type = Nullable<BigInt>)]
     database: Option<i64>,
 }
@@ -96,15 +104,19 @@ impl Transaction<'_> {
     /// How far the feed is, in one statement.
     ///
     /// # Errors
-    /// [`Error`].
+    /// [`Error`]; also when the server refuses writes, since what a standby says may be old.
     pub fn read_head(&mut self) -> Result<Head, Error> {
         let head = sql_query(format!(
             "SELECT epoch, seq, beat, keys_version, config_version, restored_at, \
              CAST(CASE WHEN EXISTS (SELECT 1 FROM revocations WHERE seq IS NULL) THEN 1 ELSE 0 END AS BIGINT) AS waiting, \
-             {} AS database FROM feed_head",
+             {} AS read_only, {} AS database FROM feed_head",
+            self.is_read_only(),
             self.database_now()
         ));
         let row: HeadRow = Prepared(head).get_result(self.0)?;
+        if row.read_only != 0 {
+            return Err(pool::read_only());
+        }
         Ok(Head {
             epoch: row.epoch,
             seq: row.seq,
@@ -115,6 +127,23 @@ impl Transaction<'_> {
             waiting: row.waiting != 0,
             database: row.database.map(Timestamp::from_micros),
         })
+    }
+
+    /// Returns the present instant by the clock of the database, which all nodes share; an embedded
+    /// database goes by the clock of its process.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn database_time(&mut self, clock: &Clock) -> Result<Timestamp, Error> {
+        #[derive(QueryableByName)]
+        struct Measured {
+            #[diesel(sql_type = Nullable<BigInt>)]
+            database: Option<i64>,
+        }
+        let query = sql_query(format!("SELECT {} AS database", self.database_now()));
+        let row: Measured = Prepared(query).get_result(self.0)?;
+        let measured = row.database.map(Timestamp::from_micros);
+        Ok(measured.map_or_else(|| clock.now(), |measured| clock.database(measured)))
     }
 
     /// One sequencer round: numbers waiting records, at most [`NUMBERED_AT_ONCE`], in the order of
@@ -297,6 +326,14 @@ impl Transaction<'_> {
             AnyConnection::Sqlite(_) => SQLITE_NOW,
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(_) => POSTGRES_NOW,
+        }
+    }
+
+    fn is_read_only(&self) -> &'static str {
+        match &*self.0 {
+            AnyConnection::Sqlite(_) => SQLITE_READ_ONLY,
+            #[cfg(feature = "postgres")]
+            AnyConnection::Postgres(_) => POSTGRES_READ_ONLY,
         }
     }
 

@@ -1,6 +1,6 @@
 //! `grants`.
 
-use diesel::dsl::exists;
+use diesel::dsl::{exists, not};
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, JoinOnDsl, NullableExpressionMethods,
     OptionalExtension, QueryDsl, RunQueryDsl,
@@ -9,7 +9,7 @@ use portcullis_verifier::Kind;
 
 use super::prepared::Prepared;
 use super::revocations::Record;
-use super::schema::{clients, consents, feed_head, grants as t, sessions, users};
+use super::schema::{clients, codes, consents, feed_head, grants as t, sessions, users};
 use super::{Error, Transaction, list, to_list, unreadable};
 use crate::config::limits::{CLEAN_UP_BATCH, FAMILIES};
 use crate::id::{ClientId, ConsentId, GrantId, Sid, UserId};
@@ -269,12 +269,17 @@ impl Transaction<'_> {
         Ok(ids.len())
     }
 
-    /// Ends the oldest grants of a client that with a new one has more of a person than it may
-    /// (policy §6).
+    /// Revokes the oldest grants of a client that with `new`, whose code was just redeemed, has more of a
+    /// user than it may (policy §6). A grant whose code was not redeemed does not count: any web page can
+    /// cause those, and they must not revoke a grant that is in use.
     ///
     /// # Errors
     /// [`Error`].
     pub fn end_surplus_grants(&mut self, new: &Grant, now: Timestamp) -> Result<(), Error> {
+        // An unused code and its grant are removed together, so without one the code was redeemed.
+        let unredeemed = codes::table
+            .filter(codes::grant_id.eq(t::id))
+            .filter(codes::used_at.is_null());
         let surplus: Vec<String> = t::table
             .filter(t::user_id.eq(new.user_id.as_str()))
             .filter(t::client_id.eq(new.client_id.as_str()))
@@ -286,6 +291,7 @@ impl Transaction<'_> {
             .filter(t::ended_at.is_null())
             .filter(t::expires_at.gt(now.micros()))
             .filter(t::idle_until.gt(now.micros()))
+            .filter(not(exists(unredeemed)))
             .order((t::created_at.desc(), t::id.desc()))
             .offset(FAMILIES - 1)
             .limit(CLEAN_UP_BATCH)

@@ -57,15 +57,25 @@ impl Transaction<'_> {
         }
     }
 
-    /// A used code stays for a while, so that its replay is seen.
+    /// A used code stays for a while, so that its replay is seen. With a code that was not redeemed goes
+    /// its grant: no token was ever issued for it, and none can be.
     fn sweep_codes(&mut self, now: Timestamp) -> Result<usize, Error> {
-        let hashes: Vec<Vec<u8>> = codes::table
+        let rows: Vec<(Vec<u8>, String, Option<i64>)> = codes::table
             .filter(codes::expires_at.lt((now - USED_CODE_KEPT).micros()))
             .order(codes::expires_at)
             .limit(CLEAN_UP_BATCH)
-            .select(codes::hash)
+            .select((codes::hash, codes::grant_id, codes::used_at))
             .load(self.0)?;
-        Ok(diesel::delete(codes::table.filter(codes::hash.eq_any(hashes))).execute(self.0)?)
+        let unredeemed: Vec<String> = rows
+            .iter()
+            .filter(|(_, _, used_at)| used_at.is_none())
+            .map(|(_, grant, _)| grant.clone())
+            .collect();
+        let hashes: Vec<Vec<u8>> = rows.into_iter().map(|(hash, ..)| hash).collect();
+        let removed =
+            diesel::delete(codes::table.filter(codes::hash.eq_any(hashes))).execute(self.0)?;
+        let grants = grants::table.filter(grants::id.eq_any(unredeemed));
+        Ok(removed + diesel::delete(grants).execute(self.0)?)
     }
 
     /// A grant that ended or ran out, once no code refers to it.

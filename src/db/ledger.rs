@@ -63,6 +63,14 @@ impl Ledger for Transaction<'_> {
         self.end_grant(id, reason, actor, now)
     }
 
+    fn end_surplus_grants(&mut self, new: &Grant, now: Timestamp) -> Result<(), Error> {
+        self.end_surplus_grants(new, now)
+    }
+
+    fn undo(&mut self) {
+        self.undo();
+    }
+
     fn end_token(
         &mut self,
         jti: &str,

@@ -50,8 +50,9 @@ pub use revocations::Record;
 use tokio::sync::Notify;
 use writer::Writer;
 
-/// The open transaction of one request, and whether it put a record on the blocklist.
-pub struct Transaction<'a>(&'a mut AnyConnection, bool);
+/// The open transaction of one request, whether it put a record on the blocklist, and whether it is to
+/// be rolled back all the same.
+pub struct Transaction<'a>(&'a mut AnyConnection, bool, bool);
 
 /// The database. Cheap to clone.
 #[derive(Clone)]
@@ -135,7 +136,7 @@ impl Store {
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.blocking(move |connection| work(&mut Transaction(connection, false)))
+        self.blocking(move |connection| work(&mut Transaction(connection, false, false)))
             .await
     }
 
@@ -148,7 +149,9 @@ impl Store {
             let _turn = turn;
             let mut pooled = pool.get()?;
             let outcome = work(&mut pooled.connection);
-            pooled.lost = matches!(outcome, Err(Error::Unavailable(_)));
+            if matches!(outcome, Err(Error::Unavailable(_))) {
+                pool.discard(&pooled);
+            }
             outcome
         };
         tokio::task::spawn_blocking(run)
@@ -175,7 +178,8 @@ impl Store {
         self.pool.figures()
     }
 
-    /// Whether the database has the newest migration that this binary knows, for readiness.
+    /// Whether the database, which must accept writes, has the newest migration that this binary
+    /// knows, for readiness.
     ///
     /// # Errors
     /// When it does not answer.
@@ -187,6 +191,7 @@ impl Store {
         }
         let newest = newest_migration().map_err(|error| Error::Statement(error.to_string()))?;
         self.blocking(move |connection| {
+            pool::check_writable(connection)?;
             let query = "SELECT count(*) AS n FROM __diesel_schema_migrations WHERE version = $1";
             let query = diesel::sql_query(query).bind::<diesel::sql_types::Text, _>(newest);
             let count: Count = query.get_result(connection)?;
@@ -253,12 +258,21 @@ fn transact<T>(
     connection: &mut AnyConnection,
     work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error>,
 ) -> Result<(T, bool), Error> {
-    connection.transaction(|connection| {
-        let mut tx = Transaction(connection, false);
+    let mut undone = None;
+    let outcome = connection.transaction(|connection| {
+        let mut tx = Transaction(connection, false, false);
         let value = catch_unwind(AssertUnwindSafe(|| work(&mut tx)))
             .unwrap_or_else(|_| Err(Error::Statement("the transaction panicked".to_owned())))?;
+        if tx.2 {
+            undone = Some(value);
+            return Err(Error::Statement("undone".to_owned()));
+        }
         Ok((value, tx.1))
-    })
+    });
+    match undone {
+        Some(value) => Ok((value, false)),
+        None => outcome,
+    }
 }
 
 type Boxed = Box<dyn std::error::Error + Send + Sync>;
@@ -329,6 +343,8 @@ impl From<diesel::result::Error> for Error {
             Diesel::DatabaseError(Kind::ClosedConnection | Kind::UnableToSendCommand, info) => {
                 Self::Unavailable(info.message().to_owned())
             }
+            // SQLSTATE 25006: this is not the primary server, or not any more.
+            Diesel::DatabaseError(Kind::ReadOnlyTransaction, _) => pool::read_only(),
             other => Self::Statement(other.to_string()),
         }
     }
@@ -358,6 +374,27 @@ fn to_list(texts: &[String]) -> String {
 }
 
 impl Transaction<'_> {
+    /// Rolls this transaction back at its end, although it succeeds: its result is returned, and nothing
+    /// that it wrote stays.
+    pub fn undo(&mut self) {
+        self.2 = true;
+    }
+
+    /// Locks the row that `query` selects by the text `id`, where the database has row locks. What is read
+    /// next is what the last change has left.
+    fn lock_row(&mut self, query: &'static str, id: &str) -> Result<(), Error> {
+        #[cfg(feature = "postgres")]
+        if let AnyConnection::Postgres(inner) = &mut *self.0 {
+            let query = diesel::sql_query(query);
+            query
+                .bind::<diesel::sql_types::Text, _>(id)
+                .execute(inner)?;
+        }
+        #[cfg(not(feature = "postgres"))]
+        let _ = (query, id);
+        Ok(())
+    }
+
     /// The feed epoch, which grants inherit.
     ///
     /// # Errors

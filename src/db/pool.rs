@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use diesel::Connection as _;
 use diesel::SqliteConnection;
@@ -27,8 +28,8 @@ pub enum OpenError {
 
 #[derive(Clone)]
 pub(super) struct Pool {
-    connections: r2d2::Pool<Manager>,
-    manager: Manager,
+    connections: r2d2::Pool<Connector>,
+    connector: Connector,
     /// One for each connection. Whoever waits here costs no thread.
     turns: Arc<Semaphore>,
 }
@@ -52,11 +53,18 @@ pub(super) enum Manager {
     Postgres(String),
 }
 
+/// Opens the connections of the pool and tells those of a lost server from later ones.
+#[derive(Clone, Debug)]
+pub(super) struct Connector {
+    manager: Manager,
+    /// Grows when the server is lost. A connection of an earlier generation is closed, not lent.
+    generation: Arc<AtomicU64>,
+}
+
 /// A connection of the pool.
 pub(super) struct Pooled {
     pub(super) connection: AnyConnection,
-    /// Whether its server is gone: diesel does not tell, and such a connection must not be lent again.
-    pub(super) lost: bool,
+    generation: u64,
 }
 
 impl Pool {
@@ -64,27 +72,31 @@ impl Pool {
         let manager = Manager::of(url)?;
         // The first connections are made here, so that what is wrong is said at once and in full.
         manager.check()?;
+        let connector = Connector {
+            manager,
+            generation: Arc::default(),
+        };
         let connections = r2d2::Pool::builder()
             .max_size(size)
             .min_idle(Some(0))
             .connection_timeout(POOL_WAIT)
             .test_on_check_out(false)
             .error_handler(Box::new(r2d2::NopErrorHandler))
-            .build_unchecked(manager.clone());
+            .build_unchecked(connector.clone());
         Ok(Self {
             connections,
-            manager,
+            connector,
             turns: Arc::new(Semaphore::new(size as usize)),
         })
     }
 
     pub(super) fn is_sqlite(&self) -> bool {
-        matches!(self.manager, Manager::Sqlite(_))
+        matches!(self.connector.manager, Manager::Sqlite(_))
     }
 
     /// A connection of one's own, beside the pool.
     pub(super) fn connect(&self) -> Result<AnyConnection, OpenError> {
-        self.manager.establish()
+        self.connector.manager.establish()
     }
 
     /// Waits for a connection to become free.
@@ -96,11 +108,26 @@ impl Pool {
         })
     }
 
-    pub(super) fn get(&self) -> Result<r2d2::PooledConnection<Manager>, Error> {
-        self.connections.get().map_err(|error| {
-            POOL_TIMEOUTS.count([]);
-            Error::Unavailable(error.to_string())
-        })
+    pub(super) fn get(&self) -> Result<r2d2::PooledConnection<Connector>, Error> {
+        loop {
+            let pooled = self.connections.get().map_err(|error| {
+                POOL_TIMEOUTS.count([]);
+                Error::Unavailable(error.to_string())
+            })?;
+            // An idle connection of a lost server is closed when it is dropped.
+            if pooled.generation == self.connector.generation() {
+                return Ok(pooled);
+            }
+        }
+    }
+
+    /// Empties the pool: closes `pooled` and every connection that was opened before it was lost.
+    /// After a failover the others lead to the same server, which is gone or read-only.
+    pub(super) fn discard(&self, pooled: &Pooled) {
+        let (lost, next) = (pooled.generation, pooled.generation + 1);
+        // A failed exchange means that the pool was emptied already.
+        let (generation, order) = (&self.connector.generation, Ordering::SeqCst);
+        let _ = generation.compare_exchange(lost, next, order, order);
     }
 
     /// Lends no more connections, waits for those in use, and closes all.
@@ -108,8 +135,8 @@ impl Pool {
         // A connection in use holds a permit. Already closed is as good.
         let _all = self.turns.acquire_many(self.connections.max_size()).await;
         self.turns.close();
-        while let Some(mut idle) = self.connections.try_get() {
-            idle.lost = true;
+        while let Some(idle) = self.connections.try_get() {
+            self.discard(&idle);
         }
     }
 
@@ -161,23 +188,32 @@ impl Manager {
             }),
             #[cfg(feature = "postgres")]
             Self::Postgres(url) => postgres(url).map_err(|error| {
-                OpenError::Unavailable(format!(
-                    "PostgreSQL cannot be reached: {}",
-                    one_line(&error)
-                ))
+                let said = one_line(&error);
+                OpenError::Unavailable(match said.contains(READ_ONLY_SESSION) {
+                    true => format!("PostgreSQL accepts no writes: {said}; `database.url` must lead to the primary server"),
+                    false => format!("PostgreSQL cannot be reached: {said}"),
+                })
             }),
         }
     }
 }
 
-impl r2d2::ManageConnection for Manager {
+impl Connector {
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+}
+
+impl r2d2::ManageConnection for Connector {
     type Connection = Pooled;
     type Error = OpenError;
 
     fn connect(&self) -> Result<Pooled, OpenError> {
+        // Before the server is asked: it may be lost meanwhile.
+        let generation = self.generation();
         Ok(Pooled {
-            connection: self.establish()?,
-            lost: false,
+            connection: self.manager.establish()?,
+            generation,
         })
     }
 
@@ -195,7 +231,8 @@ impl r2d2::ManageConnection for Manager {
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(inner) => inner.is_broken(),
         };
-        pooled.lost || broken
+        // diesel does not report a connection whose server is gone.
+        broken || pooled.generation != self.generation()
     }
 }
 
@@ -211,15 +248,21 @@ fn sqlite(path: &Path) -> Result<AnyConnection, Box<dyn std::error::Error>> {
     Ok(AnyConnection::Sqlite(connection))
 }
 
-/// How libpq finds out that its server is gone without a word, unless the URL says otherwise.
+/// How libpq finds out that its server is gone without a word, and which of several servers it takes,
+/// unless the URL says otherwise.
 #[cfg(feature = "postgres")]
-const PATIENCE: [(&str, &str); 5] = [
+const PATIENCE: [(&str, &str); 6] = [
     ("connect_timeout", "5"),
     ("tcp_user_timeout", "5000"),
     ("keepalives_idle", "5"),
     ("keepalives_interval", "2"),
     ("keepalives_count", "3"),
+    ("target_session_attrs", "read-write"),
 ];
+
+/// libpq's message about a server that `target_session_attrs` refuses.
+#[cfg(feature = "postgres")]
+const READ_ONLY_SESSION: &str = "session is read-only";
 
 #[cfg(feature = "postgres")]
 fn with_patience(url: &str) -> String {
@@ -251,7 +294,42 @@ fn postgres(url: &str) -> Result<AnyConnection, Box<dyn std::error::Error>> {
          SET tcp_user_timeout = '5s';
          SET client_min_messages = warning;",
     )?;
+    // The URL may allow any server, and a standby would answer reads with the state of yesterday.
+    if is_read_only(&mut connection)? {
+        return Err(READ_ONLY_SESSION.into());
+    }
     Ok(AnyConnection::Postgres(connection))
+}
+
+/// Returns whether the server refuses writes: a standby, or `default_transaction_read_only`.
+#[cfg(feature = "postgres")]
+fn is_read_only(connection: &mut diesel::PgConnection) -> diesel::QueryResult<bool> {
+    use diesel::RunQueryDsl;
+    #[derive(diesel::QueryableByName)]
+    struct Setting {
+        #[diesel(sql_type = diesel::sql_types::Bool)]
+        read_only: bool,
+    }
+    let query = "SELECT current_setting('transaction_read_only')::bool AS read_only";
+    let setting: Setting = diesel::sql_query(query).get_result(connection)?;
+    Ok(setting.read_only)
+}
+
+/// Fails on a connection whose server refuses writes, so that it is not lent again.
+pub(super) fn check_writable(connection: &mut AnyConnection) -> Result<(), Error> {
+    match connection {
+        AnyConnection::Sqlite(_) => Ok(()),
+        #[cfg(feature = "postgres")]
+        AnyConnection::Postgres(inner) => match is_read_only(inner)? {
+            true => Err(read_only()),
+            false => Ok(()),
+        },
+    }
+}
+
+/// The error of a server that answers reads and refuses writes.
+pub(super) fn read_only() -> Error {
+    Error::Unavailable("it is read-only: a standby, or `default_transaction_read_only`".to_owned())
 }
 
 /// Refuses a pooler that lends one connection of the server to several of ours, a transaction each:
@@ -326,9 +404,13 @@ pub(super) fn one_line(error: &dyn std::fmt::Display) -> String {
 }
 
 fn create_file(path: &Path) -> Result<(), OpenError> {
+    let verb = match path.exists() {
+        true => "written to",
+        false => "made",
+    };
     let failed = |error: std::io::Error| {
         OpenError::Unavailable(format!(
-            "the database file {} cannot be made: {error}",
+            "the database file {} cannot be {verb}: {error}",
             path.display()
         ))
     };
@@ -407,13 +489,16 @@ mod tests {
     fn what_a_url_says_of_time_limits_stands() {
         assert_eq!(
             with_patience("postgres://db/x"),
-            "postgres://db/x?connect_timeout=5&tcp_user_timeout=5000&keepalives_idle=5&keepalives_interval=2&keepalives_count=3"
+            "postgres://db/x?connect_timeout=5&tcp_user_timeout=5000&keepalives_idle=5&keepalives_interval=2&keepalives_count=3&target_session_attrs=read-write"
         );
         assert_eq!(
             with_patience(
                 "postgres://db/x?sslmode=verify-full&connect_timeout=30&keepalives_idle=60"
             ),
-            "postgres://db/x?sslmode=verify-full&connect_timeout=30&keepalives_idle=60&tcp_user_timeout=5000&keepalives_interval=2&keepalives_count=3"
+            "postgres://db/x?sslmode=verify-full&connect_timeout=30&keepalives_idle=60&tcp_user_timeout=5000&keepalives_interval=2&keepalives_count=3&target_session_attrs=read-write"
         );
+        let any = with_patience("postgres://a:1,b:2/x?target_session_attrs=any");
+        assert!(any.starts_with("postgres://a:1,b:2/x?target_session_attrs=any&"));
+        assert!(!any.contains("read-write"));
     }
 }

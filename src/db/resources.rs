@@ -121,6 +121,17 @@ impl Transaction<'_> {
         self.raise_config_version()
     }
 
+    /// Returns a resource to be changed. Until this transaction ends, nothing else changes it, as with
+    /// [`Transaction::find_registered_to_change`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_resource_to_change(&mut self, audience: &str) -> Result<Option<Resource>, Error> {
+        let lock = "SELECT id FROM resources WHERE audience = $1 FOR UPDATE";
+        self.lock_row(lock, audience)?;
+        Ok(self.find_resources(&[audience.to_owned()])?.pop())
+    }
+
     /// Replaces what a registration says; `false` when there is no such resource.
     ///
     /// # Errors

@@ -114,6 +114,7 @@ diesel::table! {
         expires_at -> BigInt,
         taken_at -> Nullable<BigInt>,
         network -> Nullable<Text>,
+        login_sid -> Nullable<Text>,
     }
 }
 
@@ -284,6 +285,9 @@ diesel::table! {
         next_at -> BigInt,
         last_at -> BigInt,
         expires_at -> BigInt,
+        user_id -> Nullable<Text>,
+        in_progress -> BigInt,
+        in_progress_until -> BigInt,
     }
 }
 

@@ -1,53 +1,133 @@
-//! `throttles` and `known_devices`: what failed sign-ins cost, the same on every node.
+//! `throttles` and `known_devices`: what failed sign-ins cost, the same on every node. All instants are
+//! of the clock of the database ([`Transaction::database_time`]).
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use diesel::result::Error as Diesel;
-use diesel::sql_types::{BigInt, Binary, Text};
-use diesel::{Connection as _, ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
+use diesel::sql_types::{BigInt, Binary, Nullable, Text};
+use diesel::{
+    Connection as _, ExpressionMethods, OptionalExtension, QueryDsl, QueryableByName, RunQueryDsl,
+    TextExpressionMethods,
+};
 
 use super::connection::AnyConnection;
-use super::schema::{known_devices as d, passwords, throttles as t, users};
+use super::schema::{known_devices as d, throttles as t, users};
 use super::{Error, Transaction};
-use crate::accounts::throttle::{Attempt, Bucket, Rule, Verdict};
+use crate::accounts::throttle::{Attempt, Bucket, Counter, Rule, Verdict, keys_of_address};
 use crate::accounts::user::Username;
-use crate::config::limits::{CLEAN_UP_BATCH, DEVICE_KNOWN, THROTTLE_KEPT, THROTTLE_KEPT_LONG};
+use crate::config::limits::{
+    ATTEMPT_IN_PROGRESS, CLEAN_UP_BATCH, DEVICE_KNOWN, THROTTLE_KEPT, THROTTLE_KEPT_LONG,
+};
 use crate::id::UserId;
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
-/// Counts one more failure, if the wait is over: the row count is the verdict.
+/// Takes the room of one failure for an attempt whose outcome is open: the row count is the verdict. A
+/// wait that is due refuses, so do a full series and a full window; after a wait there is one attempt at
+/// a time. A name that got or lost its user begins a new series.
 ///
-/// $1 key · $2 end of a window that begins now · $3 now · $4 when the row may go · $5 when the password
-/// was set · $6 1 when each failure begins the window anew · $7 free · $8 doublings · $9 longest wait ·
-/// $10 first wait · $11 failures in a row · $12 when the row of a long series may go
-const COUNT: &str = "
-INSERT INTO throttles (key, failures, in_a_row, attempts, window_ends, next_at, last_at, expires_at)
-VALUES ($1, 1, 1, 1, $2, $3, $3, $4)
+/// $1 key · $2 user · $3 now · $4 when the row may go · $5 when the attempt is abandoned · $6 longest
+/// wait · $7 failures in a row · $8 window · $9 free
+const RESERVE: &str = "
+INSERT INTO throttles (key, user_id, failures, in_a_row, attempts, window_ends, next_at, last_at, expires_at,
+    in_progress, in_progress_until)
+VALUES ($1, $2, 0, 0, 1, 0, 0, $3, $4, 1, $5)
 ON CONFLICT (key) DO UPDATE SET
-    failures = CASE WHEN throttles.window_ends <= $3 THEN 1 ELSE throttles.failures + 1 END,
-    in_a_row = CASE WHEN throttles.last_at < $5 THEN 1 ELSE throttles.in_a_row + 1 END,
+    in_a_row = CASE WHEN coalesce(throttles.user_id, '') = coalesce($2, '') THEN throttles.in_a_row ELSE 0 END,
+    user_id = $2,
     attempts = throttles.attempts + 1,
-    window_ends = CASE WHEN throttles.window_ends <= $3 OR $6 = 1 THEN $2 ELSE throttles.window_ends END,
+    next_at = 0,
+    in_progress = throttles.in_progress + 1,
+    in_progress_until = $5
+WHERE (throttles.next_at <= $3 OR throttles.next_at > $3 + $6)
+    AND throttles.in_progress
+        + CASE WHEN coalesce(throttles.user_id, '') = coalesce($2, '') THEN throttles.in_a_row ELSE 0 END < $7
+    AND (throttles.in_progress = 0 OR throttles.in_progress
+        + CASE WHEN throttles.window_ends > $3 AND throttles.window_ends <= $3 + $8 THEN throttles.failures ELSE 0 END
+        < $9)";
+
+/// Counts one failure, of an attempt in progress or at once ($6). At once it counts unless a wait is due:
+/// the row count is the verdict.
+///
+/// $1 key · $2 user · $3 end of a window that begins now · $4 now · $5 when the row may go · $6 1 when it
+/// was no attempt in progress · $7 1 when each failure begins a new window · $8 free · $9 longest wait ·
+/// $10 doublings · $11 first wait · $12 a long series · $13 when the row of a long series may go
+const FAIL: &str = "
+INSERT INTO throttles (key, user_id, failures, in_a_row, attempts, window_ends, next_at, last_at, expires_at,
+    in_progress, in_progress_until)
+VALUES ($1, $2, 1, 1, 1, $3, 0, $4, $5, 0, 0)
+ON CONFLICT (key) DO UPDATE SET
+    failures = CASE WHEN throttles.window_ends <= $4 OR throttles.window_ends > $3 THEN 1
+        ELSE throttles.failures + 1 END,
+    in_a_row = throttles.in_a_row + 1,
+    attempts = throttles.attempts + $6,
+    window_ends = CASE WHEN throttles.window_ends <= $4 OR throttles.window_ends > $3
+            OR throttles.failures = 0 OR $7 = 1 THEN $3
+        ELSE throttles.window_ends END,
     next_at = CASE
-        WHEN throttles.window_ends <= $3 OR throttles.failures + 1 < $7 THEN $3
-        WHEN throttles.failures + 1 >= $7 + $8 THEN $3 + $9
-        ELSE $3 + $10 * (CAST(1 AS BIGINT) << CAST(throttles.failures + 1 - $7 AS INTEGER))
+        WHEN throttles.window_ends <= $4 OR throttles.window_ends > $3 OR throttles.failures + 1 < $8 THEN
+            CASE WHEN throttles.next_at > $4 AND throttles.next_at <= $4 + $9 THEN throttles.next_at ELSE 0 END
+        WHEN throttles.failures + 1 >= $8 + $10 THEN $4 + $9
+        ELSE $4 + $11 * (CAST(1 AS BIGINT) << CAST(throttles.failures + 1 - $8 AS INTEGER))
     END,
-    last_at = $3,
-    expires_at = CASE WHEN throttles.in_a_row >= $11 / 4 THEN $12 ELSE $4 END
-WHERE throttles.next_at <= $3 AND (throttles.in_a_row < $11 OR throttles.last_at < $5)";
+    last_at = $4,
+    in_progress = CASE WHEN throttles.in_progress > 0 THEN throttles.in_progress - 1 ELSE 0 END,
+    expires_at = CASE WHEN throttles.in_a_row >= $12 THEN $13 ELSE $5 END
+WHERE $6 = 0 OR throttles.next_at <= $4 OR throttles.next_at > $4 + $9
+RETURNING failures";
+
+/// Counts abandoned attempts as failures: nothing is known of them, so they were not successes. They
+/// cause no wait.
+///
+/// $1 now · $2 end of a window that begins now · $3 key · $4 when an attempt that begins now is abandoned
+const ABANDON: &str = "
+UPDATE throttles SET
+    failures = in_progress + CASE WHEN window_ends <= $1 OR window_ends > $2 THEN 0 ELSE failures END,
+    window_ends = CASE WHEN window_ends <= $1 OR window_ends > $2 OR failures = 0 THEN $2 ELSE window_ends END,
+    in_a_row = in_a_row + in_progress,
+    last_at = $1,
+    in_progress = 0
+WHERE key = $3 AND in_progress > 0 AND (in_progress_until <= $1 OR in_progress_until > $4)";
+
+#[derive(QueryableByName)]
+struct Failures {
+    #[diesel(sql_type = BigInt)]
+    failures: i64,
+}
 
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-fn count(
+fn reserve(
     connection: &mut AnyConnection,
     bucket: &Bucket,
-    password_set: i64,
     now: Timestamp,
 ) -> Result<bool, Diesel> {
+    let rule = bucket.rule;
+    let rows = diesel::sql_query(RESERVE)
+        .bind::<Text, _>(&bucket.key)
+        .bind::<Nullable<Text>, _>(bucket.user.as_ref().map(UserId::as_str))
+        .bind::<BigInt, _>(now.micros())
+        .bind::<BigInt, _>((now + THROTTLE_KEPT).micros())
+        .bind::<BigInt, _>((now + ATTEMPT_IN_PROGRESS).micros())
+        .bind::<BigInt, _>(micros(rule.most))
+        .bind::<BigInt, _>(i64::from(rule.in_a_row))
+        .bind::<BigInt, _>(micros(rule.window))
+        .bind::<BigInt, _>(i64::from(rule.free))
+        .execute(connection)?;
+    Ok(rows == 1)
+}
+
+/// Failures in the window with this one; `None` when it does not count.
+fn fail(
+    connection: &mut AnyConnection,
+    bucket: &Bucket,
+    at_once: bool,
+    now: Timestamp,
+) -> Result<Option<i64>, Diesel> {
     let Rule {
         free,
         window,
@@ -57,55 +137,169 @@ fn count(
         most,
         in_a_row,
     } = bucket.rule;
-    let rows = diesel::sql_query(COUNT)
+    let counted = diesel::sql_query(FAIL)
         .bind::<Text, _>(&bucket.key)
+        .bind::<Nullable<Text>, _>(bucket.user.as_ref().map(UserId::as_str))
         .bind::<BigInt, _>((now + *window).micros())
         .bind::<BigInt, _>(now.micros())
         .bind::<BigInt, _>((now + THROTTLE_KEPT).micros())
-        .bind::<BigInt, _>(password_set)
+        .bind::<BigInt, _>(i64::from(at_once))
         .bind::<BigInt, _>(i64::from(*rolling))
         .bind::<BigInt, _>(i64::from(*free))
-        .bind::<BigInt, _>(i64::from(*doublings))
         .bind::<BigInt, _>(micros(*most))
+        .bind::<BigInt, _>(i64::from(*doublings))
         .bind::<BigInt, _>(micros(*step))
-        .bind::<BigInt, _>(i64::from(*in_a_row))
+        .bind::<BigInt, _>(i64::from(*in_a_row / 4))
         .bind::<BigInt, _>((now + THROTTLE_KEPT_LONG).micros())
+        .get_result::<Failures>(connection)
+        .optional()?;
+    Ok(counted.map(|counted| counted.failures))
+}
+
+fn abandon(connection: &mut AnyConnection, bucket: &Bucket, now: Timestamp) -> Result<(), Diesel> {
+    diesel::sql_query(ABANDON)
+        .bind::<BigInt, _>(now.micros())
+        .bind::<BigInt, _>((now + bucket.rule.window).micros())
+        .bind::<Text, _>(&bucket.key)
+        .bind::<BigInt, _>((now + ATTEMPT_IN_PROGRESS).micros())
         .execute(connection)?;
-    Ok(rows == 1)
+    Ok(())
+}
+
+/// Stored state by key, and the user that it is of.
+type Counters = HashMap<String, (Counter, Option<String>)>;
+
+type Row = (String, Option<String>, i64, i64, i64, i64, i64, i64);
+
+fn counter(
+    (key, user, failures, window_ends, in_a_row, next_at, in_progress, until): Row,
+) -> (String, (Counter, Option<String>)) {
+    let counter = Counter {
+        failures,
+        window_ends: Timestamp::from_micros(window_ends),
+        in_a_row,
+        next_at: Timestamp::from_micros(next_at),
+        in_progress,
+        in_progress_until: Timestamp::from_micros(until),
+    };
+    (key, (counter, user))
+}
+
+/// Returns why an attempt is not admitted: the longest wait, else the strictest of the other reasons.
+fn refusal(attempt: &Attempt, counters: &Counters, now: Timestamp) -> Option<Verdict> {
+    let refusals = attempt.buckets().filter_map(|bucket| {
+        let (mut counter, user) = counters.get(&bucket.key)?.clone();
+        if user.as_deref() != bucket.user.as_ref().map(UserId::as_str) {
+            counter.in_a_row = 0;
+        }
+        counter.refusal(bucket.rule, now)
+    });
+    refusals.max_by_key(|refusal| match refusal {
+        Verdict::Wait(wait) => (3, *wait),
+        Verdict::Exhausted => (2, Duration::ZERO),
+        Verdict::Busy => (1, Duration::ZERO),
+        Verdict::Admitted => (0, Duration::ZERO),
+    })
 }
 
 impl Transaction<'_> {
-    /// Counts a try to sign in as a failure in all its buckets, or in none and says how long to wait.
-    /// The try itself is counted in any case.
+    /// Admits an attempt to sign in to all its buckets, or to none and returns why. An admitted attempt is
+    /// in progress until [`Transaction::record_failure`], [`Transaction::record_success`] or
+    /// [`Transaction::refund_attempt`].
     ///
     /// # Errors
     /// [`Error`].
-    pub fn admit(
-        &mut self,
-        attempt: &Attempt,
-        username: Option<&Username>,
-        now: Timestamp,
-    ) -> Result<Verdict, Error> {
-        // Whoever must wait takes no lock, so that a storm on one account holds up nobody else.
-        if !self.wait(attempt, now)?.is_zero() {
-            return self.put_off(attempt, now);
+    pub fn admit(&mut self, attempt: &Attempt, now: Timestamp) -> Result<Verdict, Error> {
+        // An attempt that must wait takes no lock, so that a storm on one account delays no other.
+        let counters = self.counters(attempt)?;
+        if let Some(verdict) = refusal(attempt, &counters, now) {
+            return self.put_off(attempt, verdict);
         }
-        let password_set = self.password_set(username)?;
         let all = self.0.transaction(|connection| {
             for bucket in attempt.buckets() {
-                if !count(connection, bucket, password_set, now)? {
+                let counter = counters.get(&bucket.key).map(|(counter, _)| counter);
+                if counter.is_some_and(|counter| counter.is_abandoned(now)) {
+                    abandon(connection, bucket, now)?;
+                }
+                if !reserve(connection, bucket, now)? {
                     return Err(Diesel::RollbackTransaction);
                 }
             }
             Ok(())
         });
         match all {
-            Ok(()) => Ok(Verdict::Admitted {
-                spray: self.spends_the_last(attempt)?,
-            }),
-            Err(Diesel::RollbackTransaction) => self.put_off(attempt, now),
+            Ok(()) => Ok(Verdict::Admitted),
+            Err(Diesel::RollbackTransaction) => {
+                let counters = self.counters(attempt)?;
+                // Another attempt took the room, and may have given it back since.
+                let verdict = refusal(attempt, &counters, now).unwrap_or(Verdict::Busy);
+                self.put_off(attempt, verdict)
+            }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Counts an admitted attempt as a failure. Returns whether a network has spent with it the last
+    /// of its free failures.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn record_failure(&mut self, attempt: &Attempt, now: Timestamp) -> Result<bool, Error> {
+        let mut spray = false;
+        for bucket in attempt.buckets() {
+            let failures = fail(self.0, bucket, false, now)?;
+            spray |= bucket.is_network() && failures == Some(i64::from(bucket.rule.free));
+        }
+        Ok(spray)
+    }
+
+    /// Ends an admitted attempt that was a success: what counts this account from here begins from zero,
+    /// and `account` begins a new series.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn record_success(&mut self, attempt: &Attempt, account: &Bucket) -> Result<(), Error> {
+        for bucket in attempt.buckets() {
+            if !bucket.rule.rolling {
+                self.refund(bucket)?;
+                continue;
+            }
+            let row = t::table.find(&bucket.key);
+            if diesel::delete(row.filter(t::in_progress.le(1))).execute(self.0)? == 0 {
+                // Others are in progress.
+                diesel::update(row)
+                    .set((
+                        t::failures.eq(0),
+                        t::in_a_row.eq(0),
+                        t::next_at.eq(0),
+                        t::in_progress.eq(t::in_progress - 1),
+                    ))
+                    .execute(self.0)?;
+            }
+        }
+        diesel::update(t::table.find(&account.key))
+            .set(t::in_a_row.eq(0))
+            .execute(self.0)?;
+        Ok(())
+    }
+
+    /// Ends an admitted attempt that was not evaluated.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn refund_attempt(&mut self, attempt: &Attempt) -> Result<(), Error> {
+        for bucket in attempt.buckets() {
+            self.refund(bucket)?;
+        }
+        Ok(())
+    }
+
+    fn refund(&mut self, bucket: &Bucket) -> Result<(), Error> {
+        let open = t::table.find(&bucket.key).filter(t::in_progress.gt(0));
+        diesel::update(open)
+            .set(t::in_progress.eq(t::in_progress - 1))
+            .execute(self.0)?;
+        Ok(())
     }
 
     /// Counts one failure in one bucket; how long to wait when there is no room.
@@ -117,7 +311,7 @@ impl Transaction<'_> {
         bucket: &Bucket,
         now: Timestamp,
     ) -> Result<Option<Duration>, Error> {
-        if count(self.0, bucket, 0, now)? {
+        if fail(self.0, bucket, true, now)?.is_some() {
             return Ok(None);
         }
         let next: Option<i64> = t::table
@@ -128,94 +322,88 @@ impl Transaction<'_> {
         Ok(next.map(|next| Timestamp::from_micros(next).since(now)))
     }
 
-    /// When the password of a name was set, so that a new one ends a series of failures.
-    fn password_set(&mut self, username: Option<&Username>) -> Result<i64, Error> {
-        let name = username.map_or("", Username::as_str);
-        let set: Option<i64> = users::table
-            .inner_join(passwords::table)
-            .filter(users::username.eq(name))
-            .select(passwords::set_at)
+    /// Returns the user of a name.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn find_user_id(&mut self, username: &Username) -> Result<Option<UserId>, Error> {
+        let id: Option<String> = users::table
+            .filter(users::username.eq(username.as_str()))
+            .select(users::id)
             .first(self.0)
             .optional()?;
-        Ok(set.unwrap_or(0))
+        Ok(id.map(UserId::from))
     }
 
-    fn spends_the_last(&mut self, attempt: &Attempt) -> Result<bool, Error> {
-        let networks = attempt.buckets().filter(|bucket| bucket.is_network());
-        for bucket in networks {
-            let failures: i64 = t::table
-                .find(&bucket.key)
-                .select(t::failures)
-                .first(self.0)?;
-            if failures == i64::from(bucket.rule.free) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn wait(&mut self, attempt: &Attempt, now: Timestamp) -> Result<Duration, Error> {
+    fn counters(&mut self, attempt: &Attempt) -> Result<Counters, Error> {
         let keys: Vec<&str> = attempt
             .buckets()
             .map(|bucket| bucket.key.as_str())
             .collect();
-        let next: Option<i64> = t::table
+        let rows: Vec<Row> = t::table
             .filter(t::key.eq_any(keys))
-            .select(diesel::dsl::max(t::next_at))
-            .first(self.0)?;
-        Ok(Timestamp::from_micros(next.unwrap_or(0)).since(now))
+            .select((
+                t::key,
+                t::user_id,
+                t::failures,
+                t::window_ends,
+                t::in_a_row,
+                t::next_at,
+                t::in_progress,
+                t::in_progress_until,
+            ))
+            .load(self.0)?;
+        Ok(rows.into_iter().map(counter).collect())
     }
 
-    fn put_off(&mut self, attempt: &Attempt, now: Timestamp) -> Result<Verdict, Error> {
-        let account = attempt.account();
-        diesel::update(t::table.find(&account.key))
-            .set(t::attempts.eq(t::attempts + 1))
-            .execute(self.0)?;
-        let wait = self.wait(attempt, now)?;
-        Ok(if wait.is_zero() {
-            Verdict::Exhausted
-        } else {
-            Verdict::Wait(wait)
-        })
-    }
-
-    /// Takes back what [`Transaction::admit`] counted, since the try was no failure. When it was a
-    /// success, what counts this account from here begins anew, and so does its series.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn absolve(
-        &mut self,
-        attempt: &Attempt,
-        success: bool,
-        now: Timestamp,
-    ) -> Result<(), Error> {
-        for bucket in attempt.buckets() {
-            let row = t::table.find(&bucket.key);
-            if success && bucket.rule.rolling {
-                diesel::delete(row).execute(self.0)?;
-                continue;
-            }
-            diesel::update(row.filter(t::failures.gt(0)))
-                .set((
-                    t::failures.eq(t::failures - 1),
-                    t::in_a_row.eq(t::in_a_row - 1),
-                    t::next_at.eq(now.micros()),
-                ))
+    /// Counts an attempt that was put off because of others that failed.
+    fn put_off(&mut self, attempt: &Attempt, verdict: Verdict) -> Result<Verdict, Error> {
+        if verdict != Verdict::Busy {
+            diesel::update(t::table.find(&attempt.account().key))
+                .set(t::attempts.eq(t::attempts + 1))
                 .execute(self.0)?;
         }
-        Ok(())
+        Ok(verdict)
     }
 
-    /// Ends the series of failures of an account: somebody signed in to it.
+    /// Clears all counters of a user: a new password ends every wait and every series. Returns how many
+    /// there were.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn end_series(&mut self, account: &Bucket) -> Result<(), Error> {
-        diesel::update(t::table.find(&account.key))
-            .set(t::in_a_row.eq(0))
-            .execute(self.0)?;
-        Ok(())
+    pub fn clear_user_throttles(&mut self, user: &UserId) -> Result<usize, Error> {
+        // Account rows last, as attempts take them.
+        let rows = || t::table.filter(t::user_id.eq(user.as_str()));
+        let pairs = diesel::delete(rows().filter(t::key.like("pair:%"))).execute(self.0)?;
+        Ok(pairs + diesel::delete(rows()).execute(self.0)?)
+    }
+
+    /// Clears all counters of an address and of its networks. Returns how many there were.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn clear_address_throttles(&mut self, address: IpAddr) -> Result<usize, Error> {
+        let (keys, pairs) = keys_of_address(address);
+        let mut cleared = 0;
+        for key in keys {
+            cleared += diesel::delete(t::table.find(key)).execute(self.0)?;
+        }
+        let pairs = t::table.filter(t::key.like(format!("pair:%{pairs}")));
+        Ok(cleared + diesel::delete(pairs).execute(self.0)?)
+    }
+
+    /// Clears all counters. Returns how many there were.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn clear_throttles(&mut self) -> Result<usize, Error> {
+        let mut cleared = 0;
+        // In the order in which attempts take them.
+        for keys in ["network:%/24", "network:%", "pair:%", "%"] {
+            let rows = t::table.filter(t::key.like(keys));
+            cleared += diesel::delete(rows).execute(self.0)?;
+        }
+        Ok(cleared)
     }
 
     /// Whether somebody signed in to this account from this browser before.

@@ -1,11 +1,13 @@
 //! `users` and `passwords`.
 
+use diesel::sql_types::{BigInt, Text};
 use diesel::{
     ExpressionMethods, JoinOnDsl, NullableExpressionMethods, OptionalExtension, QueryDsl,
     RunQueryDsl,
 };
 use portcullis_verifier::Kind;
 
+use super::connection::AnyConnection;
 use super::revocations::Record;
 use super::schema::{passwords as p, users as t};
 use super::{Error, Transaction, unreadable};
@@ -25,6 +27,13 @@ type Row = (
     i64,
     i64,
 );
+
+#[derive(diesel::QueryableByName)]
+struct Id {
+    #[diesel(sql_type = Text)]
+    #[allow(dead_code, reason = "whether there is a row is all that is asked")]
+    id: String,
+}
 
 fn user(row: Row) -> Result<User, Error> {
     let (id, username, name, email, email_verified, claims, epoch, disabled, created, updated) =
@@ -118,7 +127,8 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// Stores a password's hash, the first or a renewed one of the same password.
+    /// Stores the hash of a new password. A new hash of the same password is for
+    /// [`Transaction::renew_password_hash`].
     ///
     /// # Errors
     /// [`Error`].
@@ -133,6 +143,45 @@ impl Transaction<'_> {
                 .execute(self.0)?;
         }
         Ok(())
+    }
+
+    /// Replaces the hash `old` of a password by another one of the same password. Returns `false` when
+    /// the stored hash is no longer `old`: then the password may have been replaced as well.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn renew_password_hash(
+        &mut self,
+        id: &UserId,
+        old: &str,
+        new: &str,
+    ) -> Result<bool, Error> {
+        let unchanged = p::table.find(id.as_str()).filter(p::phc.eq(old));
+        let rows = diesel::update(unchanged)
+            .set(p::phc.eq(new))
+            .execute(self.0)?;
+        Ok(rows == 1)
+    }
+
+    /// Returns whether a user still has the auth epoch `epoch` and is not disabled. Until this
+    /// transaction ends, nothing changes that: on PostgreSQL the row is locked, and an embedded
+    /// database has one writer.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn holds_auth_epoch(&mut self, id: &UserId, epoch: i64) -> Result<bool, Error> {
+        let lock = match &*self.0 {
+            AnyConnection::Sqlite(_) => "",
+            #[cfg(feature = "postgres")]
+            AnyConnection::Postgres(_) => " FOR SHARE",
+        };
+        let rows = diesel::sql_query(format!(
+            "SELECT id FROM users WHERE id = $1 AND auth_epoch = $2 AND disabled_at IS NULL{lock}"
+        ))
+        .bind::<Text, _>(id.as_str())
+        .bind::<BigInt, _>(epoch)
+        .load::<Id>(self.0)?;
+        Ok(!rows.is_empty())
     }
 
     /// Cuts a person off: raises the auth epoch, so that every session, code, grant and token that

@@ -1,7 +1,8 @@
-//! From a connection to the requests on it: what each worker does with what was accepted, and what becomes
-//! of requests that the HTTP layer refuses before we see them.
+//! From a connection to the requests on it: each worker counts what was accepted, lets TLS shake hands, and
+//! hands it to the HTTP layer. Also what becomes of requests that the HTTP layer refuses before we see them.
 
 use std::fmt::Debug;
+use std::future::ready;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::time::Duration;
@@ -9,16 +10,20 @@ use std::time::Duration;
 use actix_http::error::{DispatchError, ParseError};
 use actix_http::{HttpService, Protocol, Request};
 use actix_server::{GracefulShutdownSignal, ServerBuilder};
-use actix_service::{Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, map_config};
-use actix_tls::accept::rustls_0_23::Acceptor;
+use actix_service::{
+    Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_service, map_config,
+};
+use actix_tls::accept::rustls_0_23::{Acceptor, TlsStream};
 use actix_web::Error;
 use actix_web::dev::{AppConfig, ServiceResponse};
+use actix_web::rt::net::TcpStream;
 use futures_util::FutureExt;
+use futures_util::future::{Either, select};
 use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 
 use super::client_address;
-use super::connections::Connections;
+use super::connections::{Connections, Slot};
 use super::listeners;
 use super::wire::{Pulse, Stream, Wire};
 use crate::config::Address;
@@ -33,9 +38,17 @@ const TICK: Duration = Duration::from_millis(600);
 /// How long a connection may take to end.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// A connection that was counted for its source.
+struct Admitted<T> {
+    stream: T,
+    slot: Slot,
+}
+
 /// What all connections of a listener share; `app` makes the application of a worker.
 #[derive(Clone)]
 pub struct Accept<F> {
+    /// The name of the listener.
+    pub name: &'static str,
     /// How many there are.
     pub connections: Connections,
     /// When to stop.
@@ -69,7 +82,7 @@ where
             Address::Tcp { host, port } => (listeners::bare(host), *port),
             Address::Unix(path) => {
                 let socket = listeners::socket(path)?;
-                let server = server.listen_uds("public", socket, move || self.service())?;
+                let server = server.listen_uds(self.name, socket, move || self.plain())?;
                 return Ok((server, Vec::new()));
             }
         };
@@ -85,9 +98,9 @@ where
             addresses.push(listener.local_addr()?);
             let (accept, acceptor) = (self.clone(), acceptor.clone());
             server = match acceptor {
-                None => server.listen("public", listener, move || accept.service()),
-                Some(acceptor) => server.listen("public", listener, move || {
-                    let handshake = acceptor.clone().map_err(drop);
+                None => server.listen(self.name, listener, move || accept.plain()),
+                Some(acceptor) => server.listen(self.name, listener, move || {
+                    let handshake = accept.handshake(acceptor.clone());
                     handshake.and_then(accept.service().map_err(drop))
                 }),
             }?;
@@ -95,11 +108,66 @@ where
         Ok((server, addresses))
     }
 
+    /// Serves requests without encryption.
+    fn plain<T: Stream>(
+        &self,
+    ) -> impl ServiceFactory<T, Config = (), Response = (), Error = (), InitError = ()> + use<T, F, S>
+    {
+        let connections = self.connections.clone();
+        let admit = fn_service(move |stream: T| {
+            let slot = connections.admit(stream.tcp());
+            ready(slot.map(|slot| Admitted { stream, slot }).ok_or(()))
+        });
+        admit.and_then(self.service().map_err(drop))
+    }
+
+    /// Counts a connection and lets it shake hands. It is closed when the handshake takes too long, or when
+    /// it is the oldest and another needs its place.
+    fn handshake(
+        &self,
+        acceptor: Acceptor,
+    ) -> impl ServiceFactory<
+        TcpStream,
+        Config = (),
+        Response = Admitted<TlsStream<TcpStream>>,
+        Error = (),
+        InitError = (),
+    > + use<F, S> {
+        let (connections, clock) = (self.connections.clone(), self.clock.clone());
+        apply_fn_factory(acceptor.map_err(drop), move |stream: TcpStream, tls: &_| {
+            let Some((slot, handshake)) = connections.admit_handshake(&stream) else {
+                return Either::Left(ready(Err(())));
+            };
+            let peer = stream.peer_addr().ok();
+            let (clock, begun) = (clock.clone(), clock.uptime());
+            // Its state is not kept beside that of the requests that follow.
+            let accepted = Box::pin(Service::call(tls, stream));
+            Either::Right(select(accepted, handshake).map(move |first| match first {
+                Either::Left((Ok(stream), _)) => Ok(Admitted { stream, slot }),
+                Either::Left((Err(()), _)) => {
+                    if clock.uptime().since(begun) >= HANDSHAKE_TIME {
+                        report("closed", "http.timeout", "handshake", peer);
+                    }
+                    Err(())
+                }
+                Either::Right(((), _)) => {
+                    report("closed", "http.conn_limit", "oldest_handshake", peer);
+                    Err(())
+                }
+            }))
+        })
+    }
+
     fn service<T: Stream>(
         &self,
-    ) -> impl ServiceFactory<T, Config = (), Response = (), Error = DispatchError, InitError = ()>
-    + use<T, F, S> {
-        let (connections, stop) = (self.connections.clone(), self.stop.clone());
+    ) -> impl ServiceFactory<
+        Admitted<T>,
+        Config = (),
+        Response = (),
+        Error = DispatchError,
+        InitError = (),
+    > + use<T, F, S> {
+        let stop = self.stop.clone();
         let app = (self.app)().map_err(|error| error.error_response());
         let http = HttpService::build()
             .keep_alive(KEEP_ALIVE)
@@ -109,15 +177,15 @@ where
                 let stop = stop.clone();
                 async move { stop.notified().await }
             })
-            .on_connect_ext(move |wire: &Wire<T>, connection| {
+            .on_connect_ext(|wire: &Wire<T>, connection| {
                 connection.insert(wire.pulse());
-                connections.accept(wire.stream().tcp(), connection);
             })
             .finish(map_config(app, |()| AppConfig::default()));
         let clock = self.clock.clone();
-        apply_fn_factory(http, move |stream: T, http: &_| {
+        apply_fn_factory(http, move |admitted: Admitted<T>, http: &_| {
+            let Admitted { stream, slot } = admitted;
             let peer = stream.tcp().and_then(|tcp| tcp.peer_addr().ok());
-            let wire = Wire::new(stream);
+            let wire = Wire::new(stream, slot);
             let pulse = wire.pulse();
             let served = Service::call(http, (wire, Protocol::Http1, peer));
             let (clock, begun) = (clock.clone(), clock.uptime());
@@ -151,6 +219,11 @@ fn tell(
             None => return,
         },
     };
+    report(code, event, reason, peer);
+}
+
+/// Counts and logs a connection that was closed, or a request that was refused, before it came to us.
+fn report(code: &'static str, event: &'static str, reason: &'static str, peer: Option<SocketAddr>) {
     REFUSED.count(["none".into(), code.into(), reason.into()]);
     tracing::warn!(event, reason, ip = %client_address::peer(peer));
 }

@@ -14,7 +14,7 @@ use super::pending::Stop;
 use crate::accounts::consent::Consent;
 use crate::accounts::session::Login;
 use crate::app::App;
-use crate::audit::{Event, Name};
+use crate::audit::{Actor, Event, Name, Target};
 use crate::db::{Error, Transaction};
 use crate::id::{ConsentId, UserId};
 use crate::time::Timestamp;
@@ -188,8 +188,8 @@ async fn withdraw(request: &HttpRequest, app: &App, body: Payload) -> Result<Htt
         tx.put_audit(&Event {
             at: now,
             name: Name::ConsentRevoked,
-            actor: format!("user:{}", login.user_id),
-            target: format!("client:{client}"),
+            actor: Actor::User(login.user_id.clone()),
+            target: Target::Client(client),
             reason: None,
             detail: serde_json::json!({}),
         })?;

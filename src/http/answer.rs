@@ -21,11 +21,25 @@ pub struct Frame {
     pub icon: String,
 }
 
+/// Where the forms of a page may lead: the directive `form-action` (CSP3 §6.4.1). Chromium applies it to
+/// every redirect that follows the POST, those of the client included, so no list of sources lets a form
+/// lead out of the origin reliably.
+#[derive(Clone, Copy, Default)]
+pub enum FormTarget<'a> {
+    /// This origin. A response that leads elsewhere must be [`continue_to`].
+    #[default]
+    SelfOnly,
+    /// This origin, and these sources.
+    Also(&'a str),
+    /// Anywhere: the form of the Form Post response mode, which the client may answer with any redirect.
+    Anywhere,
+}
+
 /// What the Content-Security-Policy of a page allows beyond its own origin (policy §8).
 #[derive(Default)]
 pub struct Allowed<'a> {
-    /// `form-action`: browsers apply it to every redirect after the POST.
-    pub form_action: Option<&'a str>,
+    /// Where the forms of the page may lead.
+    pub form_target: FormTarget<'a>,
     /// The nonce of the page's one script.
     pub script_nonce: Option<&'a str>,
     /// Clients may open the page as a popup and keep the reference to it.
@@ -45,12 +59,15 @@ pub fn page(status: StatusCode, template: &impl Template, allowed: &Allowed<'_>)
         || "'none'".to_owned(),
         |nonce| format!("'nonce-{nonce}' 'strict-dynamic'"),
     );
+    let form_action = match allowed.form_target {
+        FormTarget::SelfOnly => " form-action 'self';".to_owned(),
+        FormTarget::Also(sources) => format!(" form-action 'self' {sources};"),
+        // `default-src` does not cover forms (CSP3 §6.1.3).
+        FormTarget::Anywhere => String::new(),
+    };
     let csp = format!(
-        "default-src 'none'; style-src 'self'; img-src 'self'; script-src {script}; form-action 'self'{}; \
+        "default-src 'none'; style-src 'self'; img-src 'self'; script-src {script};{form_action} \
          base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'",
-        allowed
-            .form_action
-            .map_or_else(String::new, |target| format!(" {target}")),
     );
     let mut response = HttpResponse::build(status);
     response
@@ -72,6 +89,29 @@ pub fn see_other(to: &str) -> HttpResponse {
         .finish()
 }
 
+/// A page that continues by itself.
+#[derive(Template)]
+#[template(path = "continue.html")]
+struct ContinuePage<'a> {
+    frame: &'a Frame,
+    to: &'a str,
+}
+
+/// Answers a form of this server whose response may leave the origin, now or after further redirects: a
+/// page that continues to `to` by a refresh and by a link. The navigation that follows is a new one, so
+/// the `form-action` of the page with the form does not apply to it.
+pub fn continue_to(to: &str, assets: &Assets) -> HttpResponse {
+    let template = ContinuePage {
+        frame: &assets.frame,
+        to,
+    };
+    let allowed = Allowed {
+        popup: true,
+        ..Allowed::default()
+    };
+    page(StatusCode::OK, &template, &allowed)
+}
+
 /// A page that posts itself (OAuth 2.0 Form Post Response Mode §4).
 #[derive(Template)]
 #[template(path = "form_post.html")]
@@ -88,10 +128,8 @@ pub fn deliver(delivery: Delivery, app: &App, assets: &Assets) -> HttpResponse {
         Delivery::Redirect(to) => see_other(&to),
         Delivery::Form { action, fields } => {
             let nonce = Secret::opaque(&app.entropy).expose().to_owned();
-            let target = url::Url::parse(&action)
-                .map_or_else(|_| String::new(), |url| url.origin().ascii_serialization());
             let allowed = Allowed {
-                form_action: Some(&target),
+                form_target: FormTarget::Anywhere,
                 script_nonce: Some(&nonce),
                 popup: true,
             };

@@ -10,31 +10,35 @@ use super::client_address::ClientAddress;
 use super::error::{self, Notice};
 use super::extract::{self, Browser, Jar, Unread};
 use super::limits;
-use super::pending::{Pending, Stop, open, pend};
+use super::navigation::Load;
+use super::pending::{Pending, Stop, dispatcher, open, pend};
 use crate::app::App;
 use crate::db;
 use crate::id::{AuthorizationId, ConsentId};
-use crate::oauth::Error;
 use crate::oauth::authorize::{self as rules, Refused, Request};
 use crate::oauth::callback::{Callback, Delivery};
-use crate::oauth::client::GrantType;
 use crate::oauth::grants::authorization_code::Code;
 use crate::oauth::grants::{Given, Grant};
-use crate::oauth::next_step::{Authorization, Stage, Step, next};
+use crate::oauth::next_step::{Authorization, Stage, Step};
 use crate::oauth::params::Params;
 use crate::oauth::scope::Scope;
+use crate::oauth::{Detail, Error};
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
 /// `GET`: begins an authorization, or goes on with the one that `authorization` names.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
+    let load = Load::of(&request);
+    if let Some(refusal) = load.refuse(&request, &app, &assets) {
+        return refusal;
+    }
     let Ok(params) = extract::query(&request) else {
         return error::notice(&request, &app, &assets, Notice::TOO_MANY_FIELDS);
     };
     let browser = Browser::of(&request, &app);
     let outcome = match params.one("authorization") {
-        Ok(Some(id)) => resume(&request, &app, AuthorizationId::from(id), &browser).await,
-        _ => begin(&request, &app, &params, &browser).await,
+        Ok(Some(id)) => resume(&request, &app, AuthorizationId::from(id), &browser, load).await,
+        _ => begin(&request, &app, &params, &browser, load).await,
     };
     match outcome {
         Ok(next) => next.respond(&request, &app, &assets, &browser),
@@ -58,7 +62,7 @@ pub async fn post(
     body: Payload,
 ) -> HttpResponse {
     match store(&request, &app, body).await {
-        Ok(id) => see_other(&format!("/oauth2/authorize?authorization={id}")),
+        Ok(id) => see_other(&dispatcher(&id)),
         Err(stop) => stop.respond(&request, &app, &assets),
     }
 }
@@ -100,22 +104,13 @@ async fn begin(
     app: &App,
     params: &Params,
     browser: &Browser,
+    load: Load,
 ) -> Result<Next, Stop> {
     let now = app.clock.now();
     let pending = pend(http, app, params, now).await?;
-    let login = pending
-        .stored
-        .session
-        .as_ref()
-        .map(|(session, _)| &session.login);
+    allow_frame(load, &pending.request)?;
     // 3. The next step.
-    match next(
-        &pending.request,
-        None,
-        login,
-        pending.stored.consent.as_ref(),
-        now,
-    ) {
+    match pending.next(None, now) {
         Step::Refuse(error) => Err(refuse(&pending.request.callback, error)),
         Step::Answer { scope, consent_id } => {
             answer(app, pending, None, scope, consent_id, now).await
@@ -144,24 +139,15 @@ async fn resume(
     app: &App,
     id: AuthorizationId,
     browser: &Browser,
+    load: Load,
 ) -> Result<Next, Stop> {
     let now = app.clock.now();
     let begun = open(app, &id, browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
         .map_err(|_| Stop::Notice(Notice::TOO_MANY_FIELDS))?;
     let pending = pend(http, app, &params, now).await?;
-    let login = pending
-        .stored
-        .session
-        .as_ref()
-        .map(|(session, _)| &session.login);
-    match next(
-        &pending.request,
-        Some(&begun),
-        login,
-        pending.stored.consent.as_ref(),
-        now,
-    ) {
+    allow_frame(load, &pending.request)?;
+    match pending.next(Some(&begun), now) {
         Step::Login => Ok(Next::Login(id)),
         Step::Consent => Ok(Next::Consent(id)),
         Step::Refuse(error) => {
@@ -178,6 +164,21 @@ async fn resume(
         Step::Answer { scope, consent_id } => {
             answer(app, pending, Some(id), scope, consent_id, now).await
         }
+    }
+}
+
+/// Silent renewal (`prompt=none`) is the only request that a frame may make. On another site it is a
+/// stranger's page, and no cookies are sent: the user counts as signed out there.
+fn allow_frame(load: Load, request: &Request) -> Result<(), Stop> {
+    match load {
+        Load::Frame { .. } if !request.prompt.none => Err(Stop::Notice(Notice::EMBEDDED)),
+        Load::Frame {
+            is_same_site: false,
+        } => {
+            let detail = Detail::new("authz.rejected", "cross_site_frame");
+            Err(refuse(&request.callback, Error::login_required(detail)))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -214,7 +215,6 @@ async fn answer(
         &app.entropy,
         now,
     );
-    let is_family = request.client.may_use(GrantType::RefreshToken);
     let taken = app.store.transaction(move |tx| {
         if let Some(id) = id
             && !tx.take_authorization(&id, now)?
@@ -223,9 +223,6 @@ async fn answer(
         }
         tx.put_grant(&grant)?;
         tx.put_code(&code)?;
-        if is_family {
-            tx.end_surplus_grants(&grant, now)?;
-        }
         tx.touch_session(&session, now)?;
         Ok(true)
     });
@@ -294,6 +291,7 @@ fn authorization(
         browser,
         user_id: None,
         sid: None,
+        login_sid: None,
         stage: Stage::Begun,
         scope: None,
         created_at: now,

@@ -7,19 +7,19 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
-use super::answer::{Allowed, Frame, page, see_other};
+use super::answer::{Allowed, Frame, continue_to, page, see_other};
 use super::assets::Assets;
 use super::error::{self, Notice};
 use super::extract::{self, Browser, Jar};
-use super::pending::{self, Pending, Stop};
+use super::pending::{self, Pending, Stop, dispatcher};
 use crate::accounts::consent::Consent;
 use crate::accounts::session::Login;
 use crate::app::App;
-use crate::audit::{Event, Name};
+use crate::audit::{Actor, Event, Name, Target};
 use crate::id::{AuthorizationId, ConsentId};
 use crate::oauth::Detail;
 use crate::oauth::authorize::Request;
-use crate::oauth::next_step::Stage;
+use crate::oauth::next_step::Step;
 use crate::oauth::params::Params;
 use crate::oauth::scope::Scope;
 use crate::time::Timestamp;
@@ -69,19 +69,22 @@ pub async fn post(
     assets: Data<Assets>,
     body: Payload,
 ) -> HttpResponse {
-    match decide(&request, &app, body).await {
+    match decide(&request, &app, &assets, body).await {
         Ok(response) => response,
         Err(stop) => stop.respond(&request, &app, &assets),
     }
 }
 
-/// Who is asked, about what.
+/// A signed-in user and the authorization request that they decide on.
 struct Asked {
     pending: Pending,
     login: Login,
+    /// Whether the user must decide. Otherwise they have, and may still change their mind.
+    is_due: bool,
 }
 
-/// The open authorization with its signed-in person; without one the dispatcher is asked again.
+/// The open authorization with its signed-in user. `None` when another step is due first, which the
+/// dispatcher knows: consent must never stand in for a login that `prompt` or `max_age` demand.
 async fn asked(
     request: &HttpRequest,
     app: &App,
@@ -93,16 +96,17 @@ async fn asked(
     let params = Params::parse(begun.params.as_bytes())
         .map_err(|_| Stop::Notice(Notice::TOO_MANY_FIELDS))?;
     let pending = pending::pend(request, app, &params, now).await?;
-    let login = pending
-        .stored
-        .session
-        .as_ref()
-        .map(|(session, _)| session.login.clone());
-    Ok(login.map(|login| Asked { pending, login }))
-}
-
-fn dispatcher(id: &AuthorizationId) -> HttpResponse {
-    see_other(&format!("/oauth2/authorize?authorization={id}"))
+    let is_due = match pending.next(Some(&begun), now) {
+        Step::Consent => true,
+        Step::Answer { .. } => false,
+        Step::Login | Step::Refuse(_) => return Ok(None),
+    };
+    let login = pending.login().cloned();
+    Ok(login.map(|login| Asked {
+        pending,
+        login,
+        is_due,
+    }))
 }
 
 fn purpose(id: &AuthorizationId) -> String {
@@ -115,8 +119,9 @@ async fn show(
     assets: &Assets,
     id: AuthorizationId,
 ) -> Result<HttpResponse, Stop> {
-    let Some(asked) = asked(request, app, &id, app.clock.now()).await? else {
-        return Ok(dispatcher(&id));
+    let asked = asked(request, app, &id, app.clock.now()).await?;
+    let Some(asked) = asked.filter(|asked| asked.is_due) else {
+        return Ok(see_other(&dispatcher(&id)));
     };
     error::note(request, "consent.prompted", "page");
     let scope = asked.pending.request.scope.clone();
@@ -150,11 +155,9 @@ async fn show(
         callback_host: host(callback.uri()),
         scopes: scope.iter().map(|name| line(name, &described)).collect(),
     };
-    let target = callback.form_target();
     let allowed = Allowed {
-        form_action: Some(&format!("https: {target}")),
-        script_nonce: None,
         popup: true,
+        ..Allowed::default()
     };
     Ok(page(StatusCode::OK, &template, &allowed))
 }
@@ -190,7 +193,12 @@ fn line(name: &str, described: &HashMap<String, String>) -> ScopeLine {
     }
 }
 
-async fn decide(request: &HttpRequest, app: &App, body: Payload) -> Result<HttpResponse, Stop> {
+async fn decide(
+    request: &HttpRequest,
+    app: &App,
+    assets: &Assets,
+    body: Payload,
+) -> Result<HttpResponse, Stop> {
     // 1. The form is ours, and belongs to this login and this authorization.
     let form = extract::own_form(request, app, body)
         .await
@@ -207,7 +215,7 @@ async fn decide(request: &HttpRequest, app: &App, body: Payload) -> Result<HttpR
         .ok_or(Stop::Notice(Notice::FORGED))?;
     let found = app.store.read(move |tx| tx.find_session(&cookie.hash()));
     let Some((session, _)) = found.await? else {
-        return Ok(dispatcher(&id));
+        return Ok(continue_to(&dispatcher(&id), assets));
     };
     // Bound to the login and not to its cookie, which a sign-in in another tab renews.
     let sid = session.login.sid.as_str();
@@ -217,7 +225,7 @@ async fn decide(request: &HttpRequest, app: &App, body: Payload) -> Result<HttpR
     // 2. The authorization is open, and the person still signed in.
     let now = app.clock.now();
     let Some(asked) = asked(request, app, &id, now).await? else {
-        return Ok(dispatcher(&id));
+        return Ok(continue_to(&dispatcher(&id), assets));
     };
     // 3. What was ticked is part of what was asked for.
     let ticked = form.many("scope").map_err(bad_form)?;
@@ -246,7 +254,7 @@ async fn decide(request: &HttpRequest, app: &App, body: Payload) -> Result<HttpR
         },
         "page",
     );
-    Ok(dispatcher(&id))
+    Ok(continue_to(&dispatcher(&id), assets))
 }
 
 /// Writes the person's answer; `false` when the authorization is no longer open.
@@ -275,15 +283,10 @@ async fn record(
         } else {
             Name::ConsentDenied
         },
-        actor: format!("user:{}", login.user_id),
-        target: format!("client:{}", client.id),
+        actor: Actor::User(login.user_id.clone()),
+        target: Target::Client(client.id.clone()),
         reason: None,
         detail: serde_json::json!({ "scope": granted.as_ref().map(ToString::to_string) }),
-    };
-    let stage = if granted.is_some() {
-        Stage::Consented
-    } else {
-        Stage::Denied
     };
     let id = id.clone();
     let recorded = app.store.transaction(move |tx| {
@@ -291,13 +294,7 @@ async fn record(
             tx.put_consent(consent)?;
         }
         tx.put_audit(&event)?;
-        tx.advance_authorization(
-            &id,
-            stage,
-            (&login.user_id, &login.sid),
-            granted.as_ref(),
-            now,
-        )
+        tx.record_decision(&id, (&login.user_id, &login.sid), granted.as_ref(), now)
     });
     Ok(recorded.await?)
 }

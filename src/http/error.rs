@@ -15,7 +15,7 @@ use super::assets::Assets;
 use super::limits::whole_seconds;
 use crate::app::App;
 use crate::metrics::REFUSED;
-use crate::oauth::{Code, Detail, Error, Severity};
+use crate::oauth::{Code, Description, Detail, Error, Severity};
 
 #[derive(Template)]
 #[template(path = "error.html")]
@@ -59,12 +59,15 @@ notices! {
     TOO_LATE 400 "This sign-in took too long" "It was open for more than its time." Some("Go back to the application and start again."), "authorization.expired" "expired";
     NO_START 400 "Sign-in starts at an application" "This page has nothing to continue." Some("Open the application that you want to use and sign in there."), "authorization.binding_failed" "missing";
     SETUP_LINK 400 "This set-up link does not work" "It is mistyped, older than an hour, or was opened before; or there is an administrator already." Some("While there is none, the command portcullis setup link shows a fresh one."), "admin.bootstrap_refused" "link";
+    LOGOUT 400 "This request to log out was not accepted" "The application that sent you here made a request that cannot be understood. You are still signed in." Some("Go back to the application, or log out on your account page."), "logout.rejected" "malformed";
     BAD_FORM 400 "This form could not be read" "A field is missing, sent twice, too long or malformed." Some("Go back and try again."), "http.malformed" "form";
     PASSWORD_TOO_LONG 400 "This password cannot be used" "A password has at most 1024 bytes." Some("Go back and try again."), "login.failed" "too_long";
     PASSWORD_WITH_NUL 400 "This password cannot be used" "A password has no NUL character." Some("Go back and try again."), "login.failed" "nul";
     TAMPERED 400 "This form was not accepted" "It allows something that the application did not ask for." Some("Go back to the application and start again."), "consent.tampered" "scope";
     BUSY 503 "Too many people sign in right now" "Please try again in a few seconds." None, "login.busy" "hashing";
     RESTORED 503 "Sign-in is closed for a moment" "The database was restored from an older copy and is being checked." Some("Please try again later."), "db.restored" "waiting";
+    CLOCK 503 "Sign-in is closed for a moment" "The clock of this server is wrong." Some("Please try again in a few seconds."), "node.unready" "clock";
+    LEASE 503 "Sign-in is closed for a moment" "The server cannot write to its database." Some("Please try again in a few seconds."), "node.unready" "lease";
     BODY_TOO_LARGE 413 "This is too much" "The request has more than 16 KiB." None, "http.too_large" "body";
     URL_TOO_LONG 414 "This address is too long" "The address has more than 8 KiB." None, "http.too_large" "url";
     HEADERS_TOO_LARGE 431 "This request is too large" "Its headers have more than 32 KiB or 100 fields." None, "http.too_large" "headers";
@@ -72,6 +75,7 @@ notices! {
     TOO_MANY 429 "Too many requests" "Too many requests came from your network in a short time." Some("Please wait a moment and try again."), "ratelimit.hit" "ip";
     FORWARDED 400 "This request cannot be read" "The proxy in front passed on an address that is none." None, "http.bad_forwarded" "address";
     NETWORK 403 "Not from here" "This server does not answer your network." None, "http.denied" "network";
+    EMBEDDED 400 "This page must be opened by itself" "It was requested as a part of another page." Some("Open the application in a window of its own and start again."), "authz.rejected" "fetch_dest";
     HOST 400 "This request cannot be read" "It must say once which server it is for." None, "http.bad_host" "count";
     PLAIN 403 "Not without encryption" "This server is to be used over https only." None, "http.plain" "scheme";
     TOO_SLOW 408 "This took too long" "The request did not arrive in time." None, "http.timeout" "body";
@@ -202,7 +206,7 @@ pub fn json(request: &HttpRequest, error: &Error) -> HttpResponse {
     let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let body = serde_json::json!({
         "error": error.code.as_str(),
-        "error_description": error.code.sentence(),
+        "error_description": error.description(),
         "error_id": RequestId::of(request),
     });
     let mut response = HttpResponse::build(status);
@@ -280,7 +284,9 @@ pub fn log(
         event,
         reason,
         severity,
+        description,
     } = detail;
+    let description = description.map(Description::as_str);
     let source = source.map(ToString::to_string);
     let path = request.path();
     match severity {
@@ -294,7 +300,8 @@ pub fn log(
                 user_ref,
                 ip,
                 error_id = request_id,
-                path
+                path,
+                description
             );
         }
         severity => {
@@ -314,6 +321,7 @@ pub fn log(
                 ip,
                 error_id = request_id,
                 path,
+                description,
                 source
             );
         }

@@ -2,7 +2,7 @@
 
 use actix_web::HttpRequest;
 use actix_web::cookie::{Cookie, SameSite};
-use actix_web::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
+use actix_web::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HeaderMap};
 use actix_web::web::Payload;
 
 use super::error::{self, Notice};
@@ -115,6 +115,23 @@ pub fn authorization(request: &HttpRequest) -> Vec<&[u8]> {
         .collect()
 }
 
+/// Length of a cookie's value: 32 random bytes in base64url.
+const COOKIE_CHARS: usize = 43;
+
+/// The values of all cookies of a name, as the bytes that were sent (RFC 6265 §5.4). Names are not
+/// decoded: browsers enforce the prefix `__Host-` on the name as sent, so another host of the domain may
+/// set `%5F%5FHost-sid`. Cookies that are malformed or belong to other programs do not matter.
+fn cookies_named<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    headers
+        .get_all(COOKIE)
+        .flat_map(|header| header.as_bytes().split(|byte| *byte == b';'))
+        .filter_map(move |pair| {
+            let equals = pair.iter().position(|byte| *byte == b'=')?;
+            let (sent, value) = (pair.get(..equals)?, pair.get(equals + 1..)?);
+            (sent.trim_ascii() == name.as_bytes()).then(|| value.trim_ascii())
+        })
+}
+
 /// A cookie of ours (policy §7).
 #[derive(Clone, Copy, Debug)]
 pub enum Jar {
@@ -142,24 +159,22 @@ impl Jar {
         }
     }
 
-    /// The cookie's value, if it was sent exactly once and has our form. Two of one name: somebody
-    /// planted one.
+    /// The cookie's value, if it was sent exactly once and has the form that the server sets. A second
+    /// cookie of the same name was set by another host of the domain.
     pub fn read(self, request: &HttpRequest, app: &App) -> Option<Secret> {
         let name = self.name(app);
-        let cookies = request.cookies().ok()?;
-        let mut ours = cookies.iter().filter(|cookie| cookie.name() == name);
-        let (cookie, None) = (ours.next()?, ours.next()) else {
+        let mut values = cookies_named(request.headers(), &name);
+        let (value, None) = (values.next()?, values.next()) else {
             return None;
         };
-        (cookie.value().len() == 43).then(|| Secret::from_text(cookie.value()))
+        let value = std::str::from_utf8(value).ok()?;
+        (value.len() == COOKIE_CHARS).then(|| Secret::from_text(value))
     }
 
-    /// Whether a cookie of the name came at all, of whatever form.
+    /// Whether a cookie of the name was sent at all, of whatever form.
     pub fn is_sent(self, request: &HttpRequest, app: &App) -> bool {
         let name = self.name(app);
-        request
-            .cookies()
-            .is_ok_and(|cookies| cookies.iter().any(|cookie| cookie.name() == name))
+        cookies_named(request.headers(), &name).next().is_some()
     }
 
     /// The cookie that keeps `value`.
@@ -236,7 +251,51 @@ pub fn is_same_origin(request: &HttpRequest, app: &App) -> bool {
     let site = matches!(text("Sec-Fetch-Site"), None | Some("same-origin"));
     let origin = match text("Origin") {
         None | Some("null") => true,
-        Some(origin) => origin == app.issuer.origin(),
+        Some(origin) => app.issuer.has_origin(origin),
     };
     site && origin
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::HeaderValue;
+
+    use super::*;
+
+    fn named(header: &[u8], name: &str) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(COOKIE, HeaderValue::from_bytes(header).unwrap());
+        cookies_named(&headers, name)
+            .map(|value| String::from_utf8_lossy(value).into_owned())
+            .collect()
+    }
+
+    #[test]
+    fn cookie_names_are_compared_as_sent() {
+        for other in [
+            "%5F%5FHost-sid",
+            "__Host%2Dsid",
+            "__Host-s%69d",
+            "__host-sid",
+            "\"__Host-sid\"",
+        ] {
+            let header = format!("{other}=a; __Host-sid=b");
+            assert_eq!(named(header.as_bytes(), "__Host-sid"), ["b"], "{other}");
+        }
+    }
+
+    #[test]
+    fn malformed_cookies_do_not_hide_others() {
+        let headers: [&[u8]; 5] = [
+            b"junk=\xe9; sid=a",
+            b"sid=a; junk=\xe9",
+            b"; ;=;sid = a ;nameonly",
+            b"x=\"a;sid=a",
+            b"sid=a\t;sidx=b",
+        ];
+        for header in headers {
+            assert_eq!(named(header, "sid"), ["a"], "{header:?}");
+        }
+        assert_eq!(named(b"sid=a; sid=b", "sid"), ["a", "b"]);
+    }
 }

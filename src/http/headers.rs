@@ -28,7 +28,8 @@ use super::limits::{self, Class, Limits};
 use super::wire::{Busy, Pulse};
 use crate::app::App;
 use crate::config::limits::{BODY_TIME, HANDLER_TIME, HEADER_BYTES, HEADER_FIELDS, URL_BYTES};
-use crate::config::{is_in, is_loopback_host};
+use crate::config::{Authority, is_in};
+use crate::keys::KeyError;
 use crate::oauth::{Code, Detail};
 
 const FIXED: [(&str, &str); 4] = [
@@ -69,8 +70,11 @@ pub async fn guard(
     // Before anything is refused, so that whoever is refused meets a limit as well.
     let refusal = too_many(request.request(), &limits, &app, &assets)
         .or_else(|| from_nowhere(&request, found, &app, &assets))
-        .or_else(|| refuse(&request, &app, &assets))
-        .or_else(|| restored(request.request(), &app, &assets));
+        .or_else(|| refuse(&request, &app, &assets));
+    let refusal = match refusal {
+        Some(refusal) => Some(refusal),
+        None => unfit(request.request(), &app, &assets).await,
+    };
     let response = match refusal {
         Some(refusal) => request.into_response(refusal),
         None => next.call(request).await?.map_into_boxed_body(),
@@ -105,6 +109,26 @@ pub async fn guard(
     }
     access::tell(&http, response.status(), begun, &app);
     Ok(response)
+}
+
+/// Around the management listener: a request is being answered, so that its connection is watched as on the
+/// public listener.
+///
+/// # Errors
+/// None of its own.
+pub async fn in_use(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let busy = Pulse::begin(request.request());
+    let response = next.call(request).await?.map_into_boxed_body();
+    Ok(response.map_body(|_, answer| {
+        BoxBody::new(Holding {
+            answer,
+            _body: None,
+            _busy: busy,
+        })
+    }))
 }
 
 /// Around each route: a request that takes too long is given up. Work on it begins when its body is here.
@@ -276,24 +300,34 @@ fn refuse(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpRe
     other_host(request, app, assets)
 }
 
-/// While the database is known to have gone back in time, nothing that rests on it is answered; keys and
-/// metadata are, and the feed says so itself.
-fn restored(request: &HttpRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
-    if !app.feed.is_restored() {
+/// While this node must not change state, nothing that rests on the database is answered: not from one
+/// that went back in time, not by a wrong clock, and not without an own write in the last 30 s. Keys and
+/// metadata are, and the feed reports its own state. With a database that is the current one, what only
+/// revokes goes on: a revocation does more good than harm.
+async fn unfit(request: &HttpRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
+    let class = Class::of(request.path())?;
+    if matches!(class, Class::Metadata | Class::Feed) {
         return None;
     }
-    match Class::of(request.path())? {
-        Class::Metadata | Class::Feed => None,
-        class if class.is_page() => Some(error::notice(request, app, assets, Notice::RESTORED)),
-        _ => Some(error::json(
+    let error = app.may_change_state().await.err()?;
+    let notice = match &error {
+        KeyError::Restored => Notice::RESTORED,
+        _ if matches!(class, Class::Revoke | Class::Logout) => return None,
+        KeyError::Clock => Notice::CLOCK,
+        _ => Notice::LEASE,
+    };
+    Some(match (class.is_page(), error) {
+        (true, _) => error::notice(request, app, assets, notice),
+        (false, KeyError::Restored) => error::json(
             request,
             &crate::oauth::Error {
                 code: Code::TemporarilyUnavailable,
                 detail: Detail::new("db.restored", "waiting"),
                 source: None,
             },
-        )),
-    }
+        ),
+        (false, error) => error::json(request, &error.into()),
+    })
 }
 
 /// Router and access rules see one and the same path: no escapes, no empty, dot or parameter parts.
@@ -319,24 +353,18 @@ fn other_host(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<Ht
         Some(target) => target.as_str(),
         None => host.to_str().unwrap_or_default(),
     };
-    let authority = app.issuer.authority();
-    if host.eq_ignore_ascii_case(authority)
-        || app
-            .config
-            .http
-            .accept_hosts
-            .iter()
-            .any(|known| known.eq_ignore_ascii_case(host))
+    let (issuer, authority) = (&app.issuer, app.issuer.authority());
+    let named = Authority::parse(host);
+    if named
+        .as_ref()
+        .is_some_and(|named| issuer.is_at(named) || app.config.http.accepts_host(named))
     {
         return None;
     }
-    let (name, port) = host.rsplit_once(':').unwrap_or((host, "80"));
-    let same_port = authority.rsplit_once(':').map_or("80", |(_, port)| port) == port;
-    if app.issuer.is_loopback()
-        && is_loopback_host(name)
-        && same_port
-        && request.method() == Method::GET
-    {
+    let is_loopback_spelling = named.is_some_and(|named| {
+        named.is_loopback() && named.is_same_port(authority, issuer.default_port())
+    });
+    if issuer.is_loopback() && is_loopback_spelling && request.method() == Method::GET {
         let target = request
             .uri()
             .path_and_query()

@@ -15,8 +15,9 @@ pub async fn live() -> HttpResponse {
         .json(json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: the database answers and has our schema, every ring has a signer, the feed goes on, and
-/// the node is not on its way out.
+/// `GET /readyz`: the database accepts writes and has our schema, this node wrote to it lately and agrees
+/// with it about the time, every ring has a signer, the feed goes on, and the node is not on its way out.
+/// Each reason of [`App::may_change_state`] has its check here.
 pub async fn ready(app: Data<App>) -> HttpResponse {
     // A network that swallows packets does not say that the database is away.
     let schema = timeout(READY_TIME, app.store.has_schema()).await;
@@ -24,9 +25,13 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     let (database, schema) = (schema.is_some(), schema.unwrap_or(false));
     let keys = app.keeper.can_sign() && app.keeper.lease_holds();
     let feed = app.feed.place().is_some() && !app.feed.is_restored();
+    let (clock, write) = (app.keeper.clock_ready(), app.keeper.can_write());
     let serving = !app.draining.is_on();
     let word = |good: bool| if good { "ok" } else { "failed" };
-    let status = match (database && schema && keys && feed, serving) {
+    let status = match (
+        database && schema && keys && feed && clock && write,
+        serving,
+    ) {
         (_, false) => "draining",
         (good, true) => word(good),
     };
@@ -44,6 +49,8 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
                 "schema": word(schema),
                 "keys": word(keys),
                 "feed": word(feed),
+                "clock": word(clock),
+                "write": word(write),
                 "serving": word(serving),
             },
         }))

@@ -13,7 +13,7 @@ use actix_service::IntoServiceFactory;
 use actix_tls::accept::max_concurrent_tls_connect;
 use actix_web::dev::ServerHandle;
 use actix_web::web::Data;
-use actix_web::{App as Actix, HttpServer, middleware};
+use actix_web::{App as Actix, middleware};
 
 use super::accept::Accept;
 use super::assets::Assets;
@@ -22,7 +22,7 @@ use super::limits::{Limits, whole_seconds};
 use super::{headers, management, public, tls};
 use crate::app::App;
 use crate::config::Address;
-use crate::config::limits::{CONNECTIONS, HANDSHAKES, THREAD_KEPT};
+use crate::config::limits::{CONNECTIONS, THREAD_KEPT};
 
 /// Both listeners, bound and ready to run.
 pub struct Listeners {
@@ -107,13 +107,16 @@ impl Listeners {
                 .configure(public)
                 .into_factory()
         };
-        max_concurrent_tls_connect(HANDSHAKES.div_ceil(workers));
+        // A worker at the limit of actix-tls accepts nothing, from any address. `Connections` limits
+        // handshakes instead.
+        max_concurrent_tls_connect(usize::MAX);
         let server = Server::build()
             .workers(workers)
             .max_concurrent_connections(CONNECTIONS.div_ceil(workers))
             .shutdown_timeout(whole_seconds(app.config.shutdown.drain.0))
             .disable_signals();
         let accept = Accept {
+            name: "public",
             connections: Connections::new(&app.config.http.trusted_proxies),
             stop: server.graceful_shutdown_signal(),
             clock: app.clock.clone(),
@@ -130,22 +133,31 @@ impl Listeners {
             .bind(server, public_address, tls)
             .map_err(refused(public_address))?;
         let data = app.clone();
-        let health =
-            HttpServer::new(move || Actix::new().app_data(data.clone()).configure(management))
-                .disable_signals()
-                .workers(1);
-        let tls = listen.management_tls.files().map(configure).transpose()?;
-        let health = match (management_address, tls) {
-            (Address::Unix(path), _) => socket(path).and_then(|socket| health.listen_uds(socket)),
-            (Address::Tcp { host, port }, Some(tls)) => {
-                health.bind_rustls_0_23((bare(host), *port), tls)
-            }
-            (Address::Tcp { host, port }, None) => health.bind((bare(host), *port)),
+        let application = move || {
+            Actix::new()
+                .app_data(data.clone())
+                .wrap(middleware::from_fn(headers::in_use))
+                .configure(management)
+                .into_factory()
         };
-        let health = health.map_err(refused(management_address))?;
+        let health = Server::build()
+            .workers(1)
+            .max_concurrent_connections(CONNECTIONS)
+            .disable_signals();
+        let accept = Accept {
+            name: "management",
+            connections: Connections::new(&[]),
+            stop: health.graceful_shutdown_signal(),
+            clock: app.clock.clone(),
+            app: application,
+        };
+        let tls = listen.management_tls.files().map(configure).transpose()?;
+        let (health, management_addresses) = accept
+            .bind(health, management_address, tls)
+            .map_err(refused(management_address))?;
         let shown = (
             chosen(public_address, &addresses),
-            chosen(management_address, &health.addrs()),
+            chosen(management_address, &management_addresses),
         );
         let sockets = [public_address, management_address].into_iter();
         let sockets = sockets.filter_map(|address| match address {

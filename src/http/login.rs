@@ -11,13 +11,13 @@ use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
 use super::access;
-use super::answer::{Allowed, Frame, page, see_other};
+use super::answer::{Allowed, Frame, continue_to, page, see_other};
 use super::assets::Assets;
 use super::client_address::ClientAddress;
 use super::error::{self, Notice};
 use super::extract::{self, Browser, Jar};
 use super::limits::whole_seconds;
-use super::pending::{self, Pending, Stop};
+use super::pending::{self, Pending, Stop, dispatcher};
 use crate::accounts::password::{Password, Unusable, is_outdated};
 use crate::accounts::throttle::{self, ACCOUNT_AND_ADDRESS, Attempt, Verdict};
 use crate::accounts::user::{User, Username};
@@ -26,10 +26,11 @@ use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::id::AuthorizationId;
 use crate::metrics::LOGINS;
 use crate::oauth::Detail;
+use crate::oauth::next_step::Step;
 use crate::oauth::params::Params;
 use crate::secret::{Secret, base64url};
 pub(super) use session::fresh_session;
-use session::{Proof, begin_session};
+use session::{Proof, Renewal, begin_session};
 
 #[derive(Template)]
 #[template(path = "login.html")]
@@ -60,7 +61,8 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
     };
     let browser = Browser::of(&request, &app);
     match pending(&request, &app, &id, &browser).await {
-        Ok(pending) => show(&app, &assets, &id, &browser, &pending, None),
+        Ok(Some(pending)) => show(&app, &assets, &id, &browser, &pending, None),
+        Ok(None) => see_other(&dispatcher(&id)),
         Err(stop) => stop.respond(&request, &app, &assets),
     }
 }
@@ -78,17 +80,21 @@ pub async fn post(
     }
 }
 
+/// The open authorization. `None` when it is to be refused, which a login would not change: the dispatcher
+/// says so to the client. Where no login is due, one is still welcome: with another account, for instance.
 async fn pending(
     request: &HttpRequest,
     app: &App,
     id: &AuthorizationId,
     browser: &Browser,
-) -> Result<Pending, Stop> {
+) -> Result<Option<Pending>, Stop> {
     let now = app.clock.now();
     let begun = pending::open(app, id, browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
         .map_err(|_| Stop::Notice(Notice::TOO_MANY_FIELDS))?;
-    pending::pend(request, app, &params, now).await
+    let pending = pending::pend(request, app, &params, now).await?;
+    let is_refused = matches!(pending.next(Some(&begun), now), Step::Refuse(_));
+    Ok((!is_refused).then_some(pending))
 }
 
 fn show(
@@ -124,16 +130,11 @@ fn show(
         policy_uri: request.client.policy_uri.clone(),
         tos_uri: request.client.tos_uri.clone(),
     };
-    let target = request.callback.form_target();
-    page(
-        StatusCode::OK,
-        &template,
-        &Allowed {
-            form_action: Some(&format!("https: {target}")),
-            script_nonce: None,
-            popup: true,
-        },
-    )
+    let allowed = Allowed {
+        popup: true,
+        ..Allowed::default()
+    };
+    page(StatusCode::OK, &template, &allowed)
 }
 
 async fn sign_in(
@@ -162,7 +163,9 @@ async fn sign_in(
         .map_err(bad_form)?
         .map(AuthorizationId::from);
     let id = id.ok_or(Stop::Notice(Notice::OTHER_BROWSER))?;
-    let pending = pending(request, app, &id, &browser).await?;
+    let Some(pending) = pending(request, app, &id, &browser).await? else {
+        return Ok(continue_to(&dispatcher(&id), assets));
+    };
     // 3. The person is who they say.
     let typed = form.one("username").map_err(bad_form)?.unwrap_or_default();
     let password = form.verbatim("password").map_err(bad_form)?;
@@ -179,8 +182,13 @@ async fn sign_in(
     let shown: String = typed.chars().take(LOGIN_HINT_CHARS).collect();
     let device = Jar::Device.read(request, app);
     let (attempt, verdict) = admit(request, app, username.clone(), device.as_ref()).await?;
-    let spray = match verdict {
-        Verdict::Admitted { spray } => spray,
+    match verdict {
+        Verdict::Admitted => {}
+        Verdict::Busy => {
+            count("unavailable");
+            let detail = Detail::new("login.busy", "in_progress");
+            return Err(Stop::Notice(Notice::BUSY.because(detail)));
+        }
         put_off => {
             let (reason, wait, advice) = throttled(put_off);
             let detail = Detail::new("login.throttled", reason);
@@ -188,38 +196,44 @@ async fn sign_in(
             count("throttled");
             return Ok(error::put_off(request, assets, &advice, wait));
         }
-    };
-    let authenticated = authenticate(app, username, password).await;
-    if authenticated.is_err() {
-        let (attempt, now) = (attempt.clone(), app.clock.now());
-        app.store
-            .transaction(move |tx| tx.absolve(&attempt, false, now))
-            .await?;
     }
-    let Some((user, renewed)) = authenticated.inspect_err(|_| count("unavailable"))? else {
-        let detail = Detail::new("login.failed", "credentials");
-        error::log(request, detail, None);
+    let authenticated = match authenticate(app, username, password).await {
+        Ok(authenticated) => authenticated,
+        Err(stop) => return Err(refund(app, &attempt, stop).await),
+    };
+    // 4. A new session id, always.
+    let device = device.unwrap_or_else(|| Secret::opaque(&app.entropy));
+    let mut reason = "credentials";
+    let mut begun = None;
+    if let Some((user, renewal)) = authenticated {
+        let proof = Proof {
+            attempt: attempt.clone(),
+            account: throttle::account(&user_ref, Some(&user.id)),
+            device: device.hash(),
+            renewal,
+        };
+        begun = match begin_session(request, app, id.clone(), user, proof).await {
+            Ok(begun) => begun,
+            Err(stop @ Stop::Notice(_)) => return Err(stop),
+            Err(stop) => return Err(refund(app, &attempt, stop).await),
+        };
+        reason = "epoch";
+    }
+    let Some(cookie) = begun else {
+        let spray = record_failure(app, attempt).await?;
+        error::log(request, Detail::new("login.failed", reason), None);
         count("failed");
         if spray {
             error::log(request, Detail::high("login.spray", "network"), None);
         }
         return Ok(show(app, assets, &id, &browser, &pending, Some(&shown)));
     };
-    // 4. A new session id, always.
-    let device = device.unwrap_or_else(|| Secret::opaque(&app.entropy));
-    let proof = Proof {
-        attempt,
-        account: throttle::account(&user_ref),
-        device: device.hash(),
-        renewed,
-    };
-    let cookie = begin_session(request, app, id.clone(), user, proof).await?;
     count("success");
     error::note(request, "session.rotated", "login");
     if pending.stored.session.is_some() {
         error::note(request, "login.reauth", "login");
     }
-    let mut response = see_other(&format!("/oauth2/authorize?authorization={id}"));
+    let mut response = continue_to(&dispatcher(&id), assets);
     for (jar, value) in [(Jar::Session, &cookie), (Jar::Device, &device)] {
         if let Err(error) = response.add_cookie(&jar.keep(app, value)) {
             tracing::error!(event = "http.cookie", %error);
@@ -232,29 +246,58 @@ fn count(result: &'static str) {
     LOGINS.count(["password".into(), result.into()]);
 }
 
-/// Whether this try may be evaluated. It counts as a failure until it is none.
+/// Gives back the room of an attempt that was not evaluated, or whose session could not be written, and
+/// returns `stop`. If the database is away, the attempt counts as abandoned.
+async fn refund(app: &App, attempt: &Attempt, stop: Stop) -> Stop {
+    count("unavailable");
+    let attempt = attempt.clone();
+    let refunded = app.store.transaction(move |tx| tx.refund_attempt(&attempt));
+    if let Err(error) = refunded.await {
+        tracing::warn!(event = "storage.error", reason = "throttle", %error);
+    }
+    stop
+}
+
+/// Counts a failed attempt before it is answered. Returns whether its network has spent the last of its
+/// free failures.
+async fn record_failure(app: &App, attempt: Attempt) -> Result<bool, Stop> {
+    let clock = app.clock.clone();
+    let counted = app.store.transaction(move |tx| {
+        let now = tx.database_time(&clock)?;
+        tx.record_failure(&attempt, now)
+    });
+    Ok(counted.await?)
+}
+
+/// Whether this attempt may be evaluated. It takes the room of a failure while its outcome is open.
 async fn admit(
     request: &HttpRequest,
     app: &App,
     username: Option<Username>,
     device: Option<&Secret>,
 ) -> Result<(Attempt, Verdict), Stop> {
-    let (now, address) = (app.clock.now(), ClientAddress::of(request));
+    let (clock, address) = (app.clock.clone(), ClientAddress::of(request));
     let name = username.as_ref().map_or("", Username::as_str);
     let person = app.secret.user_ref(name);
     let device = device.map(Secret::hash);
     let admitted = app.store.transaction(move |tx| {
+        let now = tx.database_time(&clock)?;
         let known = match &device {
             Some(device) => tx.is_known_device(device, username.as_ref(), now)?,
             None => false,
         };
+        let user = match &username {
+            Some(username) => tx.find_user_id(username)?,
+            None => None,
+        };
         let attempt = match &device {
             Some(device) if known => {
-                Attempt::from_known_device(&person, &base64url(device.as_bytes()))
+                let device = base64url(device.as_bytes());
+                Attempt::from_known_device(&person, user.as_ref(), &device)
             }
-            _ => Attempt::from_anywhere(&person, address),
+            _ => Attempt::from_anywhere(&person, user.as_ref(), address),
         };
-        let verdict = tx.admit(&attempt, username.as_ref(), now)?;
+        let verdict = tx.admit(&attempt, now)?;
         Ok((attempt, verdict))
     });
     Ok(admitted.await?)
@@ -279,13 +322,13 @@ fn throttled(verdict: Verdict) -> (&'static str, Duration, String) {
     ("wait", wait, advice)
 }
 
-/// The person of a name and password, with a renewed hash where the stored one is outdated. The
+/// The person of a name and password, with a new hash where the cost of the stored one is outdated. The
 /// same work is done for a name that does not exist.
 async fn authenticate(
     app: &App,
     username: Option<Username>,
     password: Password,
-) -> Result<Option<(User, Option<String>)>, Stop> {
+) -> Result<Option<(User, Option<Renewal>)>, Stop> {
     let found = match username {
         Some(username) => {
             app.store
@@ -296,17 +339,19 @@ async fn authenticate(
     };
     let (user, phc) = found.map_or((None, None), |(user, phc)| (Some(user), phc));
     let outdated = phc
-        .as_deref()
-        .is_some_and(|phc| is_outdated(phc, &app.config.login.argon2));
+        .clone()
+        .filter(|phc| is_outdated(phc, &app.config.login.argon2));
     let busy = |_| Stop::Notice(Notice::BUSY);
     let (password, right) = app.password_matches(password, phc).await.map_err(busy)?;
     let Some(user) = user.filter(|user| right && user.disabled_at.is_none()) else {
         return Ok(None);
     };
-    let renewed = if outdated {
-        Some(app.password_hash(password).await.map_err(busy)?)
-    } else {
-        None
+    let renewal = match outdated {
+        Some(old) => {
+            let new = app.password_hash(password).await.map_err(busy)?;
+            Some(Renewal { old, new })
+        }
+        None => None,
     };
-    Ok(Some((user, renewed)))
+    Ok(Some((user, renewal)))
 }

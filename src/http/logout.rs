@@ -1,11 +1,11 @@
 //! `/oauth2/end_session`: OpenID Connect RP-Initiated Logout, and the log-out button of our own pages.
 
-use actix_web::http::StatusCode;
+use actix_web::http::{Method, StatusCode};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
-use super::answer::{Allowed, Frame, page, see_other};
+use super::answer::{Allowed, Frame, continue_to, page, see_other};
 use super::assets::Assets;
 use super::error::{self, Notice};
 use super::extract::{self, Jar, Unread};
@@ -13,12 +13,11 @@ use super::pending::Stop;
 use crate::accounts::session::Session;
 use crate::accounts::user::Username;
 use crate::app::App;
-use crate::audit::{Event, Name};
-use crate::id::ClientId;
-use crate::oauth::callback::form_target;
+use crate::audit::{Actor, Event, Name, Target};
+use crate::oauth::Detail;
 use crate::oauth::client::Client;
 use crate::oauth::id_token::Hint;
-use crate::oauth::logout::destination;
+use crate::oauth::logout::{LogoutRequest, UNREADABLE_HINT};
 use crate::oauth::params::Params;
 
 #[derive(Template)]
@@ -40,7 +39,8 @@ struct SignedOut<'a> {
 /// What a form token of the question is for.
 pub(super) const PURPOSE: &str = "logout";
 
-/// `GET`: logs out at once for a genuine hint of this login, else asks.
+/// `GET`: logs out at once for a genuine hint of this login, else asks. Without a session there is nothing
+/// to ask about.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
     let Ok(params) = extract::query(&request) else {
         return error::notice(&request, &app, &assets, Notice::TOO_MANY_FIELDS);
@@ -80,15 +80,16 @@ async fn log_out(
     assets: &Assets,
     params: &Params,
 ) -> Result<HttpResponse, Stop> {
-    let text = |name: &str| params.one(name).ok().flatten();
-    // 1. Who asks, and for whom.
-    let hint =
-        text("id_token_hint").and_then(|token| Hint::read(token, &app.keys(), app.issuer.as_str()));
+    // 1. Which client asks, and for which session.
+    let asked = LogoutRequest::parse(params).map_err(rejected)?;
+    let read = |token| Hint::read(token, &app.keys(), app.issuer.as_str());
+    let hint = asked.id_token_hint.and_then(read);
+    if asked.id_token_hint.is_some() && hint.is_none() {
+        error::log(request, UNREADABLE_HINT, None);
+    }
+    let client_id = asked.requested_by(hint.as_ref()).map_err(rejected)?;
     let cookie = Jar::Session.read(request, app);
     let hash = cookie.map(|cookie| cookie.hash());
-    let client_id = hint
-        .as_ref()
-        .map(|hint| ClientId::from(hint.client_id.as_str()));
     let loaded = app.store.read(move |tx| {
         let session = hash
             .map(|hash| tx.find_session(&hash))
@@ -101,27 +102,28 @@ async fn log_out(
         Ok((session, client))
     });
     let (session, client) = loaded.await?;
-    let to = destination(
-        hint.as_ref(),
-        client.as_ref(),
-        text("post_logout_redirect_uri"),
-        text("state"),
-    );
+    let to = asked
+        .destination(client.as_ref())
+        .unwrap_or_else(|refused| {
+            error::log(request, refused, None);
+            None
+        });
+    let answered = params.has("csrf");
+    let by_form = request.method() == Method::POST;
     let Some((session, username)) = session else {
         extract::log_stranger(request, app);
-        return Ok(done(app, assets, to.as_deref()));
+        return Ok(done(app, assets, to.as_deref(), by_form));
     };
     // 2. A genuine hint of this very login, or the person's own answer; otherwise the question.
     let hinted = hint
         .as_ref()
         .is_some_and(|hint| hint.sid.as_deref() == Some(session.login.sid.as_str()));
-    let answered = params.has("csrf");
     if answered && !extract::is_same_origin(request, app) {
         return Err(Stop::Notice(Notice::CROSS_SITE));
     }
     if answered
         && !app.secret.accepts_form(
-            text("csrf").unwrap_or_default(),
+            params.one("csrf").ok().flatten().unwrap_or_default(),
             session.login.sid.as_str(),
             PURPOSE,
         )
@@ -129,63 +131,56 @@ async fn log_out(
         return Err(Stop::Notice(Notice::FORGED));
     }
     if !hinted && !answered {
+        error::note(request, "logout.confirm", "asked");
         let question = Question {
-            params,
+            asked: &asked,
             sid: session.login.sid.as_str(),
             username: &username,
             client: client.as_ref(),
-            to: to.as_deref(),
         };
         return Ok(question.ask(app, assets));
     }
     // 3. The session ends, and with it its grants.
     end(app, session).await?;
     error::note(request, "session.ended", "logout");
-    Ok(done(app, assets, to.as_deref()))
+    Ok(done(app, assets, to.as_deref(), by_form))
+}
+
+/// The page of a logout request that is not understood. The session stays active.
+fn rejected(error: impl Into<Detail>) -> Stop {
+    Stop::Notice(Notice::LOGOUT.because(error.into()))
 }
 
 /// What the page asks about.
 struct Question<'a> {
-    params: &'a Params,
+    asked: &'a LogoutRequest<'a>,
     sid: &'a str,
     username: &'a Username,
     client: Option<&'a Client>,
-    to: Option<&'a str>,
 }
 
 impl Question<'_> {
     fn ask(&self, app: &App, assets: &Assets) -> HttpResponse {
-        let carried = ["id_token_hint", "post_logout_redirect_uri", "state"];
-        let field = |name: &str| {
-            let value = self.params.one(name).ok().flatten()?;
-            Some((name.to_owned(), value.to_owned()))
-        };
         let template = LogoutPage {
             frame: &assets.frame,
             csrf: app.secret.form_token(self.sid, PURPOSE),
             username: Some(self.username.as_str().to_owned()),
             client: self.client.map(|client| client.name.clone()),
-            fields: carried.into_iter().filter_map(field).collect(),
+            fields: self.asked.fields(),
         };
-        // The answer may lead on to a registered address, on loopback too.
-        let onward = self.to.map_or_else(|| "https:".to_owned(), form_target);
-        let allowed = Allowed {
-            form_action: Some(&onward),
-            ..Allowed::default()
-        };
-        page(StatusCode::OK, &template, &allowed)
+        page(StatusCode::OK, &template, &Allowed::default())
     }
 }
 
 async fn end(app: &App, session: Session) -> Result<(), Stop> {
     let now = app.clock.now();
     let ended = app.store.transaction(move |tx| {
-        let actor = format!("user:{}", session.login.user_id);
-        if tx.end_session(&session.login.sid, "logout", &actor, now)? {
+        let actor = Actor::User(session.login.user_id.clone());
+        if tx.end_session(&session.login.sid, "logout", &actor.to_string(), now)? {
             tx.put_audit(&Event {
                 at: now,
                 name: Name::SessionEnded,
-                target: format!("session:{}", session.login.sid),
+                target: Target::Session(session.login.sid.clone()),
                 actor,
                 reason: None,
                 detail: serde_json::json!({}),
@@ -196,8 +191,9 @@ async fn end(app: &App, session: Session) -> Result<(), Stop> {
     Ok(ended.await?)
 }
 
-fn done(app: &App, assets: &Assets, to: Option<&str>) -> HttpResponse {
+fn done(app: &App, assets: &Assets, to: Option<&str>, by_form: bool) -> HttpResponse {
     let mut response = match to {
+        Some(to) if by_form => continue_to(to, assets),
         Some(to) => see_other(to),
         None => page(
             StatusCode::OK,

@@ -133,6 +133,18 @@ fn keys(page: &mut Page, app: &App) {
         "Since the database last confirmed the keys",
     )
     .sample([], seconds(figures.view_age));
+    if let Some(age) = app.keeper.write_age() {
+        page.gauge(
+            "portcullis_write_age_seconds",
+            "Since the database last took a write of this node",
+        )
+        .sample([], seconds(age));
+    }
+    page.gauge(
+        "portcullis_clock_agrees",
+        "Whether the clocks of this node and of the database agree",
+    )
+    .sample([], u8::from(app.keeper.clock_ready()));
     let verifier = app.verifier().metrics();
     let unknown = verifier.rejected.get("unknown_key").copied();
     page.counter(

@@ -23,6 +23,7 @@ mod listeners;
 mod login;
 mod logout;
 mod metrics;
+mod navigation;
 mod pending;
 mod revoke;
 mod setup;
@@ -36,7 +37,7 @@ use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{guard, middleware};
 
-pub use answer::{Allowed, Frame, page, see_other};
+pub use answer::{Allowed, FormTarget, Frame, page, see_other};
 pub use assets::Assets;
 pub use limits::Limits;
 pub use listeners::{BindError, Listeners};
@@ -92,7 +93,7 @@ pub fn public(config: &mut ServiceConfig) {
                 .route(web::post().to(userinfo::post))
                 .route(web::method(actix_web::http::Method::OPTIONS).to(cors::preflight)),
         ))
-        .service(only(
+        .service(pages(
             &["GET", "POST"],
             web::resource("/oauth2/end_session")
                 .route(web::get().to(logout::get))
@@ -116,25 +117,25 @@ pub fn public(config: &mut ServiceConfig) {
             &["POST"],
             web::resource("/revocations/ack").route(web::post().to(feed::ack)),
         ))
-        .service(only(
+        .service(pages(
             &["GET", "POST"],
             web::resource("/login")
                 .route(web::get().to(login::get))
                 .route(web::post().to(login::post)),
         ))
-        .service(only(
+        .service(pages(
             &["GET", "POST"],
             web::resource("/consent")
                 .route(web::get().to(consent::get))
                 .route(web::post().to(consent::post)),
         ))
-        .service(only(
+        .service(pages(
             &["GET", "POST"],
             web::resource("/setup")
                 .route(web::get().to(setup::get))
                 .route(web::post().to(setup::post)),
         ))
-        .service(only(
+        .service(pages(
             &["GET", "POST"],
             web::resource("/account")
                 .route(web::get().to(account::get))
@@ -197,6 +198,22 @@ fn only(
     >,
 > {
     lasting(methods, resource).wrap(middleware::from_fn(headers::in_time))
+}
+
+/// The same for pages, which only a navigation may open.
+fn pages(
+    methods: &'static [&'static str],
+    resource: actix_web::Resource,
+) -> actix_web::Resource<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<BoxBody>,
+        Error = actix_web::Error,
+        InitError = (),
+    >,
+> {
+    only(methods, resource).wrap(middleware::from_fn(navigation::documents_only))
 }
 
 /// The same for what waits for news.

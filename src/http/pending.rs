@@ -9,18 +9,24 @@ use super::assets::Assets;
 use super::error::{self, Notice};
 use super::extract::{self, Browser, Jar};
 use crate::accounts::consent::Consent;
-use crate::accounts::session::Session;
+use crate::accounts::session::{Login, Session};
 use crate::accounts::user::Username;
+use crate::admin::AdminError;
 use crate::app::App;
 use crate::db::{self, Transaction};
 use crate::id::{AuthorizationId, ClientId};
 use crate::oauth::authorize::{self as rules, Refused, Request, Surroundings};
 use crate::oauth::id_token::Hint;
-use crate::oauth::next_step::Authorization;
+use crate::oauth::next_step::{Authorization, Step, next};
 use crate::oauth::params::Params;
 use crate::oauth::{Detail, Error};
 use crate::secret::Hash;
 use crate::time::Timestamp;
+
+/// The address at which an authorization continues.
+pub(super) fn dispatcher(id: &AuthorizationId) -> String {
+    format!("/oauth2/authorize?authorization={id}")
+}
 
 /// Why there is no next page.
 pub(super) enum Stop {
@@ -43,6 +49,16 @@ impl From<Error> for Stop {
 impl From<db::Error> for Stop {
     fn from(error: db::Error) -> Self {
         Error::from(error).into()
+    }
+}
+
+impl From<AdminError> for Stop {
+    fn from(error: AdminError) -> Self {
+        match error {
+            AdminError::Storage(error) => error.into(),
+            // Handlers answer the refusals that a user can correct; others mean a form that was altered.
+            _ => Self::Notice(Notice::BAD_FORM),
+        }
     }
 }
 
@@ -91,6 +107,22 @@ pub(super) struct Pending {
     pub(super) stored: Stored,
     /// The feed epoch when the client was read.
     pub(super) feed_epoch: i64,
+}
+
+impl Pending {
+    /// The login of the browser that asks.
+    pub(super) fn login(&self) -> Option<&Login> {
+        self.stored
+            .session
+            .as_ref()
+            .map(|(session, _)| &session.login)
+    }
+
+    /// What the request needs next. Every handler that advances an authorization asks this first.
+    pub(super) fn next(&self, begun: Option<&Authorization>, now: Timestamp) -> Step {
+        let consent = self.stored.consent.as_ref();
+        next(&self.request, begun, self.login(), consent, now)
+    }
 }
 
 /// Loads and checks a request; refusals are where RFC 6749 §4.1.2.1 wants them.

@@ -12,15 +12,14 @@ use super::error::{self, Notice};
 use super::extract::{self, Jar};
 use super::login::fresh_session;
 use super::pending::Stop;
-use crate::accounts::admin::{Admin, GrantedBy};
 use crate::accounts::password::{Password, Unusable, Weak};
-use crate::accounts::session::Session;
 use crate::accounts::user::{User, Username};
+use crate::admin::{self, AdminError, Context, first_admin};
 use crate::app::App;
-use crate::audit::{Event, Name};
+use crate::audit::Actor;
 use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::db;
-use crate::secret::{Hash, Secret};
+use crate::secret::Secret;
 
 #[derive(Template)]
 #[template(path = "setup.html")]
@@ -84,10 +83,11 @@ async fn exchange(request: &HttpRequest, app: &App, link: &Secret) -> Result<Htt
     if app.store.read(move |tx| tx.has_admin(now)).await? {
         return Err(Stop::Notice(Notice::SETUP_LINK));
     }
-    let taken = app
-        .store
-        .transaction(move |tx| Ok(!tx.has_admin(now)? && tx.take_setup_link(&hash, &cookie, now)?));
-    if !taken.await? {
+    let ctx = Context::new(Actor::System, app.entropy.clone(), now);
+    let opened = admin::execute(&app.store, ctx, move |tx, ctx| {
+        first_admin::open_link(tx, ctx, &hash, &cookie)
+    });
+    if !opened.await? {
         return Err(Stop::Notice(Notice::SETUP_LINK));
     }
     error::note(request, "admin.bootstrap", "link");
@@ -183,18 +183,20 @@ async fn set_up(
     let cookie = Secret::opaque(&app.entropy);
     let session = fresh_session(app, &user, &cookie, now);
     let hash = browser.hash();
-    let made = app
-        .store
-        .transaction(move |tx| make(tx, &hash, &user, &phc, &session));
+    let actor = Actor::User(user.id.clone());
+    let ctx = Context::new(actor, app.entropy.clone(), now);
+    let made = admin::execute(&app.store, ctx, move |tx, ctx| {
+        first_admin::set_up(tx, ctx, &hash, (&user, &phc), &session)
+    });
     match made.await {
-        Ok(Made::Done) => {}
-        Ok(Made::NameTaken) => {
+        Ok(()) => {}
+        Err(AdminError::Exists { .. }) => {
             return again(
                 "username",
                 "There is an account of this name already.".to_owned(),
             );
         }
-        Ok(Made::TooLate) | Err(db::Error::Duplicate(_)) => {
+        Err(AdminError::Unchanged(_) | AdminError::Storage(db::Error::Duplicate(_))) => {
             return Err(Stop::Notice(Notice::SETUP_LINK));
         }
         Err(error) => return Err(error.into()),
@@ -223,55 +225,4 @@ fn checked(typed: &str, user: &Username, product: &str) -> Result<Password, Stri
         .to_owned()
     })?;
     Ok(password)
-}
-
-enum Made {
-    Done,
-    NameTaken,
-    TooLate,
-}
-
-fn make(
-    tx: &mut db::Transaction<'_>,
-    browser: &Hash,
-    user: &User,
-    phc: &str,
-    session: &Session,
-) -> Result<Made, db::Error> {
-    let now = user.created_at;
-    if tx.find_credentials(&user.username)?.is_some() {
-        return Ok(Made::NameTaken);
-    }
-    if tx.has_admin(now)? || !tx.use_setup_link(browser, now)? {
-        return Ok(Made::TooLate);
-    }
-    tx.put_user(user)?;
-    tx.put_password(&user.id, phc, now)?;
-    tx.put_admin(&Admin {
-        user_id: user.id.clone(),
-        granted_by: GrantedBy::Setup,
-        granted_at: now,
-        expires_at: None,
-    })?;
-    tx.put_session(session)?;
-    let event = |name, target: String, reason: &str| Event {
-        at: now,
-        name,
-        actor: format!("user:{}", user.id),
-        target,
-        reason: Some(reason.to_owned()),
-        detail: serde_json::json!({}),
-    };
-    tx.put_audit(&event(
-        Name::AdminBootstrap,
-        format!("user:{}", user.id),
-        "setup link",
-    ))?;
-    let sid = &session.login.sid;
-    tx.put_audit(&event(
-        Name::SessionBegun,
-        format!("session:{sid}"),
-        "setup link",
-    ))?;
-    Ok(Made::Done)
 }

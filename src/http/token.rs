@@ -21,7 +21,7 @@ use crate::oauth::issue::{self, TokenResponse};
 use crate::oauth::ledger::Failure;
 use crate::oauth::params::Params;
 use crate::oauth::token::{self, Request};
-use crate::oauth::{Code, Detail, Error};
+use crate::oauth::{Code, Description, Detail, Error};
 use crate::time::Timestamp;
 
 /// `POST /oauth2/token`.
@@ -87,18 +87,18 @@ pub(super) async fn proven(
     body: Payload,
     now: Timestamp,
 ) -> Result<(Params, Proven), Stop> {
-    let rejected = |reason| {
-        let detail = Detail::new("token.rejected", reason);
+    let rejected = |reason, description| {
+        let detail = Detail::new("token.rejected", reason).described(description);
         Stop::Error(Error::invalid_request(detail))
     };
     if !request.query_string().is_empty() {
-        return Err(rejected("query"));
+        return Err(rejected("query", Description::IN_QUERY));
     }
     let form = extract::form(request, body)
         .await
         .map_err(|unread| match unread {
             Unread::Notice(notice) => Stop::Notice(notice),
-            Unread::NotAForm => rejected("content_type"),
+            Unread::NotAForm => rejected("content_type", Description::CONTENT_TYPE),
         })?;
     let proven = prove(request, app, &form, now).await?;
     access::name_client(request, &proven.client().id);
@@ -118,7 +118,7 @@ pub(super) async fn prove(
     let presented = client_auth::present(&extract::authorization(request), form)?;
     match recognise(app, &presented, ClientAddress::of(request), now).await? {
         Ok(proven) => Ok(proven),
-        Err(refused) => Err(count_failure(request, app, refused, now).await),
+        Err(refused) => Err(count_failure(request, app, refused).await),
     }
 }
 
@@ -147,11 +147,13 @@ async fn recognise(
 
 /// Counts a client that fails to authenticate, and answers 429 when its address fails too often
 /// (policy §4). A right secret passes all the same: those that we make cannot be guessed.
-async fn count_failure(request: &HttpRequest, app: &App, refused: Error, now: Timestamp) -> Stop {
+async fn count_failure(request: &HttpRequest, app: &App, refused: Error) -> Stop {
     let bucket = throttle::failed_client(ClientAddress::of(request));
-    let counted = app
-        .store
-        .transaction(move |tx| tx.count_failure(&bucket, now));
+    let clock = app.clock.clone();
+    let counted = app.store.transaction(move |tx| {
+        let now = tx.database_time(&clock)?;
+        tx.count_failure(&bucket, now)
+    });
     match counted.await {
         Ok(None) => Stop::Error(refused),
         Ok(Some(wait)) => {

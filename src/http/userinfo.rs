@@ -12,7 +12,7 @@ use super::{cors, error, token};
 use crate::app::App;
 use crate::id::{ClientId, GrantId, UserId};
 use crate::oauth::scope::Scope;
-use crate::oauth::{Detail, Error, userinfo};
+use crate::oauth::{Detail, Error, introspection, userinfo};
 
 /// `GET /oauth2/userinfo`.
 pub async fn get(request: HttpRequest, app: Data<App>) -> HttpResponse {
@@ -75,7 +75,7 @@ async fn tell(app: &App, token: Option<String>) -> Result<Told, Stop> {
     // 1. A genuine token of ours with scope `openid`, whatever its audience.
     let token = token.ok_or(Stop::Rejected(Rejected::Missing))?;
     let (need, now) = (Need::scope("openid"), app.clock.now());
-    let verified = app.verifier().verify_at(&token, &need, now.secs());
+    let verified = introspection::verify_own(app.verifier(), &token, &need, now);
     let claims = verified.map_err(Stop::Rejected)?;
     // 2. About a person, and nothing that it rests on has ended.
     let dead = || Stop::Rejected(Rejected::Claims("revoked"));
@@ -88,11 +88,14 @@ async fn tell(app: &App, token: Option<String>) -> Result<Told, Stop> {
     let (user, client) = (UserId::from(claims.sub), ClientId::from(claims.client_id));
     let user = app.store.read(move |tx| tx.find_user(&user)).await?;
     let user = user.ok_or_else(dead)?;
-    // 3. What its scope allows, signed if its client registered that.
+    // 3. What its scope allows, as far as its client is still registered for that; signed if the client
+    //    registered that.
     let scope = Scope::parse(&claims.scope).map_err(|_| dead())?;
-    let told = userinfo::claims(&user, &scope);
     let known = app.registrations.find(&app.store, &client, now).await?;
-    match known.and_then(|known| known.client.userinfo_alg) {
+    let known = known.ok_or_else(dead)?;
+    let scope = scope.retain(|token| known.client.scopes.contains(token));
+    let told = userinfo::claims(&user, &scope);
+    match known.client.userinfo_alg {
         None => Ok(Told::Plain(told)),
         Some(alg) => {
             let (keys, issuer) = (app.keys(), app.issuer.as_str().to_owned());

@@ -14,6 +14,7 @@ use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::rt::time::{Sleep, sleep};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::connections::Slot;
 use crate::config::limits::{HEADER_TIME, TAKEN_BYTES, UNREAD_TIME};
 
 /// How often in a row the HTTP layer may look after a connection without reading or writing anything. With
@@ -56,6 +57,8 @@ impl Stream for UnixStream {
 /// What is known of a connection while it lasts.
 pub struct Pulse {
     encrypted: bool,
+    /// Counts the connection for its source.
+    slot: Cell<Option<Slot>>,
     /// Requests that got as far as us.
     requests: Cell<usize>,
     /// Whether one of them is being answered.
@@ -76,8 +79,13 @@ impl Drop for Busy {
 }
 
 impl Pulse {
-    fn of(request: &HttpRequest) -> Option<&Rc<Self>> {
+    pub(super) fn of(request: &HttpRequest) -> Option<&Rc<Self>> {
         request.conn_data()
+    }
+
+    /// Stops counting the connection for its source.
+    pub(super) fn release(&self) {
+        drop(self.slot.take());
     }
 
     /// A request is answered from now until what is returned goes.
@@ -142,10 +150,11 @@ impl Watch {
 }
 
 impl<T: Stream> Wire<T> {
-    /// A connection that was just accepted.
-    pub(super) fn new(stream: T) -> Self {
+    /// A connection that was just accepted and counted.
+    pub(super) fn new(stream: T, slot: Slot) -> Self {
         let pulse = Pulse {
             encrypted: T::ENCRYPTED,
+            slot: Cell::new(Some(slot)),
             requests: Cell::new(0),
             busy: Cell::new(false),
             cut: Cell::new(None),
@@ -160,11 +169,6 @@ impl<T: Stream> Wire<T> {
             taken: 0,
             idle: 0,
         }
-    }
-
-    /// The stream itself.
-    pub(super) const fn stream(&self) -> &T {
-        &self.stream
     }
 
     /// What is known of it.

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use crate::config::limits::{CLOCK_OFF_STOPS, CLOCK_OFF_WARNS, CLOCKS_AGREE_FOR, DATABASE_BEHIND};
+use crate::config::limits::{
+    CLOCK_OFF_STOPS, CLOCK_OFF_WARNS, CLOCK_READY_AFTER, CLOCKS_AGREE_FOR, DATABASE_BEHIND,
+};
 use crate::time::{Timestamp, Uptime};
 
 /// What one poll saw.
@@ -72,12 +74,18 @@ impl Clocks {
         self.fault.is_none()
     }
 
+    /// Returns whether the clocks have agreed for a few seconds, for readiness.
+    pub fn ready(&self, up: Uptime) -> bool {
+        self.agreed_for(CLOCK_READY_AFTER, up)
+    }
+
     /// Whether this node may change keys and remove rows.
     pub fn settled(&self, up: Uptime) -> bool {
-        self.fault.is_none()
-            && self
-                .disagreed
-                .is_none_or(|then| up.since(then) >= CLOCKS_AGREE_FOR)
+        self.agreed_for(CLOCKS_AGREE_FOR, up)
+    }
+
+    fn agreed_for(&self, span: Duration, up: Uptime) -> bool {
+        self.fault.is_none() && self.disagreed.is_none_or(|then| up.since(then) >= span)
     }
 
     /// What the node's clock lacks to the database's, in microseconds: 0 while they disagree.
@@ -168,11 +176,17 @@ mod tests {
         scene.node.fetch_add(86_400_000_000, Ordering::SeqCst);
         assert_eq!(scene.after(1), Some((Fault::NodeOff, true)));
         assert!(!scene.clocks.agree() && !scene.settled());
+        assert!(!scene.clocks.ready(scene.up.uptime()));
         assert_eq!(scene.clocks.correction(), 0);
         scene.node.fetch_sub(86_400_000_000, Ordering::SeqCst);
         assert_eq!(scene.after(1), Some((Fault::NodeOff, false)));
         assert!(scene.clocks.agree() && !scene.settled());
-        scene.after(3_598);
+        // Readiness comes back a few seconds after the fault was last seen.
+        scene.after(3);
+        assert!(!scene.clocks.ready(scene.up.uptime()));
+        scene.after(1);
+        assert!(scene.clocks.ready(scene.up.uptime()));
+        scene.after(3_594);
         assert!(!scene.settled());
         scene.after(2);
         assert!(scene.settled());

@@ -15,11 +15,13 @@ mod write;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use portcullis_verifier::Verifier;
 
-use crate::config::limits::{KEY_VIEW_AGE, KEYS_PUBLISHED};
+use crate::audit::Actor;
+use crate::config::limits::{KEY_VIEW_AGE, KEYS_PUBLISHED, WRITE_AGE, WRITE_EVERY};
 use crate::db;
 use crate::keys::rotation::state;
 use crate::keys::{KeyError, KeyView, ServerSecrets, Use};
@@ -90,7 +92,12 @@ impl Keeper {
         if !found.secrets.is_empty() {
             ServerSecrets::open(&found.secrets, &table.keychain(), now)?;
         }
-        table.begin(&Act { actor: "node", now }).await?;
+        table
+            .begin(&Act {
+                actor: Actor::System,
+                now,
+            })
+            .await?;
         let rows = table.read(now).await?;
         let keychain = table.keychain();
         let view = KeyView::build(&rows.keys, &rows.blocked, &keychain, None, now)?;
@@ -130,16 +137,17 @@ impl Keeper {
         &self.verifier
     }
 
-    /// The keys, to sign tokens with. Only while nobody can have revoked one behind our back.
+    /// Checks that this node agrees with its database about the time, and that the database took a
+    /// write of this node and confirmed its keys in the last 30 s.
     ///
     /// # Errors
     /// [`KeyError::NoLease`], [`KeyError::Clock`].
-    pub async fn signing(&self) -> Result<Arc<KeyView>, KeyError> {
+    pub async fn check(&self) -> Result<(), KeyError> {
         if !self.clocks().agree() {
             return Err(KeyError::Clock);
         }
         match self.lease.waits(&self.clock).await {
-            true => Ok(self.view()),
+            true => Ok(()),
             false => Err(KeyError::NoLease),
         }
     }
@@ -155,7 +163,32 @@ impl Keeper {
         }
     }
 
-    /// Whether the last good poll is recent enough to sign tokens.
+    /// Records that the database took a write of this node that began at `begun`.
+    pub fn record_write(&self, begun: Reading) {
+        self.lease.record_write(begun);
+    }
+
+    /// Returns the age of the last own write; `None` before the first one.
+    pub fn write_age(&self) -> Option<Duration> {
+        self.lease.write_age(&self.clock)
+    }
+
+    /// Returns whether it is time to prove again that this node can write.
+    pub fn is_write_due(&self) -> bool {
+        self.write_age().is_none_or(|age| age >= WRITE_EVERY)
+    }
+
+    /// Returns whether the last own write is recent enough for readiness.
+    pub fn can_write(&self) -> bool {
+        self.write_age().is_some_and(|age| age <= WRITE_AGE)
+    }
+
+    /// Returns whether the clocks have agreed for a few seconds, for readiness.
+    pub fn clock_ready(&self) -> bool {
+        self.clocks().ready(self.clock.uptime())
+    }
+
+    /// Whether the last good poll and the last own write are recent enough to sign tokens.
     pub fn lease_holds(&self) -> bool {
         self.lease.holds(&self.clock)
     }
@@ -261,7 +294,14 @@ impl Keeper {
             return Ok(());
         }
         let now = self.clock.now();
-        if self.table.keep(&Act { actor: "node", now }).await? {
+        if self
+            .table
+            .keep(&Act {
+                actor: Actor::System,
+                now,
+            })
+            .await?
+        {
             self.refresh().await?;
         }
         Ok(())

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::table::{Failed, KeyTable, TRIES};
 use super::write::{Act, KeyWrite};
-use crate::audit::Name;
+use crate::audit::{Name, Target};
 use crate::keys::seal::kek_id;
 use crate::keys::{Keychain, SigningKey};
 use crate::secret::Entropy;
@@ -80,7 +80,7 @@ impl KeyTable {
                 return Ok(done);
             }
             let detail = json!({ "to": done.kek, "from": done.moved, "left": done.left.len() });
-            write.note(act, Name::KeyRewrapped, "keys", None, detail);
+            write.note(act, Name::KeyRewrapped, Target::Keys, None, detail);
             if self.write(write, act).await?.is_some() {
                 return Ok(done);
             }

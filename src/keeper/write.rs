@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::audit::{Event, Name};
+use crate::audit::{Actor, Event, Name, Target};
 use crate::db::{Error, Transaction};
 use crate::keys::{SealedSecret, SigningKey};
 use crate::time::Timestamp;
@@ -10,8 +10,8 @@ use crate::time::Timestamp;
 /// Who changes keys, when.
 #[derive(Clone, Debug)]
 pub struct Act {
-    /// `node` or `cli`.
-    pub actor: &'static str,
+    /// The server itself or an operator.
+    pub actor: Actor,
     /// The instant that the change goes by.
     pub now: Timestamp,
 }
@@ -46,7 +46,7 @@ impl KeyWrite {
 
     /// Adds a key.
     pub(super) fn create(&mut self, key: SigningKey, act: &Act) {
-        self.note(act, Name::KeyCreated, &target(&key), None, about(&key));
+        self.note(act, Name::KeyCreated, target(&key), None, about(&key));
         self.inserts.push(key);
     }
 
@@ -59,14 +59,14 @@ impl KeyWrite {
     pub(super) fn revoke(&mut self, old: &SigningKey, new: SigningKey, act: &Act) {
         let reason = new.revoke_reason.clone().unwrap_or_default();
         let why = Some(reason.as_str());
-        self.note(act, Name::KeyRevoked, &target(&new), why, about(&new));
+        self.note(act, Name::KeyRevoked, target(&new), why, about(&new));
         self.block(&new.kid, &reason);
         self.swap(old, new);
     }
 
     /// Empties a row of its private half.
     pub(super) fn destroy(&mut self, old: &SigningKey, new: SigningKey, act: &Act) {
-        self.note(act, Name::KeyDestroyed, &target(old), None, about(old));
+        self.note(act, Name::KeyDestroyed, target(old), None, about(old));
         self.swap(old, new);
     }
 
@@ -80,8 +80,8 @@ impl KeyWrite {
 
     /// Adds a server secret.
     pub(super) fn create_secret(&mut self, secret: SealedSecret, act: &Act) {
-        let target = format!("server_secret:{}", secret.generation);
-        self.note(act, Name::KeyCreated, &target, None, json!({}));
+        let target = Target::ServerSecret(secret.generation);
+        self.note(act, Name::KeyCreated, target, None, json!({}));
         self.secrets.push((None, secret));
     }
 
@@ -95,15 +95,15 @@ impl KeyWrite {
         &mut self,
         act: &Act,
         name: Name,
-        target: &str,
+        target: Target,
         reason: Option<&str>,
         detail: Value,
     ) {
         self.events.push(Event {
             at: act.now,
             name,
-            actor: act.actor.to_owned(),
-            target: target.to_owned(),
+            actor: act.actor.clone(),
+            target,
             reason: reason.map(str::to_owned),
             detail,
         });
@@ -137,7 +137,7 @@ impl KeyWrite {
             }
         }
         for (kid, reason) in &self.records {
-            tx.block_key(kid, reason, act.actor, act.now)?;
+            tx.block_key(kid, reason, &act.actor.to_string(), act.now)?;
         }
         for event in &self.events {
             tx.put_audit(event)?;
@@ -146,8 +146,8 @@ impl KeyWrite {
     }
 }
 
-fn target(key: &SigningKey) -> String {
-    format!("key:{}", key.kid)
+fn target(key: &SigningKey) -> Target {
+    Target::Key(key.kid.clone())
 }
 
 fn about(key: &SigningKey) -> Value {

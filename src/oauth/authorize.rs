@@ -12,7 +12,7 @@ use oxide_auth::primitives::registrar::{BoundClient, ExactUrl, PreGrant, Registe
 use super::callback::{Callback, ResponseMode};
 use super::claims_request::ClaimsRequest;
 use super::client::{Client, GrantType};
-use super::error::{Detail, Error};
+use super::error::{Description, Detail, Error};
 use super::params::{Params, Problem};
 use super::pkce::Challenge;
 use super::redirect_uri;
@@ -94,9 +94,14 @@ fn rejected(reason: &'static str) -> Detail {
     Detail::new("authz.rejected", reason)
 }
 
+/// `invalid_request` because of one parameter.
+fn invalid(reason: &'static str, description: Description) -> Error {
+    Error::invalid_request(rejected(reason).described(description))
+}
+
 impl From<Problem> for Error {
     fn from(problem: Problem) -> Self {
-        Error::invalid_request(rejected(problem.reason()))
+        Error::invalid_request(rejected(problem.reason()).described(problem.description()))
     }
 }
 
@@ -194,20 +199,21 @@ fn read(
         .map_err(|_| Error::invalid_target(rejected("resource")))?;
     let resources = resource::targets(client, around.resources, &named, &scope)?;
     if params.one("state")?.is_some_and(|state| !is_state(state)) {
-        return Err(Error::invalid_request(rejected("state")));
+        return Err(invalid("state", Description::STATE));
     }
     let nonce = params.one("nonce")?.map(str::to_owned);
     if nonce
         .as_ref()
         .is_some_and(|nonce| nonce.chars().count() > NONCE_CHARS)
     {
-        return Err(Error::invalid_request(rejected("nonce")));
+        return Err(invalid("nonce", Description::NONCE));
     }
     essential_acr(params)?;
     let hinted = match params.one("id_token_hint")? {
         None => None,
         Some(hint) => Some(
-            (around.hint)(hint).ok_or_else(|| Error::invalid_request(rejected("id_token_hint")))?,
+            (around.hint)(hint)
+                .ok_or_else(|| invalid("id_token_hint", Description::ID_TOKEN_HINT))?,
         ),
     };
     Ok(Request {
@@ -233,20 +239,24 @@ fn unsupported(params: &Params) -> Result<(), Error> {
         return Err(Error::request_uri_not_supported(rejected("request_uri")));
     }
     match params.one("response_type")? {
-        None => return Err(Error::invalid_request(rejected("response_type"))),
+        None => return Err(invalid("response_type", Description::RESPONSE_TYPE)),
         Some("code") => {}
         Some(_) => return Err(Error::unsupported_response_type(rejected("response_type"))),
     }
     match params.one("response_mode")? {
         None | Some("query" | "form_post") => Ok(()),
-        Some(_) => Err(Error::invalid_request(rejected("response_mode"))),
+        Some(_) => Err(invalid("response_mode", Description::RESPONSE_MODE)),
     }
 }
 
 fn requested_scope(params: &Params) -> Result<Scope, Error> {
     let refuse = || Error::invalid_scope(rejected("scope"));
     let text = match params.one("scope") {
-        Ok(text) => text.ok_or_else(refuse)?,
+        Ok(Some(text)) => text,
+        Ok(None) => {
+            let detail = rejected("scope").described(Description::SCOPE);
+            return Err(Error::invalid_scope(detail));
+        }
         Err(Problem::Encoding) => return Err(refuse()),
         Err(problem) => return Err(problem.into()),
     };
@@ -354,8 +364,7 @@ fn essential_acr(params: &Params) -> Result<(), Error> {
     let Some(text) = params.one("claims")? else {
         return Ok(());
     };
-    let claims =
-        ClaimsRequest::parse(text).map_err(|_| Error::invalid_request(rejected("json")))?;
+    let claims = ClaimsRequest::parse(text).map_err(|_| invalid("json", Description::CLAIMS))?;
     match claims.essential_acr {
         Some(values) if !values.is_empty() && values.iter().all(|value| value != ACR_PASSWORD) => {
             Err(Error::unmet_authentication_requirements(rejected("acr")))
@@ -375,11 +384,11 @@ fn prompt(text: Option<&str>) -> Result<Prompt, Error> {
             "none" => prompt.none = true,
             "login" | "select_account" => prompt.login = true,
             "consent" => prompt.consent = true,
-            _ => return Err(Error::invalid_request(rejected("prompt"))),
+            _ => return Err(invalid("prompt", Description::PROMPT)),
         }
     }
     if prompt.none && (prompt.login || prompt.consent) {
-        return Err(Error::invalid_request(rejected("prompt")));
+        return Err(invalid("prompt", Description::PROMPT));
     }
     Ok(prompt)
 }
@@ -389,6 +398,6 @@ fn max_age(text: Option<&str>) -> Result<Option<Duration>, Error> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     match text.parse::<u32>() {
         Ok(seconds) if digits => Ok(Some(Duration::from_secs(seconds.into()))),
-        _ => Err(Error::invalid_request(rejected("max_age"))),
+        _ => Err(invalid("max_age", Description::MAX_AGE)),
     }
 }

@@ -65,11 +65,6 @@ impl Callback {
         self.sent
     }
 
-    /// What a page's `form-action` must allow for the answer to get through.
-    pub fn form_target(&self) -> String {
-        form_target(&self.uri)
-    }
-
     /// The success answer (§4.1.2).
     pub fn answer(&self, code: &Secret, issuer: &str) -> Delivery {
         self.deliver(vec![("code".into(), code.expose().into())], issuer)
@@ -79,7 +74,7 @@ impl Callback {
     pub fn refuse(&self, error: &Error, issuer: &str) -> Delivery {
         let fields = vec![
             ("error".into(), error.code.as_str().into()),
-            ("error_description".into(), error.code.sentence().into()),
+            ("error_description".into(), error.description().into()),
         ];
         self.deliver(fields, issuer)
     }
@@ -100,18 +95,6 @@ impl Callback {
                 Delivery::Redirect(format!("{}{joint}{query}", self.uri))
             }
         }
-    }
-}
-
-/// The origin or scheme of a URI for a page's `form-action`, since browsers apply it to the redirects
-/// after a POST.
-pub fn form_target(uri: &str) -> String {
-    match url::Url::parse(uri) {
-        Ok(url) if url.scheme() == "https" || url.scheme() == "http" => {
-            url.origin().ascii_serialization()
-        }
-        Ok(url) => format!("{}:", url.scheme()),
-        Err(_) => "'self'".to_owned(),
     }
 }
 

@@ -8,7 +8,7 @@ use super::error::{Detail, Error};
 use super::redirect_uri;
 use super::resource::Resource;
 use super::scope::Scope;
-use crate::accounts::name;
+use crate::accounts::{FieldError, FieldErrors, name};
 use crate::config::limits::{CLIENT_ID_CHARS, CLIENT_NAME_CHARS, REDIRECT_URIS};
 use crate::config::{Network, is_in};
 use crate::id::ClientId;
@@ -247,54 +247,46 @@ impl Client {
     /// Checks a registration as RFC 7591 §2 and the policy demand.
     ///
     /// # Errors
-    /// `invalid_redirect_uri` or `invalid_client_metadata`, with a sentence for whoever registers.
-    pub fn check(&self, issuer_is_loopback: bool) -> Result<(), (Error, String)> {
-        let refuse = |why: String| {
-            Err((
-                Error::invalid_client_metadata(Detail::new("registration.rejected", "metadata")),
-                why,
-            ))
-        };
+    /// All fields that are not accepted; [`rejected`] is the error of the protocol.
+    pub fn check(&self, issuer_is_loopback: bool) -> Result<(), FieldErrors> {
+        let mut errors = FieldErrors::none();
+        let mut refuse = |field, why: &str| errors.add(field, why);
         if let Err(why) = name::check(&self.name, CLIENT_NAME_CHARS) {
-            return refuse(format!("client_name {why}"));
+            refuse("client_name", &why);
         }
-        for (label, uri) in [
+        for (field, uri) in [
             ("client_uri", &self.client_uri),
             ("policy_uri", &self.policy_uri),
             ("tos_uri", &self.tos_uri),
         ] {
             if uri.as_ref().is_some_and(|uri| !is_plain_https(uri)) {
-                return refuse(format!("{label} must be an https URL"));
+                refuse(field, "expected an https URL");
             }
         }
-        if let Some(odd) = self.cors_origins.iter().find(|origin| !is_origin(origin)) {
-            return refuse(format!(
-                "cors_origins: `{odd}` is no origin such as https://app.example"
-            ));
+        for odd in self.cors_origins.iter().filter(|origin| !is_origin(origin)) {
+            let why = format!("`{odd}` is not an origin such as https://app.example");
+            refuse("cors_origins", &why);
         }
-        if !self.is_confidential() && self.may_use(GrantType::ClientCredentials) {
-            return refuse(
-                "grant_types: a public client cannot act for itself: it has no secret".to_owned(),
-            );
-        }
-        if !self.is_confidential() && !self.serves.is_empty() {
-            return refuse(
-                "serves: a resource server proves who it is: it cannot be public".to_owned(),
-            );
-        }
-        if !self.is_confidential() && !self.require_pkce {
-            return refuse("require_pkce: a public client always needs PKCE".to_owned());
+        if !self.is_confidential() {
+            if self.may_use(GrantType::ClientCredentials) {
+                let why = "a public client has no secret, so it cannot use client_credentials";
+                refuse("grant_types", why);
+            }
+            if !self.serves.is_empty() {
+                let why = "a resource server must authenticate, so it cannot be a public client";
+                refuse("serves", why);
+            }
+            if !self.require_pkce {
+                refuse("require_pkce", "a public client always needs PKCE");
+            }
         }
         if self.redirect_uris.len() > REDIRECT_URIS {
-            return Err((
-                Error::invalid_redirect_uri(Detail::new("registration.rejected", "redirect_uri")),
-                format!("redirect_uris: a client has at most {REDIRECT_URIS}"),
-            ));
+            let why = format!("a client has at most {REDIRECT_URIS}");
+            refuse("redirect_uris", &why);
         }
         if self.may_use(GrantType::AuthorizationCode) && self.redirect_uris.is_empty() {
-            return refuse(
-                "redirect_uris: the authorization_code grant needs a redirect URI".to_owned(),
-            );
+            let why = "the authorization_code grant needs a redirect URI";
+            refuse("redirect_uris", why);
         }
         let localhost = self.allow_localhost_redirect || issuer_is_loopback;
         for (field, uris) in [
@@ -302,12 +294,23 @@ impl Client {
             ("post_logout_redirect_uris", &self.post_logout_redirect_uris),
         ] {
             for uri in uris {
-                redirect_uri::check(uri, !self.is_confidential(), localhost)
-                    .map_err(|(error, why)| (error, format!("{field}: {why}")))?;
+                if let Err((_, why)) = redirect_uri::check(uri, !self.is_confidential(), localhost)
+                {
+                    refuse(field, &why);
+                }
             }
         }
-        Ok(())
+        errors.into_result()
     }
+}
+
+/// The error of a registration that was refused (RFC 7591 §3.2.2).
+pub fn rejected(errors: &FieldErrors) -> Error {
+    let is_uri = |error: &FieldError| error.field == "redirect_uris";
+    if errors.0.iter().any(is_uri) {
+        return Error::invalid_redirect_uri(Detail::new("registration.rejected", "redirect_uri"));
+    }
+    Error::invalid_client_metadata(Detail::new("registration.rejected", "metadata"))
 }
 
 /// Checks an id that an operator chose: RFC 6749 appendix A.1, without the space and the colon, which

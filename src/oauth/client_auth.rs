@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use portcullis_verifier::MaxAge;
 
 use super::client::{AuthMethod, Client, Registration};
-use super::error::{Detail, Error};
+use super::error::{Description, Detail, Error};
 use super::params::Params;
 use super::resource::Resource;
 use crate::config::limits::SECRET_TOUCH;
@@ -72,18 +72,16 @@ enum Auth {
 
 impl From<Auth> for Detail {
     fn from(auth: Auth) -> Self {
-        Detail::new(
-            "client.auth_failed",
-            match auth {
-                Auth::Malformed => "malformed",
-                Auth::Missing => "missing",
-                Auth::Multiple => "multi",
-                Auth::Unknown => "unknown",
-                Auth::Method => "method",
-                Auth::Secret => "secret",
-                Auth::Network => "network",
-            },
-        )
+        let failed = |reason| Detail::new("client.auth_failed", reason);
+        match auth {
+            Auth::Malformed => failed("malformed"),
+            Auth::Missing => failed("missing"),
+            Auth::Multiple => failed("multi").described(Description::CLIENT_AUTHENTICATION),
+            Auth::Unknown => failed("unknown"),
+            Auth::Method => failed("method"),
+            Auth::Secret => failed("secret"),
+            Auth::Network => failed("network"),
+        }
     }
 }
 

@@ -126,6 +126,55 @@ impl Code {
     }
 }
 
+/// The public description of an error that one parameter causes: it names the parameter, so that the
+/// developer of a client sees what to change (RFC 7636 §4.4.1, RFC 6749 §5.2). There are these texts and no
+/// others, so nothing of a request is in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Description(&'static str);
+
+macro_rules! descriptions {
+    ($($name:ident $text:literal)*) => {
+        impl Description {
+            $(#[doc = $text] pub const $name: Self = Self($text);)*
+
+            /// The text.
+            pub const fn as_str(self) -> &'static str {
+                self.0
+            }
+
+            /// Every description.
+            pub const ALL: &[&str] = &[$($text),*];
+        }
+    };
+}
+
+descriptions! {
+    RESPONSE_TYPE "response_type is required."
+    RESPONSE_MODE "response_mode must be query or form_post."
+    CODE_CHALLENGE "code_challenge is required (PKCE, S256)."
+    CODE_CHALLENGE_FORM "code_challenge must be the SHA-256 of the code verifier in base64url, 43 characters."
+    CODE_CHALLENGE_METHOD "code_challenge_method must be S256."
+    SCOPE "scope is required."
+    STATE "state must be printable ASCII, at most 2048 characters."
+    NONCE "nonce must have at most 512 characters."
+    ID_TOKEN_HINT "id_token_hint is not an ID token of this server."
+    CLAIMS "claims must be a JSON object as in OpenID Connect Core 5.5."
+    PROMPT "prompt has an unknown value, or combines none with another value."
+    MAX_AGE "max_age must be a number of seconds."
+    GRANT_TYPE "grant_type is required."
+    CODE "code is required."
+    REFRESH_TOKEN "refresh_token is required."
+    TOKEN "token is required."
+    OTHER_CLIENT "token was issued to another client."
+    ONE_RESOURCE "resource may be included once in a token request."
+    CLIENT_AUTHENTICATION "The request must use one method of client authentication and one client_id."
+    IN_QUERY "Parameters must be in the body, not in the URL."
+    CONTENT_TYPE "The body must be application/x-www-form-urlencoded, in UTF-8."
+    REPEATED "A parameter is included more than once."
+    ENCODING "A parameter is not valid UTF-8 in percent-encoding."
+    CONTROL_CHARACTER "A parameter has a control character."
+}
+
 /// The private reason: the log's `event` and `reason`, and how loud it is. One enum per file of the
 /// protocol turns into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +185,8 @@ pub struct Detail {
     pub reason: &'static str,
     /// Whether an operator should be told.
     pub severity: Severity,
+    /// The public description, if it says more than the sentence of the code.
+    pub description: Option<Description>,
 }
 
 /// How loud an event is.
@@ -154,6 +205,7 @@ impl Detail {
             event,
             reason,
             severity: Severity::Normal,
+            description: None,
         }
     }
 
@@ -163,6 +215,16 @@ impl Detail {
             event,
             reason,
             severity: Severity::High,
+            description: None,
+        }
+    }
+
+    /// The same with a public description.
+    #[must_use]
+    pub const fn described(self, description: Description) -> Self {
+        Self {
+            description: Some(description),
+            ..self
         }
     }
 }
@@ -179,6 +241,13 @@ macro_rules! constructors {
 }
 
 impl Error {
+    /// The `error_description`: printable ASCII from a fixed table (RFC 6749 §4.1.2.1).
+    pub fn description(&self) -> &'static str {
+        self.detail
+            .description
+            .map_or(self.code.sentence(), Description::as_str)
+    }
+
     /// 503: nothing could be signed.
     pub fn unsigned(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self {
@@ -232,6 +301,20 @@ impl From<crate::keys::KeyError> for Error {
             code: Code::TemporarilyUnavailable,
             detail: Detail::high("key.unusable", reason),
             source: Some(Box::new(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptions_have_allowed_characters_only() {
+        // RFC 6749 App. A.8.
+        let is_allowed = |b: u8| matches!(b, 0x20..=0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+        for text in Description::ALL {
+            assert!(text.bytes().all(is_allowed), "{text}");
         }
     }
 }

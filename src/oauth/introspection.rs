@@ -1,11 +1,11 @@
 //! Token introspection: RFC 7662. For registered resource servers alone, and each learns of tokens of
 //! its own audiences only: every other token is "not active", whatever it is.
 
-use portcullis_verifier::{Claims, Need, Verifier};
+use portcullis_verifier::{Claims, Need, Rejected, Verifier};
 use serde_json::{Map, Value, json};
 
 use super::client_auth::Proven;
-use super::error::{Detail, Error};
+use super::error::{Description, Detail, Error};
 use super::grants::Grant;
 use super::params::Params;
 use super::token::refuse;
@@ -45,14 +45,35 @@ impl Presented {
             return Err(Error::unauthorized_client(detail));
         }
         let token = form.one("token").map_err(refuse)?;
-        let token =
-            token.ok_or_else(|| Error::invalid_request(Detail::new("token.rejected", "token")))?;
+        let token = token.ok_or_else(|| {
+            let detail = Detail::new("token.rejected", "token").described(Description::TOKEN);
+            Error::invalid_request(detail)
+        })?;
         if let Some((grant, generation)) = secret.read_refresh_token(token) {
             return Ok(Self::Refresh(grant, generation));
         }
-        let claims = verifier.verify_at(token, &Need::any(), now.secs()).ok();
+        let claims = verify_own(verifier, token, &Need::any(), now).ok();
         let ours = claims.filter(|claims| served.contains(&claims.aud));
         Ok(ours.map_or(Self::Inactive, |claims| Self::Access(Box::new(claims))))
+    }
+}
+
+/// Verifies an access token that this server issued. Unlike for a resource server there is no leeway at
+/// `exp`: the clock that set it is this server's own (§4). The leeway of `verifier` is for `iat`, since
+/// another node may have issued the token.
+///
+/// # Errors
+/// [`Rejected`].
+pub fn verify_own(
+    verifier: &Verifier,
+    token: &str,
+    need: &Need,
+    now: Timestamp,
+) -> Result<Claims, Rejected> {
+    let claims = verifier.verify_at(token, need, now.secs())?;
+    match now.secs() < claims.exp {
+        true => Ok(claims),
+        false => Err(Rejected::Expired),
     }
 }
 
@@ -82,7 +103,8 @@ pub fn refresh(
 ) -> Map<String, Value> {
     let held = grant
         .filter(|grant| grant.generation == generation && grant.client_id == proven.client().id);
-    let Some(grant) = held else {
+    let within = held.and_then(|grant| grant.within(proven.client(), proven.resources()));
+    let (Some(grant), Some(within)) = (held, within) else {
         return inactive();
     };
     let told = json!({
@@ -90,7 +112,7 @@ pub fn refresh(
         "iss": issuer,
         "sub": grant.user_id.as_str(),
         "client_id": grant.client_id.as_str(),
-        "scope": grant.scope.to_string(),
+        "scope": within.scope.to_string(),
         "iat": grant.rotated_at.secs(),
         "exp": grant.idle_until.min(grant.expires_at).secs(),
     });

@@ -83,6 +83,13 @@ pub trait Ledger {
         now: Timestamp,
     ) -> Result<bool, Failure>;
 
+    /// Revokes the oldest grants of a user to a client that with `new`, whose code was just redeemed, has
+    /// more than it may. Grants whose code was not redeemed do not count.
+    fn end_surplus_grants(&mut self, new: &Grant, now: Timestamp) -> Result<(), Failure>;
+
+    /// Undoes all that the transaction wrote; a refusal is answered all the same.
+    fn undo(&mut self);
+
     /// Puts an access token on the blocklist until it expires.
     fn end_token(
         &mut self,

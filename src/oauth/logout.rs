@@ -1,32 +1,126 @@
-//! Logout by the client's wish: OpenID Connect RP-Initiated Logout 1.0.
+//! Logout at the request of a client: OpenID Connect RP-Initiated Logout 1.0.
 
 use super::client::Client;
+use super::error::Detail;
 use super::id_token::Hint;
+use super::params::{Params, Problem};
+use crate::id::ClientId;
 
-/// Where a browser may go after logout: the URI must be registered, byte for byte, by the client
-/// that a genuine `id_token_hint` names (§3).
-pub fn destination(
-    hint: Option<&Hint>,
-    client: Option<&Client>,
-    uri: Option<&str>,
-    state: Option<&str>,
-) -> Option<String> {
-    let (hint, client, uri) = (hint?, client?, uri?);
-    if hint.client_id != client.id.as_str()
-        || !client
-            .post_logout_redirect_uris
-            .iter()
-            .any(|known| known == uri)
-    {
-        return None;
+/// The parameters of a logout request (§2) that are read. `logout_hint` and `ui_locales`, both OPTIONAL,
+/// are not: a session names its own user, and there is one language.
+pub const READ: [&str; 4] = [
+    "id_token_hint",
+    "client_id",
+    "post_logout_redirect_uri",
+    "state",
+];
+
+/// A parsed logout request (§2).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogoutRequest<'a> {
+    /// An ID token of the session that the client wants to end.
+    pub id_token_hint: Option<&'a str>,
+    /// The client that asks.
+    pub client_id: Option<&'a str>,
+    /// Where the browser goes after logout.
+    pub post_logout_redirect_uri: Option<&'a str>,
+    /// Returned to that URI unchanged.
+    pub state: Option<&'a str>,
+}
+
+/// Why a logout request is rejected. Nothing is logged out then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogoutError {
+    /// A parameter is repeated or malformed.
+    Parameter(Problem),
+    /// `client_id` is not the client that the ID token was issued to (§2).
+    ClientMismatch,
+}
+
+impl From<LogoutError> for Detail {
+    fn from(error: LogoutError) -> Self {
+        Self::new(
+            "logout.rejected",
+            match error {
+                LogoutError::Parameter(problem) => problem.reason(),
+                LogoutError::ClientMismatch => "client_id",
+            },
+        )
     }
-    Some(match state {
-        None => uri.to_owned(),
-        Some(state) => {
-            let query = form_urlencoded::Serializer::new(String::new())
-                .append_pair("state", state)
-                .finish();
-            format!("{uri}{}{query}", if uri.contains('?') { '&' } else { '?' })
+}
+
+/// The log event of an ID token hint that is not a genuine ID token of this server. It is ignored.
+pub const UNREADABLE_HINT: Detail = Detail::new("logout.rejected", "id_token_hint");
+/// The log event of a redirect that is refused because no known client asks for it.
+pub const NO_CLIENT: Detail = Detail::new("logout.bad_redirect", "client");
+/// The log event of a redirect to a URI that the client did not register.
+pub const UNREGISTERED: Detail = Detail::new("logout.bad_redirect", "unregistered");
+
+impl<'a> LogoutRequest<'a> {
+    /// Reads the parameters of a logout request. Others are ignored (RFC 6749 §3.1).
+    ///
+    /// # Errors
+    /// [`LogoutError::Parameter`].
+    pub fn parse(params: &'a Params) -> Result<Self, LogoutError> {
+        let mut values = [None; READ.len()];
+        for (value, name) in values.iter_mut().zip(READ) {
+            *value = params.one(name).map_err(LogoutError::Parameter)?;
         }
-    })
+        let [id_token_hint, client_id, post_logout_redirect_uri, state] = values;
+        Ok(Self {
+            id_token_hint,
+            client_id,
+            post_logout_redirect_uri,
+            state,
+        })
+    }
+
+    /// Names and values as they were sent, for the form that asks the user.
+    pub fn fields(&self) -> Vec<(String, String)> {
+        let values = [
+            self.id_token_hint,
+            self.client_id,
+            self.post_logout_redirect_uri,
+            self.state,
+        ];
+        let sent = READ.into_iter().zip(values);
+        sent.filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
+            .collect()
+    }
+
+    /// The client that asks: the one of the hint, which `client_id` must equal, or the one of `client_id`
+    /// (§2).
+    ///
+    /// # Errors
+    /// [`LogoutError::ClientMismatch`].
+    pub fn requested_by(&self, hint: Option<&Hint>) -> Result<Option<ClientId>, LogoutError> {
+        match (hint.map(|hint| hint.client_id.as_str()), self.client_id) {
+            (Some(hinted), Some(named)) if hinted != named => Err(LogoutError::ClientMismatch),
+            (hinted, named) => Ok(hinted.or(named).map(ClientId::from)),
+        }
+    }
+
+    /// Where the browser goes after logout: the URI must be registered, byte for byte, by the client that
+    /// asks (§3). `None` when it asks for no redirect.
+    ///
+    /// # Errors
+    /// [`NO_CLIENT`], [`UNREGISTERED`].
+    pub fn destination(&self, client: Option<&Client>) -> Result<Option<String>, Detail> {
+        let Some(uri) = self.post_logout_redirect_uri else {
+            return Ok(None);
+        };
+        let registered = &client.ok_or(NO_CLIENT)?.post_logout_redirect_uris;
+        if !registered.iter().any(|known| known == uri) {
+            return Err(UNREGISTERED);
+        }
+        Ok(Some(match self.state {
+            None => uri.to_owned(),
+            Some(state) => {
+                let query = form_urlencoded::Serializer::new(String::new())
+                    .append_pair("state", state)
+                    .finish();
+                format!("{uri}{}{query}", if uri.contains('?') { '&' } else { '?' })
+            }
+        }))
+    }
 }

@@ -48,5 +48,5 @@ pub mod scope;
 pub mod token;
 pub mod userinfo;
 
-pub use error::{Code, Detail, Error, Severity};
+pub use error::{Code, Description, Detail, Error, Severity};
 pub use ledger::{Failure, Ledger};

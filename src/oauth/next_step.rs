@@ -26,8 +26,11 @@ pub struct Authorization {
     pub browser: Option<Hash>,
     /// Who signed in for it.
     pub user_id: Option<UserId>,
-    /// In which login.
+    /// The login in which the latest step was made.
     pub sid: Option<Sid>,
+    /// The login that was done for this authorization. Only it waives re-authentication (OIDC Core
+    /// §3.1.2.1, `prompt` and `max_age`).
+    pub login_sid: Option<Sid>,
     /// How far it came.
     pub stage: Stage,
     /// What the person ticked.
@@ -102,15 +105,15 @@ pub fn next(
     consent: Option<&Consent>,
     now: Timestamp,
 ) -> Step {
-    let own = begun
-        .filter(|begun| begun.sid.is_some() && begun.sid.as_ref() == login.map(|login| &login.sid));
+    let sid = login.map(|login| &login.sid);
+    let has_own_login = sid.is_some() && begun.and_then(|begun| begun.login_sid.as_ref()) == sid;
     if begun.is_some_and(|begun| begun.stage == Stage::Denied) {
         return Step::Refuse(Error::access_denied(Detail::new(
             "consent.denied",
             "denied",
         )));
     }
-    let Some(login) = login.filter(|login| own.is_some() || !must_sign_in(request, login, now))
+    let Some(login) = login.filter(|login| has_own_login || !must_sign_in(request, login, now))
     else {
         return unless_silent(
             request,
@@ -125,14 +128,16 @@ pub fn next(
     {
         let other = Error::login_required(rejected("other_user"));
         // Whoever just signed in is somebody else: asking once more would not change that.
-        return if own.is_some() {
+        return if has_own_login {
             Step::Refuse(other)
         } else {
             unless_silent(request, Step::Login, other)
         };
     }
-    if let Some(own) = own.filter(|own| own.stage == Stage::Consented) {
-        let scope = own.scope.clone().unwrap_or_default();
+    let consented =
+        begun.filter(|begun| begun.stage == Stage::Consented && begun.sid.as_ref() == sid);
+    if let Some(consented) = consented {
+        let scope = consented.scope.clone().unwrap_or_default();
         return Step::Answer {
             scope,
             consent_id: consent.map(|consent| consent.id.clone()),
@@ -244,7 +249,7 @@ mod tests {
         }
     }
 
-    fn begun(stage: Stage, sid: Option<&str>) -> Authorization {
+    fn begun(stage: Stage, sid: Option<&str>, login_sid: Option<&str>) -> Authorization {
         Authorization {
             id: "authorization".into(),
             client_id: "shop".into(),
@@ -252,6 +257,7 @@ mod tests {
             browser: None,
             user_id: sid.map(|_| "alice".into()),
             sid: sid.map(Sid::from),
+            login_sid: login_sid.map(Sid::from),
             stage,
             scope: Some(Scope::parse("openid").unwrap()),
             created_at: NOW,
@@ -275,11 +281,13 @@ mod tests {
         ];
         let progress = [
             None,
-            Some(begun(Stage::Begun, None)),
-            Some(begun(Stage::SignedIn, Some("sid"))),
-            Some(begun(Stage::SignedIn, Some("another login"))),
-            Some(begun(Stage::Consented, Some("sid"))),
-            Some(begun(Stage::Denied, Some("sid"))),
+            Some(begun(Stage::Begun, None, None)),
+            Some(begun(Stage::SignedIn, Some("sid"), Some("sid"))),
+            Some(begun(Stage::SignedIn, Some("other"), Some("other"))),
+            Some(begun(Stage::Consented, Some("sid"), Some("sid"))),
+            Some(begun(Stage::Consented, Some("sid"), Some("other"))),
+            Some(begun(Stage::Consented, Some("sid"), None)),
+            Some(begun(Stage::Denied, Some("sid"), None)),
         ];
         let logins = [None, Some(login(5)), Some(login(500))];
         let mut combinations = 0;
@@ -310,7 +318,7 @@ mod tests {
                 holds(&request, given.0, given.1, given.2);
             }
         }
-        assert_eq!(combinations, 5 * 3 * 3 * 6 * 3 * 5);
+        assert_eq!(combinations, 5 * 3 * 3 * 8 * 3 * 5);
     }
 
     fn holds(
@@ -325,8 +333,9 @@ mod tests {
             request.prompt
         );
         let stage = begun.map(|begun| begun.stage);
-        let own = begun.is_some_and(|begun| begun.sid == login.map(|login| login.sid.clone()))
-            && login.is_some();
+        let sid = login.map(|login| login.sid.clone());
+        let has_own_login = sid.is_some() && begun.is_some_and(|begun| begun.login_sid == sid);
+        let own_decision = sid.is_some() && begun.is_some_and(|begun| begun.sid == sid);
         let asks_again = request.prompt.login
             || request.max_age.is_some_and(|limit| {
                 limit.is_zero() || login.is_some_and(|l| NOW.since(l.auth_time) > limit)
@@ -352,7 +361,7 @@ mod tests {
                 "nothing to refuse: {context}"
             );
         }
-        let login_due = login.is_none() || (asks_again && !own);
+        let login_due = login.is_none() || (asks_again && !has_own_login);
         if login_due {
             assert!(
                 matches!(step, Step::Login | Step::Refuse(_)),
@@ -364,7 +373,7 @@ mod tests {
             !matches!(step, Step::Login),
             "nobody signs in twice: {context}"
         );
-        let consented = own && stage == Some(Stage::Consented);
+        let consented = own_decision && stage == Some(Stage::Consented);
         let due = !consented
             && (request.prompt.consent
                 || match request.client.consent {

@@ -1,6 +1,7 @@
 //! A query or form, parsed once and strictly: RFC 6749 §3.1, §3.2 and App. B. A parameter stands at
 //! most once, but for `resource` (RFC 8707 §2).
 
+use super::error::Description;
 use crate::config::limits::FIELDS;
 
 /// The fields of a query or form, in order.
@@ -32,6 +33,15 @@ impl Problem {
             Self::Duplicate => "dup_param",
             Self::Encoding => "utf8",
             Self::ControlChar => "control_char",
+        }
+    }
+
+    /// The public description.
+    pub fn description(self) -> Description {
+        match self {
+            Self::Duplicate => Description::REPEATED,
+            Self::Encoding => Description::ENCODING,
+            Self::ControlChar => Description::CONTROL_CHARACTER,
         }
     }
 }

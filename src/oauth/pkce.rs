@@ -5,14 +5,22 @@ use std::borrow::Cow;
 use oxide_auth::code_grant::extensions::Pkce;
 use oxide_auth::primitives::grant::Value;
 
-use super::error::{Detail, Error};
+use super::error::{Description, Detail, Error};
 use crate::secret::from_base64url;
 
 /// An S256 challenge: 43 canonical base64url characters (§4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Challenge(String);
 
-const REJECTED: Detail = Detail::new("authz.rejected", "pkce");
+/// The switch of the client that makes a challenge required is `require_pkce` (policy §10).
+const MISSING: Detail =
+    Detail::new("authz.rejected", "require_pkce").described(Description::CODE_CHALLENGE);
+const STRAY_METHOD: Detail =
+    Detail::new("authz.rejected", "pkce").described(Description::CODE_CHALLENGE);
+const METHOD: Detail =
+    Detail::new("authz.rejected", "pkce").described(Description::CODE_CHALLENGE_METHOD);
+const FORM: Detail =
+    Detail::new("authz.rejected", "pkce").described(Description::CODE_CHALLENGE_FORM);
 
 impl Challenge {
     /// Reads `code_challenge` and `code_challenge_method` of an authorization request.
@@ -25,17 +33,20 @@ impl Challenge {
         required: bool,
     ) -> Result<Option<Self>, Error> {
         let Some(challenge) = challenge else {
-            return if required || method.is_some() {
-                Err(Error::invalid_request(REJECTED))
-            } else {
-                Ok(None)
+            return match method {
+                _ if required => Err(Error::invalid_request(MISSING)),
+                Some(_) => Err(Error::invalid_request(STRAY_METHOD)),
+                None => Ok(None),
             };
         };
+        if method != Some("S256") {
+            return Err(Error::invalid_request(METHOD));
+        }
         // from_base64url refuses padding and non-zero trailing bits, so the form is canonical.
         let canonical =
             challenge.len() == 43 && from_base64url(challenge).is_some_and(|b| b.len() == 32);
-        if method != Some("S256") || !canonical {
-            return Err(Error::invalid_request(REJECTED));
+        if !canonical {
+            return Err(Error::invalid_request(FORM));
         }
         Ok(Some(Self(challenge.to_owned())))
     }

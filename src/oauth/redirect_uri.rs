@@ -17,10 +17,7 @@ const REJECTED: Detail = Detail::new("registration.rejected", "redirect_uri");
 /// `invalid_request`, to be shown on a page and never sent anywhere.
 pub fn resolve(client: &Client, presented: Option<&str>, openid: bool) -> Result<Callback, Error> {
     let uri = match presented {
-        Some(uri) => client
-            .redirect_uris
-            .iter()
-            .any(|registered| matches(registered, uri))
+        Some(uri) => is_registered(client, uri)
             .then(|| uri.to_owned())
             .ok_or_else(|| Error::invalid_request(MISMATCH))?,
         // OIDC Core §3.1.2.1 requires it; RFC 6749 §3.1.2.3 lets a single one stand in.
@@ -35,6 +32,12 @@ pub fn resolve(client: &Client, presented: Option<&str>, openid: bool) -> Result
         },
     };
     Ok(Callback::proven(uri, presented.is_some()))
+}
+
+/// Returns whether the client is registered for a redirect URI.
+pub fn is_registered(client: &Client, presented: &str) -> bool {
+    let mut registered = client.redirect_uris.iter();
+    registered.any(|registered| matches(registered, presented))
 }
 
 /// Whether `presented` is `registered`, byte for byte, but for the port of a loopback literal.

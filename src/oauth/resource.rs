@@ -5,7 +5,7 @@ use portcullis_verifier::MaxAge;
 use super::client::Client;
 use super::error::{Detail, Error};
 use super::scope::{IDENTITY, Scope};
-use crate::accounts::name;
+use crate::accounts::{FieldErrors, name};
 use crate::config::limits::{
     CLIENT_NAME_CHARS, DESCRIPTION_CHARS, REDIRECT_URI_BYTES, RESOURCE_ACCESS_CAP, RESOURCES,
 };
@@ -36,42 +36,40 @@ pub struct Resource {
 const REJECTED: Detail = Detail::new("authz.rejected", "resource");
 
 impl Resource {
-    /// Checks an identifier (§2: an absolute URI without fragment) and the scopes of a registration.
+    /// Checks a registration: among others that the identifier is an absolute URI without a fragment (RFC
+    /// 8707 §2).
     ///
     /// # Errors
-    /// A sentence for whoever registers.
-    pub fn check(&self) -> Result<(), String> {
+    /// All fields that are not accepted.
+    pub fn check(&self) -> Result<(), FieldErrors> {
+        let mut errors = FieldErrors::none();
         if !is_identifier(&self.audience) {
-            return Err(format!(
-                "audience: `{}` is no absolute URI without a fragment, of at most {REDIRECT_URI_BYTES} bytes",
+            let why = format!(
+                "`{}` is not an absolute URI without a fragment, of at most {REDIRECT_URI_BYTES} bytes",
                 self.audience
-            ));
+            );
+            errors.add("audience", why);
         }
         if let Err(why) = name::check(&self.name, CLIENT_NAME_CHARS) {
-            return Err(format!("name {why}"));
+            errors.add("name", why);
         }
         if let Some(taken) = self.scopes.iter().find(|scope| IDENTITY.contains(scope)) {
-            return Err(format!(
-                "scope: `{taken}` belongs to the identity provider itself"
-            ));
+            let why = format!("`{taken}` belongs to the identity provider itself");
+            errors.add("scope", why);
         }
+        let is_within = |secs: u64| secs > 0 && secs <= RESOURCE_ACCESS_CAP.as_secs();
         if self
             .access_ttl
-            .is_some_and(|ttl| ttl.is_zero() || ttl > RESOURCE_ACCESS_CAP)
+            .is_some_and(|ttl| ttl > RESOURCE_ACCESS_CAP || ttl.is_zero())
         {
-            return Err("access_ttl: access tokens live more than 0s and at most 60m".to_owned());
+            let why = "expected more than 0s and at most 60m";
+            errors.add("access_ttl", why);
         }
-        if self
-            .max_age
-            .as_secs()
-            .is_some_and(|secs| secs == 0 || secs > RESOURCE_ACCESS_CAP.as_secs())
-        {
-            return Err(
-                "max_age: the news of revocations may be more than 0s and at most 60m old"
-                    .to_owned(),
-            );
+        if self.max_age.as_secs().is_some_and(|secs| !is_within(secs)) {
+            let why = "expected more than 0s and at most 60m, or `none`";
+            errors.add("max_age", why);
         }
-        Ok(())
+        errors.into_result()
     }
 
     /// The scopes of a token for this resource: its own, and those that speak about the person.

@@ -4,10 +4,10 @@
 use portcullis_verifier::{Claims, Need, Verifier};
 
 use super::client_auth::Proven;
-use super::error::{Detail, Error};
+use super::error::{Description, Detail, Error};
 use super::ledger::{Failure, Ledger};
 use super::params::Params;
-use crate::audit::{Event, Name};
+use crate::audit::{Actor, Event, Name, Target};
 use crate::id::GrantId;
 use crate::keys::ServerSecrets;
 use crate::oauth::token::refuse;
@@ -39,8 +39,10 @@ impl Presented {
             return Err(refuse(problem));
         }
         let token = form.one("token").map_err(refuse)?;
-        let token =
-            token.ok_or_else(|| Error::invalid_request(Detail::new("token.rejected", "token")))?;
+        let token = token.ok_or_else(|| {
+            let detail = Detail::new("token.rejected", "token").described(Description::TOKEN);
+            Error::invalid_request(detail)
+        })?;
         if let Some((grant, _)) = secret.read_refresh_token(token) {
             return Ok(Self::Refresh(grant));
         }
@@ -60,8 +62,10 @@ pub fn revoke(
     now: Timestamp,
 ) -> Result<Result<(), Error>, Failure> {
     let client = proven.client();
-    let actor = format!("client:{}", client.id);
-    let denied = || Error::invalid_request(Detail::new("revocation.denied", "client"));
+    let actor = Actor::Client(client.id.clone());
+    let by = actor.to_string();
+    let denied = Detail::new("revocation.denied", "client").described(Description::OTHER_CLIENT);
+    let denied = || Error::invalid_request(denied);
     match presented {
         Presented::Dead => {}
         Presented::Refresh(id) => {
@@ -69,8 +73,8 @@ pub fn revoke(
                 if grant.client_id != client.id {
                     return Ok(Err(denied()));
                 }
-                if ledger.end_grant(&grant.id, "revoked", &actor, now)? {
-                    done(ledger, actor, format!("grant:{}", grant.id), now)?;
+                if ledger.end_grant(&grant.id, "revoked", &by, now)? {
+                    done(ledger, actor, Target::Grant(grant.id), now)?;
                 }
             }
         }
@@ -82,10 +86,10 @@ pub fn revoke(
                 &claims.jti,
                 Timestamp::from_secs(claims.exp),
                 "revoked",
-                &actor,
+                &by,
                 now,
             )?;
-            done(ledger, actor, format!("token:{}", claims.jti), now)?;
+            done(ledger, actor, Target::Token(claims.jti.clone()), now)?;
         }
     }
     Ok(Ok(()))
@@ -93,8 +97,8 @@ pub fn revoke(
 
 fn done(
     ledger: &mut dyn Ledger,
-    actor: String,
-    target: String,
+    actor: Actor,
+    target: Target,
     now: Timestamp,
 ) -> Result<(), Failure> {
     ledger.put_audit(&Event {

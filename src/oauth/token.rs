@@ -2,7 +2,7 @@
 
 use super::client::GrantType;
 use super::client_auth::Proven;
-use super::error::{Detail, Error};
+use super::error::{Description, Detail, Error};
 use super::grants::{authorization_code, client_credentials, refresh_token};
 use super::issue::{Decided, Mint};
 use super::ledger::{Failure, Ledger};
@@ -28,7 +28,7 @@ fn rejected(reason: &'static str) -> Detail {
 }
 
 pub(super) fn refuse(problem: Problem) -> Error {
-    Error::invalid_request(rejected(problem.reason()))
+    Error::invalid_request(rejected(problem.reason()).described(problem.description()))
 }
 
 impl Request {
@@ -41,8 +41,8 @@ impl Request {
             return Err(refuse(problem));
         }
         let grant_type = form.one("grant_type").map_err(refuse)?;
-        let grant_type =
-            grant_type.ok_or_else(|| Error::invalid_request(rejected("grant_type")))?;
+        let missing = rejected("grant_type").described(Description::GRANT_TYPE);
+        let grant_type = grant_type.ok_or_else(|| Error::invalid_request(missing))?;
         let grant = match GrantType::parse(grant_type) {
             Some(GrantType::AuthorizationCode) => {
                 Presented::AuthorizationCode(authorization_code::Presented::parse(form)?)
@@ -58,7 +58,10 @@ impl Request {
         let resource = match form.many("resource").map_err(refuse)?.as_slice() {
             [] => None,
             [one] => Some((*one).to_owned()),
-            _ => return Err(Error::invalid_target(rejected("resource"))),
+            _ => {
+                let detail = rejected("resource").described(Description::ONE_RESOURCE);
+                return Err(Error::invalid_target(detail));
+            }
         };
         Ok(Self { grant, resource })
     }

@@ -27,6 +27,7 @@ pub const ROWS: &[Row] = &[
     row!(a093),
     row!(a094),
     row!(a096),
+    row!(a500),
 ];
 
 const STATE: Option<&str> = Some("st-4711");
@@ -99,7 +100,7 @@ async fn a076(stage: &Stage) {
             redirected(&answer, "invalid_request", STATE).and(logged(
                 &answer,
                 "authz.rejected",
-                "pkce",
+                "require_pkce",
             )),
         );
     }
@@ -768,4 +769,66 @@ async fn a096(stage: &Stage) {
         && metadata["request_uri_parameter_supported"] == false;
     let methods = metadata["token_endpoint_auth_methods_supported"].to_string();
     stage.check(3, off && !methods.contains("jwt"), || metadata.to_string());
+}
+
+async fn a500(stage: &Stage) {
+    let (web, mut alice) = stage.web_and_alice().await;
+    let demands = [
+        ("prompt", "login"),
+        ("max_age", "0"),
+        ("prompt", "select_account"),
+    ];
+    for (case, demand) in (1..).zip(demands) {
+        alice = alice.at(&stage.node(case).base);
+        let login = alice.opens(&web.request(&[demand])).await;
+        stage.expect(case, login_page(&login));
+        let id = login.hidden("authorization");
+        let before = |what: &str| {
+            let rows = format!(
+                "SELECT count(*) AS n FROM authorizations WHERE id = '{id}' AND state = 'begun' AND sid IS NULL AND taken_at IS NULL"
+            );
+            stage.check(case, stage.server.count(&rows) == 1, || {
+                format!("{what} changed the authorization")
+            });
+        };
+        // The page, then its form with a token that is right but for the login that is due.
+        let opened = alice.opens(&format!("/consent?authorization={id}")).await;
+        stage.expect(case, login_page(&opened));
+        before("the page");
+        let consent = alice.opens(&web.request(&[("prompt", "consent")])).await;
+        stage.expect(case, consent_page(&consent));
+        for token in [
+            consent.hidden("csrf"),
+            consent_token(stage, &alice, &id).await,
+        ] {
+            let form = [
+                ("authorization", id.as_str()),
+                ("csrf", &token),
+                ("decision", "allow"),
+                ("scope", "openid"),
+            ];
+            let answer = alice.post("/consent", &form).await;
+            stage.check(case, answer.callback("code").is_none(), || seen(&answer));
+            before("the form");
+        }
+        let on = alice
+            .opens(&format!("/oauth2/authorize?authorization={id}"))
+            .await;
+        stage.expect(case, login_page(&on));
+        let answer = alice.fills_in(&on, "alice", PASSWORD).await;
+        stage.expect(case, answered_to(&answer, WEB_CALLBACK, STATE));
+    }
+}
+
+/// The form token that the consent page of an authorization would have in alice's login.
+async fn consent_token(stage: &Stage, alice: &Browser, id: &str) -> String {
+    let cookie = portcullis::secret::Secret::from_text(&alice.cookies["__Host-sid"]);
+    let app = &stage.server.app;
+    let found = app
+        .store
+        .read(move |tx| tx.find_session(&cookie.hash()))
+        .await;
+    let (session, _) = found.unwrap().unwrap();
+    app.secret
+        .form_token(session.login.sid.as_str(), &format!("consent {id}"))
 }

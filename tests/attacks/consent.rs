@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portcullis::oauth::client::Client;
+use portcullis::oauth::client::{Client, rejected};
 
 use crate::cast::server::{PASSWORD, confidential, public};
 use crate::cast::{Answer, Browser, ISSUER, Server};
@@ -170,7 +170,8 @@ async fn a161(stage: &Stage) {
 fn registration(client: &Client) -> Result<(), (&'static str, &'static str, u16)> {
     client
         .check(false)
-        .map_err(|(error, _)| (error.detail.event, error.code.as_str(), error.code.status()))
+        .map_err(|errors| rejected(&errors))
+        .map_err(|error| (error.detail.event, error.code.as_str(), error.code.status()))
 }
 
 const REFUSED: (&str, &str, u16) = ("registration.rejected", "invalid_client_metadata", 400);

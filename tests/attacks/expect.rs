@@ -170,7 +170,7 @@ pub fn posted_to(answer: &Answer, uri: &str) -> Result<BTreeMap<String, String>,
 }
 
 /// The text of an attribute.
-fn unescape(text: &str) -> String {
+pub fn unescape(text: &str) -> String {
     let named = text
         .replace("&quot;", "\"")
         .replace("&lt;", "<")

@@ -17,6 +17,7 @@ pub const ROWS: &[Row] = &[
     row!(a340),
     row!(a341),
     row!(a342),
+    row!(a510),
 ];
 
 const INTROSPECT: &str = "/oauth2/introspect";
@@ -230,6 +231,23 @@ async fn a341(stage: &Stage) {
         let answer = client.introspects(tokens.access()).await;
         stage.expect(5, json_error(&answer, 400, "unauthorized_client"));
         stage.expect(5, logged(&answer, "introspection.denied", ""));
+    }
+}
+
+async fn a510(stage: &Stage) {
+    let mut scene = Scene::set(stage).await;
+    let tokens = scene.tokens().await;
+    let exp = tokens.access_claims()["exp"].as_u64().unwrap();
+    for (case, at) in [(1, exp - 1), (2, exp), (3, exp + 1), (4, exp + 29)] {
+        let now = stage.server.clock.now().secs();
+        stage.server.advance(Duration::from_secs(at - now));
+        for node in stage.all() {
+            let answer = scene.rs1.at(&node.base).introspects(tokens.access()).await;
+            match at < exp {
+                true => stage.check(case, said(&answer) == Ok(true), || seen(&answer)),
+                false => stage.expect(case, inactive(&answer)),
+            }
+        }
     }
 }
 

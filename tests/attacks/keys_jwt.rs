@@ -1,7 +1,8 @@
 //! Rows of the catalogue: signing keys and the JWTs that they sign.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jsonwebtoken::EncodingKey;
@@ -12,8 +13,9 @@ use portcullis_verifier::{Need, Verifier};
 use serde_json::{Value, json};
 
 use crate::cast::server::AUDIENCE;
-use crate::cast::{Answer, ISSUER, Server, Tokens, log, raw};
-use crate::expect::{logged, seen};
+use crate::cast::server::PASSWORD;
+use crate::cast::{Answer, Db, ISSUER, Server, Tokens, journal, log, raw};
+use crate::expect::{json_error, logged, page, seen};
 use crate::token_code::Flow;
 use crate::token_refresh::bought;
 use crate::{Row, Stage, row};
@@ -36,6 +38,7 @@ pub const ROWS: &[Row] = &[
     row!(a302),
     row!(a304),
     row!(a305),
+    row!(a525),
 ];
 
 const ES256: Ring = Ring::token(Alg::ES256);
@@ -43,7 +46,10 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 fn act(stage: &Stage) -> Act {
     let now = stage.server.clock.now();
-    Act { actor: "cli", now }
+    Act {
+        actor: portcullis::audit::Actor::Operator,
+        now,
+    }
 }
 
 /// Every node sees the change of keys.
@@ -888,3 +894,92 @@ ef8TVaEL/6yJJx26cjxpkh+hRANCAAQW8eRZajMpx6q3ue58kfBfPPw5tEk3rsRb
 rGpJDQH+9ig+VZ1t32gqi+gHbRAj6V2Ffh+ONp8tkhwMy08rbQ3O
 -----END PRIVATE KEY-----
 ";
+
+async fn a525(stage: &Stage) {
+    if stage.db() == Db::Sqlite {
+        // An embedded database has no clock of its own to be off from.
+        return stage.check(0, true, String::new);
+    }
+    let (server, off) = (&stage.server, Arc::new(AtomicI64::new(0)));
+    let node = server.skewed_node(&off).await;
+    let mut flow = Flow::begin(server).await;
+    let tokens = bought(&mut flow).await;
+    for (case, seconds) in [(1, 90), (2, -600), (3, 3_600), (4, 8_640_000)] {
+        // A code, a login page and a consent page of a node whose clock is right.
+        let code = flow.code().await;
+        let mut bob = server.browser();
+        let login = bob.opens(&flow.web.request(&[])).await;
+        let mut dora = server.enters("bob").await;
+        let consent = dora.opens(&flow.web.request(&[])).await;
+        node.gets_ready().await;
+        let mark = log::mark();
+        off.store(seconds * 1_000_000, Ordering::SeqCst);
+        node.fails_check("clock").await;
+        let told = log::since(mark).iter().any(|event| {
+            let is = |field: &str, value: &str| event.get(field).is_some_and(|is| is == value);
+            is("event", "node.degraded") && is("reason", "node_clock") && is("severity", "high")
+        });
+        stage.check(case, told, || "no node.degraded".to_owned());
+        let (rows, throttles) = (stage.rows(), "SELECT count(*) AS n FROM throttles");
+        let counted = server.count(throttles);
+
+        let web = flow.web.at(&node.base);
+        for answer in [
+            web.redeems(&code).await,
+            web.refreshes(tokens.refresh(), &[]).await,
+        ] {
+            stage.expect(case, json_error(&answer, 503, "temporarily_unavailable"));
+            stage.check(case, answer.header("retry-after").is_some(), || {
+                seen(&answer)
+            });
+            stage.expect(case, logged(&answer, "key.unusable", "clock"));
+        }
+        let (mut alice, mut bob, mut dora) = (
+            flow.alice.at(&node.base),
+            bob.at(&node.base),
+            dora.at(&node.base),
+        );
+        for answer in [
+            alice.get(&flow.web.request(&[])).await,
+            bob.fills_in(&login, "bob", PASSWORD).await,
+            bob.fills_in(&login, "bob", "not the password").await,
+            dora.decides(&consent, "allow").await,
+            bob.get("/setup").await,
+            bob.post("/setup", &[("link", "x")]).await,
+        ] {
+            stage.expect(case, page(&answer, 503));
+            stage.check(case, answer.header("retry-after").is_some(), || {
+                seen(&answer)
+            });
+            stage.expect(case, logged(&answer, "node.unready", "clock"));
+        }
+        stage.check(case, stage.rows() == rows, || {
+            format!("{} rows, before {rows}", stage.rows())
+        });
+        stage.check(case, server.count(throttles) == counted, || {
+            "a failure was counted by the wrong clock".to_owned()
+        });
+        // What only ends something goes on, and published keys are served.
+        let jwks = alice.get("/oauth2/jwks").await;
+        stage.check(case, jwks.status == 200, || seen(&jwks));
+        let revoked = web.revokes("pcl_rt_unknown").await;
+        stage.check(case, revoked.status == 200, || seen(&revoked));
+
+        // Right again: ready a few seconds later, and nothing was used up.
+        off.store(0, Ordering::SeqCst);
+        node.app.poll().await.ok();
+        let (status, failed) = node.readiness().await;
+        stage.check(case, status == 503 && failed == ["clock"], || {
+            format!("{status} {failed:?}")
+        });
+        server.advance(Duration::from_secs(6));
+        node.gets_ready().await;
+        let redeemed = web.redeems(&code).await;
+        stage.check(case, redeemed.status == 200, || seen(&redeemed));
+        let signed_in = bob.fills_in(&login, "bob", PASSWORD).await;
+        stage.check(case, signed_in.status == 200, || seen(&signed_in));
+    }
+    // Every 5xx was asked for.
+    journal::begin();
+    node.stop().await;
+}

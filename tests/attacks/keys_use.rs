@@ -33,7 +33,10 @@ const ES256: Ring = Ring::token(Alg::ES256);
 
 fn act(stage: &Stage) -> Act {
     let now = stage.server.clock.now();
-    Act { actor: "cli", now }
+    Act {
+        actor: portcullis::audit::Actor::Operator,
+        now,
+    }
 }
 
 /// An issuer on loopback that a verifier can fetch from: it publishes what the node does.

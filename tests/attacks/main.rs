@@ -29,6 +29,8 @@ mod introspection;
 mod keys_jwt;
 mod keys_use;
 mod login;
+mod logout;
+mod navigation;
 mod odd_peer;
 mod process;
 mod redirect_uri;
@@ -74,12 +76,15 @@ const AREAS: &[&[Row]] = &[
     introspection::ROWS,
     keys_jwt::ROWS,
     keys_use::ROWS,
+    login::cookies::ROWS,
     login::forms::ROWS,
     odd_peer::ROWS,
     login::kinds::ROWS,
     login::pages::ROWS,
     login::passwords::ROWS,
     login::sessions::ROWS,
+    logout::ROWS,
+    navigation::ROWS,
     redirect_uri::ROWS,
     restores::ROWS,
     revocation::ROWS,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use portcullis::oauth::client::Client;
+use portcullis::oauth::client::{Client, rejected};
 use portcullis::oauth::redirect_uri;
 
 use crate::cast::server::{confidential, public};
@@ -66,7 +66,10 @@ fn refuse(stage: &Stage, first: usize, uris: &[&str]) {
 
 /// 400 `invalid_redirect_uri`, by the check that every registration goes through.
 fn refused(client: &Client) -> Result<(), String> {
-    match client.check(false) {
+    match client
+        .check(false)
+        .map_err(|errors| (rejected(&errors), errors))
+    {
         Err((error, _))
             if error.code.as_str() == "invalid_redirect_uri"
                 && error.code.status() == 400

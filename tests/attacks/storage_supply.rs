@@ -6,23 +6,28 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
-use portcullis::app::App;
+use portcullis::app::{App, key_table};
 use portcullis::config::{Overrides, load};
-use portcullis::db::Error;
+use portcullis::db::{Error, Store};
 use portcullis::id::{ClientId, UserId};
+use portcullis::keeper::Act;
+use portcullis::oauth::client::GrantType;
 use portcullis::oauth::grants::authorization_code::Code;
 use portcullis::secret::{Entropy, Hash, Secret};
 use portcullis::time::Timestamp;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
+use crate::cast::client::header;
+use crate::cast::cluster::Cluster;
 use crate::cast::place::empty_folder;
-use crate::cast::server::{confidential, sweep};
-use crate::cast::{Db, Server, log, postgres};
+use crate::cast::relay::Relay;
+use crate::cast::server::{AUDIENCE, confidential, sweep};
+use crate::cast::{Answer, Browser, Db, Look, Party, Server, journal, log, postgres};
 use crate::expect::{json_error, logged, seen};
 use crate::process::Site;
 use crate::token_code::Flow;
@@ -42,6 +47,7 @@ pub const ROWS: &[Row] = &[
     row!(a488),
     row!(a489),
     row!(a490),
+    row!(a524),
 ];
 
 fn root() -> &'static Path {
@@ -668,4 +674,140 @@ async fn a490(stage: &Stage) {
     let long = with("[tokens]\naccess = \"16m\"\n");
     no_start(stage, 5, &long, 78, "tokens.access");
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// A client of the client-credentials grant: its tokens need no row, so only the lease keeps a node from
+/// signing them.
+async fn robot(server: &Server) -> Party {
+    let mut robot = confidential("", "");
+    robot.id = ClientId::new(&server.app.entropy, server.clock.now());
+    robot.redirect_uris.clear();
+    robot.grant_types = vec![GrantType::ClientCredentials];
+    robot.resources = vec![AUDIENCE.to_owned()];
+    server.register(robot).await
+}
+
+async fn asks_for_token(client: &Party) -> Answer {
+    let fields = [("grant_type", "client_credentials"), ("resource", AUDIENCE)];
+    client.posts("/oauth2/token", &fields).await
+}
+
+/// Everything that needs state is refused with 503 for now.
+async fn refuses_state(stage: &Stage, case: usize, robot: &Party, alice: &mut Browser, url: &str) {
+    let answer = asks_for_token(robot).await;
+    stage.expect(case, json_error(&answer, 503, "temporarily_unavailable"));
+    for path in [url, "/login?authorization=x", "/account"] {
+        let answer = alice.get(path).await;
+        let is_503 = answer.status == 503
+            || answer.callback("error").as_deref() == Some("temporarily_unavailable");
+        stage.check(case, is_503, || format!("{path}: {}", seen(&answer)));
+    }
+}
+
+/// How long `client` is refused with 503 from now on.
+async fn is_served_again(client: &Party) -> (Duration, Answer) {
+    let begun = Instant::now();
+    loop {
+        let answer = asks_for_token(client).await;
+        if answer.status != 503 || begun.elapsed() > Duration::from_secs(10) {
+            return (begun.elapsed(), answer);
+        }
+    }
+}
+
+async fn a524(stage: &Stage) {
+    if stage.db() == Db::Sqlite {
+        // No server that could be another one.
+        return stage.check(0, true, String::new);
+    }
+    let primary = Cluster::new();
+    let (url, relay) = (primary.database(), Relay::before(primary.folder()));
+    let standby = primary.standby();
+    let promoted = standby.url(postgres::name(&url));
+    let server = Server::on_cluster(&url, &relay.through(&url)).await;
+    let (good, bad, web) = (
+        robot(&server).await,
+        robot(&server).await,
+        server.shop().await,
+    );
+    let mut alice = server.enters("alice").await;
+    let request = web.request(&[]);
+    let before = asks_for_token(&bad).await;
+    stage.check(1, before.status == 200, || seen(&before));
+    let kid = header(before.ok().access())["kid"].clone();
+    let mark = log::mark();
+
+    // 1. A failover that this node does not see: its address leads to the old primary, which is a standby
+    //    without a primary now. On the new one a client is disabled and a key is revoked.
+    primary.is_followed_by(&standby);
+    standby.is_promoted();
+    primary.is_demoted();
+    let (store, now) = (Store::open(&promoted, 2).unwrap(), server.clock.now());
+    let id = bad.client.id.clone();
+    let disabled = store.transaction(move |tx| tx.disable_client(&id, "test", now));
+    stage.check(1, disabled.await.unwrap(), || "not disabled".to_owned());
+    let table = key_table(&server.config, &store, &server.app.entropy);
+    let act = Act {
+        actor: portcullis::audit::Actor::Operator,
+        now,
+    };
+    let revoked = table.await.unwrap();
+    revoked
+        .revoke(kid.as_str().unwrap(), "leaked", &act)
+        .await
+        .unwrap();
+    server.fails_check("database").await;
+    let told = log::since(mark).iter().any(|event| {
+        let is = |field: &str, value: &str| event.get(field).is_some_and(|is| is == value);
+        is("event", "node.degraded") && is("reason", "poll") && is("severity", "high")
+    });
+    stage.check(1, told, || "no node.degraded".to_owned());
+
+    // 2. No signature after 30 s, whatever is remembered of clients.
+    server.advance(Duration::from_secs(31));
+    for client in [&good, &bad] {
+        refuses_state(stage, 2, client, &mut alice, &request).await;
+        let refused = asks_for_token(client).await;
+        stage.expect(2, logged(&refused, "key.unusable", "lease"));
+    }
+    server.fails_check("write").await;
+
+    // 3. The address leads to the primary: served again, by what is true there.
+    relay.leads_to(standby.folder());
+    let (took, answer) = is_served_again(&good).await;
+    stage.check(
+        3,
+        answer.status == 200 && took < Duration::from_secs(5),
+        || format!("{took:?}: {}", seen(&answer)),
+    );
+    stage.check(3, header(answer.ok().access())["kid"] != kid, || {
+        "signed with the revoked key".to_owned()
+    });
+    let refused = asks_for_token(&bad).await;
+    stage.expect(3, json_error(&refused, 401, "invalid_client"));
+    server.gets_ready().await;
+
+    // 4. The primary itself becomes read-only, and once more with cut connections.
+    let mut look = Look::at(&standby.url("postgres"));
+    look.execute("ALTER SYSTEM SET default_transaction_read_only = on");
+    look.execute("SELECT pg_reload_conf()");
+    server.fails_check("database").await;
+    relay.hangs_up();
+    server.fails_check("database").await;
+    server.advance(Duration::from_secs(31));
+    refuses_state(stage, 4, &good, &mut alice, &request).await;
+    look.execute("SET transaction_read_only = off; SET default_transaction_read_only = off");
+    look.execute("ALTER SYSTEM RESET default_transaction_read_only");
+    look.execute("SELECT pg_reload_conf()");
+    let (took, answer) = is_served_again(&good).await;
+    stage.check(
+        4,
+        answer.status == 200 && took < Duration::from_secs(5),
+        || format!("{took:?}: {}", seen(&answer)),
+    );
+    server.gets_ready().await;
+    drop(store);
+    // What holds for every answer is seen elsewhere: without TLS there is no HSTS here.
+    journal::begin();
+    server.remove().await;
 }

@@ -1,8 +1,12 @@
 //! Rows of the catalogue: what failed sign-ins cost, and how much one address may ask.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use portcullis::accounts::password::Password;
+use portcullis::accounts::user::{User, Username};
 use portcullis::config::Config;
 
 use crate::cast::server::PASSWORD;
@@ -11,7 +15,15 @@ use crate::expect::{logged, page, seen};
 use crate::login::{Door, failed, passed};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a089), row!(a112), row!(a113), row!(a114), row!(a117)];
+pub const ROWS: &[Row] = &[
+    row!(a089),
+    row!(a112),
+    row!(a113),
+    row!(a114),
+    row!(a117),
+    row!(a513),
+    row!(a514),
+];
 
 const WRONG: &str = "not-the-password";
 
@@ -301,4 +313,179 @@ async fn a089(stage: &Stage) {
         format!("{young} of the latest are left")
     });
     end(nodes).await;
+}
+
+/// Users with [`PASSWORD`], by name.
+async fn users(server: &Server, names: &[String]) {
+    let (app, now) = (&server.app, server.clock.now());
+    let password = Password::parse(PASSWORD).unwrap();
+    let phc = password
+        .hash(&app.config.login.argon2, &app.entropy)
+        .unwrap();
+    let users: Vec<User> = names
+        .iter()
+        .map(|name| User::new(Username::parse(name).unwrap(), &app.entropy, now))
+        .collect();
+    server
+        .write(move |tx| {
+            for user in &users {
+                tx.put_user(user)?;
+                tx.put_password(&user.id, &phc, now)?;
+            }
+            Ok(())
+        })
+        .await;
+}
+
+const HOUR: i64 = 3_600_000_000;
+
+/// Signs a user in with the right password while a clock is off: that of the only node, or of one node.
+async fn signs_in_by_a_wrong_clock(stage: &Stage, case: usize, nodes: &[Server], off: i64) {
+    let (server, web) = (&nodes[0], nodes[0].shop().await);
+    let skew = Arc::new(AtomicI64::new(0));
+    let skewed = match stage.db() {
+        Db::Sqlite => None,
+        Db::Postgres => Some(server.skewed_node(&skew).await),
+    };
+    if let Some(node) = &skewed {
+        node.gets_ready().await;
+        skew.store(off, Ordering::SeqCst);
+        node.fails_check("clock").await;
+    }
+    let shift = Duration::from_micros(off.unsigned_abs());
+    match (&skewed, off > 0) {
+        (Some(_), _) => {}
+        (None, true) => server.advance(shift),
+        (None, false) => server.set_back(shift),
+    }
+    let node = skewed.as_ref().unwrap_or(server);
+    let mut browser = node.browser().from("192.0.2.1");
+    let page = browser.opens(&web.at(&node.base).request(&[])).await;
+    let answer = match page.status {
+        503 => page,
+        _ => browser.fills_in(&page, "user-0", PASSWORD).await,
+    };
+    // A node that is this far off refuses; an embedded database has no clock to be off from.
+    let expected = match stage.db() {
+        Db::Sqlite => browser.cookies.contains_key("__Host-sid"),
+        Db::Postgres => answer.status == 503,
+    };
+    stage.check(case, expected, || seen(&answer));
+    match (skewed, off > 0) {
+        (Some(skewed), _) => skewed.stop().await,
+        (None, true) => server.set_back(shift),
+        (None, false) => server.advance(shift),
+    }
+}
+
+async fn a513(stage: &Stage) {
+    let names: Vec<String> = (0..4).map(|n| format!("user-{n}")).collect();
+    for (case, off) in [(1, HOUR), (2, 100 * 24 * HOUR), (3, -HOUR / 6)] {
+        let nodes = nodes(stage, |_| {}).await;
+        let (server, web) = (&nodes[0], nodes[0].shop().await);
+        users(server, &names).await;
+        // One more on the right clock, before and after.
+        let mut door = Door::opens(server, &web).await.from("192.0.2.1");
+        stage.expect(case, passed(&door.tries("user-3", PASSWORD).await));
+        signs_in_by_a_wrong_clock(stage, case, &nodes, off).await;
+        for (n, name) in names.iter().enumerate() {
+            let node = &nodes[n % nodes.len()];
+            let mut door = Door::opens(node, &web.at(&node.base))
+                .await
+                .from("192.0.2.1");
+            stage.expect(case, passed(&door.tries(name, PASSWORD).await));
+        }
+        // What the rules say is the longest that is ever told.
+        let mut door = Door::opens(server, &web).await.from("192.0.2.1");
+        for _ in 0..5 {
+            stage.expect(case, failed(&door.tries("user-1", WRONG).await));
+        }
+        stage.expect(case, throttled(&door.tries("user-1", WRONG).await, 1));
+        end(nodes).await;
+    }
+    journal::strike_out(|exchange| exchange.answer.status == 503);
+}
+
+/// 503 with a short wait: other attempts are in progress, and none has failed. On a busy machine an attempt
+/// may wait too long for the lock of a row.
+fn busy(answer: &Answer) -> Result<(), String> {
+    logged(answer, "login.busy", "").or(logged(answer, "storage.error", ""))?;
+    let after: u64 = answer
+        .header("retry-after")
+        .and_then(|after| after.parse().ok())
+        .unwrap_or(u64::MAX);
+    if answer.status == 503 && after <= 5 {
+        Ok(())
+    } else {
+        Err(format!("got {} after {after} s", seen(answer)))
+    }
+}
+
+async fn a514(stage: &Stage) {
+    for (case, many, rounds) in [(1, 8, 6), (2, 40, 2), (3, 60, 2)] {
+        let nodes = nodes(stage, |config| config.database.pool_size = 24).await;
+        let web = nodes[0].shop().await;
+        let names: Vec<String> = (0..many).map(|n| format!("user-{n}")).collect();
+        users(&nodes[0], &names).await;
+        for _ in 0..rounds {
+            let mut tries = Vec::new();
+            for (n, name) in names.iter().enumerate() {
+                let (node, name) = (&nodes[n % nodes.len()], name.clone());
+                let mut door = Door::opens(node, &web.at(&node.base))
+                    .await
+                    .from("192.0.2.1");
+                tries.push(async move { (door.tries(&name, PASSWORD).await, door, name) });
+            }
+            let tries: Vec<_> = tries.into_iter().map(actix_web::rt::spawn).collect();
+            let mut later = Vec::new();
+            for answer in tries {
+                let (answer, door, name) = answer.await.unwrap();
+                match answer.status {
+                    200 => stage.expect(case, passed(&answer)),
+                    _ => {
+                        stage.expect(case, busy(&answer));
+                        later.push((door, name));
+                    }
+                }
+            }
+            // A second submit succeeds, since no failure was counted.
+            for (mut door, name) in later {
+                let mut answer = door.tries(&name, PASSWORD).await;
+                while answer.status == 503 {
+                    answer = door.tries(&name, PASSWORD).await;
+                }
+                stage.expect(case, passed(&answer));
+            }
+        }
+        let failures = "SELECT CAST(coalesce(sum(failures), 0) AS BIGINT) AS n FROM throttles";
+        let failures = nodes[0].count(failures);
+        stage.check(case, failures == 0, || format!("{failures} failures"));
+        end(nodes).await;
+    }
+    // A double click.
+    let (nodes, mut answers) = (nodes(stage, |_| {}).await, Vec::new());
+    let web = nodes[0].shop().await;
+    for round in 0..6 {
+        let node = &nodes[round % nodes.len()];
+        let door = Door::opens(node, &web.at(&node.base)).await;
+        let clicks = [door.clone(), door].map(|mut door| {
+            actix_web::rt::spawn(async move { door.tries("alice", PASSWORD).await })
+        });
+        for click in clicks {
+            answers.push(click.await.unwrap());
+        }
+    }
+    for pair in answers.chunks(2) {
+        let passes = pair.iter().filter(|answer| passed(answer).is_ok()).count();
+        let others = pair.iter().filter(|answer| {
+            passed(answer).is_ok()
+                || busy(answer).is_ok()
+                || logged(answer, "authorization.replay", "").is_ok()
+        });
+        stage.check(4, passes > 0 && others.count() == 2, || {
+            format!("{} and {}", seen(&pair[0]), seen(&pair[1]))
+        });
+    }
+    end(nodes).await;
+    journal::strike_out(|exchange| exchange.answer.status == 503);
 }

@@ -1,5 +1,7 @@
 //! Rows of the catalogue: `/oauth2/userinfo`.
 
+use std::time::Duration;
+
 use portcullis::oauth::client::GrantType;
 
 use crate::cast::server::{confidential, public};
@@ -11,6 +13,7 @@ use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
     row!(a350),
+    row!(a351),
     row!(a352),
     row!(a353),
     row!(a354),
@@ -64,6 +67,42 @@ async fn a350(stage: &Stage) {
         .send("GET", USERINFO, &basic, None)
         .await;
     stage.check(3, answer.status == 401, || seen(&answer));
+}
+
+async fn a351(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let (tokens, revoked) = (bought(&mut flow).await, bought(&mut flow).await);
+    let asks = async |case: usize, token: &str| {
+        stage.node(case).browser().asks_userinfo("GET", token).await
+    };
+    // 2. Revoked.
+    flow.web.revokes(revoked.access()).await;
+    let answer = asks(2, revoked.access()).await;
+    stage.expect(2, bearer(&answer, 401, "invalid_token"));
+    stage.expect(2, logged(&answer, "bearer.rejected", "revoked"));
+    // 3. A bad signature. 4. An ID token.
+    let (body, signature) = tokens.access().rsplit_once('.').unwrap();
+    let turned: String = signature.chars().rev().collect();
+    let forged = format!("{body}.{turned}");
+    let id_token = tokens.0["id_token"].as_str().unwrap();
+    for (case, token) in [(3, forged.as_str()), (4, id_token)] {
+        let answer = asks(case, token).await;
+        stage.expect(case, bearer(&answer, 401, "invalid_token"));
+        stage.expect(case, logged(&answer, "bearer.rejected", "invalid"));
+    }
+    // 1. Expired, to the second: the clock that counts is the server's own.
+    let exp = tokens.access_claims()["exp"].as_u64().unwrap();
+    for at in [exp - 1, exp, exp + 1, exp + 29] {
+        let now = stage.server.clock.now().secs();
+        stage.server.advance(Duration::from_secs(at - now));
+        let answer = asks(1, tokens.access()).await;
+        if at < exp {
+            told(stage, 1, &answer);
+        } else {
+            stage.expect(1, bearer(&answer, 401, "invalid_token"));
+            stage.expect(1, logged(&answer, "bearer.rejected", "expired"));
+        }
+    }
 }
 
 async fn a352(stage: &Stage) {

@@ -48,6 +48,14 @@ export async function person(browser, options = {}, expected = []) {
   }
 }
 
+/** Lets a tab show the page that continues by itself, as a browser does that blocks refreshes. */
+export const withoutRefresh = (page) =>
+  page.route('**/login', async (route) => {
+    const response = await route.fetch()
+    const body = (await response.text()).replace(/<meta http-equiv="refresh"[^>]*>/, '')
+    await route.fulfill({ response, body })
+  })
+
 /** A client's own web server on another site than the issuer: it keeps what it is sent and says so. */
 export async function clientSite() {
   const arrived = []

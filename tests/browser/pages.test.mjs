@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { after, before } from 'node:test'
 
 import { PASSWORD, USERNAME, demo as startDemo, serve } from '../interop/portcullis.mjs'
-import { launch, person, test } from './chromium.mjs'
+import { launch, person, test, withoutRefresh } from './chromium.mjs'
 import { begin } from './pkce.mjs'
 
 const axe = await readFile(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
@@ -47,8 +47,10 @@ async function demoSession(page) {
   await page.goto(demo.home)
   await page.click('#demo-start')
   await signIn(page, demo)
-  if (await page.locator('#consent-allow').count()) await page.click('#consent-allow')
-  await page.waitForSelector('text=Signed in as')
+  const [consent, done] = [page.locator('#consent-allow'), page.getByText('Signed in as')]
+  await consent.or(done).waitFor()
+  if (await consent.count()) await consent.click()
+  await done.waitFor()
 }
 
 /** A server on its first start, whose set-up link is opened. */
@@ -100,6 +102,14 @@ const STATES = {
       await session(page)
       await page.goto(request())
       await page.waitForSelector('text=Please sign in again')
+    },
+  ],
+  continue: [
+    async (page) => {
+      await withoutRefresh(page)
+      await page.goto(request())
+      await signIn(page)
+      await page.waitForSelector('#continue')
     },
   ],
   consent: [session],

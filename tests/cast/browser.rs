@@ -256,11 +256,21 @@ impl Answer {
         self.header("location")
     }
 
-    /// A redirect that stays with us.
+    /// Where the browser goes by itself: the redirect, or the refresh of a page that continues.
+    pub fn onward(&self) -> Option<String> {
+        let refresh = || {
+            let rest = self
+                .body
+                .split_once("http-equiv=\"refresh\" content=\"0; url=")?
+                .1;
+            Some(rest.split_once('"')?.0.replace("&#38;", "&"))
+        };
+        self.location().map(str::to_owned).or_else(refresh)
+    }
+
+    /// The way onward, if it stays at the issuer.
     pub fn own_redirect(&self) -> Option<String> {
-        self.location()
-            .filter(|to| to.starts_with('/'))
-            .map(str::to_owned)
+        self.onward().filter(|to| to.starts_with('/'))
     }
 
     /// A parameter of the redirect to the client.

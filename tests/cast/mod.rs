@@ -11,6 +11,7 @@
 pub mod backup;
 pub mod browser;
 pub mod client;
+pub mod cluster;
 pub mod journal;
 pub mod log;
 pub mod look;

@@ -37,6 +37,8 @@ pub struct Relay {
 }
 
 struct Shared {
+    /// The socket that new connections are joined to.
+    server: Mutex<PathBuf>,
     way: Mutex<Way>,
     changed: Condvar,
     /// Messages, while it is flaky.
@@ -48,25 +50,32 @@ struct Shared {
 impl Relay {
     /// In front of the Postgres of the tests; `None` if that is reached by network.
     pub fn new() -> Option<Self> {
-        static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let query = postgres::url().split_once('?')?.1;
         let host = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "host");
         let (_, real) = host.filter(|(_, host)| host.starts_with('/'))?;
+        Some(Self::before(Path::new(real.as_ref())))
+    }
+
+    /// In front of the server whose socket is in a folder.
+    pub fn before(real: &Path) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let (process, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::SeqCst));
         let folder = std::env::temp_dir().join(format!("relay-{process}-{number}"));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
         let listener = UnixListener::bind(folder.join(SOCKET)).unwrap();
         let shared = Arc::new(Shared {
+            server: Mutex::new(real.join(SOCKET)),
             way: Mutex::new(Way::Open),
             changed: Condvar::new(),
             passed: AtomicUsize::new(0),
             ends: Mutex::default(),
         });
-        let (accepting, server) = (Arc::clone(&shared), Path::new(real.as_ref()).join(SOCKET));
+        let accepting = Arc::clone(&shared);
         // It ends with the process.
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
+                let server = accepting.server.lock().unwrap().clone();
                 if accepting.way() != Way::Broken
                     && let Ok(server) = UnixStream::connect(&server)
                 {
@@ -74,11 +83,23 @@ impl Relay {
                 }
             }
         });
-        Some(Self {
+        Self {
             folder,
-            real: real.into_owned(),
+            real: real.display().to_string(),
             shared,
-        })
+        }
+    }
+
+    /// New connections lead to another server from now on; those that there are stay.
+    pub fn leads_to(&self, real: &Path) {
+        *self.shared.server.lock().unwrap() = real.join(SOCKET);
+    }
+
+    /// Hangs up on everybody; whoever comes back is let through.
+    pub fn hangs_up(&self) {
+        for end in self.shared.ends.lock().unwrap().drain(..) {
+            let _ = end.shutdown(Shutdown::Both);
+        }
     }
 
     /// The URL of a database, by way of this relay.
@@ -109,9 +130,7 @@ impl Relay {
     /// From now on everybody is hung up on; so are those who are there.
     pub fn breaks(&self) {
         self.shared.becomes(Way::Broken);
-        for end in self.shared.ends.lock().unwrap().drain(..) {
-            let _ = end.shutdown(Shutdown::Both);
-        }
+        self.hangs_up();
     }
 
     /// All is well again. What was held back arrives now.

@@ -1,8 +1,8 @@
 //! A node: the real server on a real socket, with its own database and a clock to push forward.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
@@ -49,6 +49,8 @@ pub struct Server {
     /// The clock of the services, which goes with the server's.
     pub services: ManualClock,
     pub base: String,
+    /// Where its management listener answers.
+    pub management: String,
     pub config: Config,
     pub db: Db,
     handle: ServerHandle,
@@ -68,6 +70,17 @@ impl Server {
         let mut config = fresh_database(db).await;
         change(&mut config);
         Self::serve(db, config, Clock::settable(start_of_time())).await
+    }
+
+    /// A node on an empty database of a Postgres of the test's own, which it reaches by another URL.
+    pub async fn on_cluster(url: &str, by_way_of: &str) -> Self {
+        log::collect();
+        let mut config = fresh_database(Db::Postgres).await;
+        postgres::drop_database(&config.database_url());
+        config.database.url = Some(url.to_owned());
+        fill(&config).await;
+        config.database.url = Some(by_way_of.to_owned());
+        Self::serve(Db::Postgres, config, Clock::settable(start_of_time())).await
     }
 
     /// A node that believes what a proxy on this machine says of addresses.
@@ -92,11 +105,13 @@ impl Server {
         Self::with(db, |config| {
             config.issuer = Some(format!("http://127.0.0.1:{first}"));
             config.listen.public = Address::new("127.0.0.1", first);
-            config.http.accept_hosts = vec![
+            config.http.accept_hosts = [
                 "op.example".to_owned(),
                 format!("127.0.0.1:{first}"),
                 format!("127.0.0.1:{second}"),
-            ];
+            ]
+            .map(|host| host.parse().unwrap())
+            .to_vec();
             change(config);
         })
         .await
@@ -113,10 +128,69 @@ impl Server {
         let mut config = self.config.clone();
         change(&mut config);
         if let Some(spare) = config.http.accept_hosts.last() {
-            let (_, port) = spare.rsplit_once(':').unwrap();
-            config.listen.public = Address::new("127.0.0.1", port.parse().unwrap());
+            config.listen.public = Address::new("127.0.0.1", spare.port().unwrap());
         }
         Self::serve(self.db, config, self.clock.clone()).await
+    }
+
+    /// Another node on the same database (Postgres only), whose clock is off by so many microseconds.
+    pub async fn skewed_node(&self, off: &Arc<AtomicI64>) -> Self {
+        assert_eq!(self.db, Db::Postgres, "an embedded database has one node");
+        let Clock::Settable(at) = &self.clock else {
+            panic!("the clock cannot be set");
+        };
+        let clock = Clock::Skewed(Arc::clone(at), Arc::clone(off));
+        Self::serve(self.db, self.config.clone(), clock).await
+    }
+
+    /// What `/readyz` answers: the status, and the checks that failed.
+    pub async fn readiness(&self) -> (u16, Vec<String>) {
+        let answer = Browser::new(&self.management).get("/readyz").await;
+        let said = answer.json();
+        let checks = said["checks"].as_object().unwrap();
+        let failed = checks.iter().filter(|(_, word)| *word != "ok");
+        (
+            answer.status,
+            failed.map(|(name, _)| name.clone()).collect(),
+        )
+    }
+
+    /// Waits until `/readyz` says that a check failed.
+    #[track_caller]
+    pub fn fails_check(&self, check: &str) -> impl Future<Output = ()> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let begun = std::time::Instant::now();
+            loop {
+                let (status, failed) = self.readiness().await;
+                if status == 503 && failed.iter().any(|name| name == check) {
+                    return;
+                }
+                assert!(
+                    begun.elapsed() < Duration::from_secs(15),
+                    "{caller}: {check} is not named: {status} {failed:?}"
+                );
+            }
+        }
+    }
+
+    /// Waits until `/readyz` is 200.
+    #[track_caller]
+    pub fn gets_ready(&self) -> impl Future<Output = ()> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let begun = std::time::Instant::now();
+            loop {
+                let (status, failed) = self.readiness().await;
+                if status == 200 {
+                    return;
+                }
+                assert!(
+                    begun.elapsed() < Duration::from_secs(15),
+                    "{caller}: not ready: {status} {failed:?}"
+                );
+            }
+        }
     }
 
     /// A service of the API behind a verifier that follows the feed.
@@ -161,6 +235,7 @@ impl Server {
         };
         let port = listeners.addresses()[0].port();
         let base = format!("{scheme}://127.0.0.1:{port}");
+        let management = format!("http://{}", listeners.shown().1);
         let handle = listeners.handle();
         let running = Some(actix_web::rt::spawn(listeners.run()));
         let node = app.clone();
@@ -170,6 +245,7 @@ impl Server {
             services: ManualClock::at(clock.now().secs()),
             clock,
             base,
+            management,
             config,
             db,
             handle,
@@ -512,6 +588,13 @@ async fn template(db: Db) -> Config {
         let name = format!("template_{}", std::process::id());
         config.database.url = Some(postgres::empty_database(&name));
     }
+    fill(&config).await;
+    settle(&config);
+    config
+}
+
+/// Writes the people, the API and the keys of the stories into an empty database.
+async fn fill(config: &Config) {
     let app = App::start(
         config.clone(),
         Clock::settable(start_of_time()),
@@ -523,9 +606,6 @@ async fn template(db: Db) -> Config {
     app.keeper.keep().await.unwrap();
     // dave's record is the first of every feed.
     app.number_waiting().await.unwrap();
-    drop(app);
-    settle(&config);
-    config
 }
 
 /// Waits until the last connection of a template is gone: SQLite merges its log then, and Postgres

@@ -216,9 +216,10 @@ impl<'p> Operator<'p> {
         std::fs::create_dir_all(place.folder.join("backup")).unwrap();
         symlink(env!("CARGO_BIN_EXE_portcullis"), bin.join("portcullis")).unwrap();
         let systemctl = "#!/bin/sh\nset -e\ncase $1 in\n\
-            stop) pid=$(cat server.pid); kill -TERM \"$pid\"; while kill -0 \"$pid\" 2>/dev/null; do sleep 0.05; done ;;\n\
-            start) portcullis serve </dev/null >/dev/null 2>server.log & echo $! >server.pid\n\
-                   until grep -q server.started server.log; do kill -0 $!; sleep 0.05; done ;;\nesac\n";
+            stop) pid=$(cat server.pid); kill -TERM \"$pid\"; \
+                  while kill -0 \"$pid\" 2>/dev/null && ! grep -qs '^State:.Z' \"/proc/$pid/status\"; do sleep 0.05; done ;;\n\
+            start) rm -f server.log; portcullis serve </dev/null >/dev/null 2>server.log & echo $! >server.pid\n\
+                   until grep -qs server.started server.log; do kill -0 $!; sleep 0.05; done ;;\nesac\n";
         std::fs::write(bin.join("systemctl"), systemctl).unwrap();
         let mode = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(bin.join("systemctl"), mode).unwrap();

@@ -30,6 +30,36 @@ impl Disk {
         })
     }
 
+    /// An ext4 of so many MiB that can fail. `None` where this machine cannot make one, said aloud.
+    pub fn that_fails(folder: &Path, mib: u64) -> Option<Self> {
+        std::fs::create_dir_all(folder).unwrap();
+        let image = folder.with_extension("img");
+        File::create(&image).unwrap().set_len(mib << 20).unwrap();
+        let made = Command::new("mkfs.ext4").arg("-q").arg(&image).output();
+        let mounted = made.is_ok_and(|made| made.status.success())
+            && Command::new("mount")
+                .args(["-o", "loop"])
+                .args([&image, folder])
+                .output()
+                .is_ok_and(|mounted| mounted.status.success());
+        if !mounted {
+            eprintln!("SKIPPED: no ext4 on a loop device can be mounted here");
+            return None;
+        }
+        Some(Self {
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// The kernel stops all writes, as after an error of the disk (ext4(5), `errors=remount-ro`).
+    pub fn fails(&self) {
+        does(
+            Command::new("mount")
+                .args(["-o", "remount,abort"])
+                .arg(&self.folder),
+        );
+    }
+
     /// The same, for the account that a path belongs to.
     pub fn belongs_like(&self, other: &Path) {
         let reference = format!("--reference={}", other.display());

@@ -8,10 +8,10 @@ use futures_util::future::{join, join_all};
 
 use crate::cast::Browser;
 use crate::cast::Look;
+use crate::cast::cluster::Cluster;
 use crate::cast::place::{Place, Running};
 use crate::cast::relay::Relay;
 use crate::cast::site::{Site, asks, base, management};
-use crate::cluster::Cluster;
 use crate::runs;
 use crate::shoppers::{Promises, Shopper, are_honoured, signed_in};
 
@@ -22,16 +22,16 @@ const SHOPPERS: usize = 2;
 const BACK_IN: Duration = Duration::from_secs(5);
 
 /// One database, its nodes, and alice signed in.
-struct House {
-    site: Site,
-    nodes: Vec<Running>,
-    alice: Browser,
-    promises: RefCell<Promises>,
+pub struct House {
+    pub site: Site,
+    pub nodes: Vec<Running>,
+    pub alice: Browser,
+    pub promises: RefCell<Promises>,
 }
 
 impl House {
     /// On the database of a place, with nodes that have these settings besides.
-    fn open(place: Place, nodes: &[&[(&str, &str)]]) -> Self {
+    pub fn open(place: Place, nodes: &[&[(&str, &str)]]) -> Self {
         let mut site = Site::open(place);
         let level = "warn,portcullis=info,access=off,audit=off".to_owned();
         site.place.told.push(("PORTCULLIS__LOG__LEVEL", level));
@@ -46,7 +46,7 @@ impl House {
     }
 
     /// People shop at these nodes until all that happens meanwhile has happened.
-    async fn open_for(&self, nodes: &[&Running], meanwhile: impl Future<Output = ()>) {
+    pub async fn open_for(&self, nodes: &[&Running], meanwhile: impl Future<Output = ()>) {
         let over = Cell::new(false);
         let shoppers: Vec<_> = nodes
             .iter()
@@ -70,7 +70,7 @@ impl House {
 
     /// Check K: what was answered is stored, enforced at every node and in the feed; the feed has no
     /// gap; each ring has one generation of a number; the audit log is whole.
-    fn keeps_its_word(&self) {
+    pub fn keeps_its_word(&self) {
         let url = self.site.place.database.as_deref().unwrap();
         let lines = |query: &str| {
             let query = query.replace("lower(hex(hash))", "encode(hash, 'hex')");
@@ -113,7 +113,7 @@ impl House {
     }
 
     /// How long a node takes until it gives a code again.
-    async fn is_back(&self, node: &Running) -> Duration {
+    pub async fn is_back(&self, node: &Running) -> Duration {
         let (begun, mut alice) = (Instant::now(), self.alice.at(&base(node)));
         let request = self.site.web(&base(node)).request(&[]);
         loop {
@@ -126,7 +126,7 @@ impl House {
 }
 
 /// Something that takes its time, beside what is asynchronous.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 

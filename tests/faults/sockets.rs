@@ -404,7 +404,58 @@ fn f22_crowds_of_connections_leave_room_for_others() {
     });
     served_as_before(before, times);
     let log = server.log().join("\n");
-    assert!(log.contains("\"reason\":\"connections\""), "{log}");
+    let told = "\"event\":\"http.conn_limit\",\"reason\":\"connections\"";
+    assert!(log.contains(told), "{log}");
+    assert_eq!(
+        log.matches(told).count(),
+        1,
+        "one line for an attacker: {log}"
+    );
+}
+
+/// The management listener counts connections and watches them as the public one does.
+#[test]
+fn management_connections_of_one_address_are_limited() {
+    let _turn = crate::alone();
+    let (_site, server, _door) = open();
+    let to: SocketAddr = server.started("management").parse().unwrap();
+    let mut crowd: Vec<TcpStream> = (0..400)
+        .map(|n| connect(to, stranger(n - n), None))
+        .collect();
+    for stream in &crowd {
+        stream.set_nonblocking(true).unwrap();
+    }
+    let begun = Instant::now();
+    let open = |crowd: &mut Vec<TcpStream>| {
+        crowd.retain_mut(|stream| {
+            let heard = stream.read(&mut [0; 64]);
+            matches!(heard, Err(error) if error.kind() == ErrorKind::WouldBlock)
+        });
+        crowd.len()
+    };
+    while open(&mut crowd) > 256 {
+        assert!(begun.elapsed() < Duration::from_secs(4), "{}", crowd.len());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut other = BufReader::new(connect(to, Ipv4Addr::new(127, 0, 3, 1), None));
+    for _ in 0..3 {
+        other.get_mut().write_all(&get("/livez")).unwrap();
+        assert_eq!(hears(&mut other), 200);
+    }
+    assert_eq!(crowd.len(), 256);
+    // A connection that was in use ends quietly; those that said nothing are logged.
+    assert_eq!(other.read(&mut [0; 64]).unwrap(), 0);
+    while open(&mut crowd) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(12), "{}", crowd.len());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let log = server.log();
+    let told = |what: &str| log.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(
+        told("\"event\":\"http.conn_limit\",\"reason\":\"connections\""),
+        1
+    );
+    assert_eq!(told("\"ip\":\"127.0.3.1\""), 0);
 }
 
 /// What is too large, or no request at all, and how it is refused.

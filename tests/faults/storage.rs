@@ -147,6 +147,18 @@ fn is_survived(site: &Site, disk: &Disk) {
             line.contains("storage.error")
                 && (line.contains("is full") || line.contains("No space"))
         });
+        // The tables of Postgres may have room for one row that is only rewritten, and its log is elsewhere.
+        if site.place.database.is_none() {
+            let begun = Instant::now();
+            loop {
+                let (status, said) = asks(&probes, "/readyz").await;
+                if status == 503 && said.contains("\"write\":\"failed\"") {
+                    break;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(20), "{status} {said}");
+            }
+            println!("not ready after {:?}", begun.elapsed());
+        }
         let (_, page) = asks(&probes, "/metrics").await;
         let alarm = "portcullis_events_total{event=\"storage.error\",severity=\"high\"}";
         assert!(sample(&page, alarm).unwrap() > 0.0);
@@ -172,7 +184,10 @@ fn is_survived(site: &Site, disk: &Disk) {
             _ => refreshed.ok(),
         };
         web.refreshes(next.refresh(), &[]).await.ok();
-        assert_eq!(asks(&probes, "/readyz").await.0, 200);
+        let begun = Instant::now();
+        while asks(&probes, "/readyz").await.0 != 200 {
+            assert!(begun.elapsed() < Duration::from_secs(5), "not ready");
+        }
     });
     assert!(
         !server

@@ -56,7 +56,9 @@ export class Person {
         }
         let body = ''
         for await (const part of response.setEncoding('utf8')) body += part
-        const { location } = response.headers
+        // A page that continues by itself leads on like a redirect.
+        const refresh = body.match(/http-equiv="refresh" content="0; url=([^"]*)"/)?.[1]
+        const location = response.headers.location ?? (refresh && unescape(refresh))
         resolve({ status: response.statusCode, body, location: location && new URL(location, this.#issuer) })
       })
       sent.on('error', reject).end(form?.toString())

@@ -1,7 +1,9 @@
 """The server under test, and a person at a browser, as in portcullis.mjs and person.mjs."""
 
+import html
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -105,12 +107,19 @@ class Person:
 
     def _send(self, method, url, **more):
         answer = self.http.request(method, url, allow_redirects=False, timeout=10, **more)
-        while answer.is_redirect:
-            to = requests.compat.urljoin(answer.url, answer.headers["Location"])
+        while to := onward(answer):
             if not to.startswith(f"{self.issuer}/"):
                 break
             answer = self.http.get(to, allow_redirects=False, timeout=10)
         return answer
+
+
+def onward(answer):
+    """Where a browser goes by itself: the redirect, or the refresh of a page that continues."""
+    if answer.is_redirect:
+        return requests.compat.urljoin(answer.url, answer.headers["Location"])
+    refresh = re.search(r'http-equiv="refresh" content="0; url=([^"]*)"', answer.text)
+    return refresh and requests.compat.urljoin(answer.url, html.unescape(refresh[1]))
 
 
 def inputs(page):

@@ -12,6 +12,7 @@ mod lines;
 mod manager;
 mod reload;
 mod stop;
+mod tokens;
 #[cfg(feature = "otel")]
 mod traces;
 

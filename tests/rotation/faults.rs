@@ -62,7 +62,7 @@ async fn wrong_kek(db: Db) {
         .await
         .unwrap();
     let act = portcullis::keeper::Act {
-        actor: "cli",
+        actor: portcullis::audit::Actor::Operator,
         now: world.now(),
     };
     let moved = table.rewrap(&act).await.unwrap();
@@ -166,7 +166,14 @@ async fn a_world_that_jumps_a_year_and_back_has_one_generation_more_at_most() {
         drop(node);
         let node = world.node(0).await;
         node.minute().await;
-        node.signs().await;
+        // The node wrote a beat of the next year, so on Postgres the database is behind it now.
+        match db {
+            Db::Sqlite => drop(node.signs().await),
+            Db::Postgres => assert!(matches!(
+                node.app.signing_keys().await.err(),
+                Some(KeyError::Clock)
+            )),
+        }
         assert!(
             rows(&world, &node).await.len() <= before + 3,
             "one per ring"

@@ -26,7 +26,10 @@ async fn world(db: Db) -> World {
 
 fn act(world: &World) -> Act {
     let now = world.now();
-    Act { actor: "cli", now }
+    Act {
+        actor: portcullis::audit::Actor::Operator,
+        now,
+    }
 }
 
 fn events(world: &World, name: &str) -> i64 {

@@ -126,7 +126,10 @@ async fn a_ring_that_is_left_out_can_be_ended() {
         };
         assert!(shows(), "what it signed must verify for a while");
         let now = server.clock.now();
-        let act = Act { actor: "cli", now };
+        let act = Act {
+            actor: portcullis::audit::Actor::Operator,
+            now,
+        };
         let table = server.app.keeper.table();
         let before = server.count("SELECT count(*) AS n FROM signing_keys");
         let write = table.revoke_ring(rsa, "left out", &act).await.unwrap();
@@ -149,7 +152,10 @@ async fn the_published_set_stays_small() {
     let server = Server::start(Db::Sqlite).await;
     let table = server.app.keeper.table();
     let now = server.clock.now();
-    let act = Act { actor: "cli", now };
+    let act = Act {
+        actor: portcullis::audit::Actor::Operator,
+        now,
+    };
     let mut imported = 0;
     let refused = loop {
         let key = p256::SecretKey::random(&mut Entropy::seeded(9_000 + imported));

@@ -398,7 +398,10 @@ async fn changed_revoked_rows(db: Db) {
     let token = node.signs().await.remove(0);
     let kid = before.victim.kid.clone();
     let now = world.now();
-    let act = Act { actor: "cli", now };
+    let act = Act {
+        actor: portcullis::audit::Actor::Operator,
+        now,
+    };
     let table = node.app.keeper.table();
     table.revoke(&kid, "leaked", &act).await.unwrap();
     let rows = Rows::of(&world, &node, 1, 2).await;

@@ -135,7 +135,14 @@ async fn soak(server: Server) {
         if forced < 3 {
             let now = soak.nodes[0].clock.now();
             table
-                .rotate(ES256, true, &Act { actor: "cli", now })
+                .rotate(
+                    ES256,
+                    true,
+                    &Act {
+                        actor: portcullis::audit::Actor::Operator,
+                        now,
+                    },
+                )
                 .await
                 .unwrap();
             soak.nodes[0].app.keeper.keep().await.unwrap();
@@ -146,7 +153,14 @@ async fn soak(server: Server) {
     let kid = header(doomed.access())["kid"].as_str().unwrap().to_owned();
     let now = soak.nodes[0].clock.now();
     table
-        .revoke(&kid, "found in a backup", &Act { actor: "cli", now })
+        .revoke(
+            &kid,
+            "found in a backup",
+            &Act {
+                actor: portcullis::audit::Actor::Operator,
+                now,
+            },
+        )
         .await
         .unwrap();
     soak.all_follow().await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use portcullis::audit::{Event, KEPT, Name, Row};
+use portcullis::audit::{Actor, Event, KEPT, Name, Row, Target};
 use portcullis::db::Seal;
 use portcullis::time::Timestamp;
 
@@ -39,8 +39,8 @@ fn event(at: Timestamp) -> Event {
     Event {
         at,
         name: Name::UserUpdated,
-        actor: "cli".to_owned(),
-        target: "user:x".to_owned(),
+        actor: Actor::Operator,
+        target: Target::User("x".into()),
         reason: None,
         detail: serde_json::json!({}),
     }

@@ -203,7 +203,7 @@ feed_story! {
         let service = server.service("orders-1").await;
         let old = tokens(&server, &shop).await;
         let kid = crate::cast::client::header(old.access())["kid"].as_str().unwrap().to_owned();
-        let act = portcullis::keeper::Act { actor: "cli", now: server.clock.now() };
+        let act = portcullis::keeper::Act { actor: portcullis::audit::Actor::Operator, now: server.clock.now() };
         server.app.keeper.table().revoke(&kid, "leaked", &act).await.unwrap();
         refuses(&service, old.access()).await;
         server.app.poll().await.unwrap();
@@ -426,7 +426,7 @@ feed_story! {
         assert_eq!(server.browser().get("/login").await.status, 503);
         assert_eq!(asks(&server, "/oauth2/jwks", None).await.status, 200, "keys are public all the same");
         // Recovered: everything of before is dead, everything new works.
-        let act = portcullis::keeper::Act { actor: "cli", now: server.clock.now() };
+        let act = portcullis::keeper::Act { actor: portcullis::audit::Actor::Operator, now: server.clock.now() };
         let renewal = server.app.keeper.table().renewal("restored", &act).await.unwrap();
         server.write(move |tx| {
             tx.recover(act.now)?;
@@ -676,7 +676,7 @@ story! {
         // Keys.
         let before = records(&server);
         let kid = server.app.keys().signer(portcullis::keys::Ring::token(portcullis::keys::Alg::ES256)).unwrap().to_owned();
-        let act = portcullis::keeper::Act { actor: "cli", now };
+        let act = portcullis::keeper::Act { actor: portcullis::audit::Actor::Operator, now };
         server.app.keeper.table().revoke(&kid, "leaked", &act).await.unwrap();
         told("a key is revoked", before, "K").await;
         // Time alone ends nothing.

@@ -5,6 +5,7 @@
 mod cast;
 
 mod audit;
+mod authorities;
 mod client_secrets;
 mod code_flow;
 mod endpoints;
@@ -13,7 +14,10 @@ mod feed;
 mod feed_numbers;
 mod introspection;
 mod limits;
+mod navigation;
 mod networks;
+mod parameters;
+mod reauthentication;
 mod restores;
 mod setup;
 mod tokens;

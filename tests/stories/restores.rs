@@ -21,7 +21,10 @@ async fn tokens(server: &Server, shop: &Party) -> Tokens {
 /// Begins a new epoch, as the command does.
 async fn recover(server: &Server) {
     let now = server.clock.now();
-    let act = portcullis::keeper::Act { actor: "cli", now };
+    let act = portcullis::keeper::Act {
+        actor: portcullis::audit::Actor::Operator,
+        now,
+    };
     let renewal = server
         .app
         .keeper

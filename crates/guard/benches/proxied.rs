@@ -1,5 +1,5 @@
-//! What the guard adds: nginx that asks it, beside nginx that asks nobody, in turns on loopback.
-//! `cargo bench -p portcullis-guard`.
+//! Latency that the guard adds: compares nginx with the guard to nginx without it, in alternating
+//! rounds on loopback. Run with `cargo bench -p portcullis-guard`.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
@@ -33,7 +33,7 @@ use issuer::Issuer;
 use process::Guard;
 use proxies::{nginx, nginx_with};
 
-/// The example without its guard.
+/// The documented nginx configuration without the guard.
 const BARE: &str = "
     upstream service { server 127.0.0.1:3000; keepalive 16; }
     server {
@@ -46,41 +46,42 @@ const BARE: &str = "
         }
     }";
 
-/// Requests of each kind and connection, in rounds that take turns.
+/// Number of measured rounds of each kind. Rounds with and without the guard alternate.
 const ROUNDS: usize = 100;
+/// Requests per round and connection.
 const PER_ROUND: usize = 50;
 
 #[tokio::main]
 async fn main() {
-    // `cargo test --benches` is not the time for it.
+    // Do nothing under `cargo test --benches`.
     if !std::env::args().any(|argument| argument == "--bench") {
         return;
     }
     let issuer = Issuer::start().await;
-    let guard = Guard::of(&issuer).await;
+    let guard = Guard::start_ready(&issuer).await;
     let service = service::start().await;
-    let bare = nginx_with(BARE, guard.at, service).await;
-    let guarded = nginx(guard.at, service).await;
+    let bare = nginx_with(BARE, guard.address, service).await;
+    let guarded = nginx(guard.address, service).await;
     let request = format!(
         "GET /orders/7 HTTP/1.1\r\nHost: api.example\r\nAuthorization: Bearer {}\r\n\r\n",
         issuer.token(1)
     );
     println!("connections  rounds       bare p50 · p99    guarded p50 · p99   added p50 · p99");
     for connections in [1, 8] {
-        let (bare, guarded, request) = (bare.at, guarded.at, request.clone());
-        let measured = move || in_turns(connections, bare, guarded, &request);
-        let rounds = tokio::task::spawn_blocking(measured).await.unwrap();
-        say(connections, "all", &rounds, ROUNDS);
-        // Other work on the machine shows in single rounds of either kind.
-        say(connections, "quiet half", &rounds, ROUNDS / 2);
+        let (bare, guarded, request) = (bare.address, guarded.address, request.clone());
+        let measure = move || alternate(connections, bare, guarded, &request);
+        let rounds = tokio::task::spawn_blocking(measure).await.unwrap();
+        print_row(connections, "all", &rounds, ROUNDS);
+        // Other load on the machine affects single rounds of either kind.
+        print_row(connections, "quiet half", &rounds, ROUNDS / 2);
     }
 }
 
-/// Rounds of each kind; the times of their requests.
+/// Request times by round, without and with the guard.
 type Rounds = [Vec<Vec<Duration>>; 2];
 
-/// One line about the quietest of the rounds of each kind.
-fn say(connections: usize, which: &str, rounds: &Rounds, quietest: usize) {
+/// Prints the statistics of the `quietest` fastest rounds of each kind (by p99).
+fn print_row(connections: usize, which: &str, rounds: &Rounds, quietest: usize) {
     let [bare, guarded] = rounds.each_ref().map(|rounds| {
         let mut rounds = rounds.clone();
         rounds.sort_by_key(|times| quantile(times, 99));
@@ -95,52 +96,52 @@ fn say(connections: usize, which: &str, rounds: &Rounds, quietest: usize) {
     );
 }
 
-/// Without and with the guard.
-fn in_turns(connections: usize, bare: SocketAddr, guarded: SocketAddr, request: &str) -> Rounds {
+/// Runs rounds without and with the guard in turn.
+fn alternate(connections: usize, bare: SocketAddr, guarded: SocketAddr, request: &str) -> Rounds {
     let mut times = [vec![], vec![]];
     for round in 0..=ROUNDS {
         for (kind, at) in [bare, guarded].into_iter().enumerate() {
             let clients = (0..connections).map(|_| {
                 let request = request.to_owned();
-                thread::spawn(move || ask(at, &request))
+                thread::spawn(move || measure_requests(at, &request))
             });
             let clients: Vec<_> = clients.collect();
-            let taken = clients.into_iter();
-            let taken = taken.flat_map(|client| client.join().unwrap()).collect();
-            // The first round warms up.
+            let measured = clients.into_iter();
+            let measured = measured.flat_map(|client| client.join().unwrap()).collect();
+            // The first round is a warm-up.
             if round > 0 {
-                times[kind].push(taken);
+                times[kind].push(measured);
             }
         }
     }
     times
 }
 
-fn ask(at: SocketAddr, request: &str) -> Vec<Duration> {
+fn measure_requests(at: SocketAddr, request: &str) -> Vec<Duration> {
     let mut connection = TcpStream::connect(at).unwrap();
     connection.set_nodelay(true).unwrap();
-    let mut answer = vec![0; 64 * 1024];
+    let mut response = vec![0; 64 * 1024];
     let mut times = Vec::with_capacity(PER_ROUND);
-    // The first opens connections behind the proxy as well.
+    // The first request is not measured: it also opens the connections behind the proxy.
     for number in 0..=PER_ROUND {
-        let begin = Instant::now();
+        let started = Instant::now();
         connection.write_all(request.as_bytes()).unwrap();
         let mut length = 0;
-        while !is_whole(&answer[..length]) {
-            let read = connection.read(&mut answer[length..]).unwrap();
-            assert!(read > 0, "{}", String::from_utf8_lossy(&answer[..length]));
+        while !is_complete(&response[..length]) {
+            let read = connection.read(&mut response[length..]).unwrap();
+            assert!(read > 0, "{}", String::from_utf8_lossy(&response[..length]));
             length += read;
         }
         if number > 0 {
-            times.push(begin.elapsed());
+            times.push(started.elapsed());
         }
-        assert!(answer.starts_with(b"HTTP/1.1 200"));
+        assert!(response.starts_with(b"HTTP/1.1 200"));
     }
     times
 }
 
-fn is_whole(answer: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(answer);
+fn is_complete(response: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(response);
     let Some((head, body)) = text.split_once("\r\n\r\n") else {
         return false;
     };

@@ -1,4 +1,4 @@
-//! Where the guard listens: a loopback address, or a socket in the file system.
+//! Addresses to listen on: a host and port, or a Unix socket.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,18 +7,19 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-/// `host:port` or `unix:PATH`.
+/// An address to listen on, written as `host:port` or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub enum Address {
-    /// A name or an address, and a port.
+    /// A host name or IP address, and a port.
     Tcp(String, u16),
-    /// A socket in the file system.
+    /// The path of a Unix socket.
     Unix(PathBuf),
 }
 
 impl Address {
-    /// Whether nobody but this host reaches it.
+    /// Returns whether only programs on this host can connect: a Unix socket, `localhost` or a
+    /// loopback address.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Unix(_) => true,
@@ -41,20 +42,20 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = PathBuf::from(path);
-            let is_good = path.is_absolute() && path.file_name().is_some();
-            return is_good.then_some(Self::Unix(path)).ok_or_else(|| {
-                format!("`{text}` is no address; the path of a socket begins with a slash")
+            let is_valid = path.is_absolute() && path.file_name().is_some();
+            return is_valid.then_some(Self::Unix(path)).ok_or_else(|| {
+                format!("invalid address `{text}`; the path of a socket must be absolute")
             });
         }
-        let wrong = || format!("`{text}` is no address; write host:port or unix:/path");
-        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().map_err(|_| wrong())?;
-        let bare = host
+        let invalid = || format!("invalid address `{text}`; expected host:port or unix:/path");
+        let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
+        let port = port.parse().map_err(|_| invalid())?;
+        let ipv6 = host
             .strip_prefix('[')
             .and_then(|host| host.strip_suffix(']'));
-        match bare {
+        match ipv6 {
             Some(host) => Ok(Self::Tcp(host.to_owned(), port)),
-            None if host.is_empty() || host.contains([':', '/']) => Err(wrong()),
+            None if host.is_empty() || host.contains([':', '/']) => Err(invalid()),
             None => Ok(Self::Tcp(host.to_owned(), port)),
         }
     }
@@ -83,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_this_host_are_known() {
+    fn only_loopback_and_unix_addresses_are_local() {
         for (text, local) in [
             ("127.0.0.1:9180", true),
             ("127.1.2.3:9180", true),

@@ -1,42 +1,46 @@
-//! What a proxy is told: 200 with an identity, 401, 403 or 503. Nothing else, since proxies turn
-//! other answers into faults of their own.
+//! Responses to a proxy: 200 with the caller's identity, 401, 403 or 503. No other status is used,
+//! because proxies turn other responses into errors of their own.
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
 use portcullis_verifier::{Claims, Rejected};
 
-use crate::asked::Unasked;
-use crate::path::Unclear;
-use crate::route::Unlisted;
+use crate::asked::RequestError;
+use crate::path::PathError;
+use crate::route::RouteError;
 
-/// After how many seconds to try again while there are no keys yet.
-const RETRY_SECS: u64 = 2;
+/// `Retry-After` of 503 responses, in seconds.
+const RETRY_AFTER_SECS: u64 = 2;
 
-/// Who makes a request.
+/// The caller of a request, in the form of headers for the service.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// `X-Portcullis-` and what follows, each with its value.
+    /// Names (`X-Portcullis-…`) and values.
     headers: Vec<(&'static str, String)>,
 }
 
 impl Identity {
-    /// From the claims of a good token. A value that would not come through a header as it is
-    /// makes the token useless here.
-    pub fn of(claims: Claims) -> Result<Self, Rejected> {
+    /// Creates the identity from the claims of a valid token.
+    ///
+    /// # Errors
+    /// [`Rejected::Claims`] if a claim is missing or would not survive unchanged in a header.
+    pub fn from_claims(claims: Claims) -> Result<Self, Rejected> {
         let values = [
             ("X-Portcullis-Subject", "sub", claims.sub),
             ("X-Portcullis-Client", "client_id", claims.client_id),
             ("X-Portcullis-Scope", "scope", claims.scope),
-            // Empty where there is none: proxies overwrite with what is there, and some leave alone,
-            // or fill with a text of their own, what is not.
+            // Always present, and empty if the token has no `acr`. Proxies overwrite the caller's
+            // header with the guard's. If the guard sent none, some proxies would keep the caller's
+            // or insert a placeholder.
             ("X-Portcullis-Acr", "acr", claims.acr.unwrap_or_default()),
         ];
         let mut headers = Vec::with_capacity(values.len());
         for (header, claim, value) in values {
             let is_plain = value.bytes().all(|byte| matches!(byte, b' '..=b'~'));
             let may_be_empty = matches!(claim, "scope" | "acr");
-            // Spaces at the ends are lost on the way (RFC 9110 §5.5), so another's name remains.
+            // Leading and trailing spaces are stripped on the way (RFC 9110 §5.5), so the service
+            // would see the name of another user.
             if !is_plain || value.trim() != value || (value.is_empty() && !may_be_empty) {
                 return Err(Rejected::Claims(claim));
             }
@@ -49,25 +53,25 @@ impl Identity {
 /// Why a request may not pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// Its token will not do; the realm says for what.
+    /// The token was rejected. The string is the realm of the challenge.
     Token(Rejected, String),
-    /// It is not clear what is asked for.
-    Asked(Unasked),
-    /// Its method has no plain name.
+    /// The proxy did not name the request properly, or the request has a header that is not allowed.
+    Request(RequestError),
+    /// The method is not written in capitals.
     Method,
-    /// Its path has more than one reading.
-    Path(Unclear),
-    /// No rule is about it.
-    Unlisted(Unlisted),
-    /// There are no keys yet.
+    /// The path could be interpreted in more than one way.
+    Path(PathError),
+    /// No route applies.
+    Route(RouteError),
+    /// The issuer's keys have not been fetched yet.
     Starting,
 }
 
 impl Refusal {
-    /// The status of the answer.
+    /// Returns the status code of the response.
     pub fn status(&self) -> u16 {
         match self {
-            // The proxies know no 400 here.
+            // Proxies do not expect 400 from forward authentication.
             Self::Token(Rejected::Request, _) => 401,
             Self::Token(rejected, _) => rejected.status(),
             Self::Starting => 503,
@@ -75,57 +79,58 @@ impl Refusal {
         }
     }
 
-    /// In one word, for logs and metrics.
+    /// Returns the reason as one word, for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Token(rejected, _) => rejected.reason(),
-            Self::Asked(Unasked::Headers) => "headers",
-            Self::Asked(Unasked::Forged) => "forged",
-            Self::Asked(Unasked::Override) => "override",
-            Self::Asked(Unasked::Upgrade) => "upgrade",
-            Self::Asked(Unasked::Proxy) => "proxy",
-            Self::Method | Self::Unlisted(Unlisted::Method) => "method",
-            Self::Path(_) | Self::Unlisted(Unlisted::Ambiguous) | Self::Asked(Unasked::Bytes) => {
-                "path"
-            }
-            Self::Unlisted(Unlisted::Path) => "unlisted",
+            Self::Request(RequestError::Headers) => "headers",
+            Self::Request(RequestError::Forged) => "forged",
+            Self::Request(RequestError::Override) => "override",
+            Self::Request(RequestError::Upgrade) => "upgrade",
+            Self::Request(RequestError::Proxy) => "proxy",
+            Self::Method | Self::Route(RouteError::Method) => "method",
+            Self::Path(_)
+            | Self::Route(RouteError::Ambiguous)
+            | Self::Request(RequestError::Bytes) => "path",
+            Self::Route(RouteError::Path) => "unlisted",
             Self::Starting => "starting",
         }
     }
 
-    /// Whether an operator should look at it: somebody tries something, or a proxy is set up wrong.
+    /// Returns whether the cause is likely an attack or a misconfigured proxy, so that an operator
+    /// should look at it.
     pub fn is_suspicious(&self) -> bool {
         match self {
             Self::Token(..) | Self::Starting | Self::Method => false,
-            Self::Unlisted(unlisted) => *unlisted == Unlisted::Ambiguous,
-            Self::Asked(_) | Self::Path(_) => true,
+            Self::Route(error) => *error == RouteError::Ambiguous,
+            Self::Request(_) | Self::Path(_) => true,
         }
     }
 }
 
-/// The answer to a proxy; never to be kept.
-pub fn response(answer: Result<Identity, Refusal>) -> HttpResponse {
-    let refusal = match answer {
+/// Builds the response to a proxy. It must not be cached.
+pub fn response(decision: Result<Identity, Refusal>) -> HttpResponse {
+    let refusal = match decision {
         Ok(identity) => {
-            let mut answer = HttpResponse::Ok();
-            answer.insert_header((CACHE_CONTROL, "no-store"));
+            let mut response = HttpResponse::Ok();
+            response.insert_header((CACHE_CONTROL, "no-store"));
             for header in identity.headers {
-                answer.insert_header(header);
+                response.insert_header(header);
             }
-            return answer.finish();
+            return response.finish();
         }
         Err(refusal) => refusal,
     };
     let status = StatusCode::from_u16(refusal.status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
-    let mut answer = HttpResponse::build(status);
-    answer.insert_header((CACHE_CONTROL, "no-store"));
+    let mut response = HttpResponse::build(status);
+    response.insert_header((CACHE_CONTROL, "no-store"));
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        answer.insert_header((RETRY_AFTER, RETRY_SECS));
+        response.insert_header((RETRY_AFTER, RETRY_AFTER_SECS));
     }
     let body = match &refusal {
         Refusal::Token(rejected, realm) => {
             if status != StatusCode::SERVICE_UNAVAILABLE {
-                answer.insert_header((WWW_AUTHENTICATE, rejected.www_authenticate(realm)));
+                response.insert_header((WWW_AUTHENTICATE, rejected.www_authenticate(realm)));
             }
             rejected.body()
         }
@@ -134,9 +139,9 @@ pub fn response(answer: Result<Identity, Refusal>) -> HttpResponse {
             .to_owned(),
     };
     if body.is_empty() {
-        return answer.finish();
+        return response.finish();
     }
-    answer.content_type("application/json").body(body)
+    response.content_type("application/json").body(body)
 }
 
 #[cfg(test)]
@@ -151,8 +156,8 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_comes_through_a_header_as_it_is() {
-        let identity = Identity::of(claims("sub='alice'\nscope='a b'\nacr='2'")).unwrap();
+    fn identity_headers_match_claims_or_token_is_rejected() {
+        let identity = Identity::from_claims(claims("sub='alice'\nscope='a b'\nacr='2'")).unwrap();
         let expected = [
             ("X-Portcullis-Subject", "alice"),
             ("X-Portcullis-Client", "shop"),
@@ -161,7 +166,7 @@ mod tests {
         ];
         let expected = expected.map(|(name, value)| (name, value.to_owned()));
         assert_eq!(identity.headers, expected);
-        let without = Identity::of(claims("sub='alice'")).unwrap();
+        let without = Identity::from_claims(claims("sub='alice'")).unwrap();
         assert_eq!(without.headers[2], ("X-Portcullis-Scope", String::new()));
         assert_eq!(without.headers[3], ("X-Portcullis-Acr", String::new()));
         for (bad, claim) in [
@@ -174,7 +179,7 @@ mod tests {
             ("sub='a'\nacr='2 '", "acr"),
         ] {
             assert_eq!(
-                Identity::of(claims(bad)),
+                Identity::from_claims(claims(bad)),
                 Err(Rejected::Claims(claim)),
                 "{bad}"
             );
@@ -182,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn proxies_are_told_what_they_know() {
+    fn refusals_use_only_statuses_that_proxies_expect() {
         let token = |rejected| Refusal::Token(rejected, "orders".into());
         for (refusal, status) in [
             (token(Rejected::Missing), 401),
@@ -194,17 +199,17 @@ mod tests {
             (token(Rejected::Unavailable), 503),
             (Refusal::Starting, 503),
             (Refusal::Method, 403),
-            (Refusal::Asked(Unasked::Forged), 403),
-            (Refusal::Asked(Unasked::Upgrade), 403),
-            (Refusal::Path(Unclear::Segment), 403),
-            (Refusal::Unlisted(Unlisted::Path), 403),
+            (Refusal::Request(RequestError::Forged), 403),
+            (Refusal::Request(RequestError::Upgrade), 403),
+            (Refusal::Path(PathError::Segment), 403),
+            (Refusal::Route(RouteError::Path), 403),
         ] {
-            let answer = response(Err(refusal.clone()));
-            assert_eq!(answer.status().as_u16(), status, "{refusal:?}");
-            assert_eq!(answer.headers().contains_key(RETRY_AFTER), status == 503);
-            let challenged = answer.headers().contains_key(WWW_AUTHENTICATE);
-            let of_token = matches!(refusal, Refusal::Token(..));
-            assert_eq!(challenged, of_token && status != 503, "{refusal:?}");
+            let response = response(Err(refusal.clone()));
+            assert_eq!(response.status().as_u16(), status, "{refusal:?}");
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), status == 503);
+            let challenged = response.headers().contains_key(WWW_AUTHENTICATE);
+            let is_token = matches!(refusal, Refusal::Token(..));
+            assert_eq!(challenged, is_token && status != 503, "{refusal:?}");
         }
     }
 }

@@ -1,17 +1,18 @@
-//! What a proxy asks about: the method and target of the request that it holds, and what that
-//! request must not carry.
+//! The request that a proxy asks about: its method, its target, and the headers that it must not
+//! have.
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{HeaderMap, HeaderValue};
 
-/// Policy: the header block of a request.
+/// Policy: maximum size of the names and values of a request's headers, in bytes.
 const MAX_HEADER_BYTES: usize = 32 * 1024;
+/// Policy: maximum number of headers in a request.
 const MAX_HEADERS: usize = 100;
 
-/// The headers that this guard alone sets begin so.
-const IDENTITY: &str = "x-portcullis-";
+/// Prefix of the headers that only the guard sets.
+const IDENTITY_PREFIX: &str = "x-portcullis-";
 
-/// Headers by which some services serve another method or path than the request's own.
+/// Headers that make some services serve another method or path than the request's own.
 const OVERRIDES: [&str; 5] = [
     "x-http-method",
     "x-http-method-override",
@@ -20,94 +21,101 @@ const OVERRIDES: [&str; 5] = [
     "x-rewrite-url",
 ];
 
-/// The request that somebody wants to make.
+/// The request that a proxy asks about.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Asked<'a> {
-    /// Its method.
+    /// The request's method.
     pub method: &'a str,
-    /// Path and query, as they came to the proxy.
+    /// Path and query, as the proxy received them.
     pub target: &'a str,
 }
 
-/// Why it cannot be told.
+/// Why a request is refused before its route is looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unasked {
-    /// The headers are more than any honest request has.
+pub enum RequestError {
+    /// There are more headers, or longer ones, than a legitimate request has.
     Headers,
-    /// It carries a header that only this guard sets, or would have one dropped on the way.
+    /// A header that only the guard sets, or a `Connection` that has the next hop drop one.
     Forged,
-    /// It would have the service serve another request.
+    /// A header that makes some services serve another request.
     Override,
-    /// It asks for another protocol than WebSocket, behind which nobody would be asked any more.
+    /// An upgrade to a protocol other than WebSocket. The guard would not see the requests that are
+    /// sent over it.
     Upgrade,
-    /// The proxy did not say what it asks about, or somebody else did as well.
+    /// The proxy did not send the method or the target, or the caller sent its own as well.
     Proxy,
-    /// What it asks about is no text (RFC 9110 §5.5).
+    /// The method or the target is not text (RFC 9110 §5.5).
     Bytes,
 }
 
 impl<'a> Asked<'a> {
-    /// `/check`: the proxy says it in `X-Forwarded-Method` and `X-Forwarded-Uri`.
-    pub fn forwarded(request: &'a HttpRequest) -> Result<Self, Unasked> {
+    /// Reads a request to `/check`: the method and the target are in `X-Forwarded-Method` and
+    /// `X-Forwarded-Uri`.
+    pub fn forwarded(request: &'a HttpRequest) -> Result<Self, RequestError> {
         let headers = request.headers();
-        fit(headers)?;
+        check_headers(headers)?;
         Ok(Self {
-            method: only(headers, "x-forwarded-method")?,
-            target: only(headers, "x-forwarded-uri")?,
+            method: single_value(headers, "x-forwarded-method")?,
+            target: single_value(headers, "x-forwarded-uri")?,
         })
     }
 
-    /// `/envoy/…`: the request itself, its path behind the prefix.
-    pub fn prefixed(request: &'a HttpRequest, prefix: &str) -> Result<Self, Unasked> {
-        fit(request.headers())?;
+    /// Reads a request to `/envoy/…`: the method is the request's own, and its target follows
+    /// `prefix`.
+    pub fn prefixed(request: &'a HttpRequest, prefix: &str) -> Result<Self, RequestError> {
+        check_headers(request.headers())?;
         let target = request.uri().path_and_query().map(|target| target.as_str());
         Ok(Self {
             method: request.method().as_str(),
             target: target
                 .and_then(|target| target.strip_prefix(prefix))
-                .ok_or(Unasked::Proxy)?,
+                .ok_or(RequestError::Proxy)?,
         })
     }
 }
 
-fn fit(headers: &HeaderMap) -> Result<(), Unasked> {
+fn check_headers(headers: &HeaderMap) -> Result<(), RequestError> {
     let bytes = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len());
     if headers.len() > MAX_HEADERS || bytes.sum::<usize>() > MAX_HEADER_BYTES {
-        return Err(Unasked::Headers);
+        return Err(RequestError::Headers);
     }
     let mut fields = headers.iter();
-    fields.try_for_each(|(name, value)| harmless(name.as_str(), value))
+    fields.try_for_each(|(name, value)| check_header(name.as_str(), value))
 }
 
-fn harmless(name: &str, value: &HeaderValue) -> Result<(), Unasked> {
-    // To CGI, WSGI and their kin `_` and `-` are one, and to some every sign is.
-    let name = name.replace(|sign: char| !sign.is_ascii_alphanumeric(), "-");
+fn check_header(name: &str, value: &HeaderValue) -> Result<(), RequestError> {
+    // CGI, WSGI and similar interfaces do not distinguish `_` from `-`, and some of them do not
+    // distinguish any other punctuation from it either.
+    let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
     match name.as_str() {
-        name if name.starts_with(IDENTITY) => Err(Unasked::Forged),
-        name if OVERRIDES.contains(&name) => Err(Unasked::Override),
-        // What it names is dropped by the next hop (RFC 9110 §7.6.1).
-        "connection" if names_identity(value) => Err(Unasked::Forged),
-        // Of `h2c` (RFC 7540 §3.2): a tunnel with requests of its own.
-        "http2-settings" => Err(Unasked::Upgrade),
-        "upgrade" if !value.as_bytes().eq_ignore_ascii_case(b"websocket") => Err(Unasked::Upgrade),
+        name if name.starts_with(IDENTITY_PREFIX) => Err(RequestError::Forged),
+        name if OVERRIDES.contains(&name) => Err(RequestError::Override),
+        // The next hop drops the headers that `Connection` names (RFC 9110 §7.6.1).
+        "connection" if names_identity_header(value) => Err(RequestError::Forged),
+        // Part of an upgrade to `h2c` (RFC 7540 §3.2), a tunnel for requests that the guard would
+        // not see.
+        "http2-settings" => Err(RequestError::Upgrade),
+        "upgrade" if !value.as_bytes().eq_ignore_ascii_case(b"websocket") => {
+            Err(RequestError::Upgrade)
+        }
         _ => Ok(()),
     }
 }
 
-fn names_identity(value: &HeaderValue) -> bool {
+fn names_identity_header(value: &HeaderValue) -> bool {
     let value = value.as_bytes().to_ascii_lowercase();
-    let sought = b"portcullis";
-    value.windows(sought.len()).any(|found| found == sought)
+    let name = b"portcullis";
+    value.windows(name.len()).any(|window| window == name)
 }
 
-/// The value of a header that is there exactly once.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, Unasked> {
+/// Returns the value of a header that must be present exactly once.
+fn single_value<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a str, RequestError> {
     let mut values = headers.get_all(name);
     match (values.next(), values.next()) {
-        (Some(value), None) => value.to_str().map_err(|_| Unasked::Bytes),
-        _ => Err(Unasked::Proxy),
+        (Some(value), None) => value.to_str().map_err(|_| RequestError::Bytes),
+        _ => Err(RequestError::Proxy),
     }
 }
 
@@ -117,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    fn check(headers: &[(&str, &str)]) -> Result<(String, String), Unasked> {
+    fn check(headers: &[(&str, &str)]) -> Result<(String, String), RequestError> {
         let start = TestRequest::get().uri("/check");
         let request = headers
             .iter()
@@ -131,7 +139,7 @@ mod tests {
     const ORDERS: (&str, &str) = ("X-Forwarded-Uri", "/orders?x=1");
 
     #[test]
-    fn a_proxy_says_what_it_asks_about_once() {
+    fn forwarded_method_and_uri_must_be_present_exactly_once() {
         let expected = Ok(("GET".to_owned(), "/orders?x=1".to_owned()));
         assert_eq!(check(&[GET, ORDERS]), expected);
         for headers in [
@@ -140,14 +148,14 @@ mod tests {
             &[GET, ORDERS, ORDERS],
             &[GET, GET, ORDERS],
         ] {
-            assert_eq!(check(headers), Err(Unasked::Proxy), "{headers:?}");
+            assert_eq!(check(headers), Err(RequestError::Proxy), "{headers:?}");
         }
         let bytes = [GET, ("X-Forwarded-Uri", "/\u{e9}")];
-        assert_eq!(check(&bytes), Err(Unasked::Bytes));
+        assert_eq!(check(&bytes), Err(RequestError::Bytes));
     }
 
     #[test]
-    fn who_brings_an_identity_is_refused() {
+    fn identity_headers_are_refused_in_any_spelling() {
         for forged in [
             "X-Portcullis-Subject",
             "x-portcullis-acr",
@@ -159,14 +167,14 @@ mod tests {
             "X-Portcullis~Subject",
             "x'portcullis|acr",
         ] {
-            let refused = check(&[GET, ORDERS, (forged, "")]);
-            assert_eq!(refused, Err(Unasked::Forged), "{forged}");
+            let result = check(&[GET, ORDERS, (forged, "")]);
+            assert_eq!(result, Err(RequestError::Forged), "{forged}");
         }
         assert!(check(&[GET, ORDERS, ("X-Portcullis", "1")]).is_ok());
     }
 
     #[test]
-    fn who_asks_for_another_request_is_refused() {
+    fn override_headers_are_refused_in_any_spelling() {
         for name in [
             "X-HTTP-Method-Override",
             "X_HTTP_Method_Override",
@@ -175,13 +183,13 @@ mod tests {
             "X-Original-URL",
             "X-Rewrite-URL",
         ] {
-            let refused = check(&[GET, ORDERS, (name, "/admin")]);
-            assert_eq!(refused, Err(Unasked::Override), "{name}");
+            let result = check(&[GET, ORDERS, (name, "/admin")]);
+            assert_eq!(result, Err(RequestError::Override), "{name}");
         }
     }
 
     #[test]
-    fn who_asks_for_another_protocol_is_refused() {
+    fn upgrade_is_refused_unless_websocket() {
         for (name, value) in [
             ("Upgrade", "h2c"),
             ("Upgrade", "websocket, h2c"),
@@ -190,48 +198,51 @@ mod tests {
             ("HTTP2-Settings", "AAMAAABkAAQAoAAAAAIAAAAA"),
             ("HTTP2-Settings", ""),
         ] {
-            let refused = check(&[GET, ORDERS, (name, value)]);
-            assert_eq!(refused, Err(Unasked::Upgrade), "{name}: {value}");
+            let result = check(&[GET, ORDERS, (name, value)]);
+            assert_eq!(result, Err(RequestError::Upgrade), "{name}: {value}");
         }
         let two = [GET, ORDERS, ("Upgrade", "websocket"), ("Upgrade", "h2c")];
-        assert_eq!(check(&two), Err(Unasked::Upgrade));
+        assert_eq!(check(&two), Err(RequestError::Upgrade));
         for value in ["websocket", "WebSocket"] {
             assert!(check(&[GET, ORDERS, ("Upgrade", value)]).is_ok(), "{value}");
         }
     }
 
     #[test]
-    fn nobody_has_an_identity_dropped_on_the_way() {
+    fn connection_header_naming_identity_is_refused() {
         for value in [
             "X-Portcullis-Subject",
             "close, x-PORTCULLIS-acr",
             "x_portcullis_scope",
         ] {
-            let refused = check(&[GET, ORDERS, ("Connection", value)]);
-            assert_eq!(refused, Err(Unasked::Forged), "{value}");
+            let result = check(&[GET, ORDERS, ("Connection", value)]);
+            assert_eq!(result, Err(RequestError::Forged), "{value}");
         }
         let two = [("Connection", "close"), ("Connection", "X-Portcullis-Acr")];
-        assert_eq!(check(&[GET, ORDERS, two[0], two[1]]), Err(Unasked::Forged));
+        assert_eq!(
+            check(&[GET, ORDERS, two[0], two[1]]),
+            Err(RequestError::Forged)
+        );
         assert!(check(&[GET, ORDERS, ("Connection", "keep-alive, Upgrade")]).is_ok());
     }
 
     #[test]
-    fn headers_have_limits() {
+    fn oversized_header_blocks_are_refused() {
         let long = "a".repeat(MAX_HEADER_BYTES);
         assert_eq!(
             check(&[GET, ORDERS, ("Cookie", &long)]),
-            Err(Unasked::Headers)
+            Err(RequestError::Headers)
         );
         let many: Vec<_> = [GET, ORDERS]
             .into_iter()
             .chain(std::iter::repeat_n(("Cookie", "a"), MAX_HEADERS))
             .collect();
-        assert_eq!(check(&many), Err(Unasked::Headers));
+        assert_eq!(check(&many), Err(RequestError::Headers));
         assert!(check(&many[..MAX_HEADERS]).is_ok());
     }
 
     #[test]
-    fn envoy_asks_with_the_request_itself() {
+    fn envoy_prefix_is_stripped_from_target() {
         let request = TestRequest::delete()
             .uri("/envoy/orders/7?x")
             .to_http_request();

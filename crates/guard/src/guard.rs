@@ -1,4 +1,4 @@
-//! The decision: may this request pass, and who makes it.
+//! Decides whether a request may pass, and identifies its caller.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,100 +10,104 @@ use actix_web::http::header::{AUTHORIZATION, HeaderMap};
 use portcullis_verifier::{Claims, Need, Rejected, Verifier, bearer};
 
 use crate::answer::{Identity, Refusal};
-use crate::asked::{Asked, Unasked};
+use crate::asked::{Asked, RequestError};
 use crate::path::Path;
 use crate::route::{Method, Route, Routes};
 use crate::writer;
 
-/// All that requests are judged by.
+/// The routes, the verifier and the counters of this process.
 pub struct Guard {
     routes: Routes,
-    /// Of each route, what it asks of a token.
+    /// What each route requires of a token, in the order of `routes`.
     needs: Vec<Need>,
-    /// Not there before the issuer's keys are.
+    /// Unset until the issuer's keys have been fetched.
     verifier: OnceLock<Verifier>,
-    answers: Answers,
+    responses: ResponseCounts,
     is_stopping: AtomicBool,
 }
 
-/// How often was answered what, by status and reason.
+/// Number of responses by status and reason.
 #[derive(Default)]
-struct Answers(Mutex<BTreeMap<(u16, &'static str), u64>>);
+struct ResponseCounts(Mutex<BTreeMap<(u16, &'static str), u64>>);
 
 impl Guard {
-    /// Of these routes; it refuses until it is [ready](Self::begin).
+    /// Creates a guard that refuses every request until it has a
+    /// [verifier](Self::set_verifier).
     pub fn new(routes: Routes) -> Self {
         Self {
             needs: routes.iter().map(Route::need).collect(),
             routes,
             verifier: OnceLock::new(),
-            answers: Answers::default(),
+            responses: ResponseCounts::default(),
             is_stopping: AtomicBool::new(false),
         }
     }
 
-    /// There are keys now.
-    pub fn begin(&self, verifier: Verifier) {
-        // Once; a second verifier would be one too many.
+    /// Sets the verifier once the issuer's keys have been fetched.
+    pub fn set_verifier(&self, verifier: Verifier) {
+        // Called only once. A second verifier would be ignored.
         let _ = self.verifier.set(verifier);
     }
 
-    /// No new work, please.
-    pub fn stop(&self) {
+    /// Reports the guard as not ready from now on, so that it receives no new requests.
+    pub fn begin_shutdown(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the issuer's keys are there, whether the first news of revocations is, and whether
-    /// the guard goes on.
+    /// Returns the readiness checks by name: the issuer's keys have been fetched (`keys`), the
+    /// first revocation data has been received (`feed`), and the guard is not shutting down
+    /// (`running`).
     pub fn readiness(&self) -> [(&'static str, bool); 3] {
         let verifier = self.verifier.get();
-        let news = verifier.and_then(|verifier| verifier.metrics().feed_age);
+        let feed_age = verifier.and_then(|verifier| verifier.metrics().feed_age);
         [
             ("keys", verifier.is_some()),
-            ("feed", news.is_some()),
+            ("feed", feed_age.is_some()),
             ("running", !self.is_stopping.load(Ordering::Relaxed)),
         ]
     }
 
-    /// The answer to a proxy, counted and logged.
+    /// Decides whether a request may pass, counts the response and logs a refusal.
     pub async fn judge(
         &self,
         request: &HttpRequest,
-        asked: Result<Asked<'_>, Unasked>,
+        asked: Result<Asked<'_>, RequestError>,
     ) -> Result<Identity, Refusal> {
-        let verdict = self.verdict(request, asked).await;
-        match &verdict {
-            Ok(_) => self.answers.count(200, "passed"),
+        let decision = self.decide(request, asked).await;
+        match &decision {
+            Ok(_) => self.responses.count(200, "passed"),
             Err(refusal) => {
-                self.answers.count(refusal.status(), refusal.reason());
+                self.responses.count(refusal.status(), refusal.reason());
                 log(refusal);
             }
         }
-        verdict
+        decision
     }
 
-    async fn verdict(
+    async fn decide(
         &self,
         request: &HttpRequest,
-        asked: Result<Asked<'_>, Unasked>,
+        asked: Result<Asked<'_>, RequestError>,
     ) -> Result<Identity, Refusal> {
-        let asked = asked.map_err(Refusal::Asked)?;
-        if !Method::is_plain(asked.method) {
+        let asked = asked.map_err(Refusal::Request)?;
+        if !Method::is_valid(asked.method) {
             return Err(Refusal::Method);
         }
         let path = Path::parse(asked.target).map_err(Refusal::Path)?;
         let found = self.routes.find(asked.method, &path);
-        let (at, route) = found.map_err(Refusal::Unlisted)?;
+        let (index, route) = found.map_err(Refusal::Route)?;
         let verifier = self.verifier.get().ok_or(Refusal::Starting)?;
-        let claims = verified(verifier, request.headers(), &self.needs[at]).await;
-        let identity = claims.and_then(Identity::of);
+        let claims = verify_bearer(verifier, request.headers(), &self.needs[index]).await;
+        let identity = claims.and_then(Identity::from_claims);
         identity.map_err(|rejected| Refusal::Token(rejected, route.audience.to_string()))
     }
 }
 
-/// The claims of the bearer token. One that is bound to a key is refused: it comes without the
-/// proof (RFC 9449 §7.2).
-async fn verified(
+/// Verifies the bearer token of a request and returns its claims.
+///
+/// A token that is bound to a key is rejected, because a bearer token comes without proof of
+/// possession (RFC 9449 §7.2).
+async fn verify_bearer(
     verifier: &Verifier,
     headers: &HeaderMap,
     need: &Need,
@@ -126,25 +130,25 @@ fn log(refusal: &Refusal) {
     }
 }
 
-impl Answers {
+impl ResponseCounts {
     fn count(&self, status: u16, reason: &'static str) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry((status, reason)).or_default() += 1;
     }
 }
 
-/// What Prometheus reads.
+/// Formats the metrics for Prometheus.
 impl fmt::Display for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "# TYPE portcullis_guard_build_info gauge")?;
         let version = env!("CARGO_PKG_VERSION");
         writeln!(f, r#"portcullis_guard_build_info{{version="{version}"}} 1"#)?;
         writeln!(f, "# TYPE portcullis_guard_ready gauge")?;
-        let is_ready = self.readiness().iter().all(|(_, holds)| *holds);
+        let is_ready = self.readiness().iter().all(|(_, passed)| *passed);
         writeln!(f, "portcullis_guard_ready {}", u8::from(is_ready))?;
         writeln!(f, "# TYPE portcullis_guard_requests_total counter")?;
         let counts = self
-            .answers
+            .responses
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -153,7 +157,7 @@ impl fmt::Display for Guard {
             writeln!(f, "portcullis_guard_requests_total{{{labels}}} {count}")?;
         }
         writeln!(f, "# TYPE portcullis_guard_log_lines_dropped_total counter")?;
-        let dropped = writer::dropped();
+        let dropped = writer::dropped_lines();
         writeln!(f, "portcullis_guard_log_lines_dropped_total {dropped}")?;
         match self.verifier.get() {
             Some(verifier) => write!(f, "{}", verifier.metrics()),

@@ -1,4 +1,4 @@
-//! The way to the issuer: its keys and its revocation feed, tried for until they are there.
+//! Starts the verifier: fetches the issuer's keys, and retries until the issuer can be reached.
 
 use std::time::Duration;
 
@@ -8,12 +8,14 @@ use tokio::time::sleep;
 use crate::Exit;
 use crate::settings::Settings;
 
-/// Between tries while the issuer is away: doubled from the first to the last.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LAST_PAUSE: Duration = Duration::from_secs(5);
+/// Delay before the first retry. It doubles with each retry, up to [`MAX_DELAY`].
+const INITIAL_DELAY: Duration = Duration::from_millis(250);
+/// Maximum delay between retries.
+const MAX_DELAY: Duration = Duration::from_secs(5);
 
-/// Describes the one verifier of all routes; each request says which audience it is for.
-pub fn describe(settings: &Settings) -> Builder {
+/// Returns the builder of the verifier, which all routes share. The audience is checked per
+/// request.
+pub fn verifier_builder(settings: &Settings) -> Builder {
     let subscriber = &settings.subscriber;
     let mut builder = Verifier::builder(&settings.issuer, "")
         .any_audience()
@@ -27,18 +29,19 @@ pub fn describe(settings: &Settings) -> Builder {
     subscriber.feed.iter().fold(builder, Builder::feed_at)
 }
 
-/// A verifier, however long it takes.
+/// Starts the verifier, retrying until it succeeds.
 ///
 /// # Errors
-/// What no waiting would mend.
-pub async fn reach(builder: Builder) -> Result<Verifier, Exit> {
-    let mut pause = FIRST_PAUSE;
+/// Errors that a retry cannot fix: an insecure URL, another issuer, or a client that must not read
+/// the revocation feed.
+pub async fn start_verifier(builder: Builder) -> Result<Verifier, Exit> {
+    let mut delay = INITIAL_DELAY;
     loop {
         let error = match builder.clone().start().await {
             Ok(verifier) => return Ok(verifier),
             Err(error) => error,
         };
-        let message = in_full(&error);
+        let message = error_chain(&error);
         match error {
             StartError::Insecure { .. } | StartError::OtherIssuer { .. } => {
                 return Err(Exit::settings(message));
@@ -46,13 +49,13 @@ pub async fn reach(builder: Builder) -> Result<Verifier, Exit> {
             StartError::Subscriber { .. } => return Err(Exit { code: 77, message }),
             _ => tracing::warn!(event = "guard.waiting", reason = message),
         }
-        sleep(pause).await;
-        pause = LAST_PAUSE.min(pause * 2);
+        sleep(delay).await;
+        delay = MAX_DELAY.min(delay * 2);
     }
 }
 
-/// An error with all that caused it.
-fn in_full(error: &dyn std::error::Error) -> String {
+/// Formats an error and its sources.
+fn error_chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -1,5 +1,5 @@
-//! A log line for machines, with the server's names: `ts` (RFC 3339), `level`, the event's own fields,
-//! `target`, `message`.
+//! JSON log lines with the field names of the server: `ts` (RFC 3339), `level`, the fields of the
+//! event, `target` and `message`.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// One JSON object a line (RFC 8259).
+/// Formats each event as one JSON object per line (RFC 8259).
 pub struct JsonLine;
 
 /// The fields of an event.
@@ -29,43 +29,43 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut at = String::new();
-        SystemTime.format_time(&mut Writer::new(&mut at))?;
+        let mut timestamp = String::new();
+        SystemTime.format_time(&mut Writer::new(&mut timestamp))?;
         let level = event.metadata().level().as_str().to_ascii_lowercase();
         let mut fields = Fields::default();
-        fields.put("ts", at);
-        fields.put("level", level);
+        fields.insert("ts", timestamp);
+        fields.insert("level", level);
         event.record(&mut fields);
-        fields.put("target", event.metadata().target());
+        fields.insert("target", event.metadata().target());
         writeln!(writer, "{}", Value::Object(fields.0))
     }
 }
 
 impl Fields {
-    fn put(&mut self, name: &str, value: impl Into<Value>) {
+    fn insert(&mut self, name: &str, value: impl Into<Value>) {
         self.0.insert(name.to_owned(), value.into());
     }
 }
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field.name(), value);
+        self.insert(field.name(), value);
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field.name(), value);
+        self.insert(field.name(), value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field.name(), value);
+        self.insert(field.name(), value);
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field.name(), value);
+        self.insert(field.name(), value);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field.name(), format!("{value:?}"));
+        self.insert(field.name(), format!("{value:?}"));
     }
 }
 
@@ -78,9 +78,9 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Kept(Arc<Mutex<Vec<u8>>>);
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
 
-    impl Write for Kept {
+    impl Write for Buffer {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
@@ -91,16 +91,16 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_the_names_of_the_server() {
-        let kept = Kept::default();
-        let (end, writer) = (kept.clone(), move || kept.clone());
+    fn json_line_has_the_field_names_of_the_server() {
+        let buffer = Buffer::default();
+        let (output, writer) = (buffer.clone(), move || buffer.clone());
         let lines = tracing_subscriber::fmt()
             .event_format(JsonLine)
             .with_writer(writer);
         tracing::subscriber::with_default(lines.finish(), || {
             tracing::warn!(event = "guard.refused", status = 401, reason = "a\n\"b", cause = ?Some(1), "no");
         });
-        let text = String::from_utf8(end.0.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
         assert_eq!(text.matches('\n').count(), 1);
         let line: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(line["level"], "warn");

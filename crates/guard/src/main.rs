@@ -1,31 +1,36 @@
-//! `portcullis-guard`: forward authentication beside a proxy. The proxy asks about each request;
-//! the guard says whether its token may pass, from memory, with every revocation that is known.
+//! `portcullis-guard`: forward authentication for services behind a reverse proxy.
 //!
-//! | File | |
+//! The proxy asks the guard about each request. The guard decides from memory whether the request's
+//! access token is valid, and applies every revocation that it has received.
+//!
+//! | File | Contents |
 //! |---|---|
-//! | `settings.rs`, `address.rs`, `span.rs` | what an operator sets |
-//! | `route.rs`, `path.rs` | which token a request needs, and paths that have one reading |
-//! | `asked.rs`, `answer.rs` | what a proxy asks, what it is told |
+//! | `settings.rs`, `address.rs`, `duration.rs` | settings, and the types of their values |
+//! | `route.rs`, `path.rs` | the token that a request needs; paths without ambiguity |
+//! | `asked.rs`, `answer.rs` | requests of a proxy, and the responses to them |
 //! | `guard.rs` | the decision |
-//! | `issuer.rs` | the way to the issuer |
-//! | `server.rs` | the listener |
-//! | `line.rs`, `writer.rs` | a log line for machines, and the thread that writes it |
+//! | `issuer.rs` | the connection to the issuer |
+//! | `server.rs` | the HTTP listener |
+//! | `line.rs`, `writer.rs` | JSON log lines, and the thread that writes them |
+//!
+//! `interpretations.rs` tests that services with other path parsers serve no other route.
 
 #![forbid(unsafe_code)]
 
 mod address;
 mod answer;
 mod asked;
+mod connections;
+mod duration;
 mod guard;
+#[cfg(test)]
+mod interpretations;
 mod issuer;
 mod line;
 mod path;
-#[cfg(test)]
-mod readings;
 mod route;
 mod server;
 mod settings;
-mod span;
 mod writer;
 
 use std::io::IsTerminal;
@@ -47,29 +52,29 @@ use crate::guard::Guard;
 use crate::line::JsonLine;
 use crate::server::Socket;
 use crate::settings::{Format, Log, Settings};
-use crate::writer::Lines;
+use crate::writer::LogWriter;
 
-/// Forward authentication for services behind a proxy: accepts the access tokens of a Portcullis
-/// server, and refuses revoked ones within a second.
+/// Forward authentication for services behind a reverse proxy: accepts the access tokens of a
+/// Portcullis server and refuses revoked ones within a second.
 #[derive(Parser)]
 #[command(name = "portcullis-guard", version)]
 struct Arguments {
-    /// The settings, with the routes.
+    /// Settings file, including the routes.
     #[arg(
         long,
         value_name = "FILE",
         default_value = "/etc/portcullis/guard.toml"
     )]
     config: PathBuf,
-    /// Check the settings, and do nothing else.
+    /// Check the settings and exit.
     #[arg(long)]
     check: bool,
 }
 
-/// An end that is no success.
+/// A failure that ends the process.
 #[derive(Debug)]
 struct Exit {
-    /// 1 failed, 77 not permitted, 78 settings are wrong.
+    /// Exit code: 1 general failure, 77 permission denied, 78 invalid settings.
     code: u8,
     message: String,
 }
@@ -85,7 +90,7 @@ fn main() -> ExitCode {
     let code = match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(exit) => {
-            writer::say(&format!("portcullis-guard: {}", exit.message.trim_end()));
+            writer::write_last_line(&format!("portcullis-guard: {}", exit.message.trim_end()));
             ExitCode::from(exit.code)
         }
     };
@@ -97,37 +102,37 @@ fn run(arguments: &Arguments) -> Result<(), Exit> {
     let settings =
         Settings::load(&arguments.config, std::env::vars_os()).map_err(Exit::settings)?;
     if arguments.check {
-        return check(arguments, &settings);
+        return check_settings(arguments, &settings);
     }
     start_log(&settings.log);
     System::new().block_on(serve(settings))
 }
 
-/// Everything that a start refuses before it asks the issuer.
-fn check(arguments: &Arguments, settings: &Settings) -> Result<(), Exit> {
-    let refused = issuer::describe(settings).check();
-    refused.map_err(|error| Exit::settings(error.to_string()))?;
+/// Reports every error that prevents a start and can be found without the issuer.
+fn check_settings(arguments: &Arguments, settings: &Settings) -> Result<(), Exit> {
+    let result = issuer::verifier_builder(settings).check();
+    result.map_err(|error| Exit::settings(error.to_string()))?;
     let routes = match settings.routes.len() {
         1 => "1 route".to_owned(),
-        many => format!("{many} routes"),
+        count => format!("{count} routes"),
     };
     let (file, issuer) = (arguments.config.display(), &settings.issuer);
     println!(
-        "{file} is right: {routes}, tokens of {issuer}, asked at {}",
+        "{file} is valid: {routes}, tokens of {issuer}, listening at {}",
         settings.listen
     );
     Ok(())
 }
 
-/// Logs to stderr: JSON lines, or readable on a terminal.
+/// Starts logging to stderr, as JSON lines or in a human-readable format.
 fn start_log(log: &Log) {
     let json = match log.format {
         Format::Json => true,
         Format::Pretty => false,
         Format::Auto => !std::io::stderr().is_terminal(),
     };
-    // A log that nobody reads any more must not take the guard down.
-    let stderr = Lines::start();
+    // A closed or blocked stderr must not stop the guard.
+    let stderr = LogWriter::start();
     let lines = fmt::layer()
         .with_writer(move || stderr)
         .log_internal_errors(false);
@@ -141,77 +146,73 @@ fn start_log(log: &Log) {
 }
 
 async fn serve(settings: Settings) -> Result<(), Exit> {
-    let signals = StopSignals::catch()?;
-    let builder = issuer::describe(&settings);
+    let signals = ShutdownSignals::install()?;
+    let builder = issuer::verifier_builder(&settings);
     let guard = Data::new(Guard::new(settings.routes));
     let server = server::bind(&guard, &settings.listen)?;
     let socket = match &settings.listen {
         Address::Unix(path) => Socket::at(path),
         Address::Tcp(..) => None,
     };
-    let (stopped, handle) = (guard.clone(), server.handle());
-    spawn(async move { signals.stop(&stopped, &handle).await });
-    let outcome = serve_from_the_start(server, builder, &guard).await;
+    let (stopping, handle) = (guard.clone(), server.handle());
+    spawn(async move { signals.shut_down(&stopping, &handle).await });
+    let result = run_server(server, builder, &guard).await;
     if let Some(socket) = socket {
         socket.remove();
     }
-    outcome
+    result
 }
 
-/// Answers while the issuer is looked for, and from then on.
-async fn serve_from_the_start(
-    mut server: Server,
-    builder: Builder,
-    guard: &Guard,
-) -> Result<(), Exit> {
+/// Serves requests while the verifier starts and after it has started.
+async fn run_server(mut server: Server, builder: Builder, guard: &Guard) -> Result<(), Exit> {
     let failed = |error| Exit {
         code: 1,
         message: format!("the server failed: {error}"),
     };
     let verifier = tokio::select! {
-        served = &mut server => return served.map_err(failed),
-        reached = issuer::reach(builder) => reached?,
+        result = &mut server => return result.map_err(failed),
+        result = issuer::start_verifier(builder) => result?,
     };
     tracing::info!(event = "guard.started", issuer = verifier.issuer());
-    guard.begin(verifier);
+    guard.set_verifier(verifier);
     server.await.map_err(failed)
 }
 
-/// The signals that end a guard. Caught from the moment on when this is made.
-struct StopSignals {
+/// Handlers of SIGTERM and SIGINT, in effect as soon as this value exists.
+struct ShutdownSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl StopSignals {
-    fn catch() -> Result<Self, Exit> {
-        let catch = |kind| {
+impl ShutdownSignals {
+    fn install() -> Result<Self, Exit> {
+        let install = |kind| {
             signal(kind).map_err(|error| Exit {
                 code: 1,
-                message: format!("signals cannot be caught: {error}"),
+                message: format!("cannot install the signal handlers: {error}"),
             })
         };
         Ok(Self {
-            terminate: catch(SignalKind::terminate())?,
-            interrupt: catch(SignalKind::interrupt())?,
+            terminate: install(SignalKind::terminate())?,
+            interrupt: install(SignalKind::interrupt())?,
         })
     }
 
-    async fn next(&mut self) {
+    async fn recv(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
     }
 
-    /// Finishes what runs; a second signal stops at once.
-    async fn stop(mut self, guard: &Guard, handle: &ServerHandle) {
-        self.next().await;
+    /// Waits for a signal and shuts the server down gracefully. A second signal stops it at once.
+    async fn shut_down(mut self, guard: &Guard, handle: &ServerHandle) {
+        self.recv().await;
         tracing::info!(event = "guard.stopping");
-        guard.stop();
+        guard.begin_shutdown();
         tokio::select! {
             () = handle.stop(true) => {}
-            () = self.next() => handle.stop(false).await,
+            () = self.recv() => handle.stop(false).await,
         }
     }
 }

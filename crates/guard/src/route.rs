@@ -1,4 +1,4 @@
-//! Routes: which token a request needs, by its path and method.
+//! Routes: the token that a request needs, by its path and method.
 
 use std::fmt;
 
@@ -6,34 +6,35 @@ use portcullis_verifier::{MaxAge, Need};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::path::{Below, Path, Prefix};
-use crate::span::Span;
+use crate::duration::HumanDuration;
+use crate::path::{Path, Prefix, PrefixMatch};
 
-/// Section `routes`: one rule.
+/// One rule of the section `routes`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// The beginning of the path, in whole segments.
     pub prefix: Prefix,
-    /// The methods that this rule is about; all that no other rule of the prefix names, if absent.
+    /// The methods that the rule applies to. If absent, it applies to every method that no other
+    /// rule with the same prefix names.
     pub methods: Option<Vec<Method>>,
-    /// The `aud` of the tokens that are meant for the service.
+    /// The `aud` of the service's tokens.
     pub audience: Audience,
-    /// All of these must have been granted.
+    /// Scopes that must all have been granted.
     #[serde(default)]
-    pub scopes: Vec<Word>,
-    /// How old the news of revocations may be.
+    pub scopes: Vec<ScopeToken>,
+    /// Maximum age of the revocation data.
     #[serde(default)]
-    pub max_age: Freshness,
-    /// Authentication context classes of which the login must be one.
+    pub max_age: MaxFeedAge,
+    /// Accepted authentication context classes. If empty, every class is accepted.
     #[serde(default)]
-    pub acr: Vec<Word>,
-    /// How long ago the login may be.
-    pub authenticated_within: Option<Span>,
+    pub acr: Vec<ScopeToken>,
+    /// Maximum time since the user authenticated.
+    pub authenticated_within: Option<HumanDuration>,
 }
 
 impl Route {
-    /// What this asks of a token.
+    /// Returns the requirements on a token.
     pub fn need(&self) -> Need {
         let mut need = Need::any()
             .audience(self.audience.0.clone())
@@ -43,65 +44,65 @@ impl Route {
             need = need.and(scope.0.clone());
         }
         match self.authenticated_within {
-            Some(Span(within)) => need.authenticated_within(within),
+            Some(HumanDuration(within)) => need.authenticated_within(within),
             None => need,
         }
     }
 }
 
-/// All rules. A path belongs to the longest prefix that it lies below.
+/// All rules. The rules of the longest prefix that matches a path apply to it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(try_from = "Vec<Route>")]
 pub struct Routes(Vec<Route>);
 
-/// Why there is no rule for a request.
+/// Why no rule applies to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unlisted {
-    /// No prefix covers the path.
+pub enum RouteError {
+    /// No prefix matches the path.
     Path,
-    /// The prefix that covers it has no rule for the method.
+    /// The longest matching prefix has no rule for the method.
     Method,
-    /// Some services would read the path as one below a longer prefix.
+    /// Some services would match the path to a longer prefix.
     Ambiguous,
 }
 
 impl Routes {
-    /// The rule for a request.
-    pub fn find(&self, method: &str, path: &Path<'_>) -> Result<(usize, &Route), Unlisted> {
-        let longest = |below: Below| {
+    /// Returns the rule for a request and its index.
+    pub fn find(&self, method: &str, path: &Path<'_>) -> Result<(usize, &Route), RouteError> {
+        let longest = |expected: PrefixMatch| {
             let found = self
                 .0
                 .iter()
-                .filter(|route| path.below(&route.prefix) == below);
+                .filter(|route| path.matches(&route.prefix) == expected);
             found.map(|route| route.prefix.len()).max()
         };
-        let length = longest(Below::Yes);
-        if longest(Below::Perhaps) > length {
-            return Err(Unlisted::Ambiguous);
+        let length = longest(PrefixMatch::Exact);
+        if longest(PrefixMatch::Possible) > length {
+            return Err(RouteError::Ambiguous);
         }
-        let length = length.ok_or(Unlisted::Path)?;
-        let of_prefix = || {
+        let length = length.ok_or(RouteError::Path)?;
+        let with_prefix = || {
             let routes = self.0.iter().enumerate();
             routes.filter(|(_, route)| {
-                route.prefix.len() == length && path.below(&route.prefix) == Below::Yes
+                route.prefix.len() == length && path.matches(&route.prefix) == PrefixMatch::Exact
             })
         };
-        let named = of_prefix().find(|(_, route)| route.names(method));
-        let found = named.or_else(|| of_prefix().find(|(_, route)| route.methods.is_none()));
-        found.ok_or(Unlisted::Method)
+        let named = with_prefix().find(|(_, route)| route.names(method));
+        let found = named.or_else(|| with_prefix().find(|(_, route)| route.methods.is_none()));
+        found.ok_or(RouteError::Method)
     }
 
-    /// All rules, in their order.
+    /// Iterates over the rules in their configured order.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.0.iter()
     }
 
-    /// How many rules there are.
+    /// Returns the number of rules.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no rules.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -113,7 +114,7 @@ impl Route {
         methods.into_iter().any(|named| named.0 == method)
     }
 
-    /// Whether a request could belong to both.
+    /// Returns whether a request could match both rules with equal precedence.
     fn overlaps(&self, other: &Self) -> bool {
         let methods = match (&self.methods, &other.methods) {
             (None, None) => true,
@@ -130,11 +131,14 @@ impl TryFrom<Vec<Route>> for Routes {
     fn try_from(routes: Vec<Route>) -> Result<Self, String> {
         for (at, route) in routes.iter().enumerate() {
             if route.methods.as_ref().is_some_and(Vec::is_empty) {
-                return Err(format!("the route `{}` names no method", route.prefix));
+                return Err(format!(
+                    "route `{}`: `methods` must not be empty",
+                    route.prefix
+                ));
             }
             if routes[..at].iter().any(|other| other.overlaps(route)) {
                 return Err(format!(
-                    "two routes `{}` are about the same method",
+                    "two routes with the prefix `{}` apply to the same method",
                     route.prefix
                 ));
             }
@@ -150,14 +154,15 @@ impl<'de> Deserialize<'de> for Prefix {
     }
 }
 
-/// A method (RFC 9110 §9.1) in capitals, as all that are registered.
+/// A method (RFC 9110 §9.1) in capital letters, as are all registered methods.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Method(String);
 
 impl Method {
-    /// Whether services agree on what it is.
-    pub fn is_plain(text: &str) -> bool {
+    /// Returns whether `text` is written in capital letters and `-` only, so that all services
+    /// interpret it in the same way.
+    pub fn is_valid(text: &str) -> bool {
         !text.is_empty()
             && text
                 .bytes()
@@ -169,14 +174,16 @@ impl TryFrom<String> for Method {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        if !Self::is_plain(&text) {
-            return Err(format!("`{text}` is no method; write it in capitals"));
+        if !Self::is_valid(&text) {
+            return Err(format!(
+                "invalid method `{text}`; expected capital letters, such as GET"
+            ));
         }
         Ok(Self(text))
     }
 }
 
-/// An audience; not empty.
+/// A non-empty audience.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Audience(String);
@@ -186,7 +193,7 @@ impl TryFrom<String> for Audience {
 
     fn try_from(text: String) -> Result<Self, String> {
         if text.is_empty() {
-            return Err("an audience is not empty".to_owned());
+            return Err("the audience must not be empty".to_owned());
         }
         Ok(Self(text))
     }
@@ -198,31 +205,32 @@ impl fmt::Display for Audience {
     }
 }
 
-/// One word without a space: a scope (RFC 6749 §3.3) or an authentication context class.
+/// A value with the syntax of a scope token (RFC 6749 §3.3): one scope, or one authentication
+/// context class. It contains no space.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Word(String);
+pub struct ScopeToken(String);
 
-impl TryFrom<String> for Word {
+impl TryFrom<String> for ScopeToken {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let is_word = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
-        if text.is_empty() || !text.bytes().all(is_word) {
+        let is_allowed = |byte: u8| byte.is_ascii_graphic() && !b"\"\\".contains(&byte);
+        if text.is_empty() || !text.bytes().all(is_allowed) {
             return Err(format!(
-                "`{text}` is not one word; write [\"one\", \"two\"]"
+                "`{text}` is not a single value; expected a list such as [\"one\", \"two\"]"
             ));
         }
         Ok(Self(text))
     }
 }
 
-/// `max_age`: `standard` (60 s), `strict` (3 s), `fail_open`, or a duration.
+/// `max_age`: `standard` (60 s), `strict` (3 s), `fail_open` (any age), or a duration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Freshness(pub MaxAge);
+pub struct MaxFeedAge(pub MaxAge);
 
-impl TryFrom<String> for Freshness {
+impl TryFrom<String> for MaxFeedAge {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -231,8 +239,11 @@ impl TryFrom<String> for Freshness {
             "strict" => MaxAge::STRICT,
             "fail_open" => MaxAge::FAIL_OPEN,
             duration => {
-                let Span(duration) = duration.parse().map_err(|_| {
-                    format!("`{text}` is no age; write standard, strict, fail_open or 10s")
+                let HumanDuration(duration) = duration.parse().map_err(|_| {
+                    format!(
+                        "invalid age `{text}`; expected standard, strict, fail_open or a duration \
+                         such as 10s"
+                    )
                 })?;
                 MaxAge::secs(duration.as_secs())
             }
@@ -277,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_prefix_counts_and_never_a_shorter_one() {
+    fn longest_prefix_wins_without_fallback_to_shorter() {
         let routes = routes(ROUTES).unwrap();
         let find = |method: &str, target: &str| {
             let path = Path::parse(target).unwrap();
@@ -291,12 +302,12 @@ mod tests {
             ("POST", "/orders", Ok(2)),
             ("PURGE", "/orders", Ok(2)),
             ("GET", "/orders/archive/1", Ok(3)),
-            ("POST", "/orders/archive", Err(Unlisted::Method)),
-            ("HEAD", "/orders/archive", Err(Unlisted::Method)),
-            ("GET", "/orders/ARCHIVE", Err(Unlisted::Ambiguous)),
-            ("GET", "/Orders", Err(Unlisted::Ambiguous)),
-            ("GET", "/orders.json", Err(Unlisted::Ambiguous)),
-            ("GET", "/orders/archive.zip", Err(Unlisted::Ambiguous)),
+            ("POST", "/orders/archive", Err(RouteError::Method)),
+            ("HEAD", "/orders/archive", Err(RouteError::Method)),
+            ("GET", "/orders/ARCHIVE", Err(RouteError::Ambiguous)),
+            ("GET", "/Orders", Err(RouteError::Ambiguous)),
+            ("GET", "/orders.json", Err(RouteError::Ambiguous)),
+            ("GET", "/orders/archive.zip", Err(RouteError::Ambiguous)),
             ("GET", "/orders/7/ARCHIVE", Ok(1)),
             ("GET", "/ordered", Ok(0)),
         ] {
@@ -305,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_prefix_nothing_is_listed() {
+    fn unlisted_paths_have_no_route() {
         let routes = routes("[[routes]]\nprefix = \"/a\"\naudience = \"a\"").unwrap();
         let find = |target| {
             routes
@@ -313,13 +324,13 @@ mod tests {
                 .map(|(at, _)| at)
         };
         assert_eq!(find("/a"), Ok(0));
-        assert_eq!(find("/b"), Err(Unlisted::Path));
-        assert_eq!(find("/A"), Err(Unlisted::Ambiguous));
-        assert_eq!(find("/"), Err(Unlisted::Path));
+        assert_eq!(find("/b"), Err(RouteError::Path));
+        assert_eq!(find("/A"), Err(RouteError::Ambiguous));
+        assert_eq!(find("/"), Err(RouteError::Path));
     }
 
     #[test]
-    fn prefixes_that_differ_by_a_dot_are_two() {
+    fn prefixes_that_differ_by_a_dot_are_distinct() {
         let routes = routes(
             "[[routes]]\nprefix = \"/v1\"\naudience = \"a\"\n[[routes]]\nprefix = \"/v1.2\"\naudience = \"a\"",
         )
@@ -330,26 +341,29 @@ mod tests {
                 .map(|(at, _)| at)
         };
         assert_eq!((find("/v1/x"), find("/v1.2/x")), (Ok(0), Ok(1)));
-        assert_eq!(find("/v1.3"), Err(Unlisted::Ambiguous));
+        assert_eq!(find("/v1.3"), Err(RouteError::Ambiguous));
     }
 
     #[test]
-    fn wrong_routes_are_refused_where_they_stand() {
+    fn invalid_routes_are_rejected_with_position() {
         let route = "[[routes]]\nprefix = \"/a\"\naudience = \"a\"\n";
-        for (more, named) in [
+        for (more, expected) in [
             ("scops = [\"x\"]", "unknown field `scops`"),
             ("prefix = \"a\"", "duplicate key"),
-            ("scopes = [\"a b\"]", "`a b` is not one word"),
+            ("scopes = [\"a b\"]", "`a b` is not a single value"),
             ("scopes = \"a\"", "line 4"),
-            ("methods = [\"get\"]", "write it in capitals"),
-            ("methods = []", "names no method"),
-            ("max_age = \"soon\"", "`soon` is no age"),
+            ("methods = [\"get\"]", "expected capital letters"),
+            ("methods = []", "`methods` must not be empty"),
+            ("max_age = \"soon\"", "invalid age `soon`"),
             ("max_age = 60", "line 4"),
-            ("authenticated_within = \"5\"", "`5` is no duration"),
-            (route, "two routes `/a` are about the same method"),
+            ("authenticated_within = \"5\"", "invalid duration `5`"),
+            (
+                route,
+                "two routes with the prefix `/a` apply to the same method",
+            ),
         ] {
-            let refused = routes(&format!("{route}{more}")).unwrap_err();
-            assert!(refused.contains(named), "{more}: {refused}");
+            let error = routes(&format!("{route}{more}")).unwrap_err();
+            assert!(error.contains(expected), "{more}: {error}");
         }
         let twice = format!("{route}methods = [\"GET\", \"PUT\"]\n{route}methods = [\"PUT\"]");
         assert!(routes(&twice).is_err());

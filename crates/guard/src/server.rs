@@ -1,4 +1,4 @@
-//! The listener, and what is served there.
+//! The HTTP listener and its endpoints.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
@@ -14,27 +14,30 @@ use crate::Exit;
 use crate::address::Address;
 use crate::answer::response;
 use crate::asked::Asked;
+use crate::connections::Connections;
 use crate::guard::Guard;
 
-/// A proxy on this host is quick, or gone.
+/// Time to receive a request head (5 s). A proxy on the same host that takes longer has failed.
 const HEADER_TIME: Duration = Duration::from_secs(5);
-/// Proxies keep connections; a little longer than they do themselves.
+/// Time that an idle connection is kept open (75 s). Slightly longer than proxies keep theirs.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// How long what runs may take after a stop, in seconds.
+/// Time for pending requests to finish during a graceful shutdown, in seconds.
 const DRAIN_SECS: u64 = 10;
-/// Beyond this a proxy waits for others.
+/// Maximum number of open connections. A proxy that opens more waits until others are closed. Another host
+/// has a limit of its own, see [`Connections`].
 const MAX_CONNECTIONS: usize = 10_000;
-/// Of the processors; a verification takes microseconds.
+/// Maximum number of worker threads, even with more processors. A verification takes microseconds.
 const MAX_WORKERS: usize = 4;
 
-/// Where Envoy asks; the path of the request follows.
+/// Path prefix of the requests from Envoy. The path of the original request follows.
 const ENVOY: &str = "/envoy";
 
-/// The server, bound and ready to run.
+/// Binds the listener and returns the server.
 pub fn bind(guard: &Data<Guard>, address: &Address) -> Result<Server, Exit> {
     let guard = guard.clone();
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = workers.min(MAX_WORKERS);
+    let connections = Connections::default();
     let server = HttpServer::new(move || {
         App::new()
             .app_data(guard.clone())
@@ -46,6 +49,7 @@ pub fn bind(guard: &Data<Guard>, address: &Address) -> Result<Server, Exit> {
             .route("/readyz", web::head().to(readyz))
             .route("/metrics", web::get().to(metrics))
     })
+    .on_connect(move |stream, connection| connections.accept(stream, connection))
     .workers(workers)
     .max_connections(MAX_CONNECTIONS.div_ceil(workers))
     .client_request_timeout(HEADER_TIME)
@@ -68,7 +72,8 @@ pub fn bind(guard: &Data<Guard>, address: &Address) -> Result<Server, Exit> {
     Ok(server.run())
 }
 
-/// Removes what a guard left behind that was killed, and nothing else.
+/// Removes the socket that a killed guard has left behind. Fails if `path` is another kind of file,
+/// or if another program is listening.
 fn give_way(path: &Path) -> std::io::Result<()> {
     let Ok(found) = std::fs::symlink_metadata(path) else {
         return Ok(());
@@ -84,12 +89,14 @@ fn give_way(path: &Path) -> std::io::Result<()> {
     std::fs::remove_file(path)
 }
 
-/// As open as a port on loopback; who wants less gives the folder to a group.
+/// Lets every local user connect, as with a port on loopback. To restrict access, the operator
+/// limits the directory to a group.
 fn open_to_all(path: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
 }
 
-/// A socket in the file system, known again whatever stands at its path.
+/// A Unix socket, identified by device and inode so that a replacement at the same path is
+/// detected.
 pub struct Socket {
     path: PathBuf,
     device: u64,
@@ -97,7 +104,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// The one that is there.
+    /// Returns the file at `path`, if there is one.
     pub fn at(path: &Path) -> Option<Self> {
         let found = std::fs::symlink_metadata(path).ok()?;
         Some(Self {
@@ -107,11 +114,11 @@ impl Socket {
         })
     }
 
-    /// Removes it, unless another has taken its place.
+    /// Removes the socket unless another file has replaced it.
     pub fn remove(&self) {
         let now = Self::at(&self.path);
         if now.is_some_and(|now| (now.device, now.inode) == (self.device, self.inode)) {
-            // Gone already is as good.
+            // The result does not matter: the socket may have been removed in the meantime.
             let _ = std::fs::remove_file(&self.path);
         }
     }

@@ -1,5 +1,7 @@
-//! Settings: defaults, then one file, then `PORTCULLIS_GUARD__SECTION__KEY`. Routes stand in the
-//! file alone. What nobody knows, and what would not be safe, refuses the start.
+//! Settings: defaults, overridden by one TOML file, overridden by environment variables named
+//! `PORTCULLIS_GUARD__SECTION__KEY`.
+//!
+//! Routes can be set in the file only. Unknown keys and unsafe values prevent the start.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -16,25 +18,27 @@ use tracing_subscriber::filter::Targets;
 use crate::address::Address;
 use crate::route::Routes;
 
-const PREFIX: &str = "PORTCULLIS_GUARD__";
-/// Where systemd puts what a unit loads, which it lets a group read (0440).
-const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
+/// Prefix of the environment variables of this program.
+const ENV_PREFIX: &str = "PORTCULLIS_GUARD__";
+/// Variable with the directory of the unit's systemd credentials, whose files have mode 0440.
+const CREDENTIALS_ENV: &str = "CREDENTIALS_DIRECTORY";
 
-/// Everything that an operator can set.
+/// All settings of the guard.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Whose tokens are accepted (RFC 8414 §2): an `https` URL, or `http` on a loopback host.
+    /// Issuer identifier of the accepted tokens (RFC 8414 §2): an `https` URL, or `http` on a
+    /// loopback host.
     pub issuer: String,
-    /// Where the guard listens.
+    /// Address to listen on.
     pub listen: Address,
-    /// Whether `listen` may be an address that other hosts reach.
+    /// Whether `listen` may be an address that other hosts can reach.
     pub listen_anywhere: bool,
-    /// How revocations are learned of.
+    /// The client that reads the revocation feed.
     pub subscriber: Subscriber,
-    /// Logs.
+    /// Logging.
     pub log: Log,
-    /// Who may go where.
+    /// The token that each path and method needs.
     pub routes: Routes,
 }
 
@@ -42,21 +46,21 @@ pub struct Settings {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Subscriber {
-    /// Its id.
+    /// The client's id.
     pub client_id: String,
-    /// Its secret.
+    /// The client's secret.
     pub client_secret: Secret,
-    /// The file of its secret.
+    /// A file that contains the client's secret.
     pub client_secret_file: Option<PathBuf>,
-    /// The name of this instance among those of the client.
+    /// The name that distinguishes this instance from others of the same client.
     pub instance: Option<String>,
-    /// Whether the issuer is asked about a token while the news of revocations is too old.
+    /// Whether to introspect tokens at the issuer while the revocation data is too old.
     pub introspection: bool,
-    /// Where the feed is to be had, if not at the issuer.
+    /// URLs of the feed, in order of preference. If empty, the feed is read from the issuer.
     pub feed: Vec<String>,
 }
 
-/// A text that no log shows.
+/// A secret that is omitted from `Debug` output.
 #[derive(Default, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(pub String);
@@ -71,13 +75,13 @@ impl fmt::Debug for Secret {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// What is logged: `info`, or `warn,portcullis_guard=debug`.
+    /// Minimum level, optionally per target: `info`, or `warn,portcullis_guard=debug`.
     pub level: Level,
-    /// How.
+    /// Output format.
     pub format: Format,
 }
 
-/// `log.level`.
+/// Value of `log.level`.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Level(pub Targets);
@@ -85,7 +89,7 @@ pub struct Level(pub Targets);
 impl Default for Level {
     fn default() -> Self {
         let all = Targets::new().with_default(LevelFilter::INFO);
-        // What it says at each start is said better here.
+        // The guard logs its own start, so the start messages of actix are redundant.
         Self(all.with_target("actix_server", LevelFilter::WARN))
     }
 }
@@ -94,8 +98,9 @@ impl FromStr for Level {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = |_| format!("`{text}` is no level; write error, warn, info, debug or trace");
-        text.parse().map(Self).map_err(wrong)
+        let invalid =
+            |_| format!("invalid log level `{text}`; expected error, warn, info, debug or trace");
+        text.parse().map(Self).map_err(invalid)
     }
 }
 
@@ -107,16 +112,16 @@ impl TryFrom<String> for Level {
     }
 }
 
-/// `log.format`.
+/// Value of `log.format`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// Readable on a terminal, JSON elsewhere.
+    /// `Pretty` if stderr is a terminal, `Json` otherwise.
     #[default]
     Auto,
     /// One JSON object per line.
     Json,
-    /// For people.
+    /// A human-readable format.
     Pretty,
 }
 
@@ -128,52 +133,58 @@ impl FromStr for Format {
             "auto" => Ok(Self::Auto),
             "json" => Ok(Self::Json),
             "pretty" => Ok(Self::Pretty),
-            _ => Err(format!("`{text}` is none of auto, json, pretty")),
+            _ => Err(format!("expected auto, json or pretty, got `{text}`")),
         }
     }
 }
 
 impl Settings {
-    /// Reads and checks a file and an environment. The error is a sentence that names the place and
-    /// the key.
+    /// Reads and checks the settings from a file and the environment.
+    ///
+    /// # Errors
+    /// A message that names the file or variable, and the key.
     pub fn load(
         file: &Path,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, String> {
-        let place = file.display();
+        let path = file.display();
         let (text, mode) = read(file)?;
         let mut settings: Self =
-            toml::from_str(&text).map_err(|error| format!("{place}: {error}"))?;
+            toml::from_str(&text).map_err(|error| format!("{path}: {error}"))?;
         if !settings.subscriber.client_secret.0.is_empty() && mode & 0o007 != 0 {
             return Err(format!(
-                "{place} has subscriber.client_secret, and everybody may read or write it (mode {mode:03o}); \
-                 run: chmod o= {place}, or use client_secret_file"
+                "{path} contains subscriber.client_secret, and all users can read or write the file \
+                 (mode {mode:03o}); run: chmod o= {path}, or use client_secret_file"
             ));
         }
         let environment: Vec<_> = environment.into_iter().collect();
-        let mut credentials = environment.iter().filter(|(name, _)| name == CREDENTIALS);
-        let credentials = credentials.next().map(|(_, folder)| PathBuf::from(folder));
-        settings.heed(environment)?;
+        let mut credentials = environment
+            .iter()
+            .filter(|(name, _)| name == CREDENTIALS_ENV);
+        let credentials = credentials
+            .next()
+            .map(|(_, directory)| PathBuf::from(directory));
+        settings.apply_environment(environment)?;
         settings.read_secret(credentials.as_deref())?;
         settings.check()?;
         Ok(settings)
     }
 
-    fn heed(
+    fn apply_environment(
         &mut self,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<(), String> {
         let mut level = None;
         for (variable, value) in environment {
-            // What is ours begins so, whatever follows.
+            // The prefix is ASCII, so a lossy conversion finds it even in a name that is not UTF-8.
             let variable = variable.to_string_lossy().into_owned();
-            if variable != "RUST_LOG" && !variable.starts_with(PREFIX) {
+            if variable != "RUST_LOG" && !variable.starts_with(ENV_PREFIX) {
                 continue;
             }
             let value = value
                 .into_string()
                 .map_err(|_| format!("environment: {variable}: its value is not UTF-8"))?;
-            if let Some(key) = variable.strip_prefix(PREFIX) {
+            if let Some(key) = variable.strip_prefix(ENV_PREFIX) {
                 if key == "LOG__LEVEL" {
                     level = Some((variable, value));
                 } else {
@@ -197,7 +208,7 @@ impl Settings {
         match key {
             "ISSUER" => self.issuer = value,
             "LISTEN" => self.listen = value.parse()?,
-            "LISTEN_ANYWHERE" => self.listen_anywhere = boolean(&value)?,
+            "LISTEN_ANYWHERE" => self.listen_anywhere = parse_bool(&value)?,
             "LOG__FORMAT" => self.log.format = value.parse()?,
             "SUBSCRIBER__CLIENT_ID" => subscriber.client_id = value,
             "SUBSCRIBER__CLIENT_SECRET" => subscriber.client_secret = Secret(value),
@@ -206,12 +217,13 @@ impl Settings {
                 subscriber.feed = value.split(',').map(|url| url.trim().to_owned()).collect();
             }
             "SUBSCRIBER__INSTANCE" => subscriber.instance = Some(value),
-            "SUBSCRIBER__INTROSPECTION" => subscriber.introspection = boolean(&value)?,
+            "SUBSCRIBER__INTROSPECTION" => subscriber.introspection = parse_bool(&value)?,
             _ => {
                 return Err(format!(
-                    "unknown key; those known are ISSUER, LISTEN, LISTEN_ANYWHERE, LOG__FORMAT, LOG__LEVEL \
-                     and, after SUBSCRIBER__, CLIENT_ID, CLIENT_SECRET, CLIENT_SECRET_FILE, FEED, INSTANCE, \
-                     INTROSPECTION, each after {PREFIX}; routes stand in the file"
+                    "unknown key; expected, after {ENV_PREFIX}, one of ISSUER, LISTEN, LISTEN_ANYWHERE, \
+                     LOG__FORMAT, LOG__LEVEL, or SUBSCRIBER__ and one of CLIENT_ID, CLIENT_SECRET, \
+                     CLIENT_SECRET_FILE, FEED, INSTANCE, INTROSPECTION; routes can be set in the file \
+                     only"
                 ));
             }
         }
@@ -224,9 +236,9 @@ impl Settings {
         };
         let key = "subscriber.client_secret_file";
         if !self.subscriber.client_secret.0.is_empty() {
-            return Err(format!("{key} is given together with client_secret"));
+            return Err(format!("{key} cannot be combined with client_secret"));
         }
-        let secret = secret_of(file, credentials).map_err(|why| format!("{key}: {why}"))?;
+        let secret = read_secret_file(file, credentials).map_err(|why| format!("{key}: {why}"))?;
         self.subscriber.client_secret = Secret(secret);
         Ok(())
     }
@@ -244,12 +256,12 @@ impl Settings {
             return missing("subscriber.client_secret", "or client_secret_file");
         }
         if self.routes.is_empty() {
-            return missing("routes", "without one every request is denied");
+            return missing("routes", "without a route, every request is denied");
         }
         if !self.listen.is_local() && !self.listen_anywhere {
             return Err(format!(
-                "listen: other hosts reach {}; use a loopback address or unix:/path, \
-                 or say `listen_anywhere = true`",
+                "listen: other hosts can reach {}; use a loopback address or unix:/path, \
+                 or set `listen_anywhere = true`",
                 self.listen
             ));
         }
@@ -257,35 +269,36 @@ impl Settings {
     }
 }
 
-fn boolean(text: &str) -> Result<bool, String> {
+fn parse_bool(text: &str) -> Result<bool, String> {
     text.parse()
-        .map_err(|_| format!("`{text}` is neither true nor false"))
+        .map_err(|_| format!("expected true or false, got `{text}`"))
 }
 
-/// A secret in a file that nobody else can read; among the credentials of systemd a group may.
-fn secret_of(file: &Path, credentials: Option<&Path>) -> Result<String, String> {
+/// Reads a secret from a file that only its owner can access. A systemd credential may also be
+/// readable by its group.
+fn read_secret_file(file: &Path, credentials: Option<&Path>) -> Result<String, String> {
     let (text, mode) = read(file)?;
-    let others = match credentials.is_some_and(|folder| is_below(file, folder)) {
+    let forbidden = match credentials.is_some_and(|directory| is_below(file, directory)) {
         true => 0o037,
         false => 0o077,
     };
-    if mode & others != 0 {
-        let place = file.display();
+    if mode & forbidden != 0 {
+        let path = file.display();
         return Err(format!(
-            "{place} can be read by others (mode {mode:03o}); run: chmod 600 {place}"
+            "{path} is accessible to other users (mode {mode:03o}); run: chmod 600 {path}"
         ));
     }
     Ok(text.trim().to_owned())
 }
 
-/// Wherever links lead.
-fn is_below(file: &Path, folder: &Path) -> bool {
-    let (file, whole) = (file.canonicalize(), folder.canonicalize());
-    let both = file.and_then(|file| Ok((file, whole?)));
-    folder.is_absolute() && both.is_ok_and(|(file, folder)| file.starts_with(folder))
+/// Returns whether `file` is below `directory`, after resolving symbolic links.
+fn is_below(file: &Path, directory: &Path) -> bool {
+    let (file, resolved) = (file.canonicalize(), directory.canonicalize());
+    let both = file.and_then(|file| Ok((file, resolved?)));
+    directory.is_absolute() && both.is_ok_and(|(file, directory)| file.starts_with(directory))
 }
 
-/// A file's text and mode, both of the same file.
+/// Reads the text and the mode of a file, both through one open file so that they belong together.
 fn read(path: &Path) -> Result<(String, u32), String> {
     let failed = |error| format!("{}: {error}", path.display());
     let mut file = File::open(path).map_err(failed)?;

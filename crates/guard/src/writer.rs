@@ -1,5 +1,7 @@
-//! A thread writes the log. A reader that stands still costs lines, which are counted, and never a
-//! request's time; what waits is bounded.
+//! Writes the log on a separate thread, through a bounded queue.
+//!
+//! If stderr blocks because its reader is too slow, lines are dropped and counted. Requests never
+//! wait for the log.
 
 use std::io::{Result, Write};
 use std::sync::OnceLock;
@@ -8,35 +10,36 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Lines that may wait; one has some 200 bytes.
-const ROOM: usize = 4096;
-/// How long the end of the process waits for its last lines.
-const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Between looks whether they are written.
-const LOOK: Duration = Duration::from_millis(5);
+/// Capacity of the queue, in lines of about 200 bytes.
+const QUEUE_LINES: usize = 4096;
+/// Maximum time that [`flush`] waits for queued lines.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Interval at which [`flush`] checks the queue.
+const FLUSH_POLL: Duration = Duration::from_millis(5);
 
 static LINES: OnceLock<SyncSender<Vec<u8>>> = OnceLock::new();
-/// Of the lines, those that wait or are being written.
-static WAITING: AtomicUsize = AtomicUsize::new(0);
+/// Number of lines that are queued or being written.
+static PENDING: AtomicUsize = AtomicUsize::new(0);
+/// Number of lines that were dropped because the queue was full.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Where log lines go, each in one piece.
+/// Queues log lines for the writer thread. Each `write` must be one complete line.
 #[derive(Clone, Copy)]
-pub struct Lines;
+pub struct LogWriter;
 
-impl Lines {
-    /// Starts the thread.
+impl LogWriter {
+    /// Starts the writer thread on the first call.
     pub fn start() -> Self {
         LINES.get_or_init(|| {
-            let (lines, waiting) = sync_channel(ROOM);
-            thread::spawn(move || write_all(&waiting));
+            let (lines, queue) = sync_channel(QUEUE_LINES);
+            thread::spawn(move || write_lines(&queue));
             lines
         });
         Self
     }
 }
 
-impl Write for Lines {
+impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> Result<usize> {
         push(line.to_vec());
         Ok(line.len())
@@ -47,26 +50,26 @@ impl Write for Lines {
     }
 }
 
-/// How many lines were given up, since nobody read those before them.
-pub fn dropped() -> u64 {
+/// Returns the number of lines that were dropped because the queue was full.
+pub fn dropped_lines() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// The last words of the process, after all that it logged. Who does not listen for two seconds
-/// misses them.
-pub fn say(words: &str) {
+/// Writes the final message of the process, after all lines that are queued. It is lost if stderr
+/// is blocked for the two seconds that [`flush`] waits.
+pub fn write_last_line(message: &str) {
     if LINES.get().is_some() {
-        push(format!("{words}\n").into_bytes());
+        push(format!("{message}\n").into_bytes());
     } else {
-        eprintln!("{words}");
+        eprintln!("{message}");
     }
 }
 
-/// Waits until everything is written, two seconds at most.
+/// Waits until all queued lines are written, for at most two seconds.
 pub fn flush() {
-    let begin = Instant::now();
-    while WAITING.load(Ordering::Acquire) > 0 && begin.elapsed() < LAST_WORDS {
-        thread::sleep(LOOK);
+    let start = Instant::now();
+    while PENDING.load(Ordering::Acquire) > 0 && start.elapsed() < FLUSH_TIMEOUT {
+        thread::sleep(FLUSH_POLL);
     }
 }
 
@@ -74,28 +77,28 @@ fn push(line: Vec<u8>) {
     let Some(lines) = LINES.get() else {
         return;
     };
-    WAITING.fetch_add(1, Ordering::AcqRel);
+    PENDING.fetch_add(1, Ordering::AcqRel);
     if lines.try_send(line).is_err() {
-        WAITING.fetch_sub(1, Ordering::AcqRel);
+        PENDING.fetch_sub(1, Ordering::AcqRel);
         DROPPED.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-fn write_all(lines: &Receiver<Vec<u8>>) {
-    let mut told = 0;
-    while let Ok(line) = lines.recv() {
-        // Nobody is left to tell when stderr is gone.
+fn write_lines(queue: &Receiver<Vec<u8>>) {
+    let mut reported = 0;
+    while let Ok(line) = queue.recv() {
+        // If stderr is closed, there is no other place to report the error.
         let _ = std::io::stderr().write_all(&line);
-        let dropped = dropped();
-        if WAITING.load(Ordering::Acquire) == 1 && dropped > told {
+        let dropped = dropped_lines();
+        if PENDING.load(Ordering::Acquire) == 1 && dropped > reported {
             tracing::error!(
                 event = "log.dropped",
                 reason = "slow_reader",
-                lines = dropped - told
+                lines = dropped - reported
             );
-            told = dropped;
+            reported = dropped;
         }
-        // After what is to be told, so that the end waits for it, too.
-        WAITING.fetch_sub(1, Ordering::AcqRel);
+        // After the report, so that `flush` waits for the report as well.
+        PENDING.fetch_sub(1, Ordering::AcqRel);
     }
 }

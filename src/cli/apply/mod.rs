@@ -9,10 +9,10 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::{Exit, Output, block_on, confirm, open_or_make, table};
+use super::command::{context, execute, read};
+use super::{Exit, Output, confirm, open_or_make, table};
+use crate::admin::{self, AdminError};
 use crate::config::Config;
-use crate::secret::Entropy;
-use crate::time::Clock;
 use file::Wanted;
 use plan::{Change, Plan, Rules, Stored};
 use write::Secrets;
@@ -42,15 +42,16 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     // 1. What is wanted, and what there is.
     let wanted = Wanted::read(&arguments.files).map_err(refused)?;
     let store = open_or_make(config)?;
+    let ctx = context();
     let rules = Rules {
         prune: arguments.prune,
         config: config.clone(),
-        now: Clock::System.now(),
-        entropy: Entropy::system(),
+        clients: admin::clients::Rules::of(config)?,
+        now: ctx.now,
+        entropy: ctx.entropy.clone(),
     };
     let with_users = wanted.users.is_some();
-    let stored = store.read(move |tx| Stored::read(tx, with_users));
-    let stored = block_on(async { Ok(stored.await?) })?;
+    let stored = read(&store, move |tx| Stored::read(tx, with_users))?;
     let plan = Plan::of(&wanted, &stored, &rules).map_err(refused)?;
     // 2. The difference.
     if arguments.format == Output::Table {
@@ -66,32 +67,18 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     }
     // 3. All of it, or nothing: what was shown must be what is done.
     let shown = plan.difference();
-    let secrets = block_on(async {
-        let applied = store.transaction(move |tx| {
-            let stored = Stored::read(tx, with_users)?;
-            match Plan::of(&wanted, &stored, &rules) {
-                Ok(again) if again.difference() == shown => Ok(Some(again.write(tx, &rules)?)),
-                _ => Ok(None),
-            }
-        });
-        Ok(applied.await)
-    })?;
-    match secrets {
-        Ok(Some(secrets)) => {
-            finish(arguments, &plan, Some(secrets));
-            Ok(())
+    let secrets = execute(&store, ctx, move |tx, ctx| {
+        let stored = Stored::read(tx, with_users)?;
+        match Plan::of(&wanted, &stored, &rules) {
+            Ok(again) if again.difference() == shown => again.write(tx, ctx, &rules),
+            _ => Err(AdminError::Conflict(
+                "the same objects were changed concurrently; nothing is changed, run it again"
+                    .to_owned(),
+            )),
         }
-        Ok(None) => Err(refused(
-            "somebody else changed the same things meanwhile; nothing is changed, run it again"
-                .to_owned(),
-        )
-        .into()),
-        Err(crate::db::Error::Duplicate(_)) => Err(refused(
-            "a client id or user name was given out before; none is given out twice".to_owned(),
-        )
-        .into()),
-        Err(error) => Err(error.into()),
-    }
+    })?;
+    finish(arguments, &plan, Some(secrets));
+    Ok(())
 }
 
 fn show(plan: &Plan) {

@@ -31,8 +31,10 @@ pub struct Stored {
 pub struct Rules {
     /// Whether what no file names is removed.
     pub prune: bool,
-    /// Of the servers that shall run on it.
+    /// The configuration of the servers that will run on it.
     pub config: Config,
+    /// What that configuration says about clients.
+    pub clients: crate::admin::clients::Rules,
     /// The instant of the change.
     pub now: Timestamp,
     /// For ids and secrets.
@@ -68,12 +70,12 @@ pub struct Field {
 /// What is done about it.
 pub(super) enum Step {
     PutResource(Resource),
-    UpdateResource(Resource),
+    UpdateResource(Resource, Resource),
     DeleteResource(Resource),
     Describe(String, String),
     Undescribe(String),
     PutClient(Box<Client>),
-    UpdateClient(Box<Client>),
+    UpdateClient(Box<Client>, Box<Client>),
     SwitchClient(ClientId, bool),
     DeleteClient(ClientId),
     PutUser(Box<User>, Option<String>),

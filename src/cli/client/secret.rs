@@ -3,14 +3,12 @@
 use serde_json::json;
 
 use super::find;
-use crate::audit::{Event, Name};
-use crate::cli::{Exit, Output, block_on, open, table};
+use crate::admin::clients::{self, NewSecret, OldSecrets};
+use crate::cli::command::{context, execute};
+use crate::cli::{Exit, Output, open, table};
 use crate::config::Config;
 use crate::config::Span;
 use crate::config::limits::{CLIENT_NAME_CHARS, SECRET_OVERLAP_CAP};
-use crate::oauth::client::ClientSecret;
-use crate::secret::{Entropy, Secret};
-use crate::time::Clock;
 
 #[derive(clap::Args)]
 pub struct RotateSecret {
@@ -45,54 +43,32 @@ impl RotateSecret {
         if overlap > SECRET_OVERLAP_CAP {
             return Err(refused("old secrets go on for at most 7d".to_owned()).into());
         }
-        let store = open(config)?;
-        let client = find(&store, &self.id)?;
-        if !client.is_confidential() {
-            let why = format!("`{}` is a public client: it has no secret", client.id);
-            return Err(Exit {
-                code: 1,
-                message: why,
-            }
-            .into());
-        }
-        let (entropy, now) = (Entropy::system(), Clock::System.now());
-        let secret = Secret::client_secret(&entropy);
-        let kept = ClientSecret {
-            expires_at: self.expires_in.map(|span| now + span.0),
-            ..ClientSecret::keep(&secret, &self.label, &entropy, now)
+        let (store, ctx) = (open(config)?, context());
+        let id = find(&store, &self.id)?.id;
+        let new = NewSecret {
+            label: self.label.clone(),
+            expires_at: self.expires_in.map(|span| ctx.now + span.0),
+            old: match (self.keep, self.compromised) {
+                (true, _) => OldSecrets::Keep,
+                (_, true) => OldSecrets::Compromised,
+                _ => OldSecrets::ExpireAfter(overlap),
+            },
         };
+        let (now, wanted, stored) = (ctx.now, id.clone(), new.clone());
+        let secret = execute(&store, ctx, move |tx, ctx| {
+            clients::rotate_secret(tx, ctx, &wanted, &stored)
+        })?;
         let shown = json!({
-            "client_id": client.id.as_str(),
+            "client_id": id.as_str(),
             "client_secret": secret.expose(),
-            "label": kept.label,
-            "expires_at": kept.expires_at.map(|at| at.to_string()),
-            "old_secrets_end_at": match (self.keep, self.compromised) {
-                (true, _) => None,
-                (_, true) => Some(now.to_string()),
-                _ => Some((now + overlap).to_string()),
+            "label": new.label,
+            "expires_at": new.expires_at.map(|at| at.to_string()),
+            "old_secrets_end_at": match new.old {
+                OldSecrets::Keep => None,
+                OldSecrets::Compromised => Some(now.to_string()),
+                OldSecrets::ExpireAfter(time) => Some((now + time).to_string()),
             },
         });
-        let (keep, compromised) = (self.keep, self.compromised);
-        block_on(async {
-            let rotated = store.transaction(move |tx| {
-                tx.put_client_secret(&client.id, &kept)?;
-                if compromised {
-                    tx.expire_client_secrets(&client.id, &kept.id, now)?;
-                    tx.cut_off_client(&client.id, "secret compromised", "cli", now)?;
-                } else if !keep {
-                    tx.expire_client_secrets(&client.id, &kept.id, now + overlap)?;
-                }
-                tx.put_audit(&Event {
-                    at: now,
-                    name: Name::ClientSecretCreated,
-                    actor: "cli".to_owned(),
-                    target: format!("client:{}", client.id),
-                    reason: compromised.then(|| "compromised".to_owned()),
-                    detail: json!({ "secret": kept.id, "label": kept.label }),
-                })
-            });
-            Ok(rotated.await?)
-        })?;
         table::print_one(output, &shown);
         Ok(())
     }

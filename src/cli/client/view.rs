@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::keys::Alg;
+use crate::admin::clients::view;
 use crate::oauth::client::{Client, ClientSecret};
 
 pub(super) fn row(client: &Client) -> Vec<String> {
@@ -16,34 +16,6 @@ pub(super) fn row(client: &Client) -> Vec<String> {
             .to_owned(),
         client.redirect_uris.join(" "),
     ]
-}
-
-/// The names of RFC 7591 §2 where it has one.
-pub fn view(client: &Client) -> Value {
-    json!({
-        "client_id": client.id.as_str(),
-        "client_name": client.name,
-        "token_endpoint_auth_method": client.auth_method.as_str(),
-        "redirect_uris": client.redirect_uris,
-        "grant_types": client.grant_types.iter().map(|grant| grant.as_str()).collect::<Vec<_>>(),
-        "scope": client.scopes.to_string(),
-        "resources": client.resources,
-        "cors_origins": client.cors_origins,
-        "post_logout_redirect_uris": client.post_logout_redirect_uris,
-        "serves": client.serves,
-        "id_token_signed_response_alg": client.id_token_alg.name(),
-        "userinfo_signed_response_alg": client.userinfo_alg.map(Alg::name),
-        "consent": client.consent.as_str(),
-        "require_pkce": client.require_pkce,
-        "allow_localhost_redirect": client.allow_localhost_redirect,
-        "allow_networks": client.allow_networks,
-        "deny_networks": client.deny_networks,
-        "client_uri": client.client_uri,
-        "policy_uri": client.policy_uri,
-        "tos_uri": client.tos_uri,
-        "disabled": client.disabled_at.is_some(),
-        "created_at": client.created_at.to_string(),
-    })
 }
 
 /// A client with its secrets, of which nothing but their life is known.

@@ -25,7 +25,7 @@ use visit::{Outcome, Panel, Step, Visit};
 use super::Exit;
 use super::cast::{Cast, SCOPE, USERNAME};
 use crate::app::App;
-use crate::http::{Allowed, Assets, Frame, page, see_other};
+use crate::http::{Allowed, Assets, FormTarget, Frame, page, see_other};
 use crate::id::ClientId;
 use crate::secret::{Entropy, Secret, base64url, sha256};
 use crate::time::Clock;
@@ -151,7 +151,7 @@ async fn home(
         csrf: form_token(&cookie),
     };
     let allowed = Allowed {
-        form_action: Some(&application.issuer),
+        form_target: FormTarget::Also(&application.issuer),
         ..Allowed::default()
     };
     let mut response = page(StatusCode::OK, &template, &allowed);
@@ -323,6 +323,10 @@ impl Application {
     }
 
     /// This browser's cookie, or a new one, and what happened in it.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the demo application is a client: its cookie protects nothing of the server"
+    )]
     fn visit(&self, request: &HttpRequest) -> (String, Visit) {
         let known = request
             .cookie("demo")

@@ -5,11 +5,14 @@ use anyhow::Context;
 
 use crate::accounts::password::Password;
 use crate::accounts::user::{User, Username};
+use crate::admin::clients::Rules;
+use crate::admin::users::NewUser;
+use crate::admin::{clients, resources, users};
 use crate::app::App;
-use crate::db::{self, Transaction};
+use crate::audit::Actor;
 use crate::id::{self, ClientId, UserId};
 use crate::keys::Alg;
-use crate::oauth::client::{Client, ClientSecret};
+use crate::oauth::client::Client;
 use crate::oauth::resource::Resource;
 use crate::oauth::scope::Scope;
 use crate::secret::{Entropy, Secret};
@@ -102,21 +105,25 @@ impl Cast {
             (api, cast.api_client_secret.clone()),
             (own, cast.own_client_secret.clone()),
         ];
-        let entropy = app.entropy.clone();
-        app.store
-            .transaction(move |tx: &mut Transaction<'_>| -> Result<(), db::Error> {
-                tx.put_user(&user)?;
-                tx.put_password(&user.id, &phc, now)?;
-                tx.put_resource(&resource)?;
-                tx.put_scope_description("orders:read", "See your orders in the demo shop")?;
-                for (mut client, secret) in clients {
-                    let kept = ClientSecret::keep(&secret, "first", &entropy, now);
-                    client.secrets.push(kept);
-                    tx.put_client(&client)?;
-                }
-                Ok(())
-            })
-            .await?;
+        let ctx = crate::admin::Context::new(Actor::Operator, app.entropy.clone(), now);
+        let rules = Rules::of(&app.config)?;
+        let keys = app.config.keys.clone();
+        crate::admin::execute(&app.store, ctx, move |tx, ctx| {
+            let new = NewUser {
+                user,
+                password_hash: Some(phc),
+                admin: None,
+            };
+            users::create(tx, ctx, new)?;
+            resources::create(tx, ctx, &keys, &resource)?;
+            let text = "See your orders in the demo shop";
+            resources::describe_scope(tx, ctx, "orders:read", Some(text))?;
+            for (client, secret) in clients {
+                clients::create(tx, ctx, &rules, client, Some(secret))?;
+            }
+            Ok(())
+        })
+        .await?;
         Ok(cast)
     }
 

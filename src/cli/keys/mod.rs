@@ -12,6 +12,7 @@ use clap::Subcommand;
 
 use super::{Exit, Output, block_on, open};
 use crate::app::{key_table, write_kek};
+use crate::audit::Actor;
 use crate::config::Config;
 use crate::keeper::{Act, Failed, KeyTable};
 use crate::keys::{Alg, Ring, Use};
@@ -104,7 +105,7 @@ fn table(config: &Config) -> anyhow::Result<KeyTable> {
 /// A change made here and now.
 fn act() -> Act {
     Act {
-        actor: "cli",
+        actor: Actor::Operator,
         now: Clock::System.now(),
     }
 }

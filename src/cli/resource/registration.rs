@@ -4,6 +4,7 @@
 use portcullis_verifier::MaxAge;
 use serde::Deserialize;
 
+use crate::admin::resources::NO_LIMIT;
 use crate::cli::Wrong;
 use crate::config::Span;
 use crate::id;
@@ -12,9 +13,6 @@ use crate::oauth::resource::Resource;
 use crate::oauth::scope::Scope;
 use crate::secret::Entropy;
 use crate::time::Timestamp;
-
-/// Whatever the age.
-const NO_LIMIT: &str = "none";
 
 /// What was given; the rest stays as it is.
 #[derive(Clone, clap::Args, Deserialize)]
@@ -102,11 +100,4 @@ fn max_age(text: &str) -> Result<MaxAge, String> {
     }
     let span: Span = text.parse()?;
     Ok(MaxAge::secs(span.0.as_secs()))
-}
-
-/// The form that is read back.
-pub fn written(max_age: MaxAge) -> String {
-    max_age
-        .as_secs()
-        .map_or_else(|| NO_LIMIT.to_owned(), |secs| Span::secs(secs).to_string())
 }

@@ -6,13 +6,12 @@ use crate::accounts::session::{ACR_PASSWORD, Login, Session};
 use crate::accounts::throttle::{Attempt, Bucket};
 use crate::accounts::user::User;
 use crate::app::App;
-use crate::audit::{Event, Name};
+use crate::audit::{Actor, Event, Name, Target};
 use crate::db;
 use crate::http::error::Notice;
 use crate::http::extract::Jar;
 use crate::http::pending::Stop;
 use crate::id::{AuthorizationId, Sid};
-use crate::oauth::next_step::Stage;
 use crate::secret::{Hash, Secret};
 use crate::time::Timestamp;
 
@@ -21,43 +20,74 @@ pub(super) struct Proof {
     pub attempt: Attempt,
     pub account: Bucket,
     pub device: Hash,
-    /// A hash in the place of one with outdated cost.
-    pub renewed: Option<String>,
+    /// A hash that replaces one of outdated cost.
+    pub renewal: Option<Renewal>,
 }
 
+/// Two hashes of one password.
+pub(super) struct Renewal {
+    /// The stored hash that the password was verified against.
+    pub old: String,
+    /// The hash at the configured cost.
+    pub new: String,
+}
+
+/// Result of the transaction that begins a session.
+enum Begun {
+    /// The session is stored, and the authorization goes on in it.
+    Session,
+    /// The authorization is no longer open.
+    AlreadyDone,
+    /// The user's auth epoch is not the one under which the password was verified.
+    EpochChanged,
+}
+
+/// Writes the session of a verified password and returns its cookie. Returns `None`, and writes no
+/// session, when the user was cut off since the password was read, as by a new password.
 pub(super) async fn begin_session(
     request: &HttpRequest,
     app: &App,
     id: AuthorizationId,
     user: User,
     proof: Proof,
-) -> Result<Secret, Stop> {
+) -> Result<Option<Secret>, Stop> {
     let now = app.clock.now();
     let cookie = Secret::opaque(&app.entropy);
     let old = Jar::Session.read(request, app).map(|cookie| cookie.hash());
     let session = fresh_session(app, &user, &cookie, now);
-    let open = app.store.transaction(move |tx| {
-        if let Some(phc) = proof.renewed {
-            tx.put_password(&user.id, &phc, now)?;
+    let begun = app.store.transaction(move |tx| {
+        // The password was hashed outside of this transaction, so both statements have a condition: a
+        // password that was set meanwhile stays, and ends this sign-in. Its hash is locked before its
+        // user, in the order of `user set-password`.
+        if let Some(Renewal { old, new }) = &proof.renewal {
+            tx.renew_password_hash(&user.id, old, new)?;
         }
-        tx.absolve(&proof.attempt, true, now)?;
-        tx.end_series(&proof.account)?;
+        if !tx.holds_auth_epoch(&user.id, user.auth_epoch)? {
+            return Ok(Begun::EpochChanged);
+        }
         tx.put_known_device(&proof.device, &user.id, now)?;
         let sid = replace(tx, old.as_ref(), &session, now)?;
         tx.put_audit(&Event {
             at: now,
             name: Name::SessionBegun,
-            actor: format!("user:{}", user.id),
-            target: format!("session:{sid}"),
+            actor: Actor::User(user.id.clone()),
+            target: Target::Session(sid.clone()),
             reason: None,
             detail: serde_json::json!({ "acr": session.login.acr, "amr": session.login.amr }),
         })?;
-        tx.advance_authorization(&id, Stage::SignedIn, (&user.id, &sid), None, now)
+        let open = tx.record_login(&id, (&user.id, &sid), now)?;
+        // Last, since all sign-ins from one network wait for its row.
+        tx.record_success(&proof.attempt, &proof.account)?;
+        Ok(match open {
+            true => Begun::Session,
+            false => Begun::AlreadyDone,
+        })
     });
-    if !open.await? {
-        return Err(Stop::Notice(Notice::ALREADY_DONE));
+    match begun.await? {
+        Begun::Session => Ok(Some(cookie)),
+        Begun::AlreadyDone => Err(Stop::Notice(Notice::ALREADY_DONE)),
+        Begun::EpochChanged => Ok(None),
     }
-    Ok(cookie)
 }
 
 /// The login of somebody who just proved a password, under a cookie that nobody had before.
@@ -101,8 +131,8 @@ fn replace(
             tx.put_audit(&Event {
                 at: now,
                 name: Name::SessionEnded,
-                actor: format!("user:{}", new.login.user_id),
-                target: format!("session:{}", standing.login.sid),
+                actor: Actor::User(new.login.user_id.clone()),
+                target: Target::Session(standing.login.sid.clone()),
                 reason: Some(why.to_owned()),
                 detail: serde_json::json!({}),
             })?;
@@ -114,8 +144,8 @@ fn replace(
         tx.put_audit(&Event {
             at: now,
             name: Name::SessionEnded,
-            actor: "node".to_owned(),
-            target: format!("session:{surplus}"),
+            actor: Actor::System,
+            target: Target::Session(surplus),
             reason: Some(why.to_owned()),
             detail: serde_json::json!({}),
         })?;

@@ -7,16 +7,17 @@ use oxide_auth::code_grant::accesstoken as machine;
 use oxide_auth::code_grant::extensions::Pkce;
 use oxide_auth::primitives::grant as primitive;
 
-use super::{Grant, aim};
-use crate::audit::{Event, Name};
+use super::Grant;
+use crate::audit::{Actor, Event, Name, Target};
 use crate::id::{ClientId, GrantId};
 use crate::oauth::client::{Client, GrantType};
 use crate::oauth::client_auth::Proven;
-use crate::oauth::error::{Detail, Error};
+use crate::oauth::error::{Description, Detail, Error};
 use crate::oauth::issue::{Allowed, Decided, Mint};
 use crate::oauth::ledger::{Failure, Ledger};
 use crate::oauth::params::Params;
 use crate::oauth::pkce::{self, Challenge};
+use crate::oauth::redirect_uri;
 use crate::oauth::token::refuse;
 use crate::secret::{Hash, Secret};
 use crate::time::Timestamp;
@@ -116,12 +117,14 @@ pub enum Redeem {
     Pkce,
     /// The grant ended, or what it rests on did.
     GrantEnded,
+    /// The client is no longer registered for what was granted.
+    Scope,
 }
 
 impl From<Redeem> for Detail {
     fn from(redeem: Redeem) -> Self {
         match redeem {
-            Redeem::Missing => Detail::new("token.rejected", "code"),
+            Redeem::Missing => Detail::new("token.rejected", "code").described(Description::CODE),
             Redeem::Kind => Detail::new("token.rejected", "kind"),
             Redeem::Unknown => Detail::new("token.rejected", "unknown"),
             Redeem::Replayed => Detail::high("code.replay", "replayed"),
@@ -131,6 +134,7 @@ impl From<Redeem> for Detail {
             Redeem::Expired => Detail::new("token.rejected", "expired"),
             Redeem::Pkce => Detail::new("token.rejected", "pkce"),
             Redeem::GrantEnded => Detail::new("token.rejected", "grant_ended"),
+            Redeem::Scope => Detail::new("token.rejected", "scope"),
         }
     }
 }
@@ -159,20 +163,27 @@ pub fn redeem(
     let Some(grant) = ledger.find_standing_grant(&code.grant_id, mint.now)? else {
         return Ok(Err(Error::invalid_grant(Redeem::GrantEnded)));
     };
-    // 4. One audience: the resource asked for, or the grant's default.
-    let target = match aim(&grant, resource, proven) {
+    // 4. What of it the client is still registered for, for one audience: the resource asked for, or the
+    //    grant's default.
+    let Some(allowed) = grant.within(client, proven.resources()) else {
+        return Ok(Err(Error::invalid_grant(Redeem::Scope)));
+    };
+    let target = match allowed.audience(resource) {
         Ok(target) => target,
         Err(error) => return Ok(Err(error)),
     };
+    // 5. It is a refresh-token family from now on.
+    let is_family = client.may_use(GrantType::RefreshToken);
+    if is_family {
+        ledger.end_surplus_grants(&grant, mint.now)?;
+    }
     Ok(Ok(mint.for_grant(Allowed {
         grant: &grant,
-        scope: &grant.scope,
+        scope: &allowed.scope,
         resource: target,
         nonce: code.nonce,
         id_alg: client.id_token_alg,
-        generation: client
-            .may_use(GrantType::RefreshToken)
-            .then_some(grant.generation),
+        generation: is_family.then_some(grant.generation),
     })))
 }
 
@@ -201,13 +212,13 @@ fn refuse_replay(
     if code.client_id != client.id || !(client.is_confidential() || verified) {
         return Ok(Error::invalid_grant(Redeem::ReplayedByStranger));
     }
-    let actor = format!("client:{}", client.id);
-    if ledger.end_grant(&code.grant_id, "code replay", &actor, now)? {
+    let actor = Actor::Client(client.id.clone());
+    if ledger.end_grant(&code.grant_id, "code replay", &actor.to_string(), now)? {
         ledger.put_audit(&Event {
             at: now,
             name: Name::CodeReplay,
             actor,
-            target: format!("grant:{}", code.grant_id),
+            target: Target::Grant(code.grant_id.clone()),
             reason: None,
             detail: serde_json::json!({}),
         })?;
@@ -219,6 +230,10 @@ fn refuse_replay(
 fn check(presented: &Presented, code: &Code, client: &Client) -> Result<(), Redeem> {
     if code.client_id != client.id {
         return Err(Redeem::OtherClient);
+    }
+    // The client may have lost the URI since the code was sent there.
+    if !redirect_uri::is_registered(client, &code.redirect_uri) {
+        return Err(Redeem::RedirectUri);
     }
     // §4.1.3: required if the authorization request had it, and then identical.
     let redirect_uri = match (&presented.redirect_uri, code.redirect_uri_sent) {

@@ -7,7 +7,6 @@ pub mod refresh_token;
 use crate::accounts::session::Login;
 use crate::id::{ClientId, ConsentId, GrantId, Sid, UserId};
 use crate::oauth::client::Client;
-use crate::oauth::client_auth::Proven;
 use crate::oauth::error::{Detail, Error};
 use crate::oauth::resource::Resource;
 use crate::oauth::scope::Scope;
@@ -110,26 +109,58 @@ impl Grant {
     }
 }
 
-/// The one audience of a token for `grant`: the resource asked for, or the grant's default. `None` is
-/// this server itself.
-///
-/// # Errors
-/// `invalid_target` (RFC 8707 §2).
-pub(super) fn aim<'p>(
-    grant: &Grant,
-    asked: Option<&str>,
-    proven: &'p Proven,
-) -> Result<Option<&'p Resource>, Error> {
-    let refuse = || Error::invalid_target(Detail::new("token.rejected", "resource"));
-    let mut held = grant.resources.iter();
-    let audience = match asked {
-        Some(asked) => held.find(|held| *held == asked).ok_or_else(refuse)?,
-        None => match held.next() {
-            Some(first) => first,
-            None => return Ok(None),
-        },
-    };
-    let mut known = proven.resources().iter();
-    let target = known.find(|known| known.audience == *audience);
-    target.map(Some).ok_or_else(refuse)
+/// What a grant still allows: each token request is decided by the present registration of its client.
+pub struct EffectiveGrant<'p> {
+    /// The granted scope, as far as the client is still registered for it.
+    pub scope: Scope,
+    /// The registered resources that were granted, in the order of the grant.
+    resources: Vec<&'p Resource>,
+    /// Whether the grant names resources at all; otherwise its tokens are for this server.
+    names_resources: bool,
+}
+
+impl Grant {
+    /// Returns the intersection of this grant and the present registration of its client. `None` when
+    /// nothing of the scope is left, or when the client may no longer act while the user is away: such a
+    /// grant outlives its session only by `offline_access`.
+    pub fn within<'p>(
+        &self,
+        client: &Client,
+        resources: &'p [Resource],
+    ) -> Option<EffectiveGrant<'p>> {
+        const OFFLINE: &str = "offline_access";
+        let scope = self.scope.retain(|token| client.scopes.contains(token));
+        let allows_something = |scope: &Scope| scope.iter().any(|token| token != OFFLINE);
+        let nothing_left = allows_something(&self.scope) && !allows_something(&scope);
+        if nothing_left || (self.offline && !scope.contains(OFFLINE)) {
+            return None;
+        }
+        let registered =
+            |audience: &String| resources.iter().find(|known| known.audience == *audience);
+        Some(EffectiveGrant {
+            scope,
+            resources: self.resources.iter().filter_map(registered).collect(),
+            names_resources: !self.resources.is_empty(),
+        })
+    }
+}
+
+impl<'p> EffectiveGrant<'p> {
+    /// Returns the one audience of a token: the resource asked for, or the default of the grant. `None`
+    /// is this server itself.
+    ///
+    /// # Errors
+    /// `invalid_target` (RFC 8707 §2).
+    pub fn audience(&self, asked: Option<&str>) -> Result<Option<&'p Resource>, Error> {
+        let mut granted = self.resources.iter().copied();
+        let target = match asked {
+            Some(asked) => granted.find(|resource| resource.audience == asked),
+            None if !self.names_resources => return Ok(None),
+            None => granted.next(),
+        };
+        let refused = Detail::new("token.rejected", "resource");
+        target
+            .map(Some)
+            .ok_or_else(|| Error::invalid_target(refused))
+    }
 }

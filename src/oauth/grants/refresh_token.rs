@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use super::{Grant, aim};
-use crate::audit::{Event, Name};
+use super::Grant;
+use crate::audit::{Actor, Event, Name, Target};
 use crate::id::GrantId;
 use crate::oauth::client::Client;
 use crate::oauth::client_auth::Proven;
-use crate::oauth::error::{Detail, Error};
+use crate::oauth::error::{Description, Detail, Error};
 use crate::oauth::issue::{Allowed, Decided, Mint};
 use crate::oauth::ledger::{Failure, Ledger};
 use crate::oauth::params::Params;
@@ -76,14 +76,16 @@ pub enum Refresh {
     Ahead,
     /// Of a grant that the database cannot have forgotten: it went back.
     Lost,
-    /// More than was granted.
+    /// More than was granted, or nothing that the client is still registered for.
     Scope,
 }
 
 impl From<Refresh> for Detail {
     fn from(refresh: Refresh) -> Self {
         match refresh {
-            Refresh::Missing => Detail::new("token.rejected", "refresh_token"),
+            Refresh::Missing => {
+                Detail::new("token.rejected", "refresh_token").described(Description::REFRESH_TOKEN)
+            }
             Refresh::Kind => Detail::new("token.rejected", "kind"),
             Refresh::Unknown => Detail::new("token.rejected", "unknown"),
             Refresh::GrantEnded => Detail::new("token.rejected", "grant_ended"),
@@ -120,29 +122,7 @@ pub fn rotate(
             },
         )));
     };
-    // 2. What is asked for is part of what was granted. Checked before the token is used up, so that
-    //    a client's slip costs it nothing.
-    let asks = Asks {
-        scope: presented.scope.as_ref(),
-        resource,
-        proven,
-    };
-    if asks.anything() {
-        let held = match ledger.find_standing_grant(&grant_id, mint.now)? {
-            None => {
-                let reason = gone(&grant_id, ledger, mint.now)?;
-                return Ok(Err(Error::invalid_grant(reason)));
-            }
-            Some(grant) if grant.client_id != client.id => {
-                return Ok(Err(Error::invalid_grant(Refresh::OtherClient)));
-            }
-            Some(grant) => grant,
-        };
-        if let Err(error) = asks.of(&held) {
-            return Ok(Err(error));
-        }
-    }
-    // 3. One conditional statement; who does not win it sees where the grant stands now.
+    // 2. One conditional statement; a request that loses the race reads the present state of the grant.
     let idle_until = mint.now + mint.refresh.idle;
     let rotated = ledger.rotate_grant(&grant_id, generation, &client.id, idle_until, mint.now)?;
     let successor = generation + 1;
@@ -154,18 +134,43 @@ pub fn rotate(
             Err(reason) => return Ok(Err(Error::invalid_grant(reason))),
         },
     };
-    Ok(asks.of(&grant).map(|(scope, resource)| {
-        let mut decided = mint.for_grant(Allowed {
-            grant: &grant,
-            scope,
-            resource,
-            nonce: None,
-            id_alg: client.id_token_alg,
-            generation: Some(successor),
-        });
-        decided.again = again;
-        decided
-    }))
+    // 3. What is asked for is part of what was granted, and the client is still registered for it. A
+    //    refusal costs the client nothing: the token stays the live one.
+    let (scope, resource) = match allowed(&grant, presented, resource, proven) {
+        Ok(allowed) => allowed,
+        Err(error) => {
+            ledger.undo();
+            return Ok(Err(error));
+        }
+    };
+    let mut decided = mint.for_grant(Allowed {
+        grant: &grant,
+        scope: &scope,
+        resource,
+        nonce: None,
+        id_alg: client.id_token_alg,
+        generation: Some(successor),
+    });
+    decided.again = again;
+    Ok(Ok(decided))
+}
+
+/// Returns scope and audience of the new token: of what the request asks for, the part that was granted
+/// and that the client is still registered for.
+fn allowed<'p>(
+    grant: &Grant,
+    presented: &Presented,
+    resource: Option<&str>,
+    proven: &'p Proven,
+) -> Result<(Scope, Option<&'p Resource>), Error> {
+    let asked = presented.scope.as_ref().unwrap_or(&grant.scope);
+    if !asked.is_within(&grant.scope) {
+        return Err(Error::invalid_scope(Refresh::Scope));
+    }
+    let within = grant.within(proven.client(), proven.resources());
+    let within = within.ok_or_else(|| Error::invalid_grant(Refresh::Scope))?;
+    let scope = asked.retain(|token| within.scope.contains(token));
+    Ok((scope, within.audience(resource)?))
 }
 
 /// Why a grant does not stand.
@@ -175,30 +180,6 @@ fn gone(id: &GrantId, ledger: &mut dyn Ledger, now: Timestamp) -> Result<Refresh
     } else {
         Refresh::GrantEnded
     })
-}
-
-/// What a request asks for out of what was granted.
-struct Asks<'a> {
-    scope: Option<&'a Scope>,
-    resource: Option<&'a str>,
-    proven: &'a Proven,
-}
-
-impl<'a> Asks<'a> {
-    fn anything(&self) -> bool {
-        self.scope.is_some() || self.resource.is_some()
-    }
-
-    fn of<'g>(&self, grant: &'g Grant) -> Result<(&'g Scope, Option<&'a Resource>), Error>
-    where
-        'a: 'g,
-    {
-        let scope = self.scope.unwrap_or(&grant.scope);
-        if !scope.is_within(&grant.scope) {
-            return Err(Error::invalid_scope(Refresh::Scope));
-        }
-        Ok((scope, aim(grant, self.resource, self.proven)?))
-    }
 }
 
 /// Whether a token that was not the live one may have its successor once more.
@@ -230,13 +211,13 @@ fn retried(
 
 /// RFC 9700 §4.14.2: somebody else has a token of this grant.
 fn end(grant: &Grant, ledger: &mut dyn Ledger, now: Timestamp) -> Result<(), Failure> {
-    let actor = format!("client:{}", grant.client_id);
-    if ledger.end_grant(&grant.id, "refresh token reuse", &actor, now)? {
+    let actor = Actor::Client(grant.client_id.clone());
+    if ledger.end_grant(&grant.id, "refresh token reuse", &actor.to_string(), now)? {
         ledger.put_audit(&Event {
             at: now,
             name: Name::RefreshReuse,
             actor,
-            target: format!("grant:{}", grant.id),
+            target: Target::Grant(grant.id.clone()),
             reason: None,
             detail: serde_json::json!({ "generation": grant.generation }),
         })?;

@@ -1,18 +1,21 @@
-//! TLS: versions, suites, early data, and certificates that change.
+//! TLS: versions, suites, early data, certificates that change, and handshakes that do not end.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustls::crypto::aws_lc_rs::kx_group;
 use rustls::{ClientConnection, Stream};
+use socket2::{Domain, Socket, Type};
 
 use super::{address, beside, encrypted};
 use crate::cast::tls::{self, Pair};
 use crate::cast::{Server, log};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a445), row!(a446), row!(a448)];
+pub const ROWS: &[Row] = &[row!(a445), row!(a446), row!(a447), row!(a448), row!(a515)];
 
 /// A ClientHello (RFC 5246 §7.4.1.2, RFC 8446 §4.1.2), as its writer wants it.
 struct Hello<'a> {
@@ -358,4 +361,159 @@ async fn a448(stage: &Stage) {
         stage.check(case, alarms.is_empty() != alarm, || format!("{alarms:?}"));
         server.remove().await;
     }
+}
+
+/// A handshake that does not go on: three bytes of a ClientHello, from an address of 127/8.
+fn half_open(to: SocketAddr, from: Ipv4Addr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((from, 0)).into())?;
+    socket.connect(&to.into())?;
+    let mut stream = TcpStream::from(socket);
+    stream.write_all(&[22, 3, 1])?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+fn is_open(stream: &mut TcpStream) -> bool {
+    let heard = stream.read(&mut [0; 64]);
+    matches!(heard, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+/// Waits until at most `number` of the streams are open. Returns how many are, and how long that took.
+fn until_open(streams: &mut Vec<TcpStream>, number: usize, begun: Instant) -> (usize, Duration) {
+    loop {
+        streams.retain_mut(is_open);
+        if streams.len() <= number || begun.elapsed() > Duration::from_secs(12) {
+            return (streams.len(), begun.elapsed());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Whether a connection limit was logged for an address.
+fn is_limited(mark: usize, address: Ipv4Addr) -> bool {
+    log::since(mark).iter().any(|event| {
+        let is = |name: &str, value: &str| event.get(name).is_some_and(|found| found == value);
+        is("event", "http.conn_limit")
+            && is("reason", "handshakes")
+            && is("ip", &address.to_string())
+    })
+}
+
+async fn a447(stage: &Stage) {
+    const FLOOD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 41);
+    let server = encrypted(stage, |_| {}).await;
+    let to: SocketAddr = address(&server).parse().unwrap();
+    let mark = log::mark();
+    let begun = Instant::now();
+    let streams = beside(move || {
+        let opened = (0..400).filter_map(|_| half_open(to, FLOOD).ok());
+        let mut streams: Vec<TcpStream> = opened.collect();
+        let found = until_open(&mut streams, 100, begun);
+        (found, streams)
+    });
+    let ((open, took), mut streams) = streams.await;
+    stage.check(1, open == 100 && took < Duration::from_secs(4), || {
+        format!("{open} open handshakes after {took:?}")
+    });
+    stage.check(1, is_limited(mark, FLOOD), || "not logged".to_owned());
+    let asked = Instant::now();
+    let spoken = speaks(&server, Arc::new(tls::ours().client()), "/oauth2/jwks").await;
+    let took = asked.elapsed();
+    stage.check(
+        2,
+        spoken.status.starts_with("HTTP/1.1 200") && took < Duration::from_secs(2),
+        || format!("{} after {took:?}", spoken.status),
+    );
+    let (open, took) = beside(move || until_open(&mut streams, 0, begun)).await;
+    let in_time = Duration::from_secs(4)..Duration::from_secs(8);
+    stage.check(3, open == 0 && in_time.contains(&took), || {
+        format!("{open} open handshakes after {took:?}")
+    });
+    // The address is not locked out.
+    let again = beside(move || {
+        let mut streams: Vec<TcpStream> = half_open(to, FLOOD).into_iter().collect();
+        streams.retain_mut(is_open);
+        streams.len()
+    });
+    stage.check(4, again.await == 1, || "locked out".to_owned());
+    let served = beside(move || {
+        let dhe = [0x0033, 0x0039, 0x0067, 0x006b, 0x009e, 0x009f, 0xccaa];
+        let groups = [0x0100, 0x0101, 0x0102, 0x0103, 0x0104];
+        let offer = |suites: &[u16], groups: &[u16]| {
+            let hello = Hello {
+                version: [3, 3],
+                suites,
+                compression: &[0],
+                groups,
+            };
+            hello.is_served(&to.to_string())
+        };
+        (offer(&dhe, &groups), offer(&SUITES_12, &groups))
+    });
+    stage.check(5, served.await == (false, false), || {
+        "finite-field groups are served".to_owned()
+    });
+    let groups = [
+        kx_group::X25519,
+        kx_group::SECP256R1,
+        kx_group::X25519MLKEM768,
+    ];
+    for (case, group) in (6..).zip(groups) {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.kx_groups = vec![group];
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots())
+            .with_no_client_auth();
+        let spoken = speaks(&server, Arc::new(config), "/oauth2/jwks").await;
+        stage.check(case, spoken.status.starts_with("HTTP/1.1 200"), || {
+            format!("{:?}: {}", group.name(), spoken.status)
+        });
+    }
+    server.remove().await;
+}
+
+async fn a515(stage: &Stage) {
+    const FLOOD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 31);
+    let server = encrypted(stage, |_| {}).await;
+    let to: SocketAddr = address(&server).parse().unwrap();
+    let mark = log::mark();
+    let over = Arc::new(AtomicBool::new(false));
+    let flood = {
+        let over = Arc::clone(&over);
+        actix_web::rt::task::spawn_blocking(move || {
+            let mut streams: Vec<TcpStream> = Vec::new();
+            let mut opened = 0_usize;
+            while !over.load(Ordering::SeqCst) {
+                streams.retain_mut(is_open);
+                let more = 400 - streams.len();
+                streams.extend((0..more).filter_map(|_| half_open(to, FLOOD).ok()));
+                opened += more;
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            opened
+        })
+    };
+    // Longer than a handshake may take: before that, what is closed late does not show.
+    let begun = Instant::now();
+    let mut requests = 0;
+    while begun.elapsed() < Duration::from_secs(7) {
+        let asked = Instant::now();
+        let spoken = speaks(&server, Arc::new(tls::ours().client()), "/oauth2/jwks").await;
+        let took = asked.elapsed();
+        stage.check(
+            1,
+            spoken.status.starts_with("HTTP/1.1 200") && took < Duration::from_secs(2),
+            || format!("{} after {took:?}", spoken.status),
+        );
+        requests += 1;
+    }
+    over.store(true, Ordering::SeqCst);
+    let opened = flood.await.unwrap();
+    stage.check(2, requests > 5, || format!("only {requests} requests"));
+    stage.check(3, opened > 1_000, || format!("only {opened} connections"));
+    stage.check(4, is_limited(mark, FLOOD), || "not logged".to_owned());
+    server.remove().await;
 }

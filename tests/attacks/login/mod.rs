@@ -1,5 +1,6 @@
 //! Rows of the catalogue: signing in, the session that follows, and its end.
 
+pub mod cookies;
 pub mod forms;
 pub mod kinds;
 pub mod pages;
@@ -116,9 +117,9 @@ pub fn failed(answer: &Answer) -> Result<(), String> {
 
 /// Signed in: on to the authorization, with a session.
 pub fn passed(answer: &Answer) -> Result<(), String> {
-    let on = answer.status == 303
+    let on = answer.status == 200
         && answer
-            .location()
+            .onward()
             .is_some_and(|to| to.starts_with("/oauth2/authorize?authorization="));
     if on && crate::expect::sets_session(answer) {
         Ok(())

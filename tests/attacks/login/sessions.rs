@@ -1,20 +1,21 @@
 //! The life and the end of a session.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portcullis::accounts::password::Password;
 use portcullis::accounts::user::Username;
-use portcullis::audit::{Event, Name};
+use portcullis::audit::{Actor, Event, Name, Target};
+use portcullis::config::Argon2;
 use portcullis::secret::{from_base64url, sha256};
 
 use super::{Door, RANDOM, SESSION, failed, is_nobody, passed, sessions, signed_in};
 use crate::cast::server::PASSWORD;
-use crate::cast::{Db, Server};
+use crate::cast::{Answer, Db, Server};
 use crate::expect::{json_error, logged, login_page, redirected, seen};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a132), row!(a133), row!(a134), row!(a136)];
+pub const ROWS: &[Row] = &[row!(a132), row!(a133), row!(a134), row!(a136), row!(a501)];
 
 async fn a132(stage: &Stage) {
     let web = stage.server.shop().await;
@@ -147,13 +148,20 @@ async fn a134(stage: &Stage) {
     }
 }
 
-/// Changes a password as an operator does, and returns the new auth epoch's floor.
+/// Changes a password as an operator does.
 async fn changes_password(server: &Server, password: &str) {
+    let phc = hashed(server, password, &server.app.config.login.argon2);
+    replaces_hash(server, phc).await;
+}
+
+fn hashed(server: &Server, password: &str, cost: &Argon2) -> String {
+    let password = Password::parse(password).unwrap();
+    password.hash(cost, &server.app.entropy).unwrap()
+}
+
+/// The transaction of `user set-password`, once the new password is hashed.
+async fn replaces_hash(server: &Server, phc: String) {
     let now = server.clock.now();
-    let phc = Password::parse(password)
-        .unwrap()
-        .hash(&server.app.config.login.argon2, &server.app.entropy)
-        .unwrap();
     server
         .write(move |tx| {
             let (user, _) = tx
@@ -164,8 +172,8 @@ async fn changes_password(server: &Server, password: &str) {
             tx.put_audit(&Event {
                 at: now,
                 name: Name::UserCredentialChanged,
-                actor: "test".to_owned(),
-                target: format!("user:{}", user.id),
+                actor: Actor::Operator,
+                target: Target::User(user.id.clone()),
                 reason: None,
                 detail: serde_json::json!({}),
             })
@@ -263,6 +271,73 @@ async fn a136(stage: &Stage) {
         let late = alice.get(&flow.web.request(&[("prompt", "none")])).await;
         stage.expect(7, redirected(&late, "login_required", Some("st-4711")));
     }
+}
+
+async fn a501(stage: &Stage) {
+    let web = stage.server.shop().await;
+    // Not the cost of the configuration, so each login renews the hash.
+    let outdated = Argon2 {
+        passes: 3,
+        ..stage.server.app.config.login.argon2
+    };
+    let password = |round: usize| format!("gravel-otter-{round}-lamp");
+    replaces_hash(
+        &stage.server,
+        hashed(&stage.server, &password(0), &outdated),
+    )
+    .await;
+    for round in 0..12 {
+        // The failures of an earlier round cost nothing in this one.
+        stage.server.advance(Duration::from_secs(3_600));
+        let node = stage.node(round);
+        let (old, new) = (password(round), password(round + 1));
+        let replacement = hashed(node, &new, &outdated);
+        let mut door = Door::opens(node, &web.at(&node.base)).await;
+        let typed = old.clone();
+        let racing = actix_web::rt::spawn(async move { door.tries("alice", &typed).await });
+        let begun = Instant::now();
+        while node.app.hashing().0 == 0 && !racing.is_finished() {
+            assert!(
+                begun.elapsed() < Duration::from_secs(20),
+                "nothing is hashed"
+            );
+            actix_web::rt::task::yield_now().await;
+        }
+        replaces_hash(&stage.server, replacement).await;
+        let answer = racing.await.unwrap();
+        match passed(&answer) {
+            Ok(()) => {
+                let cookie = set_cookie(&answer, SESSION).unwrap_or_default();
+                is_nobody(stage, 1, node, &web, &cookie).await;
+            }
+            Err(_) => {
+                stage.expect(1, login_page(&answer));
+                stage.expect(1, logged(&answer, "login.failed", ""));
+            }
+        }
+        let mut door = Door::opens(node, &web.at(&node.base)).await;
+        let answer = door.tries("alice", &old).await;
+        stage.check(2, failed(&answer).is_ok(), || {
+            format!("round {round}, the old password: {}", seen(&answer))
+        });
+        let answer = door.tries("alice", &new).await;
+        stage.check(3, passed(&answer).is_ok(), || {
+            format!("round {round}, the new password: {}", seen(&answer))
+        });
+    }
+    let changed = "SELECT count(*) AS n FROM audit_events WHERE name = 'user.credential_changed'";
+    let changed = stage.server.count(changed);
+    stage.check(4, changed == 13, || {
+        format!("{changed} changes are audited")
+    });
+}
+
+/// The value of a cookie that an answer sets.
+fn set_cookie(answer: &Answer, name: &str) -> Option<String> {
+    let cookies = answer.headers.get_all("set-cookie").iter();
+    let mut pairs = cookies.filter_map(|cookie| cookie.to_str().ok()?.split(';').next());
+    let pair = pairs.find(|pair| pair.starts_with(&format!("{name}=")))?;
+    Some(pair[name.len() + 1..].to_owned())
 }
 
 /// The auth epoch of the person in an access token.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use portcullis::oauth::Code;
+use portcullis::oauth::{Code, Description};
 
 use super::{Flow, TOKEN, asked, unspent, valid};
 use crate::cast::client::basic;
@@ -248,6 +248,7 @@ pub fn fixed_text(answer: &Answer) -> Result<(), String> {
     let known = OAUTH
         .iter()
         .any(|code| code.as_str() == error && code.sentence() == text)
+        || (OAUTH.iter().any(|code| code.as_str() == error) && Description::ALL.contains(&text))
         || (error == "invalid_request" && HTTP.contains(&text));
     let quoted = body["error_id"].as_str() == answer.header("x-request-id");
     if known && quoted && members == BTreeSet::from(["error", "error_description", "error_id"]) {

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use portcullis::accounts::user::Username;
+use portcullis::oauth::client::Client;
+use portcullis::oauth::scope::Scope;
 use portcullis::secret::{base64url, sha256};
 
 use super::{bought, refused_everywhere};
-use crate::cast::Answer;
-use crate::cast::server::{confidential, public};
+use crate::cast::server::{AUDIENCE, PASSWORD, confidential, public, sweep};
+use crate::cast::{Answer, Tokens};
 use crate::expect::{json_error, logged, seen};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
@@ -16,11 +18,13 @@ use crate::{Row, Stage, row};
 pub const ROWS: &[Row] = &[
     row!(a217),
     row!(a218),
+    row!(a219),
     row!(a220),
     row!(a221),
     row!(a222),
     row!(a225),
     row!(a226),
+    row!(a509),
 ];
 
 const TOKEN: &str = "/oauth2/token";
@@ -307,4 +311,118 @@ async fn a226(stage: &Stage) {
     stage.server.advance(2 * SECOND);
     let again = nodes[0].refreshes(tokens.refresh(), &[]).await;
     stage.check(2, again.status == 200, || seen(&again));
+}
+
+/// The scope of the token response and of the access token, in order.
+fn scopes(tokens: &Tokens) -> (String, String) {
+    let text = |value: &serde_json::Value| value["scope"].as_str().unwrap_or_default().to_owned();
+    (text(&tokens.0), text(&tokens.access_claims()))
+}
+
+async fn a219(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let whole = "openid offline_access orders:read orders:write";
+    let url = flow.web.request(&[("scope", whole)]);
+    let (code, spare) = (
+        flow.alice.allows_request(&url).await,
+        flow.alice.allows_request(&url).await,
+    );
+    let tokens = flow.web.redeems(&code).await.ok();
+    let registered = async |change: fn(&mut Client)| {
+        stage.server.alter(&flow.web.client.id, change).await;
+        stage.server.advance(CACHED);
+    };
+    // 1. Wider than what was granted.
+    let wider = [("scope", "openid profile")];
+    let answer = flow.web.refreshes(tokens.refresh(), &wider).await;
+    stage.expect(1, json_error(&answer, 400, "invalid_scope"));
+    stage.expect(1, logged(&answer, "token.rejected", "scope"));
+    // 2. A scope is taken from the client: refresh, also when it asks for the scope by name, and code.
+    registered(|client| {
+        client.scopes = Scope::parse("openid offline_access orders:read").unwrap();
+    })
+    .await;
+    let narrow = "openid offline_access orders:read";
+    let (narrow_pair, at) = ((narrow.to_owned(), narrow.to_owned()), stage.node(1));
+    let mut tokens = flow.web.refreshes(tokens.refresh(), &[]).await.ok();
+    stage.check(2, scopes(&tokens) == narrow_pair, || tokens.0.to_string());
+    let named = [("scope", whole)];
+    tokens = flow
+        .web
+        .at(&at.base)
+        .refreshes(tokens.refresh(), &named)
+        .await
+        .ok();
+    stage.check(2, scopes(&tokens) == narrow_pair, || tokens.0.to_string());
+    let exchanged = flow.web.redeems(&spare).await.ok();
+    stage.check(3, scopes(&exchanged) == narrow_pair, || {
+        exchanged.0.to_string()
+    });
+    // 4. `offline_access` is taken from it. Nothing is used up: given back, the grant goes on.
+    let url = flow.web.request(&[("scope", narrow)]);
+    let offline = flow.alice.allows_request(&url).await;
+    registered(|client| client.scopes = Scope::parse("openid orders:read").unwrap()).await;
+    for web in super::everywhere(stage, &flow.web) {
+        let answer = web.refreshes(tokens.refresh(), &[]).await;
+        stage.expect(4, json_error(&answer, 400, "invalid_grant"));
+        stage.expect(4, logged(&answer, "token.rejected", "scope"));
+    }
+    let answer = flow.web.redeems(&offline).await;
+    stage.expect(4, json_error(&answer, 400, "invalid_grant"));
+    registered(|client| {
+        client.scopes = Scope::parse("openid offline_access orders:read").unwrap();
+    })
+    .await;
+    stage.server.advance(60 * SECOND);
+    tokens = flow.web.refreshes(tokens.refresh(), &[]).await.ok();
+    // 5. The API is taken from it.
+    registered(|client| client.resources.clear()).await;
+    let answer = flow.web.refreshes(tokens.refresh(), &[]).await;
+    stage.expect(5, json_error(&answer, 400, "invalid_target"));
+    registered(|client| client.resources = vec![AUDIENCE.to_owned()]).await;
+    stage.server.advance(60 * SECOND);
+    tokens = flow.web.refreshes(tokens.refresh(), &[]).await.ok();
+    // 6. All that was granted is taken from it.
+    registered(|client| client.scopes = Scope::parse("offline_access profile").unwrap()).await;
+    let only = flow.web.refreshes(tokens.refresh(), &[]).await;
+    stage.expect(6, json_error(&only, 400, "invalid_grant"));
+    registered(|client| client.scopes = Scope::parse("openid offline_access").unwrap()).await;
+    // 7. The redirect URI to which a code went is taken from it.
+    let code = flow.alice.allows(&flow.web).await;
+    registered(|client| client.redirect_uris = vec!["https://new.example/cb".to_owned()]).await;
+    let answer = flow.web.redeems(&code).await;
+    stage.expect(7, json_error(&answer, 400, "invalid_grant"));
+    stage.expect(7, logged(&answer, "token.rejected", "redirect_uri"));
+}
+
+async fn a509(stage: &Stage) {
+    let spa = public("spa", &["https://spa.example/cb"]);
+    let spa = stage.server.register(spa).await;
+    let mut alice = stage.server.browser();
+    let scope = [("scope", "openid offline_access")];
+    let page = alice.opens(&spa.request(&scope)).await;
+    let page = alice.fills_in(&page, "alice", PASSWORD).await;
+    let back = alice.decides(&page, "allow").await;
+    let tokens = spa.redeems(&back.callback("code").unwrap()).await.ok();
+    let silent = spa.request(&[("scope", "openid offline_access"), ("prompt", "none")]);
+    let revoked = "SELECT count(*) AS n FROM revocations";
+    let before = stage.server.count(revoked);
+    for n in 0..25 {
+        stage.server.advance(SECOND);
+        let answer = alice.at(&stage.node(n).base).get(&silent).await;
+        stage.check(1, answer.callback("code").is_some(), || seen(&answer));
+    }
+    let after = stage.server.count(revoked);
+    stage.check(2, after == before, || {
+        format!("{} feed records", after - before)
+    });
+    let next = spa.refreshes(tokens.refresh(), &[]).await;
+    succeeded(stage, 3, &next);
+    // What was never redeemed is gone with its codes.
+    stage.server.advance(12 * 60 * SECOND);
+    let now = stage.server.clock.now();
+    stage.server.write(move |tx| sweep(tx, now)).await;
+    let left = stage.server.count("SELECT count(*) AS n FROM grants");
+    stage.check(4, left == 1, || format!("{left} grants"));
+    succeeded(stage, 4, &spa.refreshes(next.ok().refresh(), &[]).await);
 }

@@ -1,20 +1,20 @@
-//! What a proxy is told.
+//! Responses of the guard to a proxy.
 
 use portcullis_verifier::Confirmation;
 use tokio::net::UnixStream;
 
 use crate::http::{send, send_on};
 use crate::issuer::{Issuer, now};
-use crate::process::{Folder, Guard, ROUTES, Running, bearer, command};
+use crate::process::{Guard, Process, ROUTES, TempDir, bearer, command};
 
 #[tokio::test]
-async fn a_good_token_passes_with_its_identity() {
+async fn valid_token_passes_with_identity_headers() {
     let issuer = Issuer::start().await;
-    let guard = Guard::of(&issuer).await;
-    let answer = guard
+    let guard = Guard::start_ready(&issuer).await;
+    let response = guard
         .check_with("GET /orders/7?x=%2e%2e", &issuer.token(1))
         .await;
-    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+    assert_eq!((response.status, response.body.as_str()), (200, ""));
     for (header, value) in [
         ("x-portcullis-subject", "alice"),
         ("x-portcullis-client", "shop"),
@@ -22,41 +22,41 @@ async fn a_good_token_passes_with_its_identity() {
         ("x-portcullis-acr", "1"),
         ("cache-control", "no-store"),
     ] {
-        assert_eq!(answer.header(header), value, "{header}");
+        assert_eq!(response.header(header), value, "{header}");
     }
-    let of_machine = issuer.token_of(2, |claims| {
+    let machine_token = issuer.token_with(2, |claims| {
         claims.sub = "shop".into();
         claims.acr = None;
     });
-    let answer = guard.check_with("POST /orders", &of_machine).await;
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.header("x-portcullis-subject"), "shop");
-    assert_eq!(answer.header("x-portcullis-acr"), "");
+    let response = guard.check_with("POST /orders", &machine_token).await;
+    assert_eq!(response.status, 200);
+    assert_eq!(response.header("x-portcullis-subject"), "shop");
+    assert_eq!(response.header("x-portcullis-acr"), "");
 }
 
 #[tokio::test]
-async fn each_refusal_has_its_answer_and_is_counted() {
+async fn refusals_have_status_and_challenge_and_are_counted() {
     let issuer = Issuer::start().await;
-    let guard = Guard::of(&issuer).await;
+    let guard = Guard::start_ready(&issuer).await;
     let good = bearer(&issuer.token(1));
-    let reader = bearer(&issuer.token_of(1, |claims| claims.scope = "orders:read".into()));
-    let of = |change: fn(&mut portcullis_verifier::Claims)| bearer(&issuer.token_of(1, change));
-    let expired = of(|claims| (claims.iat, claims.exp) = (now() - 400, now() - 100));
-    let foreign = of(|claims| claims.aud = "https://other.example".into());
-    let stranger = of(|claims| claims.iss = "https://id.example".into());
-    let bound = of(|claims| {
+    let reader = bearer(&issuer.token_with(1, |claims| claims.scope = "orders:read".into()));
+    let with = |change: fn(&mut portcullis_verifier::Claims)| bearer(&issuer.token_with(1, change));
+    let expired = with(|claims| (claims.iat, claims.exp) = (now() - 400, now() - 100));
+    let other_audience = with(|claims| claims.aud = "https://other.example".into());
+    let other_issuer = with(|claims| claims.iss = "https://id.example".into());
+    let bound = with(|claims| {
         claims.cnf = Some(Confirmation {
             jkt: "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I".into(),
             x5t_s256: None,
         });
     });
-    let unprintable = of(|claims| claims.sub = "älice".into());
-    // Two parts of three are missing.
+    let unprintable = with(|claims| claims.sub = "älice".into());
+    // It also lacks two of the three parts, but the size is checked first.
     let large = bearer(&"a".repeat(16 * 1024 + 1));
     let challenge = r#"Bearer realm="https://api.example""#;
     let invalid = r#", error="invalid_token""#;
-    let lacking = r#", error="insufficient_scope""#;
-    for (line, header, status, reason, challenged) in [
+    let insufficient = r#", error="insufficient_scope""#;
+    for (line, token, status, reason, error) in [
         ("GET /orders", "Accept: */*", 401, "missing", ""),
         (
             "GET /orders",
@@ -81,12 +81,12 @@ async fn each_refusal_has_its_answer_and_is_counted() {
         ),
         ("GET /orders", &large, 401, "too_large", invalid),
         ("GET /orders", &expired, 401, "expired", invalid),
-        ("GET /orders", &foreign, 401, "audience", invalid),
-        ("GET /orders", &stranger, 401, "issuer", invalid),
+        ("GET /orders", &other_audience, 401, "audience", invalid),
+        ("GET /orders", &other_issuer, 401, "issuer", invalid),
         ("GET /orders", &bound, 401, "claims", invalid),
         ("GET /orders", &unprintable, 401, "claims", invalid),
-        ("POST /orders", &reader, 403, "scope", lacking),
-        ("GET /admin", &good, 403, "scope", lacking),
+        ("POST /orders", &reader, 403, "scope", insufficient),
+        ("GET /admin", &good, 403, "scope", insufficient),
         (
             "GET /payments",
             &good,
@@ -95,34 +95,37 @@ async fn each_refusal_has_its_answer_and_is_counted() {
             r#", error="insufficient_user_authentication""#,
         ),
     ] {
-        let before = counted(&guard, status, reason).await;
-        let answer = guard.check(line, &[header]).await;
-        assert_eq!(answer.status, status, "{line} {reason}");
-        let told = answer.header("www-authenticate");
+        let before = response_count(&guard, status, reason).await;
+        let response = guard.check(line, &[token]).await;
+        assert_eq!(response.status, status, "{line} {reason}");
+        let header = response.header("www-authenticate");
         assert!(
-            told.starts_with(&format!("{challenge}{challenged}")),
-            "{reason}: {told}"
+            header.starts_with(&format!("{challenge}{error}")),
+            "{reason}: {header}"
         );
         assert_eq!(
-            challenged.is_empty(),
-            !told.contains("error="),
-            "{reason}: {told}"
+            error.is_empty(),
+            !header.contains("error="),
+            "{reason}: {header}"
         );
         assert_eq!(
-            counted(&guard, status, reason).await,
+            response_count(&guard, status, reason).await,
             before + 1.0,
             "{reason}"
         );
     }
-    // The audience is that of the route, and the scope of one does not open another.
-    let answer = guard.check("GET /others", &[&good]).await;
-    assert_eq!(answer.status, 401);
+    // The token must be for the audience of the route.
+    let response = guard.check("GET /others", &[&good]).await;
+    assert_eq!(response.status, 401);
     assert!(
-        answer
+        response
             .header("www-authenticate")
             .contains(r#"realm="https://other.example""#)
     );
-    assert_eq!(guard.check("GET /others", &[&foreign]).await.status, 200);
+    assert_eq!(
+        guard.check("GET /others", &[&other_audience]).await.status,
+        200
+    );
     assert_eq!(
         guard.check("GET /orders", &[&good, &good]).await.status,
         401
@@ -133,13 +136,13 @@ async fn each_refusal_has_its_answer_and_is_counted() {
     assert_eq!(rejected, 2.0);
     assert!(
         !guard
-            .running
+            .process
             .log()
             .contains(good.rsplit('.').next().unwrap())
     );
 }
 
-async fn counted(guard: &Guard, status: u16, reason: &str) -> f64 {
+async fn response_count(guard: &Guard, status: u16, reason: &str) -> f64 {
     let labels = format!(r#"status="{status}",reason="{reason}""#);
     guard
         .metric(&format!("portcullis_guard_requests_total{{{labels}}}"))
@@ -147,11 +150,11 @@ async fn counted(guard: &Guard, status: u16, reason: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn what_is_not_clear_is_denied_whoever_asks() {
+async fn ambiguous_and_forged_requests_are_denied_even_with_valid_token() {
     let issuer = Issuer::start().await;
-    let guard = Guard::of(&issuer).await;
+    let guard = Guard::start_ready(&issuer).await;
     let good = bearer(&issuer.token(1));
-    for (line, more, reason) in [
+    for (line, header, reason) in [
         ("GET /", "A: b", "unlisted"),
         ("GET /order", "A: b", "unlisted"),
         ("GET /orders2", "A: b", "unlisted"),
@@ -179,21 +182,21 @@ async fn what_is_not_clear_is_denied_whoever_asks() {
         ("GET /orders", "X-Forwarded-Uri: /admin", "proxy"),
         ("GET /orders", "X-Forwarded-Method: POST", "proxy"),
     ] {
-        let before = counted(&guard, 403, reason).await;
+        let before = response_count(&guard, 403, reason).await;
         for token in [good.as_str(), "Accept: */*"] {
-            let answer = guard.check(line, &[more, token]).await;
-            assert_eq!(answer.status, 403, "{line} {more}");
-            assert_eq!(answer.header("www-authenticate"), "", "{line} {more}");
+            let response = guard.check(line, &[header, token]).await;
+            assert_eq!(response.status, 403, "{line} {header}");
+            assert_eq!(response.header("www-authenticate"), "", "{line} {header}");
             assert!(
-                answer.body.contains("access_denied"),
+                response.body.contains("access_denied"),
                 "{line}: {}",
-                answer.body
+                response.body
             );
         }
         assert_eq!(
-            counted(&guard, 403, reason).await,
+            response_count(&guard, 403, reason).await,
             before + 2.0,
-            "{line} {more}"
+            "{line} {header}"
         );
     }
     let long = format!("Cookie: {}", "a".repeat(40 * 1024));
@@ -201,20 +204,20 @@ async fn what_is_not_clear_is_denied_whoever_asks() {
         guard.check("GET /orders", &[&good, &long]).await.status,
         403
     );
-    let unsaid = send(guard.at, "GET /check", &[&good]).await;
-    assert_eq!(unsaid.status, 403);
-    let log = guard.running.log();
+    let unspecified = send(guard.address, "GET /check", &[&good]).await;
+    assert_eq!(unspecified.status, 403);
+    let log = guard.process.log();
     assert!(log.contains("guard.refused"));
-    for said in ["admin", "root", "DELETE", "alice"] {
-        assert!(!log.contains(said), "the log has {said}: {log}");
+    for value in ["admin", "root", "DELETE", "alice"] {
+        assert!(!log.contains(value), "the log contains {value}: {log}");
     }
 }
 
 #[tokio::test]
-async fn envoy_asks_with_the_request_itself() {
+async fn envoy_check_uses_method_and_path_of_request() {
     let issuer = Issuer::start().await;
-    let guard = Guard::of(&issuer).await;
-    let reader = bearer(&issuer.token_of(1, |claims| claims.scope = "orders:read".into()));
+    let guard = Guard::start_ready(&issuer).await;
+    let reader = bearer(&issuer.token_with(1, |claims| claims.scope = "orders:read".into()));
     for (line, headers, status) in [
         ("GET /envoy/orders/7?x", &[reader.as_str()][..], 200),
         ("HEAD /envoy/orders", &[&reader], 200),
@@ -229,7 +232,7 @@ async fn envoy_asks_with_the_request_itself() {
             &[&reader, "X-Portcullis-Client: x"],
             403,
         ),
-        // What a caller says in these headers is nothing here.
+        // `/envoy` ignores these headers.
         (
             "GET /envoy/admin",
             &[
@@ -240,22 +243,27 @@ async fn envoy_asks_with_the_request_itself() {
             403,
         ),
     ] {
-        let answer = send(guard.at, line, headers).await;
-        assert_eq!(answer.status, status, "{line} {headers:?}");
+        let response = send(guard.address, line, headers).await;
+        assert_eq!(response.status, status, "{line} {headers:?}");
         let subject = if status == 200 { "alice" } else { "" };
-        assert_eq!(answer.header("x-portcullis-subject"), subject, "{line}");
+        assert_eq!(response.header("x-portcullis-subject"), subject, "{line}");
     }
     assert_eq!(
-        send(guard.at, "GET /envoyorders", &[&reader]).await.status,
+        send(guard.address, "GET /envoyorders", &[&reader])
+            .await
+            .status,
         404
     );
-    assert_eq!(send(guard.at, "GET /orders", &[&reader]).await.status, 404);
+    assert_eq!(
+        send(guard.address, "GET /orders", &[&reader]).await.status,
+        404
+    );
 }
 
 #[tokio::test]
-async fn a_socket_in_the_file_system_serves_as_well() {
+async fn unix_socket_is_served_and_never_taken_from_others() {
     let issuer = Issuer::start().await;
-    let folder = Folder::new();
+    let folder = TempDir::new();
     let socket = folder.path().join("guard.sock");
     let text = format!(
         "listen = 'unix:{}'\n{}{ROUTES}",
@@ -263,53 +271,54 @@ async fn a_socket_in_the_file_system_serves_as_well() {
         issuer.settings()
     );
     let file = folder.write_settings(&text);
-    // What a killed guard left behind.
+    // A socket that a killed guard has left behind.
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
-    let start = |folder| Running::start(folder, command().arg("--config").arg(&file));
+    let start = |folder| Process::start(folder, command().arg("--config").arg(&file));
     let mut guard = start(folder);
     let good = bearer(&issuer.token(1));
-    let asked = ["X-Forwarded-Method: GET", "X-Forwarded-Uri: /orders", &good];
-    let begin = std::time::Instant::now();
+    let headers = ["X-Forwarded-Method: GET", "X-Forwarded-Uri: /orders", &good];
+    let started = std::time::Instant::now();
     loop {
         if let Ok(connection) = UnixStream::connect(&socket).await {
-            let answer = send_on(connection, "GET /check", &asked).await;
-            if answer.status == 200 {
+            let response = send_on(connection, "GET /check", &headers).await;
+            if response.status == 200 {
                 break;
             }
-            assert_eq!(answer.status, 503);
+            assert_eq!(response.status, 503);
         }
-        assert!(begin.elapsed().as_secs() < 20, "{}", guard.log());
+        assert!(started.elapsed().as_secs() < 20, "{}", guard.log());
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    // A second one does not take the place of one that lives, nor of what is no socket.
-    let mut second = start(Folder::new());
-    assert_eq!(second.ended().await.code(), Some(1));
+    // A second guard does not replace the socket of a running one.
+    let mut second = start(TempDir::new());
+    assert_eq!(second.wait_for_exit().await.code(), Some(1));
     assert!(
         second.log().contains("another program is listening there"),
         "{}",
         second.log()
     );
     guard.signal("-TERM");
-    assert_eq!(guard.ended().await.code(), Some(0));
+    assert_eq!(guard.wait_for_exit().await.code(), Some(0));
     assert!(!socket.exists());
-    // What another has put in its place stays.
-    let mut replaced = start(Folder::new());
-    let begin = std::time::Instant::now();
+    // At exit, a guard keeps a socket that another program has created at its path.
+    let mut replaced = start(TempDir::new());
+    let started = std::time::Instant::now();
     while UnixStream::connect(&socket).await.is_err() {
-        assert!(begin.elapsed().as_secs() < 20, "{}", replaced.log());
+        assert!(started.elapsed().as_secs() < 20, "{}", replaced.log());
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     let aside = socket.with_extension("aside");
     std::fs::rename(&socket, &aside).unwrap();
     let other = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     replaced.signal("-TERM");
-    assert_eq!(replaced.ended().await.code(), Some(0));
+    assert_eq!(replaced.wait_for_exit().await.code(), Some(0));
     assert!(UnixStream::connect(&socket).await.is_ok());
     drop(other);
     std::fs::remove_file(&socket).unwrap();
+    // A file of another kind is kept, and the start fails.
     std::fs::write(&socket, "notes").unwrap();
-    let mut third = start(Folder::new());
-    assert_eq!(third.ended().await.code(), Some(1));
+    let mut third = start(TempDir::new());
+    assert_eq!(third.wait_for_exit().await.code(), Some(1));
     assert!(third.log().contains("no socket"), "{}", third.log());
     assert_eq!(std::fs::read_to_string(&socket).unwrap(), "notes");
 }

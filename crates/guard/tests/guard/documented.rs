@@ -1,4 +1,4 @@
-//! What the documentation shows is what the tests run.
+//! Checks the documentation against the examples, the settings and the files it links to.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,18 +11,18 @@ fn page(name: &str) -> String {
     fs::read_to_string(docs().join(name)).unwrap()
 }
 
-/// The targets of all links of a page.
+/// Returns the targets of all links of a page.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     let targets = text.split("](").skip(1);
     targets.map(|rest| rest.split([')', '#']).next().unwrap())
 }
 
-/// Blocks that stand below the link of their file, with its path.
-fn shown(text: &str) -> Vec<(String, String)> {
+/// Returns the code blocks that follow a link to a file, with the path of the file.
+fn embedded_files(text: &str) -> Vec<(String, String)> {
     let mut blocks = text.split("\n```");
     let mut before = blocks.next().unwrap();
     let mut found = vec![];
-    // Inside and outside take turns.
+    // Text inside and outside of code blocks alternates.
     while let (Some(block), Some(outside)) = (blocks.next(), blocks.next()) {
         let paragraph = before.trim_end().rsplit("\n\n").next().unwrap();
         if paragraph.starts_with("[`") && paragraph.ends_with(')') {
@@ -36,20 +36,20 @@ fn shown(text: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn shown_files_are_the_files() {
-    let shown = shown(&page("protect-a-service.md"));
-    assert_eq!(shown.len(), 5);
-    for (file, code) in shown {
+fn embedded_examples_match_their_files() {
+    let embedded = embedded_files(&page("protect-a-service.md"));
+    assert_eq!(embedded.len(), 5);
+    for (file, code) in embedded {
         let text = fs::read_to_string(docs().join(&file)).unwrap();
         assert!(
             code == text,
-            "docs/protect-a-service.md shows another {file}"
+            "docs/protect-a-service.md differs from {file}"
         );
     }
 }
 
 #[test]
-fn each_link_leads_somewhere_and_each_example_is_linked() {
+fn links_resolve_and_every_example_is_linked() {
     let pages = ["guard.md", "protect-a-service.md"].map(page);
     for link in pages.iter().flat_map(|page| links(page)) {
         assert!(docs().join(link).exists(), "{link}");
@@ -59,13 +59,13 @@ fn each_link_leads_somewhere_and_each_example_is_linked() {
         let link = format!("](examples/{name})");
         assert!(
             pages.iter().any(|page| page.contains(&link)),
-            "{name} is linked nowhere"
+            "{name} is not linked"
         );
     }
 }
 
 #[test]
-fn untested_examples_say_so() {
+fn untested_examples_are_marked() {
     for name in ["traefik.yml", "envoy.yaml"] {
         assert!(
             page(&format!("examples/{name}")).starts_with("# UNTESTED"),
@@ -75,16 +75,16 @@ fn untested_examples_say_so() {
 }
 
 #[test]
-fn each_setting_is_documented() {
+fn every_setting_is_documented() {
     let source = include_str!("../../src/settings.rs");
     let guard = page("guard.md");
-    // Those that the environment knows.
-    let known = source.split("\n            \"").skip(1);
-    let known = known.filter_map(|rest| rest.split("\" =>").next());
+    // The match arms of `Settings::set`.
+    let variables = source.split("\n            \"").skip(1);
+    let variables = variables.filter_map(|rest| rest.split("\" =>").next());
     let is_variable = |name: &&str| name.starts_with(|c: char| c.is_ascii_uppercase());
-    let known: Vec<_> = known.filter(is_variable).collect();
-    assert_eq!(known.len(), 10, "{known:?}");
-    for variable in known.into_iter().chain(["LOG__LEVEL"]) {
+    let variables: Vec<_> = variables.filter(is_variable).collect();
+    assert_eq!(variables.len(), 10, "{variables:?}");
+    for variable in variables.into_iter().chain(["LOG__LEVEL"]) {
         let key = variable.to_lowercase().replace("__", ".");
         let row = format!("| `{key}` | `{variable}`");
         assert!(guard.contains(&row), "{row}");

@@ -1,4 +1,5 @@
-//! What the guard does when something is away, old, killed, or too much.
+//! Behaviour of the guard when its issuer is unavailable, the revocation data is stale, the guard
+//! is killed, or the load is high.
 
 use std::net::SocketAddr;
 use std::process::ChildStderr;
@@ -11,33 +12,33 @@ use tokio::time::timeout;
 
 use crate::http::{read_head, send};
 use crate::issuer::{Issuer, settings_for};
-use crate::process::{Folder, Guard, ROUTES, Running, bearer, command, free_address};
+use crate::process::{Guard, Process, ROUTES, TempDir, bearer, command, free_address};
 
 #[tokio::test]
-async fn a_revoked_token_is_refused_within_a_second() {
+async fn revoked_token_is_refused_within_one_second() {
     let issuer = Issuer::start().await;
-    let guard = Guard::of(&issuer).await;
+    let guard = Guard::start_ready(&issuer).await;
     let (one, two) = (issuer.token(1), issuer.token(2));
     for token in [&one, &two] {
         assert_eq!(guard.check_with("GET /orders", token).await.status, 200);
     }
-    let begin = Instant::now();
+    let started = Instant::now();
     issuer.revoke(1);
     guard
-        .until("not revoked", async || {
+        .wait_until("not revoked", async || {
             guard.check_with("GET /orders", &one).await.status == 401
         })
         .await;
     assert!(
-        begin.elapsed() < Duration::from_secs(1),
+        started.elapsed() < Duration::from_secs(1),
         "{:?}",
-        begin.elapsed()
+        started.elapsed()
     );
     assert_eq!(guard.check_with("GET /orders", &two).await.status, 200);
 }
 
 #[tokio::test]
-async fn a_guard_waits_for_its_issuer_and_refuses_until_then() {
+async fn guard_answers_503_until_issuer_is_reachable() {
     let address = free_address().to_string();
     let settings = settings_for(&format!("http://{address}")) + ROUTES;
     let guard = Guard::start(&settings).await;
@@ -45,14 +46,17 @@ async fn a_guard_waits_for_its_issuer_and_refuses_until_then() {
     let ready = guard.get("/readyz").await;
     assert_eq!(ready.status, 503);
     assert!(ready.body.contains(r#""keys":"failed""#), "{}", ready.body);
-    let answer = guard
+    let response = guard
         .check("GET /orders", &["Authorization: Bearer x"])
         .await;
-    assert_eq!((answer.status, answer.header("retry-after")), (503, "2"));
-    // What is not listed is not listed whether there are keys or not.
+    assert_eq!(
+        (response.status, response.header("retry-after")),
+        (503, "2")
+    );
+    // A path without a route is 403 even before the keys have been fetched.
     assert_eq!(guard.check("GET /", &[]).await.status, 403);
     let issuer = Issuer::at(&address).await;
-    guard.is_ready().await;
+    guard.wait_until_ready().await;
     assert_eq!(
         guard
             .check_with("GET /orders", &issuer.token(1))
@@ -64,22 +68,25 @@ async fn a_guard_waits_for_its_issuer_and_refuses_until_then() {
 }
 
 #[tokio::test]
-async fn without_its_feed_a_guard_is_not_ready() {
+async fn guard_is_not_ready_without_feed() {
     let issuer = Issuer::start().await;
-    issuer.feed_answers(503);
+    issuer.set_feed_status(503);
     let guard = Guard::start(&(issuer.settings() + ROUTES)).await;
     guard
-        .until("no keys", async || {
+        .wait_until("no keys", async || {
             guard.get("/readyz").await.body.contains(r#""keys":"ok""#)
         })
         .await;
     let ready = guard.get("/readyz").await;
     assert_eq!(ready.status, 503);
     assert!(ready.body.contains(r#""feed":"failed""#), "{}", ready.body);
-    let answer = guard.check_with("GET /orders", &issuer.token(1)).await;
-    assert_eq!((answer.status, answer.header("retry-after")), (503, "2"));
-    issuer.feed_answers(200);
-    guard.is_ready().await;
+    let response = guard.check_with("GET /orders", &issuer.token(1)).await;
+    assert_eq!(
+        (response.status, response.header("retry-after")),
+        (503, "2")
+    );
+    issuer.set_feed_status(200);
+    guard.wait_until_ready().await;
     assert_eq!(
         guard
             .check_with("GET /orders", &issuer.token(1))
@@ -90,18 +97,18 @@ async fn without_its_feed_a_guard_is_not_ready() {
 }
 
 #[tokio::test]
-async fn who_may_not_read_the_feed_is_told_so() {
+async fn client_without_feed_permission_exits_with_77() {
     let issuer = Issuer::start().await;
-    issuer.feed_answers(403);
-    let folder = Folder::new();
+    issuer.set_feed_status(403);
+    let folder = TempDir::new();
     let settings = format!(
         "listen = '{}'\n{}{ROUTES}",
         free_address(),
         issuer.settings()
     );
     let file = folder.write_settings(&settings);
-    let mut guard = Running::start(folder, command().arg("--config").arg(file));
-    assert_eq!(guard.ended().await.code(), Some(77));
+    let mut guard = Process::start(folder, command().arg("--config").arg(file));
+    assert_eq!(guard.wait_for_exit().await.code(), Some(77));
     assert!(
         guard.log().contains("may not read the revocation feed"),
         "{}",
@@ -110,82 +117,88 @@ async fn who_may_not_read_the_feed_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_guard_that_waits_for_its_issuer_can_be_stopped() {
+async fn guard_waiting_for_issuer_stops_on_sigint() {
     let settings = settings_for(&format!("http://{}", free_address())) + ROUTES;
     let mut guard = Guard::start(&settings).await;
-    guard.running.signal("-INT");
-    assert_eq!(guard.running.ended().await.code(), Some(0));
+    guard.process.signal("-INT");
+    assert_eq!(guard.process.wait_for_exit().await.code(), Some(0));
 }
 
 #[tokio::test]
-async fn old_news_is_no_news() {
+async fn stale_feed_is_503_until_it_recovers() {
     let issuer = Issuer::start().await;
-    let guard = Guard::of(&issuer).await;
+    let guard = Guard::start_ready(&issuer).await;
     let token = issuer.token(1);
     let fresh = async |status| guard.check_with("GET /fresh", &token).await.status == status;
-    // Nothing comes any more; the feed is away; it is there for others only.
-    for away in [None, Some(503), Some(401)] {
-        guard.until("not fresh", async || fresh(200).await).await;
-        match away {
-            None => issuer.fall_silent(),
-            Some(status) => issuer.feed_answers(status),
+    // The stream is silent; the feed is unavailable; the feed rejects the client.
+    for failure in [None, Some(503), Some(401)] {
+        guard
+            .wait_until("not fresh", async || fresh(200).await)
+            .await;
+        match failure {
+            None => issuer.pause_heartbeats(),
+            Some(status) => issuer.set_feed_status(status),
         }
-        guard.until("not stale", async || fresh(503).await).await;
+        guard
+            .wait_until("not stale", async || fresh(503).await)
+            .await;
         let stale = guard.check_with("GET /fresh", &token).await;
         assert_eq!(stale.header("retry-after"), "2");
         assert_eq!(stale.header("www-authenticate"), "");
-        // Where more is allowed, tokens pass; what is known to be wrong is still told as that.
+        // Routes that allow older data still accept tokens, and invalid tokens are still 401.
         assert_eq!(guard.check_with("GET /orders", &token).await.status, 200);
         assert_eq!(guard.check_with("GET /fresh", "x").await.status, 401);
         let age = guard.metric("portcullis_verifier_feed_age_seconds").await;
         assert!(age > 1.0, "{age}");
-        issuer.speak();
-        issuer.feed_answers(200);
+        issuer.resume_heartbeats();
+        issuer.set_feed_status(200);
     }
-    guard.until("not fresh", async || fresh(200).await).await;
+    guard
+        .wait_until("not fresh", async || fresh(200).await)
+        .await;
 }
 
 #[tokio::test]
-async fn while_the_news_is_old_the_issuer_may_be_asked() {
+async fn stale_feed_falls_back_to_introspection_if_enabled() {
     let issuer = Issuer::start().await;
     let settings = issuer.settings() + "subscriber.introspection = true\n" + ROUTES;
     let guard = Guard::start(&settings).await;
-    guard.is_ready().await;
+    guard.wait_until_ready().await;
     let (one, two) = (issuer.token(1), issuer.token(2));
-    issuer.introspects(Some(false));
-    issuer.fall_silent();
+    issuer.set_introspection(Some(false));
+    issuer.pause_heartbeats();
     guard
-        .until("not asked", async || {
+        .wait_until("not introspected", async || {
             guard.check_with("GET /fresh", &one).await.status == 401
         })
         .await;
-    issuer.introspects(Some(true));
+    issuer.set_introspection(Some(true));
     assert_eq!(guard.check_with("GET /fresh", &two).await.status, 200);
-    let asked = issuer.introspections();
+    let count = issuer.introspections();
     assert_eq!(guard.check_with("GET /orders", &one).await.status, 200);
-    assert_eq!(issuer.introspections(), asked);
+    assert_eq!(issuer.introspections(), count);
     assert_eq!(
         guard
             .metric("portcullis_verifier_introspections_total")
             .await,
-        asked as f64
+        count as f64
     );
 }
 
 #[tokio::test]
-async fn a_guard_that_was_killed_knows_every_revocation_when_it_is_back() {
+async fn restarted_guard_never_accepts_a_revoked_token() {
     let issuer = Issuer::start().await;
-    let mut guard = Guard::of(&issuer).await;
+    let mut guard = Guard::start_ready(&issuer).await;
     issuer.revoke(1);
     issuer.revoke(2);
     guard.kill().await;
     guard.restart().await;
     let (revoked, good) = (issuer.token(2), issuer.token(3));
-    // Not once does it pass, from the first answer on.
+    // The revoked token must not pass even once, from the first response on.
     loop {
-        let answer = guard.check_with("GET /orders", &revoked).await;
-        assert!([503, 401].contains(&answer.status), "{}", answer.status);
-        if answer.status == 401 {
+        let response = guard.check_with("GET /orders", &revoked).await;
+        assert!([503, 401].contains(&response.status), "{}", response.status);
+        if response.status == 401 {
             break;
         }
     }
@@ -193,50 +206,50 @@ async fn a_guard_that_was_killed_knows_every_revocation_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_stop_finishes_what_runs() {
+async fn sigterm_finishes_pending_requests() {
     let issuer = Issuer::start().await;
     let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    issuer.introspects_at(format!("http://{}", endpoint.local_addr().unwrap()));
+    issuer.set_introspection_url(format!("http://{}", endpoint.local_addr().unwrap()));
     let settings = issuer.settings() + "subscriber.introspection = true\n" + ROUTES;
     let mut guard = Guard::start(&settings).await;
-    guard.is_ready().await;
-    issuer.fall_silent();
+    guard.wait_until_ready().await;
+    issuer.pause_heartbeats();
     let age = "portcullis_verifier_feed_age_seconds";
     guard
-        .until("not stale", async || guard.metric(age).await > 1.1)
+        .wait_until("not stale", async || guard.metric(age).await > 1.1)
         .await;
-    let idle = TcpStream::connect(guard.at).await.unwrap();
+    let idle = TcpStream::connect(guard.address).await.unwrap();
     let token = issuer.token(1);
-    let (answer, ()) = tokio::join!(guard.check_with("GET /fresh", &token), async {
+    let (response, ()) = tokio::join!(guard.check_with("GET /fresh", &token), async {
         let (mut connection, _) = endpoint.accept().await.unwrap();
         read_head(&mut connection).await;
-        guard.running.signal("-TERM");
+        guard.process.signal("-TERM");
         guard
-            .until("no stop", async || {
-                guard.running.log().contains("guard.stopping")
+            .wait_until("not stopping", async || {
+                guard.process.log().contains("guard.stopping")
             })
             .await;
         let body = r#"{"active":true}"#;
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{body}");
-        connection.write_all(answer.as_bytes()).await.unwrap();
+        let response = format!("HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{body}");
+        connection.write_all(response.as_bytes()).await.unwrap();
     });
-    assert_eq!(answer.status, 200, "{}", guard.running.log());
-    assert_eq!(guard.running.ended().await.code(), Some(0));
+    assert_eq!(response.status, 200, "{}", guard.process.log());
+    assert_eq!(guard.process.wait_for_exit().await.code(), Some(0));
     drop(idle);
-    assert!(TcpStream::connect(guard.at).await.is_err());
+    assert!(TcpStream::connect(guard.address).await.is_err());
 }
 
 #[tokio::test]
-async fn a_thousand_connections_are_answered() {
+async fn thousand_open_connections_are_served() {
     let issuer = Issuer::start().await;
-    let guard = Guard::of(&issuer).await;
+    let guard = Guard::start_ready(&issuer).await;
     let good = bearer(&issuer.token(1));
     let request = format!(
         "GET /check HTTP/1.1\r\nHost: guard\r\nX-Forwarded-Method: GET\r\nX-Forwarded-Uri: /orders\r\n{good}\r\n\r\n"
     );
     let mut callers = JoinSet::new();
     for _ in 0..1000 {
-        let (at, request) = (guard.at, request.clone());
+        let (at, request) = (guard.address, request.clone());
         callers.spawn(async move {
             let mut connection = TcpStream::connect(at).await.unwrap();
             connection.write_all(request.as_bytes()).await.unwrap();
@@ -244,36 +257,39 @@ async fn a_thousand_connections_are_answered() {
             (head.starts_with("HTTP/1.1 200"), connection)
         });
     }
-    let answered = callers.join_all().await;
-    assert!(answered.iter().all(|(passed, _)| *passed));
-    // All are open still, and there is room for more.
+    let results = callers.join_all().await;
+    assert!(results.iter().all(|(passed, _)| *passed));
+    // All connections are still open, and another one is accepted.
     assert_eq!(guard.get("/readyz").await.status, 200);
     let passed = r#"portcullis_guard_requests_total{status="200",reason="passed"}"#;
     assert_eq!(guard.metric(passed).await, 1000.0);
 }
 
-/// A guard, its log, which nobody has read so far, where it listens, and its issuer.
-async fn unread() -> (Running, ChildStderr, SocketAddr, Issuer) {
+/// Starts a guard whose log is a pipe. Returns the guard, the unread log, the address and the
+/// issuer.
+async fn guard_with_piped_log() -> (Process, ChildStderr, SocketAddr, Issuer) {
     let issuer = Issuer::start().await;
     let at = free_address();
-    let folder = Folder::new();
+    let folder = TempDir::new();
     let settings = issuer.settings();
     let file = folder.write_settings(&format!("listen = '{at}'\n{settings}{ROUTES}"));
-    let (mut guard, log) = Running::start_unread(folder, command().arg("--config").arg(file));
-    guard.listens(at).await;
+    let (mut guard, log) =
+        Process::start_with_piped_log(folder, command().arg("--config").arg(file));
+    guard.wait_until_listening(at).await;
     (guard, log, at, issuer)
 }
 
-/// Asks without a token, which costs a line each, until pipe and queue have no more room.
+/// Sends requests without a token, each of which logs a line, until the pipe and the queue are full
+/// and lines are dropped.
 async fn until_lines_are_dropped(at: SocketAddr) {
-    let ask = "GET /check HTTP/1.1\r\nHost: a\r\nX-Forwarded-Method: GET\r\n\
+    let request = "GET /check HTTP/1.1\r\nHost: a\r\nX-Forwarded-Method: GET\r\n\
                X-Forwarded-Uri: /\r\n\r\n";
     let mut connection = TcpStream::connect(at).await.unwrap();
     for _ in 0..100 {
         for _ in 0..500 {
-            connection.write_all(ask.as_bytes()).await.unwrap();
+            connection.write_all(request.as_bytes()).await.unwrap();
             let head = timeout(Duration::from_secs(10), read_head(&mut connection)).await;
-            let head = head.expect("the guard stands still");
+            let head = head.expect("the guard does not respond");
             assert!(head.starts_with("HTTP/1.1 403"), "{head}");
             let (_, length) = head.split_once("content-length: ").unwrap();
             let length = length.split("\r\n").next().unwrap().parse().unwrap();
@@ -286,26 +302,26 @@ async fn until_lines_are_dropped(at: SocketAddr) {
             return;
         }
     }
-    panic!("no line was given up");
+    panic!("no line was dropped");
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_stops_nobody() {
-    let (mut guard, log, at, _issuer) = unread().await;
+async fn unread_log_blocks_neither_requests_nor_shutdown() {
+    let (mut guard, log, at, _issuer) = guard_with_piped_log().await;
     until_lines_are_dropped(at).await;
-    // Nor does it keep the guard from stopping.
+    // The guard must also stop although its log is blocked.
     guard.signal("-TERM");
-    assert_eq!(guard.ended().await.code(), Some(0));
+    assert_eq!(guard.wait_for_exit().await.code(), Some(0));
     drop(log);
 }
 
 #[tokio::test]
-async fn lines_that_were_given_up_are_told_of() {
-    let (mut guard, log, at, _issuer) = unread().await;
+async fn dropped_log_lines_are_reported() {
+    let (mut guard, log, at, _issuer) = guard_with_piped_log().await;
     until_lines_are_dropped(at).await;
     let read = std::thread::spawn(move || std::io::read_to_string(log).unwrap());
     guard.signal("-TERM");
-    assert_eq!(guard.ended().await.code(), Some(0));
+    assert_eq!(guard.wait_for_exit().await.code(), Some(0));
     let text = read.join().unwrap();
     assert!(text.contains(r#""event":"log.dropped""#), "{text}");
     let is_whole = |line: &str| line.starts_with('{') && line.ends_with('}');
@@ -313,13 +329,13 @@ async fn lines_that_were_given_up_are_told_of() {
 }
 
 #[tokio::test]
-async fn the_last_lines_are_written_before_the_end() {
-    let (mut guard, log, at, _issuer) = unread().await;
+async fn queued_log_lines_are_written_before_exit() {
+    let (mut guard, log, at, _issuer) = guard_with_piped_log().await;
     for _ in 0..20 {
         send(at, "GET /check", &[]).await;
     }
     guard.signal("-TERM");
-    assert_eq!(guard.ended().await.code(), Some(0));
+    assert_eq!(guard.wait_for_exit().await.code(), Some(0));
     let text = std::io::read_to_string(log).unwrap();
     assert!(text.contains("guard.stopping"), "{text}");
     assert_eq!(text.matches("guard.refused").count(), 20, "{text}");

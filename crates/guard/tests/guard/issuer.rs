@@ -1,5 +1,6 @@
-//! The issuer of these tests, in real time: a heartbeat ten times a second until it falls silent.
-//! What it does, a server and `portcullis revoke` do as well; no test looks behind it.
+//! An issuer for tests, in real time. It sends a heartbeat every 100 ms until it is paused.
+//!
+//! Its interface covers only what a server and `portcullis revoke` can do as well.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +14,7 @@ use crate::feed_issuer::{CLIENT, FeedIssuer, SECRET, session, token_key};
 
 pub struct Issuer {
     feed: Arc<FeedIssuer>,
-    is_silent: Arc<AtomicBool>,
+    is_paused: Arc<AtomicBool>,
 }
 
 impl Issuer {
@@ -21,32 +22,32 @@ impl Issuer {
         Self::at("127.0.0.1:0").await
     }
 
-    /// At an address that is known already.
+    /// Starts an issuer at the given address.
     pub async fn at(address: &str) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let feed = Arc::new(FeedIssuer::at(listener));
         feed.clock.set_wall_secs(now());
-        let is_silent = Arc::new(AtomicBool::new(false));
-        tokio::spawn(beat(feed.clone(), is_silent.clone()));
-        Self { feed, is_silent }
+        let is_paused = Arc::new(AtomicBool::new(false));
+        tokio::spawn(send_heartbeats(feed.clone(), is_paused.clone()));
+        Self { feed, is_paused }
     }
 
     pub fn url(&self) -> &str {
         &self.feed.url
     }
 
-    /// Settings of a guard that may read the feed.
+    /// Returns the settings of a guard that may read the feed.
     pub fn settings(&self) -> String {
         settings_for(self.url())
     }
 
-    /// A good token of session `number` with the scopes `orders:read orders:write`.
+    /// Returns a valid token of session `number` with the scopes `orders:read orders:write`.
     pub fn token(&self, number: usize) -> String {
-        self.token_of(number, |_| {})
+        self.token_with(number, |_| {})
     }
 
-    /// A token that differs from a good one.
-    pub fn token_of(&self, number: usize, change: impl FnOnce(&mut Claims)) -> String {
+    /// Returns a token whose claims are modified by `change`.
+    pub fn token_with(&self, number: usize, change: impl FnOnce(&mut Claims)) -> String {
         let mut claims = Claims {
             iat: now(),
             exp: now() + 300,
@@ -56,36 +57,37 @@ impl Issuer {
         token_key().token(&claims)
     }
 
-    /// Revokes a session, and tells all who follow.
+    /// Revokes a session and sends the record to all followers of the feed.
     pub fn revoke(&self, number: usize) {
         let after = self.feed.last();
         self.feed.revoke(&[session(number)]);
         self.feed.send(&self.feed.frame(after));
     }
 
-    /// No more news: streams are open and nothing comes.
-    pub fn fall_silent(&self) {
-        self.is_silent.store(true, Ordering::Relaxed);
+    /// Stops the heartbeats; streams stay open.
+    pub fn pause_heartbeats(&self) {
+        self.is_paused.store(true, Ordering::Relaxed);
     }
 
-    /// News again.
-    pub fn speak(&self) {
-        self.is_silent.store(false, Ordering::Relaxed);
+    /// Resumes the heartbeats.
+    pub fn resume_heartbeats(&self) {
+        self.is_paused.store(false, Ordering::Relaxed);
     }
 
-    /// The feed answers with this status from now on, and open streams end.
-    pub fn feed_answers(&self, status: u16) {
+    /// Sets the status of the feed's responses and closes open streams.
+    pub fn set_feed_status(&self, status: u16) {
         self.feed.change(|state| state.status = status);
         self.feed.hang_up();
     }
 
-    /// What introspection says of every token; `None`: nothing at all.
-    pub fn introspects(&self, active: Option<bool>) {
+    /// Sets the `active` of introspection for every token. With `None`, introspection is
+    /// unavailable.
+    pub fn set_introspection(&self, active: Option<bool>) {
         self.feed.change(|state| state.active = active);
     }
 
-    /// Introspection is at another address.
-    pub fn introspects_at(&self, url: String) {
+    /// Sets the URL of the introspection endpoint in the metadata.
+    pub fn set_introspection_url(&self, url: String) {
         self.feed.change(|state| state.introspection_at = Some(url));
     }
 
@@ -94,7 +96,7 @@ impl Issuer {
     }
 }
 
-/// Settings of a guard of the issuer at `url`, without its address and its routes.
+/// Returns the settings of a guard for the issuer at `url`, without `listen` and routes.
 pub fn settings_for(url: &str) -> String {
     format!(
         "issuer = '{url}'\nsubscriber.client_id = '{CLIENT}'\nsubscriber.client_secret = '{SECRET}'\n\
@@ -102,15 +104,15 @@ pub fn settings_for(url: &str) -> String {
     )
 }
 
-async fn beat(feed: Arc<FeedIssuer>, is_silent: Arc<AtomicBool>) {
+async fn send_heartbeats(feed: Arc<FeedIssuer>, is_paused: Arc<AtomicBool>) {
     let mut beats = interval(Duration::from_millis(100));
-    let mut before = Instant::now();
+    let mut last = Instant::now();
     loop {
         beats.tick().await;
-        let passed = before.elapsed();
-        before += passed;
-        feed.clock.advance(passed);
-        if !is_silent.load(Ordering::Relaxed) {
+        let elapsed = last.elapsed();
+        last += elapsed;
+        feed.clock.advance(elapsed);
+        if !is_paused.load(Ordering::Relaxed) {
             feed.send(&feed.heartbeat());
         }
     }
@@ -118,7 +120,7 @@ async fn beat(feed: Arc<FeedIssuer>, is_silent: Arc<AtomicBool>) {
 
 #[allow(
     clippy::disallowed_methods,
-    reason = "the guard reads the system's clock as well"
+    reason = "the guard reads the system clock as well"
 )]
 pub fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();

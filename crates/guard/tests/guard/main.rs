@@ -1,4 +1,4 @@
-//! The guard as proxies and operators see it: the real program, asked over real sockets.
+//! Tests of the `portcullis-guard` program, started as a process and called over real sockets.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

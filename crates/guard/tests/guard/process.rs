@@ -1,4 +1,4 @@
-//! Real programs, started for one test and ended with it.
+//! Programs that are started for one test and stopped at its end.
 
 use std::fs::{self, File, Permissions};
 use std::net::{SocketAddr, TcpListener};
@@ -10,15 +10,16 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use crate::http::{Answer, send, try_send};
+use crate::http::{Response, send, try_send};
 use crate::issuer::Issuer;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Maximum time to wait for a condition.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A folder that goes with its test.
-pub struct Folder(PathBuf);
+/// A temporary directory that is removed at the end of the test.
+pub struct TempDir(PathBuf);
 
-impl Folder {
+impl TempDir {
     pub fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -38,7 +39,7 @@ impl Folder {
         path
     }
 
-    /// Settings with a secret in them: nobody else can read them.
+    /// Writes settings that contain a secret, with mode 0600.
     pub fn write_settings(&self, text: &str) -> PathBuf {
         let path = self.write("guard.toml", text);
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
@@ -46,35 +47,35 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-/// A program that runs.
-pub struct Running {
-    pub folder: Folder,
+/// A running program.
+pub struct Process {
+    pub folder: TempDir,
     child: Child,
 }
 
-impl Running {
-    pub fn start(folder: Folder, command: &mut Command) -> Self {
+impl Process {
+    pub fn start(folder: TempDir, command: &mut Command) -> Self {
         let log = File::create(folder.path().join("log")).unwrap();
         command.stderr(log.try_clone().unwrap());
-        Self::start_with(folder, command.stdout(log))
+        Self::spawn(folder, command.stdout(log))
     }
 
-    /// With a log that nobody reads, or who asks for it here.
-    pub fn start_unread(folder: Folder, command: &mut Command) -> (Self, ChildStderr) {
+    /// Starts a program and returns its stderr as a pipe, which is read only if the test reads it.
+    pub fn start_with_piped_log(folder: TempDir, command: &mut Command) -> (Self, ChildStderr) {
         File::create(folder.path().join("log")).unwrap();
         command.stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut running = Self::start_with(folder, command);
-        let log = running.child.stderr.take().unwrap();
-        (running, log)
+        let mut process = Self::spawn(folder, command);
+        let log = process.child.stderr.take().unwrap();
+        (process, log)
     }
 
-    fn start_with(folder: Folder, command: &mut Command) -> Self {
+    fn spawn(folder: TempDir, command: &mut Command) -> Self {
         let command = command.stdin(Stdio::null());
         let child = command.spawn();
         let child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -85,11 +86,11 @@ impl Running {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
-    /// Waits until it listens there.
-    pub async fn listens(&mut self, at: SocketAddr) {
-        let begin = Instant::now();
-        while tokio::net::TcpStream::connect(at).await.is_err() {
-            assert!(begin.elapsed() < PATIENCE, "not there: {}", self.log());
+    /// Waits until the program accepts connections at `address`.
+    pub async fn wait_until_listening(&mut self, address: SocketAddr) {
+        let started = Instant::now();
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            assert!(started.elapsed() < TIMEOUT, "not listening: {}", self.log());
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("{status}: {}", self.log());
             }
@@ -98,34 +99,34 @@ impl Running {
     }
 
     pub fn signal(&self, name: &str) {
-        // The shell's own; Debian can be without the program.
+        // The shell's builtin, because Debian may lack the `kill` program.
         let kill = format!("kill {name} {}", self.child.id());
         let sent = Command::new("sh").args(["-c", &kill]).status().unwrap();
         assert!(sent.success());
     }
 
-    /// Waits until it ends by itself.
-    pub async fn ended(&mut self) -> ExitStatus {
-        let begin = Instant::now();
+    /// Waits until the program exits by itself.
+    pub async fn wait_for_exit(&mut self) -> ExitStatus {
+        let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(begin.elapsed() < PATIENCE, "still there: {}", self.log());
+            assert!(started.elapsed() < TIMEOUT, "still running: {}", self.log());
             sleep(Duration::from_millis(10)).await;
         }
     }
 }
 
-impl Drop for Running {
+impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// An address on loopback that nobody listens on, below the ports that the system gives to those
-/// who call: between this look and its use a thousand callers may take theirs.
+/// Returns a free address on loopback. Its port is below the ephemeral range, so that outgoing
+/// connections do not take it before the test uses it.
 pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {
@@ -139,7 +140,7 @@ pub fn free_address() -> SocketAddr {
     }
 }
 
-/// What the tests ask for, if nothing else is said.
+/// Routes of most tests.
 pub const ROUTES: &str = r#"
 [[routes]]
 prefix = "/orders"
@@ -174,89 +175,90 @@ prefix = "/others"
 audience = "https://other.example"
 "#;
 
-/// A guard that runs.
+/// A running guard.
 pub struct Guard {
-    pub at: SocketAddr,
-    pub running: Running,
+    pub address: SocketAddr,
+    pub process: Process,
     settings: String,
 }
 
 impl Guard {
-    /// With the news of its issuer.
-    pub async fn of(issuer: &Issuer) -> Self {
+    /// Starts a guard for `issuer` and waits until it is ready.
+    pub async fn start_ready(issuer: &Issuer) -> Self {
         let guard = Self::start(&(issuer.settings() + ROUTES)).await;
-        guard.is_ready().await;
+        guard.wait_until_ready().await;
         guard
     }
 
-    /// With these settings, but for its address; it listens.
+    /// Starts a guard with these settings at a free address and waits until it
+    /// wait_until_listening.
     pub async fn start(settings: &str) -> Self {
         Self::start_at(free_address(), settings).await
     }
 
-    async fn start_at(at: SocketAddr, settings: &str) -> Self {
-        let folder = Folder::new();
-        let file = folder.write_settings(&format!("listen = '{at}'\n{settings}"));
-        let mut running = Running::start(folder, command().arg("--config").arg(file));
-        running.listens(at).await;
+    async fn start_at(address: SocketAddr, settings: &str) -> Self {
+        let folder = TempDir::new();
+        let file = folder.write_settings(&format!("listen = '{address}'\n{settings}"));
+        let mut process = Process::start(folder, command().arg("--config").arg(file));
+        process.wait_until_listening(address).await;
         Self {
-            at,
-            running,
+            address,
+            process,
             settings: settings.to_owned(),
         }
     }
 
-    /// Killed, and nobody in its place.
+    /// Kills the guard.
     pub async fn kill(&mut self) {
-        self.running.signal("-KILL");
-        self.running.ended().await;
+        self.process.signal("-KILL");
+        self.process.wait_for_exit().await;
     }
 
-    /// Another one in the place of one that was killed.
+    /// Starts a new guard at the address of one that was killed.
     pub async fn restart(&mut self) {
-        *self = Self::start_at(self.at, &self.settings).await;
+        *self = Self::start_at(self.address, &self.settings).await;
     }
 
-    pub async fn is_ready(&self) {
-        self.until("it is not ready", async || {
-            let answer = try_send(self.at, "GET /readyz").await;
-            answer.is_some_and(|answer| answer.status == 200)
+    pub async fn wait_until_ready(&self) {
+        self.wait_until("not ready", async || {
+            let response = try_send(self.address, "GET /readyz").await;
+            response.is_some_and(|response| response.status == 200)
         })
         .await;
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
-        send(self.at, &format!("GET {path}"), &[]).await
+    pub async fn get(&self, path: &str) -> Response {
+        send(self.address, &format!("GET {path}"), &[]).await
     }
 
-    /// Asks as a proxy does about `GET /orders`.
-    pub async fn check(&self, line: &str, headers: &[&str]) -> Answer {
+    /// Sends a check as a proxy does, for a request line such as `GET /orders`.
+    pub async fn check(&self, line: &str, headers: &[&str]) -> Response {
         let (method, target) = line.split_once(' ').unwrap();
         let method = format!("X-Forwarded-Method: {method}");
         let target = format!("X-Forwarded-Uri: {target}");
         let mut all = vec![method.as_str(), target.as_str()];
         all.extend_from_slice(headers);
-        send(self.at, "GET /check", &all).await
+        send(self.address, "GET /check", &all).await
     }
 
-    pub async fn check_with(&self, line: &str, token: &str) -> Answer {
+    pub async fn check_with(&self, line: &str, token: &str) -> Response {
         self.check(line, &[&bearer(token)]).await
     }
 
-    /// Waits for what must come about by itself.
-    pub async fn until(&self, otherwise: &str, holds: impl AsyncFn() -> bool) {
-        let begin = Instant::now();
-        while !holds().await {
+    /// Polls until `condition` returns true, and panics with `failure` after [`TIMEOUT`].
+    pub async fn wait_until(&self, failure: &str, condition: impl AsyncFn() -> bool) {
+        let started = Instant::now();
+        while !condition().await {
             assert!(
-                begin.elapsed() < PATIENCE,
-                "{otherwise}: {}",
-                self.running.log()
+                started.elapsed() < TIMEOUT,
+                "{failure}: {}",
+                self.process.log()
             );
             sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// The value of a metric; 0 if it is not there.
+    /// Returns the value of a metric, or 0 if it is absent.
     pub async fn metric(&self, name: &str) -> f64 {
         let text = self.get("/metrics").await.body;
         let line = text
@@ -266,7 +268,7 @@ impl Guard {
     }
 }
 
-/// The program without anything inherited.
+/// Returns a command for the guard with an empty environment.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis-guard"));
     command.env_clear();

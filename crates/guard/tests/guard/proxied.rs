@@ -1,9 +1,9 @@
-//! The whole way: caller, real proxy, guard, service.
+//! End-to-end tests: caller, real proxy, guard and service.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::http::{Answer, send, upgrade};
+use crate::http::{Response, send, upgrade};
 use crate::issuer::Issuer;
 use crate::process::{Guard, bearer};
 use crate::proxies::{Proxy, broken_haproxy, caddy, haproxy, nginx};
@@ -11,18 +11,18 @@ use crate::service;
 
 const CATALOGUE: &str = include_str!("../../../../tests/attacks/attacks.tsv");
 
-/// A proxy with what stands around it.
-struct Scene {
+/// A proxy with its guard and issuer.
+struct Fixture {
     issuer: Issuer,
     guard: Guard,
     proxy: Proxy,
 }
 
-impl Scene {
-    async fn set(start: impl AsyncFn(SocketAddr, SocketAddr) -> Proxy) -> Self {
+impl Fixture {
+    async fn start(start_proxy: impl AsyncFn(SocketAddr, SocketAddr) -> Proxy) -> Self {
         let issuer = Issuer::start().await;
-        let guard = Guard::of(&issuer).await;
-        let proxy = start(guard.at, service::start().await).await;
+        let guard = Guard::start_ready(&issuer).await;
+        let proxy = start_proxy(guard.address, service::start().await).await;
         Self {
             issuer,
             guard,
@@ -30,54 +30,54 @@ impl Scene {
         }
     }
 
-    async fn call(&self, line: &str, headers: &[&str]) -> Answer {
-        send(self.proxy.at, line, headers).await
+    async fn call(&self, line: &str, headers: &[&str]) -> Response {
+        send(self.proxy.address, line, headers).await
     }
 
     async fn status(&self, line: &str, token: &str) -> u16 {
         self.call(line, &[&bearer(token)]).await.status
     }
 
-    /// Everything that a proxy must do: the rows of the attack catalogue in the area `forward-auth`.
-    async fn holds(mut self) {
-        self.good_tokens_pass().await;
+    /// Runs every row of the attack catalogue in the area `forward-auth`.
+    async fn run_catalogue(mut self) {
+        self.valid_tokens_pass().await;
         let rows = CATALOGUE
             .lines()
             .map(|line| line.split('\t').collect::<Vec<_>>());
-        let due = rows.filter(|cells| cells[2] == "forward-auth");
-        let due: Vec<&str> = due.map(|cells| cells[0]).collect();
-        assert_eq!(due.len(), 7, "{due:?}");
-        for row in due {
-            self.play(row).await;
+        let rows = rows.filter(|cells| cells[2] == "forward-auth");
+        let ids: Vec<&str> = rows.map(|cells| cells[0]).collect();
+        assert_eq!(ids.len(), 7, "{ids:?}");
+        for id in ids {
+            self.run_row(id).await;
         }
-        self.nobody_opens_a_tunnel().await;
-        self.good_tokens_pass().await;
+        self.upgrades_except_websocket_are_refused().await;
+        self.valid_tokens_pass().await;
     }
 
-    async fn play(&mut self, row: &str) {
-        match row {
-            "A550" => self.others_are_told_why_not().await,
-            "A551" => self.nobody_brings_an_identity().await,
-            "A552" => self.paths_have_one_reading().await,
-            "A553" => self.methods_are_their_own().await,
-            "A554" => self.revoked_tokens_are_refused().await,
-            "A555" => self.old_news_is_503().await,
-            "A556" => self.without_a_guard_nobody_passes().await,
-            other => panic!("{other} has no case"),
+    async fn run_row(&mut self, id: &str) {
+        match id {
+            "A550" => self.refusals_carry_the_challenge().await,
+            "A551" => self.forged_identities_are_refused().await,
+            "A552" => self.ambiguous_paths_are_refused().await,
+            "A553" => self.unlisted_methods_and_overrides_are_refused().await,
+            "A554" => self.revoked_tokens_are_refused_within_one_second().await,
+            "A555" => self.stale_feed_is_503().await,
+            "A556" => self.requests_fail_while_guard_is_killed().await,
+            other => panic!("row {other} is not implemented"),
         }
     }
 
-    async fn good_tokens_pass(&self) {
+    async fn valid_tokens_pass(&self) {
         let token = bearer(&self.issuer.token(1));
-        let answer = self.call("GET /orders/7?x=1&y=%2F..", &[&token]).await;
+        let response = self.call("GET /orders/7?x=1&y=%2F..", &[&token]).await;
         assert_eq!(
-            answer.status,
+            response.status,
             200,
             "{} {}",
-            answer.body,
-            self.proxy.running.log()
+            response.body,
+            self.proxy.process.log()
         );
-        let seen = answer.body.to_lowercase();
+        let seen = response.body.to_lowercase();
         for line in [
             "get /orders/7?x=1&y=%2f.. http/1.1",
             "x-portcullis-subject: alice",
@@ -91,14 +91,14 @@ impl Scene {
                 "{line}\n{seen}"
             );
         }
-        let machine = self.issuer.token_of(2, |claims| claims.acr = None);
-        let answer = self.call("GET /orders", &[&bearer(&machine)]).await;
-        let body = answer.body.to_lowercase();
+        let machine = self.issuer.token_with(2, |claims| claims.acr = None);
+        let response = self.call("GET /orders", &[&bearer(&machine)]).await;
+        let body = response.body.to_lowercase();
         let mut acr = body
             .lines()
             .filter_map(|line| line.strip_prefix("x-portcullis-acr:"));
         assert!(acr.all(|value| value.trim().is_empty()), "{body}");
-        // A body goes to the service, not to the guard.
+        // The body of a request is sent to the service only, not to the guard.
         let posted = self
             .call(
                 "POST /orders",
@@ -112,21 +112,21 @@ impl Scene {
             )
             .await;
         assert_eq!(posted.status, 200, "{}", posted.body);
-        // What the service itself refuses is its own answer.
+        // A refusal by the service itself is passed on unchanged.
         let teapot = self.call("GET /orders/teapot", &[&token]).await;
         assert_eq!(teapot.status, 403);
         assert!(teapot.body.starts_with("reached"), "{}", teapot.body);
     }
 
-    async fn others_are_told_why_not(&self) {
+    async fn refusals_carry_the_challenge(&self) {
         let reader = self
             .issuer
-            .token_of(1, |claims| claims.scope = "orders:read".into());
+            .token_with(1, |claims| claims.scope = "orders:read".into());
         let foreign = self
             .issuer
-            .token_of(1, |claims| claims.aud = "https://other.example".into());
+            .token_with(1, |claims| claims.aud = "https://other.example".into());
         let good = self.issuer.token(1);
-        for (line, token, status, told) in [
+        for (line, token, status, expected) in [
             (
                 "GET /orders",
                 "",
@@ -146,67 +146,82 @@ impl Scene {
             } else {
                 vec![token.as_str()]
             };
-            let answer = self.call(line, &headers).await;
-            assert_eq!(answer.status, status, "{line}: {}", answer.body);
-            assert!(!answer.body.contains("reached"), "{line}: {}", answer.body);
-            let challenge = answer.header("www-authenticate");
-            assert!(challenge.contains(told), "{line}: {challenge}");
-            assert_eq!(challenge.is_empty(), told.is_empty(), "{line}: {challenge}");
+            let response = self.call(line, &headers).await;
+            assert_eq!(response.status, status, "{line}: {}", response.body);
+            assert!(
+                !response.body.contains("reached"),
+                "{line}: {}",
+                response.body
+            );
+            let challenge = response.header("www-authenticate");
+            assert!(challenge.contains(expected), "{line}: {challenge}");
+            assert_eq!(
+                challenge.is_empty(),
+                expected.is_empty(),
+                "{line}: {challenge}"
+            );
         }
-        // Too large for the guard, or for the proxy.
+        // Tokens that are too large for the guard or the proxy.
         for bytes in [6 * 1024, 20 * 1024, 100 * 1024] {
-            let answer = self
+            let response = self
                 .call("GET /orders", &[&bearer(&"a".repeat(bytes))])
                 .await;
             assert!(
-                [400, 401, 403, 431].contains(&answer.status),
+                [400, 401, 403, 431].contains(&response.status),
                 "{bytes}: {} {}",
-                answer.status,
-                answer.body
+                response.status,
+                response.body
             );
         }
     }
 
-    async fn nobody_brings_an_identity(&self) {
-        let token = bearer(&self.issuer.token_of(1, |claims| claims.acr = None));
+    async fn forged_identities_are_refused(&self) {
+        let token = bearer(&self.issuer.token_with(1, |claims| claims.acr = None));
         for forged in [
             "X-Portcullis-Subject: root",
             "x-portcullis-acr: 2",
             "X-Portcullis-Roles: admin",
         ] {
             for headers in [&[token.as_str(), forged][..], &[forged]] {
-                let answer = self.call("GET /orders", headers).await;
-                assert_eq!(answer.status, 403, "{forged}");
+                let response = self.call("GET /orders", headers).await;
+                assert_eq!(response.status, 403, "{forged}");
             }
         }
-        // Refused, or gone before it reaches anybody.
+        // Either the request is refused or the header is dropped on the way.
         for forged in [
             "X_Portcullis_Acr: 2",
             "x_portcullis-subject: root",
             "X.Portcullis.Subject: root",
             "X*Portcullis*Subject: root",
         ] {
-            let answer = self.call("GET /orders", &[&token, forged]).await;
-            let came_through = answer.body.to_lowercase().contains(&forged.to_lowercase());
+            let response = self.call("GET /orders", &[&token, forged]).await;
+            let reached_service = response
+                .body
+                .to_lowercase()
+                .contains(&forged.to_lowercase());
             assert!(
-                answer.status == 403 || !came_through,
+                response.status == 403 || !reached_service,
                 "{forged}: {}",
-                answer.body
+                response.body
             );
         }
-        // Headers that a caller declares to be of this connection alone (RFC 9110 §7.6.1).
+        // Headers that a caller declares to be specific to the connection (RFC 9110 §7.6.1).
         for trick in [
             "Connection: X-Portcullis-Subject",
             "Connection: close, x-portcullis-ACR",
             "Connection: close, X-Forwarded-Uri, Authorization",
         ] {
-            let answer = self.call("GET /orders", &[&token, trick]).await;
-            let seen = answer.body.to_lowercase();
-            let is_named = seen.contains("x-portcullis-subject: alice");
-            assert!(answer.status != 200 || is_named, "{trick}: {}", answer.body);
+            let response = self.call("GET /orders", &[&token, trick]).await;
+            let seen = response.body.to_lowercase();
+            let has_identity = seen.contains("x-portcullis-subject: alice");
+            assert!(
+                response.status != 200 || has_identity,
+                "{trick}: {}",
+                response.body
+            );
         }
-        // What the guard is asked about is the proxy's to say.
-        let answer = self
+        // The caller cannot choose which request the guard is asked about.
+        let response = self
             .call(
                 "GET /admin",
                 &[
@@ -216,11 +231,12 @@ impl Scene {
                 ],
             )
             .await;
-        assert_eq!(answer.status, 403, "{}", answer.body);
+        assert_eq!(response.status, 403, "{}", response.body);
     }
 
-    /// Behind a 101 everything would come to the service unseen. Ours answers so to every offer.
-    async fn nobody_opens_a_tunnel(&self) {
+    /// After a 101 the guard sees nothing that the caller sends. The service of these tests accepts
+    /// every upgrade, so the proxy and the guard must refuse them.
+    async fn upgrades_except_websocket_are_refused(&self) {
         let token = bearer(&self.issuer.token(1));
         let settings = "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA";
         for offer in [
@@ -242,21 +258,26 @@ impl Scene {
             &["Connection: Upgrade", "Upgrade: TLS/1.2"],
         ] {
             let headers = [&[token.as_str()], offer].concat();
-            let answer = upgrade(self.proxy.at, "GET /orders", &headers).await;
-            // 400 from who refuses what stands there twice. 200 is what the service answers where no
-            // offer has come to it: nginx 1.22 looks at the first of two, and passes none on.
+            let response = upgrade(self.proxy.address, "GET /orders", &headers).await;
+            // 400 comes from a proxy that refuses duplicate headers. 200 means that the upgrade did
+            // not reach the service: nginx 1.22 reads the first of two headers and passes neither
+            // on.
             assert!(
-                [200, 400, 403].contains(&answer.status),
-                "{offer:?}: {answer:?}"
+                [200, 400, 403].contains(&response.status),
+                "{offer:?}: {response:?}"
             );
-            let is_one = offer
+            let is_single = offer
                 .iter()
                 .filter(|header| header.starts_with("Upgrade"))
                 .count()
                 == 1;
-            assert!(answer.status != 200 || !is_one, "{offer:?}: {answer:?}");
+            assert!(
+                response.status != 200 || !is_single,
+                "{offer:?}: {response:?}"
+            );
         }
-        // nginx opens none unless it is told to; the others do, for whom the guard lets pass.
+        // WebSocket: nginx passes it on only if configured to. The other proxies open the
+        // connection for requests that the guard accepts.
         let offer = [
             "Connection: Upgrade",
             "Upgrade: websocket",
@@ -264,13 +285,13 @@ impl Scene {
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
         ];
         let headers = [&[token.as_str()][..], &offer].concat();
-        let answer = upgrade(self.proxy.at, "GET /orders", &headers).await;
-        assert!([101, 200].contains(&answer.status), "{answer:?}");
-        let answer = upgrade(self.proxy.at, "GET /orders", &offer).await;
-        assert_eq!(answer.status, 401, "{answer:?}");
+        let response = upgrade(self.proxy.address, "GET /orders", &headers).await;
+        assert!([101, 200].contains(&response.status), "{response:?}");
+        let response = upgrade(self.proxy.address, "GET /orders", &offer).await;
+        assert_eq!(response.status, 401, "{response:?}");
     }
 
-    async fn paths_have_one_reading(&self) {
+    async fn ambiguous_paths_are_refused(&self) {
         let token = bearer(&self.issuer.token(1));
         for target in [
             "//orders",
@@ -300,13 +321,13 @@ impl Scene {
             "/orders/%c0%ae%c0%ae/admin",
             "/orders#/admin",
         ] {
-            let answer = self.call(&format!("GET {target}"), &[&token]).await;
-            // The proxy has a say before the guard, and may be stricter.
+            let response = self.call(&format!("GET {target}"), &[&token]).await;
+            // The proxy parses the request before the guard is called, and may be stricter.
             assert!(
-                [400, 403].contains(&answer.status),
+                [400, 403].contains(&response.status),
                 "{target}: {} {}",
-                answer.status,
-                answer.body
+                response.status,
+                response.body
             );
         }
         for (target, status) in [
@@ -316,22 +337,22 @@ impl Scene {
             ("/admin?/orders", 403),
             ("/ordersx", 403),
         ] {
-            let answer = self.call(&format!("GET {target}"), &[&token]).await;
-            assert_eq!(answer.status, status, "{target}: {}", answer.body);
+            let response = self.call(&format!("GET {target}"), &[&token]).await;
+            assert_eq!(response.status, status, "{target}: {}", response.body);
             let line = format!("GET {target} HTTP/1.1");
             assert_eq!(
-                answer.body.contains(&line),
+                response.body.contains(&line),
                 status == 200,
                 "{target}: {}",
-                answer.body
+                response.body
             );
         }
     }
 
-    async fn methods_are_their_own(&self) {
+    async fn unlisted_methods_and_overrides_are_refused(&self) {
         let reader = self
             .issuer
-            .token_of(1, |claims| claims.scope = "orders:read".into());
+            .token_with(1, |claims| claims.scope = "orders:read".into());
         for method in ["DELETE", "PATCH", "PROPFIND"] {
             let status = self.status(&format!("{method} /orders"), &reader).await;
             assert_eq!(status, 403, "{method}");
@@ -344,8 +365,8 @@ impl Scene {
             "X-Original-URL: /admin",
             "X-Rewrite-URL: /admin",
         ] {
-            let answer = self.call("GET /orders", &[&token, other]).await;
-            assert_eq!(answer.status, 403, "{other}: {}", answer.body);
+            let response = self.call("GET /orders", &[&token, other]).await;
+            assert_eq!(response.status, 403, "{other}: {}", response.body);
         }
         for target in ["/admin?/orders", "/?/orders", "/?x=/orders"] {
             assert_eq!(
@@ -356,48 +377,51 @@ impl Scene {
         }
     }
 
-    async fn revoked_tokens_are_refused(&self) {
+    async fn revoked_tokens_are_refused_within_one_second(&self) {
         let (one, two) = (self.issuer.token(11), self.issuer.token(12));
         assert_eq!(self.status("GET /orders", &one).await, 200);
-        let begin = Instant::now();
+        let started = Instant::now();
         self.issuer.revoke(11);
         while self.status("GET /orders", &one).await != 401 {
-            assert!(begin.elapsed() < Duration::from_secs(1), "still accepted");
+            assert!(started.elapsed() < Duration::from_secs(1), "still accepted");
         }
         assert_eq!(self.status("GET /orders", &two).await, 200);
     }
 
-    async fn old_news_is_503(&self) {
+    async fn stale_feed_is_503(&self) {
         let token = self.issuer.token(1);
         self.guard
-            .until("not fresh", async || {
+            .wait_until("not fresh", async || {
                 self.status("GET /fresh", &token).await == 200
             })
             .await;
-        self.issuer.fall_silent();
+        self.issuer.pause_heartbeats();
         self.guard
-            .until("not stale", async || {
+            .wait_until("not stale", async || {
                 self.status("GET /fresh", &token).await == 503
             })
             .await;
-        let answer = self.call("GET /fresh", &[&bearer(&token)]).await;
-        assert_eq!((answer.status, answer.header("retry-after")), (503, "2"));
-        self.issuer.speak();
+        let response = self.call("GET /fresh", &[&bearer(&token)]).await;
+        assert_eq!(
+            (response.status, response.header("retry-after")),
+            (503, "2")
+        );
+        self.issuer.resume_heartbeats();
     }
 
-    async fn without_a_guard_nobody_passes(&mut self) {
+    async fn requests_fail_while_guard_is_killed(&mut self) {
         let token = self.issuer.token(1);
         self.guard.kill().await;
-        let answer = self.call("GET /orders", &[&bearer(&token)]).await;
+        let response = self.call("GET /orders", &[&bearer(&token)]).await;
         assert!(
-            [502, 503].contains(&answer.status),
+            [502, 503].contains(&response.status),
             "{} {}",
-            answer.status,
-            answer.body
+            response.status,
+            response.body
         );
         self.guard.restart().await;
         self.guard
-            .until("not back", async || {
+            .wait_until("not back", async || {
                 self.status("GET /orders", &token).await == 200
             })
             .await;
@@ -409,46 +433,49 @@ impl Scene {
 }
 
 #[tokio::test]
-async fn nginx_lets_nobody_pass_whom_the_guard_refuses() {
-    Scene::set(nginx).await.holds().await;
+async fn nginx_enforces_decisions_of_guard() {
+    Fixture::start(nginx).await.run_catalogue().await;
 }
 
 #[tokio::test]
-async fn caddy_lets_nobody_pass_whom_the_guard_refuses() {
-    Scene::set(caddy).await.holds().await;
+async fn caddy_enforces_decisions_of_guard() {
+    Fixture::start(caddy).await.run_catalogue().await;
 }
 
 #[tokio::test]
-async fn haproxy_lets_nobody_pass_whom_the_guard_refuses() {
-    Scene::set(haproxy).await.holds().await;
+async fn haproxy_enforces_decisions_of_guard() {
+    Fixture::start(haproxy).await.run_catalogue().await;
 }
 
 #[tokio::test]
-async fn haproxy_refuses_what_it_would_show_the_guard_in_part() {
-    let scene = Scene::set(haproxy).await;
-    let token = bearer(&scene.issuer.token(1));
+async fn haproxy_refuses_identity_in_connection_and_trailers() {
+    let fixture = Fixture::start(haproxy).await;
+    let token = bearer(&fixture.issuer.token(1));
     for trick in [
         "Connection: X-Portcullis-Subject",
         "Trailer: X-Portcullis-Subject",
     ] {
-        let answer = scene.call("GET /orders", &[&token, trick]).await;
-        assert_eq!(answer.status, 403, "{trick}: {}", answer.body);
+        let response = fixture.call("GET /orders", &[&token, trick]).await;
+        assert_eq!(response.status, 403, "{trick}: {}", response.body);
     }
-    // Nobody asks the service for trailers either.
-    let answer = scene.call("GET /orders", &[&token, "TE: trailers"]).await;
-    assert_eq!(answer.status, 200);
+    // `TE` is removed, so that the service does not send trailers.
+    let response = fixture.call("GET /orders", &[&token, "TE: trailers"]).await;
+    assert_eq!(response.status, 200);
     assert!(
-        !answer.body.to_lowercase().contains("\nte:"),
+        !response.body.to_lowercase().contains("\nte:"),
         "{}",
-        answer.body
+        response.body
     );
 }
 
 #[tokio::test]
-async fn haproxy_lets_nobody_pass_when_its_script_fails() {
-    let scene = Scene::set(broken_haproxy).await;
-    let token = bearer(&scene.issuer.token(1));
-    let answer = scene.call("GET /orders", &[&token]).await;
-    assert_eq!((answer.status, answer.header("retry-after")), (503, "2"));
-    assert!(!answer.body.contains("reached"), "{}", answer.body);
+async fn haproxy_answers_503_when_its_script_fails() {
+    let fixture = Fixture::start(broken_haproxy).await;
+    let token = bearer(&fixture.issuer.token(1));
+    let response = fixture.call("GET /orders", &[&token]).await;
+    assert_eq!(
+        (response.status, response.header("retry-after")),
+        (503, "2")
+    );
+    assert!(!response.body.contains("reached"), "{}", response.body);
 }

@@ -1,53 +1,63 @@
-//! The real proxies, with the configurations of `docs/examples` but for the addresses.
+//! The real proxies, with the configurations in `docs/examples` except for the addresses.
 
 use std::net::SocketAddr;
 use std::process::Command;
 
-use crate::process::{Folder, Running, free_address};
+use crate::process::{Process, TempDir, free_address};
 
 const NGINX: &str = include_str!("../../../../docs/examples/nginx.conf");
 const CADDY: &str = include_str!("../../../../docs/examples/Caddyfile");
 const HAPROXY: &str = include_str!("../../../../docs/examples/haproxy.cfg");
 const HAPROXY_LUA: &str = include_str!("../../../../docs/examples/haproxy-guard.lua");
 
-/// What stands in the examples.
-const AT: &str = "127.0.0.1:8080";
-const SERVICE: &str = "127.0.0.1:3000";
-const GUARD: &str = "127.0.0.1:9180";
+/// Address of the proxy in the examples.
+const EXAMPLE_PROXY: &str = "127.0.0.1:8080";
+/// Address of the service in the examples.
+const EXAMPLE_SERVICE: &str = "127.0.0.1:3000";
+/// Address of the guard in the examples.
+const EXAMPLE_GUARD: &str = "127.0.0.1:9180";
 
-/// A proxy that runs.
+/// A running proxy.
 pub struct Proxy {
-    pub at: SocketAddr,
-    pub running: Running,
+    pub address: SocketAddr,
+    pub process: Process,
 }
 
-/// Where things are in a test.
-struct Places {
-    at: SocketAddr,
+/// The addresses of one test.
+struct Addresses {
+    proxy: SocketAddr,
     guard: SocketAddr,
     service: SocketAddr,
 }
 
-impl Places {
+impl Addresses {
     fn of(guard: SocketAddr, service: SocketAddr) -> Self {
-        let at = free_address();
-        Self { at, guard, service }
+        let proxy = free_address();
+        Self {
+            proxy,
+            guard,
+            service,
+        }
     }
 
     fn fill(&self, example: &str) -> String {
-        [(AT, self.at), (SERVICE, self.service), (GUARD, self.guard)]
-            .iter()
-            .fold(example.to_owned(), |text, (found, instead)| {
-                text.replace(found, &instead.to_string())
-            })
+        [
+            (EXAMPLE_PROXY, self.proxy),
+            (EXAMPLE_SERVICE, self.service),
+            (EXAMPLE_GUARD, self.guard),
+        ]
+        .iter()
+        .fold(example.to_owned(), |text, (example, address)| {
+            text.replace(example, &address.to_string())
+        })
     }
 
-    async fn start(&self, folder: Folder, command: &mut Command) -> Proxy {
-        let mut running = Running::start(folder, command);
-        running.listens(self.at).await;
+    async fn start(&self, folder: TempDir, command: &mut Command) -> Proxy {
+        let mut process = Process::start(folder, command);
+        process.wait_until_listening(self.proxy).await;
         Proxy {
-            at: self.at,
-            running,
+            address: self.proxy,
+            process,
         }
     }
 }
@@ -56,12 +66,13 @@ pub async fn nginx(guard: SocketAddr, service: SocketAddr) -> Proxy {
     nginx_with(NGINX, guard, service).await
 }
 
-/// With another configuration than that of the documentation.
+/// Starts nginx with a configuration other than the documented one.
 pub async fn nginx_with(site: &str, guard: SocketAddr, service: SocketAddr) -> Proxy {
-    let places = Places::of(guard, service);
-    let folder = Folder::new();
-    folder.write("api.conf", &places.fill(site));
-    // As Debian's file does, with everything in one folder and one process, which a test can end.
+    let addresses = Addresses::of(guard, service);
+    let folder = TempDir::new();
+    folder.write("api.conf", &addresses.fill(site));
+    // Like Debian's nginx.conf, but with all files in one directory and with a single process,
+    // which the test can stop.
     let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("{name}_temp_path {name};"))
         .join(" ");
@@ -76,15 +87,15 @@ pub async fn nginx_with(site: &str, guard: SocketAddr, service: SocketAddr) -> P
     let mut command = Command::new(program("nginx"));
     command.arg("-p").arg(prefix).arg("-c").arg(file);
     command.args(["-e", "stderr"]);
-    places.start(folder, &mut command).await
+    addresses.start(folder, &mut command).await
 }
 
 pub async fn caddy(guard: SocketAddr, service: SocketAddr) -> Proxy {
-    let places = Places::of(guard, service);
-    let folder = Folder::new();
-    // Without a name there is no certificate to be had; any host will do.
-    let site = format!("http://:{}", places.at.port());
-    let site = places.fill(CADDY).replace("api.example.com", &site);
+    let addresses = Addresses::of(guard, service);
+    let folder = TempDir::new();
+    // Listen without a host name, because Caddy would request a certificate for it.
+    let site = format!("http://:{}", addresses.proxy.port());
+    let site = addresses.fill(CADDY).replace("api.example.com", &site);
     let options = "{\n\tadmin off\n\tdefault_bind 127.0.0.1\n}";
     let file = folder.write("Caddyfile", &format!("{options}\n{site}"));
     let home = folder.path().to_owned();
@@ -93,36 +104,37 @@ pub async fn caddy(guard: SocketAddr, service: SocketAddr) -> Proxy {
         .args(["run", "--adapter", "caddyfile", "--config"])
         .arg(file)
         .env("HOME", home);
-    places.start(folder, &mut command).await
+    addresses.start(folder, &mut command).await
 }
 
 pub async fn haproxy(guard: SocketAddr, service: SocketAddr) -> Proxy {
     haproxy_with(HAPROXY_LUA, guard, service).await
 }
 
-/// With a script that breaks off before it has asked.
+/// Starts HAProxy with a script that fails before it calls the guard.
 pub async fn broken_haproxy(guard: SocketAddr, service: SocketAddr) -> Proxy {
-    let asks = "core.httpclient():get(";
-    assert!(HAPROXY_LUA.contains(asks));
-    let script = HAPROXY_LUA.replace(asks, "nothing:get(");
+    let call = "core.httpclient():get(";
+    assert!(HAPROXY_LUA.contains(call));
+    let script = HAPROXY_LUA.replace(call, "nothing:get(");
     haproxy_with(&script, guard, service).await
 }
 
 async fn haproxy_with(script: &str, guard: SocketAddr, service: SocketAddr) -> Proxy {
-    let places = Places::of(guard, service);
-    let folder = Folder::new();
-    let script = folder.write("guard.lua", &places.fill(script));
-    let settings = places.fill(HAPROXY);
-    let known = "/etc/haproxy/portcullis-guard.lua";
-    assert!(settings.contains(known));
-    let settings = settings.replace(known, script.to_str().unwrap());
+    let addresses = Addresses::of(guard, service);
+    let folder = TempDir::new();
+    let script = folder.write("guard.lua", &addresses.fill(script));
+    let settings = addresses.fill(HAPROXY);
+    let documented = "/etc/haproxy/portcullis-guard.lua";
+    assert!(settings.contains(documented));
+    let settings = settings.replace(documented, script.to_str().unwrap());
     let file = folder.write("haproxy.cfg", &settings);
     let mut command = Command::new(program("haproxy"));
     command.args(["-db", "-f"]).arg(file);
-    places.start(folder, &mut command).await
+    addresses.start(folder, &mut command).await
 }
 
-/// Debian keeps servers out of the PATH of people.
+/// Returns the path of a program. Searches `sbin` as well, which is not in the `PATH` of Debian's
+/// unprivileged users.
 fn program(name: &str) -> String {
     let folders = ["/usr/sbin", "/usr/bin", "/usr/local/sbin", "/usr/local/bin"];
     let found = folders.iter().map(|folder| format!("{folder}/{name}"));

@@ -1,11 +1,11 @@
-//! A small service behind a proxy: it says what reached it.
+//! A minimal service behind a proxy. It echoes the requests that reach it.
 
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Starts one. Its body is the request line and the headers that it got.
+/// Starts a service. The response body contains the request line and the headers it received.
 pub async fn start() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -17,7 +17,7 @@ pub async fn start() -> SocketAddr {
     address
 }
 
-/// One request after the other, as long as the proxy keeps the connection.
+/// Serves requests until the proxy closes the connection.
 async fn serve(mut connection: BufStream<TcpStream>) -> std::io::Result<()> {
     loop {
         let mut head = Vec::new();
@@ -25,18 +25,18 @@ async fn serve(mut connection: BufStream<TcpStream>) -> std::io::Result<()> {
             head.push(connection.read_u8().await?);
         }
         let head = String::from_utf8_lossy(&head).replace("\r\n", "\n");
-        // One that takes every protocol it is offered.
+        // Accepts every protocol that is offered.
         if let Some(protocol) = value_in(&head, "upgrade") {
-            let answer = format!(
+            let response = format!(
                 "HTTP/1.1 101 Mine\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\
                  Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
             );
-            connection.write_all(answer.as_bytes()).await?;
+            connection.write_all(response.as_bytes()).await?;
             return connection.flush().await;
         }
         let mut body = vec![0; length_in(&head)];
         connection.read_exact(&mut body).await?;
-        // An answer of the service's own, so that a proxy's is told from it.
+        // A refusal by the service itself, which tests must be able to tell from one by the proxy.
         let status = if head.contains("/teapot") {
             "403 Mine"
         } else {
@@ -44,8 +44,8 @@ async fn serve(mut connection: BufStream<TcpStream>) -> std::io::Result<()> {
         };
         let body = format!("reached\n{head}");
         let length = body.len();
-        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}");
-        connection.write_all(answer.as_bytes()).await?;
+        let response = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}");
+        connection.write_all(response.as_bytes()).await?;
         connection.flush().await?;
     }
 }

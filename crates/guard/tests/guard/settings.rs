@@ -1,17 +1,17 @@
-//! Settings that are wrong refuse the start, and say where.
+//! Invalid settings prevent the start, with a message that names the place and the key.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
-use crate::process::{Folder, command};
+use crate::process::{TempDir, command};
 
 const GOOD: &str = "issuer = 'https://id.example'\nsubscriber.client_id = 'guard'\n\
     subscriber.client_secret = 's'\n[[routes]]\nprefix = '/a'\naudience = 'a'\n";
 
 fn check(text: &str, environment: &[(&str, &str)]) -> (i32, String) {
-    let folder = Folder::new();
+    let folder = TempDir::new();
     let file = folder.write_settings(text);
     let mut command = command();
     command.args(["--check", "--config"]).arg(file);
@@ -20,15 +20,15 @@ fn check(text: &str, environment: &[(&str, &str)]) -> (i32, String) {
 }
 
 #[test]
-fn good_settings_pass() {
+fn valid_settings_pass_check() {
     assert_eq!(check(GOOD, &[]), (0, String::new()));
-    let folder = Folder::new();
+    let folder = TempDir::new();
     let (mut command, file) = (command(), folder.write_settings(GOOD));
-    let told = command.args(["--check", "--config"]).arg(file).output();
-    let told = String::from_utf8(told.unwrap().stdout).unwrap();
-    let right =
-        "guard.toml is right: 1 route, tokens of https://id.example, asked at 127.0.0.1:9180\n";
-    assert!(told.ends_with(right), "{told}");
+    let output = command.args(["--check", "--config"]).arg(file).output();
+    let stdout = String::from_utf8(output.unwrap().stdout).unwrap();
+    let expected =
+        "guard.toml is valid: 1 route, tokens of https://id.example, listening at 127.0.0.1:9180\n";
+    assert!(stdout.ends_with(expected), "{stdout}");
     let example = include_str!("../../../../docs/examples/guard.toml");
     let environment = [("PORTCULLIS_GUARD__SUBSCRIBER__CLIENT_SECRET", "s")];
     let example = example.replace("client_secret_file", "# client_secret_file");
@@ -36,8 +36,8 @@ fn good_settings_pass() {
 }
 
 #[test]
-fn each_mistake_is_named_with_its_place() {
-    for (found, instead, named) in [
+fn invalid_settings_are_reported_with_key_or_position() {
+    for (old, new, expected) in [
         ("issuer", "isuer", "unknown field `isuer`"),
         ("issuer = ", "# ", "issuer is missing"),
         ("https://id", "http://id", "\"http://id.example/"),
@@ -64,14 +64,18 @@ fn each_mistake_is_named_with_its_place() {
         (
             "issuer",
             "listen = '0.0.0.0:9180'\nissuer",
-            "other hosts reach 0.0.0.0:9180",
+            "other hosts can reach 0.0.0.0:9180",
         ),
         (
             "issuer",
             "listen = 'guard'\nissuer",
-            "`guard` is no address",
+            "invalid address `guard`",
         ),
-        ("issuer", "log.level = 'loud,x=y'\nissuer", "is no level"),
+        (
+            "issuer",
+            "log.level = 'loud,x=y'\nissuer",
+            "invalid log level",
+        ),
         (
             "issuer",
             "log.format = 'xml'\nissuer",
@@ -80,13 +84,13 @@ fn each_mistake_is_named_with_its_place() {
         (
             "prefix = '/a'",
             "prefix = '/a/../b'",
-            "`/a/../b` is no prefix",
+            "invalid path prefix `/a/../b`",
         ),
         ("audience = 'a'", "", "missing field `audience`"),
         (
             "audience = 'a'",
             "audience = ''",
-            "an audience is not empty",
+            "the audience must not be empty",
         ),
         (
             "audience = 'a'",
@@ -99,11 +103,11 @@ fn each_mistake_is_named_with_its_place() {
             "routes is missing",
         ),
     ] {
-        let text = GOOD.replacen(found, instead, 1);
-        assert_ne!(text, GOOD, "{found}");
+        let text = GOOD.replacen(old, new, 1);
+        assert_ne!(text, GOOD, "{old}");
         let (code, message) = check(&text, &[]);
-        assert_eq!(code, 78, "{instead}: {message}");
-        assert!(message.contains(named), "{instead}: {message}");
+        assert_eq!(code, 78, "{new}: {message}");
+        assert!(message.contains(expected), "{new}: {message}");
     }
     let anywhere = GOOD.replacen(
         "issuer",
@@ -114,9 +118,9 @@ fn each_mistake_is_named_with_its_place() {
 }
 
 #[test]
-fn the_environment_wins_and_has_no_unknown_keys() {
-    let bare = "[[routes]]\nprefix = '/a'\naudience = 'a'\n";
-    let whole = [
+fn environment_overrides_file_and_rejects_unknown_keys() {
+    let routes = "[[routes]]\nprefix = '/a'\naudience = 'a'\n";
+    let complete = [
         ("PORTCULLIS_GUARD__ISSUER", "https://id.example"),
         ("PORTCULLIS_GUARD__LISTEN", "unix:/run/guard.sock"),
         ("PORTCULLIS_GUARD__LOG__LEVEL", "debug"),
@@ -129,60 +133,68 @@ fn the_environment_wins_and_has_no_unknown_keys() {
         ),
         ("PORTCULLIS_GUARD__SUBSCRIBER__INTROSPECTION", "true"),
         ("PORTCULLIS_GUARD__SUBSCRIBER__INSTANCE", "one"),
-        // Kubernetes says such things of a service of that name.
+        // Kubernetes sets such a variable for a service of that name.
         ("PORTCULLIS_GUARD_PORT", "tcp://10.0.0.1:9180"),
     ];
-    assert_eq!(check(bare, &whole), (0, String::new()));
-    let bytes = OsStr::from_bytes(b"\xff");
+    assert_eq!(check(routes, &complete), (0, String::new()));
+    let not_utf8 = OsStr::from_bytes(b"\xff");
     let with = |variable: &OsStr| {
-        let folder = Folder::new();
+        let folder = TempDir::new();
         let file = folder.write_settings(GOOD);
         let mut command = command();
         command.args(["--check", "--config"]).arg(file);
-        let Output { status, stderr, .. } = command.env(variable, bytes).output().unwrap();
+        let Output { status, stderr, .. } = command.env(variable, not_utf8).output().unwrap();
         (status.code(), String::from_utf8(stderr).unwrap())
     };
-    // What is no text is refused where it is ours.
+    // Values that are not UTF-8 are rejected only in variables that the guard reads.
     for variable in ["RUST_LOG", "PORTCULLIS_GUARD__ISSUER"] {
         let (code, message) = with(OsStr::new(variable));
         assert_eq!(code, Some(78), "{message}");
-        let named = format!("environment: {variable}: its value is not UTF-8");
-        assert!(message.contains(&named), "{message}");
+        let expected = format!("environment: {variable}: its value is not UTF-8");
+        assert!(message.contains(&expected), "{message}");
     }
     let (code, message) = with(OsStr::from_bytes(b"PORTCULLIS_GUARD__\xff"));
     assert_eq!(code, Some(78), "{message}");
     for variable in [&b"LANG"[..], b"\xfe", b"PORTCULLIS_GUARD_\xff"] {
         assert_eq!(with(OsStr::from_bytes(variable)), (Some(0), String::new()));
     }
-    for (variable, value, named) in [
+    for (variable, value, expected) in [
         (
             "PORTCULLIS_GUARD__ISUER",
             "x",
             "PORTCULLIS_GUARD__ISUER: unknown key",
         ),
-        ("PORTCULLIS_GUARD__ROUTES", "x", "routes stand in the file"),
+        (
+            "PORTCULLIS_GUARD__ROUTES",
+            "x",
+            "routes can be set in the file only",
+        ),
         (
             "PORTCULLIS_GUARD__LISTEN",
             "0.0.0.0:1",
-            "other hosts reach 0.0.0.0:1",
+            "other hosts can reach 0.0.0.0:1",
         ),
         (
             "PORTCULLIS_GUARD__LISTEN_ANYWHERE",
             "yes",
-            "`yes` is neither true nor false",
+            "expected true or false, got `yes`",
         ),
-        ("PORTCULLIS_GUARD__LOG__LEVEL", "loud=loud", "is no level"),
+        (
+            "PORTCULLIS_GUARD__LOG__LEVEL",
+            "loud=loud",
+            "invalid log level",
+        ),
         ("RUST_LOG", "loud=loud", "RUST_LOG"),
     ] {
         let (code, message) = check(GOOD, &[(variable, value)]);
         assert_eq!(code, 78, "{variable}: {message}");
-        assert!(message.contains(named), "{variable}: {message}");
+        assert!(message.contains(expected), "{variable}: {message}");
     }
 }
 
 #[test]
-fn a_secret_file_is_for_its_owner_alone() {
-    let folder = Folder::new();
+fn secret_file_accessible_to_others_is_rejected() {
+    let folder = TempDir::new();
     let secret = folder.write("secret", "pcl_sec_x\n");
     let path = secret.to_str().unwrap();
     let environment = [("PORTCULLIS_GUARD__SUBSCRIBER__CLIENT_SECRET_FILE", path)];
@@ -194,13 +206,17 @@ fn a_secret_file_is_for_its_owner_alone() {
     let (code, message) = check(&text, &environment);
     assert_eq!(code, 78);
     assert!(
-        message.contains("can be read by others (mode 644)"),
+        message.contains("is accessible to other users (mode 644)"),
         "{message}"
     );
     chmod(0o440);
     assert_eq!(check(&text, &environment).0, 78);
-    // As systemd has it: below its folder a group may read, and no more.
-    let systemd = |place: &str| check(&text, &[environment[0], ("CREDENTIALS_DIRECTORY", place)]).0;
+    // Below the credentials directory of systemd the group may read the file, but have no other
+    // access.
+    let systemd = |directory: &str| {
+        let credentials = ("CREDENTIALS_DIRECTORY", directory);
+        check(&text, &[environment[0], credentials]).0
+    };
     let credentials = folder.path().to_str().unwrap();
     for (mode, code) in [
         (0o440, 0),
@@ -213,22 +229,22 @@ fn a_secret_file_is_for_its_owner_alone() {
         assert_eq!(systemd(credentials), code, "{mode:o}");
     }
     chmod(0o440);
-    let elsewhere = Folder::new();
-    for place in [elsewhere.path().to_str().unwrap(), "", ".", "/nowhere"] {
-        assert_eq!(systemd(place), 78, "{place}");
+    let elsewhere = TempDir::new();
+    for directory in [elsewhere.path().to_str().unwrap(), "", ".", "/nowhere"] {
+        assert_eq!(systemd(directory), 78, "{directory}");
     }
     let link = elsewhere.path().join("secret");
     std::os::unix::fs::symlink(&secret, &link).unwrap();
-    let through = [
+    let linked = [
         (environment[0].0, link.to_str().unwrap()),
         ("CREDENTIALS_DIRECTORY", elsewhere.path().to_str().unwrap()),
     ];
-    assert_eq!(check(&text, &through).0, 78);
+    assert_eq!(check(&text, &linked).0, 78);
     chmod(0o600);
     assert_eq!(check(&text, &environment).0, 0);
     let (_, message) = check(GOOD, &environment);
     assert!(
-        message.contains("given together with client_secret"),
+        message.contains("cannot be combined with client_secret"),
         "{message}"
     );
     let (_, message) = check(
@@ -242,16 +258,16 @@ fn a_secret_file_is_for_its_owner_alone() {
 }
 
 #[test]
-fn settings_with_a_secret_are_not_for_everybody() {
-    let folder = Folder::new();
-    let bare = GOOD.replace("subscriber.client_secret = 's'", "");
+fn world_accessible_settings_with_secret_are_rejected() {
+    let folder = TempDir::new();
+    let without_secret = GOOD.replace("subscriber.client_secret = 's'", "");
     let secret = ("PORTCULLIS_GUARD__SUBSCRIBER__CLIENT_SECRET", "s");
     for (text, mode, code) in [
         (GOOD, 0o644, 78),
         (GOOD, 0o602, 78),
         (GOOD, 0o640, 0),
         (GOOD, 0o600, 0),
-        (bare.as_str(), 0o644, 0),
+        (without_secret.as_str(), 0o644, 0),
     ] {
         let file = folder.write("guard.toml", text);
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -272,7 +288,7 @@ fn settings_with_a_secret_are_not_for_everybody() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named() {
+fn missing_settings_file_is_reported() {
     let Output { status, stderr, .. } = command()
         .args(["--config", "/nowhere.toml"])
         .output()
@@ -284,8 +300,8 @@ fn a_file_that_is_not_there_is_named() {
 }
 
 #[test]
-fn an_issuer_without_tls_is_refused() {
-    let folder = Folder::new();
+fn plain_http_issuer_is_rejected() {
+    let folder = TempDir::new();
     let text = GOOD.replace("https://id.example", "http://id.example");
     let text = format!("listen = '{}'\n{text}", crate::process::free_address());
     let file = folder.write_settings(&text);

@@ -1,6 +1,8 @@
 //! What changes of applications.
 
 use super::{Change, Rules, Step, Stored, act, difference, switched};
+use crate::accounts::FieldErrors;
+use crate::admin::clients::{check_names, view};
 use crate::cli::apply::file::{Entry, Wanted};
 use crate::cli::{Wrong, client};
 use crate::id::ClientId;
@@ -34,8 +36,14 @@ pub(super) fn clients(
             ),
         };
         let after = after.map_err(|wrong: Wrong| at(wrong.to_string()))?;
-        client::check(&after, &rules.config).map_err(at)?;
-        client::check_names(&after, known).map_err(at)?;
+        let mut errors = rules
+            .clients
+            .check(&after)
+            .err()
+            .unwrap_or_else(FieldErrors::none);
+        check_names(&after, known, &mut errors);
+        let one_line = |errors: FieldErrors| at(errors.to_string().replace('\n', "; "));
+        errors.into_result().map_err(one_line)?;
         changes.extend(client_change(entry, before, after));
     }
     for client in &stored.clients {
@@ -65,12 +73,15 @@ fn client_change(
     before: Option<&Client>,
     after: Client,
 ) -> Option<Change> {
-    let mut fields = difference(before.map(client::view), &client::view(&after));
+    let mut fields = difference(before.map(view), &view(&after));
     let (id, is_off) = (after.id.clone(), after.disabled_at.is_some());
     let mut steps = Vec::new();
     match before {
         None => steps.push(Step::PutClient(Box::new(after))),
-        Some(_) if !fields.is_empty() => steps.push(Step::UpdateClient(Box::new(after))),
+        Some(before) if !fields.is_empty() => {
+            let before = Box::new(before.clone());
+            steps.push(Step::UpdateClient(before, Box::new(after)));
+        }
         Some(_) => {}
     }
     if let Some(off) = entry.fields.disabled.filter(|off| *off != is_off) {

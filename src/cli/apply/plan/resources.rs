@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{Change, Field, Rules, Step, Stored, act, difference};
+use crate::admin::resources::{validate, view};
+use crate::cli::Wrong;
 use crate::cli::apply::file::{Entry, Wanted};
-use crate::cli::{Wrong, resource};
 use crate::config::limits::SCOPE_BYTES;
 use crate::oauth::resource::{Resource, check_description};
 use crate::oauth::scope::Scope;
@@ -27,14 +28,15 @@ pub(super) fn resources(
             None => entry.fields.create(audience, &rules.entropy, rules.now),
         };
         let after = after.map_err(|wrong: Wrong| at(wrong.to_string()))?;
-        resource::check(&after, &rules.config).map_err(at)?;
+        let checked = validate(&after, &rules.config.keys).map_err(|errors| errors.to_string());
+        checked.map_err(|errors| at(errors.replace('\n', "; ")))?;
         let change = Change {
             act: act(before),
             kind: "resource",
             name: audience.clone(),
-            fields: difference(before.map(resource::view), &resource::view(&after)),
+            fields: difference(before.map(view), &view(&after)),
             steps: vec![match before {
-                Some(_) => Step::UpdateResource(after),
+                Some(before) => Step::UpdateResource(before.clone(), after),
                 None => Step::PutResource(after),
             }],
         };
@@ -59,7 +61,7 @@ pub(super) fn resulting(stored: &Stored, changes: &[Change]) -> Vec<Resource> {
     for step in changes.iter().flat_map(|change| &change.steps) {
         match step {
             Step::PutResource(new) => known.push(new.clone()),
-            Step::UpdateResource(new) => {
+            Step::UpdateResource(_, new) => {
                 let old = known.iter_mut().find(|api| api.audience == new.audience);
                 old.into_iter().for_each(|old| old.clone_from(new));
             }

@@ -33,7 +33,8 @@ pub(super) fn users(
             None => entry.fields.create(username, &rules.entropy, rules.now),
         };
         let after = after.map_err(|wrong: Wrong| at(wrong.to_string()))?;
-        after.check().map_err(at)?;
+        let checked = after.check().map_err(|errors| errors.to_string());
+        checked.map_err(|errors| at(errors.replace('\n', "; ")))?;
         let phc = entry.fields.first_password();
         let phc = phc.map_err(|wrong| at(wrong.to_string()))?;
         changes.extend(user_change(entry, before, after, phc));

@@ -1,11 +1,12 @@
 //! A Postgres of one test's own, which keeps what it has confirmed and can be killed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cast::Look;
-use crate::cast::postgres::{as_postgres, binaries, is_root};
+use super::Look;
+use super::postgres::{as_postgres, binaries, is_root};
 
 pub struct Cluster {
     folder: PathBuf,
@@ -13,18 +14,73 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new() -> Self {
+        let cluster = Self::empty();
+        let mut initdb = cluster.program("initdb");
+        succeeds(initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8"]));
+        cluster.starts();
+        cluster
+    }
+
+    /// A running hot standby that streams from this server.
+    pub fn standby(&self) -> Self {
+        let standby = Self::empty();
+        let mut copy = standby.program("pg_basebackup");
+        copy.args(["-U", "postgres", "-R", "-c", "fast", "-h"]);
+        succeeds(copy.arg(&self.folder));
+        standby.starts();
+        standby
+    }
+
+    fn empty() -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let (process, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::SeqCst));
         // A socket's path must be short, and the account of Postgres must reach it.
-        let folder = std::env::temp_dir().join(format!("pcl-cluster-{}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("pcl-cluster-{process}-{number}"));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
         if is_root() {
             succeeds(Command::new("chown").arg("postgres").arg(&folder));
         }
-        let cluster = Self { folder };
-        let mut initdb = cluster.program("initdb");
-        succeeds(initdb.args(["-U", "postgres", "-A", "trust", "-E", "UTF8"]));
-        cluster.starts();
-        cluster
+        Self { folder }
+    }
+
+    /// The folder of its socket.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// From now on no commit is acknowledged before the standby has it. Returns once that holds.
+    pub fn replicates_synchronously(&self) {
+        let mut look = Look::at(&self.url("postgres"));
+        look.execute("ALTER SYSTEM SET synchronous_standby_names = '*'");
+        look.execute("SELECT pg_reload_conf()");
+        let query =
+            "SELECT count(*) AS n FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum')";
+        waits_until("no synchronous standby", || look.count(query) == 1);
+    }
+
+    /// Waits until `standby` has all that this server has committed.
+    pub fn is_followed_by(&self, standby: &Self) {
+        let mut look = Look::at(&self.url("postgres"));
+        let end = look.lines("SELECT pg_current_wal_flush_lsn()::text AS line");
+        let query = format!(
+            "SELECT count(*) AS n WHERE pg_last_wal_replay_lsn() >= '{}'",
+            end[0]
+        );
+        let mut look = Look::at(&standby.url("postgres"));
+        waits_until("the standby lags", || look.count(&query) == 1);
+    }
+
+    /// A standby becomes the primary. Returns once it takes writes.
+    pub fn is_promoted(&self) {
+        succeeds(self.program("pg_ctl").args(["-w", "promote"]));
+    }
+
+    /// A primary comes back as a standby that follows nobody: it answers reads with old data.
+    pub fn is_demoted(&self) {
+        succeeds(self.program("pg_ctl").args(["-m", "fast", "-w", "stop"]));
+        std::fs::write(self.folder.join("data/standby.signal"), "").unwrap();
+        self.starts();
     }
 
     /// The URL of a new database.
@@ -75,7 +131,8 @@ impl Cluster {
         }
     }
 
-    fn url(&self, name: &str) -> String {
+    /// The URL of one of its databases.
+    pub fn url(&self, name: &str) -> String {
         format!(
             "postgres:///{name}?host={}&user=postgres",
             self.folder.display()
@@ -101,6 +158,15 @@ impl Drop for Cluster {
             .args(["-m", "immediate", "stop"])
             .status();
         let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[track_caller]
+fn waits_until(else_say: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{else_say}");
+        std::thread::yield_now();
     }
 }
 

@@ -1,17 +1,17 @@
-//! Durations as people write them: `5m`, `30s`.
+//! Durations in settings, such as `5m` or `30s`.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
-/// A duration with its unit, in whole seconds.
+/// A duration in whole seconds, written as a number and a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Span(pub Duration);
+pub struct HumanDuration(pub Duration);
 
 const UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
 
-impl std::str::FromStr for Span {
+impl std::str::FromStr for HumanDuration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -20,12 +20,14 @@ impl std::str::FromStr for Span {
             .iter()
             .find(|(name, _)| *name == &text[digits.len()..]);
         let secs = unit.and_then(|(_, secs)| digits.parse::<u64>().ok()?.checked_mul(*secs));
-        let span = secs.map(|secs| Self(Duration::from_secs(secs)));
-        span.ok_or_else(|| format!("`{text}` is no duration; write 30s, 5m, 12h or 90d"))
+        let duration = secs.map(|secs| Self(Duration::from_secs(secs)));
+        duration.ok_or_else(|| {
+            format!("invalid duration `{text}`; expected a value such as 30s, 5m, 12h or 90d")
+        })
     }
 }
 
-impl TryFrom<String> for Span {
+impl TryFrom<String> for HumanDuration {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -38,9 +40,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_has_a_number_and_a_unit() {
+    fn duration_requires_number_and_unit() {
         for (text, secs) in [("0s", 0), ("30s", 30), ("5m", 300), ("12h", 43_200)] {
-            assert_eq!(text.parse(), Ok(Span(Duration::from_secs(secs))));
+            assert_eq!(text.parse(), Ok(HumanDuration(Duration::from_secs(secs))));
         }
         for bad in [
             "",
@@ -52,7 +54,7 @@ mod tests {
             "500ms",
             "99999999999999999999d",
         ] {
-            assert!(bad.parse::<Span>().is_err(), "{bad}");
+            assert!(bad.parse::<HumanDuration>().is_err(), "{bad}");
         }
     }
 }

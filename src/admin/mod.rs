@@ -1,0 +1,48 @@
+//! Operations: every change that is made outside the protocol. The command line, `apply`, the pages and the
+//! demo call them, and nothing else creates a user, a client or a resource.
+//!
+//! An operation validates its complete input, changes the rows, writes its audit event and, if it takes
+//! something away, its revocation record, all in one transaction. It performs no I/O besides: slow work, such
+//! as hashing a password, precedes it, and its result is part of the input.
+
+pub mod clients;
+mod context;
+pub mod first_admin;
+pub mod resources;
+pub mod revocations;
+pub mod sessions;
+pub mod throttles;
+pub mod users;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use context::{AdminError, Context};
+
+use crate::db::{self, Store, Transaction};
+
+/// Runs operations in one transaction: commits if they succeed, and rolls all of them back otherwise.
+///
+/// # Errors
+/// [`AdminError`]: what an operation refused, or a failure of the database.
+pub async fn execute<T: Send + 'static>(
+    store: &Store,
+    ctx: Context,
+    operations: impl FnOnce(&mut Transaction<'_>, &Context) -> Result<T, AdminError> + Send + 'static,
+) -> Result<T, AdminError> {
+    // A transaction fails with a storage error alone; a refusal rolls it back and travels beside it.
+    let refusal = Arc::new(Mutex::new(None));
+    let slot = Arc::clone(&refusal);
+    let done = store.transaction(move |tx| {
+        operations(tx, &ctx).map_err(|error| match error {
+            AdminError::Storage(error) => error,
+            refused => {
+                *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(refused);
+                db::Error::Statement("the operation was refused".to_owned())
+            }
+        })
+    });
+    done.await.map_err(|error| {
+        let mut refusal = refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        refusal.take().unwrap_or(AdminError::Storage(error))
+    })
+}

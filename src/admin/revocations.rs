@@ -1,0 +1,96 @@
+//! Revocations by an administrator.
+
+use serde_json::json;
+
+use super::context::{AdminError, Context};
+use crate::audit::{Name, Target};
+use crate::db::Transaction;
+use crate::id::{ClientId, GrantId, Sid, UserId};
+use crate::time::Timestamp;
+
+/// What is to be revoked.
+#[derive(Clone, Debug)]
+pub enum Revocation {
+    /// An access token, by its `jti`, until it expires.
+    Token(String, Timestamp),
+    /// A session and its grants, but for offline ones.
+    Session(Sid),
+    /// A grant and its tokens.
+    Grant(GrantId),
+    /// Everything that a user holds, or what one client holds of the user.
+    User(UserId, Option<ClientId>),
+    /// Everything that a client holds.
+    Client(ClientId),
+}
+
+impl Revocation {
+    /// What the audit event names.
+    pub fn target(&self) -> Target {
+        match self.clone() {
+            Self::Token(jti, _) => Target::Token(jti),
+            Self::Session(sid) => Target::Session(sid),
+            Self::Grant(id) => Target::Grant(id),
+            Self::User(id, _) => Target::User(id),
+            Self::Client(id) => Target::Client(id),
+        }
+    }
+}
+
+/// What a revocation found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// It was active, and is revoked now.
+    Now,
+    /// It had been revoked before.
+    Before,
+    /// It never existed.
+    Unknown,
+}
+
+/// Revokes something. The reason of the context is stored in the record.
+///
+/// # Errors
+/// [`AdminError::Storage`].
+pub fn revoke(
+    tx: &mut Transaction<'_>,
+    ctx: &Context,
+    what: &Revocation,
+) -> Result<Revoked, AdminError> {
+    let (reason, now) = (ctx.reason.as_deref().unwrap_or("revoked"), ctx.now);
+    let actor = ctx.actor.to_string();
+    let changed = match what {
+        Revocation::Token(jti, expires_at) => {
+            tx.end_token(jti, *expires_at, reason, &actor, now)?;
+            true
+        }
+        Revocation::Session(sid) => tx.end_session(sid, reason, &actor, now)?,
+        Revocation::Grant(id) => tx.end_grant(id, reason, &actor, now)?,
+        Revocation::Client(id) => tx.cut_off_client(id, reason, &actor, now)?,
+        Revocation::User(id, Some(client)) => {
+            tx.end_grants_of(id, client, reason, &actor, now)? > 0
+        }
+        Revocation::User(id, None) => {
+            tx.cut_off_user(id, reason, &actor, now)?;
+            true
+        }
+    };
+    if !changed {
+        let is_known = match what {
+            Revocation::Client(_) => false,
+            Revocation::Session(sid) => tx.has_session(sid)?,
+            Revocation::Grant(id) => tx.has_grant(id)?,
+            Revocation::Token(..) | Revocation::User(..) => true,
+        };
+        return Ok(match is_known {
+            true => Revoked::Before,
+            false => Revoked::Unknown,
+        });
+    }
+    let client = match what {
+        Revocation::User(_, client) => client.as_ref().map(ClientId::as_str),
+        _ => None,
+    };
+    let detail = json!({ "client": client });
+    ctx.record(tx, Name::RevocationDone, what.target(), detail)?;
+    Ok(Revoked::Now)
+}

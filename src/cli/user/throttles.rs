@@ -1,0 +1,36 @@
+//! `user clear-throttles`.
+
+use std::net::IpAddr;
+
+use super::{find, parse};
+use crate::admin::throttles::{self, Counters};
+use crate::cli::command::{context, execute};
+use crate::cli::open;
+use crate::config::Config;
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Arguments {
+    /// Those of one user, from everywhere: the name to sign in with.
+    username: Option<String>,
+    /// Those of one address and of its networks, whatever the user name.
+    #[arg(long, value_name = "IP")]
+    address: Option<IpAddr>,
+    /// All of them.
+    #[arg(long)]
+    all: bool,
+}
+
+pub fn clear(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
+    let store = open(config)?;
+    let which = match (&arguments.username, arguments.address) {
+        (Some(username), _) => Counters::User(find(&store, &parse(username)?)?.id),
+        (None, Some(address)) => Counters::Address(address),
+        (None, None) => Counters::All,
+    };
+    let cleared = execute(&store, context(), move |tx, ctx| {
+        throttles::clear(tx, ctx, &which)
+    })?;
+    println!("Counters of failed sign-ins cleared: {cleared}.");
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! Cookies that other hosts of the domain set.
+
+use super::{Door, INTERACTION, RANDOM, SESSION, passed};
+use crate::cast::Browser;
+use crate::cast::server::PASSWORD;
+use crate::expect::{page400, redirected, seen};
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[row!(a502), row!(a506)];
+
+const STATE: Option<&str> = Some("st-4711");
+
+/// Spellings of `__Host-NAME` that a browser lets any host of the domain set.
+fn spellings(name: &str) -> [String; 3] {
+    let (first, rest) = name.split_at(1);
+    [
+        format!("%5F%5FHost-{name}"),
+        format!("__Host%2D{name}"),
+        format!("__Host-%{:02x}{rest}", first.as_bytes()[0]),
+    ]
+}
+
+fn with(browser: &Browser, name: &str, value: &str) -> Browser {
+    let mut browser = browser.clone();
+    browser.cookies.insert(name.to_owned(), value.to_owned());
+    browser
+}
+
+async fn a502(stage: &Stage) {
+    let (web, alice) = stage.web_and_alice().await;
+    let bob = stage.server.signed_in("bob").await;
+    let silent = web.request(&[("prompt", "none")]);
+    // 1 to 3: bob's session alone; 4 to 6: beside alice's own.
+    for (case, name) in (1..).zip(spellings("sid")) {
+        let node = &stage.node(case).base;
+        let mut stranger = with(&stage.server.browser(), &name, &bob.cookies[SESSION]).at(node);
+        let answer = stranger.get(&silent).await;
+        stage.expect(case, redirected(&answer, "login_required", STATE));
+        let account = stranger.get("/account").await;
+        stage.check(case, account.body.contains("not signed in"), || {
+            seen(&account)
+        });
+        let mut own = with(&alice, &name, &bob.cookies[SESSION]).at(node);
+        let account = own.get("/account").await;
+        stage.check(case + 3, account.body.contains("alice"), || seen(&account));
+        let answer = own.get(&silent).await;
+        stage.check(case + 3, answer.callback("code").is_some(), || {
+            seen(&answer)
+        });
+    }
+    // 7 to 9: the cookie that an authorization is bound to; 10 to 12: the same beside the own one.
+    for (case, name) in (7..).zip(spellings("ix")) {
+        let mut door = Door::opens(stage.node(case), &web).await;
+        let bound = door.browser.cookies[INTERACTION].clone();
+        let mut beside = door.clone();
+        door.browser.cookies.remove(INTERACTION);
+        door.browser.cookies.insert(name.clone(), bound);
+        let path = format!("/login?authorization={}", door.authorization);
+        stage.expect(case, page400(&door.browser.get(&path).await));
+        beside.browser.cookies.insert(name, RANDOM.to_owned());
+        stage.expect(case + 3, passed(&beside.tries("alice", PASSWORD).await));
+    }
+    // 13 to 15: the known device: a planted one is not it, and does not hide it.
+    for (case, name) in (13..).zip(spellings("dev")) {
+        let mut door = Door::opens(stage.node(case), &web).await;
+        door.browser.cookies.insert(name, RANDOM.to_owned());
+        let answer = door.tries("alice", PASSWORD).await;
+        stage.expect(case, passed(&answer));
+        let device = &door.browser.cookies["__Host-dev"];
+        stage.check(case, device != RANDOM, || {
+            "the planted device is known".to_owned()
+        });
+    }
+}
+
+async fn a506(stage: &Stage) {
+    let (web, alice) = stage.web_and_alice().await;
+    for (case, before) in [(1, true), (2, false)] {
+        let node = stage.node(case);
+        let planted = |own: &str| {
+            let own = own.as_bytes().to_vec();
+            let junk = b"junk=\xe9".to_vec();
+            let parts = if before { [junk, own] } else { [own, junk] };
+            parts.join(&b"; "[..])
+        };
+        let cookie = planted(&format!("{SESSION}={}", alice.cookies[SESSION]));
+        let answer = sends(
+            &node.base,
+            &web.request(&[("prompt", "none")]),
+            cookie,
+            None,
+        )
+        .await;
+        let location = answer
+            .headers()
+            .get("location")
+            .map_or("", |to| to.to_str().unwrap());
+        stage.check(case, location.contains("code="), || format!("{answer:?}"));
+        let door = Door::opens(node, &web).await;
+        let form = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(door.fields("alice", PASSWORD))
+            .finish();
+        let cookie = planted(&format!(
+            "{INTERACTION}={}",
+            door.browser.cookies[INTERACTION]
+        ));
+        let answer = sends(&node.base, "/login", cookie, Some(form)).await;
+        let set = answer.headers().get_all("set-cookie").iter();
+        let begun = set
+            .filter_map(|cookie| cookie.to_str().ok())
+            .any(|cookie| cookie.starts_with(SESSION));
+        stage.check(case, answer.status() == 200 && begun, || {
+            format!("{answer:?}")
+        });
+    }
+}
+
+/// A request whose `Cookie` header holds any bytes.
+async fn sends(base: &str, path: &str, cookie: Vec<u8>, form: Option<String>) -> reqwest::Response {
+    let http = crate::cast::browser::http(base);
+    let request = match form {
+        None => http.get(format!("{base}{path}")),
+        Some(form) => http
+            .post(format!("{base}{path}"))
+            .header("Content-Type", super::FORM.1)
+            .header("Origin", crate::cast::ISSUER)
+            .body(form),
+    };
+    let cookie = reqwest::header::HeaderValue::from_bytes(&cookie).unwrap();
+    request
+        .header("Host", "op.example")
+        .header("Cookie", cookie)
+        .send()
+        .await
+        .unwrap()
+}

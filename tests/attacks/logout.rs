@@ -1,0 +1,342 @@
+//! Rows of the catalogue: logout at the request of a client (RP-Initiated Logout 1.0).
+
+use portcullis::id::ClientId;
+use serde_json::{Value, json};
+
+use crate::cast::server::confidential;
+use crate::cast::{Answer, Browser, Party};
+use crate::expect::{logged, page400, seen, unescape};
+use crate::{Row, Stage, row};
+
+pub const ROWS: &[Row] = &[
+    row!(a365),
+    row!(a366),
+    row!(a368),
+    row!(a369),
+    row!(a370),
+    row!(a511),
+];
+
+/// The registered URI of every client here.
+const BYE: &str = "https://app.example/bye";
+
+fn url(fields: &[(&str, &str)]) -> String {
+    let query = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(fields)
+        .finish();
+    format!("/oauth2/end_session?{query}")
+}
+
+/// A client with a URI of its own.
+async fn other_client(stage: &Stage) -> Party {
+    let mut client = confidential("", "https://other.example/cb");
+    client.id = ClientId::new(&stage.server.app.entropy, stage.server.clock.now());
+    client.name = "Other Shop".to_owned();
+    client.post_logout_redirect_uris = vec!["https://other.example/bye".to_owned()];
+    stage.server.register(client).await
+}
+
+/// A user who is signed in at `client`, and the ID token that the client got.
+async fn signed_in(stage: &Stage, client: &Party, username: &str) -> (Browser, String) {
+    let mut browser = stage.server.browser();
+    let back = browser.signs_in(client, username).await;
+    let tokens = client.redeems(&back.callback("code").unwrap()).await.ok();
+    (browser, tokens.0["id_token"].as_str().unwrap().to_owned())
+}
+
+/// Whether the session of a browser is active.
+async fn is_active(browser: &Browser, client: &Party) -> bool {
+    let silent = browser
+        .clone()
+        .get(&client.request(&[("prompt", "none")]))
+        .await;
+    silent.callback("error").is_none()
+}
+
+/// CONFIRM: the page that asks, without a redirect.
+fn confirm(answer: &Answer) -> Result<(), String> {
+    let asks = answer.body.contains("id=\"logout-confirm\"");
+    match answer.status == 200 && asks && answer.location().is_none() {
+        true => Ok(()),
+        false => Err(format!("got {}, want the question", seen(answer))),
+    }
+}
+
+/// A page that leads nowhere.
+fn stays(answer: &Answer) -> Result<(), String> {
+    let leads = answer.location().is_some()
+        || answer.body.contains("http-equiv=\"refresh\"")
+        || answer.body.contains("id=\"continue\"");
+    match leads {
+        true => Err(format!("a redirect: {}", seen(answer))),
+        false => Ok(()),
+    }
+}
+
+/// Sends the form of the question as the browser would.
+async fn confirms(browser: &mut Browser, page: &Answer) -> Answer {
+    let names = [
+        "csrf",
+        "id_token_hint",
+        "client_id",
+        "post_logout_redirect_uri",
+        "state",
+    ];
+    let sent = |name: &str| page.body.contains(&format!("name=\"{name}\""));
+    let fields: Vec<(&str, String)> = names
+        .into_iter()
+        .filter(|name| sent(name))
+        .map(|name| (name, unescape(&page.hidden(name))))
+        .collect();
+    let fields: Vec<(&str, &str)> = fields
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    browser.post("/oauth2/end_session", &fields).await
+}
+
+/// The page that continues to `uri` (`&` escaped as in HTML).
+fn continues(answer: &Answer, uri: &str) -> Result<(), String> {
+    let refresh = format!("content=\"0; url={uri}\"");
+    let goes = answer.status == 200 && answer.body.contains(&refresh);
+    match goes && answer.header("clear-site-data").is_some() {
+        true => Ok(()),
+        false => Err(format!(
+            "got {}, want a page that goes to {uri}: {}",
+            seen(answer),
+            answer.body
+        )),
+    }
+}
+
+async fn a365(stage: &Stage) {
+    let web = stage.server.shop().await;
+    other_client(stage).await;
+    let suffix = format!("{BYE}.evil.example");
+    let targets = [
+        "https://evil.example/bye",
+        "https://other.example/bye",
+        &suffix,
+        "https://app.example/bye/",
+        "https://app.example/bye?x=1",
+        "javascript:alert(1)",
+    ];
+    for (case, target) in (1..).zip(targets) {
+        let (browser, hint) = signed_in(stage, &web, "alice").await;
+        let url = url(&[
+            ("id_token_hint", &hint),
+            ("post_logout_redirect_uri", target),
+        ]);
+        let answer = browser.at(&stage.node(case).base).get(&url).await;
+        stage.check(case, answer.status < 500, || seen(&answer));
+        stage.expect(case, stays(&answer));
+        stage.check(case, !answer.body.contains(target), || answer.body.clone());
+        stage.expect(case, logged(&answer, "logout.bad_redirect", "unregistered"));
+    }
+}
+
+async fn a366(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let (mut browser, _) = signed_in(stage, &web, "alice").await;
+    let answer = browser
+        .get(&url(&[("post_logout_redirect_uri", BYE), ("state", "s")]))
+        .await;
+    stage.expect(1, confirm(&answer).and(stays(&answer)));
+    stage.expect(1, logged(&answer, "logout.confirm", ""));
+    stage.expect(1, logged(&answer, "logout.bad_redirect", "client"));
+    let done = confirms(&mut browser, &answer).await;
+    stage.check(2, done.status == 200, || seen(&done));
+    stage.expect(2, stays(&done));
+    stage.check(2, !is_active(&browser, &web).await, || {
+        "signed in".to_owned()
+    });
+}
+
+/// A JWT with this header and payload, and a signature of nothing.
+fn forged(header: &Value, payload: &Value) -> String {
+    let part = |value: &Value| portcullis::secret::base64url(value.to_string().as_bytes());
+    let signature = portcullis::secret::base64url(&[7; 64]);
+    format!("{}.{}.{signature}", part(header), part(payload))
+}
+
+async fn a368(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let (alice, hint) = signed_in(stage, &web, "alice").await;
+    let (_, of_bob) = signed_in(stage, &web, "bob").await;
+    let claims = crate::cast::client::claims(&hint);
+    let kid = &crate::cast::client::header(&hint)["kid"];
+    let mut elsewhere = claims.clone();
+    elsewhere["iss"] = json!("https://other.example");
+    let keys = stage.server.app.keys();
+    let bad_hints = [
+        forged(
+            &json!({ "alg": "RS256", "typ": "JWT", "kid": kid }),
+            &claims,
+        ),
+        format!(
+            "{}.",
+            forged(&json!({ "alg": "none", "typ": "JWT" }), &claims)
+                .rsplit_once('.')
+                .unwrap()
+                .0
+        ),
+        keys.sign(portcullis::keys::Alg::RS256, "JWT", &elsewhere)
+            .unwrap(),
+        of_bob,
+    ];
+    for (case, bad) in (1..).zip(&bad_hints) {
+        let url = url(&[("id_token_hint", bad), ("post_logout_redirect_uri", BYE)]);
+        let answer = alice.at(&stage.node(case).base).get(&url).await;
+        stage.expect(case, confirm(&answer).and(stays(&answer)));
+        if case < bad_hints.len() {
+            stage.expect(case, logged(&answer, "logout.rejected", "id_token_hint"));
+        }
+        // Without a session there is nothing to ask, and no redirect either, unless the client is known.
+        let answer = stage.server.browser().get(&url).await;
+        if case < bad_hints.len() {
+            stage.expect(case, stays(&answer));
+        }
+        stage.check(case, is_active(&alice, &web).await, || {
+            "the session has ended".to_owned()
+        });
+    }
+    // Expired, and still genuine: it names client and session.
+    let case = bad_hints.len() + 1;
+    stage.server.advance(std::time::Duration::from_secs(600));
+    let answer = alice
+        .clone()
+        .get(&url(&[
+            ("id_token_hint", &hint),
+            ("post_logout_redirect_uri", BYE),
+            ("state", "s"),
+        ]))
+        .await;
+    let to = format!("{BYE}?state=s");
+    stage.check(case, answer.location() == Some(to.as_str()), || {
+        seen(&answer)
+    });
+    stage.check(case, !is_active(&alice, &web).await, || {
+        "signed in".to_owned()
+    });
+}
+
+async fn a369(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let other = other_client(stage).await;
+    let (alice, hint) = signed_in(stage, &web, "alice").await;
+    for (case, client_id) in (1..).zip([other.id(), "unknown", "WEB"]) {
+        let url = url(&[
+            ("id_token_hint", &hint),
+            ("client_id", client_id),
+            ("post_logout_redirect_uri", BYE),
+        ]);
+        let answer = alice.at(&stage.node(case).base).get(&url).await;
+        stage.expect(case, page400(&answer).and(stays(&answer)));
+        stage.expect(case, logged(&answer, "logout.rejected", "client_id"));
+        stage.check(case, is_active(&alice, &web).await, || {
+            "the session has ended".to_owned()
+        });
+    }
+    // The right one changes nothing.
+    let fields = [
+        ("id_token_hint", hint.as_str()),
+        ("client_id", web.id()),
+        ("post_logout_redirect_uri", BYE),
+    ];
+    let answer = alice.clone().get(&url(&fields)).await;
+    stage.check(4, answer.location() == Some(BYE), || seen(&answer));
+    stage.check(4, !is_active(&alice, &web).await, || "signed in".to_owned());
+}
+
+async fn a370(stage: &Stage) {
+    const STATE: &str = "\"><script>alert(1)</script>";
+    const ENCODED: &str = "%22%3E%3Cscript%3Ealert%281%29%3C%2Fscript%3E";
+    let web = stage.server.shop().await;
+    let to = format!("{BYE}?state={ENCODED}");
+    let (alice, hint) = signed_in(stage, &web, "alice").await;
+    let hinted = [
+        ("id_token_hint", hint.as_str()),
+        ("post_logout_redirect_uri", BYE),
+        ("state", STATE),
+    ];
+    let answer = alice.clone().get(&url(&hinted)).await;
+    stage.check(1, answer.location() == Some(to.as_str()), || seen(&answer));
+    let (mut alice, _) = signed_in(stage, &web, "alice").await;
+    let named = [
+        ("client_id", web.id()),
+        ("post_logout_redirect_uri", BYE),
+        ("state", STATE),
+    ];
+    let page = alice.get(&url(&named)).await;
+    stage.expect(2, confirm(&page));
+    stage.check(2, !page.body.contains("<script"), || page.body.clone());
+    let carried = unescape(&page.hidden("state"));
+    stage.check(2, carried == STATE, || carried.clone());
+    let done = confirms(&mut alice, &page).await;
+    stage.expect(3, continues(&done, &to));
+    stage.check(3, !done.body.contains("<script"), || done.body.clone());
+}
+
+async fn a511(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let other = other_client(stage).await;
+    let fields = |client_id| {
+        url(&[
+            ("client_id", client_id),
+            ("post_logout_redirect_uri", BYE),
+            ("state", "s2"),
+        ])
+    };
+    let to = format!("{BYE}?state=s2");
+    // With a session: the question names the client, and the answer goes to its URI.
+    let (mut alice, _) = signed_in(stage, &web, "alice").await;
+    let page = alice.get(&fields(web.id())).await;
+    stage.expect(1, confirm(&page));
+    stage.check(1, page.body.contains("Corner Shop"), || page.body.clone());
+    stage.check(1, is_active(&alice, &web).await, || "not asked".to_owned());
+    let done = confirms(&mut alice, &page).await;
+    stage.expect(1, continues(&done, &to));
+    stage.check(1, !is_active(&alice, &web).await, || "signed in".to_owned());
+    // Without one: at once.
+    for (case, node) in (2..).zip(stage.all()) {
+        let answer = node.browser().get(&fields(web.id())).await;
+        stage.check(case, answer.location() == Some(to.as_str()), || {
+            seen(&answer)
+        });
+    }
+    // A form post of the client, with a session and without one.
+    let (mut alice, _) = signed_in(stage, &web, "alice").await;
+    let form = [
+        ("client_id", web.id()),
+        ("post_logout_redirect_uri", BYE),
+        ("state", "s2"),
+    ];
+    let page = alice.post("/oauth2/end_session", &form).await;
+    stage.expect(5, confirm(&page));
+    let answer = stage
+        .server
+        .browser()
+        .post("/oauth2/end_session", &form)
+        .await;
+    stage.expect(6, continues(&answer, &to));
+    // The URI of another client, an unknown client, and two of them.
+    let twice = format!("{}&client_id={}", fields(web.id()), web.id());
+    let bad = [
+        (7, fields(other.id()), "unregistered"),
+        (8, fields("unknown"), "client"),
+    ];
+    for (case, url, reason) in bad {
+        let page = alice.get(&url).await;
+        stage.expect(case, confirm(&page).and(stays(&page)));
+        stage.expect(case, logged(&page, "logout.bad_redirect", reason));
+        let answer = stage.server.browser().get(&url).await;
+        stage.check(case, answer.status == 200, || seen(&answer));
+        stage.expect(case, stays(&answer));
+    }
+    let answer = alice.get(&twice).await;
+    stage.expect(9, page400(&answer).and(stays(&answer)));
+    stage.expect(9, logged(&answer, "logout.rejected", "dup_param"));
+    stage.check(10, is_active(&alice, &web).await, || {
+        "the session has ended".to_owned()
+    });
+}
