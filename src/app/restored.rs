@@ -204,7 +204,7 @@ impl App {
 /// Moves the mark of a database to where it is, for a command that changed it.
 ///
 /// # Errors
-/// [`db::Error`]. A mark that cannot be written is none: `serve` says so.
+/// [`db::Error`]. A mark that cannot be written is skipped; `serve` reports that.
 pub async fn mark_database(
     config: &crate::config::Config,
     store: &db::Store,

@@ -48,7 +48,7 @@ fn copy(store: &Store, draft: &Path, now: Timestamp) -> Result<Copied, String> {
     let told = |error: &dyn std::fmt::Display| error.to_string();
     let name = draft.to_str().ok_or("the name is not UTF-8")?;
     store.copy_to(name).map_err(|error| told(&error))?;
-    // Whatever way it comes back, by `restore` or by hand, on this machine or another: no node issues
+    // However it comes back, by `restore` or by hand, on this machine or another: no node issues
     // anything from it until `recover`.
     mark_restored(draft, now).map_err(|error| told(&error))?;
     let copied = verify(draft).map_err(|error| told(&error))?;
@@ -81,7 +81,7 @@ impl Draft {
 
     /// Gives a complete draft its final name, which must not exist.
     fn becomes(&self, file: &Path) -> anyhow::Result<()> {
-        // Unlike a rename, a link does not replace a file that somebody has made meanwhile.
+        // Unlike a rename, a link does not replace a file that was made meanwhile.
         match std::fs::hard_link(&self.0, file) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {

@@ -49,7 +49,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             file.display()
         )));
     }
-    // 1. Nobody uses what is there.
+    // 1. The database that is there is not in use.
     let there = is_database(path);
     if there && !arguments.replace {
         return Err(refuse(format!(
@@ -204,7 +204,7 @@ fn say(output: Output, path: &Path, aside: Option<&Path>, copied: &Copied) {
         &view,
         format!(
             "{} is the copy now; it knows nothing of what happened after {}.\n{kept}\
-             No server issues anything from it until you run `portcullis recover`, which signs everybody out.",
+             No server issues anything from it until you run `portcullis recover`, which signs out all users.",
             path.display(),
             copied.beat
         ),

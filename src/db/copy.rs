@@ -151,7 +151,7 @@ pub fn verify(file: &Path) -> Result<Copied, CopyError> {
     })
 }
 
-/// Marks a copy as restored from a backup, so that whatever node starts on it issues nothing until
+/// Marks a copy as restored from a backup, so that a node that starts on it issues nothing until
 /// `recover`. A file with the schema of before the feed has no such mark.
 ///
 /// # Errors

@@ -26,7 +26,7 @@ pub struct MarkFile {
 impl MarkFile {
     /// Returns the mark beside the KEK files; `None` where no KEK is a file.
     pub fn beside(keks: &[String], database: &str) -> Option<Self> {
-        // The id becomes part of a file name, and whoever can write to the database chose it.
+        // The id becomes part of a file name, and anyone who can write to the database can choose it.
         let database = uuid::Uuid::parse_str(database).ok()?.to_string();
         let folders = kek_files(keks).map(|kek| kek.with_file_name("")).collect();
         let mark = Self { folders, database };

@@ -26,7 +26,7 @@ fn fresh_name() -> String {
     format!("copy_{number}_{}", std::process::id())
 }
 
-/// Copies a database of PostgreSQL that nobody is connected to.
+/// Copies a database of PostgreSQL without connections.
 fn copy_database(from: &str) -> String {
     let name = fresh_name();
     let copy = postgres::empty_database(&name);

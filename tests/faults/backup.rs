@@ -44,7 +44,7 @@ async fn redeemed(promises: &RefCell<Promises>, more: usize) {
     while promises.borrow().codes.len() < wanted {
         assert!(
             begun.elapsed() < Duration::from_secs(30),
-            "the load stands still"
+            "the load stopped"
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -330,7 +330,7 @@ fn f32_documented_backup_restores_under_load() {
         names[0] == "portcullis.db" && names[2].starts_with("portcullis.db.replaced-"),
         "{names:?}"
     );
-    // 2. Another machine. Until `recover` the copy issues nothing, by whatever way it got there.
+    // 2. Another machine. Until `recover` the copy issues nothing, however it got there.
     std::fs::remove_dir_all(site.place.folder.join("data")).unwrap();
     std::fs::create_dir(site.place.folder.join("data")).unwrap();
     for file in std::fs::read_dir(site.place.folder.join("keys")).unwrap() {
@@ -579,7 +579,7 @@ fn f16_recover_warns_of_server_on_original() {
     while mark() == before {
         assert!(
             begun.elapsed() < Duration::from_secs(10),
-            "the mark stands still"
+            "the mark did not move"
         );
     }
     assert!(recover());
