@@ -5,6 +5,7 @@ mod draining;
 mod feed;
 mod keys;
 mod registrations;
+mod restored;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,6 +34,7 @@ use crate::time::{Clock, Timestamp};
 
 pub use feed::number;
 pub use keys::{key_table, write_kek};
+pub use restored::{mark_database, marked_by_another};
 
 /// One node.
 pub struct App {
@@ -55,6 +57,7 @@ pub struct App {
     /// The revocation feed.
     pub feed: Feed,
     mark: Option<MarkFile>,
+    downtimes: restored::Downtimes,
     signals: feed::Signals,
     /// Whether this node is on its way out.
     pub draining: Draining,
@@ -131,6 +134,8 @@ impl App {
             }
         }
         keys::check_algorithms(&config, &store).await?;
+        let secrets = store.read(|tx| tx.list_server_secrets()).await?;
+        let is_empty = secrets.is_empty();
         let clock = clock.correctable();
         let parts = keys::Parts {
             config: &config,
@@ -148,6 +153,7 @@ impl App {
             secret: keeper.secrets(),
             feed: Feed::new(issuer.as_str(), clock.clone()),
             mark,
+            downtimes: restored::Downtimes::default(),
             signals: feed::Signals::default(),
             keeper,
             metadata: ready(&Metadata::of(&issuer, &offered(&config.keys)))
@@ -166,6 +172,9 @@ impl App {
             entropy,
             _claim: claim,
         };
+        if is_empty {
+            app.warn_of_empty_database();
+        }
         app.begin_feed().await?;
         Ok(app)
     }

@@ -269,6 +269,124 @@ fn a_stopped_server_ends_with_0() {
     assert_eq!(running.stop(), Some(0));
 }
 
+/// After exit code 0 an embedded database is whole in its one file. Under load:
+/// `tests/faults/backup.rs`.
+#[test]
+fn no_wal_is_left_after_exit_0() {
+    let place = Place::new();
+    let is_whole = |what: &str| {
+        for suffix in ["-wal", "-shm"] {
+            let name = format!("data/portcullis.db{suffix}");
+            assert!(!place.folder.join(&name).exists(), "{what}: {name}");
+        }
+    };
+    place.told(
+        &["user", "create", "alice", "--password-stdin"],
+        "gravel-otter-92-lamp\n",
+    );
+    is_whole("user create");
+    for round in 0..20 {
+        // Each other round on an empty folder, since a first start writes the most.
+        if round % 2 == 0 {
+            std::fs::remove_dir_all(place.folder.join("data")).unwrap();
+        }
+        let running = place.serve(&[]);
+        // At another moment of the periodic tasks each time.
+        std::thread::sleep(std::time::Duration::from_millis(round * 61 % 900));
+        assert_eq!(running.stop(), Some(0));
+        is_whole(&format!("round {round}"));
+        let file = place.folder.join("data/portcullis.db");
+        let mut look = look::Look::at_file(&file);
+        assert!(look.count("SELECT count(*) AS n FROM signing_keys") > 0);
+    }
+    for command in [
+        ["user", "list"].as_slice(),
+        &["migrate", "up"],
+        &["keys", "rotate", "--server-secret", "--yes"],
+        &[
+            "resource",
+            "create",
+            "--audience",
+            "https://api.example",
+            "--name",
+            "Orders",
+            "--scope",
+            "a",
+        ],
+        &["recover", "--yes"],
+        &["audit", "verify"],
+        &["backup", "copy.db"],
+    ] {
+        place.done(command);
+        is_whole(&command.join(" "));
+    }
+    // One that fails leaves none either.
+    refused(&place.run(&["user", "lock", "nobody"], &[]), 1, "");
+    is_whole("a failure");
+}
+
+/// Starts on `place`, and returns the reasons of its `db.unfamiliar` lines.
+fn unfamiliar(place: &Place) -> Vec<String> {
+    let running = place.serve(&[]);
+    let lines = running.log();
+    assert_eq!(running.stop(), Some(0));
+    let lines = lines.iter().filter(|line| line.contains("db.unfamiliar"));
+    lines
+        .map(|line| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert_eq!(line["level"], "warn");
+            line["reason"].as_str().unwrap().to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn start_warns_of_unfamiliar_database() {
+    let place = Place::new();
+    assert!(unfamiliar(&place).is_empty(), "a first start");
+    assert!(unfamiliar(&place).is_empty(), "a second one");
+    let marks = || {
+        let files = std::fs::read_dir(place.folder.join("keys")).unwrap();
+        let files = files.map(|file| file.unwrap().path());
+        let marks = files.filter(|file| file.extension().is_some_and(|ext| ext == "mark"));
+        marks.collect::<Vec<_>>()
+    };
+    let [mark] = &marks()[..] else {
+        panic!("{:?}", marks());
+    };
+    // The database ran elsewhere meanwhile, or was brought here.
+    let text = std::fs::read_to_string(mark).unwrap();
+    let (start, beat) = text.trim_end().rsplit_once(' ').unwrap();
+    let old = beat.parse::<i64>().unwrap() - 3_600_000_000;
+    std::fs::write(mark, format!("{start} {old}\n")).unwrap();
+    assert_eq!(unfamiliar(&place), ["old_mark"]);
+    std::fs::remove_file(mark).unwrap();
+    assert_eq!(unfamiliar(&place), ["no_mark"]);
+    // The database is gone.
+    let data = place.folder.join("data");
+    std::fs::remove_dir_all(&data).unwrap();
+    assert_eq!(unfamiliar(&place), ["empty_beside_mark"]);
+    assert_eq!(marks().len(), 2);
+    marks()
+        .iter()
+        .for_each(|mark| std::fs::remove_file(mark).unwrap());
+    std::fs::remove_dir_all(&data).unwrap();
+    assert!(
+        unfamiliar(&place).is_empty(),
+        "the KEK may have been made for this start"
+    );
+    marks()
+        .iter()
+        .for_each(|mark| std::fs::remove_file(mark).unwrap());
+    std::fs::remove_dir_all(&data).unwrap();
+    let touched = std::process::Command::new("touch")
+        .args(["-d", "2 days ago"])
+        .arg(place.folder.join("keys/kek"))
+        .status();
+    assert!(touched.unwrap().success());
+    assert_eq!(unfamiliar(&place), ["empty_beside_kek"]);
+}
+
 #[test]
 fn people_and_applications_are_made_by_command() {
     let place = Place::new();

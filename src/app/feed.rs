@@ -9,7 +9,7 @@ use crate::config::limits::{
     BEAT_AGE, HEARTBEAT_EVERY, KEEP_EVERY, POLL_EVERY, POLL_TIME, RESOURCE_ACCESS_CAP,
 };
 use crate::db::{self, Head};
-use crate::feed::{MarkFile, Place, Taken};
+use crate::feed::Taken;
 use crate::keeper::{Failed, Poll, Reading};
 use crate::oauth::ledger::Failure;
 
@@ -22,6 +22,8 @@ pub(super) struct Signals {
     waiting: tokio::sync::Notify,
     /// Numbers were given.
     numbered: tokio::sync::Notify,
+    /// This node has read new records, so its mark is behind.
+    pub(super) moved: tokio::sync::Notify,
     /// The version of clients and resources that was seen last.
     config_version: AtomicI64,
 }
@@ -31,6 +33,7 @@ impl Default for Signals {
         Self {
             waiting: tokio::sync::Notify::default(),
             numbered: tokio::sync::Notify::default(),
+            moved: tokio::sync::Notify::default(),
             // None that a database has.
             config_version: AtomicI64::new(-1),
         }
@@ -40,7 +43,12 @@ impl Default for Signals {
 impl App {
     /// Follows the database until this node ends: keys, clients, records.
     pub async fn follow(&self) {
-        tokio::join!(self.poll_for_ever(), self.number(), self.beat());
+        tokio::join!(
+            self.poll_for_ever(),
+            self.number(),
+            self.beat(),
+            self.keep_mark()
+        );
     }
 
     /// One poll: takes what has changed, and tells it on.
@@ -61,8 +69,10 @@ impl App {
         self.follow_registrations(head.config_version).await?;
         // Neither stands in the other's way.
         let keys = self.keeper.follow(begun, &head).await;
-        if self.feed.take(&head, &self.store).await? == Taken::Behind {
-            self.note_restored(head.epoch, "behind").await?;
+        match self.feed.take(&head, &self.store).await? {
+            Taken::Behind => self.note_restored(head.epoch, "behind").await?,
+            Taken::Records => self.signals.moved.notify_one(),
+            Taken::Beat => {}
         }
         self.feed.publish(&self.keys())?;
         keys?;
@@ -92,18 +102,26 @@ impl App {
         Ok(())
     }
 
-    /// Somebody brought a proof that the database has forgotten something.
+    /// Records evidence that the database was restored from an older copy, and stops issuing at this
+    /// node before it returns.
     ///
     /// # Errors
     /// [`db::Error`].
     pub async fn proven_restored(&self, reason: &'static str) -> Result<(), db::Error> {
         let here = self.feed.place().map_or(0, |here| here.epoch);
         self.note_restored(i64::try_from(here).unwrap_or(i64::MAX), reason)
-            .await
+            .await?;
+        // A poll that fails changes nothing; the next one reads it as every other node does.
+        let _ = self.poll().await;
+        Ok(())
     }
 
     /// Writes down, and says, that the database went back in time. Until `recover` nothing is issued.
-    async fn note_restored(&self, epoch: i64, reason: &'static str) -> Result<(), db::Error> {
+    pub(super) async fn note_restored(
+        &self,
+        epoch: i64,
+        reason: &'static str,
+    ) -> Result<(), db::Error> {
         let now = self.clock.now();
         let first = self
             .store
@@ -179,12 +197,10 @@ impl App {
         }
     }
 
-    /// What is due each second: a heartbeat, the acknowledgements, the mark.
+    /// What is due each second: a heartbeat and the acknowledgements.
     async fn beat(&self) {
         let mut turn = tokio::time::interval(HEARTBEAT_EVERY);
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mark = self.mark.clone();
-        let mut marking = mark.is_some();
         let mut beats = 0_u32;
         loop {
             turn.tick().await;
@@ -195,10 +211,6 @@ impl App {
             beats = beats.wrapping_add(1);
             if beats.is_multiple_of(PRUNE_EVERY) {
                 self.feed.prune();
-            }
-            let place = self.feed.place().filter(|_| !self.feed.is_restored());
-            if let (Some(mark), Some(place), true) = (&mark, place, marking) {
-                marking = move_mark(mark, place).await;
             }
         }
     }
@@ -226,11 +238,8 @@ impl App {
     /// no node was there.
     pub(super) async fn begin_feed(&self) -> Result<(), StartError> {
         self.need_life().await?;
-        let marked = self.mark.as_ref().and_then(MarkFile::read);
         let head = self.store.read(|tx| tx.read_head()).await?;
-        if marked.is_some_and(|marked| marked.is_ahead_of(&Place::of(&head))) {
-            self.note_restored(head.epoch, "mark").await?;
-        }
+        self.check_restored(&head).await?;
         self.poll().await?;
         Ok(())
     }
@@ -268,19 +277,5 @@ pub async fn number(store: &db::Store, clock: crate::time::Clock) -> Result<(), 
         {
             return Ok(());
         }
-    }
-}
-
-/// Whether to go on doing so.
-async fn move_mark(mark: &MarkFile, place: Place) -> bool {
-    let mark = mark.clone();
-    let written = tokio::task::spawn_blocking(move || mark.write(&place)).await;
-    match written {
-        Ok(Ok(())) => true,
-        Ok(Err(error)) => {
-            tracing::info!(event = "feed.unmarked", reason = "file", %error, "how far the feed is cannot be kept beside the KEK; a restored database is noticed by other signs");
-            false
-        }
-        Err(_) => true,
     }
 }

@@ -2,6 +2,7 @@
 
 mod apply;
 mod audit;
+mod backup;
 mod client;
 mod command;
 mod config;
@@ -15,6 +16,7 @@ mod migrate;
 mod propagation;
 mod recover;
 mod resource;
+mod restore;
 mod revoke;
 mod serve;
 mod setup;
@@ -71,6 +73,10 @@ enum Verb {
     Feed(feed::Arguments),
     /// After the database was restored from an older copy: end everything that is in doubt.
     Recover(recover::Arguments),
+    /// Copy the embedded database into a new file, while servers and commands use it.
+    Backup(backup::Arguments),
+    /// Put a copy in the place of the embedded database. Nothing is issued until `recover`.
+    Restore(restore::Arguments),
     /// Ask the server of this configuration whether it is ready; exit code 0 when it is.
     Healthcheck(healthcheck::Arguments),
     /// Check the seals of the audit log, or follow it.
@@ -198,6 +204,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Verb::Revoke(arguments) => revoke::run(&arguments, &configured(&overrides)?),
         Verb::Feed(arguments) => feed::run(&arguments, &configured(&overrides)?),
         Verb::Recover(arguments) => recover::run(&arguments, &configured(&overrides)?),
+        Verb::Backup(arguments) => backup::run(&arguments, &configured(&overrides)?),
+        Verb::Restore(arguments) => restore::run(&arguments, &configured(&overrides)?),
         Verb::Healthcheck(arguments) => healthcheck::run(&arguments, &configured(&overrides)?),
         Verb::Audit(arguments) => audit::run(&arguments, &configured(&overrides)?),
         Verb::Apply(arguments) => apply::run(&arguments, &configured(&overrides)?),

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::feed::is_connected;
 use super::{Exit, Output, block_on};
-use crate::app::number;
-use crate::config::Span;
+use crate::app::{mark_database, number};
 use crate::config::limits::RESOURCE_ACCESS_CAP;
+use crate::config::{Config, Span};
 use crate::db::{Acknowledged, Store};
 use crate::time::{Clock, Timestamp};
 
@@ -46,11 +46,17 @@ pub struct Propagated {
     seen: Option<Seen>,
 }
 
-/// Gives the numbers, and waits if asked.
+/// Gives the numbers, moves the mark of the database there, because no server may be running, and
+/// waits if asked.
 ///
 /// # Errors
 /// Of the database; [`Exit`] with code 75 while it stands as restored, since nothing is numbered then.
-pub fn propagate(name: &str, store: &Store, wait: &Wait) -> anyhow::Result<Propagated> {
+pub fn propagate(
+    name: &str,
+    config: &Config,
+    store: &Store,
+    wait: &Wait,
+) -> anyhow::Result<Propagated> {
     block_on(async {
         number(store, Clock::System).await?;
         let head = store.read(|tx| tx.read_head()).await?;
@@ -64,6 +70,7 @@ pub fn propagate(name: &str, store: &Store, wait: &Wait) -> anyhow::Result<Propa
             }
             .into());
         }
+        mark_database(config, store).await?;
         let mut propagated = Propagated {
             name: name.to_owned(),
             position: format!("{}:{}", head.epoch, head.seq),

@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::{Exit, Output, block_on, confirm, open};
-use crate::app::{key_table, number};
+use crate::app::{key_table, mark_database, marked_by_another, number};
 use crate::audit::{Actor, Event, Name, Target};
 use crate::config::Config;
 use crate::db::{Error, Recovered};
@@ -33,6 +33,11 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     )?;
     let store = open(config)?;
     let recovered = block_on(async {
+        if marked_by_another(config, &store, &Clock::System).await? {
+            eprintln!(
+                "portcullis: warning: the mark beside the KEK is ahead of this database and was moved just now: a server on the original database seems to be running with the same KEK folder. Stop it, or its next start will find its own database restored."
+            );
+        }
         let table = key_table(config, &store, &Entropy::system()).await?;
         for _ in 0..TRIES {
             let act = Act {
@@ -50,6 +55,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             match store.transaction(work).await {
                 Ok(done) => {
                     number(&store, Clock::System).await?;
+                    mark_database(config, &store).await?;
                     return Ok(done);
                 }
                 Err(Error::Overtaken(_) | Error::Duplicate(_)) => {}

@@ -94,7 +94,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             arguments.format.say(&json!({ "revoked": false }), said);
             Ok(())
         }
-        Revoked::Now => propagate(&name, &store, &arguments.wait)?.say(arguments.format),
+        Revoked::Now => propagate(&name, config, &store, &arguments.wait)?.say(arguments.format),
     }
 }
 

@@ -13,7 +13,9 @@ use portcullis_verifier::{Kind, Record};
 
 use super::connection::AnyConnection;
 use super::prepared::Prepared;
-use super::schema::{authorizations, codes, feed_head as h, grants, revocations as t, sessions};
+use super::schema::{
+    authorizations, codes, downtimes, feed_head as h, grants, revocations as t, sessions,
+};
 use super::{Error, Transaction, pool, unreadable};
 use crate::config::limits::{
     CLEAN_UP_BATCH, CLOCK_SKEW, KEY_RECORD_KEPT, LIFE_NEEDED_FOR, NUMBERED_AT_ONCE,
@@ -300,6 +302,8 @@ impl Transaction<'_> {
             .set(codes::used_at.eq(now.micros()))
             .execute(self.0)?;
         diesel::delete(authorizations::table).execute(self.0)?;
+        // What was issued in the lost time proves nothing any more.
+        diesel::delete(downtimes::table).execute(self.0)?;
         Ok(Recovered {
             epoch,
             last_beat: Timestamp::from_micros(beat),

@@ -12,6 +12,8 @@ mod codes;
 #[allow(missing_docs)]
 mod connection;
 mod consents;
+mod copy;
+mod downtimes;
 mod feed;
 mod grants;
 mod janitor;
@@ -39,6 +41,7 @@ pub use crate::oauth::ledger::Failure as Error;
 pub use acks::Acknowledged;
 pub use audit::{SEALED_AT_ONCE, Seal};
 use connection::AnyConnection;
+pub use copy::{Copied, CopyError, fold_log, mark_restored, verify};
 pub use feed::{Head, Recovered};
 pub use janitor::{SWEEPS, Sweep};
 use pool::Pool;
@@ -154,6 +157,20 @@ impl Store {
         tokio::task::spawn_blocking(run)
             .await
             .map_err(|error| Error::Statement(error.to_string()))?
+    }
+
+    /// Closes every connection, after what was begun. An embedded database is then whole in its one
+    /// file, unless another process has it open. Later calls fail.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the log of an embedded database could not be moved into its file.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.pool.close().await;
+        // Last, so that SQLite removes the log with the connection.
+        match &self.writer {
+            Some(writer) => writer.close().await,
+            None => Ok(()),
+        }
     }
 
     /// How the pool stands.

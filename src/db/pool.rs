@@ -130,6 +130,16 @@ impl Pool {
         let _ = generation.compare_exchange(lost, next, order, order);
     }
 
+    /// Lends no more connections, waits for those in use, and closes all.
+    pub(super) async fn close(&self) {
+        // A connection in use holds a permit. Already closed is as good.
+        let _all = self.turns.acquire_many(self.connections.max_size()).await;
+        self.turns.close();
+        while let Some(idle) = self.connections.try_get() {
+            self.discard(&idle);
+        }
+    }
+
     pub(super) fn figures(&self) -> PoolFigures {
         let state = self.connections.state();
         PoolFigures {

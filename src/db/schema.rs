@@ -231,6 +231,13 @@ diesel::table! {
 }
 
 diesel::table! {
+    downtimes (began) {
+        began -> BigInt,
+        ended -> BigInt,
+    }
+}
+
+diesel::table! {
     feed_acks (client_id, instance) {
         client_id -> Text,
         instance -> Text,

@@ -1,9 +1,11 @@
 //! SQLite's one writer: a thread that runs the waiting transactions together, a savepoint each,
 //! commits once, then answers them all. One fsync for all of them, and no lock errors.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 
-use diesel::connection::{AnsiTransactionManager, TransactionManager};
+use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
+use diesel::{QueryableByName, RunQueryDsl};
 use tokio::sync::oneshot;
 
 use super::{AnyConnection, Error, Transaction, transact};
@@ -15,17 +17,59 @@ const GROUP: usize = 256;
 type Job = Box<dyn FnOnce(&mut AnyConnection) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(&Result<(), String>) + Send>;
 
+enum Message {
+    Run(Job),
+    /// Closes the connection after the jobs that were sent before, and reports the checkpoint.
+    Close(oneshot::Sender<Result<(), String>>),
+}
+
 #[derive(Clone)]
 pub(super) struct Writer {
-    jobs: mpsc::Sender<Job>,
+    // Declared first, so dropped first: the thread ends when the last sender is dropped.
+    messages: mpsc::Sender<Message>,
+    _thread: Arc<Thread>,
+}
+
+/// The writer's thread. A drop waits until its connection is closed, because a process that exits
+/// earlier leaves the write-ahead log beside a database file that may not even have a table yet.
+struct Thread(Option<JoinHandle<()>>);
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        // A job may hold the last handle, and a thread cannot wait for itself.
+        if let Some(handle) = self.0.take()
+            && handle.thread().id() != std::thread::current().id()
+        {
+            // A panic of the thread was reported when it happened.
+            let _ = handle.join();
+        }
+    }
 }
 
 impl Writer {
     pub(super) fn start(connection: AnyConnection) -> Self {
-        let (jobs, waiting) = mpsc::channel();
-        // It ends when the last sender is dropped.
-        std::thread::spawn(move || run_groups(connection, &waiting));
-        Self { jobs }
+        let (messages, waiting) = mpsc::channel();
+        let handle = std::thread::spawn(move || run_groups(connection, &waiting));
+        Self {
+            messages,
+            _thread: Arc::new(Thread(Some(handle))),
+        }
+    }
+
+    /// Runs what was sent before, moves the write-ahead log into the database file and closes the
+    /// connection. Later transactions fail.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the checkpoint failed: the log stays beside the file.
+    pub(super) async fn close(&self) -> Result<(), Error> {
+        let (reply, answered) = oneshot::channel();
+        if self.messages.send(Message::Close(reply)).is_err() {
+            // Closed before.
+            return Ok(());
+        }
+        let gone = || Error::Unavailable("the writer has stopped".to_owned());
+        let closed = answered.await.map_err(|_| gone())?;
+        closed.map_err(|why| Error::Unavailable(format!("the last checkpoint failed: {why}")))
     }
 
     /// What `work` made, and whether it put a record on the blocklist.
@@ -46,30 +90,79 @@ impl Writer {
             })
         });
         let gone = || Error::Unavailable("the writer has stopped".to_owned());
-        self.jobs.send(job).map_err(|_| gone())?;
+        self.messages.send(Message::Run(job)).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 }
 
-fn run_groups(mut connection: AnyConnection, waiting: &mpsc::Receiver<Job>) {
-    while let Ok(first) = waiting.recv() {
-        let group: Vec<Job> = std::iter::once(first)
-            .chain(waiting.try_iter().take(GROUP - 1))
-            .collect();
-        if let Err(why) = begin(&mut connection) {
-            let refused = Err(why);
-            for job in group {
-                // Without a transaction the job must not run; its answer is made of nothing else.
-                drop_unrun(job, &refused);
+fn run_groups(mut connection: AnyConnection, waiting: &mpsc::Receiver<Message>) {
+    let mut end = None;
+    while end.is_none()
+        && let Ok(first) = waiting.recv()
+    {
+        let mut group = Vec::new();
+        for message in std::iter::once(first).chain(waiting.try_iter()) {
+            match message {
+                Message::Run(job) => group.push(job),
+                Message::Close(reply) => end = Some(reply),
             }
-            continue;
+            if end.is_some() || group.len() == GROUP {
+                break;
+            }
         }
-        let answers: Vec<Answer> = group.into_iter().map(|job| job(&mut connection)).collect();
-        let committed = commit(&mut connection);
-        for answer in answers {
-            answer(&committed);
-        }
+        run_group(&mut connection, group);
     }
+    // SQLite itself makes a checkpoint when the last connection to a file is closed, and keeps its
+    // failures to itself. Beside a running server, a command leaves the log to that server.
+    let Some(reply) = end else { return };
+    let outcome = checkpoint(&mut connection);
+    drop(connection);
+    // The caller may have given up waiting.
+    let _ = reply.send(outcome);
+}
+
+fn run_group(connection: &mut AnyConnection, group: Vec<Job>) {
+    if group.is_empty() {
+        return;
+    }
+    if let Err(why) = begin(connection) {
+        let refused = Err(why);
+        for job in group {
+            // Without a transaction the job must not run; its answer is made of nothing else.
+            drop_unrun(job, &refused);
+        }
+        return;
+    }
+    let answers: Vec<Answer> = group.into_iter().map(|job| job(connection)).collect();
+    let committed = commit(connection);
+    for answer in answers {
+        answer(&committed);
+    }
+}
+
+/// Moves the whole log into the database file and empties it.
+fn checkpoint(connection: &mut AnyConnection) -> Result<(), String> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = diesel::sql_types::Integer)]
+        busy: i32,
+    }
+    let told = |error: diesel::result::Error| error.to_string();
+    // A command may be reading at this moment; one that follows the audit log reads for a moment only.
+    connection
+        .batch_execute("PRAGMA busy_timeout = 1000")
+        .map_err(told)?;
+    let row: Row = diesel::sql_query("PRAGMA wal_checkpoint(TRUNCATE)")
+        .get_result(connection)
+        .map_err(told)?;
+    if row.busy != 0 {
+        tracing::warn!(
+            event = "storage.error",
+            reason = "log_in_use",
+            "another process reads the database, so its log stays beside the file; copy both, or use `portcullis backup`"
+        );
+    }
+    Ok(())
 }
 
 /// The caller sees the writer's channel close, which is "unavailable".

@@ -1,83 +1,210 @@
-//! The mark file: how far the feed was, kept beside the KEK and never beside the database. A database
-//! that is behind it was restored from an older copy.
+//! The mark files: how far the feed of each database was, kept beside the KEK and never beside the
+//! database. A database that is behind its mark was restored from an older copy.
+//!
+//! Each database has a file of its own, `feed-ID.mark`, so that a server which starts on another
+//! database, even by mistake on an empty one, leaves the marks of the others as they are.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::Place;
 use crate::time::Timestamp;
 
-const NAME: &str = "feed.mark";
+/// The one file of earlier versions, which every database wrote to. It is read and left alone.
+const SHARED: &str = "feed.mark";
 
-/// Where the mark is kept, and for which database: the id of its first server secret, which a copy of
-/// the database carries and another database does not.
+/// The mark of one database: named by the id of its first server secret, which a copy of the database
+/// carries and another database does not.
 #[derive(Clone, Debug)]
 pub struct MarkFile {
-    path: PathBuf,
+    /// The folders of all KEK files; the first is written to.
+    folders: Vec<PathBuf>,
     database: String,
 }
 
 impl MarkFile {
-    /// Beside the KEK file, if the first KEK is one.
+    /// Returns the mark beside the KEK files; `None` where no KEK is a file.
     pub fn beside(keks: &[String], database: &str) -> Option<Self> {
-        let kek = keks.iter().find_map(|kek| kek.strip_prefix("file:"))?;
-        Some(Self {
-            path: Path::new(kek).with_file_name(NAME),
-            database: database.to_owned(),
-        })
+        // The id becomes part of a file name, and anyone who can write to the database can choose it.
+        let database = uuid::Uuid::parse_str(database).ok()?.to_string();
+        let folders = kek_files(keks).map(|kek| kek.with_file_name("")).collect();
+        let mark = Self { folders, database };
+        (!mark.folders.is_empty()).then_some(mark)
     }
 
-    /// The mark of this database. None: there was none, or it is of another database.
+    /// Returns the mark of this database, the furthest if there are several.
     pub fn read(&self) -> Option<Place> {
-        let text = std::fs::read_to_string(&self.path).ok()?;
-        let mut words = text.split_whitespace();
-        if words.next()? != self.database {
-            return None;
-        }
-        Some(Place {
-            epoch: words.next()?.parse().ok()?,
-            seq: words.next()?.parse().ok()?,
-            beat: Timestamp::from_micros(words.next()?.parse().ok()?),
-        })
+        let own = self.name();
+        let files = self
+            .folders
+            .iter()
+            .flat_map(|folder| [folder.join(&own), folder.join(SHARED)]);
+        let found = files.filter_map(|file| read(&file));
+        let found = found.filter(|(database, _)| *database == self.database);
+        found.map(|(_, place)| place).max()
     }
 
-    /// Moves the mark: whole or not at all.
+    /// Moves the mark forward: whole or not at all. One that is further already stays, because a node
+    /// that lags behind another must not hide what that one has seen. `durable` waits until the mark
+    /// would survive a power cut.
     ///
     /// # Errors
     /// Of the file system, as where the folder of the KEK is read-only.
-    pub fn write(&self, place: &Place) -> std::io::Result<()> {
-        let draft = self
-            .path
-            .with_extension(format!("mark.{}", std::process::id()));
+    pub fn write(&self, place: &Place, durable: bool) -> std::io::Result<()> {
+        let Some(folder) = self.folders.first() else {
+            return Ok(());
+        };
+        let path = folder.join(self.name());
+        let before = read(&path).filter(|(database, _)| *database == self.database);
+        if before.is_some_and(|(_, before)| before >= *place) {
+            return Ok(());
+        }
+        let draft = path.with_extension(format!("mark.{}", std::process::id()));
         let (database, beat) = (&self.database, place.beat.micros());
-        let line = format!("{database} {} {} {beat}\n", place.epoch, place.seq);
-        std::fs::write(&draft, line)?;
-        std::fs::rename(draft, &self.path)
+        let mut file = File::create(&draft)?;
+        writeln!(file, "{database} {} {} {beat}", place.epoch, place.seq)?;
+        if durable {
+            file.sync_all()?;
+        }
+        std::fs::rename(draft, &path)?;
+        if durable {
+            // The name, too. A relative path without a folder has an empty one.
+            let folder = if folder.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                folder
+            };
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(())
     }
+
+    /// Returns the last instant that a mark of another database beside the KEK files knows, if there is
+    /// such a mark.
+    pub fn newest_of_others(&self) -> Option<Timestamp> {
+        let files = self.folders.iter().flat_map(|folder| {
+            let folder = if folder.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                folder
+            };
+            std::fs::read_dir(folder).into_iter().flatten().flatten()
+        });
+        let marks = files.filter(|file| is_mark(&file.file_name().to_string_lossy()));
+        let marks = marks.filter_map(|file| read(&file.path()));
+        let others = marks.filter(|(database, _)| *database != self.database);
+        others.map(|(_, place)| place.beat).max()
+    }
+
+    fn name(&self) -> String {
+        format!("feed-{}.mark", self.database)
+    }
+}
+
+/// Returns the oldest change of a KEK file, if any KEK is a file.
+pub fn kek_since(keks: &[String]) -> Option<Timestamp> {
+    let times = kek_files(keks).filter_map(|kek| {
+        let changed = std::fs::metadata(kek).ok()?.modified().ok()?;
+        let since = changed.duration_since(std::time::UNIX_EPOCH).ok()?;
+        Some(Timestamp::from_secs(0) + since)
+    });
+    times.min()
+}
+
+fn kek_files(keks: &[String]) -> impl Iterator<Item = &Path> {
+    let files = keks.iter().filter_map(|kek| kek.strip_prefix("file:"));
+    files.map(Path::new)
+}
+
+fn is_mark(name: &str) -> bool {
+    name == SHARED || (name.starts_with("feed-") && name.ends_with(".mark"))
+}
+
+/// The id of a database and its place.
+fn read(file: &Path) -> Option<(String, Place)> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let mut words = text.split_whitespace();
+    let database = words.next()?.to_owned();
+    let place = Place {
+        epoch: words.next()?.parse().ok()?,
+        seq: words.next()?.parse().ok()?,
+        beat: Timestamp::from_micros(words.next()?.parse().ok()?),
+    };
+    Some((database, place))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_mark_is_read_back_for_its_own_database_alone() {
-        let folder = std::env::temp_dir().join(format!("portcullis-mark-{}", std::process::id()));
+    const ONE: &str = "0198c0de-0000-7000-8000-000000000001";
+    const TWO: &str = "0198c0de-0000-7000-8000-000000000002";
+
+    fn place(epoch: u64, seq: u64, beat: i64) -> Place {
+        Place {
+            epoch,
+            seq,
+            beat: Timestamp::from_micros(beat),
+        }
+    }
+
+    /// A folder of this test, and the KEKs of a configuration that has one in it.
+    fn folder(test: &str) -> (PathBuf, [String; 2]) {
+        let name = format!("portcullis-mark-{test}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
-        let keks = [
-            "env:OTHER".to_owned(),
-            format!("file:{}", folder.join("kek").display()),
-        ];
-        let mark = MarkFile::beside(&keks, "one").unwrap();
-        assert_eq!(mark.read(), None);
-        let place = Place {
-            epoch: 3,
-            seq: 7,
-            beat: Timestamp::from_micros(1_800_000_000_000_001),
-        };
-        mark.write(&place).unwrap();
-        assert_eq!(mark.read(), Some(place));
-        assert_eq!(MarkFile::beside(&keks, "two").unwrap().read(), None);
-        assert!(MarkFile::beside(&keks[..1], "one").is_none());
+        let kek = format!("file:{}", folder.join("kek").display());
+        (folder, ["env:OTHER".to_owned(), kek])
+    }
+
+    #[test]
+    fn marks_of_two_databases_stay_apart() {
+        let (folder, keks) = folder("apart");
+        let (one, two) = (
+            MarkFile::beside(&keks, ONE).unwrap(),
+            MarkFile::beside(&keks, TWO).unwrap(),
+        );
+        assert_eq!((one.read(), one.newest_of_others()), (None, None));
+        let (far, near) = (place(3, 7, 1_800_000_000_000_001), place(1, 0, 5));
+        one.write(&far, true).unwrap();
+        two.write(&near, false).unwrap();
+        assert_eq!((one.read(), two.read()), (Some(far), Some(near)));
+        assert_eq!(two.newest_of_others(), Some(far.beat));
+        assert!(MarkFile::beside(&keks[..1], ONE).is_none());
+        assert!(MarkFile::beside(&keks, "../../elsewhere").is_none());
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn mark_never_goes_back() {
+        let (folder, keks) = folder("back");
+        let mark = MarkFile::beside(&keks, ONE).unwrap();
+        mark.write(&place(2, 7, 900), false).unwrap();
+        for behind in [place(2, 6, 950), place(1, 99, 999), place(2, 7, 899)] {
+            mark.write(&behind, false).unwrap();
+            assert_eq!(mark.read(), Some(place(2, 7, 900)), "{behind:?}");
+        }
+        mark.write(&place(3, 0, 0), false).unwrap();
+        assert_eq!(mark.read(), Some(place(3, 0, 0)));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn mark_of_earlier_version_is_read_and_kept() {
+        let (folder, keks) = folder("earlier");
+        let text = format!("{ONE} 1 9 700\n");
+        std::fs::write(folder.join(SHARED), &text).unwrap();
+        let (one, two) = (
+            MarkFile::beside(&keks, ONE).unwrap(),
+            MarkFile::beside(&keks, TWO).unwrap(),
+        );
+        assert_eq!((one.read(), two.read()), (Some(place(1, 9, 700)), None));
+        two.write(&place(1, 1, 1), false).unwrap();
+        one.write(&place(1, 8, 800), false).unwrap();
+        assert_eq!(one.read(), Some(place(1, 9, 700)), "the furthest");
+        assert_eq!(std::fs::read_to_string(folder.join(SHARED)).unwrap(), text);
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

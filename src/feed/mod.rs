@@ -26,7 +26,7 @@ use known::{Known, Sent};
 
 pub use acks::{Acks, TooManyInstances};
 pub use known::{Next, Signed, event};
-pub use mark::MarkFile;
+pub use mark::{MarkFile, kek_since};
 pub use place::Place;
 pub use streams::{Standing, Stream, Streams, TooManyStreams};
 

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::token::{self, Stop};
 use crate::app::App;
+use crate::id::GrantId;
 use crate::oauth::introspection::{self, Presented};
 use crate::oauth::ledger::Failure;
 use crate::oauth::{Detail, Error};
@@ -36,16 +37,26 @@ async fn introspect(
         Presented::Inactive => Ok(introspection::inactive()),
         Presented::Access(claims) => {
             let stands = app.token_stands(&claims).await.map_err(degraded)?;
-            Ok(match stands {
-                true => introspection::access(&claims),
-                false => introspection::inactive(),
-            })
+            if stands {
+                return Ok(introspection::access(&claims));
+            }
+            let grant = claims.grant_id.as_deref().map(GrantId::from);
+            token::check_lost(app, grant.as_ref()).await?;
+            Ok(introspection::inactive())
         }
         Presented::Refresh(grant, generation) => {
-            let found = store.read(move |tx| tx.find_standing_grant(&grant, now));
-            let grant = found.await.map_err(degraded)?;
-            let grant = grant.as_ref();
-            Ok(introspection::refresh(grant, generation, &proven, issuer))
+            let id = grant.clone();
+            let found = store.read(move |tx| tx.find_standing_grant(&id, now));
+            let found = found.await.map_err(degraded)?;
+            match &found {
+                None => token::check_lost(app, Some(&grant)).await?,
+                Some(found) if found.generation < generation => {
+                    app.proven_restored("refresh").await.map_err(degraded)?;
+                }
+                Some(_) => {}
+            }
+            let found = found.as_ref();
+            Ok(introspection::refresh(found, generation, &proven, issuer))
         }
     }
 }

@@ -25,6 +25,9 @@ async fn revoke(request: &HttpRequest, app: &App, body: Payload) -> Result<(), S
     let now = app.clock.now();
     let (form, proven) = token::proven(request, app, body, now).await?;
     let presented = Presented::read(&form, &app.secret, app.verifier(), now)?;
+    if let Presented::Refresh(grant) = &presented {
+        token::check_lost(app, Some(grant)).await?;
+    }
     // 2. End it, in one transaction.
     app.store
         .transaction(move |tx| revocation::revoke(&presented, &proven, tx, now))

@@ -13,6 +13,7 @@ use super::extract::{self, Unread};
 use super::limits::{self, TooMany};
 use crate::accounts::throttle;
 use crate::app::App;
+use crate::id::GrantId;
 use crate::metrics::TOKENS_ISSUED;
 use crate::oauth::client_auth::{self, Proven};
 use crate::oauth::grants::refresh_token::Refresh;
@@ -20,7 +21,7 @@ use crate::oauth::issue::{self, TokenResponse};
 use crate::oauth::ledger::Failure;
 use crate::oauth::params::Params;
 use crate::oauth::token::{self, Request};
-use crate::oauth::{Description, Detail, Error};
+use crate::oauth::{Code, Description, Detail, Error};
 use crate::time::Timestamp;
 
 /// `POST /oauth2/token`.
@@ -63,6 +64,18 @@ fn storage(failure: Failure) -> Error {
     Error {
         detail: Detail::high("token.storage_error", "storage"),
         ..failure.into()
+    }
+}
+
+/// Refuses to say anything of a token that shows that the database was restored from an older copy.
+pub(super) async fn check_lost(app: &App, grant: Option<&GrantId>) -> Result<(), Error> {
+    match grant {
+        Some(grant) if app.note_lost_grant(grant).await? => Err(Error {
+            code: Code::TemporarilyUnavailable,
+            detail: Refresh::Lost.into(),
+            source: None,
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -199,10 +212,16 @@ async fn answer(
                 .store
                 .transaction(move |tx| token::decide(&wanted, &proven, tx, node.mint(now)));
             let decided = decide.await.map_err(storage)?;
-            if let Err(refused) = &decided
-                && refused.detail == Refresh::Ahead.into()
-            {
-                app.proven_restored("refresh").await.map_err(storage)?;
+            if let Err(refused) = &decided {
+                if refused.detail == Refresh::Ahead.into() {
+                    app.proven_restored("refresh").await.map_err(storage)?;
+                }
+                if let Some(grant) = &refreshed
+                    && refused.detail == Refresh::GrantEnded.into()
+                    && app.note_lost_grant(grant).await.map_err(storage)?
+                {
+                    return Err(Error::invalid_grant(Refresh::Lost).into());
+                }
             }
             decided?
         }

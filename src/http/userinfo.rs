@@ -8,9 +8,9 @@ use portcullis_verifier::{Need, Rejected};
 use serde_json::{Map, Value};
 
 use super::extract::{self, Unread};
-use super::{cors, error};
+use super::{cors, error, token};
 use crate::app::App;
-use crate::id::{ClientId, UserId};
+use crate::id::{ClientId, GrantId, UserId};
 use crate::oauth::scope::Scope;
 use crate::oauth::{Detail, Error, introspection, userinfo};
 
@@ -80,6 +80,9 @@ async fn tell(app: &App, token: Option<String>) -> Result<Told, Stop> {
     // 2. About a person, and nothing that it rests on has ended.
     let dead = || Stop::Rejected(Rejected::Claims("revoked"));
     if claims.rev.user_epoch.is_none() || !app.token_stands(&claims).await? {
+        let grant = claims.grant_id.as_deref().map(GrantId::from);
+        let checked = token::check_lost(app, grant.as_ref()).await;
+        checked.map_err(Stop::Error)?;
         return Err(dead());
     }
     let (user, client) = (UserId::from(claims.sub), ClientId::from(claims.client_id));

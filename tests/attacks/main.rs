@@ -34,6 +34,7 @@ mod navigation;
 mod odd_peer;
 mod process;
 mod redirect_uri;
+mod restores;
 mod revocation;
 #[path = "../../crates/verifier/tests/verifier/signer.rs"]
 #[allow(dead_code, reason = "the verifier's tests use all of it")]
@@ -85,6 +86,7 @@ const AREAS: &[&[Row]] = &[
     logout::ROWS,
     navigation::ROWS,
     redirect_uri::ROWS,
+    restores::ROWS,
     revocation::ROWS,
     storage_supply::ROWS,
     throttle::ROWS,

@@ -8,6 +8,7 @@
     clippy::expect_used
 )]
 
+pub mod backup;
 pub mod browser;
 pub mod client;
 pub mod cluster;

@@ -213,7 +213,8 @@ impl Server {
         self.resource_server(id.as_str(), AUDIENCE).await
     }
 
-    async fn serve(db: Db, config: Config, clock: Clock) -> Self {
+    /// A node on a database that is there already.
+    pub async fn serve(db: Db, config: Config, clock: Clock) -> Self {
         // Each node its own, so that no two requests of this process have one id.
         static NODES: AtomicUsize = AtomicUsize::new(1);
         let seed = NODES.fetch_add(1, Ordering::SeqCst) as u64;

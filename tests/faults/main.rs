@@ -6,6 +6,7 @@
 mod cast;
 
 mod at_once;
+mod backup;
 mod bouncer;
 mod clean_up;
 mod disk;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use portcullis_verifier::{Need, Rejected, Verifier};
 use serde_json::{Value, json};
 
+use crate::cast::backup;
 use crate::cast::client::{basic, claims};
 use crate::cast::server::sweep;
 use crate::cast::{Answer, Db, Party, Server, Tokens};
@@ -455,9 +456,7 @@ feed_story! {
 feed_story! {
     async fn a_mark_beside_the_kek_remembers_across_a_restart(server: Server) {
         server.signs_out_everywhere("bob").await;
-        let kek = server.config.keys.kek[0].strip_prefix("file:").unwrap().to_owned();
-        let mark = std::path::Path::new(&kek).with_file_name("feed.mark");
-        until("a mark", || std::fs::read_to_string(&mark).is_ok_and(|text| text.contains(" 1 2 "))).await;
+        until("a mark", || backup::mark(&server.config).contains(" 1 2 ")).await;
         let mut server = server;
         server.unfollow().await;
         server.execute("UPDATE feed_head SET seq = 0, beat = 0");
@@ -479,8 +478,7 @@ feed_story! {
         server.unfollow().await;
         // The node starts anew on an older copy, and its mark is lost with the machine.
         server.execute("UPDATE feed_head SET seq = 0, beat = 0");
-        let kek = server.config.keys.kek[0].strip_prefix("file:").unwrap().to_owned();
-        let _ = std::fs::remove_file(std::path::Path::new(&kek).with_file_name("feed.mark"));
+        backup::forget_marks(&server.config);
         let server = server.restarted().await;
         assert!(!server.app.feed.is_restored());
         let mut claim = json!({"instance": "a", "epoch": 1, "seq": 2, "kids": []});

@@ -18,5 +18,6 @@ mod navigation;
 mod networks;
 mod parameters;
 mod reauthentication;
+mod restores;
 mod setup;
 mod tokens;

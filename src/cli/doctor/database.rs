@@ -29,7 +29,10 @@ pub async fn check(config: &Config) -> (Option<Store>, Vec<Finding>) {
     if schema.verdict != super::Verdict::Ok {
         return (None, vec![schema]);
     }
-    let findings = vec![schema, clock(&store).await, administrators(&store).await];
+    let mut findings = vec![schema];
+    findings.extend(damage(&store).await);
+    findings.push(clock(&store).await);
+    findings.push(administrators(&store).await);
     (Some(store), findings)
 }
 
@@ -53,6 +56,19 @@ fn schema(config: &Config, store: &Store) -> Finding {
             }
         }
     }
+}
+
+/// Looks for damaged pages of an embedded database. A server notices one only when it reads it.
+async fn damage(store: &Store) -> Option<Finding> {
+    if !store.is_sqlite() {
+        return None;
+    }
+    let advice = "stop the server and restore a backup: `portcullis restore`";
+    Some(match store.quick_check().await {
+        Ok(wrong) if wrong.is_empty() => ok("database file", "no damage found"),
+        Ok(wrong) => fail("database file", format!("{}; {advice}", wrong.join("; "))),
+        Err(error) => fail("database file", format!("{error}; {advice}")),
+    })
 }
 
 /// Nodes go by the database's clock; an embedded one has none, but knows what it once wrote.

@@ -135,7 +135,7 @@ pub fn revoke(arguments: &Revoke, config: &Config, format: Output) -> anyhow::Re
             format!("{what} was revoked before; nothing changes")
         });
     }
-    let propagated = propagate(&what, &open(config)?, &arguments.wait)?;
+    let propagated = propagate(&what, config, &open(config)?, &arguments.wait)?;
     let mut told = view(ring, &write, &act);
     told["feed"] = propagated.view();
     say(format, told, || {

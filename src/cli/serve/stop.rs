@@ -11,11 +11,15 @@ use tokio::task::JoinHandle;
 
 use super::super::audit;
 use super::manager::{self, State};
-use crate::app::App;
+use crate::app::{App, StartError};
 use crate::http::Listeners;
 
-/// How long the last acknowledgements and seals may take.
-const LAST_SEALS: Duration = Duration::from_secs(2);
+/// How long the last acknowledgements, seals and the mark may take.
+const LAST_WRITES: Duration = Duration::from_secs(2);
+/// The same for the mark alone after a second signal.
+const LAST_MARK: Duration = Duration::from_millis(500);
+/// How long statements that still run and the last checkpoint may take.
+const LAST_CLOSE: Duration = Duration::from_secs(5);
 
 /// The signals that stop a server. Caught from the moment on when this is made.
 pub struct StopSignals {
@@ -97,24 +101,72 @@ pub async fn run_until_stopped(
     // Dropped while it runs, it hangs up on everybody.
     drop(running);
     tasks.end().await;
-    // 4. What was written down is sealed, now rather than by the next node.
-    if hurried {
-        tracing::warn!(event = "server.stopped", reason = "second_signal");
-        return Ok(());
+    // 4. What only this node knows is written down, and the database is closed. A second signal leaves
+    //    the seals to the next node.
+    write_down(&app, hurried).await;
+    let closed = close(&app).await;
+    match hurried {
+        true => tracing::warn!(event = "server.stopped", reason = "second_signal"),
+        false => tracing::info!(event = "server.stopped", reason = "signal"),
     }
-    let written = async {
-        app.write_acks().await;
-        audit::seal(&app).await
+    closed
+}
+
+/// Writes what periodic tasks would have written later: acknowledgements, seals of the audit log, and
+/// the mark of the feed.
+async fn write_down(app: &Data<App>, hurried: bool) {
+    let marked = async {
+        let limit = if hurried { LAST_MARK } else { LAST_WRITES };
+        let why = match timeout(limit, app.settle_feed()).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "timed out".to_owned(),
+        };
+        tracing::warn!(
+            event = "feed.unmarked",
+            reason = "stop",
+            error = why,
+            "the last revocations may be missing from the mark beside the KEK"
+        );
     };
-    match timeout(LAST_SEALS, written).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::error!(event = "audit.unsealed", reason = "storage", severity = "high", %error);
+    let sealed = async {
+        if hurried {
+            return;
         }
-        Err(_) => {
-            tracing::error!(event = "audit.unsealed", reason = "slow", severity = "high");
+        let written = async {
+            app.write_acks().await;
+            audit::seal(app).await
+        };
+        match timeout(LAST_WRITES, written).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(event = "audit.unsealed", reason = "storage", severity = "high", %error);
+            }
+            Err(_) => {
+                tracing::error!(event = "audit.unsealed", reason = "slow", severity = "high");
+            }
         }
-    }
-    tracing::info!(event = "server.stopped", reason = "signal");
-    Ok(())
+    };
+    tokio::join!(marked, sealed);
+}
+
+/// Closes the database, so that after exit code 0 an embedded one is whole in its one file. A connection
+/// to PostgreSQL that is not closed in time leaves nothing behind.
+async fn close(app: &App) -> anyhow::Result<()> {
+    let closed = timeout(LAST_CLOSE, app.store.close()).await;
+    let why = match closed {
+        Ok(Ok(())) => return Ok(()),
+        Err(_) if !app.store.is_sqlite() => return Ok(()),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the database is still in use".to_owned(),
+    };
+    tracing::error!(
+        event = "storage.error",
+        reason = "close",
+        severity = "high",
+        error = why
+    );
+    let why =
+        format!("{why}; what was answered is in the write-ahead log beside the database file");
+    Err(StartError::Unavailable(why).into())
 }

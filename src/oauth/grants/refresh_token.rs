@@ -74,6 +74,8 @@ pub enum Refresh {
     Reused,
     /// Ahead of what is stored: the database went back.
     Ahead,
+    /// Of a grant that the database cannot have forgotten: it went back.
+    Lost,
     /// More than was granted, or nothing that the client is still registered for.
     Scope,
 }
@@ -91,6 +93,7 @@ impl From<Refresh> for Detail {
             Refresh::OtherClient => Detail::new("token.rejected", "client"),
             Refresh::Reused => Detail::high("token.refresh_reuse", "reused"),
             Refresh::Ahead => Detail::high("db.restored", "refresh_ahead"),
+            Refresh::Lost => Detail::high("db.restored", "grant_lost"),
             Refresh::Scope => Detail::new("token.rejected", "scope"),
         }
     }

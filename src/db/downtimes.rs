@@ -1,0 +1,80 @@
+//! `downtimes`: the times in which no server ran on this database. Nothing can have been issued in one
+//! of them, so a genuine value that was is of a later state that this database has lost.
+
+use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
+
+use super::schema::{downtimes as t, feed_head, grants};
+use super::{Error, Transaction};
+use crate::id::GrantId;
+use crate::time::Timestamp;
+
+impl Transaction<'_> {
+    /// Returns the last instant at which a server is known to have run on this database, or at which
+    /// it was recovered; `None` before the first start.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn last_alive(&mut self) -> Result<Option<Timestamp>, Error> {
+        let (epoch, beat): (i64, i64) = feed_head::table
+            .select((feed_head::epoch, feed_head::beat))
+            .first(self.0)?;
+        if beat == 0 {
+            return Ok(None);
+        }
+        let newest: Option<String> = grants::table
+            .select(diesel::dsl::max(grants::id))
+            .first(self.0)?;
+        let newest = newest.and_then(|id| GrantId::from(id).made_at());
+        // `recover` begins an epoch with the second in which it runs.
+        let recovered = Timestamp::from_secs(u64::try_from(epoch).unwrap_or(0));
+        let alive = Timestamp::from_micros(beat).max(recovered);
+        Ok(Some(newest.map_or(alive, |newest| alive.max(newest))))
+    }
+
+    /// Records that no server ran from `began` until `ended`, and forgets what ended before `kept`.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn put_downtime(
+        &mut self,
+        (began, ended): (Timestamp, Timestamp),
+        kept: Timestamp,
+    ) -> Result<(), Error> {
+        diesel::delete(t::table.filter(t::ended.lt(kept.micros()))).execute(self.0)?;
+        // A server that ended before its first beat leaves the beginning as it was.
+        let again = diesel::update(t::table.find(began.micros()));
+        if again.set(t::ended.eq(ended.micros())).execute(self.0)? == 0 {
+            diesel::insert_into(t::table)
+                .values((t::began.eq(began.micros()), t::ended.eq(ended.micros())))
+                .execute(self.0)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the recorded downtimes.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn list_downtimes(&mut self) -> Result<Vec<(Timestamp, Timestamp)>, Error> {
+        let rows: Vec<(i64, i64)> = t::table.order(t::began).load(self.0)?;
+        let instant = Timestamp::from_micros;
+        Ok(rows
+            .into_iter()
+            .map(|(began, ended)| (instant(began), instant(ended)))
+            .collect())
+    }
+
+    /// Takes out of every downtime what is later than `now`: a server is running, so a clock was ahead
+    /// when that was recorded. Returns whether there was any.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn trim_downtimes(&mut self, now: Timestamp) -> Result<bool, Error> {
+        let gone = diesel::delete(t::table.filter(t::began.ge(now.micros()))).execute(self.0)?;
+        let late = t::table.filter(t::ended.gt(now.micros()));
+        let cut = diesel::update(late)
+            .set(t::ended.eq(now.micros()))
+            .execute(self.0)?;
+        Ok(gone + cut > 0)
+    }
+}
