@@ -64,7 +64,7 @@ fn client_update_keeps_what_another_changed_meanwhile_on_postgres() {
     }
     first.execute("COMMIT");
     let output = second.wait_with_output().unwrap();
-    refused(&output, 1, "changed by somebody else meanwhile");
+    refused(&output, 1, "changed by someone else in the meantime");
     let kept = "SELECT count(*) AS n FROM clients WHERE scopes = 'openid' AND name = 'Shop'";
     assert_eq!(desk.count(kept), 1);
     desk.done(&["client", "update", "shop", "--name", "Corner Shop"]);
