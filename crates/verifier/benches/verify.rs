@@ -1,5 +1,6 @@
-//! First and second sight of a token beside the bare signature check, and what it costs to look for
-//! revocations among 10 thousand, a million and 10 million. `cargo bench -p portcullis-verifier`.
+//! Benchmarks of the verification of new and cached tokens in comparison with the signature check
+//! alone, and of the revocation check with 10 thousand, 1 million and 10 million records. Run with
+//! `cargo bench -p portcullis-verifier`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../tests/verifier/feed_issuer.rs"]
@@ -22,10 +23,10 @@ use portcullis_verifier::{FRAME_MAX_RECORDS, Kind, Need, Record, Verifier};
 use signer::{NOW, Signer, claims};
 use tokio::runtime::Runtime;
 
-/// So many that neither tokens nor records stay in the nearest caches.
+/// Number of tokens, large enough that neither tokens nor records stay in the nearest CPU caches.
 const TOKENS: usize = 2048;
 
-fn sights(criterion: &mut Criterion) {
+fn signatures(criterion: &mut Criterion) {
     let signer = Signer::es256(1);
     let token = signer.token(&claims());
     let (message, signature) = token.rsplit_once('.').unwrap();
@@ -34,28 +35,28 @@ fn sights(criterion: &mut Criterion) {
     let point = public.to_encoded_point(false);
     let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point.as_bytes()).unwrap();
     let need = Need::scope("orders:read");
-    let forgetful = signer.known().remember(0).build().unwrap();
+    let uncached = signer.known().remember(0).build().unwrap();
     let verifier = signer.verifier();
 
-    let mut group = criterion.benchmark_group("sight");
+    let mut group = criterion.benchmark_group("verify");
     group.bench_function("raw_es256", |b| {
         b.iter(|| public.verify_sig(message.as_bytes(), &signature).unwrap())
     });
-    group.bench_function("first", |b| {
-        b.iter(|| forgetful.verify_at(&token, &need, NOW).unwrap())
+    group.bench_function("uncached", |b| {
+        b.iter(|| uncached.verify_at(&token, &need, NOW).unwrap())
     });
-    group.bench_function("second", |b| {
+    group.bench_function("cached", |b| {
         b.iter(|| verifier.verify_at(&token, &need, NOW).unwrap())
     });
     group.finish();
 }
 
-fn probes(criterion: &mut Criterion) {
+fn revocations(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
-    let mut group = criterion.benchmark_group("second_sight_of_2048_tokens");
+    let mut group = criterion.benchmark_group("verify_2048_cached_tokens");
     let issuer = runtime.block_on(FeedIssuer::start());
     let tokens: Vec<String> = (0..TOKENS).map(|number| issuer.token(number)).collect();
-    let bare = Verifier::builder(&issuer.url, signer::AUDIENCE)
+    let without_feed = Verifier::builder(&issuer.url, signer::AUDIENCE)
         .keys(
             serde_json::from_value(serde_json::json!({"keys": [feed_issuer::token_key().jwk]}))
                 .unwrap(),
@@ -73,24 +74,24 @@ fn probes(criterion: &mut Criterion) {
             })
         });
     };
-    run("without_feed", &bare);
+    run("without_feed", &without_feed);
     for (name, count) in [("10_k", 10_000), ("1_m", 1_000_000), ("10_m", 10_000_000)] {
         issuer.change(|state| {
             state.per_frame = FRAME_MAX_RECORDS;
-            state.records = (0..count).map(other).collect();
+            state.records = (0..count).map(unrelated_record).collect();
         });
-        let began = Instant::now();
+        let start = Instant::now();
         let builder = issuer.subscriber().remember(8 * TOKENS);
         let verifier = runtime.block_on(async {
             let verifier = builder.start().await.unwrap();
             issuer.acked(count as u64).await;
             verifier
         });
-        let took = began.elapsed();
+        let elapsed = start.elapsed();
         let metrics = verifier.metrics();
         assert_eq!(metrics.records, count);
         println!(
-            "{count} records: {} bytes, {:.1} each; served, fetched and applied in {took:.1?}",
+            "{count} records: {} bytes, {:.1} per record; served, fetched and applied in {elapsed:.1?}",
             metrics.record_bytes,
             metrics.record_bytes as f64 / count as f64,
         );
@@ -100,7 +101,8 @@ fn probes(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn other(number: usize) -> Record {
+/// Returns a record that revokes none of the tokens.
+fn unrelated_record(number: usize) -> Record {
     Record::new(
         Kind::Grant,
         &format!("another grant {number}"),
@@ -112,6 +114,6 @@ fn other(number: usize) -> Record {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4));
-    targets = sights, probes
+    targets = signatures, revocations
 }
 criterion_main!(benches);

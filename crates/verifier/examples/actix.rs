@@ -1,5 +1,5 @@
-//! A guarded service on actix-web: `GET /orders` for whoever brings a token with the scope
-//! `orders:read` that was not revoked.
+//! A protected service with actix-web: `GET /orders` requires an active token with the scope
+//! `orders:read`.
 
 use std::env;
 
@@ -12,7 +12,7 @@ async fn orders(caller: Authorized) -> Result<String, Rejected> {
     Ok(format!("the orders of {}\n", caller.sub))
 }
 
-/// The routes; they need a [`Verifier`].
+/// Adds the routes. The app must have a [`Verifier`] in its app data.
 pub fn routes(app: &mut web::ServiceConfig) {
     app.route("/orders", web::get().to(orders));
 }
@@ -20,7 +20,7 @@ pub fn routes(app: &mut web::ServiceConfig) {
 #[actix_web::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut verifier = Verifier::builder("http://localhost:8080", "http://localhost:8081");
-    // The id and secret of a client with the permission `revocations`.
+    // ID and secret of a client with the permission `revocations`.
     if let (Ok(id), Ok(secret)) = (env::var("SUBSCRIBER"), env::var("SUBSCRIBER_SECRET")) {
         verifier = verifier.subscriber(id, secret);
     }

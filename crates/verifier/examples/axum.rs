@@ -1,5 +1,5 @@
-//! A guarded service on axum: `GET /orders` for whoever brings a token with the scope `orders:read`
-//! that was not revoked.
+//! A protected service with axum: `GET /orders` requires an active token with the scope
+//! `orders:read`.
 
 use std::env;
 
@@ -13,7 +13,7 @@ async fn orders(Extension(caller): Extension<Claims>) -> String {
     format!("the orders of {}\n", caller.sub)
 }
 
-/// The routes.
+/// Returns the routes.
 pub fn routes(verifier: Verifier) -> Router {
     let read = RequireToken::new(verifier, Need::scope("orders:read"));
     Router::new().route("/orders", get(orders).layer(read))
@@ -22,7 +22,7 @@ pub fn routes(verifier: Verifier) -> Router {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut verifier = Verifier::builder("http://localhost:8080", "http://localhost:8081");
-    // The id and secret of a client with the permission `revocations`.
+    // ID and secret of a client with the permission `revocations`.
     if let (Ok(id), Ok(secret)) = (env::var("SUBSCRIBER"), env::var("SUBSCRIBER_SECRET")) {
         verifier = verifier.subscriber(id, secret);
     }

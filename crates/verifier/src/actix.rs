@@ -1,5 +1,6 @@
-//! actix-web: guarded routes. Wants a [`Verifier`] as `web::Data` of the app, and takes a [`Need`]
-//! as `app_data` of a route, a scope or the app: the nearest counts.
+//! An extractor for actix-web that protects routes. It requires a [`Verifier`] as `web::Data` of
+//! the app. A [`Need`] can be set as `app_data` of a resource, a scope or the app, of which the
+//! innermost applies.
 //!
 //! ```
 //! use actix_web::{App, web};
@@ -39,12 +40,11 @@ use actix_web::{FromRequest, HttpRequest, HttpResponse, ResponseError, error, we
 use crate::bearer::{REALM, bearer};
 use crate::{Claims, Need, Rejected, Verifier};
 
-/// The claims of the token that a request brings in its `Authorization` header (RFC 6750 §2.1).
-/// A handler that takes this is reached with a valid token only.
+/// The claims of the token in the request's `Authorization` header (RFC 6750 §2.1). A handler with
+/// this argument is only called if the token is valid.
 ///
-/// The header is the only place that is looked at; a token in the query (§2.3) does not count. A
-/// token that is bound to a key (`cnf`) is refused: as a bearer token it comes without the proof
-/// (RFC 9449 §7.2).
+/// A token in the query (§2.3) is ignored. A token that is bound to a key (`cnf`) is rejected,
+/// because a bearer token comes without proof of possession (RFC 9449 §7.2).
 #[derive(Clone, Debug)]
 pub struct Authorized(pub Claims);
 
@@ -64,7 +64,7 @@ impl FromRequest for Authorized {
         let request = request.clone();
         Box::pin(async move {
             let Some(verifier) = request.app_data::<web::Data<Verifier>>() else {
-                tracing::error!("the app has no web::Data<Verifier>");
+                tracing::error!("missing `web::Data<Verifier>` in the app data");
                 return Err(error::ErrorInternalServerError("Internal Server Error"));
             };
             let any = Need::any();
@@ -94,16 +94,16 @@ impl ResponseError for Rejected {
     }
 
     fn error_response(&self) -> HttpResponse {
-        tracing::debug!(reason = %self, "request refused");
-        let mut answer = HttpResponse::build(self.status_code());
-        answer.insert_header((CACHE_CONTROL, "no-store"));
+        tracing::debug!(reason = %self, "request rejected");
+        let mut response = HttpResponse::build(self.status_code());
+        response.insert_header((CACHE_CONTROL, "no-store"));
         match self.retry_after_secs() {
-            Some(seconds) => answer.insert_header((RETRY_AFTER, seconds)),
-            None => answer.insert_header((WWW_AUTHENTICATE, self.www_authenticate(REALM))),
+            Some(seconds) => response.insert_header((RETRY_AFTER, seconds)),
+            None => response.insert_header((WWW_AUTHENTICATE, self.www_authenticate(REALM))),
         };
         match self.body() {
-            nothing if nothing.is_empty() => answer.finish(),
-            json => answer.content_type("application/json").body(json),
+            empty if empty.is_empty() => response.finish(),
+            json => response.content_type("application/json").body(json),
         }
     }
 }

@@ -1,6 +1,7 @@
-//! RFC 7518 §3.1: the algorithms that a token may be signed with.
+//! Signature algorithms (RFC 7518 §3.1).
 
-/// A signature algorithm that this crate accepts (RFC 7518 §3.1). There is no way to name another.
+/// A signature algorithm that this crate accepts (RFC 7518 §3.1). Other algorithms cannot be
+/// represented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Algorithm {
     /// ECDSA on P-256 with SHA-256.
@@ -10,7 +11,8 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// The algorithm of that name in a header or a key, letter case included.
+    /// Returns the algorithm with this `alg` value, or `None` if it is not accepted. The comparison
+    /// is case-sensitive.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "ES256" => Some(Self::ES256),
@@ -19,7 +21,7 @@ impl Algorithm {
         }
     }
 
-    /// The name of RFC 7518 §3.1.
+    /// Returns the `alg` value of RFC 7518 §3.1.
     pub fn name(self) -> &'static str {
         match self {
             Self::ES256 => "ES256",

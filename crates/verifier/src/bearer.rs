@@ -1,20 +1,22 @@
-//! RFC 6750 §2.1: the token in the `Authorization` header.
+//! Extraction of the token from the `Authorization` header (RFC 6750 §2.1).
 
 use crate::Rejected;
 
-/// The realm of our challenges (RFC 9110 §11.5): one protection space per service.
+/// Realm of the challenges (RFC 9110 §11.5). Each service is one protection space.
 #[cfg(any(feature = "actix", feature = "tower"))]
 pub(crate) const REALM: &str = "api";
 
-/// The token among the values of the `Authorization` headers of a request (RFC 6750 §2.1), `None`
-/// for a value that is no text. For guards of frameworks that this crate has none for.
+/// Returns the bearer token from the values of a request's `Authorization` headers
+/// (RFC 6750 §2.1). Pass `None` for a value that is not a string. Use this function with web
+/// frameworks that this crate has no integration for.
 ///
-/// Another scheme is no token; two headers are an attempt to let two readers see two callers.
+/// Credentials of another scheme are ignored. More than one header is rejected, because two
+/// components could otherwise read two different callers from the same request.
 ///
 /// # Errors
 ///
-/// [`Rejected::Missing`] without a bearer token, [`Rejected::Request`] where it cannot be said which
-/// one it is.
+/// [`Rejected::Missing`] if the request has no bearer token. [`Rejected::Request`] if there is more
+/// than one header, or if the header or its token cannot be read.
 pub fn bearer<'a>(mut values: impl Iterator<Item = Option<&'a str>>) -> Result<&'a str, Rejected> {
     let value = values.next().ok_or(Rejected::Missing)?;
     if values.next().is_some() {

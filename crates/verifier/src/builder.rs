@@ -1,23 +1,23 @@
-//! How a verifier comes to be: with keys by value, or with keys that it fetches and keeps fresh.
+//! Construction of a verifier, either with given keys or with keys that are fetched and refreshed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cache::{Cache, Refresher};
-use crate::fetch::{FetchError, Fetcher, client, discovery_url};
-use crate::follow::Credentials;
+use crate::fetch::{FetchError, Fetcher, discovery_url, http_client};
+use crate::follower::Credentials;
+use crate::key_cache::{KeyCache, Refresher};
 use crate::metrics::Counters;
-use crate::seen::{DEFAULT_TOKENS, Memory};
-use crate::subscription::{Base, Subscription};
-use crate::verifier::{Expected, Inner};
+use crate::subscription::{Subscription, SubscriptionContext};
+use crate::token_cache::{DEFAULT_CAPACITY, TokenCache};
+use crate::verifier::{Inner, ValidationRules};
 use crate::{Algorithm, Clock, DuplicateKid, JwkSet, Keys, MaxAge, Verifier};
 
-const LEEWAY: Duration = Duration::from_secs(30);
+const DEFAULT_LEEWAY: Duration = Duration::from_secs(30);
 const MAX_LEEWAY: Duration = Duration::from_secs(60);
-/// A gigabyte, as a rule.
-const MAX_REMEMBERED: usize = 1 << 20;
+/// Maximum capacity of the token cache. At about 1 kB per token, this is 1 GB.
+const MAX_CACHED_TOKENS: usize = 1 << 20;
 
-/// Describes a [`Verifier`]; see [`Verifier::builder`].
+/// Settings of a [`Verifier`]; see [`Verifier::builder`].
 #[derive(Clone, Debug)]
 pub struct Builder {
     issuer: String,
@@ -25,62 +25,63 @@ pub struct Builder {
     algorithms: Vec<Algorithm>,
     leeway: Duration,
     keys: Option<JwkSet>,
-    remembered: usize,
+    cached_tokens: usize,
     clock: Clock,
     subscription: Subscription,
 }
 
-/// Why a verifier could not be made.
+/// Why a verifier could not be created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The URL is neither `https` nor `http` to a loopback host.
-    #[error("{url:?} is neither an https URL nor an http URL of a loopback host")]
+    /// A URL is neither an `https` URL nor an `http` URL with a loopback host.
+    #[error("{url:?} is neither an https URL nor an http URL with a loopback host")]
     Insecure {
-        /// The issuer, or the `jwks_uri` of its discovery document.
+        /// The rejected URL: the issuer, an address of the feed, or an endpoint from the discovery
+        /// document.
         url: String,
     },
-    /// The discovery document could not be had (OpenID Connect Discovery §4).
-    #[error("the discovery document {url} could not be had")]
+    /// The discovery document could not be fetched (OpenID Connect Discovery §4).
+    #[error("failed to fetch the discovery document {url}")]
     Discovery {
-        /// Where it was looked for.
+        /// URL of the discovery document.
         url: String,
-        /// What went wrong.
+        /// The cause.
         source: FetchError,
     },
     /// The discovery document names another issuer (OpenID Connect Discovery §4.3).
-    #[error("the discovery document is that of {found:?}, not of {expected:?}")]
+    #[error("the discovery document has the issuer {found:?}, expected {expected:?}")]
     OtherIssuer {
-        /// The issuer that was configured.
+        /// The configured issuer.
         expected: String,
-        /// The issuer that the document names.
+        /// The issuer in the document.
         found: String,
     },
-    /// The keys could not be had.
-    #[error("the keys at {url} could not be had")]
+    /// The issuer's keys could not be fetched.
+    #[error("failed to fetch the issuer's keys from {url}")]
     Keys {
         /// The `jwks_uri` of the discovery document.
         url: String,
-        /// What went wrong.
+        /// The cause.
         source: FetchError,
     },
-    /// The keys given by value hold a `kid` twice.
+    /// Two of the given keys have the same `kid`.
     #[error(transparent)]
     DuplicateKid(#[from] DuplicateKid),
-    /// No keys were given, or none of them can be used.
+    /// No keys were given, or none of them is usable.
     #[error("no usable keys were given")]
     NoKeys,
-    /// The list of allowed algorithms is empty.
-    #[error("no algorithm is allowed")]
+    /// The list of accepted algorithms is empty.
+    #[error("the list of accepted algorithms is empty")]
     NoAlgorithms,
-    /// The issuer does not let this subscriber read its revocation feed.
+    /// The issuer denies the subscriber access to the revocation feed.
     #[error("the subscriber may not read the revocation feed (status {status})")]
     Subscriber {
-        /// 401 or 403.
+        /// Status code of the response: 401 or 403.
         status: u16,
     },
-    /// The HTTP client could not be made.
-    #[error("the HTTP client could not be made")]
+    /// The HTTP client could not be created.
+    #[error("failed to create the HTTP client")]
     HttpClient(#[source] FetchError),
 }
 
@@ -90,57 +91,61 @@ impl Builder {
             issuer,
             audience: Some(audience),
             algorithms: vec![Algorithm::ES256, Algorithm::RS256],
-            leeway: LEEWAY,
+            leeway: DEFAULT_LEEWAY,
             keys: None,
-            remembered: DEFAULT_TOKENS,
+            cached_tokens: DEFAULT_CAPACITY,
             clock: Clock::system(),
             subscription: Subscription::default(),
         }
     }
 
-    /// Accepts the issuer's tokens whatever their audience. For the issuer's own endpoints, such
-    /// as UserInfo, and for who says by [`Need::audience`](crate::Need::audience) whom each request
-    /// is for; an API that does this alone accepts tokens that were meant for others.
+    /// Accepts the issuer's tokens with any audience.
+    ///
+    /// This is for the issuer's own endpoints, such as UserInfo, and for verifiers that serve
+    /// several APIs and set [`Need::audience`](crate::Need::audience) for each request. An API that
+    /// does not check the audience accepts tokens that were issued for other APIs.
     #[must_use]
     pub fn any_audience(mut self) -> Self {
         self.audience = None;
         self
     }
 
-    /// The algorithms that are accepted; both, unless told otherwise.
+    /// Sets the accepted algorithms. The default is both, ES256 and RS256.
     #[must_use]
     pub fn algorithms(mut self, allowed: &[Algorithm]) -> Self {
         self.algorithms = allowed.to_vec();
         self
     }
 
-    /// How far the issuer's clock and ours may differ: 30 s unless told otherwise, and never more
-    /// than 60 s, whatever is asked for. Fractions of a second do not count.
+    /// Sets how far the issuer's clock and the clock of this host may differ. The default is 30 s,
+    /// and longer values than 60 s are reduced to 60 s. Fractions of a second are ignored.
     #[must_use]
     pub fn leeway(mut self, leeway: Duration) -> Self {
         self.leeway = leeway.min(MAX_LEEWAY);
         self
     }
 
-    /// Keys by value, for [`build`](Self::build). [`start`](Self::start) does not look at them.
+    /// Sets the issuer's keys for [`build`](Self::build). [`start`](Self::start) ignores them.
     #[must_use]
     pub fn keys(mut self, keys: JwkSet) -> Self {
         self.keys = Some(keys);
         self
     }
 
-    /// About how many tokens are remembered whose signature was good, so that the next sight of
-    /// one is cheap: 8,192 unless told otherwise, 0 for none. Each takes up to 4 kB of memory, 1 kB
-    /// as a rule. All that can change about a token is checked each time all the same.
+    /// Sets the approximate number of tokens with a valid signature that are cached, so that
+    /// verifying one of them again is cheap. The default is 8,192, and 0 disables the cache. A
+    /// cached token takes about 1 kB of memory, and at most 4 kB. Everything about a token that can
+    /// change is still checked each time.
     #[must_use]
     pub fn remember(mut self, tokens: usize) -> Self {
-        self.remembered = tokens.min(MAX_REMEMBERED);
+        self.cached_tokens = tokens.min(MAX_CACHED_TOKENS);
         self
     }
 
-    /// Follows the issuer's revocation feed with the credentials of a client that may: tokens that
-    /// were revoked are refused within a second, as a rule, and none is accepted while the news is
-    /// older than [`max_age`](Self::max_age). For [`start`](Self::start).
+    /// Subscribes to the issuer's revocation feed, with the credentials of a client that has the
+    /// permission `revocations`. Revoked tokens are usually rejected within a second, and no token
+    /// is accepted while the revocation data is older than [`max_age`](Self::max_age). Only
+    /// [`start`](Self::start) uses this setting.
     #[must_use]
     pub fn subscriber(mut self, id: impl Into<String>, secret: impl Into<String>) -> Self {
         self.subscription.credentials = Some(Credentials {
@@ -150,63 +155,64 @@ impl Builder {
         self
     }
 
-    /// How old the news of revocations may be where a request needs one of these scopes: a scope,
-    /// or with `*` at the end whatever begins so. Of several that fit, and of
-    /// [`Need::max_age`](crate::Need::max_age), the strictest counts.
+    /// Sets the maximum age of the revocation data for requests that need one of these scopes.
+    /// `scopes` is a scope, or a prefix followed by `*`. If several settings match, or the request
+    /// has a [`Need::max_age`](crate::Need::max_age), the strictest limit applies.
     #[must_use]
     pub fn max_age(mut self, scopes: impl Into<String>, max_age: MaxAge) -> Self {
         self.subscription.max_ages.add(scopes.into(), max_age);
         self
     }
 
-    /// How old the news may be where nothing else is said: [`MaxAge::STANDARD`] unless told
-    /// otherwise.
+    /// Sets the maximum age of the revocation data for all other requests. The default is
+    /// [`MaxAge::STANDARD`].
     #[must_use]
     pub fn default_max_age(mut self, max_age: MaxAge) -> Self {
-        self.subscription.max_ages.otherwise = max_age;
+        self.subscription.max_ages.default = max_age;
         self
     }
 
-    /// Where the feed is to be had, in the order of preference, if not at the issuer itself. The
-    /// first must have `/revocations/jwks`, too. Whoever answers there cannot lie, since frames are
-    /// signed; he can only be silent.
+    /// Adds a base URL of the feed. The URLs are tried in the order in which they were added, and
+    /// the issuer itself is only used if there are none. The first one must also serve
+    /// `/revocations/jwks`. A server at the other URLs cannot forge revocation data, because frames
+    /// are signed. It can only withhold them.
     #[must_use]
     pub fn feed_at(mut self, url: impl Into<String>) -> Self {
-        self.subscription.addresses.push(url.into());
+        self.subscription.base_urls.push(url.into());
         self
     }
 
-    /// The name by which the issuer's operators know this instance; the host's unless told
-    /// otherwise. Two instances of one client need two names.
+    /// Sets the name of this instance, under which it appears to the issuer's operators. The
+    /// default is the host name. The instances of one client must have different names.
     #[must_use]
     pub fn instance(mut self, name: impl Into<String>) -> Self {
         self.subscription.instance = Some(name.into());
         self
     }
 
-    /// Asks the issuer about a token (RFC 7662) where the news of revocations is too old, instead
-    /// of refusing it. With the subscriber's credentials; by
-    /// [`verify_or_introspect`](crate::Verifier::verify_or_introspect) and the guards of the web
-    /// frameworks.
+    /// Enables introspection (RFC 7662) of tokens that would otherwise be rejected because the
+    /// revocation data is too old. The requests use the subscriber's credentials. This affects
+    /// [`verify_or_introspect`](crate::Verifier::verify_or_introspect) and the integrations with
+    /// web frameworks.
     #[must_use]
     pub fn introspection(mut self) -> Self {
-        self.subscription.introspects = true;
+        self.subscription.introspection = true;
         self
     }
 
-    /// Reads the time elsewhere than from the system. For tests.
+    /// Replaces the source of time, for tests.
     #[must_use]
     pub fn clock(mut self, clock: impl Into<Clock>) -> Self {
         self.clock = clock.into();
         self
     }
 
-    /// A verifier over the keys given by value: it never uses the network, and its keys never
-    /// age. They change by [`Verifier::replace_keys`] alone.
+    /// Creates a verifier with the [given keys](Self::keys). It never uses the network, and the
+    /// keys never expire. They change only by [`Verifier::replace_keys`].
     ///
     /// # Errors
     ///
-    /// [`StartError::NoKeys`], [`StartError::DuplicateKid`], [`StartError::NoAlgorithms`].
+    /// [`StartError::NoKeys`], [`StartError::DuplicateKid`] or [`StartError::NoAlgorithms`].
     pub fn build(self) -> Result<Verifier, StartError> {
         let keys = Keys::parse(self.keys.as_ref().ok_or(StartError::NoKeys)?)?;
         if keys.is_empty() {
@@ -214,83 +220,83 @@ impl Builder {
         }
         let clock = self.clock.clone();
         Ok(Verifier::new(Inner {
-            cache: Arc::new(Cache::fixed(keys, clock.clone())),
+            keys: Arc::new(KeyCache::fixed(keys, clock.clone())),
             clock,
-            memory: Memory::with_room_for(self.remembered),
+            tokens: TokenCache::with_capacity(self.cached_tokens),
             counters: Arc::default(),
             revocations: None,
-            expected: self.expected()?,
+            rules: self.rules()?,
             _refresher: None,
         }))
     }
 
-    /// Looks at the URLs as [`start`](Self::start) does, and asks nobody: for whoever checks settings
-    /// before they are used.
+    /// Checks the settings as [`start`](Self::start) does, without using the network.
     ///
     /// # Errors
     ///
-    /// [`StartError::Insecure`], [`StartError::NoAlgorithms`].
+    /// [`StartError::Insecure`] or [`StartError::NoAlgorithms`].
     pub fn check(&self) -> Result<(), StartError> {
         discovery_url(&self.issuer)?;
-        self.subscription.addresses_for(&self.issuer)?;
-        self.clone().expected().map(|_| ())
+        self.subscription.base_urls(&self.issuer)?;
+        self.clone().rules().map(|_| ())
     }
 
-    /// A verifier that finds the issuer's keys by discovery (OpenID Connect Discovery §4), and a
-    /// task on the current Tokio runtime that keeps them fresh until the last clone of the
-    /// verifier is dropped.
+    /// Creates a verifier that fetches the issuer's keys by discovery (OpenID Connect Discovery
+    /// §4). It spawns a task on the current Tokio runtime that refreshes the keys until the last
+    /// clone of the verifier is dropped.
     ///
-    /// Each answer has 2 s and 256 KiB, and no redirect is followed.
+    /// Responses must arrive within 2 s and have at most 256 KiB. Redirects are not followed.
     ///
-    /// With a [subscriber](Self::subscriber) a second task follows the revocation feed. The start
-    /// waits for its first news, 10 s at most; without it the verifier refuses with 503 until it
-    /// comes.
+    /// With a [subscriber](Self::subscriber), a second task follows the revocation feed. This
+    /// function waits up to 10 s for the first revocation data. If it takes longer, the verifier
+    /// rejects tokens with 503 until the data arrives.
     ///
     /// # Errors
     ///
-    /// Any [`StartError`]: there is no verifier without keys.
+    /// A [`StartError`] if the settings are invalid, if the keys cannot be fetched, or if the
+    /// issuer denies access to the feed.
     ///
     /// # Panics
     ///
-    /// Outside a Tokio runtime.
+    /// Panics outside a Tokio runtime.
     pub async fn start(self) -> Result<Verifier, StartError> {
         let (clock, subscription) = (self.clock.clone(), self.subscription.clone());
-        let memory = Memory::with_room_for(self.remembered);
-        let expected = self.expected()?;
-        let http = client()?;
-        let fetcher = Fetcher::discover(http.clone(), &expected.issuer).await?;
+        let tokens = TokenCache::with_capacity(self.cached_tokens);
+        let rules = self.rules()?;
+        let http = http_client()?;
+        let fetcher = Fetcher::discover(http.clone(), &rules.issuer).await?;
         let first = fetcher.keys(false).await;
         let first = first.map_err(|source| StartError::Keys {
             url: fetcher.jwks_uri().to_owned(),
             source,
         })?;
         let introspection_endpoint = fetcher.introspection_endpoint().map(str::to_owned);
-        let (cache, refresher) = Refresher::spawn(fetcher, Some(first), clock.clone());
+        let (keys, refresher) = Refresher::spawn(fetcher, Some(first), clock.clone());
         let counters = Arc::new(Counters::default());
-        let base = Base {
+        let context = SubscriptionContext {
             http,
-            issuer: &expected.issuer,
+            issuer: &rules.issuer,
             introspection_endpoint,
             clock: clock.clone(),
             counters: counters.clone(),
-            cache: cache.clone(),
+            token_keys: keys.clone(),
         };
         Ok(Verifier::new(Inner {
-            revocations: subscription.start(base).await?,
-            expected,
+            revocations: subscription.start(context).await?,
+            rules,
             clock,
-            cache,
-            memory,
+            keys,
+            tokens,
             counters,
             _refresher: Some(refresher),
         }))
     }
 
-    fn expected(self) -> Result<Expected, StartError> {
+    fn rules(self) -> Result<ValidationRules, StartError> {
         if self.algorithms.is_empty() {
             return Err(StartError::NoAlgorithms);
         }
-        Ok(Expected {
+        Ok(ValidationRules {
             issuer: self.issuer,
             audience: self.audience,
             algorithms: self.algorithms,

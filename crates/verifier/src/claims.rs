@@ -1,4 +1,4 @@
-//! RFC 9068: the claims of an access token. The server mints with this very type.
+//! The claims of an access token (RFC 9068). The server issues its tokens with the same type.
 
 use std::fmt;
 
@@ -9,83 +9,83 @@ use serde_json::{Map, Value};
 
 use crate::{Rejected, Rev};
 
-/// The claims of an access token (RFC 9068 §2.2). All instants are whole seconds since the Unix
-/// epoch (RFC 7519 §2, NumericDate); a fraction is refused.
+/// The claims of an access token (RFC 9068 §2.2). All times are whole seconds since the Unix epoch
+/// (RFC 7519 §2, NumericDate). Fractions are rejected.
 ///
-/// A member that appears twice is an error (RFC 7515 §5.2); members that are not listed here are
-/// ignored.
+/// A duplicate member is an error (RFC 7515 §5.2). Members that are not listed here are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
-    /// The issuer that signed the token.
+    /// Issuer of the token.
     pub iss: String,
-    /// The user, or the client itself where no user took part.
+    /// Identifier of the user, or of the client if no user took part.
     pub sub: String,
-    /// The one resource server that the token is for. On the wire a string, or an array of exactly
-    /// one string; we mint a string.
+    /// The only resource server that the token is for. In JSON, it may be a string or an array of
+    /// exactly one string. The server issues tokens with a string.
     #[serde(deserialize_with = "single_audience")]
     pub aud: String,
-    /// The client that the token was issued to (RFC 8693 §4.3).
+    /// Client that the token was issued to (RFC 8693 §4.3).
     pub client_id: String,
-    /// The granted scope: words with single spaces between them (RFC 8693 §4.2); see
-    /// [`scopes`](Claims::scopes).
+    /// Granted scopes, separated by single spaces (RFC 8693 §4.2); see [`scopes`](Claims::scopes).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub scope: String,
     /// When the token was issued.
     pub iat: u64,
-    /// When the token ends: from this second on it is refused.
+    /// When the token expires. It is not valid at this second or later.
     pub exp: u64,
-    /// When the token begins. Checked where another issuer sets it; never minted.
+    /// Time before which the token is not valid. The claim is checked if it is present, but the
+    /// server does not issue tokens with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbf: Option<u64>,
-    /// The token's own id.
+    /// Unique identifier of the token.
     pub jti: String,
-    /// The epochs at which the authorization behind the token began.
+    /// The epochs that were current when the token's authorization began.
     pub rev: Rev,
-    /// The grant behind the token; with a user only.
+    /// The grant that the token was issued under. Present only if a user took part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant_id: Option<String>,
-    /// The user's session; absent where the grant outlives the session.
+    /// The user's session. Absent if the grant outlives the session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sid: Option<String>,
     /// When the user last authenticated (OpenID Connect Core §2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_time: Option<u64>,
-    /// How the user authenticated (OpenID Connect Core §2).
+    /// Authentication context class of the user's last authentication (OpenID Connect Core §2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acr: Option<String>,
-    /// The user's roles, where the resource asks for them (RFC 9068 §2.2.3.1).
+    /// The user's roles, if the resource is configured to receive them (RFC 9068 §2.2.3.1).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
-    /// The user's groups, where the resource asks for them (RFC 9068 §2.2.3.1).
+    /// The user's groups, if the resource is configured to receive them (RFC 9068 §2.2.3.1).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
-    /// The user's entitlements, where the resource asks for them (RFC 9068 §2.2.3.1).
+    /// The user's entitlements, if the resource is configured to receive them (RFC 9068 §2.2.3.1).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entitlements: Vec<String>,
-    /// The key that the token is bound to (RFC 7800 §3.1). A token that has one is worth nothing
-    /// without a proof of that key. [`Verifier::verify`](crate::Verifier::verify) does not ask for
-    /// the proof, its caller must; the extractor for bearer tokens refuses such tokens.
+    /// The key that the token is bound to (RFC 7800 §3.1). Such a token must not be accepted
+    /// without a proof of possession of the key. [`Verifier::verify`](crate::Verifier::verify) does
+    /// not check the proof, so its caller must. The integrations with web frameworks reject such
+    /// tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cnf: Option<Confirmation>,
 }
 
 impl Claims {
-    /// The words of the granted scope, in their order.
+    /// Returns the granted scopes in their order.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
-        self.scope.split(' ').filter(|word| !word.is_empty())
+        self.scope.split(' ').filter(|scope| !scope.is_empty())
     }
 
-    /// Whether `scope`, a single word, was granted. Words are compared byte for byte
+    /// Returns whether `scope`, a single scope, was granted. Scopes are compared byte for byte
     /// (RFC 6749 §3.3).
     pub fn has_scope(&self, scope: &str) -> bool {
         self.scopes().any(|granted| granted == scope)
     }
 
-    /// Asks for one more scope after verification.
+    /// Requires another scope after the verification.
     ///
     /// # Errors
     ///
-    /// [`Rejected::Scope`] (403) if the token was not granted it.
+    /// [`Rejected::Scope`] (403) if the scope was not granted.
     pub fn require(&self, scope: &str) -> Result<(), Rejected> {
         if self.has_scope(scope) {
             Ok(())
@@ -104,54 +104,56 @@ impl Claims {
             return Err(Rejected::Malformed);
         }
         serde_json::from_slice(json).map_err(|error| match error.classify() {
-            Category::Data => Rejected::Claims(culprit(json)),
+            Category::Data => Rejected::Claims(invalid_claim(json)),
             _ => Rejected::Malformed,
         })
     }
 }
 
-/// Which claim is wrong, for the log. Reads the JSON once more, which only a refused token pays.
-fn culprit(json: &[u8]) -> &'static str {
+/// Returns the name of an invalid claim, for the log. Parses the JSON again, which costs time only
+/// for rejected tokens.
+fn invalid_claim(json: &[u8]) -> &'static str {
     let Ok(members) = serde_json::from_slice::<Map<String, Value>>(json) else {
         return "all";
     };
     let claim = |name| members.get(name);
-    let text = |name| claim(name).is_some_and(Value::is_string);
-    let seconds = |name| claim(name).is_some_and(Value::is_u64);
+    let is_text = |name| claim(name).is_some_and(Value::is_string);
+    let is_time = |name| claim(name).is_some_and(Value::is_u64);
     [
-        ("iss", text("iss")),
-        ("sub", text("sub")),
+        ("iss", is_text("iss")),
+        ("sub", is_text("sub")),
         (
             "aud",
             claim("aud").is_some_and(|aud| single_audience(aud).is_ok()),
         ),
-        ("client_id", text("client_id")),
-        ("iat", seconds("iat")),
-        ("exp", seconds("exp")),
-        ("nbf", claim("nbf").is_none() || seconds("nbf")),
-        ("jti", text("jti")),
+        ("client_id", is_text("client_id")),
+        ("iat", is_time("iat")),
+        ("exp", is_time("exp")),
+        ("nbf", claim("nbf").is_none() || is_time("nbf")),
+        ("jti", is_text("jti")),
         (
             "rev",
             claim("rev").is_some_and(|rev| Rev::deserialize(rev).is_ok()),
         ),
     ]
     .into_iter()
-    .find_map(|(name, good)| (!good).then_some(name))
-    .unwrap_or("another, or one that appears twice")
+    .find_map(|(name, is_valid)| (!is_valid).then_some(name))
+    .unwrap_or("other or duplicate")
 }
 
 /// The key that a token is bound to (RFC 7800 §3.1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirmation {
-    /// RFC 7638 SHA-256 thumbprint of the DPoP key, base64url (RFC 9449 §6.1).
+    /// SHA-256 thumbprint (RFC 7638) of the DPoP key, base64url (RFC 9449 §6.1).
     pub jkt: String,
-    /// SHA-256 of the client's certificate, base64url (RFC 8705 §3.1).
+    /// SHA-256 thumbprint of the client's certificate, base64url (RFC 8705 §3.1).
     #[serde(rename = "x5t#S256", default, skip_serializing_if = "Option::is_none")]
     pub x5t_s256: Option<String>,
 }
 
-/// RFC 7519 §4.1.3 allows a string or an array. An array of two would make the token good at two
-/// places, and whoever holds it at one could use it at the other; so only an array of one passes.
+/// Deserializes `aud`, which may be a string or an array (RFC 7519 §4.1.3). Only an array of
+/// exactly one string is accepted. A token with two audiences would be valid at two resource
+/// servers, and one of them could use the tokens that it receives at the other.
 fn single_audience<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     struct Single;
     impl<'de> Visitor<'de> for Single {
@@ -186,13 +188,13 @@ mod tests {
     }
 
     #[test]
-    fn claims_survive_the_wire_unchanged() {
+    fn claims_round_trip_unchanged() {
         let claims = parse(USER_TOKEN).unwrap();
         assert_eq!(serde_json::to_string(&claims).unwrap(), USER_TOKEN);
     }
 
     #[test]
-    fn scopes_are_words() {
+    fn has_scope_matches_whole_scopes() {
         let claims = parse(USER_TOKEN).unwrap();
         assert_eq!(
             claims.scopes().collect::<Vec<_>>(),
@@ -205,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_audience_is_one_string_however_it_is_written() {
+    fn audience_must_be_exactly_one_string() {
         let aud = |value| USER_TOKEN.replace(r#""https://api.example""#, value);
         assert_eq!(parse(&aud(r#"["a"]"#)).unwrap().aud, "a");
         for hostile in [
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_may_not_appear_twice() {
+    fn duplicate_member_is_rejected() {
         let twice = USER_TOKEN.replace(r#""sub":"u1""#, r#""sub":"u1","sub":"admin""#);
         assert!(
             parse(&twice)
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_a_json_integer() {
+    fn times_must_be_json_integers() {
         for hostile in [
             r#""1300""#,
             "1e400",

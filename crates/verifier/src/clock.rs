@@ -1,26 +1,26 @@
-//! The two clocks of a verifier. Everywhere else an instant comes in as a value.
+//! The wall clock and the boot clock of a verifier. All other modules receive the time as a value.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Where a verifier reads the time: the system, unless a test sets it.
+/// The source of time of a verifier: the system, or a [`ManualClock`] in tests.
 #[derive(Clone, Debug, Default)]
 pub struct Clock(Option<ManualClock>);
 
 impl Clock {
-    /// The system's clocks.
+    /// Returns a clock that reads the system's time.
     pub const fn system() -> Self {
         Self(None)
     }
 
-    /// Seconds since the Unix epoch.
+    /// Returns the wall-clock time in seconds since the Unix epoch.
     pub(crate) fn wall_secs(&self) -> u64 {
         self.wall_us() / 1_000_000
     }
 
-    /// Microseconds since the Unix epoch. A clock before the epoch reads as 0, when every token is
-    /// still to come: wrong, and safe.
+    /// Returns the wall-clock time in microseconds since the Unix epoch. A clock that is set before
+    /// the epoch returns 0, which is wrong but safe: no token is valid yet.
     pub(crate) fn wall_us(&self) -> u64 {
         match &self.0 {
             Some(manual) => manual.0.wall_us.load(Ordering::Relaxed),
@@ -28,8 +28,8 @@ impl Clock {
         }
     }
 
-    /// Microseconds since some instant, on a clock that nobody sets and that goes on while the
-    /// host is suspended.
+    /// Returns the microseconds since an arbitrary instant, measured by a clock that cannot be set
+    /// and that continues while the host is suspended.
     pub(crate) fn boot_us(&self) -> u64 {
         match &self.0 {
             Some(manual) => manual.0.boot_us.load(Ordering::Relaxed),
@@ -38,7 +38,7 @@ impl Clock {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "the one place")]
+#[allow(clippy::disallowed_methods, reason = "the only reader of the clock")]
 fn system_wall_us() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -54,8 +54,9 @@ fn system_boot_us() -> u64 {
     whole * 1_000_000 + rest / 1000
 }
 
-/// Where no such clock can be had, the wall clock tells of a suspension: the age of the feed is
-/// the larger of what both say.
+/// Reads a monotonic clock that may stop while the host is suspended. The wall clock reveals the
+/// suspension on these systems, because the age of the feed is the larger of the ages by both
+/// clocks.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn system_boot_us() -> u64 {
     use std::sync::OnceLock;
@@ -68,12 +69,12 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Clocks that go on when a test says so; clones are the same clocks.
+/// A clock for tests that advances only when it is told to. Clones share the same time.
 #[derive(Clone, Debug)]
-pub struct ManualClock(Arc<Instants>);
+pub struct ManualClock(Arc<ManualTime>);
 
 #[derive(Debug)]
-struct Instants {
+struct ManualTime {
     wall_us: AtomicU64,
     boot_us: AtomicU64,
 }
@@ -81,25 +82,25 @@ struct Instants {
 impl ManualClock {
     /// Clocks that show `secs` seconds since the Unix epoch.
     pub fn at(secs: u64) -> Self {
-        Self(Arc::new(Instants {
+        Self(Arc::new(ManualTime {
             wall_us: AtomicU64::new(secs.saturating_mul(1_000_000)),
             boot_us: AtomicU64::new(1_000_000_000),
         }))
     }
 
-    /// Time goes by.
+    /// Advances the wall clock and the boot clock.
     pub fn advance(&self, by: Duration) {
         self.0.wall_us.fetch_add(micros(by), Ordering::Relaxed);
         self.0.boot_us.fetch_add(micros(by), Ordering::Relaxed);
     }
 
-    /// Somebody sets the wall clock, in seconds since the Unix epoch.
+    /// Sets the wall clock, in seconds since the Unix epoch. The boot clock does not change.
     pub fn set_wall_secs(&self, secs: u64) {
         let us = secs.saturating_mul(1_000_000);
         self.0.wall_us.store(us, Ordering::Relaxed);
     }
 
-    /// What the wall clock shows, in microseconds since the Unix epoch.
+    /// Returns the wall-clock time in microseconds since the Unix epoch.
     pub fn wall_us(&self) -> u64 {
         self.0.wall_us.load(Ordering::Relaxed)
     }
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_systems_clocks_go_on() {
+    fn system_clocks_advance() {
         let clock = Clock::system();
         let (wall, boot) = (clock.wall_us(), clock.boot_us());
         assert!(clock.wall_secs() > 1_700_000_000);
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_wall_clock_leaves_the_other_alone() {
+    fn setting_wall_clock_keeps_boot_clock() {
         let manual = ManualClock::at(1000);
         let clock = Clock::from(&manual);
         let boot = clock.boot_us();

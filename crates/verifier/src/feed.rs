@@ -1,5 +1,6 @@
-//! What a verifier knows from the revocation feed: which records are in force, up to which
-//! position, and how old that news is. Frames come in, whoever fetched them; tokens are judged.
+//! The revocation data of a verifier: the records received from the feed, the position up to which
+//! they are complete, and their age. This module applies frames, wherever they were fetched from,
+//! and checks tokens.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,66 +11,73 @@ use tokio::sync::watch;
 
 use crate::frame::{FRAME_MAX_BYTES, FRAME_MAX_RECORDS, FRAME_VERSION};
 use crate::metrics::Counters;
-use crate::seen::Good;
 use crate::table::Table;
-use crate::token::{Form, Unverified};
+use crate::token::{JwsProfile, UnverifiedJws};
+use crate::token_cache::VerifiedToken;
 use crate::{Algorithm, Clock, Digest, Frame, Keys, MaxAge, Position, Rejected};
 
-/// How far a frame's `iat` may lie from our clock, and so how long news can be held back unseen.
+/// Maximum difference between a frame's `iat` and the wall clock, in seconds. A frame can be
+/// delayed by this much without being noticed.
 const CLOCK_ERROR_SECS: u64 = 30;
 const CLOCK_ERROR_US: u64 = CLOCK_ERROR_SECS * 1_000_000;
 
 const ALGORITHMS: [Algorithm; 2] = [Algorithm::ES256, Algorithm::RS256];
 
-/// Everything that the feed has told.
+const FRAME: JwsProfile = JwsProfile {
+    types: &["revocation-frame+jwt", "application/revocation-frame+jwt"],
+    max_bytes: FRAME_MAX_BYTES,
+};
+
+/// The revocation data of one issuer.
 pub(crate) struct Feed {
     issuer: String,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
-    known: ArcSwap<Known>,
-    /// Frames are applied one at a time.
+    state: ArcSwap<FeedState>,
+    /// Serializes the application of frames.
     writer: Mutex<()>,
-    /// The longest `max_age` that the registration allows.
-    allowed: AtomicU64,
-    /// The longest that any request asked for, in the same form.
-    asked: AtomicU64,
-    /// Whether it was logged that the news is too old.
+    /// The longest maximum age that the registration allows, as [`MaxAge::to_raw`].
+    allowed_max_age: AtomicU64,
+    /// The longest maximum age that was configured or requested, as [`MaxAge::to_raw`].
+    requested_max_age: AtomicU64,
+    /// Whether it has been logged that the data is too old.
     is_stale: AtomicBool,
     position: watch::Sender<Position>,
 }
 
-/// What is known of one feed epoch.
-struct Known {
-    /// `None` before the first good frame.
+/// The data of one feed epoch.
+struct FeedState {
+    /// `None` before the first valid frame.
     epoch: Option<u64>,
     seq: AtomicU64,
     table: Table,
-    /// When, on the clock that counts suspend, the news was new.
-    since_boot_us: AtomicU64,
-    /// All that was committed before this is known. 0: nothing is.
+    /// Boot-clock time as of which the data is complete, in microseconds.
+    complete_as_of_boot_us: AtomicU64,
+    /// Wall-clock time as of which the data is complete, in microseconds since the Unix epoch. 0 if
+    /// the data is not complete yet.
     as_of_us: AtomicU64,
 }
 
-impl Known {
-    fn nothing(epoch: Option<u64>) -> Arc<Self> {
+impl FeedState {
+    fn empty(epoch: Option<u64>) -> Arc<Self> {
         Arc::new(Self {
             epoch,
             seq: AtomicU64::new(0),
             table: Table::new(),
-            since_boot_us: AtomicU64::new(0),
+            complete_as_of_boot_us: AtomicU64::new(0),
             as_of_us: AtomicU64::new(0),
         })
     }
 
-    /// Both clocks have their say. The wall clock alone could be set back; the other alone would
-    /// take a frame that was held back on its way for new.
+    /// Returns the age of the data: the larger of the ages by both clocks. The wall clock alone
+    /// could have been set back. The boot clock alone would count a delayed frame as new.
     fn age(&self, clock: &Clock) -> Option<Duration> {
         let as_of = self.as_of_us.load(Ordering::Acquire);
         if as_of == 0 {
             return None;
         }
-        let since = self.since_boot_us.load(Ordering::Relaxed);
-        let by_boot = clock.boot_us().saturating_sub(since);
+        let as_of_boot = self.complete_as_of_boot_us.load(Ordering::Relaxed);
+        let by_boot = clock.boot_us().saturating_sub(as_of_boot);
         let by_wall = clock
             .wall_us()
             .saturating_sub(as_of)
@@ -78,40 +86,40 @@ impl Known {
     }
 }
 
-/// What a good frame was good for.
+/// The result of applying a valid frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Applied {
-    /// Nothing is missing up to the frame's own instant.
+pub(crate) struct AppliedFrame {
+    /// Whether the data is complete as of the frame's `as_of_us`.
     pub(crate) is_current: bool,
-    /// The frame ends where we are now.
+    /// Whether the frame's position is the current position.
     pub(crate) is_last: bool,
     pub(crate) jwks_etag: String,
 }
 
-/// Why a frame changed nothing; each is logged under its name.
+/// Why a frame was rejected. Each kind has its own log event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
-    #[error("not a frame: {0}")]
+pub(crate) enum FrameError {
+    #[error("malformed frame: {0}")]
     Malformed(&'static str),
-    #[error("its key is not known")]
+    #[error("the key is unknown")]
     UnknownKey,
-    #[error("its signature is wrong")]
+    #[error("the signature is invalid")]
     Signature,
-    #[error("from another issuer")]
+    #[error("the frame is from another issuer")]
     Issuer,
-    #[error("of a version that is not read")]
+    #[error("the version of the frame is not supported")]
     Version,
-    #[error("signed more than 30 s away from our clock")]
+    #[error("the frame was signed more than 30 s before or after the time of the local clock")]
     Skew,
-    #[error("of an older epoch")]
+    #[error("the frame belongs to an older epoch")]
     Rollback,
-    #[error("records before it are missing")]
+    #[error("records before the frame are missing")]
     Gap,
-    #[error("there is no room for its records")]
+    #[error("the record table is full")]
     Full,
 }
 
-impl Refused {
+impl FrameError {
     pub(crate) fn event(self) -> &'static str {
         match self {
             Self::Skew => "feed.skew",
@@ -122,10 +130,11 @@ impl Refused {
         }
     }
 
-    /// Whom an alarm should wake: these are no accidents of the network.
+    /// Returns the severity for the log. Errors that a network failure cannot cause are `high`, so
+    /// that operators can alert on them.
     pub(crate) fn severity(self) -> Option<&'static str> {
-        let is_grave = matches!(self.event(), "feed.rejected" | "feed.rollback");
-        is_grave.then_some("high")
+        let is_high = matches!(self.event(), "feed.rejected" | "feed.rollback");
+        is_high.then_some("high")
     }
 }
 
@@ -135,268 +144,281 @@ impl Feed {
             issuer,
             clock,
             counters,
-            known: ArcSwap::new(Known::nothing(None)),
+            state: ArcSwap::new(FeedState::empty(None)),
             writer: Mutex::new(()),
-            // Until the issuer has said what it allows, what everybody may.
-            allowed: AtomicU64::new(form(MaxAge::STANDARD)),
-            asked: AtomicU64::new(0),
+            // Every subscriber may use this value. The issuer reports its limit later.
+            allowed_max_age: AtomicU64::new(MaxAge::STANDARD.to_raw()),
+            requested_max_age: AtomicU64::new(0),
             is_stale: AtomicBool::new(false),
             position: watch::Sender::new(Position::default()),
         }
     }
 
-    /// Takes a signed frame. One that is refused changes nothing and makes nothing fresher.
-    pub(crate) fn take(&self, jws: &str, keys: &Keys) -> Result<Applied, Refused> {
-        let frame = opened(jws, keys)?;
+    /// Verifies a signed frame and applies it. A rejected frame does not make the data more recent.
+    pub(crate) fn apply_signed(&self, jws: &str, keys: &Keys) -> Result<AppliedFrame, FrameError> {
+        let frame = verify_frame(jws, keys)?;
         self.apply(&frame)?;
-        Ok(Applied {
+        Ok(AppliedFrame {
             is_current: frame.as_of_us.is_some(),
             is_last: self.position() == Some(frame.position()),
             jwks_etag: frame.jwks_etag,
         })
     }
 
-    fn apply(&self, frame: &Frame) -> Result<(), Refused> {
-        self.plausible(frame)?;
-        let _writer = self.lock();
-        let known = self.of_epoch(frame.epoch)?;
-        let seq = known.seq.load(Ordering::Relaxed);
+    fn apply(&self, frame: &Frame) -> Result<(), FrameError> {
+        self.check_frame(frame)?;
+        let _writer = self.lock_writer();
+        let state = self.state_of_epoch(frame.epoch)?;
+        let seq = state.seq.load(Ordering::Relaxed);
         if frame.after > seq {
-            return Err(Refused::Gap);
+            return Err(FrameError::Gap);
         }
-        // What is over is told by the issuer's clock; ours may be wrong.
+        // Records expire by the issuer's clock, because the local clock may be wrong.
         let now = frame.as_of_us.unwrap_or(frame.at_us) / 1_000_000;
-        let put = known.table.put(&frame.records.0, now);
-        put.map_err(|_| Refused::Full)?;
-        known.seq.store(seq.max(frame.last), Ordering::Relaxed);
+        let inserted = state.table.insert(&frame.records.0, now);
+        inserted.map_err(|_| FrameError::Full)?;
+        state.seq.store(seq.max(frame.last), Ordering::Relaxed);
         if let Some(as_of) = frame.as_of_us {
-            self.freshen(&known, frame.at_us, as_of);
-            known.table.sweep(now);
+            self.update_age(&state, frame.at_us, as_of);
+            state.table.sweep(now);
         }
         let position = frame.position();
-        self.position.send_if_modified(|at| {
-            let moved = *at < position;
-            *at = position.max(*at);
-            moved
+        self.position.send_if_modified(|current| {
+            let is_ahead = *current < position;
+            *current = position.max(*current);
+            is_ahead
         });
         Ok(())
     }
 
-    fn plausible(&self, frame: &Frame) -> Result<(), Refused> {
+    /// Checks the claims of a frame that do not depend on the state of the feed.
+    fn check_frame(&self, frame: &Frame) -> Result<(), FrameError> {
         if frame.iss != self.issuer {
-            return Err(Refused::Issuer);
+            return Err(FrameError::Issuer);
         }
         if frame.v != FRAME_VERSION {
-            return Err(Refused::Version);
+            return Err(FrameError::Version);
         }
         let now = self.clock.wall_secs();
         if frame.iat.abs_diff(now) > CLOCK_ERROR_SECS {
-            return Err(Refused::Skew);
+            return Err(FrameError::Skew);
         }
         if frame.exp.saturating_add(CLOCK_ERROR_SECS) <= now {
-            return Err(Refused::Skew);
+            return Err(FrameError::Skew);
         }
         let numbers = frame.last.checked_sub(frame.after);
-        let numbers = numbers.ok_or(Refused::Malformed("after is beyond last"))?;
+        let numbers = numbers.ok_or(FrameError::Malformed("`after` is greater than `last`"))?;
         let records = frame.records.0.len();
         if records > FRAME_MAX_RECORDS || records as u64 > numbers {
-            return Err(Refused::Malformed("too many records"));
+            return Err(FrameError::Malformed("too many records"));
         }
         Ok(())
     }
 
-    /// What is known of this epoch: all, or nothing if the epoch is a newer one.
-    fn of_epoch(&self, epoch: u64) -> Result<Arc<Known>, Refused> {
-        let known = self.known.load_full();
-        if known.epoch == Some(epoch) {
-            return Ok(known);
+    /// Returns the data of this epoch. If the epoch is newer than the current one, starts it
+    /// without any data.
+    fn state_of_epoch(&self, epoch: u64) -> Result<Arc<FeedState>, FrameError> {
+        let state = self.state.load_full();
+        if state.epoch == Some(epoch) {
+            return Ok(state);
         }
-        if known.epoch > Some(epoch) {
-            return Err(Refused::Rollback);
+        if state.epoch > Some(epoch) {
+            return Err(FrameError::Rollback);
         }
-        let new = Known::nothing(Some(epoch));
-        self.known.store(new.clone());
+        let new = FeedState::empty(Some(epoch));
+        self.state.store(new.clone());
         self.position.send_replace(Position { epoch, seq: 0 });
         Ok(new)
     }
 
-    fn freshen(&self, known: &Known, at: u64, as_of: u64) {
-        // A frame that comes again is not news.
-        if as_of <= known.as_of_us.load(Ordering::Relaxed) {
+    /// Records that the data is complete as of `as_of`, according to a frame signed at `signed_at`.
+    fn update_age(&self, state: &FeedState, signed_at: u64, as_of: u64) {
+        // A replayed frame does not make the data more recent.
+        if as_of <= state.as_of_us.load(Ordering::Relaxed) {
             return;
         }
-        let on_its_way = at.saturating_sub(as_of);
-        let since = self.clock.boot_us().saturating_sub(on_its_way);
-        known.since_boot_us.store(since, Ordering::Relaxed);
-        known.as_of_us.store(as_of, Ordering::Release);
+        let age_when_signed = signed_at.saturating_sub(as_of);
+        let as_of_boot = self.clock.boot_us().saturating_sub(age_when_signed);
+        state
+            .complete_as_of_boot_us
+            .store(as_of_boot, Ordering::Relaxed);
+        state.as_of_us.store(as_of, Ordering::Release);
         if self.is_stale.swap(false, Ordering::Relaxed) {
-            tracing::info!(event = "feed.fresh", "the revocation feed is fresh again");
+            tracing::info!(
+                event = "feed.fresh",
+                "the revocation data is up to date again"
+            );
         }
     }
 
-    /// Whether a token may pass: revoked first, then how old the news is, if that matters.
-    pub(crate) fn judge(&self, token: &Good, max_age: Option<MaxAge>) -> Result<(), Rejected> {
+    /// Checks whether a token is revoked, and then whether the data is recent enough. With a
+    /// `max_age` of `None`, any age is accepted.
+    pub(crate) fn check_token(
+        &self,
+        token: &VerifiedToken,
+        max_age: Option<MaxAge>,
+    ) -> Result<(), Rejected> {
         let rev = token.claims.rev;
-        let known = self.known.load();
-        // Before the records: what came in between makes them newer than this says, not older.
-        let age = known.age(&self.clock);
-        if known.epoch.is_some_and(|epoch| rev.feed_epoch < epoch) {
+        let state = self.state.load();
+        // Read before the records: a frame that is applied in between makes them newer than the age
+        // says, never older.
+        let age = state.age(&self.clock);
+        if state.epoch.is_some_and(|epoch| rev.feed_epoch < epoch) {
             return Err(Rejected::Revoked);
         }
-        // Of a newer epoch nothing is known.
-        let age = age.filter(|_| known.epoch == Some(rev.feed_epoch));
-        if known.table.hits(token.revoked_by, &token.probes, rev) {
+        // The data does not cover a newer epoch.
+        let age = age.filter(|_| state.epoch == Some(rev.feed_epoch));
+        if state.table.revokes(token.key_digest, &token.digests, rev) {
             return Err(Rejected::Revoked);
         }
-        let Some(max_age) = max_age.map(|asked| self.allowed(asked)) else {
+        let Some(max_age) = max_age.map(|requested| self.limit_max_age(requested)) else {
             return Ok(());
         };
-        if !max_age.covers(age) {
-            self.note_stale(age);
+        if !max_age.allows(age) {
+            self.log_stale(age);
             return Err(Rejected::Stale);
         }
-        if max_age == MaxAge::FAIL_OPEN && !MaxAge::STANDARD.covers(age) {
+        if max_age == MaxAge::FAIL_OPEN && !MaxAge::STANDARD.allows(age) {
             self.counters.failed_open();
         }
         Ok(())
     }
 
-    fn note_stale(&self, age: Option<Duration>) {
+    /// Logs that the data is too old, once until it is up to date again.
+    fn log_stale(&self, age: Option<Duration>) {
         if !self.is_stale.swap(true, Ordering::Relaxed) {
             let age_seconds = age.map(|age| age.as_secs_f64());
             tracing::warn!(
                 event = "feed.stale",
                 age_seconds,
-                "the revocation feed is too old: tokens are not accepted on its strength"
+                "the revocation data is too old, so tokens are rejected or introspected"
             );
         }
     }
 
-    /// No more than the registration allows.
-    fn allowed(&self, max_age: MaxAge) -> MaxAge {
-        let asked = form(max_age);
-        if asked > self.asked.load(Ordering::Relaxed) {
-            self.asked.fetch_max(asked, Ordering::Relaxed);
+    /// Reduces a requested maximum age to what the registration allows, and records the request.
+    fn limit_max_age(&self, requested: MaxAge) -> MaxAge {
+        let raw = requested.to_raw();
+        if raw > self.requested_max_age.load(Ordering::Relaxed) {
+            self.requested_max_age.fetch_max(raw, Ordering::Relaxed);
         }
-        max_age.min(MaxAge::from_form(self.allowed.load(Ordering::Relaxed)))
+        requested.min(self.allowed_max_age())
     }
 
-    pub(crate) fn allow(&self, longest: MaxAge) {
-        self.allowed.store(form(longest), Ordering::Relaxed);
+    fn allowed_max_age(&self) -> MaxAge {
+        MaxAge::from_raw(self.allowed_max_age.load(Ordering::Relaxed))
     }
 
-    /// The longest `max_age` in force here.
+    pub(crate) fn set_allowed_max_age(&self, longest: MaxAge) {
+        self.allowed_max_age
+            .store(longest.to_raw(), Ordering::Relaxed);
+    }
+
+    /// Returns the longest maximum age in use: the longest requested one, as far as it is allowed.
     pub(crate) fn longest_max_age(&self) -> MaxAge {
-        let asked = MaxAge::from_form(self.asked.load(Ordering::Relaxed));
-        asked.min(MaxAge::from_form(self.allowed.load(Ordering::Relaxed)))
+        let requested = MaxAge::from_raw(self.requested_max_age.load(Ordering::Relaxed));
+        requested.min(self.allowed_max_age())
     }
 
-    /// Says beforehand that requests will ask for this.
-    pub(crate) fn expect(&self, max_age: MaxAge) {
-        self.asked.fetch_max(form(max_age), Ordering::Relaxed);
+    /// Announces that requests will have this maximum age.
+    pub(crate) fn announce_max_age(&self, max_age: MaxAge) {
+        self.requested_max_age
+            .fetch_max(max_age.to_raw(), Ordering::Relaxed);
     }
 
-    /// Where we stand; `None` before the first good frame.
+    /// Returns the current position, or `None` before the first valid frame.
     pub(crate) fn position(&self) -> Option<Position> {
-        let known = self.known.load();
-        known.epoch.map(|epoch| Position {
+        let state = self.state.load();
+        state.epoch.map(|epoch| Position {
             epoch,
-            seq: known.seq.load(Ordering::Relaxed),
+            seq: state.seq.load(Ordering::Relaxed),
         })
     }
 
-    /// Changes with the position.
+    /// Returns a receiver that changes with the position.
     pub(crate) fn positions(&self) -> watch::Receiver<Position> {
         self.position.subscribe()
     }
 
-    /// How old the news is; `None` before the first.
+    /// Returns the age of the data, or `None` before the data is first complete.
     pub(crate) fn age(&self) -> Option<Duration> {
-        self.known.load().age(&self.clock)
+        self.state.load().age(&self.clock)
     }
 
-    /// All that was committed before this instant is known; 0 where nothing is.
+    /// Returns the wall-clock time as of which the data is complete, in microseconds since the Unix
+    /// epoch, or 0 before the data is first complete.
     pub(crate) fn as_of_us(&self) -> u64 {
-        self.known.load().as_of_us.load(Ordering::Relaxed)
+        self.state.load().as_of_us.load(Ordering::Relaxed)
     }
 
-    /// Records held and the memory that they take.
+    /// Returns the number of records and the memory that they take, in bytes.
     pub(crate) fn size(&self) -> (usize, usize) {
-        let known = self.known.load();
-        (known.table.len(), known.table.memory_bytes())
+        let state = self.state.load();
+        (state.table.len(), state.table.memory_bytes())
     }
 
-    pub(crate) fn has_revoked(&self, key: Digest) -> bool {
-        self.known.load().table.holds(key)
+    pub(crate) fn is_key_revoked(&self, key: Digest) -> bool {
+        self.state.load().table.contains(key)
     }
 
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        // Nothing is half done that a second try would not repair.
+    fn lock_writer(&self) -> MutexGuard<'_, ()> {
+        // Poisoning is ignored: applying the frame again repairs an incomplete update.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn form(max_age: MaxAge) -> u64 {
-    max_age.as_secs().unwrap_or(u64::MAX)
-}
-
-/// The key that a frame names.
+/// Returns the `kid` of a frame's key.
 pub(crate) fn kid(jws: &str) -> Option<String> {
-    let jws = Unverified::parse(jws, &ALGORITHMS, &FRAME).ok()?;
+    let jws = UnverifiedJws::parse(jws, &ALGORITHMS, &FRAME).ok()?;
     Some(jws.kid().to_owned())
 }
 
-/// The claims of a frame whose signature is right.
-fn opened(jws: &str, keys: &Keys) -> Result<Frame, Refused> {
-    let jws = Unverified::parse(jws, &ALGORITHMS, &FRAME)
-        .map_err(|_| Refused::Malformed("form or header"))?;
-    let key = keys.find(jws.kid()).ok_or(Refused::UnknownKey)?;
+/// Verifies the signature of a frame and parses its claims.
+fn verify_frame(jws: &str, keys: &Keys) -> Result<Frame, FrameError> {
+    let jws = UnverifiedJws::parse(jws, &ALGORITHMS, &FRAME)
+        .map_err(|_| FrameError::Malformed("invalid JWS or header"))?;
+    let key = keys.find(jws.kid()).ok_or(FrameError::UnknownKey)?;
     if key.algorithm() != jws.algorithm() {
-        return Err(Refused::Signature);
+        return Err(FrameError::Signature);
     }
-    if key.verifies(jws.signature(), jws.signed()) != Some(true) {
-        return Err(Refused::Signature);
+    if key.verify_signature(jws.signature(), jws.signed()) != Some(true) {
+        return Err(FrameError::Signature);
     }
     if jws.payload().first() != Some(&b'{') {
-        return Err(Refused::Malformed("claims"));
+        return Err(FrameError::Malformed("invalid claims"));
     }
-    serde_json::from_slice(jws.payload()).map_err(|_| Refused::Malformed("claims"))
+    serde_json::from_slice(jws.payload()).map_err(|_| FrameError::Malformed("invalid claims"))
 }
-
-const FRAME: Form = Form {
-    types: &["revocation-frame+jwt", "application/revocation-frame+jwt"],
-    max_bytes: FRAME_MAX_BYTES,
-};
 
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::key::KeyId;
-    use crate::probe::Probes;
+    use crate::key::KeyFingerprint;
+    use crate::token_digests::TokenDigests;
     use crate::{Claims, Digest, JwkSet, Kind, ManualClock};
 
     const VECTORS: &str = include_str!("../vectors/frames.json");
 
-    fn good(token: &Value) -> Good {
+    fn verified(token: &Value) -> VerifiedToken {
         let claims: Claims = serde_json::from_value(token["claims"].clone()).unwrap();
         let kid = token["kid"].as_str().unwrap();
-        Good {
+        VerifiedToken {
             kid: kid.to_owned(),
-            key: KeyId::NONE,
-            revoked_by: Digest::of(Kind::Key, kid),
-            probes: Probes::of(&claims),
+            key: KeyFingerprint::ZERO,
+            key_digest: Digest::of(Kind::Key, kid),
+            digests: TokenDigests::from_claims(&claims),
             claims,
         }
     }
 
-    fn verdict(judged: Result<(), Rejected>) -> &'static str {
-        judged.map_or_else(|rejected| rejected.reason(), |()| "ok")
+    fn verdict(result: Result<(), Rejected>) -> &'static str {
+        result.map_or_else(|rejected| rejected.reason(), |()| "ok")
     }
 
     #[test]
-    fn the_stories_of_the_vectors_go_as_they_are_told() {
+    fn vector_stories_have_expected_outcomes() {
         let file: Value = serde_json::from_str(VECTORS).unwrap();
         let jwks: JwkSet = serde_json::from_value(file["jwks"].clone()).unwrap();
         let keys = Keys::parse(&jwks).unwrap();
@@ -405,40 +427,40 @@ mod tests {
             let issuer = file["issuer"].as_str().unwrap().to_owned();
             let feed = Feed::new(issuer, Clock::from(&clock), Arc::default());
             for (at, step) in story["steps"].as_array().unwrap().iter().enumerate() {
-                let told = format!("{}, step {at}", story["name"]);
+                let name = format!("{}, step {at}", story["name"]);
                 clock.advance(Duration::from_secs(step["elapse"].as_u64().unwrap()));
                 if let Some(frame) = step["frame"].as_str() {
-                    let outcome = match feed.take(frame, &keys) {
+                    let outcome = match feed.apply_signed(frame, &keys) {
                         Ok(_) => "applied",
-                        Err(refused) => refused.event().trim_start_matches("feed."),
+                        Err(error) => error.event().trim_start_matches("feed."),
                     };
-                    assert_eq!(outcome, step["outcome"], "{told}");
+                    assert_eq!(outcome, step["outcome"], "{name}");
                 }
                 let position = feed.position().map(|position| position.to_string());
-                assert_eq!(position.as_deref(), step["position"].as_str(), "{told}");
+                assert_eq!(position.as_deref(), step["position"].as_str(), "{name}");
                 let age = feed
                     .age()
                     .map(|age| u64::try_from(age.as_micros()).unwrap());
-                assert_eq!(age, step["age_us"].as_u64(), "{told}");
+                assert_eq!(age, step["age_us"].as_u64(), "{name}");
             }
             for token in story["tokens"].as_array().unwrap() {
-                let judged = feed.judge(&good(token), Some(MaxAge::STANDARD));
-                assert_eq!(verdict(judged), token["verdict"], "{token}");
+                let result = feed.check_token(&verified(token), Some(MaxAge::STANDARD));
+                assert_eq!(verdict(result), token["verdict"], "{token}");
             }
         }
     }
 
     #[test]
-    fn what_the_issuer_has_not_allowed_is_cut() {
+    fn max_age_is_limited_by_registration() {
         let clock = ManualClock::at(1_800_000_000);
         let feed = Feed::new("i".into(), Clock::from(&clock), Arc::default());
         let longest = |feed: &Feed| feed.longest_max_age();
-        feed.expect(MaxAge::FAIL_OPEN);
+        feed.announce_max_age(MaxAge::FAIL_OPEN);
         assert_eq!(longest(&feed), MaxAge::STANDARD);
-        feed.allow(MaxAge::secs(300));
+        feed.set_allowed_max_age(MaxAge::secs(300));
         assert_eq!(longest(&feed), MaxAge::secs(300));
-        feed.allow(MaxAge::FAIL_OPEN);
+        feed.set_allowed_max_age(MaxAge::FAIL_OPEN);
         assert_eq!(longest(&feed), MaxAge::FAIL_OPEN);
-        assert_eq!(feed.allowed(MaxAge::STRICT), MaxAge::STRICT);
+        assert_eq!(feed.limit_max_age(MaxAge::STRICT), MaxAge::STRICT);
     }
 }

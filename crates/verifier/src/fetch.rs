@@ -1,4 +1,5 @@
-//! OpenID Connect Discovery §4 and RFC 7517 §5 over HTTP: short, bounded, and to nowhere else.
+//! HTTP requests for the discovery document (OpenID Connect Discovery §4) and the keys (RFC 7517
+//! §5), with limits on time and size and without redirects.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,32 +13,32 @@ use crate::{DuplicateKid, JwkSet, Keys, StartError};
 const TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_BYTES: usize = 256 * 1024;
 
-/// How long keys count as fresh if the answer does not say.
+/// Interval between fetches of the keys if the response has no `max-age`.
 const DEFAULT_MAX_AGE: Duration = Duration::from_secs(300);
 const MIN_MAX_AGE: Duration = Duration::from_secs(30);
 const MAX_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Why a document could not be had.
+/// Why a document could not be fetched.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// No connection, no answer in time, or one that broke off.
-    #[error("no answer")]
+    /// The connection failed, the response did not arrive in time, or it was incomplete.
+    #[error("no complete response")]
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A status other than 200; a redirect is one of these.
-    #[error("the answer has the status {0}")]
+    /// The status code is not 200. Redirects are not followed, so they are reported here too.
+    #[error("the response has the status {0}")]
     Status(u16),
-    /// More bytes than any honest one.
-    #[error("the answer is too large")]
+    /// The response exceeds the size limit.
+    #[error("the response is too large")]
     TooLarge,
-    /// Not the JSON that it should be.
-    #[error("the answer is not the document asked for")]
+    /// The response is not the expected JSON document.
+    #[error("the response is not the expected JSON document")]
     Json(#[from] serde_json::Error),
-    /// A `kid` appears twice.
+    /// Two keys have the same `kid`.
     #[error(transparent)]
     DuplicateKid(#[from] DuplicateKid),
-    /// The document holds no key that can be used.
-    #[error("the document holds no usable key")]
+    /// The document contains no usable key.
+    #[error("the document contains no usable key")]
     NoKeys,
 }
 
@@ -47,39 +48,41 @@ impl From<reqwest::Error> for FetchError {
     }
 }
 
-/// Fetches one issuer's keys.
+/// Fetches the keys of one issuer.
 pub(crate) struct Fetcher {
     client: Client,
     jwks_uri: Url,
     introspection_endpoint: Option<String>,
 }
 
-/// A good answer.
+/// A successful response with keys.
 pub(crate) struct Fetched {
     pub(crate) keys: Keys,
-    /// How long the keys count as fresh.
+    /// Time until the next scheduled fetch.
     pub(crate) max_age: Duration,
-    /// What the feed calls this state of the keys.
+    /// Entity tag of the keys, which the frames of the feed refer to.
     pub(crate) etag: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Discovery {
+struct DiscoveryDocument {
     issuer: String,
     jwks_uri: String,
     introspection_endpoint: Option<String>,
 }
 
 impl Fetcher {
-    /// Asks the issuer where its keys are.
+    /// Fetches the discovery document of the issuer, and creates a fetcher for the `jwks_uri` in
+    /// it.
     pub(crate) async fn discover(client: Client, issuer: &str) -> Result<Self, StartError> {
         let url = discovery_url(issuer)?;
-        let document = discovery(&client, &url)
-            .await
-            .map_err(|source| StartError::Discovery {
-                url: url.to_string(),
-                source,
-            })?;
+        let document =
+            fetch_discovery(&client, &url)
+                .await
+                .map_err(|source| StartError::Discovery {
+                    url: url.to_string(),
+                    source,
+                })?;
         if document.issuer != issuer {
             let expected = issuer.to_owned();
             return Err(StartError::OtherIssuer {
@@ -89,21 +92,21 @@ impl Fetcher {
         }
         Ok(Self {
             client,
-            jwks_uri: secure(&document.jwks_uri)?,
+            jwks_uri: parse_secure_url(&document.jwks_uri)?,
             introspection_endpoint: document.introspection_endpoint,
         })
     }
 
-    /// For the keys at this address.
-    pub(crate) fn at(client: Client, jwks_uri: &str) -> Result<Self, StartError> {
+    /// Creates a fetcher for this URL.
+    pub(crate) fn new(client: Client, jwks_uri: &str) -> Result<Self, StartError> {
         Ok(Self {
             client,
-            jwks_uri: secure(jwks_uri)?,
+            jwks_uri: parse_secure_url(jwks_uri)?,
             introspection_endpoint: None,
         })
     }
 
-    /// Where the issuer says that tokens can be introspected (RFC 8414 §2).
+    /// Returns the introspection endpoint in the discovery document (RFC 8414 §2), if any.
     pub(crate) fn introspection_endpoint(&self) -> Option<&str> {
         self.introspection_endpoint.as_deref()
     }
@@ -112,18 +115,22 @@ impl Fetcher {
         self.jwks_uri.as_str()
     }
 
-    /// Fetches the keys, past all caches on the way if they are known to have changed. A document without a usable key is an error: an issuer that signs always
-    /// has one, so good keys are not given up for it.
-    pub(crate) async fn keys(&self, have_changed: bool) -> Result<Fetched, FetchError> {
+    /// Fetches the keys. With `bypass_caches`, intermediate caches must revalidate their response.
+    ///
+    /// A document without a usable key is an error, so that it does not replace usable keys. An
+    /// issuer that signs tokens always publishes a key.
+    pub(crate) async fn keys(&self, bypass_caches: bool) -> Result<Fetched, FetchError> {
         let mut request = self.client.get(self.jwks_uri.clone());
-        if have_changed {
+        if bypass_caches {
             request = request.header(CACHE_CONTROL, "no-cache");
         }
-        let answer = answer(request).await?;
-        let max_age = max_age(&answer);
-        let etag = answer.headers().get(ETAG).and_then(|tag| tag.to_str().ok());
+        let response = send(request).await?;
+        let headers = response.headers();
+        let max_age = max_age(&response);
+        let etag = headers.get(ETAG).and_then(|tag| tag.to_str().ok());
         let etag = etag.map(str::to_owned);
-        let document: JwkSet = serde_json::from_slice(&body(answer, MAX_BYTES).await?)?;
+        let body = read_body(response, MAX_BYTES).await?;
+        let document: JwkSet = serde_json::from_slice(&body)?;
         let keys = Keys::parse(&document)?;
         if keys.is_empty() {
             Err(FetchError::NoKeys)
@@ -137,14 +144,14 @@ impl Fetcher {
     }
 }
 
-async fn discovery(client: &Client, url: &Url) -> Result<Discovery, FetchError> {
-    let body = body(answer(client.get(url.clone())).await?, MAX_BYTES).await?;
+async fn fetch_discovery(client: &Client, url: &Url) -> Result<DiscoveryDocument, FetchError> {
+    let body = read_body(send(client.get(url.clone())).await?, MAX_BYTES).await?;
     Ok(serde_json::from_slice(&body)?)
 }
 
-/// A client that goes where it is told to and nowhere else. How long an answer may take is a matter
-/// of each request, since streams take for ever.
-pub(crate) fn client() -> Result<Client, StartError> {
+/// Creates an HTTP client that follows no redirects. It has no timeout for responses, because
+/// streams do not end. Each request sets its own.
+pub(crate) fn http_client() -> Result<Client, StartError> {
     Client::builder()
         .connect_timeout(TIMEOUT)
         .redirect(redirect::Policy::none())
@@ -152,18 +159,18 @@ pub(crate) fn client() -> Result<Client, StartError> {
         .map_err(|error| StartError::HttpClient(error.into()))
 }
 
-async fn answer(request: RequestBuilder) -> Result<Response, FetchError> {
-    let answer = request.timeout(TIMEOUT).send().await?;
-    match answer.status() {
-        StatusCode::OK => Ok(answer),
+async fn send(request: RequestBuilder) -> Result<Response, FetchError> {
+    let response = request.timeout(TIMEOUT).send().await?;
+    match response.status() {
+        StatusCode::OK => Ok(response),
         other => Err(FetchError::Status(other.as_u16())),
     }
 }
 
-/// All of an answer, if it has no more bytes than this.
-pub(crate) async fn body(mut answer: Response, max: usize) -> Result<Vec<u8>, FetchError> {
+/// Reads the whole body of a response, up to `max` bytes.
+pub(crate) async fn read_body(mut response: Response, max: usize) -> Result<Vec<u8>, FetchError> {
     let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await? {
+    while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > max {
             return Err(FetchError::TooLarge);
         }
@@ -172,14 +179,16 @@ pub(crate) async fn body(mut answer: Response, max: usize) -> Result<Vec<u8>, Fe
     Ok(body)
 }
 
-/// OpenID Connect Discovery §4: a slash at the end of the issuer is dropped, for the URL only.
+/// Returns the URL of the discovery document (OpenID Connect Discovery §4). A trailing slash of the
+/// issuer is removed, but only for the URL.
 pub(crate) fn discovery_url(issuer: &str) -> Result<Url, StartError> {
     let base = issuer.strip_suffix('/').unwrap_or(issuer);
-    secure(&format!("{base}/.well-known/openid-configuration"))
+    parse_secure_url(&format!("{base}/.well-known/openid-configuration"))
 }
 
-/// Keys that come over plain HTTP are whoever's is on the way; only loopback has no way.
-pub(crate) fn secure(url: &str) -> Result<Url, StartError> {
+/// Parses an `https` URL, or an `http` URL with a loopback host. An attacker on the network could
+/// replace keys that are fetched over plain HTTP.
+pub(crate) fn parse_secure_url(url: &str) -> Result<Url, StartError> {
     let insecure = || StartError::Insecure {
         url: url.to_owned(),
     };
@@ -197,8 +206,8 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn max_age(answer: &Response) -> Duration {
-    let header = answer
+fn max_age(response: &Response) -> Duration {
+    let header = response
         .headers()
         .get(CACHE_CONTROL)
         .and_then(|value| value.to_str().ok());
@@ -208,12 +217,12 @@ fn max_age(answer: &Response) -> Duration {
         .clamp(MIN_MAX_AGE, MAX_MAX_AGE)
 }
 
-/// RFC 9111 §5.2.2.1.
+/// Parses the `max-age` directive of a `Cache-Control` header (RFC 9111 §5.2.2.1).
 fn max_age_directive(cache_control: &str) -> Option<Duration> {
     cache_control.split(',').find_map(|directive| {
         let (name, seconds) = directive.trim().split_once('=')?;
-        let named = name.eq_ignore_ascii_case("max-age");
-        named
+        let is_max_age = name.eq_ignore_ascii_case("max-age");
+        is_max_age
             .then(|| {
                 seconds
                     .trim_matches('"')
@@ -230,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_http_is_for_loopback_only() {
+    fn plain_http_is_allowed_for_loopback_only() {
         for allowed in [
             "https://id.example/jwks",
             "http://localhost:8080/jwks",
@@ -238,9 +247,9 @@ mod tests {
             "http://127.8.9.1:81/jwks",
             "http://[::1]:8080/jwks",
         ] {
-            assert!(secure(allowed).is_ok(), "{allowed}");
+            assert!(parse_secure_url(allowed).is_ok(), "{allowed}");
         }
-        for refused in [
+        for rejected in [
             "http://id.example/jwks",
             "http://localhost.example/jwks",
             "http://127.0.0.1.example/jwks",
@@ -252,12 +261,12 @@ mod tests {
             "/jwks",
             "",
         ] {
-            assert!(secure(refused).is_err(), "{refused}");
+            assert!(parse_secure_url(rejected).is_err(), "{rejected}");
         }
     }
 
     #[test]
-    fn the_discovery_document_lies_under_the_issuer() {
+    fn discovery_url_ignores_trailing_slash() {
         let url = |issuer| discovery_url(issuer).unwrap().to_string();
         let expected = "https://id.example/tenant/.well-known/openid-configuration";
         assert_eq!(url("https://id.example/tenant"), expected);
@@ -265,11 +274,14 @@ mod tests {
     }
 
     #[test]
-    fn max_age_is_read_from_cache_control() {
-        let read = |text| max_age_directive(text).map(|age| age.as_secs());
-        assert_eq!(read("public, max-age=300, stale-if-error=86400"), Some(300));
-        assert_eq!(read("Max-Age=\"60\""), Some(60));
-        assert_eq!(read("s-maxage=9, no-cache"), None);
-        assert_eq!(read("max-age=soon"), None);
+    fn max_age_is_parsed_from_cache_control() {
+        let parse = |text| max_age_directive(text).map(|age| age.as_secs());
+        assert_eq!(
+            parse("public, max-age=300, stale-if-error=86400"),
+            Some(300)
+        );
+        assert_eq!(parse("Max-Age=\"60\""), Some(60));
+        assert_eq!(parse("s-maxage=9, no-cache"), None);
+        assert_eq!(parse("max-age=soon"), None);
     }
 }

@@ -1,5 +1,5 @@
-//! What the revocation feed sends and is told: frames, positions, acknowledgements. The server signs
-//! and reads with these very types.
+//! The messages of the revocation feed: frames, positions and acknowledgements. The server uses the
+//! same types.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,19 +10,19 @@ use crate::record::Records;
 
 /// The header parameter `typ` of a frame (RFC 7515 §4.1.9).
 pub const FRAME_TYP: &str = "revocation-frame+jwt";
-/// The version of the format, `v`. A verifier reads no other.
+/// The version of the format, `v`. A verifier rejects other versions.
 pub const FRAME_VERSION: u32 = 1;
-/// A frame's `exp` is its `iat` and so many seconds.
+/// Lifetime of a frame, in seconds: the difference between its `exp` and its `iat`.
 pub const FRAME_LIFE_SECS: u64 = 30;
-/// A frame holds no more records than this.
+/// Maximum number of records in a frame.
 pub const FRAME_MAX_RECORDS: usize = 65_536;
-/// A signed frame has no more bytes than this.
+/// Maximum size of a signed frame, in bytes.
 pub const FRAME_MAX_BYTES: usize = 4 * 1024 * 1024;
 
-/// The claims of a frame: *these are all live records with `after` < number ≤ `last`*.
+/// The claims of a frame. It contains all unexpired records with `after` < number ≤ `last`.
 ///
-/// Without records and with `after` = `last` it is a heartbeat; a snapshot is the frames from 0. All
-/// members are required but `as_of_us`, and none may appear twice.
+/// A frame without records and with `after` = `last` is a heartbeat. The frames from number 0 are a
+/// snapshot. All members except `as_of_us` are required, and duplicate members are rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frame {
     /// The issuer whose tokens the records are about.
@@ -31,29 +31,30 @@ pub struct Frame {
     pub v: u32,
     /// When the frame was signed, in seconds since the Unix epoch.
     pub iat: u64,
-    /// `iat` and [`FRAME_LIFE_SECS`].
+    /// When the frame expires: [`FRAME_LIFE_SECS`] after `iat`.
     pub exp: u64,
     /// The feed epoch that `after` and `last` belong to.
     pub epoch: u64,
     /// The number before the first record.
     pub after: u64,
-    /// The number of the last record; records that have expired keep their numbers, and are left out.
+    /// The number of the last record. Expired records are omitted but keep their numbers.
     pub last: u64,
     /// The records.
     pub records: Records,
-    /// The node's clock at the signature, in microseconds since the Unix epoch.
+    /// When the frame was signed, by the clock of the node, in microseconds since the Unix epoch.
     pub at_us: u64,
-    /// All that was committed before this instant (microseconds since the Unix epoch, by the
-    /// database's clock) is numbered up to `last`. Absent while more frames follow.
+    /// Time as of which the data is complete: everything that was committed before it has a number
+    /// up to `last`. In microseconds since the Unix epoch, by the clock of the database. Absent if
+    /// more frames follow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_of_us: Option<u64>,
-    /// The `ETag` of the issuer's `jwks_uri` at that instant, as it stands in the header (RFC 9110
-    /// §8.8.3), quotes included. One that a verifier does not hold lets it fetch the keys.
+    /// The `ETag` of the issuer's `jwks_uri` at that time, as in the header, including the quotes
+    /// (RFC 9110 §8.8.3). If the keys of a verifier have a different one, it fetches them.
     pub jwks_etag: String,
 }
 
 impl Frame {
-    /// Where a verifier stands that has applied this frame.
+    /// Returns the position of a verifier that has applied the frame.
     pub fn position(&self) -> Position {
         Position {
             epoch: self.epoch,
@@ -62,19 +63,20 @@ impl Frame {
     }
 }
 
-/// A place in the feed, written `E:S`: the feed epoch, and how many records were numbered in it.
-/// Positions are ordered by epoch, then by number.
+/// A position in the feed, written `E:S`: the feed epoch and the number of a record. Positions are
+/// ordered by epoch and then by number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position {
-    /// The feed epoch; it grows when the database went back in time.
+    /// The feed epoch. It increases when the database has lost records, for example because it was
+    /// restored from a backup.
     pub epoch: u64,
-    /// The number of the last record that was seen. The first record has 1.
+    /// The number of the last applied record. The first record has the number 1.
     pub seq: u64,
 }
 
-/// A text that is not `E:S` in plain decimal numbers.
+/// Error of a text that is not `E:S` in decimal numbers without leading zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a position is EPOCH:NUMBER")]
+#[error("invalid position; expected EPOCH:NUMBER")]
 pub struct InvalidPosition;
 
 impl fmt::Display for Position {
@@ -95,46 +97,47 @@ impl FromStr for Position {
     }
 }
 
-/// One spelling per number: `parse` alone would also take `+7` and `007`.
+/// Parses a number. Each number has exactly one accepted spelling, whereas `parse` alone would also
+/// accept `+7` and `007`.
 fn number(digits: &str) -> Result<u64, InvalidPosition> {
     let plain = digits == "0" || digits.starts_with(|c: char| matches!(c, '1'..='9'));
     let number = plain.then(|| digits.parse().ok()).flatten();
     number.ok_or(InvalidPosition)
 }
 
-/// The answer to `GET /revocations`.
+/// The response to `GET /revocations`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Frames {
-    /// Signed frames in their order, compact JWS each, 16 at most. Who asks asks again until one
-    /// of them has `as_of_us`.
+    /// Up to 16 signed frames in order, each a compact JWS. The verifier repeats the request until
+    /// one of the frames has `as_of_us`.
     pub frames: Vec<String>,
 }
 
-/// The body of `POST /revocations/ack`: what an instance of a subscriber has applied.
+/// The body of `POST /revocations/ack`: the state of an instance of a subscriber.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ack {
-    /// The instance's name, unique within its client.
+    /// Name of the instance, unique within its client.
     pub instance: String,
     /// The feed epoch of `seq`.
     pub epoch: u64,
-    /// The number of the last record that is in force there.
+    /// The number of the last record that the instance has applied.
     pub seq: u64,
-    /// The `kid`s of the issuer's keys that the instance holds.
+    /// The `kid`s of the issuer's keys that the instance uses.
     pub kids: Vec<String>,
-    /// The longest age of the feed, in seconds, at which the instance still accepts tokens. Absent:
-    /// whatever the age (`fail_open`).
+    /// The maximum age of the revocation data, in seconds, at which the instance still accepts
+    /// tokens. Absent if it accepts them at any age (`fail_open`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_age: Option<u64>,
-    /// The last frame, where the server answered that the instance is ahead of it (409).
+    /// The last frame. Sent after the server responded that the instance is ahead of it (409).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frame: Option<String>,
 }
 
-/// The answer to an [`Ack`].
+/// The response to an [`Ack`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AckAnswer {
-    /// The longest `max_age`, in seconds, that the subscriber's registration allows. `null`: any, so
-    /// `fail_open` is allowed.
+    /// The longest `max_age`, in seconds, that the subscriber's registration allows. `null` allows
+    /// any, including `fail_open`.
     pub max_age: Option<u64>,
 }
 
@@ -162,7 +165,7 @@ mod tests {
     const JSON: &str = r#"{"iss":"https://id.example","v":1,"iat":1800000000,"exp":1800000030,"epoch":1,"after":41,"last":42,"records":"VVOj8-7njuaobcAzoj-Dgh4AAAAHa0nTbQ","at_us":1800000000123456,"as_of_us":1800000000100000,"jwks_etag":"\"abc\""}"#;
 
     #[test]
-    fn a_frame_on_the_wire_is_this() {
+    fn frame_round_trips_as_known_json() {
         assert_eq!(serde_json::to_string(&frame()).unwrap(), JSON);
         assert_eq!(serde_json::from_str::<Frame>(JSON).unwrap(), frame());
         assert_eq!(frame().position().to_string(), "1:42");
@@ -173,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_is_there_once() {
+    fn missing_and_duplicate_members_are_rejected() {
         for member in [
             "iss",
             "v",
@@ -194,19 +197,19 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_frame_fits() {
+    fn largest_frame_fits_size_limit() {
         let records = vec![Record::new(Kind::User, "u", u32::MAX, u32::MAX); FRAME_MAX_RECORDS];
         let largest = Frame {
             records: Records(records),
             ..frame()
         };
         let claims = serde_json::to_string(&largest).unwrap();
-        // Base64url of the claims; header and signature of 1 kB at most.
+        // Base64url of the claims, and at most 1 KiB for header and signature.
         assert!(claims.len().div_ceil(3) * 4 + 1024 <= FRAME_MAX_BYTES);
     }
 
     #[test]
-    fn a_position_has_one_spelling() {
+    fn position_parses_only_canonical_form() {
         let position = Position {
             epoch: 1_763_752_800,
             seq: 918_232,
@@ -242,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_says_fail_open_by_silence() {
+    fn ack_without_max_age_means_fail_open() {
         let ack = Ack {
             instance: "billing-2".into(),
             epoch: 1,

@@ -1,4 +1,4 @@
-//! RFC 7517: public keys on the wire. The server publishes with these very types.
+//! JSON Web Keys (RFC 7517). The server publishes its keys with the same types.
 
 use aws_lc_rs::digest;
 use base64::Engine;
@@ -7,20 +7,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::Algorithm;
 
-/// A public key (RFC 7517 §4). There is no member for a private number, so none can be published;
-/// unknown members are ignored on input. Numbers are base64url without padding (RFC 7518 §6).
+/// A public key (RFC 7517 §4). The type has no members for private parameters, so they cannot be
+/// published. Unknown members are ignored on input. Numbers are base64url without padding
+/// (RFC 7518 §6).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Jwk {
     /// Key type: `EC` or `RSA`.
     pub kty: String,
-    /// What the key is for: `sig`.
+    /// Intended use of the key: `sig`.
     #[serde(rename = "use", skip_serializing_if = "Option::is_none")]
     pub use_: Option<String>,
     /// The only algorithm that the key may be used with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alg: Option<String>,
-    /// The key's id.
+    /// Key ID.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kid: Option<String>,
     /// RSA: the modulus.
@@ -32,16 +33,16 @@ pub struct Jwk {
     /// EC: the curve, `P-256`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crv: Option<String>,
-    /// EC: the point's x, 32 bytes.
+    /// EC: the x coordinate of the point, 32 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub x: Option<String>,
-    /// EC: the point's y, 32 bytes.
+    /// EC: the y coordinate of the point, 32 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub y: Option<String>,
 }
 
 impl Jwk {
-    /// An ES256 signing key from the coordinates of its point; `kid` is the thumbprint.
+    /// Creates an ES256 signing key from the coordinates of its point. The `kid` is the thumbprint.
     pub fn es256(x: &[u8; 32], y: &[u8; 32]) -> Self {
         Self {
             kty: "EC".to_owned(),
@@ -50,10 +51,11 @@ impl Jwk {
             y: Some(URL_SAFE_NO_PAD.encode(y)),
             ..Self::default()
         }
-        .for_signatures(Algorithm::ES256)
+        .into_signing_key(Algorithm::ES256)
     }
 
-    /// An RS256 signing key from its modulus and exponent, big-endian; `kid` is the thumbprint.
+    /// Creates an RS256 signing key from its modulus and exponent, both big-endian. The `kid` is
+    /// the thumbprint.
     pub fn rs256(n: &[u8], e: &[u8]) -> Self {
         Self {
             kty: "RSA".to_owned(),
@@ -61,20 +63,21 @@ impl Jwk {
             e: Some(URL_SAFE_NO_PAD.encode(without_leading_zeros(e))),
             ..Self::default()
         }
-        .for_signatures(Algorithm::RS256)
+        .into_signing_key(Algorithm::RS256)
     }
 
-    fn for_signatures(mut self, algorithm: Algorithm) -> Self {
+    fn into_signing_key(mut self, algorithm: Algorithm) -> Self {
         self.kid = Some(self.thumbprint());
         self.use_ = Some("sig".to_owned());
         self.alg = Some(algorithm.name().to_owned());
         self
     }
 
-    /// The SHA-256 thumbprint, base64url (RFC 7638): a hash over the required members alone, so
-    /// `kid`, `alg` and `use` do not change it. A member that is missing counts as empty.
+    /// Returns the SHA-256 thumbprint in base64url (RFC 7638). Only the required members are
+    /// hashed, so `kid`, `alg` and `use` do not change it. A missing member is hashed as an empty
+    /// string.
     pub fn thumbprint(&self) -> String {
-        let member = |value: &Option<String>| quoted(value.as_deref().unwrap_or_default());
+        let member = |value: &Option<String>| json_string(value.as_deref().unwrap_or_default());
         let canonical = match self.kty.as_str() {
             "RSA" => format!(
                 r#"{{"e":{},"kty":"RSA","n":{}}}"#,
@@ -84,7 +87,7 @@ impl Jwk {
             kty => format!(
                 r#"{{"crv":{},"kty":{},"x":{},"y":{}}}"#,
                 member(&self.crv),
-                quoted(kty),
+                json_string(kty),
                 member(&self.x),
                 member(&self.y)
             ),
@@ -93,11 +96,12 @@ impl Jwk {
     }
 }
 
-fn quoted(text: &str) -> String {
+fn json_string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// RFC 7518 §2, Base64urlUInt: the fewest bytes that hold the number.
+/// Strips leading zero bytes, because Base64urlUInt uses the minimum number of octets (RFC 7518
+/// §2).
 pub(crate) fn without_leading_zeros(number: &[u8]) -> &[u8] {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     number.get(zeros..).unwrap_or_default()
@@ -115,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_thumbprint_is_that_of_rfc_7638_section_3_1() {
+    fn thumbprint_matches_rfc_7638_section_3_1() {
         let jwk: Jwk = serde_json::from_str(
             r#"{
                 "kty": "RSA",
@@ -133,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_published_key_has_these_members_and_no_others() {
+    fn published_keys_have_only_public_members() {
         let ec = serde_json::to_string(&Jwk::es256(&[1; 32], &[2; 32])).unwrap();
         assert_eq!(
             ec,
@@ -146,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_number_is_not_kept() {
+    fn private_parameters_are_dropped_on_input() {
         let read: Jwk =
             serde_json::from_str(r#"{"kty":"EC","kid":"k","d":"AQ","k":"AQ"}"#).unwrap();
         assert_eq!(

@@ -1,4 +1,4 @@
-//! RFC 7518 §6: one public key, and what it is good for.
+//! A public key and the algorithm that it may be used with (RFC 7518 §6).
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,25 +13,25 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::jwks::without_leading_zeros;
 use crate::{Algorithm, Digest, Jwk, Kind};
 
-/// One usable public key, parsed once.
+/// A parsed and validated public key.
 #[derive(Clone)]
 pub struct Key {
     algorithm: Algorithm,
     public: Arc<ParsedPublicKey>,
-    id: KeyId,
-    /// What a record that revokes the key looks like.
-    revoked_by: Digest,
+    fingerprint: KeyFingerprint,
+    /// Digest of the revocation record that would revoke the key.
+    revocation_digest: Digest,
 }
 
-/// Algorithm and public numbers, hashed: the same key whatever it is called.
+/// SHA-256 of the algorithm and the public key. It does not depend on the `kid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct KeyId([u8; 32]);
+pub(crate) struct KeyFingerprint([u8; 32]);
 
-impl KeyId {
+impl KeyFingerprint {
     #[cfg(test)]
-    pub(crate) const NONE: Self = Self([0; 32]);
+    pub(crate) const ZERO: Self = Self([0; 32]);
 
-    fn of(algorithm: Algorithm, public: &ParsedPublicKey) -> Option<Self> {
+    fn new(algorithm: Algorithm, public: &ParsedPublicKey) -> Option<Self> {
         let mut hash = Context::new(&SHA256);
         hash.update(algorithm.name().as_bytes());
         hash.update(public.as_ref());
@@ -48,28 +48,29 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// The only algorithm that the key may be used with (RFC 8725 §3.1).
+    /// Returns the only algorithm that the key may be used with (RFC 8725 §3.1).
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// Tells keys apart that follow each other under one `kid`.
-    pub(crate) fn id(&self) -> KeyId {
-        self.id
+    /// Returns the fingerprint, which distinguishes successive keys that have the same `kid`.
+    pub(crate) fn fingerprint(&self) -> KeyFingerprint {
+        self.fingerprint
     }
 
-    pub(crate) fn revoked_by(&self) -> Digest {
-        self.revoked_by
+    pub(crate) fn revocation_digest(&self) -> Digest {
+        self.revocation_digest
     }
 
-    /// Checks a signature: `encoded` is the third part of a JWS, `message` the first two with
-    /// their dot (RFC 7515 §5.2). `None` if `encoded` is not strict base64url.
-    pub(crate) fn verifies(&self, encoded: &str, message: &[u8]) -> Option<bool> {
+    /// Returns whether a signature is valid (RFC 7515 §5.2). `encoded` is the third part of a JWS,
+    /// and `message` is the first two parts including the dot between them. Returns `None` if
+    /// `encoded` is not strict base64url.
+    pub(crate) fn verify_signature(&self, encoded: &str, message: &[u8]) -> Option<bool> {
         let signature = URL_SAFE_NO_PAD.decode(encoded).ok()?;
         Some(self.public.verify_sig(message, &signature).is_ok())
     }
 
-    /// `None` if the key is not one that we can use; see [`Keys::parse`](crate::Keys::parse).
+    /// Parses a key. Returns `None` if it is not usable; see [`Keys::parse`](crate::Keys::parse).
     pub(crate) fn parse(jwk: &Jwk) -> Option<Self> {
         if jwk.use_.as_deref() != Some("sig") {
             return None;
@@ -80,26 +81,27 @@ impl Key {
         }
     }
 
-    /// RFC 7518 §6.2.1.
+    /// Parses a P-256 key (RFC 7518 §6.2.1).
     fn es256(jwk: &Jwk) -> Option<Self> {
         if jwk.kty != "EC" || jwk.crv.as_deref() != Some("P-256") {
             return None;
         }
-        let x: [u8; 32] = number(&jwk.x)?.try_into().ok()?;
-        let y: [u8; 32] = number(&jwk.y)?.try_into().ok()?;
+        let x: [u8; 32] = decode_number(&jwk.x)?.try_into().ok()?;
+        let y: [u8; 32] = decode_number(&jwk.y)?.try_into().ok()?;
         let point = [&[0x04], x.as_slice(), y.as_slice()].concat();
         let public = ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).ok()?;
         Self::new(Algorithm::ES256, public, jwk)
     }
 
-    /// RFC 7518 §6.3.1, and §3.3 for the size.
+    /// Parses an RSA key (RFC 7518 §6.3.1) and checks its size (§3.3).
     fn rs256(jwk: &Jwk) -> Option<Self> {
         if jwk.kty != "RSA" {
             return None;
         }
-        let (n, e) = (number(&jwk.n)?, number(&jwk.e)?);
+        let (n, e) = (decode_number(&jwk.n)?, decode_number(&jwk.e)?);
         let (n, e) = (without_leading_zeros(&n), without_leading_zeros(&e));
-        if !(2048..=8192).contains(&bits(n)) || bits(e) < 17 || e.last()? % 2 == 0 {
+        let (n_bits, e_bits) = (bit_length(n), bit_length(e));
+        if !(2048..=8192).contains(&n_bits) || e_bits < 17 || e.last()? % 2 == 0 {
             return None;
         }
         let public = RsaPublicKeyComponents { n, e }
@@ -111,19 +113,19 @@ impl Key {
     fn new(algorithm: Algorithm, public: ParsedPublicKey, jwk: &Jwk) -> Option<Self> {
         Some(Self {
             algorithm,
-            id: KeyId::of(algorithm, &public)?,
+            fingerprint: KeyFingerprint::new(algorithm, &public)?,
             public: Arc::new(public),
-            revoked_by: Digest::of(Kind::Key, jwk.kid.as_deref().unwrap_or_default()),
+            revocation_digest: Digest::of(Kind::Key, jwk.kid.as_deref().unwrap_or_default()),
         })
     }
 }
 
-fn number(member: &Option<String>) -> Option<Vec<u8>> {
+fn decode_number(member: &Option<String>) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(member.as_deref()?).ok()
 }
 
-/// The length of a number without leading zeros, in bits.
-fn bits(number: &[u8]) -> usize {
+/// Returns the length in bits of a number without leading zero bytes.
+fn bit_length(number: &[u8]) -> usize {
     number
         .first()
         .map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
@@ -133,16 +135,16 @@ fn bits(number: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    /// The payload of all examples in RFC 7515, Appendix A.
+    /// Payload of the examples in RFC 7515, Appendix A.
     const PAYLOAD: &str = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
 
-    /// RFC 7515 §A.2.
+    /// The key of RFC 7515 §A.2.
     fn rsa() -> Jwk {
         let n = "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ";
         Jwk::rs256(&URL_SAFE_NO_PAD.decode(n).unwrap(), &[1, 0, 1])
     }
 
-    /// RFC 7515 §A.3.
+    /// The key of RFC 7515 §A.3.
     fn ec() -> Jwk {
         let x = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
         let y = "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0";
@@ -150,35 +152,41 @@ mod tests {
         Jwk::es256(&bytes(x), &bytes(y))
     }
 
-    fn usable(jwk: Jwk) -> bool {
+    fn is_usable(jwk: Jwk) -> bool {
         Key::parse(&jwk).is_some()
     }
 
     #[test]
-    fn the_signature_of_rfc_7515_section_a_2_verifies() {
+    fn rfc_7515_section_a_2_signature_is_valid() {
         let message = format!("eyJhbGciOiJSUzI1NiJ9.{PAYLOAD}");
         let signature = "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw";
         let key = Key::parse(&rsa()).unwrap();
-        assert_eq!(key.verifies(signature, message.as_bytes()), Some(true));
-        assert_eq!(key.verifies(signature, b"another"), Some(false));
+        assert_eq!(
+            key.verify_signature(signature, message.as_bytes()),
+            Some(true)
+        );
+        assert_eq!(key.verify_signature(signature, b"another"), Some(false));
     }
 
     #[test]
-    fn the_signature_of_rfc_7515_section_a_3_verifies() {
+    fn rfc_7515_section_a_3_signature_is_valid() {
         let message = format!("eyJhbGciOiJFUzI1NiJ9.{PAYLOAD}");
         let signature = "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
         let key = Key::parse(&ec()).unwrap();
-        assert_eq!(key.verifies(signature, message.as_bytes()), Some(true));
-        assert_eq!(key.verifies(signature, b"another"), Some(false));
         assert_eq!(
-            key.verifies(&format!("{signature}=="), message.as_bytes()),
+            key.verify_signature(signature, message.as_bytes()),
+            Some(true)
+        );
+        assert_eq!(key.verify_signature(signature, b"another"), Some(false));
+        assert_eq!(
+            key.verify_signature(&format!("{signature}=="), message.as_bytes()),
             None
         );
     }
 
     #[test]
-    fn a_key_that_we_cannot_use_is_skipped() {
-        assert!(usable(ec()) && usable(rsa()));
+    fn unusable_keys_are_skipped() {
+        assert!(is_usable(ec()) && is_usable(rsa()));
         let some = |text: &str| Some(text.to_owned());
         for (why, jwk) in [
             ("no use", Jwk { use_: None, ..ec() }),
@@ -198,14 +206,14 @@ mod tests {
                 },
             ),
             (
-                "alg of another kty",
+                "alg of another kty: RS256",
                 Jwk {
                     alg: some("RS256"),
                     ..ec()
                 },
             ),
             (
-                "alg of another kty",
+                "alg of another kty: ES256",
                 Jwk {
                     alg: some("ES256"),
                     ..rsa()
@@ -227,7 +235,7 @@ mod tests {
             ),
             ("no curve", Jwk { crv: None, ..ec() }),
             ("not on the curve", Jwk { y: ec().x, ..ec() }),
-            ("half a point", Jwk { y: None, ..ec() }),
+            ("no y coordinate", Jwk { y: None, ..ec() }),
             (
                 "short x",
                 Jwk {
@@ -258,21 +266,21 @@ mod tests {
                 },
             ),
         ] {
-            assert!(!usable(jwk), "{why}");
+            assert!(!is_usable(jwk), "{why}");
         }
     }
 
     #[test]
-    fn rsa_has_2048_bits_or_more() {
+    fn rsa_modulus_has_2048_to_8192_bits() {
         let modulus =
             |bytes: usize, first: u8| [&[first], vec![0xff; bytes - 1].as_slice()].concat();
-        assert!(usable(Jwk::rs256(&modulus(256, 0x80), &[1, 0, 1])));
-        assert!(!usable(Jwk::rs256(&modulus(256, 0x7f), &[1, 0, 1])));
-        assert!(!usable(Jwk::rs256(&modulus(128, 0xff), &[1, 0, 1])));
-        assert!(!usable(Jwk::rs256(&modulus(1025, 0xff), &[1, 0, 1])));
-        // Leading zeros do not make a key longer.
+        assert!(is_usable(Jwk::rs256(&modulus(256, 0x80), &[1, 0, 1])));
+        assert!(!is_usable(Jwk::rs256(&modulus(256, 0x7f), &[1, 0, 1])));
+        assert!(!is_usable(Jwk::rs256(&modulus(128, 0xff), &[1, 0, 1])));
+        assert!(!is_usable(Jwk::rs256(&modulus(1025, 0xff), &[1, 0, 1])));
+        // Leading zeros do not count towards the size.
         let n = URL_SAFE_NO_PAD.encode([vec![0; 128], modulus(128, 0xff)].concat());
-        assert!(!usable(Jwk {
+        assert!(!is_usable(Jwk {
             n: Some(n),
             ..rsa()
         }));

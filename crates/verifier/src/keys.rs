@@ -1,35 +1,35 @@
-//! RFC 7517 §5: the keys of a document that can be used, parsed once.
+//! The usable keys of a JWK set (RFC 7517 §5).
 
 use std::collections::{HashMap, HashSet};
 
 use crate::{JwkSet, Key};
 
-/// A JWKS document that no key may be taken from.
+/// Error of a JWK set in which two keys have the same `kid`. The whole set is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the JWKS holds the kid {kid:?} twice")]
+#[error("the JWKS contains the kid {kid:?} more than once")]
 pub struct DuplicateKid {
     /// The `kid` that appears more than once.
     pub kid: String,
 }
 
-/// The keys of a document that this crate can use: parsed, checked, found by `kid` and by nothing
-/// else.
+/// The keys of a JWK set that this crate can use, parsed and validated. Keys are looked up only by
+/// `kid`.
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
     by_kid: HashMap<String, Key>,
 }
 
 impl Keys {
-    /// Takes the usable keys out of a document. Skipped (RFC 7517 §5) is a key
-    /// - that has no `kid`, or whose `use` is not `sig`;
-    /// - whose `alg` is neither ES256 nor RS256, or does not fit its `kty` and `crv`;
-    /// - that is no point of P-256, or is RSA under 2048 or over 8192 bits, or has a small or even
-    ///   exponent.
+    /// Parses the usable keys of a JWK set. A key is skipped (RFC 7517 §5) if
+    /// - it has no `kid`, or its `use` is not `sig`;
+    /// - its `alg` is neither ES256 nor RS256, or does not match its `kty` and `crv`;
+    /// - it is not a point on P-256, or is an RSA key of less than 2048 or more than 8192 bits, or
+    ///   has an exponent that is even or less than 65536.
     ///
     /// # Errors
     ///
-    /// [`DuplicateKid`], even if the second key would be skipped: which one a token means is then
-    /// anyone's guess.
+    /// [`DuplicateKid`] if two keys have the same `kid`, even if one of them would be skipped,
+    /// because it is ambiguous which key a token refers to.
     pub fn parse(document: &JwkSet) -> Result<Self, DuplicateKid> {
         let mut seen = HashSet::new();
         let mut by_kid = HashMap::new();
@@ -42,18 +42,18 @@ impl Keys {
                 Some(key) => {
                     by_kid.insert(kid.clone(), key);
                 }
-                None => tracing::debug!(kid, "a key of the JWKS is not one we can use"),
+                None => tracing::debug!(kid, "skipped an unusable key of the JWKS"),
             }
         }
         Ok(Self { by_kid })
     }
 
-    /// Whether no key of the document was usable.
+    /// Returns whether the set has no usable keys.
     pub fn is_empty(&self) -> bool {
         self.by_kid.is_empty()
     }
 
-    /// How many keys were usable.
+    /// Returns the number of usable keys.
     pub fn len(&self) -> usize {
         self.by_kid.len()
     }
@@ -62,7 +62,8 @@ impl Keys {
         self.by_kid.iter().map(|(kid, key)| (kid.as_str(), key))
     }
 
-    /// The key of that id. A lookup and nothing else: `kid` never becomes a path, a query or a URL.
+    /// Returns the key with this `kid`. The `kid` is only used for a map lookup, and never as part
+    /// of a path, a query or a URL.
     pub fn find(&self, kid: &str) -> Option<&Key> {
         self.by_kid.get(kid)
     }
@@ -73,7 +74,7 @@ mod tests {
     use super::*;
     use crate::Jwk;
 
-    fn named(kid: &str, kty: &str) -> Jwk {
+    fn jwk(kid: &str, kty: &str) -> Jwk {
         Jwk {
             kid: Some(kid.to_owned()),
             kty: kty.to_owned(),
@@ -82,8 +83,8 @@ mod tests {
     }
 
     #[test]
-    fn a_kid_may_not_appear_twice() {
-        let keys = vec![named("a", "EC"), named("b", "RSA"), named("a", "oct")];
+    fn duplicate_kid_is_rejected() {
+        let keys = vec![jwk("a", "EC"), jwk("b", "RSA"), jwk("a", "oct")];
         let refused = Keys::parse(&JwkSet { keys });
         assert_eq!(
             refused.unwrap_err(),
@@ -94,8 +95,8 @@ mod tests {
     }
 
     #[test]
-    fn a_key_without_kid_cannot_be_found() {
-        // RFC 7515 §A.3: a good key, but for its name.
+    fn keys_without_kid_are_skipped() {
+        // The key of RFC 7515 §A.3, with and without a `kid`.
         let member = |text: &str| Some(text.to_owned());
         let good = Jwk {
             use_: member("sig"),
@@ -103,13 +104,13 @@ mod tests {
             crv: member("P-256"),
             x: member("f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU"),
             y: member("x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"),
-            ..named("k", "EC")
+            ..jwk("k", "EC")
         };
-        let nameless = Jwk {
+        let without_kid = Jwk {
             kid: None,
             ..good.clone()
         };
-        let keys = vec![nameless.clone(), good, nameless];
+        let keys = vec![without_kid.clone(), good, without_kid];
         let keys = Keys::parse(&JwkSet { keys }).unwrap();
         assert_eq!(keys.len(), 1);
         assert!(keys.find("k").is_some() && keys.find("").is_none());

@@ -1,5 +1,5 @@
-//! Verification of Portcullis access tokens (RFC 9068) inside a resource server: no call to the
-//! issuer per request, one background task that keeps the keys fresh.
+//! Verification of Portcullis access tokens (RFC 9068) inside a resource server. No request to the
+//! issuer is made per token: a background task keeps the issuer's keys up to date.
 //!
 //! ```no_run
 //! # async fn service(token: &str) -> Result<(), Box<dyn std::error::Error>> {
@@ -12,11 +12,12 @@
 //! # }
 //! ```
 //!
-//! A token is checked in this order, and the first check that fails is the answer: size, three
-//! parts of strict base64url, header (`alg`, `typ`, `crit`), key by `kid`, signature, claims,
-//! revocation, age of the news of revocations, scope, login.
+//! A token is checked in this order, and the first check that fails determines the error: size,
+//! three parts of strict base64url, header (`alg`, `typ`, `crit`), key by `kid`, signature, claims,
+//! revocation, age of the revocation data, scope, authentication of the user.
 //!
-//! Revocations come by the issuer's feed, if the verifier [subscribes](Builder::subscriber):
+//! If the verifier [subscribes](Builder::subscriber) to the issuer's revocation feed, it also
+//! rejects revoked tokens:
 //!
 //! ```no_run
 //! # async fn service(secret: &str, token: &str) -> Result<(), Box<dyn std::error::Error>> {
@@ -32,7 +33,7 @@
 //! # }
 //! ```
 //!
-//! | Module | What it follows |
+//! | Item | Specification |
 //! |---|---|
 //! | [`Claims`] | RFC 9068 §2.2, RFC 7519 §4.1 |
 //! | [`Jwk`], [`JwkSet`], [`Keys`] | RFC 7517, RFC 7518 §6, RFC 7638 |
@@ -48,30 +49,30 @@ pub mod actix;
 mod algorithm;
 mod bearer;
 mod builder;
-mod cache;
 mod claims;
 mod clock;
-mod demand;
 mod feed;
 mod fetch;
-mod follow;
+mod follower;
 mod frame;
 mod introspect;
 mod jwks;
 mod key;
+mod key_cache;
 mod keys;
 mod max_age;
 mod metrics;
 mod need;
-mod probe;
 mod record;
+mod refetch;
 mod rejected;
 mod rev;
-mod seen;
 mod sse;
 mod subscription;
 mod table;
 mod token;
+mod token_cache;
+mod token_digests;
 #[cfg(feature = "tower")]
 pub mod tower;
 mod verifier;

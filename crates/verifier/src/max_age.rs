@@ -1,34 +1,36 @@
-//! How old the news of revocations may be before a token is no longer accepted on its strength.
+//! The maximum age of the revocation data at which tokens are accepted.
 
 use std::time::Duration;
 
 use crate::Need;
 
-/// The longest age of the revocation feed at which tokens are accepted. Older: the verifier
-/// introspects where it was asked to, or answers 503. Ordered from strict to lax.
+/// The maximum age of the revocation data at which tokens are accepted. If the data is older, the
+/// verifier introspects the token if introspection is enabled, and otherwise rejects it with 503.
+/// Values are ordered from strict to lax.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MaxAge(
-    /// Whole seconds; the largest number stands for no limit.
+    /// Whole seconds. `u64::MAX` means unlimited.
     u64,
 );
 
 impl MaxAge {
-    /// 60 s: what holds unless something else is said.
+    /// 60 s, the default.
     pub const STANDARD: Self = Self(60);
-    /// 3 s: for what must not happen after a revocation, such as payments.
+    /// 3 s, for actions that must not be possible after a revocation, such as payments.
     pub const STRICT: Self = Self(3);
-    /// Whatever the age, also without any news at all: availability before revocation. Counts only
-    /// where the subscriber's registration allows it; the issuer audits it.
+    /// Unlimited: tokens are accepted even without any revocation data. This favours availability
+    /// over revocation. It has an effect only if the subscriber's registration allows it, which the
+    /// issuer audits.
     pub const FAIL_OPEN: Self = Self(u64::MAX);
 
-    /// That many seconds. More than the registration allows counts as what it allows, at most the
-    /// life of an access token.
+    /// Creates a limit of `secs` seconds. The limit is reduced to what the subscriber's
+    /// registration allows, which is at most the lifetime of an access token.
     pub const fn secs(secs: u64) -> Self {
-        // All ones mean something else, and nobody waits that long.
+        // `u64::MAX` is reserved for "unlimited".
         Self(if secs == u64::MAX { secs - 1 } else { secs })
     }
 
-    /// The number of seconds; `None` where there is no limit.
+    /// Returns the number of seconds, or `None` if the age is unlimited.
     pub const fn as_secs(self) -> Option<u64> {
         if self.0 == u64::MAX {
             None
@@ -37,13 +39,19 @@ impl MaxAge {
         }
     }
 
-    /// From seconds of which the largest number stands for no limit.
-    pub(crate) const fn from_form(secs: u64) -> Self {
+    /// Creates a limit from a number of seconds of which `u64::MAX` means unlimited.
+    pub(crate) const fn from_raw(secs: u64) -> Self {
         Self(secs)
     }
 
-    /// Whether news of this age is young enough.
-    pub(crate) fn covers(self, age: Option<Duration>) -> bool {
+    /// Returns the number of seconds, or `u64::MAX` if the age is unlimited.
+    pub(crate) const fn to_raw(self) -> u64 {
+        self.0
+    }
+
+    /// Returns whether revocation data of this age is acceptable. An age of `None` means that no
+    /// data has arrived.
+    pub(crate) fn allows(self, age: Option<Duration>) -> bool {
         match (self.as_secs(), age) {
             (None, _) => true,
             (Some(secs), Some(age)) => age <= Duration::from_secs(secs),
@@ -64,52 +72,52 @@ impl From<Option<u64>> for MaxAge {
     }
 }
 
-/// What the builder said about scopes.
+/// The configured maximum ages.
 #[derive(Clone, Debug)]
 pub(crate) struct MaxAges {
-    /// A scope, or with `*` at its end whatever begins so.
+    /// Limits for a scope, or for all scopes with a prefix if the pattern ends with `*`.
     by_scope: Vec<(String, MaxAge)>,
-    /// Where nothing else is said.
-    pub(crate) otherwise: MaxAge,
+    /// The limit for requests that no pattern matches.
+    pub(crate) default: MaxAge,
 }
 
 impl Default for MaxAges {
     fn default() -> Self {
         Self {
             by_scope: Vec::new(),
-            otherwise: MaxAge::STANDARD,
+            default: MaxAge::STANDARD,
         }
     }
 }
 
 impl MaxAges {
-    pub(crate) fn add(&mut self, scopes: String, max_age: MaxAge) {
-        self.by_scope.push((scopes, max_age));
+    pub(crate) fn add(&mut self, pattern: String, max_age: MaxAge) {
+        self.by_scope.push((pattern, max_age));
     }
 
-    /// The strictest of what was said about this need and its scopes.
-    pub(crate) fn of(&self, need: &Need) -> MaxAge {
+    /// Returns the strictest limit that applies to `need` or one of its scopes.
+    pub(crate) fn for_need(&self, need: &Need) -> MaxAge {
         let by_scope = need.scopes().flat_map(|scope| {
-            let about = self
+            let matching = self
                 .by_scope
                 .iter()
-                .filter(move |(scopes, _)| covers(scopes, scope));
-            about.map(|(_, max_age)| *max_age)
+                .filter(move |(pattern, _)| matches_scope(pattern, scope));
+            matching.map(|(_, max_age)| *max_age)
         });
         let strictest = by_scope.chain(need.own_max_age()).min();
-        strictest.unwrap_or(self.otherwise)
+        strictest.unwrap_or(self.default)
     }
 
-    /// The laxest that was said.
+    /// Returns the laxest configured limit.
     pub(crate) fn longest(&self) -> MaxAge {
         let by_scope = self.by_scope.iter().map(|(_, max_age)| *max_age);
-        by_scope.fold(self.otherwise, MaxAge::max)
+        by_scope.fold(self.default, MaxAge::max)
     }
 }
 
-fn covers(pattern: &str, scope: &str) -> bool {
+fn matches_scope(pattern: &str, scope: &str) -> bool {
     match pattern.strip_suffix('*') {
-        Some(start) => scope.starts_with(start),
+        Some(prefix) => scope.starts_with(prefix),
         None => scope == pattern,
     }
 }
@@ -119,31 +127,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strict_is_less_than_lax() {
+    fn limits_are_ordered_from_strict_to_lax() {
         assert!(MaxAge::STRICT < MaxAge::STANDARD && MaxAge::STANDARD < MaxAge::FAIL_OPEN);
         assert!(MaxAge::secs(u64::MAX) < MaxAge::FAIL_OPEN);
         assert_eq!(MaxAge::default(), MaxAge::STANDARD);
     }
 
     #[test]
-    fn an_age_counts_to_the_microsecond() {
+    fn age_is_compared_to_the_microsecond() {
         let age = |us| Some(Duration::from_micros(us));
-        assert!(MaxAge::STRICT.covers(age(3_000_000)));
-        assert!(!MaxAge::STRICT.covers(age(3_000_001)));
-        assert!(!MaxAge::secs(0).covers(age(1)));
+        assert!(MaxAge::STRICT.allows(age(3_000_000)));
+        assert!(!MaxAge::STRICT.allows(age(3_000_001)));
+        assert!(!MaxAge::secs(0).allows(age(1)));
     }
 
     #[test]
-    fn without_news_only_fail_open_accepts() {
-        assert!(!MaxAge::secs(u64::MAX).covers(None));
-        assert!(MaxAge::FAIL_OPEN.covers(None));
+    fn only_fail_open_allows_missing_data() {
+        assert!(!MaxAge::secs(u64::MAX).allows(None));
+        assert!(MaxAge::FAIL_OPEN.allows(None));
         assert_eq!(MaxAge::FAIL_OPEN.as_secs(), None);
         assert_eq!(MaxAge::from(None), MaxAge::FAIL_OPEN);
         assert_eq!(MaxAge::from(Some(7)).as_secs(), Some(7));
     }
 
     #[test]
-    fn the_strictest_of_what_was_said_counts() {
+    fn strictest_matching_limit_applies() {
         let mut ages = MaxAges::default();
         ages.add("payments:*".into(), MaxAge::STRICT);
         ages.add("news".into(), MaxAge::secs(300));
@@ -160,7 +168,7 @@ mod tests {
             (lax, MaxAge::secs(120)),
             (Need::any().max_age(MaxAge::FAIL_OPEN), MaxAge::FAIL_OPEN),
         ] {
-            assert_eq!(ages.of(&need), expected, "{need:?}");
+            assert_eq!(ages.for_need(&need), expected, "{need:?}");
         }
         assert_eq!(ages.longest(), MaxAge::secs(300));
     }

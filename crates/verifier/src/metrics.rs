@@ -1,4 +1,4 @@
-//! What a verifier counts, for the service's own metrics.
+//! Metrics of a verifier, for export by the service.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,36 +7,40 @@ use std::time::Duration;
 
 use crate::{Position, Rejected};
 
-/// A snapshot of a verifier's counters and gauges; see [`Verifier::metrics`].
-/// Its `Display` is the text that Prometheus reads.
+/// A snapshot of a verifier's counters and gauges; see [`Verifier::metrics`]. Its `Display` output
+/// is in the Prometheus text format.
 ///
 /// [`Verifier::metrics`]: crate::Verifier::metrics
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Metrics {
-    /// Refusals since the start, by [`Rejected::reason`]; reasons that did not occur are not there.
+    /// Rejected tokens since the start, by [`Rejected::reason`]. Reasons that have not occurred are
+    /// omitted.
     pub rejected: BTreeMap<&'static str, u64>,
-    /// How old the news of revocations is; `None` without a feed, or before its first good frame.
+    /// Age of the revocation data. `None` without a subscription, or before the first complete
+    /// data.
     pub feed_age: Option<Duration>,
-    /// What was applied of the feed.
+    /// Position up to which the feed has been applied. `None` without a subscription, or before the
+    /// first valid frame.
     pub feed_position: Option<Position>,
-    /// Records in force.
+    /// Number of revocation records.
     pub records: usize,
-    /// Memory that they take.
+    /// Memory that the records take, in bytes.
     pub record_bytes: usize,
-    /// Frames that were refused, by the name of their log event.
+    /// Rejected frames since the start, by the name of their log event. Events that have not
+    /// occurred are omitted.
     pub frames_refused: BTreeMap<&'static str, u64>,
-    /// Times that the feed was connected to anew.
+    /// Number of reconnections to the feed.
     pub reconnects: u64,
-    /// Calls of the introspection endpoint.
+    /// Number of requests to the introspection endpoint.
     pub introspections: u64,
-    /// Whether tokens may pass here however old the news is.
+    /// Whether tokens may be accepted at any age of the revocation data.
     pub fail_open: bool,
-    /// Tokens that passed with news over 60 s old.
+    /// Number of tokens that were accepted although the revocation data was older than 60 s.
     pub failed_open: u64,
 }
 
-/// The events of [`Refused`](crate::feed::Refused).
+/// All events of [`FrameError`](crate::feed::FrameError).
 const FRAME_EVENTS: [&str; 5] = [
     "feed.rejected",
     "feed.rollback",
@@ -78,8 +82,8 @@ impl Counters {
 
     pub(crate) fn metrics(&self) -> Metrics {
         Metrics {
-            rejected: occurred(&Rejected::REASONS, &self.rejected),
-            frames_refused: occurred(&FRAME_EVENTS, &self.frames),
+            rejected: nonzero(&Rejected::REASONS, &self.rejected),
+            frames_refused: nonzero(&FRAME_EVENTS, &self.frames),
             reconnects: self.reconnects.load(Ordering::Relaxed),
             introspections: self.introspections.load(Ordering::Relaxed),
             failed_open: self.failed_open.load(Ordering::Relaxed),
@@ -92,13 +96,14 @@ fn count(names: &[&str], counters: &[AtomicU64], name: &str) {
     let counter = names
         .iter()
         .zip(counters)
-        .find(|(known, _)| **known == name);
+        .find(|(candidate, _)| **candidate == name);
     if let Some((_, counter)) = counter {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-fn occurred(names: &[&'static str], counters: &[AtomicU64]) -> BTreeMap<&'static str, u64> {
+/// Returns the counters that are not zero.
+fn nonzero(names: &[&'static str], counters: &[AtomicU64]) -> BTreeMap<&'static str, u64> {
     let counts = counters
         .iter()
         .map(|counter| counter.load(Ordering::Relaxed));
@@ -144,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_counted_is_told() {
+    fn display_exports_counters_and_gauges() {
         let counters = Counters::default();
         counters.rejected(&Rejected::Expired);
         counters.rejected(&Rejected::Expired);
@@ -170,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn without_news_no_age_is_told() {
+    fn age_is_omitted_without_data() {
         assert!(!Metrics::default().to_string().contains("age_seconds"));
     }
 }

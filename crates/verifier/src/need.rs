@@ -1,14 +1,14 @@
-//! What a request needs of its token: an audience (RFC 9068 §4), scopes (RFC 6750 §3.1), how and
-//! when the user authenticated (RFC 9470), and how old the news of revocations may be.
+//! The requirements of a request for its token: an audience (RFC 9068 §4), scopes (RFC 6750 §3.1),
+//! how and when the user authenticated (RFC 9470), and the maximum age of the revocation data.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::{Claims, MaxAge, Rejected};
 
-type Word = Cow<'static, str>;
+type Str = Cow<'static, str>;
 
-/// What a request needs of the token that it brings.
+/// The requirements of a request for its token.
 ///
 /// ```
 /// # use portcullis_verifier::{MaxAge, Need};
@@ -22,17 +22,17 @@ type Word = Cow<'static, str>;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Need {
-    audience: Option<Word>,
-    scopes: Vec<Word>,
-    /// Of each list, one scope.
-    alternatives: Vec<Vec<Word>>,
-    acr: Vec<Word>,
+    audience: Option<Str>,
+    scopes: Vec<Str>,
+    /// Lists of scopes, of each of which at least one is required.
+    alternatives: Vec<Vec<Str>>,
+    acr: Vec<Str>,
     authenticated_within: Option<Duration>,
     max_age: Option<MaxAge>,
 }
 
 impl Need {
-    /// Any valid token.
+    /// Requires only a valid token.
     pub const fn any() -> Self {
         Self {
             audience: None,
@@ -44,33 +44,33 @@ impl Need {
         }
     }
 
-    /// A token that was granted this scope, a single word (RFC 6749 §3.3).
+    /// Requires this scope, a single one (RFC 6749 §3.3).
     pub fn scope(scope: impl Into<Cow<'static, str>>) -> Self {
         Self::any().and(scope)
     }
 
-    /// A token that was granted at least one of these scopes. The first is the one that a caller
-    /// without any of them is told to ask for. Of an empty list no token has one.
+    /// Requires at least one of these scopes. If the token has none of them, the response tells the
+    /// caller to request the first one. An empty list rejects every token.
     pub fn one_of<S: Into<Cow<'static, str>>>(scopes: impl IntoIterator<Item = S>) -> Self {
         Self::any().and_one_of(scopes)
     }
 
-    /// And a token that is meant for this audience, compared byte for byte. For a verifier that
-    /// stands before several services, and so accepts [any](crate::Builder::any_audience).
+    /// Also requires this audience, compared byte for byte. This is for verifiers that serve
+    /// several APIs, and so accept [any audience](crate::Builder::any_audience) by default.
     #[must_use]
     pub fn audience(mut self, audience: impl Into<Cow<'static, str>>) -> Self {
         self.audience = Some(audience.into());
         self
     }
 
-    /// And this scope too.
+    /// Also requires this scope.
     #[must_use]
     pub fn and(mut self, scope: impl Into<Cow<'static, str>>) -> Self {
         self.scopes.push(scope.into());
         self
     }
 
-    /// And one of these scopes too; see [`one_of`](Self::one_of).
+    /// Also requires at least one of these scopes; see [`one_of`](Self::one_of).
     #[must_use]
     pub fn and_one_of<S: Into<Cow<'static, str>>>(
         mut self,
@@ -81,57 +81,58 @@ impl Need {
         self
     }
 
-    /// And a login of one of these authentication context classes, the preferred one first
-    /// (RFC 9470 §3, `acr_values`). A token without `acr` has none.
+    /// Also requires one of these authentication context classes, listed in order of preference
+    /// (RFC 9470 §3, `acr_values`). A token without `acr` does not meet the requirement.
     #[must_use]
     pub fn acr<S: Into<Cow<'static, str>>>(mut self, values: impl IntoIterator<Item = S>) -> Self {
         self.acr = values.into_iter().map(Into::into).collect();
         self
     }
 
-    /// And a login no longer ago than this, in whole seconds (RFC 9470 §3, `max_age`). A token
-    /// without `auth_time` has none.
+    /// Also requires that the user authenticated at most this long ago, in whole seconds
+    /// (RFC 9470 §3, `max_age`). A token without `auth_time` does not meet the requirement.
     #[must_use]
     pub fn authenticated_within(mut self, age: Duration) -> Self {
         self.authenticated_within = Some(age);
         self
     }
 
-    /// And news of revocations no older than this. Of this and what the
-    /// [builder](crate::Builder::max_age) says about the scopes the strictest counts.
+    /// Also limits the age of the revocation data. If the [builder](crate::Builder::max_age) limits
+    /// it for one of the scopes, the stricter limit applies.
     #[must_use]
     pub fn max_age(mut self, max_age: MaxAge) -> Self {
         self.max_age = Some(max_age);
         self
     }
 
-    /// How old the news may be, if this says so.
+    /// Returns the maximum age that was set by [`max_age`](Self::max_age).
     pub(crate) fn own_max_age(&self) -> Option<MaxAge> {
         self.max_age
     }
 
-    /// Every scope that this speaks of.
+    /// Returns all scopes that are required, alternatives included.
     pub(crate) fn scopes(&self) -> impl Iterator<Item = &str> {
         let alternatives = self.alternatives.iter().flatten();
         self.scopes.iter().chain(alternatives).map(AsRef::as_ref)
     }
 
-    /// RFC 9068 §4.
-    pub(crate) fn is_for(&self, claims: &Claims) -> Result<(), Rejected> {
+    /// Checks the audience (RFC 9068 §4).
+    pub(crate) fn check_audience(&self, claims: &Claims) -> Result<(), Rejected> {
         match &self.audience {
             Some(audience) if claims.aud != *audience => Err(Rejected::Audience),
             _ => Ok(()),
         }
     }
 
-    /// Scopes first: who lacks one is not helped by another login.
-    pub(crate) fn met_by(&self, claims: &Claims, now: u64) -> Result<(), Rejected> {
-        if !self.granted(claims) {
+    /// Checks the scopes and the authentication of the user. Scopes come first, because another
+    /// login does not help a user who lacks a scope.
+    pub(crate) fn check(&self, claims: &Claims, now: u64) -> Result<(), Rejected> {
+        if !self.has_scopes(claims) {
             return Err(Rejected::Scope {
-                needed: self.challenge(),
+                needed: self.challenge_scope(),
             });
         }
-        if !self.recognised(claims) || !self.recent(claims, now) {
+        if !self.has_acr(claims) || !self.is_recent(claims, now) {
             return Err(Rejected::StepUp {
                 acr_values: self.acr.join(" "),
                 max_age: self.authenticated_within.map(|age| age.as_secs()),
@@ -140,8 +141,8 @@ impl Need {
         Ok(())
     }
 
-    fn granted(&self, claims: &Claims) -> bool {
-        let has = |scope: &Word| claims.has_scope(scope);
+    fn has_scopes(&self, claims: &Claims) -> bool {
+        let has = |scope: &Str| claims.has_scope(scope);
         self.scopes.iter().all(has)
             && self
                 .alternatives
@@ -149,27 +150,27 @@ impl Need {
                 .all(|scopes| scopes.iter().any(has))
     }
 
-    /// A set of scopes that would do (RFC 6750 §3, `scope`).
-    fn challenge(&self) -> String {
-        let mut words: Vec<&str> = Vec::new();
+    /// Returns a set of scopes that would be sufficient (RFC 6750 §3, `scope`).
+    fn challenge_scope(&self) -> String {
+        let mut needed: Vec<&str> = Vec::new();
         let first = self.alternatives.iter().filter_map(|scopes| scopes.first());
         for scope in self.scopes.iter().chain(first) {
-            if !words.contains(&scope.as_ref()) {
-                words.push(scope);
+            if !needed.contains(&scope.as_ref()) {
+                needed.push(scope);
             }
         }
-        words.join(" ")
+        needed.join(" ")
     }
 
-    fn recognised(&self, claims: &Claims) -> bool {
+    fn has_acr(&self, claims: &Claims) -> bool {
         self.acr.is_empty()
             || claims
                 .acr
                 .as_ref()
-                .is_some_and(|acr| self.acr.iter().any(|wanted| wanted == acr))
+                .is_some_and(|acr| self.acr.iter().any(|accepted| accepted == acr))
     }
 
-    fn recent(&self, claims: &Claims, now: u64) -> bool {
+    fn is_recent(&self, claims: &Claims, now: u64) -> bool {
         let Some(within) = self.authenticated_within else {
             return true;
         };
@@ -194,15 +195,15 @@ mod tests {
         serde_json::from_str(&json).unwrap()
     }
 
-    fn lacks(need: &Need) -> String {
-        match need.met_by(&claims(), NOW) {
+    fn needed_scope(need: &Need) -> String {
+        match need.check(&claims(), NOW) {
             Err(Rejected::Scope { needed }) => needed,
             other => panic!("{other:?}"),
         }
     }
 
-    fn steps_up(need: &Need, claims: &Claims) -> bool {
-        match need.met_by(claims, NOW) {
+    fn needs_step_up(need: &Need, claims: &Claims) -> bool {
+        match need.check(claims, NOW) {
             Ok(()) => false,
             Err(Rejected::StepUp { .. }) => true,
             Err(other) => panic!("{other:?}"),
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_some_and_one_of_others() {
+    fn all_scopes_and_one_alternative_of_each_list_suffice() {
         for met in [
             Need::any(),
             Need::scope("email").and("orders:read"),
@@ -218,44 +219,44 @@ mod tests {
             Need::scope("email").and_one_of(["orders:admin", "orders:read"]),
             Need::one_of(["a", "email"]).and_one_of(["b", "orders:read"]),
         ] {
-            assert_eq!(met.met_by(&claims(), NOW), Ok(()), "{met:?}");
+            assert_eq!(met.check(&claims(), NOW), Ok(()), "{met:?}");
         }
     }
 
     #[test]
-    fn what_is_lacking_is_told_as_a_set_that_would_do() {
-        assert_eq!(lacks(&Need::scope("email").and("a")), "email a");
-        assert_eq!(lacks(&Need::one_of(["a", "b"])), "a");
+    fn challenge_names_sufficient_scopes() {
+        assert_eq!(needed_scope(&Need::scope("email").and("a")), "email a");
+        assert_eq!(needed_scope(&Need::one_of(["a", "b"])), "a");
         assert_eq!(
-            lacks(&Need::scope("a").and_one_of(["a", "b"]).and_one_of(["c"])),
+            needed_scope(&Need::scope("a").and_one_of(["a", "b"]).and_one_of(["c"])),
             "a c"
         );
-        assert_eq!(lacks(&Need::one_of(Vec::<String>::new())), "");
+        assert_eq!(needed_scope(&Need::one_of(Vec::<String>::new())), "");
     }
 
     #[test]
-    fn a_login_is_of_a_class_that_was_named() {
+    fn acr_must_be_one_of_the_accepted_classes() {
         let none = Claims {
             acr: None,
             ..claims()
         };
-        assert!(!steps_up(&Need::any().acr(["1", "2"]), &claims()));
-        assert!(steps_up(&Need::any().acr(["3"]), &claims()));
-        assert!(steps_up(&Need::any().acr(["1", "2"]), &none));
-        assert!(!steps_up(&Need::any(), &none));
+        assert!(!needs_step_up(&Need::any().acr(["1", "2"]), &claims()));
+        assert!(needs_step_up(&Need::any().acr(["3"]), &claims()));
+        assert!(needs_step_up(&Need::any().acr(["1", "2"]), &none));
+        assert!(!needs_step_up(&Need::any(), &none));
     }
 
     #[test]
-    fn a_login_is_recent_to_the_second() {
+    fn authentication_age_is_compared_to_the_second() {
         let within = |secs| Need::any().authenticated_within(Duration::from_secs(secs));
         let none = Claims {
             auth_time: None,
             ..claims()
         };
-        assert!(!steps_up(&within(60), &claims()));
-        assert!(steps_up(&within(59), &claims()));
-        assert!(steps_up(&within(u64::MAX), &none));
-        let refused = within(59).acr(["2", "3"]).met_by(&claims(), NOW);
+        assert!(!needs_step_up(&within(60), &claims()));
+        assert!(needs_step_up(&within(59), &claims()));
+        assert!(needs_step_up(&within(u64::MAX), &none));
+        let refused = within(59).acr(["2", "3"]).check(&claims(), NOW);
         let expected = Rejected::StepUp {
             acr_values: "2 3".into(),
             max_age: Some(59),
@@ -264,18 +265,18 @@ mod tests {
     }
 
     #[test]
-    fn an_audience_is_compared_byte_for_byte() {
-        assert_eq!(Need::any().is_for(&claims()), Ok(()));
-        assert_eq!(Need::any().audience("a").is_for(&claims()), Ok(()));
+    fn audience_is_compared_byte_for_byte() {
+        assert_eq!(Need::any().check_audience(&claims()), Ok(()));
+        assert_eq!(Need::any().audience("a").check_audience(&claims()), Ok(()));
         for other in ["", "A", "a/", "b"] {
-            let refused = Need::any().audience(other).is_for(&claims());
+            let refused = Need::any().audience(other).check_audience(&claims());
             assert_eq!(refused, Err(Rejected::Audience), "{other}");
         }
     }
 
     #[test]
-    fn a_scope_comes_before_a_login() {
+    fn scope_is_checked_before_authentication() {
         let need = Need::scope("a").acr(["3"]);
-        assert_eq!(lacks(&need), "a");
+        assert_eq!(needed_scope(&need), "a");
     }
 }

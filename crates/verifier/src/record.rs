@@ -1,5 +1,4 @@
-//! Revocation records: what each names, and the 25 bytes in which it travels. The server packs with
-//! this very codec.
+//! Revocation records and their 25-byte encoding. The server encodes them with the same code.
 
 use std::fmt;
 
@@ -9,28 +8,28 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// Length of a packed record: kind 1, digest 16, `floor` 4, `expires` 4.
+/// Length of an encoded record in bytes: kind 1, digest 16, `floor` 4, `expires` 4.
 pub const PACKED_BYTES: usize = 25;
 
-/// What a record revokes, and so which part of a token it is compared with.
+/// What a record revokes. It determines the claim that the record is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// One access token, by `jti`.
     Token,
-    /// A session and all that hangs on it, by `sid`.
+    /// A session and all tokens that belong to it, by `sid`.
     Session,
     /// A grant, by `grant_id`.
     Grant,
     /// A signing key, by the `kid` of the header.
     Key,
-    /// What a user began below a certain auth epoch, by `sub`.
+    /// Everything that a user authorized below a certain auth epoch, by `sub`.
     User,
-    /// What a client began below a certain auth epoch, by `client_id`.
+    /// Everything that was authorized for a client below a certain auth epoch, by `client_id`.
     Client,
 }
 
 impl Kind {
-    /// All kinds, in the order of their documentation.
+    /// All kinds, in the order of their declaration.
     pub const ALL: [Self; 6] = [
         Self::Token,
         Self::Session,
@@ -40,7 +39,7 @@ impl Kind {
         Self::Client,
     ];
 
-    /// The letter that stands for the kind: on the wire, in the hash, in the database.
+    /// Returns the letter of the kind, which is used on the wire, in the hash and in the database.
     pub const fn letter(self) -> char {
         match self {
             Self::Token => 'J',
@@ -52,12 +51,13 @@ impl Kind {
         }
     }
 
-    /// The kind of that letter.
+    /// Returns the kind with this letter.
     pub fn from_letter(letter: char) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.letter() == letter)
     }
 
-    /// Whether a record of this kind spares what began at its `floor` or later.
+    /// Returns whether records of this kind have a `floor`, so that they revoke only what began at
+    /// a lower auth epoch.
     pub const fn has_floor(self) -> bool {
         matches!(self, Self::User | Self::Client)
     }
@@ -67,19 +67,19 @@ impl Kind {
     }
 }
 
-/// What a record says instead of the value itself: the first 16 bytes of
-/// SHA-256(kind ‖ 0x00 ‖ value). So a feed tells nobody whom it is about.
+/// The first 16 bytes of SHA-256(kind ‖ 0x00 ‖ value). A record contains this digest instead of the
+/// value, so that the feed does not disclose users or clients.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub [u8; 16]);
 
 impl Digest {
-    /// The digest of a value, such as a `jti`, under its kind.
+    /// Computes the digest of a value, such as a `jti`, of this kind.
     pub fn of(kind: Kind, value: &str) -> Self {
         let mut hash = Context::new(&SHA256);
         hash.update(&[kind.byte(), 0]);
         hash.update(value.as_bytes());
         let mut first = [0; 16];
-        // SHA-256 has 32 bytes, so no byte of `first` is left out.
+        // SHA-256 has 32 bytes, so every byte of `first` is set.
         for (byte, hashed) in first.iter_mut().zip(hash.finish().as_ref()) {
             *byte = *hashed;
         }
@@ -98,16 +98,19 @@ impl fmt::Debug for Digest {
 pub struct Record {
     /// What is revoked.
     pub kind: Kind,
-    /// Which one.
+    /// Digest of the revoked value.
     pub digest: Digest,
-    /// Users and clients: the auth epoch that the cut-off set; what began below it is over. Else 0.
+    /// For users and clients: the new auth epoch. Everything that began below it is revoked. 0 for
+    /// other kinds.
     pub floor: u32,
-    /// Seconds since the Unix epoch, rounded up: from then on no token is left that it could hit.
+    /// When the last token that the record could revoke has expired, in seconds since the Unix
+    /// epoch, rounded up.
     pub expires: u32,
 }
 
 impl Record {
-    /// The record that revokes `value`. `floor` counts for users and clients only.
+    /// Creates the record that revokes `value`. The `floor` is ignored unless the kind is a user or
+    /// a client.
     pub fn new(kind: Kind, value: &str, floor: u32, expires: u32) -> Self {
         Self {
             kind,
@@ -117,7 +120,7 @@ impl Record {
         }
     }
 
-    /// The wire form: kind, digest, `floor`, `expires`, numbers big-endian.
+    /// Encodes the record: kind, digest, `floor`, `expires`. Numbers are big-endian.
     pub fn pack(&self) -> [u8; PACKED_BYTES] {
         let mut packed = [0; PACKED_BYTES];
         packed[0] = self.kind.byte();
@@ -127,11 +130,12 @@ impl Record {
         packed
     }
 
-    /// Reads the wire form.
+    /// Decodes a record.
     ///
     /// # Errors
     ///
-    /// [`InvalidRecords`] for a kind that does not exist, and for a `floor` where none belongs.
+    /// [`InvalidRecords`] if the kind is unknown, or if there is a `floor` although the kind has
+    /// none.
     pub fn unpack(packed: &[u8; PACKED_BYTES]) -> Result<Self, InvalidRecords> {
         let kind = Kind::from_letter(char::from(packed[0])).ok_or(InvalidRecords::Kind)?;
         let digest = Digest(std::array::from_fn(|at| packed[1 + at]));
@@ -149,40 +153,40 @@ impl Record {
     }
 }
 
-/// Bytes that are no list of records.
+/// Why a list of records could not be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidRecords {
-    /// Not strict base64url.
+    /// The text is not strict base64url.
     #[error("the records are not strict base64url")]
     Encoding,
-    /// Not a multiple of 25 bytes.
-    #[error("the records are not a multiple of {PACKED_BYTES} bytes")]
+    /// The length is not a multiple of 25 bytes.
+    #[error("the length of the records is not a multiple of {PACKED_BYTES} bytes")]
     Length,
-    /// A letter that stands for nothing.
-    #[error("a record has a kind that does not exist")]
+    /// The letter of a kind is unknown.
+    #[error("a record is of an unknown kind")]
     Kind,
-    /// A `floor` on a record that hits always.
-    #[error("a record has a floor that its kind does not have")]
+    /// A record of a kind without `floor` has one.
+    #[error("a record has a floor although its kind has none")]
     Floor,
 }
 
-/// A list of records, in the order of their numbers. In JSON one string: the packed records one
-/// after the other, base64url without padding.
+/// A list of records, in the order of their numbers. In JSON, it is one string: the concatenated
+/// records in base64url without padding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Records(pub Vec<Record>);
 
 impl Records {
-    /// The packed records one after the other.
+    /// Encodes and concatenates the records.
     pub fn pack(&self) -> Vec<u8> {
         self.0.iter().flat_map(Record::pack).collect()
     }
 
-    /// Reads packed records.
+    /// Decodes concatenated records.
     ///
     /// # Errors
     ///
-    /// [`InvalidRecords`]; one bad record spoils the list.
+    /// [`InvalidRecords`] if one of the records is invalid.
     pub fn unpack(packed: &[u8]) -> Result<Self, InvalidRecords> {
         let (records, rest) = packed.as_chunks();
         if !rest.is_empty() {
@@ -192,16 +196,16 @@ impl Records {
         records.map(Self)
     }
 
-    /// The form in JSON.
+    /// Encodes the records as in JSON.
     pub fn encode(&self) -> String {
         URL_SAFE_NO_PAD.encode(self.pack())
     }
 
-    /// Reads the form in JSON.
+    /// Decodes records as in JSON.
     ///
     /// # Errors
     ///
-    /// [`InvalidRecords`].
+    /// [`InvalidRecords`] if the text is not strict base64url or one of the records is invalid.
     pub fn decode(text: &str) -> Result<Self, InvalidRecords> {
         let packed = URL_SAFE_NO_PAD
             .decode(text)
@@ -240,9 +244,9 @@ mod tests {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Digests from `printf 'J\0%s' VALUE | sha256sum`.
+    /// The digests were computed with `printf 'J\0%s' VALUE | sha256sum`.
     #[test]
-    fn the_packed_form_is_this() {
+    fn packed_records_match_known_bytes() {
         for (record, packed) in [
             (
                 Record::new(
@@ -268,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_and_letters_fit() {
+    fn kind_letters_round_trip() {
         assert_eq!(Kind::ALL.map(Kind::letter), ['J', 'S', 'G', 'K', 'U', 'C']);
         for kind in Kind::ALL {
             assert_eq!(Kind::from_letter(kind.letter()), Some(kind));
@@ -277,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_of_another_kind_is_another_record() {
+    fn digest_depends_on_kind() {
         assert_ne!(
             Digest::of(Kind::Session, "0198c0de"),
             Digest::of(Kind::Grant, "0198c0de")
@@ -285,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_one_string() {
+    fn list_is_serialized_as_one_string() {
         let list = Records(vec![
             Record::new(Kind::Session, "s", 0, 1),
             Record::new(Kind::User, "u", 2, 3),
@@ -298,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_record_spoils_the_list() {
+    fn list_with_invalid_record_is_rejected() {
         let good = Record::new(Kind::Grant, "g", 0, 1).pack();
         let mut floor = good;
         floor[20] = 1;

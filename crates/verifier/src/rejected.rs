@@ -1,80 +1,84 @@
-//! RFC 6750 §3: why a token was refused, and how to say so.
+//! Why a token was rejected, and the response to the caller (RFC 6750 §3).
 
-/// Why a token was refused: the first check that failed.
+/// Why a token was rejected: the first check that failed.
 ///
-/// The variant and its text are for logs. What a caller may be told is [`status`](Self::status),
-/// [`code`](Self::code), [`description`](Self::description) and
+/// The variant and its `Display` text are for logs only. Build the response to the caller from
+/// [`status`](Self::status), [`code`](Self::code), [`description`](Self::description) and
 /// [`www_authenticate`](Self::www_authenticate).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejected {
-    /// There is no token.
+    /// The request has no token.
     #[error("no token")]
     Missing,
-    /// The request itself is wrong: two `Authorization` headers, or one that cannot be read.
-    #[error("the Authorization header is wrong")]
+    /// The request has two `Authorization` headers, or one that cannot be read.
+    #[error("the Authorization header is invalid")]
     Request,
-    /// Over 16 KiB.
+    /// The token has more than 16 KiB.
     #[error("the token is too large")]
     TooLarge,
-    /// Not three parts of strict base64url with JSON inside, or with a critical header parameter.
+    /// The token does not consist of three parts of strict base64url that contain JSON, or it has a
+    /// critical header parameter.
     #[error("not a well-formed JWT")]
     Malformed,
-    /// `alg` is not allowed here, or is not the key's own.
-    #[error("the algorithm is not allowed")]
+    /// The `alg` is not accepted, or it is not the algorithm of the key.
+    #[error("the algorithm is not accepted")]
     Algorithm,
-    /// `typ` is not that of an access token.
+    /// The `typ` is not that of an access token.
     #[error("not an access token")]
     Type,
     /// No key has this `kid`.
-    #[error("the key is not known")]
+    #[error("the key is unknown")]
     UnknownKey,
-    /// The signature is not the key's.
-    #[error("the signature is wrong")]
+    /// The signature is invalid.
+    #[error("the signature is invalid")]
     Signature,
-    /// A claim is missing, appears twice or has the wrong type; its name, as far as it can be told.
-    #[error("the claims are wrong: {0}")]
+    /// A claim is missing, duplicate or of the wrong type. The field is its name, if it could be
+    /// determined.
+    #[error("invalid claim: {0}")]
     Claims(&'static str),
-    /// From another issuer.
+    /// The token is from another issuer.
     #[error("from another issuer")]
     Issuer,
-    /// For another audience.
+    /// The token is for another audience.
     #[error("for another audience")]
     Audience,
-    /// Over.
+    /// The token has expired.
     #[error("expired")]
     Expired,
-    /// `nbf` or `iat` lies in the future.
+    /// The `nbf` or `iat` of the token is in the future.
     #[error("not yet valid")]
     NotYetValid,
-    /// The token is good, and was not granted what the request needs.
-    #[error("not granted: {needed}")]
+    /// The token is valid but lacks a scope that the request needs.
+    #[error("insufficient scope, needs: {needed}")]
     Scope {
-        /// All that the request needs, with spaces between.
+        /// All scopes that the request needs, separated by spaces.
         needed: String,
     },
-    /// The token is good, and its user has to authenticate in another way, or anew (RFC 9470).
-    #[error("another login is needed")]
+    /// The token is valid, but the request needs a stronger or more recent authentication of the
+    /// user (RFC 9470).
+    #[error("a stronger or more recent authentication is needed")]
     StepUp {
-        /// The authentication context classes that would do, with spaces between; empty for any.
+        /// The acceptable authentication context classes, separated by spaces. Empty if any class
+        /// is acceptable.
         acr_values: String,
-        /// How many seconds ago the login may be at most.
+        /// Maximum age of the authentication, in seconds.
         max_age: Option<u64>,
     },
-    /// The issuer revoked the token, or what it hangs on.
+    /// The token is revoked, directly or through its session, grant, user, client or key.
     #[error("revoked")]
     Revoked,
-    /// The news of revocations is older than the request allows, so nobody can say whether the
-    /// token stands.
-    #[error("the revocation feed is too old")]
+    /// The revocation data is older than the request allows, so it is unknown whether the token is
+    /// active.
+    #[error("the revocation data is too old")]
     Stale,
-    /// No keys to check with: no fetch has succeeded for a day.
+    /// There are no keys, because no fetch has succeeded for a day.
     #[error("no keys to verify with")]
     Unavailable,
 }
 
 impl Rejected {
-    /// The HTTP status of the answer.
+    /// Returns the HTTP status code of the response.
     pub fn status(&self) -> u16 {
         match self {
             Self::Request => 400,
@@ -84,8 +88,9 @@ impl Rejected {
         }
     }
 
-    /// The error code of RFC 6750 §3.1, or of RFC 9470 §3. None where no token came (§3: such an answer carries no
-    /// code), and none where the fault is ours.
+    /// Returns the error code of RFC 6750 §3.1 or RFC 9470 §3. Returns `None` if the request has no
+    /// token, because such a response must not contain a code (RFC 6750 §3.1), and if the cause is
+    /// not the request (503).
     pub fn code(&self) -> Option<&'static str> {
         match self {
             Self::Missing | Self::Unavailable | Self::Stale => None,
@@ -96,13 +101,15 @@ impl Rejected {
         }
     }
 
-    /// After how many seconds to try again (RFC 9110 §10.2.3), where the status is 503.
+    /// Returns the value of the `Retry-After` header in seconds (RFC 9110 §10.2.3), if the status
+    /// is 503.
     pub fn retry_after_secs(&self) -> Option<u64> {
         (self.status() == 503).then_some(2)
     }
 
-    /// The body of the answer, JSON as at a token endpoint (RFC 6749 §5.2). Empty where no token
-    /// came: who brings none is told no error (RFC 6750 §3.1).
+    /// Returns the body of the response, in the JSON format of a token endpoint (RFC 6749 §5.2). It
+    /// is empty if the request has no token, because such a response must not describe an error
+    /// (RFC 6750 §3.1).
     pub fn body(&self) -> String {
         if matches!(self, Self::Missing) {
             return String::new();
@@ -114,6 +121,7 @@ impl Rejected {
         )
     }
 
+    /// All values of [`reason`](Self::reason).
     pub(crate) const REASONS: [&'static str; 18] = [
         "missing",
         "request",
@@ -135,7 +143,7 @@ impl Rejected {
         "unavailable",
     ];
 
-    /// The variant in one word, for logs and metrics.
+    /// Returns the variant as one word, for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Missing => "missing",
@@ -159,8 +167,8 @@ impl Rejected {
         }
     }
 
-    /// One fixed sentence per kind of answer. Of an invalid token it says no more than whether it
-    /// expired: the rest would help only those who forge.
+    /// Returns a fixed sentence for the caller. For an invalid token, it reveals only whether the
+    /// token expired, because other details would only help an attacker who forges tokens.
     pub fn description(&self) -> &'static str {
         match self {
             Self::Missing => "An access token is required",
@@ -173,8 +181,9 @@ impl Rejected {
         }
     }
 
-    /// The value of the `WWW-Authenticate` header (RFC 6750 §3, RFC 9470 §3); send it with every status but
-    /// 503. `realm` names what is protected, such as the API or its issuer.
+    /// Returns the value of the `WWW-Authenticate` header (RFC 6750 §3, RFC 9470 §3). Send it with
+    /// every status except 503. The `realm` names the protected resource, such as the API or its
+    /// issuer.
     pub fn www_authenticate(&self, realm: &str) -> String {
         let mut challenge = format!("Bearer realm={}", quoted(realm));
         if let Some(code) = self.code() {
@@ -184,7 +193,7 @@ impl Rejected {
             );
         }
         match self {
-            // Without a word there is nothing to ask for.
+            // An empty `scope` attribute would not tell the client what to request.
             Self::Scope { needed } if !needed.is_empty() => {
                 challenge += &format!(", scope={}", quoted(needed));
             }
@@ -205,12 +214,13 @@ impl Rejected {
     }
 }
 
-/// RFC 9110 §5.6.4, kept to visible ASCII: what cannot stand in a quoted string is left out.
+/// Formats a quoted string (RFC 9110 §5.6.4) of printable ASCII. Removes all other characters, and
+/// those that would have to be escaped.
 fn quoted(text: &str) -> String {
-    let kept = text
+    let allowed = text
         .chars()
         .filter(|c| matches!(c, ' '..='~') && !matches!(c, '"' | '\\'));
-    format!("\"{}\"", kept.collect::<String>())
+    format!("\"{}\"", allowed.collect::<String>())
 }
 
 #[cfg(test)]
@@ -218,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_token_is_challenged_without_an_error() {
+    fn missing_token_challenge_has_no_error() {
         assert_eq!(Rejected::Missing.status(), 401);
         assert_eq!(
             Rejected::Missing.www_authenticate("api"),
@@ -227,8 +237,8 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_token_is_not_told_why() {
-        let answer = r#"Bearer realm="api", error="invalid_token", error_description="The access token is invalid""#;
+    fn invalid_token_response_reveals_no_reason() {
+        let challenge = r#"Bearer realm="api", error="invalid_token", error_description="The access token is invalid""#;
         for rejected in [
             Rejected::TooLarge,
             Rejected::Malformed,
@@ -244,7 +254,7 @@ mod tests {
         ] {
             assert_eq!(
                 (rejected.status(), rejected.www_authenticate("api").as_str()),
-                (401, answer)
+                (401, challenge)
             );
         }
         assert_eq!(Rejected::Expired.code(), Some("invalid_token"));
@@ -252,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_scope_is_named() {
+    fn insufficient_scope_challenge_names_scopes() {
         let rejected = Rejected::Scope {
             needed: "orders:read orders:write".into(),
         };
@@ -265,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_up_says_what_would_do() {
+    fn step_up_challenge_names_acceptable_authentication() {
         let challenge = |acr_values: &str, max_age| {
             let rejected = Rejected::StepUp {
                 acr_values: acr_values.into(),
@@ -284,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_breaks_out_of_a_quoted_string() {
+    fn realm_cannot_escape_quoted_string() {
         assert_eq!(
             Rejected::Missing.www_authenticate("a\"\\\r\nSet-Cookie: ü"),
             r#"Bearer realm="aSet-Cookie: ""#
@@ -292,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn other_statuses() {
+    fn invalid_requests_are_400_and_server_faults_503() {
         assert_eq!(
             (Rejected::Request.status(), Rejected::Request.code()),
             (400, Some("invalid_request"))
@@ -310,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_is_counted() {
+    fn reasons_are_listed_for_metrics() {
         for rejected in [
             Rejected::Claims("exp"),
             Rejected::Stale,

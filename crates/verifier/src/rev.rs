@@ -1,4 +1,4 @@
-//! The claim `rev`: which epochs a token belongs to.
+//! The `rev` claim: the epochs under which a token was authorized.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,20 +6,20 @@ use std::str::FromStr;
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-/// The epochs at which the authorization behind a token began, in the claim `rev`: `"E.C.U"`, or
-/// `"E.C"` where no user took part. A cut-off raises one of the numbers, and what began under a
-/// lower one is over.
+/// The epochs that were current when a token's authorization began. The `rev` claim has the form
+/// `"E.C.U"`, or `"E.C"` if no user took part. Revoking everything of a client or user raises the
+/// corresponding epoch, and everything that began under a lower epoch is revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rev {
-    /// The issuer's.
+    /// Epoch of the issuer's revocation feed.
     pub feed_epoch: u64,
-    /// The client's.
+    /// Auth epoch of the client.
     pub client_epoch: u64,
-    /// The user's.
+    /// Auth epoch of the user, if a user took part.
     pub user_epoch: Option<u64>,
 }
 
-/// A `rev` that is neither `"E.C.U"` nor `"E.C"` in plain decimal numbers.
+/// Error of a `rev` that is neither `"E.C.U"` nor `"E.C"` in decimal numbers without leading zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("rev is neither E.C.U nor E.C")]
 pub struct InvalidRev;
@@ -53,7 +53,8 @@ impl FromStr for Rev {
     }
 }
 
-/// One spelling per number: `parse` alone would also take `+7` and `007`.
+/// Parses an epoch. Each number has exactly one accepted spelling, whereas `parse` alone would also
+/// accept `+7` and `007`.
 fn epoch(digits: &str) -> Result<u64, InvalidRev> {
     let plain = digits == "0" || digits.starts_with(|c: char| matches!(c, '1'..='9'));
     if plain {
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rev_has_one_spelling() {
+    fn rev_parses_only_canonical_form() {
         let user = Rev {
             feed_epoch: 1,
             client_epoch: 20,

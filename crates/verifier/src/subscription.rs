@@ -1,4 +1,4 @@
-//! How a verifier comes to follow the revocation feed.
+//! Subscription of a verifier to the revocation feed.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -11,83 +11,92 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::Client;
 use tokio::time::timeout;
 
-use crate::cache::{Cache, Refresher};
 use crate::feed::Feed;
-use crate::fetch::{FetchError, Fetcher, secure};
-use crate::follow::{Credentials, Ended, Follower};
+use crate::fetch::{FetchError, Fetcher, parse_secure_url};
+use crate::follower::{Credentials, FollowError, Follower};
 use crate::introspect::Introspector;
+use crate::key_cache::{KeyCache, Refresher};
 use crate::max_age::MaxAges;
 use crate::metrics::Counters;
 use crate::verifier::Revocations;
 use crate::{Clock, StartError};
 
-/// How long a start waits for the feed before it goes on without it, refusing tokens.
-const FIRST_NEWS: Duration = Duration::from_secs(10);
+/// How long the start waits for the first revocation data. If it takes longer, the verifier starts
+/// without data and rejects tokens.
+const INITIAL_CATCH_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the builder was told about the feed.
+/// The settings of the builder that concern the feed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Subscription {
     pub(crate) credentials: Option<Credentials>,
     pub(crate) max_ages: MaxAges,
-    pub(crate) addresses: Vec<String>,
+    /// Configured base URLs of the feed.
+    pub(crate) base_urls: Vec<String>,
     pub(crate) instance: Option<String>,
-    pub(crate) introspects: bool,
+    /// Whether introspection is enabled.
+    pub(crate) introspection: bool,
 }
 
-/// What a verifier has already when it subscribes.
-pub(crate) struct Base<'a> {
+/// The parts of the verifier that the subscription uses.
+pub(crate) struct SubscriptionContext<'a> {
     pub(crate) http: Client,
     pub(crate) issuer: &'a str,
     pub(crate) introspection_endpoint: Option<String>,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
-    pub(crate) cache: Arc<Cache>,
+    /// The keys that tokens are signed with.
+    pub(crate) token_keys: Arc<KeyCache>,
 }
 
 impl Subscription {
-    /// Subscribes, and waits for the first news. `None` without credentials: then revocations are
-    /// nothing to this verifier.
-    pub(crate) async fn start(self, base: Base<'_>) -> Result<Option<Revocations>, StartError> {
+    /// Subscribes to the feed, and waits for the first data. Returns `None` if there are no
+    /// credentials, in which case the verifier does not check revocation.
+    pub(crate) async fn start(
+        self,
+        context: SubscriptionContext<'_>,
+    ) -> Result<Option<Revocations>, StartError> {
         let Some(credentials) = self.credentials.clone() else {
             return Ok(None);
         };
-        let addresses = self.addresses_for(base.issuer)?;
+        let base_urls = self.base_urls(context.issuer)?;
         let feed = Feed::new(
-            base.issuer.into(),
-            base.clock.clone(),
-            base.counters.clone(),
+            context.issuer.into(),
+            context.clock.clone(),
+            context.counters.clone(),
         );
         let feed = Arc::new(feed);
-        feed.expect(self.max_ages.longest());
-        // The keys have one address; whoever forwards the feed need not be able to sign it.
-        let fetcher = Fetcher::at(
-            base.http.clone(),
-            &format!("{}/revocations/jwks", addresses[0]),
+        feed.announce_max_age(self.max_ages.longest());
+        // The keys are only fetched from the first URL, so that a server that forwards the feed at
+        // one of the others cannot replace them.
+        let fetcher = Fetcher::new(
+            context.http.clone(),
+            &format!("{}/revocations/jwks", base_urls[0]),
         )?;
-        let (feed_keys, refresher) = Refresher::spawn(fetcher, None, base.clock.clone());
+        let (feed_keys, refresher) = Refresher::spawn(fetcher, None, context.clock.clone());
         let follower = Arc::new(Follower {
-            http: base.http.clone(),
-            addresses,
+            http: context.http.clone(),
+            base_urls,
             credentials: credentials.clone(),
-            instance: self.instance.unwrap_or_else(a_name),
+            instance: self.instance.unwrap_or_else(default_instance_name),
             feed: feed.clone(),
             feed_keys,
-            token_keys: base.cache,
-            address: AtomicUsize::new(0),
+            token_keys: context.token_keys,
+            base_url_index: AtomicUsize::new(0),
             last_frame: ArcSwapOption::empty(),
         });
-        first_news(&follower).await?;
-        let introspector = match (self.introspects, base.introspection_endpoint) {
+        initial_catch_up(&follower).await?;
+        let introspector = match (self.introspection, context.introspection_endpoint) {
             (false, _) => None,
             (true, endpoint) => {
-                let url = endpoint.unwrap_or_else(|| at(base.issuer, "/oauth2/introspect"));
-                secure(&url)?;
+                let url =
+                    endpoint.unwrap_or_else(|| join_url(context.issuer, "/oauth2/introspect"));
+                parse_secure_url(&url)?;
                 Some(Introspector::new(
-                    base.http,
+                    context.http,
                     url,
                     credentials,
-                    base.clock,
-                    base.counters,
+                    context.clock,
+                    context.counters,
                 ))
             }
         };
@@ -99,45 +108,48 @@ impl Subscription {
         }))
     }
 
-    /// Where the feed is asked for: at the addresses that were given, else at the issuer.
-    pub(crate) fn addresses_for(&self, issuer: &str) -> Result<Vec<String>, StartError> {
-        let given = self.addresses.iter().map(String::as_str);
-        let issuer = self.addresses.is_empty().then_some(issuer);
-        let addresses = given.chain(issuer).map(|url| at(url, ""));
-        let addresses: Vec<_> = addresses.collect();
-        for address in &addresses {
-            secure(address)?;
+    /// Returns the base URLs of the feed: the configured ones, or the issuer if there are none.
+    pub(crate) fn base_urls(&self, issuer: &str) -> Result<Vec<String>, StartError> {
+        let configured = self.base_urls.iter().map(String::as_str);
+        let issuer = self.base_urls.is_empty().then_some(issuer);
+        let base_urls = configured.chain(issuer).map(|url| join_url(url, ""));
+        let base_urls: Vec<_> = base_urls.collect();
+        for url in &base_urls {
+            parse_secure_url(url)?;
         }
-        Ok(addresses)
+        Ok(base_urls)
     }
 }
 
-/// Wrong credentials are told at the start. Whatever else is wrong may pass, and until it does the
-/// verifier refuses.
-async fn first_news(follower: &Follower) -> Result<(), StartError> {
-    match timeout(FIRST_NEWS, follower.catch_up()).await {
+/// Waits for the first data. Only denied access is an error. Other failures may be temporary, and
+/// the verifier rejects tokens until they are resolved.
+async fn initial_catch_up(follower: &Follower) -> Result<(), StartError> {
+    match timeout(INITIAL_CATCH_UP_TIMEOUT, follower.catch_up()).await {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(Ended::Fetch(FetchError::Status(status @ (401 | 403))))) => {
+        Ok(Err(FollowError::Fetch(FetchError::Status(status @ (401 | 403))))) => {
             Err(StartError::Subscriber { status })
         }
-        Ok(Err(ended)) => {
-            let error = &ended as &dyn std::error::Error;
-            tracing::warn!(error, "started without the revocation feed");
+        Ok(Err(error)) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "started without revocation data");
             Ok(())
         }
         Err(_) => {
-            tracing::warn!("started without the revocation feed, which takes too long");
+            tracing::warn!(
+                "started without revocation data, because it did not arrive within 10 s"
+            );
             Ok(())
         }
     }
 }
 
-fn at(base: &str, path: &str) -> String {
+/// Appends a path to a URL, of which a trailing slash is removed.
+fn join_url(base: &str, path: &str) -> String {
     format!("{}{path}", base.strip_suffix('/').unwrap_or(base))
 }
 
-/// The host's name, as containers and services have it; else one by chance.
-fn a_name() -> String {
+/// Returns the value of `HOSTNAME`, which containers and services have, or a random name.
+fn default_instance_name() -> String {
     if let Some(name) = std::env::var("HOSTNAME")
         .ok()
         .filter(|name| !name.is_empty())
@@ -145,7 +157,8 @@ fn a_name() -> String {
         return name;
     }
     let mut random = [0; 9];
-    // Without randomness two instances may share a name; only who waits for them would notice.
+    // If randomness is unavailable, two instances may have the same name. This only affects
+    // operators who wait for the acknowledgements of both.
     let _ = rand::fill(&mut random);
     URL_SAFE_NO_PAD.encode(random)
 }

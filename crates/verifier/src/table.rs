@@ -1,158 +1,167 @@
-//! The records in force, as the verify path asks for them: one writer, any number of readers, and
-//! no lock that a reader takes.
+//! A hash table of revocation records, with one writer at a time and any number of readers that
+//! take no locks.
 //!
-//! 256 shards by the first byte of the digest, each an open-addressing table of atomics. A record is
-//! put in place while others read; a shard that is full, or full of what is over, is built anew
-//! beside the old one and swapped. So the spare memory is that of one shard.
+//! The first byte of a digest selects one of 256 shards, each of which is an open-addressing table
+//! of atomics. A record is inserted in place while others read. A shard that is full, or has many
+//! expired records, is rebuilt as a copy and swapped, so a rebuild needs the extra memory of only
+//! one shard.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use crate::probe::Probes;
+use crate::token_digests::TokenDigests;
 use crate::{Digest, Record, Rev};
 
-/// A table takes no more records than this.
+/// Maximum number of records in a table.
 pub(crate) const MAX_RECORDS: usize = 10_000_000;
-/// Records are kept so much longer than they say: a minute of leeway at `exp` and the 30 s by which
-/// clocks may differ make more than the minute that `expires` allows.
-const KEEP_SECS: u64 = 60;
+/// How long records are kept after `expires`, in seconds. The `expires` of a record allows for one
+/// minute, but tokens may be accepted for longer: up to 60 s of leeway at `exp`, plus 30 s by which
+/// the clocks may differ.
+const RETENTION_SECS: u64 = 60;
 
 const SHARDS: usize = 256;
-/// Of the empty shard that all begin with; any other has more.
-const EMPTY: usize = 1;
-const SMALLEST: usize = 16;
+/// Number of slots of the empty shard that all shards start as. All others have more.
+const EMPTY_SLOTS: usize = 1;
+/// Minimum number of slots of a shard that is not empty.
+const MIN_SLOTS: usize = 16;
 
-/// A table that has no room for another record.
+/// Error of an insertion into a table that has no room for another record.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Full;
+pub(crate) struct TableFullError;
 
+/// The table of all records.
 pub(crate) struct Table {
     shards: Box<[ArcSwap<Shard>]>,
     len: AtomicUsize,
-    max: usize,
-    /// Held by the one who writes; the shard that is looked through next.
+    max_len: usize,
+    /// Held by the writer. The value is the number of the shard that was swept last.
     writer: Mutex<usize>,
 }
 
+/// The records whose digests begin with one value of the first byte.
 struct Shard {
-    /// First half of each digest, 0 where the slot is free.
+    /// First half of each digest, 0 if the slot is free.
     tags: Box<[AtomicU64]>,
-    /// Second half, and what the record says.
+    /// Second half of each digest, and the packed value.
     rest: Box<[(AtomicU64, AtomicU64)]>,
     used: AtomicUsize,
 }
 
-/// A digest as the table sees it.
+/// A digest, split into the parts that the table uses.
 #[derive(Clone, Copy)]
-struct Name {
+struct SlotKey {
     shard: usize,
     tag: u64,
     rest: u64,
 }
 
-impl From<Digest> for Name {
+impl From<Digest> for SlotKey {
     fn from(digest: Digest) -> Self {
         let half = |from: usize| u64::from_be_bytes(std::array::from_fn(|at| digest.0[from + at]));
         Self {
             shard: usize::from(digest.0[0]),
-            // 0 means that a slot is free. The rest still tells these two apart, but for one in 2^64.
+            // 0 marks a free slot, so it is replaced by 1. The rest still distinguishes digests
+            // with the tags 0 and 1, except with a probability of 2^-64.
             tag: half(0).max(1),
             rest: half(8),
         }
     }
 }
 
-/// `floor` and `expires` in one word, so that a reader never sees one without the other.
-fn word(floor: u32, expires: u32) -> u64 {
+/// Packs `floor` and `expires` into one value, so that readers always see a consistent pair.
+fn pack(floor: u32, expires: u32) -> u64 {
     u64::from(floor) << 32 | u64::from(expires)
 }
 
-fn floor(word: u64) -> u64 {
-    word >> 32
+fn floor(value: u64) -> u64 {
+    value >> 32
 }
 
-fn expires(word: u64) -> u64 {
-    word & u64::from(u32::MAX)
+fn expires(value: u64) -> u64 {
+    value & u64::from(u32::MAX)
 }
 
-/// The higher `floor` and the later `expires` win.
-fn merged(one: u64, other: u64) -> u64 {
+/// Merges two values of one digest: the higher `floor` and the later `expires`.
+fn merge(one: u64, other: u64) -> u64 {
     floor(one).max(floor(other)) << 32 | expires(one).max(expires(other))
 }
 
-fn is_over(word: u64, now: u64) -> bool {
-    expires(word) + KEEP_SECS < now
+fn is_expired(value: u64, now: u64) -> bool {
+    expires(value) + RETENTION_SECS < now
 }
 
 impl Table {
     pub(crate) fn new() -> Self {
-        Self::with_room_for(MAX_RECORDS)
+        Self::with_capacity(MAX_RECORDS)
     }
 
-    fn with_room_for(max: usize) -> Self {
-        let empty = Arc::new(Shard::with_slots(EMPTY));
+    fn with_capacity(max_len: usize) -> Self {
+        let empty = Arc::new(Shard::with_slots(EMPTY_SLOTS));
         Self {
             shards: (0..SHARDS).map(|_| ArcSwap::new(empty.clone())).collect(),
             len: AtomicUsize::new(0),
-            max,
+            max_len,
             writer: Mutex::new(0),
         }
     }
 
-    /// Whether a record of this digest is held, whatever its floor.
-    pub(crate) fn holds(&self, digest: Digest) -> bool {
+    /// Returns whether there is a record with this digest, whatever its `floor`.
+    pub(crate) fn contains(&self, digest: Digest) -> bool {
         self.find(digest).is_some()
     }
 
-    /// Whether any record hits a token: signed by that key, with these names, begun at `rev`.
-    pub(crate) fn hits(&self, key: Digest, token: &Probes, rev: Rev) -> bool {
-        let below = |digest, number| self.find(digest).is_some_and(|found| number < floor(found));
-        self.holds(token.token)
-            || self.holds(key)
-            || token.grant.is_some_and(|grant| self.holds(grant))
-            || token.session.is_some_and(|session| self.holds(session))
+    /// Returns whether a record revokes a token with these digests and this `rev`, signed by the
+    /// key with the digest `key`.
+    pub(crate) fn revokes(&self, key: Digest, token: &TokenDigests, rev: Rev) -> bool {
+        let is_below = |digest, epoch| self.find(digest).is_some_and(|value| epoch < floor(value));
+        self.contains(token.token)
+            || self.contains(key)
+            || token.grant.is_some_and(|grant| self.contains(grant))
+            || token.session.is_some_and(|session| self.contains(session))
             || rev
                 .user_epoch
-                .is_some_and(|number| below(token.user, number))
-            || below(token.client, rev.client_epoch)
+                .is_some_and(|epoch| is_below(token.user, epoch))
+            || is_below(token.client, rev.client_epoch)
     }
 
-    /// Puts records in force. Of two with one digest the higher `floor` and the later `expires`
-    /// count. Those over by `now` make room if there is none.
+    /// Inserts records. If there is already a record with the same digest, the higher `floor` and
+    /// the later `expires` are kept. If the table is full, records that have expired by `now` are
+    /// removed.
     ///
     /// # Errors
     ///
-    /// [`Full`]; the records before the one that had no room are in force.
-    pub(crate) fn put(&self, records: &[Record], now: u64) -> Result<(), Full> {
-        let _writer = self.writer();
+    /// [`TableFullError`] if the table is still full. The preceding records have been inserted.
+    pub(crate) fn insert(&self, records: &[Record], now: u64) -> Result<(), TableFullError> {
+        let _writer = self.lock_writer();
         for record in records {
-            self.put_one(record, now)?;
+            self.insert_one(record, now)?;
         }
         Ok(())
     }
 
-    /// Looks through one shard, and drops what is over by `now` if it is worth it.
+    /// Checks the next shard, and rebuilds it if more than a quarter of its records have expired by
+    /// `now`.
     pub(crate) fn sweep(&self, now: u64) {
-        let mut turn = self.writer();
-        *turn = (*turn + 1) % SHARDS;
-        let shard = self.shards[*turn].load_full();
-        let over = shard
+        let mut number = self.lock_writer();
+        *number = (*number + 1) % SHARDS;
+        let shard = self.shards[*number].load_full();
+        let expired = shard
             .entries()
-            .filter(|(_, word)| is_over(*word, now))
+            .filter(|(_, value)| is_expired(*value, now))
             .count();
-        if over * 4 > shard.used.load(Ordering::Relaxed) {
-            self.rebuild(*turn, &shard, now);
+        if expired * 4 > shard.used.load(Ordering::Relaxed) {
+            self.rebuild(*number, &shard, now);
         }
     }
 
-    /// How many records are held, those over included that were not dropped yet.
+    /// Returns the number of records, including expired ones that have not been removed yet.
     pub(crate) fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
     }
 
-    /// How much memory the records take.
+    /// Returns the memory that the records take, in bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
         let slots: usize = self
             .shards
@@ -163,33 +172,33 @@ impl Table {
     }
 
     fn find(&self, digest: Digest) -> Option<u64> {
-        let name = Name::from(digest);
-        let shard = self.shards[name.shard].load();
-        shard.find(name).map(|slot| slot.load(Ordering::Acquire))
+        let key = SlotKey::from(digest);
+        let shard = self.shards[key.shard].load();
+        shard.find(key).map(|slot| slot.load(Ordering::Acquire))
     }
 
-    fn put_one(&self, record: &Record, now: u64) -> Result<(), Full> {
-        let name = Name::from(record.digest);
-        let said = word(record.floor, record.expires);
-        let mut shard = self.shards[name.shard].load_full();
-        if let Some(slot) = shard.find(name) {
+    fn insert_one(&self, record: &Record, now: u64) -> Result<(), TableFullError> {
+        let key = SlotKey::from(record.digest);
+        let value = pack(record.floor, record.expires);
+        let mut shard = self.shards[key.shard].load_full();
+        if let Some(slot) = shard.find(key) {
             slot.store(
-                merged(slot.load(Ordering::Relaxed), said),
+                merge(slot.load(Ordering::Relaxed), value),
                 Ordering::Release,
             );
             return Ok(());
         }
-        if self.len() >= self.max {
+        if self.len() >= self.max_len {
             self.sweep_all(now);
-            if self.len() >= self.max {
-                return Err(Full);
+            if self.len() >= self.max_len {
+                return Err(TableFullError);
             }
-            shard = self.shards[name.shard].load_full();
+            shard = self.shards[key.shard].load_full();
         }
         if shard.is_full() {
-            shard = self.rebuild(name.shard, &shard, now);
+            shard = self.rebuild(key.shard, &shard, now);
         }
-        shard.put(name, said);
+        shard.insert(key, value);
         self.len.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -197,30 +206,31 @@ impl Table {
     fn sweep_all(&self, now: u64) {
         for number in 0..SHARDS {
             let shard = self.shards[number].load_full();
-            if shard.entries().any(|(_, word)| is_over(word, now)) {
+            if shard.entries().any(|(_, value)| is_expired(value, now)) {
                 self.rebuild(number, &shard, now);
             }
         }
     }
 
-    /// A new shard with what is not over, and some room.
+    /// Replaces a shard by a new one with the unexpired records and free slots.
     fn rebuild(&self, number: usize, old: &Shard, now: u64) -> Arc<Shard> {
         let live: Vec<_> = old
             .entries()
-            .filter(|(_, word)| !is_over(*word, now))
+            .filter(|(_, value)| !is_expired(*value, now))
             .collect();
-        let new = Arc::new(Shard::with_slots(((live.len() + 1) * 8 / 5).max(SMALLEST)));
-        for (name, word) in &live {
-            new.put(*name, *word);
+        let slots = ((live.len() + 1) * 8 / 5).max(MIN_SLOTS);
+        let new = Arc::new(Shard::with_slots(slots));
+        for (key, value) in &live {
+            new.insert(*key, *value);
         }
         self.shards[number].store(new.clone());
-        let dropped = old.used.load(Ordering::Relaxed) - live.len();
-        self.len.fetch_sub(dropped, Ordering::Relaxed);
+        let removed = old.used.load(Ordering::Relaxed) - live.len();
+        self.len.fetch_sub(removed, Ordering::Relaxed);
         new
     }
 
-    fn writer(&self) -> std::sync::MutexGuard<'_, usize> {
-        // Whatever a writer that panicked has left is in force as far as it goes.
+    fn lock_writer(&self) -> std::sync::MutexGuard<'_, usize> {
+        // Poisoning is ignored: the records that a panicked writer has inserted are valid.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -234,32 +244,35 @@ impl Shard {
         }
     }
 
-    /// At four fifths: beyond, the searches become long. The empty one is shared, and always full.
+    /// Returns whether another record would fill more than four fifths of the slots, beyond which
+    /// searches become long. The shared empty shard is always full.
     fn is_full(&self) -> bool {
         (self.used.load(Ordering::Relaxed) + 1) * 5 > self.tags.len() * 4
     }
 
-    /// The slots that a name may lie in, in order, up to the first free one.
-    fn search(&self, name: Name) -> impl Iterator<Item = usize> {
+    /// Returns all slots in the order in which they are searched for a key. The search ends at the
+    /// first free slot.
+    fn search(&self, key: SlotKey) -> impl Iterator<Item = usize> {
         let slots = self.tags.len();
-        // The second half picks the slot, since the first has picked the shard.
+        // The second half of the digest selects the slot, because the first half selects the shard.
         #[allow(
             clippy::cast_possible_truncation,
             reason = "less than the number of slots"
         )]
-        let first = ((u128::from(name.rest) * slots as u128) >> 64) as usize;
+        let first = ((u128::from(key.rest) * slots as u128) >> 64) as usize;
         (first..slots).chain(0..first)
     }
 
-    fn find(&self, name: Name) -> Option<&AtomicU64> {
-        for slot in self.search(name) {
-            // Acquire: whoever sees the tag sees what was put there before it.
+    fn find(&self, key: SlotKey) -> Option<&AtomicU64> {
+        for slot in self.search(key) {
+            // Acquire pairs with the release in `insert`: a reader that sees the tag also sees the
+            // rest and the value.
             match self.tags[slot].load(Ordering::Acquire) {
                 0 => return None,
-                tag if tag == name.tag => {
-                    let (rest, word) = &self.rest[slot];
-                    if rest.load(Ordering::Relaxed) == name.rest {
-                        return Some(word);
+                tag if tag == key.tag => {
+                    let (rest, value) = &self.rest[slot];
+                    if rest.load(Ordering::Relaxed) == key.rest {
+                        return Some(value);
                     }
                 }
                 _ => {}
@@ -268,31 +281,31 @@ impl Shard {
         None
     }
 
-    /// For one writer, and a name that is not there.
-    fn put(&self, name: Name, word: u64) {
-        let free = |slot: &usize| self.tags[*slot].load(Ordering::Relaxed) == 0;
-        let Some(slot) = self.search(name).find(free) else {
-            // There is a free slot as long as `is_full` is asked first.
+    /// Inserts a key that is not in the shard. Only one writer may call this at a time.
+    fn insert(&self, key: SlotKey, value: u64) {
+        let is_free = |slot: &usize| self.tags[*slot].load(Ordering::Relaxed) == 0;
+        let Some(slot) = self.search(key).find(is_free) else {
+            // Unreachable, because callers check `is_full` first or allocate enough slots.
             return;
         };
-        self.rest[slot].0.store(name.rest, Ordering::Relaxed);
-        self.rest[slot].1.store(word, Ordering::Relaxed);
-        self.tags[slot].store(name.tag, Ordering::Release);
+        self.rest[slot].0.store(key.rest, Ordering::Relaxed);
+        self.rest[slot].1.store(value, Ordering::Relaxed);
+        self.tags[slot].store(key.tag, Ordering::Release);
         self.used.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn entries(&self) -> impl Iterator<Item = (Name, u64)> {
+    fn entries(&self) -> impl Iterator<Item = (SlotKey, u64)> {
         self.tags
             .iter()
             .zip(&self.rest)
-            .filter_map(|(tag, (rest, word))| {
+            .filter_map(|(tag, (rest, value))| {
                 let tag = tag.load(Ordering::Relaxed);
-                let name = Name {
+                let key = SlotKey {
                     shard: 0,
                     tag,
                     rest: rest.load(Ordering::Relaxed),
                 };
-                (tag != 0).then(|| (name, word.load(Ordering::Relaxed)))
+                (tag != 0).then(|| (key, value.load(Ordering::Relaxed)))
             })
     }
 }
@@ -320,16 +333,16 @@ mod tests {
         serde_json::from_str(&json).unwrap()
     }
 
-    fn hit_by(records: &[Record], claims: &Claims) -> bool {
+    fn is_revoked(records: &[Record], claims: &Claims) -> bool {
         let table = Table::new();
-        table.put(records, NOW).unwrap();
+        table.insert(records, NOW).unwrap();
         let key = Digest::of(Kind::Key, "k");
-        table.hits(key, &Probes::of(claims), claims.rev)
+        table.revokes(key, &TokenDigests::from_claims(claims), claims.rev)
     }
 
     #[test]
-    fn each_kind_hits_what_it_names() {
-        for (record, hit) in [
+    fn each_kind_revokes_only_matching_tokens() {
+        for (record, revoked) in [
             (record(Kind::Token, "j", 0), true),
             (record(Kind::Session, "s", 0), true),
             (record(Kind::Grant, "g", 0), true),
@@ -343,13 +356,13 @@ mod tests {
             (record(Kind::Token, "s", 0), false),
             (record(Kind::Session, "g", 0), false),
         ] {
-            assert_eq!(hit_by(&[record], &claims()), hit, "{record:?}");
+            assert_eq!(is_revoked(&[record], &claims()), revoked, "{record:?}");
         }
-        assert!(!hit_by(&[], &claims()));
+        assert!(!is_revoked(&[], &claims()));
     }
 
     #[test]
-    fn a_token_without_a_user_is_hit_by_no_cut_off_of_one() {
+    fn client_token_is_not_revoked_by_user_record() {
         let service = Claims {
             sub: "shop".into(),
             rev: "1.5".parse().unwrap(),
@@ -357,83 +370,87 @@ mod tests {
             grant_id: None,
             ..claims()
         };
-        assert!(!hit_by(&[record(Kind::User, "shop", 99)], &service));
-        assert!(hit_by(&[record(Kind::Client, "shop", 6)], &service));
+        assert!(!is_revoked(&[record(Kind::User, "shop", 99)], &service));
+        assert!(is_revoked(&[record(Kind::Client, "shop", 6)], &service));
     }
 
     #[test]
-    fn the_higher_floor_and_the_later_end_win() {
+    fn higher_floor_and_later_expiry_are_kept() {
         let table = Table::new();
         let user = Digest::of(Kind::User, "alice");
         for (floor, expires) in [(3, 900), (9, 100), (5, 1000), (5, 1000)] {
             let record = Record::new(Kind::User, "alice", floor, expires);
-            table.put(&[record], 0).unwrap();
+            table.insert(&[record], 0).unwrap();
         }
-        assert_eq!(table.find(user), Some(word(9, 1000)));
+        assert_eq!(table.find(user), Some(pack(9, 1000)));
         assert_eq!(table.len(), 1);
     }
 
     #[test]
-    fn a_hundred_thousand_are_held_and_no_others() {
+    fn hundred_thousand_records_are_found_and_no_others() {
         let table = Table::new();
         let records: Vec<_> = (0..100_000).map(numbered).collect();
         for chunk in records.chunks(1000) {
-            table.put(chunk, NOW).unwrap();
+            table.insert(chunk, NOW).unwrap();
         }
         assert_eq!(table.len(), records.len());
-        assert!(records.iter().all(|record| table.holds(record.digest)));
+        assert!(records.iter().all(|record| table.contains(record.digest)));
         let others = 100_000..200_000;
-        assert!(others.into_iter().all(|n| !table.holds(numbered(n).digest)));
-        // 24 bytes each at a load between a half and four fifths.
-        let each = table.memory_bytes() / table.len();
-        assert!((30..48).contains(&each), "{each}");
+        assert!(
+            others
+                .into_iter()
+                .all(|n| !table.contains(numbered(n).digest))
+        );
+        // 24 bytes per slot, at a load between a half and four fifths.
+        let bytes_per_record = table.memory_bytes() / table.len();
+        assert!((30..48).contains(&bytes_per_record), "{bytes_per_record}");
     }
 
     #[test]
-    fn digests_of_zeros_are_held_too() {
+    fn zero_digest_is_found() {
         let table = Table::new();
         let zero = Record {
             digest: Digest([0; 16]),
             ..numbered(1)
         };
         let almost = Digest(std::array::from_fn(|at| u8::from(at == 15)));
-        assert!(!table.holds(zero.digest));
-        table.put(&[zero], NOW).unwrap();
-        assert!(table.holds(zero.digest) && !table.holds(almost));
+        assert!(!table.contains(zero.digest));
+        table.insert(&[zero], NOW).unwrap();
+        assert!(table.contains(zero.digest) && !table.contains(almost));
     }
 
     #[test]
-    fn what_is_over_goes_a_minute_later() {
+    fn expired_records_are_removed_after_a_minute() {
         let table = Table::new();
         let (short, long) = (
             Record::new(Kind::Token, "short", 0, 1000),
             Record::new(Kind::Token, "long", 0, 2000),
         );
-        table.put(&[short, long], 0).unwrap();
+        table.insert(&[short, long], 0).unwrap();
         let sweep = |now| (0..SHARDS).for_each(|_| table.sweep(now));
         sweep(1060);
         assert_eq!(table.len(), 2);
         sweep(1061);
         assert_eq!(table.len(), 1);
-        assert!(table.holds(long.digest) && !table.holds(short.digest));
+        assert!(table.contains(long.digest) && !table.contains(short.digest));
     }
 
     #[test]
-    fn a_full_table_takes_no_more_and_loses_nothing() {
-        let table = Table::with_room_for(1000);
+    fn full_table_rejects_records_and_keeps_existing() {
+        let table = Table::with_capacity(1000);
         let records: Vec<_> = (0..1000).map(numbered).collect();
-        table.put(&records, NOW).unwrap();
-        assert_eq!(table.put(&[numbered(1000)], NOW), Err(Full));
-        table.put(&[numbered(7)], NOW).unwrap();
-        assert!(records.iter().all(|record| table.holds(record.digest)));
-        // Later there is room again.
+        table.insert(&records, NOW).unwrap();
+        assert_eq!(table.insert(&[numbered(1000)], NOW), Err(TableFullError));
+        table.insert(&[numbered(7)], NOW).unwrap();
+        assert!(records.iter().all(|record| table.contains(record.digest)));
+        // The records have expired by then.
         let later = NOW + 361;
-        table.put(&[numbered(1000)], later).unwrap();
+        table.insert(&[numbered(1000)], later).unwrap();
         assert_eq!(table.len(), 1);
     }
 
     #[test]
-    fn readers_see_what_was_put_before_while_shards_are_rebuilt() {
+    fn readers_find_records_while_shards_are_rebuilt() {
         let table = Table::new();
         let done = AtomicUsize::new(0);
         std::thread::scope(|scope| {
@@ -445,14 +462,14 @@ mod tests {
                         turn += 1;
                         if known > 0 {
                             let number = (turn * 7919) % known;
-                            assert!(table.holds(numbered(number).digest), "{number}");
+                            assert!(table.contains(numbered(number).digest), "{number}");
                         }
-                        assert!(!table.holds(numbered(1_000_000 + turn).digest));
+                        assert!(!table.contains(numbered(1_000_000 + turn).digest));
                     }
                 });
             }
             for number in 0..20_000 {
-                table.put(&[numbered(number)], NOW).unwrap();
+                table.insert(&[numbered(number)], NOW).unwrap();
                 done.store(number + 1, Ordering::Release);
             }
         });

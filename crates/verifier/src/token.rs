@@ -1,4 +1,4 @@
-//! RFC 7515 §7.1, compact serialisation: a token taken apart, before anything in it is believed.
+//! Parsing of a JWS in compact serialization (RFC 7515 §7.1), before its signature is verified.
 
 use std::borrow::Cow;
 
@@ -9,49 +9,50 @@ use serde::de::{Deserializer, IgnoredAny};
 
 use crate::{Algorithm, Rejected};
 
-/// What a JWS must be before its header is believed.
-pub(crate) struct Form {
-    /// The values of `typ` that pass, in any case (RFC 7515 §4.1.9).
+/// Requirements for a kind of JWS.
+pub(crate) struct JwsProfile {
+    /// The accepted values of `typ`, compared without regard to case (RFC 7515 §4.1.9).
     pub(crate) types: &'static [&'static str],
     pub(crate) max_bytes: usize,
 }
 
-/// RFC 9068 §4: no other kind of JWT passes as an access token.
-pub(crate) const ACCESS_TOKEN: Form = Form {
+/// The profile of access tokens. No other kind of JWT is accepted as an access token (RFC 9068 §4).
+pub(crate) const ACCESS_TOKEN: JwsProfile = JwsProfile {
     types: &["at+jwt", "application/at+jwt"],
-    // Sixteen times the largest token that we mint; proxies allow no longer header either.
+    // Sixteen times the size of the largest token that the server issues. Proxies do not allow
+    // longer headers either.
     max_bytes: 16 * 1024,
 };
 
-/// A token whose size, form and header are right, and nothing more.
-pub(crate) struct Unverified<'a> {
-    /// The first two parts with their dot.
+/// A JWS with valid size, format and header, whose signature has not been verified.
+pub(crate) struct UnverifiedJws<'a> {
+    /// The first two parts, including the dot between them.
     signed: &'a str,
-    /// The third part, still encoded.
+    /// The third part in base64url.
     signature: &'a str,
     payload: Vec<u8>,
     algorithm: Algorithm,
     kid: String,
 }
 
-impl<'a> Unverified<'a> {
+impl<'a> UnverifiedJws<'a> {
     pub(crate) fn parse(
         token: &'a str,
         allowed: &[Algorithm],
-        form: &Form,
+        profile: &JwsProfile,
     ) -> Result<Self, Rejected> {
         if token.is_empty() {
             return Err(Rejected::Missing);
         }
-        if token.len() > form.max_bytes {
+        if token.len() > profile.max_bytes {
             return Err(Rejected::TooLarge);
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(Rejected::Malformed)?;
         let (header, payload) = signed.split_once('.').ok_or(Rejected::Malformed)?;
-        let header = strict_base64url(header)?;
-        let payload = strict_base64url(payload)?;
+        let header = decode_base64url(header)?;
+        let payload = decode_base64url(payload)?;
         let header = Header::parse(&header)?;
-        let algorithm = header.accepted(allowed, form)?;
+        let algorithm = header.check(allowed, profile)?;
         let kid = header.kid.into_owned();
         Ok(Self {
             signed,
@@ -70,7 +71,7 @@ impl<'a> Unverified<'a> {
         self.signature
     }
 
-    /// The claims' JSON: not to be believed before the signature is checked.
+    /// Returns the JSON of the claims. The caller must verify the signature before it uses them.
     pub(crate) fn payload(&self) -> &[u8] {
         &self.payload
     }
@@ -79,23 +80,24 @@ impl<'a> Unverified<'a> {
         self.algorithm
     }
 
-    /// Empty where the header has none, and no key is found by that name.
+    /// Returns the `kid`. It is empty if the header has none, and no key has an empty `kid`.
     pub(crate) fn kid(&self) -> &str {
         &self.kid
     }
 }
 
-/// No padding, no whitespace, no bits after the end (RFC 7515 §2): one token, one spelling. A dot
-/// is not in the alphabet, so a fourth part fails here.
-fn strict_base64url(part: &str) -> Result<Vec<u8>, Rejected> {
+/// Decodes base64url without padding, whitespace or non-zero trailing bits (RFC 7515 §2), so that
+/// each token has exactly one spelling. A dot is not in the alphabet, so a token of four parts is
+/// rejected here.
+fn decode_base64url(part: &str) -> Result<Vec<u8>, Rejected> {
     URL_SAFE_NO_PAD
         .decode(part)
         .map_err(|_| Rejected::Malformed)
 }
 
-/// The members of a JOSE header that we look at (RFC 7515 §4.1); one that is missing is empty.
-/// `jku`, `x5u`, `x5c` and `jwk` are not among them: a token does not say which key to trust
-/// (RFC 8725 §3.10).
+/// The members of a JOSE header that are used (RFC 7515 §4.1). A missing member is empty. `jku`,
+/// `x5u`, `x5c` and `jwk` are ignored, because a token must not determine which key is trusted (RFC
+/// 8725 §3.10).
 #[derive(Deserialize)]
 struct Header<'a> {
     #[serde(borrow, default)]
@@ -104,28 +106,29 @@ struct Header<'a> {
     typ: Cow<'a, str>,
     #[serde(borrow, default)]
     kid: Cow<'a, str>,
-    #[serde(default, rename = "crit", deserialize_with = "present")]
+    #[serde(default, rename = "crit", deserialize_with = "is_present")]
     has_crit: bool,
 }
 
 impl<'a> Header<'a> {
     fn parse(json: &'a [u8]) -> Result<Self, Rejected> {
-        // A derived struct would also accept an array of its members.
+        // The derived `Deserialize` would also accept an array of the members.
         if json.trim_ascii_start().first() != Some(&b'{') {
             return Err(Rejected::Malformed);
         }
         serde_json::from_slice(json).map_err(|_| Rejected::Malformed)
     }
 
-    fn accepted(&self, allowed: &[Algorithm], form: &Form) -> Result<Algorithm, Rejected> {
+    /// Checks the members, and returns the algorithm.
+    fn check(&self, allowed: &[Algorithm], profile: &JwsProfile) -> Result<Algorithm, Rejected> {
         let algorithm = Algorithm::from_name(&self.alg)
             .filter(|algorithm| allowed.contains(algorithm))
             .ok_or(Rejected::Algorithm)?;
-        let named = |typ: &&str| self.typ.eq_ignore_ascii_case(typ);
-        if !form.types.iter().any(named) {
+        let is_typ = |typ: &&str| self.typ.eq_ignore_ascii_case(typ);
+        if !profile.types.iter().any(is_typ) {
             return Err(Rejected::Type);
         }
-        // RFC 7515 §4.1.11: we understand no extension, so any critical one is refused.
+        // No extensions are supported, so every critical one is rejected (RFC 7515 §4.1.11).
         if self.has_crit {
             return Err(Rejected::Malformed);
         }
@@ -133,8 +136,8 @@ impl<'a> Header<'a> {
     }
 }
 
-/// True for any value, `null` too.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+/// Deserializes any value, including `null`, as `true`.
+fn is_present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     IgnoredAny::deserialize(deserializer).map(|_| true)
 }
 
@@ -142,15 +145,15 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error>
 mod tests {
     use super::*;
 
-    fn with_header(json: &str) -> Result<(), Rejected> {
+    fn parse_header(json: &str) -> Result<(), Rejected> {
         let token = format!("{}.e30.AA", URL_SAFE_NO_PAD.encode(json));
-        Unverified::parse(&token, &[Algorithm::ES256], &ACCESS_TOKEN).map(|_| ())
+        UnverifiedJws::parse(&token, &[Algorithm::ES256], &ACCESS_TOKEN).map(|_| ())
     }
 
     #[test]
-    fn only_an_allowed_algorithm_passes() {
+    fn only_allowed_algorithms_are_accepted() {
         assert_eq!(
-            with_header(r#"{"alg":"ES256","typ":"at+jwt","kid":"k"}"#),
+            parse_header(r#"{"alg":"ES256","typ":"at+jwt","kid":"k"}"#),
             Ok(())
         );
         for alg in [
@@ -158,17 +161,20 @@ mod tests {
             "RS256",
         ] {
             let header = format!(r#"{{"alg":"{alg}","typ":"at+jwt","kid":"k"}}"#);
-            assert_eq!(with_header(&header), Err(Rejected::Algorithm), "{alg}");
+            assert_eq!(parse_header(&header), Err(Rejected::Algorithm), "{alg}");
         }
-        assert_eq!(with_header(r#"{"typ":"at+jwt"}"#), Err(Rejected::Algorithm));
         assert_eq!(
-            with_header(r#"{"alg":["ES256"],"typ":"at+jwt"}"#),
+            parse_header(r#"{"typ":"at+jwt"}"#),
+            Err(Rejected::Algorithm)
+        );
+        assert_eq!(
+            parse_header(r#"{"alg":["ES256"],"typ":"at+jwt"}"#),
             Err(Rejected::Malformed)
         );
     }
 
     #[test]
-    fn only_an_access_token_passes() {
+    fn only_access_token_types_are_accepted() {
         for typ in [
             "at+jwt",
             "AT+JWT",
@@ -176,7 +182,7 @@ mod tests {
             "Application/At+Jwt",
         ] {
             assert_eq!(
-                with_header(&format!(r#"{{"alg":"ES256","typ":"{typ}"}}"#)),
+                parse_header(&format!(r#"{{"alg":"ES256","typ":"{typ}"}}"#)),
                 Ok(()),
                 "{typ}"
             );
@@ -191,21 +197,21 @@ mod tests {
             "text/at+jwt",
         ] {
             let header = format!(r#"{{"alg":"ES256","typ":"{typ}"}}"#);
-            assert_eq!(with_header(&header), Err(Rejected::Type), "{typ}");
+            assert_eq!(parse_header(&header), Err(Rejected::Type), "{typ}");
         }
-        assert_eq!(with_header(r#"{"alg":"ES256"}"#), Err(Rejected::Type));
+        assert_eq!(parse_header(r#"{"alg":"ES256"}"#), Err(Rejected::Type));
     }
 
     #[test]
-    fn any_crit_is_refused() {
+    fn crit_is_rejected() {
         for crit in [r#"["b64"]"#, r#"["exp"]"#, "[]", "null", r#""b64""#] {
             let header = format!(r#"{{"alg":"ES256","typ":"at+jwt","crit":{crit},"b64":false}}"#);
-            assert_eq!(with_header(&header), Err(Rejected::Malformed), "{crit}");
+            assert_eq!(parse_header(&header), Err(Rejected::Malformed), "{crit}");
         }
     }
 
     #[test]
-    fn a_header_is_one_object_without_duplicates() {
+    fn header_must_be_one_object_without_duplicates() {
         for hostile in [
             r#"{"alg":"ES256","alg":"ES256","typ":"at+jwt"}"#,
             r#"{"alg":"ES256","typ":"JWT","typ":"at+jwt"}"#,
@@ -215,14 +221,15 @@ mod tests {
             r#"{"alg":"ES256","typ":"at+jwt","kid":7}"#,
             "",
         ] {
-            assert_eq!(with_header(hostile), Err(Rejected::Malformed), "{hostile}");
+            assert_eq!(parse_header(hostile), Err(Rejected::Malformed), "{hostile}");
         }
     }
 
     #[test]
-    fn a_token_has_three_parts_of_strict_base64url() {
-        let parse =
-            |token: &str| Unverified::parse(token, &[Algorithm::ES256], &ACCESS_TOKEN).map(|_| ());
+    fn token_must_be_three_parts_of_strict_base64url() {
+        let parse = |token: &str| {
+            UnverifiedJws::parse(token, &[Algorithm::ES256], &ACCESS_TOKEN).map(|_| ())
+        };
         let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256","typ":"at+jwt"}"#);
         assert_eq!(parse(&format!("{header}.e30.AA")), Ok(()));
         assert_eq!(parse(""), Err(Rejected::Missing));
@@ -233,7 +240,7 @@ mod tests {
             format!("{header}.e30.AA.AA.AA"),
             format!("{header}=.e30.AA"),
             format!("{header}.e30=.AA"),
-            format!("{header}.e31.AA"), // bits after the end
+            format!("{header}.e31.AA"), // non-zero trailing bits
             format!("{header}. e30.AA"),
             format!("{header}.e+0.AA"),
             "..".to_owned(),
@@ -243,10 +250,10 @@ mod tests {
     }
 
     #[test]
-    fn size_is_looked_at_first() {
+    fn size_is_checked_first() {
         let parse = |bytes| {
             let token = "!".repeat(bytes);
-            Unverified::parse(&token, &[], &ACCESS_TOKEN).map(|_| ())
+            UnverifiedJws::parse(&token, &[], &ACCESS_TOKEN).map(|_| ())
         };
         assert_eq!(parse(16 * 1024 + 1), Err(Rejected::TooLarge));
         assert_eq!(parse(16 * 1024), Err(Rejected::Malformed));

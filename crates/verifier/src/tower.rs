@@ -1,7 +1,7 @@
-//! tower: a layer that guards the services behind it, such as the routes of axum.
+//! A tower layer that protects services, such as the routes of axum.
 //!
-//! Who brings no token that will do is answered as RFC 6750 §3 wants it. Behind the layer a request
-//! has the token's [`Claims`] among its extensions.
+//! A request without an acceptable token receives an error response according to RFC 6750 §3. The
+//! inner service finds the token's [`Claims`] in the extensions of the request.
 //!
 //! ```
 //! use axum::routing::{get, post};
@@ -42,11 +42,11 @@ use tower_service::Service;
 use crate::bearer::{REALM, bearer};
 use crate::{Claims, Need, Rejected, Verifier};
 
-/// Guards services: each request must bring a token in its `Authorization` header (RFC 6750 §2.1).
+/// A layer that requires a valid token in the `Authorization` header of each request (RFC 6750
+/// §2.1).
 ///
-/// The header is the only place that is looked at; a token in the query (§2.3) does not count. A
-/// token that is bound to a key (`cnf`) is refused: as a bearer token it comes without the proof
-/// (RFC 9449 §7.2).
+/// A token in the query (§2.3) is ignored. A token that is bound to a key (`cnf`) is rejected,
+/// because a bearer token comes without proof of possession (RFC 9449 §7.2).
 #[derive(Clone, Debug)]
 pub struct RequireToken {
     verifier: Verifier,
@@ -54,7 +54,7 @@ pub struct RequireToken {
 }
 
 impl RequireToken {
-    /// A layer for services that need this of a token.
+    /// Creates a layer that requires tokens to meet `need`.
     pub fn new(verifier: Verifier, need: Need) -> Self {
         Self {
             verifier,
@@ -87,7 +87,7 @@ impl<S> Layer<S> for RequireToken {
     }
 }
 
-/// A service behind [`RequireToken`].
+/// A service protected by [`RequireToken`].
 #[derive(Clone, Debug)]
 pub struct Guarded<S> {
     inner: S,
@@ -110,7 +110,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // The one that said that it is ready serves this request; a clone may not be.
+        // The instance that `poll_ready` was called on must serve the request, because a clone may
+        // not be ready.
         let next = self.inner.clone();
         let mut ready = mem::replace(&mut self.inner, next);
         let guard = self.guard.clone();
@@ -121,20 +122,20 @@ where
                     head.extensions.insert(claims);
                     ready.call(Request::from_parts(head, body)).await
                 }
-                Err(rejected) => Ok(answer(&rejected)),
+                Err(rejected) => Ok(error_response(&rejected)),
             }
         })
     }
 }
 
-fn answer<R: From<String>>(rejected: &Rejected) -> Response<R> {
-    tracing::debug!(reason = %rejected, "request refused");
+fn error_response<R: From<String>>(rejected: &Rejected) -> Response<R> {
+    tracing::debug!(reason = %rejected, "request rejected");
     let body = rejected.body();
     let is_empty = body.is_empty();
-    let mut answer = Response::new(R::from(body));
-    *answer.status_mut() =
+    let mut response = Response::new(R::from(body));
+    *response.status_mut() =
         StatusCode::from_u16(rejected.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = answer.headers_mut();
+    let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if !is_empty {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -143,9 +144,9 @@ fn answer<R: From<String>>(rejected: &Rejected) -> Response<R> {
         Some(seconds) => (RETRY_AFTER, seconds.to_string()),
         None => (WWW_AUTHENTICATE, rejected.www_authenticate(REALM)),
     };
-    // Visible ASCII, all of it.
+    // Never fails, because the value is printable ASCII.
     if let Ok(value) = HeaderValue::from_str(&challenge.1) {
         headers.insert(challenge.0, value);
     }
-    answer
+    response
 }

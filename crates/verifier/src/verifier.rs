@@ -1,102 +1,105 @@
-//! The verifier: a token in, its claims or a refusal out.
+//! The verifier: validates a token and returns its claims.
 
 use std::fmt;
 use std::sync::Arc;
 
-use crate::cache::{Cache, Refresher};
 use crate::feed::Feed;
-use crate::follow::Following;
+use crate::follower::FollowerTasks;
 use crate::introspect::Introspector;
+use crate::key_cache::{KeyCache, Refresher};
 use crate::max_age::MaxAges;
 use crate::metrics::Counters;
-use crate::probe::Probes;
-use crate::seen::{Good, Memory, Place};
-use crate::token::{ACCESS_TOKEN, Unverified};
+use crate::token::{ACCESS_TOKEN, UnverifiedJws};
+use crate::token_cache::{CacheEntry, TokenCache, VerifiedToken};
+use crate::token_digests::TokenDigests;
 use crate::{
     Algorithm, Builder, Claims, Clock, JwkSet, Key, Keys, Metrics, Need, Rejected, StartError,
 };
 
-/// Turns tokens into [`Claims`], or says why not. Cheap to clone; clones share all they know.
+/// Verifies access tokens and returns their [`Claims`]. A verifier is cheap to clone, and the
+/// clones share their state.
 #[derive(Clone)]
 pub struct Verifier {
     inner: Arc<Inner>,
 }
 
-/// All that a verifier is made of; see the [builder](crate::Builder).
+/// The shared state of a verifier; see the [builder](crate::Builder).
 pub(crate) struct Inner {
-    pub(crate) expected: Expected,
+    pub(crate) rules: ValidationRules,
     pub(crate) clock: Clock,
-    pub(crate) cache: Arc<Cache>,
-    pub(crate) memory: Memory,
+    pub(crate) keys: Arc<KeyCache>,
+    pub(crate) tokens: TokenCache,
     pub(crate) counters: Arc<Counters>,
-    /// What has been revoked; `None`: tokens are good until they expire.
+    /// The revocation data. `None` without a subscription: tokens are valid until they expire.
     pub(crate) revocations: Option<Revocations>,
-    /// Ends the background task when the last clone goes.
+    /// Stops the background task when the last clone is dropped.
     pub(crate) _refresher: Option<Refresher>,
 }
 
-/// How revocations are learned of.
+/// The revocation data of a verifier, and the tasks that update it.
 pub(crate) struct Revocations {
     pub(crate) feed: Arc<Feed>,
     pub(crate) max_ages: MaxAges,
     pub(crate) introspector: Option<Introspector>,
-    /// End with the verifier, too.
-    pub(crate) _tasks: (Following, Refresher),
+    /// Stop when the last clone of the verifier is dropped.
+    pub(crate) _tasks: (FollowerTasks, Refresher),
 }
 
-/// What every token must be, whatever the request.
-pub(crate) struct Expected {
+/// Requirements that every token must meet, whatever the request.
+pub(crate) struct ValidationRules {
     pub(crate) issuer: String,
-    /// `None`: any audience.
+    /// `None` accepts any audience.
     pub(crate) audience: Option<String>,
     pub(crate) algorithms: Vec<Algorithm>,
     pub(crate) leeway_secs: u64,
 }
 
-/// Who says that a token was not revoked.
+/// Source of the revocation status of a token.
 #[derive(Clone, Copy)]
-enum Word {
-    /// The feed, if it is young enough.
+enum RevocationSource {
+    /// The feed, if its data is recent enough.
     Feed,
-    /// The issuer itself, just now.
-    Issuer,
+    /// The issuer, which has just reported by introspection that the token is active.
+    Introspection,
 }
 
 impl Verifier {
-    /// Describes a verifier for the tokens of `issuer` that are meant for `audience`. Both are
+    /// Returns a builder of a verifier for tokens that `issuer` issued for `audience`. Both are
     /// compared byte for byte (RFC 9068 §4), so a trailing slash matters.
     pub fn builder(issuer: impl Into<String>, audience: impl Into<String>) -> Builder {
         Builder::new(issuer.into(), audience.into())
     }
 
-    /// Verifies a token at this instant. Never waits and never calls the issuer; a `kid` that is
-    /// not known lets the background task fetch the keys, at most once in 30 s.
+    /// Verifies a token. Never waits and never sends a request to the issuer. An unknown `kid`
+    /// makes the background task fetch the keys, at most once in 30 s.
     ///
     /// # Errors
     ///
-    /// [`Rejected`] says which check failed first.
+    /// [`Rejected`] is the first check that failed.
     pub fn verify(&self, token: &str, need: &Need) -> Result<Claims, Rejected> {
         self.verify_at(token, need, self.inner.clock.wall_secs())
     }
 
-    /// [`verify`](Self::verify) at another instant: `now_secs`, seconds since the Unix epoch, is
-    /// what the token's own times are compared with. How old keys and revocations are is a matter
-    /// of the real clock all the same.
+    /// Verifies a token as [`verify`](Self::verify) does, but compares the token's own times with
+    /// `now_secs`, in seconds since the Unix epoch. The age of the keys and of the revocation data
+    /// is still measured by the real clock.
     ///
     /// # Errors
     ///
     /// As [`verify`](Self::verify).
     pub fn verify_at(&self, token: &str, need: &Need, now_secs: u64) -> Result<Claims, Rejected> {
-        let verdict = self.inner.judge(token, need, now_secs, Word::Feed);
-        if let Some(kid) = self.inner.lacks_key(token, &verdict) {
-            self.inner.cache.demand(&kid, now_secs);
+        let result = self
+            .inner
+            .verify(token, need, now_secs, RevocationSource::Feed);
+        if let Some(kid) = self.inner.missing_kid(token, &result) {
+            self.inner.keys.request_fetch(&kid, now_secs);
         }
-        self.counted(verdict)
+        self.count_rejection(result)
     }
 
-    /// [`verify`](Self::verify), but a `kid` that is not known waits for the fetch that it caused,
-    /// or for the one in flight (2 s at most), and is then looked up again. So the first token of a
-    /// new key passes.
+    /// Verifies a token as [`verify`](Self::verify) does. If the `kid` is unknown, this function
+    /// waits up to 2 s for the fetch that it caused, or for the fetch in flight, and looks the key
+    /// up again. So the first token that a new key has signed is accepted.
     ///
     /// # Errors
     ///
@@ -106,7 +109,7 @@ impl Verifier {
             .await
     }
 
-    /// [`verify_fresh`](Self::verify_fresh) at another instant, as in
+    /// Verifies a token as [`verify_fresh`](Self::verify_fresh) does, at the given time as in
     /// [`verify_at`](Self::verify_at).
     ///
     /// # Errors
@@ -118,52 +121,56 @@ impl Verifier {
         need: &Need,
         now_secs: u64,
     ) -> Result<Claims, Rejected> {
-        let verdict = self.inner.judge_fresh(token, need, now_secs).await;
-        self.counted(verdict)
+        let result = self.inner.verify_fresh(token, need, now_secs).await;
+        self.count_rejection(result)
     }
 
-    /// [`verify_fresh`](Self::verify_fresh), and where the news of revocations is too old, asks the
-    /// issuer about this token (RFC 7662), if the [builder](crate::Builder::introspection) said
-    /// so. An answer counts for 1 s, also for others who bring the same token.
+    /// Verifies a token as [`verify_fresh`](Self::verify_fresh) does. If the revocation data is too
+    /// old and the [builder](crate::Builder::introspection) enabled introspection, this function
+    /// asks the issuer whether the token is active (RFC 7662). The response is reused for 1 s for
+    /// all requests with the same token.
     ///
     /// # Errors
     ///
-    /// As [`verify`](Self::verify). [`Rejected::Stale`] only if the issuer does not answer within
-    /// 2 s either; [`Rejected::Revoked`] if it says that the token is not active.
+    /// As [`verify`](Self::verify). With introspection, [`Rejected::Stale`] means that the issuer
+    /// did not respond within 2 s either, and [`Rejected::Revoked`] can also mean that the issuer
+    /// reported the token as inactive.
     pub async fn verify_or_introspect(&self, token: &str, need: &Need) -> Result<Claims, Rejected> {
         let now = self.inner.clock.wall_secs();
-        let mut verdict = self.inner.judge_fresh(token, need, now).await;
-        if verdict == Err(Rejected::Stale) {
-            verdict = match self.inner.introspect(token).await {
-                Ok(()) => self.inner.judge(token, need, now, Word::Issuer),
+        let mut result = self.inner.verify_fresh(token, need, now).await;
+        if result == Err(Rejected::Stale) {
+            result = match self.inner.introspect(token).await {
+                Ok(()) => self
+                    .inner
+                    .verify(token, need, now, RevocationSource::Introspection),
                 Err(rejected) => Err(rejected),
             };
         }
-        self.counted(verdict)
+        self.count_rejection(result)
     }
 
-    /// Puts other keys in the place of those given by value, for all clones; an issuer that
-    /// verifies its own tokens does this when its keys rotate. Where the keys are fetched, the next
-    /// fetch undoes it.
+    /// Replaces the keys that were given to the builder, for all clones. An issuer that verifies
+    /// its own tokens calls this when its keys rotate. If the verifier fetches its keys, the next
+    /// fetch overwrites the replacement.
     ///
     /// # Errors
     ///
-    /// [`StartError::NoKeys`], [`StartError::DuplicateKid`]; then the keys are what they were.
+    /// [`StartError::NoKeys`] or [`StartError::DuplicateKid`]. The keys are unchanged then.
     pub fn replace_keys(&self, keys: &JwkSet) -> Result<(), StartError> {
         let keys = Keys::parse(keys)?;
         if keys.is_empty() {
             return Err(StartError::NoKeys);
         }
-        self.inner.cache.replace(keys);
+        self.inner.keys.replace(keys);
         Ok(())
     }
 
-    /// The issuer whose tokens are accepted.
+    /// Returns the issuer whose tokens are accepted.
     pub fn issuer(&self) -> &str {
-        &self.inner.expected.issuer
+        &self.inner.rules.issuer
     }
 
-    /// What was counted since the start, and how old the news of revocations is.
+    /// Returns the counters since the start, and the age and size of the revocation data.
     pub fn metrics(&self) -> Metrics {
         let mut metrics = self.inner.counters.metrics();
         if let Some(Revocations { feed, .. }) = &self.inner.revocations {
@@ -181,158 +188,173 @@ impl Verifier {
         }
     }
 
-    fn counted(&self, verdict: Result<Claims, Rejected>) -> Result<Claims, Rejected> {
-        verdict.inspect_err(|rejected| self.inner.counters.rejected(rejected))
+    fn count_rejection(&self, result: Result<Claims, Rejected>) -> Result<Claims, Rejected> {
+        result.inspect_err(|rejected| self.inner.counters.rejected(rejected))
     }
 }
 
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verifier")
-            .field("issuer", &self.inner.expected.issuer)
-            .field("audience", &self.inner.expected.audience)
+            .field("issuer", &self.inner.rules.issuer)
+            .field("audience", &self.inner.rules.audience)
             .finish_non_exhaustive()
     }
 }
 
 impl Inner {
-    fn judge(&self, token: &str, need: &Need, now: u64, word: Word) -> Result<Claims, Rejected> {
-        let place = self.memory.place(token);
-        let again = place
+    fn verify(
+        &self,
+        token: &str,
+        need: &Need,
+        now: u64,
+        source: RevocationSource,
+    ) -> Result<Claims, Rejected> {
+        let entry = self.tokens.entry(token);
+        let cached = entry
             .as_ref()
-            .and_then(|place| self.again(place, need, now, word));
-        again.unwrap_or_else(|| self.first(token, place, need, now, word))
+            .and_then(|entry| self.verify_cached(entry, need, now, source));
+        cached.unwrap_or_else(|| self.verify_uncached(token, entry, need, now, source))
     }
 
-    async fn judge_fresh(&self, token: &str, need: &Need, now: u64) -> Result<Claims, Rejected> {
-        let verdict = self.judge(token, need, now, Word::Feed);
-        let Some(kid) = self.lacks_key(token, &verdict) else {
-            return verdict;
+    async fn verify_fresh(&self, token: &str, need: &Need, now: u64) -> Result<Claims, Rejected> {
+        let result = self.verify(token, need, now, RevocationSource::Feed);
+        let Some(kid) = self.missing_kid(token, &result) else {
+            return result;
         };
-        self.cache.refetch(&kid, now).await;
-        self.judge(token, need, now, Word::Feed)
+        self.keys.refetch(&kid, now).await;
+        self.verify(token, need, now, RevocationSource::Feed)
     }
 
-    /// The `kid` for want of which a token was refused.
-    fn lacks_key(&self, token: &str, verdict: &Result<Claims, Rejected>) -> Option<String> {
-        if !matches!(verdict, Err(Rejected::UnknownKey | Rejected::Unavailable)) {
+    /// Returns the unknown `kid` that caused the rejection, if any.
+    fn missing_kid(&self, token: &str, result: &Result<Claims, Rejected>) -> Option<String> {
+        if !matches!(result, Err(Rejected::UnknownKey | Rejected::Unavailable)) {
             return None;
         }
         let token = self.parse(token).ok()?;
         Some(token.kid().to_owned())
     }
 
-    fn parse<'a>(&self, token: &'a str) -> Result<Unverified<'a>, Rejected> {
-        Unverified::parse(token, &self.expected.algorithms, &ACCESS_TOKEN)
+    fn parse<'a>(&self, token: &'a str) -> Result<UnverifiedJws<'a>, Rejected> {
+        UnverifiedJws::parse(token, &self.rules.algorithms, &ACCESS_TOKEN)
     }
 
-    /// Everything, in the order of the crate's first page.
-    fn first(
+    /// Makes all checks in the documented order, and caches the token if its signature is valid.
+    fn verify_uncached(
         &self,
         token: &str,
-        place: Option<Place<'_>>,
+        entry: Option<CacheEntry<'_>>,
         need: &Need,
         now: u64,
-        word: Word,
+        source: RevocationSource,
     ) -> Result<Claims, Rejected> {
         let token = self.parse(token)?;
-        let key = self.signed(&token)?;
+        let key = self.verify_signature(&token)?;
         let claims = Claims::parse(token.payload())?;
-        self.expected.of(&claims)?;
-        let good = Good {
+        self.rules.check_issuer_and_audience(&claims)?;
+        let verified = VerifiedToken {
             kid: token.kid().to_owned(),
-            key: key.id(),
-            revoked_by: key.revoked_by(),
-            probes: Probes::of(&claims),
+            key: key.fingerprint(),
+            key_digest: key.revocation_digest(),
+            digests: TokenDigests::from_claims(&claims),
             claims,
         };
-        let verdict = self.stands(&good, need, now, word);
-        // Revoked or not: the signature is good, and need not be checked again.
-        if let Some(place) = place.filter(|_| verdict != Err(Rejected::Expired)) {
-            place.remember(good.clone(), now);
+        let result = self.check_changeable(&verified, need, now, source);
+        // Revoked tokens are cached too: their signature is valid and need not be verified again.
+        if let Some(entry) = entry.filter(|_| result != Err(Rejected::Expired)) {
+            entry.insert(verified.clone(), now);
         }
-        verdict.map(|()| good.claims)
+        result.map(|()| verified.claims)
     }
 
-    /// What may have changed since the token was seen first. `None`: not seen, or under a key that
-    /// is gone, which [`first`](Self::first) then says.
-    fn again(
+    /// Checks what may have changed since the token was cached. Returns `None` if the token is not
+    /// cached, or if its key has been removed or replaced, in which case
+    /// [`verify_uncached`](Self::verify_uncached) reports the error.
+    fn verify_cached(
         &self,
-        place: &Place<'_>,
+        entry: &CacheEntry<'_>,
         need: &Need,
         now: u64,
-        word: Word,
+        source: RevocationSource,
     ) -> Option<Result<Claims, Rejected>> {
-        let found = place.find()?;
-        let good = &found.as_ref()?.good;
-        let held = self.cache.held();
-        let keys = held.at(self.clock.wall_secs());
-        let key = keys.and_then(|keys| keys.find(&good.kid));
-        if key.is_none_or(|key| key.id() != good.key) {
-            place.forget();
+        let cached = entry.get()?;
+        let token = &cached.as_ref()?.token;
+        let snapshot = self.keys.snapshot();
+        let keys = snapshot.keys_at(self.clock.wall_secs());
+        let key = keys.and_then(|keys| keys.find(&token.kid));
+        if key.is_none_or(|key| key.fingerprint() != token.key) {
+            entry.remove();
             return None;
         }
-        let verdict = self.stands(good, need, now, word);
-        if verdict == Err(Rejected::Expired) {
-            place.forget();
+        let result = self.check_changeable(token, need, now, source);
+        if result == Err(Rejected::Expired) {
+            entry.remove();
         }
-        Some(verdict.map(|()| good.claims.clone()))
+        Some(result.map(|()| token.claims.clone()))
     }
 
-    /// RFC 7515 §5.2; the key's own `alg` decides, not the header's (RFC 8725 §3.1).
-    fn signed(&self, token: &Unverified<'_>) -> Result<Key, Rejected> {
-        let held = self.cache.held();
-        // How old the keys are is a matter of the real clock, whatever instant the token is
-        // judged at.
-        let keys = held
-            .at(self.clock.wall_secs())
+    /// Verifies the signature and returns the key (RFC 7515 §5.2). The algorithm is that of the
+    /// key, and a header with another one is rejected (RFC 8725 §3.1).
+    fn verify_signature(&self, token: &UnverifiedJws<'_>) -> Result<Key, Rejected> {
+        let snapshot = self.keys.snapshot();
+        // The age of the keys is measured by the real clock, even if the token is verified at
+        // another time.
+        let keys = snapshot
+            .keys_at(self.clock.wall_secs())
             .ok_or(Rejected::Unavailable)?;
         let key = keys.find(token.kid()).ok_or(Rejected::UnknownKey)?;
         if key.algorithm() != token.algorithm() {
             return Err(Rejected::Algorithm);
         }
-        match key.verifies(token.signature(), token.signed()) {
+        match key.verify_signature(token.signature(), token.signed()) {
             Some(true) => Ok(key.clone()),
             Some(false) => Err(Rejected::Signature),
             None => Err(Rejected::Malformed),
         }
     }
 
-    /// All that can change about a token: whom it is brought to, time, revocation, how old the news
-    /// of it is, need.
-    fn stands(&self, good: &Good, need: &Need, now: u64, word: Word) -> Result<(), Rejected> {
-        need.is_for(&good.claims)?;
-        self.expected.at(&good.claims, now)?;
+    /// Makes all checks whose result can change between two uses of a token: the audience that the
+    /// request needs, time, revocation, age of the revocation data, and the other needs of the
+    /// request.
+    fn check_changeable(
+        &self,
+        token: &VerifiedToken,
+        need: &Need,
+        now: u64,
+        source: RevocationSource,
+    ) -> Result<(), Rejected> {
+        need.check_audience(&token.claims)?;
+        self.rules.check_times(&token.claims, now)?;
         if let Some(Revocations { feed, max_ages, .. }) = &self.revocations {
-            let max_age = match word {
-                Word::Feed => Some(max_ages.of(need)),
-                Word::Issuer => None,
+            let max_age = match source {
+                RevocationSource::Feed => Some(max_ages.for_need(need)),
+                RevocationSource::Introspection => None,
             };
-            feed.judge(good, max_age)?;
+            feed.check_token(token, max_age)?;
         }
-        need.met_by(&good.claims, now)
+        need.check(&token.claims, now)
     }
 
-    /// Whether the issuer says that the token is active.
+    /// Succeeds if the issuer reports the token as active.
     async fn introspect(&self, token: &str) -> Result<(), Rejected> {
         let revocations = self.revocations.as_ref();
-        let introspector = revocations.and_then(|known| known.introspector.as_ref());
+        let introspector = revocations.and_then(|revocations| revocations.introspector.as_ref());
         let introspector = introspector.ok_or(Rejected::Stale)?;
         match introspector.is_active(token).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(Rejected::Revoked),
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "a token could not be introspected");
+                tracing::warn!(error, "failed to introspect a token");
                 Err(Rejected::Stale)
             }
         }
     }
 }
 
-impl Expected {
-    /// RFC 9068 §4: from our issuer, for our audience.
-    fn of(&self, claims: &Claims) -> Result<(), Rejected> {
+impl ValidationRules {
+    /// Checks `iss` and `aud` (RFC 9068 §4).
+    fn check_issuer_and_audience(&self, claims: &Claims) -> Result<(), Rejected> {
         if claims.iss != self.issuer {
             return Err(Rejected::Issuer);
         }
@@ -342,14 +364,14 @@ impl Expected {
         }
     }
 
-    /// RFC 7519 §4.1.4 to §4.1.6. A token from the future is refused as well: its issuer's clock
-    /// is wrong, and so is its `exp`.
-    fn at(&self, claims: &Claims, now: u64) -> Result<(), Rejected> {
+    /// Checks `exp`, `nbf` and `iat` (RFC 7519 §4.1.4 to §4.1.6). A token with an `iat` in the
+    /// future is rejected as well: its issuer's clock is wrong, and so is its `exp`.
+    fn check_times(&self, claims: &Claims, now: u64) -> Result<(), Rejected> {
         if now >= claims.exp.saturating_add(self.leeway_secs) {
             return Err(Rejected::Expired);
         }
-        let begins = claims.nbf.unwrap_or(claims.iat).max(claims.iat);
-        if begins > now.saturating_add(self.leeway_secs) {
+        let valid_from = claims.nbf.unwrap_or(claims.iat).max(claims.iat);
+        if valid_from > now.saturating_add(self.leeway_secs) {
             return Err(Rejected::NotYetValid);
         }
         Ok(())

@@ -1,4 +1,4 @@
-"""A verifier in one file, proved by the vectors beside it. Needs the package `cryptography`."""
+"""A verifier in one file, and its check against the vectors. Requires the package `cryptography`."""
 
 import base64
 import hashlib
@@ -16,24 +16,24 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 HERE = Path(__file__).parent
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """The first check that failed."""
 
 
-def refuse_unless(holds, verdict):
-    if not holds:
-        raise Refused(verdict)
+def reject_unless(condition, verdict):
+    if not condition:
+        raise Rejected(verdict)
 
 
 def decode(text, verdict="malformed"):
-    refuse_unless(re.fullmatch(r"[A-Za-z0-9_-]*", text) and len(text) % 4 != 1, verdict)
+    reject_unless(re.fullmatch(r"[A-Za-z0-9_-]*", text) and len(text) % 4 != 1, verdict)
     data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-    refuse_unless(base64.urlsafe_b64encode(data).decode().rstrip("=") == text, verdict)
+    reject_unless(base64.urlsafe_b64encode(data).decode().rstrip("=") == text, verdict)
     return data
 
 
 class Pairs(list):
-    """A JSON object with its members in order, doubles included."""
+    """The members of a JSON object in order, including duplicates."""
 
 
 def not_a_number(text):
@@ -52,20 +52,20 @@ def parse(data, verdict):
         return json.loads(data.decode("utf-8"), object_pairs_hook=Pairs,
                           parse_constant=not_a_number, parse_float=finite)
     except (ValueError, RecursionError):
-        raise Refused(verdict) from None
+        raise Rejected(verdict) from None
 
 
 def plain(value):
-    """Objects as dictionaries, where doubles do not matter."""
+    """Converts objects to dictionaries, where duplicates do not matter."""
     if isinstance(value, Pairs):
         return {name: plain(inner) for name, inner in value}
     return [plain(inner) for inner in value] if isinstance(value, list) else value
 
 
 def members(pairs, known, verdict):
-    """Those we know, each there at most once."""
+    """Returns the known members, and rejects duplicates among them."""
     names = [name for name, _ in pairs if name in known]
-    refuse_unless(len(names) == len(set(names)), verdict)
+    reject_unless(len(names) == len(set(names)), verdict)
     return {name: plain(value) for name, value in pairs if name in known}
 
 
@@ -82,13 +82,13 @@ class Keys:
         self.keys = {jwk["kid"]: jwk for jwk in jwks["keys"]}
 
     def check(self, kid, alg, message, signature, other_alg):
-        refuse_unless(kid in self.keys, "unknown_key")
+        reject_unless(kid in self.keys, "unknown_key")
         jwk = self.keys[kid]
-        refuse_unless(jwk["alg"] == alg, other_alg)
+        reject_unless(jwk["alg"] == alg, other_alg)
         signature = decode(signature)
         try:
             if alg == "ES256":
-                refuse_unless(len(signature) == 64, "signature")
+                reject_unless(len(signature) == 64, "signature")
                 r, s = (int.from_bytes(half, "big") for half in (signature[:32], signature[32:]))
                 numbers = ec.EllipticCurvePublicNumbers(number(jwk["x"]), number(jwk["y"]), ec.SECP256R1())
                 numbers.public_key().verify(encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA256()))
@@ -96,24 +96,24 @@ class Keys:
                 key = rsa.RSAPublicNumbers(number(jwk["e"]), number(jwk["n"])).public_key()
                 key.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
         except (InvalidSignature, ValueError):
-            raise Refused("signature") from None
+            raise Rejected("signature") from None
 
 
-def opened(jws, keys, allowed, types, max_bytes):
-    """Header and payload of a JWS whose signature is good."""
-    refuse_unless(jws, "missing")
-    refuse_unless(len(jws.encode()) <= max_bytes, "too_large")
-    refuse_unless(jws.count(".") == 2, "malformed")
+def verify_jws(jws, keys, allowed, types, max_bytes):
+    """Verifies a JWS and returns its payload."""
+    reject_unless(jws, "missing")
+    reject_unless(len(jws.encode()) <= max_bytes, "too_large")
+    reject_unless(jws.count(".") == 2, "malformed")
     head, body, signature = jws.split(".")
     header, payload = decode(head), decode(body)
     header = parse(header, "malformed")
-    refuse_unless(isinstance(header, Pairs), "malformed")
+    reject_unless(isinstance(header, Pairs), "malformed")
     header = members(header, {"alg", "typ", "kid", "crit"}, "malformed")
     texts = {name: header.get(name, "") for name in ("alg", "typ", "kid")}
-    refuse_unless(all(isinstance(text, str) for text in texts.values()), "malformed")
-    refuse_unless(texts["alg"] in allowed, "algorithm")
-    refuse_unless(texts["typ"].lower() in types, "type")
-    refuse_unless("crit" not in header, "malformed")
+    reject_unless(all(isinstance(text, str) for text in texts.values()), "malformed")
+    reject_unless(texts["alg"] in allowed, "algorithm")
+    reject_unless(texts["typ"].lower() in types, "type")
+    reject_unless("crit" not in header, "malformed")
     keys.check(texts["kid"], texts["alg"], f"{head}.{body}".encode(), signature, "algorithm")
     return payload
 
@@ -124,39 +124,39 @@ OPTIONAL_TEXTS = {"scope", "grant_id", "sid", "acr"}
 
 
 def claims_of(payload):
-    refuse_unless(payload.lstrip(b" \t\r\n")[:1] == b"{", "malformed")
+    reject_unless(payload.lstrip(b" \t\r\n")[:1] == b"{", "malformed")
     pairs = parse(payload, "malformed")
     claims = members(pairs, TEXTS | OPTIONAL_TEXTS | {"aud", "iat", "exp", "nbf", "rev", "auth_time"}, "claims")
-    refuse_unless(all(isinstance(claims.get(name), str) for name in TEXTS), "claims")
-    refuse_unless(all(isinstance(claims.get(name) or "", str) for name in OPTIONAL_TEXTS), "claims")
-    refuse_unless(is_count(claims.get("iat")) and is_count(claims.get("exp")), "claims")
+    reject_unless(all(isinstance(claims.get(name), str) for name in TEXTS), "claims")
+    reject_unless(all(isinstance(claims.get(name) or "", str) for name in OPTIONAL_TEXTS), "claims")
+    reject_unless(is_count(claims.get("iat")) and is_count(claims.get("exp")), "claims")
     for name in ("nbf", "auth_time"):
-        refuse_unless(claims.get(name) is None or is_count(claims[name]), "claims")
+        reject_unless(claims.get(name) is None or is_count(claims[name]), "claims")
     aud = claims.get("aud")
     claims["aud"] = aud[0] if isinstance(aud, list) and len(aud) == 1 else aud
-    refuse_unless(isinstance(claims["aud"], str), "claims")
+    reject_unless(isinstance(claims["aud"], str), "claims")
     rev = claims.get("rev")
-    refuse_unless(isinstance(rev, str) and REV.fullmatch(rev), "claims")
-    refuse_unless(all(int(part) < 2**64 for part in rev.split(".")), "claims")
+    reject_unless(isinstance(rev, str) and REV.fullmatch(rev), "claims")
+    reject_unless(all(int(part) < 2**64 for part in rev.split(".")), "claims")
     return claims
 
 
 def verify(token, keys, file, now, need):
     types = {"at+jwt", "application/at+jwt"}
-    claims = claims_of(opened(token, keys, file["algorithms"], types, 16 * 1024))
-    refuse_unless(claims["iss"] == file["issuer"], "issuer")
-    refuse_unless(claims["aud"] == file["audience"], "audience")
-    refuse_unless(now < claims["exp"] + file["leeway"], "expired")
-    begins = max(claims["iat"], claims.get("nbf") or 0)
-    refuse_unless(begins <= now + file["leeway"], "not_yet_valid")
+    claims = claims_of(verify_jws(token, keys, file["algorithms"], types, 16 * 1024))
+    reject_unless(claims["iss"] == file["issuer"], "issuer")
+    reject_unless(claims["aud"] == file["audience"], "audience")
+    reject_unless(now < claims["exp"] + file["leeway"], "expired")
+    valid_from = max(claims["iat"], claims.get("nbf") or 0)
+    reject_unless(valid_from <= now + file["leeway"], "not_yet_valid")
     granted = (claims.get("scope") or "").split(" ")
-    refuse_unless(all(scope in granted for scope in need.get("scope", [])), "scope")
+    reject_unless(all(scope in granted for scope in need.get("scope", [])), "scope")
     one_of = need.get("one_of")
-    refuse_unless(one_of is None or any(scope in granted for scope in one_of), "scope")
-    refuse_unless(not need.get("acr") or claims.get("acr") in need["acr"], "step_up")
+    reject_unless(one_of is None or any(scope in granted for scope in one_of), "scope")
+    reject_unless(not need.get("acr") or claims.get("acr") in need["acr"], "step_up")
     within = need.get("authenticated_within")
-    login = claims.get("auth_time")
-    refuse_unless(within is None or (login is not None and now - login <= within), "step_up")
+    auth_time = claims.get("auth_time")
+    reject_unless(within is None or (auth_time is not None and now - auth_time <= within), "step_up")
 
 
 def digest(kind, value):
@@ -165,36 +165,36 @@ def digest(kind, value):
 
 def records_of(encoded):
     packed = decode(encoded, "rejected")
-    refuse_unless(len(packed) % 25 == 0, "rejected")
+    reject_unless(len(packed) % 25 == 0, "rejected")
     records = [struct.unpack(">c16sII", packed[at:at + 25]) for at in range(0, len(packed), 25)]
     for kind, _, floor, _ in records:
-        refuse_unless(kind in (b"J", b"S", b"G", b"K", b"U", b"C"), "rejected")
-        refuse_unless(floor == 0 or kind in (b"U", b"C"), "rejected")
+        reject_unless(kind in (b"J", b"S", b"G", b"K", b"U", b"C"), "rejected")
+        reject_unless(floor == 0 or kind in (b"U", b"C"), "rejected")
     return records
 
 
 class Follower:
-    """Follows a feed; all instants in microseconds."""
+    """Applies frames of a feed. All times are in microseconds."""
 
     def __init__(self, issuer, keys):
         self.issuer, self.keys = issuer, keys
         self.epoch = None
-        self.forget()
+        self.reset()
 
-    def forget(self):
+    def reset(self):
         self.seq, self.floors, self.as_of, self.since = 0, {}, 0, 0
 
-    def take(self, jws, wall, boot):
-        frame = self.opened(jws)
-        refuse_unless(abs(frame["iat"] - wall // 1_000_000) <= 30, "skew")
-        refuse_unless(wall // 1_000_000 < frame["exp"] + 30, "skew")
-        refuse_unless(frame["after"] <= frame["last"], "rejected")
-        refuse_unless(len(frame["records"]) <= frame["last"] - frame["after"], "rejected")
-        refuse_unless(self.epoch is None or frame["epoch"] >= self.epoch, "rollback")
+    def apply(self, jws, wall, boot):
+        frame = self.verify_frame(jws)
+        reject_unless(abs(frame["iat"] - wall // 1_000_000) <= 30, "skew")
+        reject_unless(wall // 1_000_000 < frame["exp"] + 30, "skew")
+        reject_unless(frame["after"] <= frame["last"], "rejected")
+        reject_unless(len(frame["records"]) <= frame["last"] - frame["after"], "rejected")
+        reject_unless(self.epoch is None or frame["epoch"] >= self.epoch, "rollback")
         if frame["epoch"] != self.epoch:
             self.epoch = frame["epoch"]
-            self.forget()
-        refuse_unless(frame["after"] <= self.seq, "gap")
+            self.reset()
+        reject_unless(frame["after"] <= self.seq, "gap")
         for _, name, floor, _ in frame["records"]:
             self.floors[name] = max(floor, self.floors.get(name, 0))
         self.seq = max(self.seq, frame["last"])
@@ -202,22 +202,22 @@ class Follower:
         if as_of is not None and as_of > self.as_of:
             self.as_of, self.since = as_of, boot - max(0, frame["at_us"] - as_of)
 
-    def opened(self, jws):
+    def verify_frame(self, jws):
         try:
             types = {"revocation-frame+jwt", "application/revocation-frame+jwt"}
-            payload = opened(jws, self.keys, ["ES256", "RS256"], types, 4 * 1024 * 1024)
+            payload = verify_jws(jws, self.keys, ["ES256", "RS256"], types, 4 * 1024 * 1024)
             pairs = parse(payload, "rejected")
-            refuse_unless(isinstance(pairs, Pairs), "rejected")
-        except Refused:
-            raise Refused("rejected") from None
+            reject_unless(isinstance(pairs, Pairs), "rejected")
+        except Rejected:
+            raise Rejected("rejected") from None
         counts = {"v", "iat", "exp", "epoch", "after", "last", "at_us"}
         frame = members(pairs, counts | {"iss", "records", "as_of_us", "jwks_etag"}, "rejected")
-        refuse_unless(all(is_count(frame.get(name)) for name in counts), "rejected")
-        refuse_unless(frame.get("iss") == self.issuer and frame["v"] == 1, "rejected")
-        refuse_unless(isinstance(frame.get("jwks_etag"), str), "rejected")
-        refuse_unless(isinstance(frame.get("records"), str), "rejected")
+        reject_unless(all(is_count(frame.get(name)) for name in counts), "rejected")
+        reject_unless(frame.get("iss") == self.issuer and frame["v"] == 1, "rejected")
+        reject_unless(isinstance(frame.get("jwks_etag"), str), "rejected")
+        reject_unless(isinstance(frame.get("records"), str), "rejected")
         frame.setdefault("as_of_us", None)
-        refuse_unless(frame["as_of_us"] is None or is_count(frame["as_of_us"]), "rejected")
+        reject_unless(frame["as_of_us"] is None or is_count(frame["as_of_us"]), "rejected")
         frame["records"] = records_of(frame["records"])
         return frame
 
@@ -231,11 +231,11 @@ class Follower:
         numbers = [int(part) for part in claims["rev"].split(".")]
         if self.epoch is not None and numbers[0] < self.epoch:
             return "revoked"
-        named = [("K", kid), ("J", claims["jti"]), ("S", claims.get("sid")), ("G", claims.get("grant_id"))]
-        hit = any(value is not None and digest(kind, value) in self.floors for kind, value in named)
-        hit |= numbers[1] < self.floors.get(digest("C", claims["client_id"]), 0)
-        hit |= len(numbers) == 3 and numbers[2] < self.floors.get(digest("U", claims["sub"]), 0)
-        if hit:
+        values = [("K", kid), ("J", claims["jti"]), ("S", claims.get("sid")), ("G", claims.get("grant_id"))]
+        is_revoked = any(value is not None and digest(kind, value) in self.floors for kind, value in values)
+        is_revoked |= numbers[1] < self.floors.get(digest("C", claims["client_id"]), 0)
+        is_revoked |= len(numbers) == 3 and numbers[2] < self.floors.get(digest("U", claims["sub"]), 0)
+        if is_revoked:
             return "revoked"
         is_fresh = age is not None and age <= 60_000_000 and numbers[0] == self.epoch
         return "ok" if is_fresh else "stale"
@@ -245,18 +245,18 @@ def outcome(attempt):
     try:
         attempt()
         return None
-    except Refused as refused:
-        return str(refused)
+    except Rejected as rejected:
+        return str(rejected)
 
 
 class Checks:
     def __init__(self):
         self.count, self.failures = 0, []
 
-    def equal(self, what, found, expected):
+    def equal(self, what, actual, expected):
         self.count += 1
-        if found != expected:
-            self.failures.append(f"{what}: {found!r} instead of {expected!r}")
+        if actual != expected:
+            self.failures.append(f"{what}: got {actual!r}, expected {expected!r}")
 
 
 def check_tokens(checks):
@@ -275,8 +275,8 @@ def check_records(checks):
         packed += struct.pack(">II", case["floor"], case["expires"])
         checks.equal(case["value"], packed.hex(), case["packed"])
     for case in file["lists"]:
-        refused = outcome(lambda: records_of(case["encoded"]))
-        length = None if refused else len(records_of(case["encoded"]))
+        rejected = outcome(lambda: records_of(case["encoded"]))
+        length = None if rejected else len(records_of(case["encoded"]))
         checks.equal(case["name"], length, case["length"])
 
 
@@ -288,8 +288,8 @@ def check_frames(checks):
         for at, step in enumerate(story["steps"]):
             wall, boot = wall + step["elapse"] * 1_000_000, boot + step["elapse"] * 1_000_000
             if step["frame"] is not None:
-                refused = outcome(lambda: follower.take(step["frame"], wall, boot))
-                checks.equal(f"{story['name']}, {at}", refused or "applied", step["outcome"])
+                rejected = outcome(lambda: follower.apply(step["frame"], wall, boot))
+                checks.equal(f"{story['name']}, {at}", rejected or "applied", step["outcome"])
             checks.equal(f"{story['name']}, {at}", follower.position(), step["position"])
             checks.equal(f"{story['name']}, {at}", follower.age(wall, boot), step["age_us"])
         for at, token in enumerate(story["tokens"]):

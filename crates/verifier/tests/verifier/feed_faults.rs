@@ -1,5 +1,5 @@
-//! What can happen to the feed, and what a verifier makes of it: it never accepts a revoked token
-//! past the bound, and good tokens pass again as soon as there is news.
+//! Faults of the feed. The verifier never accepts a revoked token after the maximum age of the
+//! revocation data, and accepts valid tokens again as soon as it receives current data.
 
 use std::time::Duration;
 
@@ -24,36 +24,37 @@ fn position(verifier: &Verifier) -> Position {
     verifier.metrics().feed_position.unwrap()
 }
 
-/// Proves that the stream still works, and so that what was sent before has been looked at.
-async fn goes_on(issuer: &FeedIssuer, number: usize) {
+/// Revokes a session and waits for the acknowledgement, which shows that the stream works and that
+/// all preceding frames have been processed.
+async fn revoke_and_wait(issuer: &FeedIssuer, number: usize) {
     issuer.revoke_and_tell(&[session(number)]).await;
 }
 
 #[tokio::test]
-async fn forged_frames_change_nothing() {
+async fn forged_frames_are_rejected() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
-    let evil = |change: fn(&mut Frame)| {
+    let forged = |change: fn(&mut Frame)| {
         let mut frame = issuer.frame(0);
         frame.records.0.push(session(1));
         frame.last += 1;
         change(&mut frame);
         frame
     };
-    let plain = evil(|_| {});
+    let plain = forged(|_| {});
     let payload = serde_json::to_string(&plain).unwrap();
     let good = signed(&plain);
     let (head, signature) = good.rsplit_once('.').unwrap();
     let kid = feed_key().kid().to_owned();
     let header = |alg: &str, typ: &str| format!(r#"{{"alg":"{alg}","typ":"{typ}","kid":"{kid}"}}"#);
     let feed = feed_key();
-    let forged = [
+    let frames = [
         feed.sign(&header("none", "revocation-frame+jwt"), &payload),
         feed.sign(&header("HS256", "revocation-frame+jwt"), &payload),
         feed.sign(&header("RS256", "revocation-frame+jwt"), &payload),
         feed.sign(&header("ES256", "at+jwt"), &payload),
         feed.sign(&header("ES256", "JWT"), &payload),
-        // Another key under the right name; a key that nobody knows; the key of the tokens.
+        // Another key with the `kid` of the feed key, an unknown key, and the key of the tokens.
         Signer::es256(5).sign(&header("ES256", "revocation-frame+jwt"), &payload),
         signed_by(&Signer::es256(5), &plain),
         signed_by(&token_key(), &plain),
@@ -61,28 +62,28 @@ async fn forged_frames_change_nothing() {
         good[..good.len() - 2].to_owned(),
         format!("{head}."),
         format!("{}A.{signature}", &head[..head.len() - 1]),
-        signed(&evil(|frame| frame.iss += "/")),
-        signed(&evil(|frame| frame.v = 0)),
-        signed(&evil(|frame| frame.v = 2)),
-        signed(&evil(|frame| frame.last = 0)),
-        signed(&evil(|frame| frame.after = 9)),
+        signed(&forged(|frame| frame.iss += "/")),
+        signed(&forged(|frame| frame.v = 0)),
+        signed(&forged(|frame| frame.v = 2)),
+        signed(&forged(|frame| frame.last = 0)),
+        signed(&forged(|frame| frame.after = 9)),
         "{}".to_owned(),
     ];
     issuer.clock.advance(Duration::from_secs(5));
-    for frame in &forged {
+    for frame in &frames {
         issuer.send_raw(frame);
     }
-    goes_on(&issuer, 2).await;
+    revoke_and_wait(&issuer, 2).await;
     assert_eq!(verdict(&verifier, &issuer.token(1)), Ok(()));
     assert_eq!(position(&verifier).to_string(), "1:1");
     assert_eq!(
         verifier.metrics().frames_refused["feed.rejected"],
-        forged.len() as u64
+        frames.len() as u64
     );
 }
 
 #[tokio::test]
-async fn refused_frames_make_nothing_fresher() {
+async fn rejected_and_incomplete_frames_do_not_reset_age() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
     issuer.clock.advance(Duration::from_secs(61));
@@ -103,18 +104,18 @@ async fn refused_frames_make_nothing_fresher() {
     assert_eq!(verdict(&verifier, &issuer.token(1)), Err(Rejected::Stale));
     assert_eq!(Rejected::Stale.status(), 503);
     assert_eq!(verdict(&verifier, &issuer.token(2)), Err(Rejected::Revoked));
-    goes_on(&issuer, 3).await;
+    revoke_and_wait(&issuer, 3).await;
     assert_eq!(verdict(&verifier, &issuer.token(1)), Ok(()));
 }
 
 #[tokio::test]
-async fn a_replayed_frame_is_no_news() {
+async fn replayed_frame_does_not_reset_age() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
-    goes_on(&issuer, 1).await;
+    revoke_and_wait(&issuer, 1).await;
     let old = signed(&issuer.frame(0));
     let silent = |seq: u64| {
-        // Moves the position, so that it is acknowledged, and says nothing about freshness.
+        // Advances the position, so that it is acknowledged, but does not reset the age.
         issuer.revoke(&[session(50)]);
         Frame {
             as_of_us: None,
@@ -135,23 +136,23 @@ async fn a_replayed_frame_is_no_news() {
 }
 
 #[tokio::test]
-async fn frames_of_an_older_epoch_are_refused() {
+async fn older_epoch_is_rejected() {
     let issuer = FeedIssuer::start().await;
     issuer.change(|state| state.epoch = 5);
     let verifier = issuer.followed_by(issuer.subscriber()).await;
     let mut old = issuer.frame(0);
     old.epoch = 4;
     issuer.send(&old);
-    goes_on(&issuer, 1).await;
+    revoke_and_wait(&issuer, 1).await;
     assert_eq!(verifier.metrics().frames_refused["feed.rollback"], 1);
     assert_eq!(position(&verifier).to_string(), "5:1");
 }
 
 #[tokio::test]
-async fn a_gap_is_filled_from_our_own_position() {
+async fn gap_is_filled_from_current_position() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
-    goes_on(&issuer, 1).await;
+    revoke_and_wait(&issuer, 1).await;
     issuer.revoke(&[session(2), session(3)]);
     // The frame of session 2 is lost.
     issuer.send(&issuer.frame(2));
@@ -163,7 +164,7 @@ async fn a_gap_is_filled_from_our_own_position() {
 }
 
 #[tokio::test]
-async fn frames_may_come_twice_and_overlap() {
+async fn duplicate_and_overlapping_frames_are_accepted() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
     issuer.revoke(&[record(Kind::User, "alice", 9)]);
@@ -173,19 +174,19 @@ async fn frames_may_come_twice_and_overlap() {
         issuer.send(frame);
     }
     issuer.acked(3).await;
-    goes_on(&issuer, 8).await;
+    revoke_and_wait(&issuer, 8).await;
     assert_eq!(position(&verifier).to_string(), "1:4");
     assert_eq!(verifier.metrics().records, 3);
-    // The higher floor counts, whichever came last.
+    // The higher floor applies, whichever record came last.
     assert_eq!(verdict(&verifier, &issuer.token(1)), Err(Rejected::Revoked));
 }
 
 #[tokio::test]
-async fn a_stream_that_breaks_is_taken_up_where_it_was() {
+async fn broken_stream_is_resumed() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
-    goes_on(&issuer, 1).await;
-    // Half a frame, and the end.
+    revoke_and_wait(&issuer, 1).await;
+    // The stream ends in the middle of a frame.
     issuer.revoke(&[session(2)]);
     let frame = signed(&issuer.frame(1));
     issuer.write(&format!("data: {}", &frame[..frame.len() / 2]));
@@ -193,12 +194,12 @@ async fn a_stream_that_breaks_is_taken_up_where_it_was() {
     issuer.acked(2).await;
     assert_eq!(verdict(&verifier, &issuer.token(2)), Err(Rejected::Revoked));
     issuer.was_asked_times("GET /revocations/stream", 2).await;
-    goes_on(&issuer, 3).await;
+    revoke_and_wait(&issuer, 3).await;
     assert!(verifier.metrics().reconnects >= 1);
 }
 
 #[tokio::test]
-async fn a_tampered_answer_is_asked_for_again() {
+async fn tampered_response_is_requested_again() {
     let tampers: [fn(Vec<String>) -> Vec<String>; 4] = [
         |mut frames| {
             frames.reverse();
@@ -228,7 +229,7 @@ async fn a_tampered_answer_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn without_a_first_frame_nobody_passes() {
+async fn tokens_are_stale_before_first_frame() {
     let issuer = FeedIssuer::start().await;
     issuer.change(|state| state.status = 503);
     let verifier = issuer.subscriber().start().await.unwrap();
@@ -240,7 +241,7 @@ async fn without_a_first_frame_nobody_passes() {
 }
 
 #[tokio::test]
-async fn a_subscriber_who_may_not_read_does_not_start() {
+async fn denied_subscriber_fails_start() {
     let issuer = FeedIssuer::start().await;
     let wrong = issuer.subscriber().subscriber("billing", "guess").start();
     let error = wrong.await.unwrap_err();
@@ -257,37 +258,37 @@ async fn a_subscriber_who_may_not_read_does_not_start() {
 }
 
 #[tokio::test]
-async fn the_feed_does_not_come_over_plain_http() {
+async fn plain_http_feed_url_is_rejected() {
     let issuer = FeedIssuer::start().await;
-    let elsewhere = issuer.subscriber().feed_at("http://feed.example");
-    let error = elsewhere.start().await.unwrap_err();
+    let insecure = issuer.subscriber().feed_at("http://feed.example");
+    let error = insecure.start().await.unwrap_err();
     assert!(matches!(error, StartError::Insecure { .. }), "{error:?}");
 }
 
 #[tokio::test]
-async fn after_a_suspension_nobody_passes_before_there_is_news() {
+async fn suspended_host_rejects_tokens_until_fresh_frame() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
     issuer.clock.advance(HOUR);
     assert_eq!(verdict(&verifier, &issuer.token(1)), Err(Rejected::Stale));
-    // What the sockets still held from before says nothing.
-    let mut held_back = issuer.heartbeat();
-    held_back.iat -= 3600;
-    held_back.at_us -= 3_600_000_000;
-    held_back.as_of_us = Some(held_back.at_us);
-    issuer.send(&held_back);
+    // Frames that were buffered during the suspension do not reset the age.
+    let mut buffered = issuer.heartbeat();
+    buffered.iat -= 3600;
+    buffered.at_us -= 3_600_000_000;
+    buffered.as_of_us = Some(buffered.at_us);
+    issuer.send(&buffered);
     issuer.revoke(&[session(2)]);
     let mut silent = issuer.frame(0);
     silent.as_of_us = None;
     issuer.send(&silent);
     issuer.acked(1).await;
     assert_eq!(verdict(&verifier, &issuer.token(1)), Err(Rejected::Stale));
-    goes_on(&issuer, 3).await;
+    revoke_and_wait(&issuer, 3).await;
     assert_eq!(verdict(&verifier, &issuer.token(1)), Ok(()));
 }
 
 #[tokio::test]
-async fn a_clock_that_is_set_back_makes_nothing_fresher() {
+async fn clock_set_back_does_not_reset_age() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
     let token = issuer.token(1);
@@ -297,10 +298,10 @@ async fn a_clock_that_is_set_back_makes_nothing_fresher() {
 }
 
 #[tokio::test]
-async fn a_feed_held_back_hides_at_most_half_a_minute() {
+async fn delayed_feed_hides_at_most_30_seconds() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
-    // All frames come 29 s late, which looks like a clock that differs.
+    // A frame that is 29 s late is accepted, because the clocks could differ by as much.
     let late = |by: u64| {
         issuer.revoke(&[session(90)]);
         let mut frame = issuer.frame(issuer.last() - 1);
@@ -313,7 +314,7 @@ async fn a_feed_held_back_hides_at_most_half_a_minute() {
     issuer.send(&late(29));
     issuer.acked(1).await;
     assert_eq!(age(&verifier), Duration::ZERO);
-    // Later than that, and the news is refused: the age grows.
+    // A frame that is 31 s late is rejected, so the age grows.
     issuer.clock.advance(Duration::from_secs(50));
     issuer.send(&late(31));
     issuer.send(&{
@@ -326,13 +327,13 @@ async fn a_feed_held_back_hides_at_most_half_a_minute() {
 }
 
 #[tokio::test]
-async fn a_node_without_its_database_is_not_fresh() {
+async fn constant_as_of_does_not_reset_age() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
     let as_of = issuer.heartbeat().as_of_us;
     for _ in 0..4 {
         issuer.clock.advance(Duration::from_secs(20));
-        // Heartbeats go on, and `as_of` stands still.
+        // The node still sends heartbeats, but `as_of_us` does not change.
         issuer.send(&Frame {
             as_of_us: as_of,
             ..issuer.heartbeat()
@@ -349,10 +350,10 @@ async fn a_node_without_its_database_is_not_fresh() {
 }
 
 #[tokio::test]
-async fn after_an_hour_offline_all_is_caught_up() {
+async fn f26_verifier_catches_up_after_an_hour_offline() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
-    goes_on(&issuer, 1).await;
+    revoke_and_wait(&issuer, 1).await;
     issuer.change(|state| state.status = 503);
     issuer.hang_up();
     issuer
@@ -372,11 +373,11 @@ async fn after_an_hour_offline_all_is_caught_up() {
 }
 
 #[tokio::test]
-async fn a_newer_epoch_begins_with_nothing() {
+async fn newer_epoch_starts_without_data() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
-    goes_on(&issuer, 1).await;
-    let of_epoch = |feed_epoch| {
+    revoke_and_wait(&issuer, 1).await;
+    let token_of_epoch = |feed_epoch| {
         token_key().token(&Claims {
             rev: Rev {
                 feed_epoch,
@@ -385,15 +386,15 @@ async fn a_newer_epoch_begins_with_nothing() {
             ..issuer.claims(7)
         })
     };
-    // A token of an epoch that we have not heard of may be good: nobody here can say.
-    let (old, new) = (of_epoch(1), of_epoch(1_800_000_000));
+    // It is unknown whether a token of a newer epoch is active.
+    let (old, new) = (token_of_epoch(1), token_of_epoch(1_800_000_000));
     assert_eq!(verdict(&verifier, &old), Ok(()));
     assert_eq!(verdict(&verifier, &new), Err(Rejected::Stale));
     issuer.change(|state| {
         state.epoch = 1_800_000_000;
         state.records = vec![session(1), session(2)];
     });
-    // The stream is at the end of the new epoch, so the beginning is asked for.
+    // The heartbeat is at the end of the new epoch, so the verifier requests the records before it.
     issuer.send(&issuer.heartbeat());
     issuer.acked(2).await;
     assert_eq!(issuer.times_asked("GET /revocations?after=1800000000:0"), 1);
@@ -404,7 +405,7 @@ async fn a_newer_epoch_begins_with_nothing() {
 }
 
 #[tokio::test]
-async fn a_new_feed_key_is_fetched_when_it_first_signs() {
+async fn f28_new_feed_key_is_fetched_on_first_use() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
     let new = Signer::es256(78);
@@ -417,12 +418,12 @@ async fn a_new_feed_key_is_fetched_when_it_first_signs() {
 }
 
 #[tokio::test]
-async fn another_etag_of_the_keys_lets_them_be_fetched() {
+async fn changed_jwks_etag_refreshes_token_keys() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
     let new = Signer::es256(2).token(&issuer.claims(1));
     issuer.send(&issuer.heartbeat());
-    goes_on(&issuer, 90).await;
+    revoke_and_wait(&issuer, 90).await;
     assert_eq!(issuer.times_asked("GET /jwks"), 1);
     issuer.change(|state| {
         state.token_keys = vec![Signer::es256(2)];
@@ -438,10 +439,10 @@ async fn another_etag_of_the_keys_lets_them_be_fetched() {
 }
 
 #[tokio::test]
-async fn who_is_ahead_shows_the_frame_that_brought_him_there() {
+async fn ahead_verifier_reports_last_frame() {
     let issuer = FeedIssuer::start().await;
     let _verifier = issuer.followed_by(issuer.subscriber()).await;
-    goes_on(&issuer, 1).await;
+    revoke_and_wait(&issuer, 1).await;
     let message = |frame: &str| frame.rsplit_once('.').unwrap().0.to_owned();
     let last = message(&signed(&issuer.frame(0)));
     issuer.change(|state| {
@@ -451,15 +452,15 @@ async fn who_is_ahead_shows_the_frame_that_brought_him_there() {
     issuer.hang_up();
     issuer.was_asked_times("POST /revocations/ack", 3).await;
     let state = issuer.state.lock().unwrap();
-    let shown = state.acks.iter().find_map(|ack| ack.frame.clone()).unwrap();
-    assert_eq!(message(&shown), last);
+    let reported = state.acks.iter().find_map(|ack| ack.frame.clone()).unwrap();
+    assert_eq!(message(&reported), last);
 }
 
 #[tokio::test]
-async fn the_next_address_is_tried_when_one_does_not_answer() {
+async fn failing_feed_url_fails_over_to_next() {
     let issuer = FeedIssuer::start().await;
     let other = FeedIssuer::start().await;
-    // The other serves the same feed under its own address.
+    // The other server serves the same feed at its own URL.
     let verifier = issuer
         .subscriber()
         .feed_at(&issuer.url)
@@ -472,10 +473,10 @@ async fn the_next_address_is_tried_when_one_does_not_answer() {
 }
 
 #[tokio::test]
-async fn an_acknowledgement_says_what_is_in_force() {
+async fn ack_reports_applied_state() {
     let issuer = FeedIssuer::start().await;
     let _verifier = issuer.followed_by(issuer.subscriber()).await;
-    goes_on(&issuer, 1).await;
+    revoke_and_wait(&issuer, 1).await;
     let state = issuer.state.lock().unwrap();
     let ack = state.acks.last().unwrap();
     assert_eq!(
@@ -487,20 +488,20 @@ async fn an_acknowledgement_says_what_is_in_force() {
 }
 
 #[tokio::test]
-async fn a_dropped_verifier_leaves_nothing_running() {
+async fn dropping_last_clone_stops_tasks() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
     let clone = verifier.clone();
     drop(verifier);
-    goes_on(&issuer, 1).await;
+    revoke_and_wait(&issuer, 1).await;
     drop(clone);
     issuer.hang_up();
-    // Another verifier starts and reads; the first does not come back.
+    // Another verifier connects. The first one does not reconnect.
     let asked = issuer.times_asked("GET /revocations/stream");
     let _other = issuer.subscriber().start().await.unwrap();
     issuer
         .was_asked_times("GET /revocations/stream", asked + 1)
         .await;
-    goes_on(&issuer, 2).await;
+    revoke_and_wait(&issuer, 2).await;
     assert_eq!(issuer.times_asked("GET /revocations/stream"), asked + 1);
 }

@@ -1,5 +1,5 @@
-//! An issuer with a revocation feed, on loopback: real sockets, signed frames, and whatever fault a
-//! test wants.
+//! An issuer with a revocation feed on loopback. It uses real sockets and signed frames, and tests
+//! can inject faults.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,28 +17,30 @@ use crate::signer::{AUDIENCE, NOW, Signer, claims};
 
 pub const CLIENT: &str = "billing service";
 pub const SECRET: &str = "pcl_sec_x";
-/// `billing+service:pcl_sec_x`: both halves form-encoded (RFC 6749 §2.3.1).
+/// `billing+service:pcl_sec_x`, with client ID and secret form-encoded (RFC 6749 §2.3.1).
 const BASIC: &str = "Basic YmlsbGluZytzZXJ2aWNlOnBjbF9zZWNfeA==";
 
-/// What the issuer knows and how it behaves.
+/// The data and the behaviour of the issuer.
 pub struct State {
     pub epoch: u64,
     pub records: Vec<Record>,
-    /// Answers to `GET /revocations` have frames of so many records.
+    /// Maximum number of records per frame in responses to `GET /revocations`.
     pub per_frame: usize,
-    /// What to do with the frames of such an answer.
+    /// Changes the frames of these responses.
     pub tamper: Option<fn(Vec<String>) -> Vec<String>>,
-    /// A status other than 200 for the feed.
+    /// Status code of the feed.
     pub status: u16,
     pub ack_status: u16,
+    /// The maximum age that the registration allows. `None` allows any.
     pub allowed: Option<u64>,
+    /// Response of the introspection endpoint for every token. `None` is an error.
     pub active: Option<bool>,
-    /// Where introspection is, if not here.
+    /// Base URL of the introspection endpoint, if it is another server.
     pub introspection_at: Option<String>,
     pub token_keys: Vec<Signer>,
     pub feed_keys: Vec<Signer>,
     pub jwks_etag: &'static str,
-    /// Method, path and query of each request.
+    /// Method, path and query of all requests in order.
     pub asked: Vec<String>,
     pub acks: Vec<Ack>,
 }
@@ -47,18 +49,18 @@ pub struct FeedIssuer {
     pub url: String,
     pub clock: ManualClock,
     pub state: Arc<Mutex<State>>,
-    /// What is sent on all open streams; `None` closes them.
+    /// Text for all open streams. `None` closes them.
     stream: broadcast::Sender<Option<String>>,
-    /// Grows with each request.
+    /// Number of requests.
     requests: watch::Sender<u64>,
 }
 
-/// Signs frames.
+/// Returns the key that signs frames.
 pub fn feed_key() -> Signer {
     Signer::es256(77)
 }
 
-/// Signs tokens.
+/// Returns the key that signs tokens.
 pub fn token_key() -> Signer {
     Signer::es256(1)
 }
@@ -76,7 +78,7 @@ impl FeedIssuer {
         Self::at(TcpListener::bind("127.0.0.1:0").await.unwrap())
     }
 
-    /// Serves on this listener.
+    /// Starts an issuer on this listener.
     pub fn at(listener: TcpListener) -> Self {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(Mutex::new(State {
@@ -123,7 +125,7 @@ impl FeedIssuer {
             .clock(&self.clock)
     }
 
-    /// A verifier that has had its first news, and is on the stream.
+    /// Starts a verifier, and waits until it has caught up and reads the stream.
     pub async fn followed_by(&self, builder: Builder) -> Verifier {
         let verifier = builder.start().await.unwrap();
         self.was_asked("GET /revocations/stream").await;
@@ -134,7 +136,7 @@ impl FeedIssuer {
         change(&mut self.state.lock().unwrap());
     }
 
-    /// Claims of a good token of session `number`.
+    /// Returns the claims of a valid token of session `number`.
     pub fn claims(&self, number: usize) -> Claims {
         let now = self.clock.wall_us() / 1_000_000;
         Claims {
@@ -152,24 +154,24 @@ impl FeedIssuer {
         token_key().token(&self.claims(number))
     }
 
-    /// Revokes, and tells nobody yet.
+    /// Adds records without sending them.
     pub fn revoke(&self, records: &[Record]) {
         self.change(|state| state.records.extend(records));
     }
 
-    /// The claims of a frame with all that came after `after`, as of now.
+    /// Returns the claims of a frame with all records after `after`, as of now.
     pub fn frame(&self, after: u64) -> Frame {
-        self.frame_of(after, u64::MAX)
+        self.limited_frame(after, u64::MAX)
     }
 
-    /// As [`frame`](Self::frame), with so many records at most.
-    fn frame_of(&self, after: u64, most: u64) -> Frame {
+    /// Returns a frame as [`frame`](Self::frame) does, with at most `max` records.
+    fn limited_frame(&self, after: u64, max: u64) -> Frame {
         let state = self.state.lock().unwrap();
         let now = self.clock.wall_us();
         let end = state.records.len() as u64;
-        let last = end.min(after.saturating_add(most)).max(after.min(end));
-        let span = |number: u64| usize::try_from(number.min(end)).unwrap();
-        let records = state.records[span(after)..span(last)].to_vec();
+        let last = end.min(after.saturating_add(max)).max(after.min(end));
+        let index = |number: u64| usize::try_from(number.min(end)).unwrap();
+        let records = state.records[index(after)..index(last)].to_vec();
         Frame {
             iss: self.url.clone(),
             v: 1,
@@ -193,7 +195,7 @@ impl FeedIssuer {
         self.state.lock().unwrap().records.len() as u64
     }
 
-    /// Sends a frame on the streams.
+    /// Signs a frame and sends it on all streams.
     pub fn send(&self, frame: &Frame) {
         self.send_raw(&signed(frame));
     }
@@ -203,7 +205,7 @@ impl FeedIssuer {
     }
 
     pub fn write(&self, text: &str) {
-        // Nobody may be there.
+        // An error means that no stream is open.
         let _ = self.stream.send(Some(text.to_owned()));
     }
 
@@ -212,7 +214,7 @@ impl FeedIssuer {
         let _ = self.stream.send(None);
     }
 
-    /// Revokes, tells, and waits until it is acknowledged.
+    /// Adds records, sends them, and waits until they are acknowledged.
     pub async fn revoke_and_tell(&self, records: &[Record]) {
         let after = self.last();
         self.revoke(records);
@@ -220,7 +222,7 @@ impl FeedIssuer {
         self.acked(self.last()).await;
     }
 
-    /// Waits until an instance says that it is there.
+    /// Waits until an instance acknowledges record `seq`.
     pub async fn acked(&self, seq: u64) {
         self.until(&format!("ack {seq}"), |state| {
             let epoch = state.epoch;
@@ -232,7 +234,7 @@ impl FeedIssuer {
         .await;
     }
 
-    /// Waits until a request that begins so has come.
+    /// Waits for a request that begins with `start`.
     pub async fn was_asked(&self, start: &str) {
         self.was_asked_times(start, 1).await;
     }
@@ -246,11 +248,11 @@ impl FeedIssuer {
         asked(&self.state.lock().unwrap(), start)
     }
 
-    async fn until(&self, what: &str, holds: impl Fn(&State) -> bool) {
+    async fn until(&self, what: &str, condition: impl Fn(&State) -> bool) {
         let mut requests = self.requests.subscribe();
-        let wait = requests.wait_for(|_| holds(&self.state.lock().unwrap()));
-        let waited = timeout(Duration::from_secs(20), wait).await;
-        assert!(waited.is_ok(), "{what} did not come");
+        let wait = requests.wait_for(|_| condition(&self.state.lock().unwrap()));
+        let result = timeout(Duration::from_secs(20), wait).await;
+        assert!(result.is_ok(), "timed out waiting for: {what}");
     }
 }
 
@@ -273,7 +275,7 @@ async fn accept(listener: TcpListener, issuer: FeedIssuer) {
     while let Ok((connection, _)) = listener.accept().await {
         let issuer = issuer.clone();
         tokio::spawn(async move {
-            // Who has seen enough may hang up.
+            // The client may close the connection at any time.
             let _ = issuer.serve(BufStream::new(connection)).await;
         });
     }
@@ -317,8 +319,8 @@ impl Request {
 
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find_map(|header| {
-            let (found, value) = header.split_once(": ")?;
-            found.eq_ignore_ascii_case(name).then_some(value)
+            let (field, value) = header.split_once(": ")?;
+            field.eq_ignore_ascii_case(name).then_some(value)
         })
     }
 
@@ -334,18 +336,18 @@ impl FeedIssuer {
         if path == "/revocations/stream" {
             return self.serve_stream(&request, connection).await;
         }
-        let (status, body) = self.answer(path, &request);
+        let (status, body) = self.respond(path, &request);
         let etag = self.state.lock().unwrap().jwks_etag;
         let length = body.len();
-        let answer = format!(
+        let response = format!(
             "HTTP/1.1 {status} -\r\nConnection: close\r\nETag: {etag}\r\nContent-Length: {length}\r\n\r\n{body}"
         );
-        self.note(&request);
-        connection.write_all(answer.as_bytes()).await?;
+        self.log_request(&request);
+        connection.write_all(response.as_bytes()).await?;
         connection.flush().await
     }
 
-    fn note(&self, request: &Request) {
+    fn log_request(&self, request: &Request) {
         self.change(|state| state.asked.push(request.line.clone()));
         self.requests.send_modify(|count| *count += 1);
     }
@@ -358,11 +360,11 @@ impl FeedIssuer {
         let mut stream = self.stream.subscribe();
         let status = self.state.lock().unwrap().status;
         if status != 200 || !request.is_authenticated() {
-            let answer = format!(
+            let response = format!(
                 "HTTP/1.1 {} -\r\nContent-Length: 0\r\n\r\n",
                 status.max(401)
             );
-            connection.write_all(answer.as_bytes()).await?;
+            connection.write_all(response.as_bytes()).await?;
             return connection.flush().await;
         }
         let resume: Position = request.header("last-event-id").unwrap().parse().unwrap();
@@ -375,7 +377,7 @@ impl FeedIssuer {
                 .await?;
         }
         connection.flush().await?;
-        self.note(request);
+        self.log_request(request);
         while let Ok(Some(text)) = stream.recv().await {
             connection.write_all(text.as_bytes()).await?;
             connection.flush().await?;
@@ -383,7 +385,7 @@ impl FeedIssuer {
         Ok(())
     }
 
-    fn answer(&self, path: &str, request: &Request) -> (u16, String) {
+    fn respond(&self, path: &str, request: &Request) -> (u16, String) {
         let keys = |signers: &[Signer]| {
             let keys = signers.iter().map(|signer| signer.jwk.clone()).collect();
             serde_json::to_string(&JwkSet { keys }).unwrap()
@@ -409,7 +411,7 @@ impl FeedIssuer {
             }
             "/revocations/ack" => {
                 drop(state);
-                self.acknowledged(request)
+                self.accept_ack(request)
             }
             "/introspect" => match state.active {
                 Some(active) if request.body.starts_with("token=ey") => {
@@ -434,7 +436,7 @@ impl FeedIssuer {
         let mut after = if after.epoch == epoch { after.seq } else { 0 };
         let mut frames = Vec::new();
         loop {
-            let frame = self.frame_of(after, per_frame);
+            let frame = self.limited_frame(after, per_frame);
             frames.push(signed(&frame));
             after = frame.last;
             if frame.as_of_us.is_some() || frames.len() == 16 {
@@ -445,7 +447,7 @@ impl FeedIssuer {
         serde_json::to_string(&Frames { frames }).unwrap()
     }
 
-    fn acknowledged(&self, request: &Request) -> (u16, String) {
+    fn accept_ack(&self, request: &Request) -> (u16, String) {
         let ack: Ack = serde_json::from_str(&request.body).unwrap();
         let mut state = self.state.lock().unwrap();
         state.acks.push(ack);

@@ -1,4 +1,4 @@
-//! Tokens that pretend to be signed by us.
+//! Forged tokens.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,7 +8,7 @@ use portcullis_verifier::{Claims, JwkSet, Need, Rejected, Verifier};
 
 use crate::signer::{AUDIENCE, ISSUER, NOW, Signer, claims, unsigned};
 
-fn judge(signer: &Signer, token: &str) -> Result<Claims, Rejected> {
+fn verify(signer: &Signer, token: &str) -> Result<Claims, Rejected> {
     signer.verifier().verify_at(token, &Need::any(), NOW)
 }
 
@@ -16,26 +16,30 @@ fn payload() -> String {
     serde_json::to_string(&claims()).unwrap()
 }
 
-/// A token with another header, well signed.
-fn headed(header: &str) -> Result<Claims, Rejected> {
+/// Verifies a correctly signed token with this header.
+fn verify_header(header: &str) -> Result<Claims, Rejected> {
     let signer = Signer::es256(1);
     let header = header.replace("KID", signer.kid());
-    judge(&signer, &signer.sign(&header, &payload()))
+    verify(&signer, &signer.sign(&header, &payload()))
 }
 
 #[test]
-fn an_unsigned_token_is_refused() {
+fn unsigned_tokens_are_rejected() {
     for alg in ["none", "None", "nOnE", ""] {
         let header = format!(r#"{{"alg":"{alg}","typ":"at+jwt","kid":"KID"}}"#);
-        assert_eq!(headed(&header), Err(Rejected::Algorithm), "{alg}");
+        assert_eq!(verify_header(&header), Err(Rejected::Algorithm), "{alg}");
         let signer = Signer::es256(1);
         let stripped = unsigned(&header.replace("KID", signer.kid()), &payload()) + ".";
-        assert_eq!(judge(&signer, &stripped), Err(Rejected::Algorithm), "{alg}");
+        assert_eq!(
+            verify(&signer, &stripped),
+            Err(Rejected::Algorithm),
+            "{alg}"
+        );
     }
 }
 
 #[test]
-fn our_public_key_is_no_hmac_secret() {
+fn public_key_is_not_accepted_as_hmac_secret() {
     let signer = Signer::es256(1);
     let header = format!(
         r#"{{"alg":"HS256","typ":"at+jwt","kid":"{}"}}"#,
@@ -53,14 +57,14 @@ fn our_public_key_is_no_hmac_secret() {
         let key = EncodingKey::from_secret(&secret);
         let mac = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
         assert_eq!(
-            judge(&signer, &format!("{message}.{mac}")),
+            verify(&signer, &format!("{message}.{mac}")),
             Err(Rejected::Algorithm)
         );
     }
 }
 
 #[test]
-fn the_key_decides_the_algorithm() {
+fn algorithm_must_be_that_of_the_key() {
     let (ec, rsa) = (Signer::es256(1), Signer::rs256());
     let keys = JwkSet {
         keys: vec![ec.jwk.clone(), rsa.jwk.clone()],
@@ -80,7 +84,7 @@ fn the_key_decides_the_algorithm() {
 }
 
 #[test]
-fn a_signature_is_64_bytes_within_the_group() {
+fn malformed_ecdsa_signatures_are_rejected() {
     let signer = Signer::es256(1);
     let message = unsigned(&signer.header(), &payload());
     let order = "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551";
@@ -108,67 +112,67 @@ fn a_signature_is_64_bytes_within_the_group() {
         ("none", vec![]),
     ] {
         let token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
-        assert_eq!(judge(&signer, &token), Err(Rejected::Signature), "{why}");
+        assert_eq!(verify(&signer, &token), Err(Rejected::Signature), "{why}");
     }
 }
 
 #[test]
-fn another_kind_of_jwt_is_no_access_token() {
+fn other_jwt_types_are_rejected() {
     for typ in ["JWT", "logout+jwt", "dpop+jwt", "revocation-frame+jwt", ""] {
         let header = format!(r#"{{"alg":"ES256","typ":"{typ}","kid":"KID"}}"#);
-        assert_eq!(headed(&header), Err(Rejected::Type), "{typ}");
+        assert_eq!(verify_header(&header), Err(Rejected::Type), "{typ}");
     }
     assert_eq!(
-        headed(r#"{"alg":"ES256","kid":"KID"}"#),
+        verify_header(r#"{"alg":"ES256","kid":"KID"}"#),
         Err(Rejected::Type)
     );
-    assert!(headed(r#"{"alg":"ES256","typ":"application/AT+JWT","kid":"KID"}"#).is_ok());
+    assert!(verify_header(r#"{"alg":"ES256","typ":"application/AT+JWT","kid":"KID"}"#).is_ok());
 }
 
 #[test]
-fn a_critical_extension_is_refused() {
+fn critical_extensions_are_rejected() {
     for crit in [r#"["b64"],"b64":false"#, r#"["exp"]"#, "[]", "null"] {
         let header = format!(r#"{{"alg":"ES256","typ":"at+jwt","kid":"KID","crit":{crit}}}"#);
-        assert_eq!(headed(&header), Err(Rejected::Malformed), "{crit}");
+        assert_eq!(verify_header(&header), Err(Rejected::Malformed), "{crit}");
     }
 }
 
 #[test]
-fn a_token_without_kid_has_no_key() {
+fn missing_or_unknown_kid_is_rejected() {
     assert_eq!(
-        headed(r#"{"alg":"ES256","typ":"at+jwt"}"#),
+        verify_header(r#"{"alg":"ES256","typ":"at+jwt"}"#),
         Err(Rejected::UnknownKey)
     );
     for kid in ["", "../../keys", "' OR 1=1 --", "KID ", "kid\\u0000"] {
         let header = format!(r#"{{"alg":"ES256","typ":"at+jwt","kid":"{kid}"}}"#);
-        assert_eq!(headed(&header), Err(Rejected::UnknownKey), "{kid}");
+        assert_eq!(verify_header(&header), Err(Rejected::UnknownKey), "{kid}");
     }
 }
 
 #[test]
-fn a_token_does_not_bring_its_own_key() {
-    let (ours, theirs) = (Signer::es256(1), Signer::es256(66));
-    let jwk = serde_json::to_string(&theirs.jwk).unwrap();
-    let brought = format!(
+fn keys_in_token_header_are_ignored() {
+    let (issuer, attacker) = (Signer::es256(1), Signer::es256(66));
+    let jwk = serde_json::to_string(&attacker.jwk).unwrap();
+    let key_members = format!(
         r#""jwk":{jwk},"jku":"http://127.0.0.1:1/","x5u":"http://127.0.0.1:1/","x5c":["AA"]"#
     );
-    let header = |kid| format!(r#"{{"alg":"ES256","typ":"at+jwt","kid":"{kid}",{brought}}}"#);
-    let forged = |kid| judge(&ours, &theirs.sign(&header(kid), &payload()));
-    assert_eq!(forged(theirs.kid()), Err(Rejected::UnknownKey));
-    assert_eq!(forged(ours.kid()), Err(Rejected::Signature));
-    // They are ignored, so they do no harm to a token that is good without them.
-    assert!(judge(&ours, &ours.sign(&header(ours.kid()), &payload())).is_ok());
+    let header = |kid| format!(r#"{{"alg":"ES256","typ":"at+jwt","kid":"{kid}",{key_members}}}"#);
+    let forged = |kid| verify(&issuer, &attacker.sign(&header(kid), &payload()));
+    assert_eq!(forged(attacker.kid()), Err(Rejected::UnknownKey));
+    assert_eq!(forged(issuer.kid()), Err(Rejected::Signature));
+    // The members are ignored, so a token that is otherwise valid is accepted.
+    assert!(verify(&issuer, &issuer.sign(&header(issuer.kid()), &payload())).is_ok());
 }
 
 #[test]
-fn a_changed_claim_breaks_the_signature() {
+fn changed_claim_invalidates_signature() {
     let signer = Signer::es256(1);
     let token = signer.token(&claims());
     let (message, signature) = token.rsplit_once('.').unwrap();
     let admin = unsigned(&signer.header(), &payload().replace("alice", "admin"));
     assert_ne!(message, admin);
     assert_eq!(
-        judge(&signer, &format!("{admin}.{signature}")),
+        verify(&signer, &format!("{admin}.{signature}")),
         Err(Rejected::Signature)
     );
 }

@@ -1,4 +1,4 @@
-//! An issuer on loopback: as much HTTP as a verifier needs, and answers that a test can change.
+//! A minimal HTTP server of an issuer on loopback, whose responses a test can change.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -14,81 +14,85 @@ pub const DISCOVERY: &str = "/.well-known/openid-configuration";
 pub const JWKS: &str = "/jwks";
 
 #[derive(Clone)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
-    /// Whole lines, each with its end.
+    /// Complete header lines, including line endings.
     pub headers: String,
     pub body: String,
 }
 
-pub fn ok(body: impl Into<String>) -> Answer {
-    Answer {
+pub fn ok(body: impl Into<String>) -> Response {
+    Response {
         status: 200,
         headers: String::new(),
         body: body.into(),
     }
 }
 
-pub fn document(signers: &[&Signer]) -> String {
+/// Returns the JWK set of these signers.
+pub fn jwks(signers: &[&Signer]) -> String {
     let keys = signers.iter().map(|signer| signer.jwk.clone()).collect();
     serde_json::to_string(&JwkSet { keys }).unwrap()
 }
 
 pub struct Issuer {
     pub url: String,
-    answers: Arc<Mutex<HashMap<String, Answer>>>,
-    /// The paths that were asked for, in their order.
-    asked: watch::Receiver<Vec<String>>,
+    responses: Arc<Mutex<HashMap<String, Response>>>,
+    /// The paths of all requests in order.
+    requests: watch::Receiver<Vec<String>>,
 }
 
 impl Issuer {
-    /// Publishes the keys of these signers.
-    pub async fn of(signers: &[&Signer]) -> Self {
+    /// Starts an issuer that publishes the keys of these signers.
+    pub async fn start(signers: &[&Signer]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let answers = Arc::new(Mutex::new(HashMap::new()));
-        let (log, asked) = watch::channel(Vec::new());
-        tokio::spawn(serve(listener, answers.clone(), log));
+        let responses = Arc::new(Mutex::new(HashMap::new()));
+        let (log, requests) = watch::channel(Vec::new());
+        tokio::spawn(serve(listener, responses.clone(), log));
         let issuer = Self {
             url,
-            answers,
-            asked,
+            responses,
+            requests,
         };
         let discovery = serde_json::json!({
             "issuer": issuer.url,
             "jwks_uri": format!("{}{JWKS}", issuer.url),
         });
-        issuer.answers(DISCOVERY, ok(discovery.to_string()));
-        issuer.answers(JWKS, ok(document(signers)));
+        issuer.respond(DISCOVERY, ok(discovery.to_string()));
+        issuer.respond(JWKS, ok(jwks(signers)));
         issuer
     }
 
-    pub fn answers(&self, path: &str, answer: Answer) {
-        self.answers.lock().unwrap().insert(path.to_owned(), answer);
+    /// Sets the response for a path.
+    pub fn respond(&self, path: &str, response: Response) {
+        let mut responses = self.responses.lock().unwrap();
+        responses.insert(path.to_owned(), response);
     }
 
-    pub fn publishes(&self, signers: &[&Signer]) {
-        self.answers(JWKS, ok(document(signers)));
+    pub fn publish(&self, signers: &[&Signer]) {
+        self.respond(JWKS, ok(jwks(signers)));
     }
 
-    /// How often the keys were fetched.
+    /// Returns how often the keys were fetched.
     pub fn fetches(&self) -> usize {
-        self.asked
+        self.requests
             .borrow()
             .iter()
             .filter(|path| *path == JWKS)
             .count()
     }
 
-    pub fn was_asked_for(&self, path: &str) -> bool {
-        self.asked.borrow().iter().any(|asked| asked == path)
+    pub fn was_requested(&self, path: &str) -> bool {
+        let requests = self.requests.borrow();
+        requests.iter().any(|requested| requested == path)
     }
 
-    /// Waits until the keys were fetched so often.
-    pub async fn fetched(&self, times: usize) {
-        let often =
+    /// Waits until the keys were fetched `times` times.
+    pub async fn wait_for_fetches(&self, times: usize) {
+        let is_reached =
             |paths: &Vec<String>| paths.iter().filter(|path| *path == JWKS).count() >= times;
-        self.asked.clone().wait_for(often).await.unwrap();
+        self.requests.clone().wait_for(is_reached).await.unwrap();
     }
 
     pub fn verifier(&self) -> Builder {
@@ -98,18 +102,18 @@ impl Issuer {
 
 async fn serve(
     listener: TcpListener,
-    answers: Arc<Mutex<HashMap<String, Answer>>>,
+    responses: Arc<Mutex<HashMap<String, Response>>>,
     log: watch::Sender<Vec<String>>,
 ) {
     while let Ok((mut stream, _)) = listener.accept().await {
         let path = path(&mut stream).await;
         log.send_modify(|paths| paths.push(path.clone()));
-        let answer = answers.lock().unwrap().get(&path).cloned();
-        let Answer {
+        let response = responses.lock().unwrap().get(&path).cloned();
+        let Response {
             status,
             headers,
             body,
-        } = answer.unwrap_or(Answer {
+        } = response.unwrap_or(Response {
             status: 404,
             headers: String::new(),
             body: String::new(),
@@ -118,7 +122,7 @@ async fn serve(
         let head = format!(
             "HTTP/1.1 {status} -\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n"
         );
-        // Who has seen enough may hang up; that is no fault of this side.
+        // The client may close the connection before it has read the whole response.
         let _ = stream.write_all((head + &body).as_bytes()).await;
     }
 }

@@ -1,10 +1,10 @@
-//! Tokens that are signed by us, and yet not written as they must be.
+//! Malformed tokens with a valid signature.
 
 use portcullis_verifier::{Claims, Need, Rejected};
 
 use crate::signer::{AUDIENCE, NOW, Signer, claims};
 
-fn judge(signer: &Signer, token: &str) -> Result<Claims, Rejected> {
+fn verify(signer: &Signer, token: &str) -> Result<Claims, Rejected> {
     signer.verifier().verify_at(token, &Need::any(), NOW)
 }
 
@@ -12,44 +12,47 @@ fn payload() -> String {
     serde_json::to_string(&claims()).unwrap()
 }
 
-/// A token with another payload, well signed.
-fn filled(payload: &str) -> Result<Claims, Rejected> {
+/// Verifies a correctly signed token with this payload.
+fn verify_payload(payload: &str) -> Result<Claims, Rejected> {
     let signer = Signer::es256(1);
-    judge(&signer, &signer.sign(&signer.header(), payload))
+    verify(&signer, &signer.sign(&signer.header(), payload))
 }
 
-/// A token with one member of its payload written otherwise.
-fn bent(honest: &str, hostile: &str) -> Result<Claims, Rejected> {
+/// Verifies a correctly signed token with one part of its payload replaced.
+fn verify_replaced(valid: &str, hostile: &str) -> Result<Claims, Rejected> {
     let payload = payload();
-    assert!(payload.contains(honest), "{honest}");
-    filled(&payload.replace(honest, hostile))
+    assert!(payload.contains(valid), "{valid}");
+    verify_payload(&payload.replace(valid, hostile))
 }
 
 #[test]
-fn nothing_appears_twice() {
+fn duplicate_members_are_rejected() {
     assert_eq!(
-        bent(r#""sub":"alice""#, r#""sub":"alice","sub":"admin""#),
-        twice()
+        verify_replaced(r#""sub":"alice""#, r#""sub":"alice","sub":"admin""#),
+        duplicate()
     );
-    assert_eq!(bent(r#""exp":"#, r#""exp":9999999999,"exp":"#), twice());
+    assert_eq!(
+        verify_replaced(r#""exp":"#, r#""exp":9999999999,"exp":"#),
+        duplicate()
+    );
     let signer = Signer::es256(1);
     let header = signer.header().replace("{", r#"{"alg":"none","#);
     let token = signer.sign(&header, &payload());
-    assert_eq!(judge(&signer, &token), Err(Rejected::Malformed));
+    assert_eq!(verify(&signer, &token), Err(Rejected::Malformed));
 }
 
-fn twice() -> Result<Claims, Rejected> {
-    Err(Rejected::Claims("another, or one that appears twice"))
+fn duplicate() -> Result<Claims, Rejected> {
+    Err(Rejected::Claims("other or duplicate"))
 }
 
 #[test]
-fn each_required_claim_must_be_there_and_of_its_type() {
-    let honest = serde_json::to_value(claims()).unwrap();
+fn required_claims_must_be_present_and_well_typed() {
+    let valid = serde_json::to_value(claims()).unwrap();
     for name in ["iss", "sub", "aud", "client_id", "iat", "exp", "jti", "rev"] {
-        let mut without = honest.clone();
+        let mut without = valid.clone();
         without.as_object_mut().unwrap().remove(name);
         assert_eq!(
-            filled(&without.to_string()),
+            verify_payload(&without.to_string()),
             Err(Rejected::Claims(name)),
             "no {name}"
         );
@@ -58,19 +61,19 @@ fn each_required_claim_must_be_there_and_of_its_type() {
             serde_json::json!({}),
             serde_json::Value::Null,
         ] {
-            let mut bent = honest.clone();
-            bent[name] = wrong;
+            let mut changed = valid.clone();
+            changed[name] = wrong;
             assert_eq!(
-                filled(&bent.to_string()),
+                verify_payload(&changed.to_string()),
                 Err(Rejected::Claims(name)),
-                "bent {name}"
+                "wrong {name}"
             );
         }
     }
 }
 
 #[test]
-fn an_instant_is_a_json_integer() {
+fn times_must_be_json_integers() {
     let exp = format!(r#""exp":{}"#, claims().exp);
     for hostile in [
         r#""exp":"9999999999""#,
@@ -79,7 +82,7 @@ fn an_instant_is_a_json_integer() {
         r#""exp":1e10"#,
     ] {
         assert_eq!(
-            bent(&exp, hostile),
+            verify_replaced(&exp, hostile),
             Err(Rejected::Claims("exp")),
             "{hostile}"
         );
@@ -90,28 +93,35 @@ fn an_instant_is_a_json_integer() {
         r#""exp":0x7fffffff"#,
         r#""exp":09999999999"#,
     ] {
-        assert_eq!(bent(&exp, hostile), Err(Rejected::Malformed), "{hostile}");
+        assert_eq!(
+            verify_replaced(&exp, hostile),
+            Err(Rejected::Malformed),
+            "{hostile}"
+        );
     }
     assert_eq!(
-        bent(&exp, &format!(r#"{exp},"nbf":"0""#)),
+        verify_replaced(&exp, &format!(r#"{exp},"nbf":"0""#)),
         Err(Rejected::Claims("nbf"))
     );
 }
 
 #[test]
-fn two_audiences_are_one_too_many() {
+fn multiple_audiences_are_rejected() {
     let aud = format!(r#""aud":"{AUDIENCE}""#);
     let both = format!(r#""aud":["{AUDIENCE}","https://other.example"]"#);
-    assert_eq!(bent(&aud, &both), Err(Rejected::Claims("aud")));
-    assert_eq!(bent(&aud, r#""aud":[]"#), Err(Rejected::Claims("aud")));
+    assert_eq!(verify_replaced(&aud, &both), Err(Rejected::Claims("aud")));
     assert_eq!(
-        bent(&aud, &format!(r#""aud":["{AUDIENCE}"]"#)),
+        verify_replaced(&aud, r#""aud":[]"#),
+        Err(Rejected::Claims("aud"))
+    );
+    assert_eq!(
+        verify_replaced(&aud, &format!(r#""aud":["{AUDIENCE}"]"#)),
         Ok(claims())
     );
 }
 
 #[test]
-fn a_payload_is_one_json_object() {
+fn payload_must_be_one_json_object() {
     for hostile in [
         payload() + "{}",
         payload() + "x",
@@ -119,33 +129,37 @@ fn a_payload_is_one_json_object() {
         "null".into(),
         String::new(),
     ] {
-        assert_eq!(filled(&hostile), Err(Rejected::Malformed), "{hostile}");
+        assert_eq!(
+            verify_payload(&hostile),
+            Err(Rejected::Malformed),
+            "{hostile}"
+        );
     }
 }
 
 #[test]
-fn what_we_do_not_know_is_ignored_however_deep() {
+fn unknown_claims_are_ignored_at_any_depth() {
     let deep = format!(
         r#""acr":"1","deep":{}{}"#,
         "[".repeat(5000),
         "]".repeat(5000)
     );
-    assert_eq!(bent(r#""acr":"1""#, &deep), Ok(claims()));
+    assert_eq!(verify_replaced(r#""acr":"1""#, &deep), Ok(claims()));
 }
 
 #[test]
-fn a_token_has_one_spelling() {
+fn only_canonical_encoding_is_accepted() {
     let signer = Signer::es256(1);
     let token = signer.token(&claims());
     let (message, signature) = token.rsplit_once('.').unwrap();
-    // The last character of 64 bytes carries two bits and four zeros.
+    // The last character encodes two bits of the signature and four bits that must be zero.
     let tail = signature.chars().last().unwrap();
     let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let other = alphabet
         .chars()
         .nth(alphabet.find(tail).unwrap() + 1)
         .unwrap();
-    let respelt = format!("{}{other}", &signature[..signature.len() - 1]);
+    let other_spelling = format!("{}{other}", &signature[..signature.len() - 1]);
     for hostile in [
         format!("{token}=="),
         format!("{token}="),
@@ -156,25 +170,25 @@ fn a_token_has_one_spelling() {
         format!(".{token}"),
         format!("{token}.{signature}"),
         message.to_owned(),
-        format!("{message}.{respelt}"),
+        format!("{message}.{other_spelling}"),
         format!("{}.{signature}", message.replacen('.', "=.", 1)),
         format!("{message}=.{signature}"),
     ] {
         assert_eq!(
-            judge(&signer, &hostile),
+            verify(&signer, &hostile),
             Err(Rejected::Malformed),
             "{hostile}"
         );
     }
     let cut = token.replace(signature, "");
-    assert_eq!(judge(&signer, &cut), Err(Rejected::Signature));
+    assert_eq!(verify(&signer, &cut), Err(Rejected::Signature));
 }
 
 #[test]
-fn a_token_of_17_kib_is_too_large() {
-    let large = bent(
+fn oversized_token_is_rejected() {
+    let result = verify_replaced(
         r#""acr":"1""#,
         &format!(r#""acr":"{}""#, "1".repeat(17 * 1024)),
     );
-    assert_eq!(large, Err(Rejected::TooLarge));
+    assert_eq!(result, Err(Rejected::TooLarge));
 }

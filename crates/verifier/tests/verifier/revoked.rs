@@ -1,4 +1,4 @@
-//! Tokens that were revoked, by each kind of record, at first and at second sight.
+//! Rejection of revoked tokens by each kind of record, and the maximum age of the revocation data.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ fn verdict(verifier: &Verifier, token: &str) -> Result<(), Rejected> {
 }
 
 #[tokio::test]
-async fn a_token_is_good_until_its_record_comes() {
+async fn token_is_revoked_by_record() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
-    let (mine, other) = (issuer.token(1), issuer.token(2));
-    assert_eq!(verdict(&verifier, &mine), Ok(()));
+    let (revoked, other) = (issuer.token(1), issuer.token(2));
+    assert_eq!(verdict(&verifier, &revoked), Ok(()));
     issuer.revoke_and_tell(&[session(1)]).await;
-    assert_eq!(verdict(&verifier, &mine), Err(Rejected::Revoked));
-    assert_eq!(verdict(&verifier, &mine), Err(Rejected::Revoked));
+    assert_eq!(verdict(&verifier, &revoked), Err(Rejected::Revoked));
+    assert_eq!(verdict(&verifier, &revoked), Err(Rejected::Revoked));
     assert_eq!(verdict(&verifier, &other), Ok(()));
 }
 
 #[tokio::test]
-async fn each_kind_of_record_hits() {
+async fn token_session_and_grant_records_revoke() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
     for (number, kind) in [Kind::Token, Kind::Session, Kind::Grant]
@@ -45,10 +45,10 @@ async fn each_kind_of_record_hits() {
 }
 
 #[tokio::test]
-async fn a_cut_off_ends_what_began_before_and_nothing_else() {
+async fn user_and_client_records_revoke_only_lower_epochs() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
-    let of = |rev: &str| {
+    let token_with_rev = |rev: &str| {
         let rev: Rev = rev.parse().unwrap();
         token_key().token(&Claims {
             rev,
@@ -69,12 +69,12 @@ async fn a_cut_off_ends_what_began_before_and_nothing_else() {
         ("1.7", Ok(())),
         ("1.6", Err(Rejected::Revoked)),
     ] {
-        assert_eq!(verdict(&verifier, &of(rev)), expected, "{rev}");
+        assert_eq!(verdict(&verifier, &token_with_rev(rev)), expected, "{rev}");
     }
 }
 
 #[tokio::test]
-async fn a_revoked_key_takes_all_its_tokens_along() {
+async fn revoked_key_revokes_its_tokens() {
     let issuer = FeedIssuer::start().await;
     issuer.change(|state| state.token_keys.push(Signer::es256(2)));
     let verifier = issuer.followed_by(issuer.subscriber()).await;
@@ -86,14 +86,14 @@ async fn a_revoked_key_takes_all_its_tokens_along() {
     assert_eq!(verdict(&verifier, &old), Err(Rejected::Revoked));
     assert_eq!(verdict(&verifier, &issuer.token(9)), Err(Rejected::Revoked));
     assert_eq!(verdict(&verifier, &new), Ok(()));
-    // The document still has it; the instance no longer says that it holds it.
+    // The JWKS still contains the key, but the instance no longer acknowledges it.
     issuer.revoke_and_tell(&[session(99)]).await;
     let state = issuer.state.lock().unwrap();
     assert_eq!(state.acks.last().unwrap().kids, [Signer::es256(2).kid()]);
 }
 
 #[tokio::test]
-async fn ten_thousand_at_once_are_all_in_force() {
+async fn ten_thousand_records_at_once_are_applied() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
     let burst: Vec<Record> = (0..10_000).map(session).collect();
@@ -109,11 +109,11 @@ async fn ten_thousand_at_once_are_all_in_force() {
 }
 
 #[tokio::test]
-async fn a_snapshot_of_many_frames_is_read_to_its_end() {
+async fn snapshot_of_many_frames_is_applied_completely() {
     let issuer = FeedIssuer::start().await;
     let all: Vec<Record> = (0..200).map(session).collect();
     issuer.revoke(&all);
-    // 40 frames, 16 to an answer.
+    // 40 frames, up to 16 per response.
     issuer.change(|state| state.per_frame = 5);
     let verifier = issuer.subscriber().start().await.unwrap();
     assert_eq!(issuer.times_asked("GET /revocations?"), 2);
@@ -125,36 +125,38 @@ async fn a_snapshot_of_many_frames_is_read_to_its_end() {
 }
 
 #[tokio::test]
-async fn how_old_the_news_may_be_is_a_matter_of_the_request() {
+async fn max_age_depends_on_request() {
     let issuer = FeedIssuer::start().await;
     let builder = issuer.subscriber().max_age("orders:*", MaxAge::STRICT);
     let verifier = issuer.followed_by(builder).await;
     let token = issuer.token(1);
-    let ask = |need: &Need| verifier.verify(&token, need).map(drop);
+    let verify = |need: &Need| verifier.verify(&token, need).map(drop);
     let (strict, standard) = (Need::scope("orders:read"), Need::any());
-    let second = Need::any().max_age(MaxAge::secs(1));
-    assert_eq!((ask(&strict), ask(&second)), (Ok(()), Ok(())));
+    let one_second = Need::any().max_age(MaxAge::secs(1));
+    assert_eq!((verify(&strict), verify(&one_second)), (Ok(()), Ok(())));
     issuer.clock.advance(Duration::from_millis(1001));
-    assert_eq!((ask(&strict), ask(&second)), (Ok(()), Err(Rejected::Stale)));
+    assert_eq!(
+        (verify(&strict), verify(&one_second)),
+        (Ok(()), Err(Rejected::Stale))
+    );
     issuer.clock.advance(Duration::from_millis(2000));
     assert_eq!(
-        (ask(&strict), ask(&standard)),
+        (verify(&strict), verify(&standard)),
         (Err(Rejected::Stale), Ok(()))
     );
     issuer.clock.advance(Duration::from_secs(57));
-    assert_eq!(ask(&standard), Err(Rejected::Stale));
-    // Revoked is said before stale.
+    assert_eq!(verify(&standard), Err(Rejected::Stale));
     assert_eq!(verifier.metrics().rejected["stale"], 3);
 }
 
 #[tokio::test]
-async fn what_the_registration_does_not_allow_is_not_done() {
+async fn fail_open_is_limited_by_registration() {
     let issuer = FeedIssuer::start().await;
     issuer.change(|state| state.allowed = Some(120));
     let builder = issuer.subscriber().default_max_age(MaxAge::FAIL_OPEN);
     let verifier = issuer.followed_by(builder).await;
     issuer.revoke_and_tell(&[session(99)]).await;
-    // The answer to the second acknowledgement shows that the first was read.
+    // The second acknowledgement shows that the response to the first one has been processed.
     issuer.revoke_and_tell(&[session(98)]).await;
     let token = issuer.token(1);
     issuer.clock.advance(Duration::from_secs(120));
@@ -165,7 +167,7 @@ async fn what_the_registration_does_not_allow_is_not_done() {
 }
 
 #[tokio::test]
-async fn who_may_fail_open_goes_on_without_news() {
+async fn allowed_fail_open_accepts_stale_data() {
     let issuer = FeedIssuer::start().await;
     issuer.change(|state| state.allowed = None);
     let builder = issuer.subscriber().default_max_age(MaxAge::FAIL_OPEN);
@@ -183,12 +185,12 @@ async fn who_may_fail_open_goes_on_without_news() {
     assert_eq!(verdict(&verifier, &issuer.token(1)), Err(Rejected::Revoked));
     let metrics = verifier.metrics();
     assert_eq!((metrics.fail_open, metrics.failed_open), (true, 1));
-    let acked = issuer.state.lock().unwrap().acks.last().unwrap().max_age;
-    assert_eq!(acked, None);
+    let max_age = issuer.state.lock().unwrap().acks.last().unwrap().max_age;
+    assert_eq!(max_age, None);
 }
 
 #[tokio::test]
-async fn an_instance_is_heard_before_anything_happens() {
+async fn instance_acknowledges_initial_position() {
     let issuer = FeedIssuer::start().await;
     let _verifier = issuer.followed_by(issuer.subscriber()).await;
     issuer.acked(0).await;

@@ -1,5 +1,5 @@
-//! Keys for tests only: those of RFC 7515, Appendix A, and others from fixed bytes. The private
-//! halves are public knowledge.
+//! Signing keys for tests: those of RFC 7515, Appendix A, and others from fixed bytes. The private
+//! keys are public.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,10 +12,10 @@ use rsa::pkcs1::EncodeRsaPrivateKey;
 
 pub const ISSUER: &str = "https://id.example";
 pub const AUDIENCE: &str = "https://api.example";
-/// The instant of all tests that do not need the real one, in seconds since the epoch.
+/// The time in all tests that do not need the real time, in seconds since the Unix epoch.
 pub const NOW: u64 = 1_800_000_000;
 
-/// Signs whatever it is told to.
+/// A signing key and its public JWK.
 pub struct Signer {
     pub jwk: Jwk,
     algorithm: Algorithm,
@@ -34,14 +34,14 @@ impl Signer {
         }
     }
 
-    /// The key of RFC 7515 §A.2.
+    /// Returns the key of RFC 7515 §A.2.
     pub fn rs256() -> Self {
         let n = "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSXndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ";
         let d = "Eq5xpGnNCivDflJsRQBXHx1hdR1k6Ulwe2JZD50LpXyWPEAeP88vLNO97IjlA7_GQ5sLKMgvfTeXZx9SE-7YwVol2NXOoAJe46sui395IW_GO-pWJ1O0BkTGoVEn2bKVRUCgu-GjBVaYLU6f3l9kJfFNS3E0QbVdxzubSu3Mkqzjkn439X0M_V51gfpRLI9JYanrC4D4qAdGcopV_0ZHHzQlBjudU2QvXt4ehNYTCBr6XCLQUShb1juUO1ZdiYoFaFQT5Tw8bGUl_x_jTj3ccPDVZFD9pIuhLhBOneufuBiB4cS98l2SR_RQyGWSeWjnczT0QU91p1DhOVRuOopznQ";
         let number = |text| URL_SAFE_NO_PAD.decode(text).unwrap();
         let (n, d) = (number(n), number(d));
         let big = BigUint::from_bytes_be;
-        // Without its primes: they are found from the other numbers.
+        // The primes are computed from the other numbers.
         let key = rsa::RsaPrivateKey::from_components(big(&n), 65537u32.into(), big(&d), vec![]);
         Self {
             jwk: Jwk::rs256(&n, &[1, 0, 1]),
@@ -54,7 +54,7 @@ impl Signer {
         self.jwk.kid.as_deref().unwrap()
     }
 
-    /// The header of an honest access token.
+    /// Returns the header of a valid access token.
     pub fn header(&self) -> String {
         format!(
             r#"{{"alg":"{:?}","typ":"at+jwt","kid":"{}"}}"#,
@@ -63,7 +63,7 @@ impl Signer {
         )
     }
 
-    /// A token of this header and this payload, well signed.
+    /// Returns a correctly signed token with this header and payload.
     pub fn sign(&self, header: &str, payload: &str) -> String {
         let message = unsigned(header, payload);
         let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &self.key, self.algorithm);
@@ -74,7 +74,7 @@ impl Signer {
         self.sign(&self.header(), &serde_json::to_string(claims).unwrap())
     }
 
-    /// Describes a verifier that knows this key alone, by value.
+    /// Returns a builder of a verifier that is given only this key.
     pub fn known(&self) -> Builder {
         Verifier::builder(ISSUER, AUDIENCE).keys(JwkSet {
             keys: vec![self.jwk.clone()],
@@ -86,7 +86,7 @@ impl Signer {
     }
 }
 
-/// The first two parts of a token.
+/// Returns the first two parts of a token.
 pub fn unsigned(header: &str, payload: &str) -> String {
     format!(
         "{}.{}",
@@ -95,7 +95,7 @@ pub fn unsigned(header: &str, payload: &str) -> String {
     )
 }
 
-/// Good at [`NOW`], for five minutes.
+/// Returns claims that are valid for 5 min from [`NOW`].
 pub fn claims() -> Claims {
     Claims {
         iss: ISSUER.into(),

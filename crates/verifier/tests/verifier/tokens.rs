@@ -1,4 +1,4 @@
-//! Honest tokens: what passes, and each reason why one does not.
+//! Well-formed tokens with a valid signature, and each reason for which they are rejected.
 
 use std::time::Duration;
 
@@ -6,15 +6,15 @@ use portcullis_verifier::{Algorithm, Claims, JwkSet, Need, Rejected, Rev, StartE
 
 use crate::signer::{AUDIENCE, ISSUER, NOW, Signer, claims};
 
-fn verdict(claims: &Claims, at: u64) -> Result<Claims, Rejected> {
+fn verify_claims(claims: &Claims, now: u64) -> Result<Claims, Rejected> {
     let signer = Signer::es256(1);
     signer
         .verifier()
-        .verify_at(&signer.token(claims), &Need::any(), at)
+        .verify_at(&signer.token(claims), &Need::any(), now)
 }
 
 #[test]
-fn a_good_token_passes_with_each_algorithm() {
+fn valid_tokens_pass_with_each_algorithm() {
     for signer in [Signer::es256(1), Signer::rs256()] {
         let token = signer.token(&claims());
         let need = Need::scope("orders:read").and("orders:write");
@@ -26,7 +26,7 @@ fn a_good_token_passes_with_each_algorithm() {
 }
 
 #[test]
-fn a_token_of_a_client_alone_passes() {
+fn client_token_without_user_passes() {
     let service = Claims {
         sub: "shop".into(),
         rev: Rev {
@@ -41,11 +41,11 @@ fn a_token_of_a_client_alone_passes() {
         acr: None,
         ..claims()
     };
-    assert_eq!(verdict(&service, NOW), Ok(service));
+    assert_eq!(verify_claims(&service, NOW), Ok(service));
 }
 
 #[test]
-fn the_system_clock_is_read_where_no_instant_is_given() {
+fn verify_uses_system_clock() {
     let signer = Signer::es256(1);
     let ancient = Claims {
         iat: 1000,
@@ -59,7 +59,7 @@ fn the_system_clock_is_read_where_no_instant_is_given() {
 }
 
 #[test]
-fn no_token_is_missing() {
+fn empty_token_is_missing() {
     assert_eq!(
         Signer::es256(1).verifier().verify_at("", &Need::any(), NOW),
         Err(Rejected::Missing)
@@ -67,12 +67,12 @@ fn no_token_is_missing() {
 }
 
 #[test]
-fn a_token_ends_at_exp_and_30_seconds() {
+fn token_expires_30_seconds_after_exp() {
     let exp = claims().exp;
-    assert!(verdict(&claims(), exp + 29).is_ok());
-    assert_eq!(verdict(&claims(), exp + 30), Err(Rejected::Expired));
+    assert!(verify_claims(&claims(), exp + 29).is_ok());
+    assert_eq!(verify_claims(&claims(), exp + 30), Err(Rejected::Expired));
     assert!(
-        verdict(
+        verify_claims(
             &Claims {
                 exp: u64::MAX,
                 ..claims()
@@ -82,48 +82,51 @@ fn a_token_ends_at_exp_and_30_seconds() {
         .is_ok()
     );
     assert_eq!(
-        verdict(&Claims { exp: 0, ..claims() }, NOW),
+        verify_claims(&Claims { exp: 0, ..claims() }, NOW),
         Err(Rejected::Expired)
     );
 }
 
 #[test]
-fn a_token_does_not_begin_before_iat_or_nbf() {
-    assert!(verdict(&claims(), NOW - 30).is_ok());
-    assert_eq!(verdict(&claims(), NOW - 31), Err(Rejected::NotYetValid));
+fn token_is_not_valid_before_iat_or_nbf() {
+    assert!(verify_claims(&claims(), NOW - 30).is_ok());
+    assert_eq!(
+        verify_claims(&claims(), NOW - 31),
+        Err(Rejected::NotYetValid)
+    );
     let later = Claims {
         nbf: Some(NOW + 60),
         ..claims()
     };
-    assert!(verdict(&later, NOW + 30).is_ok());
-    assert_eq!(verdict(&later, NOW + 29), Err(Rejected::NotYetValid));
-    // An nbf in the past does not excuse an iat in the future.
+    assert!(verify_claims(&later, NOW + 30).is_ok());
+    assert_eq!(verify_claims(&later, NOW + 29), Err(Rejected::NotYetValid));
+    // An `nbf` in the past does not make up for an `iat` in the future.
     let forged = Claims {
         nbf: Some(0),
         ..claims()
     };
-    assert_eq!(verdict(&forged, NOW - 31), Err(Rejected::NotYetValid));
+    assert_eq!(verify_claims(&forged, NOW - 31), Err(Rejected::NotYetValid));
 }
 
 #[test]
 fn leeway_is_never_more_than_a_minute() {
     let signer = Signer::es256(1);
     let token = signer.token(&claims());
-    let verdict = |leeway, at| {
+    let is_valid = |leeway, now| {
         let verifier = signer
             .known()
             .leeway(Duration::from_secs(leeway))
             .build()
             .unwrap();
-        verifier.verify_at(&token, &Need::any(), at).is_ok()
+        verifier.verify_at(&token, &Need::any(), now).is_ok()
     };
-    assert!(!verdict(0, claims().exp));
-    assert!(verdict(3600, claims().exp + 59));
-    assert!(!verdict(3600, claims().exp + 60));
+    assert!(!is_valid(0, claims().exp));
+    assert!(is_valid(3600, claims().exp + 59));
+    assert!(!is_valid(3600, claims().exp + 60));
 }
 
 #[test]
-fn the_issuer_is_compared_byte_for_byte() {
+fn issuer_is_compared_byte_for_byte() {
     for iss in [
         "https://id.example/",
         "https://ID.example",
@@ -131,33 +134,33 @@ fn the_issuer_is_compared_byte_for_byte() {
         "",
         " https://id.example",
     ] {
-        let foreign = Claims {
+        let other = Claims {
             iss: iss.into(),
             ..claims()
         };
-        assert_eq!(verdict(&foreign, NOW), Err(Rejected::Issuer), "{iss}");
+        assert_eq!(verify_claims(&other, NOW), Err(Rejected::Issuer), "{iss}");
     }
 }
 
 #[test]
-fn a_token_for_another_audience_is_refused() {
-    let foreign = Claims {
+fn other_audience_is_rejected_unless_any_is_accepted() {
+    let other = Claims {
         aud: "https://other.example".into(),
         ..claims()
     };
-    assert_eq!(verdict(&foreign, NOW), Err(Rejected::Audience));
+    assert_eq!(verify_claims(&other, NOW), Err(Rejected::Audience));
 
     let signer = Signer::es256(1);
     let userinfo = signer.known().any_audience().build().unwrap();
     assert!(
         userinfo
-            .verify_at(&signer.token(&foreign), &Need::any(), NOW)
+            .verify_at(&signer.token(&other), &Need::any(), NOW)
             .is_ok()
     );
 }
 
 #[test]
-fn a_scope_that_was_not_granted_is_named() {
+fn missing_scope_error_names_needed_scopes() {
     let signer = Signer::es256(1);
     let need = Need::scope("orders:read").and("orders:delete");
     let refused = signer
@@ -178,7 +181,7 @@ fn a_scope_that_was_not_granted_is_named() {
 }
 
 #[test]
-fn an_expired_token_is_not_asked_for_its_scope() {
+fn expiry_is_checked_before_scope() {
     let signer = Signer::es256(1);
     let verdict =
         signer
@@ -188,16 +191,16 @@ fn an_expired_token_is_not_asked_for_its_scope() {
 }
 
 #[test]
-fn a_key_of_another_issuer_is_unknown() {
-    let (ours, theirs) = (Signer::es256(1), Signer::es256(2));
-    let verdict = ours
+fn key_of_other_issuer_is_unknown() {
+    let (issuer, other) = (Signer::es256(1), Signer::es256(2));
+    let verdict = issuer
         .verifier()
-        .verify_at(&theirs.token(&claims()), &Need::any(), NOW);
+        .verify_at(&other.token(&claims()), &Need::any(), NOW);
     assert_eq!(verdict, Err(Rejected::UnknownKey));
 }
 
 #[test]
-fn an_algorithm_can_be_left_out() {
+fn omitted_algorithm_is_rejected() {
     let signer = Signer::rs256();
     let verifier = signer
         .known()
@@ -209,14 +212,14 @@ fn an_algorithm_can_be_left_out() {
 }
 
 #[test]
-fn a_verifier_is_not_built_without_what_it_needs() {
+fn build_fails_without_keys_or_algorithms() {
     let builder = || Verifier::builder(ISSUER, AUDIENCE);
     assert!(matches!(builder().build(), Err(StartError::NoKeys)));
-    let useless = JwkSet {
+    let unusable = JwkSet {
         keys: vec![Default::default()],
     };
     assert!(matches!(
-        builder().keys(useless).build(),
+        builder().keys(unusable).build(),
         Err(StartError::NoKeys)
     ));
     let key = Signer::es256(1).jwk;
@@ -232,7 +235,7 @@ fn a_verifier_is_not_built_without_what_it_needs() {
 }
 
 #[test]
-fn keys_by_value_can_be_replaced() {
+fn replaced_keys_apply_to_all_clones() {
     let (old, new) = (Signer::es256(1), Signer::es256(2));
     let verifier = old.verifier();
     let clone = verifier.clone();
@@ -249,7 +252,7 @@ fn keys_by_value_can_be_replaced() {
     verifier.replace_keys(&set(&[&new])).unwrap();
     assert_eq!(verdict(&old), Err(Rejected::UnknownKey));
 
-    // What cannot be used changes nothing.
+    // An invalid set changes nothing.
     let refused = verifier.replace_keys(&set(&[])).unwrap_err();
     assert!(matches!(refused, StartError::NoKeys));
     let refused = verifier.replace_keys(&set(&[&old, &old])).unwrap_err();

@@ -1,5 +1,5 @@
-//! Makes `vectors/records.json` and `vectors/frames.json`. All keys and signatures are fixed, so they
-//! are the same each time.
+//! Generator of `vectors/records.json` and `vectors/frames.json`. The output is deterministic,
+//! because all keys are fixed and all signatures are deterministic.
 
 use portcullis_verifier::{Claims, Frame, Kind, Record, Records};
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::signer::{ISSUER, NOW, Signer, claims};
 use crate::vector_tokens::signed;
 
-/// Signs the frames; the key of the tokens has the seed 1.
+/// Seed of the key that signs frames. The key that signs tokens has the seed 1.
 const FEED_KEY: u8 = 77;
 
 pub fn hex(bytes: &[u8]) -> String {
@@ -84,7 +84,8 @@ fn session(number: u64) -> Record {
     )
 }
 
-/// A frame with the sessions of that span, signed at `secs` after the start.
+/// Returns a frame that revokes the sessions from `after` + 1 to `last`, signed `secs` seconds
+/// after the start.
 fn frame(epoch: u64, after: u64, last: u64, secs: u64) -> Frame {
     let at_us = (NOW + secs) * 1_000_000;
     Frame {
@@ -118,7 +119,7 @@ fn jws(frame: &Frame) -> String {
     signed(FEED_KEY, &header, &serde_json::to_string(frame).unwrap())
 }
 
-/// A frame comes, so many seconds after the step before it.
+/// Returns the step in which a frame arrives, `secs` seconds after the preceding step.
 fn step(secs: u64, frame: String, outcome: &str, position: &str, age: Option<u64>) -> Value {
     json!({
         "elapse": secs, "frame": frame, "outcome": outcome, "position": position,
@@ -126,20 +127,20 @@ fn step(secs: u64, frame: String, outcome: &str, position: &str, age: Option<u64
     })
 }
 
-/// What a token is worth after all steps, with a `max_age` of 60 s.
+/// Returns a token and its expected verdict after all steps, with a `max_age` of 60 s.
 fn token(claims: &Claims, verdict: &str) -> Value {
     let kid = Signer::es256(1);
     json!({"kid": kid.kid(), "claims": claims, "verdict": verdict})
 }
 
-fn of_session(number: u64) -> Claims {
+fn claims_of_session(number: u64) -> Claims {
     Claims {
         sid: Some(format!("session-{number}")),
         ..claims()
     }
 }
 
-fn of_rev(rev: &str) -> Claims {
+fn claims_of_rev(rev: &str) -> Claims {
     Claims {
         rev: rev.parse().unwrap(),
         ..claims()
@@ -166,35 +167,35 @@ fn follows() -> Value {
             step(0, jws(&frame(1, 2, 4, 0)), "applied", "1:4", Some(0)),
             step(1, jws(&frame(1, 4, 4, 1)), "applied", "1:4", Some(0)),
             step(1, jws(&frame(1, 4, 5, 2)), "applied", "1:5", Some(0)),
-            // Without a frame: nothing comes for a minute, and a second.
+            // No frame arrives for 61 s.
             {"elapse": 61, "frame": null, "outcome": null, "position": "1:5", "age_us": 61_000_000},
         ],
-        "tokens": [token(&of_session(1), "revoked"), token(&of_session(5), "revoked"), token(&of_session(6), "stale")],
+        "tokens": [token(&claims_of_session(1), "revoked"), token(&claims_of_session(5), "revoked"), token(&claims_of_session(6), "stale")],
     })
 }
 
 fn kinds() -> Value {
-    let of = |kind, value: &str, floor| Record::new(kind, value, floor, 1_800_000_365);
+    let record = |kind, value: &str, floor| Record::new(kind, value, floor, 1_800_000_365);
     let all = with(frame(1, 0, 6, 0), |frame| {
         frame.records = Records(vec![
-            of(Kind::Token, "token-1", 0),
-            of(Kind::Session, "session-1", 0),
-            of(Kind::Grant, "grant-1", 0),
-            of(Kind::User, "bob", 4),
-            of(Kind::Client, "kiosk", 3),
-            of(Kind::Key, "a key that is gone", 0),
+            record(Kind::Token, "token-1", 0),
+            record(Kind::Session, "session-1", 0),
+            record(Kind::Grant, "grant-1", 0),
+            record(Kind::User, "bob", 4),
+            record(Kind::Client, "kiosk", 3),
+            record(Kind::Key, "a key that is gone", 0),
         ]);
     });
     let bob = |rev| Claims {
         sub: "bob".into(),
-        ..of_rev(rev)
+        ..claims_of_rev(rev)
     };
     let kiosk = |rev| Claims {
         sub: "kiosk".into(),
         client_id: "kiosk".into(),
-        ..of_rev(rev)
+        ..claims_of_rev(rev)
     };
-    let named = |change: fn(&mut Claims)| {
+    let changed = |change: fn(&mut Claims)| {
         let mut claims = claims();
         change(&mut claims);
         claims
@@ -204,10 +205,10 @@ fn kinds() -> Value {
         "steps": [step(0, jws(&all), "applied", "1:6", Some(0))],
         "tokens": [
             token(&claims(), "ok"),
-            token(&named(|claims| claims.jti = "token-1".into()), "revoked"),
-            token(&named(|claims| claims.sid = Some("session-1".into())), "revoked"),
-            token(&named(|claims| claims.grant_id = Some("grant-1".into())), "revoked"),
-            token(&named(|claims| claims.jti = "session-1".into()), "ok"),
+            token(&changed(|claims| claims.jti = "token-1".into()), "revoked"),
+            token(&changed(|claims| claims.sid = Some("session-1".into())), "revoked"),
+            token(&changed(|claims| claims.grant_id = Some("grant-1".into())), "revoked"),
+            token(&changed(|claims| claims.jti = "session-1".into()), "ok"),
             token(&bob("1.1.3"), "revoked"),
             token(&bob("1.1.4"), "ok"),
             token(&bob("1.1"), "ok"),
@@ -219,40 +220,40 @@ fn kinds() -> Value {
 }
 
 fn forged() -> Value {
-    let evil = frame(1, 0, 1, 0);
-    let payload = serde_json::to_string(&evil).unwrap();
+    let valid = frame(1, 0, 1, 0);
+    let payload = serde_json::to_string(&valid).unwrap();
     let (feed, other) = (Signer::es256(FEED_KEY), Signer::es256(5));
-    let good = jws(&evil);
+    let good = jws(&valid);
     let typ = "revocation-frame+jwt";
     let rejected = |frame: String| json!({"elapse": 0, "frame": frame, "outcome": "rejected", "position": null, "age_us": null});
-    let bent = |change: fn(&mut Frame)| rejected(jws(&with(evil.clone(), change)));
-    let twice = payload.replace("\"last\":1", "\"last\":0,\"last\":1");
-    let untold = payload.replace("\"jwks_etag\"", "\"x\"");
-    let headed =
+    let changed = |change: fn(&mut Frame)| rejected(jws(&with(valid.clone(), change)));
+    let duplicate = payload.replace("\"last\":1", "\"last\":0,\"last\":1");
+    let missing = payload.replace("\"jwks_etag\"", "\"x\"");
+    let with_header =
         |alg: &str, typ: &str| rejected(signed(FEED_KEY, &header(alg, typ, feed.kid()), &payload));
     json!({
         "name": "forged and broken frames",
         "steps": [
-            headed("none", typ), headed("HS256", typ), headed("RS256", typ),
-            headed("ES256", "at+jwt"), headed("ES256", "JWT"),
+            with_header("none", typ), with_header("HS256", typ), with_header("RS256", typ),
+            with_header("ES256", "at+jwt"), with_header("ES256", "JWT"),
             rejected(signed(5, &header("ES256", typ, feed.kid()), &payload)),
             rejected(signed(5, &header("ES256", typ, other.kid()), &payload)),
             rejected(good[..good.len() - 4].to_owned()),
             rejected(good[..good.len() / 2].to_owned()),
-            rejected(signed(FEED_KEY, &header("ES256", typ, feed.kid()), &twice)),
-            rejected(signed(FEED_KEY, &header("ES256", typ, feed.kid()), &untold)),
-            bent(|frame| frame.iss = "https://id.example/".into()),
-            bent(|frame| frame.v = 0), bent(|frame| frame.v = 2),
-            bent(|frame| frame.last = 0), bent(|frame| frame.after = 2),
+            rejected(signed(FEED_KEY, &header("ES256", typ, feed.kid()), &duplicate)),
+            rejected(signed(FEED_KEY, &header("ES256", typ, feed.kid()), &missing)),
+            changed(|frame| frame.iss = "https://id.example/".into()),
+            changed(|frame| frame.v = 0), changed(|frame| frame.v = 2),
+            changed(|frame| frame.last = 0), changed(|frame| frame.after = 2),
             rejected(String::new()), rejected("{}".into()),
         ],
-        "tokens": [token(&of_session(1), "stale")],
+        "tokens": [token(&claims_of_session(1), "stale")],
     })
 }
 
 fn times() -> Value {
     let first = jws(&frame(1, 0, 1, 0));
-    let stuck = with(frame(1, 1, 1, 75), |frame| {
+    let constant = with(frame(1, 1, 1, 75), |frame| {
         frame.as_of_us = Some((NOW + 35) * 1_000_000)
     });
     json!({
@@ -262,20 +263,20 @@ fn times() -> Value {
             step(10, first.clone(), "applied", "1:1", Some(10)),
             step(20, first.clone(), "applied", "1:1", Some(30)),
             step(1, first, "skew", "1:1", Some(31)),
-            // From a clock that runs ahead, at the edge and beyond it.
+            // Signed by a clock that is 31 s ahead.
             step(0, jws(&frame(1, 1, 1, 62)), "skew", "1:1", Some(31)),
             step(9, jws(&frame(1, 1, 1, 35)), "applied", "1:1", Some(0)),
-            // Signed now, and nothing new is known since 40 s.
-            step(35, jws(&stuck), "applied", "1:1", Some(35)),
+            // Signed now, but the data is only complete as of 40 s ago.
+            step(35, jws(&constant), "applied", "1:1", Some(35)),
             step(0, jws(&with(frame(1, 1, 1, 75), |frame| frame.as_of_us = Some((NOW + 40) * 1_000_000))), "applied", "1:1", Some(35)),
         ],
-        "tokens": [token(&of_session(1), "revoked"), token(&of_session(2), "ok")],
+        "tokens": [token(&claims_of_session(1), "revoked"), token(&claims_of_session(2), "ok")],
     })
 }
 
 fn numbers() -> Value {
     let user = |floor| Record::new(Kind::User, "alice", floor, 1_800_000_365);
-    let bent = |after, last, floor| {
+    let with_floor = |after, last, floor| {
         let frame = frame(1, after, last, 0);
         jws(&with(frame, |frame| {
             frame.records = Records(vec![user(floor)])
@@ -289,13 +290,13 @@ fn numbers() -> Value {
             step(0, jws(&frame(1, 0, 3, 0)), "applied", "1:5", Some(0)),
             step(0, jws(&frame(1, 4, 7, 0)), "applied", "1:7", Some(0)),
             step(0, jws(&frame(1, 7, 8, 0)), "applied", "1:8", Some(0)),
-            step(0, bent(8, 9, 4), "applied", "1:9", Some(0)),
-            // A number may have no record any more; a lower floor counts for nothing.
-            step(0, bent(8, 11, 2), "applied", "1:11", Some(0)),
+            step(0, with_floor(8, 9, 4), "applied", "1:9", Some(0)),
+            // The record of a number may have expired, and a lower floor has no effect.
+            step(0, with_floor(8, 11, 2), "applied", "1:11", Some(0)),
         ],
         "tokens": [
-            token(&of_session(8), "revoked"), token(&of_rev("1.2.3"), "revoked"),
-            token(&of_rev("1.2.4"), "ok"),
+            token(&claims_of_session(8), "revoked"), token(&claims_of_rev("1.2.3"), "revoked"),
+            token(&claims_of_rev("1.2.4"), "ok"),
         ],
     })
 }
@@ -305,16 +306,17 @@ fn epochs() -> Value {
         "name": "a newer epoch",
         "steps": [
             step(0, jws(&frame(1, 0, 2, 0)), "applied", "1:2", Some(0)),
-            // Its beginning is missing, and nothing of the older one counts any more.
+            // The records before the frame are missing, and the data of the older epoch is
+            // discarded.
             step(0, jws(&frame(7, 3, 3, 0)), "gap", "7:0", None),
             step(0, jws(&frame(1, 2, 3, 0)), "rollback", "7:0", None),
             step(0, jws(&frame(7, 0, 1, 0)), "applied", "7:1", Some(0)),
         ],
         "tokens": [
-            token(&of_rev("1.2.3"), "revoked"), token(&of_rev("6.2.3"), "revoked"),
-            token(&of_rev("7.2.3"), "ok"), token(&of_rev("8.2.3"), "stale"),
-            token(&Claims { sid: Some("session-2".into()), ..of_rev("7.2.3") }, "ok"),
-            token(&Claims { sid: Some("session-1".into()), ..of_rev("7.2.3") }, "revoked"),
+            token(&claims_of_rev("1.2.3"), "revoked"), token(&claims_of_rev("6.2.3"), "revoked"),
+            token(&claims_of_rev("7.2.3"), "ok"), token(&claims_of_rev("8.2.3"), "stale"),
+            token(&Claims { sid: Some("session-2".into()), ..claims_of_rev("7.2.3") }, "ok"),
+            token(&Claims { sid: Some("session-1".into()), ..claims_of_rev("7.2.3") }, "revoked"),
         ],
     })
 }

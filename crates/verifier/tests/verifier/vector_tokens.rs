@@ -1,4 +1,5 @@
-//! Makes `vectors/tokens.json`. All keys and signatures are fixed, so it is the same each time.
+//! Generator of `vectors/tokens.json`. The output is deterministic, because all keys are fixed and
+//! all signatures are deterministic.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -11,20 +12,21 @@ use serde_json::{Map, Value, json};
 
 use crate::signer::{AUDIENCE, ISSUER, NOW, Signer, claims, unsigned};
 
-/// ES256 as RFC 6979 makes it: the same signature each time.
+/// Signs a message with deterministic ES256 (RFC 6979).
 pub fn es256(seed: u8, message: &str) -> String {
     let key = SigningKey::from_slice(&[seed; 32]).unwrap();
     let signature: Signature = key.sign(message.as_bytes());
     URL_SAFE_NO_PAD.encode(signature.to_bytes())
 }
 
-/// A token of this header and payload, well signed with the key of this seed.
+/// Returns a token with this header and payload, correctly signed with the key of this seed.
 pub fn signed(seed: u8, header: &str, payload: &str) -> String {
     let message = unsigned(header, payload);
     let signature = es256(seed, &message);
     format!("{message}.{signature}")
 }
 
+/// The cases generated so far.
 struct Cases {
     key: Signer,
     list: Vec<Value>,
@@ -39,28 +41,28 @@ impl Cases {
         self.list.push(case(name, token, verdict));
     }
 
-    /// The last case, at another instant or with a need.
+    /// Adds a member to the last case: another time or a need.
     fn with(&mut self, member: &str, value: Value) {
         let case = self.list.last_mut().unwrap().as_object_mut().unwrap();
         case.insert(member.to_owned(), value);
     }
 
-    /// A token of this header, well signed.
-    fn headed(&mut self, name: &str, header: &str, verdict: Result<(), Rejected>) {
+    /// Adds a correctly signed token with this header.
+    fn add_header(&mut self, name: &str, header: &str, verdict: Result<(), Rejected>) {
         let header = header.replace("KID", self.key.kid());
         self.add(name, signed(1, &header, &payload()), verdict);
     }
 
-    /// A token of this payload, well signed.
-    fn filled(&mut self, name: &str, payload: &str, verdict: Result<(), Rejected>) {
+    /// Adds a correctly signed token with this payload.
+    fn add_payload(&mut self, name: &str, payload: &str, verdict: Result<(), Rejected>) {
         self.add(name, signed(1, &self.header(), payload), verdict);
     }
 
-    /// A token whose claims differ in one place.
-    fn bent(&mut self, name: &str, from: &str, to: &str, verdict: Result<(), Rejected>) {
+    /// Adds a correctly signed token with one part of its payload replaced.
+    fn add_replaced(&mut self, name: &str, from: &str, to: &str, verdict: Result<(), Rejected>) {
         let payload = payload();
         assert!(payload.contains(from), "{name}: {from}");
-        self.filled(name, &payload.replace(from, to), verdict);
+        self.add_payload(name, &payload.replace(from, to), verdict);
     }
 }
 
@@ -102,50 +104,50 @@ pub fn file() -> Value {
 }
 
 fn good(cases: &mut Cases) {
-    cases.filled("a user's token, ES256", &payload(), Ok(()));
+    cases.add_payload("a user's token, ES256", &payload(), Ok(()));
     let rs256 = Signer::rs256();
     cases.add(
         "a user's token, RS256",
         rs256.sign(&rs256.header(), &payload()),
         Ok(()),
     );
-    cases.filled(
+    cases.add_payload(
         "a token of a client alone",
         &format!(r#"{{"iss":"{ISSUER}","sub":"shop","aud":"{AUDIENCE}","client_id":"shop","iat":{NOW},"exp":{},"jti":"j","rev":"1.2"}}"#, NOW + 300),
         Ok(()),
     );
-    cases.bent(
+    cases.add_replaced(
         "an audience in an array of one",
         &format!(r#""aud":"{AUDIENCE}""#),
         &format!(r#""aud":["{AUDIENCE}"]"#),
         Ok(()),
     );
-    cases.bent(
+    cases.add_replaced(
         "a claim that nobody knows",
         r#""sub""#,
         r#""x":{"y":[1,{"z":null}]},"sub""#,
         Ok(()),
     );
-    cases.bent(
+    cases.add_replaced(
         "a claim that nobody knows, twice inside",
         r#""sub""#,
         r#""x":{"y":1,"y":2},"sub""#,
         Ok(()),
     );
-    cases.bent(
+    cases.add_replaced(
         "an escaped letter",
         r#""sub":"alice""#,
         r#""sub":"\u0061lice""#,
         Ok(()),
     );
     for typ in ["AT+JWT", "application/at+jwt", "Application/AT+jwt"] {
-        cases.headed(
+        cases.add_header(
             &format!("typ {typ}"),
             &format!(r#"{{"alg":"ES256","typ":"{typ}","kid":"KID"}}"#),
             Ok(()),
         );
     }
-    cases.headed("headers that would name another key are ignored", r#"{"alg":"ES256","typ":"at+jwt","kid":"KID","jku":"https://evil.example/jwks","x5u":"https://evil.example/x","x5c":["AA=="],"jwk":{"kty":"EC"}}"#, Ok(()));
+    cases.add_header("headers that would name another key are ignored", r#"{"alg":"ES256","typ":"at+jwt","kid":"KID","jku":"https://evil.example/jwks","x5u":"https://evil.example/x","x5c":["AA=="],"jwk":{"kty":"EC"}}"#, Ok(()));
 }
 
 fn headers(cases: &mut Cases) {
@@ -155,7 +157,7 @@ fn headers(cases: &mut Cases) {
         "es256",
     ] {
         let header = format!(r#"{{"alg":"{alg}","typ":"at+jwt","kid":"KID"}}"#);
-        cases.headed(&format!("alg {alg:?}, signed by ES256"), &header, no_alg());
+        cases.add_header(&format!("alg {alg:?}, signed by ES256"), &header, no_alg());
         let header = header.replace("KID", cases.key.kid());
         cases.add(
             &format!("alg {alg:?}, without a signature"),
@@ -163,8 +165,8 @@ fn headers(cases: &mut Cases) {
             no_alg(),
         );
     }
-    cases.headed("no alg", r#"{"typ":"at+jwt","kid":"KID"}"#, no_alg());
-    cases.headed(
+    cases.add_header("no alg", r#"{"typ":"at+jwt","kid":"KID"}"#, no_alg());
+    cases.add_header(
         "RS256 over a P-256 key",
         r#"{"alg":"RS256","typ":"at+jwt","kid":"KID"}"#,
         no_alg(),
@@ -188,63 +190,63 @@ fn headers(cases: &mut Cases) {
         "dpop+jwt",
         "text/at+jwt",
     ] {
-        cases.headed(
+        cases.add_header(
             &format!("typ {typ:?}"),
             &format!(r#"{{"alg":"ES256","typ":"{typ}","kid":"KID"}}"#),
             Err(Rejected::Type),
         );
     }
-    cases.headed(
+    cases.add_header(
         "no typ",
         r#"{"alg":"ES256","kid":"KID"}"#,
         Err(Rejected::Type),
     );
     for crit in [r#"["b64"]"#, r#"["exp"]"#, "[]", "null"] {
-        cases.headed(
+        cases.add_header(
             &format!("crit {crit}"),
             &format!(r#"{{"alg":"ES256","typ":"at+jwt","kid":"KID","crit":{crit}}}"#),
             BAD,
         );
     }
-    cases.headed(
+    cases.add_header(
         "alg twice",
         r#"{"alg":"none","alg":"ES256","typ":"at+jwt","kid":"KID"}"#,
         BAD,
     );
-    cases.headed(
+    cases.add_header(
         "typ twice",
         r#"{"alg":"ES256","typ":"JWT","typ":"at+jwt","kid":"KID"}"#,
         BAD,
     );
-    cases.headed(
+    cases.add_header(
         "kid twice",
         r#"{"alg":"ES256","typ":"at+jwt","kid":"x","kid":"KID"}"#,
         BAD,
     );
-    cases.headed("a header in an array", r#"["ES256","at+jwt","KID"]"#, BAD);
-    cases.headed(
+    cases.add_header("a header in an array", r#"["ES256","at+jwt","KID"]"#, BAD);
+    cases.add_header(
         "two headers",
         r#"{"alg":"ES256","typ":"at+jwt","kid":"KID"}{}"#,
         BAD,
     );
-    cases.headed(
+    cases.add_header(
         "a kid that is a number",
         r#"{"alg":"ES256","typ":"at+jwt","kid":7}"#,
         BAD,
     );
-    cases.headed(
+    cases.add_header(
         "alg in an array",
         r#"{"alg":["ES256"],"typ":"at+jwt","kid":"KID"}"#,
         BAD,
     );
     let unknown = || Err(Rejected::UnknownKey);
-    cases.headed("no kid", r#"{"alg":"ES256","typ":"at+jwt"}"#, unknown());
-    cases.headed(
+    cases.add_header("no kid", r#"{"alg":"ES256","typ":"at+jwt"}"#, unknown());
+    cases.add_header(
         "a kid that nobody has",
         r#"{"alg":"ES256","typ":"at+jwt","kid":"../../etc/passwd"}"#,
         unknown(),
     );
-    cases.headed(
+    cases.add_header(
         "a kid that differs in case",
         &format!(
             r#"{{"alg":"ES256","typ":"at+jwt","kid":"{}"}}"#,
@@ -254,7 +256,7 @@ fn headers(cases: &mut Cases) {
     );
 }
 
-/// The public key as the secret of an HMAC (RFC 8725 §2.1).
+/// Adds tokens with an HMAC whose secret is the public key (RFC 8725 §2.1).
 fn hmac(cases: &mut Cases) {
     let public = p256::SecretKey::from_slice(&[1; 32]).unwrap().public_key();
     let header = format!(
@@ -286,13 +288,13 @@ fn hmac(cases: &mut Cases) {
 fn signatures(cases: &mut Cases) {
     let wrong = || Err(Rejected::Signature);
     let message = unsigned(&cases.header(), &payload());
-    let honest = es256(1, &message);
-    let mut flipped = URL_SAFE_NO_PAD.decode(&honest).unwrap();
+    let valid = es256(1, &message);
+    let mut flipped = URL_SAFE_NO_PAD.decode(&valid).unwrap();
     flipped[63] ^= 1;
     let der = SigningKey::from_slice(&[1; 32]).unwrap();
     let der: Signature = der.sign(message.as_bytes());
     let der = der.to_der().as_bytes().to_vec();
-    // A signature of no one: r = s = 0, r = s = n.
+    // Used for the invalid signature r = s = n.
     let order = p256::elliptic_curve::bigint::Encoding::to_be_bytes(
         &<p256::NistP256 as p256::elliptic_curve::Curve>::ORDER,
     );
@@ -323,7 +325,7 @@ fn signatures(cases: &mut Cases) {
     let changed = unsigned(&cases.header(), &payload().replace("alice", "admin"));
     cases.add(
         "the signature of another token",
-        format!("{changed}.{honest}"),
+        format!("{changed}.{valid}"),
         wrong(),
     );
     let own_key = serde_json::to_string(&Signer::es256(2).jwk).unwrap();
@@ -349,8 +351,8 @@ fn signatures(cases: &mut Cases) {
 }
 
 fn forms(cases: &mut Cases) {
-    let honest = signed(1, &cases.header(), &payload());
-    let parts: Vec<&str> = honest.split('.').collect();
+    let valid = signed(1, &cases.header(), &payload());
+    let parts: Vec<&str> = valid.split('.').collect();
     let [header, payload, signature] = parts[..] else {
         unreachable!("a JWS has three parts");
     };
@@ -358,20 +360,20 @@ fn forms(cases: &mut Cases) {
     for (name, token) in [
         ("one part", header.to_owned()),
         ("two parts", format!("{header}.{payload}")),
-        ("four parts", format!("{honest}.{signature}")),
+        ("four parts", format!("{valid}.{signature}")),
         (
             "five parts, as in a JWE",
-            format!("{honest}.{signature}.{signature}"),
+            format!("{valid}.{signature}.{signature}"),
         ),
         ("an empty header", format!(".{payload}.{signature}")),
         (
             "padding after the header",
             format!("{header}=.{payload}.{signature}"),
         ),
-        ("padding after the signature", format!("{honest}==")),
-        ("a line feed at the end", format!("{honest}\n")),
-        ("a blank at the start", format!(" {honest}")),
-        ("bits after the end of the signature", last_bit(&honest)),
+        ("padding after the signature", format!("{valid}==")),
+        ("a line feed at the end", format!("{valid}\n")),
+        ("a blank at the start", format!(" {valid}")),
+        ("bits after the end of the signature", last_bit(&valid)),
         ("the other alphabet", other_alphabet(header, signature)),
         ("not a token at all", "pcl_rt_AAAA".to_owned()),
     ] {
@@ -380,7 +382,8 @@ fn forms(cases: &mut Cases) {
     cases.add("17 KiB", "A".repeat(17 * 1024), Err(Rejected::TooLarge));
 }
 
-/// 64 bytes have 86 letters, of which the last carries two bits that must be zero.
+/// Changes the last character of a token. The 86 characters of a 64-byte signature encode 516 bits,
+/// so the last four bits must be zero.
 fn last_bit(token: &str) -> String {
     let (start, last) = token.split_at(token.len() - 1);
     let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -388,7 +391,7 @@ fn last_bit(token: &str) -> String {
     format!("{start}{}", &alphabet[at + 1..at + 2])
 }
 
-/// A payload that has a `+` and a `/` in the alphabet of plain base64.
+/// Returns a token whose payload is in plain base64 and contains `+` or `/`.
 fn other_alphabet(header: &str, signature: &str) -> String {
     let payload = STANDARD.encode(payload().replace("alice", "a~~~?>>>??>~"));
     assert!(payload.contains('+') || payload.contains('/'));
@@ -403,16 +406,16 @@ fn payloads(cases: &mut Cases) {
         ("an empty payload", ""),
         ("a payload that is not text", "{\"iss\":\"\u{0}\"}"),
     ] {
-        cases.filled(name, payload, BAD);
+        cases.add_payload(name, payload, BAD);
     }
-    cases.filled("two payloads", &format!("{}{{}}", payload()), BAD);
-    cases.bent(
+    cases.add_payload("two payloads", &format!("{}{{}}", payload()), BAD);
+    cases.add_replaced(
         "iss twice",
         r#""sub""#,
         r#""iss":"https://evil.example","sub""#,
         BAD_CLAIMS,
     );
-    cases.bent(
+    cases.add_replaced(
         "sub twice",
         r#""sub":"alice""#,
         r#""sub":"alice","sub":"admin""#,
@@ -429,7 +432,7 @@ fn payloads(cases: &mut Cases) {
             claims.remove(claim);
             claims.extend(value.map(|value| (claim.to_owned(), value)));
             let payload = serde_json::to_string(&claims).unwrap();
-            cases.filled(&format!("{what} {claim}"), &payload, BAD_CLAIMS);
+            cases.add_payload(&format!("{what} {claim}"), &payload, BAD_CLAIMS);
         }
     }
     let exp = format!(r#""exp":{}"#, NOW + 300);
@@ -442,7 +445,7 @@ fn payloads(cases: &mut Cases) {
         "18446744073709551616",
     ] {
         let verdict = if value == "1e400" { BAD } else { BAD_CLAIMS };
-        cases.bent(
+        cases.add_replaced(
             &format!("exp is {value}"),
             &exp,
             &format!(r#""exp":{value}"#),
@@ -450,7 +453,7 @@ fn payloads(cases: &mut Cases) {
         );
     }
     for rev in ["", "1", "1.", "1.2.3.4", "01.2.3", "+1.2.3", "1.-2.3"] {
-        cases.bent(
+        cases.add_replaced(
             &format!("rev is {rev:?}"),
             r#""rev":"1.2.3""#,
             &format!(r#""rev":"{rev}""#),
@@ -467,7 +470,7 @@ fn audiences(cases: &mut Cases) {
         "[]",
         r#"[["https://api.example"]]"#,
     ] {
-        cases.bent(
+        cases.add_replaced(
             &format!("aud is {value}"),
             &aud,
             &format!(r#""aud":{value}"#),
@@ -480,7 +483,7 @@ fn audiences(cases: &mut Cases) {
         "https://other.example",
         "",
     ] {
-        cases.bent(
+        cases.add_replaced(
             &format!("aud is {other:?}"),
             &aud,
             &format!(r#""aud":"{other}""#),
@@ -493,7 +496,7 @@ fn audiences(cases: &mut Cases) {
         "https://evil.example",
         "",
     ] {
-        cases.bent(
+        cases.add_replaced(
             &format!("iss is {other:?}"),
             &format!(r#""iss":"{ISSUER}""#),
             &format!(r#""iss":"{other}""#),
@@ -511,14 +514,14 @@ fn times(cases: &mut Cases) {
         ("long after", NOW * 2, Err(Rejected::Expired)),
         ("at the beginning of time", 0, Err(Rejected::NotYetValid)),
     ] {
-        cases.filled(name, &payload(), verdict);
+        cases.add_payload(name, &payload(), verdict);
         cases.with("now", json!(now));
     }
     let iat = format!(r#""iat":{NOW}"#);
     let nbf = format!(r#"{iat},"nbf":{}"#, NOW + 60);
-    cases.bent("30 s before nbf", &iat, &nbf, Ok(()));
+    cases.add_replaced("30 s before nbf", &iat, &nbf, Ok(()));
     cases.with("now", json!(NOW + 30));
-    cases.bent("31 s before nbf", &iat, &nbf, Err(Rejected::NotYetValid));
+    cases.add_replaced("31 s before nbf", &iat, &nbf, Err(Rejected::NotYetValid));
     cases.with("now", json!(NOW + 29));
 }
 
@@ -591,10 +594,10 @@ fn needs(cases: &mut Cases) {
             lacks("admin"),
         ),
     ] {
-        cases.filled(name, &payload(), verdict);
+        cases.add_payload(name, &payload(), verdict);
         cases.with("need", need);
     }
-    cases.filled(
+    cases.add_payload(
         "an expired token is not asked for its scope",
         &payload(),
         Err(Rejected::Expired),

@@ -1,5 +1,5 @@
-//! The golden files of `vectors/`: this verifier gives each case the verdict that is written there,
-//! and the files are what their generator makes.
+//! Tests of the golden files in `vectors/`: this verifier has the expected verdicts, and the
+//! generator produces the same files.
 
 use std::fs;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ fn path(file: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/vectors")).join(file)
 }
 
-fn made() -> [(&'static str, String); 3] {
+fn generate() -> [(&'static str, String); 3] {
     [
         ("tokens.json", vector_tokens::file()),
         ("records.json", vector_frames::records()),
@@ -27,27 +27,27 @@ fn read(file: &str) -> Value {
     serde_json::from_str(&fs::read_to_string(path(file)).unwrap()).unwrap()
 }
 
-fn words(value: &Value) -> Vec<String> {
-    let words = value.as_array().into_iter().flatten();
-    words
-        .map(|word| word.as_str().unwrap().to_owned())
+fn strings(value: &Value) -> Vec<String> {
+    let strings = value.as_array().into_iter().flatten();
+    strings
+        .map(|string| string.as_str().unwrap().to_owned())
         .collect()
 }
 
-/// With `PORTCULLIS_WRITE_VECTORS` set it writes them anew.
+/// Writes the files if `PORTCULLIS_WRITE_VECTORS` is set.
 #[test]
-fn the_vectors_are_what_their_generator_makes() {
-    for (name, file) in made() {
+fn vectors_match_generator() {
+    for (name, file) in generate() {
         if std::env::var_os("PORTCULLIS_WRITE_VECTORS").is_some() {
             fs::write(path(name), &file).unwrap();
         }
-        let kept = fs::read_to_string(path(name)).unwrap();
-        assert!(kept == file, "{name} is not what its generator makes");
+        let stored = fs::read_to_string(path(name)).unwrap();
+        assert!(stored == file, "{name} differs from the generated file");
     }
 }
 
 #[test]
-fn each_token_gets_its_verdict() {
+fn token_vectors_have_expected_verdicts() {
     let file = read("tokens.json");
     let keys: JwkSet = serde_json::from_value(file["jwks"].clone()).unwrap();
     let text = |name: &str| file[name].as_str().unwrap();
@@ -60,19 +60,19 @@ fn each_token_gets_its_verdict() {
     assert!(cases.len() > 100);
     for case in cases {
         let mut need = Need::any();
-        for scope in words(&case["need"]["scope"]) {
+        for scope in strings(&case["need"]["scope"]) {
             need = need.and(scope);
         }
         if !case["need"]["one_of"].is_null() {
-            need = need.and_one_of(words(&case["need"]["one_of"]));
+            need = need.and_one_of(strings(&case["need"]["one_of"]));
         }
-        need = need.acr(words(&case["need"]["acr"]));
+        need = need.acr(strings(&case["need"]["acr"]));
         if let Some(secs) = case["need"]["authenticated_within"].as_u64() {
             need = need.authenticated_within(Duration::from_secs(secs));
         }
         let now = case["now"].as_u64().or(file["now"].as_u64()).unwrap();
         let token = case["token"].as_str().unwrap();
-        // Twice: what is remembered of the first time changes nothing.
+        // The second verification uses the token cache.
         for _ in 0..2 {
             let (verdict, status, challenge) = match verifier.verify_at(token, &need, now) {
                 Ok(_) => ("ok", 200, None),
@@ -90,7 +90,7 @@ fn each_token_gets_its_verdict() {
 }
 
 #[test]
-fn each_record_has_its_bytes() {
+fn record_vectors_have_expected_bytes() {
     let file = read("records.json");
     for case in file["records"].as_array().unwrap() {
         let number = |name: &str| u32::try_from(case[name].as_u64().unwrap()).unwrap();

@@ -1,10 +1,11 @@
-//! Which records would hit a token.
+//! Digests of the revocation records that would revoke a token.
 
 use crate::{Claims, Digest, Kind};
 
-/// The digests that a token is probed with, made once per token.
+/// The digests under which a token is looked up among the revocation records. They are computed
+/// once per token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Probes {
+pub(crate) struct TokenDigests {
     pub(crate) token: Digest,
     pub(crate) session: Option<Digest>,
     pub(crate) grant: Option<Digest>,
@@ -12,14 +13,14 @@ pub(crate) struct Probes {
     pub(crate) client: Digest,
 }
 
-impl Probes {
-    pub(crate) fn of(claims: &Claims) -> Self {
-        let maybe =
+impl TokenDigests {
+    pub(crate) fn from_claims(claims: &Claims) -> Self {
+        let optional =
             |kind, value: &Option<String>| value.as_ref().map(|value| Digest::of(kind, value));
         Self {
             token: Digest::of(Kind::Token, &claims.jti),
-            session: maybe(Kind::Session, &claims.sid),
-            grant: maybe(Kind::Grant, &claims.grant_id),
+            session: optional(Kind::Session, &claims.sid),
+            grant: optional(Kind::Grant, &claims.grant_id),
             user: Digest::of(Kind::User, &claims.sub),
             client: Digest::of(Kind::Client, &claims.client_id),
         }

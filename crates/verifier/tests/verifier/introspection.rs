@@ -1,4 +1,4 @@
-//! Where the news is too old, the issuer is asked about the token.
+//! Introspection of tokens while the revocation data is too old.
 
 use std::time::Duration;
 
@@ -7,12 +7,13 @@ use tokio::task::JoinSet;
 
 use crate::feed_issuer::{FeedIssuer, session};
 
-async fn ask(verifier: &Verifier, token: &str) -> Result<(), Rejected> {
+async fn verify(verifier: &Verifier, token: &str) -> Result<(), Rejected> {
     let need = Need::any().max_age(MaxAge::STRICT);
     verifier.verify_or_introspect(token, &need).await.map(drop)
 }
 
-async fn stale(issuer: &FeedIssuer) -> Verifier {
+/// Returns a verifier with introspection whose revocation data is 10 s old. Session 1 is revoked.
+async fn stale_verifier(issuer: &FeedIssuer) -> Verifier {
     let verifier = issuer
         .followed_by(issuer.subscriber().introspection())
         .await;
@@ -22,89 +23,89 @@ async fn stale(issuer: &FeedIssuer) -> Verifier {
 }
 
 #[tokio::test]
-async fn fresh_news_needs_no_question() {
+async fn fresh_data_needs_no_introspection() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer
         .followed_by(issuer.subscriber().introspection())
         .await;
-    assert_eq!(ask(&verifier, &issuer.token(2)).await, Ok(()));
+    assert_eq!(verify(&verifier, &issuer.token(2)).await, Ok(()));
     assert_eq!(issuer.times_asked("POST /introspect"), 0);
 }
 
 #[tokio::test]
-async fn the_issuer_says_whether_a_token_stands() {
+async fn stale_data_is_replaced_by_introspection() {
     let issuer = FeedIssuer::start().await;
-    let verifier = stale(&issuer).await;
+    let verifier = stale_verifier(&issuer).await;
     let (one, two) = (issuer.token(2), issuer.token(3));
     issuer.change(|state| state.active = Some(true));
-    assert_eq!(ask(&verifier, &one).await, Ok(()));
+    assert_eq!(verify(&verifier, &one).await, Ok(()));
     issuer.change(|state| state.active = Some(false));
-    assert_eq!(ask(&verifier, &two).await, Err(Rejected::Revoked));
-    // Only where the news is too old, and never for what is known to be revoked or wrong.
+    assert_eq!(verify(&verifier, &two).await, Err(Rejected::Revoked));
+    // Tokens that are known to be revoked or malformed are not introspected.
     assert_eq!(
-        ask(&verifier, &issuer.token(1)).await,
+        verify(&verifier, &issuer.token(1)).await,
         Err(Rejected::Revoked)
     );
-    assert_eq!(ask(&verifier, "ey").await, Err(Rejected::Malformed));
+    assert_eq!(verify(&verifier, "ey").await, Err(Rejected::Malformed));
     assert_eq!(issuer.times_asked("POST /introspect"), 2);
     let lacking = Need::scope("admin").max_age(MaxAge::STRICT);
     issuer.change(|state| state.active = Some(true));
-    let refused = verifier
+    let result = verifier
         .verify_or_introspect(&issuer.token(4), &lacking)
         .await;
-    assert!(
-        matches!(refused, Err(Rejected::Scope { .. })),
-        "{refused:?}"
-    );
+    assert!(matches!(result, Err(Rejected::Scope { .. })), "{result:?}");
 }
 
 #[tokio::test]
-async fn an_answer_counts_for_a_second() {
+async fn introspection_answer_is_reused_for_one_second() {
     let issuer = FeedIssuer::start().await;
-    let verifier = stale(&issuer).await;
+    let verifier = stale_verifier(&issuer).await;
     let token = issuer.token(2);
     issuer.change(|state| state.active = Some(true));
-    assert_eq!(ask(&verifier, &token).await, Ok(()));
+    assert_eq!(verify(&verifier, &token).await, Ok(()));
     issuer.change(|state| state.active = Some(false));
     issuer.clock.advance(Duration::from_secs(1));
-    assert_eq!(ask(&verifier, &token).await, Ok(()));
+    assert_eq!(verify(&verifier, &token).await, Ok(()));
     issuer.clock.advance(Duration::from_micros(1));
-    assert_eq!(ask(&verifier, &token).await, Err(Rejected::Revoked));
+    assert_eq!(verify(&verifier, &token).await, Err(Rejected::Revoked));
     assert_eq!(verifier.metrics().introspections, 2);
 }
 
 #[tokio::test]
-async fn a_hundred_who_bring_one_token_ask_once() {
+async fn concurrent_callers_share_one_introspection() {
     let issuer = FeedIssuer::start().await;
-    let verifier = stale(&issuer).await;
+    let verifier = stale_verifier(&issuer).await;
     issuer.change(|state| state.active = Some(true));
     let token = issuer.token(2);
     let mut callers = JoinSet::new();
     for _ in 0..100 {
         let (verifier, token) = (verifier.clone(), token.clone());
-        callers.spawn(async move { ask(&verifier, &token).await });
+        callers.spawn(async move { verify(&verifier, &token).await });
     }
     assert!(callers.join_all().await.iter().all(Result::is_ok));
     assert_eq!(issuer.times_asked("POST /introspect"), 1);
 }
 
 #[tokio::test]
-async fn an_issuer_that_cannot_say_leaves_it_open() {
+async fn failed_introspection_is_stale_and_not_cached() {
     let issuer = FeedIssuer::start().await;
-    let verifier = stale(&issuer).await;
+    let verifier = stale_verifier(&issuer).await;
     let token = issuer.token(2);
-    assert_eq!(ask(&verifier, &token).await, Err(Rejected::Stale));
-    // No answer is none, and is not remembered.
+    assert_eq!(verify(&verifier, &token).await, Err(Rejected::Stale));
+    // The failure is not cached.
     issuer.change(|state| state.active = Some(true));
-    assert_eq!(ask(&verifier, &token).await, Ok(()));
+    assert_eq!(verify(&verifier, &token).await, Ok(()));
 }
 
 #[tokio::test]
-async fn who_was_not_told_to_ask_does_not() {
+async fn introspection_is_off_by_default() {
     let issuer = FeedIssuer::start().await;
     issuer.change(|state| state.active = Some(true));
     let verifier = issuer.followed_by(issuer.subscriber()).await;
     issuer.clock.advance(Duration::from_secs(10));
-    assert_eq!(ask(&verifier, &issuer.token(2)).await, Err(Rejected::Stale));
+    assert_eq!(
+        verify(&verifier, &issuer.token(2)).await,
+        Err(Rejected::Stale)
+    );
     assert_eq!(issuer.times_asked("POST /introspect"), 0);
 }

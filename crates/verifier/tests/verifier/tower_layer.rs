@@ -1,4 +1,4 @@
-//! The tower layer around axum's routes, seen from outside.
+//! Tests of the tower layer with routes of axum.
 
 use std::time::Duration;
 
@@ -28,24 +28,24 @@ fn app(verifier: Verifier) -> Router {
 
 async fn call(app: Router, request: request::Builder) -> (u16, HeaderMap, String) {
     let request = request.uri("/orders").body(Body::empty()).unwrap();
-    let answer = app.oneshot(request).await.unwrap();
-    let (head, body) = answer.into_parts();
+    let response = app.oneshot(request).await.unwrap();
+    let (head, body) = response.into_parts();
     let body = to_bytes(body, 4096).await.unwrap();
     let text = String::from_utf8(body.to_vec()).unwrap();
     (head.status.as_u16(), head.headers, text)
 }
 
-async fn answer(request: request::Builder) -> (u16, HeaderMap, String) {
+async fn respond(request: request::Builder) -> (u16, HeaderMap, String) {
     call(app(Signer::es256(1).verifier()), request).await
 }
 
-fn with(claims: &Claims) -> request::Builder {
+fn with_token(claims: &Claims) -> request::Builder {
     let token = Signer::es256(1).token(claims);
     Request::builder().header(AUTHORIZATION, format!("Bearer {token}"))
 }
 
-/// Good by any clock: the layer reads the system's.
-fn good() -> Claims {
+/// Returns claims that are valid at any time, because the layer reads the system's clock.
+fn valid_claims() -> Claims {
     Claims {
         iat: 0,
         exp: u64::MAX,
@@ -54,18 +54,18 @@ fn good() -> Claims {
 }
 
 #[tokio::test]
-async fn a_good_token_reaches_the_service_with_its_claims() {
-    let (status, _, body) = answer(with(&good())).await;
+async fn valid_token_passes_claims_to_service() {
+    let (status, _, body) = respond(with_token(&valid_claims())).await;
     assert_eq!((status, body.as_str()), (200, "alice"));
 }
 
 #[tokio::test]
-async fn each_refusal_has_its_answer() {
+async fn rejections_have_status_and_challenge() {
     let bound = Confirmation {
         jkt: "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I".into(),
         x5t_s256: None,
     };
-    let twice = with(&good()).header(AUTHORIZATION, "Bearer other");
+    let twice = with_token(&valid_claims()).header(AUTHORIZATION, "Bearer other");
     for (request, status, challenge) in [
         (Request::builder(), 401, r#"Bearer realm="api""#),
         (
@@ -74,32 +74,32 @@ async fn each_refusal_has_its_answer() {
             r#"Bearer realm="api", error="invalid_request", error_description="The Authorization header is malformed""#,
         ),
         (
-            with(&claims_of(|claims| claims.exp = 1)),
+            with_token(&changed_claims(|claims| claims.exp = 1)),
             401,
             r#"Bearer realm="api", error="invalid_token", error_description="The access token expired""#,
         ),
         (
-            with(&claims_of(|claims| claims.scope = String::new())),
+            with_token(&changed_claims(|claims| claims.scope = String::new())),
             403,
             r#"Bearer realm="api", error="insufficient_scope", error_description="The access token lacks a scope that this request needs", scope="orders:read""#,
         ),
         (
-            with(&claims_of(|claims| claims.acr = None)),
+            with_token(&changed_claims(|claims| claims.acr = None)),
             401,
             r#"Bearer realm="api", error="insufficient_user_authentication", error_description="The user must authenticate in another way, or anew", acr_values="1 2""#,
         ),
         (
-            with(&Claims {
+            with_token(&Claims {
                 cnf: Some(bound),
-                ..good()
+                ..valid_claims()
             }),
             401,
             r#"Bearer realm="api", error="invalid_token", error_description="The access token is invalid""#,
         ),
     ] {
-        let (found, headers, body) = answer(request).await;
+        let (actual, headers, body) = respond(request).await;
         assert_eq!(
-            (found, headers[WWW_AUTHENTICATE].to_str().unwrap()),
+            (actual, headers[WWW_AUTHENTICATE].to_str().unwrap()),
             (status, challenge)
         );
         assert_eq!(headers[CACHE_CONTROL], "no-store");
@@ -107,14 +107,14 @@ async fn each_refusal_has_its_answer() {
     }
 }
 
-fn claims_of(change: impl Fn(&mut Claims)) -> Claims {
-    let mut claims = good();
+fn changed_claims(change: impl Fn(&mut Claims)) -> Claims {
+    let mut claims = valid_claims();
     change(&mut claims);
     claims
 }
 
 #[tokio::test]
-async fn stale_news_is_no_fault_of_the_caller() {
+async fn stale_data_is_503_without_challenge() {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
     let bearer = || {

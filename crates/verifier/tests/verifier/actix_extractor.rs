@@ -1,4 +1,4 @@
-//! The actix extractor, seen from outside.
+//! Tests of the actix-web extractor.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use portcullis_verifier::{Claims, Confirmation, Need, Rejected, Verifier};
 use crate::feed_issuer::FeedIssuer;
 use crate::signer::{Signer, claims};
 
-/// Good by any clock: the extractor reads the system's.
-fn good() -> Claims {
+/// Returns claims that are valid at any time, because the extractor reads the system's clock.
+fn valid_claims() -> Claims {
     Claims {
         iat: 0,
         exp: u64::MAX,
@@ -26,7 +26,7 @@ async fn orders(caller: Authorized) -> Result<String, Rejected> {
     Ok(caller.sub.clone())
 }
 
-async fn answer(request: TestRequest) -> ServiceResponse {
+async fn respond(request: TestRequest) -> ServiceResponse {
     let verifier = web::Data::new(Signer::es256(1).verifier());
     let app = App::new()
         .app_data(verifier)
@@ -50,11 +50,12 @@ fn with_token(scheme: &str, claims: &Claims) -> TestRequest {
     ))
 }
 
-async fn refused(request: TestRequest) -> (u16, String, String) {
-    let answer = answer(request).await;
-    assert_eq!(answer.headers().get(CACHE_CONTROL).unwrap(), "no-store");
-    let status = answer.status().as_u16();
-    let challenge = answer
+/// Sends a request that is rejected. Returns the status, the challenge and the body.
+async fn rejection(request: TestRequest) -> (u16, String, String) {
+    let response = respond(request).await;
+    assert_eq!(response.headers().get(CACHE_CONTROL).unwrap(), "no-store");
+    let status = response.status().as_u16();
+    let challenge = response
         .headers()
         .get(WWW_AUTHENTICATE)
         .unwrap()
@@ -64,40 +65,43 @@ async fn refused(request: TestRequest) -> (u16, String, String) {
     (
         status,
         challenge,
-        String::from_utf8(read_body(answer).await.to_vec()).unwrap(),
+        String::from_utf8(read_body(response).await.to_vec()).unwrap(),
     )
 }
 
 #[actix_web::test]
-async fn a_good_token_reaches_the_handler() {
+async fn valid_token_reaches_handler() {
     for scheme in ["Bearer", "bearer", "BEARER"] {
-        let answer = answer(with_token(scheme, &good())).await;
-        assert_eq!(answer.status(), 200);
-        assert_eq!(read_body(answer).await, "alice");
+        let response = respond(with_token(scheme, &valid_claims())).await;
+        assert_eq!(response.status(), 200);
+        assert_eq!(read_body(response).await, "alice");
     }
 }
 
 #[actix_web::test]
-async fn no_token_is_challenged_and_told_no_error() {
+async fn missing_token_challenge_has_no_error() {
     let in_query = TestRequest::get().uri(&format!(
         "/orders?access_token={}",
-        Signer::es256(1).token(&good())
+        Signer::es256(1).token(&valid_claims())
     ));
     let basic = request().insert_header((AUTHORIZATION, "Basic YTpi"));
     for request in [request(), in_query, basic] {
-        let answer = refused(request).await;
-        assert_eq!(answer, (401, r#"Bearer realm="api""#.into(), String::new()));
+        let response = rejection(request).await;
+        assert_eq!(
+            response,
+            (401, r#"Bearer realm="api""#.into(), String::new())
+        );
     }
 }
 
 #[actix_web::test]
-async fn a_bad_token_is_invalid() {
+async fn expired_token_is_invalid_token_401() {
     let expired = Claims {
         iat: 1,
         exp: 2,
         ..claims()
     };
-    let (status, challenge, body) = refused(with_token("Bearer", &expired)).await;
+    let (status, challenge, body) = rejection(with_token("Bearer", &expired)).await;
     assert_eq!(status, 401);
     assert_eq!(
         challenge,
@@ -110,12 +114,12 @@ async fn a_bad_token_is_invalid() {
 }
 
 #[actix_web::test]
-async fn a_scope_that_was_not_granted_is_forbidden() {
-    let (status, challenge, body) = refused(with_token(
+async fn missing_scope_is_403() {
+    let (status, challenge, body) = rejection(with_token(
         "Bearer",
         &Claims {
             scope: "email".into(),
-            ..good()
+            ..valid_claims()
         },
     ))
     .await;
@@ -131,15 +135,15 @@ async fn a_scope_that_was_not_granted_is_forbidden() {
 }
 
 #[actix_web::test]
-async fn a_login_that_is_too_weak_is_stepped_up() {
+async fn weak_authentication_requires_step_up() {
     let payments = |acr: &str| {
         let claims = Claims {
             acr: Some(acr.into()),
-            ..good()
+            ..valid_claims()
         };
         with_token("Bearer", &claims).uri("/payments")
     };
-    let (status, challenge, body) = refused(payments("1")).await;
+    let (status, challenge, body) = rejection(payments("1")).await;
     assert_eq!(status, 401);
     assert_eq!(
         challenge,
@@ -149,11 +153,11 @@ async fn a_login_that_is_too_weak_is_stepped_up() {
         body.starts_with(r#"{"error":"insufficient_user_authentication","#),
         "{body}"
     );
-    assert_eq!(answer(payments("2")).await.status(), 200);
+    assert_eq!(respond(payments("2")).await.status(), 200);
 }
 
 #[actix_web::test]
-async fn stale_news_is_no_fault_of_the_caller() {
+async fn stale_data_is_503_without_challenge() {
     let issuer = FeedIssuer::start().await;
     let verifier = web::Data::new(issuer.followed_by(issuer.subscriber()).await);
     let app = App::new()
@@ -167,24 +171,25 @@ async fn stale_news_is_no_fault_of_the_caller() {
     };
     assert_eq!(call().await.status(), 200);
     issuer.clock.advance(Duration::from_secs(61));
-    let answer = call().await;
-    assert_eq!(answer.status(), 503);
-    assert_eq!(answer.headers().get(RETRY_AFTER).unwrap(), "2");
-    assert!(!answer.headers().contains_key(WWW_AUTHENTICATE));
+    let response = call().await;
+    assert_eq!(response.status(), 503);
+    assert_eq!(response.headers().get(RETRY_AFTER).unwrap(), "2");
+    assert!(!response.headers().contains_key(WWW_AUTHENTICATE));
     assert_eq!(
-        read_body(answer).await,
+        read_body(response).await,
         r#"{"error":"temporarily_unavailable","error_description":"Access tokens cannot be verified at the moment"}"#
     );
 }
 
 #[actix_web::test]
-async fn a_header_that_can_be_read_in_two_ways_is_refused() {
-    let twice = with_token("Bearer", &good()).append_header((AUTHORIZATION, "Bearer other"));
-    let both = with_token("Bearer", &good()).append_header((AUTHORIZATION, "Basic YTpi"));
+async fn ambiguous_authorization_headers_are_rejected() {
+    let twice =
+        with_token("Bearer", &valid_claims()).append_header((AUTHORIZATION, "Bearer other"));
+    let both = with_token("Bearer", &valid_claims()).append_header((AUTHORIZATION, "Basic YTpi"));
     let empty = request().insert_header((AUTHORIZATION, "Bearer"));
     let blank = request().insert_header((AUTHORIZATION, "Bearer  "));
     for request in [twice, both, empty, blank] {
-        let (status, challenge, _) = refused(request).await;
+        let (status, challenge, _) = rejection(request).await;
         assert_eq!(status, 400);
         assert!(
             challenge.contains(r#"error="invalid_request""#),
@@ -194,24 +199,31 @@ async fn a_header_that_can_be_read_in_two_ways_is_refused() {
 }
 
 #[actix_web::test]
-async fn a_token_bound_to_a_key_is_no_bearer_token() {
+async fn key_bound_token_is_rejected() {
     let cnf = Some(Confirmation {
         jkt: "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I".into(),
         x5t_s256: None,
     });
-    let (status, ..) = refused(with_token("Bearer", &Claims { cnf, ..good() })).await;
+    let (status, ..) = rejection(with_token(
+        "Bearer",
+        &Claims {
+            cnf,
+            ..valid_claims()
+        },
+    ))
+    .await;
     assert_eq!(status, 401);
 }
 
 #[actix_web::test]
-async fn without_a_verifier_nobody_enters() {
+async fn missing_verifier_is_500() {
     let app = init_service(App::new().route("/orders", web::get().to(orders))).await;
-    let answer = call_service(&app, with_token("Bearer", &good()).to_request()).await;
-    assert_eq!(answer.status(), 500);
+    let response = call_service(&app, with_token("Bearer", &valid_claims()).to_request()).await;
+    assert_eq!(response.status(), 500);
 }
 
 #[test]
-fn a_verifier_can_be_shared_between_workers() {
-    fn shared<T: Clone + Send + Sync + 'static>() {}
-    shared::<Verifier>();
+fn verifier_is_shareable_between_threads() {
+    fn is_shareable<T: Clone + Send + Sync + 'static>() {}
+    is_shareable::<Verifier>();
 }

@@ -1,4 +1,4 @@
-//! The services of `examples/`, as they stand there, before an issuer with a feed.
+//! Tests of the services in `examples/` with an issuer that has a feed.
 
 use std::time::Duration;
 
@@ -20,14 +20,14 @@ mod on_actix;
 #[allow(dead_code)]
 mod on_axum;
 
-/// What a service must do, whatever it is written with.
-async fn holds(get: impl AsyncFn(Verifier, Option<String>) -> (u16, String)) {
+/// Checks the responses of a service, whatever framework it uses.
+async fn check_service(get: impl AsyncFn(Verifier, Option<String>) -> (u16, String)) {
     let issuer = FeedIssuer::start().await;
     let verifier = issuer.followed_by(issuer.subscriber()).await;
     let status = async |token: &str| get(verifier.clone(), Some(token.to_owned())).await.0;
     let (one, two) = (issuer.token(1), issuer.token(2));
-    let passed = get(verifier.clone(), Some(one.clone())).await;
-    assert_eq!(passed, (200, "the orders of alice\n".to_owned()));
+    let accepted = get(verifier.clone(), Some(one.clone())).await;
+    assert_eq!(accepted, (200, "the orders of alice\n".to_owned()));
     assert_eq!(get(verifier.clone(), None).await.0, 401);
     assert_eq!(status("x").await, 401);
     let without_scope = Claims {
@@ -43,25 +43,25 @@ async fn holds(get: impl AsyncFn(Verifier, Option<String>) -> (u16, String)) {
 }
 
 #[tokio::test]
-async fn a_service_on_axum_refuses_what_was_revoked() {
-    holds(async |verifier, token| {
+async fn axum_example_rejects_revoked_tokens() {
+    check_service(async |verifier, token| {
         let request = Request::builder().uri("/orders");
         let request = match token {
             Some(token) => request.header("Authorization", format!("Bearer {token}")),
             None => request,
         };
         let request = request.body(Body::empty()).unwrap();
-        let answer = on_axum::routes(verifier).oneshot(request).await.unwrap();
-        let status = answer.status().as_u16();
-        let body = axum_bytes(answer.into_body(), 4096).await.unwrap();
+        let response = on_axum::routes(verifier).oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = axum_bytes(response.into_body(), 4096).await.unwrap();
         (status, String::from_utf8(body.to_vec()).unwrap())
     })
     .await;
 }
 
 #[actix_web::test]
-async fn a_service_on_actix_refuses_what_was_revoked() {
-    holds(async |verifier, token| {
+async fn actix_example_rejects_revoked_tokens() {
+    check_service(async |verifier, token| {
         let app = App::new()
             .app_data(web::Data::new(verifier))
             .configure(on_actix::routes);
@@ -71,9 +71,9 @@ async fn a_service_on_actix_refuses_what_was_revoked() {
             Some(token) => request.insert_header((AUTHORIZATION, format!("Bearer {token}"))),
             None => request,
         };
-        let answer = call_service(&app, request.to_request()).await;
-        let status = answer.status().as_u16();
-        let body = to_bytes(answer.into_body()).await.unwrap();
+        let response = call_service(&app, request.to_request()).await;
+        let status = response.status().as_u16();
+        let body = to_bytes(response.into_body()).await.unwrap();
         (status, String::from_utf8(body.to_vec()).unwrap())
     })
     .await;
