@@ -31,7 +31,7 @@ pub enum Failure {
     #[error("it exists already: {0}")]
     Duplicate(String),
     /// Somebody else changed the row first.
-    #[error("{0} was changed by somebody else meanwhile")]
+    #[error("{0} was changed concurrently")]
     Overtaken(String),
 }
 
