@@ -97,6 +97,35 @@ const STATES = {
       await page.waitForSelector('#login-error')
     },
   ],
+  'login throttled': [
+    async (page) => {
+      await page.goto(request())
+      for (let tries = 0; tries < 6; tries++) {
+        await signIn(page, { username: 'mallory', password: 'wrong-password' })
+        await page.waitForSelector('#login-error')
+        await page.evaluate("document.querySelector('#login-error').remove()")
+      }
+      await signIn(page, { username: 'mallory', password: 'wrong-password' })
+      await page.waitForSelector('text=Too many failed sign-ins')
+      assert.equal(await page.inputValue('#username'), 'mallory')
+    },
+    [429],
+  ],
+  'sign-in already done': [
+    async (page) => {
+      await page.route(`${CALLBACK}**`, (route) => route.fulfill({ status: 204 }))
+      await page.goto(request({}, wordy))
+      await signIn(page)
+      await page.waitForSelector('#consent-allow')
+      const consent = page.url()
+      await page.click('#consent-allow')
+      await page.waitForSelector('#continue')
+      await page.waitForResponse((response) => response.status() === 204)
+      await page.goto(consent)
+      await page.waitForSelector('#error-next')
+    },
+    [400],
+  ],
   'login again': [
     async (page) => {
       await session(page)
@@ -104,7 +133,7 @@ const STATES = {
       await page.waitForSelector('text=Please sign in again')
     },
   ],
-  continue: [
+  'continue by hand': [
     async (page) => {
       await withoutRefresh(page)
       await page.goto(request())
