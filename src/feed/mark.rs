@@ -62,7 +62,7 @@ impl MarkFile {
         }
         let draft = path.with_extension(format!("mark.{}", std::process::id()));
         let (database, beat) = (&self.database, place.beat.micros());
-        let mut file = File::create(&draft)?;
+        let mut file = create(&draft)?;
         writeln!(file, "{database} {} {} {beat}", place.epoch, place.seq)?;
         if durable {
             file.sync_all()?;
@@ -132,6 +132,15 @@ fn read(file: &Path) -> Option<(String, Place)> {
         beat: Timestamp::from_micros(words.next()?.parse().ok()?),
     };
     Some((database, place))
+}
+
+/// Creates or empties a file that its owner alone can read, like the KEK beside it.
+fn create(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
 }
 
 #[cfg(test)]

@@ -530,7 +530,8 @@ async fn a485(stage: &Stage) {
 async fn a486(stage: &Stage) {
     const DEAD: i64 = 3_500;
     let (web, _) = stage.web_and_alice().await;
-    let now = stage.server.clock.now().micros();
+    // Expired ones are kept for an hour.
+    let now = stage.server.clock.now().micros() - 3_600_000_000;
     let numbers = match stage.db() {
         Db::Sqlite => format!(
             "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {DEAD} + 500) SELECT n FROM numbers"
@@ -540,7 +541,7 @@ async fn a486(stage: &Stage) {
     // The last five hundred live on.
     stage.server.execute(&format!(
         "INSERT INTO authorizations (id, client_id, params, state, created_at, expires_at)
-         SELECT 'old-' || n, '{}', '', 'begun', {now}, CASE WHEN n > {DEAD} THEN {now} + 60000000 ELSE {now} - 1 END
+         SELECT 'old-' || n, '{}', '', 'begun', {now}, CASE WHEN n > {DEAD} THEN {now} + 3660000000 ELSE {now} - 1 END
          FROM ({numbers}) AS numbers",
         web.id()
     ));
