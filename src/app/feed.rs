@@ -57,26 +57,41 @@ impl App {
     /// [`Failed`]; then the lease on the keys runs on, and what this node says of the feed grows old.
     pub async fn poll(&self) -> Result<(), Failed> {
         let _turn = self.feed.turn().await;
+        if self.keeper.is_write_due() {
+            // A database that went back must be noticed before a write of this node moves its beat on.
+            let head = self.read_head().await?;
+            self.take(&head).await?;
+        }
         // Whatever comes of it, news is read: a database that takes no writes still has some.
         let written = self.write_if_due().await;
         let begun = Poll::begun(&self.clock);
-        let read = self.store.read(|tx| tx.read_head());
-        let read = tokio::time::timeout(POLL_TIME, read).await;
-        let head = read.map_err(|_| db::Error::Unavailable("it says nothing".to_owned()))??;
+        let head = self.read_head().await?;
         if self.is_due(&head) {
             self.signals.waiting.notify_one();
         }
         self.follow_registrations(head.config_version).await?;
         // Neither stands in the other's way.
         let keys = self.keeper.follow(begun, &head).await;
-        match self.feed.take(&head, &self.store).await? {
+        self.take(&head).await?;
+        self.feed.publish(&self.keys())?;
+        keys?;
+        Ok(written?)
+    }
+
+    async fn read_head(&self) -> Result<Head, db::Error> {
+        let read = self.store.read(|tx| tx.read_head());
+        let read = tokio::time::timeout(POLL_TIME, read).await;
+        read.map_err(|_| db::Error::Unavailable("a query timed out".to_owned()))?
+    }
+
+    /// Takes the records up to `head`, or notes that the database went back.
+    async fn take(&self, head: &Head) -> Result<(), Failed> {
+        match self.feed.take(head, &self.store).await? {
             Taken::Behind => self.note_restored(head.epoch, "behind").await?,
             Taken::Records => self.signals.moved.notify_one(),
             Taken::Beat => {}
         }
-        self.feed.publish(&self.keys())?;
-        keys?;
-        Ok(written?)
+        Ok(())
     }
 
     /// Proves every few seconds that the database takes writes of this node, by a sequencer round: it

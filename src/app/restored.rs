@@ -186,7 +186,8 @@ impl App {
     /// Takes the present out of the recorded downtimes after a clock that was ahead was put right.
     async fn trim_downtimes(&self) {
         let now = self.clock.now();
-        if !self.downtimes.end_after(now) {
+        // All nodes share the recorded downtimes: a node whose own clock is wrong must not cut them.
+        if !self.keeper.clock_ready() || !self.downtimes.end_after(now) {
             return;
         }
         let known = self.store.transaction(move |tx| {

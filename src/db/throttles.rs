@@ -374,8 +374,11 @@ impl Transaction<'_> {
     pub fn clear_user_throttles(&mut self, user: &UserId) -> Result<usize, Error> {
         // Account rows last, as attempts take them.
         let rows = || t::table.filter(t::user_id.eq(user.as_str()));
-        let pairs = diesel::delete(rows().filter(t::key.like("pair:%"))).execute(self.0)?;
-        Ok(pairs + diesel::delete(rows()).execute(self.0)?)
+        let mut cleared = 0;
+        for keys in ["pair:%", "device:%", "%"] {
+            cleared += diesel::delete(rows().filter(t::key.like(keys))).execute(self.0)?;
+        }
+        Ok(cleared)
     }
 
     /// Clears all counters of an address and of its networks. Returns how many there were.

@@ -124,7 +124,7 @@ async fn begin(
                 now,
             );
             let id = begun.id.clone();
-            put(http, app, begun, now).await?;
+            put(http, app, begun).await?;
             Ok(if matches!(step, Step::Login) {
                 Next::Login(id)
             } else {
@@ -255,22 +255,17 @@ async fn store(http: &HttpRequest, app: &App, body: Payload) -> Result<Authoriza
     let pending = pend(http, app, &params, now).await?;
     let begun = authorization(app, &pending.request, &text, None, now);
     let id = begun.id.clone();
-    put(http, app, begun, now).await?;
+    put(http, app, begun).await?;
     Ok(id)
 }
 
-async fn put(
-    http: &HttpRequest,
-    app: &App,
-    begun: Authorization,
-    now: Timestamp,
-) -> Result<(), db::Error> {
+async fn put(http: &HttpRequest, app: &App, begun: Authorization) -> Result<(), db::Error> {
     let network = limits::source(ClientAddress::of(http));
     let count = limits::is_time_to_count(http);
     let put = app.store.transaction(move |tx| {
         tx.put_authorization(&begun, &network)?;
         if count {
-            tx.cap_authorizations(now)?;
+            tx.cap_authorizations()?;
         }
         Ok(())
     });

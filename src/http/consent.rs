@@ -71,7 +71,7 @@ pub async fn post(
 ) -> HttpResponse {
     match decide(&request, &app, &assets, body).await {
         Ok(response) => response,
-        Err(stop) => stop.respond(&request, &app, &assets),
+        Err(stop) => stop.respond_to_form(&request, &app, &assets),
     }
 }
 
@@ -297,7 +297,13 @@ async fn record(
             tx.put_consent(&consent)?;
         }
         tx.put_audit(&event)?;
-        tx.record_decision(&id, (&login.user_id, &login.sid), granted.as_ref(), now)
+        let login = (&login.user_id, &login.sid);
+        let is_open = tx.record_decision(&id, login, granted.as_ref(), now)?;
+        if !is_open {
+            // What the page could not record must not be remembered either.
+            tx.undo();
+        }
+        Ok(is_open)
     });
     Ok(recorded.await?)
 }

@@ -76,7 +76,7 @@ pub async fn post(
 ) -> HttpResponse {
     match sign_in(&request, &app, &assets, body).await {
         Ok(response) => response,
-        Err(stop) => stop.respond(&request, &app, &assets),
+        Err(stop) => stop.respond_to_form(&request, &app, &assets),
     }
 }
 
@@ -222,7 +222,6 @@ async fn sign_in(
         };
         begun = match begin_session(request, app, id.clone(), user, proof).await {
             Ok(begun) => begun,
-            Err(stop @ Stop::Notice(_)) => return Err(stop),
             Err(stop) => return Err(refund(app, &attempt, stop).await),
         };
         reason = "epoch";

@@ -36,6 +36,9 @@ struct SignedOut<'a> {
     frame: &'a Frame,
 }
 
+/// The longest request that is repeated by GET, whose address may have 8 KiB.
+const QUERY_BYTES: usize = 7 * 1024;
+
 /// What a form token of the question is for.
 pub(super) const PURPOSE: &str = "logout";
 
@@ -110,6 +113,16 @@ async fn log_out(
         });
     let answered = params.has("csrf");
     let by_form = request.method() == Method::POST;
+    if session.is_none() && by_form && !answered && !extract::is_same_origin(request, app) {
+        // The POST of another site carries no cookie, so whether there is a session is not known. By
+        // GET the cookie is sent, and the question can be asked.
+        let query = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(asked.fields())
+            .finish();
+        if query.len() <= QUERY_BYTES {
+            return Ok(see_other(&format!("/oauth2/end_session?{query}")));
+        }
+    }
     let Some((session, username)) = session else {
         extract::log_stranger(request, app);
         return Ok(done(app, assets, to.as_deref(), by_form));

@@ -1,10 +1,11 @@
 //! A request for authorization under way, as the dispatcher and the pages of login and consent meet it: read
 //! anew each time, with the session and the consent that there are by now.
 
+use actix_web::http::header::LOCATION;
 use actix_web::{HttpRequest, HttpResponse};
 
 use super::access;
-use super::answer::deliver;
+use super::answer::{continue_to, deliver};
 use super::assets::Assets;
 use super::error::{self, Link, Notice};
 use super::extract::{self, Browser, Jar};
@@ -69,6 +70,22 @@ impl From<AdminError> for Stop {
 }
 
 impl Stop {
+    /// Answers a form of this server: a refusal that the client is told leaves the origin like any other
+    /// answer, by a page that continues.
+    pub(super) fn respond_to_form(
+        self,
+        request: &HttpRequest,
+        app: &App,
+        assets: &Assets,
+    ) -> HttpResponse {
+        let response = self.respond(request, app, assets);
+        let to = response.headers().get(LOCATION);
+        match to.and_then(|to| to.to_str().ok()) {
+            Some(to) => continue_to(to, assets),
+            None => response,
+        }
+    }
+
     pub(super) fn respond(self, request: &HttpRequest, app: &App, assets: &Assets) -> HttpResponse {
         match self {
             Self::Notice(notice) => error::notice(request, app, assets, notice),

@@ -134,11 +134,18 @@ pub fn next(
             unless_silent(request, Step::Login, other)
         };
     }
-    // A consent that was withdrawn since no longer counts. A client that asks for none has none to withdraw.
-    let is_active = consent.is_some() || request.client.consent == ConsentPolicy::Skip;
+    // A consent that was withdrawn or replaced since no longer counts. A client that asks for none has none
+    // to withdraw.
+    let is_covered = |granted: Option<&Scope>| {
+        request.client.consent == ConsentPolicy::Skip
+            || consent.is_some_and(|consent| {
+                Scope::parse(&consent.scope)
+                    .is_ok_and(|active| granted.is_none_or(|granted| granted.is_within(&active)))
+            })
+    };
     let consented =
         begun.filter(|begun| begun.stage == Stage::Consented && begun.sid.as_ref() == sid);
-    if let Some(consented) = consented.filter(|_| is_active) {
+    if let Some(consented) = consented.filter(|begun| is_covered(begun.scope.as_ref())) {
         let scope = consented.scope.clone().unwrap_or_default();
         return Step::Answer {
             scope,

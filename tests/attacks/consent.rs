@@ -545,7 +545,9 @@ async fn a170(stage: &Stage) {
 async fn a505(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
-    let login = alice.opens(&web.request(&[])).await;
+    let login = alice
+        .opens(&web.request(&[("scope", "openid profile")]))
+        .await;
     let asked = alice.fills_in(&login, "alice", PASSWORD).await;
     stage.expect(1, consent_page(&asked));
     let mut fields = vec![
@@ -578,6 +580,12 @@ async fn a505(stage: &Stage) {
     stage.expect(1, consent_page(&answer));
     let codes = stage.server.count("SELECT count(*) AS n FROM codes");
     stage.check(1, codes == 0, || format!("{codes} codes"));
+    // A narrower consent that was given since does not stand in for it.
+    let narrow = alice.opens(&web.request(&[("scope", "openid")])).await;
+    let back = alice.decides(&narrow, "allow").await;
+    stage.check(1, back.callback("code").is_some(), || seen(&back));
+    let answer = alice.opens(&on).await;
+    stage.expect(1, consent_page(&answer));
 }
 
 async fn a508(stage: &Stage) {

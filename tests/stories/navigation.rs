@@ -82,3 +82,27 @@ story! {
         assert!(answer.callback("code").is_some(), "{}", answer.status);
     }
 }
+
+story! {
+    async fn cross_site_logout_by_post_asks_before_it_signs_out(server: Server) {
+        let web = server.shop().await;
+        let mut alice = server.browser();
+        alice.signs_in(&web, "alice").await;
+        let session = alice.cookies["__Host-sid"].clone();
+        // The form of another site arrives without the cookie (SameSite=Lax).
+        let mut stranger = server.browser();
+        let headers = [
+            ("Content-Type", "application/x-www-form-urlencoded"),
+            ("Origin", "https://evil.example"),
+            ("Sec-Fetch-Site", "cross-site"),
+        ];
+        let form = format!("client_id={}&state=s", web.id());
+        let posted = stranger.send("POST", "/oauth2/end_session", &headers, Some(form)).await;
+        assert_eq!(posted.status, 303);
+        assert_eq!(posted.header("set-cookie"), None, "the browser keeps its session");
+        // The browser follows with the cookie, and the user is asked.
+        let asked = alice.get(posted.location().unwrap()).await;
+        assert!(asked.body.contains("logout-confirm"), "{}", asked.body);
+        assert_eq!(alice.cookies["__Host-sid"], session);
+    }
+}

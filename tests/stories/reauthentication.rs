@@ -224,3 +224,20 @@ story! {
         assert_eq!(told.callback("error").as_deref(), Some("access_denied"));
     }
 }
+
+story! {
+    async fn form_of_a_request_that_is_refused_by_now_continues_to_the_client(server: Server) {
+        let web = server.shop().await;
+        let mut alice = server.browser();
+        let login = alice.opens(&web.request(&[("scope", "openid orders:read")])).await;
+        // The registration is narrowed while the page is open.
+        let narrowed = portcullis::oauth::scope::Scope::parse("openid").unwrap();
+        server.alter(&web.client.id, |client| client.scopes = narrowed).await;
+        let (authorization, csrf) = (login.hidden("authorization"), login.hidden("csrf"));
+        let form = [("authorization", authorization.as_str()), ("csrf", &csrf), ("username", "alice"), ("password", PASSWORD)];
+        let answer = alice.post("/login", &form).await;
+        assert_eq!((answer.status, answer.location()), (200, None), "no redirect leaves a form");
+        let onward = answer.onward().unwrap();
+        assert!(onward.starts_with("https://app.example/cb?error=invalid_scope"), "{onward}");
+    }
+}

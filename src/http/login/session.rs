@@ -78,10 +78,12 @@ pub(super) async fn begin_session(
         let open = tx.record_login(&id, (&user.id, &sid), now)?;
         // Last, since all sign-ins from one network wait for its row.
         tx.record_success(&proof.attempt, &proof.account)?;
-        Ok(match open {
-            true => Begun::Session,
-            false => Begun::AlreadyDone,
-        })
+        if !open {
+            // The browser does not get the new cookie, so its session keeps the old one.
+            tx.undo();
+            return Ok(Begun::AlreadyDone);
+        }
+        Ok(Begun::Session)
     });
     match begun.await? {
         Begun::Session => Ok(Some(cookie)),
