@@ -148,7 +148,7 @@ pub enum OldSecrets {
     Keep,
     /// They expire after this time.
     ExpireAfter(Duration),
-    /// Somebody else may know one: they expire at once, and every code, grant and token of the client is
+    /// An attacker may know one: they expire at once, and every code, grant and token of the client is
     /// revoked.
     Compromised,
 }

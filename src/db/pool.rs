@@ -43,6 +43,8 @@ pub struct PoolFigures {
     pub open: u32,
     /// Connections that are open and unused.
     pub idle: u32,
+    /// Reads and transactions that hold a connection or are about to.
+    pub busy: u32,
 }
 
 /// Opens connections of exactly one backend, so that its real error is the one that is shown.
@@ -146,6 +148,10 @@ impl Pool {
             size: self.connections.max_size(),
             open: state.connections,
             idle: state.idle_connections,
+            busy: self
+                .connections
+                .max_size()
+                .saturating_sub(u32::try_from(self.turns.available_permits()).unwrap_or(u32::MAX)),
         }
     }
 }

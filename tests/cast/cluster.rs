@@ -76,7 +76,7 @@ impl Cluster {
         succeeds(self.program("pg_ctl").args(["-w", "promote"]));
     }
 
-    /// A primary comes back as a standby that follows nobody: it answers reads with old data.
+    /// A primary comes back as a standby without a primary: it answers reads with old data.
     pub fn is_demoted(&self) {
         succeeds(self.program("pg_ctl").args(["-m", "fast", "-w", "stop"]));
         std::fs::write(self.folder.join("data/standby.signal"), "").unwrap();

@@ -95,7 +95,7 @@ impl Relay {
         *self.shared.server.lock().unwrap() = real.join(SOCKET);
     }
 
-    /// Hangs up on everybody; whoever comes back is let through.
+    /// Closes all connections and accepts new ones.
     pub fn hangs_up(&self) {
         for end in self.shared.ends.lock().unwrap().drain(..) {
             let _ = end.shutdown(Shutdown::Both);

@@ -263,12 +263,23 @@ impl Server {
         self.unfollow().await;
     }
 
-    /// From now on the node hears of no change of keys.
+    /// Stops the node's background work, what it has sent to the database included.
     pub async fn unfollow(&mut self) {
         if let Some(follower) = self.follower.take() {
             follower.abort();
             let _ = follower.await;
         }
+        // Work of the aborted task may still run on a thread, and read the clock later than the test means.
+        let begun = std::time::Instant::now();
+        while self.app.store.pool_figures().busy > 0 {
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "the database stays busy"
+            );
+            tokio::task::yield_now().await;
+        }
+        // An embedded database has a writer, which works in order.
+        let _ = self.app.store.transaction(|_| Ok(())).await;
     }
 
     /// The same, and its database is gone too. Other nodes on it must have been stopped.

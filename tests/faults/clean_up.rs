@@ -149,8 +149,9 @@ fn goes_on(place: Place, nodes: usize, many: i64) {
         println!("{left} of {all} were left, gone after {took:?}");
         let begun = Instant::now();
         while rows(&site).0 > 1 {
+            // The other kinds take turns with it, and each leaves the database the time that it took.
             assert!(
-                begun.elapsed() < Duration::from_secs(10),
+                begun.elapsed() < Duration::from_secs(60),
                 "{:?}",
                 rows(&site)
             );

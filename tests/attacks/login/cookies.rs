@@ -135,7 +135,7 @@ async fn sends(base: &str, path: &str, cookie: Vec<u8>, form: Option<String>) ->
         .unwrap()
 }
 
-/// Two session cookies: nobody is signed in, and no form reports an effect that it does not have.
+/// Two session cookies: the browser is not signed in, and no form reports an effect that it does not have.
 async fn a127(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let account = alice.get("/account").await;
