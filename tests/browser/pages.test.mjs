@@ -118,9 +118,9 @@ const STATES = {
       await signIn(page)
       await page.waitForSelector('#consent-allow')
       const consent = page.url()
+      const answered = page.waitForResponse((response) => response.status() === 204)
       await page.click('#consent-allow')
-      await page.waitForSelector('#continue')
-      await page.waitForResponse((response) => response.status() === 204)
+      await answered
       await page.goto(consent)
       await page.waitForSelector('#error-next')
     },
