@@ -2,13 +2,13 @@
 //! every hour. They must not grow with use. `cargo bench --bench day`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "../tests/cast/mod.rs"]
-mod cast;
+#[path = "../tests/fixtures/mod.rs"]
+mod fixtures;
 
 use std::time::{Duration, Instant};
 
-use cast::server::sweep;
-use cast::{Db, Server};
+use fixtures::server::sweep;
+use fixtures::{Db, Server};
 use portcullis::config::Span;
 
 const TABLES: [&str; 5] = [
@@ -70,7 +70,7 @@ async fn day(db: Db) {
     server.remove().await;
 }
 
-async fn live(server: &Server, shop: &cast::Party, revoked: bool) {
+async fn live(server: &Server, shop: &fixtures::TestClient, revoked: bool) {
     let code = server.browser().allows(shop).await;
     let mut tokens = shop.redeems(&code).await.ok();
     for _ in 0..REFRESHES {

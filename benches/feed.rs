@@ -4,14 +4,14 @@
 //! services follow the feed over sockets; on Postgres one of them at a second node.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "../tests/cast/mod.rs"]
-mod cast;
+#[path = "../tests/fixtures/mod.rs"]
+mod fixtures;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use cast::place::{Place, Running};
-use cast::{Db, Server};
+use fixtures::installation::{Installation, Running};
+use fixtures::{Db, Server};
 use portcullis::id::uuid;
 use portcullis::keys::Alg;
 use portcullis::time::Timestamp;
@@ -47,7 +47,7 @@ fn token(server: &Server, number: usize) -> (String, String) {
     let claims = portcullis_verifier::Claims {
         iss: server.app.issuer.to_string(),
         sub: format!("person-{number}"),
-        aud: cast::server::AUDIENCE.to_owned(),
+        aud: fixtures::server::AUDIENCE.to_owned(),
         client_id: "shop".to_owned(),
         scope: "orders:read".to_owned(),
         iat: now.secs(),
@@ -163,21 +163,21 @@ fn spent(running: &Running) -> (f64, f64) {
 
 /// A real server, a thousand streams at one heartbeat a second, ten revocations a second.
 async fn subscribers() {
-    let place = Place::new();
+    let installation = Installation::new();
     let port = {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         free.local_addr().unwrap().port()
     };
     let issuer = format!("http://127.0.0.1:{port}");
     let listen = format!("127.0.0.1:{port}");
-    let server = place.serve(&[
+    let server = installation.serve(&[
         ("PORTCULLIS__ISSUER", issuer.as_str()),
         ("PORTCULLIS__LISTEN__PUBLIC", listen.as_str()),
         // All of them come from one address here, and each asks for credentials to be checked.
         ("PORTCULLIS__LIMITS__PER_IP", "1000000"),
     ]);
     let api = "https://orders.example";
-    place.done(&["resource", "create", "--audience", api, "--name", "Orders"]);
+    installation.done(&["resource", "create", "--audience", api, "--name", "Orders"]);
     let (_, before) = spent(&server);
     let mut open = Vec::new();
     for number in 0..SUBSCRIBERS {
@@ -185,7 +185,7 @@ async fn subscribers() {
         let client = number / STREAMS_PER_CLIENT;
         if number % STREAMS_PER_CLIENT == 0 {
             let (id, name) = (format!("service-{client}"), format!("Service {client}"));
-            let created = place.done(&[
+            let created = installation.done(&[
                 "client",
                 "create",
                 "--id",
@@ -206,7 +206,7 @@ async fn subscribers() {
             *SECRET.lock().unwrap() = secret.to_owned();
         }
         let secret = SECRET.lock().unwrap().clone();
-        let basic = cast::client::basic(&format!("service-{client}"), &secret);
+        let basic = fixtures::client::basic(&format!("service-{client}"), &secret);
         let mut stream = TcpStream::connect(&listen).await.unwrap();
         let head = format!(
             "GET /revocations/stream HTTP/1.1\r\nHost: {listen}\r\nAuthorization: {basic}\r\n\r\n"
@@ -233,7 +233,7 @@ async fn subscribers() {
     let store = portcullis::db::Store::open(
         &format!(
             "sqlite:{}",
-            place.folder.join("data/portcullis.db").display()
+            installation.folder.join("data/portcullis.db").display()
         ),
         2,
     )

@@ -2,8 +2,8 @@
 //! ratios hold on a noisy machine. `cargo bench --bench token`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "../tests/cast/mod.rs"]
-mod cast;
+#[path = "../tests/fixtures/mod.rs"]
+mod fixtures;
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
 };
-use cast::{Db, Server};
 use criterion::{Criterion, criterion_group, criterion_main};
+use fixtures::{Db, Server};
 use p256::pkcs8::EncodePrivateKey;
 use portcullis::keys::{Alg, Use};
 use portcullis_verifier::Need;
@@ -24,7 +24,7 @@ fn signatures(criterion: &mut Criterion) {
     let server = System::new().block_on(Server::start(Db::Sqlite));
     let keys = server.app.keys();
     let claims = serde_json::json!({
-        "iss": cast::ISSUER, "sub": "01a20013-9e82-7ad2-98c8-42a1eb0b038a", "aud": "https://api.example",
+        "iss": fixtures::ISSUER, "sub": "01a20013-9e82-7ad2-98c8-42a1eb0b038a", "aud": "https://api.example",
         "client_id": "01a20013-9e82-7ad2-98c8-42a1eb0b038b", "scope": "openid orders:read", "iat": 1_800_000_000,
         "exp": 1_800_000_300, "jti": "01a20013-9e82-7ad2-98c8-42a1eb0b038c", "rev": "1.1.1",
     });
@@ -190,10 +190,10 @@ fn renewals(criterion: &mut Criterion) {
         let system = System::new();
         let (shop, robot, first, _server) = system.block_on(async {
             let server = unhurried(db).await;
-            let mut client = cast::server::confidential("phone", "https://phone.example/cb");
+            let mut client = fixtures::server::confidential("phone", "https://phone.example/cb");
             client.id_token_alg = Alg::ES256;
             let shop = server.register(client).await;
-            let mut client = cast::server::confidential("robot", "https://robot.example/cb");
+            let mut client = fixtures::server::confidential("robot", "https://robot.example/cb");
             client.grant_types = vec![portcullis::oauth::client::GrantType::ClientCredentials];
             let robot = server.register(client).await;
             let mut alice = server.browser();

@@ -2,13 +2,13 @@
 //! changes nothing.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "cast/mod.rs"]
-mod cast;
+#[path = "fixtures/mod.rs"]
+mod fixtures;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cast::server::confidential;
+use fixtures::server::confidential;
 use portcullis::accounts::admin::GrantedBy;
 use portcullis::accounts::session::{ACR_PASSWORD, Login, Session};
 use portcullis::accounts::user::{User, Username};
@@ -30,13 +30,13 @@ use portcullis::time::Timestamp;
 
 const PHC: &str = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$cGFzc3dvcmQ";
 
-fn context(server: &cast::Server) -> Context {
+fn context(server: &fixtures::Server) -> Context {
     let now = server.clock.now();
     Context::new(Actor::Operator, Entropy::system(), now).because("a test")
 }
 
 async fn execute<T: Send + 'static>(
-    server: &cast::Server,
+    server: &fixtures::Server,
     operation: impl FnOnce(&mut Transaction<'_>, &Context) -> Result<T, AdminError> + Send + 'static,
 ) -> Result<T, AdminError> {
     let done = admin::execute(&server.app.store, context(server), operation).await;
@@ -100,7 +100,7 @@ fn resource(audience: &str, now: Timestamp) -> Resource {
 
 /// Performs operations and counts the events of each.
 struct Ledger<'a> {
-    server: &'a cast::Server,
+    server: &'a fixtures::Server,
     performed: BTreeSet<String>,
 }
 

@@ -1,17 +1,17 @@
 //! `apply`, by the real binary, on both databases: what is made, what is left alone, what is refused.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "cast/look.rs"]
+#[path = "fixtures/installation.rs"]
+#[allow(dead_code)]
+mod installation;
+#[path = "fixtures/look.rs"]
 #[allow(dead_code)]
 mod look;
-#[path = "cast/place.rs"]
-#[allow(dead_code)]
-mod place;
-#[path = "cast/postgres.rs"]
+#[path = "fixtures/postgres.rs"]
 #[allow(dead_code)]
 mod postgres;
 
-use place::{Place, refused};
+use installation::{Installation, refused};
 use serde_json::{Value, json};
 
 const ALL: &str = r#"
@@ -46,7 +46,7 @@ email = "alice@mail.example"
 claims = { given_name = "Alice", address = { locality = "Berne" } }
 "#;
 
-impl Place {
+impl Installation {
     fn apply(&self, text: &str, more: &[&str]) -> Value {
         self.write("all.toml", text);
         let arguments = [&["apply", "all.toml", "--format", "json"], more].concat();
@@ -83,15 +83,15 @@ fn changes(applied: &Value) -> Vec<String> {
 
 #[test]
 fn a_description_is_made_true_on_sqlite() {
-    a_description_is_made_true(&Place::new());
+    a_description_is_made_true(&Installation::new());
 }
 
 #[test]
 fn a_description_is_made_true_on_postgres() {
-    a_description_is_made_true(&Place::on_postgres());
+    a_description_is_made_true(&Installation::on_postgres());
 }
 
-fn a_description_is_made_true(desk: &Place) {
+fn a_description_is_made_true(desk: &Installation) {
     // Shown first, and nothing is done.
     let shown = desk.apply(ALL, &["--dry-run"]);
     let all = [
@@ -203,15 +203,15 @@ fn a_description_is_made_true(desk: &Place) {
 
 #[test]
 fn what_no_file_names_is_removed_only_when_asked_on_sqlite() {
-    what_no_file_names_is_removed(&Place::new());
+    what_no_file_names_is_removed(&Installation::new());
 }
 
 #[test]
 fn what_no_file_names_is_removed_only_when_asked_on_postgres() {
-    what_no_file_names_is_removed(&Place::on_postgres());
+    what_no_file_names_is_removed(&Installation::on_postgres());
 }
 
-fn what_no_file_names_is_removed(desk: &Place) {
+fn what_no_file_names_is_removed(desk: &Installation) {
     desk.apply(ALL, &[]);
     let password = "four walls and a gate\n";
     desk.told(
@@ -261,7 +261,7 @@ fn what_no_file_names_is_removed(desk: &Place) {
 
 #[test]
 fn what_is_wrong_is_refused_with_its_place() {
-    let desk = Place::new();
+    let desk = Installation::new();
     desk.done(&["migrate", "up"]);
     let client = |more: &str| {
         format!(
@@ -405,7 +405,7 @@ fn what_is_wrong_is_refused_with_its_place() {
 
 #[test]
 fn several_files_are_one_description_and_a_first_password_is_a_hash() {
-    let desk = Place::new();
+    let desk = Installation::new();
     desk.write("a.toml", "[[clients]]\nclient_id = \"x\"\nclient_name = \"X\"\nredirect_uris = [\"https://x.example/cb\"]\nresources = [\"https://api.example\"]\n");
     desk.write(
         "b.toml",
@@ -447,7 +447,7 @@ fn several_files_are_one_description_and_a_first_password_is_a_hash() {
 /// The example of the page, as it stands there.
 #[test]
 fn the_example_of_the_page_can_be_applied() {
-    let desk = Place::new();
+    let desk = Installation::new();
     let page = include_str!("../docs/apply.md");
     let example = page
         .split("```toml\n")

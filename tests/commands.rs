@@ -2,20 +2,20 @@
 //! what they refuse, and what is left in the database.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "cast/look.rs"]
+#[path = "fixtures/installation.rs"]
+#[allow(dead_code)]
+mod installation;
+#[path = "fixtures/look.rs"]
 #[allow(dead_code)]
 mod look;
-#[path = "cast/place.rs"]
-#[allow(dead_code)]
-mod place;
-#[path = "cast/postgres.rs"]
+#[path = "fixtures/postgres.rs"]
 #[allow(dead_code)]
 mod postgres;
 
-use place::{Place, refused};
+use installation::{Installation, refused};
 use serde_json::Value;
 
-impl Place {
+impl Installation {
     fn json(&self, arguments: &[&str]) -> Value {
         let arguments = [arguments, &["--format", "json"]].concat();
         serde_json::from_str(&self.done(&arguments)).unwrap()
@@ -28,19 +28,19 @@ impl Place {
 
 #[test]
 fn clients_are_changed_on_sqlite() {
-    clients_are_changed(&Place::new());
+    clients_are_changed(&Installation::new());
 }
 
 #[test]
 fn clients_are_changed_on_postgres() {
-    clients_are_changed(&Place::on_postgres());
+    clients_are_changed(&Installation::on_postgres());
 }
 
 /// Two operators at once: the second has read the client before the first narrowed it. Only PostgreSQL
 /// lets a test see that a command waits.
 #[test]
 fn client_update_keeps_what_another_changed_meanwhile_on_postgres() {
-    let desk = Place::on_postgres();
+    let desk = Installation::on_postgres();
     let shop = ["client", "create", "--id", "shop", "--name", "Shop"];
     let more = [
         "--redirect-uri",
@@ -72,16 +72,16 @@ fn client_update_keeps_what_another_changed_meanwhile_on_postgres() {
 
 #[test]
 fn an_algorithm_that_is_left_out_is_refused_on_sqlite() {
-    left_out(&Place::new());
+    left_out(&Installation::new());
 }
 
 #[test]
 fn an_algorithm_that_is_left_out_is_refused_on_postgres() {
-    left_out(&Place::on_postgres());
+    left_out(&Installation::on_postgres());
 }
 
 /// With one ring, nobody registers for the other, and who does not say gets what there is.
-fn left_out(desk: &Place) {
+fn left_out(desk: &Installation) {
     let only = [("PORTCULLIS__KEYS__ALGORITHMS", "ES256")];
     let run = |arguments: &[&str]| desk.run(&[arguments, &["--format", "json"]].concat(), &only);
     let shop = ["client", "create", "--id", "shop", "--name", "Shop"];
@@ -103,7 +103,7 @@ fn left_out(desk: &Place) {
     refused(&run(&update), 1, "`keys.algorithms` leaves it out");
 }
 
-fn clients_are_changed(desk: &Place) {
+fn clients_are_changed(desk: &Installation) {
     let api = "https://api.example";
     desk.done(&[
         "resource",
@@ -267,7 +267,7 @@ fn clients_are_changed(desk: &Place) {
 }
 
 /// A scope that no token could have is refused, with what was probably meant.
-fn scopes_belong_to_somebody(desk: &Place, api: &str) {
+fn scopes_belong_to_somebody(desk: &Installation, api: &str) {
     let asks = |scope, resource| {
         let update = ["client", "update", "shop", "--scope", scope];
         [update.as_slice(), &["--resource", resource]].concat()
@@ -311,15 +311,15 @@ fn scopes_belong_to_somebody(desk: &Place, api: &str) {
 
 #[test]
 fn people_are_locked_on_sqlite() {
-    people_are_locked(&Place::new());
+    people_are_locked(&Installation::new());
 }
 
 #[test]
 fn people_are_locked_on_postgres() {
-    people_are_locked(&Place::on_postgres());
+    people_are_locked(&Installation::on_postgres());
 }
 
-fn people_are_locked(desk: &Place) {
+fn people_are_locked(desk: &Installation) {
     let password = "four walls and a gate\n";
     desk.told(&["user", "create", "alice", "--password-stdin"], password);
     let state = || desk.json(&["user", "list"])[0]["disabled"].clone();
@@ -350,15 +350,15 @@ fn people_are_locked(desk: &Place) {
 
 #[test]
 fn throttles_are_cleared_on_sqlite() {
-    throttles_are_cleared(&Place::new());
+    throttles_are_cleared(&Installation::new());
 }
 
 #[test]
 fn throttles_are_cleared_on_postgres() {
-    throttles_are_cleared(&Place::on_postgres());
+    throttles_are_cleared(&Installation::on_postgres());
 }
 
-fn throttles_are_cleared(desk: &Place) {
+fn throttles_are_cleared(desk: &Installation) {
     let password = "gravel-otter-92-lamp\n";
     for name in ["alice", "bob"] {
         desk.told(&["user", "create", name, "--password-stdin"], password);
@@ -423,7 +423,7 @@ fn throttles_are_cleared(desk: &Place) {
 
 #[test]
 fn a_token_that_is_none_is_said_to_be_none() {
-    let desk = Place::new();
+    let desk = Installation::new();
     // A first start makes the keys.
     drop(desk.serve(&[]));
     let told = desk.told(&["token", "introspect", "--format", "json"], "nonsense\n");
@@ -434,23 +434,23 @@ fn a_token_that_is_none_is_said_to_be_none() {
 
 #[test]
 fn something_is_revoked_on_sqlite() {
-    something_is_revoked(&Place::new());
+    something_is_revoked(&Installation::new());
 }
 
 #[test]
 fn something_is_revoked_on_postgres() {
-    something_is_revoked(&Place::on_postgres());
+    something_is_revoked(&Installation::on_postgres());
 }
 
 /// An instance that was heard just now, at this position.
-fn hears(desk: &Place, instance: &str, seq: i64) {
+fn hears(desk: &Installation, instance: &str, seq: i64) {
     let now = portcullis::time::Clock::System.now().micros();
     desk.execute(&format!(
         "INSERT INTO feed_acks VALUES ('billing', '{instance}', 1, {seq}, '[]', 60, {now})"
     ));
 }
 
-fn something_is_revoked(desk: &Place) {
+fn something_is_revoked(desk: &Installation) {
     // The first start makes the keys.
     desk.serve(&[]).stop();
     let password = "four walls and a gate\n";
@@ -514,7 +514,7 @@ fn something_is_revoked(desk: &Place) {
     }
     // In another folder there is no database, and none is made.
     if desk.database.is_none() {
-        let elsewhere = Place::new();
+        let elsewhere = Installation::new();
         elsewhere.refused(&["revoke", "user:alice"], 78, "there is no database at /");
         let there = [
             ["feed", "status"].as_slice(),
@@ -639,15 +639,15 @@ fn something_is_revoked(desk: &Place) {
 
 #[test]
 fn a_restored_database_is_recovered_on_sqlite() {
-    a_restored_database_is_recovered(&Place::new());
+    a_restored_database_is_recovered(&Installation::new());
 }
 
 #[test]
 fn a_restored_database_is_recovered_on_postgres() {
-    a_restored_database_is_recovered(&Place::on_postgres());
+    a_restored_database_is_recovered(&Installation::on_postgres());
 }
 
-fn a_restored_database_is_recovered(desk: &Place) {
+fn a_restored_database_is_recovered(desk: &Installation) {
     desk.serve(&[]).stop();
     let before = desk.count("SELECT count(*) AS n FROM signing_keys");
     desk.refused(&["recover"], 2, "--yes");

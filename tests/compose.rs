@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_yaml_ng::Value;
 
-#[path = "cast/postgres.rs"]
+#[path = "fixtures/postgres.rs"]
 mod postgres;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");

@@ -1,13 +1,13 @@
 //! `doctor` and `config`, by the real binary: each mistake is found, and what is right is said to be.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "cast/look.rs"]
+#[path = "fixtures/installation.rs"]
+#[allow(dead_code)]
+mod installation;
+#[path = "fixtures/look.rs"]
 #[allow(dead_code)]
 mod look;
-#[path = "cast/place.rs"]
-#[allow(dead_code)]
-mod place;
-#[path = "cast/postgres.rs"]
+#[path = "fixtures/postgres.rs"]
 #[allow(dead_code)]
 mod postgres;
 
@@ -17,7 +17,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use place::{Place, refused};
+use installation::{Installation, refused};
 use serde_json::Value;
 
 /// What was found: check, verdict, sentence; and the exit code.
@@ -26,7 +26,7 @@ struct Diagnosis {
     code: Option<i32>,
 }
 
-impl Place {
+impl Installation {
     fn doctor(&self, variables: &[(&str, &str)]) -> Diagnosis {
         let output = self.run(&["doctor", "--format", "json"], variables);
         let values: Value = serde_json::from_slice(&output.stdout)
@@ -93,15 +93,15 @@ fn impostor_that(answer: impl FnOnce(u16) -> String) -> u16 {
 
 #[test]
 fn a_healthy_server_is_said_to_be_on_sqlite() {
-    healthy(&Place::new());
+    healthy(&Installation::new());
 }
 
 #[test]
 fn a_healthy_server_is_said_to_be_on_postgres() {
-    healthy(&Place::on_postgres());
+    healthy(&Installation::on_postgres());
 }
 
-fn healthy(place: &Place) {
+fn healthy(installation: &Installation) {
     let (public, management) = (free_port(), free_port());
     let listen = format!("localhost:{public}");
     let issuer = format!("http://{listen}");
@@ -112,14 +112,14 @@ fn healthy(place: &Place) {
         ("PORTCULLIS__LISTEN__MANAGEMENT", &health),
     ];
     // Before the first start there is little to look at, and no server.
-    let before = place.doctor(&variables);
+    let before = installation.doctor(&variables);
     before.says("issuer", "fail", "is the server running");
     before.says("listen.public", "warn", "nobody listens on localhost");
     before.says("listen.management", "warn", "nobody answers");
-    let running = place.serve(&variables);
+    let running = installation.serve(&variables);
     // The standbys are made beside the start.
     running.waits_for(|line| line.contains("key.state") && line.contains("feed/ES256"));
-    let found = place.doctor(&variables);
+    let found = installation.doctor(&variables);
     found.says("configuration", "ok", "can be read");
     // How long it takes is up to the machine.
     let hashed = |(check, _, what): &(String, String, String)| {
@@ -135,26 +135,26 @@ fn healthy(place: &Place) {
     found.says("listen.public", "ok", "somebody listens");
     found.says("listen.management", "ok", "is ready");
     assert_eq!(found.code, Some(0), "{:#?}", found.findings);
-    place.told(
+    installation.told(
         &["user", "create", "root", "--admin", "--password-stdin"],
         "four walls and a gate\n",
     );
     place
         .doctor(&variables)
         .says("administrator", "ok", "there is one");
-    place.done(&["user", "lock", "root"]);
+    installation.done(&["user", "lock", "root"]);
     place
         .doctor(&variables)
         .says("administrator", "warn", "all are locked");
     // A lock is no way to an administrator of one's own.
-    let link = place.run(&["setup", "link"], &variables);
+    let link = installation.run(&["setup", "link"], &variables);
     refused(&link, 1, "there is an administrator already");
-    place.done(&["user", "unlock", "root"]);
+    installation.done(&["user", "unlock", "root"]);
     place
         .doctor(&variables)
         .says("administrator", "ok", "there is one");
     // People get a line each.
-    let told = String::from_utf8(place.run(&["doctor"], &variables).stdout).unwrap();
+    let told = String::from_utf8(installation.run(&["doctor"], &variables).stdout).unwrap();
     assert!(
         told.lines().any(|line| line.starts_with("ok    database ")),
         "{told}"
@@ -168,18 +168,19 @@ fn healthy(place: &Place) {
         )
     };
     drop(running);
-    place.execute(
+    installation.execute(
         "DELETE FROM signing_keys WHERE generation > 1 AND alg = 'ES256' AND use = 'token'",
     );
-    place.execute("UPDATE signing_keys SET retire_at = NULL, remove_at = NULL WHERE generation = 1 AND alg = 'ES256' AND use = 'token'");
+    installation.execute("UPDATE signing_keys SET retire_at = NULL, remove_at = NULL WHERE generation = 1 AND alg = 'ES256' AND use = 'token'");
     place
         .doctor(&variables)
         .says("rotation", "warn", "token/ES256: there is no standby");
-    place.execute(&later(92));
+    installation.execute(&later(92));
     place
         .doctor(&variables)
         .says("rotation", "fail", "token/ES256: overdue since");
-    place.execute("UPDATE signing_keys SET revoked_at = 1 WHERE alg = 'ES256' AND use = 'token'");
+    installation
+        .execute("UPDATE signing_keys SET revoked_at = 1 WHERE alg = 'ES256' AND use = 'token'");
     place
         .doctor(&variables)
         .says("rotation", "fail", "token/ES256: no key signs");
@@ -187,7 +188,7 @@ fn healthy(place: &Place) {
 
 #[test]
 fn what_is_wrong_with_the_database_is_found() {
-    let place = Place::new();
+    let installation = Installation::new();
     place
         .doctor(&[])
         .says("database", "warn", "the first start makes it");
@@ -198,10 +199,13 @@ fn what_is_wrong_with_the_database_is_found() {
     place
         .doctor(&[away])
         .says("database", "fail", "PostgreSQL cannot be reached");
-    drop(place.serve(&[]));
-    place.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')");
-    place.doctor(&[]).says("database", "fail", "newer version");
-    place.execute("DELETE FROM __diesel_schema_migrations WHERE version IN ('9999', '0006')");
+    drop(installation.serve(&[]));
+    installation.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')");
+    installation
+        .doctor(&[])
+        .says("database", "fail", "newer version");
+    installation
+        .execute("DELETE FROM __diesel_schema_migrations WHERE version IN ('9999', '0006')");
     place
         .doctor(&[])
         .says("database", "warn", "the next start makes them");
@@ -213,20 +217,22 @@ fn what_is_wrong_with_the_database_is_found() {
 
 #[test]
 fn a_wrong_clock_is_found() {
-    let place = Place::new();
-    drop(place.serve(&[]));
-    place.doctor(&[]).says("clock", "ok", "not behind");
+    let installation = Installation::new();
+    drop(installation.serve(&[]));
+    installation.doctor(&[]).says("clock", "ok", "not behind");
     // Far in the future, and somebody set this machine's clock back.
-    place.execute("UPDATE feed_head SET beat = 4000000000000000");
-    place.doctor(&[]).says("clock", "fail", "set the clock");
+    installation.execute("UPDATE feed_head SET beat = 4000000000000000");
+    installation
+        .doctor(&[])
+        .says("clock", "fail", "set the clock");
 }
 
 #[test]
 fn what_is_wrong_with_the_kek_is_found() {
-    let place = Place::new();
-    drop(place.serve(&[]));
-    let kek = place.folder.join("keys/kek");
-    place.done(&["keys", "generate-kek", "--out", "keys/other"]);
+    let installation = Installation::new();
+    drop(installation.serve(&[]));
+    let kek = installation.folder.join("keys/kek");
+    installation.done(&["keys", "generate-kek", "--out", "keys/other"]);
     let other = ("PORTCULLIS__KEYS__KEK", "file:keys/other");
     place
         .doctor(&[other])
@@ -236,23 +242,25 @@ fn what_is_wrong_with_the_kek_is_found() {
         .doctor(&[both])
         .says("KEK", "warn", "run `portcullis keys rewrap`");
     std::fs::set_permissions(&kek, std::fs::Permissions::from_mode(0o644)).unwrap();
-    place.doctor(&[]).says(
+    installation.doctor(&[]).says(
         "KEK",
         "fail",
         "can be read by others (mode 644); run: chmod 600",
     );
     std::fs::remove_file(&kek).unwrap();
-    place.doctor(&[]).says("KEK", "fail", "cannot be read");
+    installation
+        .doctor(&[])
+        .says("KEK", "fail", "cannot be read");
 }
 
 #[test]
 fn what_is_wrong_with_the_issuer_is_found() {
-    let place = Place::new();
+    let installation = Installation::new();
     let seen = |status: &str, headers: &str, body: &str| {
         let port = impostor(status, headers, body);
         let issuer = format!("http://localhost:{port}");
         (
-            place.doctor(&[
+            installation.doctor(&[
                 ("PORTCULLIS__ISSUER", &issuer),
                 ("PORTCULLIS__LISTEN__PUBLIC", &format!("localhost:{port}")),
             ]),
@@ -302,11 +310,13 @@ fn what_is_wrong_with_the_issuer_is_found() {
         format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
     });
     let issuer = format!("http://localhost:{port}");
-    place.doctor(&[("PORTCULLIS__ISSUER", &issuer)]).says(
-        "issuer",
-        "warn",
-        "publishes other values than this version does: acr_values_supported",
-    );
+    installation
+        .doctor(&[("PORTCULLIS__ISSUER", &issuer)])
+        .says(
+            "issuer",
+            "warn",
+            "publishes other values than this version does: acr_values_supported",
+        );
 }
 
 /// A certificate for a name that ends after so many days, and its key.
@@ -334,7 +344,7 @@ fn certify(folder: &Path, name: &str, days: i64) {
 
 #[test]
 fn what_is_wrong_with_a_certificate_is_found() {
-    let place = Place::new();
+    let installation = Installation::new();
     let port = free_port();
     let (listen, issuer) = (
         format!("localhost:{port}"),
@@ -349,31 +359,31 @@ fn what_is_wrong_with_a_certificate_is_found() {
     place
         .doctor(&variables)
         .says("certificate", "fail", "tls.pem: No such file");
-    certify(&place.folder, "other.example", 90);
+    certify(&installation.folder, "other.example", 90);
     place
         .doctor(&variables)
         .says("certificate", "fail", "is for another name than localhost");
-    certify(&place.folder, "localhost", -1);
+    certify(&installation.folder, "localhost", -1);
     place
         .doctor(&variables)
         .says("certificate", "fail", "expired at");
-    certify(&place.folder, "localhost", 13);
+    certify(&installation.folder, "localhost", 13);
     place
         .doctor(&variables)
         .says("certificate", "warn", "expires at");
-    certify(&place.folder, "localhost", 90);
-    let running = place.serve(&variables);
-    let found = place.doctor(&variables);
+    certify(&installation.folder, "localhost", 90);
+    let running = installation.serve(&variables);
+    let found = installation.doctor(&variables);
     found.says("certificate", "ok", "is good until");
     found.says("issuer", "fail", "is the certificate trusted?");
     // Whoever trusts it sees the same through the front door.
     let trusting = [&variables[..], &[("SSL_CERT_FILE", "tls.pem")]].concat();
-    let found = place.doctor(&trusting);
+    let found = installation.doctor(&trusting);
     found.says("issuer", "ok", "its metadata is ours");
     found.says("issuer TLS", "ok", "is good until");
     drop(running);
     std::fs::set_permissions(
-        place.folder.join("tls.key"),
+        installation.folder.join("tls.key"),
         std::fs::Permissions::from_mode(0o640),
     )
     .unwrap();
@@ -384,12 +394,10 @@ fn what_is_wrong_with_a_certificate_is_found() {
 
 #[test]
 fn a_configuration_that_works_by_half_is_found() {
-    let place = Place::new();
-    place.doctor(&[("PORTCULLIS__TOKENS__ACESS", "5m")]).says(
-        "configuration",
-        "fail",
-        "unknown key `tokens.acess`",
-    );
+    let installation = Installation::new();
+    installation
+        .doctor(&[("PORTCULLIS__TOKENS__ACESS", "5m")])
+        .says("configuration", "fail", "unknown key `tokens.acess`");
     place
         .doctor(&[("PORTCULLIS__LIMITS__PER_IP", "9000")])
         .says(
@@ -404,9 +412,9 @@ fn a_configuration_that_works_by_half_is_found() {
     place
         .doctor(&behind)
         .says("configuration", "warn", "name it in `http.trusted_proxies`");
-    place.write("password", "gravel-otter-92-lamp\n");
+    installation.write("password", "gravel-otter-92-lamp\n");
     std::fs::set_permissions(
-        place.folder.join("password"),
+        installation.folder.join("password"),
         std::fs::Permissions::from_mode(0o644),
     )
     .unwrap();
@@ -415,16 +423,16 @@ fn a_configuration_that_works_by_half_is_found() {
         .doctor(&file)
         .says("bootstrap", "fail", "can be read by others");
     std::fs::set_permissions(
-        place.folder.join("password"),
+        installation.folder.join("password"),
         std::fs::Permissions::from_mode(0o600),
     )
     .unwrap();
-    place.doctor(&file).says(
+    installation.doctor(&file).says(
         "bootstrap",
         "warn",
         "remove it once there is a lasting administrator",
     );
-    drop(place.serve(&file));
+    drop(installation.serve(&file));
     place
         .doctor(&file)
         .says("administrator", "warn", "there is none for good");
@@ -432,13 +440,13 @@ fn a_configuration_that_works_by_half_is_found() {
 
 #[test]
 fn a_password_in_a_file_that_everybody_reads_is_found() {
-    let place = Place::new();
-    let path = place.folder.join("portcullis.toml");
+    let installation = Installation::new();
+    let path = installation.folder.join("portcullis.toml");
     let looks = |url: &str, mode: u32, variables: &[(&str, &str)]| -> bool {
-        place.write("portcullis.toml", &format!("[database]\nurl = \"{url}\"\n"));
+        installation.write("portcullis.toml", &format!("[database]\nurl = \"{url}\"\n"));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         let arguments = ["--config", "portcullis.toml", "doctor", "--format", "json"];
-        let output = place.run(&arguments, variables);
+        let output = installation.run(&arguments, variables);
         let said = String::from_utf8(output.stdout).unwrap();
         assert!(!said.contains("sesame"), "{said}");
         let findings: Vec<Value> = serde_json::from_str(&said).unwrap();
@@ -469,14 +477,14 @@ fn a_password_in_a_file_that_everybody_reads_is_found() {
 
 #[test]
 fn every_value_is_dumped_with_its_source_and_no_secret() {
-    let place = Place::new();
-    place.write("one.toml", "[tokens]\naccess = \"2m\"\nid = \"2m\"\n[database]\nurl = \"postgres://me:sesame@db.example/x\"\n");
-    place.write("two.toml", "[tokens]\nid = \"3m\"\n");
+    let installation = Installation::new();
+    installation.write("one.toml", "[tokens]\naccess = \"2m\"\nid = \"2m\"\n[database]\nurl = \"postgres://me:sesame@db.example/x\"\n");
+    installation.write("two.toml", "[tokens]\nid = \"3m\"\n");
     let dump = |variables: &[(&str, &str)]| -> Vec<(String, Value, String)> {
         let arguments = [
             "--config", "one.toml", "--config", "two.toml", "config", "dump", "--format", "json",
         ];
-        let output = place.run(&arguments, variables);
+        let output = installation.run(&arguments, variables);
         assert!(
             !String::from_utf8_lossy(&output.stdout).contains("sesame"),
             "a secret is shown"
@@ -551,7 +559,7 @@ fn every_value_is_dumped_with_its_source_and_no_secret() {
             .starts_with("The configuration is good: 4 of ")
     );
     refused(
-        &place.run(&["config", "check"], &[("PORTCULLIS__TOKENS__CODE", "11m")]),
+        &installation.run(&["config", "check"], &[("PORTCULLIS__TOKENS__CODE", "11m")]),
         78,
         "`tokens.code`: 11m is out of range",
     );
@@ -579,9 +587,9 @@ fn documented(page: &str) -> BTreeSet<String> {
 
 #[test]
 fn the_reference_page_has_every_key_and_no_other() {
-    let place = Place::new();
+    let installation = Installation::new();
     let dump: Value =
-        serde_json::from_str(&place.done(&["config", "dump", "--format", "json"])).unwrap();
+        serde_json::from_str(&installation.done(&["config", "dump", "--format", "json"])).unwrap();
     let real: BTreeSet<String> = dump
         .as_array()
         .unwrap()

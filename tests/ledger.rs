@@ -1,13 +1,13 @@
 //! One storage suite for both databases, races included.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "cast/mod.rs"]
-mod cast;
+#[path = "fixtures/mod.rs"]
+mod fixtures;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use cast::server::{confidential, start_of_time, sweep};
+use fixtures::server::{confidential, start_of_time, sweep};
 use portcullis::accounts::consent::Consent;
 use portcullis::accounts::session::{ACR_PASSWORD, Login, Session};
 use portcullis::accounts::throttle::{Attempt, Verdict, failed_client};
@@ -36,7 +36,7 @@ struct Scene {
     code: Code,
 }
 
-async fn scene(server: &cast::Server) -> Scene {
+async fn scene(server: &fixtures::Server) -> Scene {
     let entropy = Entropy::seeded(42);
     let client = server.shop().await.client;
     let alice = alice(server).await;
@@ -95,7 +95,7 @@ async fn scene(server: &cast::Server) -> Scene {
     }
 }
 
-async fn alice(server: &cast::Server) -> UserId {
+async fn alice(server: &fixtures::Server) -> UserId {
     let name = Username::parse("alice").unwrap();
     server
         .write(move |tx| Ok(tx.find_credentials(&name)?.unwrap().0.id))
@@ -116,7 +116,7 @@ fn consent(user: &UserId, client: &ClientId, entropy: &Entropy) -> Consent {
 
 /// Runs `work` from 32 tasks at once and returns how many say yes.
 async fn race(
-    server: &cast::Server,
+    server: &fixtures::Server,
     work: impl Fn(&mut Transaction<'_>) -> Result<bool, Error> + Send + Sync + 'static,
 ) -> usize {
     let work = Arc::new(work);
@@ -220,7 +220,7 @@ story! {
             assert!(stands(now()).await, "{mended}");
         }
         server.execute("UPDATE sessions SET ended_at = 1");
-        server.execute(if server.db == cast::Db::Sqlite { "UPDATE grants SET offline = 1" } else { "UPDATE grants SET offline = true" });
+        server.execute(if server.db == fixtures::Db::Sqlite { "UPDATE grants SET offline = 1" } else { "UPDATE grants SET offline = true" });
         assert!(stands(now()).await, "an offline grant outlives its session");
     }
 }
@@ -331,16 +331,16 @@ story! {
 
 #[actix_web::test]
 async fn a_database_that_comes_back_is_used_again_at_once() {
-    let server = cast::Server::start(cast::Db::Postgres).await;
+    let server = fixtures::Server::start(fixtures::Db::Postgres).await;
     let store = &server.app.store;
-    let asked = |server: &cast::Server| {
+    let asked = |server: &fixtures::Server| {
         let store = server.app.store.clone();
         async move { store.read(|tx| tx.feed_epoch()).await }
     };
     assert!(asked(&server).await.is_ok());
     let url = server.config.database_url();
-    let name = cast::postgres::name(&url);
-    cast::postgres::execute(&format!(
+    let name = fixtures::postgres::name(&url);
+    fixtures::postgres::execute(&format!(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     ));
     // Each connection that was open is found dead once, and is not lent again.
@@ -354,7 +354,7 @@ async fn a_database_that_comes_back_is_used_again_at_once() {
 }
 
 /// The sum of a column of the counters of one kind.
-fn counted(server: &cast::Server, what: &str, kind: &str) -> i64 {
+fn counted(server: &fixtures::Server, what: &str, kind: &str) -> i64 {
     server.count(&format!(
         "SELECT CAST(coalesce(sum({what}), 0) AS BIGINT) AS n FROM throttles WHERE key LIKE '{kind}:%'"
     ))
@@ -482,7 +482,7 @@ story! {
 story! {
     async fn a_hundred_failures_in_a_row_end_with_a_known_device_or_a_new_password(server: Server) {
         let alice = alice(&server).await;
-        let tries = |server: &cast::Server, at: Timestamp, host: u8, user: Option<&UserId>| {
+        let tries = |server: &fixtures::Server, at: Timestamp, host: u8, user: Option<&UserId>| {
             let attempt = Attempt::from_anywhere("alice", user, [10, host, host, 1].into());
             let store = server.app.store.clone();
             async move {
@@ -606,12 +606,12 @@ const SQLITE_SCHEMA: &str = "
 #[actix_web::test]
 async fn both_migration_folders_produce_the_same_schema() {
     let schema = async |db, query: &str| {
-        let config = cast::server::fresh_database(db).await;
-        let lines = cast::look::Look::at(&config.database_url()).lines(query);
+        let config = fixtures::server::fresh_database(db).await;
+        let lines = fixtures::look::Look::at(&config.database_url()).lines(query);
         lines.into_iter().collect::<std::collections::BTreeSet<_>>()
     };
-    let sqlite = schema(cast::Db::Sqlite, SQLITE_SCHEMA).await;
-    let postgres = schema(cast::Db::Postgres, POSTGRES_SCHEMA).await;
+    let sqlite = schema(fixtures::Db::Sqlite, SQLITE_SCHEMA).await;
+    let postgres = schema(fixtures::Db::Postgres, POSTGRES_SCHEMA).await;
     assert!(sqlite.len() > 100, "{sqlite:?}");
     let only = |one: &std::collections::BTreeSet<String>, other| {
         one.difference(other).cloned().collect::<Vec<_>>()

@@ -4,12 +4,12 @@
 //! A few rounds of each in every run; `tests/run slow` runs the thousand.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "cast/mod.rs"]
-mod cast;
+#[path = "fixtures/mod.rs"]
+mod fixtures;
 
 use std::time::Duration;
 
-use cast::{Answer, Browser, Db, Party, Server, Tokens};
+use fixtures::{Answer, Browser, Db, Server, TestClient, Tokens};
 use portcullis::id::GrantId;
 use portcullis_verifier::Rev;
 
@@ -50,7 +50,7 @@ impl Arena {
     }
 
     /// A round's own login, and what it buys `shop` without an ID token, whose signature is slow.
-    async fn begin(&self, shop: &Party, round: usize) -> (Browser, Tokens) {
+    async fn begin(&self, shop: &TestClient, round: usize) -> (Browser, Tokens) {
         let mut alice = self.node(round).enters("alice").await;
         let shop = shop.at(&self.node(round).base);
         let code = alice.allows_request(&plain(&shop)).await;
@@ -59,7 +59,7 @@ impl Arena {
     }
 
     /// Refreshes with each of the tokens, at all nodes at once.
-    async fn refresh_at_once(&self, shop: &Party, tokens: &[&str]) -> Vec<Answer> {
+    async fn refresh_at_once(&self, shop: &TestClient, tokens: &[&str]) -> Vec<Answer> {
         let racers: Vec<_> = (0..)
             .zip(tokens)
             .map(|(n, token)| refresh_at(shop, self.node(n), token))
@@ -72,7 +72,7 @@ impl Arena {
     }
 
     /// None of these buys anything at any node, and a record hits the access tokens.
-    async fn all_dead(&self, shop: &Party, held: &[Tokens]) {
+    async fn all_dead(&self, shop: &TestClient, held: &[Tokens]) {
         for (n, tokens) in held.iter().enumerate() {
             let (node, claims) = (self.node(n), tokens.access_claims());
             let late = shop.at(&node.base).refreshes(tokens.refresh(), &[]).await;
@@ -111,7 +111,7 @@ impl Arena {
 
 type Racing = actix_web::rt::task::JoinHandle<Answer>;
 
-fn refresh_at(shop: &Party, node: &Server, token: &str) -> Racing {
+fn refresh_at(shop: &TestClient, node: &Server, token: &str) -> Racing {
     let (shop, token) = (shop.at(&node.base), token.to_owned());
     actix_web::rt::spawn(async move { shop.refreshes(&token, &[]).await })
 }
@@ -123,7 +123,7 @@ fn user_epoch(tokens: &Tokens) -> u64 {
 }
 
 /// A request whose answer needs no ID token.
-fn plain(shop: &Party) -> String {
+fn plain(shop: &TestClient) -> String {
     shop.request(&[("scope", "orders:read")])
 }
 

@@ -1,22 +1,22 @@
 //! What the binary says when it cannot start, and its exit codes: one clear sentence each.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "cast/postgres.rs"]
+#[path = "fixtures/postgres.rs"]
 #[allow(dead_code)]
 mod postgres;
 
-#[path = "cast/look.rs"]
+#[path = "fixtures/installation.rs"]
+#[allow(dead_code)]
+mod installation;
+#[path = "fixtures/look.rs"]
 #[allow(dead_code)]
 mod look;
-#[path = "cast/place.rs"]
-#[allow(dead_code)]
-mod place;
 
-use place::{Place, refused};
+use installation::{Installation, refused};
 
 #[test]
 fn a_wrong_configuration_is_named() {
-    let place = Place::new();
+    let installation = Installation::new();
     let cases = [
         (
             ("PORTCULLIS__TOKENS__ACESS", "5m"),
@@ -40,19 +40,19 @@ fn a_wrong_configuration_is_named() {
         ),
     ];
     for (variable, sentence) in cases {
-        refused(&place.run(&["serve"], &[variable]), 78, sentence);
+        refused(&installation.run(&["serve"], &[variable]), 78, sentence);
     }
     std::fs::write(
-        place.folder.join("config.toml"),
+        installation.folder.join("config.toml"),
         "[tokens]\naccess = \"1m\"\n[token]\n",
     )
     .unwrap();
     std::fs::write(
-        place.folder.join("odd.toml"),
+        installation.folder.join("odd.toml"),
         "[listen]\npublik = \"localhost:1\"\n",
     )
     .unwrap();
-    let output = place.run(&["--config", "odd.toml", "serve"], &[]);
+    let output = installation.run(&["--config", "odd.toml", "serve"], &[]);
     refused(
         &output,
         78,
@@ -68,9 +68,9 @@ const NOWHERE: (&str, &str) = (
 
 #[test]
 fn an_unreachable_database_is_69() {
-    let place = Place::new();
+    let installation = Installation::new();
     refused(
-        &place.run(&["serve"], &[NOWHERE]),
+        &installation.run(&["serve"], &[NOWHERE]),
         69,
         "PostgreSQL cannot be reached",
     );
@@ -79,25 +79,25 @@ fn an_unreachable_database_is_69() {
 #[test]
 fn a_secret_file_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt;
-    let place = Place::new();
-    let file = place.folder.join("url");
+    let installation = Installation::new();
+    let file = installation.folder.join("url");
     std::fs::write(&file, "sqlite:x.db").unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
-    let output = place.run(&["serve"], &[("PORTCULLIS__DATABASE__URL_FILE", "url")]);
+    let output = installation.run(&["serve"], &[("PORTCULLIS__DATABASE__URL_FILE", "url")]);
     refused(&output, 78, "can be read by others");
 }
 
 #[test]
 fn a_credential_may_be_read_by_its_group_and_nothing_else_may() {
     use std::os::unix::fs::{PermissionsExt, symlink};
-    let place = Place::new();
-    let folder = place.folder.join("credentials");
+    let installation = Installation::new();
+    let folder = installation.folder.join("credentials");
     std::fs::create_dir(&folder).unwrap();
-    place.write("credentials/url", "sqlite:x.db");
-    place.write("outside", "sqlite:x.db");
-    symlink(place.folder.join("outside"), folder.join("link")).unwrap();
+    installation.write("credentials/url", "sqlite:x.db");
+    installation.write("outside", "sqlite:x.db");
+    symlink(installation.folder.join("outside"), folder.join("link")).unwrap();
     let allow = |name: &str, mode| {
-        let path = place.folder.join(name);
+        let path = installation.folder.join(name);
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
     let check = |file: &str, systemd: bool| {
@@ -105,7 +105,7 @@ fn a_credential_may_be_read_by_its_group_and_nothing_else_may() {
         if systemd {
             variables.push(("CREDENTIALS_DIRECTORY", folder.to_str().unwrap()));
         }
-        place.run(&["config", "check"], &variables)
+        installation.run(&["config", "check"], &variables)
     };
     allow("credentials/url", 0o440);
     allow("outside", 0o440);
@@ -121,8 +121,8 @@ fn a_credential_may_be_read_by_its_group_and_nothing_else_may() {
         refused(&check(inside, true), 78, &sentence);
     }
     // The key of a certificate goes by the same rule: past it, it is the certificate that lacks.
-    place.write("credentials/key", "no key");
-    place.write("chain", "no certificate");
+    installation.write("credentials/key", "no key");
+    installation.write("chain", "no certificate");
     let serve = |systemd: &str| {
         let tls = [
             ("PORTCULLIS__ISSUER", "https://id.example.com"),
@@ -130,7 +130,7 @@ fn a_credential_may_be_read_by_its_group_and_nothing_else_may() {
             ("PORTCULLIS__LISTEN__TLS__KEY", "credentials/key"),
             ("CREDENTIALS_DIRECTORY", systemd),
         ];
-        place.run(&["serve"], &tls)
+        installation.run(&["serve"], &tls)
     };
     allow("credentials/key", 0o440);
     refused(&serve(folder.to_str().unwrap()), 78, "holds no certificate");
@@ -141,9 +141,9 @@ fn a_credential_may_be_read_by_its_group_and_nothing_else_may() {
 fn a_variable_that_is_no_text_is_refused_by_name_and_a_foreign_one_is_nothing() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
-    let place = Place::new();
+    let installation = Installation::new();
     let with = |name: &str, arguments: &[&str]| {
-        let mut command = place.command(arguments, &[]);
+        let mut command = installation.command(arguments, &[]);
         command.env(name, OsStr::from_bytes(b"sesame\xff"));
         command.output().unwrap()
     };
@@ -162,8 +162,8 @@ fn a_variable_that_is_no_text_is_refused_by_name_and_a_foreign_one_is_nothing() 
 #[test]
 fn a_hangup_while_the_database_is_waited_for_ends_nothing() {
     use std::io::{BufRead, BufReader};
-    let place = Place::new();
-    let mut command = place.command(&["serve"], &[NOWHERE]);
+    let installation = Installation::new();
+    let mut command = installation.command(&["serve"], &[NOWHERE]);
     let mut child = command
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -187,76 +187,92 @@ fn a_hangup_while_the_database_is_waited_for_ends_nothing() {
 
 #[test]
 fn postgres_needs_a_configured_kek_and_a_migrated_schema() {
-    let place = Place::new();
+    let installation = Installation::new();
     let name = format!("start_{}", std::process::id());
     let url = postgres::empty_database(&name);
     let database = ("PORTCULLIS__DATABASE__URL", url.as_str());
     refused(
-        &place.run(&["serve"], &[database]),
+        &installation.run(&["serve"], &[database]),
         78,
         "run `portcullis migrate up`",
     );
-    assert!(place.run(&["migrate", "up"], &[database]).status.success());
+    assert!(
+        installation
+            .run(&["migrate", "up"], &[database])
+            .status
+            .success()
+    );
     refused(
-        &place.run(&["serve"], &[database]),
+        &installation.run(&["serve"], &[database]),
         78,
         "make one with `portcullis keys generate-kek",
     );
-    place.done(&["keys", "generate-kek", "--out", "keys/kek"]);
-    let _running = place.serve(&[database]);
+    installation.done(&["keys", "generate-kek", "--out", "keys/kek"]);
+    let _running = installation.serve(&[database]);
 }
 
 #[test]
 fn a_wrong_kek_makes_nothing_and_is_78() {
-    let place = Place::new();
-    drop(place.serve(&[]));
-    let before = place.done(&["keys", "list", "--format", "json"]);
-    place.done(&["keys", "generate-kek", "--out", "other"]);
-    let output = place.run(&["serve"], &[("PORTCULLIS__KEYS__KEK", "file:other")]);
+    let installation = Installation::new();
+    drop(installation.serve(&[]));
+    let before = installation.done(&["keys", "list", "--format", "json"]);
+    installation.done(&["keys", "generate-kek", "--out", "other"]);
+    let output = installation.run(&["serve"], &[("PORTCULLIS__KEYS__KEK", "file:other")]);
     refused(&output, 78, "which is not configured in `keys.kek`");
-    assert_eq!(place.done(&["keys", "list", "--format", "json"]), before);
-    std::fs::remove_file(place.folder.join("keys/kek")).unwrap();
-    refused(&place.run(&["serve"], &[]), 78, "cannot be read");
+    assert_eq!(
+        installation.done(&["keys", "list", "--format", "json"]),
+        before
+    );
+    std::fs::remove_file(installation.folder.join("keys/kek")).unwrap();
+    refused(&installation.run(&["serve"], &[]), 78, "cannot be read");
     assert!(
-        !place.folder.join("keys/kek").exists(),
+        !installation.folder.join("keys/kek").exists(),
         "a lost KEK is never replaced"
     );
 }
 
 #[test]
 fn a_schema_from_the_future_is_78() {
-    let place = Place::new();
-    drop(place.serve(&[]));
-    place.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')");
+    let installation = Installation::new();
+    drop(installation.serve(&[]));
+    installation.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')");
     refused(
-        &place.run(&["serve"], &[]),
+        &installation.run(&["serve"], &[]),
         78,
         "migrated by a newer version of portcullis (9999)",
     );
-    refused(&place.run(&["user", "list"], &[]), 78, "newer version");
+    refused(
+        &installation.run(&["user", "list"], &[]),
+        78,
+        "newer version",
+    );
 }
 
 #[test]
 fn a_second_server_on_one_file_is_kept_away_and_commands_are_not() {
-    let place = Place::new();
-    let _first = place.serve(&[]);
-    refused(&place.run(&["serve"], &[]), 69, "another server is using");
-    assert!(place.done(&["user", "list"]).starts_with("USERNAME"));
+    let installation = Installation::new();
+    let _first = installation.serve(&[]);
+    refused(
+        &installation.run(&["serve"], &[]),
+        69,
+        "another server is using",
+    );
+    assert!(installation.done(&["user", "list"]).starts_with("USERNAME"));
 }
 
 #[test]
 fn a_taken_port_is_said() {
-    let place = Place::new();
+    let installation = Installation::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let address = format!("127.0.0.1:{port}");
     refused(
-        &place.run(&["serve", "--listen", &address], &[]),
+        &installation.run(&["serve", "--listen", &address], &[]),
         1,
         "another program is listening there",
     );
     refused(
-        &place.run(&["demo", "--port", &port], &[]),
+        &installation.run(&["demo", "--port", &port], &[]),
         1,
         "choose another one with --port",
     );
@@ -264,8 +280,8 @@ fn a_taken_port_is_said() {
 
 #[test]
 fn a_stopped_server_ends_with_0() {
-    let place = Place::new();
-    let running = place.serve(&[]);
+    let installation = Installation::new();
+    let running = installation.serve(&[]);
     assert_eq!(running.stop(), Some(0));
 }
 
@@ -273,14 +289,14 @@ fn a_stopped_server_ends_with_0() {
 /// `tests/faults/backup.rs`.
 #[test]
 fn no_wal_is_left_after_exit_0() {
-    let place = Place::new();
+    let installation = Installation::new();
     let is_whole = |what: &str| {
         for suffix in ["-wal", "-shm"] {
             let name = format!("data/portcullis.db{suffix}");
-            assert!(!place.folder.join(&name).exists(), "{what}: {name}");
+            assert!(!installation.folder.join(&name).exists(), "{what}: {name}");
         }
     };
-    place.told(
+    installation.told(
         &["user", "create", "alice", "--password-stdin"],
         "gravel-otter-92-lamp\n",
     );
@@ -288,14 +304,14 @@ fn no_wal_is_left_after_exit_0() {
     for round in 0..20 {
         // Each other round on an empty folder, since a first start writes the most.
         if round % 2 == 0 {
-            std::fs::remove_dir_all(place.folder.join("data")).unwrap();
+            std::fs::remove_dir_all(installation.folder.join("data")).unwrap();
         }
-        let running = place.serve(&[]);
+        let running = installation.serve(&[]);
         // At another moment of the periodic tasks each time.
         std::thread::sleep(std::time::Duration::from_millis(round * 61 % 900));
         assert_eq!(running.stop(), Some(0));
         is_whole(&format!("round {round}"));
-        let file = place.folder.join("data/portcullis.db");
+        let file = installation.folder.join("data/portcullis.db");
         let mut look = look::Look::at_file(&file);
         assert!(look.count("SELECT count(*) AS n FROM signing_keys") > 0);
     }
@@ -317,17 +333,17 @@ fn no_wal_is_left_after_exit_0() {
         &["audit", "verify"],
         &["backup", "copy.db"],
     ] {
-        place.done(command);
+        installation.done(command);
         is_whole(&command.join(" "));
     }
     // One that fails leaves none either.
-    refused(&place.run(&["user", "lock", "nobody"], &[]), 1, "");
+    refused(&installation.run(&["user", "lock", "nobody"], &[]), 1, "");
     is_whole("a failure");
 }
 
 /// Starts on `place`, and returns the reasons of its `db.unfamiliar` lines.
-fn unfamiliar(place: &Place) -> Vec<String> {
-    let running = place.serve(&[]);
+fn unfamiliar(installation: &Installation) -> Vec<String> {
+    let running = installation.serve(&[]);
     let lines = running.log();
     assert_eq!(running.stop(), Some(0));
     let lines = lines.iter().filter(|line| line.contains("db.unfamiliar"));
@@ -342,11 +358,11 @@ fn unfamiliar(place: &Place) -> Vec<String> {
 
 #[test]
 fn start_warns_of_unfamiliar_database() {
-    let place = Place::new();
-    assert!(unfamiliar(&place).is_empty(), "a first start");
-    assert!(unfamiliar(&place).is_empty(), "a second one");
+    let installation = Installation::new();
+    assert!(unfamiliar(&installation).is_empty(), "a first start");
+    assert!(unfamiliar(&installation).is_empty(), "a second one");
     let marks = || {
-        let files = std::fs::read_dir(place.folder.join("keys")).unwrap();
+        let files = std::fs::read_dir(installation.folder.join("keys")).unwrap();
         let files = files.map(|file| file.unwrap().path());
         let marks = files.filter(|file| file.extension().is_some_and(|ext| ext == "mark"));
         marks.collect::<Vec<_>>()
@@ -359,20 +375,20 @@ fn start_warns_of_unfamiliar_database() {
     let (start, beat) = text.trim_end().rsplit_once(' ').unwrap();
     let old = beat.parse::<i64>().unwrap() - 3_600_000_000;
     std::fs::write(mark, format!("{start} {old}\n")).unwrap();
-    assert_eq!(unfamiliar(&place), ["old_mark"]);
+    assert_eq!(unfamiliar(&installation), ["old_mark"]);
     std::fs::remove_file(mark).unwrap();
-    assert_eq!(unfamiliar(&place), ["no_mark"]);
+    assert_eq!(unfamiliar(&installation), ["no_mark"]);
     // The database is gone.
-    let data = place.folder.join("data");
+    let data = installation.folder.join("data");
     std::fs::remove_dir_all(&data).unwrap();
-    assert_eq!(unfamiliar(&place), ["empty_beside_mark"]);
+    assert_eq!(unfamiliar(&installation), ["empty_beside_mark"]);
     assert_eq!(marks().len(), 2);
     marks()
         .iter()
         .for_each(|mark| std::fs::remove_file(mark).unwrap());
     std::fs::remove_dir_all(&data).unwrap();
     assert!(
-        unfamiliar(&place).is_empty(),
+        unfamiliar(&installation).is_empty(),
         "the KEK may have been made for this start"
     );
     marks()
@@ -381,15 +397,15 @@ fn start_warns_of_unfamiliar_database() {
     std::fs::remove_dir_all(&data).unwrap();
     let touched = std::process::Command::new("touch")
         .args(["-d", "2 days ago"])
-        .arg(place.folder.join("keys/kek"))
+        .arg(installation.folder.join("keys/kek"))
         .status();
     assert!(touched.unwrap().success());
-    assert_eq!(unfamiliar(&place), ["empty_beside_kek"]);
+    assert_eq!(unfamiliar(&installation), ["empty_beside_kek"]);
 }
 
 #[test]
 fn people_and_applications_are_made_by_command() {
-    let place = Place::new();
+    let installation = Installation::new();
     let create = [
         "user",
         "create",
@@ -398,7 +414,7 @@ fn people_and_applications_are_made_by_command() {
         "--format",
         "json",
     ];
-    let printed = place.told(
+    let printed = installation.told(
         &create,
         "gravel-otter-92-lamp
 ",
@@ -406,7 +422,7 @@ fn people_and_applications_are_made_by_command() {
     let users: serde_json::Value = serde_json::from_str(&printed).unwrap();
     assert_eq!(users[0]["username"], "alice");
 
-    place.done(&[
+    installation.done(&[
         "resource",
         "create",
         "--audience",
@@ -416,7 +432,7 @@ fn people_and_applications_are_made_by_command() {
         "--scope",
         "orders:read=See your orders",
     ]);
-    let created = place.done(&[
+    let created = installation.done(&[
         "client",
         "create",
         "--name",
@@ -439,10 +455,10 @@ fn people_and_applications_are_made_by_command() {
             .unwrap()
             .starts_with("pcl_sec_")
     );
-    let shown = place.done(&["client", "get", "shop", "--format", "json"]);
+    let shown = installation.done(&["client", "get", "shop", "--format", "json"]);
     assert!(!shown.contains("pcl_sec_"), "a secret is shown once");
     assert!(
-        place
+        installation
             .done(&["client", "list"])
             .contains("https://app.example/cb")
     );
@@ -501,17 +517,17 @@ fn people_and_applications_are_made_by_command() {
         (vec!["user", "create", "bob"], 2, "--password-stdin"),
     ];
     for (arguments, code, sentence) in refusals {
-        refused(&place.run(&arguments, &[]), code, sentence);
+        refused(&installation.run(&arguments, &[]), code, sentence);
     }
 }
 
 #[test]
 fn a_first_start_keeps_the_link_out_of_the_log_and_a_command_shows_one() {
-    let place = Place::new();
+    let installation = Installation::new();
     let told = |line: &str| line.contains("admin.none") && line.contains("portcullis setup link");
-    let first = place.serve(&[]);
+    let first = installation.serve(&[]);
     first.waits_for(told);
-    let link = |arguments: &[&str]| place.done(arguments).trim().to_owned();
+    let link = |arguments: &[&str]| installation.done(arguments).trim().to_owned();
     let one = link(&["setup", "link"]);
     assert!(
         one.starts_with("http://localhost:8080/setup?token="),
@@ -529,29 +545,35 @@ fn a_first_start_keeps_the_link_out_of_the_log_and_a_command_shows_one() {
         assert!(!line.contains("token="), "{line}");
     }
     drop(first);
-    assert_eq!(place.count("SELECT count(*) AS n FROM setup_links"), 2);
+    assert_eq!(
+        installation.count("SELECT count(*) AS n FROM setup_links"),
+        2
+    );
     let create = ["user", "create", "root", "--admin", "--password-stdin"];
-    place.told(&create, "gravel-otter-92-lamp\n");
-    let second = place.serve(&[]);
+    installation.told(&create, "gravel-otter-92-lamp\n");
+    let second = installation.serve(&[]);
     assert!(!second.log().iter().any(|line| told(line)));
     let sentence = "there is an administrator already";
-    refused(&place.run(&["setup", "link"], &[]), 1, sentence);
-    assert_eq!(place.count("SELECT count(*) AS n FROM setup_links"), 2);
+    refused(&installation.run(&["setup", "link"], &[]), 1, sentence);
+    assert_eq!(
+        installation.count("SELECT count(*) AS n FROM setup_links"),
+        2
+    );
 }
 
 #[test]
 fn a_first_start_on_a_terminal_shows_the_link() {
     use std::io::{BufRead, BufReader};
-    let place = Place::new();
+    let installation = Installation::new();
     // The shell says which process the server becomes.
     let line = format!(
         "echo pid=$$; exec {} serve",
         env!("CARGO_BIN_EXE_portcullis")
     );
-    let ours = place.command(&[], &[]);
+    let ours = installation.command(&[], &[]);
     let mut terminal = std::process::Command::new("script")
         .args(["-qec", &line, "/dev/null"])
-        .current_dir(&place.folder)
+        .current_dir(&installation.folder)
         .env_clear()
         .envs(
             ours.get_envs()
@@ -587,33 +609,37 @@ fn a_first_start_on_a_terminal_shows_the_link() {
 #[test]
 fn an_unattended_first_start_makes_an_administrator_for_a_week() {
     use std::os::unix::fs::PermissionsExt;
-    let place = Place::new();
-    place.write("password", "gravel-otter-92-lamp\n");
-    let file = place.folder.join("password");
+    let installation = Installation::new();
+    installation.write("password", "gravel-otter-92-lamp\n");
+    let file = installation.folder.join("password");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     let variable = ("PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_FILE", "password");
     let sentence = "`bootstrap.admin_password_file`: password can be read by others";
-    refused(&place.run(&["serve"], &[variable]), 78, sentence);
+    refused(&installation.run(&["serve"], &[variable]), 78, sentence);
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let running = place.serve(&[variable]);
+    let running = installation.serve(&[variable]);
     running.waits_for(|line| line.contains("admin.bootstrap") && line.contains("configuration"));
     assert!(!running.log().iter().any(|line| line.contains("/setup?")));
     drop(running);
     // The file has done its work and may go.
     std::fs::remove_file(&file).unwrap();
-    let again = place.serve(&[variable]);
+    let again = installation.serve(&[variable]);
     assert!(!again.log().iter().any(|line| line.contains("/setup?")));
     let both = ("PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_HASH", "$argon2id$x");
     let sentence = "`bootstrap.admin_password_hash`: is given together with";
-    refused(&place.run(&["serve"], &[variable, both]), 78, sentence);
+    refused(
+        &installation.run(&["serve"], &[variable, both]),
+        78,
+        sentence,
+    );
 }
 
 #[test]
 fn a_proxy_that_nobody_declared_is_told_of_once() {
-    let place = Place::new();
+    let installation = Installation::new();
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
-    let running = place.serve(&[("PORTCULLIS__LISTEN__PUBLIC", &listen)]);
+    let running = installation.serve(&[("PORTCULLIS__LISTEN__PUBLIC", &listen)]);
     for _ in 0..3 {
         let answer = asks(port, "/account");
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -644,13 +670,13 @@ fn asks(port: u16, path: &str) -> String {
 
 #[test]
 fn a_guess_at_a_set_up_link_costs_no_writer_once_there_is_an_administrator() {
-    let place = Place::new();
+    let installation = Installation::new();
     let create = ["user", "create", "root", "--admin", "--password-stdin"];
-    place.told(&create, "gravel-otter-92-lamp\n");
+    installation.told(&create, "gravel-otter-92-lamp\n");
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
-    let _running = place.serve(&[("PORTCULLIS__LISTEN__PUBLIC", &listen)]);
-    let mut writer = place.look();
+    let _running = installation.serve(&[("PORTCULLIS__LISTEN__PUBLIC", &listen)]);
+    let mut writer = installation.look();
     writer.execute("BEGIN IMMEDIATE");
     let answer = asks(port, "/setup?token=x");
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
@@ -659,19 +685,19 @@ fn a_guess_at_a_set_up_link_costs_no_writer_once_there_is_an_administrator() {
 
 #[test]
 fn administration_is_shut_to_other_networks() {
-    let place = Place::new();
+    let installation = Installation::new();
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
     let variable = ("PORTCULLIS__LISTEN__MANAGEMENT", listen.as_str());
     let path = "/api/admin/v1/clients";
-    let running = place.serve(&[variable]);
+    let running = installation.serve(&[variable]);
     assert!(
         asks(port, path).starts_with("HTTP/1.1 404"),
         "loopback may come in"
     );
     drop(running);
     // What the request says of itself opens nothing.
-    let running = place.serve(&[variable, ("PORTCULLIS__ADMIN__ALLOW", "10.0.0.0/8")]);
+    let running = installation.serve(&[variable, ("PORTCULLIS__ADMIN__ALLOW", "10.0.0.0/8")]);
     let refused = asks(port, path);
     assert!(
         refused.starts_with("HTTP/1.1 403") && refused.contains("application/problem+json"),

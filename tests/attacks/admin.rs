@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::cast::{Answer, Browser};
+use crate::fixtures::{Answer, Browser};
 use crate::{Row, Stage, expect, row};
 
 pub const ROWS: &[Row] = &[row!(a405), row!(a413), row!(a520)];
@@ -148,7 +148,7 @@ async fn a413(stage: &Stage) {
     for (n, path) in paths.iter().chain(&[absolute]).enumerate() {
         for method in ["GET", "POST"] {
             let node = stage.node(n);
-            let answer = crate::cast::raw::request(&node.base, method, path, &[], "").await;
+            let answer = crate::fixtures::raw::request(&node.base, method, path, &[], "").await;
             let answer = answer.unwrap();
             stage.expect(n + 1, expect::page(&answer, 404));
             stage.expect(n + 1, expect::logged(&answer, "http.404", "path"));
@@ -212,7 +212,7 @@ async fn a520(stage: &Stage) {
         refused(3, &node.browser().get(&link).await);
         refused(3, &node.browser().get("/setup").await);
     }
-    let logged = crate::cast::log::since(0);
+    let logged = crate::fixtures::log::since(0);
     let told = logged
         .iter()
         .any(|event| event.values().any(|value| value.contains(token)));

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crate::cast::client::challenge;
-use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, Browser, Db, ISSUER, Party, Server, raw};
 use crate::expect::{
     WEB_CALLBACK, answered_to, consent_page, json_error, logged, login_page, page, page400,
     posted_to, redirected, seen,
 };
+use crate::fixtures::client::challenge;
+use crate::fixtures::server::PASSWORD;
+use crate::fixtures::{Answer, Browser, Db, ISSUER, Server, TestClient, raw};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
@@ -109,7 +109,7 @@ async fn a076(stage: &Stage) {
 
 async fn a077(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
-    let good = challenge(crate::cast::VERIFIER);
+    let good = challenge(crate::fixtures::VERIFIER);
     let challenges = [
         good[..42].to_owned(),
         format!("{good}A"),
@@ -360,12 +360,12 @@ async fn a084(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let web2 = stage
         .server
-        .register(crate::cast::server::confidential(
+        .register(crate::fixtures::server::confidential(
             "web2",
             "https://app2.example/cb",
         ))
         .await;
-    let cases: [(&Party, &[(&str, &str)]); 4] = [
+    let cases: [(&TestClient, &[(&str, &str)]); 4] = [
         (&web2, &[("redirect_uri", WEB_CALLBACK)]),
         (&web2, &[]),
         (&web, &[("redirect_uri", "https://app.example/cb2")]),
@@ -627,7 +627,7 @@ async fn a090(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let web2 = stage
         .server
-        .register(crate::cast::server::confidential("web2", WEB_CALLBACK))
+        .register(crate::fixtures::server::confidential("web2", WEB_CALLBACK))
         .await;
     for (case, client) in [(1, &web), (2, &web2)] {
         for _ in 0..2 {
@@ -754,7 +754,7 @@ async fn a096(stage: &Stage) {
         ("grant_type", "authorization_code"),
         ("code", &code),
         ("redirect_uri", WEB_CALLBACK),
-        ("code_verifier", crate::cast::VERIFIER),
+        ("code_verifier", crate::fixtures::VERIFIER),
         ("client_id", web.id()),
         (
             "client_assertion_type",

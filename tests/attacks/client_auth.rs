@@ -12,10 +12,10 @@ use portcullis::oauth::params::Params;
 use portcullis::secret::{Secret, base64url, sha256};
 use serde_json::{Value, json};
 
-use crate::cast::client::basic;
-use crate::cast::server::{confidential, public};
-use crate::cast::{Answer, Db, ISSUER, Party, VERIFIER};
 use crate::expect::{json_error, logged, seen};
+use crate::fixtures::client::basic;
+use crate::fixtures::server::{confidential, public};
+use crate::fixtures::{Answer, Db, ISSUER, TestClient, VERIFIER};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
@@ -37,7 +37,7 @@ const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-be
 
 /// A token request of `web`'s code with other credentials than its own.
 async fn redeems_as(
-    web: &Party,
+    web: &TestClient,
     code: &str,
     headers: &[(&str, &str)],
     credentials: &[(&str, &str)],
@@ -52,12 +52,12 @@ async fn redeems_as(
     web.posts_raw(TOKEN, headers, &fields).await
 }
 
-fn secret(web: &Party) -> &str {
+fn secret(web: &TestClient) -> &str {
     web.secret.as_ref().unwrap().expose()
 }
 
 /// The code still buys tokens: nobody who is not its client has used it up.
-async fn unspent(stage: &Stage, case: usize, web: &Party, code: &str) {
+async fn unspent(stage: &Stage, case: usize, web: &TestClient, code: &str) {
     let answer = web.redeems(code).await;
     stage.check(case, answer.status == 200, || {
         format!("the code is spent: {}", seen(&answer))

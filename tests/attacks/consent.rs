@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use portcullis::oauth::client::{Client, rejected};
 
-use crate::cast::server::{PASSWORD, confidential, public};
-use crate::cast::{Answer, Browser, ISSUER, Server};
 use crate::expect::{consent_page, json_error, logged, page, redirected, seen};
+use crate::fixtures::server::{PASSWORD, confidential, public};
+use crate::fixtures::{Answer, Browser, ISSUER, Server};
 use crate::login::pages::skeleton;
 use crate::{Row, Stage, row};
 

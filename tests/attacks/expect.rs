@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::cast::journal::Exchange;
-use crate::cast::{Answer, ISSUER, log};
+use crate::fixtures::journal::Exchange;
+use crate::fixtures::{Answer, ISSUER, log};
 use crate::{login, token_code};
 
 /// The redirect URI of `web`.

@@ -10,10 +10,10 @@ use portcullis::oauth::resource::Resource;
 use portcullis_verifier::Kind;
 use serde_json::Value;
 
-use crate::cast::client::{basic, claims};
-use crate::cast::server::sweep;
-use crate::cast::{Answer, Party, Server};
 use crate::expect::{json_error, logged, seen};
+use crate::fixtures::client::{basic, claims};
+use crate::fixtures::server::sweep;
+use crate::fixtures::{Answer, Server, TestClient};
 use crate::token_code::Flow;
 use crate::token_refresh::bought;
 use crate::{Row, Stage, row};
@@ -31,7 +31,7 @@ async fn asks(server: &Server, path: &str, authorization: Option<&str>) -> Answe
     server.browser().send("GET", path, &headers, None).await
 }
 
-fn credentials(party: &Party) -> String {
+fn credentials(party: &TestClient) -> String {
     basic(party.id(), party.secret.as_ref().unwrap().expose())
 }
 
@@ -100,7 +100,7 @@ async fn a429(stage: &Stage) {
 async fn a433(stage: &Stage) {
     let server = &stage.server;
     let api = server
-        .resource_server("rs1", crate::cast::server::AUDIENCE)
+        .resource_server("rs1", crate::fixtures::server::AUDIENCE)
         .await;
     let mut flow = Flow::begin(server).await;
     let tokens = bought(&mut flow).await;
@@ -205,12 +205,12 @@ async fn a434(stage: &Stage) {
 }
 
 /// A stream by hand.
-async fn opens(server: &Server, api: &Party) -> reqwest::Response {
+async fn opens(server: &Server, api: &TestClient) -> reqwest::Response {
     // One for all: each would read the system's certificates anew.
     static CLIENTS: [OnceLock<reqwest::Client>; 2] = [const { OnceLock::new() }; 2];
     let over_tls = server.base.starts_with("https:");
     CLIENTS[usize::from(over_tls)]
-        .get_or_init(|| crate::cast::browser::http(&server.base))
+        .get_or_init(|| crate::fixtures::browser::http(&server.base))
         .get(format!("{}{STREAM}", server.base))
         .header("Host", "op.example")
         .header("Authorization", credentials(api))
@@ -228,7 +228,7 @@ async fn a437(stage: &Stage) {
     let begun = Instant::now();
     for number in 0..SUBSCRIBERS {
         let api = server
-            .resource_server(&format!("rs{number}"), crate::cast::server::AUDIENCE)
+            .resource_server(&format!("rs{number}"), crate::fixtures::server::AUDIENCE)
             .await;
         for _ in 0..16 {
             let stream = opens(server, &api).await;
@@ -251,7 +251,7 @@ async fn a437(stage: &Stage) {
 async fn a438(stage: &Stage) {
     let server = &stage.server;
     let api = server
-        .resource_server("rs1", crate::cast::server::AUDIENCE)
+        .resource_server("rs1", crate::fixtures::server::AUDIENCE)
         .await;
     let answer = asks(server, FEED, Some(&credentials(&api))).await;
     let caching = answer.header("cache-control");

@@ -9,9 +9,9 @@ use jsonwebtoken::{Algorithm, EncodingKey};
 use portcullis_verifier::{Frame, MaxAge, Need, Rejected, StartError, Verifier};
 use serde_json::json;
 
-use crate::cast::client::basic;
-use crate::cast::log;
 use crate::feed_issuer::{FeedIssuer, feed_key, session, signed, signed_by, token_key};
+use crate::fixtures::client::basic;
+use crate::fixtures::log;
 use crate::signer::{Signer, claims, unsigned};
 use crate::token_code::Flow;
 use crate::token_refresh::bought;

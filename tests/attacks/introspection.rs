@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::cast::client::basic;
-use crate::cast::server::{AUDIENCE, confidential};
-use crate::cast::{Answer, Db, Party, Server, Tokens, postgres, raw};
 use crate::expect::{json_error, logged, seen};
+use crate::fixtures::client::basic;
+use crate::fixtures::server::{AUDIENCE, confidential};
+use crate::fixtures::{Answer, Db, Server, TestClient, Tokens, postgres, raw};
 use crate::token_code::{Flow, median, unlogged};
 use crate::{Row, Stage, row};
 
@@ -28,8 +28,8 @@ const CACHED: Duration = Duration::from_secs(6);
 /// `rs1` and `rs2` of the catalogue, and alice's tokens for `rs1`.
 struct Scene {
     flow: Flow,
-    rs1: Party,
-    rs2: Party,
+    rs1: TestClient,
+    rs2: TestClient,
 }
 
 impl Scene {

@@ -12,10 +12,10 @@ use portcullis::secret::{Entropy, base64url};
 use portcullis_verifier::{Need, Verifier};
 use serde_json::{Value, json};
 
-use crate::cast::server::AUDIENCE;
-use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, Db, ISSUER, Server, Tokens, journal, log, raw};
 use crate::expect::{json_error, logged, page, seen};
+use crate::fixtures::server::AUDIENCE;
+use crate::fixtures::server::PASSWORD;
+use crate::fixtures::{Answer, Db, ISSUER, Server, Tokens, journal, log, raw};
 use crate::token_code::Flow;
 use crate::token_refresh::bought;
 use crate::{Row, Stage, row};

@@ -20,8 +20,8 @@ use portcullis::secret::{Entropy, base64url, from_base64url, sha256};
 use portcullis_verifier::{Need, Verifier};
 use serde_json::{Value, json};
 
-use crate::cast::server::AUDIENCE;
-use crate::cast::{Db, log, timing};
+use crate::fixtures::server::AUDIENCE;
+use crate::fixtures::{Db, log, timing};
 use crate::process::Site;
 use crate::token_code::Flow;
 use crate::token_refresh::bought;

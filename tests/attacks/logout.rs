@@ -3,9 +3,9 @@
 use portcullis::id::ClientId;
 use serde_json::{Value, json};
 
-use crate::cast::server::confidential;
-use crate::cast::{Answer, Browser, Party};
 use crate::expect::{logged, page400, seen, unescape};
+use crate::fixtures::server::confidential;
+use crate::fixtures::{Answer, Browser, TestClient};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
@@ -28,7 +28,7 @@ fn url(fields: &[(&str, &str)]) -> String {
 }
 
 /// A client with a URI of its own.
-async fn other_client(stage: &Stage) -> Party {
+async fn other_client(stage: &Stage) -> TestClient {
     let mut client = confidential("", "https://other.example/cb");
     client.id = ClientId::new(&stage.server.app.entropy, stage.server.clock.now());
     client.name = "Other Shop".to_owned();
@@ -37,7 +37,7 @@ async fn other_client(stage: &Stage) -> Party {
 }
 
 /// A user who is signed in at `client`, and the ID token that the client got.
-async fn signed_in(stage: &Stage, client: &Party, username: &str) -> (Browser, String) {
+async fn signed_in(stage: &Stage, client: &TestClient, username: &str) -> (Browser, String) {
     let mut browser = stage.server.browser();
     let back = browser.signs_in(client, username).await;
     let tokens = client.redeems(&back.callback("code").unwrap()).await.ok();
@@ -45,7 +45,7 @@ async fn signed_in(stage: &Stage, client: &Party, username: &str) -> (Browser, S
 }
 
 /// Whether the session of a browser is active.
-async fn is_active(browser: &Browser, client: &Party) -> bool {
+async fn is_active(browser: &Browser, client: &TestClient) -> bool {
     let silent = browser
         .clone()
         .get(&client.request(&[("prompt", "none")]))
@@ -163,8 +163,8 @@ async fn a368(stage: &Stage) {
     let web = stage.server.shop().await;
     let (alice, hint) = signed_in(stage, &web, "alice").await;
     let (_, of_bob) = signed_in(stage, &web, "bob").await;
-    let claims = crate::cast::client::claims(&hint);
-    let kid = &crate::cast::client::header(&hint)["kid"];
+    let claims = crate::fixtures::client::claims(&hint);
+    let kid = &crate::fixtures::client::header(&hint)["kid"];
     let mut elsewhere = claims.clone();
     elsewhere["iss"] = json!("https://other.example");
     let keys = stage.server.app.keys();

@@ -9,8 +9,8 @@
     missing_docs, clippy::unwrap_used, clippy::expect_used
 )]
 
-#[path = "../cast/mod.rs"]
-mod cast;
+#[path = "../fixtures/mod.rs"]
+mod fixtures;
 
 mod admin;
 mod authorize;
@@ -54,7 +54,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cast::{Browser, Db, Party, Server, journal};
+use fixtures::{Browser, Db, Server, TestClient, journal};
 
 const AREAS: &[&[Row]] = &[
     admin::ROWS,
@@ -143,7 +143,7 @@ impl Stage {
             config.limits.per_ip = 1_000_000;
             config.limits.per_client = 1_000_000;
             if over_tls {
-                cast::tls::switch_on(config);
+                fixtures::tls::switch_on(config);
             }
         })
         .await;
@@ -183,7 +183,7 @@ impl Stage {
     }
 
     /// `web`, and alice's browser: signed in, with her consent remembered.
-    pub async fn web_and_alice(&self) -> (Party, Browser) {
+    pub async fn web_and_alice(&self) -> (TestClient, Browser) {
         let web = self.server.shop().await;
         let mut alice = self.server.browser();
         let back = alice.signs_in(&web, "alice").await;
@@ -329,7 +329,7 @@ fn main() -> ExitCode {
     if std::env::args().any(|argument| ["--list", "--ignored"].contains(&argument.as_str())) {
         return ExitCode::SUCCESS;
     }
-    cast::log::collect();
+    fixtures::log::collect();
     std::panic::set_hook(Box::new(|info| {
         let text = info.to_string().replace('\n', " ");
         if IS_RUNNER.get() {
@@ -468,7 +468,7 @@ async fn perform(row: &Row, db: Db, tls: bool) -> BTreeMap<usize, Vec<String>> {
         Ok(stage) => stage,
         Err(panic) => return BTreeMap::from([(0, vec![panic])]),
     };
-    let mark = cast::log::mark();
+    let mark = fixtures::log::mark();
     journal::begin();
     let outcome = guarded(tokio::time::timeout(ROW_LIMIT, (row.run)(&stage))).await;
     match outcome {

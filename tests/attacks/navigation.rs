@@ -1,7 +1,7 @@
 //! Loads that no user asked for: prefetches, frames, images, scripts.
 
-use crate::cast::Answer;
 use crate::expect::{logged, page400};
+use crate::fixtures::Answer;
 use crate::{Row, Stage, expect, row};
 
 pub const ROWS: &[Row] = &[row!(a027), row!(a503)];

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::cast::client::basic;
-use crate::cast::{Db, Server, postgres, raw};
 use crate::expect::{json_error, seen};
+use crate::fixtures::client::basic;
+use crate::fixtures::{Db, Server, postgres, raw};
 use crate::token_code::Flow;
 use crate::token_refresh::bought;
 use crate::{Row, Stage, row};

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use portcullis::secret::{Entropy, Secret};
 
-use crate::cast::Look;
-use crate::cast::place::empty_folder;
-use crate::cast::server::{AUDIENCE, PASSWORD, confidential};
-use crate::cast::{Db, ISSUER, Party, postgres};
+use crate::fixtures::Look;
+use crate::fixtures::installation::empty_folder;
+use crate::fixtures::server::{AUDIENCE, PASSWORD, confidential};
+use crate::fixtures::{Db, ISSUER, TestClient, postgres};
 
 /// A database, a key-encrypting key, alice and `web`: all that nodes need.
 pub struct Site {
@@ -73,9 +73,9 @@ impl Site {
     }
 
     /// `web`, at a node.
-    pub fn web(&self, node: &Node) -> Party {
+    pub fn web(&self, node: &Node) -> TestClient {
         let client = confidential(&self.client_id, "https://app.example/cb");
-        Party::new(&node.base, client, Some(self.secret.clone()))
+        TestClient::new(&node.base, client, Some(self.secret.clone()))
     }
 
     /// A new process that answers.

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use portcullis::oauth::client::{Client, rejected};
 use portcullis::oauth::redirect_uri;
 
-use crate::cast::server::{confidential, public};
-use crate::cast::{Answer, Browser, Party};
 use crate::expect::{
     WEB_CALLBACK, answered_to, consent_page, json_error, logged, login_page, page400, seen,
 };
+use crate::fixtures::server::{confidential, public};
+use crate::fixtures::{Answer, Browser, TestClient};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
@@ -37,7 +37,7 @@ fn mismatched(answer: &Answer) -> Result<(), String> {
 /// Presents each URI, one case each, from `first` on.
 async fn present(
     stage: &Stage,
-    client: &Party,
+    client: &TestClient,
     browser: &Browser,
     first: usize,
     uris: &[impl AsRef<str>],
@@ -243,7 +243,8 @@ async fn a061(stage: &Stage) {
     let two = stage.server.register(client).await;
     let mut alice = stage.server.browser();
     alice.signs_in(&one, "alice").await;
-    let without = |client: &Party, scope| client.request(&[("redirect_uri", ""), ("scope", scope)]);
+    let without =
+        |client: &TestClient, scope| client.request(&[("redirect_uri", ""), ("scope", scope)]);
     for (case, client, scope) in [
         (1, &one, "openid"),
         (2, &two, "openid"),
@@ -347,7 +348,7 @@ async fn a065(stage: &Stage) {
     let mut bob = stage.node(1).browser();
     let page = bob.opens(&request).await;
     let consent = bob
-        .fills_in(&page, "bob", crate::cast::server::PASSWORD)
+        .fills_in(&page, "bob", crate::fixtures::server::PASSWORD)
         .await;
     stage.expect(2, consent_page(&consent));
     let id = web.client.id.clone();
@@ -360,7 +361,7 @@ async fn a065(stage: &Stage) {
 
     stage.all_nodes_learn();
     let answer = alice
-        .fills_in(&login, "alice", crate::cast::server::PASSWORD)
+        .fills_in(&login, "alice", crate::fixtures::server::PASSWORD)
         .await;
     stage.expect(1, mismatched(&answer));
     let answer = bob.decides(&consent, "allow").await;
@@ -389,7 +390,7 @@ async fn a066(stage: &Stage) {
     );
     let mut alice = stage.server.browser();
     let attempts = [
-        (3, &second, crate::cast::VERIFIER),
+        (3, &second, crate::fixtures::VERIFIER),
         (
             4,
             &second,

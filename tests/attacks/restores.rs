@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::cast::backup::Backup;
-use crate::cast::client::basic;
-use crate::cast::{Answer, Browser, Party, Server, Tokens, journal, log};
 use crate::expect::{json_error, logged, login_page, seen};
+use crate::fixtures::backup::Backup;
+use crate::fixtures::client::basic;
+use crate::fixtures::{Answer, Browser, Server, TestClient, Tokens, journal, log};
 use crate::token_code::Flow;
 use crate::token_refresh::bought;
 use crate::{Row, Stage, row};
@@ -34,7 +34,7 @@ struct Since {
 }
 
 /// What a subscriber says to a node.
-async fn acknowledges(server: &Server, api: &Party, frame: Option<&str>) -> Answer {
+async fn acknowledges(server: &Server, api: &TestClient, frame: Option<&str>) -> Answer {
     let own = basic(api.id(), api.secret.as_ref().unwrap().expose());
     let headers = [
         ("Authorization", own.as_str()),
@@ -49,7 +49,7 @@ async fn acknowledges(server: &Server, api: &Party, frame: Option<&str>) -> Answ
 }
 
 /// The node issues nothing, and the revoked grant does not come back.
-async fn is_closed(stage: &Stage, case: usize, server: &Server, web: &Party, since: &Since) {
+async fn is_closed(stage: &Stage, case: usize, server: &Server, web: &TestClient, since: &Since) {
     stage.check(case, server.app.feed.is_restored(), || {
         "still issuing".to_owned()
     });

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use portcullis::secret::{base64url, sha256};
 
-use crate::cast::client::{basic, claims};
-use crate::cast::server::confidential;
-use crate::cast::{Answer, Browser, Db, Server, Tokens, raw};
 use crate::expect::{json_error, logged, seen};
+use crate::fixtures::client::{basic, claims};
+use crate::fixtures::server::confidential;
+use crate::fixtures::{Answer, Browser, Db, Server, Tokens, raw};
 use crate::process::Site;
 use crate::token_code::{Flow, median};
 use crate::token_refresh::{bought, everywhere, grant_ended, refused_everywhere};

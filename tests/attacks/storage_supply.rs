@@ -22,13 +22,13 @@ use portcullis::time::Timestamp;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::cast::client::header;
-use crate::cast::cluster::Cluster;
-use crate::cast::place::empty_folder;
-use crate::cast::relay::Relay;
-use crate::cast::server::{AUDIENCE, confidential, sweep};
-use crate::cast::{Answer, Browser, Db, Look, Party, Server, journal, log, postgres};
 use crate::expect::{json_error, logged, seen};
+use crate::fixtures::client::header;
+use crate::fixtures::cluster::Cluster;
+use crate::fixtures::installation::empty_folder;
+use crate::fixtures::relay::Relay;
+use crate::fixtures::server::{AUDIENCE, confidential, sweep};
+use crate::fixtures::{Answer, Browser, Db, Look, Server, TestClient, journal, log, postgres};
 use crate::process::Site;
 use crate::token_code::Flow;
 use crate::token_refresh::bought;
@@ -679,7 +679,7 @@ async fn a490(stage: &Stage) {
 
 /// A client of the client-credentials grant: its tokens need no row, so only the lease keeps a node from
 /// signing them.
-async fn robot(server: &Server) -> Party {
+async fn robot(server: &Server) -> TestClient {
     let mut robot = confidential("", "");
     robot.id = ClientId::new(&server.app.entropy, server.clock.now());
     robot.redirect_uris.clear();
@@ -688,13 +688,19 @@ async fn robot(server: &Server) -> Party {
     server.register(robot).await
 }
 
-async fn asks_for_token(client: &Party) -> Answer {
+async fn asks_for_token(client: &TestClient) -> Answer {
     let fields = [("grant_type", "client_credentials"), ("resource", AUDIENCE)];
     client.posts("/oauth2/token", &fields).await
 }
 
 /// Everything that needs state is refused with 503 for now.
-async fn refuses_state(stage: &Stage, case: usize, robot: &Party, alice: &mut Browser, url: &str) {
+async fn refuses_state(
+    stage: &Stage,
+    case: usize,
+    robot: &TestClient,
+    alice: &mut Browser,
+    url: &str,
+) {
     let answer = asks_for_token(robot).await;
     stage.expect(case, json_error(&answer, 503, "temporarily_unavailable"));
     for path in [url, "/login?authorization=x", "/account"] {
@@ -706,7 +712,7 @@ async fn refuses_state(stage: &Stage, case: usize, robot: &Party, alice: &mut Br
 }
 
 /// How long `client` is refused with 503 from now on.
-async fn is_served_again(client: &Party) -> (Duration, Answer) {
+async fn is_served_again(client: &TestClient) -> (Duration, Answer) {
     let begun = Instant::now();
     loop {
         let answer = asks_for_token(client).await;

@@ -9,9 +9,9 @@ use portcullis::accounts::password::Password;
 use portcullis::accounts::user::{User, Username};
 use portcullis::config::Config;
 
-use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, Db, Server, journal, log};
 use crate::expect::{logged, page, seen};
+use crate::fixtures::server::PASSWORD;
+use crate::fixtures::{Answer, Db, Server, journal, log};
 use crate::login::{Door, failed, passed};
 use crate::{Row, Stage, row};
 

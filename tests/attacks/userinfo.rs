@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use portcullis::oauth::client::GrantType;
 
-use crate::cast::server::{confidential, public};
-use crate::cast::{Answer, Party, Tokens, raw};
 use crate::expect::{logged, seen};
+use crate::fixtures::server::{confidential, public};
+use crate::fixtures::{Answer, TestClient, Tokens, raw};
 use crate::token_code::{FORM, Flow, unlogged};
 use crate::token_refresh::bought;
 use crate::{Row, Stage, row};
@@ -214,7 +214,7 @@ async fn a354(stage: &Stage) {
 }
 
 /// What userinfo tells of alice after this request of hers.
-async fn tells(stage: &Stage, client: &Party, changed: &[(&str, &str)]) -> (Tokens, Answer) {
+async fn tells(stage: &Stage, client: &TestClient, changed: &[(&str, &str)]) -> (Tokens, Answer) {
     let mut alice = stage.server.enters("alice").await;
     let code = alice.allows_request(&client.request(changed)).await;
     let tokens = client.redeems(&code).await.ok();
@@ -228,7 +228,7 @@ async fn a356(stage: &Stage) {
     let narrow = stage.server.register(narrow).await;
     let web = stage.server.shop().await;
     let wanted = r#"{"userinfo":{"email":null,"email_verified":{"essential":true},"shoe_size":{"essential":true}},"id_token":{"email":null}}"#;
-    let requests: [(usize, &Party, &[(&str, &str)]); 3] = [
+    let requests: [(usize, &TestClient, &[(&str, &str)]); 3] = [
         (1, &web, &[("scope", "openid")]),
         (2, &narrow, &[("claims", wanted)]),
         (

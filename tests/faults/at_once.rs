@@ -2,14 +2,14 @@
 
 use std::process::{Child, Stdio};
 
-use crate::cast::place::{Place, refused};
-use crate::cast::postgres;
+use crate::fixtures::installation::{Installation, refused};
+use crate::fixtures::postgres;
 use crate::migrations::{empty, migrations};
 
 /// Several of them at once; what each printed.
-fn at_once(place: &Place, arguments: &[&str], nodes: usize) -> Vec<String> {
+fn at_once(installation: &Installation, arguments: &[&str], nodes: usize) -> Vec<String> {
     let start = || {
-        place
+        installation
             .command(arguments, &[])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -35,11 +35,11 @@ fn f18_of_five_that_migrate_an_empty_database_at_once_one_does() {
     let _turn = crate::alone();
     let all = migrations("postgres").len();
     for round in 0..24 {
-        let place = match round % 2 {
+        let installation = match round % 2 {
             0 => empty("together"),
-            _ => Place::new(),
+            _ => Installation::new(),
         };
-        let mut said = at_once(&place, &["migrate", "up"], 5);
+        let mut said = at_once(&installation, &["migrate", "up"], 5);
         said.sort();
         let mut wanted = vec!["0 migration(s) applied\n".to_owned(); 4];
         wanted.push(format!("{all} migration(s) applied\n"));
@@ -51,23 +51,26 @@ fn f18_of_five_that_migrate_an_empty_database_at_once_one_does() {
 #[test]
 fn f18_three_nodes_start_on_an_empty_database_at_once() {
     let _turn = crate::alone();
-    let mut place = empty("nodes");
-    place.done(&["keys", "generate-kek", "--out", "keys/kek"]);
-    place
+    let mut installation = empty("nodes");
+    installation.done(&["keys", "generate-kek", "--out", "keys/kek"]);
+    installation
         .told
         .push(("PORTCULLIS__DATABASE__AUTO_MIGRATE", "true".to_owned()));
     for round in 0..2 {
-        let url = postgres::empty_database(postgres::name(place.database.as_deref().unwrap()));
-        place.database = Some(url);
+        let url =
+            postgres::empty_database(postgres::name(installation.database.as_deref().unwrap()));
+        installation.database = Some(url);
         let nodes: Vec<_> = std::thread::scope(|scope| {
-            let starting: Vec<_> = (0..3).map(|_| scope.spawn(|| place.serve(&[]))).collect();
+            let starting: Vec<_> = (0..3)
+                .map(|_| scope.spawn(|| installation.serve(&[])))
+                .collect();
             starting
                 .into_iter()
                 .map(|node| node.join().unwrap())
                 .collect()
         });
-        let secrets = place.count("SELECT count(*) AS n FROM server_secrets");
-        let twice = place.count(
+        let secrets = installation.count("SELECT count(*) AS n FROM server_secrets");
+        let twice = installation.count(
             "SELECT count(*) AS n FROM (SELECT 1 FROM signing_keys GROUP BY use, alg, generation HAVING count(*) > 1) AS twice",
         );
         assert_eq!((secrets, twice), (1, 0), "round {round}");
@@ -90,9 +93,9 @@ fn f18_three_nodes_start_on_an_empty_database_at_once() {
 fn f18_of_three_servers_on_one_empty_file_one_starts() {
     let _turn = crate::alone();
     for round in 0..4 {
-        let place = Place::new();
+        let installation = Installation::new();
         let start = || {
-            place
+            installation
                 .command(&["serve"], &[])
                 .stderr(Stdio::piped())
                 .spawn()

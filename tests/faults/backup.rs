@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use crate::cast::place::{Place, Running, refused};
-use crate::cast::site::{Site, asks, base, management};
-use crate::cast::{Browser, Look, postgres};
+use crate::fixtures::installation::{Installation, Running, refused};
+use crate::fixtures::site::{Site, asks, base, management};
+use crate::fixtures::{Browser, Look, postgres};
+use crate::load_clients::{Promises, Shopper, signed_in};
 use crate::runs;
-use crate::shoppers::{Promises, Shopper, signed_in};
 use crate::sqlite::site;
 
 const SHOPPERS: usize = 4;
@@ -106,10 +106,10 @@ fn f32_backup_is_complete_while_server_runs() {
     use std::os::unix::fs::PermissionsExt;
     let _turn = crate::alone();
     let (site, alice) = site();
-    let folder = site.place.folder.clone();
+    let folder = site.installation.folder.clone();
     let library = slow_disk(&folder);
     let promises = RefCell::new(Promises::default());
-    let server = site.place.serve(&[]);
+    let server = site.installation.serve(&[]);
     load(&site, &server, &alice, &promises, async || {
         for round in 0..12 {
             redeemed(&promises, 3).await;
@@ -123,7 +123,7 @@ fn f32_backup_is_complete_while_server_runs() {
                 ];
             }
             let backup = site
-                .place
+                .installation
                 .command(&["backup", file.to_str().unwrap()], &variables);
             let begun = Instant::now();
             let said = succeeded(&beside(backup).await);
@@ -145,13 +145,15 @@ fn f32_backup_is_complete_while_server_runs() {
     let file = folder.join("copy-0.db");
     let name = file.to_str().unwrap();
     refused(
-        &site.place.run(&["backup", name], &[]),
+        &site.installation.run(&["backup", name], &[]),
         2,
         "exists; name a new file",
     );
     let nowhere = folder.join("nowhere/copy.db");
     refused(
-        &site.place.run(&["backup", nowhere.to_str().unwrap()], &[]),
+        &site
+            .installation
+            .run(&["backup", nowhere.to_str().unwrap()], &[]),
         1,
         "nowhere/copy.db",
     );
@@ -173,13 +175,15 @@ fn f32_backup_is_complete_while_server_runs() {
 fn f32_backup_without_room_leaves_nothing() {
     let _turn = crate::alone();
     let (site, _) = site();
-    let small = site.place.folder.join("small");
+    let small = site.installation.folder.join("small");
     let Some(disk) = crate::disk::Disk::over(&small, 1) else {
         return;
     };
     disk.fill();
     let file = small.join("copy.db");
-    let output = site.place.run(&["backup", file.to_str().unwrap()], &[]);
+    let output = site
+        .installation
+        .run(&["backup", file.to_str().unwrap()], &[]);
     refused(&output, 1, "copy.db");
     assert_eq!(
         std::fs::read_dir(&small).unwrap().count(),
@@ -204,16 +208,16 @@ fn commands(document: &str, section: &str) -> Vec<String> {
 /// Runs documented commands as an operator would, in the server's folder and with its configuration.
 /// `systemctl` starts and stops the server; what is written to /backup goes to the folder `backup`.
 struct Operator<'p> {
-    place: &'p Place,
+    installation: &'p Installation,
     bin: PathBuf,
 }
 
 impl<'p> Operator<'p> {
-    fn new(place: &'p Place) -> Self {
+    fn new(installation: &'p Installation) -> Self {
         use std::os::unix::fs::{PermissionsExt, symlink};
-        let bin = place.folder.join("bin");
+        let bin = installation.folder.join("bin");
         std::fs::create_dir_all(&bin).unwrap();
-        std::fs::create_dir_all(place.folder.join("backup")).unwrap();
+        std::fs::create_dir_all(installation.folder.join("backup")).unwrap();
         symlink(env!("CARGO_BIN_EXE_portcullis"), bin.join("portcullis")).unwrap();
         let systemctl = "#!/bin/sh\nset -e\ncase $1 in\n\
             stop) pid=$(cat server.pid); kill -TERM \"$pid\"; \
@@ -223,13 +227,13 @@ impl<'p> Operator<'p> {
         std::fs::write(bin.join("systemctl"), systemctl).unwrap();
         let mode = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(bin.join("systemctl"), mode).unwrap();
-        Self { place, bin }
+        Self { installation, bin }
     }
 
     fn command(&self, script: &str, variables: &[(&str, &str)]) -> Command {
-        let backup = self.place.folder.join("backup");
+        let backup = self.installation.folder.join("backup");
         let script = script.replace("/backup/", &format!("{}/", backup.display()));
-        let mut command = self.place.command(&[], variables);
+        let mut command = self.installation.command(&[], variables);
         let environment: Vec<_> = command
             .get_envs()
             .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
@@ -242,7 +246,7 @@ impl<'p> Operator<'p> {
         command = Command::new("sh");
         command
             .args(["-e", "-c", &script])
-            .current_dir(&self.place.folder);
+            .current_dir(&self.installation.folder);
         command.env_clear().envs(environment).env("PATH", path);
         command
     }
@@ -258,7 +262,7 @@ impl<'p> Operator<'p> {
     }
 
     fn listeners(&self) -> (String, String) {
-        let log = self.place.read("server.log");
+        let log = self.installation.read("server.log");
         let line = log
             .lines()
             .find(|line| line.contains("server.started"))
@@ -271,7 +275,7 @@ impl<'p> Operator<'p> {
 
 impl Drop for Operator<'_> {
     fn drop(&mut self) {
-        let pid = std::fs::read_to_string(self.place.folder.join("server.pid"));
+        let pid = std::fs::read_to_string(self.installation.folder.join("server.pid"));
         if let Ok(pid) = pid {
             let _ = Command::new("kill").args(["-KILL", pid.trim()]).output();
         }
@@ -296,10 +300,10 @@ fn f32_documented_backup_restores_under_load() {
     let (site, alice) = site();
     let backup = &commands("docs/operations.md", "Back up")[0];
     let restore = &commands("docs/operations.md", "Restore")[0];
-    let operator = Operator::new(&site.place);
+    let operator = Operator::new(&site.installation);
     let promises = RefCell::new(Promises::default());
     let (mut revoked, mut before) = (None, Promises::default());
-    let server = site.place.serve(&[]);
+    let server = site.installation.serve(&[]);
     load(&site, &server, &alice, &promises, async || {
         redeemed(&promises, 20).await;
         let web = site.web(&base(&server));
@@ -314,13 +318,16 @@ fn f32_documented_backup_restores_under_load() {
     });
     let revoked = revoked.unwrap();
     assert_eq!(server.stop(), Some(0));
-    holds(&site.place.folder.join("backup/portcullis.db"), &before);
+    holds(
+        &site.installation.folder.join("backup/portcullis.db"),
+        &before,
+    );
     // 1. The same machine, from a running server to a running server.
     operator.starts(&[]);
     operator.does(restore, &[]);
     is_recovered(&site, &operator, &revoked);
     operator.does("systemctl stop portcullis", &[]);
-    let data = std::fs::read_dir(site.place.folder.join("data")).unwrap();
+    let data = std::fs::read_dir(site.installation.folder.join("data")).unwrap();
     let mut names: Vec<String> = data
         .map(|file| file.unwrap().file_name().into_string().unwrap())
         .collect();
@@ -331,16 +338,16 @@ fn f32_documented_backup_restores_under_load() {
         "{names:?}"
     );
     // 2. Another machine. Until `recover` the copy issues nothing, however it got there.
-    std::fs::remove_dir_all(site.place.folder.join("data")).unwrap();
-    std::fs::create_dir(site.place.folder.join("data")).unwrap();
-    for file in std::fs::read_dir(site.place.folder.join("keys")).unwrap() {
+    std::fs::remove_dir_all(site.installation.folder.join("data")).unwrap();
+    std::fs::create_dir(site.installation.folder.join("data")).unwrap();
+    for file in std::fs::read_dir(site.installation.folder.join("keys")).unwrap() {
         let path = file.unwrap().path();
         if path.extension().is_some() {
             std::fs::remove_file(path).unwrap();
         }
     }
-    let copy = site.place.folder.join("backup/portcullis.db");
-    std::fs::copy(copy, site.place.folder.join("data/portcullis.db")).unwrap();
+    let copy = site.installation.folder.join("backup/portcullis.db");
+    std::fs::copy(copy, site.installation.folder.join("data/portcullis.db")).unwrap();
     let (public, probes) = operator.starts(&[]);
     runs(async {
         let web = site.web(&public);
@@ -354,33 +361,33 @@ fn f32_documented_backup_restores_under_load() {
     operator.does("systemctl stop portcullis", &[]);
     let copy = "backup/portcullis.db";
     refused(
-        &site.place.run(&["restore", copy], &[]),
+        &site.installation.run(&["restore", copy], &[]),
         2,
         "pass --replace",
     );
-    let kek = site.place.read("keys/kek");
-    std::fs::remove_file(site.place.folder.join("keys/kek")).unwrap();
-    let lost = site.place.run(&["serve"], &[]);
+    let kek = site.installation.read("keys/kek");
+    std::fs::remove_file(site.installation.folder.join("keys/kek")).unwrap();
+    let lost = site.installation.run(&["serve"], &[]);
     assert_eq!(
         lost.status.code(),
         Some(78),
         "{}",
         String::from_utf8_lossy(&lost.stderr)
     );
-    site.place
+    site.installation
         .done(&["keys", "generate-kek", "--out", "keys/kek"]);
     refused(
-        &site.place.run(&["restore", "--replace", copy], &[]),
+        &site.installation.run(&["restore", "--replace", copy], &[]),
         78,
         "key-encrypting key of the copy",
     );
-    std::fs::write(site.place.folder.join("keys/kek"), kek).unwrap();
+    std::fs::write(site.installation.folder.join("keys/kek"), kek).unwrap();
     let (public, _) = operator.starts(&[]);
     runs(are_signed_in(&site, &public));
 }
 
 /// A new login works, and what was revoked before the restore does not refresh.
-fn is_recovered(site: &Site, operator: &Operator, revoked: &crate::cast::Tokens) {
+fn is_recovered(site: &Site, operator: &Operator, revoked: &crate::fixtures::Tokens) {
     let (public, probes) = operator.listeners();
     runs(async {
         assert_eq!(asks(&probes, "/readyz").await.0, 200);
@@ -411,14 +418,14 @@ fn f16_documented_dump_of_postgres_restores_under_load() {
         );
         return;
     };
-    let site = Site::open(Place::on_postgres());
-    let url = site.place.database.clone().unwrap();
+    let site = Site::open(Installation::on_postgres());
+    let url = site.installation.database.clone().unwrap();
     let restored = format!("{}_restored", postgres::name(&url));
     let dump = &commands("docs/operations.md", "Back up")[1];
     let [_, restore, recover] = &commands("docs/operations.md", "Restore")[..] else {
         panic!("three blocks");
     };
-    let operator = Operator::new(&site.place);
+    let operator = Operator::new(&site.installation);
     let libpq = [
         ("PGHOST", host.as_str()),
         ("PGUSER", user.as_str()),
@@ -426,7 +433,7 @@ fn f16_documented_dump_of_postgres_restores_under_load() {
     ];
     let promises = RefCell::new(Promises::default());
     let mut revoked = None;
-    let server = site.place.serve(&[]);
+    let server = site.installation.serve(&[]);
     let alice = runs(signed_in(&site, &base(&server)));
     load(&site, &server, &alice, &promises, async || {
         redeemed(&promises, 10).await;
@@ -447,8 +454,16 @@ fn f16_documented_dump_of_postgres_restores_under_load() {
     is_recovered(&site, &operator, &revoked.unwrap());
     operator.does("systemctl stop portcullis", &[]);
     // `backup` and `restore` say how.
-    refused(&site.place.run(&["backup", "x.db"], &[]), 2, "pg_dump");
-    refused(&site.place.run(&["restore", "x.db"], &[]), 2, "pg_restore");
+    refused(
+        &site.installation.run(&["backup", "x.db"], &[]),
+        2,
+        "pg_dump",
+    );
+    refused(
+        &site.installation.run(&["restore", "x.db"], &[]),
+        2,
+        "pg_restore",
+    );
     postgres::drop_database(moved[0].1);
 }
 
@@ -472,7 +487,7 @@ fn f32_no_log_is_left_after_exit_0_under_load() {
     let (site, alice) = site();
     let promises = RefCell::new(Promises::default());
     for round in 0..20 {
-        let server = site.place.serve(&[]);
+        let server = site.installation.serve(&[]);
         let base = base(&server);
         runs(async {
             let shoppers: Vec<_> = (0..SHOPPERS)
@@ -492,13 +507,13 @@ fn f32_no_log_is_left_after_exit_0_under_load() {
         for suffix in ["-wal", "-shm"] {
             let name = format!("data/portcullis.db{suffix}");
             assert!(
-                !site.place.folder.join(&name).exists(),
+                !site.installation.folder.join(&name).exists(),
                 "round {round}: {name}"
             );
         }
         // The file alone holds everything.
-        let copy = site.place.folder.join("alone.db");
-        std::fs::copy(site.place.folder.join("data/portcullis.db"), &copy).unwrap();
+        let copy = site.installation.folder.join("alone.db");
+        std::fs::copy(site.installation.folder.join("data/portcullis.db"), &copy).unwrap();
         let mut look = Look::at_file(&copy);
         promises.borrow().are_kept(|query| look.lines(query));
     }
@@ -512,9 +527,9 @@ fn f32_no_log_is_left_after_exit_0_under_load() {
 fn f16_revocation_right_before_stop_is_in_the_mark() {
     let _turn = crate::alone();
     let (site, _) = site();
-    let folder = site.place.folder.clone();
+    let folder = site.installation.folder.clone();
     for round in 0..4 {
-        let server = site.place.serve(&[]);
+        let server = site.installation.serve(&[]);
         let web = site.web(&base(&server));
         let tokens = runs(async {
             let mut alice = Browser::new(&base(&server));
@@ -524,7 +539,7 @@ fn f16_revocation_right_before_stop_is_in_the_mark() {
         assert_eq!(server.stop(), Some(0));
         let (database, copy) = (folder.join("data/portcullis.db"), folder.join("before.db"));
         std::fs::copy(&database, &copy).unwrap();
-        let server = site.place.serve(&[]);
+        let server = site.installation.serve(&[]);
         let web = site.web(&base(&server));
         runs(async { assert_eq!(web.revokes(tokens.refresh()).await.status, 200) });
         // In each other round the server is told to stop at once by a second signal.
@@ -534,7 +549,7 @@ fn f16_revocation_right_before_stop_is_in_the_mark() {
         }
         assert_eq!(server.ends(), Some(0));
         std::fs::copy(&copy, &database).unwrap();
-        let server = site.place.serve(&[]);
+        let server = site.installation.serve(&[]);
         let web = site.web(&base(&server));
         runs(async {
             let answer = web.refreshes(tokens.refresh(), &[]).await;
@@ -542,14 +557,14 @@ fn f16_revocation_right_before_stop_is_in_the_mark() {
             assert_eq!(asks(&management(&server), "/readyz").await.0, 503);
         });
         assert_eq!(server.stop(), Some(0));
-        site.place.done(&["recover", "--yes"]);
+        site.installation.done(&["recover", "--yes"]);
     }
     // A revocation by the command, with no server there, is in the mark, too.
     let (database, copy) = (folder.join("data/portcullis.db"), folder.join("before.db"));
     std::fs::copy(&database, &copy).unwrap();
-    site.place.done(&["revoke", "user:alice"]);
+    site.installation.done(&["revoke", "user:alice"]);
     std::fs::copy(&copy, &database).unwrap();
-    let server = site.place.serve(&[]);
+    let server = site.installation.serve(&[]);
     assert!(server.log().iter().any(|line| line.contains("db.restored")));
     assert_eq!(server.stop(), Some(0));
 }
@@ -559,22 +574,22 @@ fn f16_revocation_right_before_stop_is_in_the_mark() {
 fn f16_recover_warns_of_server_on_original() {
     let _turn = crate::alone();
     let (site, _) = site();
-    site.place.done(&["backup", "copy.db"]);
+    site.installation.done(&["backup", "copy.db"]);
     let copy = [("PORTCULLIS__DATABASE__URL", "sqlite:copy.db")];
     let warning = "a server on the original database seems to be running";
     let recover = || {
-        let output = site.place.run(&["recover", "--yes"], &copy);
+        let output = site.installation.run(&["recover", "--yes"], &copy);
         succeeded(&output);
         String::from_utf8_lossy(&output.stderr).contains(warning)
     };
     let mark = || {
-        let files = std::fs::read_dir(site.place.folder.join("keys")).unwrap();
+        let files = std::fs::read_dir(site.installation.folder.join("keys")).unwrap();
         let mut files = files.map(|file| file.unwrap().path());
         let mark = files.find(|file| file.extension().is_some_and(|ext| ext == "mark"));
         std::fs::read_to_string(mark.unwrap()).unwrap()
     };
     let before = mark();
-    let server = site.place.serve(&[]);
+    let server = site.installation.serve(&[]);
     let begun = Instant::now();
     while mark() == before {
         assert!(
@@ -596,16 +611,18 @@ fn f16_stop_writes_what_periodic_tasks_would() {
     let serves = ["client", "create", "--id", "orders", "--name", "Orders"];
     let more = [
         "--serves",
-        crate::cast::server::AUDIENCE,
+        crate::fixtures::server::AUDIENCE,
         "--grant-type",
         "client_credentials",
     ];
     let last = ["--scope", "", "--format", "json"];
-    let made = site.place.done(&[&serves[..], &more, &last].concat());
+    let made = site
+        .installation
+        .done(&[&serves[..], &more, &last].concat());
     let made: serde_json::Value = serde_json::from_str(&made).unwrap();
-    let own = crate::cast::client::basic("orders", made["client_secret"].as_str().unwrap());
+    let own = crate::fixtures::client::basic("orders", made["client_secret"].as_str().unwrap());
     for round in 0..4 {
-        let server = site.place.serve(&[]);
+        let server = site.installation.serve(&[]);
         runs(async {
             let mut alice = Browser::new(&base(&server));
             alice.signs_in(&site.web(&base(&server)), "alice").await;
@@ -623,7 +640,7 @@ fn f16_stop_writes_what_periodic_tasks_would() {
         });
         assert_eq!(server.stop(), Some(0));
         let count = |query: &str| {
-            site.place
+            site.installation
                 .count(&format!("SELECT count(*) AS n FROM {query}"))
         };
         assert_eq!(
@@ -640,14 +657,14 @@ fn f16_stop_writes_what_periodic_tasks_would() {
 fn f32_restore_refuses_damaged_or_incomplete_copies() {
     let _turn = crate::alone();
     let (site, _) = site();
-    let folder = site.place.folder.clone();
-    site.place.done(&["backup", "copy.db"]);
-    let restore = |file: &str| site.place.run(&["restore", "--replace", file], &[]);
+    let folder = site.installation.folder.clone();
+    site.installation.done(&["backup", "copy.db"]);
+    let restore = |file: &str| site.installation.run(&["restore", "--replace", file], &[]);
     // A server, or a command, uses the database.
-    let server = site.place.serve(&[]);
+    let server = site.installation.serve(&[]);
     refused(&restore("copy.db"), 69, "another server is using");
     assert_eq!(server.stop(), Some(0));
-    let mut look = site.place.look();
+    let mut look = site.installation.look();
     assert!(look.count("SELECT count(*) AS n FROM users") > 0);
     refused(&restore("copy.db"), 69, "open; end it first");
     drop(look);
@@ -668,9 +685,9 @@ fn f32_restore_refuses_damaged_or_incomplete_copies() {
     std::fs::write(folder.join("raw.db-wal"), "log").unwrap();
     refused(&restore("raw.db"), 2, "portcullis backup");
     // The database that is there is as it was, and goes on.
-    assert_eq!(site.place.serve(&[]).stop(), Some(0));
+    assert_eq!(site.installation.serve(&[]).stop(), Some(0));
     assert_eq!(
-        site.place
+        site.installation
             .count("SELECT count(*) AS n FROM feed_head WHERE restored_at IS NULL"),
         1
     );
@@ -680,12 +697,12 @@ fn f32_restore_refuses_damaged_or_incomplete_copies() {
     let last = damaged.len() - 4_096;
     damaged[last..].fill(0xa5);
     std::fs::write(&path, damaged).unwrap();
-    let told = site.place.run(&["doctor"], &[]);
+    let told = site.installation.run(&["doctor"], &[]);
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
     assert!(told.contains("fail  database file"), "{told}");
     succeeded(&restore("copy.db"));
-    site.place.done(&["recover", "--yes"]);
-    assert_eq!(site.place.serve(&[]).stop(), Some(0));
+    site.installation.done(&["recover", "--yes"]);
+    assert_eq!(site.installation.serve(&[]).stop(), Some(0));
 }
 
 /// The promises of a load, for [`Promises::are_kept`].

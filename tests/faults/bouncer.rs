@@ -5,10 +5,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cast::Look;
-use crate::cast::place::{Place, refused};
-use crate::cast::site::{Site, asks, base, management};
-use crate::cast::{Browser, postgres};
+use crate::fixtures::Look;
+use crate::fixtures::installation::{Installation, refused};
+use crate::fixtures::site::{Site, asks, base, management};
+use crate::fixtures::{Browser, postgres};
 use crate::runs;
 
 const SOCKET: &str = ".s.PGSQL.5432";
@@ -27,10 +27,10 @@ impl Bouncer {
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
         let ini = folder.join("pgbouncer.ini");
-        let place = folder.display();
+        let installation = folder.display();
         let settings = format!(
             "[databases]\n* = {}\n[pgbouncer]\npool_mode = {mode}\nauth_type = any\nlisten_port = 5432\n\
-             unix_socket_dir = {place}\nlogfile = {place}/log\ndefault_pool_size = 40\nmax_client_conn = 200\n",
+             unix_socket_dir = {installation}\nlogfile = {installation}/log\ndefault_pool_size = 40\nmax_client_conn = 200\n",
             real()
         );
         std::fs::write(&ini, settings).unwrap();
@@ -122,28 +122,32 @@ fn program(folder: &Path) -> Command {
 #[test]
 fn f38_a_pooler_in_transaction_mode_is_refused() {
     let _turn = crate::alone();
-    let place = Place::on_postgres();
+    let installation = Installation::on_postgres();
     let bouncer = Bouncer::start("transaction");
-    let url = bouncer.through(place.database.as_deref().unwrap());
+    let url = bouncer.through(installation.database.as_deref().unwrap());
     let through = [("PORTCULLIS__DATABASE__URL", url.as_str())];
     let sentence = "set the pooler to session mode";
     // Also when it has connections to spare, as with other nodes beside this one.
     let busy: Vec<_> = (0..4).map(|_| hold(&url)).collect();
     for _ in 0..3 {
-        refused(&place.run(&["serve"], &through), 78, sentence);
+        refused(&installation.run(&["serve"], &through), 78, sentence);
     }
     drop(busy);
     for _ in 0..3 {
-        refused(&place.run(&["serve"], &through), 78, sentence);
+        refused(&installation.run(&["serve"], &through), 78, sentence);
     }
-    refused(&place.run(&["migrate", "status"], &through), 78, sentence);
-    refused(&place.run(&["user", "list"], &through), 78, sentence);
-    let doctor = place.run(&["doctor"], &through);
+    refused(
+        &installation.run(&["migrate", "status"], &through),
+        78,
+        sentence,
+    );
+    refused(&installation.run(&["user", "list"], &through), 78, sentence);
+    let doctor = installation.run(&["doctor"], &through);
     let said = String::from_utf8(doctor.stdout).unwrap();
     let line = said.lines().find(|line| line.starts_with("fail  database"));
     assert!(line.is_some_and(|line| line.contains(sentence)), "{said}");
-    // The same place, without the pooler.
-    assert_eq!(place.serve(&[]).stop(), Some(0));
+    // The same installation, without the pooler.
+    assert_eq!(installation.serve(&[]).stop(), Some(0));
 }
 
 /// A connection with a transaction open, which keeps one of the pooler's for itself.
@@ -157,11 +161,13 @@ fn hold(url: &str) -> Look {
 #[test]
 fn f38_through_a_pooler_in_session_mode_all_goes_as_usual() {
     let _turn = crate::alone();
-    let mut site = Site::open(Place::on_postgres());
+    let mut site = Site::open(Installation::on_postgres());
     let bouncer = Bouncer::start("session");
-    let url = bouncer.through(site.place.database.as_deref().unwrap());
-    site.place.told.push(("PORTCULLIS__DATABASE__URL", url));
-    let server = site.place.serve(&[]);
+    let url = bouncer.through(site.installation.database.as_deref().unwrap());
+    site.installation
+        .told
+        .push(("PORTCULLIS__DATABASE__URL", url));
+    let server = site.installation.serve(&[]);
     let public = base(&server);
     runs(async {
         let web = site.web(&public);
@@ -180,7 +186,7 @@ fn f38_through_a_pooler_in_session_mode_all_goes_as_usual() {
         // The feed's sequencer numbers the record, by way of the pooler.
         let begun = Instant::now();
         let waiting = "SELECT count(*) AS n FROM revocations WHERE kind = 'G' AND seq IS NOT NULL";
-        while site.place.count(waiting) == 0 {
+        while site.installation.count(waiting) == 0 {
             assert!(
                 begun.elapsed() < Duration::from_secs(10),
                 "{:#?}",
@@ -195,7 +201,7 @@ fn f38_through_a_pooler_in_session_mode_all_goes_as_usual() {
             .iter()
             .any(|line| line.contains("storage.error"))
     );
-    let doctor = String::from_utf8(site.place.run(&["doctor"], &[]).stdout).unwrap();
+    let doctor = String::from_utf8(site.installation.run(&["doctor"], &[]).stdout).unwrap();
     assert!(doctor.contains("ok    database"), "{doctor}");
     assert_eq!(server.stop(), Some(0));
 }

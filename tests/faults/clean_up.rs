@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use crate::cast::place::{Place, Running};
-use crate::cast::site::{Site, base};
+use crate::fixtures::installation::{Installation, Running};
+use crate::fixtures::site::{Site, base};
+use crate::load_clients::{Promises, Shopper, signed_in};
 use crate::runs;
-use crate::shoppers::{Promises, Shopper, signed_in};
 
 /// Rows of a kind that live on among those that have expired.
 const LIVING: i64 = 500;
@@ -34,13 +34,13 @@ const KINDS: [(&str, &str, &str); 4] = [
 /// So many authorizations that ended unanswered, and a quarter as many logins, grants and codes. All
 /// expired long ago but for some of each. The last login has expired, and a living grant rests on it.
 fn abandoned(site: &Site, rows: i64) {
-    let (quarter, blob) = match site.place.database {
+    let (quarter, blob) = match site.installation.database {
         None => (rows / 4, "CAST('old-' || n AS BLOB)"),
         Some(_) => (rows / 4, "convert_to('old-' || n, 'UTF8')"),
     };
     let numbers = |rows: i64| {
         let all = rows + LIVING;
-        match site.place.database {
+        match site.installation.database {
             None => format!(
                 "(WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {all}) SELECT n FROM numbers) AS numbers"
             ),
@@ -51,7 +51,7 @@ fn abandoned(site: &Site, rows: i64) {
     let (client, user) = (&site.client_id, "'many'");
     let (many, some) = (numbers(rows), numbers(quarter));
     let (soon, later) = (end(rows), end(quarter));
-    site.place.execute(&format!(
+    site.installation.execute(&format!(
         "INSERT INTO users (id, username, email_verified, claims, created_at, updated_at)
          VALUES ({user}, 'many', FALSE, '{{}}', 1, 1);
          INSERT INTO authorizations (id, client_id, params, state, created_at, expires_at)
@@ -70,7 +70,7 @@ fn abandoned(site: &Site, rows: i64) {
 /// How many of the rows there are: those that have expired, and all others.
 fn rows(site: &Site) -> (i64, Vec<i64>) {
     let count = |table: &str, condition: String| {
-        site.place.count(&format!(
+        site.installation.count(&format!(
             "SELECT count(*) AS n FROM {table} WHERE {condition}"
         ))
     };
@@ -93,7 +93,7 @@ async fn shop(shoppers: &[Shopper<'_>], time: Duration) {
 async fn goes(site: &Site, table: &str, number: i64, nodes: &[&Running]) {
     let there = format!("SELECT count(*) AS n FROM {table} WHERE id = 'old-{number}'");
     let begun = Instant::now();
-    while site.place.count(&there) > 0 {
+    while site.installation.count(&there) > 0 {
         if begun.elapsed() > Duration::from_secs(600) {
             let logs: Vec<_> = nodes.iter().map(|node| node.log()).collect();
             panic!("{:?} are left: {logs:#?}", rows(site));
@@ -102,13 +102,13 @@ async fn goes(site: &Site, table: &str, number: i64, nodes: &[&Running]) {
     }
 }
 
-fn goes_on(place: Place, nodes: usize, many: i64) {
-    let mut site = Site::open(place);
-    site.place.told.push((
+fn goes_on(installation: Installation, nodes: usize, many: i64) {
+    let mut site = Site::open(installation);
+    site.installation.told.push((
         "PORTCULLIS__LOG__LEVEL",
         "info,access=off,audit=off".to_owned(),
     ));
-    let servers: Vec<_> = (0..nodes).map(|_| site.place.serve(&[])).collect();
+    let servers: Vec<_> = (0..nodes).map(|_| site.installation.serve(&[])).collect();
     let public = base(servers.last().unwrap());
     let (usual, meanwhile) = (RefCell::default(), RefCell::default());
     runs(async {
@@ -126,7 +126,7 @@ fn goes_on(place: Place, nodes: usize, many: i64) {
         let (all, _) = rows(&site);
 
         // The first clean-up begins with the server; it is killed in the middle.
-        let first = site.place.serve(&[]);
+        let first = site.installation.serve(&[]);
         goes(&site, "grants", many / 8, &[&first]).await;
         first.signal("-KILL");
         drop(first);
@@ -134,7 +134,7 @@ fn goes_on(place: Place, nodes: usize, many: i64) {
         assert!(left > all / 2, "not killed midway");
 
         // All nodes start again, people shop meanwhile, and it goes on where it was.
-        let servers: Vec<_> = (0..nodes).map(|_| site.place.serve(&[])).collect();
+        let servers: Vec<_> = (0..nodes).map(|_| site.installation.serve(&[])).collect();
         let public = base(servers.last().unwrap());
         let shoppers: Vec<_> = (0..4)
             .map(|_| Shopper::new(&site, &public, &alice, &meanwhile))
@@ -208,18 +208,18 @@ fn are_served(usual: &Promises, meanwhile: &Promises) {
 #[test]
 fn f34_a_clean_up_killed_midway_goes_on_under_postgres() {
     let _turn = crate::alone();
-    goes_on(Place::on_postgres(), 2, 200_000);
+    goes_on(Installation::on_postgres(), 2, 200_000);
 }
 
 #[test]
 fn f34_a_clean_up_killed_midway_goes_on_under_sqlite() {
     let _turn = crate::alone();
-    goes_on(Place::new(), 1, 80_000);
+    goes_on(Installation::new(), 1, 80_000);
 }
 
 #[test]
 #[ignore = "slow: three and a half million rows"]
 fn f34_a_clean_up_killed_midway_goes_on_with_millions() {
     let _turn = crate::alone();
-    goes_on(Place::on_postgres(), 3, 2_000_000);
+    goes_on(Installation::on_postgres(), 3, 2_000_000);
 }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cast::client::header;
-use crate::cast::cluster::Cluster;
-use crate::cast::place::{Place, Running, refused};
-use crate::cast::relay::Relay;
-use crate::cast::server::{AUDIENCE, confidential};
-use crate::cast::site::{asks, base, management};
-use crate::cast::{Answer, Browser, Db, Look, Party, Server, postgres};
 use crate::disk::Disk;
+use crate::fixtures::client::header;
+use crate::fixtures::cluster::Cluster;
+use crate::fixtures::installation::{Installation, Running, refused};
+use crate::fixtures::relay::Relay;
+use crate::fixtures::server::{AUDIENCE, confidential};
+use crate::fixtures::site::{asks, base, management};
+use crate::fixtures::{Answer, Browser, Db, Look, Server, TestClient, postgres};
 use crate::postgres::{House, aside};
 use crate::runs;
 
@@ -46,19 +46,19 @@ impl Pair {
 
     /// A node behind the relay.
     fn house(&self) -> House {
-        let place = migrated(self.url.clone());
+        let installation = migrated(self.url.clone());
         let way = self.relay.through(&self.url);
-        House::open(place, &[&[("PORTCULLIS__DATABASE__URL", &way)]])
+        House::open(installation, &[&[("PORTCULLIS__DATABASE__URL", &way)]])
     }
 }
 
 /// A place on an empty database.
-fn migrated(url: String) -> Place {
-    let mut place = Place::new();
-    place.database = Some(url);
-    place.done(&["migrate", "up"]);
-    place.done(&["keys", "generate-kek", "--out", "keys/kek"]);
-    place
+fn migrated(url: String) -> Installation {
+    let mut installation = Installation::new();
+    installation.database = Some(url);
+    installation.done(&["migrate", "up"]);
+    installation.done(&["keys", "generate-kek", "--out", "keys/kek"]);
+    installation
 }
 
 /// The status of `/readyz` and the checks that failed.
@@ -87,20 +87,20 @@ async fn becomes(node: &Running, wanted: u16, check: Option<&str>) -> Duration {
     }
 }
 
-async fn asks_for_token(client: &Party) -> Answer {
+async fn asks_for_token(client: &TestClient) -> Answer {
     let fields = [("grant_type", "client_credentials"), ("resource", AUDIENCE)];
     client.posts("/oauth2/token", &fields).await
 }
 
 /// Registers a client of the client-credentials grant.
-fn robot(house: &House) -> Party {
+fn robot(house: &House) -> TestClient {
     let create = ["client", "create", "--name", "Robot", "--format", "json"];
     let may = ["--grant-type", "client_credentials", "--resource", AUDIENCE];
-    let made = house.site.place.done(&[&create[..], &may].concat());
+    let made = house.site.installation.done(&[&create[..], &may].concat());
     let made: serde_json::Value = serde_json::from_str(&made).unwrap();
     let client = confidential(made["client_id"].as_str().unwrap(), "");
     let secret = portcullis::secret::Secret::from_text(made["client_secret"].as_str().unwrap());
-    Party::new(&base(&house.nodes[0]), client, Some(secret))
+    TestClient::new(&base(&house.nodes[0]), client, Some(secret))
 }
 
 /// People shop for a while, and what they were answered holds.
@@ -165,10 +165,10 @@ fn read_only_database_is_not_ready_and_stops_signing() {
         pair.standby.is_promoted();
         pair.primary.is_demoted();
         let begun = Instant::now();
-        house.site.place.database = Some(promoted.clone());
-        let place = &house.site.place;
-        place.done(&["client", "disable", bad.id()]);
-        place.done(&["keys", "revoke", &kid, "--reason", "leaked", "--yes"]);
+        house.site.installation.database = Some(promoted.clone());
+        let installation = &house.site.installation;
+        installation.done(&["client", "disable", bad.id()]);
+        installation.done(&["keys", "revoke", &kid, "--reason", "leaked", "--yes"]);
         let node = &house.nodes[0];
         becomes(node, 503, Some("database")).await;
         println!("not ready {:?} after the failover", begun.elapsed());
@@ -187,9 +187,9 @@ fn read_only_database_is_not_ready_and_stops_signing() {
         // The command that an operator runs there says what it is.
         let stale = [("PORTCULLIS__DATABASE__URL", pair.url.as_str())];
         for command in [["user", "list"].as_slice(), &["migrate", "up"]] {
-            refused(&place.run(command, &stale), 69, "accepts no writes");
+            refused(&installation.run(command, &stale), 69, "accepts no writes");
         }
-        let doctor = place.run(&["doctor"], &stale);
+        let doctor = installation.run(&["doctor"], &stale);
         let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
         assert!(
             said.lines()
@@ -299,12 +299,12 @@ fn f02_failover_loses_no_acknowledged_write() {
 #[test]
 fn read_only_sqlite_file_is_not_ready() {
     let _turn = crate::alone();
-    let place = Place::new();
-    let Some(disk) = Disk::that_fails(&place.folder.join("data"), 32) else {
+    let installation = Installation::new();
+    let Some(disk) = Disk::that_fails(&installation.folder.join("data"), 32) else {
         return;
     };
-    let site = crate::cast::site::Site::open(place);
-    let node = site.place.serve(&[]);
+    let site = crate::fixtures::site::Site::open(installation);
+    let node = site.installation.serve(&[]);
     runs(async {
         becomes(&node, 200, None).await;
         disk.fails();
@@ -316,7 +316,7 @@ fn read_only_sqlite_file_is_not_ready() {
         assert_eq!(page.status, 503, "{}", page.body);
     });
     drop(node);
-    let doctor = site.place.run(&["doctor"], &[]);
+    let doctor = site.installation.run(&["doctor"], &[]);
     let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(
         said.lines()
@@ -324,7 +324,7 @@ fn read_only_sqlite_file_is_not_ready() {
         "{said}"
     );
     refused(
-        &site.place.run(&["user", "list"], &[]),
+        &site.installation.run(&["user", "list"], &[]),
         69,
         "cannot be written to",
     );
@@ -332,7 +332,7 @@ fn read_only_sqlite_file_is_not_ready() {
 }
 
 /// What an endpoint refuses with 503, `/readyz` refuses as well, and names it.
-async fn endpoints_and_readiness_refuse(server: &Server, web: &Party, check: &str) {
+async fn endpoints_and_readiness_refuse(server: &Server, web: &TestClient, check: &str) {
     server.fails_check(check).await;
     let answer = web.refreshes("pcl_rt_none", &[]).await;
     assert_eq!(answer.status, 503, "{check}: {}", answer.body);
@@ -346,7 +346,7 @@ async fn endpoints_and_readiness_refuse(server: &Server, web: &Party, check: &st
     );
 }
 
-async fn is_served(server: &Server, web: &Party) {
+async fn is_served(server: &Server, web: &TestClient) {
     server.gets_ready().await;
     let answer = web.refreshes("pcl_rt_none", &[]).await;
     assert_eq!(answer.status, 400, "{}", answer.body);

@@ -5,10 +5,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::cast::place::{Place, Running};
-use crate::cast::proc::{Proc, most_files};
-use crate::cast::site::{Site, asks, base, management, sample};
-use crate::cast::{Answer, Browser, Tokens};
+use crate::fixtures::installation::{Installation, Running};
+use crate::fixtures::proc::{Proc, most_files};
+use crate::fixtures::site::{Site, asks, base, management, sample};
+use crate::fixtures::{Answer, Browser, Tokens};
 use crate::runs;
 
 /// The catalogue says 10,000.
@@ -16,9 +16,9 @@ const LOGINS: usize = 1_000;
 
 /// A server that believes us from which addresses people come.
 fn open() -> (Site, Running) {
-    let site = Site::open(Place::new());
+    let site = Site::open(Installation::new());
     let server = site
-        .place
+        .installation
         .serve(&[("PORTCULLIS__HTTP__TRUSTED_PROXIES", "127.0.0.1")]);
     (site, server)
 }

@@ -2,8 +2,8 @@
 //! its fault, `fNN_…`; `docs/faults.md` lists all of them, with those that live in other suites.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "../cast/mod.rs"]
-mod cast;
+#[path = "../fixtures/mod.rs"]
+mod fixtures;
 
 mod at_once;
 mod backup;
@@ -11,12 +11,12 @@ mod bouncer;
 mod clean_up;
 mod disk;
 mod failover;
+mod load_clients;
 mod logins;
 mod migrations;
 mod postgres;
 #[cfg(target_os = "linux")]
 mod power;
-mod shoppers;
 mod sockets;
 mod sqlite;
 mod starved;

@@ -4,16 +4,16 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use crate::cast::Look;
-use crate::cast::place::{Place, refused};
-use crate::cast::postgres;
+use crate::fixtures::Look;
+use crate::fixtures::installation::{Installation, refused};
+use crate::fixtures::postgres;
 
 /// A place whose database is empty.
-pub fn empty(name: &str) -> Place {
-    let mut place = Place::new();
+pub fn empty(name: &str) -> Installation {
+    let mut installation = Installation::new();
     let name = format!("{name}_{}", std::process::id());
-    place.database = Some(postgres::empty_database(&name));
-    place
+    installation.database = Some(postgres::empty_database(&name));
+    installation
 }
 
 /// Every migration by name, with its statements.
@@ -122,8 +122,8 @@ fn f17_a_migration_whose_connection_ends_at_any_statement_leaves_nothing() {
     let wanted = schema_of(fresh.database.as_deref().unwrap());
     let mut cuts = 0;
     for version in [0, 1, migrations("postgres").len() - 1] {
-        let place = empty("interrupted");
-        let url = place.database.as_deref().unwrap();
+        let installation = empty("interrupted");
+        let url = installation.database.as_deref().unwrap();
         let mut look = Look::at(url);
         if version > 0 {
             look.execute(&as_of("postgres", version));
@@ -133,7 +133,7 @@ fn f17_a_migration_whose_connection_ends_at_any_statement_leaves_nothing() {
         let before = schema_of(url);
         for at in 1.. {
             set_trap(url, at);
-            let output = place.run(&["migrate", "up"], &[]);
+            let output = installation.run(&["migrate", "up"], &[]);
             if output.status.success() {
                 break;
             }
@@ -170,9 +170,9 @@ fn f17_a_migration_killed_at_any_moment_is_whole_or_nothing() {
     let (mut whole, mut nothing) = (0, 0);
     const KILLS: u32 = 12;
     for kill_at in 0..KILLS {
-        let place = empty("killed");
-        let url = place.database.clone().unwrap();
-        let child = place
+        let installation = empty("killed");
+        let url = installation.database.clone().unwrap();
+        let child = installation
             .command(&["migrate", "up"], &[])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -188,7 +188,7 @@ fn f17_a_migration_killed_at_any_moment_is_whole_or_nothing() {
                 whole += 1;
             }
         }
-        place.done(&["migrate", "up"]);
+        installation.done(&["migrate", "up"]);
         assert_eq!(schema_of(&url), wanted);
     }
     println!("killed {KILLS} times: {nothing} did nothing, {whole} everything");
@@ -208,14 +208,14 @@ fn passes(time: Duration) {
 #[test]
 fn f17_an_embedded_migration_killed_at_any_write_is_whole_or_nothing() {
     let _turn = crate::alone();
-    let fresh = Place::new();
+    let fresh = Installation::new();
     fresh.done(&["migrate", "up"]);
     let wanted = schema_in(&fresh.folder.join("data/portcullis.db"));
     let (mut whole, mut nothing) = (0, 0);
     for version in 0..migrations("sqlite").len() {
         for pages in (0..).step_by(8) {
-            let place = Place::new();
-            let file = place.folder.join("data/portcullis.db");
+            let installation = Installation::new();
+            let file = installation.folder.join("data/portcullis.db");
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
             if version > 0 {
                 let mut look = Look::at_file(&file);
@@ -226,7 +226,7 @@ fn f17_an_embedded_migration_killed_at_any_write_is_whole_or_nothing() {
                 0 => Vec::new(),
                 _ => schema_in(&file),
             };
-            let mut child = place
+            let mut child = installation
                 .command(&["migrate", "up"], &[])
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -248,7 +248,7 @@ fn f17_an_embedded_migration_killed_at_any_write_is_whole_or_nothing() {
                     nothing += 1;
                 }
             }
-            place.done(&["migrate", "up"]);
+            installation.done(&["migrate", "up"]);
             assert_eq!(schema_in(&file), wanted, "version {version}, {pages} pages");
             if ended.is_some() {
                 break;

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{join, join_all};
 
-use crate::cast::Browser;
-use crate::cast::Look;
-use crate::cast::cluster::Cluster;
-use crate::cast::place::{Place, Running};
-use crate::cast::relay::Relay;
-use crate::cast::site::{Site, asks, base, management};
+use crate::fixtures::Browser;
+use crate::fixtures::Look;
+use crate::fixtures::cluster::Cluster;
+use crate::fixtures::installation::{Installation, Running};
+use crate::fixtures::relay::Relay;
+use crate::fixtures::site::{Site, asks, base, management};
+use crate::load_clients::{Promises, Shopper, are_honoured, signed_in};
 use crate::runs;
-use crate::shoppers::{Promises, Shopper, are_honoured, signed_in};
 
 /// How many people shop at each node.
 const SHOPPERS: usize = 2;
@@ -30,12 +30,17 @@ pub struct House {
 }
 
 impl House {
-    /// On the database of a place, with nodes that have these settings besides.
-    pub fn open(place: Place, nodes: &[&[(&str, &str)]]) -> Self {
-        let mut site = Site::open(place);
+    /// On the database of a installation, with nodes that have these settings besides.
+    pub fn open(installation: Installation, nodes: &[&[(&str, &str)]]) -> Self {
+        let mut site = Site::open(installation);
         let level = "warn,portcullis=info,access=off,audit=off".to_owned();
-        site.place.told.push(("PORTCULLIS__LOG__LEVEL", level));
-        let nodes: Vec<Running> = nodes.iter().map(|more| site.place.serve(more)).collect();
+        site.installation
+            .told
+            .push(("PORTCULLIS__LOG__LEVEL", level));
+        let nodes: Vec<Running> = nodes
+            .iter()
+            .map(|more| site.installation.serve(more))
+            .collect();
         let alice = runs(signed_in(&site, &base(&nodes[0])));
         Self {
             site,
@@ -71,7 +76,7 @@ impl House {
     /// Check K: what was answered is stored, enforced at every node and in the feed; the feed has no
     /// gap; each ring has one generation of a number; the audit log is whole.
     pub fn keeps_its_word(&self) {
-        let url = self.site.place.database.as_deref().unwrap();
+        let url = self.site.installation.database.as_deref().unwrap();
         let lines = |query: &str| {
             let query = query.replace("lower(hex(hash))", "encode(hash, 'hex')");
             Look::at(url).lines(&query)
@@ -95,7 +100,7 @@ impl House {
         let twice = "SELECT kid AS line FROM signing_keys a WHERE EXISTS (SELECT 1 FROM signing_keys b \
                      WHERE b.use = a.use AND b.alg = a.alg AND b.generation = a.generation AND b.kid <> a.kid)";
         assert_eq!(lines(twice), Vec::<String>::new());
-        self.site.place.done(&["audit", "verify"]);
+        self.site.installation.done(&["audit", "verify"]);
         for node in &self.nodes {
             let panicked = |line: &String| line.contains("server.panicked");
             assert!(!node.log().iter().any(panicked));
@@ -106,7 +111,7 @@ impl House {
     #[track_caller]
     fn waits_until(&self, query: &str) {
         let begun = Instant::now();
-        while self.site.place.count(query) != 0 {
+        while self.site.installation.count(query) != 0 {
             assert!(begun.elapsed() < Duration::from_secs(10), "{query}");
             std::thread::yield_now();
         }
@@ -150,11 +155,11 @@ async fn slowest_of(reads: &[(&String, &str)]) -> Duration {
 
 fn three_nodes_survive(rounds: u64, blow: fn(&Cluster)) {
     let cluster = std::sync::Arc::new(Cluster::new());
-    let mut place = Place::new();
-    place.database = Some(cluster.database());
-    place.done(&["migrate", "up"]);
-    place.done(&["keys", "generate-kek", "--out", "keys/kek"]);
-    let house = House::open(place, &[&[], &[], &[]]);
+    let mut installation = Installation::new();
+    installation.database = Some(cluster.database());
+    installation.done(&["migrate", "up"]);
+    installation.done(&["keys", "generate-kek", "--out", "keys/kek"]);
+    let house = House::open(installation, &[&[], &[], &[]]);
     let nodes: Vec<&Running> = house.nodes.iter().collect();
     let (mut slowest, mut rates) = (Duration::ZERO, Vec::new());
     runs(async {
@@ -212,7 +217,7 @@ fn f33_a_power_cut_of_postgres_loses_nothing_that_was_confirmed() {
 fn f03_an_exhausted_pool_is_503_and_keys_stay_readable() {
     let _turn = crate::alone();
     let pool = ("PORTCULLIS__DATABASE__POOL_SIZE", "4");
-    let house = House::open(Place::on_postgres(), &[&[pool]]);
+    let house = House::open(Installation::on_postgres(), &[&[pool]]);
     let node = &house.nodes[0];
     let (public, probes) = (base(node), management(node));
     let web = house.site.web(&public);
@@ -221,7 +226,7 @@ fn f03_an_exhausted_pool_is_503_and_keys_stay_readable() {
             .redeems(&house.alice.at(&public).allows(&web).await)
             .await
             .ok();
-        let url = house.site.place.database.as_deref().unwrap();
+        let url = house.site.installation.database.as_deref().unwrap();
         let mut holder = Look::at(url);
         holder.execute("BEGIN; LOCK TABLE grants IN ACCESS EXCLUSIVE MODE");
         let begun = Instant::now();
@@ -266,9 +271,9 @@ const BUSY: &str = "
 #[test]
 fn f04_serialization_failures_and_deadlocks_are_503_and_use_nothing_up() {
     let _turn = crate::alone();
-    let house = House::open(Place::on_postgres(), &[&[], &[]]);
+    let house = House::open(Installation::on_postgres(), &[&[], &[]]);
     let nodes: Vec<&Running> = house.nodes.iter().collect();
-    house.site.place.execute(BUSY);
+    house.site.installation.execute(BUSY);
     runs(async {
         house
             .open_for(&nodes, tokio::time::sleep(Duration::from_secs(3)))
@@ -276,7 +281,7 @@ fn f04_serialization_failures_and_deadlocks_are_503_and_use_nothing_up() {
     });
     let quiet =
         "DROP TRIGGER busy ON grants; DROP TRIGGER busy ON codes; DROP FUNCTION fail_now_and_then";
-    house.site.place.execute(quiet);
+    house.site.installation.execute(quiet);
     let refused = house.promises.borrow().refused;
     println!(
         "{refused} of {} were asked to come back",
@@ -288,11 +293,11 @@ fn f04_serialization_failures_and_deadlocks_are_503_and_use_nothing_up() {
 
 /// A node whose way to the database is a relay, and if wanted one beside it.
 fn behind(relay: &Relay, beside: bool) -> House {
-    let place = Place::on_postgres();
-    let url = relay.through(place.database.as_deref().unwrap());
+    let installation = Installation::on_postgres();
+    let url = relay.through(installation.database.as_deref().unwrap());
     let way: &[(&str, &str)] = &[("PORTCULLIS__DATABASE__URL", &url)];
     let nodes: &[&[(&str, &str)]] = if beside { &[way, &[]] } else { &[way] };
-    House::open(place, nodes)
+    House::open(installation, nodes)
 }
 
 /// F06: each answer of the database comes half a second late, and later one message in a hundred
@@ -393,7 +398,7 @@ fn f08_a_node_that_is_cut_off_says_so_and_the_other_goes_on() {
 #[test]
 fn f09_nodes_killed_under_load_lose_nothing_that_was_confirmed() {
     let _turn = crate::alone();
-    let mut house = House::open(Place::on_postgres(), &[&[], &[], &[]]);
+    let mut house = House::open(Installation::on_postgres(), &[&[], &[], &[]]);
     for round in 0..9 {
         let killed = round % 3;
         let nodes: Vec<&Running> = house.nodes.iter().collect();
@@ -402,7 +407,7 @@ fn f09_nodes_killed_under_load_lose_nothing_that_was_confirmed() {
             nodes[killed].signal("-KILL");
             moment(round as u64 + 1).await;
         }));
-        house.nodes[killed] = house.site.place.serve(&[]);
+        house.nodes[killed] = house.site.installation.serve(&[]);
     }
     let codes = house.promises.borrow().codes.len();
     println!("9 kills: {codes} codes redeemed, none lost");

@@ -26,7 +26,7 @@ fn power() -> PathBuf {
 
 fn powerless_again_and_again(cycles: u64) {
     let stage = site();
-    let folder = &stage.0.place.folder;
+    let folder = &stage.0.installation.folder;
     let (data, disk, library) = (folder.join("data"), folder.join("disk"), power());
     copied(&data, &disk);
     let variables = [

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::cast::place::{Place, Running};
-use crate::cast::proc::{Proc, most_files};
-use crate::cast::site::{Site, asks, base, management, sample};
+use crate::fixtures::installation::{Installation, Running};
+use crate::fixtures::proc::{Proc, most_files};
+use crate::fixtures::site::{Site, asks, base, management, sample};
 use crate::runs;
 
 const JWKS: &str = "/oauth2/jwks";
@@ -121,8 +121,8 @@ struct Door {
 }
 
 fn open() -> (Site, Running, Door) {
-    let site = Site::open(Place::new());
-    let server = site.place.serve(&[]);
+    let site = Site::open(Installation::new());
+    let server = site.installation.serve(&[]);
     let (_, page) = runs(asks(&base(&server), "/account"));
     let sheet = page.split("href=\"/assets/").skip(1);
     let sheet = sheet.filter_map(|rest| rest.split('"').next());

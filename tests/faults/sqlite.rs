@@ -4,13 +4,13 @@ use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::cast::Browser;
-use crate::cast::Look;
-use crate::cast::place::{Place, Running, refused};
-use crate::cast::site::{Site, base};
 use crate::disk::Disk;
+use crate::fixtures::Browser;
+use crate::fixtures::Look;
+use crate::fixtures::installation::{Installation, Running, refused};
+use crate::fixtures::site::{Site, base};
+use crate::load_clients::{Promises, Shopper, are_honoured, signed_in};
 use crate::runs;
-use crate::shoppers::{Promises, Shopper, are_honoured, signed_in};
 
 /// How many people shop at once.
 const SHOPPERS: usize = 6;
@@ -21,12 +21,12 @@ const REMEMBERED: u64 = 50;
 
 /// A site on an embedded database, with alice signed in.
 pub fn site() -> (Site, Browser) {
-    let mut site = Site::open(Place::new());
-    site.place.told.push((
+    let mut site = Site::open(Installation::new());
+    site.installation.told.push((
         "PORTCULLIS__LOG__LEVEL",
         "warn,portcullis=info,access=off,audit=off".to_owned(),
     ));
-    let server = site.place.serve(&[]);
+    let server = site.installation.serve(&[]);
     let alice = runs(signed_in(&site, &base(&server)));
     assert_eq!(server.stop(), Some(0));
     (site, alice)
@@ -97,20 +97,20 @@ pub fn dies_again_and_again(
         if cycle.is_multiple_of(REMEMBERED) {
             count(&promises.take());
         }
-        let server = site.place.serve(variables);
+        let server = site.installation.serve(variables);
         load(site, &server, alice, &promises, async || {
             moment(cycle).await;
             server.signal("-KILL");
         });
         drop(server);
-        let copy = copied(kept, &site.place.folder.join("copy"));
+        let copy = copied(kept, &site.installation.folder.join("copy"));
         keeps(&copy, &promises.borrow());
         goes_on();
     }
     let promises = promises.into_inner();
     count(&promises);
     println!("{cycles} times: {codes} codes redeemed, {ended} grants revoked, none lost");
-    let server = site.place.serve(&[]);
+    let server = site.installation.serve(&[]);
     runs(are_honoured(&promises, &site.web(&base(&server))));
     assert_eq!(server.stop(), Some(0));
     (codes, ended)
@@ -118,7 +118,7 @@ pub fn dies_again_and_again(
 
 fn killed_again_and_again(cycles: u64) {
     let stage = site();
-    let data = stage.0.place.folder.join("data");
+    let data = stage.0.installation.folder.join("data");
     let (codes, ended) = dies_again_and_again(cycles, &stage, &[], &data, || ());
     assert!(codes > cycles && ended > cycles / 2);
 }
@@ -145,10 +145,10 @@ fn f32_the_files_of_a_running_server_can_be_copied_with_their_log() {
     let (site, alice) = site();
     let promises = RefCell::new(Promises::default());
     let (data, copy) = (
-        site.place.folder.join("data"),
-        site.place.folder.join("copy"),
+        site.installation.folder.join("data"),
+        site.installation.folder.join("copy"),
     );
-    let server = site.place.serve(&[]);
+    let server = site.installation.serve(&[]);
     load(&site, &server, &alice, &promises, async || {
         for cycle in 0..20 {
             moment(cycle).await;
@@ -166,14 +166,14 @@ fn f32_the_files_of_a_running_server_can_be_copied_with_their_log() {
 #[test]
 fn f32_a_read_only_folder_is_said() {
     let _turn = crate::alone();
-    let place = Place::new();
-    let Some(disk) = Disk::over(&place.folder.join("data"), 8) else {
+    let installation = Installation::new();
+    let Some(disk) = Disk::over(&installation.folder.join("data"), 8) else {
         return;
     };
-    let place = Site::open(place).place;
+    let installation = Site::open(installation).installation;
     disk.becomes_read_only();
     for command in [["serve"].as_slice(), &["user", "list"]] {
-        let output = place.run(command, &[]);
+        let output = installation.run(command, &[]);
         refused(&output, 69, "data/portcullis.db");
         refused(&output, 69, "Read-only file system");
     }

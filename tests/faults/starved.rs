@@ -15,10 +15,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::FutureExt;
 use rustix::process::Resource;
 
-use crate::cast::place::{Place, Running};
-use crate::cast::proc::{Hogs, Proc};
-use crate::cast::site::{Site, asks, base, management};
-use crate::cast::{Browser, Party};
+use crate::fixtures::installation::{Installation, Running};
+use crate::fixtures::proc::{Hogs, Proc};
+use crate::fixtures::site::{Site, asks, base, management};
+use crate::fixtures::{Browser, TestClient};
 use crate::runs;
 
 /// Waits for a condition, at most so long.
@@ -58,7 +58,7 @@ fn panics(server: &Running) -> usize {
 }
 
 /// Somebody who is signed in gets a code, and tokens for it, and refreshes them: the tokens in the end.
-async fn shops(alice: &mut Browser, web: &Party) -> String {
+async fn shops(alice: &mut Browser, web: &TestClient) -> String {
     let code = alice.allows(web).await;
     let tokens = web.redeems(&code).await.ok();
     let tokens = web.refreshes(tokens.refresh(), &[]).await.ok();
@@ -66,7 +66,7 @@ async fn shops(alice: &mut Browser, web: &Party) -> String {
 }
 
 /// How often that is done in a time.
-async fn shops_for(time: Duration, alice: &mut Browser, web: &Party) -> usize {
+async fn shops_for(time: Duration, alice: &mut Browser, web: &TestClient) -> usize {
     let (begun, mut rounds) = (Instant::now(), 0);
     while begun.elapsed() < time {
         shops(alice, web).await;
@@ -80,7 +80,7 @@ async fn shops_for(time: Duration, alice: &mut Browser, web: &Party) -> usize {
 #[test]
 fn f25_without_processor_time_the_server_is_slow_and_nothing_else() {
     let _turn = crate::alone();
-    let site = Site::open(Place::new());
+    let site = Site::open(Installation::new());
     let path = std::env::temp_dir().join(format!("pcl-starved-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -88,7 +88,7 @@ fn f25_without_processor_time_the_server_is_slow_and_nothing_else() {
         .set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();
     // The server says that it lives twice in this time.
-    let server = site.place.serve(&[
+    let server = site.installation.serve(&[
         ("NOTIFY_SOCKET", path.to_str().unwrap()),
         ("WATCHDOG_USEC", "2000000"),
     ]);
@@ -185,7 +185,7 @@ impl Drop for Cgroup {
 async fn shops_until(
     end: Instant,
     base: String,
-    web: Party,
+    web: TestClient,
     known: Option<Browser>,
     given: &Mutex<Vec<String>>,
 ) {
@@ -218,8 +218,8 @@ fn grant(token: &str) -> uuid::Uuid {
 #[test]
 fn f25_without_memory_nothing_acknowledged_is_lost() {
     let _turn = crate::alone();
-    let site = Site::open(Place::new());
-    let mut server = site.place.serve(&[]);
+    let site = Site::open(Installation::new());
+    let mut server = site.installation.serve(&[]);
     let public = base(&server);
     let web = site.web(&public);
     let given = Mutex::new(Vec::new());
@@ -278,12 +278,12 @@ fn f25_without_memory_nothing_acknowledged_is_lost() {
     // Killed if it is still there.
     drop(server);
     drop(group);
-    let server = site.place.serve(&[]);
+    let server = site.installation.serve(&[]);
     assert!(given.len() > 10, "{}", given.len());
     for token in &given {
         let id = grant(token);
         let rows = "SELECT count(*) AS n FROM grants WHERE generation > 0 AND id = ";
-        assert_eq!(site.place.count(&format!("{rows}'{id}'")), 1, "{id}");
+        assert_eq!(site.installation.count(&format!("{rows}'{id}'")), 1, "{id}");
     }
     runs(shops(
         &mut Browser::new(&base(&server)),
@@ -307,10 +307,10 @@ fn answers(to: SocketAddr) -> bool {
 #[test]
 fn f30_without_file_descriptors_the_listener_waits_and_comes_back() {
     let _turn = crate::alone();
-    let site = Site::open(Place::new());
-    let serve = site.place.command(&["serve"], &[]);
+    let site = Site::open(Installation::new());
+    let serve = site.installation.command(&["serve"], &[]);
     let limited = ["sh", "-c", "ulimit -n 64 && exec \"$0\" \"$@\""];
-    let server = site.place.starts(behind(&limited, &serve));
+    let server = site.installation.starts(behind(&limited, &serve));
     let proc = Proc(server.child.id());
     let to: SocketAddr = server.started("listen").parse().unwrap();
     let public = base(&server);
@@ -319,7 +319,7 @@ fn f30_without_file_descriptors_the_listener_waits_and_comes_back() {
     runs(shops(&mut alice, &web));
     let (lines, cpu) = (server.log().len(), proc.cpu());
     let begun = Instant::now();
-    // They say nothing: each is hung up on after five seconds, and the next takes its place.
+    // They say nothing: each is hung up on after five seconds, and the next takes its installation.
     let crowd: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(to).unwrap()).collect();
     assert!(!answers(to), "there are files left");
     while begun.elapsed() < Duration::from_secs(4) {
@@ -354,23 +354,23 @@ fn f30_without_threads_the_server_goes_on_with_those_it_has() {
     let folder = std::env::temp_dir().join(format!("pcl-threads-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
-    let site = Site::open(Place {
+    let site = Site::open(Installation {
         folder,
         database: None,
         told: Vec::new(),
     });
-    let serve = site.place.command(&["serve"], &[]);
+    let serve = site.installation.command(&["serve"], &[]);
     let nobody = rustix::process::getuid().is_root().then_some(NOBODY);
     let server = match nobody {
-        None => site.place.starts(serve),
+        None => site.installation.starts(serve),
         Some(_) => {
             let owner = format!("{NOBODY}:{NOBODY}");
             let mut chown = Command::new("chown");
-            let chown = chown.args(["-R", &owner]).arg(&site.place.folder);
+            let chown = chown.args(["-R", &owner]).arg(&site.installation.folder);
             assert!(chown.status().unwrap().success());
             let (user, group) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
             let somebody = ["setpriv", &user, &group, "--clear-groups"];
-            site.place.starts(behind(&somebody, &serve))
+            site.installation.starts(behind(&somebody, &serve))
         }
     };
     let proc = Proc(server.child.id());

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::cast::Look;
-use crate::cast::place::Place;
-use crate::cast::site::{Site, asks, base, management, sample};
-use crate::cast::{Answer, Browser, postgres};
 use crate::disk::Disk;
+use crate::fixtures::Look;
+use crate::fixtures::installation::Installation;
+use crate::fixtures::site::{Site, asks, base, management, sample};
+use crate::fixtures::{Answer, Browser, postgres};
 use crate::runs;
 
 /// Requests that may still be answered before the last page is full.
@@ -18,14 +18,14 @@ const ROOM: i64 = 3_000;
 #[test]
 fn f07_a_full_disk_under_sqlite_is_503_and_heals_without_a_restart() {
     let _turn = crate::alone();
-    let place = Place::new();
-    let Some(disk) = Disk::over(&place.folder.join("data"), 16) else {
+    let installation = Installation::new();
+    let Some(disk) = Disk::over(&installation.folder.join("data"), 16) else {
         return;
     };
-    let site = Site::open(place);
+    let site = Site::open(installation);
     is_survived(&site, &disk);
     let sound = site
-        .place
+        .installation
         .count("SELECT count(*) AS n FROM pragma_integrity_check WHERE integrity_check = 'ok'");
     assert_eq!(sound, 1);
     // The disk goes before the folder that it is mounted on.
@@ -48,11 +48,11 @@ fn f07_a_full_disk_under_postgres_is_503_and_heals_without_a_restart() {
         return;
     };
     disk.belongs_like(&data);
-    let place = Place::on_postgres();
+    let installation = Installation::on_postgres();
     let space = Tablespace::at(&folder);
-    let name = postgres::name(place.database.as_deref().unwrap()).to_owned();
+    let name = postgres::name(installation.database.as_deref().unwrap()).to_owned();
     postgres::execute(&format!("ALTER DATABASE {name} SET TABLESPACE {}", space.0));
-    let site = Site::open(place);
+    let site = Site::open(installation);
     is_survived(&site, &disk);
     drop(site);
     drop(space);
@@ -100,9 +100,11 @@ fn is_written(answer: &Answer) -> bool {
 
 fn is_survived(site: &Site, disk: &Disk) {
     // A code must outlive the outage.
-    let server = site.place.serve(&[("PORTCULLIS__TOKENS__CODE", "10m")]);
+    let server = site
+        .installation
+        .serve(&[("PORTCULLIS__TOKENS__CODE", "10m")]);
     let (public, probes) = (base(&server), management(&server));
-    let codes = || site.place.count("SELECT count(*) AS n FROM codes");
+    let codes = || site.installation.count("SELECT count(*) AS n FROM codes");
     let widows = "SELECT count(*) AS n FROM grants WHERE id NOT IN (SELECT grant_id FROM codes)";
     runs(async {
         let web = site.web(&public);
@@ -120,7 +122,7 @@ fn is_survived(site: &Site, disk: &Disk) {
         }
         // Each write is whole or not there: what was answered, and nothing of what was not.
         assert_eq!(codes(), before + written);
-        assert_eq!(site.place.count(widows), 0);
+        assert_eq!(site.installation.count(widows), 0);
         // A table may still have room in its last page, so each answer is either, and stays true.
         let redeemed = web.redeems(&code).await;
         let refreshed = web.refreshes(tokens.refresh(), &[]).await;
@@ -131,7 +133,7 @@ fn is_survived(site: &Site, disk: &Disk) {
                 other => panic!("{other}: {}", answer.body),
             }
         }
-        if site.place.database.is_none() {
+        if site.installation.database.is_none() {
             assert_eq!((redeemed.status, refreshed.status), (503, 503));
         }
         // Whoever only reads notices nothing.
@@ -148,7 +150,7 @@ fn is_survived(site: &Site, disk: &Disk) {
                 && (line.contains("is full") || line.contains("No space"))
         });
         // The tables of Postgres may have room for one row that is only rewritten, and its log is elsewhere.
-        if site.place.database.is_none() {
+        if site.installation.database.is_none() {
             let begun = Instant::now();
             loop {
                 let (status, said) = asks(&probes, "/readyz").await;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::both;
-use crate::place::{Place, refused};
+use crate::installation::{Installation, refused};
 
 const CLIENT: [&str; 8] = [
     "client",
@@ -17,13 +17,13 @@ const CLIENT: [&str; 8] = [
 ];
 
 /// Changes, then a server that seals them.
-fn history(place: &Place) {
-    place.told(
+fn history(installation: &Installation) {
+    installation.told(
         &["user", "create", "alice", "--password-stdin"],
         "gravel-otter-92-lamp",
     );
-    place.done(&CLIENT);
-    let running = place.serve(&[]);
+    installation.done(&CLIENT);
+    let running = installation.serve(&[]);
     running.waits_for(|line| line.contains(r#""event":"client.created""#));
     // The server secret, and a signer and a standby of each of three rings.
     running.waits_for(|line| {
@@ -32,13 +32,13 @@ fn history(place: &Place) {
     assert_eq!(running.stop(), Some(0));
 }
 
-fn verified(place: &Place) -> Value {
-    let output = place.run(&["audit", "verify", "--format", "json"], &[]);
+fn verified(installation: &Installation) -> Value {
+    let output = installation.run(&["audit", "verify", "--format", "json"], &[]);
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-fn findings(place: &Place) -> Vec<String> {
-    let found = verified(place);
+fn findings(installation: &Installation) -> Vec<String> {
+    let found = verified(installation);
     let problems = found["problems"].as_array().unwrap();
     problems
         .iter()
@@ -47,34 +47,34 @@ fn findings(place: &Place) -> Vec<String> {
 }
 
 both! {
-    fn every_change_is_sealed_and_told_once(place: Place) {
-        history(&place);
-        let found = verified(&place);
+    fn every_change_is_sealed_and_told_once(installation: Installation) {
+        history(&installation);
+        let found = verified(&installation);
         // alice, shop, and seven keys.
         assert_eq!((found["sealed"].as_u64(), found["first"].as_u64()), (Some(9), Some(1)), "{found}");
         assert_eq!(found["problems"], serde_json::json!([]));
         let head = found["head"].as_str().unwrap().to_owned();
-        place.done(&["audit", "verify", "--expect", &head]);
-        let told = place.done(&["audit", "tail", "-n", "2", "--format", "json"]);
+        installation.done(&["audit", "verify", "--expect", &head]);
+        let told = installation.done(&["audit", "tail", "-n", "2", "--format", "json"]);
         let names: Vec<String> = told.lines().map(|line| {
             let event: Value = serde_json::from_str(line).unwrap();
             event["name"].as_str().unwrap().to_owned()
         }).collect();
         assert_eq!(names, ["key.created", "key.created"]);
         // What happens later is sealed too, and the old head is still in the chain.
-        place.told(&["user", "set-password", "alice", "--password-stdin"], "umbrella-tiger-51-moss");
-        let running = place.serve(&[]);
+        installation.told(&["user", "set-password", "alice", "--password-stdin"], "umbrella-tiger-51-moss");
+        let running = installation.serve(&[]);
         running.waits_for(|line| line.contains(r#""event":"user.credential_changed""#));
         drop(running);
-        assert_eq!(verified(&place)["sealed"], 10);
-        place.done(&["audit", "verify", "--expect", &head]);
+        assert_eq!(verified(&installation)["sealed"], 10);
+        installation.done(&["audit", "verify", "--expect", &head]);
     }
 }
 
 both! {
-    fn whoever_changes_adds_or_removes_history_is_found_out(place: Place) {
-        history(&place);
-        let head = verified(&place)["head"].as_str().unwrap().to_owned();
+    fn whoever_changes_adds_or_removes_history_is_found_out(installation: Installation) {
+        history(&installation);
+        let head = verified(&installation)["head"].as_str().unwrap().to_owned();
         let changes = [
             ("UPDATE audit_events SET actor = 'user:mallory' WHERE name = 'client.created'",
              "UPDATE audit_events SET actor = 'cli' WHERE name = 'client.created'",
@@ -87,36 +87,36 @@ both! {
              "an event without a seal"),
         ];
         for (change, back, finding) in changes {
-            place.execute(change);
-            assert_eq!(findings(&place), [finding], "{change}");
-            refused(&place.run(&["audit", "verify"], &[]), 1, "the audit log is not as it was written: 1 finding");
-            place.execute(back);
-            assert_eq!(findings(&place), [""; 0], "{back}");
+            installation.execute(change);
+            assert_eq!(findings(&installation), [finding], "{change}");
+            refused(&installation.run(&["audit", "verify"], &[]), 1, "the audit log is not as it was written: 1 finding");
+            installation.execute(back);
+            assert_eq!(findings(&installation), [""; 0], "{back}");
         }
         // The end can be cut off without a trace in the database; a head kept elsewhere shows it.
-        place.execute("DELETE FROM audit_events WHERE id = (SELECT event_id FROM audit_seals WHERE seq = 9); DELETE FROM audit_seals WHERE seq = 9;");
-        assert_eq!(findings(&place), [""; 0]);
-        refused(&place.run(&["audit", "verify", "--expect", &head], &[]), 1, "1 finding");
+        installation.execute("DELETE FROM audit_events WHERE id = (SELECT event_id FROM audit_seals WHERE seq = 9); DELETE FROM audit_seals WHERE seq = 9;");
+        assert_eq!(findings(&installation), [""; 0]);
+        refused(&installation.run(&["audit", "verify", "--expect", &head], &[]), 1, "1 finding");
         // The middle and the beginning cannot.
-        place.execute("DELETE FROM audit_seals WHERE seq = 2");
-        let found = findings(&place);
+        installation.execute("DELETE FROM audit_seals WHERE seq = 2");
+        let found = findings(&installation);
         assert!(found.contains(&"seals before it are missing".to_owned()), "{found:?}");
-        place.execute("DELETE FROM audit_events WHERE id = (SELECT event_id FROM audit_seals WHERE seq = 1); DELETE FROM audit_seals WHERE seq > 1;");
-        let found = findings(&place);
+        installation.execute("DELETE FROM audit_events WHERE id = (SELECT event_id FROM audit_seals WHERE seq = 1); DELETE FROM audit_seals WHERE seq > 1;");
+        let found = findings(&installation);
         assert!(found.contains(&"events up to it were removed, not by the clean-up".to_owned()), "{found:?}");
     }
 }
 
 #[test]
 fn the_seals_need_the_key() {
-    let place = Place::new();
-    history(&place);
-    place.done(&["keys", "generate-kek", "--out", "other"]);
-    let output = place.run(
+    let installation = Installation::new();
+    history(&installation);
+    installation.done(&["keys", "generate-kek", "--out", "other"]);
+    let output = installation.run(
         &["audit", "verify"],
         &[("PORTCULLIS__KEYS__KEK", "file:other")],
     );
     refused(&output, 78, "which is not configured in `keys.kek`");
-    let wrong = place.run(&["audit", "verify", "--expect", "x"], &[]);
+    let wrong = installation.run(&["audit", "verify", "--expect", "x"], &[]);
     refused(&wrong, 2, "`audit verify` prints one");
 }

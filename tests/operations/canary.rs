@@ -8,10 +8,10 @@ use portcullis::secret::Entropy;
 use std::os::unix::fs::PermissionsExt;
 
 use crate::both;
-use crate::cast::client::basic;
-use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, Browser, Look};
-use crate::place::Place;
+use crate::fixtures::client::basic;
+use crate::fixtures::server::PASSWORD;
+use crate::fixtures::{Answer, Browser, Look};
+use crate::installation::Installation;
 use crate::site::{Site, asks, base, management};
 
 /// What must not be found: a name to tell, and the value.
@@ -114,7 +114,7 @@ async fn wrong_ones(site: &Site, public: &str, said: &mut Vec<String>) {
 async fn in_broken_statements(site: &Site, public: &str, said: &mut Vec<String>) {
     let web = site.web(public);
     for table in ["codes", "grants", "sessions", "clients"] {
-        site.place
+        site.installation
             .execute(&format!("ALTER TABLE {table} RENAME TO {table}_gone"));
         let code = format!("pcl_ac_{CANARY}");
         let answers = [
@@ -128,16 +128,16 @@ async fn in_broken_statements(site: &Site, public: &str, said: &mut Vec<String>)
                 )
                 .await,
         ];
-        site.place
+        site.installation
             .execute(&format!("ALTER TABLE {table}_gone RENAME TO {table}"));
         said.extend(answers.into_iter().map(|answer| answer.body));
     }
 }
 
 /// Everything that the database holds, as text.
-fn dump(place: &Place) -> String {
-    let Some(url) = &place.database else {
-        let files = std::fs::read_dir(place.folder.join("data")).unwrap();
+fn dump(installation: &Installation) -> String {
+    let Some(url) = &installation.database else {
+        let files = std::fs::read_dir(installation.folder.join("data")).unwrap();
         let files = files.map(|file| std::fs::read(file.unwrap().path()).unwrap());
         return files
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
@@ -160,32 +160,32 @@ fn shapes(value: &str) -> Vec<String> {
 }
 
 both! {
-    fn no_secret_is_written_anywhere(place: Place) {
-        let site = Site::open(place);
-        let server = site.place.serve(&[("PORTCULLIS__LOG__LEVEL", "trace")]);
+    fn no_secret_is_written_anywhere(installation: Installation) {
+        let site = Site::open(installation);
+        let server = site.installation.serve(&[("PORTCULLIS__LOG__LEVEL", "trace")]);
         let (public, probes) = (base(&server), management(&server));
         let mut marks = vec![
             ("canary".to_owned(), CANARY.to_owned()),
             ("password".to_owned(), PASSWORD.to_owned()),
             ("client secret".to_owned(), site.secret.expose().to_owned()),
             ("Basic header".to_owned(), basic(&site.client_id, site.secret.expose()).replace("Basic ", "")),
-            ("key-encrypting key".to_owned(), site.place.read("keys/kek").trim().to_owned()),
+            ("key-encrypting key".to_owned(), site.installation.read("keys/kek").trim().to_owned()),
         ];
         // A private key that is known from outside; the next one of its ring.
         let scalar = Entropy::system().bytes::<32>();
         let private = p256::SecretKey::from_slice(&scalar).unwrap();
         let pem = private.to_pkcs8_pem(LineEnding::LF).unwrap();
-        site.place.write("canary.pem", &pem);
-        let path = site.place.folder.join("canary.pem");
+        site.installation.write("canary.pem", &pem);
+        let path = site.installation.folder.join("canary.pem");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        site.place.done(&["keys", "import", "canary.pem"]);
+        site.installation.done(&["keys", "import", "canary.pem"]);
         let body = pem.lines().filter(|line| !line.starts_with('-'));
         marks.extend(body.map(|line| ("private key".to_owned(), line.to_owned())));
         marks.push(("private key".to_owned(), URL_SAFE_NO_PAD.encode(scalar)));
         marks.push(("private key".to_owned(), scalar.map(|byte| format!("{byte:02x}")).concat()));
         let listed = [&["keys", "list"][..], &["--format", "json"]].concat();
-        let listed = site.place.done(&listed);
-        let mut said = vec![listed, site.place.done(&["audit", "tail", "-n", "1000", "--format", "json"])];
+        let listed = site.installation.done(&listed);
+        let mut said = vec![listed, site.installation.done(&["audit", "tail", "-n", "1000", "--format", "json"])];
         let page = actix_web::rt::System::new().block_on(async {
             right_ones(&site, &public, &mut marks).await;
             wrong_ones(&site, &public, &mut said).await;
@@ -200,9 +200,9 @@ both! {
         let has = |what: &str| log.iter().any(|line| line.contains(what));
         assert!(has("\"level\":\"trace\"") && has("token.storage_error") && has("code.replay"));
         assert!(!has("log.dropped"));
-        let database = dump(&site.place);
+        let database = dump(&site.installation);
         assert!(database.contains("Corner Shop") && said.len() > 50, "{}", said.len());
-        for (place, text) in [
+        for (installation, text) in [
             ("log", log.join("\n")),
             ("figures", page),
             ("database", database),

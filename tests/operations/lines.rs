@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::cast::Browser;
-use crate::place::{Place, Running};
+use crate::fixtures::Browser;
+use crate::installation::{Installation, Running};
 use crate::site::{Site, asks, base, management, sample};
 
 fn runs<T>(work: impl Future<Output = T>) -> T {
@@ -38,8 +38,8 @@ fn settled(server: &Running, base: &str) -> Vec<Value> {
 
 #[test]
 fn each_request_has_one_line_and_probes_have_none() {
-    let site = Site::open(Place::new());
-    let server = site.place.serve(&[]);
+    let site = Site::open(Installation::new());
+    let server = site.installation.serve(&[]);
     let (public, probes) = (base(&server), management(&server));
     let ids: Vec<(String, u16, &str)> = runs(async {
         for path in [
@@ -224,8 +224,8 @@ fn a_panic_is_a_line_that_tells_no_values() {
 
 #[test]
 fn lines_name_client_and_person_once_they_are_known() {
-    let site = Site::open(Place::new());
-    let server = site.place.serve(&[]);
+    let site = Site::open(Installation::new());
+    let server = site.installation.serve(&[]);
     let public = base(&server);
     runs(async {
         let web = site.web(&public);
@@ -259,9 +259,9 @@ fn lines_name_client_and_person_once_they_are_known() {
 
 #[test]
 fn a_proxy_that_is_trusted_names_request_and_trace() {
-    let site = Site::open(Place::new());
+    let site = Site::open(Installation::new());
     let server = site
-        .place
+        .installation
         .serve(&[("PORTCULLIS__HTTP__TRUSTED_PROXIES", "127.0.0.1")]);
     let public = base(&server);
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -294,8 +294,8 @@ fn a_proxy_that_is_trusted_names_request_and_trace() {
 
 #[test]
 fn people_get_lines_that_they_can_read() {
-    let place = Place::new();
-    let server = place.serve(&[("PORTCULLIS__LOG__FORMAT", "pretty")]);
+    let installation = Installation::new();
+    let server = installation.serve(&[("PORTCULLIS__LOG__FORMAT", "pretty")]);
     let line = server.waits_for(|line| line.contains("server.started"));
     let (at, rest) = line.split_once(' ').unwrap();
     assert!(
@@ -304,16 +304,16 @@ fn people_get_lines_that_they_can_read() {
     );
     assert!(rest.contains(" database=sqlite"), "{line}");
     for wrong in ["loud", "portcullis", "portcullis=loud"] {
-        let output = place.run(&["serve"], &[("PORTCULLIS__LOG__LEVEL", wrong)]);
-        crate::place::refused(&output, 78, "is no level");
+        let output = installation.run(&["serve"], &[("PORTCULLIS__LOG__LEVEL", wrong)]);
+        crate::installation::refused(&output, 78, "is no level");
     }
 }
 
 /// Fault F31: whoever reads the log is gone.
 #[test]
 fn a_log_that_nobody_can_write_to_any_more_takes_nobody_down() {
-    let site = Site::open(Place::new());
-    let mut command = site.place.command(&["serve"], &[]);
+    let site = Site::open(Installation::new());
+    let mut command = site.installation.command(&["serve"], &[]);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
@@ -341,8 +341,8 @@ fn a_log_that_nobody_can_write_to_any_more_takes_nobody_down() {
 #[test]
 fn a_reader_that_stands_still_costs_lines_and_nothing_else() {
     const REQUESTS: usize = 4_000;
-    let site = Site::open(Place::new());
-    let mut command = site.place.command(&["serve"], &[]);
+    let site = Site::open(Installation::new());
+    let mut command = site.installation.command(&["serve"], &[]);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let mut started = String::new();
@@ -355,7 +355,7 @@ fn a_reader_that_stands_still_costs_lines_and_nothing_else() {
     let (public, probes) = (address("listen"), address("management"));
     // From here on nobody reads.
     let (slowest, page) = runs(async {
-        let client = crate::cast::browser::http(&public);
+        let client = crate::fixtures::browser::http(&public);
         let mut slowest = Duration::ZERO;
         for _ in 0..REQUESTS {
             let begun = Instant::now();

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::both;
-use crate::cast::postgres;
-use crate::place::{Place, refused};
+use crate::fixtures::postgres;
+use crate::installation::{Installation, refused};
 use crate::site::{asks, management};
 
 /// The next message to the service manager.
@@ -19,7 +19,7 @@ fn hears(manager: &UnixDatagram) -> String {
 
 #[test]
 fn a_service_manager_is_told_each_step() {
-    let place = Place::new();
+    let installation = Installation::new();
     // A socket's path must be short.
     let path = std::env::temp_dir().join(format!("pcl-notify-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
@@ -27,7 +27,7 @@ fn a_service_manager_is_told_each_step() {
     manager
         .set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
-    let server = place.serve(&[
+    let server = installation.serve(&[
         ("NOTIFY_SOCKET", path.to_str().unwrap()),
         ("WATCHDOG_USEC", "400000"),
     ]);
@@ -58,7 +58,7 @@ fn a_service_manager_is_told_each_step() {
 
 #[test]
 fn unix_sockets_serve_and_are_tidied_up() {
-    let place = Place::new();
+    let installation = Installation::new();
     let folder = std::env::temp_dir().join(format!("pcl-sock-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
@@ -73,11 +73,11 @@ fn unix_sockets_serve_and_are_tidied_up() {
         ("PORTCULLIS__ISSUER", "https://op.example"),
     ];
     // What a killed server left behind is in nobody's way.
-    let mut killed = place.serve(&variables);
+    let mut killed = installation.serve(&variables);
     killed.child.kill().unwrap();
     killed.child.wait().unwrap();
     assert!(public.exists() && probes.exists());
-    let server = place.serve(&variables);
+    let server = installation.serve(&variables);
     assert_eq!(server.started("listen"), listen);
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(&public).unwrap().permissions().mode();
@@ -90,11 +90,11 @@ fn unix_sockets_serve_and_are_tidied_up() {
         (answer.status().as_u16(), answer.text().await.unwrap())
     });
     assert!(keys.0 == 200 && keys.1.contains("\"keys\""), "{keys:?}");
-    let healthy = place.run(&["healthcheck"], &variables);
+    let healthy = installation.run(&["healthcheck"], &variables);
     assert_eq!(healthy.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&healthy.stdout).contains("\"status\":\"ok\""));
     // Another server does not take the socket away.
-    let other = Place::new();
+    let other = Installation::new();
     refused(
         &other.run(&["serve"], &variables),
         1,
@@ -103,12 +103,12 @@ fn unix_sockets_serve_and_are_tidied_up() {
     assert_eq!(server.stop(), Some(0));
     assert!(!public.exists() && !probes.exists());
     refused(
-        &place.run(&["healthcheck"], &variables),
+        &installation.run(&["healthcheck"], &variables),
         1,
         "no answer from unix:",
     );
     refused(
-        &place.run(
+        &installation.run(
             &["serve"],
             &[
                 variables[0],
@@ -125,22 +125,32 @@ fn unix_sockets_serve_and_are_tidied_up() {
 
 #[test]
 fn a_health_check_needs_no_other_program() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let installation = Installation::new();
+    let server = installation.serve(&[]);
     let address = server.started("management");
     let at = [("PORTCULLIS__LISTEN__MANAGEMENT", address.as_str())];
-    assert_eq!(place.run(&["healthcheck"], &at).status.code(), Some(0));
     assert_eq!(
-        place.run(&["healthcheck", "--live"], &at).status.code(),
+        installation.run(&["healthcheck"], &at).status.code(),
+        Some(0)
+    );
+    assert_eq!(
+        installation
+            .run(&["healthcheck", "--live"], &at)
+            .status
+            .code(),
         Some(0)
     );
     drop(server);
-    refused(&place.run(&["healthcheck"], &at), 1, "no answer from");
+    refused(
+        &installation.run(&["healthcheck"], &at),
+        1,
+        "no answer from",
+    );
 }
 
 both! {
-    fn a_server_is_ready_while_its_schema_is_there(place: Place) {
-        let server = place.serve(&[]);
+    fn a_server_is_ready_while_its_schema_is_there(installation: Installation) {
+        let server = installation.serve(&[]);
         let probes = management(&server);
         let ready = || {
             let (status, said) = actix_web::rt::System::new().block_on(asks(&probes, "/readyz"));
@@ -149,22 +159,22 @@ both! {
         };
         assert_eq!(ready(), (200, "ok".into()));
         let newest = "(SELECT max(version) FROM __diesel_schema_migrations)";
-        place.execute(&format!("UPDATE __diesel_schema_migrations SET version = 'x' WHERE version = {newest}"));
+        installation.execute(&format!("UPDATE __diesel_schema_migrations SET version = 'x' WHERE version = {newest}"));
         assert_eq!(ready(), (503, "failed".into()));
-        place.execute("DROP TABLE __diesel_schema_migrations");
+        installation.execute("DROP TABLE __diesel_schema_migrations");
         assert_eq!(ready(), (503, "failed".into()));
     }
 }
 
 #[test]
 fn a_database_that_comes_later_is_waited_for() {
-    let mut place = Place::new();
-    place.done(&["keys", "generate-kek", "--out", "keys/kek"]);
+    let mut installation = Installation::new();
+    installation.done(&["keys", "generate-kek", "--out", "keys/kek"]);
     let name = format!("later_{}", std::process::id());
     postgres::execute(&format!("DROP DATABASE IF EXISTS {name}"));
-    place.database = Some(postgres::database(&name));
+    installation.database = Some(postgres::database(&name));
     let auto = [("PORTCULLIS__DATABASE__AUTO_MIGRATE", "true")];
-    let mut child = place
+    let mut child = installation
         .command(&["serve"], &auto)
         .stderr(Stdio::piped())
         .spawn()
@@ -236,8 +246,8 @@ fn the_unit_gives_a_stop_its_time_and_the_process_little_else() {
 
 #[test]
 fn a_server_leaves_no_core() {
-    let place = Place::new();
-    let server = place.serve(&[]);
+    let installation = Installation::new();
+    let server = installation.serve(&[]);
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.child.id())).unwrap();
     let core = limits
         .lines()

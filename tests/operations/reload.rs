@@ -1,9 +1,9 @@
 //! SIGHUP, and the change of a key-encrypting key without a restart.
 
 use crate::both;
-use crate::cast::Browser;
-use crate::cast::tls::Pair;
-use crate::place::{Place, Running};
+use crate::fixtures::Browser;
+use crate::fixtures::tls::Pair;
+use crate::installation::{Installation, Running};
 use crate::site::{Site, asks, base, management, sample};
 
 fn runs<T>(work: impl Future<Output = T>) -> T {
@@ -22,15 +22,15 @@ fn reloads(server: &Running, event: &str) -> String {
 
 /// A server whose settings stand in a file.
 fn configured(site: &mut Site, text: &str) {
-    site.place
+    site.installation
         .told
         .retain(|(name, _)| !name.contains("LIMITS") && !name.contains("KEK"));
-    site.place.write("portcullis.toml", text);
+    site.installation.write("portcullis.toml", text);
 }
 
 fn serves(site: &Site) -> Running {
-    let path = site.place.folder.join("portcullis.toml");
-    site.place
+    let path = site.installation.folder.join("portcullis.toml");
+    site.installation
         .serve_with(&["--config", path.to_str().unwrap(), "serve"], &[])
 }
 
@@ -48,11 +48,11 @@ fn turned_away(server: &Running, requests: usize) -> usize {
 
 #[test]
 fn limits_and_level_are_taken_and_what_is_wrong_is_not() {
-    let mut site = Site::open(Place::new());
+    let mut site = Site::open(Installation::new());
     configured(&mut site, "[limits]\nper_ip = 5\n");
     let server = serves(&site);
     assert_eq!(turned_away(&server, 8), 3);
-    site.place.write(
+    site.installation.write(
         "portcullis.toml",
         "[limits]\nper_ip = 1000\n[log]\nlevel = \"warn\"\n[tokens]\naccess = \"1m\"\n",
     );
@@ -77,7 +77,7 @@ fn limits_and_level_are_taken_and_what_is_wrong_is_not() {
         ("[log]\nlevel = \"loud\"\n", "is no level"),
         ("this is no TOML", "portcullis.toml"),
     ] {
-        site.place.write("portcullis.toml", text);
+        site.installation.write("portcullis.toml", text);
         let told = reloads(&server, "config.rejected");
         assert!(told.contains(wanted), "{told}");
     }
@@ -88,30 +88,30 @@ fn limits_and_level_are_taken_and_what_is_wrong_is_not() {
 
 #[test]
 fn a_budget_goes_on_where_its_rate_is_the_same() {
-    let mut site = Site::open(Place::new());
+    let mut site = Site::open(Installation::new());
     // A budget that comes back in no test's time.
     configured(&mut site, "[limits]\nper_ip = 2\n");
     let server = serves(&site);
     assert_eq!(turned_away(&server, 4), 2);
     let other = "[limits]\nper_ip = 2\nper_client = 7\n";
-    site.place.write("portcullis.toml", other);
+    site.installation.write("portcullis.toml", other);
     reloads(&server, "config.reloaded");
     assert_eq!(turned_away(&server, 1), 1, "it was full again");
     let other = "[limits]\nper_ip = 3\nper_client = 7\n";
-    site.place.write("portcullis.toml", other);
+    site.installation.write("portcullis.toml", other);
     reloads(&server, "config.reloaded");
     assert_eq!(turned_away(&server, 1), 0);
 }
 
 #[test]
 fn certificates_are_looked_at_again_and_a_bad_one_is_told_each_time() {
-    let site = Site::open(Place::new());
-    let folder = &site.place.folder;
+    let site = Site::open(Installation::new());
+    let folder = &site.installation.folder;
     let (old, new) = (
         Pair::new(folder, "old", None),
         Pair::new(folder, "new", None),
     );
-    let server = site.place.serve(&[
+    let server = site.installation.serve(&[
         (
             "PORTCULLIS__LISTEN__TLS__CERTIFICATE",
             old.certificate.to_str().unwrap(),
@@ -129,8 +129,8 @@ fn certificates_are_looked_at_again_and_a_bad_one_is_told_each_time() {
 }
 
 both! {
-    fn a_key_encrypting_key_is_changed_under_a_running_server(place: Place) {
-        let mut site = Site::open(place);
+    fn a_key_encrypting_key_is_changed_under_a_running_server(installation: Installation) {
+        let mut site = Site::open(installation);
         let list = |keks: &[&str]| {
             let keks: Vec<String> = keks.iter().map(|kek| format!("\"file:{kek}\"")).collect();
             format!("[keys]\nkek = [{}]\n", keks.join(", "))
@@ -147,24 +147,24 @@ both! {
         // The server secret, and a signer and a standby of each of three rings.
         server.waits_for(|_| values("yes") == 7);
         let all = 7;
-        site.place.done(&["keys", "generate-kek", "--out", "keys/new"]);
+        site.installation.done(&["keys", "generate-kek", "--out", "keys/new"]);
         // 1. At the end of the list. 2. In front. 3. Rewrap. 4. The old one goes.
-        site.place.write("portcullis.toml", &list(&["keys/kek", "keys/new"]));
+        site.installation.write("portcullis.toml", &list(&["keys/kek", "keys/new"]));
         reloads(&server, "config.reloaded");
         server.waits_for(|_| (values("yes"), values("no")) == (all, 0));
         // Too early: nothing is under it yet, and everything is under the other.
-        site.place.write("portcullis.toml", &list(&["keys/new"]));
+        site.installation.write("portcullis.toml", &list(&["keys/new"]));
         let told = reloads(&server, "config.rejected");
         assert!(told.contains("not configured"), "{told}");
-        site.place.write("portcullis.toml", &list(&["keys/new", "keys/kek"]));
+        site.installation.write("portcullis.toml", &list(&["keys/new", "keys/kek"]));
         reloads(&server, "config.reloaded");
         server.waits_for(|_| (values("yes"), values("no")) == (0, all));
-        let path = site.place.folder.join("portcullis.toml");
+        let path = site.installation.folder.join("portcullis.toml");
         let path = path.to_str().unwrap().to_owned();
-        site.place.done(&["--config", &path, "keys", "rewrap"]);
-        site.place.write("portcullis.toml", &list(&["keys/new"]));
+        site.installation.done(&["--config", &path, "keys", "rewrap"]);
+        site.installation.write("portcullis.toml", &list(&["keys/new"]));
         reloads(&server, "config.reloaded");
-        std::fs::remove_file(site.place.folder.join("keys/kek")).unwrap();
+        std::fs::remove_file(site.installation.folder.join("keys/kek")).unwrap();
         server.waits_for(|_| (values("yes"), values("no")) == (all, 0));
         // It signs, refreshes and reads what it made before.
         runs(async {

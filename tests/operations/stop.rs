@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::both;
-use crate::cast::client::{VERIFIER, basic};
-use crate::cast::{Browser, Party};
-use crate::place::{Place, Running};
+use crate::fixtures::client::{VERIFIER, basic};
+use crate::fixtures::{Browser, TestClient};
+use crate::installation::{Installation, Running};
 use crate::site::{Site, asks, base, management};
 
 /// A request whose body is not all there yet.
@@ -70,9 +70,9 @@ async fn signed_in(site: &Site, server: &str) -> (Browser, String) {
 }
 
 both! {
-    fn what_runs_is_finished_and_what_was_written_down_is_sealed(place: Place) {
-        let site = Site::open(place);
-        let server = site.place.serve(&[]);
+    fn what_runs_is_finished_and_what_was_written_down_is_sealed(installation: Installation) {
+        let site = Site::open(installation);
+        let server = site.installation.serve(&[]);
         let (_, code) = runs(signed_in(&site, &base(&server)));
         let exchange = Unfinished::exchange(&site, &server, &code);
         server.signal("-TERM");
@@ -83,16 +83,16 @@ both! {
         assert!(answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{answer}");
         assert_eq!(server.ends(), Some(0));
         let unsealed = "SELECT count(*) AS n FROM audit_events WHERE id NOT IN (SELECT event_id FROM audit_seals)";
-        assert_eq!(site.place.count(unsealed), 0);
-        assert!(site.place.count("SELECT count(*) AS n FROM audit_seals") > 5);
+        assert_eq!(site.installation.count(unsealed), 0);
+        assert!(site.installation.count("SELECT count(*) AS n FROM audit_seals") > 5);
     }
 }
 
 #[test]
 fn a_node_that_drains_says_so_and_goes_on_and_a_second_signal_ends_it() {
-    let site = Site::open(Place::new());
+    let site = Site::open(Installation::new());
     let patient = ("PORTCULLIS__SHUTDOWN__DELAY", "5m");
-    let server = site.place.serve(&[patient]);
+    let server = site.installation.serve(&[patient]);
     let (public, probes) = (base(&server), management(&server));
     runs(async {
         let (status, said) = asks(&probes, "/readyz").await;
@@ -118,7 +118,7 @@ fn a_node_that_drains_says_so_and_goes_on_and_a_second_signal_ends_it() {
         let (_, code) = signed_in(&site, &public).await;
         site.web(&public).redeems(&code).await.ok();
     });
-    let health = site.place.run(
+    let health = site.installation.run(
         &["healthcheck"],
         &[(
             "PORTCULLIS__LISTEN__MANAGEMENT",
@@ -140,8 +140,10 @@ fn a_node_that_drains_says_so_and_goes_on_and_a_second_signal_ends_it() {
 
 #[test]
 fn what_does_not_end_is_cut_off_after_its_time() {
-    let site = Site::open(Place::new());
-    let server = site.place.serve(&[("PORTCULLIS__SHUTDOWN__DRAIN", "1s")]);
+    let site = Site::open(Installation::new());
+    let server = site
+        .installation
+        .serve(&[("PORTCULLIS__SHUTDOWN__DRAIN", "1s")]);
     let (_, code) = runs(signed_in(&site, &base(&server)));
     let _exchange = Unfinished::exchange(&site, &server, &code);
     let told = Instant::now();
@@ -150,7 +152,7 @@ fn what_does_not_end_is_cut_off_after_its_time() {
     let took = told.elapsed();
     assert!((1..6).contains(&took.as_secs()), "{took:?}");
     assert_eq!(
-        site.place
+        site.installation
             .count("SELECT count(*) AS n FROM codes WHERE used_at IS NOT NULL"),
         0
     );
@@ -158,7 +160,7 @@ fn what_does_not_end_is_cut_off_after_its_time() {
 
 #[test]
 fn times_out_of_range_are_refused() {
-    let place = Place::new();
+    let installation = Installation::new();
     for (variable, sentence) in [
         (
             ("PORTCULLIS__SHUTDOWN__DELAY", "6m"),
@@ -169,7 +171,7 @@ fn times_out_of_range_are_refused() {
             "`shutdown.drain`: 0ms is out of range",
         ),
     ] {
-        crate::place::refused(&place.run(&["serve"], &[variable]), 78, sentence);
+        crate::installation::refused(&installation.run(&["serve"], &[variable]), 78, sentence);
     }
 }
 
@@ -194,7 +196,7 @@ impl Balancer {
 
     /// Asks everybody again and again, as health checks do.
     async fn probe_for_ever(self) {
-        let client = crate::cast::browser::http("http:");
+        let client = crate::fixtures::browser::http("http:");
         let mut turn = actix_web::rt::time::interval(Duration::from_millis(50));
         loop {
             turn.tick().await;
@@ -228,7 +230,7 @@ impl Balancer {
 /// A person who goes round: a code, its tokens, a refresh, a look at the keys; each at the next node.
 /// Nothing is tried twice: whatever fails ends the test.
 async fn goes_round(
-    web: Party,
+    web: TestClient,
     mut alice: Browser,
     nodes: Balancer,
     over: Arc<AtomicBool>,
@@ -259,10 +261,10 @@ async fn goes_round(
 #[test]
 fn no_request_fails_while_nodes_are_stopped_one_after_the_other() {
     const STOPS: usize = 4;
-    let site = Site::open(Place::on_postgres());
+    let site = Site::open(Installation::on_postgres());
     let delay = [("PORTCULLIS__SHUTDOWN__DELAY", "1s")];
-    let mut old = site.place.serve(&delay);
-    let mut young = site.place.serve(&delay);
+    let mut old = site.installation.serve(&delay);
+    let mut young = site.installation.serve(&delay);
     let nodes = Balancer::default();
     nodes.add(&old);
     nodes.add(&young);
@@ -319,7 +321,7 @@ fn no_request_fails_while_nodes_are_stopped_one_after_the_other() {
         );
         some_rounds(&young);
         old = young;
-        young = site.place.serve(&delay);
+        young = site.installation.serve(&delay);
         nodes.add(&young);
     }
     some_rounds(&young);

@@ -8,9 +8,9 @@ use portcullis::time::Clock;
 use serde_json::Value;
 
 use crate::both;
-use crate::cast::Party;
-use crate::cast::client::claims;
-use crate::cast::server::{AUDIENCE, confidential};
+use crate::fixtures::TestClient;
+use crate::fixtures::client::claims;
+use crate::fixtures::server::{AUDIENCE, confidential};
 use crate::site::{Site, base};
 
 fn json(printed: &str) -> Value {
@@ -18,19 +18,19 @@ fn json(printed: &str) -> Value {
 }
 
 both! {
-    fn introspect_reports_an_expired_token_at_once(place: Place) {
-        let site = Site::open(place);
-        let place = &site.place;
-        place.done(&["resource", "update", AUDIENCE, "--access-ttl", "3s"]);
+    fn introspect_reports_an_expired_token_at_once(installation: Installation) {
+        let site = Site::open(installation);
+        let installation = &site.installation;
+        installation.done(&["resource", "update", AUDIENCE, "--access-ttl", "3s"]);
         let create = ["client", "create", "--name", "Robot", "--grant-type", "client_credentials"];
         let more = ["--resource", AUDIENCE, "--scope", "orders:read", "--format", "json"];
-        let made = json(&place.done(&[&create[..], &more].concat()));
+        let made = json(&installation.done(&[&create[..], &more].concat()));
         let text = |name: &str| made[name].as_str().unwrap().to_owned();
-        let running = place.serve(&[]);
+        let running = installation.serve(&[]);
         let mut client = confidential(&text("client_id"), "https://robot.example/cb");
         client.grant_types = vec![GrantType::ClientCredentials];
         let secret = Secret::from_text(text("client_secret"));
-        let robot = Party::new(&base(&running), client, Some(secret));
+        let robot = TestClient::new(&base(&running), client, Some(secret));
         let token = actix_web::rt::System::new().block_on(async {
             let fields = [("grant_type", "client_credentials")];
             robot.posts("/oauth2/token", &fields).await.ok().access().to_owned()
@@ -41,7 +41,7 @@ both! {
         while expired < 3 {
             assert!(begun.elapsed() < Duration::from_secs(25), "it does not expire");
             let before = Clock::System.now().secs();
-            let told = json(&place.told(&["token", "introspect", "--format", "json"], &token));
+            let told = json(&installation.told(&["token", "introspect", "--format", "json"], &token));
             let after = Clock::System.now().secs();
             if told["active"] == true {
                 assert!(before < exp, "active {} s after it expired", before - exp);

@@ -5,8 +5,8 @@ use std::net::TcpListener;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::cast::Browser;
-use crate::place::{Place, refused};
+use crate::fixtures::Browser;
+use crate::installation::{Installation, refused};
 use crate::site::{Site, base};
 
 /// A collector: what is sent to it.
@@ -46,9 +46,9 @@ fn bytes(hex: &str) -> Vec<u8> {
 
 #[test]
 fn each_request_is_a_span_of_its_trace() {
-    let site = Site::open(Place::new());
+    let site = Site::open(Installation::new());
     let (endpoint, sent) = collector();
-    let server = site.place.serve(&[
+    let server = site.installation.serve(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint),
         ("PORTCULLIS__HTTP__TRUSTED_PROXIES", "127.0.0.1"),
     ]);
@@ -91,9 +91,9 @@ fn each_request_is_a_span_of_its_trace() {
 
 #[test]
 fn a_collector_that_is_away_stops_nobody() {
-    let site = Site::open(Place::new());
+    let site = Site::open(Installation::new());
     let away = ("PORTCULLIS__TELEMETRY__ENDPOINT", "http://127.0.0.1:1");
-    let server = site.place.serve(&[away]);
+    let server = site.installation.serve(&[away]);
     let public = base(&server);
     let status = actix_web::rt::System::new()
         .block_on(async { Browser::new(&public).get("/oauth2/jwks").await.status });
@@ -102,7 +102,7 @@ fn a_collector_that_is_away_stops_nobody() {
     for wrong in ["collector:4318", "ftp://x", "nothing"] {
         let wrong = ("PORTCULLIS__TELEMETRY__ENDPOINT", wrong);
         refused(
-            &site.place.run(&["serve"], &[wrong]),
+            &site.installation.run(&["serve"], &[wrong]),
             78,
             "`telemetry.endpoint`",
         );

@@ -9,8 +9,8 @@ use portcullis::keys::{Alg, KeyError, Ring, SigningKey};
 use portcullis::secret::Entropy;
 use portcullis::time::Clock;
 
-use crate::cast::Db;
-use crate::cast::server::count;
+use crate::fixtures::Db;
+use crate::fixtures::server::count;
 use crate::nodes::{Node, World, all_at_once};
 use crate::story;
 
@@ -29,7 +29,7 @@ async fn rows(world: &World, node: &Node) -> Vec<SigningKey> {
 
 async fn wrong_kek(db: Db) {
     let world = World::new(db, |_| {}).await;
-    let path = crate::cast::server::scratch().join(format!("wrong-kek-{db:?}"));
+    let path = crate::fixtures::server::scratch().join(format!("wrong-kek-{db:?}"));
     write_kek(&path, &Entropy::seeded(4_711)).unwrap();
     let mut config = world.config.clone();
     config.keys.kek = vec![format!("file:{}", path.display())];

@@ -2,8 +2,8 @@
 //! soak through the front door.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "../cast/mod.rs"]
-mod cast;
+#[path = "../fixtures/mod.rs"]
+mod fixtures;
 
 mod faults;
 mod formulas;

@@ -12,8 +12,8 @@ use portcullis::secret::Entropy;
 use portcullis::time::{Clock, Timestamp};
 use portcullis_verifier::{Claims, Need, Rev};
 
-use crate::cast::server::{fresh_database, start_of_time};
-use crate::cast::{Db, ISSUER};
+use crate::fixtures::server::{fresh_database, start_of_time};
+use crate::fixtures::{Db, ISSUER};
 
 /// One world with its clock, and the database that all its nodes share.
 pub struct World {
@@ -25,7 +25,7 @@ pub struct World {
 impl World {
     /// `empty`: not even the first keys are there.
     pub async fn new(db: Db, change: impl FnOnce(&mut Config)) -> Self {
-        crate::cast::log::collect();
+        crate::fixtures::log::collect();
         let mut config = fresh_database(db).await;
         config.database.pool_size = 3;
         change(&mut config);

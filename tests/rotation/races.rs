@@ -9,8 +9,8 @@ use portcullis::keys::rotation::{Change, State, signer, state};
 use portcullis::keys::{Alg, Keychain, Ring};
 use portcullis::secret::Entropy;
 
-use crate::cast::Db;
-use crate::cast::server::{count, execute};
+use crate::fixtures::Db;
+use crate::fixtures::server::{count, execute};
 use crate::nodes::{Node, World, all_at_once};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -57,9 +57,9 @@ macro_rules! on_both {
     ($($name:ident)*) => {$(
         mod $name {
             #[actix_web::test]
-            async fn on_sqlite() { super::$name(crate::cast::Db::Sqlite).await; }
+            async fn on_sqlite() { super::$name(crate::fixtures::Db::Sqlite).await; }
             #[actix_web::test]
-            async fn on_postgres() { super::$name(crate::cast::Db::Postgres).await; }
+            async fn on_postgres() { super::$name(crate::fixtures::Db::Postgres).await; }
         }
     )*};
 }
@@ -188,7 +188,7 @@ async fn the_keeper_a_rewrap_and_a_revocation_race_on_one_row(db: Db) {
 /// The file of a round's KEK.
 fn kek(round: usize) -> PathBuf {
     let thread = std::thread::current().id();
-    crate::cast::server::scratch().join(format!("kek-{thread:?}-{round}"))
+    crate::fixtures::server::scratch().join(format!("kek-{thread:?}-{round}"))
 }
 
 /// All KEKs so far, the newest first.

@@ -11,8 +11,8 @@ use portcullis::secret::Entropy;
 use portcullis::time::Clock;
 use serde_json::Value;
 
-use crate::cast::server::{confidential, execute};
-use crate::cast::{Db, Party, Server};
+use crate::fixtures::server::{confidential, execute};
+use crate::fixtures::{Db, Server, TestClient};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -29,7 +29,7 @@ async fn one_ring(db: Db) -> Server {
     .await
 }
 
-async fn shop(server: &Server) -> Party {
+async fn shop(server: &Server) -> TestClient {
     server
         .register(Client {
             id_token_alg: Alg::ES256,

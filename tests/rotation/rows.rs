@@ -8,8 +8,8 @@ use portcullis::secret::{Entropy, base64url, from_base64url};
 use portcullis::time::{Clock, Timestamp};
 use serde_json::Value;
 
-use crate::cast::server::execute;
-use crate::cast::{Db, log};
+use crate::fixtures::server::execute;
+use crate::fixtures::{Db, log};
 use crate::nodes::{Node, World};
 
 const ES256: Ring = Ring::token(Alg::ES256);

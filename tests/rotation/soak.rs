@@ -7,9 +7,9 @@ use portcullis::keeper::Act;
 use portcullis::keys::{Alg, Ring};
 use portcullis_verifier::{JwkSet, Need, Rejected, Verifier};
 
-use crate::cast::client::header;
-use crate::cast::server::AUDIENCE;
-use crate::cast::{Browser, Db, ISSUER, Party, Server, Tokens};
+use crate::fixtures::client::header;
+use crate::fixtures::server::AUDIENCE;
+use crate::fixtures::{Browser, Db, ISSUER, Server, TestClient, Tokens};
 use crate::story;
 
 const ES256: Ring = Ring::token(Alg::ES256);
@@ -51,7 +51,7 @@ async fn fetch(server: &Server) -> JwkSet {
 /// A person at work: each round a fresh code, its tokens, a refresh, and a look at UserInfo.
 struct Soak {
     nodes: Vec<Server>,
-    shop: Party,
+    shop: TestClient,
     alice: Browser,
     api: Api,
     requests: usize,

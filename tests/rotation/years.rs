@@ -8,8 +8,8 @@ use portcullis::keys::{Ring, Use};
 use portcullis::time::Timestamp;
 use portcullis_verifier::{JwkSet, Need, Verifier};
 
-use crate::cast::server::count;
-use crate::cast::{Db, ISSUER};
+use crate::fixtures::server::count;
+use crate::fixtures::{Db, ISSUER};
 use crate::nodes::{Node, World, all_at_once};
 
 const DAY: Duration = Duration::from_secs(86_400);

@@ -6,7 +6,7 @@ use portcullis::audit::{Actor, Event, KEPT, Name, Row, Target};
 use portcullis::db::Seal;
 use portcullis::time::Timestamp;
 
-use crate::cast::Server;
+use crate::fixtures::Server;
 use crate::story;
 
 impl Server {
@@ -67,7 +67,7 @@ story! {
         let mut browser = server.browser();
         browser.signs_in(&shop, "alice").await;
         let page = browser.opens(&shop.request(&[("prompt", "login")])).await;
-        browser.fills_in(&page, "bob", crate::cast::server::PASSWORD).await;
+        browser.fills_in(&page, "bob", crate::fixtures::server::PASSWORD).await;
         let rows = server.audited().await;
         let ended: Vec<&Row> = rows.iter().filter(|row| row.name == "session.ended").collect();
         assert_eq!((ended.len(), ended[0].reason.as_deref()), (1, Some("another person signed in")));
@@ -81,7 +81,7 @@ story! {
         let shop = server.shop().await;
         let mut alice = server.browser();
         let page = alice.opens(&shop.request(&[])).await;
-        let answer = alice.fills_in(&page, "alice", crate::cast::server::PASSWORD).await;
+        let answer = alice.fills_in(&page, "alice", crate::fixtures::server::PASSWORD).await;
         assert_eq!(answer.status, 503);
         assert_eq!(server.count("SELECT count(*) AS n FROM sessions"), 0);
     }

@@ -1,7 +1,7 @@
 //! Spellings of one authority (RFC 9110 §4.2.3, RFC 3986 §6.2) in `Host`, in request targets and in
 //! `Origin`.
 
-use crate::cast::{Answer, Server, raw};
+use crate::fixtures::{Answer, Server, raw};
 use crate::story;
 
 async fn ask(server: &Server, target: &str, host: &str) -> Answer {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use portcullis::oauth::client::ClientSecret;
 use portcullis::secret::Secret;
 
-use crate::cast::client::basic;
-use crate::cast::{Answer, Party, Server};
+use crate::fixtures::client::basic;
+use crate::fixtures::{Answer, Server, TestClient};
 use crate::story;
 
 impl Server {
-    async fn adds_secret(&self, shop: &Party, label: &str) -> (Secret, ClientSecret) {
+    async fn adds_secret(&self, shop: &TestClient, label: &str) -> (Secret, ClientSecret) {
         let (entropy, now) = (&self.app.entropy, self.clock.now());
         let secret = Secret::client_secret(entropy);
         let kept = ClientSecret::keep(&secret, label, entropy, now);
@@ -21,7 +21,7 @@ impl Server {
     }
 }
 
-impl Party {
+impl TestClient {
     async fn proves(&self, secret: &Secret) -> Answer {
         let header = basic(self.id(), secret.expose());
         let fields = [("token", "nonsense")];

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use portcullis_verifier::{Need, Rejected};
 
-use crate::cast::client::{basic, claims, header};
-use crate::cast::server::{AUDIENCE, ISSUER, PASSWORD};
+use crate::fixtures::client::{basic, claims, header};
+use crate::fixtures::server::{AUDIENCE, ISSUER, PASSWORD};
 use crate::story;
 
 story! {
@@ -259,7 +259,7 @@ story! {
             ("grant_type", "authorization_code"),
             ("code", code.as_str()),
             ("redirect_uri", shop.redirect_uri()),
-            ("code_verifier", crate::cast::VERIFIER),
+            ("code_verifier", crate::fixtures::VERIFIER),
         ];
         let wrong = basic(shop.id(), "pcl_sec_wrong");
         let refusals = [

@@ -5,9 +5,9 @@ use std::time::Duration;
 use portcullis::oauth::client::GrantType;
 use portcullis_verifier::Need;
 
-use crate::cast::Answer;
-use crate::cast::client::claims;
-use crate::cast::server::{AUDIENCE, confidential};
+use crate::fixtures::Answer;
+use crate::fixtures::client::claims;
+use crate::fixtures::server::{AUDIENCE, confidential};
 use crate::story;
 
 story! {
@@ -138,7 +138,7 @@ story! {
         let shop = server.shop().await;
         let refused = shop.posts("/oauth2/token", &[grant]).await;
         refused.refused("unauthorized_client", "token.rejected", "grant_type");
-        let mut public = crate::cast::server::public("p", &["http://127.0.0.1/cb"]);
+        let mut public = crate::fixtures::server::public("p", &["http://127.0.0.1/cb"]);
         public.grant_types.push(GrantType::ClientCredentials);
         assert!(public.check(false).is_err(), "a public client has no secret to act with");
     }

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, Browser, Db, Server, timing};
+use crate::fixtures::server::PASSWORD;
+use crate::fixtures::{Answer, Browser, Db, Server, timing};
 
 /// Samples of each kind.
 const SAMPLES: usize = 1_000;

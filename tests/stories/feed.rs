@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use portcullis_verifier::{Need, Rejected, Verifier};
 use serde_json::{Value, json};
 
-use crate::cast::backup;
-use crate::cast::client::{basic, claims};
-use crate::cast::server::sweep;
-use crate::cast::{Answer, Db, Party, Server, Tokens};
+use crate::fixtures::backup;
+use crate::fixtures::client::{basic, claims};
+use crate::fixtures::server::sweep;
+use crate::fixtures::{Answer, Db, Server, TestClient, Tokens};
 use crate::story;
 
 /// The promise of the feed, from the commit on.
@@ -41,7 +41,7 @@ macro_rules! feed_story {
 }
 
 /// Signs in at `shop` in a browser of its own and returns what the code buys.
-async fn tokens(server: &Server, shop: &Party) -> Tokens {
+async fn tokens(server: &Server, shop: &TestClient) -> Tokens {
     let wanted = shop.request(&[("scope", "openid orders:read")]);
     let code = server.browser().allows_request(&wanted).await;
     shop.redeems(&code).await.ok()
@@ -78,7 +78,7 @@ async fn asks(server: &Server, path: &str, authorization: Option<&str>) -> Answe
     server.browser().send("GET", path, &headers, None).await
 }
 
-fn credentials(party: &Party) -> String {
+fn credentials(party: &TestClient) -> String {
     basic(party.id(), party.secret.as_ref().unwrap().expose())
 }
 
@@ -202,13 +202,13 @@ feed_story! {
         server.app.poll().await.unwrap();
         let service = server.service("orders-1").await;
         let old = tokens(&server, &shop).await;
-        let kid = crate::cast::client::header(old.access())["kid"].as_str().unwrap().to_owned();
+        let kid = crate::fixtures::client::header(old.access())["kid"].as_str().unwrap().to_owned();
         let act = portcullis::keeper::Act { actor: portcullis::audit::Actor::Operator, now: server.clock.now() };
         server.app.keeper.table().revoke(&kid, "leaked", &act).await.unwrap();
         refuses(&service, old.access()).await;
         server.app.poll().await.unwrap();
         let new = shop.refreshes(old.refresh(), &[]).await.ok();
-        assert_ne!(crate::cast::client::header(new.access())["kid"], kid.as_str());
+        assert_ne!(crate::fixtures::client::header(new.access())["kid"], kid.as_str());
         assert!(accepts(&service, new.access()));
     }
 }
@@ -384,7 +384,7 @@ feed_story! {
     }
 }
 
-async fn posts(server: &Server, api: &Party, body: &Value) -> Answer {
+async fn posts(server: &Server, api: &TestClient, body: &Value) -> Answer {
     let own = credentials(api);
     let headers = [
         ("Authorization", own.as_str()),
@@ -497,8 +497,8 @@ feed_story! {
 }
 
 /// A stream by hand, to see its bytes.
-async fn opens_stream(server: &Server, api: &Party) -> reqwest::Response {
-    crate::cast::browser::http(&server.base)
+async fn opens_stream(server: &Server, api: &TestClient) -> reqwest::Response {
+    crate::fixtures::browser::http(&server.base)
         .get(format!("{}/revocations/stream", server.base))
         .header("Authorization", credentials(api))
         .send()

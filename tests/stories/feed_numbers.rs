@@ -9,9 +9,9 @@ use portcullis::time::Timestamp;
 use portcullis_verifier::Kind;
 use tokio::sync::Notify;
 
-use crate::cast::Look;
-use crate::cast::server::start_of_time;
-use crate::cast::{Db, Server};
+use crate::fixtures::Look;
+use crate::fixtures::server::start_of_time;
+use crate::fixtures::{Db, Server};
 
 async fn revokes(store: &Store, name: String) {
     let work = move |tx: &mut portcullis::db::Transaction<'_>| {

@@ -4,11 +4,11 @@ use portcullis::id::{ClientId, UserId};
 use portcullis::oauth::resource::Resource;
 use serde_json::{Value, json};
 
-use crate::cast::Party;
-use crate::cast::server::{AUDIENCE, confidential};
+use crate::fixtures::TestClient;
+use crate::fixtures::server::{AUDIENCE, confidential};
 use crate::story;
 
-impl Party {
+impl TestClient {
     async fn finds(&self, token: &str) -> Value {
         let answer = self.introspects(token).await;
         assert_eq!(answer.header("cache-control"), Some("no-store"));
@@ -56,7 +56,7 @@ story! {
         let plain = server.register(client).await;
         let api = server.resource_server("api", AUDIENCE).await;
         let tokens = plain.redeems(&server.browser().allows(&plain).await).await.ok();
-        assert_eq!(tokens.access_claims()["aud"], crate::cast::ISSUER);
+        assert_eq!(tokens.access_claims()["aud"], crate::fixtures::ISSUER);
         assert_eq!(api.introspects(tokens.access()).await.body, INACTIVE);
     }
 }
@@ -112,7 +112,7 @@ story! {
         let answer = server.browser().asks_userinfo("GET", tokens.access()).await;
         assert_eq!(answer.header("content-type"), Some("application/jwt"));
         let told = server.app.keys().verify(&answer.body, "JWT").expect("signed by a published key");
-        let expected = json!({ "iss": crate::cast::ISSUER, "aud": "signed", "sub": tokens.id_claims()["sub"] });
+        let expected = json!({ "iss": crate::fixtures::ISSUER, "aud": "signed", "sub": tokens.id_claims()["sub"] });
         assert_eq!(Value::Object(told), expected);
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use portcullis::config::{Config, Mode};
 use portcullis::oauth::client::{Client, GrantType};
 
-use crate::cast::server::confidential;
-use crate::cast::{Answer, Db, Party, Server};
+use crate::fixtures::server::confidential;
+use crate::fixtures::{Answer, Db, Server, TestClient};
 
 const RATES: [&str; 3] = ["limit", "remaining", "reset"];
 
@@ -36,7 +36,7 @@ async fn limited(change: impl FnOnce(&mut Config)) -> Server {
 }
 
 /// A client that may act for itself.
-async fn machine(server: &Server, id: &str) -> Party {
+async fn machine(server: &Server, id: &str) -> TestClient {
     server
         .register(Client {
             grant_types: vec![GrantType::ClientCredentials],
@@ -45,7 +45,7 @@ async fn machine(server: &Server, id: &str) -> Party {
         .await
 }
 
-impl Party {
+impl TestClient {
     async fn asks_for_itself(&self) -> Answer {
         self.posts("/oauth2/token", &[("grant_type", "client_credentials")])
             .await

@@ -1,8 +1,8 @@
 //! Stories, told through the front door, on SQLite and on Postgres.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "../cast/mod.rs"]
-mod cast;
+#[path = "../fixtures/mod.rs"]
+mod fixtures;
 
 mod audit;
 mod authorities;

@@ -1,10 +1,10 @@
 //! Networks of a client: where it may prove itself from.
 
-use crate::cast::client::basic;
-use crate::cast::{Answer, Db, Party, Server};
+use crate::fixtures::client::basic;
+use crate::fixtures::{Answer, Db, Server, TestClient};
 
 /// A token request of a client at an address.
-async fn asks(client: &Party, path: &str, address: &str) -> Answer {
+async fn asks(client: &TestClient, path: &str, address: &str) -> Answer {
     let secret = client.secret.as_ref().map(|secret| secret.expose());
     let proof = basic(client.id(), secret.unwrap_or_default());
     let mut headers = vec![("X-Forwarded-For", address)];
@@ -23,7 +23,7 @@ async fn asks(client: &Party, path: &str, address: &str) -> Answer {
 async fn a_client_proves_itself_from_its_networks_alone(db: Db) {
     let server = Server::behind_proxy(db).await;
     let rs = server
-        .resource_server("rs", crate::cast::server::AUDIENCE)
+        .resource_server("rs", crate::fixtures::server::AUDIENCE)
         .await;
     let (shop, phone) = (server.shop().await, server.phone().await);
     for client in [&shop, &rs, &phone] {

@@ -1,7 +1,7 @@
 //! The parameters that the specifications define, against those that each endpoint reads; and how a
 //! refusal names the parameter that caused it.
 
-use crate::cast::{Answer, Party, VERIFIER, challenge};
+use crate::fixtures::{Answer, TestClient, VERIFIER, challenge};
 use crate::story;
 
 /// How a parameter shows that it is read.
@@ -227,7 +227,7 @@ fn query(fields: &Fields) -> String {
         .finish()
 }
 
-async fn post(client: &Party, path: &str, headers: &[(&str, &str)], sent: &Fields) -> Answer {
+async fn post(client: &TestClient, path: &str, headers: &[(&str, &str)], sent: &Fields) -> Answer {
     let sent: Vec<(&str, &str)> = sent
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()))
@@ -245,11 +245,11 @@ fn with(good: Fields, row: Option<&Parameter>) -> Fields {
 story! {
     async fn every_endpoint_reads_its_specified_parameters(server: Server) {
         // A client that sends its secret in the form, so that each of its parameters is one of the form.
-        let mut client = crate::cast::server::confidential("web", "https://app.example/cb");
+        let mut client = crate::fixtures::server::confidential("web", "https://app.example/cb");
         client.auth_method = portcullis::oauth::client::AuthMethod::Post;
         let web = server.register(client).await;
-        let api = server.resource_server("api", crate::cast::server::AUDIENCE).await;
-        let own = |web: &Party, more: &[(&str, &str)]| {
+        let api = server.resource_server("api", crate::fixtures::server::AUDIENCE).await;
+        let own = |web: &TestClient, more: &[(&str, &str)]| {
             let secret = web.secret.as_ref().unwrap().expose().to_owned();
             let mut all = fields(&[("client_id", web.id()), ("client_secret", &secret)]);
             all.extend(fields(more));
@@ -287,7 +287,7 @@ story! {
         let tokens = web.redeems(&back.callback("code").unwrap()).await.ok();
         compare("introspect", INTROSPECTION, async |row| {
             let secret = api.secret.as_ref().unwrap().expose().to_owned();
-            let basic = crate::cast::client::basic(api.id(), &secret);
+            let basic = crate::fixtures::client::basic(api.id(), &secret);
             let good = fields(&[("token", tokens.access())]);
             post(&api, "/oauth2/introspect", &[("Authorization", &basic)], &with(good, row)).await
         }).await;
@@ -337,7 +337,7 @@ story! {
             assert_eq!(described.as_deref(), Some(text), "{changed:?}");
             assert!(answer.logged().contains(&("authz.rejected".into(), reason.into())), "{changed:?}");
             let id = answer.header("x-request-id").unwrap();
-            let lines = crate::cast::log::of(id);
+            let lines = crate::fixtures::log::of(id);
             assert!(lines.iter().any(|line| line.get("description").is_some_and(|found| found == text)), "{lines:?}");
         }
     }

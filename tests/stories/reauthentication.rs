@@ -6,9 +6,9 @@ use portcullis::time::Timestamp;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::cast::client::Party;
-use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, Browser, Server};
+use crate::fixtures::client::TestClient;
+use crate::fixtures::server::PASSWORD;
+use crate::fixtures::{Answer, Browser, Server};
 use crate::story;
 
 /// What a request demands of the login.
@@ -20,7 +20,7 @@ enum Demand {
 }
 
 impl Demand {
-    fn request(self, web: &Party) -> String {
+    fn request(self, web: &TestClient) -> String {
         match self {
             Self::Nothing => web.request(&[]),
             Self::NewLogin => web.request(&[("prompt", "login")]),
@@ -40,7 +40,7 @@ struct Begun {
 /// A user who goes through the pages in any order, in several tabs of one browser.
 struct Walk<'a> {
     server: &'a Server,
-    web: &'a Party,
+    web: &'a TestClient,
     browser: Browser,
     login_csrf: Option<String>,
     begun: Vec<Begun>,

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cast::backup::Backup;
-use crate::cast::server::sweep;
-use crate::cast::{Party, Server, Tokens};
+use crate::fixtures::backup::Backup;
+use crate::fixtures::server::sweep;
+use crate::fixtures::{Server, TestClient, Tokens};
 use crate::story;
 
 fn minutes(n: u64) -> Duration {
@@ -12,7 +12,7 @@ fn minutes(n: u64) -> Duration {
 }
 
 /// What a code of alice, who signs in without the page, is exchanged for.
-async fn tokens(server: &Server, shop: &Party) -> Tokens {
+async fn tokens(server: &Server, shop: &TestClient) -> Tokens {
     let mut alice = server.enters("alice").await;
     let code = alice.allows_request(&shop.request(&[])).await;
     shop.redeems(&code).await.ok()
@@ -103,7 +103,7 @@ story! {
 /// a grant that is made and removed on that day proves nothing.
 #[actix_web::test]
 async fn downtime_of_fast_clock_is_trimmed() {
-    let mut server = Server::start(crate::cast::Db::Sqlite).await;
+    let mut server = Server::start(crate::fixtures::Db::Sqlite).await;
     let shop = server.shop().await;
     server.unfollow().await;
     server.app.number_waiting().await.unwrap();
@@ -141,7 +141,7 @@ story! {
         server.unfollow().await;
         server.signs_out_everywhere("bob").await;
         server.app.settle_feed().await.unwrap();
-        let mark = crate::cast::backup::mark(&server.config);
+        let mark = crate::fixtures::backup::mark(&server.config);
         assert!(mark.contains(" 1 2 "), "{mark}");
         assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE seq IS NULL"), 0);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portcullis::config::Config;
 
-use crate::cast::{Answer, Browser, Db, Server};
+use crate::fixtures::{Answer, Browser, Db, Server};
 use crate::story;
 
 const PASSWORD: &str = "gravel-otter-92-lamp";
@@ -157,7 +157,7 @@ fn with_password(text: &str) -> impl FnOnce(&mut Config) {
     use std::os::unix::fs::PermissionsExt;
     static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-    let file = crate::cast::server::scratch().join(format!("password-{number}"));
+    let file = crate::fixtures::server::scratch().join(format!("password-{number}"));
     std::fs::write(&file, format!("{text}\n")).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     move |config| config.bootstrap.admin_password_file = Some(file)

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::cast::server::sweep;
-use crate::cast::{Party, Server, Tokens};
+use crate::fixtures::server::sweep;
+use crate::fixtures::{Server, TestClient, Tokens};
 use crate::story;
 
 /// Signs alice in at `shop` and returns what her code buys.
-async fn tokens(server: &Server, shop: &Party) -> Tokens {
+async fn tokens(server: &Server, shop: &TestClient) -> Tokens {
     shop.redeems(&server.browser().allows(shop).await)
         .await
         .ok()

@@ -1,11 +1,11 @@
 //! What answers carry, and what they never repeat.
 
 use super::STATE;
-use crate::cast::server::{PASSWORD, confidential};
-use crate::cast::{Answer, ISSUER};
 use crate::expect::{
     WEB_CALLBACK, answered_to, consent_page, login_page, page400, posted_to, redirected, seen,
 };
+use crate::fixtures::server::{PASSWORD, confidential};
+use crate::fixtures::{Answer, ISSUER};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[row!(a029), row!(a030), row!(a032)];

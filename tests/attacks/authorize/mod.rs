@@ -6,7 +6,7 @@ pub mod requests;
 pub mod values;
 
 use crate::Stage;
-use crate::cast::{Answer, Party};
+use crate::fixtures::{Answer, TestClient};
 
 pub const STATE: Option<&str> = Some("st-4711");
 
@@ -35,6 +35,6 @@ pub fn form(fields: &[(String, String)]) -> String {
 }
 
 /// The request with one parameter as raw text at its end.
-pub fn with_raw(web: &Party, name: &str, raw: &str) -> String {
+pub fn with_raw(web: &TestClient, name: &str, raw: &str) -> String {
     format!("{}&{name}={raw}", web.request(&[(name, "")]))
 }

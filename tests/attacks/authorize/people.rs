@@ -8,10 +8,10 @@ use portcullis::keys::Alg;
 use serde_json::json;
 
 use super::{STATE, both, form, posts_across};
-use crate::cast::client::{claims, header};
-use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, log};
 use crate::expect::{WEB_CALLBACK, answered_to, logged, login_page, page, page400, redirected};
+use crate::fixtures::client::{claims, header};
+use crate::fixtures::server::PASSWORD;
+use crate::fixtures::{Answer, log};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[row!(a020), row!(a021), row!(a022), row!(a024)];

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use portcullis::oauth::authorize::KNOWN;
 
 use super::{AUTHORIZE, STATE, both, form, posts_across, with_raw};
-use crate::cast::{Answer, ISSUER, raw};
 use crate::expect::{
     WEB_CALLBACK, answered_to, logged, login_page, page, page400, redirected, seen,
 };
+use crate::fixtures::{Answer, ISSUER, raw};
 use crate::token_code::median;
 use crate::{Row, Stage, row};
 

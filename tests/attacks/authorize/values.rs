@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 use portcullis::oauth::scope::Scope;
 
 use super::{STATE, both, form, posts_across};
-use crate::cast::server::{AUDIENCE, confidential};
-use crate::cast::{Browser, ISSUER};
 use crate::expect::{
     WEB_CALLBACK, answered_to, logged, page, posted_to, redirected, seen, sets_session,
 };
+use crate::fixtures::server::{AUDIENCE, confidential};
+use crate::fixtures::{Browser, ISSUER};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
@@ -342,12 +342,13 @@ async fn a038(stage: &Stage) {
     stage.expect(1, answered_to(&answer, WEB_CALLBACK, STATE));
     // DPoP is not offered: its parameter and its header are not read.
     let code = answer.callback("code").unwrap();
-    let authorization = crate::cast::client::basic(web.id(), web.secret.as_ref().unwrap().expose());
+    let authorization =
+        crate::fixtures::client::basic(web.id(), web.secret.as_ref().unwrap().expose());
     let fields = [
         ("grant_type", "authorization_code"),
         ("code", &code),
         ("redirect_uri", WEB_CALLBACK),
-        ("code_verifier", crate::cast::VERIFIER),
+        ("code_verifier", crate::fixtures::VERIFIER),
     ];
     let tokens = web
         .posts_raw(

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::cast::{Answer, Server, raw};
 use crate::expect::{page, seen};
+use crate::fixtures::{Answer, Server, raw};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[row!(a457), row!(a458), row!(a460)];
@@ -18,7 +18,7 @@ async fn pages(stage: &Stage) -> Vec<(&'static str, Answer)> {
         .await;
     let failed = alice.fills_in(&login, "alice", "wrong").await;
     let consent = alice
-        .fills_in(&login, "alice", crate::cast::server::PASSWORD)
+        .fills_in(&login, "alice", crate::fixtures::server::PASSWORD)
         .await;
     let posted = alice.decides(&consent, "allow").await;
     vec![

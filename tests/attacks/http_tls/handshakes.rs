@@ -11,8 +11,8 @@ use rustls::{ClientConnection, Stream};
 use socket2::{Domain, Socket, Type};
 
 use super::{address, beside, encrypted};
-use crate::cast::tls::{self, Pair};
-use crate::cast::{Server, log};
+use crate::fixtures::tls::{self, Pair};
+use crate::fixtures::{Server, log};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[row!(a445), row!(a446), row!(a447), row!(a448), row!(a515)];
@@ -266,7 +266,7 @@ async fn a446(stage: &Stage) {
 }
 
 async fn a448(stage: &Stage) {
-    let folder = crate::cast::server::scratch().join(format!("renewal-{:?}", stage.db()));
+    let folder = crate::fixtures::server::scratch().join(format!("renewal-{:?}", stage.db()));
     let old = Pair::new(&folder, "current", None);
     let new = Pair::new(&folder, "renewed", None);
     let server = encrypted(stage, |config| {
@@ -340,7 +340,7 @@ async fn a448(stage: &Stage) {
     server.remove().await;
     // Thirteen days before the end operators are told, fifteen days before they are not.
     for (case, days, alarm) in [(4, 13, true), (5, 15, false)] {
-        let start = i64::try_from(crate::cast::server::start_of_time().secs()).unwrap();
+        let start = i64::try_from(crate::fixtures::server::start_of_time().secs()).unwrap();
         let name = format!("ends-in-{days}");
         let pair = Pair::new(&folder, &name, Some(start + days * 86_400));
         let mark = log::mark();

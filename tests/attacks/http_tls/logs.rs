@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::cast::{log, raw};
 use crate::expect::seen;
+use crate::fixtures::{log, raw};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[row!(a461), row!(a462), row!(a464)];
@@ -86,7 +86,7 @@ async fn a462(stage: &Stage) {
                 (field, value.as_str()),
             ];
             let bearer = format!("Bearer {value}");
-            let secret = crate::cast::client::basic(web.id(), &value);
+            let secret = crate::fixtures::client::basic(web.id(), &value);
             for headers in [
                 vec![],
                 vec![("Authorization", bearer.as_str())],
@@ -114,7 +114,7 @@ async fn a462(stage: &Stage) {
         }
         // What failed below us says nothing of what it was about.
         let secret = web.secret.as_ref().unwrap().expose();
-        let header = crate::cast::client::basic(web.id(), secret);
+        let header = crate::fixtures::client::basic(web.id(), secret);
         let form = format!(
             "grant_type=authorization_code&code=pcl_ac_{canary}&redirect_uri=x&code_verifier={canary}"
         );

@@ -9,7 +9,7 @@ pub mod sockets;
 use portcullis::config::Config;
 
 use crate::Stage;
-use crate::cast::{Server, tls};
+use crate::fixtures::{Server, tls};
 
 /// A server that speaks TLS itself, with settings changed first.
 pub async fn encrypted(stage: &Stage, change: impl FnOnce(&mut Config)) -> Server {

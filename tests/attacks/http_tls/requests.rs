@@ -1,7 +1,7 @@
 //! Requests: their headers, host and path, and how often they come.
 
-use crate::cast::raw;
 use crate::expect::{logged, seen};
+use crate::fixtures::raw;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[row!(a453), row!(a454), row!(a456), row!(a465), row!(a466)];

@@ -8,8 +8,8 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use super::{address, beside, encrypted};
-use crate::cast::{Browser, Server, raw};
 use crate::expect::{logged, page, seen};
+use crate::fixtures::{Browser, Server, raw};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[row!(a449), row!(a450), row!(a452)];

@@ -1,9 +1,9 @@
 //! Cookies that other hosts of the domain set.
 
 use super::{Door, INTERACTION, RANDOM, SESSION, passed};
-use crate::cast::Browser;
-use crate::cast::server::PASSWORD;
 use crate::expect::{page400, redirected, seen};
+use crate::fixtures::Browser;
+use crate::fixtures::server::PASSWORD;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[row!(a127), row!(a502), row!(a506)];
@@ -117,13 +117,13 @@ async fn a506(stage: &Stage) {
 
 /// A request whose `Cookie` header holds any bytes.
 async fn sends(base: &str, path: &str, cookie: Vec<u8>, form: Option<String>) -> reqwest::Response {
-    let http = crate::cast::browser::http(base);
+    let http = crate::fixtures::browser::http(base);
     let request = match form {
         None => http.get(format!("{base}{path}")),
         Some(form) => http
             .post(format!("{base}{path}"))
             .header("Content-Type", super::FORM.1)
-            .header("Origin", crate::cast::ISSUER)
+            .header("Origin", crate::fixtures::ISSUER)
             .body(form),
     };
     let cookie = reqwest::header::HeaderValue::from_bytes(&cookie).unwrap();
@@ -166,7 +166,7 @@ async fn a127(stage: &Stage) {
             .to_str()
             .unwrap()
             .to_owned();
-        let told = crate::cast::log::of(&id).iter().any(|event| {
+        let told = crate::fixtures::log::of(&id).iter().any(|event| {
             event
                 .get("event")
                 .is_some_and(|name| name == "session.dup_cookie")

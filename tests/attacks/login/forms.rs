@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use portcullis::secret::from_base64url;
 
 use super::{Door, FORM, INTERACTION, RANDOM, SESSION, passed, sessions, signed_in};
-use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, ISSUER};
 use crate::expect::{logged, login_page, page, seen};
+use crate::fixtures::server::PASSWORD;
+use crate::fixtures::{Answer, ISSUER};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[row!(a124), row!(a125), row!(a126), row!(a128)];

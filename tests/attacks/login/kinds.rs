@@ -1,9 +1,9 @@
 //! One kind of secret in the place of another, and ways of signing in that are not offered.
 
 use super::{Door, FORM, INTERACTION, RANDOM, SESSION, failed, signed_in, targets};
-use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, ISSUER};
 use crate::expect::{consent_page, json_error, logged, login_page, page, page400, seen};
+use crate::fixtures::server::PASSWORD;
+use crate::fixtures::{Answer, ISSUER};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
@@ -122,7 +122,7 @@ async fn a144(stage: &Stage) {
     }
     // 5. As a client secret.
     for (kind, value) in others("client secret") {
-        let header = crate::cast::client::basic(flow.web.id(), &value);
+        let header = crate::fixtures::client::basic(flow.web.id(), &value);
         let answer = flow
             .web
             .posts_raw(

@@ -12,8 +12,8 @@ use portcullis::accounts::user::{User, Username};
 use portcullis::id::UserId;
 
 use crate::Stage;
-use crate::cast::{Answer, Browser, Party, Server};
 use crate::expect::{logged, login_page, redirected, seen};
+use crate::fixtures::{Answer, Browser, Server, TestClient};
 
 pub const SESSION: &str = "__Host-sid";
 
@@ -33,7 +33,7 @@ pub struct Door {
 }
 
 impl Door {
-    pub async fn opens(server: &Server, client: &Party) -> Self {
+    pub async fn opens(server: &Server, client: &TestClient) -> Self {
         let mut browser = server.browser();
         let page = browser.opens(&client.request(&[])).await;
         Self {
@@ -133,7 +133,7 @@ pub fn sessions(stage: &Stage) -> i64 {
 }
 
 /// Whether the cookie's browser is signed in, as the authorization endpoint sees it.
-pub async fn signed_in(server: &Server, client: &Party, cookie: &str) -> (bool, Answer) {
+pub async fn signed_in(server: &Server, client: &TestClient, cookie: &str) -> (bool, Answer) {
     let mut browser = server.browser();
     browser
         .cookies
@@ -146,7 +146,13 @@ pub async fn signed_in(server: &Server, client: &Party, cookie: &str) -> (bool, 
 }
 
 /// This cookie is nobody's, and the server says so in its log.
-pub async fn is_nobody(stage: &Stage, case: usize, server: &Server, web: &Party, cookie: &str) {
+pub async fn is_nobody(
+    stage: &Stage,
+    case: usize,
+    server: &Server,
+    web: &TestClient,
+    cookie: &str,
+) {
     let (is_in, answer) = signed_in(server, web, cookie).await;
     stage.check(case, !is_in, || format!("signed in: {}", seen(&answer)));
     stage.expect(case, redirected(&answer, "login_required", Some("st-4711")));

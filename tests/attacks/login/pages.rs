@@ -1,9 +1,9 @@
 //! What pages show, and where they lead.
 
 use super::{Door, passed, targets};
-use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, Browser, ISSUER, Party, raw};
 use crate::expect::{logged, login_page, seen};
+use crate::fixtures::server::PASSWORD;
+use crate::fixtures::{Answer, Browser, ISSUER, TestClient, raw};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[row!(a129), row!(a130), row!(a140)];
@@ -210,7 +210,7 @@ async fn a130(stage: &Stage) {
 }
 
 /// Every page that shows a name of a person or of a client, or something of the request.
-async fn shows(alice: &mut Browser, web: &Party, payload: &str) -> Vec<Answer> {
+async fn shows(alice: &mut Browser, web: &TestClient, payload: &str) -> Vec<Answer> {
     vec![
         alice
             .opens(&web.request(&[("prompt", "login"), ("login_hint", payload)]))

@@ -7,9 +7,9 @@ use portcullis::accounts::password::{Password, Weak};
 use portcullis::accounts::user::Username;
 
 use super::{Door, FORM, INTERACTION, RANDOM, failed, passed, person};
-use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, ISSUER, Server, log, raw};
 use crate::expect::{logged, page400, seen};
+use crate::fixtures::server::PASSWORD;
+use crate::fixtures::{Answer, ISSUER, Server, log, raw};
 use crate::throttle::throttled;
 use crate::{Row, Stage, row};
 

@@ -9,9 +9,9 @@ use portcullis::config::Argon2;
 use portcullis::secret::{from_base64url, sha256};
 
 use super::{Door, RANDOM, SESSION, failed, is_nobody, passed, sessions, signed_in};
-use crate::cast::server::PASSWORD;
-use crate::cast::{Answer, Db, Server};
 use crate::expect::{json_error, logged, login_page, redirected, seen};
+use crate::fixtures::server::PASSWORD;
+use crate::fixtures::{Answer, Db, Server};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 

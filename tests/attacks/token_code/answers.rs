@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use portcullis::oauth::{Code, Description};
 
 use super::{Flow, TOKEN, asked, unspent, valid};
-use crate::cast::client::basic;
-use crate::cast::server::confidential;
-use crate::cast::{Answer, Db, Party, raw};
 use crate::expect::{json_error, logged, seen};
+use crate::fixtures::client::basic;
+use crate::fixtures::server::confidential;
+use crate::fixtures::{Answer, Db, TestClient, raw};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[row!(a188), row!(a198), row!(a202)];
@@ -140,7 +140,7 @@ async fn every_error(stage: &Stage, flow: &mut Flow) -> Vec<(Answer, u16, &'stat
 }
 
 /// Redeems the code while the database refuses to mark it.
-async fn storage_fails(stage: &Stage, web: &Party, code: &str) -> Answer {
+async fn storage_fails(stage: &Stage, web: &TestClient, code: &str) -> Answer {
     let (body, authorization) = valid(web, code);
     let (breaks, heals) = match stage.db() {
         Db::Sqlite => (

@@ -7,9 +7,9 @@ use portcullis::secret::{base64url, from_base64url, sha256};
 use serde_json::Value;
 
 use super::{Flow, median, severity, spent};
-use crate::cast::server::{confidential, public};
-use crate::cast::{Answer, Party, Server, VERIFIER, challenge};
 use crate::expect::{json_error, logged, seen};
+use crate::fixtures::server::{confidential, public};
+use crate::fixtures::{Answer, Server, TestClient, VERIFIER, challenge};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
@@ -180,7 +180,7 @@ fn replayed(stage: &Stage, server: &Server, case: usize, answer: &Answer, tokens
 
 /// The grant behind the access token has ended, with this many records and audit events.
 fn ended(server: &Server, tokens: &Value, times: i64) -> Result<(), String> {
-    let claims = crate::cast::client::claims(tokens["access_token"].as_str().unwrap());
+    let claims = crate::fixtures::client::claims(tokens["access_token"].as_str().unwrap());
     let grant = claims["grant_id"].as_str().unwrap();
     let count = |query: &str| server.count(&format!("SELECT count(*) AS n FROM {query}"));
     let found = [
@@ -256,7 +256,7 @@ async fn a194(stage: &Stage) {
 
 async fn a196(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
-    let nodes: Vec<Party> = stage.all().map(|node| flow.web.at(&node.base)).collect();
+    let nodes: Vec<TestClient> = stage.all().map(|node| flow.web.at(&node.base)).collect();
     for (case, n) in (1..).zip([2, 4, 8, 16, 32, 64]) {
         for _ in 0..4 {
             let code = flow.code().await;

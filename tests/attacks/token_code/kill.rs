@@ -1,8 +1,8 @@
 //! A node that is killed in the middle of it.
 
 use super::{TOKEN, valid};
-use crate::cast::{Browser, raw};
 use crate::expect::{json_error, seen};
+use crate::fixtures::{Browser, raw};
 use crate::process::Site;
 use crate::{Row, Stage, row};
 

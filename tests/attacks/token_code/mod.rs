@@ -8,9 +8,9 @@ pub mod tokens;
 
 use std::time::Duration;
 
-use crate::cast::client::basic;
-use crate::cast::{Answer, Browser, Party, Server, VERIFIER, log, raw};
 use crate::expect::{json_error, seen};
+use crate::fixtures::client::basic;
+use crate::fixtures::{Answer, Browser, Server, TestClient, VERIFIER, log, raw};
 
 pub const TOKEN: &str = "/oauth2/token";
 
@@ -18,7 +18,7 @@ pub const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencod
 
 /// `web` and alice, who signed in and allowed it.
 pub struct Flow {
-    pub web: Party,
+    pub web: TestClient,
     pub alice: Browser,
 }
 
@@ -36,7 +36,7 @@ impl Flow {
 }
 
 /// The body of a valid token request, and the header that authenticates it.
-pub fn valid(web: &Party, code: &str) -> (String, String) {
+pub fn valid(web: &TestClient, code: &str) -> (String, String) {
     let fields = [
         ("grant_type", "authorization_code"),
         ("code", code),
@@ -62,7 +62,7 @@ pub async fn asked(base: &str, request: Vec<u8>) -> Answer {
 }
 
 /// The code still buys tokens.
-pub async fn unspent(web: &Party, code: &str) -> Result<(), String> {
+pub async fn unspent(web: &TestClient, code: &str) -> Result<(), String> {
     let answer = web.redeems(code).await;
     if answer.status == 200 {
         Ok(())
@@ -72,7 +72,7 @@ pub async fn unspent(web: &Party, code: &str) -> Result<(), String> {
 }
 
 /// The code buys nothing any more.
-pub async fn spent(web: &Party, code: &str) -> Result<(), String> {
+pub async fn spent(web: &TestClient, code: &str) -> Result<(), String> {
     json_error(&web.redeems(code).await, 400, "invalid_grant")
 }
 

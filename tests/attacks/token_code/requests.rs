@@ -1,9 +1,9 @@
 //! How a token request may come: method, form, fields, origin.
 
 use super::{FORM, Flow, TOKEN, asked, posts, unlogged, unspent, valid};
-use crate::cast::server::public;
-use crate::cast::{Answer, VERIFIER, raw};
 use crate::expect::{json_error, logged, seen};
+use crate::fixtures::server::public;
+use crate::fixtures::{Answer, VERIFIER, raw};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
@@ -214,7 +214,7 @@ async fn a186(stage: &Stage) {
         let extra = [
             ("grant_type", other),
             ("username", "alice"),
-            ("password", crate::cast::server::PASSWORD),
+            ("password", crate::fixtures::server::PASSWORD),
         ];
         let answer = flow.web.redeems_with(&code, &extra).await;
         stage.expect(case, json_error(&answer, 400, "unsupported_grant_type"));

@@ -6,9 +6,9 @@ use portcullis::keys::Alg;
 use portcullis::secret::{base64url, sha256};
 
 use super::Flow;
-use crate::cast::client::header;
-use crate::cast::server::AUDIENCE;
 use crate::expect::seen;
+use crate::fixtures::client::header;
+use crate::fixtures::server::AUDIENCE;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[row!(a200), row!(a201)];

@@ -9,9 +9,9 @@ use portcullis::oauth::scope::Scope;
 use portcullis::secret::{base64url, sha256};
 
 use super::{bought, refused_everywhere};
-use crate::cast::server::{AUDIENCE, PASSWORD, confidential, public, sweep};
-use crate::cast::{Answer, Tokens};
 use crate::expect::{json_error, logged, seen};
+use crate::fixtures::server::{AUDIENCE, PASSWORD, confidential, public, sweep};
+use crate::fixtures::{Answer, Tokens};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 

@@ -4,10 +4,10 @@ pub mod answers;
 pub mod races;
 pub mod reuse;
 
-use crate::cast::{Answer, Server, Tokens};
 use crate::expect::{json_error, logged, seen};
+use crate::fixtures::{Answer, Server, Tokens};
 use crate::token_code::{Flow, severity};
-use crate::{Stage, cast};
+use crate::{Stage, fixtures};
 
 /// What a fresh code of alice buys at `web`.
 pub async fn bought(flow: &mut Flow) -> Tokens {
@@ -60,6 +60,6 @@ pub async fn refused_everywhere(
 }
 
 /// A party at each node of the stage, in turn.
-pub fn everywhere(stage: &Stage, party: &cast::Party) -> Vec<cast::Party> {
+pub fn everywhere(stage: &Stage, party: &fixtures::TestClient) -> Vec<fixtures::TestClient> {
     stage.all().map(|node| party.at(&node.base)).collect()
 }

@@ -3,8 +3,8 @@
 use portcullis::accounts::user::Username;
 
 use super::{bought, everywhere, grant_ended, refused_everywhere};
-use crate::cast::{Answer, Browser, Db, Party, Server, Tokens};
 use crate::expect::{json_error, logged, seen};
+use crate::fixtures::{Answer, Browser, Db, Server, TestClient, Tokens};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
@@ -20,7 +20,7 @@ async fn a212(stage: &Stage) {
         nodes = vec![own.node().await, own.node().await];
     }
     let mut flow = Flow::begin(&own).await;
-    let parties: Vec<Party> = std::iter::once(&own)
+    let parties: Vec<TestClient> = std::iter::once(&own)
         .chain(&nodes)
         .map(|node| flow.web.at(&node.base))
         .collect();
@@ -48,7 +48,7 @@ async fn a212(stage: &Stage) {
 }
 
 /// `n` refreshes of one token, at all nodes at once.
-async fn at_once(parties: &[Party], token: &str, n: usize) -> Vec<Answer> {
+async fn at_once(parties: &[TestClient], token: &str, n: usize) -> Vec<Answer> {
     let racers = (0..n).map(|racer| {
         let (web, token) = (parties[racer % parties.len()].clone(), token.to_owned());
         actix_web::rt::spawn(async move { web.refreshes(&token, &[]).await })
@@ -71,7 +71,13 @@ enum Act {
 
 impl Act {
     /// Done and answered.
-    async fn happens(self, server: &Server, web: &Party, alice: &mut Browser, tokens: &Tokens) {
+    async fn happens(
+        self,
+        server: &Server,
+        web: &TestClient,
+        alice: &mut Browser,
+        tokens: &Tokens,
+    ) {
         match self {
             Self::Revocation => assert_eq!(web.revokes(tokens.refresh()).await.status, 200),
             Self::Logout => assert_eq!(alice.signs_out().await.status, 200),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{bought, grant_ended, refused_everywhere, reused};
-use crate::cast::{Db, Server};
 use crate::expect::{json_error, logged, seen};
+use crate::fixtures::{Db, Server};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
@@ -113,8 +113,10 @@ async fn a224(stage: &Stage) {
     let proof = "eyJ0eXAiOiJkcG9wK2p3dCJ9.e30.AAAA";
     for (case, header) in [(1, None), (2, Some(proof))] {
         let first = bought(&mut flow).await;
-        let basic =
-            crate::cast::client::basic(flow.web.id(), flow.web.secret.as_ref().unwrap().expose());
+        let basic = crate::fixtures::client::basic(
+            flow.web.id(),
+            flow.web.secret.as_ref().unwrap().expose(),
+        );
         let mut headers = vec![("Authorization", basic.as_str())];
         headers.extend(header.map(|proof| ("DPoP", proof)));
         let fields = [

@@ -10,10 +10,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portcullis::secret::sha256;
 use reqwest::{RequestBuilder, Response};
 
-use crate::cast::browser::http;
-use crate::cast::client::basic;
-use crate::cast::site::Site;
-use crate::cast::{Browser, Party, Tokens, VERIFIER};
+use crate::fixtures::browser::http;
+use crate::fixtures::client::basic;
+use crate::fixtures::site::Site;
+use crate::fixtures::{Browser, TestClient, Tokens, VERIFIER};
 
 /// Nobody comes back for longer than this.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -123,7 +123,7 @@ impl<'p> Shopper<'p> {
         browser: &Browser,
         promises: &'p RefCell<Promises>,
     ) -> Self {
-        let web: Party = site.web(base);
+        let web: TestClient = site.web(base);
         let cookies = browser
             .cookies
             .iter()
@@ -295,7 +295,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Through the front door: what was used up stays so, and what was revoked stays dead.
-pub async fn are_honoured(promises: &Promises, web: &Party) {
+pub async fn are_honoured(promises: &Promises, web: &TestClient) {
     let dead = promises.dead.as_deref().expect("something was revoked");
     let used = promises.used.as_deref().expect("something was redeemed");
     for answer in [web.refreshes(dead, &[]).await, web.redeems(used).await] {

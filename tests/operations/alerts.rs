@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use portcullis::metrics::ALARMS;
 
-use crate::place::Place;
+use crate::installation::Installation;
 use crate::site::{Site, asks, management};
 
 fn read(path: &str) -> String {
@@ -51,8 +51,8 @@ fn shipped() -> (Vec<String>, Vec<String>) {
 fn every_figure_that_is_named_is_shown() {
     let (alarms, panels) = shipped();
     assert!(alarms.len() > 10 && panels.len() > 10);
-    let site = Site::open(Place::new());
-    let server = site.place.serve(&[]);
+    let site = Site::open(Installation::new());
+    let server = site.installation.serve(&[]);
     let probes = management(&server);
     let page = actix_web::rt::System::new().block_on(async { asks(&probes, "/metrics").await.1 });
     let types: BTreeSet<(&str, &str)> = page

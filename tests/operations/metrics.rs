@@ -1,13 +1,13 @@
 //! `/metrics`, from outside.
 
 use crate::both;
-use crate::cast::Browser;
+use crate::fixtures::Browser;
 use crate::site::{Site, asks, base, management, sample};
 
 both! {
-    fn what_happens_is_counted(place: Place) {
-        let site = Site::open(place);
-        let server = site.place.serve(&[]);
+    fn what_happens_is_counted(installation: Installation) {
+        let site = Site::open(installation);
+        let server = site.installation.serve(&[]);
         let (public, probes) = (base(&server), management(&server));
         // The standbys are made beside the start.
         server.waits_for(|line| line.contains("key.state") && line.contains("feed/ES256"));
