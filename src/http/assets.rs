@@ -3,9 +3,9 @@
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::answer::Frame;
-use super::error;
 use crate::app::App;
+use crate::http::error;
+use crate::http::response::Frame;
 use crate::secret::{base64url, sha256};
 
 const STYLESHEET: &str = include_str!("../../templates/assets/portcullis.css");

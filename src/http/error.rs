@@ -9,18 +9,18 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
-use super::access::{self, About, RequestId};
-use super::answer::{Allowed, page};
-use super::assets::Assets;
-use super::limits::whole_seconds;
 use crate::app::App;
+use crate::http::assets::Assets;
+use crate::http::response::{Allowed, page};
+use crate::http::server::access_log::{self, About, RequestId};
+use crate::http::server::rate_limit::whole_seconds;
 use crate::metrics::REFUSED;
 use crate::oauth::{Code, Description, Detail, Error, Severity};
 
 #[derive(Template)]
 #[template(path = "error.html")]
 struct ErrorPage<'a> {
-    frame: &'a super::answer::Frame,
+    frame: &'a crate::http::response::Frame,
     title: &'a str,
     reason: &'a str,
     advice: Option<&'a str>,
@@ -112,7 +112,7 @@ impl Notice {
     }
 
     /// The same words for another private reason.
-    pub(super) const fn because(self, detail: Detail) -> Self {
+    pub(in crate::http) const fn because(self, detail: Detail) -> Self {
         Self { detail, ..self }
     }
 }
@@ -233,7 +233,7 @@ pub fn json_notice(request: &HttpRequest, notice: Notice) -> HttpResponse {
 }
 
 /// When to come again: whole seconds, at least one.
-pub(super) fn retry_after(response: &mut HttpResponse, wait: Duration) {
+pub(in crate::http) fn retry_after(response: &mut HttpResponse, wait: Duration) {
     let seconds = HeaderValue::from(whole_seconds(wait).max(1));
     response.headers_mut().insert(RETRY_AFTER, seconds);
 }
@@ -260,7 +260,7 @@ pub fn refused(
     detail: Detail,
     source: Option<&(dyn std::error::Error + Send + Sync)>,
 ) {
-    let endpoint = access::route(request);
+    let endpoint = access_log::route(request);
     REFUSED.count([endpoint, code.into(), detail.reason.into()]);
     log(request, detail, source);
 }

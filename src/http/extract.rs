@@ -5,9 +5,9 @@ use actix_web::cookie::{Cookie, SameSite};
 use actix_web::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, HeaderMap};
 use actix_web::web::Payload;
 
-use super::error::{self, Notice};
 use crate::app::App;
 use crate::config::limits::{BODY_BYTES, BODY_TIME, DEVICE_KNOWN};
+use crate::http::error::{self, Notice};
 use crate::oauth::Detail;
 use crate::oauth::params::{Params, TooMany};
 use crate::secret::{Hash, Secret};

@@ -13,17 +13,17 @@ use portcullis_verifier::{Ack, AckAnswer, FRAME_MAX_BYTES, Frames, Position};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::connections;
-use super::discovery;
-use super::error;
-use super::extract;
-use super::limits;
-use super::token::{self, Stop};
 use crate::app::App;
 use crate::config::limits::{
     ACK_KIDS, BODY_BYTES, BODY_TIME, INSTANCE_BYTES, LONGEST_POLL, STREAM_LIFE,
 };
 use crate::feed::{self, Next, Standing, Stream, Unready};
+use crate::http::error;
+use crate::http::extract;
+use crate::http::oauth::discovery;
+use crate::http::oauth::token::{self, Stop};
+use crate::http::server::connections;
+use crate::http::server::rate_limit;
 use crate::id::ClientId;
 use crate::keys::{KeyView, Use};
 use crate::oauth::client_auth::Proven;
@@ -178,7 +178,7 @@ async fn make(app: &Data<App>, after: Position) -> Result<feed::Signed, Stop> {
 /// costs us a look at the database, so it counts for the caller's address; nothing else here does.
 async fn must_not_be_ahead(request: &HttpRequest, app: &App, at: Position) -> Result<(), Stopped> {
     if !is_ahead(app, at) {
-        limits::give_back(request);
+        rate_limit::give_back(request);
         return Ok(());
     }
     // Without an answer the old place is good enough to say no, and not to say that the database went

@@ -1,49 +1,33 @@
 //! Endpoints and pages. Every route stands on this page.
 
-mod accept;
-mod access;
-mod account;
 mod admin;
-mod answer;
 mod assets;
-mod authorize;
-mod client_address;
-mod connections;
-mod consent;
-mod cors;
-mod discovery;
+mod authorization_context;
 mod error;
 mod extract;
 mod feed;
-mod headers;
-mod health;
-mod introspect;
-mod limits;
-mod listeners;
-mod login;
-mod logout;
-mod metrics;
+mod management;
 mod navigation;
-mod pending;
-mod revoke;
-mod setup;
-mod tls;
-mod token;
-mod userinfo;
-mod wire;
+mod oauth;
+mod response;
+mod server;
+mod ui;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{guard, middleware};
 
-pub use answer::{Allowed, FormTarget, Frame, page, see_other};
 pub use assets::Assets;
-pub use limits::Limits;
-pub use listeners::{BindError, Listeners};
-pub use tls::{expiry_of, inspect as inspect_certificate};
+pub use response::{Allowed, FormTarget, Frame, page, see_other};
+pub use server::listeners::{BindError, Listeners};
+pub use server::rate_limit::Limits;
+pub use server::tls::{expiry_of, inspect as inspect_certificate};
 
 use crate::app::App;
+use management::{health, metrics};
+use oauth::{authorize, cors, discovery, introspect, revoke, token, userinfo};
+use ui::{account, consent, login, logout, setup};
 
 /// The public listener: protocol and pages.
 pub fn public(config: &mut ServiceConfig) {
@@ -197,7 +181,7 @@ fn only(
         InitError = (),
     >,
 > {
-    lasting(methods, resource).wrap(middleware::from_fn(headers::in_time))
+    lasting(methods, resource).wrap(middleware::from_fn(server::middleware::in_time))
 }
 
 /// The same for pages, which only a navigation may open.

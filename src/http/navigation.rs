@@ -8,15 +8,15 @@ use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::assets::Assets;
-use super::error::{self, Notice};
-use super::extract::Jar;
 use crate::app::App;
+use crate::http::assets::Assets;
+use crate::http::error::{self, Notice};
+use crate::http::extract::Jar;
 use crate::oauth::Detail;
 
 /// Why and how the browser loads a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Load {
+pub(in crate::http) enum Load {
     /// The document of a window or tab, or a client that does not send Fetch Metadata.
     Document,
     /// An inline frame.
@@ -32,7 +32,7 @@ pub(super) enum Load {
 
 impl Load {
     /// Reads the headers of a request. Absent ones mean a client that is not a browser, or an old one.
-    pub(super) fn of(request: &HttpRequest) -> Self {
+    pub(in crate::http) fn of(request: &HttpRequest) -> Self {
         let header = |name: &str| {
             let value = request.headers().get(name);
             value.map(|value| value.to_str().unwrap_or("?"))
@@ -55,7 +55,7 @@ impl Load {
     }
 
     /// The refusal of a load that is not a navigation; `None` for a document and for a frame.
-    pub(super) fn refuse(
+    pub(in crate::http) fn refuse(
         self,
         request: &HttpRequest,
         app: &App,
@@ -83,7 +83,7 @@ impl Load {
 ///
 /// # Errors
 /// None of its own.
-pub(super) async fn documents_only(
+pub(in crate::http) async fn documents_only(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {

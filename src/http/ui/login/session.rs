@@ -8,15 +8,15 @@ use crate::accounts::user::User;
 use crate::app::App;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::db;
+use crate::http::authorization_context::Stop;
 use crate::http::error::Notice;
 use crate::http::extract::Jar;
-use crate::http::pending::Stop;
 use crate::id::{AuthorizationId, Sid};
 use crate::secret::{Hash, Secret};
 use crate::time::Timestamp;
 
 /// What a right password leaves to be written down.
-pub(super) struct Proof {
+pub(in crate::http) struct Proof {
     pub attempt: Attempt,
     pub account: Bucket,
     pub device: Hash,
@@ -25,7 +25,7 @@ pub(super) struct Proof {
 }
 
 /// Two hashes of one password.
-pub(super) struct Renewal {
+pub(in crate::http) struct Renewal {
     /// The stored hash that the password was verified against.
     pub old: String,
     /// The hash at the configured cost.
@@ -44,7 +44,7 @@ enum Begun {
 
 /// Writes the session of a verified password and returns its cookie. Returns `None`, and writes no
 /// session, when the user was cut off since the password was read, as by a new password.
-pub(super) async fn begin_session(
+pub(in crate::http) async fn begin_session(
     request: &HttpRequest,
     app: &App,
     id: AuthorizationId,

@@ -7,9 +7,11 @@ use actix_web::{HttpRequest, HttpResponse};
 use portcullis_verifier::{Need, Rejected};
 use serde_json::{Map, Value};
 
-use super::extract::{self, Unread};
-use super::{cors, error, token};
 use crate::app::App;
+use crate::http::error;
+use crate::http::extract::{self, Unread};
+use crate::http::oauth::cors;
+use crate::http::oauth::token;
 use crate::id::{ClientId, GrantId, UserId};
 use crate::oauth::scope::Scope;
 use crate::oauth::{Detail, Error, introspection, userinfo};

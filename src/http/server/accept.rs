@@ -22,12 +22,12 @@ use futures_util::future::{Either, select};
 use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 
-use super::client_address;
-use super::connections::{Connections, Slot};
-use super::listeners;
-use super::wire::{Pulse, Stream, Wire};
 use crate::config::Address;
 use crate::config::limits::{HANDSHAKE_TIME, HEADER_TIME, KEEP_ALIVE};
+use crate::http::server::client_address;
+use crate::http::server::connections::{Connections, Slot};
+use crate::http::server::listeners;
+use crate::http::server::timed_stream::{Pulse, Stream, Wire};
 use crate::metrics::REFUSED;
 use crate::time::Clock;
 

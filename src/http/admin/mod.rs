@@ -6,10 +6,10 @@ use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpResponse};
 
-use super::client_address;
-use super::error;
 use crate::app::App;
 use crate::config::is_in;
+use crate::http::error;
+use crate::http::server::client_address;
 use crate::oauth::Detail;
 
 /// Lets in who connects from `admin.allow`, whatever the listener is bound to. What a proxy says of

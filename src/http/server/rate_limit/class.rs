@@ -67,7 +67,7 @@ impl Class {
     }
 
     /// Whether caches keep its answers, so that only a 429 may speak of one caller's budget.
-    pub(super) fn is_cached(self) -> bool {
+    pub(in crate::http) fn is_cached(self) -> bool {
         self == Self::Metadata
     }
 }

@@ -14,8 +14,8 @@ use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::rt::time::{Sleep, sleep};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connections::Slot;
 use crate::config::limits::{HEADER_TIME, TAKEN_BYTES, UNREAD_TIME};
+use crate::http::server::connections::Slot;
 
 /// How often in a row the HTTP layer may look after a connection without reading or writing anything. With
 /// a full buffer of requests that nobody waits for (pipelining) it would look for ever.
@@ -79,17 +79,17 @@ impl Drop for Busy {
 }
 
 impl Pulse {
-    pub(super) fn of(request: &HttpRequest) -> Option<&Rc<Self>> {
+    pub(in crate::http) fn of(request: &HttpRequest) -> Option<&Rc<Self>> {
         request.conn_data()
     }
 
     /// Stops counting the connection for its source.
-    pub(super) fn release(&self) {
+    pub(in crate::http) fn release(&self) {
         drop(self.slot.take());
     }
 
     /// A request is answered from now until what is returned goes.
-    pub(super) fn begin(request: &HttpRequest) -> Busy {
+    pub(in crate::http) fn begin(request: &HttpRequest) -> Busy {
         let pulse = Self::of(request).cloned();
         if let Some(pulse) = &pulse {
             pulse.requests.set(pulse.requests.get() + 1);
@@ -99,17 +99,17 @@ impl Pulse {
     }
 
     /// Whether a request came over TLS that ends here.
-    pub(super) fn is_encrypted(request: &HttpRequest) -> bool {
+    pub(in crate::http) fn is_encrypted(request: &HttpRequest) -> bool {
         Self::of(request).is_some_and(|pulse| pulse.encrypted)
     }
 
     /// What was too slow, if we hung up.
-    pub(super) fn cut(&self) -> Option<&'static str> {
+    pub(in crate::http) fn cut(&self) -> Option<&'static str> {
         self.cut.get()
     }
 
     /// Whether no request came over it.
-    pub(super) fn is_unused(&self) -> bool {
+    pub(in crate::http) fn is_unused(&self) -> bool {
         self.requests.get() == 0
     }
 
@@ -151,7 +151,7 @@ impl Watch {
 
 impl<T: Stream> Wire<T> {
     /// A connection that was just accepted and counted.
-    pub(super) fn new(stream: T, slot: Slot) -> Self {
+    pub(in crate::http) fn new(stream: T, slot: Slot) -> Self {
         let pulse = Pulse {
             encrypted: T::ENCRYPTED,
             slot: Cell::new(Some(slot)),
@@ -172,7 +172,7 @@ impl<T: Stream> Wire<T> {
     }
 
     /// What is known of it.
-    pub(super) fn pulse(&self) -> Rc<Pulse> {
+    pub(in crate::http) fn pulse(&self) -> Rc<Pulse> {
         Rc::clone(&self.pulse)
     }
 

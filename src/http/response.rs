@@ -5,8 +5,8 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::LOCATION;
 use askama::Template;
 
-use super::assets::Assets;
 use crate::app::App;
+use crate::http::assets::Assets;
 use crate::oauth::callback::Delivery;
 use crate::secret::Secret;
 

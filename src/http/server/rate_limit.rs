@@ -14,10 +14,10 @@ use actix_web::web::Data;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use arc_swap::ArcSwap;
 
-use super::client_address::ClientAddress;
-use super::error;
 use crate::config::limits::REFRESHES_PER_MINUTE;
 use crate::config::{self, Mode, Network};
+use crate::http::error;
+use crate::http::server::client_address::ClientAddress;
 use crate::id::{ClientId, GrantId};
 use crate::oauth::Detail;
 use crate::time::Clock;
@@ -25,7 +25,7 @@ pub use class::Class;
 use rate::{Budget, Rate};
 
 /// Whose budget an address spends: an IPv4 address its own, an IPv6 address that of its /64.
-pub(super) fn source(address: IpAddr) -> Network {
+pub(in crate::http) fn source(address: IpAddr) -> Network {
     Network::around(address, 32, 64)
 }
 
@@ -108,7 +108,7 @@ impl Limits {
     }
 
     /// Charges a request to its address. Every request for a limited route is, whatever comes of it.
-    pub(super) fn charge_address(&self, request: &HttpRequest) -> Result<(), TooMany> {
+    pub(in crate::http) fn charge_address(&self, request: &HttpRequest) -> Result<(), TooMany> {
         let Some(class) = Class::of(request.path()) else {
             return Ok(());
         };
@@ -202,7 +202,10 @@ fn note(request: &HttpRequest, budget: Budget) {
 ///
 /// # Errors
 /// [`TooMany`].
-pub(super) fn charge_client(request: &HttpRequest, client: &ClientId) -> Result<(), TooMany> {
+pub(in crate::http) fn charge_client(
+    request: &HttpRequest,
+    client: &ClientId,
+) -> Result<(), TooMany> {
     match request.app_data::<Data<Limits>>() {
         Some(limits) => limits.charge_client(request, client),
         None => Ok(()),
@@ -210,7 +213,7 @@ pub(super) fn charge_client(request: &HttpRequest, client: &ClientId) -> Result<
 }
 
 /// Gives the address back what this request was charged: somebody else answers for it.
-pub(super) fn give_back(request: &HttpRequest) {
+pub(in crate::http) fn give_back(request: &HttpRequest) {
     if let Some(limits) = request.app_data::<Data<Limits>>() {
         limits.give_back(request);
     }
@@ -221,7 +224,10 @@ pub(super) fn give_back(request: &HttpRequest) {
 ///
 /// # Errors
 /// [`TooMany`].
-pub(super) fn admit_refresh(request: &HttpRequest, grant: &GrantId) -> Result<(), TooMany> {
+pub(in crate::http) fn admit_refresh(
+    request: &HttpRequest,
+    grant: &GrantId,
+) -> Result<(), TooMany> {
     match request.app_data::<Data<Limits>>() {
         Some(limits) => limits.admit_refresh(request, grant),
         None => Ok(()),
@@ -229,14 +235,14 @@ pub(super) fn admit_refresh(request: &HttpRequest, grant: &GrantId) -> Result<()
 }
 
 /// Charges a refresh that happened to its grant.
-pub(super) fn charge_refresh(request: &HttpRequest, grant: &GrantId) {
+pub(in crate::http) fn charge_refresh(request: &HttpRequest, grant: &GrantId) {
     if let Some(limits) = request.app_data::<Data<Limits>>() {
         limits.charge_refresh(request, grant);
     }
 }
 
 /// Whether the authorization that this request begins is one after which they are counted.
-pub(super) fn is_time_to_count(request: &HttpRequest) -> bool {
+pub(in crate::http) fn is_time_to_count(request: &HttpRequest) -> bool {
     request
         .app_data::<Data<Limits>>()
         .is_some_and(|limits| limits.is_time_to_count())
@@ -244,7 +250,7 @@ pub(super) fn is_time_to_count(request: &HttpRequest) -> bool {
 
 impl TooMany {
     /// Of an address whose clients fail to authenticate.
-    pub(super) const fn failures(wait: Duration) -> Self {
+    pub(in crate::http) const fn failures(wait: Duration) -> Self {
         Self {
             wait,
             bucket: "client_auth",
@@ -252,7 +258,7 @@ impl TooMany {
     }
 
     /// 429 for programs; logged.
-    pub(super) fn json(self, request: &HttpRequest) -> HttpResponse {
+    pub(in crate::http) fn json(self, request: &HttpRequest) -> HttpResponse {
         let detail = Detail::new("ratelimit.hit", self.bucket);
         error::refused(request, "temporarily_unavailable", detail, None);
         HttpResponse::TooManyRequests()
@@ -262,11 +268,11 @@ impl TooMany {
     }
 
     /// 429 in the form that the route's callers read.
-    pub(super) fn respond(
+    pub(in crate::http) fn respond(
         self,
         request: &HttpRequest,
         app: &crate::app::App,
-        assets: &super::Assets,
+        assets: &crate::http::assets::Assets,
     ) -> HttpResponse {
         if class_of(request).is_some_and(Class::is_page) {
             let notice = error::Notice::TOO_MANY.because(Detail::new("ratelimit.hit", self.bucket));
@@ -279,12 +285,12 @@ impl TooMany {
 }
 
 /// Rounded up.
-pub(super) fn whole_seconds(duration: Duration) -> u64 {
+pub(in crate::http) fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
 /// Tells on the answer how much is left in the bucket with the least left.
-pub(super) fn describe(request: &HttpRequest, headers: &mut HeaderMap) {
+pub(in crate::http) fn describe(request: &HttpRequest, headers: &mut HeaderMap) {
     let extensions = request.extensions();
     let Some(spent) = extensions.get::<Spent>() else {
         return;

@@ -5,8 +5,8 @@ use actix_web::http::header;
 use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::error;
 use crate::app::App;
+use crate::http::error;
 use crate::keys::Use;
 
 /// How long caches may keep published keys.
@@ -24,7 +24,7 @@ pub async fn jwks(request: HttpRequest, app: Data<App>) -> HttpResponse {
 }
 
 /// The keys of a use, unless nobody has confirmed them for too long.
-pub(super) fn published(request: &HttpRequest, app: &App, use_: Use) -> HttpResponse {
+pub(in crate::http) fn published(request: &HttpRequest, app: &App, use_: Use) -> HttpResponse {
     let keys = match app.keeper.publishing() {
         Ok(keys) => keys,
         Err(stale) => return error::json(request, &stale.into()),

@@ -5,17 +5,17 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
-use super::answer::{Allowed, Frame, page, see_other};
-use super::assets::Assets;
-use super::error::{self, Notice};
-use super::extract::{self, Jar};
-use super::logout;
-use super::pending::Stop;
 use crate::accounts::consent::Consent;
 use crate::accounts::session::Login;
 use crate::app::App;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::db::{Error, Transaction};
+use crate::http::assets::Assets;
+use crate::http::authorization_context::Stop;
+use crate::http::error::{self, Notice};
+use crate::http::extract::{self, Jar};
+use crate::http::response::{Allowed, Frame, page, see_other};
+use crate::http::ui::logout;
 use crate::id::{ConsentId, UserId};
 use crate::time::Timestamp;
 

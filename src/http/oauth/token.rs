@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use actix_web::web::{self, Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::access;
-use super::client_address::ClientAddress;
-use super::cors;
-use super::error::{self, Notice};
-use super::extract::{self, Unread};
-use super::limits::{self, TooMany};
 use crate::accounts::throttle;
 use crate::app::App;
+use crate::http::error::{self, Notice};
+use crate::http::extract::{self, Unread};
+use crate::http::oauth::cors;
+use crate::http::server::access_log;
+use crate::http::server::client_address::ClientAddress;
+use crate::http::server::rate_limit::{self, TooMany};
 use crate::id::GrantId;
 use crate::metrics::TOKENS_ISSUED;
 use crate::oauth::client_auth::{self, Proven};
@@ -37,14 +37,14 @@ pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpRe
 }
 
 /// Why an endpoint that programs call gives nothing.
-pub(super) enum Stop {
+pub(in crate::http) enum Stop {
     Notice(Notice),
     Error(Error),
     TooMany(TooMany),
 }
 
 impl Stop {
-    pub(super) fn respond(self, request: &HttpRequest) -> HttpResponse {
+    pub(in crate::http) fn respond(self, request: &HttpRequest) -> HttpResponse {
         match self {
             Self::Error(error) => error::json(request, &error),
             Self::Notice(notice) => error::json_notice(request, notice),
@@ -68,7 +68,7 @@ fn storage(failure: Failure) -> Error {
 }
 
 /// Refuses to say anything of a token that shows that the database was restored from an older copy.
-pub(super) async fn check_lost(app: &App, grant: Option<&GrantId>) -> Result<(), Error> {
+pub(in crate::http) async fn check_lost(app: &App, grant: Option<&GrantId>) -> Result<(), Error> {
     match grant {
         Some(grant) if app.note_lost_grant(grant).await? => Err(Error {
             code: Code::TemporarilyUnavailable,
@@ -81,7 +81,7 @@ pub(super) async fn check_lost(app: &App, grant: Option<&GrantId>) -> Result<(),
 
 /// The form of a request, and the client that proved who it is. Secrets do not belong into a URL
 /// (RFC 6749 §2.3.1), so nothing is taken from one.
-pub(super) async fn proven(
+pub(in crate::http) async fn proven(
     request: &HttpRequest,
     app: &App,
     body: Payload,
@@ -101,15 +101,15 @@ pub(super) async fn proven(
             Unread::NotAForm => rejected("content_type", Description::CONTENT_TYPE),
         })?;
     let proven = prove(request, app, &form, now).await?;
-    access::name_client(request, &proven.client().id);
+    access_log::name_client(request, &proven.client().id);
     if proven.client().is_confidential() {
-        limits::charge_client(request, &proven.client().id).map_err(Stop::TooMany)?;
+        rate_limit::charge_client(request, &proven.client().id).map_err(Stop::TooMany)?;
     }
     Ok((form, proven))
 }
 
 /// The client that proved who it is, by the header or the form.
-pub(super) async fn prove(
+pub(in crate::http) async fn prove(
     request: &HttpRequest,
     app: &App,
     form: &Params,
@@ -201,7 +201,7 @@ async fn answer(
         _ => None,
     };
     if let Some(grant) = &refreshed {
-        limits::admit_refresh(request, grant).map_err(Stop::TooMany)?;
+        rate_limit::admit_refresh(request, grant).map_err(Stop::TooMany)?;
     }
     // 2. Decide, remember, commit.
     let node = app.clone();
@@ -230,7 +230,7 @@ async fn answer(
         error::note(request, "token.refresh_grace", "again");
     }
     if let Some(grant) = &refreshed {
-        limits::charge_refresh(request, grant);
+        rate_limit::charge_refresh(request, grant);
     }
     // 3. Sign: RSA off the event loop.
     let keys = app.signing_keys().await?;

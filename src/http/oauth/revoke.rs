@@ -3,9 +3,10 @@
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::token::{self, Stop};
-use super::{cors, error};
 use crate::app::App;
+use crate::http::error;
+use crate::http::oauth::cors;
+use crate::http::oauth::token::{self, Stop};
 use crate::oauth::revocation::{self, Presented};
 
 /// `POST /oauth2/revoke`: 200 with an empty body once the revocation is committed.

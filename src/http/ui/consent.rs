@@ -7,15 +7,15 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
-use super::answer::{Allowed, Frame, continue_to, page, see_other};
-use super::assets::Assets;
-use super::error::{self, Notice};
-use super::extract::{self, Browser, Jar};
-use super::pending::{self, Pending, Stop, dispatcher};
 use crate::accounts::consent::Consent;
 use crate::accounts::session::Login;
 use crate::app::App;
 use crate::audit::{Actor, Event, Name, Target};
+use crate::http::assets::Assets;
+use crate::http::authorization_context::{self, Pending, Stop, dispatcher};
+use crate::http::error::{self, Notice};
+use crate::http::extract::{self, Browser, Jar};
+use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
 use crate::id::{AuthorizationId, ConsentId};
 use crate::oauth::Detail;
 use crate::oauth::authorize::Request;
@@ -92,10 +92,10 @@ async fn asked(
     now: Timestamp,
 ) -> Result<Option<Asked>, Stop> {
     let browser = Browser::of(request, app);
-    let begun = pending::open(app, id, &browser, now).await?;
+    let begun = authorization_context::open(app, id, &browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
         .map_err(|_| Stop::Notice(Notice::TOO_MANY_FIELDS))?;
-    let pending = pending::pend(request, app, &params, now).await?;
+    let pending = authorization_context::pend(request, app, &params, now).await?;
     let is_due = match pending.next(Some(&begun), now) {
         Step::Consent => true,
         Step::Answer { .. } => false,

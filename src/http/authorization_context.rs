@@ -4,17 +4,17 @@
 use actix_web::http::header::LOCATION;
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::access;
-use super::answer::{continue_to, deliver};
-use super::assets::Assets;
-use super::error::{self, Link, Notice};
-use super::extract::{self, Browser, Jar};
 use crate::accounts::consent::Consent;
 use crate::accounts::session::{Login, Session};
 use crate::accounts::user::Username;
 use crate::admin::AdminError;
 use crate::app::App;
 use crate::db::{self, Transaction};
+use crate::http::assets::Assets;
+use crate::http::error::{self, Link, Notice};
+use crate::http::extract::{self, Browser, Jar};
+use crate::http::response::{continue_to, deliver};
+use crate::http::server::access_log;
 use crate::id::{AuthorizationId, ClientId};
 use crate::oauth::authorize::{self as rules, Refused, Request, Surroundings};
 use crate::oauth::client::Client;
@@ -26,7 +26,7 @@ use crate::secret::Hash;
 use crate::time::Timestamp;
 
 /// The address at which an authorization continues.
-pub(super) fn dispatcher(id: &AuthorizationId) -> String {
+pub(in crate::http) fn dispatcher(id: &AuthorizationId) -> String {
     format!("/oauth2/authorize?authorization={id}")
 }
 
@@ -34,7 +34,7 @@ pub(super) fn dispatcher(id: &AuthorizationId) -> String {
 const RESTART_BYTES: usize = 7 * 1024;
 
 /// Why there is no next page.
-pub(super) enum Stop {
+pub(in crate::http) enum Stop {
     Notice(Notice),
     /// A notice with a way on.
     Linked(Notice, Box<Option<Link>>),
@@ -72,7 +72,7 @@ impl From<AdminError> for Stop {
 impl Stop {
     /// Answers a form of this server: a refusal that the client is told leaves the origin like any other
     /// answer, by a page that continues.
-    pub(super) fn respond_to_form(
+    pub(in crate::http) fn respond_to_form(
         self,
         request: &HttpRequest,
         app: &App,
@@ -86,7 +86,12 @@ impl Stop {
         }
     }
 
-    pub(super) fn respond(self, request: &HttpRequest, app: &App, assets: &Assets) -> HttpResponse {
+    pub(in crate::http) fn respond(
+        self,
+        request: &HttpRequest,
+        app: &App,
+        assets: &Assets,
+    ) -> HttpResponse {
         match self {
             Self::Notice(notice) => error::notice(request, app, assets, notice),
             Self::Linked(notice, link) => error::linked_notice(request, assets, notice, *link),
@@ -105,9 +110,9 @@ impl Stop {
 }
 
 /// What is stored about whoever makes a request.
-pub(super) struct Stored {
-    pub(super) session: Option<(Session, Username)>,
-    pub(super) consent: Option<Consent>,
+pub(in crate::http) struct Stored {
+    pub(in crate::http) session: Option<(Session, Username)>,
+    pub(in crate::http) consent: Option<Consent>,
 }
 
 impl Stored {
@@ -126,16 +131,16 @@ impl Stored {
 }
 
 /// A request that may be answered, with what is known about it.
-pub(super) struct Pending {
-    pub(super) request: Request,
-    pub(super) stored: Stored,
+pub(in crate::http) struct Pending {
+    pub(in crate::http) request: Request,
+    pub(in crate::http) stored: Stored,
     /// The feed epoch when the client was read.
-    pub(super) feed_epoch: i64,
+    pub(in crate::http) feed_epoch: i64,
 }
 
 impl Pending {
     /// The login of the browser that asks.
-    pub(super) fn login(&self) -> Option<&Login> {
+    pub(in crate::http) fn login(&self) -> Option<&Login> {
         self.stored
             .session
             .as_ref()
@@ -143,14 +148,14 @@ impl Pending {
     }
 
     /// What the request needs next. Every handler that advances an authorization asks this first.
-    pub(super) fn next(&self, begun: Option<&Authorization>, now: Timestamp) -> Step {
+    pub(in crate::http) fn next(&self, begun: Option<&Authorization>, now: Timestamp) -> Step {
         let consent = self.stored.consent.as_ref();
         next(&self.request, begun, self.login(), consent, now)
     }
 }
 
 /// Loads and checks a request; refusals are where RFC 6749 §4.1.2.1 wants them.
-pub(super) async fn pend(
+pub(in crate::http) async fn pend(
     http: &HttpRequest,
     app: &App,
     params: &Params,
@@ -161,7 +166,7 @@ pub(super) async fn pend(
     let known = app.registrations.find(&app.store, &client_id, now).await?;
     let client = known.as_ref().map(|known| known.client.clone());
     let (client, callback) = rules::callback(params, client)?;
-    access::name_client(http, &client_id);
+    access_log::name_client(http, &client_id);
     // 2. Everything else.
     let keys = app.keys();
     let around = Surroundings {
@@ -185,7 +190,7 @@ pub(super) async fn pend(
     }
     expire(http, app, &mut stored, now).await?;
     if let Some((_, username)) = &stored.session {
-        access::name_person(http, &app.secret.user_ref(username.as_str()));
+        access_log::name_person(http, &app.secret.user_ref(username.as_str()));
     }
     Ok(Pending {
         feed_epoch: known.map_or(0, |known| known.feed_epoch),
@@ -221,7 +226,7 @@ async fn expire(
 }
 
 /// An authorization that this browser began, still open.
-pub(super) async fn open(
+pub(in crate::http) async fn open(
     app: &App,
     id: &AuthorizationId,
     browser: &Browser,

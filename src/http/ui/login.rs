@@ -10,26 +10,26 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
-use super::access;
-use super::answer::{Allowed, Frame, continue_to, page, see_other};
-use super::assets::Assets;
-use super::client_address::ClientAddress;
-use super::error::{self, Notice};
-use super::extract::{self, Browser, Jar};
-use super::limits::whole_seconds;
-use super::pending::{self, Pending, Stop, dispatcher};
 use crate::accounts::password::{Password, Unusable, is_outdated};
 use crate::accounts::throttle::{self, ACCOUNT_AND_ADDRESS, Attempt, Verdict};
 use crate::accounts::user::{User, Username};
 use crate::app::App;
 use crate::config::limits::LOGIN_HINT_CHARS;
+use crate::http::assets::Assets;
+use crate::http::authorization_context::{self, Pending, Stop, dispatcher};
+use crate::http::error::{self, Notice};
+use crate::http::extract::{self, Browser, Jar};
+use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
+use crate::http::server::access_log;
+use crate::http::server::client_address::ClientAddress;
+use crate::http::server::rate_limit::whole_seconds;
 use crate::id::AuthorizationId;
 use crate::metrics::LOGINS;
 use crate::oauth::Detail;
 use crate::oauth::next_step::Step;
 use crate::oauth::params::Params;
 use crate::secret::{Secret, base64url};
-pub(super) use session::fresh_session;
+pub(in crate::http) use session::fresh_session;
 use session::{Proof, Renewal, begin_session};
 
 #[derive(Template)]
@@ -89,10 +89,10 @@ async fn pending(
     browser: &Browser,
 ) -> Result<Option<Pending>, Stop> {
     let now = app.clock.now();
-    let begun = pending::open(app, id, browser, now).await?;
+    let begun = authorization_context::open(app, id, browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
         .map_err(|_| Stop::Notice(Notice::TOO_MANY_FIELDS))?;
-    let pending = pending::pend(request, app, &params, now).await?;
+    let pending = authorization_context::pend(request, app, &params, now).await?;
     let is_refused = matches!(pending.next(Some(&begun), now), Step::Refuse(_));
     Ok((!is_refused).then_some(pending))
 }
@@ -180,7 +180,7 @@ async fn sign_in(
     let username = Username::parse(typed);
     let name = username.as_ref().map_or("", Username::as_str);
     let user_ref = app.secret.user_ref(name);
-    access::name_person(request, &user_ref);
+    access_log::name_person(request, &user_ref);
     let shown: String = typed.chars().take(LOGIN_HINT_CHARS).collect();
     let device = Jar::Device.read(request, app);
     let (attempt, verdict) = admit(request, app, username.clone(), device.as_ref()).await?;

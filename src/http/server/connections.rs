@@ -14,11 +14,11 @@ use actix_web::rt::net::TcpStream;
 use socket2::SockRef;
 use tokio::sync::oneshot;
 
-use super::client_address;
-use super::limits::source;
-use super::wire::Pulse;
 use crate::config::limits::{CONNECTIONS_PER_IP, HANDSHAKES, HANDSHAKES_PER_IP, UNREAD_TIME};
 use crate::config::{Network, is_in};
+use crate::http::server::client_address;
+use crate::http::server::rate_limit::source;
+use crate::http::server::timed_stream::Pulse;
 use crate::metrics::REFUSED;
 
 /// The open connections of a listener, by source: an IPv4 address or an IPv6 /64. Trusted proxies may hold

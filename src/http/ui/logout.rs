@@ -5,15 +5,15 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
-use super::answer::{Allowed, Frame, continue_to, page, see_other};
-use super::assets::Assets;
-use super::error::{self, Notice};
-use super::extract::{self, Jar, Unread};
-use super::pending::Stop;
 use crate::accounts::session::Session;
 use crate::accounts::user::Username;
 use crate::app::App;
 use crate::audit::{Actor, Event, Name, Target};
+use crate::http::assets::Assets;
+use crate::http::authorization_context::Stop;
+use crate::http::error::{self, Notice};
+use crate::http::extract::{self, Jar, Unread};
+use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
 use crate::oauth::Detail;
 use crate::oauth::client::Client;
 use crate::oauth::id_token::Hint;
@@ -40,7 +40,7 @@ struct SignedOut<'a> {
 const QUERY_BYTES: usize = 7 * 1024;
 
 /// What a form token of the question is for.
-pub(super) const PURPOSE: &str = "logout";
+pub(in crate::http) const PURPOSE: &str = "logout";
 
 /// `GET`: logs out at once for a genuine hint of this login, else asks. Without a session there is nothing
 /// to ask about.

@@ -4,8 +4,8 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Value};
 
-use super::token::{self, Stop};
 use crate::app::App;
+use crate::http::oauth::token::{self, Stop};
 use crate::id::GrantId;
 use crate::oauth::introspection::{self, Presented};
 use crate::oauth::ledger::Failure;

@@ -8,8 +8,8 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpMessage, HttpRequest};
 
-use super::client_address::ClientAddress;
 use crate::app::App;
+use crate::http::server::client_address::ClientAddress;
 use crate::id::{self, ClientId};
 use crate::log::ACCESS;
 use crate::metrics::{HTTP_DURATION, HTTP_REQUESTS, Label};
@@ -41,7 +41,7 @@ struct Party {
 
 impl RequestId {
     /// Takes what a proxy says if it is `trusted` and well-formed, and makes the rest.
-    pub(super) fn begin(headers: &HeaderMap, trusted: bool, app: &App) -> Self {
+    pub(in crate::http) fn begin(headers: &HeaderMap, trusted: bool, app: &App) -> Self {
         let own = id::uuid(&app.entropy, app.clock.now());
         let hex: String = own.chars().filter(|c| *c != '-').collect();
         let said = |name: &str| {
@@ -83,7 +83,7 @@ impl RequestId {
     }
 
     /// Tells both on the answer.
-    pub(super) fn describe(&self, headers: &mut HeaderMap) {
+    pub(in crate::http) fn describe(&self, headers: &mut HeaderMap) {
         let traceparent = format!("00-{}-{}-{}", self.trace, self.span, self.flags);
         for (name, value) in [
             ("x-request-id", self.id.as_str()),
@@ -121,12 +121,12 @@ fn parse_trace(text: &str) -> Option<(&str, &str, &str)> {
 }
 
 /// From now on the request's lines name the client that it is from or about. Only a registered one.
-pub(super) fn name_client(request: &HttpRequest, client: &ClientId) {
+pub(in crate::http) fn name_client(request: &HttpRequest, client: &ClientId) {
     party(request, |party| party.client_id = Some(client.to_string()));
 }
 
 /// The same for the person, by their hashed name.
-pub(super) fn name_person(request: &HttpRequest, user_ref: &str) {
+pub(in crate::http) fn name_person(request: &HttpRequest, user_ref: &str) {
     party(request, |party| party.user_ref = Some(user_ref.to_owned()));
 }
 
@@ -138,16 +138,16 @@ fn party(request: &HttpRequest, change: impl FnOnce(&mut Party)) {
 }
 
 /// What every line about a request says of it.
-pub(super) struct About {
-    pub(super) request_id: String,
-    pub(super) trace_id: String,
-    pub(super) client_id: Option<String>,
-    pub(super) user_ref: Option<String>,
-    pub(super) ip: String,
+pub(in crate::http) struct About {
+    pub(in crate::http) request_id: String,
+    pub(in crate::http) trace_id: String,
+    pub(in crate::http) client_id: Option<String>,
+    pub(in crate::http) user_ref: Option<String>,
+    pub(in crate::http) ip: String,
 }
 
 impl About {
-    pub(super) fn of(request: &HttpRequest) -> Self {
+    pub(in crate::http) fn of(request: &HttpRequest) -> Self {
         let (request_id, trace_id) = RequestId::find(request)
             .map(|id| (id.id, id.trace))
             .unwrap_or_default();
@@ -167,14 +167,14 @@ impl About {
 }
 
 /// The pattern of a request's route; what has none shares one name.
-pub(super) fn route(request: &HttpRequest) -> Label {
+pub(in crate::http) fn route(request: &HttpRequest) -> Label {
     request
         .match_pattern()
         .map_or(Cow::Borrowed("none"), Cow::Owned)
 }
 
 /// The one line of a request, written when its answer begins, without its query.
-pub(super) fn tell(request: &HttpRequest, status: StatusCode, begun: Uptime, app: &App) {
+pub(in crate::http) fn tell(request: &HttpRequest, status: StatusCode, begun: Uptime, app: &App) {
     let took = app.clock.uptime().since(begun);
     let (method, route) = (method(request.method()), route(request));
     let about = About::of(request);

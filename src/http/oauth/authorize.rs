@@ -4,16 +4,16 @@
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::answer::{deliver, see_other};
-use super::assets::Assets;
-use super::client_address::ClientAddress;
-use super::error::{self, Notice};
-use super::extract::{self, Browser, Jar, Unread};
-use super::limits;
-use super::navigation::Load;
-use super::pending::{Pending, Stop, dispatcher, open, pend};
 use crate::app::App;
 use crate::db;
+use crate::http::assets::Assets;
+use crate::http::authorization_context::{Pending, Stop, dispatcher, open, pend};
+use crate::http::error::{self, Notice};
+use crate::http::extract::{self, Browser, Jar, Unread};
+use crate::http::navigation::Load;
+use crate::http::response::{deliver, see_other};
+use crate::http::server::client_address::ClientAddress;
+use crate::http::server::rate_limit;
 use crate::id::{AuthorizationId, ConsentId};
 use crate::oauth::authorize::{self as rules, Refused, Request};
 use crate::oauth::callback::{Callback, Delivery};
@@ -260,8 +260,8 @@ async fn store(http: &HttpRequest, app: &App, body: Payload) -> Result<Authoriza
 }
 
 async fn put(http: &HttpRequest, app: &App, begun: Authorization) -> Result<(), db::Error> {
-    let network = limits::source(ClientAddress::of(http));
-    let count = limits::is_time_to_count(http);
+    let network = rate_limit::source(ClientAddress::of(http));
+    let count = rate_limit::is_time_to_count(http);
     let put = app.store.transaction(move |tx| {
         tx.put_authorization(&begun, &network)?;
         if count {

@@ -20,15 +20,15 @@ use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse};
 
 use futures_core::Stream;
 
-use super::access::{self, RequestId};
-use super::assets::Assets;
-use super::client_address::{self, BadForwarded, ClientAddress};
-use super::error::{self, Notice};
-use super::limits::{self, Class, Limits};
-use super::wire::{Busy, Pulse};
 use crate::app::App;
 use crate::config::limits::{BODY_TIME, HANDLER_TIME, HEADER_BYTES, HEADER_FIELDS, URL_BYTES};
 use crate::config::{Authority, is_in};
+use crate::http::assets::Assets;
+use crate::http::error::{self, Notice};
+use crate::http::server::access_log::{self, RequestId};
+use crate::http::server::client_address::{self, BadForwarded, ClientAddress};
+use crate::http::server::rate_limit::{self, Class, Limits};
+use crate::http::server::timed_stream::{Busy, Pulse};
 use crate::keys::KeyError;
 use crate::oauth::{Code, Detail};
 
@@ -88,7 +88,7 @@ pub async fn guard(
     });
     let http = response.request().clone();
     let headers = response.headers_mut();
-    limits::describe(&http, headers);
+    rate_limit::describe(&http, headers);
     for (name, value) in FIXED {
         let name = HeaderName::from_static(name);
         if !headers.contains_key(&name) {
@@ -107,7 +107,7 @@ pub async fn guard(
         let head = response.response_mut().head_mut();
         head.set_connection_type(ConnectionType::Close);
     }
-    access::tell(&http, response.status(), begun, &app);
+    access_log::tell(&http, response.status(), begun, &app);
     Ok(response)
 }
 

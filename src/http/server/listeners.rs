@@ -15,14 +15,16 @@ use actix_web::dev::ServerHandle;
 use actix_web::web::Data;
 use actix_web::{App as Actix, middleware};
 
-use super::accept::Accept;
-use super::assets::Assets;
-use super::connections::Connections;
-use super::limits::{Limits, whole_seconds};
-use super::{headers, management, public, tls};
 use crate::app::App;
 use crate::config::Address;
 use crate::config::limits::{CONNECTIONS, THREAD_KEPT};
+use crate::http::assets::Assets;
+use crate::http::server::accept::Accept;
+use crate::http::server::connections::Connections;
+use crate::http::server::middleware as stages;
+use crate::http::server::rate_limit::{Limits, whole_seconds};
+use crate::http::server::tls;
+use crate::http::{management, public};
 
 /// Both listeners, bound and ready to run.
 pub struct Listeners {
@@ -46,13 +48,13 @@ pub enum BindError {
 }
 
 /// A host without the brackets of an IPv6 address.
-pub(super) fn bare(host: &str) -> String {
+pub(in crate::http) fn bare(host: &str) -> String {
     host.trim_matches(['[', ']']).to_owned()
 }
 
 /// A Unix socket that its owner and group may use. A file that a killed server left behind is replaced;
 /// one on which somebody listens is not.
-pub(super) fn socket(path: &Path) -> std::io::Result<UnixListener> {
+pub(in crate::http) fn socket(path: &Path) -> std::io::Result<UnixListener> {
     if UnixStream::connect(path).is_ok() {
         return Err(ErrorKind::AddrInUse.into());
     }
@@ -103,7 +105,7 @@ impl Listeners {
                 .app_data(data.clone())
                 .app_data(assets.clone())
                 .app_data(budgets.clone())
-                .wrap(middleware::from_fn(headers::guard))
+                .wrap(middleware::from_fn(stages::guard))
                 .configure(public)
                 .into_factory()
         };
@@ -136,7 +138,7 @@ impl Listeners {
         let application = move || {
             Actix::new()
                 .app_data(data.clone())
-                .wrap(middleware::from_fn(headers::in_use))
+                .wrap(middleware::from_fn(stages::in_use))
                 .configure(management)
                 .into_factory()
         };

@@ -6,12 +6,6 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
-use super::answer::{Allowed, Frame, page, see_other};
-use super::assets::Assets;
-use super::error::{self, Notice};
-use super::extract::{self, Jar};
-use super::login::fresh_session;
-use super::pending::Stop;
 use crate::accounts::password::{Password, Unusable, Weak};
 use crate::accounts::user::{User, Username};
 use crate::admin::{self, AdminError, Context, first_admin};
@@ -19,6 +13,12 @@ use crate::app::App;
 use crate::audit::Actor;
 use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::db;
+use crate::http::assets::Assets;
+use crate::http::authorization_context::Stop;
+use crate::http::error::{self, Notice};
+use crate::http::extract::{self, Jar};
+use crate::http::response::{Allowed, Frame, page, see_other};
+use crate::http::ui::login::fresh_session;
 use crate::secret::Secret;
 
 #[derive(Template)]
