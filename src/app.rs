@@ -183,9 +183,9 @@ impl App {
     ///
     /// # Errors
     /// [`db::Error`]: then nothing is known of it.
-    pub async fn token_stands(&self, claims: &Claims) -> Result<bool, db::Error> {
+    pub async fn is_token_active(&self, claims: &Claims) -> Result<bool, db::Error> {
         let claims = claims.clone();
-        self.store.read(move |tx| tx.token_stands(&claims)).await
+        self.store.read(move |tx| tx.is_token_active(&claims)).await
     }
 
     /// The metadata document, serialised once, and its entity tag.

@@ -197,7 +197,7 @@ story! {
         let stands = |at: Timestamp| {
             let id = id.clone();
             let store = server.app.store.clone();
-            async move { store.read(move |tx| tx.find_standing_grant(&id, at)).await.unwrap().is_some() }
+            async move { store.read(move |tx| tx.find_active_grant(&id, at)).await.unwrap().is_some() }
         };
         assert!(stands(now()).await);
         assert!(!stands(now() + Duration::from_secs(600)).await, "unused for too long");

@@ -82,7 +82,7 @@ impl Arena {
             let standing = node
                 .app
                 .store
-                .read(move |tx| tx.find_standing_grant(&grant, now));
+                .read(move |tx| tx.find_active_grant(&grant, now));
             assert!(
                 standing.await.unwrap().is_none(),
                 "the grant stands: {claims}"

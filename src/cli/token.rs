@@ -59,7 +59,7 @@ fn tell(token: &str, config: &Config, now: Timestamp) -> anyhow::Result<Value> {
         let id = grant.clone();
         let found = block_on(async {
             let found = store.read(move |tx| {
-                let Some(grant) = tx.find_standing_grant(&grant, now)? else {
+                let Some(grant) = tx.find_active_grant(&grant, now)? else {
                     return Ok(None);
                 };
                 let registration = tx.find_registration(&grant.client_id)?;
@@ -131,7 +131,7 @@ fn access_token(
     };
     let asked = claims.clone();
     let stands = block_on(async {
-        let stands = store.read(move |tx| tx.token_stands(&asked));
+        let stands = store.read(move |tx| tx.is_token_active(&asked));
         Ok(stands.await?)
     })?;
     let mut told = Value::Object(introspection::access(&claims));

@@ -110,7 +110,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn find_standing_grant(
+    pub fn find_active_grant(
         &mut self,
         id: &GrantId,
         now: Timestamp,

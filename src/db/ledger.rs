@@ -30,12 +30,12 @@ impl Ledger for Transaction<'_> {
         self.has_code(hash)
     }
 
-    fn find_standing_grant(
+    fn find_active_grant(
         &mut self,
         id: &GrantId,
         now: Timestamp,
     ) -> Result<Option<Grant>, Error> {
-        self.find_standing_grant(id, now)
+        self.find_active_grant(id, now)
     }
 
     fn rotate_grant(

@@ -17,7 +17,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn token_stands(&mut self, claims: &Claims) -> Result<bool, Error> {
+    pub fn is_token_active(&mut self, claims: &Claims) -> Result<bool, Error> {
         // No row has such a number, and a token with it is none of ours.
         let number = |epoch: u64| i64::try_from(epoch).unwrap_or(-1);
         let epoch =

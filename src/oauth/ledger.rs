@@ -54,7 +54,7 @@ pub trait Ledger {
 
     /// A grant that still stands: not ended, not expired, begun under the current auth epochs of
     /// client, user and feed, its session (unless offline) and its consent not ended.
-    fn find_standing_grant(
+    fn find_active_grant(
         &mut self,
         id: &GrantId,
         now: Timestamp,

@@ -69,7 +69,7 @@ pub fn revoke(
     match presented {
         Presented::Dead => {}
         Presented::Refresh(id) => {
-            if let Some(grant) = ledger.find_standing_grant(id, now)? {
+            if let Some(grant) = ledger.find_active_grant(id, now)? {
                 if grant.client_id != client.id {
                     return Ok(Err(denied()));
                 }

@@ -36,7 +36,7 @@ async fn introspect(
     match presented {
         Presented::Inactive => Ok(introspection::inactive()),
         Presented::Access(claims) => {
-            let stands = app.token_stands(&claims).await.map_err(degraded)?;
+            let stands = app.is_token_active(&claims).await.map_err(degraded)?;
             if stands {
                 return Ok(introspection::access(&claims));
             }
@@ -46,7 +46,7 @@ async fn introspect(
         }
         Presented::Refresh(grant, generation) => {
             let id = grant.clone();
-            let found = store.read(move |tx| tx.find_standing_grant(&id, now));
+            let found = store.read(move |tx| tx.find_active_grant(&id, now));
             let found = found.await.map_err(degraded)?;
             match &found {
                 None => token::check_lost(app, Some(&grant)).await?,

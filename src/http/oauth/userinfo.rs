@@ -81,7 +81,7 @@ async fn tell(app: &App, token: Option<String>) -> Result<Told, Stop> {
     let claims = verified.map_err(Stop::Rejected)?;
     // 2. About a person, and nothing that it rests on has ended.
     let dead = || Stop::Rejected(Rejected::Claims("revoked"));
-    if claims.rev.user_epoch.is_none() || !app.token_stands(&claims).await? {
+    if claims.rev.user_epoch.is_none() || !app.is_token_active(&claims).await? {
         let grant = claims.grant_id.as_deref().map(GrantId::from);
         let checked = token::check_lost(app, grant.as_ref()).await;
         checked.map_err(Stop::Error)?;

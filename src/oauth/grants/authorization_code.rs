@@ -160,7 +160,7 @@ pub fn redeem(
         return Ok(Err(Error::invalid_grant(reason)));
     }
     // 3. The grant and all that it rests on still stand.
-    let Some(grant) = ledger.find_standing_grant(&code.grant_id, mint.now)? else {
+    let Some(grant) = ledger.find_active_grant(&code.grant_id, mint.now)? else {
         return Ok(Err(Error::invalid_grant(Redeem::GrantEnded)));
     };
     // 4. What of it the client is still registered for, for one audience: the resource asked for, or the

@@ -190,7 +190,7 @@ fn retried(
     ledger: &mut dyn Ledger,
     mint: Mint<'_>,
 ) -> Result<Result<Grant, Refresh>, Failure> {
-    let Some(grant) = ledger.find_standing_grant(grant_id, mint.now)? else {
+    let Some(grant) = ledger.find_active_grant(grant_id, mint.now)? else {
         return Ok(Err(gone(grant_id, ledger, mint.now)?));
     };
     if grant.client_id != client.id {
