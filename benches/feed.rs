@@ -110,7 +110,7 @@ async fn refusals(db: Db, events: usize) {
             actix_web::rt::spawn(async move {
                 let exp = now + Duration::from_secs(300);
                 let revoke =
-                    store.transaction(move |tx| tx.end_token(&jti, exp, "bench", "bench", now));
+                    store.transaction(move |tx| tx.revoke_token(&jti, exp, "bench", "bench", now));
                 revoke.await.unwrap();
                 let _ = done.send(Waiting {
                     token,
@@ -243,7 +243,7 @@ async fn subscribers() {
         turn.tick().await;
         let now = portcullis::time::Clock::System.now();
         let end = move |tx: &mut portcullis::db::Transaction<'_>| {
-            tx.end_token(
+            tx.revoke_token(
                 &format!("token-{number}"),
                 later(now),
                 "bench",

@@ -152,7 +152,7 @@ story! {
     async fn of_thirty_two_who_end_one_grant_exactly_one_writes_its_record(server: Server) {
         let scene = scene(&server).await;
         let id = scene.grant.id.clone();
-        assert_eq!(race(&server, move |tx| tx.end_grant(&id, "test", "node", now())).await, 1);
+        assert_eq!(race(&server, move |tx| tx.revoke_grant(&id, "test", "node", now())).await, 1);
         assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"), 1);
     }
 }

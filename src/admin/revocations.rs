@@ -60,14 +60,14 @@ pub fn revoke(
     let actor = ctx.actor.to_string();
     let changed = match what {
         Revocation::Token(jti, expires_at) => {
-            tx.end_token(jti, *expires_at, reason, &actor, now)?;
+            tx.revoke_token(jti, *expires_at, reason, &actor, now)?;
             true
         }
         Revocation::Session(sid) => tx.end_session(sid, reason, &actor, now)?,
-        Revocation::Grant(id) => tx.end_grant(id, reason, &actor, now)?,
+        Revocation::Grant(id) => tx.revoke_grant(id, reason, &actor, now)?,
         Revocation::Client(id) => tx.cut_off_client(id, reason, &actor, now)?,
         Revocation::User(id, Some(client)) => {
-            tx.end_grants_of(id, client, reason, &actor, now)? > 0
+            tx.revoke_grants_of(id, client, reason, &actor, now)? > 0
         }
         Revocation::User(id, None) => {
             tx.cut_off_user(id, reason, &actor, now)?;

@@ -81,7 +81,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn end_consent(
+    pub fn withdraw_consent(
         &mut self,
         id: &ConsentId,
         user: &UserId,
@@ -107,7 +107,7 @@ impl Transaction<'_> {
             .load(self.0)?;
         let actor = format!("user:{user}");
         for grant in standing {
-            self.end_grant(&GrantId::from(grant), "consent withdrawn", &actor, now)?;
+            self.revoke_grant(&GrantId::from(grant), "consent withdrawn", &actor, now)?;
         }
         Ok(Some(ClientId::from(client)))
     }

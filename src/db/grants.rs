@@ -239,7 +239,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn end_grants_of(
+    pub fn revoke_grants_of(
         &mut self,
         user: &UserId,
         client: &ClientId,
@@ -275,7 +275,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn end_surplus_grants(&mut self, new: &Grant, now: Timestamp) -> Result<(), Error> {
+    pub fn revoke_surplus_grants(&mut self, new: &Grant, now: Timestamp) -> Result<(), Error> {
         // An unused code and its grant are removed together, so without one the code was redeemed.
         let unredeemed = codes::table
             .filter(codes::grant_id.eq(t::id))
@@ -298,7 +298,7 @@ impl Transaction<'_> {
             .select(t::id)
             .load(self.0)?;
         for id in surplus {
-            self.end_grant(&GrantId::from(id), "too many grants", "node", now)?;
+            self.revoke_grant(&GrantId::from(id), "too many grants", "node", now)?;
         }
         Ok(())
     }
@@ -307,7 +307,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn end_grant(
+    pub fn revoke_grant(
         &mut self,
         id: &GrantId,
         reason: &str,

@@ -53,25 +53,25 @@ impl Ledger for Transaction<'_> {
         self.has_run_out(id, now)
     }
 
-    fn end_grant(
+    fn revoke_grant(
         &mut self,
         id: &GrantId,
         reason: &str,
         actor: &str,
         now: Timestamp,
     ) -> Result<bool, Error> {
-        self.end_grant(id, reason, actor, now)
+        self.revoke_grant(id, reason, actor, now)
     }
 
-    fn end_surplus_grants(&mut self, new: &Grant, now: Timestamp) -> Result<(), Error> {
-        self.end_surplus_grants(new, now)
+    fn revoke_surplus_grants(&mut self, new: &Grant, now: Timestamp) -> Result<(), Error> {
+        self.revoke_surplus_grants(new, now)
     }
 
     fn undo(&mut self) {
         self.undo();
     }
 
-    fn end_token(
+    fn revoke_token(
         &mut self,
         jti: &str,
         expires_at: Timestamp,
@@ -79,7 +79,7 @@ impl Ledger for Transaction<'_> {
         actor: &str,
         now: Timestamp,
     ) -> Result<(), Error> {
-        self.end_token(jti, expires_at, reason, actor, now)
+        self.revoke_token(jti, expires_at, reason, actor, now)
     }
 
     fn put_audit(&mut self, event: &Event) -> Result<(), Error> {

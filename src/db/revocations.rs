@@ -36,7 +36,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn end_token(
+    pub fn revoke_token(
         &mut self,
         jti: &str,
         expires_at: Timestamp,

@@ -75,7 +75,7 @@ pub trait Ledger {
     fn has_run_out(&mut self, id: &GrantId, now: Timestamp) -> Result<bool, Failure>;
 
     /// Ends a grant and puts its record on the blocklist; `false` when it had ended before.
-    fn end_grant(
+    fn revoke_grant(
         &mut self,
         id: &GrantId,
         why: &str,
@@ -85,13 +85,13 @@ pub trait Ledger {
 
     /// Revokes the oldest grants of a user to a client that with `new`, whose code was just redeemed, has
     /// more than it may. Grants whose code was not redeemed do not count.
-    fn end_surplus_grants(&mut self, new: &Grant, now: Timestamp) -> Result<(), Failure>;
+    fn revoke_surplus_grants(&mut self, new: &Grant, now: Timestamp) -> Result<(), Failure>;
 
     /// Undoes all that the transaction wrote; a refusal is answered all the same.
     fn undo(&mut self);
 
     /// Puts an access token on the blocklist until it expires.
-    fn end_token(
+    fn revoke_token(
         &mut self,
         jti: &str,
         expires_at: Timestamp,

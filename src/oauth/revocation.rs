@@ -73,7 +73,7 @@ pub fn revoke(
                 if grant.client_id != client.id {
                     return Ok(Err(denied()));
                 }
-                if ledger.end_grant(&grant.id, "revoked", &by, now)? {
+                if ledger.revoke_grant(&grant.id, "revoked", &by, now)? {
                     done(ledger, actor, Target::Grant(grant.id), now)?;
                 }
             }
@@ -82,7 +82,7 @@ pub fn revoke(
             return Ok(Err(denied()));
         }
         Presented::Access(claims) => {
-            ledger.end_token(
+            ledger.revoke_token(
                 &claims.jti,
                 Timestamp::from_secs(claims.exp),
                 "revoked",

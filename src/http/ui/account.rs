@@ -182,7 +182,7 @@ async fn withdraw(request: &HttpRequest, app: &App, body: Payload) -> Result<Htt
     let id = ConsentId::from(id.ok_or(Stop::Notice(Notice::BAD_FORM))?);
     let now = app.clock.now();
     let ended = app.store.transaction(move |tx| {
-        let Some(client) = tx.end_consent(&id, &login.user_id, now)? else {
+        let Some(client) = tx.withdraw_consent(&id, &login.user_id, now)? else {
             return Ok(false);
         };
         tx.put_audit(&Event {

@@ -175,7 +175,7 @@ pub fn redeem(
     // 5. It is a refresh-token family from now on.
     let is_family = client.may_use(GrantType::RefreshToken);
     if is_family {
-        ledger.end_surplus_grants(&grant, mint.now)?;
+        ledger.revoke_surplus_grants(&grant, mint.now)?;
     }
     Ok(Ok(mint.for_grant(Allowed {
         grant: &grant,
@@ -213,7 +213,7 @@ fn refuse_replay(
         return Ok(Error::invalid_grant(Redeem::ReplayedByStranger));
     }
     let actor = Actor::Client(client.id.clone());
-    if ledger.end_grant(&code.grant_id, "code replay", &actor.to_string(), now)? {
+    if ledger.revoke_grant(&code.grant_id, "code replay", &actor.to_string(), now)? {
         ledger.put_audit(&Event {
             at: now,
             name: Name::CodeReplay,

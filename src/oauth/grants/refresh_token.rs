@@ -212,7 +212,7 @@ fn retried(
 /// RFC 9700 §4.14.2: somebody else has a token of this grant.
 fn end(grant: &Grant, ledger: &mut dyn Ledger, now: Timestamp) -> Result<(), Failure> {
     let actor = Actor::Client(grant.client_id.clone());
-    if ledger.end_grant(&grant.id, "refresh token reuse", &actor.to_string(), now)? {
+    if ledger.revoke_grant(&grant.id, "refresh token reuse", &actor.to_string(), now)? {
         ledger.put_audit(&Event {
             at: now,
             name: Name::RefreshReuse,
