@@ -243,7 +243,7 @@ story! {
         let (session, name) = server.write(|tx| tx.find_session(&Hash::of("cookie"))).await.unwrap();
         assert_eq!((session.login.sid, name.as_str()), (scene.session.login.sid.clone(), "alice"));
         let user = scene.session.login.user_id.clone();
-        server.write(move |tx| tx.cut_off_user(&user, "test", "cli", now())).await;
+        server.write(move |tx| tx.revoke_all_for_user(&user, "test", "cli", now())).await;
         assert!(server.write(|tx| tx.find_session(&Hash::of("cookie"))).await.is_none());
         assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'U' AND floor = 2 AND reason = 'test'"), 1);
     }

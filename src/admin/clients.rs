@@ -181,7 +181,7 @@ pub fn rotate_secret(
         }
         OldSecrets::Compromised => {
             tx.expire_client_secrets(id, &kept.id, ctx.now)?;
-            tx.cut_off_client(id, "secret compromised", &ctx.actor.to_string(), ctx.now)?;
+            tx.revoke_all_for_client(id, "secret compromised", &ctx.actor.to_string(), ctx.now)?;
         }
     }
     let compromised = new.old == OldSecrets::Compromised;

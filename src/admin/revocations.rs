@@ -65,12 +65,12 @@ pub fn revoke(
         }
         Revocation::Session(sid) => tx.end_session(sid, reason, &actor, now)?,
         Revocation::Grant(id) => tx.revoke_grant(id, reason, &actor, now)?,
-        Revocation::Client(id) => tx.cut_off_client(id, reason, &actor, now)?,
+        Revocation::Client(id) => tx.revoke_all_for_client(id, reason, &actor, now)?,
         Revocation::User(id, Some(client)) => {
             tx.revoke_grants_of(id, client, reason, &actor, now)? > 0
         }
         Revocation::User(id, None) => {
-            tx.cut_off_user(id, reason, &actor, now)?;
+            tx.revoke_all_for_user(id, reason, &actor, now)?;
             true
         }
     };

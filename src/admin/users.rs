@@ -111,7 +111,7 @@ pub fn set_password(
     password_hash: &str,
 ) -> Result<(), AdminError> {
     tx.put_password(id, password_hash, ctx.now)?;
-    tx.cut_off_user(id, "password changed", &ctx.actor.to_string(), ctx.now)?;
+    tx.revoke_all_for_user(id, "password changed", &ctx.actor.to_string(), ctx.now)?;
     tx.clear_user_throttles(id)?;
     let target = Target::User(id.clone());
     ctx.record(tx, Name::UserCredentialChanged, target, json!({}))?;
@@ -151,7 +151,7 @@ pub fn sign_out_everywhere(
     ctx: &Context,
     id: &UserId,
 ) -> Result<(), AdminError> {
-    tx.cut_off_user(id, "signed out everywhere", &ctx.actor.to_string(), ctx.now)?;
+    tx.revoke_all_for_user(id, "signed out everywhere", &ctx.actor.to_string(), ctx.now)?;
     ctx.record(tx, Name::UserCutOff, Target::User(id.clone()), json!({}))?;
     Ok(())
 }

@@ -133,7 +133,7 @@ impl Transaction<'_> {
     }
 
     /// Replaces what a registration says; `false` when there is no such client. Whoever may do less
-    /// than before is cut off by [`Transaction::cut_off_client`], not by this.
+    /// than before is cut off by [`Transaction::revoke_all_for_client`], not by this.
     ///
     /// # Errors
     /// [`Error`].
@@ -154,7 +154,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn cut_off_client(
+    pub fn revoke_all_for_client(
         &mut self,
         id: &ClientId,
         reason: &str,
@@ -198,7 +198,7 @@ impl Transaction<'_> {
         )
         .set(t::disabled_at.eq(now.micros()))
         .execute(self.0)?;
-        Ok(rows == 1 && self.cut_off_client(id, "disabled", actor, now)?)
+        Ok(rows == 1 && self.revoke_all_for_client(id, "disabled", actor, now)?)
     }
 
     /// Switches a client on again; what it held before stays dead. `false` when it was not off.
@@ -243,7 +243,7 @@ impl Transaction<'_> {
             return Ok(false);
         }
         diesel::delete(s::table.filter(s::client_id.eq(id.as_str()))).execute(self.0)?;
-        self.cut_off_client(id, "deleted", actor, now)
+        self.revoke_all_for_client(id, "deleted", actor, now)
     }
 
     /// Returns a client to be changed, deleted ones too. Until this transaction ends, nothing else changes

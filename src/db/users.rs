@@ -189,7 +189,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn cut_off_user(
+    pub fn revoke_all_for_user(
         &mut self,
         id: &UserId,
         reason: &str,
@@ -231,7 +231,7 @@ impl Transaction<'_> {
         .set(t::disabled_at.eq(now.micros()))
         .execute(self.0)?;
         if rows == 1 {
-            self.cut_off_user(id, "disabled", actor, now)?;
+            self.revoke_all_for_user(id, "disabled", actor, now)?;
         }
         Ok(rows == 1)
     }

@@ -88,7 +88,7 @@ story! {
         server
             .write(move |tx| {
                 let (user, _) = tx.find_credentials(&name)?.unwrap();
-                tx.cut_off_user(&user.id, "sign out everywhere", "test", now)
+                tx.revoke_all_for_user(&user.id, "sign out everywhere", "test", now)
             })
             .await;
         shop.redeems(&code).await.refused("invalid_grant", "token.rejected", "grant_ended");

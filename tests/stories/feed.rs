@@ -657,14 +657,14 @@ story! {
         }).await;
         let before = records(&server);
         let user = bob.clone();
-        server.write(move |tx| tx.cut_off_user(&user, "password", "test", now)).await;
+        server.write(move |tx| tx.revoke_all_for_user(&user, "password", "test", now)).await;
         told("a password is set, or everything is signed out", before, "U").await;
         let before = records(&server);
         server.write(move |tx| tx.disable_user(&dave, "test", now)).await;
         told("an account is locked", before, "U").await;
         type Act = fn(&mut portcullis::db::Transaction<'_>, &portcullis::id::ClientId, portcullis::time::Timestamp) -> Result<bool, portcullis::db::Error>;
         let acts: [(&str, Act); 3] = [
-            ("a client's secret is compromised", |tx, id, now| tx.cut_off_client(id, "secret compromised", "test", now)),
+            ("a client's secret is compromised", |tx, id, now| tx.revoke_all_for_client(id, "secret compromised", "test", now)),
             ("a client is switched off", |tx, id, now| tx.disable_client(id, "test", now)),
             ("a client is deleted", |tx, id, now| tx.delete_client(id, "test", now)),
         ];

@@ -92,8 +92,8 @@ story! {
                 "revoked" => drop(shop.revokes(tokens.access()).await),
                 "grant" => drop(shop.revokes(tokens.refresh()).await),
                 "session" => assert!(server.write(move |tx| tx.end_session(&sid.into(), "test", "test", now)).await),
-                "user" => server.write(move |tx| tx.cut_off_user(&user, "test", "test", now)).await,
-                "client" => assert!(server.write(move |tx| tx.cut_off_client(&client, "test", "test", now)).await),
+                "user" => server.write(move |tx| tx.revoke_all_for_user(&user, "test", "test", now)).await,
+                "client" => assert!(server.write(move |tx| tx.revoke_all_for_client(&client, "test", "test", now)).await),
                 _ => server.execute("UPDATE feed_head SET epoch = epoch + 1"),
             }
             assert_eq!(api.introspects(tokens.access()).await.body, INACTIVE, "{how}");
@@ -124,7 +124,7 @@ story! {
         let tokens = robot.posts("/oauth2/token", &[grant]).await.ok();
         assert_eq!(robot.finds(tokens.access()).await["active"], true);
         let now = server.clock.now();
-        server.write(move |tx| tx.cut_off_client(&"robot".into(), "test", "test", now)).await;
+        server.write(move |tx| tx.revoke_all_for_client(&"robot".into(), "test", "test", now)).await;
         assert_eq!(robot.introspects(tokens.access()).await.body, INACTIVE);
         let fresh = robot.posts("/oauth2/token", &[grant]).await.ok();
         assert_eq!(fresh.access_claims()["rev"], "1.2");

@@ -168,7 +168,7 @@ async fn replaces_hash(server: &Server, phc: String) {
                 .find_credentials(&Username::parse("alice").unwrap())?
                 .unwrap();
             tx.put_password(&user.id, &phc, now)?;
-            tx.cut_off_user(&user.id, "password changed", "test", now)?;
+            tx.revoke_all_for_user(&user.id, "password changed", "test", now)?;
             tx.put_audit(&Event {
                 at: now,
                 name: Name::UserCredentialChanged,

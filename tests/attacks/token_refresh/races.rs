@@ -119,7 +119,7 @@ async fn changes_password(server: &Server) {
             let alice = Username::parse("alice").unwrap();
             let (user, phc) = tx.find_credentials(&alice)?.unwrap();
             tx.put_password(&user.id, &phc.unwrap(), now)?;
-            tx.cut_off_user(&user.id, "password changed", "test", now)
+            tx.revoke_all_for_user(&user.id, "password changed", "test", now)
         })
         .await;
 }
