@@ -26,7 +26,7 @@ use crate::http::server::connections;
 use crate::http::server::rate_limit;
 use crate::id::ClientId;
 use crate::keys::{KeyView, Use};
-use crate::oauth::client_auth::Proven;
+use crate::oauth::client_auth::AuthenticatedClient;
 use crate::oauth::params::Params;
 use crate::oauth::{Code, Detail, Error};
 use crate::time::Uptime;
@@ -137,8 +137,8 @@ fn malformed(reason: &'static str) -> Stop {
 
 /// The resource server that asks: HTTP Basic alone (RFC 6749 §2.3.1). Whoever is none learns no more
 /// than whoever gives no credentials.
-async fn subscriber(request: &HttpRequest, app: &App) -> Result<Proven, Stop> {
-    let proven = token::prove(request, app, &Params::default(), app.clock.now()).await?;
+async fn subscriber(request: &HttpRequest, app: &App) -> Result<AuthenticatedClient, Stop> {
+    let proven = token::authenticate(request, app, &Params::default(), app.clock.now()).await?;
     if proven.client().serves.is_empty() {
         let detail = Detail::new("feed.denied", "no_resource_server");
         return Err(Stop::Error(Error::invalid_client(detail)));

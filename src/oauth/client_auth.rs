@@ -27,12 +27,12 @@ pub struct Presented {
 
 /// A client that has proven who it is. Only [`prove`] makes one.
 #[derive(Clone, Debug)]
-pub struct Proven {
+pub struct AuthenticatedClient {
     registration: Arc<Registration>,
     secret: Option<String>,
 }
 
-impl Proven {
+impl AuthenticatedClient {
     /// The client.
     pub fn client(&self) -> &Client {
         &self.registration.client
@@ -138,12 +138,12 @@ pub fn present(authorization: &[&[u8]], form: &Params) -> Result<Presented, Erro
 /// # Errors
 /// `invalid_client`, the same for an unknown client, a method that is not the registered one, a
 /// wrong secret, and an address outside the client's networks.
-pub fn prove(
+pub fn authenticate(
     presented: &Presented,
     registration: Option<Arc<Registration>>,
     address: IpAddr,
     now: Timestamp,
-) -> Result<Proven, Error> {
+) -> Result<AuthenticatedClient, Error> {
     let Some(registration) = registration else {
         return Err(Error::invalid_client(Auth::Unknown));
     };
@@ -167,7 +167,7 @@ pub fn prove(
     if !client.admits(address) {
         return Err(Error::invalid_client(Auth::Network));
     }
-    Ok(Proven {
+    Ok(AuthenticatedClient {
         secret: noted,
         registration,
     })

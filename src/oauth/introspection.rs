@@ -4,7 +4,7 @@
 use portcullis_verifier::{Claims, Need, Rejected, Verifier};
 use serde_json::{Map, Value, json};
 
-use super::client_auth::Proven;
+use super::client_auth::AuthenticatedClient;
 use super::error::{Description, Detail, Error};
 use super::grants::Grant;
 use super::params::Params;
@@ -31,7 +31,7 @@ impl Presented {
     /// `unauthorized_client` for a client that is no resource server, `invalid_request`.
     pub fn read(
         form: &Params,
-        proven: &Proven,
+        proven: &AuthenticatedClient,
         secret: &ServerSecrets,
         verifier: &Verifier,
         now: Timestamp,
@@ -98,7 +98,7 @@ pub fn access(claims: &Claims) -> Map<String, Value> {
 pub fn refresh(
     grant: Option<&Grant>,
     generation: i64,
-    proven: &Proven,
+    proven: &AuthenticatedClient,
     issuer: &str,
 ) -> Map<String, Value> {
     let held = grant

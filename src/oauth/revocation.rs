@@ -3,7 +3,7 @@
 
 use portcullis_verifier::{Claims, Need, Verifier};
 
-use super::client_auth::Proven;
+use super::client_auth::AuthenticatedClient;
 use super::error::{Description, Detail, Error};
 use super::ledger::{Failure, Ledger};
 use super::params::Params;
@@ -57,7 +57,7 @@ impl Presented {
 /// [`Failure`]; `invalid_request` inside, for another client's token (§2.1).
 pub fn revoke(
     presented: &Presented,
-    proven: &Proven,
+    proven: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
     now: Timestamp,
 ) -> Result<Result<(), Error>, Failure> {

@@ -1,7 +1,7 @@
 //! The token endpoint: RFC 6749 §3.2. The phases that every grant shares, and the choice of grant.
 
 use super::client::GrantType;
-use super::client_auth::Proven;
+use super::client_auth::AuthenticatedClient;
 use super::error::{Description, Detail, Error};
 use super::grants::{authorization_code, client_credentials, refresh_token};
 use super::issue::{Decided, Mint};
@@ -79,7 +79,7 @@ impl Request {
 /// Decides what needs no database: a machine that acts for itself. `None` for every other grant.
 pub fn decide_alone(
     request: &Request,
-    proven: &Proven,
+    proven: &AuthenticatedClient,
     mint: Mint<'_>,
 ) -> Option<Result<Decided, Error>> {
     let Presented::ClientCredentials(presented) = &request.grant else {
@@ -98,7 +98,7 @@ pub fn decide_alone(
 /// [`Failure`].
 pub fn decide(
     request: &Request,
-    proven: &Proven,
+    proven: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
     mint: Mint<'_>,
 ) -> Result<Result<Decided, Error>, Failure> {
@@ -122,7 +122,7 @@ pub fn decide(
     }
 }
 
-fn may_use(request: &Request, proven: &Proven) -> Result<(), Error> {
+fn may_use(request: &Request, proven: &AuthenticatedClient) -> Result<(), Error> {
     if proven.client().may_use(request.grant_type()) {
         Ok(())
     } else {

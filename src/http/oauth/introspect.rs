@@ -29,7 +29,7 @@ async fn introspect(
 ) -> Result<Map<String, Value>, Stop> {
     // 1. Parse, prove the resource server, read the token.
     let now = app.clock.now();
-    let (form, proven) = token::proven(request, app, body, now).await?;
+    let (form, proven) = token::authenticated_client(request, app, body, now).await?;
     let presented = Presented::read(&form, &proven, &app.secret, app.verifier(), now)?;
     // 2. Whether anything ended it.
     let (issuer, store) = (app.issuer.as_str(), &app.store);

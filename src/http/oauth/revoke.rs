@@ -24,7 +24,7 @@ pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpRe
 async fn revoke(request: &HttpRequest, app: &App, body: Payload) -> Result<(), Stop> {
     // 1. Parse, and prove the client.
     let now = app.clock.now();
-    let (form, proven) = token::proven(request, app, body, now).await?;
+    let (form, proven) = token::authenticated_client(request, app, body, now).await?;
     let presented = Presented::read(&form, &app.secret, app.verifier(), now)?;
     if let Presented::Refresh(grant) = &presented {
         token::check_lost(app, Some(grant)).await?;

@@ -15,7 +15,7 @@ use crate::http::server::client_address::ClientAddress;
 use crate::http::server::rate_limit::{self, TooMany};
 use crate::id::GrantId;
 use crate::metrics::TOKENS_ISSUED;
-use crate::oauth::client_auth::{self, Proven};
+use crate::oauth::client_auth::{self, AuthenticatedClient};
 use crate::oauth::grants::refresh_token::Refresh;
 use crate::oauth::issue::{self, TokenResponse};
 use crate::oauth::ledger::Failure;
@@ -81,12 +81,12 @@ pub(in crate::http) async fn check_lost(app: &App, grant: Option<&GrantId>) -> R
 
 /// The form of a request, and the client that proved who it is. Secrets do not belong into a URL
 /// (RFC 6749 §2.3.1), so nothing is taken from one.
-pub(in crate::http) async fn proven(
+pub(in crate::http) async fn authenticated_client(
     request: &HttpRequest,
     app: &App,
     body: Payload,
     now: Timestamp,
-) -> Result<(Params, Proven), Stop> {
+) -> Result<(Params, AuthenticatedClient), Stop> {
     let rejected = |reason, description| {
         let detail = Detail::new("token.rejected", reason).described(description);
         Stop::Error(Error::invalid_request(detail))
@@ -109,12 +109,12 @@ pub(in crate::http) async fn proven(
 }
 
 /// The client that proved who it is, by the header or the form.
-pub(in crate::http) async fn prove(
+pub(in crate::http) async fn authenticate(
     request: &HttpRequest,
     app: &App,
     form: &Params,
     now: Timestamp,
-) -> Result<Proven, Stop> {
+) -> Result<AuthenticatedClient, Stop> {
     let presented = client_auth::present(&extract::authorization(request), form)?;
     match recognise(app, &presented, ClientAddress::of(request), now).await? {
         Ok(proven) => Ok(proven),
@@ -129,16 +129,16 @@ async fn recognise(
     presented: &client_auth::Presented,
     address: IpAddr,
     now: Timestamp,
-) -> Result<Result<Proven, Error>, Stop> {
+) -> Result<Result<AuthenticatedClient, Error>, Stop> {
     if let Some(known) = app.registrations.recall(&presented.client_id, now)
-        && let Ok(proven) = client_auth::prove(presented, Some(known), address, now)
+        && let Ok(proven) = client_auth::authenticate(presented, Some(known), address, now)
     {
         return Ok(Ok(proven));
     }
     let known = app
         .registrations
         .read(&app.store, &presented.client_id, now);
-    let proven = client_auth::prove(presented, known.await.map_err(storage)?, address, now);
+    let proven = client_auth::authenticate(presented, known.await.map_err(storage)?, address, now);
     if let Ok(proven) = &proven {
         note_use(app, proven, now);
     }
@@ -167,7 +167,7 @@ async fn count_failure(request: &HttpRequest, app: &App, refused: Error) -> Stop
 
 /// Writes down that a secret is in use, beside the request. It happens when a client is read anew and
 /// its last note is an hour old, so it costs nothing on the hot path.
-fn note_use(app: &App, proven: &Proven, now: Timestamp) {
+fn note_use(app: &App, proven: &AuthenticatedClient, now: Timestamp) {
     if let Some(secret) = proven.secret_to_note() {
         let (store, secret) = (app.store.clone(), secret.to_owned());
         actix_web::rt::spawn(async move {

@@ -11,7 +11,7 @@ use super::Grant;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::id::{ClientId, GrantId};
 use crate::oauth::client::{Client, GrantType};
-use crate::oauth::client_auth::Proven;
+use crate::oauth::client_auth::AuthenticatedClient;
 use crate::oauth::error::{Description, Detail, Error};
 use crate::oauth::issue::{Allowed, Decided, Mint};
 use crate::oauth::ledger::{Failure, Ledger};
@@ -146,7 +146,7 @@ impl From<Redeem> for Detail {
 pub fn redeem(
     presented: &Presented,
     resource: Option<&str>,
-    proven: &Proven,
+    proven: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
     mint: Mint<'_>,
 ) -> Result<Result<Decided, Error>, Failure> {

@@ -1,7 +1,7 @@
 //! The client credentials grant: RFC 6749 §4.4. A machine acts for itself; there is no refresh token.
 
 use crate::oauth::client::Client;
-use crate::oauth::client_auth::Proven;
+use crate::oauth::client_auth::AuthenticatedClient;
 use crate::oauth::error::{Detail, Error};
 use crate::oauth::issue::{Decided, Mint};
 use crate::oauth::params::Params;
@@ -47,7 +47,7 @@ impl Presented {
 pub fn grant(
     presented: &Presented,
     asked: Option<&str>,
-    proven: &Proven,
+    proven: &AuthenticatedClient,
     mint: Mint<'_>,
 ) -> Result<Decided, Error> {
     let client = proven.client();

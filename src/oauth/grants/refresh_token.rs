@@ -8,7 +8,7 @@ use super::Grant;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::id::GrantId;
 use crate::oauth::client::Client;
-use crate::oauth::client_auth::Proven;
+use crate::oauth::client_auth::AuthenticatedClient;
 use crate::oauth::error::{Description, Detail, Error};
 use crate::oauth::issue::{Allowed, Decided, Mint};
 use crate::oauth::ledger::{Failure, Ledger};
@@ -106,7 +106,7 @@ impl From<Refresh> for Detail {
 pub fn rotate(
     presented: &Presented,
     resource: Option<&str>,
-    proven: &Proven,
+    proven: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
     mint: Mint<'_>,
 ) -> Result<Result<Decided, Error>, Failure> {
@@ -161,7 +161,7 @@ fn allowed<'p>(
     grant: &Grant,
     presented: &Presented,
     resource: Option<&str>,
-    proven: &'p Proven,
+    proven: &'p AuthenticatedClient,
 ) -> Result<(Scope, Option<&'p Resource>), Error> {
     let asked = presented.scope.as_ref().unwrap_or(&grant.scope);
     if !asked.is_within(&grant.scope) {
