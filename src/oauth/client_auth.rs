@@ -18,7 +18,7 @@ use crate::time::Timestamp;
 
 /// Who the caller says it is, and with what proof. Exactly one method.
 #[derive(Debug)]
-pub struct Presented {
+pub struct ClientCredentials {
     /// The claimed identity.
     pub client_id: ClientId,
     method: AuthMethod,
@@ -89,7 +89,7 @@ impl From<Auth> for Detail {
 ///
 /// # Errors
 /// `invalid_request` for more than one method (§2.3), `invalid_client` for none or an unreadable one.
-pub fn present(authorization: &[&[u8]], form: &Params) -> Result<Presented, Error> {
+pub fn present(authorization: &[&[u8]], form: &Params) -> Result<ClientCredentials, Error> {
     let body_id = form
         .one("client_id")
         .map_err(|_| Error::invalid_request(Auth::Multiple))?;
@@ -114,17 +114,17 @@ pub fn present(authorization: &[&[u8]], form: &Params) -> Result<Presented, Erro
         (Some((id, _)), Some(body_id), None) if id != body_id => {
             Err(Error::invalid_request(Auth::Multiple))
         }
-        (Some((id, secret)), _, None) => Ok(Presented {
+        (Some((id, secret)), _, None) => Ok(ClientCredentials {
             client_id: ClientId::from(id),
             method: AuthMethod::Basic,
             secret: Some(secret),
         }),
-        (None, Some(id), Some(secret)) => Ok(Presented {
+        (None, Some(id), Some(secret)) => Ok(ClientCredentials {
             client_id: ClientId::from(id),
             method: AuthMethod::Post,
             secret: Some(Secret::from_text(secret)),
         }),
-        (None, Some(id), None) => Ok(Presented {
+        (None, Some(id), None) => Ok(ClientCredentials {
             client_id: ClientId::from(id),
             method: AuthMethod::None,
             secret: None,
@@ -139,7 +139,7 @@ pub fn present(authorization: &[&[u8]], form: &Params) -> Result<Presented, Erro
 /// `invalid_client`, the same for an unknown client, a method that is not the registered one, a
 /// wrong secret, and an address outside the client's networks.
 pub fn authenticate(
-    presented: &Presented,
+    presented: &ClientCredentials,
     registration: Option<Arc<Registration>>,
     address: IpAddr,
     now: Timestamp,
@@ -198,7 +198,7 @@ fn form_decoded(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn present_basic(pair: &str) -> Result<Presented, Error> {
+    fn present_basic(pair: &str) -> Result<ClientCredentials, Error> {
         let header = format!("Basic {}", STANDARD.encode(pair));
         present(&[header.as_bytes()], &Params::default())
     }

@@ -15,7 +15,7 @@ use crate::time::Timestamp;
 
 /// What the token turned out to be, before anything is looked up.
 #[derive(Debug)]
-pub enum Presented {
+pub enum IntrospectionRequest {
     /// A genuine access token for an audience of the caller, in time.
     Access(Box<Claims>),
     /// A genuine refresh token: its grant and its generation.
@@ -24,7 +24,7 @@ pub enum Presented {
     Inactive,
 }
 
-impl Presented {
+impl IntrospectionRequest {
     /// Reads `token` of the form (§2.1). The hint about its type is not needed.
     ///
     /// # Errors

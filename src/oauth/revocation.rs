@@ -15,7 +15,7 @@ use crate::time::Timestamp;
 
 /// What the token turned out to be, before anything is looked up.
 #[derive(Debug)]
-pub enum Presented {
+pub enum RevocationRequest {
     /// A refresh token of ours.
     Refresh(GrantId),
     /// An access token of ours that has not expired.
@@ -24,7 +24,7 @@ pub enum Presented {
     Dead,
 }
 
-impl Presented {
+impl RevocationRequest {
     /// Reads `token` of the form (§2.1). The hint about its type is not needed.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl Presented {
 /// # Errors
 /// [`Failure`]; `invalid_request` inside, for another client's token (§2.1).
 pub fn revoke(
-    presented: &Presented,
+    presented: &RevocationRequest,
     proven: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
     now: Timestamp,
@@ -67,8 +67,8 @@ pub fn revoke(
     let denied = Detail::new("revocation.denied", "client").described(Description::OTHER_CLIENT);
     let denied = || Error::invalid_request(denied);
     match presented {
-        Presented::Dead => {}
-        Presented::Refresh(id) => {
+        RevocationRequest::Dead => {}
+        RevocationRequest::Refresh(id) => {
             if let Some(grant) = ledger.find_active_grant(id, now)? {
                 if grant.client_id != client.id {
                     return Ok(Err(denied()));
@@ -78,10 +78,10 @@ pub fn revoke(
                 }
             }
         }
-        Presented::Access(claims) if claims.client_id != client.id.as_str() => {
+        RevocationRequest::Access(claims) if claims.client_id != client.id.as_str() => {
             return Ok(Err(denied()));
         }
-        Presented::Access(claims) => {
+        RevocationRequest::Access(claims) => {
             ledger.revoke_token(
                 &claims.jti,
                 Timestamp::from_secs(claims.exp),

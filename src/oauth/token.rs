@@ -10,17 +10,17 @@ use super::params::{Params, Problem};
 
 /// A token request after parsing.
 #[derive(Clone, Debug)]
-pub struct Request {
-    grant: Presented,
+pub struct TokenRequest {
+    grant: GrantRequest,
     /// `resource` (RFC 8707 §2.2): at most one here, since a token has one audience.
     pub resource: Option<String>,
 }
 
 #[derive(Clone, Debug)]
-enum Presented {
-    AuthorizationCode(authorization_code::Presented),
-    RefreshToken(refresh_token::Presented),
-    ClientCredentials(client_credentials::Presented),
+enum GrantRequest {
+    AuthorizationCode(authorization_code::CodeRequest),
+    RefreshToken(refresh_token::RefreshRequest),
+    ClientCredentials(client_credentials::ClientCredentialsRequest),
 }
 
 fn rejected(reason: &'static str) -> Detail {
@@ -31,7 +31,7 @@ pub(super) fn refuse(problem: Problem) -> Error {
     Error::invalid_request(rejected(problem.reason()).described(problem.description()))
 }
 
-impl Request {
+impl TokenRequest {
     /// Parses the form.
     ///
     /// # Errors
@@ -45,13 +45,13 @@ impl Request {
         let grant_type = grant_type.ok_or_else(|| Error::invalid_request(missing))?;
         let grant = match GrantType::parse(grant_type) {
             Some(GrantType::AuthorizationCode) => {
-                Presented::AuthorizationCode(authorization_code::Presented::parse(form)?)
+                GrantRequest::AuthorizationCode(authorization_code::CodeRequest::parse(form)?)
             }
             Some(GrantType::RefreshToken) => {
-                Presented::RefreshToken(refresh_token::Presented::parse(form)?)
+                GrantRequest::RefreshToken(refresh_token::RefreshRequest::parse(form)?)
             }
             Some(GrantType::ClientCredentials) => {
-                Presented::ClientCredentials(client_credentials::Presented::parse(form)?)
+                GrantRequest::ClientCredentials(client_credentials::ClientCredentialsRequest::parse(form)?)
             }
             None => return Err(Error::unsupported_grant_type(rejected("grant_type"))),
         };
@@ -69,20 +69,20 @@ impl Request {
     /// Which grant it asks for.
     pub fn grant_type(&self) -> GrantType {
         match self.grant {
-            Presented::AuthorizationCode(_) => GrantType::AuthorizationCode,
-            Presented::RefreshToken(_) => GrantType::RefreshToken,
-            Presented::ClientCredentials(_) => GrantType::ClientCredentials,
+            GrantRequest::AuthorizationCode(_) => GrantType::AuthorizationCode,
+            GrantRequest::RefreshToken(_) => GrantType::RefreshToken,
+            GrantRequest::ClientCredentials(_) => GrantType::ClientCredentials,
         }
     }
 }
 
 /// Decides what needs no database: a machine that acts for itself. `None` for every other grant.
 pub fn decide_alone(
-    request: &Request,
+    request: &TokenRequest,
     proven: &AuthenticatedClient,
     mint: Mint<'_>,
 ) -> Option<Result<Decided, Error>> {
-    let Presented::ClientCredentials(presented) = &request.grant else {
+    let GrantRequest::ClientCredentials(presented) = &request.grant else {
         return None;
     };
     let resource = request.resource.as_deref();
@@ -97,7 +97,7 @@ pub fn decide_alone(
 /// # Errors
 /// [`Failure`].
 pub fn decide(
-    request: &Request,
+    request: &TokenRequest,
     proven: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
     mint: Mint<'_>,
@@ -110,19 +110,19 @@ pub fn decide(
     // 3. The grant.
     let resource = request.resource.as_deref();
     match &request.grant {
-        Presented::AuthorizationCode(presented) => {
+        GrantRequest::AuthorizationCode(presented) => {
             authorization_code::redeem(presented, resource, proven, ledger, mint)
         }
-        Presented::RefreshToken(presented) => {
+        GrantRequest::RefreshToken(presented) => {
             refresh_token::rotate(presented, resource, proven, ledger, mint)
         }
-        Presented::ClientCredentials(presented) => {
+        GrantRequest::ClientCredentials(presented) => {
             Ok(client_credentials::grant(presented, resource, proven, mint))
         }
     }
 }
 
-fn may_use(request: &Request, proven: &AuthenticatedClient) -> Result<(), Error> {
+fn may_use(request: &TokenRequest, proven: &AuthenticatedClient) -> Result<(), Error> {
     if proven.client().may_use(request.grant_type()) {
         Ok(())
     } else {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::app::App;
 use crate::http::oauth::token::{self, Stop};
 use crate::id::GrantId;
-use crate::oauth::introspection::{self, Presented};
+use crate::oauth::introspection::{self, IntrospectionRequest};
 use crate::oauth::ledger::Failure;
 use crate::oauth::{Detail, Error};
 
@@ -30,12 +30,12 @@ async fn introspect(
     // 1. Parse, prove the resource server, read the token.
     let now = app.clock.now();
     let (form, proven) = token::authenticated_client(request, app, body, now).await?;
-    let presented = Presented::read(&form, &proven, &app.secret, app.verifier(), now)?;
+    let presented = IntrospectionRequest::read(&form, &proven, &app.secret, app.verifier(), now)?;
     // 2. Whether anything ended it.
     let (issuer, store) = (app.issuer.as_str(), &app.store);
     match presented {
-        Presented::Inactive => Ok(introspection::inactive()),
-        Presented::Access(claims) => {
+        IntrospectionRequest::Inactive => Ok(introspection::inactive()),
+        IntrospectionRequest::Access(claims) => {
             let stands = app.is_token_active(&claims).await.map_err(degraded)?;
             if stands {
                 return Ok(introspection::access(&claims));
@@ -44,7 +44,7 @@ async fn introspect(
             token::check_lost(app, grant.as_ref()).await?;
             Ok(introspection::inactive())
         }
-        Presented::Refresh(grant, generation) => {
+        IntrospectionRequest::Refresh(grant, generation) => {
             let id = grant.clone();
             let found = store.read(move |tx| tx.find_active_grant(&id, now));
             let found = found.await.map_err(degraded)?;

@@ -7,7 +7,7 @@ use crate::app::App;
 use crate::http::error;
 use crate::http::oauth::cors;
 use crate::http::oauth::token::{self, Stop};
-use crate::oauth::revocation::{self, Presented};
+use crate::oauth::revocation::{self, RevocationRequest};
 
 /// `POST /oauth2/revoke`: 200 with an empty body once the revocation is committed.
 pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpResponse {
@@ -25,8 +25,8 @@ async fn revoke(request: &HttpRequest, app: &App, body: Payload) -> Result<(), S
     // 1. Parse, and prove the client.
     let now = app.clock.now();
     let (form, proven) = token::authenticated_client(request, app, body, now).await?;
-    let presented = Presented::read(&form, &app.secret, app.verifier(), now)?;
-    if let Presented::Refresh(grant) = &presented {
+    let presented = RevocationRequest::read(&form, &app.secret, app.verifier(), now)?;
+    if let RevocationRequest::Refresh(grant) = &presented {
         token::check_lost(app, Some(grant)).await?;
     }
     // 2. End it, in one transaction.

@@ -126,7 +126,7 @@ pub(in crate::http) async fn authenticate(
 /// turn it away.
 async fn recognise(
     app: &App,
-    presented: &client_auth::Presented,
+    presented: &client_auth::ClientCredentials,
     address: IpAddr,
     now: Timestamp,
 ) -> Result<Result<AuthenticatedClient, Error>, Stop> {

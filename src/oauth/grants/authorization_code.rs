@@ -69,13 +69,13 @@ impl Code {
 
 /// What the client brought.
 #[derive(Clone, Debug)]
-pub struct Presented {
+pub struct CodeRequest {
     code: Secret,
     redirect_uri: Option<String>,
     verifier: Option<String>,
 }
 
-impl Presented {
+impl CodeRequest {
     /// Parses the form of §4.1.3.
     ///
     /// # Errors
@@ -144,7 +144,7 @@ impl From<Redeem> for Detail {
 /// # Errors
 /// [`Failure`]; a refusal is an `Ok(Err(…))` and commits.
 pub fn redeem(
-    presented: &Presented,
+    presented: &CodeRequest,
     resource: Option<&str>,
     proven: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
@@ -190,7 +190,7 @@ pub fn redeem(
 /// RFC 6749 §4.1.2, §10.5: a code used twice ends what it bought, when its client itself comes
 /// again: authenticated, or as a public client with the right verifier.
 fn refuse_replay(
-    presented: &Presented,
+    presented: &CodeRequest,
     client: &Client,
     ledger: &mut dyn Ledger,
     now: Timestamp,
@@ -227,7 +227,7 @@ fn refuse_replay(
 }
 
 /// Drives oxide-auth's access-token machine over a code that is taken.
-fn check(presented: &Presented, code: &Code, client: &Client) -> Result<(), Redeem> {
+fn check(presented: &CodeRequest, code: &Code, client: &Client) -> Result<(), Redeem> {
     if code.client_id != client.id {
         return Err(Redeem::OtherClient);
     }
@@ -287,7 +287,7 @@ fn recovered(code: &Code) -> Result<primitive::Grant, Redeem> {
 }
 
 struct Asked<'a> {
-    presented: &'a Presented,
+    presented: &'a CodeRequest,
     client: &'a Client,
     redirect_uri: &'a str,
 }

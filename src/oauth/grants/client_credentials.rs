@@ -11,7 +11,7 @@ use crate::oauth::token::refuse;
 
 /// What the client brought.
 #[derive(Clone, Debug)]
-pub struct Presented {
+pub struct ClientCredentialsRequest {
     scope: Option<Scope>,
 }
 
@@ -19,7 +19,7 @@ fn rejected(reason: &'static str) -> Detail {
     Detail::new("token.rejected", reason)
 }
 
-impl Presented {
+impl ClientCredentialsRequest {
     /// Parses the form of §4.4.2.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl Presented {
 /// # Errors
 /// `invalid_scope`, `invalid_target`, `unauthorized_client`.
 pub fn grant(
-    presented: &Presented,
+    presented: &ClientCredentialsRequest,
     asked: Option<&str>,
     proven: &AuthenticatedClient,
     mint: Mint<'_>,
@@ -62,7 +62,7 @@ pub fn grant(
 
 fn aim<'k>(
     client: &Client,
-    presented: &Presented,
+    presented: &ClientCredentialsRequest,
     asked: Option<&str>,
     known: &'k [Resource],
 ) -> Result<(Scope, Option<&'k Resource>), Error> {

@@ -21,12 +21,12 @@ use crate::time::Timestamp;
 
 /// What the client brought.
 #[derive(Clone, Debug)]
-pub struct Presented {
+pub struct RefreshRequest {
     token: Secret,
     scope: Option<Scope>,
 }
 
-impl Presented {
+impl RefreshRequest {
     /// Parses the form of §6.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl From<Refresh> for Detail {
 /// # Errors
 /// [`Failure`]; a refusal is an `Ok(Err(…))` and commits.
 pub fn rotate(
-    presented: &Presented,
+    presented: &RefreshRequest,
     resource: Option<&str>,
     proven: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
@@ -159,7 +159,7 @@ pub fn rotate(
 /// and that the client is still registered for.
 fn allowed<'p>(
     grant: &Grant,
-    presented: &Presented,
+    presented: &RefreshRequest,
     resource: Option<&str>,
     proven: &'p AuthenticatedClient,
 ) -> Result<(Scope, Option<&'p Resource>), Error> {
