@@ -56,11 +56,11 @@ pub fn grant(
         return Err(Error::unauthorized_client(rejected("public")));
     }
     // 2. One API, and scopes of it that the client may ask for; without a wish, all of them.
-    let (scope, target) = aim(client, presented, asked, proven.resources())?;
+    let (scope, target) = resolve_audience(client, presented, asked, proven.resources())?;
     Ok(mint.for_client(client, proven.feed_epoch(), &scope, target))
 }
 
-fn aim<'k>(
+fn resolve_audience<'k>(
     client: &Client,
     presented: &ClientCredentialsRequest,
     asked: Option<&str>,
