@@ -29,7 +29,7 @@ fn main() {
 }
 
 async fn day(db: Db) {
-    // Lives of hours instead of weeks, so that one day shows what dies.
+    // TokenLifetimes of hours instead of weeks, so that one day shows what dies.
     let server = Server::with(db, |config| {
         config.limits.mode = portcullis::config::Mode::Count;
         config.tokens.refresh_idle = Span::secs(2 * 3_600);

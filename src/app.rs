@@ -27,8 +27,8 @@ use crate::keys::ring::offered;
 use crate::keys::{KeySource, ServerSecrets, provider};
 use crate::oauth::discovery::Metadata;
 use crate::oauth::grants::GrantLife;
-use crate::oauth::grants::refresh_token::RefreshLife;
-use crate::oauth::issue::{Lives, Mint};
+use crate::oauth::grants::refresh_token::RefreshLifetimes;
+use crate::oauth::issue::{TokenLifetimes, TokenIssuer};
 use crate::secret::{Entropy, base64url, sha256};
 use crate::time::{Clock, Timestamp};
 
@@ -202,14 +202,14 @@ impl App {
     }
 
     /// What a mint at `now` needs.
-    pub fn mint(&self, now: Timestamp) -> Mint<'_> {
-        Mint {
+    pub fn mint(&self, now: Timestamp) -> TokenIssuer<'_> {
+        TokenIssuer {
             issuer: self.issuer.as_str(),
-            lives: Lives {
+            lives: TokenLifetimes {
                 access: self.config.tokens.access.0,
                 id: self.config.tokens.id.0,
             },
-            refresh: RefreshLife {
+            refresh: RefreshLifetimes {
                 grace: self.config.tokens.refresh_grace.0,
                 idle: self.config.tokens.refresh_idle.0,
             },

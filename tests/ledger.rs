@@ -16,7 +16,7 @@ use portcullis::db::{Error, Transaction};
 use portcullis::id::{AuthorizationId, ClientId, ConsentId, Sid, UserId};
 use portcullis::oauth::client::Client;
 use portcullis::oauth::grants::authorization_code::Code;
-use portcullis::oauth::grants::{Given, Grant, GrantLife};
+use portcullis::oauth::grants::{NewGrant, Grant, GrantLife};
 use portcullis::oauth::next_step::{Authorization, Stage};
 use portcullis::oauth::scope::Scope;
 use portcullis::secret::{Entropy, Hash, Secret};
@@ -55,7 +55,7 @@ async fn scene(server: &fixtures::Server) -> Scene {
         expires_at: now() + Duration::from_secs(3_600),
     };
     let consent = consent(&login.user_id, &client.id, &entropy);
-    let given = Given {
+    let given = NewGrant {
         client: &client,
         login: &login,
         consent_id: Some(consent.id.clone()),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::client::Client;
 use super::error::Error;
 use super::grants::Grant;
-use super::grants::refresh_token::RefreshLife;
+use super::grants::refresh_token::RefreshLifetimes;
 use super::id_token::{self, IdClaims};
 use super::resource::Resource;
 use super::scope::Scope;
@@ -19,17 +19,17 @@ use crate::time::Timestamp;
 
 /// What a token request was granted; signing it can no longer be refused.
 #[derive(Debug)]
-pub struct Decided {
+pub struct PendingTokens {
     access: Claims,
     access_alg: Alg,
     id: Option<(IdClaims, Alg)>,
     refresh: Option<Secret>,
     /// Whether a client that lost the answer to a refresh gets it once more.
-    pub again: bool,
+    pub replayed_within_grace: bool,
 }
 
 /// What a grant allows this time.
-pub struct Allowed<'a> {
+pub struct TokenGrant<'a> {
     /// The grant.
     pub grant: &'a Grant,
     /// All of its scope, or less.
@@ -65,7 +65,7 @@ pub struct TokenResponse {
 
 /// The lifetimes in force.
 #[derive(Clone, Copy, Debug)]
-pub struct Lives {
+pub struct TokenLifetimes {
     /// Access tokens whose resource has no lifetime of its own.
     pub access: Duration,
     /// ID tokens.
@@ -74,13 +74,13 @@ pub struct Lives {
 
 /// What every mint needs.
 #[derive(Clone, Copy)]
-pub struct Mint<'a> {
+pub struct TokenIssuer<'a> {
     /// `iss`.
     pub issuer: &'a str,
     /// Lifetimes.
-    pub lives: Lives,
+    pub lives: TokenLifetimes,
     /// Lifetimes of refresh tokens.
-    pub refresh: RefreshLife,
+    pub refresh: RefreshLifetimes,
     /// Signs refresh tokens.
     pub secret: &'a ServerSecrets,
     /// For `jti`.
@@ -89,10 +89,10 @@ pub struct Mint<'a> {
     pub now: Timestamp,
 }
 
-impl Mint<'_> {
+impl TokenIssuer<'_> {
     /// Tokens for what a grant allows, at one of its resources.
-    pub fn for_grant(&self, allowed: Allowed<'_>) -> Decided {
-        let Allowed {
+    pub fn for_grant(&self, allowed: TokenGrant<'_>) -> PendingTokens {
+        let TokenGrant {
             grant,
             scope,
             resource,
@@ -120,12 +120,12 @@ impl Mint<'_> {
             (claims, id_alg)
         });
         let refresh = generation.map(|generation| self.secret.refresh_token(&grant.id, generation));
-        Decided {
+        PendingTokens {
             access,
             access_alg: resource.map_or(Alg::ES256, |r| r.alg),
             id,
             refresh,
-            again: false,
+            replayed_within_grace: false,
         }
     }
 
@@ -136,19 +136,19 @@ impl Mint<'_> {
         feed_epoch: i64,
         scope: &Scope,
         resource: Option<&Resource>,
-    ) -> Decided {
+    ) -> PendingTokens {
         let rev = Rev {
             feed_epoch: number(feed_epoch),
             client_epoch: number(client.auth_epoch),
             user_epoch: None,
         };
         let access = self.access(&client.id, scope, resource, rev);
-        Decided {
+        PendingTokens {
             access,
             access_alg: resource.map_or(Alg::ES256, |r| r.alg),
             id: None,
             refresh: None,
-            again: false,
+            replayed_within_grace: false,
         }
     }
 
@@ -194,7 +194,7 @@ fn number(epoch: i64) -> u64 {
 ///
 /// # Errors
 /// 503 without a usable signer.
-pub fn mint(decided: Decided, keys: &KeyView) -> Result<TokenResponse, Error> {
+pub fn mint(decided: PendingTokens, keys: &KeyView) -> Result<TokenResponse, Error> {
     let expires_in = decided.access.exp.saturating_sub(decided.access.iat);
     let access_token = keys.sign(decided.access_alg, "at+jwt", &decided.access)?;
     let id_token = match decided.id {

@@ -4,7 +4,7 @@ use super::client::GrantType;
 use super::client_auth::AuthenticatedClient;
 use super::error::{Description, Detail, Error};
 use super::grants::{authorization_code, client_credentials, refresh_token};
-use super::issue::{Decided, Mint};
+use super::issue::{PendingTokens, TokenIssuer};
 use super::ledger::{Failure, Ledger};
 use super::params::{Params, Problem};
 
@@ -80,8 +80,8 @@ impl TokenRequest {
 pub fn decide_alone(
     request: &TokenRequest,
     proven: &AuthenticatedClient,
-    mint: Mint<'_>,
-) -> Option<Result<Decided, Error>> {
+    mint: TokenIssuer<'_>,
+) -> Option<Result<PendingTokens, Error>> {
     let GrantRequest::ClientCredentials(presented) = &request.grant else {
         return None;
     };
@@ -100,8 +100,8 @@ pub fn decide(
     request: &TokenRequest,
     proven: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
-    mint: Mint<'_>,
-) -> Result<Result<Decided, Error>, Failure> {
+    mint: TokenIssuer<'_>,
+) -> Result<Result<PendingTokens, Error>, Failure> {
     // 1. The client is proven: its type says so.
     // 2. It may use this grant.
     if let Err(error) = may_use(request, proven) {

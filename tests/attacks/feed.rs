@@ -143,7 +143,7 @@ async fn a433(stage: &Stage) {
     }
 }
 
-/// Lives of access tokens that go up and down while things are revoked: a record stays until a minute
+/// TokenLifetimes of access tokens that go up and down while things are revoked: a record stays until a minute
 /// after the last token that it can hit.
 async fn a434(stage: &Stage) {
     let server = &stage.server;

@@ -18,7 +18,7 @@ use crate::id::{AuthorizationId, ConsentId};
 use crate::oauth::authorize::{self as rules, Refused, Request};
 use crate::oauth::callback::{Callback, Delivery};
 use crate::oauth::grants::authorization_code::Code;
-use crate::oauth::grants::{Given, Grant};
+use crate::oauth::grants::{NewGrant, Grant};
 use crate::oauth::next_step::{Authorization, Stage, Step};
 use crate::oauth::params::Params;
 use crate::oauth::scope::Scope;
@@ -199,7 +199,7 @@ async fn answer(
     let Some((session, _)) = stored.session else {
         return Err(Stop::Notice(Notice::NO_START));
     };
-    let given = Given {
+    let given = NewGrant {
         client: &request.client,
         login: &session.login,
         consent_id,

@@ -226,7 +226,7 @@ async fn answer(
             decided?
         }
     };
-    if decided.again {
+    if decided.replayed_within_grace {
         error::note(request, "token.refresh_grace", "again");
     }
     if let Some(grant) = &refreshed {
@@ -234,7 +234,7 @@ async fn answer(
     }
     // 3. Sign: RSA off the event loop.
     let keys = app.signing_keys().await?;
-    let minted = web::block(move || issue::mint(decided, &keys))
+    let minted = web::block(move || issue::sign(decided, &keys))
         .await
         .map_err(Error::unsigned)?
         .map_err(Stop::Error)?;

@@ -13,7 +13,7 @@ use crate::id::{ClientId, GrantId};
 use crate::oauth::client::{Client, GrantType};
 use crate::oauth::client_auth::AuthenticatedClient;
 use crate::oauth::error::{Description, Detail, Error};
-use crate::oauth::issue::{Allowed, Decided, Mint};
+use crate::oauth::issue::{TokenGrant, PendingTokens, TokenIssuer};
 use crate::oauth::ledger::{Failure, Ledger};
 use crate::oauth::params::Params;
 use crate::oauth::pkce::{self, Challenge};
@@ -148,8 +148,8 @@ pub fn redeem(
     resource: Option<&str>,
     proven: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
-    mint: Mint<'_>,
-) -> Result<Result<Decided, Error>, Failure> {
+    mint: TokenIssuer<'_>,
+) -> Result<Result<PendingTokens, Error>, Failure> {
     let client = proven.client();
     // 1. Taken in time, by one conditional statement; the loser of a race sees a replay.
     let Some(code) = ledger.take_code(&presented.code.hash(), mint.now)? else {
@@ -177,7 +177,7 @@ pub fn redeem(
     if is_family {
         ledger.revoke_surplus_grants(&grant, mint.now)?;
     }
-    Ok(Ok(mint.for_grant(Allowed {
+    Ok(Ok(mint.for_grant(TokenGrant {
         grant: &grant,
         scope: &allowed.scope,
         resource: target,

@@ -3,7 +3,7 @@
 use crate::oauth::client::Client;
 use crate::oauth::client_auth::AuthenticatedClient;
 use crate::oauth::error::{Detail, Error};
-use crate::oauth::issue::{Decided, Mint};
+use crate::oauth::issue::{PendingTokens, TokenIssuer};
 use crate::oauth::params::Params;
 use crate::oauth::resource::{self, Resource};
 use crate::oauth::scope::{IDENTITY, Scope};
@@ -48,8 +48,8 @@ pub fn grant(
     presented: &ClientCredentialsRequest,
     asked: Option<&str>,
     proven: &AuthenticatedClient,
-    mint: Mint<'_>,
-) -> Result<Decided, Error> {
+    mint: TokenIssuer<'_>,
+) -> Result<PendingTokens, Error> {
     let client = proven.client();
     // 1. §4.4: confidential clients alone.
     if !client.is_confidential() {

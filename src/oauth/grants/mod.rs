@@ -67,7 +67,7 @@ pub struct GrantLife {
 }
 
 /// What a grant is made of.
-pub struct Given<'a> {
+pub struct NewGrant<'a> {
     /// Who gets it.
     pub client: &'a Client,
     /// The login it is given in.
@@ -84,7 +84,7 @@ pub struct Given<'a> {
 
 impl Grant {
     /// A new grant of `given`, inheriting the epochs of the login.
-    pub fn new(given: Given<'_>, life: GrantLife, entropy: &Entropy, now: Timestamp) -> Self {
+    pub fn new(given: NewGrant<'_>, life: GrantLife, entropy: &Entropy, now: Timestamp) -> Self {
         Self {
             id: GrantId::new(entropy, now),
             client_id: given.client.id.clone(),

@@ -10,7 +10,7 @@ use crate::id::GrantId;
 use crate::oauth::client::Client;
 use crate::oauth::client_auth::AuthenticatedClient;
 use crate::oauth::error::{Description, Detail, Error};
-use crate::oauth::issue::{Allowed, Decided, Mint};
+use crate::oauth::issue::{TokenGrant, PendingTokens, TokenIssuer};
 use crate::oauth::ledger::{Failure, Ledger};
 use crate::oauth::params::Params;
 use crate::oauth::resource::Resource;
@@ -48,7 +48,7 @@ impl RefreshRequest {
 
 /// How long the same successor is given again, and how long an unused grant lives.
 #[derive(Clone, Copy, Debug)]
-pub struct RefreshLife {
+pub struct RefreshLifetimes {
     /// Over at once when the successor is used.
     pub grace: Duration,
     /// From now on.
@@ -108,8 +108,8 @@ pub fn rotate(
     resource: Option<&str>,
     proven: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
-    mint: Mint<'_>,
-) -> Result<Result<Decided, Error>, Failure> {
+    mint: TokenIssuer<'_>,
+) -> Result<Result<PendingTokens, Error>, Failure> {
     let client = proven.client();
     // 1. The MAC, before anything is looked up: a wrong one is an unknown token.
     let Some((grant_id, generation)) = mint.secret.read_refresh_token(presented.token.expose())
@@ -143,7 +143,7 @@ pub fn rotate(
             return Ok(Err(error));
         }
     };
-    let mut decided = mint.for_grant(Allowed {
+    let mut decided = mint.for_grant(TokenGrant {
         grant: &grant,
         scope: &scope,
         resource,
@@ -151,7 +151,7 @@ pub fn rotate(
         id_alg: client.id_token_alg,
         generation: Some(successor),
     });
-    decided.again = again;
+    decided.replayed_within_grace = again;
     Ok(Ok(decided))
 }
 
@@ -188,7 +188,7 @@ fn retried(
     successor: i64,
     client: &Client,
     ledger: &mut dyn Ledger,
-    mint: Mint<'_>,
+    mint: TokenIssuer<'_>,
 ) -> Result<Result<Grant, Refresh>, Failure> {
     let Some(grant) = ledger.find_active_grant(grant_id, mint.now)? else {
         return Ok(Err(gone(grant_id, ledger, mint.now)?));
