@@ -215,7 +215,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn has_run_out(&mut self, id: &GrantId, now: Timestamp) -> Result<bool, Error> {
+    pub fn is_expired(&mut self, id: &GrantId, now: Timestamp) -> Result<bool, Error> {
         let late = t::expires_at
             .le(now.micros())
             .or(t::idle_until.le(now.micros()));

@@ -49,8 +49,8 @@ impl Ledger for Transaction<'_> {
         self.rotate_grant(id, generation, client, idle_until, now)
     }
 
-    fn has_run_out(&mut self, id: &GrantId, now: Timestamp) -> Result<bool, Error> {
-        self.has_run_out(id, now)
+    fn is_expired(&mut self, id: &GrantId, now: Timestamp) -> Result<bool, Error> {
+        self.is_expired(id, now)
     }
 
     fn revoke_grant(

@@ -72,7 +72,7 @@ pub trait Ledger {
     ) -> Result<Option<Grant>, Failure>;
 
     /// Whether a grant that nobody ended ran out of time, at rest or in all.
-    fn has_run_out(&mut self, id: &GrantId, now: Timestamp) -> Result<bool, Failure>;
+    fn is_expired(&mut self, id: &GrantId, now: Timestamp) -> Result<bool, Failure>;
 
     /// Ends a grant and puts its record on the blocklist; `false` when it had ended before.
     fn revoke_grant(

@@ -174,8 +174,8 @@ fn allowed<'p>(
 }
 
 /// Why a grant does not stand.
-fn gone(id: &GrantId, ledger: &mut dyn Ledger, now: Timestamp) -> Result<Refresh, Failure> {
-    Ok(if ledger.has_run_out(id, now)? {
+fn inactive_reason(id: &GrantId, ledger: &mut dyn Ledger, now: Timestamp) -> Result<Refresh, Failure> {
+    Ok(if ledger.is_expired(id, now)? {
         Refresh::Expired
     } else {
         Refresh::GrantEnded
@@ -191,7 +191,7 @@ fn retried(
     mint: TokenIssuer<'_>,
 ) -> Result<Result<Grant, Refresh>, Failure> {
     let Some(grant) = ledger.find_active_grant(grant_id, mint.now)? else {
-        return Ok(Err(gone(grant_id, ledger, mint.now)?));
+        return Ok(Err(inactive_reason(grant_id, ledger, mint.now)?));
     };
     if grant.client_id != client.id {
         return Ok(Err(Refresh::OtherClient));
