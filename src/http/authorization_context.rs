@@ -16,7 +16,7 @@ use crate::http::extract::{self, Browser, Jar};
 use crate::http::response::{continue_to, deliver};
 use crate::http::server::access_log;
 use crate::id::{AuthorizationId, ClientId};
-use crate::oauth::authorize::{self as rules, Refused, Request, Surroundings};
+use crate::oauth::authorize::{self as rules, Refused, Request, ValidationContext};
 use crate::oauth::client::Client;
 use crate::oauth::id_token::Hint;
 use crate::oauth::next_step::{Authorization, Step, next};
@@ -169,7 +169,7 @@ pub(in crate::http) async fn pend(
     access_log::name_client(http, &client_id);
     // 2. Everything else.
     let keys = app.keys();
-    let around = Surroundings {
+    let around = ValidationContext {
         resources: known.as_ref().map_or(&[], |known| &known.resources),
         hint: &|token| Hint::read(token, &keys, app.issuer.as_str()).map(|hint| hint.user_id),
     };

@@ -147,7 +147,7 @@ pub fn client_id(params: &Params) -> Result<ClientId, Refused> {
 }
 
 /// What validation needs besides the request.
-pub struct Surroundings<'a> {
+pub struct ValidationContext<'a> {
     /// The registered resources of the client.
     pub resources: &'a [Resource],
     /// Reads an `id_token_hint`: the person a genuine ID token of ours is about.
@@ -162,7 +162,7 @@ pub fn validate(
     params: &Params,
     client: Client,
     callback: Callback,
-    around: &Surroundings<'_>,
+    around: &ValidationContext<'_>,
 ) -> Result<Request, Refused> {
     match read(params, &client, &callback, around) {
         Ok(read) => Ok(Request {
@@ -178,7 +178,7 @@ fn read(
     params: &Params,
     client: &Client,
     callback: &Callback,
-    around: &Surroundings<'_>,
+    around: &ValidationContext<'_>,
 ) -> Result<Request, Error> {
     for name in KNOWN.into_iter().filter(|name| *name != "scope") {
         params.one(name)?;
