@@ -28,7 +28,7 @@ use crate::keys::{KeySource, ServerSecrets, provider};
 use crate::oauth::discovery::Metadata;
 use crate::oauth::grants::GrantLife;
 use crate::oauth::grants::refresh_token::RefreshLifetimes;
-use crate::oauth::issue::{TokenLifetimes, TokenIssuer};
+use crate::oauth::issue::{TokenIssuer, TokenLifetimes};
 use crate::secret::{Entropy, base64url, sha256};
 use crate::time::{Clock, Timestamp};
 

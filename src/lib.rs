@@ -30,9 +30,9 @@
 //! | RFC 6749 §2.3 client authentication | `oauth/client_auth.rs` |
 //! | RFC 6749 §3.1.2 redirection endpoint, RFC 8252 native apps | `oauth/redirect_uri.rs` |
 //! | RFC 6749 §3.2 token endpoint | `oauth/token.rs` |
-//! | RFC 6749 §3.3 scope | `oauth/scope.rs` |
-//! | RFC 6749 §4.1.1 authorization request | `oauth/authorize.rs` |
-//! | RFC 6749 §4.1.2 authorization response, RFC 9207 `iss` | `oauth/callback.rs` |
+//! | RFC 6749 §3.3 scope | `oauth/request/scope.rs` |
+//! | RFC 6749 §4.1.1 authorization request | `oauth/request/authorize.rs` |
+//! | RFC 6749 §4.1.2 authorization response, RFC 9207 `iss` | `oauth/request/callback.rs` |
 //! | RFC 6749 §4.1.3 authorization code | `oauth/grants/authorization_code.rs` |
 //! | RFC 6749 §6 refresh token, RFC 9700 §4.14 | `oauth/grants/refresh_token.rs` |
 //! | RFC 6749 §4.4 client credentials | `oauth/grants/client_credentials.rs` |
@@ -47,8 +47,8 @@
 //! | RFC 9068 JWT access tokens | `oauth/issue.rs` |
 //! | OIDC Core §2 ID token | `oauth/id_token.rs` |
 //! | OIDC Core §5.3 userinfo | `oauth/userinfo.rs` |
-//! | OIDC Core §3.1.2.3 sign-in and consent | `oauth/next_step.rs` |
-//! | OIDC Core §5.5 claims parameter | `oauth/claims_request.rs` |
+//! | OIDC Core §3.1.2.3 sign-in and consent | `oauth/request/next_action.rs` |
+//! | OIDC Core §5.5 claims parameter | `oauth/request/claims_request.rs` |
 //! | OIDC RP-Initiated Logout | `oauth/logout.rs` |
 
 #![forbid(unsafe_code)]

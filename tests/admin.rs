@@ -23,8 +23,8 @@ use portcullis::admin::{
 use portcullis::audit::Actor;
 use portcullis::db::Transaction;
 use portcullis::id::{ClientId, Sid, UserId};
+use portcullis::oauth::request::scope::Scope;
 use portcullis::oauth::resource::Resource;
-use portcullis::oauth::scope::Scope;
 use portcullis::secret::{Entropy, Hash};
 use portcullis::time::Timestamp;
 

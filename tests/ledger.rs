@@ -16,9 +16,9 @@ use portcullis::db::{Error, Transaction};
 use portcullis::id::{AuthorizationId, ClientId, ConsentId, Sid, UserId};
 use portcullis::oauth::client::Client;
 use portcullis::oauth::grants::authorization_code::Code;
-use portcullis::oauth::grants::{NewGrant, Grant, GrantLife};
-use portcullis::oauth::next_step::{Authorization, Stage};
-use portcullis::oauth::scope::Scope;
+use portcullis::oauth::grants::{Grant, GrantLife, NewGrant};
+use portcullis::oauth::request::next_action::{Authorization, Stage};
+use portcullis::oauth::request::scope::Scope;
 use portcullis::secret::{Entropy, Hash, Secret};
 use portcullis::time::Timestamp;
 

@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::fuzz_target;
 use portcullis::oauth::client_auth::present;
-use portcullis::oauth::params::Params;
+use portcullis::oauth::request::params::Params;
 
 fuzz_target!(|data: &[u8]| {
     let cut = data.iter().position(|byte| *byte == b'\n');

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portcullis::oauth::claims_request::ClaimsRequest;
+use portcullis::oauth::request::claims_request::ClaimsRequest;
 use serde_json::Value;
 
 /// How deep a value is nested.

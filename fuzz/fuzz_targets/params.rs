@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portcullis::oauth::params::Params;
+use portcullis::oauth::request::params::Params;
 
 fuzz_target!(|text: &[u8]| {
     let Ok(params) = Params::parse(text) else {

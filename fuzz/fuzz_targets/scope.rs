@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portcullis::oauth::scope::Scope;
+use portcullis::oauth::request::scope::Scope;
 
 fuzz_target!(|text: &str| {
     let (one, two) = text.split_once('\n').unwrap_or((text, ""));

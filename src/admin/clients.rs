@@ -13,8 +13,8 @@ use crate::id::ClientId;
 use crate::keys::Alg;
 use crate::keys::ring::check_offered;
 use crate::oauth::client::{Client, ClientSecret, check_id};
+use crate::oauth::request::scope::IDENTITY;
 use crate::oauth::resource::Resource;
-use crate::oauth::scope::IDENTITY;
 use crate::secret::Secret;
 use crate::time::Timestamp;
 

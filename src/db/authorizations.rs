@@ -10,8 +10,8 @@ use crate::config::limits::{
     AUTHORIZATION_KEPT, CLEAN_UP_BATCH, OPEN_AUTHORIZATIONS, OPEN_AUTHORIZATIONS_PER_IP,
 };
 use crate::id::{AuthorizationId, ClientId, Sid, UserId};
-use crate::oauth::next_step::{Authorization, Stage};
-use crate::oauth::scope::Scope;
+use crate::oauth::request::next_action::{Authorization, Stage};
+use crate::oauth::request::scope::Scope;
 use crate::secret::Hash;
 use crate::time::Timestamp;
 

@@ -6,7 +6,7 @@ use crate::config::Network;
 use crate::id::ClientId;
 use crate::keys::Alg;
 use crate::oauth::client::{AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType};
-use crate::oauth::scope::Scope;
+use crate::oauth::request::scope::Scope;
 use crate::time::Timestamp;
 
 /// A row of `clients`, column by column.

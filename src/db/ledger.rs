@@ -30,11 +30,7 @@ impl Ledger for Transaction<'_> {
         self.has_code(hash)
     }
 
-    fn find_active_grant(
-        &mut self,
-        id: &GrantId,
-        now: Timestamp,
-    ) -> Result<Option<Grant>, Error> {
+    fn find_active_grant(&mut self, id: &GrantId, now: Timestamp) -> Result<Option<Grant>, Error> {
         self.find_active_grant(id, now)
     }
 

@@ -9,8 +9,8 @@ use portcullis_verifier::MaxAge;
 use super::schema::{resources as t, scopes};
 use super::{Error, Transaction, unreadable};
 use crate::keys::Alg;
+use crate::oauth::request::scope::Scope;
 use crate::oauth::resource::Resource;
-use crate::oauth::scope::Scope;
 use crate::time::Timestamp;
 
 type Row = (

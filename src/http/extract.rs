@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::config::limits::{BODY_BYTES, BODY_TIME, DEVICE_KNOWN};
 use crate::http::error::{self, Notice};
 use crate::oauth::Detail;
-use crate::oauth::params::{Params, TooMany};
+use crate::oauth::request::params::{Params, TooMany};
 use crate::secret::{Hash, Secret};
 
 /// Why a body is not read.

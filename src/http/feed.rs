@@ -27,7 +27,7 @@ use crate::http::server::rate_limit;
 use crate::id::ClientId;
 use crate::keys::{KeyView, Use};
 use crate::oauth::client_auth::AuthenticatedClient;
-use crate::oauth::params::Params;
+use crate::oauth::request::params::Params;
 use crate::oauth::{Code, Detail, Error};
 use crate::time::Uptime;
 

@@ -7,7 +7,7 @@ use askama::Template;
 
 use crate::app::App;
 use crate::http::assets::Assets;
-use crate::oauth::callback::Delivery;
+use crate::oauth::request::callback::Delivery;
 use crate::secret::Secret;
 
 /// What every page shows.

@@ -6,8 +6,8 @@ use portcullis_verifier::MaxAge;
 
 use super::error::{Detail, Error};
 use super::redirect_uri;
+use super::request::scope::Scope;
 use super::resource::Resource;
-use super::scope::Scope;
 use crate::accounts::{FieldError, FieldErrors, name};
 use crate::config::limits::{CLIENT_ID_CHARS, CLIENT_NAME_CHARS, REDIRECT_URIS};
 use crate::config::{Network, is_in};

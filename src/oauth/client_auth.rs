@@ -9,7 +9,7 @@ use portcullis_verifier::MaxAge;
 
 use super::client::{AuthMethod, Client, Registration};
 use super::error::{Description, Detail, Error};
-use super::params::Params;
+use super::request::params::Params;
 use super::resource::Resource;
 use crate::config::limits::SECRET_TOUCH;
 use crate::id::ClientId;

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::client::{AuthMethod, GrantType};
-use super::scope::IDENTITY;
+use super::request::scope::IDENTITY;
 use crate::accounts::session::ACR_PASSWORD;
 use crate::config::Issuer;
 use crate::keys::Alg;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::client_auth::AuthenticatedClient;
 use super::error::{Description, Detail, Error};
 use super::grants::Grant;
-use super::params::Params;
+use super::request::params::Params;
 use super::token::refuse;
 use crate::id::GrantId;
 use crate::keys::ServerSecrets;

@@ -10,8 +10,8 @@ use super::error::Error;
 use super::grants::Grant;
 use super::grants::refresh_token::RefreshLifetimes;
 use super::id_token::{self, IdClaims};
+use super::request::scope::Scope;
 use super::resource::Resource;
-use super::scope::Scope;
 use crate::id::ClientId;
 use crate::keys::{Alg, KeyView, ServerSecrets};
 use crate::secret::{Entropy, Secret};
@@ -194,7 +194,7 @@ fn number(epoch: i64) -> u64 {
 ///
 /// # Errors
 /// 503 without a usable signer.
-pub fn mint(decided: PendingTokens, keys: &KeyView) -> Result<TokenResponse, Error> {
+pub fn sign(decided: PendingTokens, keys: &KeyView) -> Result<TokenResponse, Error> {
     let expires_in = decided.access.exp.saturating_sub(decided.access.iat);
     let access_token = keys.sign(decided.access_alg, "at+jwt", &decided.access)?;
     let id_token = match decided.id {

@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::error::Detail;
 use super::id_token::Hint;
-use super::params::{Params, Problem};
+use super::request::params::{Params, Problem};
 use crate::id::ClientId;
 
 /// The parameters of a logout request (§2) that are read. `logout_hint` and `ui_locales`, both OPTIONAL,

@@ -2,15 +2,15 @@
 //!
 //! | Chapter | File |
 //! |---|---|
-//! | RFC 6749 §3.1, §3.2, App. B | [`params`] |
-//! | RFC 6749 §3.3 | [`scope`] |
+//! | RFC 6749 §3.1, §3.2, App. B | [`request::params`] |
+//! | RFC 6749 §3.3 | [`request::scope`] |
 //! | RFC 6749 §2, RFC 7591 §2 | [`client`] |
 //! | RFC 6749 §2.3 | [`client_auth`] |
 //! | RFC 6749 §3.1.2, RFC 8252 §7 | [`redirect_uri`] |
-//! | RFC 6749 §4.1.1, OIDC Core §3.1.2 | [`authorize`] |
-//! | OIDC Core §3.1.2.3 | [`next_step`] |
-//! | OIDC Core §5.5 | [`claims_request`] |
-//! | RFC 6749 §4.1.2, RFC 9207 | [`callback`] |
+//! | RFC 6749 §4.1.1, OIDC Core §3.1.2 | [`request::authorize`] |
+//! | OIDC Core §3.1.2.3 | [`request::next_action`] |
+//! | OIDC Core §5.5 | [`request::claims_request`] |
+//! | RFC 6749 §4.1.2, RFC 9207 | [`request::callback`] |
 //! | RFC 7636 | [`pkce`] |
 //! | RFC 8707 | [`resource`] |
 //! | RFC 6749 §3.2 | [`token`] |
@@ -25,9 +25,6 @@
 //! | RFC 8414, OIDC Discovery | [`discovery`] |
 //! | RFC 6749 §4.1.2.1, §5.2 | [`error`] |
 
-pub mod authorize;
-pub mod callback;
-pub mod claims_request;
 pub mod client;
 pub mod client_auth;
 pub mod discovery;
@@ -38,13 +35,11 @@ pub mod introspection;
 pub mod issue;
 pub mod ledger;
 pub mod logout;
-pub mod next_step;
-pub mod params;
 pub mod pkce;
 pub mod redirect_uri;
+pub mod request;
 pub mod resource;
 pub mod revocation;
-pub mod scope;
 pub mod token;
 pub mod userinfo;
 

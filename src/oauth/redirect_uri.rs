@@ -3,9 +3,9 @@
 
 use url::Url;
 
-use super::callback::Callback;
 use super::client::Client;
 use super::error::{Detail, Error};
+use super::request::callback::Callback;
 use crate::config::limits::REDIRECT_URI_BYTES;
 
 const MISMATCH: Detail = Detail::new("redirect_uri.mismatch", "mismatch");
@@ -31,7 +31,7 @@ pub fn resolve(client: &Client, presented: Option<&str>, openid: bool) -> Result
             }
         },
     };
-    Ok(Callback::proven(uri, presented.is_some()))
+    Ok(Callback::validated(uri, presented.is_some()))
 }
 
 /// Returns whether the client is registered for a redirect URI.

@@ -4,7 +4,7 @@ use portcullis_verifier::MaxAge;
 
 use super::client::Client;
 use super::error::{Detail, Error};
-use super::scope::{IDENTITY, Scope};
+use super::request::scope::{IDENTITY, Scope};
 use crate::accounts::{FieldErrors, name};
 use crate::config::limits::{
     CLIENT_NAME_CHARS, DESCRIPTION_CHARS, REDIRECT_URI_BYTES, RESOURCE_ACCESS_CAP, RESOURCES,

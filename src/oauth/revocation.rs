@@ -6,7 +6,7 @@ use portcullis_verifier::{Claims, Need, Verifier};
 use super::client_auth::AuthenticatedClient;
 use super::error::{Description, Detail, Error};
 use super::ledger::{Failure, Ledger};
-use super::params::Params;
+use super::request::params::Params;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::id::GrantId;
 use crate::keys::ServerSecrets;

@@ -6,7 +6,7 @@ use super::error::{Description, Detail, Error};
 use super::grants::{authorization_code, client_credentials, refresh_token};
 use super::issue::{PendingTokens, TokenIssuer};
 use super::ledger::{Failure, Ledger};
-use super::params::{Params, Problem};
+use super::request::params::{Params, Problem};
 
 /// A token request after parsing.
 #[derive(Clone, Debug)]
@@ -50,9 +50,9 @@ impl TokenRequest {
             Some(GrantType::RefreshToken) => {
                 GrantRequest::RefreshToken(refresh_token::RefreshRequest::parse(form)?)
             }
-            Some(GrantType::ClientCredentials) => {
-                GrantRequest::ClientCredentials(client_credentials::ClientCredentialsRequest::parse(form)?)
-            }
+            Some(GrantType::ClientCredentials) => GrantRequest::ClientCredentials(
+                client_credentials::ClientCredentialsRequest::parse(form)?,
+            ),
             None => return Err(Error::unsupported_grant_type(rejected("grant_type"))),
         };
         let resource = match form.many("resource").map_err(refuse)?.as_slice() {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::error::Error;
-use super::scope::Scope;
+use super::request::scope::Scope;
 use crate::accounts::user::User;
 use crate::id::ClientId;
 use crate::keys::{Alg, KeyView};

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use portcullis::oauth::client::{AuthMethod, ClientSecret, Registration};
 use portcullis::oauth::client_auth::{present, prove};
-use portcullis::oauth::params::Params;
+use portcullis::oauth::request::params::Params;
 use portcullis::secret::{Secret, base64url, sha256};
 use serde_json::{Value, json};
 

@@ -154,7 +154,7 @@ async fn a434(stage: &Stage) {
             id: uuid(&server.app.entropy, now()),
             audience: format!("https://api{round}.example"),
             name: "API".to_owned(),
-            scopes: portcullis::oauth::scope::Scope::parse("").unwrap_or_default(),
+            scopes: portcullis::oauth::request::scope::Scope::parse("").unwrap_or_default(),
             access_ttl: Some(life),
             alg: portcullis::keys::Alg::ES256,
             max_age: portcullis_verifier::MaxAge::STANDARD,

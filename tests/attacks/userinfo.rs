@@ -224,7 +224,7 @@ async fn tells(stage: &Stage, client: &TestClient, changed: &[(&str, &str)]) -> 
 
 async fn a356(stage: &Stage) {
     let mut narrow = confidential("narrow", "https://narrow.example/cb");
-    narrow.scopes = portcullis::oauth::scope::Scope::parse("openid").unwrap();
+    narrow.scopes = portcullis::oauth::request::scope::Scope::parse("openid").unwrap();
     let narrow = stage.server.register(narrow).await;
     let web = stage.server.shop().await;
     let wanted = r#"{"userinfo":{"email":null,"email_verified":{"essential":true},"shoe_size":{"essential":true}},"id_token":{"email":null}}"#;

@@ -231,7 +231,7 @@ story! {
         let mut alice = server.browser();
         let login = alice.opens(&web.request(&[("scope", "openid orders:read")])).await;
         // The registration is narrowed while the page is open.
-        let narrowed = portcullis::oauth::scope::Scope::parse("openid").unwrap();
+        let narrowed = portcullis::oauth::request::scope::Scope::parse("openid").unwrap();
         server.alter(&web.client.id, |client| client.scopes = narrowed).await;
         let (authorization, csrf) = (login.hidden("authorization"), login.hidden("csrf"));
         let form = [("authorization", authorization.as_str()), ("csrf", &csrf), ("username", "alice"), ("password", PASSWORD)];

@@ -9,7 +9,7 @@ use crate::config::Network;
 use crate::id::ClientId;
 use crate::keys::Alg;
 use crate::oauth::client::{AuthMethod, Client, ConsentPolicy, GrantType, check_id};
-use crate::oauth::scope::Scope;
+use crate::oauth::request::scope::Scope;
 use crate::time::Timestamp;
 
 /// What was given; the rest stays as it is. A list is replaced whole. On the command line one empty

@@ -13,8 +13,8 @@ use crate::audit::Actor;
 use crate::id::{self, ClientId, UserId};
 use crate::keys::Alg;
 use crate::oauth::client::Client;
+use crate::oauth::request::scope::Scope;
 use crate::oauth::resource::Resource;
-use crate::oauth::scope::Scope;
 use crate::secret::{Entropy, Secret};
 use crate::time::Timestamp;
 

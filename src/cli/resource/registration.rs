@@ -9,8 +9,8 @@ use crate::cli::Wrong;
 use crate::config::Span;
 use crate::id;
 use crate::keys::Alg;
+use crate::oauth::request::scope::Scope;
 use crate::oauth::resource::Resource;
-use crate::oauth::scope::Scope;
 use crate::secret::Entropy;
 use crate::time::Timestamp;
 

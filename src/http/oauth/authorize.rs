@@ -15,13 +15,13 @@ use crate::http::response::{deliver, see_other};
 use crate::http::server::client_address::ClientAddress;
 use crate::http::server::rate_limit;
 use crate::id::{AuthorizationId, ConsentId};
-use crate::oauth::authorize::{self as rules, Refused, Request};
-use crate::oauth::callback::{Callback, Delivery};
 use crate::oauth::grants::authorization_code::Code;
-use crate::oauth::grants::{NewGrant, Grant};
-use crate::oauth::next_step::{Authorization, Stage, Step};
-use crate::oauth::params::Params;
-use crate::oauth::scope::Scope;
+use crate::oauth::grants::{Grant, NewGrant};
+use crate::oauth::request::authorize::{self as rules, Refused, Request};
+use crate::oauth::request::callback::{Callback, Delivery};
+use crate::oauth::request::next_action::{Authorization, Stage, Step};
+use crate::oauth::request::params::Params;
+use crate::oauth::request::scope::Scope;
 use crate::oauth::{Detail, Error};
 use crate::secret::Hash;
 use crate::time::Timestamp;
@@ -249,7 +249,9 @@ async fn store(http: &HttpRequest, app: &App, body: Payload) -> Result<Authoriza
         .iter()
         .any(|name| query.has(name) && params.has(name))
     {
-        return Err(crate::oauth::Error::from(crate::oauth::params::Problem::Duplicate).into());
+        return Err(
+            crate::oauth::Error::from(crate::oauth::request::params::Problem::Duplicate).into(),
+        );
     }
     let now = app.clock.now();
     let pending = pend(http, app, &params, now).await?;

@@ -19,8 +19,8 @@ use crate::oauth::client_auth::{self, AuthenticatedClient};
 use crate::oauth::grants::refresh_token::Refresh;
 use crate::oauth::issue::{self, TokenResponse};
 use crate::oauth::ledger::Failure;
-use crate::oauth::params::Params;
-use crate::oauth::token::{self, Request};
+use crate::oauth::request::params::Params;
+use crate::oauth::token::{self, TokenRequest};
 use crate::oauth::{Code, Description, Detail, Error};
 use crate::time::Timestamp;
 
@@ -100,7 +100,7 @@ pub(in crate::http) async fn authenticated_client(
             Unread::Notice(notice) => Stop::Notice(notice),
             Unread::NotAForm => rejected("content_type", Description::CONTENT_TYPE),
         })?;
-    let proven = prove(request, app, &form, now).await?;
+    let proven = authenticate(request, app, &form, now).await?;
     access_log::name_client(request, &proven.client().id);
     if proven.client().is_confidential() {
         rate_limit::charge_client(request, &proven.client().id).map_err(Stop::TooMany)?;
@@ -188,8 +188,8 @@ async fn answer(
     //    Without keys to sign with nothing is used up.
     app.signing_keys().await?;
     let now = app.clock.now();
-    let (form, proven) = proven(request, &app, body, now).await?;
-    let wanted = Request::parse(&form)?;
+    let (form, proven) = authenticated_client(request, &app, body, now).await?;
+    let wanted = TokenRequest::parse(&form)?;
     let kind = if proven.client().is_confidential() {
         "confidential"
     } else {

@@ -13,7 +13,7 @@ use crate::http::extract::{self, Unread};
 use crate::http::oauth::cors;
 use crate::http::oauth::token;
 use crate::id::{ClientId, GrantId, UserId};
-use crate::oauth::scope::Scope;
+use crate::oauth::request::scope::Scope;
 use crate::oauth::{Detail, Error, introspection, userinfo};
 
 /// `GET /oauth2/userinfo`.

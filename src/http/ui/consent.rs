@@ -18,10 +18,10 @@ use crate::http::extract::{self, Browser, Jar};
 use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
 use crate::id::{AuthorizationId, ConsentId};
 use crate::oauth::Detail;
-use crate::oauth::authorize::Request;
-use crate::oauth::next_step::Step;
-use crate::oauth::params::Params;
-use crate::oauth::scope::Scope;
+use crate::oauth::request::authorize::Request;
+use crate::oauth::request::next_action::Step;
+use crate::oauth::request::params::Params;
+use crate::oauth::request::scope::Scope;
 use crate::time::Timestamp;
 
 #[derive(Template)]

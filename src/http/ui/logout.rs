@@ -18,7 +18,7 @@ use crate::oauth::Detail;
 use crate::oauth::client::Client;
 use crate::oauth::id_token::Hint;
 use crate::oauth::logout::{LogoutRequest, UNREADABLE_HINT};
-use crate::oauth::params::Params;
+use crate::oauth::request::params::Params;
 
 #[derive(Template)]
 #[template(path = "logout.html")]

@@ -13,11 +13,11 @@ use crate::id::{ClientId, GrantId};
 use crate::oauth::client::{Client, GrantType};
 use crate::oauth::client_auth::AuthenticatedClient;
 use crate::oauth::error::{Description, Detail, Error};
-use crate::oauth::issue::{TokenGrant, PendingTokens, TokenIssuer};
+use crate::oauth::issue::{PendingTokens, TokenGrant, TokenIssuer};
 use crate::oauth::ledger::{Failure, Ledger};
-use crate::oauth::params::Params;
 use crate::oauth::pkce::{self, Challenge};
 use crate::oauth::redirect_uri;
+use crate::oauth::request::params::Params;
 use crate::oauth::token::refuse;
 use crate::secret::{Hash, Secret};
 use crate::time::Timestamp;
@@ -47,7 +47,7 @@ impl Code {
     /// A fresh code that buys `grant`, and what to remember of it.
     pub fn issue(
         grant: &Grant,
-        request: &crate::oauth::authorize::Request,
+        request: &crate::oauth::request::authorize::Request,
         life: Duration,
         entropy: &crate::secret::Entropy,
         now: Timestamp,
@@ -279,7 +279,7 @@ fn recovered(code: &Code) -> Result<primitive::Grant, Redeem> {
     Ok(primitive::Grant {
         owner_id: String::new(),
         client_id: code.client_id.as_str().to_owned(),
-        scope: crate::oauth::scope::Scope::default().set(),
+        scope: crate::oauth::request::scope::Scope::default().set(),
         redirect_uri: code.redirect_uri.parse().map_err(|_| Redeem::RedirectUri)?,
         until: chrono::DateTime::<chrono::Utc>::MAX_UTC,
         extensions,

@@ -4,9 +4,9 @@ use crate::oauth::client::Client;
 use crate::oauth::client_auth::AuthenticatedClient;
 use crate::oauth::error::{Detail, Error};
 use crate::oauth::issue::{PendingTokens, TokenIssuer};
-use crate::oauth::params::Params;
+use crate::oauth::request::params::Params;
+use crate::oauth::request::scope::{IDENTITY, Scope};
 use crate::oauth::resource::{self, Resource};
-use crate::oauth::scope::{IDENTITY, Scope};
 use crate::oauth::token::refuse;
 
 /// What the client brought.

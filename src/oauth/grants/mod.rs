@@ -8,8 +8,8 @@ use crate::accounts::session::Login;
 use crate::id::{ClientId, ConsentId, GrantId, Sid, UserId};
 use crate::oauth::client::Client;
 use crate::oauth::error::{Detail, Error};
+use crate::oauth::request::scope::Scope;
 use crate::oauth::resource::Resource;
-use crate::oauth::scope::Scope;
 use crate::secret::Entropy;
 use crate::time::Timestamp;
 

@@ -10,11 +10,11 @@ use crate::id::GrantId;
 use crate::oauth::client::Client;
 use crate::oauth::client_auth::AuthenticatedClient;
 use crate::oauth::error::{Description, Detail, Error};
-use crate::oauth::issue::{TokenGrant, PendingTokens, TokenIssuer};
+use crate::oauth::issue::{PendingTokens, TokenGrant, TokenIssuer};
 use crate::oauth::ledger::{Failure, Ledger};
-use crate::oauth::params::Params;
+use crate::oauth::request::params::Params;
+use crate::oauth::request::scope::Scope;
 use crate::oauth::resource::Resource;
-use crate::oauth::scope::Scope;
 use crate::oauth::token::refuse;
 use crate::secret::Secret;
 use crate::time::Timestamp;
@@ -174,7 +174,11 @@ fn allowed<'p>(
 }
 
 /// Why a grant does not stand.
-fn inactive_reason(id: &GrantId, ledger: &mut dyn Ledger, now: Timestamp) -> Result<Refresh, Failure> {
+fn inactive_reason(
+    id: &GrantId,
+    ledger: &mut dyn Ledger,
+    now: Timestamp,
+) -> Result<Refresh, Failure> {
     Ok(if ledger.is_expired(id, now)? {
         Refresh::Expired
     } else {

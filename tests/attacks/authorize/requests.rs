@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use portcullis::oauth::authorize::KNOWN;
+use portcullis::oauth::request::authorize::KNOWN;
 
 use super::{AUTHORIZE, STATE, both, form, posts_across, with_raw};
 use crate::expect::{

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use portcullis::oauth::scope::Scope;
+use portcullis::oauth::request::scope::Scope;
 
 use super::{STATE, both, form, posts_across};
 use crate::expect::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use portcullis::accounts::user::Username;
 use portcullis::oauth::client::Client;
-use portcullis::oauth::scope::Scope;
+use portcullis::oauth::request::scope::Scope;
 use portcullis::secret::{base64url, sha256};
 
 use super::{bought, refused_everywhere};

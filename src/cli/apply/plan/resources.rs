@@ -7,8 +7,8 @@ use crate::admin::resources::{validate, view};
 use crate::cli::Wrong;
 use crate::cli::apply::file::{Entry, Wanted};
 use crate::config::limits::SCOPE_BYTES;
+use crate::oauth::request::scope::Scope;
 use crate::oauth::resource::{Resource, check_description};
-use crate::oauth::scope::Scope;
 
 pub(super) fn resources(
     wanted: &Wanted,

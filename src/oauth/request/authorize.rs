@@ -1,5 +1,5 @@
 //! The authorization endpoint: RFC 6749 §4.1.1, OIDC Core §3.1.2. A request becomes a [`Request`];
-//! `next_step` says what it needs.
+//! `next_action` says what it needs.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -11,16 +11,16 @@ use oxide_auth::primitives::registrar::{BoundClient, ExactUrl, PreGrant, Registe
 
 use super::callback::{Callback, ResponseMode};
 use super::claims_request::ClaimsRequest;
-use super::client::{Client, GrantType};
-use super::error::{Description, Detail, Error};
 use super::params::{Params, Problem};
-use super::pkce::Challenge;
-use super::redirect_uri;
-use super::resource::{self, Resource};
 use super::scope::Scope;
 use crate::accounts::session::ACR_PASSWORD;
 use crate::config::limits::{NONCE_CHARS, STATE_CHARS};
 use crate::id::{ClientId, UserId};
+use crate::oauth::client::{Client, GrantType};
+use crate::oauth::error::{Description, Detail, Error};
+use crate::oauth::pkce::Challenge;
+use crate::oauth::redirect_uri;
+use crate::oauth::resource::{self, Resource};
 
 /// Every parameter that we read; the ones that may not stand twice.
 pub const KNOWN: [&str; 19] = [

@@ -2,13 +2,13 @@
 //! stored; login and consent know nothing of one another.
 
 use super::authorize::Request;
-use super::client::ConsentPolicy;
-use super::error::{Detail, Error};
-use super::redirect_uri;
 use super::scope::Scope;
 use crate::accounts::consent::Consent;
 use crate::accounts::session::Login;
 use crate::id::{AuthorizationId, ClientId, ConsentId, Sid, UserId};
+use crate::oauth::client::ConsentPolicy;
+use crate::oauth::error::{Detail, Error};
+use crate::oauth::redirect_uri;
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
@@ -206,7 +206,7 @@ mod tests {
 
     use super::super::authorize::Prompt;
     use super::super::callback::Callback;
-    use super::super::client::{Client, GrantType};
+    use super::crate::oauth::client::{Client, GrantType};
     use super::*;
     use crate::accounts::session::ACR_PASSWORD;
 
@@ -222,7 +222,7 @@ mod tests {
             ..Client::new("shop".into(), NOW)
         };
         Request {
-            callback: Callback::proven("https://app.example/cb".to_owned(), true),
+            callback: Callback::validated("https://app.example/cb".to_owned(), true),
             scope: Scope::parse("openid a").unwrap(),
             resources: Vec::new(),
             nonce: None,

@@ -1,7 +1,7 @@
 //! Where the answer of an authorization request may go, and in what form: RFC 6749 §4.1.2, OAuth
 //! 2.0 Form Post Response Mode, `iss` (RFC 9207).
 
-use super::error::Error;
+use crate::oauth::error::Error;
 use crate::secret::Secret;
 
 /// A proven redirect URI. Nobody can redirect without one, and only `redirect_uri::resolve` makes it.
@@ -38,7 +38,7 @@ pub enum Delivery {
 }
 
 impl Callback {
-    pub(super) fn proven(uri: String, sent: bool) -> Self {
+    pub(in crate::oauth) fn validated(uri: String, sent: bool) -> Self {
         Self {
             uri,
             sent,
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_registered_query_is_kept_and_state_is_exact() {
-        let callback = Callback::proven("https://app.example/cb?a=1".into(), true)
+        let callback = Callback::validated("https://app.example/cb?a=1".into(), true)
             .with(Some("x y&=%\"<+".into()), ResponseMode::Query);
         let Delivery::Redirect(to) = callback.answer(&Secret::from_text("c"), "https://op.example")
         else {

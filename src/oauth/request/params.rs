@@ -1,8 +1,8 @@
 //! A query or form, parsed once and strictly: RFC 6749 §3.1, §3.2 and App. B. A parameter stands at
 //! most once, but for `resource` (RFC 8707 §2).
 
-use super::error::Description;
 use crate::config::limits::FIELDS;
+use crate::oauth::error::Description;
 
 /// The fields of a query or form, in order.
 #[derive(Clone, Debug, Default)]
