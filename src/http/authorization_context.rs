@@ -34,32 +34,32 @@ pub(in crate::http) fn dispatcher(id: &AuthorizationId) -> String {
 const RESTART_BYTES: usize = 7 * 1024;
 
 /// Why there is no next page.
-pub(in crate::http) enum Stop {
+pub(in crate::http) enum HandlerError {
     Notice(Notice),
     /// A notice with a way on.
     Linked(Notice, Box<Option<Link>>),
     Refused(Refused),
 }
 
-impl From<Refused> for Stop {
+impl From<Refused> for HandlerError {
     fn from(refused: Refused) -> Self {
         Self::Refused(refused)
     }
 }
 
-impl From<Error> for Stop {
+impl From<Error> for HandlerError {
     fn from(error: Error) -> Self {
         Self::Refused(Refused::Page(error))
     }
 }
 
-impl From<db::Error> for Stop {
+impl From<db::Error> for HandlerError {
     fn from(error: db::Error) -> Self {
         Error::from(error).into()
     }
 }
 
-impl From<AdminError> for Stop {
+impl From<AdminError> for HandlerError {
     fn from(error: AdminError) -> Self {
         match error {
             AdminError::Storage(error) => error.into(),
@@ -69,7 +69,7 @@ impl From<AdminError> for Stop {
     }
 }
 
-impl Stop {
+impl HandlerError {
     /// Answers a form of this server: a refusal that the client is told leaves the origin like any other
     /// answer, by a page that continues.
     pub(in crate::http) fn respond_to_form(
@@ -160,7 +160,7 @@ pub(in crate::http) async fn pend(
     app: &App,
     params: &Params,
     now: Timestamp,
-) -> Result<Pending, Stop> {
+) -> Result<Pending, HandlerError> {
     // 1. The client, and where the answer may go.
     let client_id = rules::client_id(params)?;
     let known = app.registrations.find(&app.store, &client_id, now).await?;
@@ -205,7 +205,7 @@ async fn expire(
     app: &App,
     stored: &mut Stored,
     now: Timestamp,
-) -> Result<(), Stop> {
+) -> Result<(), HandlerError> {
     let idle = app.config.login.session_idle.0;
     if let Some((session, _)) = stored
         .session
@@ -231,16 +231,16 @@ pub(in crate::http) async fn open(
     id: &AuthorizationId,
     browser: &Browser,
     now: Timestamp,
-) -> Result<Authorization, Stop> {
+) -> Result<Authorization, HandlerError> {
     let wanted = id.clone();
     let found = app
         .store
         .read(move |tx| tx.find_authorization(&wanted))
         .await?;
-    let begun = found.ok_or(Stop::Notice(Notice::OTHER_BROWSER))?;
+    let begun = found.ok_or(HandlerError::Notice(Notice::OTHER_BROWSER))?;
     match &begun.browser {
         Some(bound) if bound.matches(&browser.hash()) => {}
-        Some(_) => return Err(Stop::Notice(Notice::OTHER_BROWSER)),
+        Some(_) => return Err(HandlerError::Notice(Notice::OTHER_BROWSER)),
         None => {
             let (id, hash) = (id.clone(), browser.hash());
             if !app
@@ -248,7 +248,7 @@ pub(in crate::http) async fn open(
                 .transaction(move |tx| tx.bind_authorization(&id, &hash))
                 .await?
             {
-                return Err(Stop::Notice(Notice::OTHER_BROWSER));
+                return Err(HandlerError::Notice(Notice::OTHER_BROWSER));
             }
         }
     }
@@ -256,10 +256,10 @@ pub(in crate::http) async fn open(
         let client = app.registrations.find(&app.store, &begun.client_id, now);
         let client = client.await?.map(|known| known.client.clone());
         let link = client.as_ref().and_then(|client| to_client(client, &begun));
-        return Err(Stop::Linked(Notice::ALREADY_DONE, Box::new(link)));
+        return Err(HandlerError::Linked(Notice::ALREADY_DONE, Box::new(link)));
     }
     if now >= begun.expires_at {
-        return Err(Stop::Linked(Notice::TOO_LATE, Box::new(restart(&begun))));
+        return Err(HandlerError::Linked(Notice::TOO_LATE, Box::new(restart(&begun))));
     }
     Ok(begun)
 }

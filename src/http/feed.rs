@@ -21,7 +21,7 @@ use crate::feed::{self, Next, Standing, Stream, Unready};
 use crate::http::error;
 use crate::http::extract;
 use crate::http::oauth::discovery;
-use crate::http::oauth::token::{self, Stop};
+use crate::http::oauth::token::{self, HandlerError};
 use crate::http::server::connections;
 use crate::http::server::rate_limit;
 use crate::id::ClientId;
@@ -80,7 +80,7 @@ pub async fn ack(request: HttpRequest, app: Data<App>, body: Payload) -> HttpRes
 
 /// Why a subscriber gets nothing.
 enum Stopped {
-    Stop(Stop),
+    HandlerError(HandlerError),
     /// 409: it stands where this feed has not been.
     Ahead {
         /// Whether the database itself says so, and not only what this node last read of it.
@@ -88,16 +88,16 @@ enum Stopped {
     },
 }
 
-impl<E: Into<Stop>> From<E> for Stopped {
+impl<E: Into<HandlerError>> From<E> for Stopped {
     fn from(stop: E) -> Self {
-        Self::Stop(stop.into())
+        Self::HandlerError(stop.into())
     }
 }
 
 impl Stopped {
     fn respond(self, request: &HttpRequest) -> HttpResponse {
         match self {
-            Self::Stop(stop) => stop.respond(request),
+            Self::HandlerError(stop) => stop.respond(request),
             Self::Ahead { .. } => {
                 error::log(request, Detail::new("feed.ahead", "position"), None);
                 HttpResponse::Conflict()
@@ -109,7 +109,7 @@ impl Stopped {
     }
 }
 
-impl From<Unready> for Stop {
+impl From<Unready> for HandlerError {
     fn from(unready: Unready) -> Self {
         Self::Error(match unready {
             Unready::Feed => Error {
@@ -123,25 +123,25 @@ impl From<Unready> for Stop {
 }
 
 /// No room for another stream or instance: 503, elsewhere there may be.
-fn full(bucket: &'static str) -> Stop {
-    Stop::Error(Error {
+fn full(bucket: &'static str) -> HandlerError {
+    HandlerError::Error(Error {
         code: Code::TemporarilyUnavailable,
         detail: Detail::new("ratelimit.hit", bucket),
         source: None,
     })
 }
 
-fn malformed(reason: &'static str) -> Stop {
-    Stop::Error(Error::invalid_request(Detail::new("feed.denied", reason)))
+fn malformed(reason: &'static str) -> HandlerError {
+    HandlerError::Error(Error::invalid_request(Detail::new("feed.denied", reason)))
 }
 
 /// The resource server that asks: HTTP Basic alone (RFC 6749 §2.3.1). Whoever is none learns no more
 /// than whoever gives no credentials.
-async fn subscriber(request: &HttpRequest, app: &App) -> Result<AuthenticatedClient, Stop> {
+async fn subscriber(request: &HttpRequest, app: &App) -> Result<AuthenticatedClient, HandlerError> {
     let proven = token::authenticate(request, app, &Params::default(), app.clock.now()).await?;
     if proven.client().serves.is_empty() {
         let detail = Detail::new("feed.denied", "no_resource_server");
-        return Err(Stop::Error(Error::invalid_client(detail)));
+        return Err(HandlerError::Error(Error::invalid_client(detail)));
     }
     Ok(proven)
 }
@@ -164,7 +164,7 @@ async fn frames(request: &HttpRequest, app: &Data<App>) -> Result<Vec<String>, S
 
 /// Off the event loop where there is much to sign. A thread for each of a thousand subscribers that come
 /// back at once would cost more than all their frames.
-async fn make(app: &Data<App>, after: Position) -> Result<feed::Signed, Stop> {
+async fn make(app: &Data<App>, after: Position) -> Result<feed::Signed, HandlerError> {
     let (node, keys) = (app.clone(), app.keys());
     if app.feed.live_records() <= FEW {
         return Ok(app.feed.frame_after(after, &keys)?);
@@ -212,12 +212,12 @@ async fn wait_for_news(app: &App, after: Position, wait: Duration) {
     }
 }
 
-fn query(request: &HttpRequest) -> Result<Params, Stop> {
+fn query(request: &HttpRequest) -> Result<Params, HandlerError> {
     extract::query(request).map_err(|_| malformed("query"))
 }
 
 /// `after`; absent or `0`: from the beginning.
-fn position(query: &Params) -> Result<Position, Stop> {
+fn position(query: &Params) -> Result<Position, HandlerError> {
     match query.one("after").map_err(|_| malformed("after"))? {
         None | Some("0") => Ok(Position::default()),
         Some(text) => text.parse().map_err(|_| malformed("after")),
@@ -237,7 +237,7 @@ async fn subscribe(request: &HttpRequest, app: &Data<App>) -> Result<Subscriber,
     };
     must_not_be_ahead(request, app, at).await?;
     if app.feed.place().is_none() || app.feed.is_restored() {
-        return Err(Stop::from(Unready::Feed).into());
+        return Err(HandlerError::from(Unready::Feed).into());
     }
     let client = proven.client();
     let counted = app.feed.streams.open(&client.id);
@@ -345,9 +345,9 @@ async fn acknowledge(
     let read = body.to_bytes_limited(BODY_BYTES + FRAME_MAX_BYTES);
     let body = match tokio::time::timeout(BODY_TIME, read).await {
         Ok(Ok(Ok(body))) => body,
-        Ok(Err(_)) => return Err(Stop::Notice(error::Notice::BODY_TOO_LARGE).into()),
+        Ok(Err(_)) => return Err(HandlerError::Notice(error::Notice::BODY_TOO_LARGE).into()),
         Ok(Ok(Err(_))) => return Err(malformed("body").into()),
-        Err(_) => return Err(Stop::Notice(error::Notice::TOO_SLOW).into()),
+        Err(_) => return Err(HandlerError::Notice(error::Notice::TOO_SLOW).into()),
     };
     let ack: Ack = serde_json::from_slice(&body).map_err(|_| malformed("body"))?;
     let is_name = |text: &str, most: usize| {

@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::app::App;
 use crate::db;
 use crate::http::assets::Assets;
-use crate::http::authorization_context::{Pending, Stop, dispatcher, open, pend};
+use crate::http::authorization_context::{Pending, HandlerError, dispatcher, open, pend};
 use crate::http::error::{self, Notice};
 use crate::http::extract::{self, Browser, Jar, Unread};
 use crate::http::navigation::Load;
@@ -105,7 +105,7 @@ async fn begin(
     params: &Params,
     browser: &Browser,
     load: Load,
-) -> Result<Next, Stop> {
+) -> Result<Next, HandlerError> {
     let now = app.clock.now();
     let pending = pend(http, app, params, now).await?;
     allow_frame(load, &pending.request)?;
@@ -140,11 +140,11 @@ async fn resume(
     id: AuthorizationId,
     browser: &Browser,
     load: Load,
-) -> Result<Next, Stop> {
+) -> Result<Next, HandlerError> {
     let now = app.clock.now();
     let begun = open(app, &id, browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
-        .map_err(|_| Stop::Notice(Notice::TOO_MANY_FIELDS))?;
+        .map_err(|_| HandlerError::Notice(Notice::TOO_MANY_FIELDS))?;
     let pending = pend(http, app, &params, now).await?;
     allow_frame(load, &pending.request)?;
     match pending.next(Some(&begun), now) {
@@ -158,7 +158,7 @@ async fn resume(
             Err(if taken {
                 refuse(&pending.request.callback, error)
             } else {
-                Stop::Notice(Notice::ALREADY_DONE)
+                HandlerError::Notice(Notice::ALREADY_DONE)
             })
         }
         Step::Answer { scope, consent_id } => {
@@ -169,9 +169,9 @@ async fn resume(
 
 /// Silent renewal (`prompt=none`) is the only request that a frame may make. On another site it is a
 /// stranger's page, and no cookies are sent: the user counts as signed out there.
-fn allow_frame(load: Load, request: &Request) -> Result<(), Stop> {
+fn allow_frame(load: Load, request: &Request) -> Result<(), HandlerError> {
     match load {
-        Load::Frame { .. } if !request.prompt.none => Err(Stop::Notice(Notice::EMBEDDED)),
+        Load::Frame { .. } if !request.prompt.none => Err(HandlerError::Notice(Notice::EMBEDDED)),
         Load::Frame {
             is_same_site: false,
         } => {
@@ -190,14 +190,14 @@ async fn answer(
     scope: Scope,
     consent_id: Option<ConsentId>,
     now: Timestamp,
-) -> Result<Next, Stop> {
+) -> Result<Next, HandlerError> {
     let Pending {
         request,
         stored,
         feed_epoch,
     } = pending;
     let Some((session, _)) = stored.session else {
-        return Err(Stop::Notice(Notice::NO_START));
+        return Err(HandlerError::Notice(Notice::NO_START));
     };
     let given = NewGrant {
         client: &request.client,
@@ -227,22 +227,22 @@ async fn answer(
         Ok(true)
     });
     if !taken.await? {
-        return Err(Stop::Notice(Notice::ALREADY_DONE));
+        return Err(HandlerError::Notice(Notice::ALREADY_DONE));
     }
     Ok(Next::Deliver(
         request.callback.answer(&secret, app.issuer.as_str()),
     ))
 }
 
-async fn store(http: &HttpRequest, app: &App, body: Payload) -> Result<AuthorizationId, Stop> {
-    let too_many = |_| Stop::Notice(Notice::TOO_MANY_FIELDS);
+async fn store(http: &HttpRequest, app: &App, body: Payload) -> Result<AuthorizationId, HandlerError> {
+    let too_many = |_| HandlerError::Notice(Notice::TOO_MANY_FIELDS);
     let query = extract::query(http).map_err(too_many)?;
     let (params, text) =
         extract::form_and_text(http, body)
             .await
             .map_err(|unread| match unread {
-                Unread::Notice(notice) => Stop::Notice(notice),
-                Unread::NotAForm => Stop::Notice(Notice::BAD_FORM),
+                Unread::Notice(notice) => HandlerError::Notice(notice),
+                Unread::NotAForm => HandlerError::Notice(Notice::BAD_FORM),
             })?;
     // RFC 6749 §3.1: a parameter stands once, wherever it stands.
     if rules::KNOWN
@@ -297,6 +297,6 @@ fn authorization(
     }
 }
 
-fn refuse(callback: &Callback, error: Error) -> Stop {
-    Stop::Refused(Refused::Callback(Box::new(callback.clone()), error))
+fn refuse(callback: &Callback, error: Error) -> HandlerError {
+    HandlerError::Refused(Refused::Callback(Box::new(callback.clone()), error))
 }

@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Value};
 
 use crate::app::App;
-use crate::http::oauth::token::{self, Stop};
+use crate::http::oauth::token::{self, HandlerError};
 use crate::id::GrantId;
 use crate::oauth::introspection::{self, IntrospectionRequest};
 use crate::oauth::ledger::Failure;
@@ -26,7 +26,7 @@ async fn introspect(
     request: &HttpRequest,
     app: &App,
     body: Payload,
-) -> Result<Map<String, Value>, Stop> {
+) -> Result<Map<String, Value>, HandlerError> {
     // 1. Parse, prove the resource server, read the token.
     let now = app.clock.now();
     let (form, proven) = token::authenticated_client(request, app, body, now).await?;

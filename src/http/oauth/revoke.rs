@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::app::App;
 use crate::http::error;
 use crate::http::oauth::cors;
-use crate::http::oauth::token::{self, Stop};
+use crate::http::oauth::token::{self, HandlerError};
 use crate::oauth::revocation::{self, RevocationRequest};
 
 /// `POST /oauth2/revoke`: 200 with an empty body once the revocation is committed.
@@ -21,7 +21,7 @@ pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpRe
     response
 }
 
-async fn revoke(request: &HttpRequest, app: &App, body: Payload) -> Result<(), Stop> {
+async fn revoke(request: &HttpRequest, app: &App, body: Payload) -> Result<(), HandlerError> {
     // 1. Parse, and prove the client.
     let now = app.clock.now();
     let (form, proven) = token::authenticated_client(request, app, body, now).await?;

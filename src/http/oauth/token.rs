@@ -37,13 +37,13 @@ pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpRe
 }
 
 /// Why an endpoint that programs call gives nothing.
-pub(in crate::http) enum Stop {
+pub(in crate::http) enum HandlerError {
     Notice(Notice),
     Error(Error),
     TooMany(TooMany),
 }
 
-impl Stop {
+impl HandlerError {
     pub(in crate::http) fn respond(self, request: &HttpRequest) -> HttpResponse {
         match self {
             Self::Error(error) => error::json(request, &error),
@@ -53,7 +53,7 @@ impl Stop {
     }
 }
 
-impl<E: Into<Error>> From<E> for Stop {
+impl<E: Into<Error>> From<E> for HandlerError {
     fn from(error: E) -> Self {
         Self::Error(error.into())
     }
@@ -86,10 +86,10 @@ pub(in crate::http) async fn authenticated_client(
     app: &App,
     body: Payload,
     now: Timestamp,
-) -> Result<(Params, AuthenticatedClient), Stop> {
+) -> Result<(Params, AuthenticatedClient), HandlerError> {
     let rejected = |reason, description| {
         let detail = Detail::new("token.rejected", reason).described(description);
-        Stop::Error(Error::invalid_request(detail))
+        HandlerError::Error(Error::invalid_request(detail))
     };
     if !request.query_string().is_empty() {
         return Err(rejected("query", Description::IN_QUERY));
@@ -97,13 +97,13 @@ pub(in crate::http) async fn authenticated_client(
     let form = extract::form(request, body)
         .await
         .map_err(|unread| match unread {
-            Unread::Notice(notice) => Stop::Notice(notice),
+            Unread::Notice(notice) => HandlerError::Notice(notice),
             Unread::NotAForm => rejected("content_type", Description::CONTENT_TYPE),
         })?;
     let proven = authenticate(request, app, &form, now).await?;
     access_log::name_client(request, &proven.client().id);
     if proven.client().is_confidential() {
-        rate_limit::charge_client(request, &proven.client().id).map_err(Stop::TooMany)?;
+        rate_limit::charge_client(request, &proven.client().id).map_err(HandlerError::TooMany)?;
     }
     Ok((form, proven))
 }
@@ -114,7 +114,7 @@ pub(in crate::http) async fn authenticate(
     app: &App,
     form: &Params,
     now: Timestamp,
-) -> Result<AuthenticatedClient, Stop> {
+) -> Result<AuthenticatedClient, HandlerError> {
     let presented = client_auth::present(&extract::authorization(request), form)?;
     match recognise(app, &presented, ClientAddress::of(request), now).await? {
         Ok(proven) => Ok(proven),
@@ -129,7 +129,7 @@ async fn recognise(
     presented: &client_auth::ClientCredentials,
     address: IpAddr,
     now: Timestamp,
-) -> Result<Result<AuthenticatedClient, Error>, Stop> {
+) -> Result<Result<AuthenticatedClient, Error>, HandlerError> {
     if let Some(known) = app.registrations.recall(&presented.client_id, now)
         && let Ok(proven) = client_auth::authenticate(presented, Some(known), address, now)
     {
@@ -147,7 +147,7 @@ async fn recognise(
 
 /// Counts a client that fails to authenticate, and answers 429 when its address fails too often
 /// (policy §4). A right secret passes all the same: those that we make cannot be guessed.
-async fn count_failure(request: &HttpRequest, app: &App, refused: Error) -> Stop {
+async fn count_failure(request: &HttpRequest, app: &App, refused: Error) -> HandlerError {
     let bucket = throttle::failed_client(ClientAddress::of(request));
     let clock = app.clock.clone();
     let counted = app.store.transaction(move |tx| {
@@ -155,13 +155,13 @@ async fn count_failure(request: &HttpRequest, app: &App, refused: Error) -> Stop
         tx.count_failure(&bucket, now)
     });
     match counted.await {
-        Ok(None) => Stop::Error(refused),
+        Ok(None) => HandlerError::Error(refused),
         Ok(Some(wait)) => {
             // The refusal itself is seen, too.
             error::refused(request, refused.code.as_str(), refused.detail, None);
-            Stop::TooMany(TooMany::failures(wait))
+            HandlerError::TooMany(TooMany::failures(wait))
         }
-        Err(failure) => Stop::Error(storage(failure)),
+        Err(failure) => HandlerError::Error(storage(failure)),
     }
 }
 
@@ -183,7 +183,7 @@ async fn answer(
     request: &HttpRequest,
     app: Data<App>,
     body: Payload,
-) -> Result<TokenResponse, Stop> {
+) -> Result<TokenResponse, HandlerError> {
     // 1. Parse, and prove the client.
     //    Without keys to sign with nothing is used up.
     app.signing_keys().await?;
@@ -201,7 +201,7 @@ async fn answer(
         _ => None,
     };
     if let Some(grant) = &refreshed {
-        rate_limit::admit_refresh(request, grant).map_err(Stop::TooMany)?;
+        rate_limit::admit_refresh(request, grant).map_err(HandlerError::TooMany)?;
     }
     // 2. Decide, remember, commit.
     let node = app.clone();
@@ -237,7 +237,7 @@ async fn answer(
     let minted = web::block(move || issue::sign(decided, &keys))
         .await
         .map_err(Error::unsigned)?
-        .map_err(Stop::Error)?;
+        .map_err(HandlerError::Error)?;
     TOKENS_ISSUED.count(issued);
     Ok(minted)
 }

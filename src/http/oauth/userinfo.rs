@@ -32,12 +32,12 @@ pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpRe
     respond(&request, &app, token).await
 }
 
-enum Stop {
+enum HandlerError {
     Rejected(Rejected),
     Error(Error),
 }
 
-impl From<crate::db::Error> for Stop {
+impl From<crate::db::Error> for HandlerError {
     fn from(error: crate::db::Error) -> Self {
         Self::Error(error.into())
     }
@@ -49,7 +49,7 @@ async fn respond(
     token: Result<Option<String>, Rejected>,
 ) -> HttpResponse {
     let told = match token {
-        Err(rejected) => Err(Stop::Rejected(rejected)),
+        Err(rejected) => Err(HandlerError::Rejected(rejected)),
         Ok(token) => tell(app, token).await,
     };
     let mut response = match told {
@@ -60,8 +60,8 @@ async fn respond(
             .insert_header(("Cache-Control", "no-store"))
             .content_type("application/jwt")
             .body(jwt),
-        Err(Stop::Error(error)) => error::json(request, &error),
-        Err(Stop::Rejected(rejected)) => refuse(request, &rejected),
+        Err(HandlerError::Error(error)) => error::json(request, &error),
+        Err(HandlerError::Rejected(rejected)) => refuse(request, &rejected),
     };
     cors::allow(request, app, &mut response).await;
     response
@@ -73,18 +73,18 @@ enum Told {
     Signed(String),
 }
 
-async fn tell(app: &App, token: Option<String>) -> Result<Told, Stop> {
+async fn tell(app: &App, token: Option<String>) -> Result<Told, HandlerError> {
     // 1. A genuine token of ours with scope `openid`, whatever its audience.
-    let token = token.ok_or(Stop::Rejected(Rejected::Missing))?;
+    let token = token.ok_or(HandlerError::Rejected(Rejected::Missing))?;
     let (need, now) = (Need::scope("openid"), app.clock.now());
     let verified = introspection::verify_own(app.verifier(), &token, &need, now);
-    let claims = verified.map_err(Stop::Rejected)?;
+    let claims = verified.map_err(HandlerError::Rejected)?;
     // 2. About a person, and nothing that it rests on has ended.
-    let dead = || Stop::Rejected(Rejected::Claims("revoked"));
+    let dead = || HandlerError::Rejected(Rejected::Claims("revoked"));
     if claims.rev.user_epoch.is_none() || !app.is_token_active(&claims).await? {
         let grant = claims.grant_id.as_deref().map(GrantId::from);
         let checked = token::check_lost(app, grant.as_ref()).await;
-        checked.map_err(Stop::Error)?;
+        checked.map_err(HandlerError::Error)?;
         return Err(dead());
     }
     let (user, client) = (UserId::from(claims.sub), ClientId::from(claims.client_id));
@@ -103,8 +103,8 @@ async fn tell(app: &App, token: Option<String>) -> Result<Told, Stop> {
             let (keys, issuer) = (app.keys(), app.issuer.as_str().to_owned());
             let signed =
                 web::block(move || userinfo::sign(told, &client, &issuer, alg, &keys)).await;
-            let signed = signed.map_err(|error| Stop::Error(Error::unsigned(error)))?;
-            Ok(Told::Signed(signed.map_err(Stop::Error)?))
+            let signed = signed.map_err(|error| HandlerError::Error(Error::unsigned(error)))?;
+            Ok(Told::Signed(signed.map_err(HandlerError::Error)?))
         }
     }
 }

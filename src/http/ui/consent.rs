@@ -12,7 +12,7 @@ use crate::accounts::session::Login;
 use crate::app::App;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::http::assets::Assets;
-use crate::http::authorization_context::{self, Pending, Stop, dispatcher};
+use crate::http::authorization_context::{self, Pending, HandlerError, dispatcher};
 use crate::http::error::{self, Notice};
 use crate::http::extract::{self, Browser, Jar};
 use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
@@ -90,11 +90,11 @@ async fn asked(
     app: &App,
     id: &AuthorizationId,
     now: Timestamp,
-) -> Result<Option<Asked>, Stop> {
+) -> Result<Option<Asked>, HandlerError> {
     let browser = Browser::of(request, app);
     let begun = authorization_context::open(app, id, &browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
-        .map_err(|_| Stop::Notice(Notice::TOO_MANY_FIELDS))?;
+        .map_err(|_| HandlerError::Notice(Notice::TOO_MANY_FIELDS))?;
     let pending = authorization_context::pend(request, app, &params, now).await?;
     let is_due = match pending.next(Some(&begun), now) {
         Step::Consent => true,
@@ -118,7 +118,7 @@ async fn show(
     app: &App,
     assets: &Assets,
     id: AuthorizationId,
-) -> Result<HttpResponse, Stop> {
+) -> Result<HttpResponse, HandlerError> {
     let asked = asked(request, app, &id, app.clock.now()).await?;
     let Some(asked) = asked.filter(|asked| asked.is_due) else {
         return Ok(see_other(&dispatcher(&id)));
@@ -198,21 +198,21 @@ async fn decide(
     app: &App,
     assets: &Assets,
     body: Payload,
-) -> Result<HttpResponse, Stop> {
+) -> Result<HttpResponse, HandlerError> {
     // 1. The form is ours, and belongs to this login and this authorization.
     let form = extract::own_form(request, app, body)
         .await
-        .map_err(Stop::Notice)?;
-    let bad_form = |_| Stop::Notice(Notice::BAD_FORM);
+        .map_err(HandlerError::Notice)?;
+    let bad_form = |_| HandlerError::Notice(Notice::BAD_FORM);
     let id = form
         .one("authorization")
         .map_err(bad_form)?
         .map(AuthorizationId::from);
-    let id = id.ok_or(Stop::Notice(Notice::OTHER_BROWSER))?;
+    let id = id.ok_or(HandlerError::Notice(Notice::OTHER_BROWSER))?;
     let token = form.one("csrf").map_err(bad_form)?.unwrap_or_default();
     let cookie = Jar::Session
         .read(request, app)
-        .ok_or(Stop::Notice(Notice::FORGED))?;
+        .ok_or(HandlerError::Notice(Notice::FORGED))?;
     let found = app.store.read(move |tx| tx.find_session(&cookie.hash()));
     let Some((session, _)) = found.await? else {
         return Ok(continue_to(&dispatcher(&id), assets));
@@ -220,7 +220,7 @@ async fn decide(
     // Bound to the login and not to its cookie, which a sign-in in another tab renews.
     let sid = session.login.sid.as_str();
     if !app.secret.accepts_form(token, sid, &purpose(&id)) {
-        return Err(Stop::Notice(Notice::FORGED));
+        return Err(HandlerError::Notice(Notice::FORGED));
     }
     // 2. The authorization is open, and the person still signed in.
     let now = app.clock.now();
@@ -231,7 +231,7 @@ async fn decide(
     let ticked = form.many("scope").map_err(bad_form)?;
     let requested = &asked.pending.request.scope;
     if ticked.iter().any(|scope| !requested.contains(scope)) {
-        return Err(Stop::Notice(Notice::TAMPERED));
+        return Err(HandlerError::Notice(Notice::TAMPERED));
     }
     let granted = requested.retain(|scope| ticked.contains(&scope));
     let willing = form.one("decision").map_err(bad_form)? == Some("allow");
@@ -243,7 +243,7 @@ async fn decide(
     let allowed = willing && whole && !granted.is_empty();
     // 4. Remembered, and back to the dispatcher.
     if !record(app, &id, &asked, allowed.then_some(granted), now).await? {
-        return Err(Stop::Notice(Notice::ALREADY_DONE));
+        return Err(HandlerError::Notice(Notice::ALREADY_DONE));
     }
     error::note(
         request,
@@ -264,7 +264,7 @@ async fn record(
     asked: &Asked,
     granted: Option<Scope>,
     now: Timestamp,
-) -> Result<bool, Stop> {
+) -> Result<bool, HandlerError> {
     let client = &asked.pending.request.client;
     let login = asked.login.clone();
     let consent = granted.as_ref().map(|granted| Consent {

@@ -16,7 +16,7 @@ use crate::accounts::user::{User, Username};
 use crate::app::App;
 use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::http::assets::Assets;
-use crate::http::authorization_context::{self, Pending, Stop, dispatcher};
+use crate::http::authorization_context::{self, Pending, HandlerError, dispatcher};
 use crate::http::error::{self, Notice};
 use crate::http::extract::{self, Browser, Jar};
 use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
@@ -87,11 +87,11 @@ async fn pending(
     app: &App,
     id: &AuthorizationId,
     browser: &Browser,
-) -> Result<Option<Pending>, Stop> {
+) -> Result<Option<Pending>, HandlerError> {
     let now = app.clock.now();
     let begun = authorization_context::open(app, id, browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
-        .map_err(|_| Stop::Notice(Notice::TOO_MANY_FIELDS))?;
+        .map_err(|_| HandlerError::Notice(Notice::TOO_MANY_FIELDS))?;
     let pending = authorization_context::pend(request, app, &params, now).await?;
     let is_refused = matches!(pending.next(Some(&begun), now), Step::Refuse(_));
     Ok((!is_refused).then_some(pending))
@@ -143,12 +143,12 @@ async fn sign_in(
     app: &App,
     assets: &Assets,
     body: Payload,
-) -> Result<HttpResponse, Stop> {
+) -> Result<HttpResponse, HandlerError> {
     // 1. The form is ours, and this browser's.
     let form = extract::own_form(request, app, body)
         .await
-        .map_err(Stop::Notice)?;
-    let bad_form = |_| Stop::Notice(Notice::BAD_FORM);
+        .map_err(HandlerError::Notice)?;
+    let bad_form = |_| HandlerError::Notice(Notice::BAD_FORM);
     let browser = Browser::of(request, app);
     let token = form.one("csrf").map_err(bad_form)?.unwrap_or_default();
     if browser.fresh
@@ -156,14 +156,14 @@ async fn sign_in(
             .secret
             .accepts_form(token, browser.secret.expose(), PURPOSE)
     {
-        return Err(Stop::Notice(Notice::FORGED));
+        return Err(HandlerError::Notice(Notice::FORGED));
     }
     // 2. The authorization is open, and this browser's.
     let id = form
         .one("authorization")
         .map_err(bad_form)?
         .map(AuthorizationId::from);
-    let id = id.ok_or(Stop::Notice(Notice::OTHER_BROWSER))?;
+    let id = id.ok_or(HandlerError::Notice(Notice::OTHER_BROWSER))?;
     let Some(pending) = pending(request, app, &id, &browser).await? else {
         return Ok(continue_to(&dispatcher(&id), assets));
     };
@@ -172,7 +172,7 @@ async fn sign_in(
     let typed = form.verbatim("username").map_err(bad_form)?.trim();
     let password = form.verbatim("password").map_err(bad_form)?;
     let password = Password::parse(password).map_err(|unusable| {
-        Stop::Notice(match unusable {
+        HandlerError::Notice(match unusable {
             Unusable::TooLong => Notice::PASSWORD_TOO_LONG,
             Unusable::Nul => Notice::PASSWORD_WITH_NUL,
         })
@@ -189,7 +189,7 @@ async fn sign_in(
         Verdict::Busy => {
             count("unavailable");
             let detail = Detail::new("login.busy", "in_progress");
-            return Err(Stop::Notice(Notice::BUSY.because(detail)));
+            return Err(HandlerError::Notice(Notice::BUSY.because(detail)));
         }
         put_off => {
             let (reason, wait, advice) = throttled(put_off);
@@ -256,7 +256,7 @@ fn count(result: &'static str) {
 
 /// Gives back the room of an attempt that was not evaluated, or whose session could not be written, and
 /// returns `stop`. If the database is away, the attempt counts as abandoned.
-async fn refund(app: &App, attempt: &Attempt, stop: Stop) -> Stop {
+async fn refund(app: &App, attempt: &Attempt, stop: HandlerError) -> HandlerError {
     count("unavailable");
     let attempt = attempt.clone();
     let refunded = app.store.transaction(move |tx| tx.refund_attempt(&attempt));
@@ -268,7 +268,7 @@ async fn refund(app: &App, attempt: &Attempt, stop: Stop) -> Stop {
 
 /// Counts a failed attempt before it is answered. Returns whether its network has spent the last of its
 /// free failures.
-async fn record_failure(app: &App, attempt: Attempt) -> Result<bool, Stop> {
+async fn record_failure(app: &App, attempt: Attempt) -> Result<bool, HandlerError> {
     let clock = app.clock.clone();
     let counted = app.store.transaction(move |tx| {
         let now = tx.database_time(&clock)?;
@@ -283,7 +283,7 @@ async fn admit(
     app: &App,
     username: Option<Username>,
     device: Option<&Secret>,
-) -> Result<(Attempt, Verdict), Stop> {
+) -> Result<(Attempt, Verdict), HandlerError> {
     let (clock, address) = (app.clock.clone(), ClientAddress::of(request));
     let name = username.as_ref().map_or("", Username::as_str);
     let person = app.secret.user_ref(name);
@@ -336,7 +336,7 @@ async fn authenticate(
     app: &App,
     username: Option<Username>,
     password: Password,
-) -> Result<Option<(User, Option<Renewal>)>, Stop> {
+) -> Result<Option<(User, Option<Renewal>)>, HandlerError> {
     let found = match username {
         Some(username) => {
             app.store
@@ -349,7 +349,7 @@ async fn authenticate(
     let outdated = phc
         .clone()
         .filter(|phc| is_outdated(phc, &app.config.login.argon2));
-    let busy = |_| Stop::Notice(Notice::BUSY);
+    let busy = |_| HandlerError::Notice(Notice::BUSY);
     let (password, right) = app.password_matches(password, phc).await.map_err(busy)?;
     let Some(user) = user.filter(|user| right && user.disabled_at.is_none()) else {
         return Ok(None);

@@ -10,7 +10,7 @@ use crate::accounts::user::Username;
 use crate::app::App;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::http::assets::Assets;
-use crate::http::authorization_context::Stop;
+use crate::http::authorization_context::HandlerError;
 use crate::http::error::{self, Notice};
 use crate::http::extract::{self, Jar, Unread};
 use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
@@ -82,7 +82,7 @@ async fn log_out(
     app: &App,
     assets: &Assets,
     params: &Params,
-) -> Result<HttpResponse, Stop> {
+) -> Result<HttpResponse, HandlerError> {
     // 1. Which client asks, and for which session.
     let asked = LogoutRequest::parse(params).map_err(rejected)?;
     let read = |token| Hint::read(token, &app.keys(), app.issuer.as_str());
@@ -132,7 +132,7 @@ async fn log_out(
         .as_ref()
         .is_some_and(|hint| hint.sid.as_deref() == Some(session.login.sid.as_str()));
     if answered && !extract::is_same_origin(request, app) {
-        return Err(Stop::Notice(Notice::CROSS_SITE));
+        return Err(HandlerError::Notice(Notice::CROSS_SITE));
     }
     if answered
         && !app.secret.accepts_form(
@@ -141,7 +141,7 @@ async fn log_out(
             PURPOSE,
         )
     {
-        return Err(Stop::Notice(Notice::FORGED));
+        return Err(HandlerError::Notice(Notice::FORGED));
     }
     if !hinted && !answered {
         error::note(request, "logout.confirm", "asked");
@@ -160,8 +160,8 @@ async fn log_out(
 }
 
 /// The page of a logout request that is not understood. The session stays active.
-fn rejected(error: impl Into<Detail>) -> Stop {
-    Stop::Notice(Notice::LOGOUT.because(error.into()))
+fn rejected(error: impl Into<Detail>) -> HandlerError {
+    HandlerError::Notice(Notice::LOGOUT.because(error.into()))
 }
 
 /// What the page asks about.
@@ -185,7 +185,7 @@ impl Question<'_> {
     }
 }
 
-async fn end(app: &App, session: Session) -> Result<(), Stop> {
+async fn end(app: &App, session: Session) -> Result<(), HandlerError> {
     let now = app.clock.now();
     let ended = app.store.transaction(move |tx| {
         let actor = Actor::User(session.login.user_id.clone());

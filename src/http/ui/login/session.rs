@@ -8,7 +8,7 @@ use crate::accounts::user::User;
 use crate::app::App;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::db;
-use crate::http::authorization_context::Stop;
+use crate::http::authorization_context::HandlerError;
 use crate::http::error::Notice;
 use crate::http::extract::Jar;
 use crate::id::{AuthorizationId, Sid};
@@ -50,7 +50,7 @@ pub(in crate::http) async fn begin_session(
     id: AuthorizationId,
     user: User,
     proof: Proof,
-) -> Result<Option<Secret>, Stop> {
+) -> Result<Option<Secret>, HandlerError> {
     let now = app.clock.now();
     let cookie = Secret::opaque(&app.entropy);
     let old = Jar::Session.read(request, app).map(|cookie| cookie.hash());
@@ -87,7 +87,7 @@ pub(in crate::http) async fn begin_session(
     });
     match begun.await? {
         Begun::Session => Ok(Some(cookie)),
-        Begun::AlreadyDone => Err(Stop::Notice(Notice::ALREADY_DONE)),
+        Begun::AlreadyDone => Err(HandlerError::Notice(Notice::ALREADY_DONE)),
         Begun::EpochChanged => Ok(None),
     }
 }
