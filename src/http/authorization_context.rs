@@ -11,7 +11,7 @@ use crate::admin::AdminError;
 use crate::app::App;
 use crate::db::{self, Transaction};
 use crate::http::assets::Assets;
-use crate::http::error::{self, Link, Notice};
+use crate::http::error::{self, Link, ErrorPage};
 use crate::http::extract::{self, Browser, Jar};
 use crate::http::response::{continue_to, deliver};
 use crate::http::server::access_log;
@@ -35,9 +35,9 @@ const RESTART_BYTES: usize = 7 * 1024;
 
 /// Why there is no next page.
 pub(in crate::http) enum HandlerError {
-    Notice(Notice),
+    ErrorPage(ErrorPage),
     /// A notice with a way on.
-    Linked(Notice, Box<Option<Link>>),
+    Linked(ErrorPage, Box<Option<Link>>),
     Refused(Refused),
 }
 
@@ -64,7 +64,7 @@ impl From<AdminError> for HandlerError {
         match error {
             AdminError::Storage(error) => error.into(),
             // Handlers answer the refusals that a user can correct; others mean a form that was altered.
-            _ => Self::Notice(Notice::BAD_FORM),
+            _ => Self::ErrorPage(ErrorPage::BAD_FORM),
         }
     }
 }
@@ -93,8 +93,8 @@ impl HandlerError {
         assets: &Assets,
     ) -> HttpResponse {
         match self {
-            Self::Notice(notice) => error::notice(request, app, assets, notice),
-            Self::Linked(notice, link) => error::linked_notice(request, assets, notice, *link),
+            Self::ErrorPage(notice) => error::error_page(request, app, assets, notice),
+            Self::Linked(notice, link) => error::linked_error_page(request, assets, notice, *link),
             Self::Refused(Refused::Page(error)) => error::protocol_page(request, assets, &error),
             Self::Refused(Refused::Callback(callback, refusal)) => {
                 error::refused(
@@ -237,10 +237,10 @@ pub(in crate::http) async fn open(
         .store
         .read(move |tx| tx.find_authorization(&wanted))
         .await?;
-    let begun = found.ok_or(HandlerError::Notice(Notice::OTHER_BROWSER))?;
+    let begun = found.ok_or(HandlerError::ErrorPage(ErrorPage::OTHER_BROWSER))?;
     match &begun.browser {
         Some(bound) if bound.matches(&browser.hash()) => {}
-        Some(_) => return Err(HandlerError::Notice(Notice::OTHER_BROWSER)),
+        Some(_) => return Err(HandlerError::ErrorPage(ErrorPage::OTHER_BROWSER)),
         None => {
             let (id, hash) = (id.clone(), browser.hash());
             if !app
@@ -248,7 +248,7 @@ pub(in crate::http) async fn open(
                 .transaction(move |tx| tx.bind_authorization(&id, &hash))
                 .await?
             {
-                return Err(HandlerError::Notice(Notice::OTHER_BROWSER));
+                return Err(HandlerError::ErrorPage(ErrorPage::OTHER_BROWSER));
             }
         }
     }
@@ -256,10 +256,10 @@ pub(in crate::http) async fn open(
         let client = app.registrations.find(&app.store, &begun.client_id, now);
         let client = client.await?.map(|known| known.client.clone());
         let link = client.as_ref().and_then(|client| to_client(client, &begun));
-        return Err(HandlerError::Linked(Notice::ALREADY_DONE, Box::new(link)));
+        return Err(HandlerError::Linked(ErrorPage::ALREADY_DONE, Box::new(link)));
     }
     if now >= begun.expires_at {
-        return Err(HandlerError::Linked(Notice::TOO_LATE, Box::new(restart(&begun))));
+        return Err(HandlerError::Linked(ErrorPage::TOO_LATE, Box::new(restart(&begun))));
     }
     Ok(begun)
 }

@@ -40,7 +40,7 @@ pub struct Link {
 
 /// A refusal that people see, with a fixed text.
 #[derive(Clone, Copy, Debug)]
-pub struct Notice {
+pub struct ErrorPage {
     status: u16,
     title: &'static str,
     reason: &'static str,
@@ -50,9 +50,9 @@ pub struct Notice {
 
 macro_rules! notices {
     ($($name:ident $status:literal $title:literal $reason:literal $advice:expr, $event:literal $why:literal;)*) => {
-        impl Notice {$(
+        impl ErrorPage {$(
             #[doc = $title]
-            pub const $name: Notice = Notice {
+            pub const $name: ErrorPage = ErrorPage {
                 status: $status, title: $title, reason: $reason, advice: $advice,
                 detail: Detail::new($event, $why),
             };
@@ -94,7 +94,7 @@ notices! {
     TOO_MANY_FIELDS 400 "This request has too many fields" "At most 64 are read." None, "authz.rejected" "too_many";
 }
 
-impl Notice {
+impl ErrorPage {
     /// The status, as figures name it.
     fn code(self) -> &'static str {
         match self.status {
@@ -121,16 +121,16 @@ impl Notice {
 const BUSY_FOR: Duration = Duration::from_secs(2);
 
 /// Says no on a page of ours.
-pub fn notice(request: &HttpRequest, app: &App, assets: &Assets, notice: Notice) -> HttpResponse {
+pub fn error_page(request: &HttpRequest, app: &App, assets: &Assets, notice: ErrorPage) -> HttpResponse {
     let _ = app;
-    linked_notice(request, assets, notice, None)
+    linked_error_page(request, assets, notice, None)
 }
 
 /// Renders the error page of a notice, with a way on.
-pub fn linked_notice(
+pub fn linked_error_page(
     request: &HttpRequest,
     assets: &Assets,
-    notice: Notice,
+    notice: ErrorPage,
     link: Option<Link>,
 ) -> HttpResponse {
     refused(request, notice.code(), notice.detail, None);
@@ -220,7 +220,7 @@ pub fn json(request: &HttpRequest, error: &Error) -> HttpResponse {
 }
 
 /// Says an HTTP refusal of an endpoint that programs call.
-pub fn json_notice(request: &HttpRequest, notice: Notice) -> HttpResponse {
+pub fn json_error_page(request: &HttpRequest, notice: ErrorPage) -> HttpResponse {
     refused(request, "invalid_request", notice.detail, None);
     let status = StatusCode::from_u16(notice.status).unwrap_or(StatusCode::BAD_REQUEST);
     HttpResponse::build(status)
@@ -240,7 +240,7 @@ pub(in crate::http) fn retry_after(response: &mut HttpResponse, wait: Duration) 
 
 /// 404, as a page.
 pub async fn not_found(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
-    notice(&request, &app, &assets, Notice::NOT_FOUND)
+    notice(&request, &app, &assets, ErrorPage::NOT_FOUND)
 }
 
 /// 405 with what may be.

@@ -7,7 +7,7 @@ use actix_web::web::Payload;
 
 use crate::app::App;
 use crate::config::limits::{BODY_BYTES, BODY_TIME, DEVICE_KNOWN};
-use crate::http::error::{self, Notice};
+use crate::http::error::{self, ErrorPage};
 use crate::oauth::Detail;
 use crate::oauth::request::params::{Params, TooMany};
 use crate::secret::{Hash, Secret};
@@ -16,14 +16,14 @@ use crate::secret::{Hash, Secret};
 #[derive(Debug)]
 pub enum Unread {
     /// The HTTP layer says no.
-    Notice(Notice),
+    ErrorPage(ErrorPage),
     /// It is no form.
     NotAForm,
 }
 
 impl From<TooMany> for Unread {
     fn from(_: TooMany) -> Self {
-        Self::Notice(Notice::TOO_MANY_FORM_FIELDS)
+        Self::ErrorPage(ErrorPage::TOO_MANY_FORM_FIELDS)
     }
 }
 
@@ -48,14 +48,14 @@ pub async fn form(request: &HttpRequest, body: Payload) -> Result<Params, Unread
 ///
 /// # Errors
 /// The page that says no.
-pub async fn own_form(request: &HttpRequest, app: &App, body: Payload) -> Result<Params, Notice> {
+pub async fn own_form(request: &HttpRequest, app: &App, body: Payload) -> Result<Params, ErrorPage> {
     let form = form(request, body).await.map_err(|unread| match unread {
-        Unread::Notice(notice) => notice,
-        Unread::NotAForm => Notice::BAD_FORM,
+        Unread::ErrorPage(notice) => notice,
+        Unread::NotAForm => ErrorPage::BAD_FORM,
     })?;
     match is_same_origin(request, app) {
         true => Ok(form),
-        false => Err(Notice::CROSS_SITE),
+        false => Err(ErrorPage::CROSS_SITE),
     }
 }
 
@@ -72,11 +72,11 @@ pub async fn form_and_text(
         .get(CONTENT_ENCODING)
         .is_some_and(|value| value.as_bytes() != b"identity");
     if encoded {
-        return Err(Unread::Notice(Notice::ENCODED_BODY));
+        return Err(Unread::ErrorPage(ErrorPage::ENCODED_BODY));
     }
     let bytes = match tokio::time::timeout(BODY_TIME, body.to_bytes_limited(BODY_BYTES)).await {
-        Err(_) => return Err(Unread::Notice(Notice::TOO_SLOW)),
-        Ok(Err(_)) => return Err(Unread::Notice(Notice::BODY_TOO_LARGE)),
+        Err(_) => return Err(Unread::ErrorPage(ErrorPage::TOO_SLOW)),
+        Ok(Err(_)) => return Err(Unread::ErrorPage(ErrorPage::BODY_TOO_LARGE)),
         Ok(Ok(Err(_))) => return Err(Unread::NotAForm),
         Ok(Ok(Ok(bytes))) => bytes,
     };

@@ -345,9 +345,9 @@ async fn acknowledge(
     let read = body.to_bytes_limited(BODY_BYTES + FRAME_MAX_BYTES);
     let body = match tokio::time::timeout(BODY_TIME, read).await {
         Ok(Ok(Ok(body))) => body,
-        Ok(Err(_)) => return Err(HandlerError::Notice(error::Notice::BODY_TOO_LARGE).into()),
+        Ok(Err(_)) => return Err(HandlerError::ErrorPage(error::ErrorPage::BODY_TOO_LARGE).into()),
         Ok(Ok(Err(_))) => return Err(malformed("body").into()),
-        Err(_) => return Err(HandlerError::Notice(error::Notice::TOO_SLOW).into()),
+        Err(_) => return Err(HandlerError::ErrorPage(error::ErrorPage::TOO_SLOW).into()),
     };
     let ack: Ack = serde_json::from_slice(&body).map_err(|_| malformed("body"))?;
     let is_name = |text: &str, most: usize| {

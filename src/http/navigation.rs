@@ -10,7 +10,7 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::app::App;
 use crate::http::assets::Assets;
-use crate::http::error::{self, Notice};
+use crate::http::error::{self, ErrorPage};
 use crate::http::extract::Jar;
 use crate::oauth::Detail;
 
@@ -72,7 +72,7 @@ impl Load {
                     .finish();
                 Some(response)
             }
-            Self::Subresource => Some(error::notice(request, app, assets, Notice::EMBEDDED)),
+            Self::Subresource => Some(error::error_page(request, app, assets, ErrorPage::EMBEDDED)),
         }
     }
 }
@@ -92,11 +92,11 @@ pub(in crate::http) async fn documents_only(
         http.app_data::<Data<App>>(),
         http.app_data::<Data<Assets>>(),
     ) {
-        let notice = |notice| Some(error::notice(http, app, assets, notice));
+        let notice = |notice| Some(error::error_page(http, app, assets, notice));
         let refusal = match (http.method(), Load::of(http)) {
-            (&Method::GET, Load::Frame { .. }) => notice(Notice::EMBEDDED),
+            (&Method::GET, Load::Frame { .. }) => notice(ErrorPage::EMBEDDED),
             (&Method::GET, load) => load.refuse(http, app, assets),
-            _ if Jar::is_any_repeated(http, app) => notice(Notice::DUPLICATE_COOKIE),
+            _ if Jar::is_any_repeated(http, app) => notice(ErrorPage::DUPLICATE_COOKIE),
             _ => None,
         };
         if let Some(refusal) = refusal {

@@ -8,7 +8,7 @@ use crate::app::App;
 use crate::db;
 use crate::http::assets::Assets;
 use crate::http::authorization_context::{Pending, HandlerError, dispatcher, open, pend};
-use crate::http::error::{self, Notice};
+use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, Browser, Jar, Unread};
 use crate::http::navigation::Load;
 use crate::http::response::{deliver, see_other};
@@ -33,7 +33,7 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
         return refusal;
     }
     let Ok(params) = extract::query(&request) else {
-        return error::notice(&request, &app, &assets, Notice::TOO_MANY_FIELDS);
+        return error::error_page(&request, &app, &assets, ErrorPage::TOO_MANY_FIELDS);
     };
     let browser = Browser::of(&request, &app);
     let outcome = match params.one("authorization") {
@@ -144,7 +144,7 @@ async fn resume(
     let now = app.clock.now();
     let begun = open(app, &id, browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
-        .map_err(|_| HandlerError::Notice(Notice::TOO_MANY_FIELDS))?;
+        .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
     let pending = pend(http, app, &params, now).await?;
     allow_frame(load, &pending.request)?;
     match pending.next(Some(&begun), now) {
@@ -158,7 +158,7 @@ async fn resume(
             Err(if taken {
                 refuse(&pending.request.callback, error)
             } else {
-                HandlerError::Notice(Notice::ALREADY_DONE)
+                HandlerError::ErrorPage(ErrorPage::ALREADY_DONE)
             })
         }
         Step::Answer { scope, consent_id } => {
@@ -171,7 +171,7 @@ async fn resume(
 /// stranger's page, and no cookies are sent: the user counts as signed out there.
 fn allow_frame(load: Load, request: &Request) -> Result<(), HandlerError> {
     match load {
-        Load::Frame { .. } if !request.prompt.none => Err(HandlerError::Notice(Notice::EMBEDDED)),
+        Load::Frame { .. } if !request.prompt.none => Err(HandlerError::ErrorPage(ErrorPage::EMBEDDED)),
         Load::Frame {
             is_same_site: false,
         } => {
@@ -197,7 +197,7 @@ async fn answer(
         feed_epoch,
     } = pending;
     let Some((session, _)) = stored.session else {
-        return Err(HandlerError::Notice(Notice::NO_START));
+        return Err(HandlerError::ErrorPage(ErrorPage::NO_START));
     };
     let given = NewGrant {
         client: &request.client,
@@ -227,7 +227,7 @@ async fn answer(
         Ok(true)
     });
     if !taken.await? {
-        return Err(HandlerError::Notice(Notice::ALREADY_DONE));
+        return Err(HandlerError::ErrorPage(ErrorPage::ALREADY_DONE));
     }
     Ok(Next::Deliver(
         request.callback.answer(&secret, app.issuer.as_str()),
@@ -235,14 +235,14 @@ async fn answer(
 }
 
 async fn store(http: &HttpRequest, app: &App, body: Payload) -> Result<AuthorizationId, HandlerError> {
-    let too_many = |_| HandlerError::Notice(Notice::TOO_MANY_FIELDS);
+    let too_many = |_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS);
     let query = extract::query(http).map_err(too_many)?;
     let (params, text) =
         extract::form_and_text(http, body)
             .await
             .map_err(|unread| match unread {
-                Unread::Notice(notice) => HandlerError::Notice(notice),
-                Unread::NotAForm => HandlerError::Notice(Notice::BAD_FORM),
+                Unread::ErrorPage(notice) => HandlerError::ErrorPage(notice),
+                Unread::NotAForm => HandlerError::ErrorPage(ErrorPage::BAD_FORM),
             })?;
     // RFC 6749 §3.1: a parameter stands once, wherever it stands.
     if rules::KNOWN

@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::accounts::throttle;
 use crate::app::App;
-use crate::http::error::{self, Notice};
+use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, Unread};
 use crate::http::oauth::cors;
 use crate::http::server::access_log;
@@ -38,7 +38,7 @@ pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpRe
 
 /// Why an endpoint that programs call gives nothing.
 pub(in crate::http) enum HandlerError {
-    Notice(Notice),
+    ErrorPage(ErrorPage),
     Error(Error),
     TooMany(TooMany),
 }
@@ -47,7 +47,7 @@ impl HandlerError {
     pub(in crate::http) fn respond(self, request: &HttpRequest) -> HttpResponse {
         match self {
             Self::Error(error) => error::json(request, &error),
-            Self::Notice(notice) => error::json_notice(request, notice),
+            Self::ErrorPage(notice) => error::json_error_page(request, notice),
             Self::TooMany(too_many) => too_many.json(request),
         }
     }
@@ -97,7 +97,7 @@ pub(in crate::http) async fn authenticated_client(
     let form = extract::form(request, body)
         .await
         .map_err(|unread| match unread {
-            Unread::Notice(notice) => HandlerError::Notice(notice),
+            Unread::ErrorPage(notice) => HandlerError::ErrorPage(notice),
             Unread::NotAForm => rejected("content_type", Description::CONTENT_TYPE),
         })?;
     let proven = authenticate(request, app, &form, now).await?;

@@ -168,6 +168,6 @@ async fn form(request: &HttpRequest, body: Payload) -> Result<Option<String>, Re
             .map(|token| token.map(str::to_owned))
             .map_err(|_| Rejected::Request),
         Err(Unread::NotAForm) => Ok(None),
-        Err(Unread::Notice(_)) => Err(Rejected::Request),
+        Err(Unread::ErrorPage(_)) => Err(Rejected::Request),
     }
 }

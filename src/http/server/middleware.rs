@@ -24,7 +24,7 @@ use crate::app::App;
 use crate::config::limits::{BODY_TIME, HANDLER_TIME, HEADER_BYTES, HEADER_FIELDS, URL_BYTES};
 use crate::config::{Authority, is_in};
 use crate::http::assets::Assets;
-use crate::http::error::{self, Notice};
+use crate::http::error::{self, ErrorPage};
 use crate::http::server::access_log::{self, RequestId};
 use crate::http::server::client_address::{self, BadForwarded, ClientAddress};
 use crate::http::server::rate_limit::{self, Class, Limits};
@@ -234,14 +234,14 @@ fn from_nowhere(
     assets: &Assets,
 ) -> Option<HttpResponse> {
     let (http, rules) = (request.request(), &app.config.http);
-    let notice = |notice| Some(error::notice(http, app, assets, notice));
+    let notice = |notice| Some(error::error_page(http, app, assets, notice));
     let peer = client_address::peer(request.peer_addr());
     let Ok(address) = found else {
-        return notice(Notice::FORWARDED);
+        return notice(ErrorPage::FORWARDED);
     };
     let allowed = rules.allow.is_empty() || is_in(&rules.allow, address);
     if !allowed || is_in(&rules.deny, address) {
-        return notice(Notice::NETWORK);
+        return notice(ErrorPage::NETWORK);
     }
     let sheltered = Pulse::is_encrypted(http)
         || !app.issuer.is_https()
@@ -259,7 +259,7 @@ fn from_nowhere(
                 .finish(),
         );
     }
-    notice(Notice::PLAIN)
+    notice(ErrorPage::PLAIN)
 }
 
 /// Charges the request to its address.
@@ -276,13 +276,13 @@ fn too_many(
 /// What is refused before any route is looked at.
 fn refuse(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
     let http = request.request();
-    let notice = |notice| Some(error::notice(http, app, assets, notice));
+    let notice = |notice| Some(error::error_page(http, app, assets, notice));
     let target = http
         .uri()
         .path_and_query()
         .map_or(0, |target| target.as_str().len());
     if target > URL_BYTES {
-        return notice(Notice::URL_TOO_LONG);
+        return notice(ErrorPage::URL_TOO_LONG);
     }
     let (fields, bytes) =
         request
@@ -292,10 +292,10 @@ fn refuse(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpRe
                 (fields + 1, bytes + name.as_str().len() + value.len() + 4)
             });
     if fields > HEADER_FIELDS || bytes > HEADER_BYTES {
-        return notice(Notice::HEADERS_TOO_LARGE);
+        return notice(ErrorPage::HEADERS_TOO_LARGE);
     }
     if !is_canonical(http.uri().path()) {
-        return notice(Notice::NOT_FOUND);
+        return notice(ErrorPage::NOT_FOUND);
     }
     other_host(request, app, assets)
 }
@@ -311,13 +311,13 @@ async fn unfit(request: &HttpRequest, app: &App, assets: &Assets) -> Option<Http
     }
     let error = app.may_change_state().await.err()?;
     let notice = match &error {
-        KeyError::Restored => Notice::RESTORED,
+        KeyError::Restored => ErrorPage::RESTORED,
         _ if matches!(class, Class::Revoke | Class::Logout) => return None,
-        KeyError::Clock => Notice::CLOCK,
-        _ => Notice::LEASE,
+        KeyError::Clock => ErrorPage::CLOCK,
+        _ => ErrorPage::LEASE,
     };
     Some(match (class.is_page(), error) {
-        (true, _) => error::notice(request, app, assets, notice),
+        (true, _) => error::error_page(request, app, assets, notice),
         (false, KeyError::Restored) => error::json(
             request,
             &crate::oauth::Error {
@@ -347,7 +347,7 @@ fn other_host(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<Ht
     // RFC 9112 §3.2: exactly one, whatever the target says.
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         let http = request.request();
-        return Some(error::notice(http, app, assets, Notice::HOST));
+        return Some(error::error_page(http, app, assets, ErrorPage::HOST));
     };
     let host = match request.uri().authority() {
         Some(target) => target.as_str(),

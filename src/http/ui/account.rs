@@ -12,7 +12,7 @@ use crate::audit::{Actor, Event, Name, Target};
 use crate::db::{Error, Transaction};
 use crate::http::assets::Assets;
 use crate::http::authorization_context::HandlerError;
-use crate::http::error::{self, Notice};
+use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, Jar};
 use crate::http::response::{Allowed, Frame, page, see_other};
 use crate::http::ui::logout;
@@ -169,17 +169,17 @@ async fn withdraw(request: &HttpRequest, app: &App, body: Payload) -> Result<Htt
     // 1. The form is ours, and this login's.
     let form = extract::own_form(request, app, body)
         .await
-        .map_err(HandlerError::Notice)?;
-    let bad_form = |_| HandlerError::Notice(Notice::BAD_FORM);
+        .map_err(HandlerError::ErrorPage)?;
+    let bad_form = |_| HandlerError::ErrorPage(ErrorPage::BAD_FORM);
     let token = form.one("csrf").map_err(bad_form)?.unwrap_or_default();
-    let forged = || HandlerError::Notice(Notice::FORGED);
+    let forged = || HandlerError::ErrorPage(ErrorPage::FORGED);
     let login = person(request, app).await?.ok_or_else(forged)?.login;
     if !app.secret.accepts_form(token, login.sid.as_str(), PURPOSE) {
         return Err(forged());
     }
     // 2. The consent is theirs. One that was withdrawn before stays so.
     let id = form.one("consent").map_err(bad_form)?;
-    let id = ConsentId::from(id.ok_or(HandlerError::Notice(Notice::BAD_FORM))?);
+    let id = ConsentId::from(id.ok_or(HandlerError::ErrorPage(ErrorPage::BAD_FORM))?);
     let now = app.clock.now();
     let ended = app.store.transaction(move |tx| {
         let Some(client) = tx.withdraw_consent(&id, &login.user_id, now)? else {

@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::http::assets::Assets;
 use crate::http::authorization_context::{self, Pending, HandlerError, dispatcher};
-use crate::http::error::{self, Notice};
+use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, Browser, Jar};
 use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
 use crate::id::{AuthorizationId, ConsentId};
@@ -54,7 +54,7 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
             .map(|id| id.map(AuthorizationId::from))
     }) {
         Ok(Ok(Some(id))) => id,
-        _ => return error::notice(&request, &app, &assets, Notice::NO_START),
+        _ => return error::error_page(&request, &app, &assets, ErrorPage::NO_START),
     };
     match show(&request, &app, &assets, id).await {
         Ok(response) => response,
@@ -94,7 +94,7 @@ async fn asked(
     let browser = Browser::of(request, app);
     let begun = authorization_context::open(app, id, &browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
-        .map_err(|_| HandlerError::Notice(Notice::TOO_MANY_FIELDS))?;
+        .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
     let pending = authorization_context::pend(request, app, &params, now).await?;
     let is_due = match pending.next(Some(&begun), now) {
         Step::Consent => true,
@@ -202,17 +202,17 @@ async fn decide(
     // 1. The form is ours, and belongs to this login and this authorization.
     let form = extract::own_form(request, app, body)
         .await
-        .map_err(HandlerError::Notice)?;
-    let bad_form = |_| HandlerError::Notice(Notice::BAD_FORM);
+        .map_err(HandlerError::ErrorPage)?;
+    let bad_form = |_| HandlerError::ErrorPage(ErrorPage::BAD_FORM);
     let id = form
         .one("authorization")
         .map_err(bad_form)?
         .map(AuthorizationId::from);
-    let id = id.ok_or(HandlerError::Notice(Notice::OTHER_BROWSER))?;
+    let id = id.ok_or(HandlerError::ErrorPage(ErrorPage::OTHER_BROWSER))?;
     let token = form.one("csrf").map_err(bad_form)?.unwrap_or_default();
     let cookie = Jar::Session
         .read(request, app)
-        .ok_or(HandlerError::Notice(Notice::FORGED))?;
+        .ok_or(HandlerError::ErrorPage(ErrorPage::FORGED))?;
     let found = app.store.read(move |tx| tx.find_session(&cookie.hash()));
     let Some((session, _)) = found.await? else {
         return Ok(continue_to(&dispatcher(&id), assets));
@@ -220,7 +220,7 @@ async fn decide(
     // Bound to the login and not to its cookie, which a sign-in in another tab renews.
     let sid = session.login.sid.as_str();
     if !app.secret.accepts_form(token, sid, &purpose(&id)) {
-        return Err(HandlerError::Notice(Notice::FORGED));
+        return Err(HandlerError::ErrorPage(ErrorPage::FORGED));
     }
     // 2. The authorization is open, and the person still signed in.
     let now = app.clock.now();
@@ -231,7 +231,7 @@ async fn decide(
     let ticked = form.many("scope").map_err(bad_form)?;
     let requested = &asked.pending.request.scope;
     if ticked.iter().any(|scope| !requested.contains(scope)) {
-        return Err(HandlerError::Notice(Notice::TAMPERED));
+        return Err(HandlerError::ErrorPage(ErrorPage::TAMPERED));
     }
     let granted = requested.retain(|scope| ticked.contains(&scope));
     let willing = form.one("decision").map_err(bad_form)? == Some("allow");
@@ -243,7 +243,7 @@ async fn decide(
     let allowed = willing && whole && !granted.is_empty();
     // 4. Remembered, and back to the dispatcher.
     if !record(app, &id, &asked, allowed.then_some(granted), now).await? {
-        return Err(HandlerError::Notice(Notice::ALREADY_DONE));
+        return Err(HandlerError::ErrorPage(ErrorPage::ALREADY_DONE));
     }
     error::note(
         request,

@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::http::assets::Assets;
 use crate::http::authorization_context::{self, Pending, HandlerError, dispatcher};
-use crate::http::error::{self, Notice};
+use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, Browser, Jar};
 use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
 use crate::http::server::access_log;
@@ -57,7 +57,7 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
             .map(|id| id.map(AuthorizationId::from))
     }) {
         Ok(Ok(Some(id))) => id,
-        _ => return error::notice(&request, &app, &assets, Notice::NO_START),
+        _ => return error::error_page(&request, &app, &assets, ErrorPage::NO_START),
     };
     let browser = Browser::of(&request, &app);
     match pending(&request, &app, &id, &browser).await {
@@ -91,7 +91,7 @@ async fn pending(
     let now = app.clock.now();
     let begun = authorization_context::open(app, id, browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
-        .map_err(|_| HandlerError::Notice(Notice::TOO_MANY_FIELDS))?;
+        .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
     let pending = authorization_context::pend(request, app, &params, now).await?;
     let is_refused = matches!(pending.next(Some(&begun), now), Step::Refuse(_));
     Ok((!is_refused).then_some(pending))
@@ -147,8 +147,8 @@ async fn sign_in(
     // 1. The form is ours, and this browser's.
     let form = extract::own_form(request, app, body)
         .await
-        .map_err(HandlerError::Notice)?;
-    let bad_form = |_| HandlerError::Notice(Notice::BAD_FORM);
+        .map_err(HandlerError::ErrorPage)?;
+    let bad_form = |_| HandlerError::ErrorPage(ErrorPage::BAD_FORM);
     let browser = Browser::of(request, app);
     let token = form.one("csrf").map_err(bad_form)?.unwrap_or_default();
     if browser.fresh
@@ -156,14 +156,14 @@ async fn sign_in(
             .secret
             .accepts_form(token, browser.secret.expose(), PURPOSE)
     {
-        return Err(HandlerError::Notice(Notice::FORGED));
+        return Err(HandlerError::ErrorPage(ErrorPage::FORGED));
     }
     // 2. The authorization is open, and this browser's.
     let id = form
         .one("authorization")
         .map_err(bad_form)?
         .map(AuthorizationId::from);
-    let id = id.ok_or(HandlerError::Notice(Notice::OTHER_BROWSER))?;
+    let id = id.ok_or(HandlerError::ErrorPage(ErrorPage::OTHER_BROWSER))?;
     let Some(pending) = pending(request, app, &id, &browser).await? else {
         return Ok(continue_to(&dispatcher(&id), assets));
     };
@@ -172,9 +172,9 @@ async fn sign_in(
     let typed = form.verbatim("username").map_err(bad_form)?.trim();
     let password = form.verbatim("password").map_err(bad_form)?;
     let password = Password::parse(password).map_err(|unusable| {
-        HandlerError::Notice(match unusable {
-            Unusable::TooLong => Notice::PASSWORD_TOO_LONG,
-            Unusable::Nul => Notice::PASSWORD_WITH_NUL,
+        HandlerError::ErrorPage(match unusable {
+            Unusable::TooLong => ErrorPage::PASSWORD_TOO_LONG,
+            Unusable::Nul => ErrorPage::PASSWORD_WITH_NUL,
         })
     })?;
     let username = Username::parse(typed);
@@ -189,7 +189,7 @@ async fn sign_in(
         Verdict::Busy => {
             count("unavailable");
             let detail = Detail::new("login.busy", "in_progress");
-            return Err(HandlerError::Notice(Notice::BUSY.because(detail)));
+            return Err(HandlerError::ErrorPage(ErrorPage::BUSY.because(detail)));
         }
         put_off => {
             let (reason, wait, advice) = throttled(put_off);
@@ -349,7 +349,7 @@ async fn authenticate(
     let outdated = phc
         .clone()
         .filter(|phc| is_outdated(phc, &app.config.login.argon2));
-    let busy = |_| HandlerError::Notice(Notice::BUSY);
+    let busy = |_| HandlerError::ErrorPage(ErrorPage::BUSY);
     let (password, right) = app.password_matches(password, phc).await.map_err(busy)?;
     let Some(user) = user.filter(|user| right && user.disabled_at.is_none()) else {
         return Ok(None);

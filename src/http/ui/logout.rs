@@ -11,7 +11,7 @@ use crate::app::App;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::http::assets::Assets;
 use crate::http::authorization_context::HandlerError;
-use crate::http::error::{self, Notice};
+use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, Jar, Unread};
 use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
 use crate::oauth::Detail;
@@ -46,7 +46,7 @@ pub(in crate::http) const PURPOSE: &str = "logout";
 /// to ask about.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
     let Ok(params) = extract::query(&request) else {
-        return error::notice(&request, &app, &assets, Notice::TOO_MANY_FIELDS);
+        return error::error_page(&request, &app, &assets, ErrorPage::TOO_MANY_FIELDS);
     };
     respond(&request, &app, &assets, &params).await
 }
@@ -60,8 +60,8 @@ pub async fn post(
 ) -> HttpResponse {
     match extract::form(&request, body).await {
         Ok(form) => respond(&request, &app, &assets, &form).await,
-        Err(Unread::Notice(notice)) => error::notice(&request, &app, &assets, notice),
-        Err(Unread::NotAForm) => error::notice(&request, &app, &assets, Notice::BAD_FORM),
+        Err(Unread::ErrorPage(notice)) => error::error_page(&request, &app, &assets, notice),
+        Err(Unread::NotAForm) => error::error_page(&request, &app, &assets, ErrorPage::BAD_FORM),
     }
 }
 
@@ -132,7 +132,7 @@ async fn log_out(
         .as_ref()
         .is_some_and(|hint| hint.sid.as_deref() == Some(session.login.sid.as_str()));
     if answered && !extract::is_same_origin(request, app) {
-        return Err(HandlerError::Notice(Notice::CROSS_SITE));
+        return Err(HandlerError::ErrorPage(ErrorPage::CROSS_SITE));
     }
     if answered
         && !app.secret.accepts_form(
@@ -141,7 +141,7 @@ async fn log_out(
             PURPOSE,
         )
     {
-        return Err(HandlerError::Notice(Notice::FORGED));
+        return Err(HandlerError::ErrorPage(ErrorPage::FORGED));
     }
     if !hinted && !answered {
         error::note(request, "logout.confirm", "asked");
@@ -161,7 +161,7 @@ async fn log_out(
 
 /// The page of a logout request that is not understood. The session stays active.
 fn rejected(error: impl Into<Detail>) -> HandlerError {
-    HandlerError::Notice(Notice::LOGOUT.because(error.into()))
+    HandlerError::ErrorPage(ErrorPage::LOGOUT.because(error.into()))
 }
 
 /// What the page asks about.

@@ -15,7 +15,7 @@ use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::db;
 use crate::http::assets::Assets;
 use crate::http::authorization_context::HandlerError;
-use crate::http::error::{self, Notice};
+use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, Jar};
 use crate::http::response::{Allowed, Frame, page, see_other};
 use crate::http::ui::login::fresh_session;
@@ -57,7 +57,7 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
             Ok(browser) => Ok(show(&app, &assets, &browser, "", None)),
             Err(stop) => Err(stop),
         },
-        _ => Err(HandlerError::Notice(Notice::SETUP_LINK)),
+        _ => Err(HandlerError::ErrorPage(ErrorPage::SETUP_LINK)),
     };
     shown.unwrap_or_else(|stop| stop.respond(&request, &app, &assets))
 }
@@ -81,14 +81,14 @@ async fn exchange(request: &HttpRequest, app: &App, link: &Secret) -> Result<Htt
     let (hash, cookie, now) = (link.hash(), browser.hash(), app.clock.now());
     // Once there is one, a stranger's guess costs no writer.
     if app.store.read(move |tx| tx.has_admin(now)).await? {
-        return Err(HandlerError::Notice(Notice::SETUP_LINK));
+        return Err(HandlerError::ErrorPage(ErrorPage::SETUP_LINK));
     }
     let ctx = Context::new(Actor::System, app.entropy.clone(), now);
     let opened = admin::execute(&app.store, ctx, move |tx, ctx| {
         first_admin::open_link(tx, ctx, &hash, &cookie)
     });
     if !opened.await? {
-        return Err(HandlerError::Notice(Notice::SETUP_LINK));
+        return Err(HandlerError::ErrorPage(ErrorPage::SETUP_LINK));
     }
     error::note(request, "admin.bootstrap", "link");
     let mut response = see_other("/setup");
@@ -100,7 +100,7 @@ async fn exchange(request: &HttpRequest, app: &App, link: &Secret) -> Result<Htt
 
 /// The browser that opened a link which is still good, while there is no administrator.
 async fn opened(request: &HttpRequest, app: &App) -> Result<Secret, HandlerError> {
-    let closed = || HandlerError::Notice(Notice::SETUP_LINK);
+    let closed = || HandlerError::ErrorPage(ErrorPage::SETUP_LINK);
     let browser = Jar::Interaction.read(request, app).ok_or_else(closed)?;
     let (hash, now) = (browser.hash(), app.clock.now());
     let open = app
@@ -142,12 +142,12 @@ async fn set_up(
     // 1. The form is ours, and this browser's.
     let form = extract::own_form(request, app, body)
         .await
-        .map_err(HandlerError::Notice)?;
+        .map_err(HandlerError::ErrorPage)?;
     let browser = opened(request, app).await?;
-    let bad_form = |_| HandlerError::Notice(Notice::BAD_FORM);
+    let bad_form = |_| HandlerError::ErrorPage(ErrorPage::BAD_FORM);
     let token = form.one("csrf").map_err(bad_form)?.unwrap_or_default();
     if !app.secret.accepts_form(token, browser.expose(), PURPOSE) {
-        return Err(HandlerError::Notice(Notice::FORGED));
+        return Err(HandlerError::ErrorPage(ErrorPage::FORGED));
     }
     // 2. A name and a password that may be.
     let typed = form.one("username").map_err(bad_form)?.unwrap_or_default();
@@ -175,7 +175,7 @@ async fn set_up(
         Ok(password) => password,
         Err(why) => return again("password", why),
     };
-    let busy = |_| HandlerError::Notice(Notice::BUSY);
+    let busy = |_| HandlerError::ErrorPage(ErrorPage::BUSY);
     let phc = app.password_hash(password).await.map_err(busy)?;
     // 3. One administrator, and a login; all of it once.
     let now = app.clock.now();
@@ -197,7 +197,7 @@ async fn set_up(
             );
         }
         Err(AdminError::Unchanged(_) | AdminError::Storage(db::Error::Duplicate(_))) => {
-            return Err(HandlerError::Notice(Notice::SETUP_LINK));
+            return Err(HandlerError::ErrorPage(ErrorPage::SETUP_LINK));
         }
         Err(error) => return Err(error.into()),
     }

@@ -9,7 +9,7 @@ use crate::app::App;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::db;
 use crate::http::authorization_context::HandlerError;
-use crate::http::error::Notice;
+use crate::http::error::ErrorPage;
 use crate::http::extract::Jar;
 use crate::id::{AuthorizationId, Sid};
 use crate::secret::{Hash, Secret};
@@ -87,7 +87,7 @@ pub(in crate::http) async fn begin_session(
     });
     match begun.await? {
         Begun::Session => Ok(Some(cookie)),
-        Begun::AlreadyDone => Err(HandlerError::Notice(Notice::ALREADY_DONE)),
+        Begun::AlreadyDone => Err(HandlerError::ErrorPage(ErrorPage::ALREADY_DONE)),
         Begun::EpochChanged => Ok(None),
     }
 }
