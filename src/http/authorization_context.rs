@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::db::{self, Transaction};
 use crate::http::assets::Assets;
 use crate::http::error::{self, Link, ErrorPage};
-use crate::http::extract::{self, Browser, Jar};
+use crate::http::extract::{self, Browser, CookieKind};
 use crate::http::response::{continue_to, deliver};
 use crate::http::server::access_log;
 use crate::id::{AuthorizationId, ClientId};
@@ -175,7 +175,7 @@ pub(in crate::http) async fn pend(
     };
     let request = rules::validate(params, client, callback, &around)?;
     // 3. Who asks.
-    let mut stored = match Jar::Session.read(http, app).map(|cookie| cookie.hash()) {
+    let mut stored = match CookieKind::Session.read(http, app).map(|cookie| cookie.hash()) {
         Some(cookie) => {
             let stored = move |tx: &mut Transaction<'_>| Stored::load(tx, &client_id, &cookie);
             app.store.read(stored).await?

@@ -134,7 +134,7 @@ fn cookies_named<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Ite
 
 /// A cookie of ours (policy §7).
 #[derive(Clone, Copy, Debug)]
-pub enum Jar {
+pub enum CookieKind {
     /// The browser's login.
     Session,
     /// The browser's authorizations on their way.
@@ -143,7 +143,7 @@ pub enum Jar {
     Device,
 }
 
-impl Jar {
+impl CookieKind {
     /// `__Host-` over https; without prefix and `Secure` on a plain loopback issuer, where browsers
     /// would refuse it.
     fn name(self, app: &App) -> String {
@@ -217,7 +217,7 @@ impl Jar {
 
 /// Logs a session cookie that stands for no session: guessed, altered, or ended elsewhere.
 pub fn log_stranger(request: &HttpRequest, app: &App) {
-    if Jar::Session.is_sent(request, app) {
+    if CookieKind::Session.is_sent(request, app) {
         error::log(request, Detail::new("session.invalid", "unknown"), None);
     }
 }
@@ -233,7 +233,7 @@ pub struct Browser {
 impl Browser {
     /// Reads the cookie, or makes one.
     pub fn of(request: &HttpRequest, app: &App) -> Self {
-        match Jar::Interaction.read(request, app) {
+        match CookieKind::Interaction.read(request, app) {
             Some(secret) => Self {
                 secret,
                 fresh: false,

@@ -11,7 +11,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::app::App;
 use crate::http::assets::Assets;
 use crate::http::error::{self, ErrorPage};
-use crate::http::extract::Jar;
+use crate::http::extract::CookieKind;
 use crate::oauth::Detail;
 
 /// Why and how the browser loads a page.
@@ -96,7 +96,7 @@ pub(in crate::http) async fn documents_only(
         let refusal = match (http.method(), Load::of(http)) {
             (&Method::GET, Load::Frame { .. }) => notice(ErrorPage::EMBEDDED),
             (&Method::GET, load) => load.refuse(http, app, assets),
-            _ if Jar::is_any_repeated(http, app) => notice(ErrorPage::DUPLICATE_COOKIE),
+            _ if CookieKind::is_any_repeated(http, app) => notice(ErrorPage::DUPLICATE_COOKIE),
             _ => None,
         };
         if let Some(refusal) = refusal {

@@ -9,7 +9,7 @@ use crate::db;
 use crate::http::assets::Assets;
 use crate::http::authorization_context::{Pending, HandlerError, dispatcher, open, pend};
 use crate::http::error::{self, ErrorPage};
-use crate::http::extract::{self, Browser, Jar, Unread};
+use crate::http::extract::{self, Browser, CookieKind, Unread};
 use crate::http::navigation::Load;
 use crate::http::response::{deliver, see_other};
 use crate::http::server::client_address::ClientAddress;
@@ -92,7 +92,7 @@ impl Next {
         };
         let mut response = see_other(&page);
         // Set again each time, so that it lives ten minutes after the last authorization.
-        if let Err(error) = response.add_cookie(&Jar::Interaction.keep(app, &browser.secret)) {
+        if let Err(error) = response.add_cookie(&CookieKind::Interaction.keep(app, &browser.secret)) {
             tracing::error!(event = "http.cookie", %error);
         }
         response

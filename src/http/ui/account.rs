@@ -13,7 +13,7 @@ use crate::db::{Error, Transaction};
 use crate::http::assets::Assets;
 use crate::http::authorization_context::HandlerError;
 use crate::http::error::{self, ErrorPage};
-use crate::http::extract::{self, Jar};
+use crate::http::extract::{self, CookieKind};
 use crate::http::response::{Allowed, Frame, page, see_other};
 use crate::http::ui::logout;
 use crate::id::{ConsentId, UserId};
@@ -99,7 +99,7 @@ struct Person {
 
 /// The person of a living session, if there is one.
 async fn person(request: &HttpRequest, app: &App) -> Result<Option<Person>, HandlerError> {
-    let hash = Jar::Session.read(request, app).map(|cookie| cookie.hash());
+    let hash = CookieKind::Session.read(request, app).map(|cookie| cookie.hash());
     let (idle, now) = (app.config.login.session_idle.0, app.clock.now());
     let found = app.store.read(move |tx| {
         let found = hash.map(|hash| tx.find_session(&hash)).transpose()?;

@@ -14,7 +14,7 @@ use crate::audit::{Actor, Event, Name, Target};
 use crate::http::assets::Assets;
 use crate::http::authorization_context::{self, Pending, HandlerError, dispatcher};
 use crate::http::error::{self, ErrorPage};
-use crate::http::extract::{self, Browser, Jar};
+use crate::http::extract::{self, Browser, CookieKind};
 use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
 use crate::id::{AuthorizationId, ConsentId};
 use crate::oauth::Detail;
@@ -210,7 +210,7 @@ async fn decide(
         .map(AuthorizationId::from);
     let id = id.ok_or(HandlerError::ErrorPage(ErrorPage::OTHER_BROWSER))?;
     let token = form.one("csrf").map_err(bad_form)?.unwrap_or_default();
-    let cookie = Jar::Session
+    let cookie = CookieKind::Session
         .read(request, app)
         .ok_or(HandlerError::ErrorPage(ErrorPage::FORGED))?;
     let found = app.store.read(move |tx| tx.find_session(&cookie.hash()));

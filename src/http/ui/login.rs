@@ -18,7 +18,7 @@ use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::http::assets::Assets;
 use crate::http::authorization_context::{self, Pending, HandlerError, dispatcher};
 use crate::http::error::{self, ErrorPage};
-use crate::http::extract::{self, Browser, Jar};
+use crate::http::extract::{self, Browser, CookieKind};
 use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
 use crate::http::server::access_log;
 use crate::http::server::client_address::ClientAddress;
@@ -182,7 +182,7 @@ async fn sign_in(
     let user_ref = app.secret.user_ref(name);
     access_log::name_person(request, &user_ref);
     let shown: String = typed.chars().take(LOGIN_HINT_CHARS).collect();
-    let device = Jar::Device.read(request, app);
+    let device = CookieKind::Device.read(request, app);
     let (attempt, verdict) = admit(request, app, username.clone(), device.as_ref()).await?;
     match verdict {
         Verdict::Admitted => {}
@@ -242,7 +242,7 @@ async fn sign_in(
         error::note(request, "login.reauth", "login");
     }
     let mut response = continue_to(&dispatcher(&id), assets);
-    for (jar, value) in [(Jar::Session, &cookie), (Jar::Device, &device)] {
+    for (jar, value) in [(CookieKind::Session, &cookie), (CookieKind::Device, &device)] {
         if let Err(error) = response.add_cookie(&jar.keep(app, value)) {
             tracing::error!(event = "http.cookie", %error);
         }

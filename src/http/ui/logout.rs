@@ -12,7 +12,7 @@ use crate::audit::{Actor, Event, Name, Target};
 use crate::http::assets::Assets;
 use crate::http::authorization_context::HandlerError;
 use crate::http::error::{self, ErrorPage};
-use crate::http::extract::{self, Jar, Unread};
+use crate::http::extract::{self, CookieKind, Unread};
 use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
 use crate::oauth::Detail;
 use crate::oauth::client::Client;
@@ -91,7 +91,7 @@ async fn log_out(
         error::log(request, UNREADABLE_HINT, None);
     }
     let client_id = asked.requested_by(hint.as_ref()).map_err(rejected)?;
-    let cookie = Jar::Session.read(request, app);
+    let cookie = CookieKind::Session.read(request, app);
     let hash = cookie.map(|cookie| cookie.hash());
     let loaded = app.store.read(move |tx| {
         let session = hash
@@ -221,7 +221,7 @@ fn done(app: &App, assets: &Assets, to: Option<&str>, by_form: bool) -> HttpResp
         actix_web::http::header::HeaderName::from_static("clear-site-data"),
         actix_web::http::header::HeaderValue::from_static("\"cache\",\"storage\""),
     );
-    if let Err(error) = response.add_cookie(&Jar::Session.forget(app)) {
+    if let Err(error) = response.add_cookie(&CookieKind::Session.forget(app)) {
         tracing::error!(event = "http.cookie", %error);
     }
     response

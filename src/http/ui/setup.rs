@@ -16,7 +16,7 @@ use crate::db;
 use crate::http::assets::Assets;
 use crate::http::authorization_context::HandlerError;
 use crate::http::error::{self, ErrorPage};
-use crate::http::extract::{self, Jar};
+use crate::http::extract::{self, CookieKind};
 use crate::http::response::{Allowed, Frame, page, see_other};
 use crate::http::ui::login::fresh_session;
 use crate::secret::Secret;
@@ -92,7 +92,7 @@ async fn exchange(request: &HttpRequest, app: &App, link: &Secret) -> Result<Htt
     }
     error::note(request, "admin.bootstrap", "link");
     let mut response = see_other("/setup");
-    if let Err(error) = response.add_cookie(&Jar::Interaction.keep(app, &browser)) {
+    if let Err(error) = response.add_cookie(&CookieKind::Interaction.keep(app, &browser)) {
         tracing::error!(event = "http.cookie", %error);
     }
     Ok(response)
@@ -101,7 +101,7 @@ async fn exchange(request: &HttpRequest, app: &App, link: &Secret) -> Result<Htt
 /// The browser that opened a link which is still good, while there is no administrator.
 async fn opened(request: &HttpRequest, app: &App) -> Result<Secret, HandlerError> {
     let closed = || HandlerError::ErrorPage(ErrorPage::SETUP_LINK);
-    let browser = Jar::Interaction.read(request, app).ok_or_else(closed)?;
+    let browser = CookieKind::Interaction.read(request, app).ok_or_else(closed)?;
     let (hash, now) = (browser.hash(), app.clock.now());
     let open = app
         .store
@@ -127,7 +127,7 @@ fn show(
     };
     let mut response = page(StatusCode::OK, &template, &Allowed::default());
     // Ten minutes from here.
-    if let Err(error) = response.add_cookie(&Jar::Interaction.keep(app, browser)) {
+    if let Err(error) = response.add_cookie(&CookieKind::Interaction.keep(app, browser)) {
         tracing::error!(event = "http.cookie", %error);
     }
     response
@@ -203,7 +203,7 @@ async fn set_up(
     }
     error::note(request, "admin.bootstrap", "setup");
     let mut response = see_other("/account");
-    if let Err(error) = response.add_cookie(&Jar::Session.keep(app, &cookie)) {
+    if let Err(error) = response.add_cookie(&CookieKind::Session.keep(app, &cookie)) {
         tracing::error!(event = "http.cookie", %error);
     }
     Ok(response)

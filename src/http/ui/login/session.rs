@@ -10,7 +10,7 @@ use crate::audit::{Actor, Event, Name, Target};
 use crate::db;
 use crate::http::authorization_context::HandlerError;
 use crate::http::error::ErrorPage;
-use crate::http::extract::Jar;
+use crate::http::extract::CookieKind;
 use crate::id::{AuthorizationId, Sid};
 use crate::secret::{Hash, Secret};
 use crate::time::Timestamp;
@@ -53,7 +53,7 @@ pub(in crate::http) async fn begin_session(
 ) -> Result<Option<Secret>, HandlerError> {
     let now = app.clock.now();
     let cookie = Secret::opaque(&app.entropy);
-    let old = Jar::Session.read(request, app).map(|cookie| cookie.hash());
+    let old = CookieKind::Session.read(request, app).map(|cookie| cookie.hash());
     let session = fresh_session(app, &user, &cookie, now);
     let begun = app.store.transaction(move |tx| {
         // The password was hashed outside of this transaction, so both statements have a condition: a
