@@ -14,14 +14,14 @@ use crate::secret::{Hash, Secret};
 
 /// Why a body is not read.
 #[derive(Debug)]
-pub enum Unread {
+pub enum FormError {
     /// The HTTP layer says no.
     ErrorPage(ErrorPage),
     /// It is no form.
     NotAForm,
 }
 
-impl From<TooMany> for Unread {
+impl From<TooMany> for FormError {
     fn from(_: TooMany) -> Self {
         Self::ErrorPage(ErrorPage::TOO_MANY_FORM_FIELDS)
     }
@@ -39,8 +39,8 @@ pub fn query(request: &HttpRequest) -> Result<Params, TooMany> {
 /// not compressed.
 ///
 /// # Errors
-/// [`Unread`]; reading stops at the limit.
-pub async fn form(request: &HttpRequest, body: Payload) -> Result<Params, Unread> {
+/// [`FormError`]; reading stops at the limit.
+pub async fn form(request: &HttpRequest, body: Payload) -> Result<Params, FormError> {
     Ok(form_and_text(request, body).await?.0)
 }
 
@@ -50,8 +50,8 @@ pub async fn form(request: &HttpRequest, body: Payload) -> Result<Params, Unread
 /// The page that says no.
 pub async fn own_form(request: &HttpRequest, app: &App, body: Payload) -> Result<Params, ErrorPage> {
     let form = form(request, body).await.map_err(|unread| match unread {
-        Unread::ErrorPage(notice) => notice,
-        Unread::NotAForm => ErrorPage::BAD_FORM,
+        FormError::ErrorPage(notice) => notice,
+        FormError::NotAForm => ErrorPage::BAD_FORM,
     })?;
     match is_same_origin(request, app) {
         true => Ok(form),
@@ -62,28 +62,28 @@ pub async fn own_form(request: &HttpRequest, app: &App, body: Payload) -> Result
 /// The same, with the text it was read from.
 ///
 /// # Errors
-/// [`Unread`].
+/// [`FormError`].
 pub async fn form_and_text(
     request: &HttpRequest,
     body: Payload,
-) -> Result<(Params, String), Unread> {
+) -> Result<(Params, String), FormError> {
     let headers = request.headers();
     let encoded = headers
         .get(CONTENT_ENCODING)
         .is_some_and(|value| value.as_bytes() != b"identity");
     if encoded {
-        return Err(Unread::ErrorPage(ErrorPage::ENCODED_BODY));
+        return Err(FormError::ErrorPage(ErrorPage::ENCODED_BODY));
     }
     let bytes = match tokio::time::timeout(BODY_TIME, body.to_bytes_limited(BODY_BYTES)).await {
-        Err(_) => return Err(Unread::ErrorPage(ErrorPage::TOO_SLOW)),
-        Ok(Err(_)) => return Err(Unread::ErrorPage(ErrorPage::BODY_TOO_LARGE)),
-        Ok(Ok(Err(_))) => return Err(Unread::NotAForm),
+        Err(_) => return Err(FormError::ErrorPage(ErrorPage::TOO_SLOW)),
+        Ok(Err(_)) => return Err(FormError::ErrorPage(ErrorPage::BODY_TOO_LARGE)),
+        Ok(Ok(Err(_))) => return Err(FormError::NotAForm),
         Ok(Ok(Ok(bytes))) => bytes,
     };
     if !is_form(headers) {
-        return Err(Unread::NotAForm);
+        return Err(FormError::NotAForm);
     }
-    let text = String::from_utf8(bytes.to_vec()).map_err(|_| Unread::NotAForm)?;
+    let text = String::from_utf8(bytes.to_vec()).map_err(|_| FormError::NotAForm)?;
     Ok((Params::parse(&bytes)?, text))
 }
 

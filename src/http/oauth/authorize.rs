@@ -9,7 +9,7 @@ use crate::db;
 use crate::http::assets::Assets;
 use crate::http::authorization_context::{Pending, HandlerError, dispatcher, open, pend};
 use crate::http::error::{self, ErrorPage};
-use crate::http::extract::{self, Browser, CookieKind, Unread};
+use crate::http::extract::{self, Browser, CookieKind, FormError};
 use crate::http::navigation::Load;
 use crate::http::response::{deliver, see_other};
 use crate::http::server::client_address::ClientAddress;
@@ -241,8 +241,8 @@ async fn store(http: &HttpRequest, app: &App, body: Payload) -> Result<Authoriza
         extract::form_and_text(http, body)
             .await
             .map_err(|unread| match unread {
-                Unread::ErrorPage(notice) => HandlerError::ErrorPage(notice),
-                Unread::NotAForm => HandlerError::ErrorPage(ErrorPage::BAD_FORM),
+                FormError::ErrorPage(notice) => HandlerError::ErrorPage(notice),
+                FormError::NotAForm => HandlerError::ErrorPage(ErrorPage::BAD_FORM),
             })?;
     // RFC 6749 §3.1: a parameter stands once, wherever it stands.
     if rules::KNOWN

@@ -8,7 +8,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::accounts::throttle;
 use crate::app::App;
 use crate::http::error::{self, ErrorPage};
-use crate::http::extract::{self, Unread};
+use crate::http::extract::{self, FormError};
 use crate::http::oauth::cors;
 use crate::http::server::access_log;
 use crate::http::server::client_address::ClientAddress;
@@ -97,8 +97,8 @@ pub(in crate::http) async fn authenticated_client(
     let form = extract::form(request, body)
         .await
         .map_err(|unread| match unread {
-            Unread::ErrorPage(notice) => HandlerError::ErrorPage(notice),
-            Unread::NotAForm => rejected("content_type", Description::CONTENT_TYPE),
+            FormError::ErrorPage(notice) => HandlerError::ErrorPage(notice),
+            FormError::NotAForm => rejected("content_type", Description::CONTENT_TYPE),
         })?;
     let proven = authenticate(request, app, &form, now).await?;
     access_log::name_client(request, &proven.client().id);

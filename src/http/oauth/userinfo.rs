@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::app::App;
 use crate::http::error;
-use crate::http::extract::{self, Unread};
+use crate::http::extract::{self, FormError};
 use crate::http::oauth::cors;
 use crate::http::oauth::token;
 use crate::id::{ClientId, GrantId, UserId};
@@ -167,7 +167,7 @@ async fn form(request: &HttpRequest, body: Payload) -> Result<Option<String>, Re
             .one("access_token")
             .map(|token| token.map(str::to_owned))
             .map_err(|_| Rejected::Request),
-        Err(Unread::NotAForm) => Ok(None),
-        Err(Unread::ErrorPage(_)) => Err(Rejected::Request),
+        Err(FormError::NotAForm) => Ok(None),
+        Err(FormError::ErrorPage(_)) => Err(Rejected::Request),
     }
 }

@@ -12,7 +12,7 @@ use crate::audit::{Actor, Event, Name, Target};
 use crate::http::assets::Assets;
 use crate::http::authorization_context::HandlerError;
 use crate::http::error::{self, ErrorPage};
-use crate::http::extract::{self, CookieKind, Unread};
+use crate::http::extract::{self, CookieKind, FormError};
 use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
 use crate::oauth::Detail;
 use crate::oauth::client::Client;
@@ -60,8 +60,8 @@ pub async fn post(
 ) -> HttpResponse {
     match extract::form(&request, body).await {
         Ok(form) => respond(&request, &app, &assets, &form).await,
-        Err(Unread::ErrorPage(notice)) => error::error_page(&request, &app, &assets, notice),
-        Err(Unread::NotAForm) => error::error_page(&request, &app, &assets, ErrorPage::BAD_FORM),
+        Err(FormError::ErrorPage(notice)) => error::error_page(&request, &app, &assets, notice),
+        Err(FormError::NotAForm) => error::error_page(&request, &app, &assets, ErrorPage::BAD_FORM),
     }
 }
 
