@@ -11,7 +11,7 @@ use askama::Template;
 
 use crate::app::App;
 use crate::http::assets::Assets;
-use crate::http::response::{Allowed, page};
+use crate::http::response::{PagePolicy, page};
 use crate::http::server::access_log::{self, About, RequestId};
 use crate::http::server::rate_limit::whole_seconds;
 use crate::metrics::REFUSED;
@@ -145,7 +145,7 @@ pub fn linked_error_page(
         detail: None,
     };
     let status = StatusCode::from_u16(notice.status).unwrap_or(StatusCode::BAD_REQUEST);
-    let mut response = page(status, &template, &Allowed::default());
+    let mut response = page(status, &template, &PagePolicy::default());
     if notice.status == 503 {
         retry_after(&mut response, BUSY_FOR);
     }
@@ -186,7 +186,7 @@ pub fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> H
         detail: None,
     };
     let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::BAD_REQUEST);
-    let mut response = page(status, &template, &Allowed::default());
+    let mut response = page(status, &template, &PagePolicy::default());
     if unavailable {
         retry_after(&mut response, BUSY_FOR);
     }

@@ -37,7 +37,7 @@ pub enum FormTarget<'a> {
 
 /// What the Content-Security-Policy of a page allows beyond its own origin (policy §8).
 #[derive(Default)]
-pub struct Allowed<'a> {
+pub struct PagePolicy<'a> {
     /// Where the forms of the page may lead.
     pub form_target: FormTarget<'a>,
     /// The nonce of the page's one script.
@@ -47,7 +47,7 @@ pub struct Allowed<'a> {
 }
 
 /// Renders a page.
-pub fn page(status: StatusCode, template: &impl Template, allowed: &Allowed<'_>) -> HttpResponse {
+pub fn page(status: StatusCode, template: &impl Template, policy: &PagePolicy<'_>) -> HttpResponse {
     let html = match template.render() {
         Ok(html) => html,
         Err(error) => {
@@ -55,11 +55,11 @@ pub fn page(status: StatusCode, template: &impl Template, allowed: &Allowed<'_>)
             return HttpResponse::InternalServerError().finish();
         }
     };
-    let script = allowed.script_nonce.map_or_else(
+    let script = policy.script_nonce.map_or_else(
         || "'none'".to_owned(),
         |nonce| format!("'nonce-{nonce}' 'strict-dynamic'"),
     );
-    let form_action = match allowed.form_target {
+    let form_action = match policy.form_target {
         FormTarget::SelfOnly => " form-action 'self';".to_owned(),
         FormTarget::Also(sources) => format!(" form-action 'self' {sources};"),
         // `default-src` does not cover forms (CSP3 §6.1.3).
@@ -75,7 +75,7 @@ pub fn page(status: StatusCode, template: &impl Template, allowed: &Allowed<'_>)
         .insert_header(("Content-Security-Policy", csp))
         .insert_header(("X-Frame-Options", "DENY"))
         .insert_header(("Cache-Control", "no-store"));
-    if !allowed.popup {
+    if !policy.popup {
         response.insert_header(("Cross-Origin-Opener-Policy", "same-origin"));
     }
     response.body(html)
@@ -105,11 +105,11 @@ pub fn continue_to(to: &str, assets: &Assets) -> HttpResponse {
         frame: &assets.frame,
         to,
     };
-    let allowed = Allowed {
+    let policy = PagePolicy {
         popup: true,
-        ..Allowed::default()
+        ..PagePolicy::default()
     };
-    page(StatusCode::OK, &template, &allowed)
+    page(StatusCode::OK, &template, &policy)
 }
 
 /// A page that posts itself (OAuth 2.0 Form Post Response Mode §4).
@@ -128,7 +128,7 @@ pub fn deliver(delivery: Delivery, app: &App, assets: &Assets) -> HttpResponse {
         Delivery::Redirect(to) => see_other(&to),
         Delivery::Form { action, fields } => {
             let nonce = Secret::opaque(&app.entropy).expose().to_owned();
-            let allowed = Allowed {
+            let policy = PagePolicy {
                 form_target: FormTarget::Anywhere,
                 script_nonce: Some(&nonce),
                 popup: true,
@@ -139,7 +139,7 @@ pub fn deliver(delivery: Delivery, app: &App, assets: &Assets) -> HttpResponse {
                 fields,
                 nonce: nonce.clone(),
             };
-            page(StatusCode::OK, &form, &allowed)
+            page(StatusCode::OK, &form, &policy)
         }
     }
 }

@@ -25,7 +25,7 @@ use visit::{Outcome, Panel, Step, Visit};
 use super::Exit;
 use super::cast::{Cast, SCOPE, USERNAME};
 use crate::app::App;
-use crate::http::{Allowed, Assets, FormTarget, Frame, page, see_other};
+use crate::http::{PagePolicy, Assets, FormTarget, Frame, page, see_other};
 use crate::id::ClientId;
 use crate::secret::{Entropy, Secret, base64url, sha256};
 use crate::time::Clock;
@@ -150,9 +150,9 @@ async fn home(
         actions,
         csrf: form_token(&cookie),
     };
-    let allowed = Allowed {
+    let allowed = PagePolicy {
         form_target: FormTarget::Also(&application.issuer),
-        ..Allowed::default()
+        ..PagePolicy::default()
     };
     let mut response = page(StatusCode::OK, &template, &allowed);
     let cookie = Cookie::build("demo", cookie)

@@ -14,7 +14,7 @@ use crate::http::assets::Assets;
 use crate::http::authorization_context::HandlerError;
 use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, CookieKind};
-use crate::http::response::{Allowed, Frame, page, see_other};
+use crate::http::response::{PagePolicy, Frame, page, see_other};
 use crate::http::ui::logout;
 use crate::id::{ConsentId, UserId};
 use crate::time::Timestamp;
@@ -148,7 +148,7 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
             csrf,
             withdraw,
         },
-        &Allowed::default(),
+        &PagePolicy::default(),
     )
 }
 

@@ -15,7 +15,7 @@ use crate::http::assets::Assets;
 use crate::http::authorization_context::{self, Pending, HandlerError, dispatcher};
 use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, Browser, CookieKind};
-use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
+use crate::http::response::{PagePolicy, Frame, continue_to, page, see_other};
 use crate::id::{AuthorizationId, ConsentId};
 use crate::oauth::Detail;
 use crate::oauth::request::authorize::Request;
@@ -155,9 +155,9 @@ async fn show(
         callback_host: host(callback.uri()),
         scopes: scope.iter().map(|name| line(name, &described)).collect(),
     };
-    let allowed = Allowed {
+    let allowed = PagePolicy {
         popup: true,
-        ..Allowed::default()
+        ..PagePolicy::default()
     };
     Ok(page(StatusCode::OK, &template, &allowed))
 }

@@ -19,7 +19,7 @@ use crate::http::assets::Assets;
 use crate::http::authorization_context::{self, Pending, HandlerError, dispatcher};
 use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, Browser, CookieKind};
-use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
+use crate::http::response::{PagePolicy, Frame, continue_to, page, see_other};
 use crate::http::server::access_log;
 use crate::http::server::client_address::ClientAddress;
 use crate::http::server::rate_limit::whole_seconds;
@@ -131,9 +131,9 @@ fn show(
         policy_uri: request.client.policy_uri.clone(),
         tos_uri: request.client.tos_uri.clone(),
     };
-    let allowed = Allowed {
+    let allowed = PagePolicy {
         popup: true,
-        ..Allowed::default()
+        ..PagePolicy::default()
     };
     page(StatusCode::OK, &template, &allowed)
 }

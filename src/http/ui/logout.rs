@@ -13,7 +13,7 @@ use crate::http::assets::Assets;
 use crate::http::authorization_context::HandlerError;
 use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, CookieKind, FormError};
-use crate::http::response::{Allowed, Frame, continue_to, page, see_other};
+use crate::http::response::{PagePolicy, Frame, continue_to, page, see_other};
 use crate::oauth::Detail;
 use crate::oauth::client::Client;
 use crate::oauth::id_token::Hint;
@@ -181,7 +181,7 @@ impl Question<'_> {
             client: self.client.map(|client| client.name.clone()),
             fields: self.asked.fields(),
         };
-        page(StatusCode::OK, &template, &Allowed::default())
+        page(StatusCode::OK, &template, &PagePolicy::default())
     }
 }
 
@@ -213,7 +213,7 @@ fn done(app: &App, assets: &Assets, to: Option<&str>, by_form: bool) -> HttpResp
             &SignedOut {
                 frame: &assets.frame,
             },
-            &Allowed::default(),
+            &PagePolicy::default(),
         ),
     };
     let headers = response.headers_mut();

@@ -17,7 +17,7 @@ use crate::http::assets::Assets;
 use crate::http::authorization_context::HandlerError;
 use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, CookieKind};
-use crate::http::response::{Allowed, Frame, page, see_other};
+use crate::http::response::{PagePolicy, Frame, page, see_other};
 use crate::http::ui::login::fresh_session;
 use crate::secret::Secret;
 
@@ -125,7 +125,7 @@ fn show(
         username: typed.chars().take(LOGIN_HINT_CHARS).collect(),
         error,
     };
-    let mut response = page(StatusCode::OK, &template, &Allowed::default());
+    let mut response = page(StatusCode::OK, &template, &PagePolicy::default());
     // Ten minutes from here.
     if let Err(error) = response.add_cookie(&CookieKind::Interaction.keep(app, browser)) {
         tracing::error!(event = "http.cookie", %error);
