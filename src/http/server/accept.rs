@@ -27,7 +27,7 @@ use crate::config::limits::{HANDSHAKE_TIME, HEADER_TIME, KEEP_ALIVE};
 use crate::http::server::client_address;
 use crate::http::server::connections::{Connections, Slot};
 use crate::http::server::listeners;
-use crate::http::server::timed_stream::{Pulse, Stream, Wire};
+use crate::http::server::timed_stream::{ConnectionState, Stream, TimedStream};
 use crate::metrics::REFUSED;
 use crate::time::Clock;
 
@@ -177,7 +177,7 @@ where
                 let stop = stop.clone();
                 async move { stop.notified().await }
             })
-            .on_connect_ext(|wire: &Wire<T>, connection| {
+            .on_connect_ext(|wire: &TimedStream<T>, connection| {
                 connection.insert(wire.pulse());
             })
             .finish(map_config(app, |()| AppConfig::default()));
@@ -185,7 +185,7 @@ where
         apply_fn_factory(http, move |admitted: Admitted<T>, http: &_| {
             let Admitted { stream, slot } = admitted;
             let peer = stream.tcp().and_then(|tcp| tcp.peer_addr().ok());
-            let wire = Wire::new(stream, slot);
+            let wire = TimedStream::new(stream, slot);
             let pulse = wire.pulse();
             let served = Service::call(http, (wire, Protocol::Http1, peer));
             let (clock, begun) = (clock.clone(), clock.uptime());
@@ -201,7 +201,7 @@ where
 fn tell(
     peer: Option<SocketAddr>,
     outcome: &Result<(), DispatchError>,
-    pulse: &Pulse,
+    pulse: &ConnectionState,
     lived: Duration,
 ) {
     let (code, event, reason) = match outcome {

@@ -18,7 +18,7 @@ use crate::config::limits::{CONNECTIONS_PER_IP, HANDSHAKES, HANDSHAKES_PER_IP, U
 use crate::config::{Network, is_in};
 use crate::http::server::client_address;
 use crate::http::server::rate_limit::source;
-use crate::http::server::timed_stream::Pulse;
+use crate::http::server::timed_stream::ConnectionState;
 use crate::metrics::REFUSED;
 
 /// The open connections of a listener, by source: an IPv4 address or an IPv6 /64. Trusted proxies may hold
@@ -65,7 +65,7 @@ pub struct Handshake {
 
 /// Stops counting the connection of this request.
 pub fn release(request: &HttpRequest) {
-    if let Some(pulse) = Pulse::of(request) {
+    if let Some(pulse) = ConnectionState::of(request) {
         pulse.release();
     }
 }

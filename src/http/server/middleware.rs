@@ -28,7 +28,7 @@ use crate::http::error::{self, ErrorPage};
 use crate::http::server::access_log::{self, RequestId};
 use crate::http::server::client_address::{self, BadForwarded, ClientAddress};
 use crate::http::server::rate_limit::{self, Class, Limits};
-use crate::http::server::timed_stream::{Busy, Pulse};
+use crate::http::server::timed_stream::{Busy, ConnectionState};
 use crate::keys::KeyError;
 use crate::oauth::{Code, Detail};
 
@@ -60,7 +60,7 @@ pub async fn guard(
         return Ok(request.into_response(HttpResponse::InternalServerError().finish()));
     };
     let begun = app.clock.uptime();
-    let busy = Pulse::begin(request.request());
+    let busy = ConnectionState::begin(request.request());
     let peer = client_address::peer(request.peer_addr());
     let trusted = is_in(&app.config.http.trusted_proxies, peer);
     let request_id = RequestId::begin(request.headers(), trusted, &app);
@@ -120,7 +120,7 @@ pub async fn in_use(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let busy = Pulse::begin(request.request());
+    let busy = ConnectionState::begin(request.request());
     let response = next.call(request).await?.map_into_boxed_body();
     Ok(response.map_body(|_, answer| {
         BoxBody::new(Holding {
@@ -243,7 +243,7 @@ fn from_nowhere(
     if !allowed || is_in(&rules.deny, address) {
         return notice(ErrorPage::NETWORK);
     }
-    let sheltered = Pulse::is_encrypted(http)
+    let sheltered = ConnectionState::is_encrypted(http)
         || !app.issuer.is_https()
         || peer.is_loopback()
         || is_in(&rules.trusted_proxies, peer);

@@ -55,7 +55,7 @@ impl Stream for UnixStream {
 }
 
 /// What is known of a connection while it lasts.
-pub struct Pulse {
+pub struct ConnectionState {
     encrypted: bool,
     /// Counts the connection for its source.
     slot: Cell<Option<Slot>>,
@@ -68,7 +68,7 @@ pub struct Pulse {
 }
 
 /// A request that is being answered.
-pub struct Busy(Option<Rc<Pulse>>);
+pub struct Busy(Option<Rc<ConnectionState>>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
@@ -78,7 +78,7 @@ impl Drop for Busy {
     }
 }
 
-impl Pulse {
+impl ConnectionState {
     pub(in crate::http) fn of(request: &HttpRequest) -> Option<&Rc<Self>> {
         request.conn_data()
     }
@@ -120,14 +120,14 @@ impl Pulse {
 }
 
 /// The stream with a watch on it.
-pub struct Wire<T> {
+pub struct TimedStream<T> {
     stream: T,
-    pulse: Rc<Pulse>,
+    pulse: Rc<ConnectionState>,
     /// Whether a part of the next head is here, and how many requests there were before it.
     begun: bool,
     heard: usize,
-    head: Watch,
-    answer: Watch,
+    head: Deadline,
+    answer: Deadline,
     /// Bytes of the answer that were taken since its watch began.
     taken: usize,
     idle: usize,
@@ -135,9 +135,9 @@ pub struct Wire<T> {
 
 /// A timer that wakes whoever waits.
 #[derive(Default)]
-struct Watch(Option<Pin<Box<Sleep>>>);
+struct Deadline(Option<Pin<Box<Sleep>>>);
 
-impl Watch {
+impl Deadline {
     /// Whether a time has passed since this was asked first.
     fn is_over(&mut self, time: Duration, context: &mut Context<'_>) -> bool {
         let timer = self.0.get_or_insert_with(|| Box::pin(sleep(time)));
@@ -149,10 +149,10 @@ impl Watch {
     }
 }
 
-impl<T: Stream> Wire<T> {
+impl<T: Stream> TimedStream<T> {
     /// A connection that was just accepted and counted.
     pub(in crate::http) fn new(stream: T, slot: Slot) -> Self {
-        let pulse = Pulse {
+        let pulse = ConnectionState {
             encrypted: T::ENCRYPTED,
             slot: Cell::new(Some(slot)),
             requests: Cell::new(0),
@@ -164,15 +164,15 @@ impl<T: Stream> Wire<T> {
             pulse: Rc::new(pulse),
             begun: false,
             heard: 0,
-            head: Watch::default(),
-            answer: Watch::default(),
+            head: Deadline::default(),
+            answer: Deadline::default(),
             taken: 0,
             idle: 0,
         }
     }
 
     /// What is known of it.
-    pub(in crate::http) fn pulse(&self) -> Rc<Pulse> {
+    pub(in crate::http) fn pulse(&self) -> Rc<ConnectionState> {
         Rc::clone(&self.pulse)
     }
 
@@ -200,7 +200,7 @@ impl<T: Stream> Wire<T> {
     }
 }
 
-impl<T: Stream> AsyncRead for Wire<T> {
+impl<T: Stream> AsyncRead for TimedStream<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -224,7 +224,7 @@ impl<T: Stream> AsyncRead for Wire<T> {
     }
 }
 
-impl<T: Stream> AsyncWrite for Wire<T> {
+impl<T: Stream> AsyncWrite for TimedStream<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
