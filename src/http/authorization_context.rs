@@ -131,14 +131,14 @@ impl Stored {
 }
 
 /// A request that may be answered, with what is known about it.
-pub(in crate::http) struct Pending {
+pub(in crate::http) struct AuthorizationContext {
     pub(in crate::http) request: Request,
     pub(in crate::http) stored: Stored,
     /// The feed epoch when the client was read.
     pub(in crate::http) feed_epoch: i64,
 }
 
-impl Pending {
+impl AuthorizationContext {
     /// The login of the browser that asks.
     pub(in crate::http) fn login(&self) -> Option<&Login> {
         self.stored
@@ -155,12 +155,12 @@ impl Pending {
 }
 
 /// Loads and checks a request; refusals are where RFC 6749 §4.1.2.1 wants them.
-pub(in crate::http) async fn pend(
+pub(in crate::http) async fn load_authorization_request(
     http: &HttpRequest,
     app: &App,
     params: &Params,
     now: Timestamp,
-) -> Result<Pending, HandlerError> {
+) -> Result<AuthorizationContext, HandlerError> {
     // 1. The client, and where the answer may go.
     let client_id = rules::client_id(params)?;
     let known = app.registrations.find(&app.store, &client_id, now).await?;
@@ -192,7 +192,7 @@ pub(in crate::http) async fn pend(
     if let Some((_, username)) = &stored.session {
         access_log::name_person(http, &app.secret.user_ref(username.as_str()));
     }
-    Ok(Pending {
+    Ok(AuthorizationContext {
         feed_epoch: known.map_or(0, |known| known.feed_epoch),
         request,
         stored,

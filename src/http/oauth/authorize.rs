@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::app::App;
 use crate::db;
 use crate::http::assets::Assets;
-use crate::http::authorization_context::{Pending, HandlerError, dispatcher, open, pend};
+use crate::http::authorization_context::{AuthorizationContext, HandlerError, dispatcher, open, load_authorization_request};
 use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, Browser, CookieKind, FormError};
 use crate::http::navigation::Load;
@@ -107,7 +107,7 @@ async fn begin(
     load: Load,
 ) -> Result<Next, HandlerError> {
     let now = app.clock.now();
-    let pending = pend(http, app, params, now).await?;
+    let pending = load_authorization_request(http, app, params, now).await?;
     allow_frame(load, &pending.request)?;
     // 3. The next step.
     match pending.next(None, now) {
@@ -145,7 +145,7 @@ async fn resume(
     let begun = open(app, &id, browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
         .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
-    let pending = pend(http, app, &params, now).await?;
+    let pending = load_authorization_request(http, app, &params, now).await?;
     allow_frame(load, &pending.request)?;
     match pending.next(Some(&begun), now) {
         Step::Login => Ok(Next::Login(id)),
@@ -185,13 +185,13 @@ fn allow_frame(load: Load, request: &Request) -> Result<(), HandlerError> {
 /// Takes the authorization, writes grant and code, and answers: one transaction.
 async fn answer(
     app: &App,
-    pending: Pending,
+    pending: AuthorizationContext,
     id: Option<AuthorizationId>,
     scope: Scope,
     consent_id: Option<ConsentId>,
     now: Timestamp,
 ) -> Result<Next, HandlerError> {
-    let Pending {
+    let AuthorizationContext {
         request,
         stored,
         feed_epoch,
@@ -254,7 +254,7 @@ async fn store(http: &HttpRequest, app: &App, body: Payload) -> Result<Authoriza
         );
     }
     let now = app.clock.now();
-    let pending = pend(http, app, &params, now).await?;
+    let pending = load_authorization_request(http, app, &params, now).await?;
     let begun = authorization(app, &pending.request, &text, None, now);
     let id = begun.id.clone();
     put(http, app, begun).await?;

@@ -12,7 +12,7 @@ use crate::accounts::session::Login;
 use crate::app::App;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::http::assets::Assets;
-use crate::http::authorization_context::{self, Pending, HandlerError, dispatcher};
+use crate::http::authorization_context::{self, AuthorizationContext, HandlerError, dispatcher};
 use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, Browser, CookieKind};
 use crate::http::response::{PagePolicy, Frame, continue_to, page, see_other};
@@ -77,7 +77,7 @@ pub async fn post(
 
 /// A signed-in user and the authorization request that they decide on.
 struct Asked {
-    pending: Pending,
+    pending: AuthorizationContext,
     login: Login,
     /// Whether the user must decide. Otherwise they have, and may still change their mind.
     is_due: bool,
@@ -95,7 +95,7 @@ async fn asked(
     let begun = authorization_context::open(app, id, &browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
         .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
-    let pending = authorization_context::pend(request, app, &params, now).await?;
+    let pending = authorization_context::load_authorization_request(request, app, &params, now).await?;
     let is_due = match pending.next(Some(&begun), now) {
         Step::Consent => true,
         Step::Answer { .. } => false,

@@ -16,7 +16,7 @@ use crate::accounts::user::{User, Username};
 use crate::app::App;
 use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::http::assets::Assets;
-use crate::http::authorization_context::{self, Pending, HandlerError, dispatcher};
+use crate::http::authorization_context::{self, AuthorizationContext, HandlerError, dispatcher};
 use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, Browser, CookieKind};
 use crate::http::response::{PagePolicy, Frame, continue_to, page, see_other};
@@ -87,12 +87,12 @@ async fn pending(
     app: &App,
     id: &AuthorizationId,
     browser: &Browser,
-) -> Result<Option<Pending>, HandlerError> {
+) -> Result<Option<AuthorizationContext>, HandlerError> {
     let now = app.clock.now();
     let begun = authorization_context::open(app, id, browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
         .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
-    let pending = authorization_context::pend(request, app, &params, now).await?;
+    let pending = authorization_context::load_authorization_request(request, app, &params, now).await?;
     let is_refused = matches!(pending.next(Some(&begun), now), Step::Refuse(_));
     Ok((!is_refused).then_some(pending))
 }
@@ -102,7 +102,7 @@ fn show(
     assets: &Assets,
     id: &AuthorizationId,
     browser: &Browser,
-    pending: &Pending,
+    pending: &AuthorizationContext,
     failed: Option<(&str, String)>,
 ) -> HttpResponse {
     let request = &pending.request;
