@@ -186,7 +186,7 @@ pub(in crate::http) async fn load_authorization_request(
         },
     };
     if stored.session.is_none() {
-        extract::log_stranger(http, app);
+        extract::log_unknown_session(http, app);
     }
     expire(http, app, &mut stored, now).await?;
     if let Some((_, username)) = &stored.session {

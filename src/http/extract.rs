@@ -216,7 +216,7 @@ impl CookieKind {
 }
 
 /// Logs a session cookie that stands for no session: guessed, altered, or ended elsewhere.
-pub fn log_stranger(request: &HttpRequest, app: &App) {
+pub fn log_unknown_session(request: &HttpRequest, app: &App) {
     if CookieKind::Session.is_sent(request, app) {
         error::log(request, Detail::new("session.invalid", "unknown"), None);
     }

@@ -73,7 +73,7 @@ enum Told {
     Signed(String),
 }
 
-async fn tell(app: &App, token: Option<String>) -> Result<Told, HandlerError> {
+async fn write_access_log(app: &App, token: Option<String>) -> Result<Told, HandlerError> {
     // 1. A genuine token of ours with scope `openid`, whatever its audience.
     let token = token.ok_or(HandlerError::Rejected(Rejected::Missing))?;
     let (need, now) = (Need::scope("openid"), app.clock.now());

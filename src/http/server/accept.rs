@@ -198,7 +198,7 @@ where
 }
 
 /// Says what ended a connection, if a request on it was refused before it came to us.
-fn tell(
+fn write_access_log(
     peer: Option<SocketAddr>,
     outcome: &Result<(), DispatchError>,
     pulse: &ConnectionState,

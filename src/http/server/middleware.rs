@@ -65,11 +65,11 @@ pub async fn guard(
     let trusted = is_in(&app.config.http.trusted_proxies, peer);
     let request_id = RequestId::begin(request.headers(), trusted, &app);
     request.extensions_mut().insert(request_id.clone());
-    let (request, body) = hold(request);
+    let (request, body) = retain_body(request);
     let found = locate(&request, &app);
     // Before anything is refused, so that whoever is refused meets a limit as well.
     let refusal = too_many(request.request(), &limits, &app, &assets)
-        .or_else(|| from_nowhere(&request, found, &app, &assets))
+        .or_else(|| reject_bad_forwarded(&request, found, &app, &assets))
         .or_else(|| refuse(&request, &app, &assets));
     let refusal = match refusal {
         Some(refusal) => Some(refusal),
@@ -107,7 +107,7 @@ pub async fn guard(
         let head = response.response_mut().head_mut();
         head.set_connection_type(ConnectionType::Close);
     }
-    access_log::tell(&http, response.status(), begun, &app);
+    access_log::write_access_log(&http, response.status(), begun, &app);
     Ok(response)
 }
 
@@ -192,7 +192,7 @@ impl Stream for Reader {
 }
 
 /// Keeps a hand on the request's body, if it has one.
-fn hold(mut request: ServiceRequest) -> (ServiceRequest, Option<Body>) {
+fn retain_body(mut request: ServiceRequest) -> (ServiceRequest, Option<Body>) {
     let payload = request.take_payload();
     if matches!(payload, Payload::None) {
         return (request, None);
@@ -227,7 +227,7 @@ fn locate(request: &ServiceRequest, app: &App) -> Result<IpAddr, BadForwarded> {
 
 /// Refuses a request when nobody can say where it comes from, when its network is shut out, or when it
 /// came in the clear from another machine.
-fn from_nowhere(
+fn reject_bad_forwarded(
     request: &ServiceRequest,
     found: Result<IpAddr, BadForwarded>,
     app: &App,
@@ -297,7 +297,7 @@ fn refuse(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpRe
     if !is_canonical(http.uri().path()) {
         return notice(ErrorPage::NOT_FOUND);
     }
-    other_host(request, app, assets)
+    reject_wrong_host(request, app, assets)
 }
 
 /// While this node must not change state, nothing that rests on the database is answered: not from one
@@ -342,7 +342,7 @@ fn is_canonical(path: &str) -> bool {
 
 /// The issuer is a constant, never taken from `Host`. Another loopback spelling of a loopback issuer
 /// is sent to the right one; everything else is 421.
-fn other_host(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
+fn reject_wrong_host(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
     let mut hosts = request.headers().get_all(HOST);
     // RFC 9112 §3.2: exactly one, whatever the target says.
     let (Some(host), None) = (hosts.next(), hosts.next()) else {

@@ -112,7 +112,7 @@ async fn person(request: &HttpRequest, app: &App) -> Result<Option<Person>, Hand
         Ok(Some((session, name, admin, consents)))
     });
     let Some((session, name, admin, consents)) = found.await? else {
-        extract::log_stranger(request, app);
+        extract::log_unknown_session(request, app);
         return Ok(None);
     };
     Ok((!session.is_over(idle, now)).then(|| Person {

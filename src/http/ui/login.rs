@@ -191,8 +191,8 @@ async fn sign_in(
             let detail = Detail::new("login.busy", "in_progress");
             return Err(HandlerError::ErrorPage(ErrorPage::BUSY.because(detail)));
         }
-        put_off => {
-            let (reason, wait, advice) = throttled(put_off);
+        too_many_attempts_page => {
+            let (reason, wait, advice) = throttled(too_many_attempts_page);
             let detail = Detail::new("login.throttled", reason);
             error::refused(request, "429", detail, None);
             count("throttled");

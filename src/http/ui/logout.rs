@@ -124,7 +124,7 @@ async fn log_out(
         }
     }
     let Some((session, username)) = session else {
-        extract::log_stranger(request, app);
+        extract::log_unknown_session(request, app);
         return Ok(done(app, assets, to.as_deref(), by_form));
     };
     // 2. A genuine hint of this very login, or the person's own answer; otherwise the question.
