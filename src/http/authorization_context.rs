@@ -19,7 +19,7 @@ use crate::id::{AuthorizationId, ClientId};
 use crate::oauth::client::Client;
 use crate::oauth::id_token::Hint;
 use crate::oauth::request::authorize::{self as rules, Refused, Request, ValidationContext};
-use crate::oauth::request::next_action::{Authorization, Step, next};
+use crate::oauth::request::next_action::{Authorization, NextAction, next_action};
 use crate::oauth::request::params::Params;
 use crate::oauth::{Detail, Error};
 use crate::secret::Hash;
@@ -148,7 +148,7 @@ impl AuthorizationContext {
     }
 
     /// What the request needs next. Every handler that advances an authorization asks this first.
-    pub(in crate::http) fn next(&self, begun: Option<&Authorization>, now: Timestamp) -> Step {
+    pub(in crate::http) fn next(&self, begun: Option<&Authorization>, now: Timestamp) -> NextAction {
         let consent = self.stored.consent.as_ref();
         next(&self.request, begun, self.login(), consent, now)
     }

@@ -19,7 +19,7 @@ use crate::oauth::grants::authorization_code::Code;
 use crate::oauth::grants::{Grant, NewGrant};
 use crate::oauth::request::authorize::{self as rules, Refused, Request};
 use crate::oauth::request::callback::{Callback, Delivery};
-use crate::oauth::request::next_action::{Authorization, Stage, Step};
+use crate::oauth::request::next_action::{Authorization, Stage, NextAction};
 use crate::oauth::request::params::Params;
 use crate::oauth::request::scope::Scope;
 use crate::oauth::{Detail, Error};
@@ -111,8 +111,8 @@ async fn begin(
     allow_frame(load, &pending.request)?;
     // 3. The next step.
     match pending.next(None, now) {
-        Step::Refuse(error) => Err(refuse(&pending.request.callback, error)),
-        Step::Answer { scope, consent_id } => {
+        NextAction::Refuse(error) => Err(refuse(&pending.request.callback, error)),
+        NextAction::Answer { scope, consent_id } => {
             answer(app, pending, None, scope, consent_id, now).await
         }
         step => {
@@ -125,7 +125,7 @@ async fn begin(
             );
             let id = begun.id.clone();
             put(http, app, begun).await?;
-            Ok(if matches!(step, Step::Login) {
+            Ok(if matches!(step, NextAction::Login) {
                 Next::Login(id)
             } else {
                 Next::Consent(id)
@@ -148,9 +148,9 @@ async fn resume(
     let pending = load_authorization_request(http, app, &params, now).await?;
     allow_frame(load, &pending.request)?;
     match pending.next(Some(&begun), now) {
-        Step::Login => Ok(Next::Login(id)),
-        Step::Consent => Ok(Next::Consent(id)),
-        Step::Refuse(error) => {
+        NextAction::Login => Ok(Next::Login(id)),
+        NextAction::Consent => Ok(Next::Consent(id)),
+        NextAction::Refuse(error) => {
             let taken = app
                 .store
                 .transaction(move |tx| tx.take_authorization(&id, now))
@@ -161,7 +161,7 @@ async fn resume(
                 HandlerError::ErrorPage(ErrorPage::ALREADY_DONE)
             })
         }
-        Step::Answer { scope, consent_id } => {
+        NextAction::Answer { scope, consent_id } => {
             answer(app, pending, Some(id), scope, consent_id, now).await
         }
     }

@@ -19,7 +19,7 @@ use crate::http::response::{PagePolicy, Frame, continue_to, page, see_other};
 use crate::id::{AuthorizationId, ConsentId};
 use crate::oauth::Detail;
 use crate::oauth::request::authorize::Request;
-use crate::oauth::request::next_action::Step;
+use crate::oauth::request::next_action::NextAction;
 use crate::oauth::request::params::Params;
 use crate::oauth::request::scope::Scope;
 use crate::time::Timestamp;
@@ -97,9 +97,9 @@ async fn asked(
         .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
     let pending = authorization_context::load_authorization_request(request, app, &params, now).await?;
     let is_due = match pending.next(Some(&begun), now) {
-        Step::Consent => true,
-        Step::Answer { .. } => false,
-        Step::Login | Step::Refuse(_) => return Ok(None),
+        NextAction::Consent => true,
+        NextAction::Answer { .. } => false,
+        NextAction::Login | NextAction::Refuse(_) => return Ok(None),
     };
     let login = pending.login().cloned();
     Ok(login.map(|login| Asked {

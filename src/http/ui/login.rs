@@ -26,7 +26,7 @@ use crate::http::server::rate_limit::whole_seconds;
 use crate::id::AuthorizationId;
 use crate::metrics::LOGINS;
 use crate::oauth::Detail;
-use crate::oauth::request::next_action::Step;
+use crate::oauth::request::next_action::NextAction;
 use crate::oauth::request::params::Params;
 use crate::secret::{Secret, base64url};
 pub(in crate::http) use session::fresh_session;
@@ -93,7 +93,7 @@ async fn pending(
     let params = Params::parse(begun.params.as_bytes())
         .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
     let pending = authorization_context::load_authorization_request(request, app, &params, now).await?;
-    let is_refused = matches!(pending.next(Some(&begun), now), Step::Refuse(_));
+    let is_refused = matches!(pending.next(Some(&begun), now), NextAction::Refuse(_));
     Ok((!is_refused).then_some(pending))
 }
 

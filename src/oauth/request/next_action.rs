@@ -77,7 +77,7 @@ impl Stage {
 
 /// What an authorization needs next.
 #[derive(Debug)]
-pub enum Step {
+pub enum NextAction {
     /// The person must sign in.
     Login,
     /// The person must be asked.
@@ -98,17 +98,17 @@ fn rejected(reason: &'static str) -> Detail {
 }
 
 /// What the request needs, from what is stored. Pure: the same state gives the same step.
-pub fn next(
+pub fn next_action(
     request: &Request,
     begun: Option<&Authorization>,
     login: Option<&Login>,
     consent: Option<&Consent>,
     now: Timestamp,
-) -> Step {
+) -> NextAction {
     let sid = login.map(|login| &login.sid);
     let has_own_login = sid.is_some() && begun.and_then(|begun| begun.login_sid.as_ref()) == sid;
     if begun.is_some_and(|begun| begun.stage == Stage::Denied) {
-        return Step::Refuse(Error::access_denied(Detail::new(
+        return NextAction::Refuse(Error::access_denied(Detail::new(
             "consent.denied",
             "denied",
         )));
@@ -117,7 +117,7 @@ pub fn next(
     else {
         return unless_silent(
             request,
-            Step::Login,
+            NextAction::Login,
             Error::login_required(rejected("login")),
         );
     };
@@ -129,9 +129,9 @@ pub fn next(
         let other = Error::login_required(rejected("other_user"));
         // Whoever just signed in is somebody else: asking once more would not change that.
         return if has_own_login {
-            Step::Refuse(other)
+            NextAction::Refuse(other)
         } else {
-            unless_silent(request, Step::Login, other)
+            unless_silent(request, NextAction::Login, other)
         };
     }
     // A consent that was withdrawn or replaced since no longer counts. A client that asks for none has none
@@ -147,7 +147,7 @@ pub fn next(
         begun.filter(|begun| begun.stage == Stage::Consented && begun.sid.as_ref() == sid);
     if let Some(consented) = consented.filter(|begun| is_covered(begun.scope.as_ref())) {
         let scope = consented.scope.clone().unwrap_or_default();
-        return Step::Answer {
+        return NextAction::Answer {
             scope,
             consent_id: consent.map(|consent| consent.id.clone()),
         };
@@ -155,11 +155,11 @@ pub fn next(
     if must_ask(request, consent, now) {
         return unless_silent(
             request,
-            Step::Consent,
+            NextAction::Consent,
             Error::consent_required(rejected("consent")),
         );
     }
-    Step::Answer {
+    NextAction::Answer {
         scope: request.scope.clone(),
         consent_id: consent
             .filter(|_| request.client.consent != ConsentPolicy::Skip)
@@ -167,9 +167,9 @@ pub fn next(
     }
 }
 
-fn unless_silent(request: &Request, step: Step, error: Error) -> Step {
+fn unless_silent(request: &Request, step: NextAction, error: Error) -> NextAction {
     if request.prompt.none {
-        Step::Refuse(error)
+        NextAction::Refuse(error)
     } else {
         step
     }
@@ -355,31 +355,31 @@ mod tests {
                 && consent.client_shape.matches(&request.client.shape())
         });
         if stage == Some(Stage::Denied) {
-            let told = matches!(&step, Step::Refuse(e) if e.code.as_str() == "access_denied");
+            let told = matches!(&step, NextAction::Refuse(e) if e.code.as_str() == "access_denied");
             assert!(told, "who denied is told so: {context}");
             return;
         }
         if request.prompt.none {
             assert!(
-                !matches!(step, Step::Login | Step::Consent),
+                !matches!(step, NextAction::Login | NextAction::Consent),
                 "no page under none: {context}"
             );
         } else {
             assert!(
-                !matches!(step, Step::Refuse(_)),
+                !matches!(step, NextAction::Refuse(_)),
                 "nothing to refuse: {context}"
             );
         }
         let login_due = login.is_none() || (asks_again && !has_own_login);
         if login_due {
             assert!(
-                matches!(step, Step::Login | Step::Refuse(_)),
+                matches!(step, NextAction::Login | NextAction::Refuse(_)),
                 "sign in first: {context}"
             );
             return;
         }
         assert!(
-            !matches!(step, Step::Login),
+            !matches!(step, NextAction::Login),
             "nobody signs in twice: {context}"
         );
         let is_active = consent.is_some() || request.client.consent == ConsentPolicy::Skip;
@@ -391,8 +391,8 @@ mod tests {
                     ConsentPolicy::Always => true,
                     ConsentPolicy::Remember => !remembered,
                 });
-        assert_eq!(matches!(step, Step::Answer { .. }), !due, "{context}");
-        if let Step::Answer { scope, .. } = step {
+        assert_eq!(matches!(step, NextAction::Answer { .. }), !due, "{context}");
+        if let NextAction::Answer { scope, .. } = step {
             let expected = if consented { "openid" } else { "openid a" };
             assert_eq!(
                 scope.to_string(),
