@@ -19,7 +19,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::accounts::password::Password;
 use crate::config::limits::{HASH_QUEUE, HASH_WAIT};
-use crate::config::{Config, Issuer, Refused};
+use crate::config::{Config, Issuer, ConfigError};
 use crate::db::{self, Claim, OpenError, Schema, Store};
 use crate::feed::{Feed, MarkFile};
 use crate::keeper::Keeper;
@@ -305,8 +305,8 @@ pub fn open(config: &Config) -> Result<Store, StartError> {
     )?)
 }
 
-impl From<Refused> for StartError {
-    fn from(refused: Refused) -> Self {
+impl From<ConfigError> for StartError {
+    fn from(refused: ConfigError) -> Self {
         Self::Configuration(refused.to_string())
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::context::{AdminError, Context};
 use crate::accounts::FieldErrors;
 use crate::audit::{Name, Target};
-use crate::config::{Config, Keys, Refused};
+use crate::config::{Config, Keys, ConfigError};
 use crate::db::Transaction;
 use crate::id::ClientId;
 use crate::keys::Alg;
@@ -29,8 +29,8 @@ impl Rules {
     /// The rules of a configuration.
     ///
     /// # Errors
-    /// [`Refused`]: the issuer is not set.
-    pub fn of(config: &Config) -> Result<Self, Refused> {
+    /// [`ConfigError`]: the issuer is not set.
+    pub fn of(config: &Config) -> Result<Self, ConfigError> {
         Ok(Self {
             issuer_is_loopback: config.issuer()?.is_loopback(),
             keys: config.keys.clone(),

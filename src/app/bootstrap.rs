@@ -9,7 +9,7 @@ use crate::accounts::password::{Password, is_acceptable};
 use crate::accounts::user::{User, Username};
 use crate::admin::{self, AdminError, Context, first_admin};
 use crate::audit::Actor;
-use crate::config::{Config, Refused, read_secret_file};
+use crate::config::{Config, ConfigError, read_secret_file};
 use crate::db::{self, Store};
 use crate::secret::{Entropy, Secret};
 use crate::time::Timestamp;
@@ -69,7 +69,7 @@ impl App {
     /// The account of the configuration and the hash of its password, if there is one.
     fn configured_admin(&self, now: Timestamp) -> Result<Option<(User, String)>, StartError> {
         let section = &self.config.bootstrap;
-        let refused = |key, why: String| StartError::from(Refused::key(key, why));
+        let refused = |key, why: String| StartError::from(ConfigError::key(key, why));
         let username = Username::parse(&section.admin_username).ok_or_else(|| {
             refused(
                 "bootstrap.admin_username",

@@ -32,7 +32,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::app::{self, StartError};
-use crate::config::{self as configuration, Config, Overrides, Refused};
+use crate::config::{self as configuration, Config, Overrides, ConfigError};
 use crate::db::{self, Schema, Store};
 use crate::log;
 
@@ -169,7 +169,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(exit) = error.downcast_ref::<Exit>() {
         return exit.code;
     }
-    if error.is::<Refused>() {
+    if error.is::<ConfigError>() {
         return 78;
     }
     match error.downcast_ref::<StartError>() {

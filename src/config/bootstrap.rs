@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::limits::caps;
-use super::{Refused, Span};
+use super::{ConfigError, Span};
 
 /// Looked at while there is no administrator. There is no default password.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -33,10 +33,10 @@ impl Default for Bootstrap {
 }
 
 impl Bootstrap {
-    pub(super) fn check(&self) -> Result<(), Refused> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         caps(&[("bootstrap.link", self.link, Span::secs(3_600))])?;
         if self.admin_password_file.is_some() && self.admin_password_hash.is_some() {
-            return Err(Refused::key(
+            return Err(ConfigError::key(
                 "bootstrap.admin_password_hash",
                 "is given together with `bootstrap.admin_password_file`",
             ));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Refused, is_loopback_host};
+use super::{ConfigError, is_loopback_host};
 
 /// Which database, and how many connections.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,16 +36,16 @@ impl Default for Database {
 }
 
 impl Database {
-    pub(super) fn check(&self) -> Result<(), Refused> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         if !(1..=1_000).contains(&self.pool_size) {
-            return Err(Refused::key("database.pool_size", "must be 1 to 1000"));
+            return Err(ConfigError::key("database.pool_size", "must be 1 to 1000"));
         }
         let url = self.url.as_deref().unwrap_or("sqlite:");
         if !["sqlite:", "postgres://", "postgresql://"]
             .iter()
             .any(|scheme| url.starts_with(scheme))
         {
-            return Err(Refused::key(
+            return Err(ConfigError::key(
                 "database.url",
                 "must begin with postgres://, postgresql:// or sqlite:",
             ));
@@ -56,7 +56,7 @@ impl Database {
             && !self.private_network
             && mode != VERIFIED
         {
-            return Err(Refused::key(
+            return Err(ConfigError::key(
                 "database.url",
                 format!(
                     "sslmode={mode} lets others read or answer for the database; leave it out or write {VERIFIED}, or say `database.private_network` where that is so"

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Authority, HTTP_PORT, HTTPS_PORT, Network, Refused};
+use super::{Authority, HTTP_PORT, HTTPS_PORT, Network, ConfigError};
 
 /// Proxies, host names and networks.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -34,9 +34,9 @@ impl Http {
             .any(|known| is_same(known, HTTP_PORT) || is_same(known, HTTPS_PORT))
     }
 
-    pub(super) fn check(&self) -> Result<(), Refused> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         if let Some(all) = self.trusted_proxies.iter().find(|net| net.is_everything()) {
-            return Err(Refused::key(
+            return Err(ConfigError::key(
                 "http.trusted_proxies",
                 format!(
                     "{all} trusts everybody, so that anybody could name any address as their own; name the proxies"

@@ -4,7 +4,7 @@ use std::fmt;
 
 use url::Url;
 
-use super::{Authority, HTTP_PORT, HTTPS_PORT, Refused};
+use super::{Authority, HTTP_PORT, HTTPS_PORT, ConfigError};
 
 /// The issuer, byte for byte as it stands in tokens and metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +20,8 @@ impl Issuer {
     ///
     /// # Errors
     /// When it is no plain `https` origin, or `http` on a loopback host.
-    pub fn parse(text: &str) -> Result<Self, Refused> {
-        let refuse = |why: &str| Err(Refused::key("issuer", format!("`{text}` {why}")));
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let refuse = |why: &str| Err(ConfigError::key("issuer", format!("`{text}` {why}")));
         let Ok(url) = Url::parse(text) else {
             return refuse("is not a URL");
         };

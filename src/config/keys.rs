@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::limits::{CLOCK_SKEW, JWKS_CACHED, KEY_CHANGE_SEEN};
-use super::{Refused, Span};
+use super::{ConfigError, Span};
 
 /// Between the last moment at which a standby may be made and its first signature.
 const SPARE: Duration = Duration::from_secs(86_400);
@@ -63,27 +63,27 @@ impl Keys {
         )
     }
 
-    pub(super) fn check(&self) -> Result<(), Refused> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.kek.is_empty() {
-            return Err(Refused::key("keys.kek", "names no key-encrypting key"));
+            return Err(ConfigError::key("keys.kek", "names no key-encrypting key"));
         }
         if let Some(odd) = self.kek.iter().find(|source| {
             !matches!(source.split_once(':'), Some(("file" | "credential" | "env", name)) if !name.is_empty())
         }) {
-            return Err(Refused::key(
+            return Err(ConfigError::key(
                 "keys.kek",
                 format!("`{odd}` is none of file:PATH, credential:NAME, env:NAME"),
             ));
         }
         if ![2_048, 3_072, 4_096].contains(&self.rsa_bits) {
-            return Err(Refused::key("keys.rsa_bits", "must be 2048, 3072 or 4096"));
+            return Err(ConfigError::key("keys.rsa_bits", "must be 2048, 3072 or 4096"));
         }
         self.check_algorithms()?;
         self.check_schedule()
     }
 
-    fn check_algorithms(&self) -> Result<(), Refused> {
-        let refused = |why: String| Err(Refused::key("keys.algorithms", why));
+    fn check_algorithms(&self) -> Result<(), ConfigError> {
+        let refused = |why: String| Err(ConfigError::key("keys.algorithms", why));
         for (index, name) in self.algorithms.iter().enumerate() {
             if !["ES256", "RS256"].contains(&name.as_str()) {
                 return refused(format!("`{name}` is neither ES256 nor RS256"));
@@ -98,9 +98,9 @@ impl Keys {
         Ok(())
     }
 
-    fn check_schedule(&self) -> Result<(), Refused> {
+    fn check_schedule(&self) -> Result<(), ConfigError> {
         if self.verifier_cache.0 < JWKS_CACHED {
-            return Err(Refused::key(
+            return Err(ConfigError::key(
                 "keys.verifier_cache",
                 format!(
                     "{} is less than a cache may keep the keys: max-age 5m + stale-if-error 24h = {}",
@@ -111,7 +111,7 @@ impl Keys {
         }
         let least = Span(self.lead().0.saturating_add(SPARE));
         if self.rotate_every < least || self.rotate_every > LONGEST_ROTATION {
-            return Err(Refused::key(
+            return Err(ConfigError::key(
                 "keys.rotate_every",
                 format!(
                     "{} is out of range; it must be at least lead + {} = {least} and at most {LONGEST_ROTATION}, where lead = {}",

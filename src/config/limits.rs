@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Refused, Span};
+use super::{ConfigError, Span};
 
 /// How many requests a minute are answered. A whole minute's budget may be spent at once.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -52,14 +52,14 @@ impl Limits {
         ]
     }
 
-    pub(super) fn check(&self) -> Result<(), Refused> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         // GCRA counts in nanoseconds: beyond this a request would weigh less than one.
         match self
             .rates()
             .into_iter()
             .find(|(_, rate)| !(1..=1_000_000_000).contains(rate))
         {
-            Some((key, _)) => Err(Refused::key(
+            Some((key, _)) => Err(ConfigError::key(
                 key,
                 "must be 1 to 1000000000 requests a minute",
             )),
@@ -286,10 +286,10 @@ pub const JWKS_CACHED: Duration = Duration::from_secs(300 + 86_400);
 pub const JWKS_BYTES: usize = 16 * 1024;
 
 /// Refuses the first value that is zero or past its cap, with its key.
-pub(super) fn caps(values: &[(&str, Span, Span)]) -> Result<(), Refused> {
+pub(super) fn caps(values: &[(&str, Span, Span)]) -> Result<(), ConfigError> {
     for (key, value, cap) in values {
         if value.0.is_zero() || value > cap {
-            return Err(Refused::key(
+            return Err(ConfigError::key(
                 key,
                 format!("{value} is out of range; it must be more than 0s and at most {cap}"),
             ));

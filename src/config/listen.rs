@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::Refused;
+use super::ConfigError;
 
 /// Where the server listens.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -39,9 +39,9 @@ impl Tls {
         self.certificate.clone().zip(self.key.clone())
     }
 
-    fn check(&self, key: &str, address: &Address) -> Result<(), Refused> {
+    fn check(&self, key: &str, address: &Address) -> Result<(), ConfigError> {
         if self.certificate.is_some() && matches!(address, Address::Unix(_)) {
-            return Err(Refused::key(
+            return Err(ConfigError::key(
                 key,
                 format!("{address} is a Unix socket, which speaks plain HTTP"),
             ));
@@ -49,7 +49,7 @@ impl Tls {
         if self.certificate.is_some() == self.key.is_some() {
             return Ok(());
         }
-        Err(Refused::key(
+        Err(ConfigError::key(
             key,
             "needs both `certificate` and `key`, or neither",
         ))
@@ -57,7 +57,7 @@ impl Tls {
 }
 
 impl Listen {
-    pub(super) fn check(&self) -> Result<(), Refused> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         self.tls.check("listen.tls", &self.public)?;
         self.management_tls
             .check("listen.management_tls", &self.management)

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Refused;
+use super::ConfigError;
 
 /// Logs go to stderr.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ pub enum Format {
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 impl Log {
-    pub(super) fn check(&self) -> Result<(), Refused> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         let odd = self.level.split(',').map(str::trim).find(|directive| {
             let level = directive
                 .rsplit_once('=')
@@ -37,7 +37,7 @@ impl Log {
             !LEVELS.contains(&level)
         });
         match odd {
-            Some(odd) => Err(Refused::key(
+            Some(odd) => Err(ConfigError::key(
                 "log.level",
                 format!(
                     "`{odd}` is no level; write error, warn, info, debug or trace, or TARGET=LEVEL"

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::limits::caps;
-use super::{Refused, Span};
+use super::{ConfigError, Span};
 
 /// How people sign in and for how long.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,7 +68,7 @@ impl Default for Login {
 }
 
 impl Login {
-    pub(super) fn check(&self) -> Result<(), Refused> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         caps(&[
             ("login.authorization", self.authorization, Span::secs(1_800)),
             ("login.session_idle", self.session_idle, Span::secs(86_400)),
@@ -93,13 +93,13 @@ impl Login {
             || !(floor.passes..=Argon2::MOST_PASSES).contains(&passes)
             || !(floor.lanes..=Argon2::MOST_LANES).contains(&lanes)
         {
-            return Err(Refused::key(
+            return Err(ConfigError::key(
                 "login.argon2",
                 "memory_kib must be 19456 to 65536, passes 2 to 16, lanes 1 to 4",
             ));
         }
         if self.hash_threads.is_some_and(|n| !(1..=4).contains(&n)) {
-            return Err(Refused::key("login.hash_threads", "must be 1 to 4"));
+            return Err(ConfigError::key("login.hash_threads", "must be 1 to 4"));
         }
         Ok(())
     }

@@ -112,9 +112,9 @@ impl Default for Branding {
 /// Why a configuration is refused: one sentence that names the key (exit code 78).
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Refused(pub String);
+pub struct ConfigError(pub String);
 
-impl Refused {
+impl ConfigError {
     /// A refusal of `key`.
     pub fn key(key: &str, why: impl std::fmt::Display) -> Self {
         Self(format!("configuration key `{key}`: {why}"))
@@ -126,12 +126,12 @@ impl Config {
     ///
     /// # Errors
     /// When it is no URL that may be an issuer.
-    pub fn issuer(&self) -> Result<Issuer, Refused> {
+    pub fn issuer(&self) -> Result<Issuer, ConfigError> {
         match &self.issuer {
             Some(text) => Issuer::parse(text),
             None => match self.listen.public.port() {
                 Some(port) => Issuer::parse(&format!("http://localhost:{port}")),
-                None => Err(Refused::key(
+                None => Err(ConfigError::key(
                     "issuer",
                     "must be set when `listen.public` is a Unix socket",
                 )),
@@ -151,7 +151,7 @@ impl Config {
     ///
     /// # Errors
     /// The first thing that is wrong, with its key.
-    pub fn check(&self) -> Result<(), Refused> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         let issuer = self.issuer()?;
         self.tokens.check()?;
         self.login.check()?;
@@ -167,7 +167,7 @@ impl Config {
         let loopback_bind = is_loopback_host(self.listen.public.host());
         if self.listen.tls.files().is_some() {
             if !issuer.is_https() {
-                return Err(Refused::key(
+                return Err(ConfigError::key(
                     "listen.tls",
                     format!(
                         "the listener speaks TLS, while the issuer {issuer} is plain http; use an https issuer"
@@ -176,7 +176,7 @@ impl Config {
             }
         } else if issuer.is_https() {
             if !loopback_bind && self.http.trusted_proxies.is_empty() {
-                return Err(Refused::key(
+                return Err(ConfigError::key(
                     "listen.public",
                     format!(
                         "{} serves plain HTTP on an address that is not loopback, while the issuer is https; \
@@ -186,7 +186,7 @@ impl Config {
                 ));
             }
         } else if !loopback_bind && !self.http.published_on_loopback {
-            return Err(Refused::key(
+            return Err(ConfigError::key(
                 "listen.public",
                 format!(
                     "{} is reachable from other machines, while the issuer {} is plain http; \

@@ -1,7 +1,7 @@
 //! The configuration key by key: what holds, and where it comes from.
 
 use super::source::{flatten, has_password, read};
-use super::{Overrides, Refused};
+use super::{Overrides, ConfigError};
 
 /// One key, its value and where it comes from.
 #[derive(Clone, Debug)]
@@ -31,10 +31,10 @@ const DEFAULT: &str = "default";
 pub fn settings(
     overrides: &Overrides,
     environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<Vec<Setting>, Refused> {
+) -> Result<Vec<Setting>, ConfigError> {
     let (config, origins) = read(overrides, environment)?;
     let all = serde_json::to_value(&config)
-        .map_err(|error| Refused(format!("configuration: {error}")))?;
+        .map_err(|error| ConfigError(format!("configuration: {error}")))?;
     let mut settings = Vec::new();
     flatten(&all, "", &mut |key, value| {
         let source = origins.get(key).map_or(DEFAULT, String::as_str);

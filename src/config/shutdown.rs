@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Refused, Span};
+use super::{ConfigError, Span};
 
 const LONGEST: Span = Span::secs(300);
 
@@ -27,10 +27,10 @@ impl Default for Shutdown {
 }
 
 impl Shutdown {
-    pub(super) fn check(&self) -> Result<(), Refused> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         super::limits::caps(&[("shutdown.drain", self.drain, LONGEST)])?;
         if self.delay > LONGEST {
-            return Err(Refused::key(
+            return Err(ConfigError::key(
                 "shutdown.delay",
                 format!(
                     "{} is out of range; it must be at most {LONGEST}",

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ::config::{Environment, File, FileFormat, Source, Value, ValueKind};
 
 use super::secret_file::{is_read_by_all, read_secret_file};
-use super::{Config, Refused};
+use super::{Config, ConfigError};
 
 /// Used when no `--config` is given and it exists.
 const DEFAULT_FILE: &str = "/etc/portcullis/config.toml";
@@ -52,13 +52,13 @@ pub(super) type Origins = BTreeMap<String, String>;
 ///
 /// # Errors
 /// A variable of ours that is no UTF-8, by its name.
-pub fn environment() -> Result<Vec<(String, String)>, Refused> {
+pub fn environment() -> Result<Vec<(String, String)>, ConfigError> {
     texts(std::env::vars_os())
 }
 
 fn texts(
     variables: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<Vec<(String, String)>, Refused> {
+) -> Result<Vec<(String, String)>, ConfigError> {
     let mut texts = Vec::new();
     for (name, value) in variables {
         let shown = name.to_string_lossy().into_owned();
@@ -66,7 +66,7 @@ fn texts(
         match (name.into_string(), value.into_string()) {
             (Ok(name), Ok(value)) => texts.push((name, value)),
             _ if is_ours => {
-                return Err(Refused(format!(
+                return Err(ConfigError(format!(
                     "configuration environment {shown}: is not UTF-8"
                 )));
             }
@@ -83,7 +83,7 @@ fn texts(
 pub fn load(
     overrides: &Overrides,
     environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<Config, Refused> {
+) -> Result<Config, ConfigError> {
     Ok(read(overrides, environment)?.0)
 }
 
@@ -91,7 +91,7 @@ pub fn load(
 pub(super) fn read(
     overrides: &Overrides,
     environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<(Config, Origins), Refused> {
+) -> Result<(Config, Origins), ConfigError> {
     let environment: HashMap<String, String> = environment.into_iter().collect();
     let known = known_keys()?;
     let mut builder = ::config::Config::builder();
@@ -165,10 +165,10 @@ fn given_by(
     source: &impl Source,
     name: &str,
     known: &BTreeSet<String>,
-) -> Result<BTreeSet<String>, Refused> {
+) -> Result<BTreeSet<String>, ConfigError> {
     let collected = source
         .collect()
-        .map_err(|error| Refused(format!("configuration {name}: {error}")))?;
+        .map_err(|error| ConfigError(format!("configuration {name}: {error}")))?;
     let mut given = BTreeSet::new();
     for (key, value) in &collected {
         collect_given(value, key, &mut given);
@@ -178,15 +178,15 @@ fn given_by(
 }
 
 /// Each secret has a twin that names a file.
-fn read_twins(config: &mut Config, origins: &mut Origins) -> Result<(), Refused> {
+fn read_twins(config: &mut Config, origins: &mut Origins) -> Result<(), ConfigError> {
     if let Some(path) = &config.database.url_file {
         if config.database.url.is_some() {
-            return Err(Refused::key(
+            return Err(ConfigError::key(
                 "database.url_file",
                 "is given together with `database.url`",
             ));
         }
-        let text = read_secret_file(path).map_err(|why| Refused::key("database.url_file", why))?;
+        let text = read_secret_file(path).map_err(|why| ConfigError::key("database.url_file", why))?;
         config.database.url = Some(text);
         origins.insert(
             "database.url".to_owned(),
@@ -213,14 +213,14 @@ pub(super) fn has_password(url: &url::Url) -> bool {
     url.password().is_some() || url.query_pairs().any(|(name, _)| name.contains("password"))
 }
 
-fn refused(error: ::config::ConfigError) -> Refused {
-    Refused(format!("configuration: {error}"))
+fn refused(error: ::config::ConfigError) -> ConfigError {
+    ConfigError(format!("configuration: {error}"))
 }
 
 /// Every key there is, from the defaults themselves, so the list cannot go stale.
-fn known_keys() -> Result<BTreeSet<String>, Refused> {
+fn known_keys() -> Result<BTreeSet<String>, ConfigError> {
     let defaults = serde_json::to_value(Config::default())
-        .map_err(|error| Refused(format!("configuration: {error}")))?;
+        .map_err(|error| ConfigError(format!("configuration: {error}")))?;
     let mut keys = BTreeSet::new();
     flatten(&defaults, "", &mut |key, _| {
         keys.insert(key.to_owned());
@@ -248,7 +248,7 @@ fn refuse_unknown(
     given: &BTreeSet<String>,
     source: &str,
     known: &BTreeSet<String>,
-) -> Result<(), Refused> {
+) -> Result<(), ConfigError> {
     for key in given {
         if !known.contains(key) {
             let hint = known
@@ -257,7 +257,7 @@ fn refuse_unknown(
                 .map_or_else(String::new, |nearest| {
                     format!("; did you mean `{nearest}`?")
                 });
-            return Err(Refused(format!(
+            return Err(ConfigError(format!(
                 "configuration {source}: unknown key `{key}`{hint}"
             )));
         }
@@ -290,7 +290,7 @@ fn join(path: &str, name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn from_environment(pairs: &[(&str, &str)]) -> Result<Config, Refused> {
+    fn from_environment(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let pairs = pairs
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));

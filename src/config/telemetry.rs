@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Refused;
+use super::ConfigError;
 
 /// Traces by OpenTelemetry, over OTLP with HTTP.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,13 +25,13 @@ impl Default for Telemetry {
 }
 
 impl Telemetry {
-    pub(super) fn check(&self) -> Result<(), Refused> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         let Some(endpoint) = &self.endpoint else {
             return Ok(());
         };
         match url::Url::parse(endpoint) {
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(()),
-            _ => Err(Refused::key(
+            _ => Err(ConfigError::key(
                 "telemetry.endpoint",
                 "is no http or https URL",
             )),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::limits::{SECRET_OVERLAP_CAP, caps};
-use super::{Refused, Span};
+use super::{ConfigError, Span};
 
 /// Lifetimes; each has a cap that refuses the start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,7 +45,7 @@ impl Default for Tokens {
 }
 
 impl Tokens {
-    pub(super) fn check(&self) -> Result<(), Refused> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         caps(&[
             ("tokens.code", self.code, Span::secs(600)),
             ("tokens.access", self.access, Span::secs(900)),
@@ -62,13 +62,13 @@ impl Tokens {
             ),
         ])?;
         if self.refresh_grace > Span::secs(60) {
-            return Err(Refused::key("tokens.refresh_grace", "must be at most 60s"));
+            return Err(ConfigError::key("tokens.refresh_grace", "must be at most 60s"));
         }
         if self.secret_overlap.0 > SECRET_OVERLAP_CAP {
-            return Err(Refused::key("tokens.secret_overlap", "must be at most 7d"));
+            return Err(ConfigError::key("tokens.secret_overlap", "must be at most 7d"));
         }
         if self.clock_leeway > Span::secs(60) {
-            return Err(Refused::key("tokens.clock_leeway", "must be at most 60s"));
+            return Err(ConfigError::key("tokens.clock_leeway", "must be at most 60s"));
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use crate::http::server::access_log;
 use crate::id::{AuthorizationId, ClientId};
 use crate::oauth::client::Client;
 use crate::oauth::id_token::Hint;
-use crate::oauth::request::authorize::{self as rules, Refused, Request, ValidationContext};
+use crate::oauth::request::authorize::{self as rules, AuthorizeError, Request, ValidationContext};
 use crate::oauth::request::next_action::{Authorization, NextAction, next_action};
 use crate::oauth::request::params::Params;
 use crate::oauth::{Detail, Error};
@@ -38,18 +38,18 @@ pub(in crate::http) enum HandlerError {
     ErrorPage(ErrorPage),
     /// A notice with a way on.
     Linked(ErrorPage, Box<Option<Link>>),
-    Refused(Refused),
+    AuthorizeError(AuthorizeError),
 }
 
-impl From<Refused> for HandlerError {
-    fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
+impl From<AuthorizeError> for HandlerError {
+    fn from(refused: AuthorizeError) -> Self {
+        Self::AuthorizeError(refused)
     }
 }
 
 impl From<Error> for HandlerError {
     fn from(error: Error) -> Self {
-        Self::Refused(Refused::Page(error))
+        Self::AuthorizeError(AuthorizeError::Page(error))
     }
 }
 
@@ -95,8 +95,8 @@ impl HandlerError {
         match self {
             Self::ErrorPage(notice) => error::error_page(request, app, assets, notice),
             Self::Linked(notice, link) => error::linked_error_page(request, assets, notice, *link),
-            Self::Refused(Refused::Page(error)) => error::protocol_page(request, assets, &error),
-            Self::Refused(Refused::Callback(callback, refusal)) => {
+            Self::AuthorizeError(AuthorizeError::Page(error)) => error::protocol_page(request, assets, &error),
+            Self::AuthorizeError(AuthorizeError::Callback(callback, refusal)) => {
                 error::refused(
                     request,
                     refusal.code.as_str(),

@@ -17,7 +17,7 @@ use crate::http::server::rate_limit;
 use crate::id::{AuthorizationId, ConsentId};
 use crate::oauth::grants::authorization_code::Code;
 use crate::oauth::grants::{Grant, NewGrant};
-use crate::oauth::request::authorize::{self as rules, Refused, Request};
+use crate::oauth::request::authorize::{self as rules, AuthorizeError, Request};
 use crate::oauth::request::callback::{Callback, Delivery};
 use crate::oauth::request::next_action::{Authorization, Stage, NextAction};
 use crate::oauth::request::params::Params;
@@ -298,5 +298,5 @@ fn authorization(
 }
 
 fn refuse(callback: &Callback, error: Error) -> HandlerError {
-    HandlerError::Refused(Refused::Callback(Box::new(callback.clone()), error))
+    HandlerError::AuthorizeError(AuthorizeError::Callback(Box::new(callback.clone()), error))
 }

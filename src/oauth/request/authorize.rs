@@ -47,7 +47,7 @@ pub const KNOWN: [&str; 19] = [
 
 /// A refusal, and where it may be said.
 #[derive(Debug)]
-pub enum Refused {
+pub enum AuthorizeError {
     /// On a page of ours: the redirect URI is not proven.
     Page(Error),
     /// At the client.
@@ -109,18 +109,18 @@ impl From<Problem> for Error {
 ///    (RFC 6749 §4.1.2.1).
 ///
 /// # Errors
-/// [`Refused::Page`].
-pub fn callback(params: &Params, client: Option<Client>) -> Result<(Client, Callback), Refused> {
-    let client = client.ok_or_else(|| Refused::Page(Error::invalid_request(rejected("client"))))?;
+/// [`AuthorizeError::Page`].
+pub fn callback(params: &Params, client: Option<Client>) -> Result<(Client, Callback), AuthorizeError> {
+    let client = client.ok_or_else(|| AuthorizeError::Page(Error::invalid_request(rejected("client"))))?;
     let uri = params
         .one("redirect_uri")
-        .map_err(|problem| Refused::Page(problem.into()))?;
+        .map_err(|problem| AuthorizeError::Page(problem.into()))?;
     let openid = params
         .one("scope")
         .ok()
         .flatten()
         .is_some_and(|s| s.split(' ').any(|t| t == "openid"));
-    let callback = redirect_uri::resolve(&client, uri, openid).map_err(Refused::Page)?;
+    let callback = redirect_uri::resolve(&client, uri, openid).map_err(AuthorizeError::Page)?;
     let state = params
         .one("state")
         .ok()
@@ -137,12 +137,12 @@ pub fn callback(params: &Params, client: Option<Client>) -> Result<(Client, Call
 /// The `client_id` of a request.
 ///
 /// # Errors
-/// [`Refused::Page`].
-pub fn client_id(params: &Params) -> Result<ClientId, Refused> {
+/// [`AuthorizeError::Page`].
+pub fn client_id(params: &Params) -> Result<ClientId, AuthorizeError> {
     match params.one("client_id") {
         Ok(Some(id)) => Ok(ClientId::from(id)),
-        Ok(None) => Err(Refused::Page(Error::invalid_request(rejected("client")))),
-        Err(problem) => Err(Refused::Page(problem.into())),
+        Ok(None) => Err(AuthorizeError::Page(Error::invalid_request(rejected("client")))),
+        Err(problem) => Err(AuthorizeError::Page(problem.into())),
     }
 }
 
@@ -157,20 +157,20 @@ pub struct ValidationContext<'a> {
 /// 2. Everything else; from here on refusals go to the client.
 ///
 /// # Errors
-/// [`Refused::Callback`].
+/// [`AuthorizeError::Callback`].
 pub fn validate(
     params: &Params,
     client: Client,
     callback: Callback,
     around: &ValidationContext<'_>,
-) -> Result<Request, Refused> {
+) -> Result<Request, AuthorizeError> {
     match read(params, &client, &callback, around) {
         Ok(read) => Ok(Request {
             client,
             callback,
             ..read
         }),
-        Err(error) => Err(Refused::Callback(Box::new(callback), error)),
+        Err(error) => Err(AuthorizeError::Callback(Box::new(callback), error)),
     }
 }
 
