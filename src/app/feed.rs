@@ -11,7 +11,7 @@ use crate::config::limits::{
 use crate::db::{self, Head};
 use crate::feed::Taken;
 use crate::keeper::{Failed, Poll, Reading};
-use crate::oauth::ledger::Failure;
+use crate::oauth::ledger::StorageError;
 
 /// Heartbeats between two looks for records that have expired.
 const PRUNE_EVERY: u32 = 30;
@@ -283,7 +283,7 @@ impl App {
 ///
 /// # Errors
 /// [`db::Error`].
-pub async fn number(store: &db::Store, clock: crate::time::Clock) -> Result<(), Failure> {
+pub async fn number(store: &db::Store, clock: crate::time::Clock) -> Result<(), StorageError> {
     loop {
         let clock = clock.clone();
         if !store

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use diesel::{Connection as _, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-pub use crate::oauth::ledger::Failure as Error;
+pub use crate::oauth::ledger::StorageError as Error;
 pub use acks::Acknowledged;
 pub use audit::{SEALED_AT_ONCE, Seal};
 use connection::AnyConnection;

@@ -277,9 +277,9 @@ constructors! {
     invalid_target InvalidTarget
 }
 
-impl From<super::ledger::Failure> for Error {
+impl From<super::ledger::StorageError> for Error {
     /// Nothing is answered from doubtful state: any storage failure is a 503.
-    fn from(failure: super::ledger::Failure) -> Self {
+    fn from(failure: super::ledger::StorageError) -> Self {
         Self {
             code: Code::TemporarilyUnavailable,
             detail: Detail::high("storage.error", "storage"),

@@ -5,7 +5,7 @@ use portcullis_verifier::{Claims, Need, Verifier};
 
 use super::client_auth::AuthenticatedClient;
 use super::error::{Description, Detail, Error};
-use super::ledger::{Failure, Ledger};
+use super::ledger::{StorageError, Ledger};
 use super::request::params::Params;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::id::GrantId;
@@ -54,13 +54,13 @@ impl RevocationRequest {
 /// Ends what the token stands for: the grant of a refresh token, an access token alone.
 ///
 /// # Errors
-/// [`Failure`]; `invalid_request` inside, for another client's token (§2.1).
+/// [`StorageError`]; `invalid_request` inside, for another client's token (§2.1).
 pub fn revoke(
     presented: &RevocationRequest,
     proven: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
     now: Timestamp,
-) -> Result<Result<(), Error>, Failure> {
+) -> Result<Result<(), Error>, StorageError> {
     let client = proven.client();
     let actor = Actor::Client(client.id.clone());
     let by = actor.to_string();
@@ -100,7 +100,7 @@ fn done(
     actor: Actor,
     target: Target,
     now: Timestamp,
-) -> Result<(), Failure> {
+) -> Result<(), StorageError> {
     ledger.put_audit(&Event {
         at: now,
         name: Name::RevocationDone,

@@ -5,7 +5,7 @@ use super::client_auth::AuthenticatedClient;
 use super::error::{Description, Detail, Error};
 use super::grants::{authorization_code, client_credentials, refresh_token};
 use super::issue::{PendingTokens, TokenIssuer};
-use super::ledger::{Failure, Ledger};
+use super::ledger::{StorageError, Ledger};
 use super::request::params::{Params, Problem};
 
 /// A token request after parsing.
@@ -91,17 +91,17 @@ pub fn decide_alone(
     Some(decided)
 }
 
-/// Decides inside one transaction. A refusal that records something commits too; only a [`Failure`]
+/// Decides inside one transaction. A refusal that records something commits too; only a [`StorageError`]
 /// rolls back.
 ///
 /// # Errors
-/// [`Failure`].
+/// [`StorageError`].
 pub fn decide(
     request: &TokenRequest,
     proven: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
     mint: TokenIssuer<'_>,
-) -> Result<Result<PendingTokens, Error>, Failure> {
+) -> Result<Result<PendingTokens, Error>, StorageError> {
     // 1. The client is proven: its type says so.
     // 2. It may use this grant.
     if let Err(error) = may_use(request, proven) {

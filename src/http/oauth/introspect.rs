@@ -8,7 +8,7 @@ use crate::app::App;
 use crate::http::oauth::token::{self, HandlerError};
 use crate::id::GrantId;
 use crate::oauth::introspection::{self, IntrospectionRequest};
-use crate::oauth::ledger::Failure;
+use crate::oauth::ledger::StorageError;
 use crate::oauth::{Detail, Error};
 
 /// `POST /oauth2/introspect`: a JSON answer, whatever `Accept` says; signed ones (RFC 9701) are not
@@ -62,7 +62,7 @@ async fn introspect(
 }
 
 /// Never "active" from doubtful state: 503.
-fn degraded(failure: Failure) -> Error {
+fn degraded(failure: StorageError) -> Error {
     Error {
         detail: Detail::high("introspection.degraded", "storage"),
         ..failure.into()

@@ -18,7 +18,7 @@ use crate::metrics::TOKENS_ISSUED;
 use crate::oauth::client_auth::{self, AuthenticatedClient};
 use crate::oauth::grants::refresh_token::Refresh;
 use crate::oauth::issue::{self, TokenResponse};
-use crate::oauth::ledger::Failure;
+use crate::oauth::ledger::StorageError;
 use crate::oauth::request::params::Params;
 use crate::oauth::token::{self, TokenRequest};
 use crate::oauth::{Code, Description, Detail, Error};
@@ -60,7 +60,7 @@ impl<E: Into<Error>> From<E> for HandlerError {
 }
 
 /// Nothing is issued from doubtful state: 503, and nothing was used up.
-fn storage(failure: Failure) -> Error {
+fn storage(failure: StorageError) -> Error {
     Error {
         detail: Detail::high("token.storage_error", "storage"),
         ..failure.into()

@@ -14,7 +14,7 @@ use crate::oauth::client::{Client, GrantType};
 use crate::oauth::client_auth::AuthenticatedClient;
 use crate::oauth::error::{Description, Detail, Error};
 use crate::oauth::issue::{PendingTokens, TokenGrant, TokenIssuer};
-use crate::oauth::ledger::{Failure, Ledger};
+use crate::oauth::ledger::{StorageError, Ledger};
 use crate::oauth::pkce::{self, Challenge};
 use crate::oauth::redirect_uri;
 use crate::oauth::request::params::Params;
@@ -142,14 +142,14 @@ impl From<Redeem> for Detail {
 /// Redeems a code, once. Whoever presents it uses it up.
 ///
 /// # Errors
-/// [`Failure`]; a refusal is an `Ok(Err(…))` and commits.
+/// [`StorageError`]; a refusal is an `Ok(Err(…))` and commits.
 pub fn redeem(
     presented: &CodeRequest,
     resource: Option<&str>,
     proven: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
     mint: TokenIssuer<'_>,
-) -> Result<Result<PendingTokens, Error>, Failure> {
+) -> Result<Result<PendingTokens, Error>, StorageError> {
     let client = proven.client();
     // 1. Taken in time, by one conditional statement; the loser of a race sees a replay.
     let Some(code) = ledger.take_code(&presented.code.hash(), mint.now)? else {
@@ -194,7 +194,7 @@ fn refuse_replay(
     client: &Client,
     ledger: &mut dyn Ledger,
     now: Timestamp,
-) -> Result<Error, Failure> {
+) -> Result<Error, StorageError> {
     let hash = presented.code.hash();
     let Some(code) = ledger.find_used_code(&hash)? else {
         // The same statements for all of these: time does not tell an old code from no code.

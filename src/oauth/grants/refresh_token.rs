@@ -11,7 +11,7 @@ use crate::oauth::client::Client;
 use crate::oauth::client_auth::AuthenticatedClient;
 use crate::oauth::error::{Description, Detail, Error};
 use crate::oauth::issue::{PendingTokens, TokenGrant, TokenIssuer};
-use crate::oauth::ledger::{Failure, Ledger};
+use crate::oauth::ledger::{StorageError, Ledger};
 use crate::oauth::request::params::Params;
 use crate::oauth::request::scope::Scope;
 use crate::oauth::resource::Resource;
@@ -102,14 +102,14 @@ impl From<Refresh> for Detail {
 /// Rotates a grant's refresh token.
 ///
 /// # Errors
-/// [`Failure`]; a refusal is an `Ok(Err(…))` and commits.
+/// [`StorageError`]; a refusal is an `Ok(Err(…))` and commits.
 pub fn rotate(
     presented: &RefreshRequest,
     resource: Option<&str>,
     proven: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
     mint: TokenIssuer<'_>,
-) -> Result<Result<PendingTokens, Error>, Failure> {
+) -> Result<Result<PendingTokens, Error>, StorageError> {
     let client = proven.client();
     // 1. The MAC, before anything is looked up: a wrong one is an unknown token.
     let Some((grant_id, generation)) = mint.secret.read_refresh_token(presented.token.expose())
@@ -178,7 +178,7 @@ fn inactive_reason(
     id: &GrantId,
     ledger: &mut dyn Ledger,
     now: Timestamp,
-) -> Result<Refresh, Failure> {
+) -> Result<Refresh, StorageError> {
     Ok(if ledger.is_expired(id, now)? {
         Refresh::Expired
     } else {
@@ -193,7 +193,7 @@ fn retried(
     client: &Client,
     ledger: &mut dyn Ledger,
     mint: TokenIssuer<'_>,
-) -> Result<Result<Grant, Refresh>, Failure> {
+) -> Result<Result<Grant, Refresh>, StorageError> {
     let Some(grant) = ledger.find_active_grant(grant_id, mint.now)? else {
         return Ok(Err(inactive_reason(grant_id, ledger, mint.now)?));
     };
@@ -214,7 +214,7 @@ fn retried(
 }
 
 /// RFC 9700 §4.14.2: somebody else has a token of this grant.
-fn end(grant: &Grant, ledger: &mut dyn Ledger, now: Timestamp) -> Result<(), Failure> {
+fn end(grant: &Grant, ledger: &mut dyn Ledger, now: Timestamp) -> Result<(), StorageError> {
     let actor = Actor::Client(grant.client_id.clone());
     if ledger.revoke_grant(&grant.id, "refresh token reuse", &actor.to_string(), now)? {
         ledger.put_audit(&Event {
