@@ -10,7 +10,7 @@ use crate::config::limits::{
 };
 use crate::db::{self, Head};
 use crate::feed::Taken;
-use crate::keeper::{Failed, Poll, Reading};
+use crate::keeper::{KeyManagerError, Poll, Reading};
 use crate::oauth::ledger::StorageError;
 
 /// Heartbeats between two looks for records that have expired.
@@ -54,8 +54,8 @@ impl App {
     /// One poll: takes what has changed, and tells it on.
     ///
     /// # Errors
-    /// [`Failed`]; then the lease on the keys runs on, and what this node says of the feed grows old.
-    pub async fn poll(&self) -> Result<(), Failed> {
+    /// [`KeyManagerError`]; then the lease on the keys runs on, and what this node says of the feed grows old.
+    pub async fn poll(&self) -> Result<(), KeyManagerError> {
         let _turn = self.feed.turn().await;
         if self.keeper.is_write_due() {
             // A database that went back must be noticed before a write of this node moves its beat on.
@@ -85,7 +85,7 @@ impl App {
     }
 
     /// Takes the records up to `head`, or notes that the database went back.
-    async fn take(&self, head: &Head) -> Result<(), Failed> {
+    async fn take(&self, head: &Head) -> Result<(), KeyManagerError> {
         match self.feed.take(head, &self.store).await? {
             Taken::Behind => self.note_restored(head.epoch, "behind").await?,
             Taken::Records => self.signals.moved.notify_one(),

@@ -9,7 +9,7 @@ use super::{App, StartError};
 use crate::config::limits::KEEP_EVERY;
 use crate::config::{Config, Issuer};
 use crate::db::{Store, Transaction};
-use crate::keeper::{Failed, Keeper, KeyFigures, KeyTable};
+use crate::keeper::{KeyManagerError, Keeper, KeyFigures, KeyTable};
 use crate::keys::ring::offered;
 use crate::keys::{Kek, KeyError, KeySource, KeyView, Keychain, Use};
 use crate::secret::Entropy;
@@ -51,8 +51,8 @@ impl App {
     /// Reads the key table again, builds the view and swaps it.
     ///
     /// # Errors
-    /// [`Failed`]; then the old view stays.
-    pub async fn refresh_key_view(&self) -> Result<(), Failed> {
+    /// [`KeyManagerError`]; then the old view stays.
+    pub async fn refresh_key_view(&self) -> Result<(), KeyManagerError> {
         self.keeper.refresh().await
     }
 
@@ -213,11 +213,11 @@ impl From<KeyError> for StartError {
     }
 }
 
-impl From<Failed> for StartError {
-    fn from(failed: Failed) -> Self {
+impl From<KeyManagerError> for StartError {
+    fn from(failed: KeyManagerError) -> Self {
         match failed {
-            Failed::Database(error) => error.into(),
-            Failed::Keys(error) => error.into(),
+            KeyManagerError::Database(error) => error.into(),
+            KeyManagerError::Keys(error) => error.into(),
             other => Self::Unavailable(other.to_string()),
         }
     }

@@ -9,7 +9,7 @@ use crate::config::limits::{CLOCK_SKEW, HEARTBEAT_EVERY};
 use crate::db::{self, Head};
 use crate::feed::{MarkFile, Place, kek_since};
 use crate::id::GrantId;
-use crate::keeper::Failed;
+use crate::keeper::KeyManagerError;
 use crate::time::{Clock, Timestamp};
 
 /// A KEK that is older belongs to a database that was there before.
@@ -165,8 +165,8 @@ impl App {
     /// Numbers what waits and moves the mark there: the last step of a node's work on the feed.
     ///
     /// # Errors
-    /// [`Failed`]; then the mark is where the last poll found the database.
-    pub async fn settle_feed(&self) -> Result<(), Failed> {
+    /// [`KeyManagerError`]; then the mark is where the last poll found the database.
+    pub async fn settle_feed(&self) -> Result<(), KeyManagerError> {
         let settled = async {
             self.number_waiting().await?;
             self.poll().await

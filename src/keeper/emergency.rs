@@ -1,6 +1,6 @@
 //! A key, a ring or everything may have leaked: keys that end at once, and what takes their place.
 
-use super::table::{Failed, KeyTable};
+use super::table::{KeyManagerError, KeyTable};
 use super::write::{Act, KeyWrite};
 use crate::keys::rotation::Change;
 use crate::keys::{Ring, SigningKey};
@@ -10,8 +10,8 @@ impl KeyTable {
     /// Ends a key everywhere: see `Change::revoke`. A key that was revoked before stays as it is.
     ///
     /// # Errors
-    /// [`Failed`].
-    pub async fn revoke(&self, kid: &str, reason: &str, act: &Act) -> Result<KeyWrite, Failed> {
+    /// [`KeyManagerError`].
+    pub async fn revoke(&self, kid: &str, reason: &str, act: &Act) -> Result<KeyWrite, KeyManagerError> {
         let ring = self.ring_of(kid, act.now).await?;
         // A ring that the configuration leaves out gets no successor.
         let kept = self.rings().contains(&ring);
@@ -25,13 +25,13 @@ impl KeyTable {
     /// Ends every key of a ring, standby included. One that is kept gets fresh ones.
     ///
     /// # Errors
-    /// [`Failed`].
+    /// [`KeyManagerError`].
     pub async fn revoke_ring(
         &self,
         ring: Ring,
         reason: &str,
         act: &Act,
-    ) -> Result<KeyWrite, Failed> {
+    ) -> Result<KeyWrite, KeyManagerError> {
         let kept = self.rings().contains(&ring);
         self.change_with(ring, None, act, |change| end_ring(change, kept, reason))
             .await
@@ -41,8 +41,8 @@ impl KeyTable {
     /// transaction that does more, such as a recovery. To be written as soon as it is made.
     ///
     /// # Errors
-    /// [`Failed`].
-    pub async fn renewal(&self, reason: &str, act: &Act) -> Result<KeyWrite, Failed> {
+    /// [`KeyManagerError`].
+    pub async fn renewal(&self, reason: &str, act: &Act) -> Result<KeyWrite, KeyManagerError> {
         let snapshot = self.read(act.now).await?;
         let mut rings: Vec<Ring> = self.rings().to_vec();
         for key in &snapshot.keys {
@@ -69,12 +69,12 @@ impl KeyTable {
     /// The ring of a key.
     ///
     /// # Errors
-    /// [`Failed::NoSuchKey`].
-    pub async fn ring_of(&self, kid: &str, now: Timestamp) -> Result<Ring, Failed> {
+    /// [`KeyManagerError::NoSuchKey`].
+    pub async fn ring_of(&self, kid: &str, now: Timestamp) -> Result<Ring, KeyManagerError> {
         let keys = self.read(now).await?.keys;
         let key = keys.iter().find(|key| key.kid == kid);
         key.map(SigningKey::ring)
-            .ok_or_else(|| Failed::NoSuchKey(kid.to_owned()))
+            .ok_or_else(|| KeyManagerError::NoSuchKey(kid.to_owned()))
     }
 }
 

@@ -32,7 +32,7 @@ pub use figures::{KeyFigures, RingFigures};
 pub use lease::Reading;
 pub use rewrap::{Left, Rewrapped};
 pub use snapshot::Snapshot;
-pub use table::{Failed, KeyTable};
+pub use table::{KeyManagerError, KeyTable};
 pub use write::{Act, KeyWrite};
 
 use lease::Lease;
@@ -78,13 +78,13 @@ impl Keeper {
     /// Checks what is there, makes what a first start lacks, and builds the first view.
     ///
     /// # Errors
-    /// [`Failed`]. Nothing is made while a value is under a KEK that is not configured, or the newest
+    /// [`KeyManagerError`]. Nothing is made while a value is under a KEK that is not configured, or the newest
     /// server secret does not open.
     pub async fn start(
         table: KeyTable,
         clock: Clock,
         verifier: impl FnOnce(&KeyView) -> Result<Verifier, String>,
-    ) -> Result<Self, Failed> {
+    ) -> Result<Self, KeyManagerError> {
         let asked = Reading::of(&clock);
         let now = clock.now();
         let found = table.read(now).await?;
@@ -102,7 +102,7 @@ impl Keeper {
         let keychain = table.keychain();
         let view = KeyView::build(&rows.keys, &rows.blocked, &keychain, None, now)?;
         report(None, &view, now);
-        let broken = |why| Failed::Keys(KeyError::Generate(why));
+        let broken = |why| KeyManagerError::Keys(KeyError::Generate(why));
         Ok(Self {
             secrets: Arc::new(ServerSecrets::open(&rows.secrets, &keychain, now)?),
             verifier: verifier(&view).map_err(broken)?,
@@ -207,8 +207,8 @@ impl Keeper {
     /// changes its state about now, or if the view is a minute old; then renews the lease.
     ///
     /// # Errors
-    /// [`Failed`]; then the lease runs on.
-    pub async fn follow(&self, poll: Poll, head: &db::Head) -> Result<(), Failed> {
+    /// [`KeyManagerError`]; then the lease runs on.
+    pub async fn follow(&self, poll: Poll, head: &db::Head) -> Result<(), KeyManagerError> {
         if let Some(measured) = head.database {
             // An embedded database has no clock of its own that could disagree.
             self.see(Sight {
@@ -265,8 +265,8 @@ impl Keeper {
     /// Reads the table and swaps the view, the server secrets and the verifier.
     ///
     /// # Errors
-    /// [`Failed`]; then all stays as it was.
-    pub async fn refresh(&self) -> Result<(), Failed> {
+    /// [`KeyManagerError`]; then all stays as it was.
+    pub async fn refresh(&self) -> Result<(), KeyManagerError> {
         let _alone = self.refreshing.lock().await;
         let now = self.clock.now();
         let rows = self.table.read(now).await?;
@@ -288,8 +288,8 @@ impl Keeper {
     /// Adds missing standbys and destroys what has done its work, unless the clocks are in doubt.
     ///
     /// # Errors
-    /// [`Failed`]; another node, or the next round, does it.
-    pub async fn keep(&self) -> Result<(), Failed> {
+    /// [`KeyManagerError`]; another node, or the next round, does it.
+    pub async fn keep(&self) -> Result<(), KeyManagerError> {
         if !self.settled() {
             return Ok(());
         }
@@ -346,10 +346,10 @@ fn report(last: Option<&KeyView>, view: &KeyView, now: Timestamp) {
     }
 }
 
-impl From<Failed> for db::Error {
-    fn from(failed: Failed) -> Self {
+impl From<KeyManagerError> for db::Error {
+    fn from(failed: KeyManagerError) -> Self {
         match failed {
-            Failed::Database(error) => error,
+            KeyManagerError::Database(error) => error,
             other => Self::Statement(other.to_string()),
         }
     }

@@ -1,6 +1,6 @@
 //! What an operator plans: the next change of a ring, brought forward, or made with a key of his own.
 
-use super::table::{Failed, KeyTable, TRIES};
+use super::table::{KeyManagerError, KeyTable, TRIES};
 use super::write::{Act, KeyWrite};
 use crate::config::limits::JWKS_BYTES;
 use crate::keys::rotation::{Change, in_jwks, state};
@@ -13,13 +13,13 @@ impl KeyTable {
     /// What a change would do, without doing any of it: the usable rows of the ring before and after.
     ///
     /// # Errors
-    /// [`Failed`].
+    /// [`KeyManagerError`].
     pub async fn plan(
         &self,
         ring: Ring,
         act: &Act,
         change: impl FnOnce(Change) -> Change,
-    ) -> Result<(Change, Change), Failed> {
+    ) -> Result<(Change, Change), KeyManagerError> {
         let snapshot = self.read(act.now).await?;
         let (sound, newest) = snapshot.ring(ring, &self.keychain());
         let before = Change::of(&sound, newest, *self.schedule(), act.now);
@@ -29,8 +29,8 @@ impl KeyTable {
     /// Lets the standby of a ring sign as soon as every cache knows it, or at once.
     ///
     /// # Errors
-    /// [`Failed`].
-    pub async fn rotate(&self, ring: Ring, at_once: bool, act: &Act) -> Result<KeyWrite, Failed> {
+    /// [`KeyManagerError`].
+    pub async fn rotate(&self, ring: Ring, at_once: bool, act: &Act) -> Result<KeyWrite, KeyManagerError> {
         self.change(ring, act, |change| forward(change, at_once))
             .await
     }
@@ -38,8 +38,8 @@ impl KeyTable {
     /// Takes a private key (PKCS#8, PEM) as the next standby of its ring.
     ///
     /// # Errors
-    /// [`KeyError::Refused`] for one that is not good enough, [`Failed::KnownKey`].
-    pub async fn import(&self, pem: &str, act: &Act) -> Result<KeyWrite, Failed> {
+    /// [`KeyError::Refused`] for one that is not good enough, [`KeyManagerError::KnownKey`].
+    pub async fn import(&self, pem: &str, act: &Act) -> Result<KeyWrite, KeyManagerError> {
         let taken = match Generated::from_pem(pem) {
             Ok(pair) => self.take(pair, act).await,
             Err(error) => Err(error.into()),
@@ -47,17 +47,17 @@ impl KeyTable {
         taken.inspect_err(|error| tracing::warn!(event = "key.rejected", reason = %error))
     }
 
-    async fn take(&self, pair: Generated, act: &Act) -> Result<KeyWrite, Failed> {
+    async fn take(&self, pair: Generated, act: &Act) -> Result<KeyWrite, KeyManagerError> {
         let ring = Ring::token(pair.alg());
         let kid = pair.public().thumbprint();
         if !self.rings().contains(&ring) {
-            return Err(Failed::NoSuchRing(ring.to_string()));
+            return Err(KeyManagerError::NoSuchRing(ring.to_string()));
         }
         let with = self.with_source(KeySource::from_fn(move |_, _| Ok(pair.clone())));
         for _ in 0..TRIES {
             let known = self.read(act.now).await?.keys;
             if known.iter().any(|key| key.kid == kid) {
-                return Err(Failed::KnownKey);
+                return Err(KeyManagerError::KnownKey);
             }
             let published = known
                 .iter()
@@ -71,7 +71,7 @@ impl KeyTable {
                 return Ok(write);
             }
         }
-        Err(Failed::Overtaken)
+        Err(KeyManagerError::Overtaken)
     }
 }
 

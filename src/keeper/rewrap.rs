@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::table::{Failed, KeyTable, TRIES};
+use super::table::{KeyManagerError, KeyTable, TRIES};
 use super::write::{Act, KeyWrite};
 use crate::audit::{Name, Target};
 use crate::keys::seal::kek_id;
@@ -38,8 +38,8 @@ impl KeyTable {
     /// result; a signing key also signs once. It may be interrupted and repeated.
     ///
     /// # Errors
-    /// [`Failed`]; a value that does not open is no failure but stands in [`Rewrapped::left`].
-    pub async fn rewrap(&self, act: &Act) -> Result<Rewrapped, Failed> {
+    /// [`KeyManagerError`]; a value that does not open is no failure but stands in [`Rewrapped::left`].
+    pub async fn rewrap(&self, act: &Act) -> Result<Rewrapped, KeyManagerError> {
         for _ in 0..TRIES {
             let snapshot = self.read(act.now).await?;
             let keychain = self.keychain();
@@ -85,7 +85,7 @@ impl KeyTable {
                 return Ok(done);
             }
         }
-        Err(Failed::Overtaken)
+        Err(KeyManagerError::Overtaken)
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) const TRIES: usize = 10;
 
 /// Why keys were not changed, or a node has none.
 #[derive(Debug, thiserror::Error)]
-pub enum Failed {
+pub enum KeyManagerError {
     /// Of the database.
     #[error(transparent)]
     Database(#[from] db::Error),
@@ -94,7 +94,7 @@ impl KeyTable {
     /// # Errors
     /// [`KeyError::UnknownKek`] when a value is sealed under one that is no longer there; then the
     /// old ones stay.
-    pub async fn replace_keychain(&self, keychain: Keychain, now: Timestamp) -> Result<(), Failed> {
+    pub async fn replace_keychain(&self, keychain: Keychain, now: Timestamp) -> Result<(), KeyManagerError> {
         self.read(now).await?.check_keks(&keychain)?;
         self.keychain.store(Arc::new(keychain));
         Ok(())
@@ -123,7 +123,7 @@ impl KeyTable {
         ring: Ring,
         act: &Act,
         change: impl Fn(Change) -> Change,
-    ) -> Result<KeyWrite, Failed> {
+    ) -> Result<KeyWrite, KeyManagerError> {
         self.change_with(ring, None, act, change).await
     }
 
@@ -133,13 +133,13 @@ impl KeyTable {
         also: Option<&str>,
         act: &Act,
         change: impl Fn(Change) -> Change,
-    ) -> Result<KeyWrite, Failed> {
+    ) -> Result<KeyWrite, KeyManagerError> {
         for _ in 0..TRIES {
             if let Some(write) = self.try_change(ring, also, act, &change).await? {
                 return Ok(write);
             }
         }
-        Err(Failed::Overtaken)
+        Err(KeyManagerError::Overtaken)
     }
 
     /// One try: `None` when somebody else was faster. `also` is a key that counts although its row
@@ -150,7 +150,7 @@ impl KeyTable {
         also: Option<&str>,
         act: &Act,
         change: &impl Fn(Change) -> Change,
-    ) -> Result<Option<KeyWrite>, Failed> {
+    ) -> Result<Option<KeyWrite>, KeyManagerError> {
         let snapshot = self.read(act.now).await?;
         let (mut rows, newest) = snapshot.ring(ring, &self.keychain());
         if let Some(kid) = also
@@ -174,7 +174,7 @@ impl KeyTable {
         ring: Ring,
         change: Change,
         act: &Act,
-    ) -> Result<KeyWrite, Failed> {
+    ) -> Result<KeyWrite, KeyManagerError> {
         let keychain = self.keychain();
         let mut write = KeyWrite::default();
         for key in &change.ring {
@@ -208,7 +208,7 @@ impl KeyTable {
         &self,
         write: KeyWrite,
         act: &Act,
-    ) -> Result<Option<KeyWrite>, Failed> {
+    ) -> Result<Option<KeyWrite>, KeyManagerError> {
         let act = act.clone();
         let written = self
             .store

@@ -1,6 +1,6 @@
 //! What every node does to the keys by itself: the first ones, standbys, and the end of private halves.
 
-use super::table::{Failed, KeyTable, TRIES};
+use super::table::{KeyManagerError, KeyTable, TRIES};
 use super::write::{Act, KeyWrite};
 use crate::keys::rotation::{Change, private_half_is_due, signer};
 use crate::keys::{KeyError, SealedSecret, ServerSecret};
@@ -9,8 +9,8 @@ impl KeyTable {
     /// Makes what a first start lacks: the first server secret, and a key that signs in each ring.
     ///
     /// # Errors
-    /// [`Failed`].
-    pub async fn begin(&self, act: &Act) -> Result<(), Failed> {
+    /// [`KeyManagerError`].
+    pub async fn begin(&self, act: &Act) -> Result<(), KeyManagerError> {
         let begin = |change: Change| match signer(&change.ring, act.now) {
             Some(_) => change,
             None => change.add(),
@@ -28,8 +28,8 @@ impl KeyTable {
     /// Says whether anything changed.
     ///
     /// # Errors
-    /// [`Failed`].
-    pub async fn keep(&self, act: &Act) -> Result<bool, Failed> {
+    /// [`KeyManagerError`].
+    pub async fn keep(&self, act: &Act) -> Result<bool, KeyManagerError> {
         let mut changed = false;
         for ring in self.rings() {
             let add = |change: Change| match change.lacks_standby() {
@@ -44,8 +44,8 @@ impl KeyTable {
     /// Adds a server secret; `first` adds none to one that is there.
     ///
     /// # Errors
-    /// [`Failed`].
-    pub async fn add_secret(&self, act: &Act, first: bool) -> Result<(), Failed> {
+    /// [`KeyManagerError`].
+    pub async fn add_secret(&self, act: &Act, first: bool) -> Result<(), KeyManagerError> {
         for _ in 0..TRIES {
             let rows = self.read(act.now).await?.secrets;
             if first && !rows.is_empty() {
@@ -57,7 +57,7 @@ impl KeyTable {
                 return Ok(());
             }
         }
-        Err(Failed::Overtaken)
+        Err(KeyManagerError::Overtaken)
     }
 
     pub(super) fn next_secret(
@@ -69,7 +69,7 @@ impl KeyTable {
         ServerSecret::generate(next, &self.keychain(), self.entropy(), act.now)
     }
 
-    async fn destroy(&self, act: &Act) -> Result<bool, Failed> {
+    async fn destroy(&self, act: &Act) -> Result<bool, KeyManagerError> {
         let (snapshot, keychain) = (self.read(act.now).await?, self.keychain());
         let mut changed = false;
         for key in &snapshot.keys {

@@ -14,7 +14,7 @@ use super::{Exit, Output, block_on, open};
 use crate::app::{key_table, write_kek};
 use crate::audit::Actor;
 use crate::config::Config;
-use crate::keeper::{Act, Failed, KeyTable};
+use crate::keeper::{Act, KeyManagerError, KeyTable};
 use crate::keys::{Alg, Ring, Use};
 use crate::secret::Entropy;
 use crate::time::{Clock, Timestamp};
@@ -152,11 +152,11 @@ fn distance(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
-impl From<Failed> for Exit {
-    fn from(failed: Failed) -> Self {
+impl From<KeyManagerError> for Exit {
+    fn from(failed: KeyManagerError) -> Self {
         let code = match &failed {
-            Failed::Database(crate::db::Error::Unavailable(_)) => 69,
-            Failed::Keys(crate::keys::KeyError::UnknownKek { .. }) => 78,
+            KeyManagerError::Database(crate::db::Error::Unavailable(_)) => 69,
+            KeyManagerError::Keys(crate::keys::KeyError::UnknownKek { .. }) => 78,
             _ => 1,
         };
         let message = failed.to_string();
@@ -165,6 +165,6 @@ impl From<Failed> for Exit {
 }
 
 /// Runs a change; its failure has the exit code of its kind.
-fn done<T>(work: impl Future<Output = Result<T, Failed>>) -> anyhow::Result<T> {
+fn done<T>(work: impl Future<Output = Result<T, KeyManagerError>>) -> anyhow::Result<T> {
     block_on(async { Ok(work.await.map_err(Exit::from)?) }).context("the keys stay as they were")
 }

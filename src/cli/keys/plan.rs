@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::Output;
 use super::{act, distance, done, instant, list, table};
 use crate::config::{Config, Span, limits};
-use crate::keeper::{Act, Failed};
+use crate::keeper::{Act, KeyManagerError};
 use crate::keys::rotation::{Change, Schedule, State, state};
 use crate::keys::{Ring, SigningKey};
 use crate::time::Timestamp;
@@ -50,7 +50,7 @@ pub fn run(arguments: &Arguments, config: &Config, format: Output) -> anyhow::Re
                 after,
             });
         }
-        Ok::<_, Failed>(plans)
+        Ok::<_, KeyManagerError>(plans)
     })?;
     match format {
         Output::Json => {
