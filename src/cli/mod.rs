@@ -119,26 +119,26 @@ struct Exit {
 
 /// A value that cannot be what was given: the field, as files name it, and what is wrong with it.
 #[derive(Debug)]
-struct Wrong {
+struct UsageError {
     field: &'static str,
     why: String,
 }
 
-impl Wrong {
+impl UsageError {
     fn new(field: &'static str, why: impl Into<String>) -> Self {
         let why = why.into();
         Self { field, why }
     }
 }
 
-impl std::fmt::Display for Wrong {
+impl std::fmt::Display for UsageError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.field, self.why)
     }
 }
 
-impl From<Wrong> for anyhow::Error {
-    fn from(wrong: Wrong) -> Self {
+impl From<UsageError> for anyhow::Error {
+    fn from(wrong: UsageError) -> Self {
         Exit {
             code: 2,
             message: wrong.to_string(),

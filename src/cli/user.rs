@@ -9,7 +9,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::command::{context, execute, read};
-use super::{Exit, Output, Wrong, open, open_or_make, read_secret, table};
+use super::{Exit, Output, UsageError, open, open_or_make, read_secret, table};
 use crate::accounts::admin::GrantedBy;
 use crate::accounts::password::{Password, Unusable};
 use crate::accounts::user::{User, Username};
@@ -205,7 +205,7 @@ fn parse(typed: &str) -> anyhow::Result<Username> {
 fn parse_claims(given: &[String]) -> anyhow::Result<serde_json::Map<String, Value>> {
     let mut claims = serde_json::Map::new();
     for pair in given {
-        let wrong = || Wrong::new("claims", format!("`{pair}` is not NAME=VALUE"));
+        let wrong = || UsageError::new("claims", format!("`{pair}` is not NAME=VALUE"));
         let (name, text) = pair.split_once('=').ok_or_else(wrong)?;
         let value = match name {
             "address" | "phone_number_verified" => {

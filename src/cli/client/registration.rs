@@ -4,7 +4,7 @@
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use crate::cli::Wrong;
+use crate::cli::UsageError;
 use crate::config::Network;
 use crate::id::ClientId;
 use crate::keys::Alg;
@@ -112,15 +112,15 @@ impl Fields {
     /// A new client; its ID tokens are signed with the first of `algorithms` unless it says otherwise.
     ///
     /// # Errors
-    /// [`Wrong`] for a value that cannot be read.
+    /// [`UsageError`] for a value that cannot be read.
     pub fn create(
         &self,
         id: ClientId,
         public: bool,
         algorithms: &[Alg],
         now: Timestamp,
-    ) -> Result<Client, Wrong> {
-        check_id(id.as_str()).map_err(|why| Wrong::new("client_id", why))?;
+    ) -> Result<Client, UsageError> {
+        check_id(id.as_str()).map_err(|why| UsageError::new("client_id", why))?;
         let public = public || self.auth_method == Some(Method::None);
         let blank = Client {
             auth_method: match public {
@@ -137,8 +137,8 @@ impl Fields {
     /// A client as these fields want it.
     ///
     /// # Errors
-    /// [`Wrong`] for a value that cannot be read.
-    pub fn update(&self, mut client: Client) -> Result<Client, Wrong> {
+    /// [`UsageError`] for a value that cannot be read.
+    pub fn update(&self, mut client: Client) -> Result<Client, UsageError> {
         for (list, given) in [
             (&mut client.redirect_uris, &self.redirect_uris),
             (&mut client.resources, &self.resources),
@@ -161,7 +161,7 @@ impl Fields {
         }
         if let Some(scope) = &self.scope {
             client.scopes = Scope::parse(scope)
-                .map_err(|_| Wrong::new("scope", format!("`{scope}` is no scope")))?;
+                .map_err(|_| UsageError::new("scope", format!("`{scope}` is no scope")))?;
         }
         if let Some(given) = &self.grant_types {
             client.grant_types = filled(given).map(grant).collect::<Result<_, _>>()?;
@@ -207,8 +207,8 @@ impl Fields {
 impl Method {
     /// A public client stays one: whoever holds its tokens could not prove a secret. A confidential
     /// one stays one, too: its grants rest on its proof.
-    fn of(self, client: &Client) -> Result<AuthMethod, Wrong> {
-        let refuse = |why: &str| Err(Wrong::new("token_endpoint_auth_method", why));
+    fn of(self, client: &Client) -> Result<AuthMethod, UsageError> {
+        let refuse = |why: &str| Err(UsageError::new("token_endpoint_auth_method", why));
         match (self, client.is_confidential()) {
             (Self::None, false) => Ok(AuthMethod::None),
             (Self::None, true) => {
@@ -228,18 +228,18 @@ fn filled(given: &[String]) -> impl Iterator<Item = &str> {
         .filter(|value| !value.is_empty())
 }
 
-fn grant(name: &str) -> Result<GrantType, Wrong> {
+fn grant(name: &str) -> Result<GrantType, UsageError> {
     let why = || format!("`{name}` is no grant type that is offered");
-    GrantType::parse(name).ok_or_else(|| Wrong::new("grant_types", why()))
+    GrantType::parse(name).ok_or_else(|| UsageError::new("grant_types", why()))
 }
 
-fn alg(field: &'static str, name: &str) -> Result<Alg, Wrong> {
+fn alg(field: &'static str, name: &str) -> Result<Alg, UsageError> {
     let why = || format!("`{name}` is neither RS256 nor ES256");
-    Alg::from_name(name).ok_or_else(|| Wrong::new(field, why()))
+    Alg::from_name(name).ok_or_else(|| UsageError::new(field, why()))
 }
 
-fn networks(field: &'static str, given: &[String]) -> Result<Vec<Network>, Wrong> {
+fn networks(field: &'static str, given: &[String]) -> Result<Vec<Network>, UsageError> {
     filled(given)
-        .map(|text| text.parse().map_err(|why: String| Wrong::new(field, why)))
+        .map(|text| text.parse().map_err(|why: String| UsageError::new(field, why)))
         .collect()
 }

@@ -5,7 +5,7 @@ use portcullis_verifier::MaxAge;
 use serde::Deserialize;
 
 use crate::admin::resources::NO_LIMIT;
-use crate::cli::Wrong;
+use crate::cli::UsageError;
 use crate::config::Span;
 use crate::id;
 use crate::keys::Alg;
@@ -43,13 +43,13 @@ impl Fields {
     /// A new API.
     ///
     /// # Errors
-    /// [`Wrong`] for a value that cannot be read.
+    /// [`UsageError`] for a value that cannot be read.
     pub fn create(
         &self,
         audience: &str,
         entropy: &Entropy,
         now: Timestamp,
-    ) -> Result<Resource, Wrong> {
+    ) -> Result<Resource, UsageError> {
         self.update(Resource {
             id: id::uuid(entropy, now),
             audience: audience.to_owned(),
@@ -65,30 +65,30 @@ impl Fields {
     /// An API as these fields want it.
     ///
     /// # Errors
-    /// [`Wrong`] for a value that cannot be read.
-    pub fn update(&self, mut resource: Resource) -> Result<Resource, Wrong> {
+    /// [`UsageError`] for a value that cannot be read.
+    pub fn update(&self, mut resource: Resource) -> Result<Resource, UsageError> {
         if let Some(name) = &self.name {
             resource.name.clone_from(name);
         }
         if let Some(scope) = &self.scope {
             resource.scopes = Scope::parse(scope)
-                .map_err(|_| Wrong::new("scope", format!("`{scope}` is no scope")))?;
+                .map_err(|_| UsageError::new("scope", format!("`{scope}` is no scope")))?;
         }
         if let Some(name) = &self.alg {
             let why = || format!("`{name}` is neither ES256 nor RS256");
-            resource.alg = Alg::from_name(name).ok_or_else(|| Wrong::new("alg", why()))?;
+            resource.alg = Alg::from_name(name).ok_or_else(|| UsageError::new("alg", why()))?;
         }
         if let Some(ttl) = &self.access_ttl {
             resource.access_ttl = match ttl.as_str() {
                 "" => None,
                 text => {
-                    let span: Span = text.parse().map_err(|why| Wrong::new("access_ttl", why))?;
+                    let span: Span = text.parse().map_err(|why| UsageError::new("access_ttl", why))?;
                     Some(span.0)
                 }
             };
         }
         if let Some(text) = &self.max_age {
-            resource.max_age = max_age(text).map_err(|why| Wrong::new("max_age", why))?;
+            resource.max_age = max_age(text).map_err(|why| UsageError::new("max_age", why))?;
         }
         Ok(resource)
     }

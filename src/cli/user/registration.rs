@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::accounts::password::is_acceptable;
 use crate::accounts::user::{User, Username};
-use crate::cli::Wrong;
+use crate::cli::UsageError;
 use crate::oauth::userinfo::is_settable;
 use crate::secret::Entropy;
 use crate::time::Timestamp;
@@ -41,21 +41,21 @@ impl Fields {
     /// A new person.
     ///
     /// # Errors
-    /// [`Wrong`] for a value that cannot be.
+    /// [`UsageError`] for a value that cannot be.
     pub fn create(
         &self,
         username: Username,
         entropy: &Entropy,
         now: Timestamp,
-    ) -> Result<User, Wrong> {
+    ) -> Result<User, UsageError> {
         self.update(User::new(username, entropy, now))
     }
 
     /// A person as these fields want it.
     ///
     /// # Errors
-    /// [`Wrong`] for a value that cannot be.
-    pub fn update(&self, mut user: User) -> Result<User, Wrong> {
+    /// [`UsageError`] for a value that cannot be.
+    pub fn update(&self, mut user: User) -> Result<User, UsageError> {
         let filled = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         if let Some(name) = &self.name {
             user.name = filled(name);
@@ -73,7 +73,7 @@ impl Fields {
                 .find(|(name, value)| !is_settable(name, value))
             {
                 let why = format!("`{name}` is no standard claim with a value of its type");
-                return Err(Wrong::new("claims", why));
+                return Err(UsageError::new("claims", why));
             }
             user.claims.clone_from(claims);
         }
@@ -83,10 +83,10 @@ impl Fields {
     /// The hash of the first password, if one was given.
     ///
     /// # Errors
-    /// [`Wrong`] when it is no hash that this server would check.
-    pub fn first_password(&self) -> Result<Option<&str>, Wrong> {
+    /// [`UsageError`] when it is no hash that this server would check.
+    pub fn first_password(&self) -> Result<Option<&str>, UsageError> {
         match self.initial_password_hash.as_deref() {
-            Some(phc) if !is_acceptable(phc) => Err(Wrong::new(
+            Some(phc) if !is_acceptable(phc) => Err(UsageError::new(
                 "initial_password_hash",
                 "is no Argon2id hash ($argon2id$v=19$m=…,t=…,p=…$…) within the bounds of `login.argon2`",
             )),

@@ -4,7 +4,7 @@ use super::{Change, Rules, Step, Stored, act, difference, switched};
 use crate::accounts::FieldErrors;
 use crate::admin::clients::{check_names, view};
 use crate::cli::apply::file::{Entry, Wanted};
-use crate::cli::{Wrong, client};
+use crate::cli::{UsageError, client};
 use crate::id::ClientId;
 use crate::keys::ring::offered;
 use crate::oauth::client::Client;
@@ -35,7 +35,7 @@ pub(super) fn clients(
                 rules.now,
             ),
         };
-        let after = after.map_err(|wrong: Wrong| at(wrong.to_string()))?;
+        let after = after.map_err(|wrong: UsageError| at(wrong.to_string()))?;
         let mut errors = rules
             .clients
             .check(&after)

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{Change, Field, Rules, Step, Stored, act, difference};
 use crate::admin::resources::{validate, view};
-use crate::cli::Wrong;
+use crate::cli::UsageError;
 use crate::cli::apply::file::{Entry, Wanted};
 use crate::config::limits::SCOPE_BYTES;
 use crate::oauth::request::scope::Scope;
@@ -27,7 +27,7 @@ pub(super) fn resources(
             Some(before) => entry.fields.update(before.clone()),
             None => entry.fields.create(audience, &rules.entropy, rules.now),
         };
-        let after = after.map_err(|wrong: Wrong| at(wrong.to_string()))?;
+        let after = after.map_err(|wrong: UsageError| at(wrong.to_string()))?;
         let checked = validate(&after, &rules.config.keys).map_err(|errors| errors.to_string());
         checked.map_err(|errors| at(errors.replace('\n', "; ")))?;
         let change = Change {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Change, Rules, Step, Stored, act, difference, switched};
 use crate::accounts::user::{User, Username};
 use crate::cli::apply::file::{Entry, Wanted};
-use crate::cli::{Wrong, user};
+use crate::cli::{UsageError, user};
 
 pub(super) fn users(
     wanted: &Wanted,
@@ -32,7 +32,7 @@ pub(super) fn users(
             Some(before) => entry.fields.update(before.clone()),
             None => entry.fields.create(username, &rules.entropy, rules.now),
         };
-        let after = after.map_err(|wrong: Wrong| at(wrong.to_string()))?;
+        let after = after.map_err(|wrong: UsageError| at(wrong.to_string()))?;
         let checked = after.check().map_err(|errors| errors.to_string());
         checked.map_err(|errors| at(errors.replace('\n', "; ")))?;
         let phc = entry.fields.first_password();
