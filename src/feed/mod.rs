@@ -46,7 +46,7 @@ pub enum Taken {
 
 /// Why there are no frames.
 #[derive(Debug, thiserror::Error)]
-pub enum Unready {
+pub enum FeedError {
     /// The database was never read, or went back in time.
     #[error("the feed is not ready")]
     Feed,
@@ -232,12 +232,12 @@ impl Feed {
     /// must follow.
     ///
     /// # Errors
-    /// [`Unready`].
-    pub fn frame_after(&self, after: Position, keys: &KeyView) -> Result<Signed, Unready> {
+    /// [`FeedError`].
+    pub fn frame_after(&self, after: Position, keys: &KeyView) -> Result<Signed, FeedError> {
         let made = {
             let known = self.lock();
             let place = known.place.filter(|_| !self.is_restored());
-            let place = place.ok_or(Unready::Feed)?;
+            let place = place.ok_or(FeedError::Feed)?;
             let after = if after.epoch == place.epoch {
                 after.seq.min(place.seq)
             } else {

@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::config::limits::{
     ACK_KIDS, BODY_BYTES, BODY_TIME, INSTANCE_BYTES, LONGEST_POLL, STREAM_LIFE,
 };
-use crate::feed::{self, Next, Standing, Stream, Unready};
+use crate::feed::{self, Next, Standing, Stream, FeedError};
 use crate::http::error;
 use crate::http::extract;
 use crate::http::oauth::discovery;
@@ -109,15 +109,15 @@ impl Stopped {
     }
 }
 
-impl From<Unready> for HandlerError {
-    fn from(unready: Unready) -> Self {
+impl From<FeedError> for HandlerError {
+    fn from(unready: FeedError) -> Self {
         Self::Error(match unready {
-            Unready::Feed => Error {
+            FeedError::Feed => Error {
                 code: Code::TemporarilyUnavailable,
                 detail: Detail::new("feed.unready", "restored"),
                 source: None,
             },
-            Unready::Keys(error) => error.into(),
+            FeedError::Keys(error) => error.into(),
         })
     }
 }
@@ -237,7 +237,7 @@ async fn subscribe(request: &HttpRequest, app: &Data<App>) -> Result<Subscriber,
     };
     must_not_be_ahead(request, app, at).await?;
     if app.feed.place().is_none() || app.feed.is_restored() {
-        return Err(HandlerError::from(Unready::Feed).into());
+        return Err(HandlerError::from(FeedError::Feed).into());
     }
     let client = proven.client();
     let counted = app.feed.streams.open(&client.id);
