@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use fixtures::server::sweep;
 use fixtures::{Db, Server};
-use portcullis::config::Span;
+use portcullis::config::HumanDuration;
 
 const TABLES: [&str; 5] = [
     "sessions",
@@ -32,8 +32,8 @@ async fn day(db: Db) {
     // TokenLifetimes of hours instead of weeks, so that one day shows what dies.
     let server = Server::with(db, |config| {
         config.limits.mode = portcullis::config::Mode::Count;
-        config.tokens.refresh_idle = Span::secs(2 * 3_600);
-        config.tokens.refresh_absolute = Span::secs(4 * 3_600);
+        config.tokens.refresh_idle = HumanDuration::secs(2 * 3_600);
+        config.tokens.refresh_absolute = HumanDuration::secs(4 * 3_600);
     })
     .await;
     let shop = server.shop().await;

@@ -6,7 +6,7 @@ use super::context::{AdminError, Context};
 use crate::accounts::FieldErrors;
 use crate::audit::{Name, Target};
 use crate::config::Keys;
-use crate::config::Span;
+use crate::config::HumanDuration;
 use crate::db::Transaction;
 use crate::keys::ring::check_offered;
 use crate::oauth::resource::{Resource, check_description};
@@ -127,7 +127,7 @@ pub fn view(resource: &Resource) -> Value {
         "name": resource.name,
         "scope": resource.scopes.to_string(),
         "alg": resource.alg.name(),
-        "access_ttl": resource.access_ttl.map(|ttl| Span(ttl).to_string()),
+        "access_ttl": resource.access_ttl.map(|ttl| HumanDuration(ttl).to_string()),
         "max_age": max_age(resource),
     })
 }
@@ -139,5 +139,5 @@ fn max_age(resource: &Resource) -> String {
     resource
         .max_age
         .as_secs()
-        .map_or_else(|| NO_LIMIT.to_owned(), |secs| Span::secs(secs).to_string())
+        .map_or_else(|| NO_LIMIT.to_owned(), |secs| HumanDuration::secs(secs).to_string())
 }

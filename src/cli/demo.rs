@@ -14,7 +14,7 @@ use cast::Cast;
 use super::Exit;
 use super::serve::{StopSignals, background, bind, run_until_stopped};
 use crate::app::App;
-use crate::config::{Address, Config, DataDir, Span};
+use crate::config::{Address, Config, DataDir, HumanDuration};
 use crate::secret::Entropy;
 use crate::time::Clock;
 use crate::{id, log, metrics};
@@ -106,7 +106,7 @@ fn configuration(port: u16, folder: &Path) -> Config {
     config.listen.management = Address::new("127.0.0.1", 0);
     config.log.level = "warn".to_owned();
     // Nothing stands in front of it.
-    config.shutdown.delay = Span::secs(0);
+    config.shutdown.delay = HumanDuration::secs(0);
     config
 }
 

@@ -9,7 +9,7 @@ use super::feed::is_connected;
 use super::{Exit, Output, block_on};
 use crate::app::{mark_database, number};
 use crate::config::limits::RESOURCE_ACCESS_CAP;
-use crate::config::{Config, Span};
+use crate::config::{Config, HumanDuration};
 use crate::db::{Acknowledged, Store};
 use crate::time::{Clock, Timestamp};
 
@@ -24,7 +24,7 @@ pub struct Wait {
     /// Wait until every connected instance has applied it, 10s if nothing else is said; exit code 75
     /// when that takes longer.
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "10s")]
-    wait: Option<Span>,
+    wait: Option<HumanDuration>,
     /// `registered` also waits for resource servers of which no instance is connected.
     #[arg(long, value_enum, default_value_t)]
     require: Require,

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::limits::caps;
-use super::{ConfigError, Span};
+use super::{ConfigError, HumanDuration};
 
 /// Looked at while there is no administrator. There is no default password.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bootstrap {
     /// How long the one-time set-up link is good. Default 1h, at most 1h.
-    pub link: Span,
+    pub link: HumanDuration,
     /// The name of the account that one of the next two makes. Default `admin`.
     pub admin_username: String,
     /// A file with the password of a temporary administrator (7 days); others must not be able to read it.
@@ -24,7 +24,7 @@ pub struct Bootstrap {
 impl Default for Bootstrap {
     fn default() -> Self {
         Self {
-            link: Span::secs(3_600),
+            link: HumanDuration::secs(3_600),
             admin_username: "admin".to_owned(),
             admin_password_file: None,
             admin_password_hash: None,
@@ -34,7 +34,7 @@ impl Default for Bootstrap {
 
 impl Bootstrap {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        caps(&[("bootstrap.link", self.link, Span::secs(3_600))])?;
+        caps(&[("bootstrap.link", self.link, HumanDuration::secs(3_600))])?;
         if self.admin_password_file.is_some() && self.admin_password_hash.is_some() {
             return Err(ConfigError::key(
                 "bootstrap.admin_password_hash",

@@ -5,11 +5,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::limits::{CLOCK_SKEW, JWKS_CACHED, KEY_CHANGE_SEEN};
-use super::{ConfigError, Span};
+use super::{ConfigError, HumanDuration};
 
 /// Between the last moment at which a standby may be made and its first signature.
 const SPARE: Duration = Duration::from_secs(86_400);
-const LONGEST_ROTATION: Span = Span::secs(180 * 86_400);
+const LONGEST_ROTATION: HumanDuration = HumanDuration::secs(180 * 86_400);
 
 /// Signing keys.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,11 +22,11 @@ pub struct Keys {
     /// Size of RSA keys: 2048 (default), 3072 or 4096 bits.
     pub rsa_bits: usize,
     /// How long a key signs. Default 90d; at most 180d, at least a day more than it is announced.
-    pub rotate_every: Span,
+    pub rotate_every: HumanDuration,
     /// How long people who pin keys are told ahead. Default 7d.
-    pub notice: Span,
+    pub notice: HumanDuration,
     /// The longest time that any verifier keeps the published keys. Default 25h, at least 24h and 5m.
-    pub verifier_cache: Span,
+    pub verifier_cache: HumanDuration,
     /// The rings of token keys: `ES256`, `RS256` or both. Default both.
     pub algorithms: Vec<String>,
 }
@@ -36,9 +36,9 @@ impl Default for Keys {
         Self {
             kek: vec!["file:keys/kek".to_owned()],
             rsa_bits: 2_048,
-            rotate_every: Span::secs(90 * 86_400),
-            notice: Span::secs(7 * 86_400),
-            verifier_cache: Span::secs(25 * 3_600),
+            rotate_every: HumanDuration::secs(90 * 86_400),
+            notice: HumanDuration::secs(7 * 86_400),
+            verifier_cache: HumanDuration::secs(25 * 3_600),
             algorithms: vec!["ES256".to_owned(), "RS256".to_owned()],
         }
     }
@@ -46,9 +46,9 @@ impl Default for Keys {
 
 impl Keys {
     /// How long a key is published before it signs: max(N, C + S + P).
-    pub fn lead(&self) -> Span {
+    pub fn lead(&self) -> HumanDuration {
         let known = self.verifier_cache.0 + CLOCK_SKEW + KEY_CHANGE_SEEN;
-        Span(self.notice.0.max(known))
+        HumanDuration(self.notice.0.max(known))
     }
 
     /// [`Keys::lead`] with its numbers.
@@ -57,8 +57,8 @@ impl Keys {
             "max(notice {}, verifier_cache {} + clock skew {} + poll {}) = {}",
             self.notice,
             self.verifier_cache,
-            Span(CLOCK_SKEW),
-            Span(KEY_CHANGE_SEEN),
+            HumanDuration(CLOCK_SKEW),
+            HumanDuration(KEY_CHANGE_SEEN),
             self.lead(),
         )
     }
@@ -105,18 +105,18 @@ impl Keys {
                 format!(
                     "{} is less than a cache may keep the keys: max-age 5m + stale-if-error 24h = {}",
                     self.verifier_cache,
-                    Span(JWKS_CACHED),
+                    HumanDuration(JWKS_CACHED),
                 ),
             ));
         }
-        let least = Span(self.lead().0.saturating_add(SPARE));
+        let least = HumanDuration(self.lead().0.saturating_add(SPARE));
         if self.rotate_every < least || self.rotate_every > LONGEST_ROTATION {
             return Err(ConfigError::key(
                 "keys.rotate_every",
                 format!(
                     "{} is out of range; it must be at least lead + {} = {least} and at most {LONGEST_ROTATION}, where lead = {}",
                     self.rotate_every,
-                    Span(SPARE),
+                    HumanDuration(SPARE),
                     self.lead_formula(),
                 ),
             ));
@@ -142,29 +142,29 @@ mod tests {
     fn a_schedule_that_breaks_a_formula_is_refused_with_its_numbers() {
         assert_eq!(refusal(|_| {}), "");
         assert_eq!(
-            refusal(|keys| keys.rotate_every = Span::secs(7 * 86_400)),
+            refusal(|keys| keys.rotate_every = HumanDuration::secs(7 * 86_400)),
             "configuration key `keys.rotate_every`: 7d is out of range; it must be at least lead + 1d = 8d and at most 180d, \
              where lead = max(notice 7d, verifier_cache 25h + clock skew 1m + poll 5s) = 7d"
         );
         assert_eq!(
-            refusal(|keys| keys.notice = Span::secs(90 * 86_400)),
+            refusal(|keys| keys.notice = HumanDuration::secs(90 * 86_400)),
             "configuration key `keys.rotate_every`: 90d is out of range; it must be at least lead + 1d = 91d and at most 180d, \
              where lead = max(notice 90d, verifier_cache 25h + clock skew 1m + poll 5s) = 90d"
         );
         assert_eq!(
-            refusal(|keys| keys.verifier_cache = Span::secs(86_400)),
+            refusal(|keys| keys.verifier_cache = HumanDuration::secs(86_400)),
             "configuration key `keys.verifier_cache`: 1d is less than a cache may keep the keys: \
              max-age 5m + stale-if-error 24h = 1445m"
         );
         assert!(
-            refusal(|keys| keys.rotate_every = Span::secs(181 * 86_400)).contains("at most 180d")
+            refusal(|keys| keys.rotate_every = HumanDuration::secs(181 * 86_400)).contains("at most 180d")
         );
     }
 
     #[test]
     fn a_short_notice_leaves_the_lead_to_the_caches() {
         let keys = Keys {
-            notice: Span::secs(0),
+            notice: HumanDuration::secs(0),
             ..Keys::default()
         };
         assert_eq!(keys.lead().0, Duration::from_secs(25 * 3_600 + 65));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Span};
+use super::{ConfigError, HumanDuration};
 
 /// How many requests a minute are answered. A whole minute's budget may be spent at once.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -286,7 +286,7 @@ pub const JWKS_CACHED: Duration = Duration::from_secs(300 + 86_400);
 pub const JWKS_BYTES: usize = 16 * 1024;
 
 /// Refuses the first value that is zero or past its cap, with its key.
-pub(super) fn caps(values: &[(&str, Span, Span)]) -> Result<(), ConfigError> {
+pub(super) fn caps(values: &[(&str, HumanDuration, HumanDuration)]) -> Result<(), ConfigError> {
     for (key, value, cap) in values {
         if value.0.is_zero() || value > cap {
             return Err(ConfigError::key(

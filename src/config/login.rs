@@ -3,20 +3,20 @@
 use serde::{Deserialize, Serialize};
 
 use super::limits::caps;
-use super::{ConfigError, Span};
+use super::{ConfigError, HumanDuration};
 
 /// How people sign in and for how long.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Login {
     /// How long an authorization may wait for login and consent. Default 10m, at most 30m.
-    pub authorization: Span,
+    pub authorization: HumanDuration,
     /// A session ends when unused for this long. Default 30m, at most 24h.
-    pub session_idle: Span,
+    pub session_idle: HumanDuration,
     /// A session ends after this long in any case. Default 12h, at most 30d.
-    pub session_absolute: Span,
+    pub session_absolute: HumanDuration,
     /// Consent is asked again after this long. Default 180d, at most 400d.
-    pub consent_max_age: Span,
+    pub consent_max_age: HumanDuration,
     /// Passwords hashed at once. Default: the number of cores, at most 4.
     pub hash_threads: Option<usize>,
     /// Cost of a password hash.
@@ -57,10 +57,10 @@ impl Default for Argon2 {
 impl Default for Login {
     fn default() -> Self {
         Self {
-            authorization: Span::secs(600),
-            session_idle: Span::secs(30 * 60),
-            session_absolute: Span::secs(12 * 3_600),
-            consent_max_age: Span::secs(180 * 86_400),
+            authorization: HumanDuration::secs(600),
+            session_idle: HumanDuration::secs(30 * 60),
+            session_absolute: HumanDuration::secs(12 * 3_600),
+            consent_max_age: HumanDuration::secs(180 * 86_400),
             hash_threads: None,
             argon2: Argon2::default(),
         }
@@ -70,17 +70,17 @@ impl Default for Login {
 impl Login {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         caps(&[
-            ("login.authorization", self.authorization, Span::secs(1_800)),
-            ("login.session_idle", self.session_idle, Span::secs(86_400)),
+            ("login.authorization", self.authorization, HumanDuration::secs(1_800)),
+            ("login.session_idle", self.session_idle, HumanDuration::secs(86_400)),
             (
                 "login.session_absolute",
                 self.session_absolute,
-                Span::secs(30 * 86_400),
+                HumanDuration::secs(30 * 86_400),
             ),
             (
                 "login.consent_max_age",
                 self.consent_max_age,
-                Span::secs(400 * 86_400),
+                HumanDuration::secs(400 * 86_400),
             ),
         ])?;
         let floor = Argon2::default();

@@ -17,7 +17,7 @@ mod secret_file;
 mod settings;
 mod shutdown;
 mod source;
-mod span;
+mod human_duration;
 mod telemetry;
 mod tokens;
 
@@ -41,7 +41,7 @@ pub(crate) use secret_file::read_secret_file;
 pub use settings::{Setting, settings};
 pub use shutdown::Shutdown;
 pub use source::{Overrides, environment, exposed_file, load};
-pub use span::Span;
+pub use human_duration::HumanDuration;
 pub use telemetry::Telemetry;
 pub use tokens::Tokens;
 

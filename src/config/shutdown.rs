@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Span};
+use super::{ConfigError, HumanDuration};
 
-const LONGEST: Span = Span::secs(300);
+const LONGEST: HumanDuration = HumanDuration::secs(300);
 
 /// The time of a stop. A service manager must wait longer than both together.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -12,16 +12,16 @@ const LONGEST: Span = Span::secs(300);
 pub struct Shutdown {
     /// How long a node that says 503 on `/readyz` goes on serving, for load balancers to see it.
     /// Default 5s; at most 5m; `0s` for a node that nothing stands in front of.
-    pub delay: Span,
+    pub delay: HumanDuration,
     /// How long, at most, what runs is given to finish. Default 10s; at most 5m.
-    pub drain: Span,
+    pub drain: HumanDuration,
 }
 
 impl Default for Shutdown {
     fn default() -> Self {
         Self {
-            delay: Span::secs(5),
-            drain: Span::secs(10),
+            delay: HumanDuration::secs(5),
+            drain: HumanDuration::secs(10),
         }
     }
 }

@@ -314,7 +314,7 @@ mod tests {
             ("PORT", "9090"),
         ])
         .unwrap();
-        assert_eq!(config.tokens.access, super::super::Span::secs(120));
+        assert_eq!(config.tokens.access, super::super::HumanDuration::secs(120));
         assert_eq!(config.keys.kek, ["file:/a", "env:B"]);
         assert_eq!(
             config.database_url(),

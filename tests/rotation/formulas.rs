@@ -22,12 +22,12 @@ fn schedules() -> impl Strategy<Value = Schedule> {
     let hours = |hours: u64| Duration::from_secs(hours * 3_600);
     (25..100_u64, 0..40_u64, 1..100_u64).prop_map(move |(cache, notice, more)| {
         let mut keys = config::Keys {
-            verifier_cache: config::Span(hours(cache)),
-            notice: config::Span(hours(notice * 24)),
+            verifier_cache: config::HumanDuration(hours(cache)),
+            notice: config::HumanDuration(hours(notice * 24)),
             ..config::Keys::default()
         };
         let every = keys.lead().0 + hours(24 * more);
-        keys.rotate_every = config::Span(every.min(hours(24 * 180)));
+        keys.rotate_every = config::HumanDuration(every.min(hours(24 * 180)));
         Schedule::of(&keys)
     })
 }

@@ -7,7 +7,7 @@ use crate::admin::clients::{self, NewSecret, OldSecrets};
 use crate::cli::command::{context, execute};
 use crate::cli::{Exit, Output, open, table};
 use crate::config::Config;
-use crate::config::Span;
+use crate::config::HumanDuration;
 use crate::config::limits::{CLIENT_NAME_CHARS, SECRET_OVERLAP_CAP};
 
 #[derive(clap::Args)]
@@ -19,10 +19,10 @@ pub struct RotateSecret {
     label: String,
     /// How long the new secret is good, such as 90d; for ever if absent.
     #[arg(long, value_name = "SPAN")]
-    expires_in: Option<Span>,
+    expires_in: Option<HumanDuration>,
     /// How long the old secrets go on beside it, at most 7d (`tokens.secret_overlap`).
     #[arg(long, value_name = "SPAN", conflicts_with_all = ["keep", "compromised"])]
-    overlap: Option<Span>,
+    overlap: Option<HumanDuration>,
     /// Let the old secrets be: several live side by side.
     #[arg(long, conflicts_with = "compromised")]
     keep: bool,

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::Output;
 use super::{act, distance, done, instant, list, table};
-use crate::config::{Config, Span, limits};
+use crate::config::{Config, HumanDuration, limits};
 use crate::keeper::{Act, KeyManagerError};
 use crate::keys::rotation::{Change, Schedule, State, state};
 use crate::keys::{Ring, SigningKey};
@@ -176,7 +176,7 @@ fn standby(ring: &[SigningKey], now: Timestamp) -> Option<&SigningKey> {
 
 /// The waiting times, with their numbers.
 fn formulas(config: &Config) -> String {
-    let (keys, show) = (&config.keys, Span);
+    let (keys, show) = (&config.keys, HumanDuration);
     let overlap = limits::CLOCK_SKEW + limits::KEY_CHANGE_SEEN;
     let verify_only = limits::LONGEST_SIGNED + keys.verifier_cache.0 + overlap;
     format!(

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::admin::resources::NO_LIMIT;
 use crate::cli::UsageError;
-use crate::config::Span;
+use crate::config::HumanDuration;
 use crate::id;
 use crate::keys::Alg;
 use crate::oauth::request::scope::Scope;
@@ -82,7 +82,7 @@ impl Fields {
             resource.access_ttl = match ttl.as_str() {
                 "" => None,
                 text => {
-                    let span: Span = text.parse().map_err(|why| UsageError::new("access_ttl", why))?;
+                    let span: HumanDuration = text.parse().map_err(|why| UsageError::new("access_ttl", why))?;
                     Some(span.0)
                 }
             };
@@ -98,6 +98,6 @@ fn max_age(text: &str) -> Result<MaxAge, String> {
     if text == NO_LIMIT {
         return Ok(MaxAge::FAIL_OPEN);
     }
-    let span: Span = text.parse()?;
+    let span: HumanDuration = text.parse()?;
     Ok(MaxAge::secs(span.0.as_secs()))
 }

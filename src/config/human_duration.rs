@@ -9,9 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A duration with its unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub Duration);
+pub struct HumanDuration(pub Duration);
 
-impl Span {
+impl HumanDuration {
     /// From seconds.
     pub const fn secs(secs: u64) -> Self {
         Self(Duration::from_secs(secs))
@@ -26,7 +26,7 @@ const UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),
 ];
 
-impl FromStr for Span {
+impl FromStr for HumanDuration {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -42,7 +42,7 @@ impl FromStr for Span {
     }
 }
 
-impl fmt::Display for Span {
+impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
         let (name, size) = UNITS
@@ -54,13 +54,13 @@ impl fmt::Display for Span {
     }
 }
 
-impl Serialize for Span {
+impl Serialize for HumanDuration {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for HumanDuration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?
             .parse()
@@ -76,16 +76,16 @@ mod tests {
     fn a_span_reads_and_writes_its_largest_whole_unit() {
         for text in ["90d", "12h", "5m", "30s", "250ms"] {
             assert_eq!(
-                text.parse::<Span>().map(|s| s.to_string()),
+                text.parse::<HumanDuration>().map(|s| s.to_string()),
                 Ok(text.to_owned())
             );
         }
         assert_eq!(
-            "120s".parse::<Span>().map(|s| s.to_string()),
+            "120s".parse::<HumanDuration>().map(|s| s.to_string()),
             Ok("2m".to_owned())
         );
         for bad in ["", "5", "m", "5 m", "-5m", "5w", "99999999999999999999d"] {
-            assert!(bad.parse::<Span>().is_err(), "{bad}");
+            assert!(bad.parse::<HumanDuration>().is_err(), "{bad}");
         }
     }
 }
