@@ -167,15 +167,15 @@ impl App {
     /// # Errors
     /// [`KeyManagerError`]; then the mark is where the last poll found the database.
     pub async fn settle_feed(&self) -> Result<(), KeyManagerError> {
-        let settled = async {
+        let is_stable = async {
             self.number_waiting().await?;
             self.poll().await
         };
-        let settled = settled.await;
+        let is_stable = is_stable.await;
         if let Some((mark, place)) = self.to_mark() {
             move_mark(mark, place, true, false).await;
         }
-        settled
+        is_stable
     }
 
     fn to_mark(&self) -> Option<(MarkFile, Place)> {

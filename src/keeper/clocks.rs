@@ -10,7 +10,7 @@ use crate::time::{Timestamp, Uptime};
 
 /// What one poll saw.
 #[derive(Clone, Copy, Debug)]
-pub struct Sight {
+pub struct ClockSample {
     /// The node's own clock, uncorrected, in the middle of the poll.
     pub node: Timestamp,
     /// The database's clock.
@@ -45,17 +45,17 @@ impl Fault {
 
 /// What the clocks looked like so far.
 #[derive(Debug, Default)]
-pub struct Clocks {
-    last: Option<Sight>,
+pub struct ClockMonitor {
+    last: Option<ClockSample>,
     fault: Option<Fault>,
     /// When they last disagreed; `None`: never.
     disagreed: Option<Uptime>,
     warned: bool,
 }
 
-impl Clocks {
+impl ClockMonitor {
     /// Takes a sight. The answer is the fault that begins or ends with it.
-    pub fn see(&mut self, sight: Sight) -> Option<(Fault, bool)> {
+    pub fn record(&mut self, sight: ClockSample) -> Option<(Fault, bool)> {
         let fault = self.fault_of(&sight);
         let before = std::mem::replace(&mut self.fault, fault);
         if fault.is_some() {
@@ -80,7 +80,7 @@ impl Clocks {
     }
 
     /// Whether this node may change keys and remove rows.
-    pub fn settled(&self, up: Uptime) -> bool {
+    pub fn is_stable(&self, up: Uptime) -> bool {
         self.agreed_for(CLOCKS_AGREE_FOR, up)
     }
 
@@ -106,7 +106,7 @@ impl Clocks {
         off.filter(|_| !warned)
     }
 
-    fn fault_of(&self, sight: &Sight) -> Option<Fault> {
+    fn fault_of(&self, sight: &ClockSample) -> Option<Fault> {
         if apart(sight.node, sight.database) > CLOCK_OFF_STOPS {
             return Some(Fault::NodeOff);
         }
@@ -136,7 +136,7 @@ mod tests {
         up: Clock,
         node: AtomicI64,
         database: AtomicI64,
-        clocks: Clocks,
+        clocks: ClockMonitor,
     }
 
     impl Scene {
@@ -145,9 +145,9 @@ mod tests {
                 up: Clock::Settable(Arc::new(AtomicI64::new(0))),
                 node: AtomicI64::new(1_000_000_000_000),
                 database: AtomicI64::new(1_000_000_000_000),
-                clocks: Clocks::default(),
+                clocks: ClockMonitor::default(),
             };
-            assert!(scene.clocks.settled(scene.up.uptime()));
+            assert!(scene.clocks.is_stable(scene.up.uptime()));
             scene
         }
 
@@ -156,7 +156,7 @@ mod tests {
             for clock in [&self.node, &self.database] {
                 clock.fetch_add(secs * 1_000_000, Ordering::SeqCst);
             }
-            self.clocks.see(Sight {
+            self.clocks.record(ClockSample {
                 node: Timestamp::from_micros(self.node.load(Ordering::SeqCst)),
                 database: Timestamp::from_micros(self.database.load(Ordering::SeqCst)),
                 beat: Timestamp::from_micros(999_000_000_000),
@@ -164,8 +164,8 @@ mod tests {
             })
         }
 
-        fn settled(&self) -> bool {
-            self.clocks.settled(self.up.uptime())
+        fn is_stable(&self) -> bool {
+            self.clocks.is_stable(self.up.uptime())
         }
     }
 
@@ -175,21 +175,21 @@ mod tests {
         assert_eq!(scene.after(1), None);
         scene.node.fetch_add(86_400_000_000, Ordering::SeqCst);
         assert_eq!(scene.after(1), Some((Fault::NodeOff, true)));
-        assert!(!scene.clocks.agree() && !scene.settled());
+        assert!(!scene.clocks.agree() && !scene.is_stable());
         assert!(!scene.clocks.ready(scene.up.uptime()));
         assert_eq!(scene.clocks.correction(), 0);
         scene.node.fetch_sub(86_400_000_000, Ordering::SeqCst);
         assert_eq!(scene.after(1), Some((Fault::NodeOff, false)));
-        assert!(scene.clocks.agree() && !scene.settled());
+        assert!(scene.clocks.agree() && !scene.is_stable());
         // Readiness comes back a few seconds after the fault was last seen.
         scene.after(3);
         assert!(!scene.clocks.ready(scene.up.uptime()));
         scene.after(1);
         assert!(scene.clocks.ready(scene.up.uptime()));
         scene.after(3_594);
-        assert!(!scene.settled());
+        assert!(!scene.is_stable());
         scene.after(2);
-        assert!(scene.settled());
+        assert!(scene.is_stable());
     }
 
     #[test]
@@ -201,7 +201,7 @@ mod tests {
         }
         assert_eq!(scene.after(1), Some((Fault::DatabaseJumped, true)));
         assert_eq!(scene.after(1), Some((Fault::DatabaseJumped, false)));
-        assert!(scene.clocks.agree() && !scene.settled());
+        assert!(scene.clocks.agree() && !scene.is_stable());
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::keys::rotation::state;
 use crate::keys::{KeyError, KeyView, ServerSecrets, Use};
 use crate::time::{Clock, Timestamp};
 
-pub use clocks::{Clocks, Fault, Sight};
+pub use clocks::{ClockMonitor, Fault, ClockSample};
 pub use figures::{KeyFigures, RingFigures};
 pub use lease::Reading;
 pub use rewrap::{Left, Rewrapped};
@@ -54,7 +54,7 @@ pub struct Keeper {
     /// One refresh at a time, so that an older one never replaces a newer one.
     refreshing: tokio::sync::Mutex<()>,
     lease: Lease,
-    clocks: Mutex<Clocks>,
+    clocks: Mutex<ClockMonitor>,
 }
 
 /// When a poll was begun, before the database was asked.
@@ -199,8 +199,8 @@ impl Keeper {
     }
 
     /// Whether this node may change keys and remove rows: the clocks have agreed for long enough.
-    pub fn settled(&self) -> bool {
-        self.clocks().settled(self.clock.uptime())
+    pub fn is_stable(&self) -> bool {
+        self.clocks().is_stable(self.clock.uptime())
     }
 
     /// Takes what a poll found: compares the clocks; reads the table again if it changed, if a key
@@ -211,7 +211,7 @@ impl Keeper {
     pub async fn follow(&self, poll: Poll, head: &db::Head) -> Result<(), KeyManagerError> {
         if let Some(measured) = head.database {
             // An embedded database has no clock of its own that could disagree.
-            self.see(Sight {
+            self.record(ClockSample {
                 node: self.clock.raw().halfway(poll.node),
                 database: self.clock.database(measured),
                 beat: head.beat,
@@ -231,9 +231,9 @@ impl Keeper {
     }
 
     /// Takes a sight of the clocks: warns, corrects, or stops this node.
-    pub fn see(&self, sight: Sight) {
+    pub fn record(&self, sight: ClockSample) {
         let mut clocks = self.clocks();
-        match clocks.see(sight) {
+        match clocks.record(sight) {
             Some((fault, true)) => {
                 tracing::error!(event = "node.degraded", severity = "high", reason = fault.reason(), node_time = %sight.node, database = %sight.database, "this node issues nothing until its clock and the database's agree");
             }
@@ -290,7 +290,7 @@ impl Keeper {
     /// # Errors
     /// [`KeyManagerError`]; another node, or the next round, does it.
     pub async fn keep(&self) -> Result<(), KeyManagerError> {
-        if !self.settled() {
+        if !self.is_stable() {
             return Ok(());
         }
         let now = self.clock.now();
@@ -307,7 +307,7 @@ impl Keeper {
         Ok(())
     }
 
-    fn clocks(&self) -> MutexGuard<'_, Clocks> {
+    fn clocks(&self) -> MutexGuard<'_, ClockMonitor> {
         self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -39,7 +39,7 @@ async fn two_years(db: Db, many: i64) {
     let (start, end) = (world.now(), world.now() + DAY * 730);
     let mut nodes = Vec::new();
     for n in 0..many {
-        // Clocks are up to two seconds apart.
+        // ClockMonitor are up to two seconds apart.
         nodes.push(world.node((n % 5 - 2) * 1_000_000).await);
     }
     let mut fetched: Vec<Fetched> = Vec::new();
