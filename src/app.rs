@@ -22,7 +22,7 @@ use crate::config::limits::{HASH_QUEUE, HASH_WAIT};
 use crate::config::{Config, Issuer, ConfigError};
 use crate::db::{self, Claim, OpenError, Schema, Store};
 use crate::feed::{Feed, MarkFile};
-use crate::keeper::Keeper;
+use crate::key_manager::KeyManager;
 use crate::keys::ring::offered;
 use crate::keys::{KeySource, ServerSecrets, provider};
 use crate::oauth::discovery::Metadata;
@@ -53,7 +53,7 @@ pub struct App {
     /// Randomness.
     pub entropy: Entropy,
     /// The keys.
-    pub keeper: Keeper,
+    pub key_manager: KeyManager,
     /// The revocation feed.
     pub feed: Feed,
     mark: Option<MarkFile>,
@@ -144,18 +144,18 @@ impl App {
             source,
             entropy: &entropy,
         };
-        let keeper = parts.keeper(clock.clone()).await?;
+        let keeper = parts.key_manager(clock.clone()).await?;
         let secrets = store.read(|tx| tx.list_server_secrets()).await?;
         let mark = secrets
             .first()
             .and_then(|first| MarkFile::beside(&config.keys.kek, &first.id));
         let app = Self {
-            secret: keeper.secrets(),
+            secret: key_manager.secrets(),
             feed: Feed::new(issuer.as_str(), clock.clone()),
             mark,
             downtimes: restored::Downtimes::default(),
             signals: feed::Signals::default(),
-            keeper,
+            key_manager,
             metadata: ready(&Metadata::of(&issuer, &offered(&config.keys)))
                 .map_err(StartError::Configuration)?,
             hashing: Hashing {

@@ -63,7 +63,7 @@ pub mod db;
 pub mod feed;
 pub mod http;
 pub mod id;
-pub mod keeper;
+pub mod key_manager;
 pub mod keys;
 pub mod log;
 pub mod metrics;

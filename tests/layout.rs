@@ -13,7 +13,7 @@ const ORDER: [&[&str]; 11] = [
     &["http"],
     &["app"],
     &["admin"],
-    &["feed", "keeper"],
+    &["feed", "key_manager"],
     &["db"],
     &["oauth"],
     &["accounts", "keys"],

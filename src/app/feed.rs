@@ -10,7 +10,7 @@ use crate::config::limits::{
 };
 use crate::db::{self, Head};
 use crate::feed::Taken;
-use crate::keeper::{KeyManagerError, Poll, Reading};
+use crate::key_manager::{KeyManagerError, Poll, Reading};
 use crate::oauth::ledger::StorageError;
 
 /// Heartbeats between two looks for records that have expired.
@@ -57,7 +57,7 @@ impl App {
     /// [`KeyManagerError`]; then the lease on the keys runs on, and what this node says of the feed grows old.
     pub async fn poll(&self) -> Result<(), KeyManagerError> {
         let _turn = self.feed.turn().await;
-        if self.keeper.is_write_due() {
+        if self.key_manager.is_write_due() {
             // A database that went back must be noticed before a write of this node moves its beat on.
             let head = self.read_head().await?;
             self.take(&head).await?;
@@ -71,7 +71,7 @@ impl App {
         }
         self.follow_registrations(head.config_version).await?;
         // Neither stands in the other's way.
-        let keys = self.keeper.follow(begun, &head).await;
+        let keys = self.key_manager.follow(begun, &head).await;
         self.take(&head).await?;
         self.feed.publish(&self.keys())?;
         keys?;
@@ -98,7 +98,7 @@ impl App {
     /// moves the beat. SQLite writes nothing for an update that changes nothing, so that would prove
     /// nothing. A node that numbers anyway writes nothing more.
     async fn write_if_due(&self) -> Result<(), db::Error> {
-        if !self.keeper.is_write_due() {
+        if !self.key_manager.is_write_due() {
             return Ok(());
         }
         let written = tokio::time::timeout(POLL_TIME, self.number_waiting()).await;
@@ -112,7 +112,7 @@ impl App {
     pub async fn number_waiting(&self) -> Result<(), db::Error> {
         let (clock, begun) = (self.clock.clone(), Reading::of(&self.clock));
         number(&self.store, clock).await?;
-        self.keeper.record_write(begun);
+        self.key_manager.record_write(begun);
         self.signals.numbered.notify_one();
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! How a node comes by its keys: the KEKs of its configuration, the table, the keeper.
+//! How a node comes by its keys: the KEKs of its configuration, the table, the key_manager.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::{App, StartError};
 use crate::config::limits::KEEP_EVERY;
 use crate::config::{Config, Issuer};
 use crate::db::{Store, Transaction};
-use crate::keeper::{KeyManagerError, Keeper, KeyFigures, KeyTable};
+use crate::key_manager::{KeyManagerError, KeyManager, KeyMetrics, KeyTable};
 use crate::keys::ring::offered;
 use crate::keys::{Kek, KeyError, KeySource, KeyView, Keychain, Use};
 use crate::secret::Entropy;
@@ -18,7 +18,7 @@ use crate::time::Clock;
 impl App {
     /// The key view of this moment: to publish, and to read hints with.
     pub fn keys(&self) -> Arc<KeyView> {
-        self.keeper.view()
+        self.key_manager.view()
     }
 
     /// Checks whether this node may change state: sign users in, and issue codes and tokens. Every
@@ -31,7 +31,7 @@ impl App {
         if self.feed.is_restored() {
             return Err(KeyError::Restored);
         }
-        self.keeper.check().await
+        self.key_manager.check().await
     }
 
     /// The keys to sign tokens with.
@@ -45,7 +45,7 @@ impl App {
 
     /// Reads our own access tokens, whatever their audience, as any service would.
     pub fn verifier(&self) -> &Verifier {
-        self.keeper.verifier()
+        self.key_manager.verifier()
     }
 
     /// Reads the key table again, builds the view and swaps it.
@@ -53,13 +53,13 @@ impl App {
     /// # Errors
     /// [`KeyManagerError`]; then the old view stays.
     pub async fn refresh_key_view(&self) -> Result<(), KeyManagerError> {
-        self.keeper.refresh().await
+        self.key_manager.refresh().await
     }
 
     /// Keeps the rings until this node ends: each minute or so, and at once after the start.
     pub async fn keep_keys(&self) {
         loop {
-            if let Err(error) = self.keeper.keep().await {
+            if let Err(error) = self.key_manager.keep().await {
                 tracing::error!(event = "storage.error", reason = "keeper", severity = "high", %error);
             }
             // Up to a fifth more, so that nodes do not do the same work at the same moment.
@@ -69,8 +69,8 @@ impl App {
     }
 
     /// The figures that an operator watches.
-    pub fn key_figures(&self) -> KeyFigures {
-        self.keeper.figures()
+    pub fn key_metrics(&self) -> KeyMetrics {
+        self.key_manager.metrics()
     }
 }
 
@@ -84,7 +84,7 @@ pub(super) struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    pub(super) async fn keeper(self, clock: Clock) -> Result<Keeper, StartError> {
+    pub(super) async fn key_manager(self, clock: Clock) -> Result<KeyManager, StartError> {
         let (issuer, leeway) = (self.issuer.to_string(), self.config.tokens.clock_leeway.0);
         let verifier = move |keys: &KeyView| {
             Verifier::builder(issuer.as_str(), issuer.as_str())
@@ -95,7 +95,7 @@ impl Parts<'_> {
                 .map_err(|error| error.to_string())
         };
         let table = self.table().await?;
-        Ok(Keeper::start(table, clock, verifier).await?)
+        Ok(KeyManager::start(table, clock, verifier).await?)
     }
 
     async fn table(self) -> Result<KeyTable, StartError> {

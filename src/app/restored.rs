@@ -9,7 +9,7 @@ use crate::config::limits::{CLOCK_SKEW, HEARTBEAT_EVERY};
 use crate::db::{self, Head};
 use crate::feed::{MarkFile, Place, kek_since};
 use crate::id::GrantId;
-use crate::keeper::KeyManagerError;
+use crate::key_manager::KeyManagerError;
 use crate::time::{Clock, Timestamp};
 
 /// A KEK that is older belongs to a database that was there before.
@@ -187,7 +187,7 @@ impl App {
     async fn trim_downtimes(&self) {
         let now = self.clock.now();
         // All nodes share the recorded downtimes: a node whose own clock is wrong must not cut them.
-        if !self.keeper.clock_ready() || !self.downtimes.end_after(now) {
+        if !self.key_manager.clock_ready() || !self.downtimes.end_after(now) {
             return;
         }
         let known = self.store.transaction(move |tx| {

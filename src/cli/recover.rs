@@ -8,7 +8,7 @@ use crate::app::{key_table, mark_database, marked_by_another, number};
 use crate::audit::{Actor, Event, Name, Target};
 use crate::config::Config;
 use crate::db::{Error, Recovered};
-use crate::keeper::Act;
+use crate::key_manager::Act;
 use crate::secret::Entropy;
 use crate::time::{Clock, Timestamp};
 

@@ -8,7 +8,7 @@ use super::{Output, block_on, open, read_secret, table};
 use crate::app::key_table;
 use crate::config::Config;
 use crate::db::Store;
-use crate::keeper::Snapshot;
+use crate::key_manager::Snapshot;
 use crate::keys::{KeyView, Keychain, ServerSecrets, Use};
 use crate::oauth::introspection;
 use crate::secret::Entropy;

@@ -45,7 +45,7 @@ pub use copy::{Copied, CopyError, fold_log, mark_restored, verify};
 pub use feed::{Head, Recovered};
 pub use janitor::{SWEEPS, Sweep};
 use pool::Pool;
-pub use pool::{Claim, OpenError, PoolFigures};
+pub use pool::{Claim, OpenError, PoolMetrics};
 pub use revocations::Record;
 use tokio::sync::Notify;
 use writer::Writer;
@@ -174,8 +174,8 @@ impl Store {
     }
 
     /// How the pool stands.
-    pub fn pool_figures(&self) -> PoolFigures {
-        self.pool.figures()
+    pub fn pool_metrics(&self) -> PoolMetrics {
+        self.pool.metrics()
     }
 
     /// Whether the database, which must accept writes, has the newest migration that this binary

@@ -36,7 +36,7 @@ pub(super) struct Pool {
 
 /// The pool at this moment.
 #[derive(Clone, Copy, Debug)]
-pub struct PoolFigures {
+pub struct PoolMetrics {
     /// Connections that may be open.
     pub size: u32,
     /// Connections that are open.
@@ -142,9 +142,9 @@ impl Pool {
         }
     }
 
-    pub(super) fn figures(&self) -> PoolFigures {
+    pub(super) fn figures(&self) -> PoolMetrics {
         let state = self.connections.state();
-        PoolFigures {
+        PoolMetrics {
             size: self.connections.max_size(),
             open: state.connections,
             idle: state.idle_connections,

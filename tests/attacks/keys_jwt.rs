@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jsonwebtoken::EncodingKey;
-use portcullis::keeper::{Act, Failed};
+use portcullis::key_manager::{Act, Failed};
 use portcullis::keys::{Alg, Generated, KeyView, Ring, Use};
 use portcullis::secret::{Entropy, base64url};
 use portcullis_verifier::{Need, Verifier};
@@ -70,7 +70,7 @@ fn members(jwks: &str) -> Vec<String> {
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 async fn a280(stage: &Stage) {
-    let table = stage.server.app.keeper.table();
+    let table = stage.server.app.key_manager.table();
     let look = async |case: usize| {
         followed(stage).await;
         for node in stage.all() {
@@ -133,7 +133,7 @@ fn p256(seed: u64) -> String {
 }
 
 async fn a281(stage: &Stage) {
-    let table = stage.server.app.keeper.table();
+    let table = stage.server.app.key_manager.table();
     let weak = [
         (1, rsa(2_047, 65_537)),
         (2, rsa(2_048, 3)),
@@ -177,7 +177,7 @@ async fn a281(stage: &Stage) {
 }
 
 async fn a282(stage: &Stage) {
-    let table = stage.server.app.keeper.table();
+    let table = stage.server.app.key_manager.table();
     let taken = table.import(&p256(9), &act(stage)).await.unwrap();
     let key = &taken.inserts()[0];
     let jwk: portcullis_verifier::Jwk = serde_json::from_str(&key.public_jwk).unwrap();
@@ -202,7 +202,7 @@ async fn a282(stage: &Stage) {
 }
 
 async fn a284(stage: &Stage) {
-    let table = stage.server.app.keeper.table();
+    let table = stage.server.app.key_manager.table();
     let signer = |rows: &[portcullis::keys::SigningKey], now| {
         portcullis::keys::rotation::signer(ES256.among(rows), now)
             .unwrap()
@@ -252,7 +252,7 @@ async fn a284(stage: &Stage) {
 }
 
 async fn a285(stage: &Stage) {
-    let table = stage.server.app.keeper.table();
+    let table = stage.server.app.key_manager.table();
     let kid = stage.server.app.keys().signer(ES256).unwrap().to_owned();
     table.rotate(ES256, true, &act(stage)).await.unwrap();
     let shows = async || {
@@ -277,7 +277,7 @@ async fn a286(stage: &Stage) {
         let tasks: Vec<_> = stage
             .all()
             .map(|node| {
-                let (table, act) = (node.app.keeper.table().clone(), act(stage));
+                let (table, act) = (node.app.key_manager.table().clone(), act(stage));
                 actix_web::rt::spawn(async move { table.keep(&act).await })
             })
             .collect();
@@ -294,7 +294,7 @@ async fn a286(stage: &Stage) {
             .await
             .unwrap()
             .keys;
-        for ring in stage.server.app.keeper.table().rings() {
+        for ring in stage.server.app.key_manager.table().rings() {
             let count = ring.among(&rows).count();
             stage.check(round, count == round + 2, || format!("{ring}: {count}"));
         }
@@ -306,7 +306,7 @@ async fn a289(stage: &Stage) {
         let mut flow = Flow::begin(&stage.server).await;
         let tokens = bought(&mut flow).await;
         let kid = stage.server.app.keys().signer(ES256).unwrap().to_owned();
-        let table = stage.node(round).app.keeper.table().clone();
+        let table = stage.node(round).app.key_manager.table().clone();
         let now = act(stage);
         let (revoked, kept, rewrapped) = tokio::join!(
             table.revoke(&kid, "leaked", &now),
@@ -703,7 +703,7 @@ async fn a298(stage: &Stage) {
 }
 
 async fn a302(stage: &Stage) {
-    let table = stage.server.app.keeper.table();
+    let table = stage.server.app.key_manager.table();
     let rows = table.read(act(stage).now).await.unwrap().keys;
     let ring: Vec<_> = ES256.among(&rows).collect();
     let (one, two) = (ring[0], ring[1]);

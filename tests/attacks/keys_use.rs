@@ -13,7 +13,7 @@ use p256::elliptic_curve::PrimeField;
 use p256::elliptic_curve::ops::Reduce;
 use p256::pkcs8::{EncodePrivateKey, LineEnding};
 use p256::{FieldBytes, Scalar, U256};
-use portcullis::keeper::Act;
+use portcullis::key_manager::Act;
 use portcullis::keys::provider::Parsed;
 use portcullis::keys::{Alg, Ring, Use};
 use portcullis::secret::{Entropy, base64url, from_base64url, sha256};
@@ -106,7 +106,7 @@ async fn a288(stage: &Stage) {
     // Five minutes later another key signs that this verifier has never seen.
     let known = stage.server.app.keys().signer(ES256).unwrap().to_owned();
     stage.server.advance(Duration::from_secs(300));
-    let table = stage.server.app.keeper.table();
+    let table = stage.server.app.key_manager.table();
     table.revoke_ring(ES256, "test", &act(stage)).await.unwrap();
     stage.server.app.poll().await.unwrap();
     let kid = stage.server.app.keys().signer(ES256).unwrap().to_owned();
@@ -293,7 +293,7 @@ async fn a301(stage: &Stage) {
     let forms = forms(&secret.to_bytes());
     let leaks = |text: &str| forms.iter().any(|form| text.contains(form.as_str()));
     let pem = secret.to_pkcs8_pem(LineEnding::LF).unwrap().to_string();
-    let (mark, table) = (log::mark(), stage.server.app.keeper.table());
+    let (mark, table) = (log::mark(), stage.server.app.key_manager.table());
     // The key is taken, published, signs, is resealed and destroyed.
     let taken = table.import(&pem, &act(stage)).await.unwrap();
     let kid = taken.inserts()[0].kid.clone();
@@ -317,7 +317,7 @@ async fn a301(stage: &Stage) {
     // What a panic, a log line or a debugger would print of the row.
     let rows = table.read(act(stage).now).await.unwrap().keys;
     shown.push(format!("{rows:?} {:?}", taken.inserts()));
-    shown.push(format!("{:?}", stage.server.app.key_figures()));
+    shown.push(format!("{:?}", stage.server.app.key_metrics()));
     let mut again = table
         .import(&pem, &act(stage))
         .await

@@ -14,7 +14,7 @@ use portcullis::app::{App, key_table};
 use portcullis::config::{Overrides, load};
 use portcullis::db::{Error, Store};
 use portcullis::id::{ClientId, UserId};
-use portcullis::keeper::Act;
+use portcullis::key_manager::Act;
 use portcullis::oauth::client::GrantType;
 use portcullis::oauth::grants::authorization_code::Code;
 use portcullis::secret::{Entropy, Hash, Secret};
@@ -137,7 +137,7 @@ async fn a476(stage: &Stage) {
         stage.check(14, app.is_ok(), || format!("{:?}", app.as_ref().err()));
         if let Ok(app) = app {
             let now = app.clock.now();
-            stage.check(14, app.keeper.keep().await.is_ok(), || "keeper".to_owned());
+            stage.check(14, app.key_manager.keep().await.is_ok(), || "keeper".to_owned());
             let swept = app.store.transaction(move |tx| sweep(tx, now)).await;
             stage.check(14, swept.is_ok(), || format!("{:?}", swept.err()));
         }
@@ -370,7 +370,7 @@ async fn a480(stage: &Stage) {
         let server = Server::start(stage.db()).await;
         server.advance(Timestamp::from_secs(second).since(server.clock.now()));
         server.app.poll().await.ok();
-        server.app.keeper.keep().await.ok();
+        server.app.key_manager.keep().await.ok();
         server.app.poll().await.ok();
         let mut flow = Flow::begin(&server).await;
         let tokens = bought(&mut flow).await;

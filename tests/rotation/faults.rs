@@ -50,7 +50,7 @@ async fn wrong_kek(db: Db) {
     );
     // Beside the right one it is welcome, and a running node refuses to lose the one it needs.
     let node = world.node(0).await;
-    let table = node.app.keeper.table();
+    let table = node.app.key_manager.table();
     let chain = |sources: &[String]| portcullis::keys::Keychain::read(sources).unwrap();
     let lost = table
         .replace_keychain(chain(&config.keys.kek), world.now())
@@ -61,7 +61,7 @@ async fn wrong_kek(db: Db) {
         .replace_keychain(chain(&both), world.now())
         .await
         .unwrap();
-    let act = portcullis::keeper::Act {
+    let act = portcullis::key_manager::Act {
         actor: portcullis::audit::Actor::Operator,
         now: world.now(),
     };
@@ -91,7 +91,7 @@ async fn wrong_kek(db: Db) {
             .read_refresh_token(refresh.expose())
             .is_some()
     );
-    assert_eq!(node.app.key_figures().kek_values.len(), 1);
+    assert_eq!(node.app.key_metrics().kek_values.len(), 1);
     node.signs().await;
 }
 
@@ -119,7 +119,7 @@ async fn a_node_whose_clock_is_wrong_issues_nothing_and_changes_nothing() {
             matches!(node.app.signing_keys().await.err(), Some(KeyError::Clock)),
             "{days} days off"
         );
-        assert!(!node.app.keeper.settled());
+        assert!(!node.app.key_manager.settled());
         assert_eq!(
             rows(&world, &node).await,
             before,
@@ -129,12 +129,12 @@ async fn a_node_whose_clock_is_wrong_issues_nothing_and_changes_nothing() {
         world.pass(Duration::from_secs(1));
         node.minute().await;
         node.signs().await;
-        assert!(!node.app.keeper.settled(), "it rests for an hour");
+        assert!(!node.app.key_manager.settled(), "it rests for an hour");
         for _ in 0..61 {
             world.pass(Duration::from_secs(60));
             node.app.poll().await.unwrap();
         }
-        assert!(node.app.keeper.settled());
+        assert!(node.app.key_manager.settled());
     }
 }
 

@@ -35,7 +35,7 @@ fn schedules() -> impl Strategy<Value = Schedule> {
 /// What happens to a ring.
 #[derive(Clone, Copy, Debug)]
 enum Happens {
-    Keeper,
+    KeyManager,
     Rotate,
     RevokeSigner,
     RevokeStandby,
@@ -45,13 +45,13 @@ enum Happens {
 
 /// Ordinary life: time passes, the keeper comes late or often, somebody rotates early.
 fn ordinary() -> impl Strategy<Value = Vec<(u64, Happens)>> {
-    let what = prop_oneof![5 => Just(Happens::Keeper), 1 => Just(Happens::Rotate)];
+    let what = prop_oneof![5 => Just(Happens::KeyManager), 1 => Just(Happens::Rotate)];
     prop::collection::vec((waits(), what), 1..40)
 }
 
 fn troubled() -> impl Strategy<Value = Vec<(u64, Happens)>> {
     let what = prop_oneof![
-        5 => Just(Happens::Keeper),
+        5 => Just(Happens::KeyManager),
         1 => Just(Happens::Rotate),
         1 => Just(Happens::RevokeSigner),
         1 => Just(Happens::RevokeStandby),
@@ -133,7 +133,7 @@ impl Life {
     fn happens(&mut self, what: Happens) {
         let now = self.now;
         match what {
-            Happens::Keeper => self.keep(),
+            Happens::KeyManager => self.keep(),
             Happens::Rotate => self.apply(self.change().bring_forward(false)),
             Happens::RevokeSigner => {
                 let kid = self.signer().map(|key| key.kid.clone());

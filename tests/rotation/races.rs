@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use portcullis::app::write_kek;
-use portcullis::keeper::{Act, Failed, KeyTable};
+use portcullis::key_manager::{Act, Failed, KeyTable};
 use portcullis::keys::rotation::{Change, State, signer, state};
 use portcullis::keys::{Alg, Keychain, Ring};
 use portcullis::secret::Entropy;
@@ -105,7 +105,7 @@ async fn a_key_is_revoked_once_however_many_do_it(db: Db) {
     let node = world.node(0).await;
     for round in 1..=10 {
         let kid = node.app.keys().signer(ES256).unwrap().to_owned();
-        let table = node.app.keeper.table().clone();
+        let table = node.app.key_manager.table().clone();
         let tasks: Vec<_> = (0..8)
             .map(|_| {
                 let (table, kid, act) = (table.clone(), kid.clone(), act(&world));
@@ -161,10 +161,10 @@ async fn the_keeper_a_rewrap_and_a_revocation_race_on_one_row(db: Db) {
             .unwrap();
         let rows = new.read(world.now()).await.unwrap().keys;
         let kid = signer(ES256.among(&rows), world.now()).unwrap().kid.clone();
-        let (keeper, rewrapper, revoker) = (new.clone(), new.clone(), new.clone());
+        let (key_manager, rewrapper, revoker) = (new.clone(), new.clone(), new.clone());
         let act = act(&world);
         let (kept, rewrapped, revoked) = tokio::join!(
-            async { keeper.keep(&act).await },
+            async { key_manager.keep(&act).await },
             async { rewrapper.rewrap(&act).await },
             async { revoker.revoke(&kid, "leaked", &act).await },
         );
@@ -202,7 +202,7 @@ fn keks(world: &World, round: usize) -> Vec<String> {
 async fn whoever_rotates_and_whoever_revokes_both_get_their_way(db: Db) {
     let world = world(db).await;
     let node = world.node(0).await;
-    let table = node.app.keeper.table().clone();
+    let table = node.app.key_manager.table().clone();
     for _ in 0..10 {
         world.pass(DAY * 2);
         let rows = table.read(world.now()).await.unwrap().keys;
@@ -236,7 +236,7 @@ async fn whoever_rotates_and_whoever_revokes_both_get_their_way(db: Db) {
 async fn a_recovery_renews_every_ring_and_blocks_every_key(db: Db) {
     let world = world(db).await;
     let node = world.node(0).await;
-    let (table, act) = (node.app.keeper.table().clone(), act(&world));
+    let (table, act) = (node.app.key_manager.table().clone(), act(&world));
     let before = table.read(world.now()).await.unwrap();
     let token = node
         .app

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use portcullis::app::{App, StartError};
 use portcullis::config::Config;
-use portcullis::keeper::Act;
+use portcullis::key_manager::Act;
 use portcullis::keys::{Alg, Ring, Use};
 use portcullis::oauth::client::Client;
 use portcullis::secret::Entropy;
@@ -65,11 +65,11 @@ async fn everything_works(db: Db) {
     }
     let keeper = &server.app.keeper;
     assert_eq!(
-        keeper.table().rings(),
+        key_manager.table().rings(),
         [Ring::token(Alg::ES256), Ring::FEED]
     );
-    assert!(keeper.can_sign());
-    keeper.keep().await.unwrap();
+    assert!(key_manager.can_sign());
+    key_manager.keep().await.unwrap();
     let published = server.app.keys().published(Use::Token).set.clone();
     assert_eq!(published.keys.len(), 2, "the signer and its standby");
     let es256 = |alg: &Option<String>| alg.as_deref() == Some("ES256");
@@ -88,7 +88,7 @@ async fn everything_works(db: Db) {
     // Its keys turn like all others.
     server.advance(DAY * 91);
     server.app.poll().await.unwrap();
-    keeper.keep().await.unwrap();
+    key_manager.keep().await.unwrap();
     let code = server.browser().allows(&shop).await;
     let later = shop.redeems(&code).await.ok();
     assert_ne!(
@@ -130,14 +130,14 @@ async fn a_ring_that_is_left_out_can_be_ended() {
             actor: portcullis::audit::Actor::Operator,
             now,
         };
-        let table = server.app.keeper.table();
+        let table = server.app.key_manager.table();
         let before = server.count("SELECT count(*) AS n FROM signing_keys");
         let write = table.revoke_ring(rsa, "left out", &act).await.unwrap();
         assert_eq!((write.changes().count(), write.inserts().len()), (2, 0));
         let again = table.revoke_ring(rsa, "left out", &act).await.unwrap();
         assert!(again.is_empty());
         server.app.poll().await.unwrap();
-        server.app.keeper.keep().await.unwrap();
+        server.app.key_manager.keep().await.unwrap();
         assert!(!shows());
         let after = server.count("SELECT count(*) AS n FROM signing_keys");
         assert_eq!(before, after, "none is made");
@@ -150,7 +150,7 @@ async fn a_ring_that_is_left_out_can_be_ended() {
 async fn the_published_set_stays_small() {
     use p256::pkcs8::EncodePrivateKey;
     let server = Server::start(Db::Sqlite).await;
-    let table = server.app.keeper.table();
+    let table = server.app.key_manager.table();
     let now = server.clock.now();
     let act = Act {
         actor: portcullis::audit::Actor::Operator,

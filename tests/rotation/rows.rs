@@ -2,7 +2,7 @@
 //! never published and never signs, and a revoked key stays dead (fault F14).
 
 use portcullis::app::{App, StartError};
-use portcullis::keeper::Act;
+use portcullis::key_manager::Act;
 use portcullis::keys::{Alg, Generated, KeyView, Ring, SigningKey, Use};
 use portcullis::secret::{Entropy, base64url, from_base64url};
 use portcullis::time::{Clock, Timestamp};
@@ -33,7 +33,7 @@ struct Rows {
 
 impl Rows {
     async fn read(world: &World, node: &Node) -> Vec<SigningKey> {
-        let table = node.app.keeper.table();
+        let table = node.app.key_manager.table();
         table.read(world.now()).await.unwrap().keys
     }
 
@@ -348,14 +348,14 @@ async fn changed_rows(db: Db) {
             let signer = node.app.keys().signer(ES256).map(str::to_owned);
             assert_eq!(signer.as_deref(), Some(victim.kid.as_str()), "{name}");
         }
-        let corrupt = node.app.key_figures().rings;
+        let corrupt = node.app.key_metrics().rings;
         assert!(corrupt.iter().any(|ring| ring.corrupt > 0), "{name}");
         for token in node.signs().await {
             assert!(node.accepts(&token), "{name}");
         }
         // A node without a good copy never shows what does not open, and another key signs.
-        let snapshot = node.app.keeper.table().read(world.now()).await.unwrap();
-        let keychain = node.app.keeper.table().keychain();
+        let snapshot = node.app.key_manager.table().read(world.now()).await.unwrap();
+        let keychain = node.app.key_manager.table().keychain();
         let view = KeyView::build(
             &snapshot.keys,
             &snapshot.blocked,
@@ -402,7 +402,7 @@ async fn changed_revoked_rows(db: Db) {
         actor: portcullis::audit::Actor::Operator,
         now,
     };
-    let table = node.app.keeper.table();
+    let table = node.app.key_manager.table();
     table.revoke(&kid, "leaked", &act).await.unwrap();
     let rows = Rows::of(&world, &node, 1, 2).await;
     assert!(rows.victim.revoked_at.is_some());

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use portcullis::keeper::Act;
+use portcullis::key_manager::Act;
 use portcullis::keys::{Alg, Ring};
 use portcullis_verifier::{JwkSet, Need, Rejected, Verifier};
 
@@ -116,7 +116,7 @@ async fn soak(server: Server) {
         api,
         requests: 0,
     };
-    let table = soak.nodes[0].app.keeper.table().clone();
+    let table = soak.nodes[0].app.key_manager.table().clone();
     let mut signers = Vec::new();
     let mut n = 0;
     for forced in 0..4 {
@@ -145,7 +145,7 @@ async fn soak(server: Server) {
                 )
                 .await
                 .unwrap();
-            soak.nodes[0].app.keeper.keep().await.unwrap();
+            soak.nodes[0].app.key_manager.keep().await.unwrap();
         }
     }
     // The emergency.

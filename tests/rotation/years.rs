@@ -140,7 +140,7 @@ fn verifier(keys: &JwkSet) -> Verifier {
 
 /// All nodes whose clocks show the same half of a change agree on who signs.
 fn one_signer(nodes: &[Node]) {
-    for ring in nodes[0].app.keeper.table().rings() {
+    for ring in nodes[0].app.key_manager.table().rings() {
         for node in nodes {
             let (keys, now) = (node.app.keys(), node.app.clock.now());
             let kid = keys.signer(*ring).expect("always a signer");
@@ -151,12 +151,12 @@ fn one_signer(nodes: &[Node]) {
 }
 
 async fn as_expected(world: &World, node: &Node) {
-    let rows = node.app.keeper.table().read(world.now()).await.unwrap();
-    for ring in node.app.keeper.table().rings() {
+    let rows = node.app.key_manager.table().read(world.now()).await.unwrap();
+    for ring in node.app.key_manager.table().rings() {
         let generations: Vec<i64> = ring.among(&rows.keys).map(|key| key.generation).collect();
         let expected: Vec<i64> = (1..=ROTATIONS + 2).collect();
         assert_eq!(generations, expected, "{ring}: signers, and one standby");
-        let keychain = node.app.keeper.table().keychain();
+        let keychain = node.app.key_manager.table().keychain();
         let private: Vec<i64> = ring
             .among(&rows.keys)
             .filter(|key| key.open(&keychain).unwrap().private.is_some())

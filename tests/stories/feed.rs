@@ -198,13 +198,13 @@ feed_story! {
 feed_story! {
     async fn a_revoked_key_is_refused_and_its_successor_taken(server: Server) {
         let shop = server.shop().await;
-        server.app.keeper.keep().await.unwrap();
+        server.app.key_manager.keep().await.unwrap();
         server.app.poll().await.unwrap();
         let service = server.service("orders-1").await;
         let old = tokens(&server, &shop).await;
         let kid = crate::fixtures::client::header(old.access())["kid"].as_str().unwrap().to_owned();
-        let act = portcullis::keeper::Act { actor: portcullis::audit::Actor::Operator, now: server.clock.now() };
-        server.app.keeper.table().revoke(&kid, "leaked", &act).await.unwrap();
+        let act = portcullis::key_manager::Act { actor: portcullis::audit::Actor::Operator, now: server.clock.now() };
+        server.app.key_manager.table().revoke(&kid, "leaked", &act).await.unwrap();
         refuses(&service, old.access()).await;
         server.app.poll().await.unwrap();
         let new = shop.refreshes(old.refresh(), &[]).await.ok();
@@ -426,8 +426,8 @@ feed_story! {
         assert_eq!(server.browser().get("/login").await.status, 503);
         assert_eq!(asks(&server, "/oauth2/jwks", None).await.status, 200, "keys are public all the same");
         // Recovered: everything of before is dead, everything new works.
-        let act = portcullis::keeper::Act { actor: portcullis::audit::Actor::Operator, now: server.clock.now() };
-        let renewal = server.app.keeper.table().renewal("restored", &act).await.unwrap();
+        let act = portcullis::key_manager::Act { actor: portcullis::audit::Actor::Operator, now: server.clock.now() };
+        let renewal = server.app.key_manager.table().renewal("restored", &act).await.unwrap();
         server.write(move |tx| {
             tx.recover(act.now)?;
             renewal.run(tx, &act)
@@ -676,8 +676,8 @@ story! {
         // Keys.
         let before = records(&server);
         let kid = server.app.keys().signer(portcullis::keys::Ring::token(portcullis::keys::Alg::ES256)).unwrap().to_owned();
-        let act = portcullis::keeper::Act { actor: portcullis::audit::Actor::Operator, now };
-        server.app.keeper.table().revoke(&kid, "leaked", &act).await.unwrap();
+        let act = portcullis::key_manager::Act { actor: portcullis::audit::Actor::Operator, now };
+        server.app.key_manager.table().revoke(&kid, "leaked", &act).await.unwrap();
         told("a key is revoked", before, "K").await;
         // Time alone ends nothing.
         let before = records(&server);

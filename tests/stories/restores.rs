@@ -21,7 +21,7 @@ async fn tokens(server: &Server, shop: &TestClient) -> Tokens {
 /// Begins a new epoch, as the command does.
 async fn recover(server: &Server) {
     let now = server.clock.now();
-    let act = portcullis::keeper::Act {
+    let act = portcullis::key_manager::Act {
         actor: portcullis::audit::Actor::Operator,
         now,
     };

@@ -4,7 +4,7 @@ use super::{Finding, fail, ok, warn};
 use crate::app::key_table;
 use crate::config::Config;
 use crate::db::Store;
-use crate::keeper::{KeyTable, Snapshot};
+use crate::key_manager::{KeyTable, Snapshot};
 use crate::keys::rotation::{Change, State, signer, state};
 use crate::keys::{Keychain, Ring};
 use crate::secret::Entropy;

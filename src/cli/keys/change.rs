@@ -9,7 +9,7 @@ use super::super::propagation::{Wait, propagate};
 use super::super::{Exit, Output, open};
 use super::{act, distance, done, failure, list, ring, table};
 use crate::config::Config;
-use crate::keeper::{Act, KeyWrite};
+use crate::key_manager::{Act, KeyWrite};
 use crate::keys::{Ring, SigningKey};
 
 #[derive(clap::Args)]

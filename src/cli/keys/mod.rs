@@ -14,7 +14,7 @@ use super::{Exit, Output, block_on, open};
 use crate::app::{key_table, write_kek};
 use crate::audit::Actor;
 use crate::config::Config;
-use crate::keeper::{Act, KeyManagerError, KeyTable};
+use crate::key_manager::{Act, KeyManagerError, KeyTable};
 use crate::keys::{Alg, Ring, Use};
 use crate::secret::Entropy;
 use crate::time::{Clock, Timestamp};

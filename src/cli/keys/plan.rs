@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::Output;
 use super::{act, distance, done, instant, list, table};
 use crate::config::{Config, HumanDuration, limits};
-use crate::keeper::{Act, KeyManagerError};
+use crate::key_manager::{Act, KeyManagerError};
 use crate::keys::rotation::{Change, Schedule, State, state};
 use crate::keys::{Ring, SigningKey};
 use crate::time::Timestamp;

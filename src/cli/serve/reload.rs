@@ -100,7 +100,7 @@ async fn take(app: &App, limits: &Limits, old: &Config, new: Config) -> Config {
 
 async fn replace_keks(app: &App, new: &Config) -> Result<(), String> {
     let keychain = Keychain::read(&new.keys.kek).map_err(|error| error.to_string())?;
-    let (table, now) = (app.keeper.table(), app.clock.now());
+    let (table, now) = (app.key_manager.table(), app.clock.now());
     table
         .replace_keychain(keychain, now)
         .await

@@ -23,9 +23,9 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     let schema = timeout(READY_TIME, app.store.has_schema()).await;
     let schema = schema.ok().and_then(Result::ok);
     let (database, schema) = (schema.is_some(), schema.unwrap_or(false));
-    let keys = app.keeper.can_sign() && app.keeper.lease_holds();
+    let keys = app.key_manager.can_sign() && app.key_manager.lease_holds();
     let feed = app.feed.place().is_some() && !app.feed.is_restored();
-    let (clock, write) = (app.keeper.clock_ready(), app.keeper.can_write());
+    let (clock, write) = (app.key_manager.clock_ready(), app.key_manager.can_write());
     let serving = !app.draining.is_on();
     let word = |good: bool| if good { "ok" } else { "failed" };
     let status = match (

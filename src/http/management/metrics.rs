@@ -43,7 +43,7 @@ fn build(page: &mut Page, app: &App) {
 }
 
 fn pool(page: &mut Page, app: &App) {
-    let pool = app.store.pool_figures();
+    let pool = app.store.pool_metrics();
     for (name, help, value) in [
         (
             "portcullis_db_pool_size",
@@ -77,8 +77,8 @@ fn passwords(page: &mut Page, app: &App) {
 
 /// What an operator watches of the keys (docs/keys.md).
 fn keys(page: &mut Page, app: &App) {
-    let figures = app.key_figures();
-    let labels = |ring: &crate::keeper::RingFigures| {
+    let figures = app.key_metrics();
+    let labels = |ring: &crate::key_manager::KeySetMetrics| {
         [
             ("use", ring.ring.use_.as_str()),
             ("alg", ring.ring.alg.name()),
@@ -133,7 +133,7 @@ fn keys(page: &mut Page, app: &App) {
         "Since the database last confirmed the keys",
     )
     .sample([], seconds(figures.view_age));
-    if let Some(age) = app.keeper.write_age() {
+    if let Some(age) = app.key_manager.write_age() {
         page.gauge(
             "portcullis_write_age_seconds",
             "Since the database last took a write of this node",
@@ -144,7 +144,7 @@ fn keys(page: &mut Page, app: &App) {
         "portcullis_clock_agrees",
         "Whether the clocks of this node and of the database agree",
     )
-    .sample([], u8::from(app.keeper.clock_ready()));
+    .sample([], u8::from(app.key_manager.clock_ready()));
     let verifier = app.verifier().metrics();
     let unknown = verifier.rejected.get("unknown_key").copied();
     page.counter(

@@ -25,7 +25,7 @@ pub async fn jwks(request: HttpRequest, app: Data<App>) -> HttpResponse {
 
 /// The keys of a use, unless nobody has confirmed them for too long.
 pub(in crate::http) fn published(request: &HttpRequest, app: &App, use_: Use) -> HttpResponse {
-    let keys = match app.keeper.publishing() {
+    let keys = match app.key_manager.publishing() {
         Ok(keys) => keys,
         Err(stale) => return error::json(request, &stale.into()),
     };

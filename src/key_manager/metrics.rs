@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::Keeper;
+use super::KeyManager;
 use crate::keys::Ring;
 use crate::keys::rotation::{State, state};
 
 /// One ring.
 #[derive(Clone, Debug)]
-pub struct RingFigures {
+pub struct KeySetMetrics {
     /// Which.
     pub ring: Ring,
     /// How long its signer has been signing; alarm over R + 1 d.
@@ -24,9 +24,9 @@ pub struct RingFigures {
 
 /// All that is to be known of the keys.
 #[derive(Clone, Debug)]
-pub struct KeyFigures {
+pub struct KeyMetrics {
     /// By ring.
-    pub rings: Vec<RingFigures>,
+    pub rings: Vec<KeySetMetrics>,
     /// How many values stand under each KEK; alarm when one that is not `first_kek` has any for 7 d.
     pub kek_values: BTreeMap<String, usize>,
     /// The KEK that seals.
@@ -35,9 +35,9 @@ pub struct KeyFigures {
     pub view_age: Duration,
 }
 
-impl Keeper {
+impl KeyManager {
     /// The figures of this moment, from memory.
-    pub fn figures(&self) -> KeyFigures {
+    pub fn figures(&self) -> KeyMetrics {
         let (view, now) = (self.view(), self.clock.now());
         let rotate_every = self.table.schedule().rotate_every;
         let ring = |ring: &Ring| {
@@ -49,7 +49,7 @@ impl Keeper {
             });
             let begins = standby.map(|key| key.activate_at).min();
             let next = begins.or_else(|| signer.map(|key| key.activate_at + rotate_every));
-            RingFigures {
+            KeySetMetrics {
                 ring: *ring,
                 age: signer.map(|key| now.since(key.activate_at)),
                 next_rotation_secs: next.map(|at| (at.micros() - now.micros()) / 1_000_000),
@@ -57,7 +57,7 @@ impl Keeper {
                 corrupt: view.corrupt_in(*ring),
             }
         };
-        KeyFigures {
+        KeyMetrics {
             rings: self.table.rings().iter().map(ring).collect(),
             kek_values: self.keks.load().as_ref().clone(),
             first_kek: self.table.keychain().first().to_owned(),

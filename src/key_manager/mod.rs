@@ -1,15 +1,15 @@
-//! The keeper: standbys, destruction of private halves, and the node's view of the keys. It runs in
+//! The key_manager: standbys, destruction of private halves, and the node's view of the keys. It runs in
 //! every node, and no node leads.
 
 mod clocks;
 mod emergency;
-mod figures;
+mod metrics;
 mod lease;
 mod plan;
 mod rewrap;
 mod snapshot;
 mod table;
-mod upkeep;
+mod maintenance;
 mod write;
 
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ use crate::keys::{KeyError, KeyView, ServerSecrets, Use};
 use crate::time::{Clock, Timestamp};
 
 pub use clocks::{ClockMonitor, Fault, ClockSample};
-pub use figures::{KeyFigures, RingFigures};
+pub use metrics::{KeyMetrics, KeySetMetrics};
 pub use lease::Reading;
 pub use rewrap::{Left, Rewrapped};
 pub use snapshot::Snapshot;
@@ -41,7 +41,7 @@ use lease::Lease;
 const CORRECTION_STEP: i64 = 250_000;
 
 /// What a node holds of the keys, and how it stays true.
-pub struct Keeper {
+pub struct KeyManager {
     table: KeyTable,
     clock: Clock,
     view: ArcSwap<KeyView>,
@@ -74,7 +74,7 @@ impl Poll {
     }
 }
 
-impl Keeper {
+impl KeyManager {
     /// Checks what is there, makes what a first start lacks, and builds the first view.
     ///
     /// # Errors
