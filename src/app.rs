@@ -21,7 +21,7 @@ use crate::accounts::password::Password;
 use crate::config::limits::{HASH_QUEUE, HASH_WAIT};
 use crate::config::{Config, Issuer, ConfigError};
 use crate::db::{self, Claim, OpenError, Schema, Store};
-use crate::feed::{Feed, MarkFile};
+use crate::feed::{Feed, HighWaterMark};
 use crate::key_manager::KeyManager;
 use crate::keys::ring::offered;
 use crate::keys::{KeySource, ServerSecrets, provider};
@@ -56,7 +56,7 @@ pub struct App {
     pub key_manager: KeyManager,
     /// The revocation feed.
     pub feed: Feed,
-    mark: Option<MarkFile>,
+    mark: Option<HighWaterMark>,
     downtimes: restored::Downtimes,
     signals: feed::Signals,
     /// Whether this node is on its way out.
@@ -148,7 +148,7 @@ impl App {
         let secrets = store.read(|tx| tx.list_server_secrets()).await?;
         let mark = secrets
             .first()
-            .and_then(|first| MarkFile::beside(&config.keys.kek, &first.id));
+            .and_then(|first| HighWaterMark::beside(&config.keys.kek, &first.id));
         let app = Self {
             secret: key_manager.secrets(),
             feed: Feed::new(issuer.as_str(), clock.clone()),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::App;
 use crate::config::limits::{CLOCK_SKEW, HEARTBEAT_EVERY};
 use crate::db::{self, Head};
-use crate::feed::{MarkFile, Place, kek_since};
+use crate::feed::{HighWaterMark, FeedPosition, kek_since};
 use crate::id::GrantId;
 use crate::key_manager::KeyManagerError;
 use crate::time::{Clock, Timestamp};
@@ -50,7 +50,7 @@ impl App {
     pub(super) fn warn_of_empty_database(&self) {
         let kek = kek_since(&self.config.keys.kek);
         let kek = kek.filter(|since| self.clock.now().since(*since) >= FIRST_START);
-        match (self.mark.as_ref().and_then(MarkFile::newest_of_others), kek) {
+        match (self.mark.as_ref().and_then(HighWaterMark::newest_of_others), kek) {
             (Some(last), _) => {
                 tracing::warn!(event = "db.unfamiliar", reason = "empty_beside_mark", last = %last, "the database is empty, and a mark beside the KEK is of another one; if that was lost, stop this server and restore a backup (`portcullis restore`)");
             }
@@ -64,8 +64,8 @@ impl App {
     /// Compares the database with its mark at a start, before anything is issued, and records since
     /// when no server ran on it.
     pub(super) async fn check_restored(&self, head: &Head) -> Result<(), db::Error> {
-        let (mark, here) = (self.mark.as_ref(), Place::of(head));
-        let marked = mark.and_then(MarkFile::read);
+        let (mark, here) = (self.mark.as_ref(), FeedPosition::of(head));
+        let marked = mark.and_then(HighWaterMark::read);
         if marked.is_some_and(|marked| marked.is_ahead_of(&here)) {
             self.note_restored(head.epoch, "mark").await?;
         }
@@ -77,7 +77,7 @@ impl App {
         self.record_downtime(head).await
     }
 
-    fn warn_of_mark(&self, marked: Option<Place>, beat: Timestamp) {
+    fn warn_of_mark(&self, marked: Option<FeedPosition>, beat: Timestamp) {
         match marked {
             None => {
                 tracing::warn!(
@@ -178,7 +178,7 @@ impl App {
         is_stable
     }
 
-    fn to_mark(&self) -> Option<(MarkFile, Place)> {
+    fn to_mark(&self) -> Option<(HighWaterMark, FeedPosition)> {
         let place = self.feed.place().filter(|_| !self.feed.is_restored())?;
         Some((self.mark.clone()?, place))
     }
@@ -215,15 +215,15 @@ pub async fn mark_database(
         .await?;
     let mark = secrets
         .first()
-        .and_then(|first| MarkFile::beside(&config.keys.kek, &first.id));
+        .and_then(|first| HighWaterMark::beside(&config.keys.kek, &first.id));
     if let Some(mark) = mark.filter(|_| head.restored_at.is_none()) {
-        move_mark(mark, Place::of(&head), true, true).await;
+        move_mark(mark, FeedPosition::of(&head), true, true).await;
     }
     Ok(())
 }
 
 /// Returns whether it failed, and says so unless it did before.
-async fn move_mark(mark: MarkFile, place: Place, durable: bool, failing: bool) -> bool {
+async fn move_mark(mark: HighWaterMark, place: FeedPosition, durable: bool, failing: bool) -> bool {
     let written = tokio::task::spawn_blocking(move || mark.write(&place, durable)).await;
     match written {
         Ok(Err(error)) if !failing => {
@@ -249,11 +249,11 @@ pub async fn marked_by_another(
         .await?;
     let marked = secrets
         .first()
-        .and_then(|first| MarkFile::beside(&config.keys.kek, &first.id))
+        .and_then(|first| HighWaterMark::beside(&config.keys.kek, &first.id))
         .and_then(|mark| mark.read());
     let now = clock.now();
     Ok(marked.is_some_and(|marked| {
-        marked.is_ahead_of(&Place::of(&head)) && now.since(marked.beat) < 5 * HEARTBEAT_EVERY
+        marked.is_ahead_of(&FeedPosition::of(&head)) && now.since(marked.beat) < 5 * HEARTBEAT_EVERY
     }))
 }
 

@@ -19,15 +19,15 @@ pub struct TooManyInstances;
 /// The newest acknowledgement of each instance.
 pub struct Acks {
     clock: Clock,
-    heard: Mutex<HashMap<ClientId, HashMap<String, Heard>>>,
+    heard: Mutex<HashMap<ClientId, HashMap<String, InstanceAck>>>,
 }
 
-struct Heard {
+struct InstanceAck {
     ack: Acknowledged,
     is_written: bool,
 }
 
-impl Heard {
+impl InstanceAck {
     fn is_recent(&self, now: Timestamp) -> bool {
         now.since(self.ack.acked_at) < ACK_KEPT
     }
@@ -64,7 +64,7 @@ impl Acks {
             max_age: ack.max_age.map(signed),
             acked_at: now,
         };
-        let new = Heard {
+        let new = InstanceAck {
             ack: noted,
             is_written: false,
         };
@@ -106,7 +106,7 @@ impl Acks {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ClientId, HashMap<String, Heard>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClientId, HashMap<String, InstanceAck>>> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,9 +6,9 @@
 //! further behind, frames are made from memory.
 
 mod acks;
-mod known;
-mod mark;
-mod place;
+mod records;
+mod high_water_mark;
+mod feed_position;
 mod streams;
 
 use std::collections::VecDeque;
@@ -22,12 +22,12 @@ use crate::db::{Error, Head, Store};
 use crate::keys::{KeyError, KeyView, Use};
 use crate::time::Clock;
 
-use known::{Known, Sent};
+use records::{Records, Sent};
 
 pub use acks::{Acks, TooManyInstances};
-pub use known::{Next, Signed, event};
-pub use mark::{MarkFile, kek_since};
-pub use place::Place;
+pub use records::{Next, Signed, event};
+pub use high_water_mark::{HighWaterMark, kek_since};
+pub use feed_position::FeedPosition;
 pub use streams::{Standing, Stream, Streams, TooManyStreams};
 
 /// Records that one statement of the tail brings, at most.
@@ -59,7 +59,7 @@ pub enum FeedError {
 pub struct Feed {
     issuer: String,
     clock: Clock,
-    known: Mutex<Known>,
+    known: Mutex<Records>,
     news: watch::Sender<u64>,
     restored: AtomicBool,
     /// One poll at a time, so that an older one never looks like a database that went back.
@@ -95,7 +95,7 @@ impl Feed {
     /// # Errors
     /// [`Error`]; then this node stays where it was, and what it says grows old.
     pub async fn take(&self, head: &Head, store: &Store) -> Result<Taken, Error> {
-        let there = Place::of(head);
+        let there = FeedPosition::of(head);
         let here = self.lock().place;
         let behind = here.is_some_and(|here| here.is_ahead_of(&there));
         if behind || head.restored_at.is_some() {
@@ -122,10 +122,10 @@ impl Feed {
         }
         let mut known = self.lock();
         if same_epoch.is_none() {
-            *known = Known {
+            *known = Records {
                 told: if here.is_none() { there.seq } else { 0 },
                 beats: known.beats,
-                ..Known::default()
+                ..Records::default()
             };
         }
         let news = !tail.is_empty();
@@ -144,7 +144,7 @@ impl Feed {
     }
 
     /// Where this node stands.
-    pub fn place(&self) -> Option<Place> {
+    pub fn place(&self) -> Option<FeedPosition> {
         self.lock().place
     }
 
@@ -252,9 +252,9 @@ impl Feed {
     }
 
     /// The frame after `after`: as many live records as one holds, or none.
-    fn frame(&self, known: &Known, after: u64, keys: &KeyView) -> Frame {
+    fn frame(&self, known: &Records, after: u64, keys: &KeyView) -> Frame {
         let now = self.clock.now();
-        let place = known.place.unwrap_or(Place {
+        let place = known.place.unwrap_or(FeedPosition {
             epoch: 0,
             seq: after,
             beat: now,
@@ -283,7 +283,7 @@ impl Feed {
         self.news.send_modify(|count| *count += 1);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, Records> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -301,7 +301,7 @@ fn signed(number: u64) -> i64 {
 mod tests {
     use portcullis_verifier::Record;
 
-    use super::place::tests::place;
+    use super::feed_position::tests::place;
     use super::*;
     use crate::time::Timestamp;
 
@@ -327,10 +327,10 @@ mod tests {
             "https://id.example",
             Clock::settable(Timestamp::from_secs(1_000)),
         );
-        *feed.lock() = Known {
+        *feed.lock() = Records {
             place: Some(place(1, 5, 1_000_000_000)),
             told: 3,
-            ..Known::default()
+            ..Records::default()
         };
         let next = |seq| feed.next(Position { epoch: 1, seq }, &mut 0);
         assert!(matches!(next(3), Next::Nothing));

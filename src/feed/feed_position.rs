@@ -8,7 +8,7 @@ use crate::time::Timestamp;
 
 /// How far a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct FeedPosition {
     /// Feed epoch.
     pub epoch: u64,
     /// Records that were numbered in it.
@@ -17,7 +17,7 @@ pub struct Place {
     pub beat: Timestamp,
 }
 
-impl Place {
+impl FeedPosition {
     /// Where the database stands.
     pub fn of(head: &Head) -> Self {
         Self {
@@ -48,8 +48,8 @@ impl Place {
 pub(super) mod tests {
     use super::*;
 
-    pub fn place(epoch: u64, seq: u64, beat: i64) -> Place {
-        Place {
+    pub fn place(epoch: u64, seq: u64, beat: i64) -> FeedPosition {
+        FeedPosition {
             epoch,
             seq,
             beat: Timestamp::from_micros(beat),

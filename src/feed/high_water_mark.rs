@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::Place;
+use super::FeedPosition;
 use crate::time::Timestamp;
 
 /// The one file of earlier versions, which every database wrote to. It is read and left alone.
@@ -17,13 +17,13 @@ const SHARED: &str = "feed.mark";
 /// The mark of one database: named by the id of its first server secret, which a copy of the database
 /// carries and another database does not.
 #[derive(Clone, Debug)]
-pub struct MarkFile {
+pub struct HighWaterMark {
     /// The folders of all KEK files; the first is written to.
     folders: Vec<PathBuf>,
     database: String,
 }
 
-impl MarkFile {
+impl HighWaterMark {
     /// Returns the mark beside the KEK files; `None` where no KEK is a file.
     pub fn beside(keks: &[String], database: &str) -> Option<Self> {
         // The id becomes part of a file name, and anyone who can write to the database can choose it.
@@ -34,7 +34,7 @@ impl MarkFile {
     }
 
     /// Returns the mark of this database, the furthest if there are several.
-    pub fn read(&self) -> Option<Place> {
+    pub fn read(&self) -> Option<FeedPosition> {
         let own = self.name();
         let files = self
             .folders
@@ -51,7 +51,7 @@ impl MarkFile {
     ///
     /// # Errors
     /// Of the file system, as where the folder of the KEK is read-only.
-    pub fn write(&self, place: &Place, durable: bool) -> std::io::Result<()> {
+    pub fn write(&self, place: &FeedPosition, durable: bool) -> std::io::Result<()> {
         let Some(folder) = self.folders.first() else {
             return Ok(());
         };
@@ -122,11 +122,11 @@ fn is_mark(name: &str) -> bool {
 }
 
 /// The id of a database and its place.
-fn read(file: &Path) -> Option<(String, Place)> {
+fn read(file: &Path) -> Option<(String, FeedPosition)> {
     let text = std::fs::read_to_string(file).ok()?;
     let mut words = text.split_whitespace();
     let database = words.next()?.to_owned();
-    let place = Place {
+    let place = FeedPosition {
         epoch: words.next()?.parse().ok()?,
         seq: words.next()?.parse().ok()?,
         beat: Timestamp::from_micros(words.next()?.parse().ok()?),
@@ -150,8 +150,8 @@ mod tests {
     const ONE: &str = "0198c0de-0000-7000-8000-000000000001";
     const TWO: &str = "0198c0de-0000-7000-8000-000000000002";
 
-    fn place(epoch: u64, seq: u64, beat: i64) -> Place {
-        Place {
+    fn place(epoch: u64, seq: u64, beat: i64) -> FeedPosition {
+        FeedPosition {
             epoch,
             seq,
             beat: Timestamp::from_micros(beat),
@@ -172,8 +172,8 @@ mod tests {
     fn marks_of_two_databases_stay_apart() {
         let (folder, keks) = folder("apart");
         let (one, two) = (
-            MarkFile::beside(&keks, ONE).unwrap(),
-            MarkFile::beside(&keks, TWO).unwrap(),
+            HighWaterMark::beside(&keks, ONE).unwrap(),
+            HighWaterMark::beside(&keks, TWO).unwrap(),
         );
         assert_eq!((one.read(), one.newest_of_others()), (None, None));
         let (far, near) = (place(3, 7, 1_800_000_000_000_001), place(1, 0, 5));
@@ -181,15 +181,15 @@ mod tests {
         two.write(&near, false).unwrap();
         assert_eq!((one.read(), two.read()), (Some(far), Some(near)));
         assert_eq!(two.newest_of_others(), Some(far.beat));
-        assert!(MarkFile::beside(&keks[..1], ONE).is_none());
-        assert!(MarkFile::beside(&keks, "../../elsewhere").is_none());
+        assert!(HighWaterMark::beside(&keks[..1], ONE).is_none());
+        assert!(HighWaterMark::beside(&keks, "../../elsewhere").is_none());
         std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
     fn mark_never_goes_back() {
         let (folder, keks) = folder("back");
-        let mark = MarkFile::beside(&keks, ONE).unwrap();
+        let mark = HighWaterMark::beside(&keks, ONE).unwrap();
         mark.write(&place(2, 7, 900), false).unwrap();
         for behind in [place(2, 6, 950), place(1, 99, 999), place(2, 7, 899)] {
             mark.write(&behind, false).unwrap();
@@ -206,8 +206,8 @@ mod tests {
         let text = format!("{ONE} 1 9 700\n");
         std::fs::write(folder.join(SHARED), &text).unwrap();
         let (one, two) = (
-            MarkFile::beside(&keks, ONE).unwrap(),
-            MarkFile::beside(&keks, TWO).unwrap(),
+            HighWaterMark::beside(&keks, ONE).unwrap(),
+            HighWaterMark::beside(&keks, TWO).unwrap(),
         );
         assert_eq!((one.read(), two.read()), (Some(place(1, 9, 700)), None));
         two.write(&place(1, 1, 1), false).unwrap();

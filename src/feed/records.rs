@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use portcullis_verifier::{FRAME_MAX_RECORDS, Frame, Position, Record};
 
-use super::Place;
+use super::FeedPosition;
 use crate::config::limits::RECENT_BYTES;
 use crate::time::Timestamp;
 
@@ -40,8 +40,8 @@ pub enum Next {
 
 /// What is in memory.
 #[derive(Default)]
-pub(super) struct Known {
-    pub(super) place: Option<Place>,
+pub(super) struct Records {
+    pub(super) place: Option<FeedPosition>,
     /// In the order of their numbers. Those that expired are left out now and then.
     pub(super) records: VecDeque<(u64, Record)>,
     /// Frames with records, the newest last.
@@ -54,7 +54,7 @@ pub(super) struct Known {
     pub(super) told: u64,
 }
 
-impl Known {
+impl Records {
     pub(super) fn is_in(&self, epoch: u64) -> bool {
         self.place.is_some_and(|place| place.epoch == epoch)
     }
@@ -131,7 +131,7 @@ impl Sent {
         }
     }
 
-    fn position(&self, place: &Place) -> Position {
+    fn position(&self, place: &FeedPosition) -> Position {
         Position {
             seq: self.last,
             ..place.position()
