@@ -14,15 +14,15 @@ use crate::time::Timestamp;
 /// each time, and no memory.
 #[derive(Default)]
 pub struct Registrations {
-    known: RwLock<HashMap<ClientId, Known>>,
+    known: RwLock<HashMap<ClientId, CachedClient>>,
 }
 
-struct Known {
+struct CachedClient {
     registration: Arc<Registration>,
     read_at: Timestamp,
 }
 
-impl Known {
+impl CachedClient {
     /// Never when the clock went back.
     fn is_fresh(&self, now: Timestamp) -> bool {
         now >= self.read_at && now.since(self.read_at) < REGISTRATION_AGE
@@ -61,7 +61,7 @@ impl Registrations {
                     let registration = Arc::clone(registration);
                     known.insert(
                         id.clone(),
-                        Known {
+                        CachedClient {
                             registration,
                             read_at: now,
                         },

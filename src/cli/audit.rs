@@ -158,7 +158,7 @@ fn parse_head(text: &str) -> anyhow::Result<(i64, String)> {
 
 /// What a check found.
 #[derive(Debug, Default)]
-struct Found {
+struct VerifiedChain {
     sealed: u64,
     first: i64,
     head: Option<(i64, String)>,
@@ -180,8 +180,8 @@ async fn check(
     secret: &ServerSecrets,
     expect: Option<(i64, String)>,
     now: Timestamp,
-) -> Result<Found, crate::db::Error> {
-    let mut found = Found::default();
+) -> Result<VerifiedChain, crate::db::Error> {
+    let mut found = VerifiedChain::default();
     let mut expect = expect;
     let mut previous: Option<Seal> = None;
     loop {
@@ -223,7 +223,7 @@ async fn check(
     Ok(found)
 }
 
-impl Found {
+impl VerifiedChain {
     fn problem(&mut self, seq: Option<i64>, event_id: &str, what: &'static str) {
         self.problems.push(Problem {
             seq,

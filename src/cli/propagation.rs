@@ -43,7 +43,7 @@ pub struct Propagated {
     position: String,
     done: Timestamp,
     /// Without waiting nobody was looked at.
-    seen: Option<Seen>,
+    seen: Option<InstanceAck>,
 }
 
 /// Gives the numbers, moves the mark of the database there, because no server may be running, and
@@ -174,7 +174,7 @@ impl std::fmt::Display for Propagated {
 }
 
 /// Who has applied it, and who has not.
-struct Seen {
+struct InstanceAck {
     applied: usize,
     last: Duration,
     waiting: Vec<Waiting>,
@@ -190,7 +190,7 @@ async fn look(
     require: Require,
     (epoch, seq): (i64, i64),
     done: Timestamp,
-) -> anyhow::Result<Seen> {
+) -> anyhow::Result<InstanceAck> {
     let read = store.read(|tx| Ok((tx.list_acks()?, tx.list_clients()?)));
     let (acks, clients) = read.await?;
     let connected: Vec<&Acknowledged> = acks.iter().filter(|ack| is_connected(ack, done)).collect();
@@ -215,7 +215,7 @@ async fn look(
         }));
     }
     let last = applied.iter().map(|ack| ack.acked_at.since(done)).max();
-    Ok(Seen {
+    Ok(InstanceAck {
         applied: applied.len(),
         last: last.unwrap_or_default(),
         waiting,

@@ -30,7 +30,7 @@ use crate::time::{Clock, Timestamp};
 pub use clocks::{ClockMonitor, Fault, ClockSample};
 pub use metrics::{KeyMetrics, KeySetMetrics};
 pub use lease::Reading;
-pub use rewrap::{Left, Rewrapped};
+pub use rewrap::{RemainingSecrets, Rewrapped};
 pub use snapshot::Snapshot;
 pub use table::{KeyManagerError, KeyTable};
 pub use write::{Act, KeyWrite};

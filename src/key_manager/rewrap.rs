@@ -19,12 +19,12 @@ pub struct Rewrapped {
     /// Values that were sealed anew, by the KEK that they came from.
     pub moved: BTreeMap<String, usize>,
     /// Values that are left under another KEK, with the reason.
-    pub left: Vec<Left>,
+    pub left: Vec<RemainingSecrets>,
 }
 
 /// A value that could not be moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Left {
+pub struct RemainingSecrets {
     /// Table and id.
     pub what: String,
     /// The KEK that its text names.
@@ -95,7 +95,7 @@ impl Rewrapped {
     }
 
     fn leave(&mut self, (table, id): (&str, &str), sealed: &str, why: &dyn std::fmt::Display) {
-        self.left.push(Left {
+        self.left.push(RemainingSecrets {
             what: format!("{table} {id}"),
             kek: kek_id(sealed),
             why: why.to_string(),

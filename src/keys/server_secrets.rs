@@ -13,9 +13,9 @@ use crate::secret::{Secret, equal};
 use crate::time::Timestamp;
 
 /// The server secrets in force; replaced as a whole when rows change.
-pub struct ServerSecrets(ArcSwap<Held>);
+pub struct ServerSecrets(ArcSwap<SecretEntry>);
 
-struct Held {
+struct SecretEntry {
     newest: Arc<ServerSecret>,
     older: Vec<Older>,
 }
@@ -38,7 +38,7 @@ impl ServerSecrets {
         keychain: &Keychain,
         now: Timestamp,
     ) -> Result<Self, KeyError> {
-        Held::open(rows, keychain, now).map(|held| Self(ArcSwap::from_pointee(held)))
+        SecretEntry::open(rows, keychain, now).map(|held| Self(ArcSwap::from_pointee(held)))
     }
 
     /// Takes the rows as they are now.
@@ -51,7 +51,7 @@ impl ServerSecrets {
         keychain: &Keychain,
         now: Timestamp,
     ) -> Result<(), KeyError> {
-        self.0.store(Arc::new(Held::open(rows, keychain, now)?));
+        self.0.store(Arc::new(SecretEntry::open(rows, keychain, now)?));
         Ok(())
     }
 
@@ -110,7 +110,7 @@ impl ServerSecrets {
     }
 }
 
-impl Held {
+impl SecretEntry {
     fn open(rows: &[SealedSecret], keychain: &Keychain, now: Timestamp) -> Result<Self, KeyError> {
         let Some((newest, before)) = rows.split_last() else {
             return Err(KeyError::Corrupt(

@@ -34,7 +34,7 @@ pub struct KeyView {
     feed: Published,
     /// Out of the JWKS, and still able to say whom an old ID token was about.
     archived: Vec<Jwk>,
-    held: HashMap<String, Held>,
+    held: HashMap<String, KeyEntry>,
     /// Kids that never count again, whatever the table says later.
     dead: HashSet<String>,
     corrupt: BTreeMap<String, (Ring, String)>,
@@ -51,7 +51,7 @@ struct Signer {
 
 /// A row as it was when it last opened.
 #[derive(Clone)]
-struct Held {
+struct KeyEntry {
     row: SigningKey,
     opened: Opened,
 }
@@ -81,7 +81,7 @@ impl KeyView {
             match row.open(keychain) {
                 Ok(opened) if !dead => {
                     let row = row.clone();
-                    held.insert(row.kid.clone(), Held { row, opened });
+                    held.insert(row.kid.clone(), KeyEntry { row, opened });
                 }
                 Ok(_) => {}
                 Err(error) => {
@@ -94,7 +94,7 @@ impl KeyView {
                 }
             }
         }
-        let mut standing: Vec<&Held> = held.values().collect();
+        let mut standing: Vec<&KeyEntry> = held.values().collect();
         // The newest first; the order is part of the entity tag.
         standing.sort_by_key(|held| {
             let row = &held.row;
@@ -108,7 +108,7 @@ impl KeyView {
                 .collect()
         };
         let archived =
-            |held: &&&Held| held.row.use_ == Use::Token && state(&held.row, now) == State::Archived;
+            |held: &&&KeyEntry| held.row.use_ == Use::Token && state(&held.row, now) == State::Archived;
         Ok(Self {
             signers: signers(&standing, now),
             token: Published::of(shown(Use::Token))?,
@@ -234,9 +234,9 @@ impl KeyView {
     }
 }
 
-fn signers(standing: &[&Held], now: Timestamp) -> HashMap<Ring, Signer> {
+fn signers(standing: &[&KeyEntry], now: Timestamp) -> HashMap<Ring, Signer> {
     let mut signers = HashMap::new();
-    let able: Vec<&&Held> = standing
+    let able: Vec<&&KeyEntry> = standing
         .iter()
         .filter(|held| held.opened.private.is_some())
         .collect();

@@ -15,11 +15,11 @@ const PER_HOST: usize = 2_500;
 
 /// The open connections by host. Programs on this host, and Unix sockets, are not limited.
 #[derive(Clone, Default)]
-pub struct Connections(Arc<Mutex<HashMap<IpAddr, Held>>>);
+pub struct Connections(Arc<Mutex<HashMap<IpAddr, OpenConnection>>>);
 
 /// What a host holds.
 #[derive(Default)]
-struct Held {
+struct OpenConnection {
     connections: usize,
     /// A refusal was logged since the host last held nothing. One line is enough.
     is_logged: bool,
@@ -76,7 +76,7 @@ impl Connections {
         held.is_some_and(|held| !std::mem::replace(&mut held.is_logged, true))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Held>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, OpenConnection>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

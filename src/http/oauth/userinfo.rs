@@ -53,10 +53,10 @@ async fn respond(
         Ok(token) => tell(app, token).await,
     };
     let mut response = match told {
-        Ok(Told::Plain(claims)) => HttpResponse::Ok()
+        Ok(UserInfoRequest::Plain(claims)) => HttpResponse::Ok()
             .insert_header(("Cache-Control", "no-store"))
             .json(claims),
-        Ok(Told::Signed(jwt)) => HttpResponse::Ok()
+        Ok(UserInfoRequest::Signed(jwt)) => HttpResponse::Ok()
             .insert_header(("Cache-Control", "no-store"))
             .content_type("application/jwt")
             .body(jwt),
@@ -68,12 +68,12 @@ async fn respond(
 }
 
 /// OIDC Core §5.3.2.
-enum Told {
+enum UserInfoRequest {
     Plain(Map<String, Value>),
     Signed(String),
 }
 
-async fn write_access_log(app: &App, token: Option<String>) -> Result<Told, HandlerError> {
+async fn write_access_log(app: &App, token: Option<String>) -> Result<UserInfoRequest, HandlerError> {
     // 1. A genuine token of ours with scope `openid`, whatever its audience.
     let token = token.ok_or(HandlerError::Rejected(Rejected::Missing))?;
     let (need, now) = (Need::scope("openid"), app.clock.now());
@@ -98,13 +98,13 @@ async fn write_access_log(app: &App, token: Option<String>) -> Result<Told, Hand
     let scope = scope.retain(|token| known.client.scopes.contains(token));
     let told = userinfo::claims(&user, &scope);
     match known.client.userinfo_alg {
-        None => Ok(Told::Plain(told)),
+        None => Ok(UserInfoRequest::Plain(told)),
         Some(alg) => {
             let (keys, issuer) = (app.keys(), app.issuer.as_str().to_owned());
             let signed =
                 web::block(move || userinfo::sign(told, &client, &issuer, alg, &keys)).await;
             let signed = signed.map_err(|error| HandlerError::Error(Error::unsigned(error)))?;
-            Ok(Told::Signed(signed.map_err(HandlerError::Error)?))
+            Ok(UserInfoRequest::Signed(signed.map_err(HandlerError::Error)?))
         }
     }
 }
