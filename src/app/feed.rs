@@ -252,7 +252,7 @@ impl App {
     /// Says how long access tokens of this node may live, and looks whether the database went back while
     /// no node was there.
     pub(super) async fn begin_feed(&self) -> Result<(), StartError> {
-        self.need_life().await?;
+        self.require_max_token_ttl().await?;
         let head = self.store.read(|tx| tx.read_head()).await?;
         self.check_restored(&head).await?;
         self.poll().await?;
@@ -260,20 +260,20 @@ impl App {
     }
 
     /// Keeps saying it, until this node ends.
-    pub async fn keep_life(&self) {
+    pub async fn publish_max_token_ttl(&self) {
         loop {
             tokio::time::sleep(KEEP_EVERY).await;
-            if let Err(error) = self.need_life().await {
+            if let Err(error) = self.require_max_token_ttl().await {
                 tracing::warn!(event = "storage.error", reason = "longest_life", %error);
             }
         }
     }
 
-    async fn need_life(&self) -> Result<(), db::Error> {
+    async fn require_max_token_ttl(&self) -> Result<(), db::Error> {
         let (own, now) = (self.config.tokens.access.0, self.clock.now());
         let need = move |tx: &mut db::Transaction<'_>| {
             let asked = tx.longest_resource_life()?.unwrap_or(Duration::ZERO);
-            tx.need_life(own.max(asked).min(RESOURCE_ACCESS_CAP), now)
+            tx.require_max_token_ttl(own.max(asked).min(RESOURCE_ACCESS_CAP), now)
         };
         self.store.transaction(need).await
     }

@@ -148,7 +148,7 @@ pub fn background(app: &Data<App>) -> Background {
     let (follow, keep, need) = (app.clone(), app.clone(), app.clone());
     tasks.run(async move { follow.follow().await });
     tasks.run(async move { keep.keep_keys().await });
-    tasks.run(async move { need.keep_life().await });
+    tasks.run(async move { need.publish_max_token_ttl().await });
     tasks.run(clean_up::for_ever(app.clone()));
     tasks.run(audit::seal_for_ever(app.clone()));
     tasks

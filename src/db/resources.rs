@@ -116,7 +116,7 @@ impl Transaction<'_> {
             .execute(self.0)?;
         if let Some(ttl) = resource.access_ttl {
             // Before any node issues a token that lives so long.
-            self.need_life(ttl, resource.created_at)?;
+            self.require_max_token_ttl(ttl, resource.created_at)?;
         }
         self.raise_config_version()
     }
@@ -147,7 +147,7 @@ impl Transaction<'_> {
             ))
             .execute(self.0)?;
         if let Some(ttl) = resource.access_ttl {
-            self.need_life(ttl, now)?;
+            self.require_max_token_ttl(ttl, now)?;
         }
         self.raise_config_version()?;
         Ok(rows == 1)
