@@ -19,7 +19,7 @@ use tokio::sync::{Notify, Semaphore};
 
 use crate::accounts::password::Password;
 use crate::config::limits::{HASH_QUEUE, HASH_WAIT};
-use crate::config::{Config, Issuer, ConfigError};
+use crate::config::{Config, ConfigError, Issuer};
 use crate::db::{self, Claim, OpenError, Schema, Store};
 use crate::feed::{Feed, HighWaterMark};
 use crate::key_manager::KeyManager;
@@ -144,7 +144,7 @@ impl App {
             source,
             entropy: &entropy,
         };
-        let keeper = parts.key_manager(clock.clone()).await?;
+        let key_manager = parts.key_manager(clock.clone()).await?;
         let secrets = store.read(|tx| tx.list_server_secrets()).await?;
         let mark = secrets
             .first()

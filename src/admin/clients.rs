@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::context::{AdminError, Context};
 use crate::accounts::FieldErrors;
 use crate::audit::{Name, Target};
-use crate::config::{Config, Keys, ConfigError};
+use crate::config::{Config, ConfigError, Keys};
 use crate::db::Transaction;
 use crate::id::ClientId;
 use crate::keys::Alg;

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::context::{AdminError, Context};
 use crate::accounts::FieldErrors;
 use crate::audit::{Name, Target};
-use crate::config::Keys;
 use crate::config::HumanDuration;
+use crate::config::Keys;
 use crate::db::Transaction;
 use crate::keys::ring::check_offered;
 use crate::oauth::resource::{Resource, check_description};
@@ -136,8 +136,8 @@ pub fn view(resource: &Resource) -> Value {
 pub const NO_LIMIT: &str = "none";
 
 fn max_age(resource: &Resource) -> String {
-    resource
-        .max_age
-        .as_secs()
-        .map_or_else(|| NO_LIMIT.to_owned(), |secs| HumanDuration::secs(secs).to_string())
+    resource.max_age.as_secs().map_or_else(
+        || NO_LIMIT.to_owned(),
+        |secs| HumanDuration::secs(secs).to_string(),
+    )
 }

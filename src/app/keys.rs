@@ -9,7 +9,7 @@ use super::{App, StartError};
 use crate::config::limits::KEEP_EVERY;
 use crate::config::{Config, Issuer};
 use crate::db::{Store, Transaction};
-use crate::key_manager::{KeyManagerError, KeyManager, KeyMetrics, KeyTable};
+use crate::key_manager::{KeyManager, KeyManagerError, KeyMetrics, KeyTable};
 use crate::keys::ring::offered;
 use crate::keys::{Kek, KeyError, KeySource, KeyView, Keychain, Use};
 use crate::secret::Entropy;

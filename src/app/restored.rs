@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::App;
 use crate::config::limits::{CLOCK_SKEW, HEARTBEAT_EVERY};
 use crate::db::{self, Head};
-use crate::feed::{HighWaterMark, FeedPosition, kek_since};
+use crate::feed::{FeedPosition, HighWaterMark, kek_since};
 use crate::id::GrantId;
 use crate::key_manager::KeyManagerError;
 use crate::time::{Clock, Timestamp};
@@ -50,7 +50,10 @@ impl App {
     pub(super) fn warn_of_empty_database(&self) {
         let kek = kek_since(&self.config.keys.kek);
         let kek = kek.filter(|since| self.clock.now().since(*since) >= FIRST_START);
-        match (self.mark.as_ref().and_then(HighWaterMark::newest_of_others), kek) {
+        match (
+            self.mark.as_ref().and_then(HighWaterMark::newest_of_others),
+            kek,
+        ) {
             (Some(last), _) => {
                 tracing::warn!(event = "db.unfamiliar", reason = "empty_beside_mark", last = %last, "the database is empty, and a mark beside the KEK is of another one; if that was lost, stop this server and restore a backup (`portcullis restore`)");
             }

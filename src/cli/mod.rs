@@ -32,7 +32,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::app::{self, StartError};
-use crate::config::{self as configuration, Config, Overrides, ConfigError};
+use crate::config::{self as configuration, Config, ConfigError, Overrides};
 use crate::db::{self, Schema, Store};
 use crate::log;
 

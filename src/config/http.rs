@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Authority, HTTP_PORT, HTTPS_PORT, Network, ConfigError};
+use super::{Authority, ConfigError, HTTP_PORT, HTTPS_PORT, Network};
 
 /// Proxies, host names and networks.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use url::Url;
 
-use super::{Authority, HTTP_PORT, HTTPS_PORT, ConfigError};
+use super::{Authority, ConfigError, HTTP_PORT, HTTPS_PORT};
 
 /// The issuer, byte for byte as it stands in tokens and metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]

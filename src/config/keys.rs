@@ -76,7 +76,10 @@ impl Keys {
             ));
         }
         if ![2_048, 3_072, 4_096].contains(&self.rsa_bits) {
-            return Err(ConfigError::key("keys.rsa_bits", "must be 2048, 3072 or 4096"));
+            return Err(ConfigError::key(
+                "keys.rsa_bits",
+                "must be 2048, 3072 or 4096",
+            ));
         }
         self.check_algorithms()?;
         self.check_schedule()
@@ -157,7 +160,8 @@ mod tests {
              max-age 5m + stale-if-error 24h = 1445m"
         );
         assert!(
-            refusal(|keys| keys.rotate_every = HumanDuration::secs(181 * 86_400)).contains("at most 180d")
+            refusal(|keys| keys.rotate_every = HumanDuration::secs(181 * 86_400))
+                .contains("at most 180d")
         );
     }
 

@@ -70,8 +70,16 @@ impl Default for Login {
 impl Login {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         caps(&[
-            ("login.authorization", self.authorization, HumanDuration::secs(1_800)),
-            ("login.session_idle", self.session_idle, HumanDuration::secs(86_400)),
+            (
+                "login.authorization",
+                self.authorization,
+                HumanDuration::secs(1_800),
+            ),
+            (
+                "login.session_idle",
+                self.session_idle,
+                HumanDuration::secs(86_400),
+            ),
             (
                 "login.session_absolute",
                 self.session_absolute,

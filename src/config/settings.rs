@@ -1,7 +1,7 @@
 //! The configuration key by key: what holds, and where it comes from.
 
 use super::source::{flatten, has_password, read};
-use super::{Overrides, ConfigError};
+use super::{ConfigError, Overrides};
 
 /// One key, its value and where it comes from.
 #[derive(Clone, Debug)]

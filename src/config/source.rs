@@ -186,7 +186,8 @@ fn read_twins(config: &mut Config, origins: &mut Origins) -> Result<(), ConfigEr
                 "is given together with `database.url`",
             ));
         }
-        let text = read_secret_file(path).map_err(|why| ConfigError::key("database.url_file", why))?;
+        let text =
+            read_secret_file(path).map_err(|why| ConfigError::key("database.url_file", why))?;
         config.database.url = Some(text);
         origins.insert(
             "database.url".to_owned(),

@@ -62,13 +62,22 @@ impl Tokens {
             ),
         ])?;
         if self.refresh_grace > HumanDuration::secs(60) {
-            return Err(ConfigError::key("tokens.refresh_grace", "must be at most 60s"));
+            return Err(ConfigError::key(
+                "tokens.refresh_grace",
+                "must be at most 60s",
+            ));
         }
         if self.secret_overlap.0 > SECRET_OVERLAP_CAP {
-            return Err(ConfigError::key("tokens.secret_overlap", "must be at most 7d"));
+            return Err(ConfigError::key(
+                "tokens.secret_overlap",
+                "must be at most 7d",
+            ));
         }
         if self.clock_leeway > HumanDuration::secs(60) {
-            return Err(ConfigError::key("tokens.clock_leeway", "must be at most 60s"));
+            return Err(ConfigError::key(
+                "tokens.clock_leeway",
+                "must be at most 60s",
+            ));
         }
         Ok(())
     }

@@ -233,7 +233,11 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn require_max_token_ttl(&mut self, life: std::time::Duration, now: Timestamp) -> Result<(), Error> {
+    pub fn require_max_token_ttl(
+        &mut self,
+        life: std::time::Duration,
+        now: Timestamp,
+    ) -> Result<(), Error> {
         let forgotten = (now - LIFE_NEEDED_FOR).micros();
         let need = h::longest_life
             .le(micros(life))

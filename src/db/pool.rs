@@ -142,7 +142,7 @@ impl Pool {
         }
     }
 
-    pub(super) fn figures(&self) -> PoolMetrics {
+    pub(super) fn metrics(&self) -> PoolMetrics {
         let state = self.connections.state();
         PoolMetrics {
             size: self.connections.max_size(),

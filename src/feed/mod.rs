@@ -6,9 +6,9 @@
 //! further behind, frames are made from memory.
 
 mod acks;
-mod records;
-mod high_water_mark;
 mod feed_position;
+mod high_water_mark;
+mod records;
 mod streams;
 
 use std::collections::VecDeque;
@@ -22,15 +22,15 @@ use crate::db::{Error, Head, Store};
 use crate::keys::{KeyError, KeyView, Use};
 use crate::time::Clock;
 
-use records::{Records, Sent};
+use records::{RecordTail, Sent};
 
 pub use acks::{Acks, TooManyInstances};
-pub use records::{Next, Signed, event};
-pub use high_water_mark::{HighWaterMark, kek_since};
 pub use feed_position::FeedPosition;
+pub use high_water_mark::{HighWaterMark, kek_since};
+pub use records::{Next, Signed, event};
 pub use streams::{Standing, Stream, Streams, TooManyStreams};
 
-/// Records that one statement of the tail brings, at most.
+/// RecordTail that one statement of the tail brings, at most.
 const TAIL: i64 = 20_000;
 
 /// What following the database found.
@@ -59,7 +59,7 @@ pub enum FeedError {
 pub struct Feed {
     issuer: String,
     clock: Clock,
-    known: Mutex<Records>,
+    known: Mutex<RecordTail>,
     news: watch::Sender<u64>,
     restored: AtomicBool,
     /// One poll at a time, so that an older one never looks like a database that went back.
@@ -122,10 +122,10 @@ impl Feed {
         }
         let mut known = self.lock();
         if same_epoch.is_none() {
-            *known = Records {
+            *known = RecordTail {
                 told: if here.is_none() { there.seq } else { 0 },
                 beats: known.beats,
-                ..Records::default()
+                ..RecordTail::default()
             };
         }
         let news = !tail.is_empty();
@@ -252,7 +252,7 @@ impl Feed {
     }
 
     /// The frame after `after`: as many live records as one holds, or none.
-    fn frame(&self, known: &Records, after: u64, keys: &KeyView) -> Frame {
+    fn frame(&self, known: &RecordTail, after: u64, keys: &KeyView) -> Frame {
         let now = self.clock.now();
         let place = known.place.unwrap_or(FeedPosition {
             epoch: 0,
@@ -283,7 +283,7 @@ impl Feed {
         self.news.send_modify(|count| *count += 1);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Records> {
+    fn lock(&self) -> MutexGuard<'_, RecordTail> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -327,10 +327,10 @@ mod tests {
             "https://id.example",
             Clock::settable(Timestamp::from_secs(1_000)),
         );
-        *feed.lock() = Records {
+        *feed.lock() = RecordTail {
             place: Some(place(1, 5, 1_000_000_000)),
             told: 3,
-            ..Records::default()
+            ..RecordTail::default()
         };
         let next = |seq| feed.next(Position { epoch: 1, seq }, &mut 0);
         assert!(matches!(next(3), Next::Nothing));

@@ -40,7 +40,7 @@ pub enum Next {
 
 /// What is in memory.
 #[derive(Default)]
-pub(super) struct Records {
+pub(super) struct RecordTail {
     pub(super) place: Option<FeedPosition>,
     /// In the order of their numbers. Those that expired are left out now and then.
     pub(super) records: VecDeque<(u64, Record)>,
@@ -54,7 +54,7 @@ pub(super) struct Records {
     pub(super) told: u64,
 }
 
-impl Records {
+impl RecordTail {
     pub(super) fn is_in(&self, epoch: u64) -> bool {
         self.place.is_some_and(|place| place.epoch == epoch)
     }

@@ -11,7 +11,7 @@ use crate::admin::AdminError;
 use crate::app::App;
 use crate::db::{self, Transaction};
 use crate::http::assets::Assets;
-use crate::http::error::{self, Link, ErrorPage};
+use crate::http::error::{self, ErrorPage, Link};
 use crate::http::extract::{self, Browser, CookieKind};
 use crate::http::response::{continue_to, deliver};
 use crate::http::server::access_log;
@@ -95,7 +95,9 @@ impl HandlerError {
         match self {
             Self::ErrorPage(notice) => error::error_page(request, app, assets, notice),
             Self::Linked(notice, link) => error::linked_error_page(request, assets, notice, *link),
-            Self::AuthorizeError(AuthorizeError::Page(error)) => error::protocol_page(request, assets, &error),
+            Self::AuthorizeError(AuthorizeError::Page(error)) => {
+                error::protocol_page(request, assets, &error)
+            }
             Self::AuthorizeError(AuthorizeError::Callback(callback, refusal)) => {
                 error::refused(
                     request,
@@ -148,9 +150,13 @@ impl AuthorizationContext {
     }
 
     /// What the request needs next. Every handler that advances an authorization asks this first.
-    pub(in crate::http) fn next(&self, begun: Option<&Authorization>, now: Timestamp) -> NextAction {
+    pub(in crate::http) fn next_action(
+        &self,
+        begun: Option<&Authorization>,
+        now: Timestamp,
+    ) -> NextAction {
         let consent = self.stored.consent.as_ref();
-        next(&self.request, begun, self.login(), consent, now)
+        next_action(&self.request, begun, self.login(), consent, now)
     }
 }
 
@@ -175,7 +181,10 @@ pub(in crate::http) async fn load_authorization_request(
     };
     let request = rules::validate(params, client, callback, &around)?;
     // 3. Who asks.
-    let mut stored = match CookieKind::Session.read(http, app).map(|cookie| cookie.hash()) {
+    let mut stored = match CookieKind::Session
+        .read(http, app)
+        .map(|cookie| cookie.hash())
+    {
         Some(cookie) => {
             let stored = move |tx: &mut Transaction<'_>| Stored::load(tx, &client_id, &cookie);
             app.store.read(stored).await?
@@ -256,10 +265,16 @@ pub(in crate::http) async fn open(
         let client = app.registrations.find(&app.store, &begun.client_id, now);
         let client = client.await?.map(|known| known.client.clone());
         let link = client.as_ref().and_then(|client| to_client(client, &begun));
-        return Err(HandlerError::Linked(ErrorPage::ALREADY_DONE, Box::new(link)));
+        return Err(HandlerError::Linked(
+            ErrorPage::ALREADY_DONE,
+            Box::new(link),
+        ));
     }
     if now >= begun.expires_at {
-        return Err(HandlerError::Linked(ErrorPage::TOO_LATE, Box::new(restart(&begun))));
+        return Err(HandlerError::Linked(
+            ErrorPage::TOO_LATE,
+            Box::new(restart(&begun)),
+        ));
     }
     Ok(begun)
 }

@@ -19,7 +19,7 @@ use crate::oauth::{Code, Description, Detail, Error, Severity};
 
 #[derive(Template)]
 #[template(path = "error.html")]
-struct ErrorPage<'a> {
+struct ErrorTemplate<'a> {
     frame: &'a crate::http::response::Frame,
     title: &'a str,
     reason: &'a str,
@@ -121,7 +121,12 @@ impl ErrorPage {
 const BUSY_FOR: Duration = Duration::from_secs(2);
 
 /// Says no on a page of ours.
-pub fn error_page(request: &HttpRequest, app: &App, assets: &Assets, notice: ErrorPage) -> HttpResponse {
+pub fn error_page(
+    request: &HttpRequest,
+    app: &App,
+    assets: &Assets,
+    notice: ErrorPage,
+) -> HttpResponse {
     let _ = app;
     linked_error_page(request, assets, notice, None)
 }
@@ -135,7 +140,7 @@ pub fn linked_error_page(
 ) -> HttpResponse {
     refused(request, notice.code(), notice.detail, None);
     let id = RequestId::of(request);
-    let template = ErrorPage {
+    let template = ErrorTemplate {
         frame: &assets.frame,
         title: notice.title,
         reason: notice.reason,
@@ -172,7 +177,7 @@ pub fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> H
     };
     let id = RequestId::of(request);
     let unavailable = error.code == Code::TemporarilyUnavailable;
-    let template = ErrorPage {
+    let template = ErrorTemplate {
         frame: &assets.frame,
         title: "This request cannot be answered",
         reason,
@@ -240,7 +245,7 @@ pub(in crate::http) fn retry_after(response: &mut HttpResponse, wait: Duration) 
 
 /// 404, as a page.
 pub async fn not_found(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
-    notice(&request, &app, &assets, ErrorPage::NOT_FOUND)
+    error_page(&request, &app, &assets, ErrorPage::NOT_FOUND)
 }
 
 /// 405 with what may be.

@@ -48,7 +48,11 @@ pub async fn form(request: &HttpRequest, body: Payload) -> Result<Params, FormEr
 ///
 /// # Errors
 /// The page that says no.
-pub async fn own_form(request: &HttpRequest, app: &App, body: Payload) -> Result<Params, ErrorPage> {
+pub async fn own_form(
+    request: &HttpRequest,
+    app: &App,
+    body: Payload,
+) -> Result<Params, ErrorPage> {
     let form = form(request, body).await.map_err(|unread| match unread {
         FormError::ErrorPage(notice) => notice,
         FormError::NotAForm => ErrorPage::BAD_FORM,

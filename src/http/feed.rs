@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::config::limits::{
     ACK_KIDS, BODY_BYTES, BODY_TIME, INSTANCE_BYTES, LONGEST_POLL, STREAM_LIFE,
 };
-use crate::feed::{self, Next, Standing, Stream, FeedError};
+use crate::feed::{self, FeedError, Next, Standing, Stream};
 use crate::http::error;
 use crate::http::extract;
 use crate::http::oauth::discovery;

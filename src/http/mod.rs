@@ -19,7 +19,7 @@ use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{guard, middleware};
 
 pub use assets::Assets;
-pub use response::{PagePolicy, FormTarget, Frame, page, see_other};
+pub use response::{FormTarget, Frame, PagePolicy, page, see_other};
 pub use server::listeners::{BindError, Listeners};
 pub use server::rate_limit::Limits;
 pub use server::tls::{expiry_of, inspect as inspect_certificate};

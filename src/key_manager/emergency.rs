@@ -11,7 +11,12 @@ impl KeyTable {
     ///
     /// # Errors
     /// [`KeyManagerError`].
-    pub async fn revoke(&self, kid: &str, reason: &str, act: &Act) -> Result<KeyWrite, KeyManagerError> {
+    pub async fn revoke(
+        &self,
+        kid: &str,
+        reason: &str,
+        act: &Act,
+    ) -> Result<KeyWrite, KeyManagerError> {
         let ring = self.ring_of(kid, act.now).await?;
         // A ring that the configuration leaves out gets no successor.
         let kept = self.rings().contains(&ring);

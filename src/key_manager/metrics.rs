@@ -37,7 +37,7 @@ pub struct KeyMetrics {
 
 impl KeyManager {
     /// The figures of this moment, from memory.
-    pub fn figures(&self) -> KeyMetrics {
+    pub fn metrics(&self) -> KeyMetrics {
         let (view, now) = (self.view(), self.clock.now());
         let rotate_every = self.table.schedule().rotate_every;
         let ring = |ring: &Ring| {

@@ -3,13 +3,13 @@
 
 mod clocks;
 mod emergency;
-mod metrics;
 mod lease;
+mod maintenance;
+mod metrics;
 mod plan;
 mod rewrap;
 mod snapshot;
 mod table;
-mod maintenance;
 mod write;
 
 use std::collections::BTreeMap;
@@ -27,9 +27,9 @@ use crate::keys::rotation::state;
 use crate::keys::{KeyError, KeyView, ServerSecrets, Use};
 use crate::time::{Clock, Timestamp};
 
-pub use clocks::{ClockMonitor, Fault, ClockSample};
-pub use metrics::{KeyMetrics, KeySetMetrics};
+pub use clocks::{ClockMonitor, ClockSample, Fault};
 pub use lease::Reading;
+pub use metrics::{KeyMetrics, KeySetMetrics};
 pub use rewrap::{RemainingSecrets, Rewrapped};
 pub use snapshot::Snapshot;
 pub use table::{KeyManagerError, KeyTable};

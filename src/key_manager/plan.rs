@@ -30,7 +30,12 @@ impl KeyTable {
     ///
     /// # Errors
     /// [`KeyManagerError`].
-    pub async fn rotate(&self, ring: Ring, at_once: bool, act: &Act) -> Result<KeyWrite, KeyManagerError> {
+    pub async fn rotate(
+        &self,
+        ring: Ring,
+        at_once: bool,
+        act: &Act,
+    ) -> Result<KeyWrite, KeyManagerError> {
         self.change(ring, act, |change| forward(change, at_once))
             .await
     }

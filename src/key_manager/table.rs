@@ -94,7 +94,11 @@ impl KeyTable {
     /// # Errors
     /// [`KeyError::UnknownKek`] when a value is sealed under one that is no longer there; then the
     /// old ones stay.
-    pub async fn replace_keychain(&self, keychain: Keychain, now: Timestamp) -> Result<(), KeyManagerError> {
+    pub async fn replace_keychain(
+        &self,
+        keychain: Keychain,
+        now: Timestamp,
+    ) -> Result<(), KeyManagerError> {
         self.read(now).await?.check_keks(&keychain)?;
         self.keychain.store(Arc::new(keychain));
         Ok(())

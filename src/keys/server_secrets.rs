@@ -51,7 +51,8 @@ impl ServerSecrets {
         keychain: &Keychain,
         now: Timestamp,
     ) -> Result<(), KeyError> {
-        self.0.store(Arc::new(SecretEntry::open(rows, keychain, now)?));
+        self.0
+            .store(Arc::new(SecretEntry::open(rows, keychain, now)?));
         Ok(())
     }
 

@@ -107,8 +107,9 @@ impl KeyView {
                 .map(|held| held.opened.public.clone())
                 .collect()
         };
-        let archived =
-            |held: &&&KeyEntry| held.row.use_ == Use::Token && state(&held.row, now) == State::Archived;
+        let archived = |held: &&&KeyEntry| {
+            held.row.use_ == Use::Token && state(&held.row, now) == State::Archived
+        };
         Ok(Self {
             signers: signers(&standing, now),
             token: Published::of(shown(Use::Token))?,

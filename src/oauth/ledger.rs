@@ -54,8 +54,11 @@ pub trait Ledger {
 
     /// A grant that still stands: not ended, not expired, begun under the current auth epochs of
     /// client, user and feed, its session (unless offline) and its consent not ended.
-    fn find_active_grant(&mut self, id: &GrantId, now: Timestamp)
-    -> Result<Option<Grant>, StorageError>;
+    fn find_active_grant(
+        &mut self,
+        id: &GrantId,
+        now: Timestamp,
+    ) -> Result<Option<Grant>, StorageError>;
 
     /// Raises the generation of a standing grant of this client from `generation` by one, in one
     /// conditional statement: `None` when it is not there any more.

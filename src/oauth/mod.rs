@@ -44,4 +44,4 @@ pub mod token;
 pub mod userinfo;
 
 pub use error::{Code, Description, Detail, Error, Severity};
-pub use ledger::{StorageError, Ledger};
+pub use ledger::{Ledger, StorageError};

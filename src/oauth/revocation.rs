@@ -5,7 +5,7 @@ use portcullis_verifier::{Claims, Need, Verifier};
 
 use super::client_auth::AuthenticatedClient;
 use super::error::{Description, Detail, Error};
-use super::ledger::{StorageError, Ledger};
+use super::ledger::{Ledger, StorageError};
 use super::request::params::Params;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::id::GrantId;

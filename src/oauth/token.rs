@@ -5,7 +5,7 @@ use super::client_auth::AuthenticatedClient;
 use super::error::{Description, Detail, Error};
 use super::grants::{authorization_code, client_credentials, refresh_token};
 use super::issue::{PendingTokens, TokenIssuer};
-use super::ledger::{StorageError, Ledger};
+use super::ledger::{Ledger, StorageError};
 use super::request::params::{Params, Problem};
 
 /// A token request after parsing.

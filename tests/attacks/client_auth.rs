@@ -1,4 +1,4 @@
-//! Rows of the catalogue: how clients prove who they are. Assertions are not offered yet: A241 to A246
+//! Rows of the catalogue: how clients authenticate who they are. Assertions are not offered yet: A241 to A246
 //! assert what is answered meanwhile.
 
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use portcullis::oauth::client::{AuthMethod, ClientSecret, Registration};
-use portcullis::oauth::client_auth::{present, prove};
+use portcullis::oauth::client_auth::{present, authenticate};
 use portcullis::oauth::request::params::Params;
 use portcullis::secret::{Secret, base64url, sha256};
 use serde_json::{Value, json};
@@ -204,7 +204,7 @@ async fn a240(stage: &Stage) {
         let known = Arc::clone(&known);
         let started = Instant::now();
         let here = std::net::Ipv4Addr::LOCALHOST.into();
-        let proven = prove(&presented, Some(known), here, now);
+        let proven = authenticate(&presented, Some(known), here, now);
         samples.push(started.elapsed());
         assert!(proven.is_ok());
     }

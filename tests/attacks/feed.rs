@@ -197,7 +197,9 @@ async fn a434(stage: &Stage) {
     stage.check(1, left == 0, || format!("{left} rows stay"));
     // Three hours later nobody needs the hour any more: the setting rules again.
     let (own, at) = (server.app.config.tokens.access.0, now());
-    server.write(move |tx| tx.require_max_token_ttl(own, at)).await;
+    server
+        .write(move |tx| tx.require_max_token_ttl(own, at))
+        .await;
     let longest = server.count("SELECT longest_life AS n FROM feed_head");
     stage.check(1, i64::try_from(own.as_micros()) == Ok(longest), || {
         format!("{longest}")

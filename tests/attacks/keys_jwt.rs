@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jsonwebtoken::EncodingKey;
-use portcullis::key_manager::{Act, Failed};
+use portcullis::key_manager::{Act, KeyManagerError};
 use portcullis::keys::{Alg, Generated, KeyView, Ring, Use};
 use portcullis::secret::{Entropy, base64url};
 use portcullis_verifier::{Need, Verifier};
@@ -144,7 +144,7 @@ async fn a281(stage: &Stage) {
     for (case, pem) in weak {
         let mark = log::mark();
         let refused = table.import(&pem, &act(stage)).await;
-        stage.check(case, matches!(refused, Err(Failed::Keys(_))), || {
+        stage.check(case, matches!(refused, Err(KeyManagerError::Keys(_))), || {
             "taken".to_owned()
         });
         let told = log::since(mark).iter().any(|event| {
@@ -184,7 +184,7 @@ async fn a282(stage: &Stage) {
     stage.check(2, key.kid == jwk.thumbprint(), || key.kid.clone());
     let mark = log::mark();
     let again = table.import(&p256(9), &act(stage)).await;
-    stage.check(1, matches!(again, Err(Failed::KnownKey)), || {
+    stage.check(1, matches!(again, Err(KeyManagerError::KnownKey)), || {
         "taken twice".to_owned()
     });
     let told = log::since(mark).iter().any(|event| {
@@ -196,7 +196,7 @@ async fn a282(stage: &Stage) {
     // A JWK could name a kid of its own; only PKCS#8 is read.
     let chosen = r#"{"kty":"EC","crv":"P-256","kid":"mine","d":"AA","x":"AA","y":"AA"}"#;
     let refused = table.import(chosen, &act(stage)).await;
-    stage.check(2, matches!(refused, Err(Failed::Keys(_))), || {
+    stage.check(2, matches!(refused, Err(KeyManagerError::Keys(_))), || {
         "taken".to_owned()
     });
 }
@@ -288,7 +288,7 @@ async fn a286(stage: &Stage) {
         let rows = stage
             .server
             .app
-            .keeper
+            .key_manager
             .table()
             .read(act(stage).now)
             .await

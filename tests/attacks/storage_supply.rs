@@ -137,7 +137,9 @@ async fn a476(stage: &Stage) {
         stage.check(14, app.is_ok(), || format!("{:?}", app.as_ref().err()));
         if let Ok(app) = app {
             let now = app.clock.now();
-            stage.check(14, app.key_manager.keep().await.is_ok(), || "keeper".to_owned());
+            stage.check(14, app.key_manager.keep().await.is_ok(), || {
+                "keeper".to_owned()
+            });
             let swept = app.store.transaction(move |tx| sweep(tx, now)).await;
             stage.check(14, swept.is_ok(), || format!("{:?}", swept.err()));
         }

@@ -211,7 +211,7 @@ both! {
             for (name, value) in &marks {
                 for shape in shapes(value) {
                     let line = text.lines().find(|line| line.contains(&shape));
-                    assert_eq!(line, None, "a {name} in the {place}");
+                    assert_eq!(line, None, "a {name} in the {installation}");
                 }
             }
         }

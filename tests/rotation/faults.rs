@@ -19,7 +19,7 @@ const ES256: Ring = Ring::token(Alg::ES256);
 
 async fn rows(world: &World, node: &Node) -> Vec<SigningKey> {
     node.app
-        .keeper
+        .key_manager
         .table()
         .read(world.now())
         .await
@@ -119,7 +119,7 @@ async fn a_node_whose_clock_is_wrong_issues_nothing_and_changes_nothing() {
             matches!(node.app.signing_keys().await.err(), Some(KeyError::Clock)),
             "{days} days off"
         );
-        assert!(!node.app.key_manager.settled());
+        assert!(!node.app.key_manager.is_stable());
         assert_eq!(
             rows(&world, &node).await,
             before,
@@ -129,12 +129,12 @@ async fn a_node_whose_clock_is_wrong_issues_nothing_and_changes_nothing() {
         world.pass(Duration::from_secs(1));
         node.minute().await;
         node.signs().await;
-        assert!(!node.app.key_manager.settled(), "it rests for an hour");
+        assert!(!node.app.key_manager.is_stable(), "it rests for an hour");
         for _ in 0..61 {
             world.pass(Duration::from_secs(60));
             node.app.poll().await.unwrap();
         }
-        assert!(node.app.key_manager.settled());
+        assert!(node.app.key_manager.is_stable());
     }
 }
 

@@ -43,7 +43,7 @@ enum Happens {
     RevokeAll,
 }
 
-/// Ordinary life: time passes, the keeper comes late or often, somebody rotates early.
+/// Ordinary life: time passes, the key_manager comes late or often, somebody rotates early.
 fn ordinary() -> impl Strategy<Value = Vec<(u64, Happens)>> {
     let what = prop_oneof![5 => Just(Happens::KeyManager), 1 => Just(Happens::Rotate)];
     prop::collection::vec((waits(), what), 1..40)
@@ -204,7 +204,7 @@ impl Life {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// One signer at each instant, today and for all days to come if every keeper died now.
+    /// One signer at each instant, today and for all days to come if every key_manager died now.
     #[test]
     fn exactly_one_key_signs_whatever_happens(schedule in schedules(), story in troubled()) {
         let mut life = Life::begin(schedule);

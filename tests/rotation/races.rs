@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use portcullis::app::write_kek;
-use portcullis::key_manager::{Act, Failed, KeyTable};
+use portcullis::key_manager::{Act, KeyManagerError, KeyTable};
 use portcullis::keys::rotation::{Change, State, signer, state};
 use portcullis::keys::{Alg, Keychain, Ring};
 use portcullis::secret::Entropy;
@@ -81,7 +81,7 @@ async fn a_hundred_rounds_of_nodes_that_rotate_at_once_make_one_generation_each(
         for ring in [ES256, Ring::FEED] {
             let rows = nodes[0]
                 .app
-                .keeper
+                .key_manager
                 .table()
                 .read(world.now())
                 .await
@@ -230,7 +230,7 @@ async fn whoever_rotates_and_whoever_revokes_both_get_their_way(db: Db) {
         assert!(!Change::of(&ring, newest, schedule, world.now()).lacks_standby());
     }
     let unknown = table.revoke("nobody", "x", &act(&world)).await;
-    assert!(matches!(unknown, Err(Failed::NoSuchKey(kid)) if kid == "nobody"));
+    assert!(matches!(unknown, Err(KeyManagerError::NoSuchKey(kid)) if kid == "nobody"));
 }
 
 async fn a_recovery_renews_every_ring_and_blocks_every_key(db: Db) {

@@ -63,7 +63,7 @@ async fn everything_works(db: Db) {
         assert_eq!(metadata["id_token_signing_alg_values_supported"], only);
         assert_eq!(metadata["userinfo_signing_alg_values_supported"], only);
     }
-    let keeper = &server.app.keeper;
+    let key_manager = &server.app.key_manager;
     assert_eq!(
         key_manager.table().rings(),
         [Ring::token(Alg::ES256), Ring::FEED]

@@ -354,7 +354,13 @@ async fn changed_rows(db: Db) {
             assert!(node.accepts(&token), "{name}");
         }
         // A node without a good copy never shows what does not open, and another key signs.
-        let snapshot = node.app.key_manager.table().read(world.now()).await.unwrap();
+        let snapshot = node
+            .app
+            .key_manager
+            .table()
+            .read(world.now())
+            .await
+            .unwrap();
         let keychain = node.app.key_manager.table().keychain();
         let view = KeyView::build(
             &snapshot.keys,

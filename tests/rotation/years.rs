@@ -151,7 +151,13 @@ fn one_signer(nodes: &[Node]) {
 }
 
 async fn as_expected(world: &World, node: &Node) {
-    let rows = node.app.key_manager.table().read(world.now()).await.unwrap();
+    let rows = node
+        .app
+        .key_manager
+        .table()
+        .read(world.now())
+        .await
+        .unwrap();
     for ring in node.app.key_manager.table().rings() {
         let generations: Vec<i64> = ring.among(&rows.keys).map(|key| key.generation).collect();
         let expected: Vec<i64> = (1..=ROTATIONS + 2).collect();

@@ -27,7 +27,7 @@ async fn recover(server: &Server) {
     };
     let renewal = server
         .app
-        .keeper
+        .key_manager
         .table()
         .renewal("restored", &act)
         .await

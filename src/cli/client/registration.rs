@@ -240,6 +240,9 @@ fn alg(field: &'static str, name: &str) -> Result<Alg, UsageError> {
 
 fn networks(field: &'static str, given: &[String]) -> Result<Vec<Network>, UsageError> {
     filled(given)
-        .map(|text| text.parse().map_err(|why: String| UsageError::new(field, why)))
+        .map(|text| {
+            text.parse()
+                .map_err(|why: String| UsageError::new(field, why))
+        })
         .collect()
 }

@@ -25,7 +25,7 @@ use visit::{Outcome, Panel, Step, Visit};
 use super::Exit;
 use super::cast::{Cast, SCOPE, USERNAME};
 use crate::app::App;
-use crate::http::{PagePolicy, Assets, FormTarget, Frame, page, see_other};
+use crate::http::{Assets, FormTarget, Frame, PagePolicy, page, see_other};
 use crate::id::ClientId;
 use crate::secret::{Entropy, Secret, base64url, sha256};
 use crate::time::Clock;

@@ -82,7 +82,9 @@ impl Fields {
             resource.access_ttl = match ttl.as_str() {
                 "" => None,
                 text => {
-                    let span: HumanDuration = text.parse().map_err(|why| UsageError::new("access_ttl", why))?;
+                    let span: HumanDuration = text
+                        .parse()
+                        .map_err(|why| UsageError::new("access_ttl", why))?;
                     Some(span.0)
                 }
             };

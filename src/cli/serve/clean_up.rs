@@ -11,7 +11,7 @@ pub async fn for_ever(app: Data<App>) {
     let mut minute = tokio::time::interval(CLEAN_UP_EVERY);
     loop {
         minute.tick().await;
-        if app.key_manager.settled() {
+        if app.key_manager.is_stable() {
             // A kind that fails keeps none of the others.
             for (kind, sweep) in SWEEPS {
                 clean_up(&app, kind, sweep).await;

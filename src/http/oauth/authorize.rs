@@ -7,7 +7,9 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::app::App;
 use crate::db;
 use crate::http::assets::Assets;
-use crate::http::authorization_context::{AuthorizationContext, HandlerError, dispatcher, open, load_authorization_request};
+use crate::http::authorization_context::{
+    AuthorizationContext, HandlerError, dispatcher, load_authorization_request, open,
+};
 use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, Browser, CookieKind, FormError};
 use crate::http::navigation::Load;
@@ -19,7 +21,7 @@ use crate::oauth::grants::authorization_code::Code;
 use crate::oauth::grants::{Grant, NewGrant};
 use crate::oauth::request::authorize::{self as rules, AuthorizeError, Request};
 use crate::oauth::request::callback::{Callback, Delivery};
-use crate::oauth::request::next_action::{Authorization, Stage, NextAction};
+use crate::oauth::request::next_action::{Authorization, NextAction, Stage};
 use crate::oauth::request::params::Params;
 use crate::oauth::request::scope::Scope;
 use crate::oauth::{Detail, Error};
@@ -92,7 +94,8 @@ impl Next {
         };
         let mut response = see_other(&page);
         // Set again each time, so that it lives ten minutes after the last authorization.
-        if let Err(error) = response.add_cookie(&CookieKind::Interaction.keep(app, &browser.secret)) {
+        if let Err(error) = response.add_cookie(&CookieKind::Interaction.keep(app, &browser.secret))
+        {
             tracing::error!(event = "http.cookie", %error);
         }
         response
@@ -110,7 +113,7 @@ async fn begin(
     let pending = load_authorization_request(http, app, params, now).await?;
     allow_frame(load, &pending.request)?;
     // 3. The next step.
-    match pending.next(None, now) {
+    match pending.next_action(None, now) {
         NextAction::Refuse(error) => Err(refuse(&pending.request.callback, error)),
         NextAction::Answer { scope, consent_id } => {
             answer(app, pending, None, scope, consent_id, now).await
@@ -147,7 +150,7 @@ async fn resume(
         .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
     let pending = load_authorization_request(http, app, &params, now).await?;
     allow_frame(load, &pending.request)?;
-    match pending.next(Some(&begun), now) {
+    match pending.next_action(Some(&begun), now) {
         NextAction::Login => Ok(Next::Login(id)),
         NextAction::Consent => Ok(Next::Consent(id)),
         NextAction::Refuse(error) => {
@@ -171,7 +174,9 @@ async fn resume(
 /// stranger's page, and no cookies are sent: the user counts as signed out there.
 fn allow_frame(load: Load, request: &Request) -> Result<(), HandlerError> {
     match load {
-        Load::Frame { .. } if !request.prompt.none => Err(HandlerError::ErrorPage(ErrorPage::EMBEDDED)),
+        Load::Frame { .. } if !request.prompt.none => {
+            Err(HandlerError::ErrorPage(ErrorPage::EMBEDDED))
+        }
         Load::Frame {
             is_same_site: false,
         } => {
@@ -234,7 +239,11 @@ async fn answer(
     ))
 }
 
-async fn store(http: &HttpRequest, app: &App, body: Payload) -> Result<AuthorizationId, HandlerError> {
+async fn store(
+    http: &HttpRequest,
+    app: &App,
+    body: Payload,
+) -> Result<AuthorizationId, HandlerError> {
     let too_many = |_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS);
     let query = extract::query(http).map_err(too_many)?;
     let (params, text) =

@@ -50,7 +50,7 @@ async fn respond(
 ) -> HttpResponse {
     let told = match token {
         Err(rejected) => Err(HandlerError::Rejected(rejected)),
-        Ok(token) => tell(app, token).await,
+        Ok(token) => serve_userinfo(app, token).await,
     };
     let mut response = match told {
         Ok(UserInfoRequest::Plain(claims)) => HttpResponse::Ok()
@@ -73,7 +73,7 @@ enum UserInfoRequest {
     Signed(String),
 }
 
-async fn write_access_log(app: &App, token: Option<String>) -> Result<UserInfoRequest, HandlerError> {
+async fn serve_userinfo(app: &App, token: Option<String>) -> Result<UserInfoRequest, HandlerError> {
     // 1. A genuine token of ours with scope `openid`, whatever its audience.
     let token = token.ok_or(HandlerError::Rejected(Rejected::Missing))?;
     let (need, now) = (Need::scope("openid"), app.clock.now());
@@ -104,7 +104,9 @@ async fn write_access_log(app: &App, token: Option<String>) -> Result<UserInfoRe
             let signed =
                 web::block(move || userinfo::sign(told, &client, &issuer, alg, &keys)).await;
             let signed = signed.map_err(|error| HandlerError::Error(Error::unsigned(error)))?;
-            Ok(UserInfoRequest::Signed(signed.map_err(HandlerError::Error)?))
+            Ok(UserInfoRequest::Signed(
+                signed.map_err(HandlerError::Error)?,
+            ))
         }
     }
 }

@@ -191,14 +191,14 @@ where
             let (clock, begun) = (clock.clone(), clock.uptime());
             // No async block: that would hold the connection twice, before and while it waits for it.
             served.inspect(move |outcome| {
-                tell(peer, outcome, &pulse, clock.uptime().since(begun));
+                log_closed_connection(peer, outcome, &pulse, clock.uptime().since(begun));
             })
         })
     }
 }
 
 /// Says what ended a connection, if a request on it was refused before it came to us.
-fn write_access_log(
+fn log_closed_connection(
     peer: Option<SocketAddr>,
     outcome: &Result<(), DispatchError>,
     pulse: &ConnectionState,

@@ -174,7 +174,12 @@ pub(in crate::http) fn route(request: &HttpRequest) -> Label {
 }
 
 /// The one line of a request, written when its answer begins, without its query.
-pub(in crate::http) fn write_access_log(request: &HttpRequest, status: StatusCode, begun: Uptime, app: &App) {
+pub(in crate::http) fn write_access_log(
+    request: &HttpRequest,
+    status: StatusCode,
+    begun: Uptime,
+    app: &App,
+) {
     let took = app.clock.uptime().since(begun);
     let (method, route) = (method(request.method()), route(request));
     let about = About::of(request);

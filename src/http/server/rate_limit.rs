@@ -275,7 +275,8 @@ impl TooMany {
         assets: &crate::http::assets::Assets,
     ) -> HttpResponse {
         if class_of(request).is_some_and(Class::is_page) {
-            let notice = error::ErrorPage::TOO_MANY.because(Detail::new("ratelimit.hit", self.bucket));
+            let notice =
+                error::ErrorPage::TOO_MANY.because(Detail::new("ratelimit.hit", self.bucket));
             let mut response = error::error_page(request, app, assets, notice);
             error::retry_after(&mut response, self.wait);
             return response;

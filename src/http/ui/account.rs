@@ -14,7 +14,7 @@ use crate::http::assets::Assets;
 use crate::http::authorization_context::HandlerError;
 use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, CookieKind};
-use crate::http::response::{PagePolicy, Frame, page, see_other};
+use crate::http::response::{Frame, PagePolicy, page, see_other};
 use crate::http::ui::logout;
 use crate::id::{ConsentId, UserId};
 use crate::time::Timestamp;
@@ -99,7 +99,9 @@ struct Person {
 
 /// The person of a living session, if there is one.
 async fn person(request: &HttpRequest, app: &App) -> Result<Option<Person>, HandlerError> {
-    let hash = CookieKind::Session.read(request, app).map(|cookie| cookie.hash());
+    let hash = CookieKind::Session
+        .read(request, app)
+        .map(|cookie| cookie.hash());
     let (idle, now) = (app.config.login.session_idle.0, app.clock.now());
     let found = app.store.read(move |tx| {
         let found = hash.map(|hash| tx.find_session(&hash)).transpose()?;
@@ -165,7 +167,11 @@ pub async fn post(
     }
 }
 
-async fn withdraw(request: &HttpRequest, app: &App, body: Payload) -> Result<HttpResponse, HandlerError> {
+async fn withdraw(
+    request: &HttpRequest,
+    app: &App,
+    body: Payload,
+) -> Result<HttpResponse, HandlerError> {
     // 1. The form is ours, and this login's.
     let form = extract::own_form(request, app, body)
         .await

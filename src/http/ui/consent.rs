@@ -15,7 +15,7 @@ use crate::http::assets::Assets;
 use crate::http::authorization_context::{self, AuthorizationContext, HandlerError, dispatcher};
 use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, Browser, CookieKind};
-use crate::http::response::{PagePolicy, Frame, continue_to, page, see_other};
+use crate::http::response::{Frame, PagePolicy, continue_to, page, see_other};
 use crate::id::{AuthorizationId, ConsentId};
 use crate::oauth::Detail;
 use crate::oauth::request::authorize::Request;
@@ -95,8 +95,9 @@ async fn asked(
     let begun = authorization_context::open(app, id, &browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
         .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
-    let pending = authorization_context::load_authorization_request(request, app, &params, now).await?;
-    let is_due = match pending.next(Some(&begun), now) {
+    let pending =
+        authorization_context::load_authorization_request(request, app, &params, now).await?;
+    let is_due = match pending.next_action(Some(&begun), now) {
         NextAction::Consent => true,
         NextAction::Answer { .. } => false,
         NextAction::Login | NextAction::Refuse(_) => return Ok(None),

@@ -19,7 +19,7 @@ use crate::http::assets::Assets;
 use crate::http::authorization_context::{self, AuthorizationContext, HandlerError, dispatcher};
 use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, Browser, CookieKind};
-use crate::http::response::{PagePolicy, Frame, continue_to, page, see_other};
+use crate::http::response::{Frame, PagePolicy, continue_to, page, see_other};
 use crate::http::server::access_log;
 use crate::http::server::client_address::ClientAddress;
 use crate::http::server::rate_limit::whole_seconds;
@@ -92,8 +92,12 @@ async fn pending(
     let begun = authorization_context::open(app, id, browser, now).await?;
     let params = Params::parse(begun.params.as_bytes())
         .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
-    let pending = authorization_context::load_authorization_request(request, app, &params, now).await?;
-    let is_refused = matches!(pending.next(Some(&begun), now), NextAction::Refuse(_));
+    let pending =
+        authorization_context::load_authorization_request(request, app, &params, now).await?;
+    let is_refused = matches!(
+        pending.next_action(Some(&begun), now),
+        NextAction::Refuse(_)
+    );
     Ok((!is_refused).then_some(pending))
 }
 
@@ -242,7 +246,10 @@ async fn sign_in(
         error::note(request, "login.reauth", "login");
     }
     let mut response = continue_to(&dispatcher(&id), assets);
-    for (jar, value) in [(CookieKind::Session, &cookie), (CookieKind::Device, &device)] {
+    for (jar, value) in [
+        (CookieKind::Session, &cookie),
+        (CookieKind::Device, &device),
+    ] {
         if let Err(error) = response.add_cookie(&jar.keep(app, value)) {
             tracing::error!(event = "http.cookie", %error);
         }

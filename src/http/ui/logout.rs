@@ -13,7 +13,7 @@ use crate::http::assets::Assets;
 use crate::http::authorization_context::HandlerError;
 use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, CookieKind, FormError};
-use crate::http::response::{PagePolicy, Frame, continue_to, page, see_other};
+use crate::http::response::{Frame, PagePolicy, continue_to, page, see_other};
 use crate::oauth::Detail;
 use crate::oauth::client::Client;
 use crate::oauth::id_token::Hint;

@@ -17,7 +17,7 @@ use crate::http::assets::Assets;
 use crate::http::authorization_context::HandlerError;
 use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{self, CookieKind};
-use crate::http::response::{PagePolicy, Frame, page, see_other};
+use crate::http::response::{Frame, PagePolicy, page, see_other};
 use crate::http::ui::login::fresh_session;
 use crate::secret::Secret;
 
@@ -76,7 +76,11 @@ pub async fn post(
 }
 
 /// Exchanges the link, which works once, for a cookie that this browser never had before.
-async fn exchange(request: &HttpRequest, app: &App, link: &Secret) -> Result<HttpResponse, HandlerError> {
+async fn exchange(
+    request: &HttpRequest,
+    app: &App,
+    link: &Secret,
+) -> Result<HttpResponse, HandlerError> {
     let browser = Secret::opaque(&app.entropy);
     let (hash, cookie, now) = (link.hash(), browser.hash(), app.clock.now());
     // Once there is one, a stranger's guess costs no writer.
@@ -101,7 +105,9 @@ async fn exchange(request: &HttpRequest, app: &App, link: &Secret) -> Result<Htt
 /// The browser that opened a link which is still good, while there is no administrator.
 async fn opened(request: &HttpRequest, app: &App) -> Result<Secret, HandlerError> {
     let closed = || HandlerError::ErrorPage(ErrorPage::SETUP_LINK);
-    let browser = CookieKind::Interaction.read(request, app).ok_or_else(closed)?;
+    let browser = CookieKind::Interaction
+        .read(request, app)
+        .ok_or_else(closed)?;
     let (hash, now) = (browser.hash(), app.clock.now());
     let open = app
         .store

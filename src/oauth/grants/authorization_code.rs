@@ -14,7 +14,7 @@ use crate::oauth::client::{Client, GrantType};
 use crate::oauth::client_auth::AuthenticatedClient;
 use crate::oauth::error::{Description, Detail, Error};
 use crate::oauth::issue::{PendingTokens, TokenGrant, TokenIssuer};
-use crate::oauth::ledger::{StorageError, Ledger};
+use crate::oauth::ledger::{Ledger, StorageError};
 use crate::oauth::pkce::{self, Challenge};
 use crate::oauth::redirect_uri;
 use crate::oauth::request::params::Params;

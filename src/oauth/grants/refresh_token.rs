@@ -11,7 +11,7 @@ use crate::oauth::client::Client;
 use crate::oauth::client_auth::AuthenticatedClient;
 use crate::oauth::error::{Description, Detail, Error};
 use crate::oauth::issue::{PendingTokens, TokenGrant, TokenIssuer};
-use crate::oauth::ledger::{StorageError, Ledger};
+use crate::oauth::ledger::{Ledger, StorageError};
 use crate::oauth::request::params::Params;
 use crate::oauth::request::scope::Scope;
 use crate::oauth::resource::Resource;

@@ -110,8 +110,12 @@ impl From<Problem> for Error {
 ///
 /// # Errors
 /// [`AuthorizeError::Page`].
-pub fn callback(params: &Params, client: Option<Client>) -> Result<(Client, Callback), AuthorizeError> {
-    let client = client.ok_or_else(|| AuthorizeError::Page(Error::invalid_request(rejected("client"))))?;
+pub fn callback(
+    params: &Params,
+    client: Option<Client>,
+) -> Result<(Client, Callback), AuthorizeError> {
+    let client =
+        client.ok_or_else(|| AuthorizeError::Page(Error::invalid_request(rejected("client"))))?;
     let uri = params
         .one("redirect_uri")
         .map_err(|problem| AuthorizeError::Page(problem.into()))?;
@@ -141,7 +145,9 @@ pub fn callback(params: &Params, client: Option<Client>) -> Result<(Client, Call
 pub fn client_id(params: &Params) -> Result<ClientId, AuthorizeError> {
     match params.one("client_id") {
         Ok(Some(id)) => Ok(ClientId::from(id)),
-        Ok(None) => Err(AuthorizeError::Page(Error::invalid_request(rejected("client")))),
+        Ok(None) => Err(AuthorizeError::Page(Error::invalid_request(rejected(
+            "client",
+        )))),
         Err(problem) => Err(AuthorizeError::Page(problem.into())),
     }
 }

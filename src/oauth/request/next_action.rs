@@ -206,9 +206,9 @@ mod tests {
 
     use super::super::authorize::Prompt;
     use super::super::callback::Callback;
-    use super::crate::oauth::client::{Client, GrantType};
     use super::*;
     use crate::accounts::session::ACR_PASSWORD;
+    use crate::oauth::client::{Client, GrantType};
 
     const NOW: Timestamp = Timestamp::from_secs(1_000_000);
 
@@ -336,7 +336,7 @@ mod tests {
         login: Option<&Login>,
         consent: Option<&Consent>,
     ) {
-        let step = next(request, begun, login, consent, NOW);
+        let step = next_action(request, begun, login, consent, NOW);
         let context = format!(
             "{:?} {begun:?} {login:?} {consent:?} → {step:?}",
             request.prompt

@@ -53,7 +53,9 @@ pub(in crate::http) async fn begin_session(
 ) -> Result<Option<Secret>, HandlerError> {
     let now = app.clock.now();
     let cookie = Secret::opaque(&app.entropy);
-    let old = CookieKind::Session.read(request, app).map(|cookie| cookie.hash());
+    let old = CookieKind::Session
+        .read(request, app)
+        .map(|cookie| cookie.hash());
     let session = fresh_session(app, &user, &cookie, now);
     let begun = app.store.transaction(move |tx| {
         // The password was hashed outside of this transaction, so both statements have a condition: a
