@@ -5,12 +5,16 @@ use std::time::Duration;
 use crate::fixtures::{Answer, Browser};
 use crate::{Row, Stage, expect, row};
 
-pub const ROWS: &[Row] = &[row!(a405), row!(a413), row!(a520)];
+pub const ROWS: &[Row] = &[
+    row!(a405_first_start_has_no_default_account),
+    row!(a413_admin_api_is_not_on_the_public_listener),
+    row!(a520_setup_link_admits_one_administrator),
+];
 
 const PASSWORD: &str = "gravel-otter-92-lamp";
 
 /// First start: no account that nobody made, and one administrator whoever races.
-async fn a405(stage: &Stage) {
+async fn a405_first_start_has_no_default_account(stage: &Stage) {
     let server = &stage.server;
     let shop = server.shop().await;
     // 1, 2: nobody is called admin, and no password is empty.
@@ -136,7 +140,7 @@ async fn all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
 }
 
 /// No spelling of an administration path leads anywhere on the public listener.
-async fn a413(stage: &Stage) {
+async fn a413_admin_api_is_not_on_the_public_listener(stage: &Stage) {
     let paths = [
         "/api/admin/v1/clients",
         "/api/admin;x/v1/clients",
@@ -157,7 +161,7 @@ async fn a413(stage: &Stage) {
 }
 
 /// A set-up link in the wrong hands, and in the right ones too late.
-async fn a520(stage: &Stage) {
+async fn a520_setup_link_admits_one_administrator(stage: &Stage) {
     let server = &stage.server;
     let refused = |case: usize, answer: &Answer| {
         stage.expect(case, expect::page(answer, 400));

@@ -12,23 +12,23 @@ use crate::fixtures::{Answer, Browser, Db, ISSUER, Server, TestClient, raw};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a076),
-    row!(a077),
-    row!(a078),
-    row!(a080),
-    row!(a081),
-    row!(a082),
-    row!(a084),
-    row!(a085),
-    row!(a086),
-    row!(a088),
-    row!(a090),
-    row!(a092),
-    row!(a093),
-    row!(a094),
-    row!(a096),
-    row!(a500),
-    row!(a504),
+    row!(a076_code_challenge_methods_except_s256_are_rejected),
+    row!(a077_malformed_code_challenges_are_rejected),
+    row!(a078_code_for_an_injected_challenge_is_rejected),
+    row!(a080_authorization_is_bound_to_its_browser),
+    row!(a081_authorization_yields_exactly_one_code),
+    row!(a082_added_form_fields_are_ignored),
+    row!(a084_mixed_up_codes_are_rejected),
+    row!(a085_responses_of_two_servers_carry_their_own_iss),
+    row!(a086_pages_load_nothing_cross_origin),
+    row!(a088_expired_authorization_shows_start_again_page),
+    row!(a090_par_request_uri_is_single_use_and_bound_to_its_client),
+    row!(a092_plain_request_is_rejected_where_par_is_required),
+    row!(a093_parameters_beside_a_request_uri_are_ignored),
+    row!(a094_unauthenticated_and_oversized_par_requests_are_rejected),
+    row!(a096_replayed_request_objects_are_rejected),
+    row!(a500_consent_page_cannot_skip_reauthentication),
+    row!(a504_expired_authorization_shows_expiry_page),
 ];
 
 const STATE: Option<&str> = Some("st-4711");
@@ -68,7 +68,7 @@ fn replayed(answer: &Answer) -> Result<(), String> {
     }
 }
 
-async fn a076(stage: &Stage) {
+async fn a076_code_challenge_methods_except_s256_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     for (case, method) in (1..).zip(["plain", "", "s256", "S512"]) {
         let answer = alice
@@ -107,7 +107,7 @@ async fn a076(stage: &Stage) {
     }
 }
 
-async fn a077(stage: &Stage) {
+async fn a077_malformed_code_challenges_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let good = challenge(crate::fixtures::VERIFIER);
     let challenges = [
@@ -145,7 +145,7 @@ async fn a077(stage: &Stage) {
     );
 }
 
-async fn a078(stage: &Stage) {
+async fn a078_code_for_an_injected_challenge_is_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let own = "the-verifier-that-only-the-attacker-knows-0123456789";
     let code = alice
@@ -172,7 +172,7 @@ async fn a078(stage: &Stage) {
     stage.expect(2, json_error(&answer, 400, "invalid_grant"));
 }
 
-async fn a080(stage: &Stage) {
+async fn a080_authorization_is_bound_to_its_browser(stage: &Stage) {
     let web = stage.server.shop().await;
     let (mut a, mut b) = (stage.server.browser(), stage.node(1).browser());
     let login = a.opens(&web.request(&[])).await;
@@ -227,7 +227,7 @@ async fn a080(stage: &Stage) {
     stage.expect(5, answered_to(&answer, WEB_CALLBACK, STATE));
 }
 
-async fn a081(stage: &Stage) {
+async fn a081_authorization_yields_exactly_one_code(stage: &Stage) {
     let web = stage.server.shop().await;
     let codes = || stage.server.count("SELECT count(*) AS n FROM codes");
     // 1. Back, and submit again: at login and at consent.
@@ -290,7 +290,7 @@ async fn a081(stage: &Stage) {
     stage.check(3, codes() == 3, || format!("{} codes", codes()));
 }
 
-async fn a082(stage: &Stage) {
+async fn a082_added_form_fields_are_ignored(stage: &Stage) {
     let web = stage.server.shop().await;
     let other = stage.server.shop().await;
     let mut alice = stage.server.browser();
@@ -356,7 +356,7 @@ async fn a082(stage: &Stage) {
     );
 }
 
-async fn a084(stage: &Stage) {
+async fn a084_mixed_up_codes_are_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let web2 = stage
         .server
@@ -402,7 +402,7 @@ async fn a084(stage: &Stage) {
     }
 }
 
-async fn a085(stage: &Stage) {
+async fn a085_responses_of_two_servers_carry_their_own_iss(stage: &Stage) {
     // A client that uses one redirect URI at two servers.
     let other_issuer = "https://op2.example";
     let other = Server::with(Db::Sqlite, |config| {
@@ -435,7 +435,7 @@ async fn a085(stage: &Stage) {
     other.remove().await;
 }
 
-async fn a086(stage: &Stage) {
+async fn a086_pages_load_nothing_cross_origin(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.node(1).browser();
     let nobody = stage.node(2).browser();
@@ -529,7 +529,7 @@ async fn a086(stage: &Stage) {
     }
 }
 
-async fn a088(stage: &Stage) {
+async fn a088_expired_authorization_shows_start_again_page(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
     let login = alice.opens(&web.request(&[])).await;
@@ -623,7 +623,7 @@ async fn without_par(stage: &Stage, case: usize) {
     }
 }
 
-async fn a090(stage: &Stage) {
+async fn a090_par_request_uri_is_single_use_and_bound_to_its_client(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let web2 = stage
         .server
@@ -663,7 +663,7 @@ async fn a090(stage: &Stage) {
     without_par(stage, 4).await;
 }
 
-async fn a092(stage: &Stage) {
+async fn a092_plain_request_is_rejected_where_par_is_required(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     // No client can demand it yet: a plain request is what there is.
     let answer = alice.clone().get(&web.request(&[])).await;
@@ -676,7 +676,7 @@ async fn a092(stage: &Stage) {
     without_par(stage, 3).await;
 }
 
-async fn a093(stage: &Stage) {
+async fn a093_parameters_beside_a_request_uri_are_ignored(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let outer = [
         ("request_uri", PUSHED),
@@ -707,7 +707,7 @@ async fn a093(stage: &Stage) {
     );
 }
 
-async fn a094(stage: &Stage) {
+async fn a094_unauthenticated_and_oversized_par_requests_are_rejected(stage: &Stage) {
     let web = stage.server.shop().await;
     let answer = web
         .posts_raw(
@@ -729,7 +729,7 @@ async fn a094(stage: &Stage) {
     }
 }
 
-async fn a096(stage: &Stage) {
+async fn a096_replayed_request_objects_are_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let claims = serde_json::json!({ "iss": web.id(), "aud": ISSUER, "jti": "seen-before", "client_id": web.id(), "sub": web.id(), "exp": stage.server.clock.now().secs() + 60 });
     let jar = stage
@@ -774,7 +774,7 @@ async fn a096(stage: &Stage) {
     stage.check(3, off && !methods.contains("jwt"), || metadata.to_string());
 }
 
-async fn a500(stage: &Stage) {
+async fn a500_consent_page_cannot_skip_reauthentication(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let demands = [
         ("prompt", "login"),
@@ -857,7 +857,7 @@ async fn starts_again(stage: &Stage, case: usize, browser: &mut Browser, answer:
     stage.check(case, goes_on, || seen(&page));
 }
 
-async fn a504(stage: &Stage) {
+async fn a504_expired_authorization_shows_expiry_page(stage: &Stage) {
     let web = stage.server.shop().await;
     // The client keeps cookies as browsers do: one with a lifetime is dropped when that is over.
     let expired = Duration::from_secs(601);

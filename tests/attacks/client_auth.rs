@@ -20,16 +20,16 @@ use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a236),
-    row!(a237),
-    row!(a238),
-    row!(a240),
-    row!(a241),
-    row!(a242),
-    row!(a244),
-    row!(a245),
-    row!(a246),
-    row!(a248),
+    row!(a236_malformed_basic_headers_are_rejected),
+    row!(a237_two_client_credentials_are_rejected),
+    row!(a238_unregistered_auth_methods_are_rejected),
+    row!(a240_client_secret_check_is_cheap),
+    row!(a241_client_assertions_with_wrong_alg_are_rejected),
+    row!(a242_client_assertion_aud_must_be_the_issuer),
+    row!(a244_client_assertions_with_invalid_claims_are_rejected),
+    row!(a245_client_assertion_keys_come_from_registration_only),
+    row!(a246_unknown_kids_cause_one_jwks_fetch_per_minute),
+    row!(a248_expired_client_secrets_are_rejected),
 ];
 
 const TOKEN: &str = "/oauth2/token";
@@ -64,7 +64,7 @@ async fn unspent(stage: &Stage, case: usize, web: &TestClient, code: &str) {
     });
 }
 
-async fn a236(stage: &Stage) {
+async fn a236_malformed_basic_headers_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let web = &flow.web;
@@ -110,7 +110,7 @@ async fn a236(stage: &Stage) {
     unspent(stage, 5, web, &code).await;
 }
 
-async fn a237(stage: &Stage) {
+async fn a237_two_client_credentials_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let web = &flow.web;
@@ -137,7 +137,7 @@ async fn a237(stage: &Stage) {
     unspent(stage, 3, web, &code).await;
 }
 
-async fn a238(stage: &Stage) {
+async fn a238_unregistered_auth_methods_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let spa = stage
@@ -185,7 +185,7 @@ async fn a238(stage: &Stage) {
     unspent(stage, 3, web, &code).await;
 }
 
-async fn a240(stage: &Stage) {
+async fn a240_client_secret_check_is_cheap(stage: &Stage) {
     let mut client = confidential("bench", "https://bench.example/cb");
     let secret = Secret::client_secret(&stage.server.app.entropy);
     let header = basic("bench", secret.expose());
@@ -294,7 +294,7 @@ async fn not_offered(stage: &Stage, case: usize) {
     });
 }
 
-async fn a241(stage: &Stage) {
+async fn a241_client_assertions_with_wrong_alg_are_rejected(stage: &Stage) {
     not_offered(stage, 1).await;
     let good = claims(stage, "pkj").to_string();
     for (case, alg, signature) in [
@@ -312,7 +312,7 @@ async fn a241(stage: &Stage) {
     }
 }
 
-async fn a242(stage: &Stage) {
+async fn a242_client_assertion_aud_must_be_the_issuer(stage: &Stage) {
     not_offered(stage, 1).await;
     let audiences = [
         json!([ISSUER, "https://other.example"]),
@@ -333,7 +333,7 @@ async fn a242(stage: &Stage) {
     }
 }
 
-async fn a244(stage: &Stage) {
+async fn a244_client_assertions_with_invalid_claims_are_rejected(stage: &Stage) {
     not_offered(stage, 1).await;
     let now = stage.server.clock.now().secs();
     let good = claims(stage, "pkj");
@@ -365,7 +365,7 @@ async fn a244(stage: &Stage) {
     }
 }
 
-async fn a245(stage: &Stage) {
+async fn a245_client_assertion_keys_come_from_registration_only(stage: &Stage) {
     not_offered(stage, 1).await;
     let sink = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     sink.set_nonblocking(true).unwrap();
@@ -390,7 +390,7 @@ async fn a245(stage: &Stage) {
     }
 }
 
-async fn a246(stage: &Stage) {
+async fn a246_unknown_kids_cause_one_jwks_fetch_per_minute(stage: &Stage) {
     not_offered(stage, 1).await;
     let pkj = stage
         .server
@@ -418,7 +418,7 @@ async fn a246(stage: &Stage) {
     }
 }
 
-async fn a248(stage: &Stage) {
+async fn a248_expired_client_secrets_are_rejected(stage: &Stage) {
     let hour = Duration::from_secs(3_600);
     let mut flow = Flow::begin(&stage.server).await;
     // A rotation as an operator's tool would write it: the old secret lives another day.

@@ -11,17 +11,17 @@ use crate::login::pages::skeleton;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a160),
-    row!(a161),
-    row!(a162),
-    row!(a164),
-    row!(a165),
-    row!(a166),
-    row!(a168),
-    row!(a505),
-    row!(a508),
-    row!(a169),
-    row!(a170),
+    row!(a160_consent_form_without_valid_csrf_token_is_rejected),
+    row!(a161_consent_grants_only_requested_and_ticked_scopes),
+    row!(a162_hostile_client_names_are_escaped_or_refused),
+    row!(a164_scope_descriptions_are_escaped),
+    row!(a165_script_uris_in_client_metadata_are_refused),
+    row!(a166_remembered_consent_is_asked_again_after_changes),
+    row!(a168_denied_consent_writes_no_code),
+    row!(a505_withdrawn_consent_stops_a_pending_redirect),
+    row!(a508_concurrent_first_consents_write_one_row),
+    row!(a169_registration_cannot_skip_consent),
+    row!(a170_withdrawn_consent_stops_refreshes),
 ];
 
 const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
@@ -47,7 +47,7 @@ async fn asks(server: &Server, browser: &mut Browser, scope: &str) -> Answer {
     page
 }
 
-async fn a160(stage: &Stage) {
+async fn a160_consent_form_without_valid_csrf_token_is_rejected(stage: &Stage) {
     let (mut alice, mut bob) = (
         stage.server.signed_in("alice").await,
         stage.server.signed_in("bob").await,
@@ -106,7 +106,7 @@ async fn a160(stage: &Stage) {
     }
 }
 
-async fn a161(stage: &Stage) {
+async fn a161_consent_grants_only_requested_and_ticked_scopes(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.signed_in("alice").await;
     let asked = [("scope", "openid profile orders:read")];
@@ -185,7 +185,7 @@ fn named(id: &str, name: &str) -> Client {
     }
 }
 
-async fn a162(stage: &Stage) {
+async fn a162_hostile_client_names_are_escaped_or_refused(stage: &Stage) {
     let names = [
         (1, "<img src=x onerror=alert(1)>".to_owned(), true),
         (2, "Corner\u{202e}pohS".to_owned(), false),
@@ -226,7 +226,7 @@ async fn a162(stage: &Stage) {
     }
 }
 
-async fn a164(stage: &Stage) {
+async fn a164_scope_descriptions_are_escaped(stage: &Stage) {
     let mut alice = stage.server.signed_in("alice").await;
     let web = stage.server.shop().await;
     let url = web.request(&[("scope", "openid orders:read")]);
@@ -267,7 +267,7 @@ async fn a164(stage: &Stage) {
     }
 }
 
-async fn a165(stage: &Stage) {
+async fn a165_script_uris_in_client_metadata_are_refused(stage: &Stage) {
     type Field = fn(&mut Client) -> &mut Option<String>;
     let fields: [(usize, Field); 3] = [
         (1, |client| &mut client.policy_uri),
@@ -323,7 +323,7 @@ async fn a165(stage: &Stage) {
     }
 }
 
-async fn a166(stage: &Stage) {
+async fn a166_remembered_consent_is_asked_again_after_changes(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
     alice.signs_in(&web, "alice").await;
@@ -354,7 +354,7 @@ async fn a166(stage: &Stage) {
         .server
         .alter(&id, move |client| client.redirect_uris = uris.to_vec())
         .await;
-    stage.all_nodes_learn();
+    stage.forget_registrations();
     let asked = alice.opens(&web.request(&[])).await;
     prompted(2, &asked);
     alice.decides(&asked, "allow").await;
@@ -391,7 +391,7 @@ async fn a166(stage: &Stage) {
     stage.check(7, again.callback("code").is_some(), || seen(&again));
 }
 
-async fn a168(stage: &Stage) {
+async fn a168_denied_consent_writes_no_code(stage: &Stage) {
     let mut alice = stage.server.signed_in("alice").await;
     let rows = || {
         ["grants", "codes", "consents"].map(|table| {
@@ -433,7 +433,7 @@ async fn a168(stage: &Stage) {
     }
 }
 
-async fn a169(stage: &Stage) {
+async fn a169_registration_cannot_skip_consent(stage: &Stage) {
     let clients = || stage.server.count("SELECT count(*) AS n FROM clients");
     let before = clients();
     for (case, member) in [(1, "skip_consent"), (2, "first_party"), (3, "trusted")] {
@@ -467,7 +467,7 @@ async fn a169(stage: &Stage) {
 }
 
 /// A consent that is withdrawn while its client refreshes in a loop.
-async fn a170(stage: &Stage) {
+async fn a170_withdrawn_consent_stops_refreshes(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let tokens = web.redeems(&alice.allows(&web).await).await.ok();
     let (access, first) = (tokens.access().to_owned(), tokens.refresh().to_owned());
@@ -542,7 +542,7 @@ async fn a170(stage: &Stage) {
     stage.expect(4, consent_page(&page));
 }
 
-async fn a505(stage: &Stage) {
+async fn a505_withdrawn_consent_stops_a_pending_redirect(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
     let login = alice
@@ -588,7 +588,7 @@ async fn a505(stage: &Stage) {
     stage.expect(1, consent_page(&answer));
 }
 
-async fn a508(stage: &Stage) {
+async fn a508_concurrent_first_consents_write_one_row(stage: &Stage) {
     let web = stage.server.shop().await;
     for round in 0..4 {
         stage.server.execute("DELETE FROM consents");

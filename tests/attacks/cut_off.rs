@@ -13,7 +13,9 @@ use crate::token_code::Flow;
 use crate::token_refresh::bought;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a330)];
+pub const ROWS: &[Row] = &[row!(
+    a330_node_without_database_issues_no_fresh_revocation_data
+)];
 
 fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -44,7 +46,7 @@ async fn asks(node: &Server, target: &str, authorization: &str, body: &str) -> A
     raw::bytes(&node.base, request).await.unwrap()
 }
 
-async fn a330(stage: &Stage) {
+async fn a330_node_without_database_issues_no_fresh_revocation_data(stage: &Stage) {
     let relay = match stage.db() {
         Db::Postgres => Relay::new(),
         // One node, and no network.

@@ -18,7 +18,13 @@ use crate::token_code::Flow;
 use crate::token_refresh::bought;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a429), row!(a433), row!(a434), row!(a437), row!(a438)];
+pub const ROWS: &[Row] = &[
+    row!(a429_feed_positions_follow_the_commit_order),
+    row!(a433_feed_contains_no_identifiers_and_needs_credentials),
+    row!(a434_feed_records_outlive_their_tokens),
+    row!(a437_feed_streams_are_limited_per_client_and_node),
+    row!(a438_feed_answers_are_not_cacheable),
+];
 
 const FEED: &str = "/revocations";
 const STREAM: &str = "/revocations/stream";
@@ -51,7 +57,7 @@ fn packed(frames: &[Value]) -> String {
 /// Revoking transactions on every node at once; the million are run by hand.
 const EVENTS: usize = 300;
 
-async fn a429(stage: &Stage) {
+async fn a429_feed_positions_follow_the_commit_order(stage: &Stage) {
     let everywhere = || std::iter::once(&stage.server).chain(&stage.nodes);
     let before = stage.server.count("SELECT seq AS n FROM feed_head");
     let mut writers = Vec::new();
@@ -97,7 +103,7 @@ async fn a429(stage: &Stage) {
     }
 }
 
-async fn a433(stage: &Stage) {
+async fn a433_feed_contains_no_identifiers_and_needs_credentials(stage: &Stage) {
     let server = &stage.server;
     let api = server
         .resource_server("rs1", crate::fixtures::server::AUDIENCE)
@@ -145,7 +151,7 @@ async fn a433(stage: &Stage) {
 
 /// Lives of access tokens that go up and down while things are revoked: a record stays until a minute
 /// after the last token that it can hit.
-async fn a434(stage: &Stage) {
+async fn a434_feed_records_outlive_their_tokens(stage: &Stage) {
     let server = &stage.server;
     let now = || server.clock.now();
     for (round, minutes) in [5_u64, 60, 15, 5, 30].into_iter().enumerate() {
@@ -222,7 +228,7 @@ async fn opens(server: &Server, api: &TestClient) -> reqwest::Response {
 /// Subscribers with sixteen streams each; the thousands are run by hand.
 const SUBSCRIBERS: usize = 20;
 
-async fn a437(stage: &Stage) {
+async fn a437_feed_streams_are_limited_per_client_and_node(stage: &Stage) {
     let server = &stage.server;
     let mut open = Vec::new();
     let begun = Instant::now();
@@ -248,7 +254,7 @@ async fn a437(stage: &Stage) {
     });
 }
 
-async fn a438(stage: &Stage) {
+async fn a438_feed_answers_are_not_cacheable(stage: &Stage) {
     let server = &stage.server;
     let api = server
         .resource_server("rs1", crate::fixtures::server::AUDIENCE)

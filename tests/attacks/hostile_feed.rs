@@ -18,12 +18,12 @@ use crate::token_refresh::bought;
 use crate::{Row, Stage, expect, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a425),
-    row!(a426),
-    row!(a428),
-    row!(a430),
-    row!(a432),
-    row!(a436),
+    row!(a425_forged_feed_frames_are_refused),
+    row!(a426_replayed_feed_frames_are_refused),
+    row!(a428_feed_gaps_are_requested_from_the_own_position),
+    row!(a430_unsigned_and_old_feeds_are_refused),
+    row!(a432_status_index_outside_the_list_is_refused),
+    row!(a436_offline_verifier_catches_up),
 ];
 
 const TYP: &str = "revocation-frame+jwt";
@@ -146,7 +146,7 @@ fn flipped(jws: &str) -> String {
     [parts[0], &payload, parts[2]].join(".")
 }
 
-async fn a425(stage: &Stage) {
+async fn a425_forged_feed_frames_are_refused(stage: &Stage) {
     let forgeries: [(usize, fn(&FeedIssuer) -> String); 8] = [
         (1, |issuer| {
             let payload = serde_json::to_string(&evil(issuer)).unwrap();
@@ -191,7 +191,7 @@ async fn a425(stage: &Stage) {
     }
 }
 
-async fn a426(stage: &Stage) {
+async fn a426_replayed_feed_frames_are_refused(stage: &Stage) {
     let issuer = FeedIssuer::start().await;
     issuer.change(|state| state.epoch = 5);
     let lied = Lied::on(issuer).await;
@@ -220,7 +220,7 @@ async fn a426(stage: &Stage) {
     stage.check(3, refused && kept, || lied.state());
 }
 
-async fn a428(stage: &Stage) {
+async fn a428_feed_gaps_are_requested_from_the_own_position(stage: &Stage) {
     // It stands at 5 and hears what came after 7, while nobody answers it.
     let lied = Lied::begin().await;
     let more: Vec<_> = (11..15).map(session).collect();
@@ -287,7 +287,7 @@ fn claims_alone(frames: Vec<String>) -> Vec<String> {
     frames.iter().map(payload).collect()
 }
 
-async fn a430(stage: &Stage) {
+async fn a430_unsigned_and_old_feeds_are_refused(stage: &Stage) {
     let issuer = FeedIssuer::start().await;
     let plain = issuer.subscriber().feed_at("http://feed.example").start();
     let refused = plain.await.map(drop);
@@ -337,7 +337,7 @@ async fn a430(stage: &Stage) {
 }
 
 /// Status lists are still to come: until then there are none, and a claim about one says nothing.
-async fn a432(stage: &Stage) {
+async fn a432_status_index_outside_the_list_is_refused(stage: &Stage) {
     let server = &stage.server;
     for path in ["/status-lists", "/status-lists/1", "/status-lists/-1"] {
         let answer = server.browser().get(path).await;
@@ -374,7 +374,7 @@ async fn a432(stage: &Stage) {
 /// What was revoked meanwhile.
 const MISSED: usize = 20_000;
 
-async fn a436(stage: &Stage) {
+async fn a436_offline_verifier_catches_up(stage: &Stage) {
     let mark = log::mark();
     let issuer = FeedIssuer::start().await;
     let alone = issuer.followed_by(issuer.subscriber()).await;

@@ -11,13 +11,13 @@ use crate::token_code::{Flow, median, unlogged};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a336),
-    row!(a337),
-    row!(a338),
-    row!(a340),
-    row!(a341),
-    row!(a342),
-    row!(a510),
+    row!(a336_inactive_introspection_answers_are_indistinguishable),
+    row!(a337_any_revocation_makes_a_token_inactive),
+    row!(a338_refresh_token_introspection_is_limited_to_its_client),
+    row!(a340_introspection_by_get_is_rejected_and_jwt_needs_registration),
+    row!(a341_introspection_answers_are_uncacheable_booleans),
+    row!(a342_introspection_without_database_answers_503),
+    row!(a510_expired_access_token_is_inactive_without_leeway),
 ];
 
 const INTROSPECT: &str = "/oauth2/introspect";
@@ -80,7 +80,7 @@ const SAMPLES: usize = 40;
 /// The bound of the catalogue holds for a release build on a machine of its own.
 const LIMIT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 8 } else { 2 });
 
-async fn a336(stage: &Stage) {
+async fn a336_inactive_introspection_answers_are_indistinguishable(stage: &Stage) {
     let mut scene = Scene::set(stage).await;
     let late = scene.tokens().await;
     stage.server.advance(Duration::from_secs(6 * 60));
@@ -122,7 +122,7 @@ async fn a336(stage: &Stage) {
     });
 }
 
-async fn a337(stage: &Stage) {
+async fn a337_any_revocation_makes_a_token_inactive(stage: &Stage) {
     let mut scene = Scene::set(stage).await;
     let id = scene.flow.web.id().to_owned();
     let cuts = [
@@ -156,7 +156,7 @@ async fn a337(stage: &Stage) {
     }
 }
 
-async fn a338(stage: &Stage) {
+async fn a338_refresh_token_introspection_is_limited_to_its_client(stage: &Stage) {
     let mut scene = Scene::set(stage).await;
     let tokens = scene.tokens().await;
     for (case, server) in [(1, &scene.rs1), (2, &scene.rs2)] {
@@ -168,7 +168,7 @@ async fn a338(stage: &Stage) {
     stage.check(1, next.status == 200, || seen(&next));
 }
 
-async fn a340(stage: &Stage) {
+async fn a340_introspection_by_get_is_rejected_and_jwt_needs_registration(stage: &Stage) {
     let mut scene = Scene::set(stage).await;
     let tokens = scene.tokens().await;
     let header = basic(scene.rs1.id(), scene.rs1.secret.as_ref().unwrap().expose());
@@ -187,7 +187,7 @@ async fn a340(stage: &Stage) {
     stage.check(2, said(&answer) == Ok(true), || seen(&answer));
 }
 
-async fn a341(stage: &Stage) {
+async fn a341_introspection_answers_are_uncacheable_booleans(stage: &Stage) {
     let mut scene = Scene::set(stage).await;
     let (tokens, dead) = (scene.tokens().await, scene.tokens().await);
     scene.flow.web.revokes(dead.refresh()).await;
@@ -234,7 +234,7 @@ async fn a341(stage: &Stage) {
     }
 }
 
-async fn a510(stage: &Stage) {
+async fn a510_expired_access_token_is_inactive_without_leeway(stage: &Stage) {
     let mut scene = Scene::set(stage).await;
     let tokens = scene.tokens().await;
     let exp = tokens.access_claims()["exp"].as_u64().unwrap();
@@ -251,7 +251,7 @@ async fn a510(stage: &Stage) {
     }
 }
 
-async fn a342(stage: &Stage) {
+async fn a342_introspection_without_database_answers_503(stage: &Stage) {
     let mut scene = Scene::set(stage).await;
     let tokens = scene.tokens().await;
     // The node knows the resource server already, and has seen the token active.

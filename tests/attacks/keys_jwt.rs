@@ -21,24 +21,24 @@ use crate::token_refresh::bought;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a280),
-    row!(a281),
-    row!(a282),
-    row!(a284),
-    row!(a285),
-    row!(a286),
-    row!(a289),
-    row!(a290),
-    row!(a292),
-    row!(a293),
-    row!(a294),
-    row!(a296),
-    row!(a297),
-    row!(a298),
-    row!(a302),
-    row!(a304),
-    row!(a305),
-    row!(a525),
+    row!(a280_jwks_contains_no_private_members),
+    row!(a281_weak_keys_are_not_imported),
+    row!(a282_duplicate_keys_are_not_imported),
+    row!(a284_keys_are_published_before_they_sign),
+    row!(a285_retired_keys_stay_published_while_tokens_live),
+    row!(a286_concurrent_rotations_create_one_key),
+    row!(a289_revoked_key_is_rejected_at_once),
+    row!(a290_jwts_with_wrong_alg_are_rejected),
+    row!(a292_keys_in_jwt_headers_are_ignored),
+    row!(a293_jwts_with_crit_are_rejected),
+    row!(a294_malformed_signatures_are_rejected),
+    row!(a296_duplicate_json_members_are_rejected),
+    row!(a297_jwts_of_another_type_are_rejected),
+    row!(a298_access_token_for_another_audience_is_rejected),
+    row!(a302_altered_key_rows_do_not_open),
+    row!(a304_discovery_offers_no_weak_options),
+    row!(a305_discovery_ignores_the_request_host),
+    row!(a525_skewed_node_answers_503),
 ];
 
 const ES256: Ring = Ring::token(Alg::ES256);
@@ -69,7 +69,7 @@ fn members(jwks: &str) -> Vec<String> {
 
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
-async fn a280(stage: &Stage) {
+async fn a280_jwks_contains_no_private_members(stage: &Stage) {
     let table = stage.server.app.keeper.table();
     let look = async |case: usize| {
         followed(stage).await;
@@ -132,7 +132,7 @@ fn p256(seed: u64) -> String {
         .to_string()
 }
 
-async fn a281(stage: &Stage) {
+async fn a281_weak_keys_are_not_imported(stage: &Stage) {
     let table = stage.server.app.keeper.table();
     let weak = [
         (1, rsa(2_047, 65_537)),
@@ -176,7 +176,7 @@ async fn a281(stage: &Stage) {
     );
 }
 
-async fn a282(stage: &Stage) {
+async fn a282_duplicate_keys_are_not_imported(stage: &Stage) {
     let table = stage.server.app.keeper.table();
     let taken = table.import(&p256(9), &act(stage)).await.unwrap();
     let key = &taken.inserts()[0];
@@ -201,7 +201,7 @@ async fn a282(stage: &Stage) {
     });
 }
 
-async fn a284(stage: &Stage) {
+async fn a284_keys_are_published_before_they_sign(stage: &Stage) {
     let table = stage.server.app.keeper.table();
     let signer = |rows: &[portcullis::keys::SigningKey], now| {
         portcullis::keys::rotation::signer(ES256.among(rows), now)
@@ -251,7 +251,7 @@ async fn a284(stage: &Stage) {
     );
 }
 
-async fn a285(stage: &Stage) {
+async fn a285_retired_keys_stay_published_while_tokens_live(stage: &Stage) {
     let table = stage.server.app.keeper.table();
     let kid = stage.server.app.keys().signer(ES256).unwrap().to_owned();
     table.rotate(ES256, true, &act(stage)).await.unwrap();
@@ -270,7 +270,7 @@ async fn a285(stage: &Stage) {
     stage.check(2, !shows().await, || "still there".to_owned());
 }
 
-async fn a286(stage: &Stage) {
+async fn a286_concurrent_rotations_create_one_key(stage: &Stage) {
     for round in 1..=2 {
         stage.server.advance(DAY * 90);
         followed(stage).await;
@@ -301,7 +301,7 @@ async fn a286(stage: &Stage) {
     }
 }
 
-async fn a289(stage: &Stage) {
+async fn a289_revoked_key_is_rejected_at_once(stage: &Stage) {
     for round in 1..=8 {
         let mut flow = Flow::begin(&stage.server).await;
         let tokens = bought(&mut flow).await;
@@ -430,7 +430,7 @@ fn sane(stage: &Stage, good: &Good) {
     stage.check(0, verdict.is_ok(), || format!("{verdict:?}"));
 }
 
-async fn a290(stage: &Stage) {
+async fn a290_jwts_with_wrong_alg_are_rejected(stage: &Stage) {
     let good = Good::of(stage).await;
     sane(stage, &good);
     let payload = good.payload.to_string();
@@ -505,7 +505,7 @@ async fn a290(stage: &Stage) {
     refused(stage, 10, &good.with("kid", json!(other))).await;
 }
 
-async fn a292(stage: &Stage) {
+async fn a292_keys_in_jwt_headers_are_ignored(stage: &Stage) {
     let good = Good::of(stage).await;
     let attacker = Generated::new(Alg::ES256, 2_048, &Entropy::seeded(6)).unwrap();
     let jwk = serde_json::to_value(attacker.public()).unwrap();
@@ -549,7 +549,7 @@ fn p256_key(seed: u64) -> EncodingKey {
     EncodingKey::from_ec_der(key.to_pkcs8_der().unwrap().as_bytes())
 }
 
-async fn a293(stage: &Stage) {
+async fn a293_jwts_with_crit_are_rejected(stage: &Stage) {
     let good = Good::of(stage).await;
     sane(stage, &good);
     let mut b64 = good.header();
@@ -571,7 +571,7 @@ async fn a293(stage: &Stage) {
     }
 }
 
-async fn a294(stage: &Stage) {
+async fn a294_malformed_signatures_are_rejected(stage: &Stage) {
     let good = Good::of(stage).await;
     let token = good.signed(&good.header().to_string(), &good.payload.to_string());
     let (message, signature) = token.rsplit_once('.').unwrap();
@@ -616,7 +616,7 @@ async fn a294(stage: &Stage) {
     }
 }
 
-async fn a296(stage: &Stage) {
+async fn a296_duplicate_json_members_are_rejected(stage: &Stage) {
     let good = Good::of(stage).await;
     let (header, payload) = (good.header().to_string(), good.payload.to_string());
     let twice = |text: &str, member: &str| format!("{{{member},{}", &text[1..]);
@@ -637,7 +637,7 @@ async fn a296(stage: &Stage) {
     }
 }
 
-async fn a297(stage: &Stage) {
+async fn a297_jwts_of_another_type_are_rejected(stage: &Stage) {
     let good = Good::of(stage).await;
     let id_token = good.tokens.0["id_token"].as_str().unwrap().to_owned();
     // An ID token, or anything else that our keys sign, is no access token.
@@ -676,7 +676,7 @@ async fn a297(stage: &Stage) {
     stage.check(9, answer.status < 500, || seen(&answer));
 }
 
-async fn a298(stage: &Stage) {
+async fn a298_access_token_for_another_audience_is_rejected(stage: &Stage) {
     let good = Good::of(stage).await;
     let now = stage.server.clock.now().secs();
     let keys = stage.server.app.keys().published(Use::Token).set.clone();
@@ -702,7 +702,7 @@ async fn a298(stage: &Stage) {
     });
 }
 
-async fn a302(stage: &Stage) {
+async fn a302_altered_key_rows_do_not_open(stage: &Stage) {
     let table = stage.server.app.keeper.table();
     let rows = table.read(act(stage).now).await.unwrap().keys;
     let ring: Vec<_> = ES256.among(&rows).collect();
@@ -791,7 +791,7 @@ async fn a302(stage: &Stage) {
     }
 }
 
-async fn a304(stage: &Stage) {
+async fn a304_discovery_offers_no_weak_options(stage: &Stage) {
     let mut bodies = Vec::new();
     for node in stage.all() {
         for path in [
@@ -829,7 +829,7 @@ async fn a304(stage: &Stage) {
     }
 }
 
-async fn a305(stage: &Stage) {
+async fn a305_discovery_ignores_the_request_host(stage: &Stage) {
     let path = "/.well-known/openid-configuration";
     let good = stage.server.browser().get(path).await.body;
     let bytes = format!("GET {path} HTTP/1.1\r\nHost: evil.test\r\nConnection: close\r\n\r\n");
@@ -895,7 +895,7 @@ rGpJDQH+9ig+VZ1t32gqi+gHbRAj6V2Ffh+ONp8tkhwMy08rbQ3O
 -----END PRIVATE KEY-----
 ";
 
-async fn a525(stage: &Stage) {
+async fn a525_skewed_node_answers_503(stage: &Stage) {
     if stage.db() == Db::Sqlite {
         // An embedded database has no clock of its own to be off from.
         return stage.check(0, true, String::new);

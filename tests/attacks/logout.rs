@@ -9,12 +9,12 @@ use crate::fixtures::{Answer, Browser, TestClient};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a365),
-    row!(a366),
-    row!(a368),
-    row!(a369),
-    row!(a370),
-    row!(a511),
+    row!(a365_unregistered_logout_redirects_are_not_followed),
+    row!(a366_logout_without_hint_and_client_id_never_redirects),
+    row!(a368_invalid_logout_hints_never_redirect),
+    row!(a369_logout_client_id_must_match_the_hint),
+    row!(a370_logout_state_is_percent_encoded),
+    row!(a511_logout_without_hint_asks_for_confirmation),
 ];
 
 /// The registered URI of every client here.
@@ -109,7 +109,7 @@ fn continues(answer: &Answer, uri: &str) -> Result<(), String> {
     }
 }
 
-async fn a365(stage: &Stage) {
+async fn a365_unregistered_logout_redirects_are_not_followed(stage: &Stage) {
     let web = stage.server.shop().await;
     other_client(stage).await;
     let suffix = format!("{BYE}.evil.example");
@@ -135,7 +135,7 @@ async fn a365(stage: &Stage) {
     }
 }
 
-async fn a366(stage: &Stage) {
+async fn a366_logout_without_hint_and_client_id_never_redirects(stage: &Stage) {
     let web = stage.server.shop().await;
     let (mut browser, _) = signed_in(stage, &web, "alice").await;
     let answer = browser
@@ -159,7 +159,7 @@ fn forged(header: &Value, payload: &Value) -> String {
     format!("{}.{}.{signature}", part(header), part(payload))
 }
 
-async fn a368(stage: &Stage) {
+async fn a368_invalid_logout_hints_never_redirect(stage: &Stage) {
     let web = stage.server.shop().await;
     let (alice, hint) = signed_in(stage, &web, "alice").await;
     let (_, of_bob) = signed_in(stage, &web, "bob").await;
@@ -220,7 +220,7 @@ async fn a368(stage: &Stage) {
     });
 }
 
-async fn a369(stage: &Stage) {
+async fn a369_logout_client_id_must_match_the_hint(stage: &Stage) {
     let web = stage.server.shop().await;
     let other = other_client(stage).await;
     let (alice, hint) = signed_in(stage, &web, "alice").await;
@@ -248,7 +248,7 @@ async fn a369(stage: &Stage) {
     stage.check(4, !is_active(&alice, &web).await, || "signed in".to_owned());
 }
 
-async fn a370(stage: &Stage) {
+async fn a370_logout_state_is_percent_encoded(stage: &Stage) {
     const STATE: &str = "\"><script>alert(1)</script>";
     const ENCODED: &str = "%22%3E%3Cscript%3Ealert%281%29%3C%2Fscript%3E";
     let web = stage.server.shop().await;
@@ -277,7 +277,7 @@ async fn a370(stage: &Stage) {
     stage.check(3, !done.body.contains("<script"), || done.body.clone());
 }
 
-async fn a511(stage: &Stage) {
+async fn a511_logout_without_hint_asks_for_confirmation(stage: &Stage) {
     let web = stage.server.shop().await;
     let other = other_client(stage).await;
     let fields = |client_id| {

@@ -4,7 +4,10 @@ use crate::expect::{logged, page400};
 use crate::fixtures::Answer;
 use crate::{Row, Stage, expect, row};
 
-pub const ROWS: &[Row] = &[row!(a027), row!(a503)];
+pub const ROWS: &[Row] = &[
+    row!(a027_prefetch_and_subresource_requests_get_no_code),
+    row!(a503_prefetch_does_not_consume_the_setup_link),
+];
 
 fn refused(answer: &Answer, statuses: &[u16]) -> Result<(), String> {
     logged(answer, "authz.rejected", "fetch_dest")?;
@@ -16,7 +19,7 @@ fn refused(answer: &Answer, statuses: &[u16]) -> Result<(), String> {
     }
 }
 
-async fn a027(stage: &Stage) {
+async fn a027_prefetch_and_subresource_requests_get_no_code(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let codes = || stage.server.count("SELECT count(*) AS n FROM codes");
     let before = codes();
@@ -45,7 +48,7 @@ async fn a027(stage: &Stage) {
     });
 }
 
-async fn a503(stage: &Stage) {
+async fn a503_prefetch_does_not_consume_the_setup_link(stage: &Stage) {
     let link = stage.server.app.bootstrap().await.unwrap().unwrap();
     let used =
         "SELECT count(*) AS n FROM setup_links WHERE browser IS NOT NULL OR used_at IS NOT NULL";

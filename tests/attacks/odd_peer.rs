@@ -13,7 +13,7 @@ use crate::token_code::Flow;
 use crate::token_refresh::bought;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a492)];
+pub const ROWS: &[Row] = &[row!(a492_hostile_postgres_peer_causes_503)];
 
 /// What it does to the rows that it passes on.
 #[derive(Clone, Copy)]
@@ -114,7 +114,7 @@ fn mistyped(body: &[u8]) -> Vec<u8> {
     odd
 }
 
-async fn a492(stage: &Stage) {
+async fn a492_hostile_postgres_peer_causes_503(stage: &Stage) {
     if stage.db() == Db::Sqlite {
         // There is no peer.
         return stage.check(0, true, String::new);

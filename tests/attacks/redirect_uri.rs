@@ -13,19 +13,19 @@ use crate::fixtures::{Answer, Browser, TestClient};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a050),
-    row!(a052),
-    row!(a053),
-    row!(a054),
-    row!(a056),
-    row!(a057),
-    row!(a058),
-    row!(a060),
-    row!(a061),
-    row!(a062),
-    row!(a064),
-    row!(a065),
-    row!(a066),
+    row!(a050_near_matches_of_the_redirect_path_are_rejected),
+    row!(a052_redirect_uris_with_userinfo_are_rejected),
+    row!(a053_near_matches_of_the_redirect_host_are_rejected),
+    row!(a054_near_matches_of_the_redirect_port_are_rejected),
+    row!(a056_non_ascii_redirect_hosts_are_rejected),
+    row!(a057_native_loopback_accepts_any_port),
+    row!(a058_native_loopback_variants_are_rejected),
+    row!(a060_wildcard_redirect_uris_are_not_registered),
+    row!(a061_omitted_redirect_uri_needs_a_single_one_and_no_openid),
+    row!(a062_redirect_uri_query_must_match_exactly),
+    row!(a064_redirect_uri_lookup_time_is_constant),
+    row!(a065_redirect_uri_removed_during_login_gets_no_code),
+    row!(a066_private_use_schemes_need_a_dot_and_pkce_binds_the_code),
 ];
 
 const STATE: Option<&str> = Some("st-4711");
@@ -82,7 +82,7 @@ fn refused(client: &Client) -> Result<(), String> {
     }
 }
 
-async fn a050(stage: &Stage) {
+async fn a050_near_matches_of_the_redirect_path_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let uris = [
         "/cb/", "/CB", "/cb?", "/cb?x=1", "/cb#f", "/cb%2f", "/%63b", "//cb", "/./cb", "/cb/.",
@@ -92,7 +92,7 @@ async fn a050(stage: &Stage) {
     present(stage, &web, &alice, 1, &uris).await;
 }
 
-async fn a052(stage: &Stage) {
+async fn a052_redirect_uris_with_userinfo_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let uris = [
         "https://app.example@evil.test/cb",
@@ -104,7 +104,7 @@ async fn a052(stage: &Stage) {
     refuse(stage, 5, &uris);
 }
 
-async fn a053(stage: &Stage) {
+async fn a053_near_matches_of_the_redirect_host_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let uris = [
         "https://app.example.evil.test/cb",
@@ -115,14 +115,14 @@ async fn a053(stage: &Stage) {
     present(stage, &web, &alice, 1, &uris).await;
 }
 
-async fn a054(stage: &Stage) {
+async fn a054_near_matches_of_the_redirect_port_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let uris = [":443", ":8443", ":0", ":65536", ":", ":0443"]
         .map(|port| format!("https://app.example{port}/cb"));
     present(stage, &web, &alice, 1, &uris).await;
 }
 
-async fn a056(stage: &Stage) {
+async fn a056_non_ascii_redirect_hosts_are_rejected(stage: &Stage) {
     let (_, alice) = stage.web_and_alice().await;
     // Registered, and what looks like it or stands for it elsewhere.
     let pairs = [
@@ -149,7 +149,7 @@ async fn a056(stage: &Stage) {
     }
 }
 
-async fn a057(stage: &Stage) {
+async fn a057_native_loopback_accepts_any_port(stage: &Stage) {
     let native = stage.server.phone().await;
     let alice = stage.server.signed_in("alice").await;
     let uris = [
@@ -199,7 +199,7 @@ async fn a057(stage: &Stage) {
     present(stage, &native, &alice, 10, &odd).await;
 }
 
-async fn a058(stage: &Stage) {
+async fn a058_native_loopback_variants_are_rejected(stage: &Stage) {
     let native = stage
         .server
         .register(public("native", &["http://127.0.0.1/cb"]))
@@ -221,7 +221,7 @@ async fn a058(stage: &Stage) {
     present(stage, &native, &alice, 1, &uris).await;
 }
 
-async fn a060(stage: &Stage) {
+async fn a060_wildcard_redirect_uris_are_not_registered(stage: &Stage) {
     refuse(
         stage,
         1,
@@ -234,7 +234,7 @@ async fn a060(stage: &Stage) {
     );
 }
 
-async fn a061(stage: &Stage) {
+async fn a061_omitted_redirect_uri_needs_a_single_one_and_no_openid(stage: &Stage) {
     let one = stage.server.shop().await;
     let mut client = confidential("two", WEB_CALLBACK);
     client
@@ -269,7 +269,7 @@ async fn a061(stage: &Stage) {
     stage.check(3, tokens.status == 200, || seen(&tokens));
 }
 
-async fn a062(stage: &Stage) {
+async fn a062_redirect_uri_query_must_match_exactly(stage: &Stage) {
     let registered = "https://app.example/cb?a=1";
     let web = stage
         .server
@@ -283,7 +283,7 @@ async fn a062(stage: &Stage) {
     present(stage, &web, &alice, 2, &uris).await;
 }
 
-async fn a064(stage: &Stage) {
+async fn a064_redirect_uri_lookup_time_is_constant(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let sized = |bytes: usize| {
         format!(
@@ -334,7 +334,7 @@ async fn a064(stage: &Stage) {
     stage.expect(4, refused(&many));
 }
 
-async fn a065(stage: &Stage) {
+async fn a065_redirect_uri_removed_during_login_gets_no_code(stage: &Stage) {
     let mut client = confidential("moving", WEB_CALLBACK);
     client
         .redirect_uris
@@ -359,7 +359,7 @@ async fn a065(stage: &Stage) {
         })
         .await;
 
-    stage.all_nodes_learn();
+    stage.forget_registrations();
     let answer = alice
         .fills_in(&login, "alice", crate::fixtures::server::PASSWORD)
         .await;
@@ -373,7 +373,7 @@ async fn a065(stage: &Stage) {
     );
 }
 
-async fn a066(stage: &Stage) {
+async fn a066_private_use_schemes_need_a_dot_and_pkce_binds_the_code(stage: &Stage) {
     stage.expect(1, refused(&public("dotless", &["myapp:/cb"])));
     // A private-use scheme belongs to nobody: another app may have registered it with the system.
     let uri = "com.example.app:/cb";

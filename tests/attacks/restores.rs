@@ -12,7 +12,10 @@ use crate::token_code::Flow;
 use crate::token_refresh::bought;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a522), row!(a523)];
+pub const ROWS: &[Row] = &[
+    row!(a522_restored_database_stops_issuing),
+    row!(a523_empty_start_keeps_the_high_water_mark),
+];
 
 /// Whether an event was logged since a mark, with a reason.
 fn told(mark: usize, event: &str, reason: &str) -> bool {
@@ -61,7 +64,7 @@ async fn is_closed(stage: &Stage, case: usize, server: &Server, web: &TestClient
     stage.check(case, answer.status == 503, || seen(&answer));
 }
 
-async fn a522(stage: &Stage) {
+async fn a522_restored_database_stops_issuing(stage: &Stage) {
     let server = Server::start(stage.db()).await;
     let mut flow = Flow::begin(&server).await;
     let api = server.api_server().await;
@@ -160,7 +163,7 @@ async fn a522(stage: &Stage) {
     journal::strike_out(|exchange| exchange.answer.status == 503);
 }
 
-async fn a523(stage: &Stage) {
+async fn a523_empty_start_keeps_the_high_water_mark(stage: &Stage) {
     let server = Server::start(stage.db()).await;
     let mut flow = Flow::begin(&server).await;
     let revoked = bought(&mut flow).await;

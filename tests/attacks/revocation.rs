@@ -14,14 +14,14 @@ use crate::token_refresh::{bought, everywhere, grant_ended, refused_everywhere};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a320),
-    row!(a321),
-    row!(a322),
-    row!(a324),
-    row!(a325),
-    row!(a326),
-    row!(a328),
-    row!(a329),
+    row!(a320_revocation_answers_are_indistinguishable),
+    row!(a321_token_of_another_client_is_not_revoked),
+    row!(a322_unauthenticated_revocation_is_rejected),
+    row!(a324_malformed_revocation_requests_are_rejected),
+    row!(a325_refresh_token_revocation_reaches_resource_servers),
+    row!(a326_access_token_revocation_keeps_the_refresh_token),
+    row!(a328_revocation_survives_kill),
+    row!(a329_forged_tokens_write_no_revocation_rows),
 ];
 
 const REVOKE: &str = "/oauth2/revoke";
@@ -56,7 +56,7 @@ async fn lives(flow: &Flow, server: &Server, tokens: &Tokens) -> Result<(), Stri
 /// Samples of each case; the thousands are run by hand.
 const SAMPLES: usize = 40;
 
-async fn a320(stage: &Stage) {
+async fn a320_revocation_answers_are_indistinguishable(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let late = bought(&mut flow).await;
     stage.server.advance(Duration::from_secs(6 * 60));
@@ -102,7 +102,7 @@ async fn a320(stage: &Stage) {
 /// The bound of the catalogue holds for a release build on a machine of its own.
 const LIMIT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 8 } else { 2 });
 
-async fn a321(stage: &Stage) {
+async fn a321_token_of_another_client_is_not_revoked(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let web2 = confidential("web2", "https://app2.example/cb");
     let web2 = stage.server.register(web2).await;
@@ -118,7 +118,7 @@ async fn a321(stage: &Stage) {
     stage.expect(2, lives(&flow, &stage.server, &tokens).await);
 }
 
-async fn a322(stage: &Stage) {
+async fn a322_unauthenticated_revocation_is_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let tokens = bought(&mut flow).await;
     let wrong = basic(flow.web.id(), "pcl_sec_wrong");
@@ -140,7 +140,7 @@ async fn a322(stage: &Stage) {
     stage.expect(3, lives(&flow, &stage.server, &tokens).await);
 }
 
-async fn a324(stage: &Stage) {
+async fn a324_malformed_revocation_requests_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let tokens = bought(&mut flow).await;
     let answer = flow.web.posts(REVOKE, &[]).await;
@@ -171,7 +171,7 @@ async fn a324(stage: &Stage) {
     stage.expect(4, refused_everywhere(stage.all(), &tokens).await);
 }
 
-async fn a325(stage: &Stage) {
+async fn a325_refresh_token_revocation_reaches_resource_servers(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let (first, other) = (bought(&mut flow).await, bought(&mut flow).await);
     let live = flow.web.refreshes(first.refresh(), &[]).await.ok();
@@ -230,7 +230,7 @@ async fn record_fails(stage: &Stage, flow: &Flow, token: &str) -> Answer {
     answer
 }
 
-async fn a326(stage: &Stage) {
+async fn a326_access_token_revocation_keeps_the_refresh_token(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let tokens = bought(&mut flow).await;
     let web = flow.web.at(&stage.node(1).base);
@@ -254,7 +254,7 @@ async fn a326(stage: &Stage) {
     stage.expect(2, lives(&flow, &stage.server, &next).await);
 }
 
-async fn a328(stage: &Stage) {
+async fn a328_revocation_survives_kill(stage: &Stage) {
     let site = Site::open(stage.db());
     let mut node = site.starts();
     let second = (stage.db() == Db::Postgres).then(|| site.starts());
@@ -289,7 +289,7 @@ async fn a328(stage: &Stage) {
     }
 }
 
-async fn a329(stage: &Stage) {
+async fn a329_forged_tokens_write_no_revocation_rows(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let tokens = bought(&mut flow).await;
     let before = stage.rows() + records(&stage.server);

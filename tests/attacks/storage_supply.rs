@@ -35,19 +35,19 @@ use crate::token_refresh::bought;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a476),
-    row!(a477),
-    row!(a478),
-    row!(a480),
-    row!(a481),
-    row!(a482),
-    row!(a484),
-    row!(a485),
-    row!(a486),
-    row!(a488),
-    row!(a489),
-    row!(a490),
-    row!(a524),
+    row!(a476_database_role_cannot_change_the_schema),
+    row!(a477_unverified_database_tls_is_refused),
+    row!(a478_sqlite_file_is_private_and_locked),
+    row!(a480_extreme_lifetimes_and_clocks_do_not_overflow),
+    row!(a481_ids_are_never_reused),
+    row!(a482_values_of_another_kind_are_unknown),
+    row!(a484_stale_replica_is_never_read_for_decisions),
+    row!(a485_raced_consumes_succeed_once),
+    row!(a486_clean_up_under_load_removes_only_expired_rows),
+    row!(a488_ci_rejects_untrusted_dependencies),
+    row!(a489_own_crates_forbid_unsafe_code),
+    row!(a490_insecure_configuration_is_refused),
+    row!(a524_read_only_database_causes_503),
 ];
 
 fn root() -> &'static Path {
@@ -84,7 +84,7 @@ fn no_start(stage: &Stage, case: usize, output: &Output, code: i32, sentence: &s
 }
 
 /// A role that may read and write rows, and nothing else: enough to serve.
-async fn a476(stage: &Stage) {
+async fn a476_database_role_cannot_change_the_schema(stage: &Stage) {
     if stage.db() == Db::Sqlite {
         // An embedded database knows no roles.
         return stage.check(0, true, String::new);
@@ -227,7 +227,7 @@ impl Authority {
     }
 }
 
-async fn a477(stage: &Stage) {
+async fn a477_unverified_database_tls_is_refused(stage: &Stage) {
     if stage.db() == Db::Sqlite {
         return stage.check(0, true, String::new);
     }
@@ -279,7 +279,7 @@ async fn a477(stage: &Stage) {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
-async fn a478(stage: &Stage) {
+async fn a478_sqlite_file_is_private_and_locked(stage: &Stage) {
     use std::os::unix::fs::PermissionsExt;
     if stage.db() == Db::Postgres {
         return stage.check(0, true, String::new);
@@ -340,7 +340,7 @@ async fn a478(stage: &Stage) {
     stage.check(3, sound == ["ok"], || format!("{sound:?}"));
 }
 
-async fn a480(stage: &Stage) {
+async fn a480_extreme_lifetimes_and_clocks_do_not_overflow(stage: &Stage) {
     let folder = folder(stage, "a480");
     let variables = [
         "TOKENS__ACCESS",
@@ -390,7 +390,7 @@ async fn a480(stage: &Stage) {
     }
 }
 
-async fn a481(stage: &Stage) {
+async fn a481_ids_are_never_reused(stage: &Stage) {
     const TIMES: usize = 10_000;
     let (entropy, now) = (Entropy::system(), stage.server.clock.now());
     let mut known = HashSet::new();
@@ -428,7 +428,7 @@ async fn a481(stage: &Stage) {
     }
 }
 
-async fn a482(stage: &Stage) {
+async fn a482_values_of_another_kind_are_unknown(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let tokens = bought(&mut flow).await;
@@ -472,7 +472,7 @@ async fn a482(stage: &Stage) {
 }
 
 /// There is one database, and no way to name a second that may lag behind.
-async fn a484(stage: &Stage) {
+async fn a484_stale_replica_is_never_read_for_decisions(stage: &Stage) {
     for key in ["REPLICA_URL", "READ_URL", "REPLICAS"] {
         let variable = format!("PORTCULLIS__DATABASE__{key}");
         let value = (variable, "postgres:///p".to_owned());
@@ -484,7 +484,7 @@ async fn a484(stage: &Stage) {
     }
 }
 
-async fn a485(stage: &Stage) {
+async fn a485_raced_consumes_succeed_once(stage: &Stage) {
     const ROUNDS: usize = 60;
     const RACERS: usize = 16;
     let (web, mut alice) = stage.web_and_alice().await;
@@ -527,7 +527,7 @@ async fn a485(stage: &Stage) {
     }
 }
 
-async fn a486(stage: &Stage) {
+async fn a486_clean_up_under_load_removes_only_expired_rows(stage: &Stage) {
     const DEAD: i64 = 3_500;
     let (web, _) = stage.web_and_alice().await;
     // Expired ones are kept for an hour.
@@ -564,7 +564,7 @@ async fn a486(stage: &Stage) {
 }
 
 /// What `cargo deny`, `cargo audit` and the public CI refuse; that they do was tried by hand.
-async fn a488(stage: &Stage) {
+async fn a488_ci_rejects_untrusted_dependencies(stage: &Stage) {
     let file = config::File::from(root().join("deny.toml")).format(config::FileFormat::Toml);
     let deny = config::Config::builder().add_source(file).build().unwrap();
     let text = |key: &str| deny.get_string(key).unwrap_or_default();
@@ -619,7 +619,7 @@ async fn a488(stage: &Stage) {
 }
 
 /// Every crate of ours, and every binary of it, forbids it.
-async fn a489(stage: &Stage) {
+async fn a489_own_crates_forbid_unsafe_code(stage: &Stage) {
     let crates = std::fs::read_dir(root().join("crates")).unwrap();
     let crates = crates.map(|entry| entry.unwrap().path());
     let mut roots = 0;
@@ -645,7 +645,7 @@ async fn a489(stage: &Stage) {
     });
 }
 
-async fn a490(stage: &Stage) {
+async fn a490_insecure_configuration_is_refused(stage: &Stage) {
     use std::os::unix::fs::PermissionsExt;
     let folder = folder(stage, "a490");
     let with = |text: &str| {
@@ -722,7 +722,7 @@ async fn is_served_again(client: &TestClient) -> (Duration, Answer) {
     }
 }
 
-async fn a524(stage: &Stage) {
+async fn a524_read_only_database_causes_503(stage: &Stage) {
     if stage.db() == Db::Sqlite {
         // No server that could be another one.
         return stage.check(0, true, String::new);

@@ -16,13 +16,13 @@ use crate::login::{Door, failed, passed};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a089),
-    row!(a112),
-    row!(a113),
-    row!(a114),
-    row!(a117),
-    row!(a513),
-    row!(a514),
+    row!(a089_authorize_flood_is_limited_per_address),
+    row!(a112_login_delay_doubles_with_each_failure),
+    row!(a113_parallel_guesses_are_counted_and_limited_across_nodes),
+    row!(a114_right_password_is_refused_during_the_delay),
+    row!(a117_password_spraying_is_limited_per_network),
+    row!(a513_clock_jump_never_throttles_logins),
+    row!(a514_simultaneous_logins_are_not_throttled),
 ];
 
 const WRONG: &str = "not-the-password";
@@ -69,7 +69,7 @@ pub fn throttled(answer: &Answer, wait: u64) -> Result<(), String> {
     }
 }
 
-async fn a112(stage: &Stage) {
+async fn a112_login_delay_doubles_with_each_failure(stage: &Stage) {
     let nodes = nodes(stage, |_| {}).await;
     let (server, web) = (&nodes[0], nodes[0].shop().await);
     // The same for a name that exists and for one that does not.
@@ -116,7 +116,7 @@ async fn a112(stage: &Stage) {
     end(nodes).await;
 }
 
-async fn a113(stage: &Stage) {
+async fn a113_parallel_guesses_are_counted_and_limited_across_nodes(stage: &Stage) {
     // A hundred at once want connections, on whatever machine this runs.
     let nodes = nodes(stage, |config| config.database.pool_size = 24).await;
     let web = nodes[0].shop().await;
@@ -171,7 +171,7 @@ fn visible(answer: &Answer) -> (u16, Option<String>, String) {
     (answer.status, after, answer.body.replace(id, ""))
 }
 
-async fn a114(stage: &Stage) {
+async fn a114_right_password_is_refused_during_the_delay(stage: &Stage) {
     let nodes = nodes(stage, |_| {}).await;
     let web = nodes[0].shop().await;
     let mut door = Door::opens(&nodes[0], &web).await.from("192.0.2.1");
@@ -199,7 +199,7 @@ async fn a114(stage: &Stage) {
     end(nodes).await;
 }
 
-async fn a117(stage: &Stage) {
+async fn a117_password_spraying_is_limited_per_network(stage: &Stage) {
     let nodes = nodes(stage, |_| {}).await;
     let web = nodes[0].shop().await;
     let sources: [(usize, fn(usize) -> String); 3] = [
@@ -245,7 +245,7 @@ async fn a117(stage: &Stage) {
     end(nodes).await;
 }
 
-async fn a089(stage: &Stage) {
+async fn a089_authorize_flood_is_limited_per_address(stage: &Stage) {
     let open = "SELECT count(*) AS n FROM authorizations";
     // As it is set up: the budget of the address is spent long before any cap.
     let strict = Server::with(stage.db(), |_| {}).await;
@@ -378,7 +378,7 @@ async fn signs_in_by_a_wrong_clock(stage: &Stage, case: usize, nodes: &[Server],
     }
 }
 
-async fn a513(stage: &Stage) {
+async fn a513_clock_jump_never_throttles_logins(stage: &Stage) {
     let names: Vec<String> = (0..4).map(|n| format!("user-{n}")).collect();
     for (case, off) in [(1, HOUR), (2, 100 * 24 * HOUR), (3, -HOUR / 6)] {
         let nodes = nodes(stage, |_| {}).await;
@@ -421,7 +421,7 @@ fn busy(answer: &Answer) -> Result<(), String> {
     }
 }
 
-async fn a514(stage: &Stage) {
+async fn a514_simultaneous_logins_are_not_throttled(stage: &Stage) {
     for (case, many, rounds) in [(1, 8, 6), (2, 40, 2), (3, 60, 2)] {
         let nodes = nodes(stage, |config| config.database.pool_size = 24).await;
         let web = nodes[0].shop().await;

@@ -12,14 +12,14 @@ use crate::token_refresh::bought;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a350),
-    row!(a351),
-    row!(a352),
-    row!(a353),
-    row!(a354),
-    row!(a356),
-    row!(a357),
-    row!(a358),
+    row!(a350_userinfo_without_token_has_no_error_code),
+    row!(a351_invalid_tokens_are_rejected_at_userinfo),
+    row!(a352_userinfo_requires_scope_openid),
+    row!(a353_userinfo_token_in_query_or_sent_twice_is_rejected),
+    row!(a354_userinfo_accepts_well_formed_bearer_headers_only),
+    row!(a356_userinfo_returns_only_permitted_claims),
+    row!(a357_userinfo_sub_equals_id_token_sub),
+    row!(a358_userinfo_cors_rejects_foreign_origins),
 ];
 
 const USERINFO: &str = "/oauth2/userinfo";
@@ -46,7 +46,7 @@ fn told(stage: &Stage, case: usize, answer: &Answer) {
     );
 }
 
-async fn a350(stage: &Stage) {
+async fn a350_userinfo_without_token_has_no_error_code(stage: &Stage) {
     for (case, method) in [(1, "GET"), (2, "POST")] {
         let mut nobody = stage.node(case).browser();
         let answer = nobody.send(method, USERINFO, &[], None).await;
@@ -69,7 +69,7 @@ async fn a350(stage: &Stage) {
     stage.check(3, answer.status == 401, || seen(&answer));
 }
 
-async fn a351(stage: &Stage) {
+async fn a351_invalid_tokens_are_rejected_at_userinfo(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let (tokens, revoked) = (bought(&mut flow).await, bought(&mut flow).await);
     let asks = async |case: usize, token: &str| {
@@ -105,7 +105,7 @@ async fn a351(stage: &Stage) {
     }
 }
 
-async fn a352(stage: &Stage) {
+async fn a352_userinfo_requires_scope_openid(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let url = flow.web.request(&[("scope", "orders:read profile")]);
     let code = flow.alice.allows_request(&url).await;
@@ -136,7 +136,7 @@ async fn a352(stage: &Stage) {
     );
 }
 
-async fn a353(stage: &Stage) {
+async fn a353_userinfo_token_in_query_or_sent_twice_is_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let tokens = bought(&mut flow).await;
     let (token, mut browser) = (tokens.access(), stage.server.browser());
@@ -169,7 +169,7 @@ async fn a353(stage: &Stage) {
     stage.check(3, got.status == 401, || seen(&got));
 }
 
-async fn a354(stage: &Stage) {
+async fn a354_userinfo_accepts_well_formed_bearer_headers_only(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let tokens = bought(&mut flow).await;
     let token = tokens.access();
@@ -222,7 +222,7 @@ async fn tells(stage: &Stage, client: &TestClient, changed: &[(&str, &str)]) -> 
     (tokens, answer)
 }
 
-async fn a356(stage: &Stage) {
+async fn a356_userinfo_returns_only_permitted_claims(stage: &Stage) {
     let mut narrow = confidential("narrow", "https://narrow.example/cb");
     narrow.scopes = portcullis::oauth::scope::Scope::parse("openid").unwrap();
     let narrow = stage.server.register(narrow).await;
@@ -250,7 +250,7 @@ async fn a356(stage: &Stage) {
     }
 }
 
-async fn a357(stage: &Stage) {
+async fn a357_userinfo_sub_equals_id_token_sub(stage: &Stage) {
     // 1. Pairwise subjects are not offered: a person has one `sub`, and the metadata says so.
     let metadata = "/.well-known/openid-configuration";
     let metadata = stage.server.browser().get(metadata).await.json();
@@ -272,7 +272,7 @@ async fn a357(stage: &Stage) {
     stage.check(1, subjects[0] == subjects[1], || format!("{subjects:?}"));
 }
 
-async fn a358(stage: &Stage) {
+async fn a358_userinfo_cors_rejects_foreign_origins(stage: &Stage) {
     let mut spa = public("spa", &["https://spa.example/cb"]);
     spa.cors_origins = vec!["https://spa.example".to_owned()];
     let spa = stage.server.register(spa).await;

@@ -8,9 +8,13 @@ use crate::fixtures::server::{PASSWORD, confidential};
 use crate::fixtures::{Answer, ISSUER};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a029), row!(a030), row!(a032)];
+pub const ROWS: &[Row] = &[
+    row!(a029_authorize_responses_carry_security_headers),
+    row!(a030_authorization_responses_carry_iss),
+    row!(a032_error_descriptions_contain_no_request_text),
+];
 
-async fn a029(stage: &Stage) {
+async fn a029_authorize_responses_carry_security_headers(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.node(1).browser();
     let common = |answer: &Answer| {
@@ -119,7 +123,7 @@ const REFUSALS: [(&str, &[(&str, &str)]); 9] = [
     ("access_denied", &[("prompt", "consent")]),
 ];
 
-async fn a030(stage: &Stage) {
+async fn a030_authorization_responses_carry_iss(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let mut incapable = confidential("incapable", WEB_CALLBACK);
     incapable.grant_types = Vec::new();
@@ -195,7 +199,7 @@ async fn a030(stage: &Stage) {
     });
 }
 
-async fn a032(stage: &Stage) {
+async fn a032_error_descriptions_contain_no_request_text(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let text = "<svg onload=alert(1)>";
     let names = [

@@ -14,9 +14,14 @@ use crate::fixtures::server::PASSWORD;
 use crate::fixtures::{Answer, log};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a020), row!(a021), row!(a022), row!(a024)];
+pub const ROWS: &[Row] = &[
+    row!(a020_prompt_login_and_max_age_0_require_a_new_login),
+    row!(a021_invalid_id_token_hints_are_rejected),
+    row!(a022_login_hint_is_escaped_and_ui_locales_are_not_cached),
+    row!(a024_malformed_claims_json_is_rejected),
+];
 
-async fn a020(stage: &Stage) {
+async fn a020_prompt_login_and_max_age_0_require_a_new_login(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     for (case, (name, value)) in [(1, ("max_age", "0")), (2, ("prompt", "login"))] {
         stage.server.advance(Duration::from_secs(40));
@@ -56,7 +61,7 @@ async fn a020(stage: &Stage) {
     stage.expect(5, login_page(&answer));
 }
 
-async fn a021(stage: &Stage) {
+async fn a021_invalid_id_token_hints_are_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let mark = log::mark();
     let code = alice.allows(&web).await;
@@ -139,7 +144,7 @@ async fn a021(stage: &Stage) {
     stage.check(6, told.is_none(), || format!("logged {told:?}"));
 }
 
-async fn a022(stage: &Stage) {
+async fn a022_login_hint_is_escaped_and_ui_locales_are_not_cached(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut nobody = stage.server.browser();
     let page = nobody
@@ -179,7 +184,7 @@ async fn a022(stage: &Stage) {
     }
 }
 
-async fn a024(stage: &Stage) {
+async fn a024_malformed_claims_json_is_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let nested = |depth: usize, inner: &str| {
         format!(

@@ -13,21 +13,21 @@ use crate::token_code::median;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a001),
-    row!(a002),
-    row!(a004),
-    row!(a005),
-    row!(a006),
-    row!(a008),
-    row!(a009),
-    row!(a010),
-    row!(a025),
-    row!(a026),
-    row!(a028),
-    row!(a034),
+    row!(a001_duplicate_client_id_or_redirect_uri_shows_error_page),
+    row!(a002_duplicate_parameters_are_rejected),
+    row!(a004_unknown_parameters_are_ignored_up_to_the_field_limit),
+    row!(a005_unusable_client_ids_are_indistinguishable),
+    row!(a006_oversized_queries_never_reach_the_database),
+    row!(a008_nul_bytes_are_rejected_before_the_database),
+    row!(a009_crlf_injects_no_response_header),
+    row!(a010_state_and_nonce_are_returned_byte_exact),
+    row!(a025_authorize_head_has_no_effect_and_other_methods_get_405),
+    row!(a026_cross_site_authorize_post_keeps_the_session),
+    row!(a028_parameter_in_query_and_body_is_rejected),
+    row!(a034_non_canonical_authorize_paths_get_404),
 ];
 
-async fn a001(stage: &Stage) {
+async fn a001_duplicate_client_id_or_redirect_uri_shows_error_page(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let rows = stage.rows();
     let other = stage.server.shop().await;
@@ -54,7 +54,7 @@ async fn a001(stage: &Stage) {
     stage.check(4, stage.rows() == rows, || "a row was written".to_owned());
 }
 
-async fn a002(stage: &Stage) {
+async fn a002_duplicate_parameters_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let names = [
         "state",
@@ -94,7 +94,7 @@ async fn a002(stage: &Stage) {
     }
 }
 
-async fn a004(stage: &Stage) {
+async fn a004_unknown_parameters_are_ignored_up_to_the_field_limit(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let with = |unknown: usize| {
         let more: String = (0..unknown).map(|n| format!("&x{n}={n}")).collect();
@@ -120,7 +120,7 @@ async fn a004(stage: &Stage) {
 /// How far the medians of A005 may be apart.
 const LIMIT: Duration = Duration::from_millis(5);
 
-async fn a005(stage: &Stage) {
+async fn a005_unusable_client_ids_are_indistinguishable(stage: &Stage) {
     const SAMPLES: usize = 40;
     let (web, mut alice) = stage.web_and_alice().await;
     let (deleted, disabled) = (stage.server.shop().await, stage.server.shop().await);
@@ -133,7 +133,7 @@ async fn a005(stage: &Stage) {
         .server
         .write(move |tx| tx.disable_client(&id, "test", now))
         .await;
-    stage.all_nodes_learn();
+    stage.forget_registrations();
     let spaced = format!("{} ", web.id());
     let upper = web.id().to_uppercase();
     let ids = ["nobody", deleted.id(), disabled.id(), &spaced, &upper];
@@ -177,7 +177,7 @@ async fn a005(stage: &Stage) {
     });
 }
 
-async fn a006(stage: &Stage) {
+async fn a006_oversized_queries_never_reach_the_database(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let rows = stage.rows();
     let request = web.request(&[]);
@@ -216,7 +216,7 @@ async fn a006(stage: &Stage) {
     });
 }
 
-async fn a008(stage: &Stage) {
+async fn a008_nul_bytes_are_rejected_before_the_database(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let mut alice = alice.at(&stage.node(1).base);
     let told = |answer: &Answer| logged(answer, "authz.rejected", "control_char");
@@ -234,7 +234,7 @@ async fn a008(stage: &Stage) {
     );
 }
 
-async fn a009(stage: &Stage) {
+async fn a009_crlf_injects_no_response_header(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let suffix = "%0d%0aSet-Cookie:%20a=b";
     let clean = |answer: &Answer| {
@@ -264,7 +264,7 @@ async fn a009(stage: &Stage) {
     stage.expect(2, page400(&answer).and(told(&answer)).and(clean(&answer)));
 }
 
-async fn a010(stage: &Stage) {
+async fn a010_state_and_nonce_are_returned_byte_exact(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let hard = r#"+ &=%"</>'?#;:@,$!~*()[]{}|^`\"#;
     let state: String = hard.chars().chain('a'..='z').cycle().take(1_024).collect();
@@ -284,7 +284,7 @@ async fn a010(stage: &Stage) {
     }
 }
 
-async fn a025(stage: &Stage) {
+async fn a025_authorize_head_has_no_effect_and_other_methods_get_405(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let rows = stage.rows();
     for (case, method) in (1..).zip(["HEAD", "PUT", "DELETE", "OPTIONS"]) {
@@ -309,7 +309,7 @@ async fn a025(stage: &Stage) {
     stage.check(1, stage.rows() == rows, || "a row was written".to_owned());
 }
 
-async fn a026(stage: &Stage) {
+async fn a026_cross_site_authorize_post_keeps_the_session(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let cookies = alice.cookies.clone();
     let answer = posts_across(stage, 1, form(&web.parameters(&[]))).await;
@@ -340,7 +340,7 @@ async fn a026(stage: &Stage) {
     );
 }
 
-async fn a028(stage: &Stage) {
+async fn a028_parameter_in_query_and_body_is_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let headers = [
         ("Content-Type", "application/x-www-form-urlencoded"),
@@ -376,7 +376,7 @@ async fn a028(stage: &Stage) {
     });
 }
 
-async fn a034(stage: &Stage) {
+async fn a034_non_canonical_authorize_paths_get_404(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let request = web.request(&[]);
     let query = request.split_once('?').unwrap().1;

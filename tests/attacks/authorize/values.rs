@@ -13,19 +13,19 @@ use crate::fixtures::{Browser, ISSUER};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a012),
-    row!(a013),
-    row!(a014),
-    row!(a016),
-    row!(a017),
-    row!(a018),
-    row!(a033),
-    row!(a036),
-    row!(a037),
-    row!(a038),
+    row!(a012_oversized_scopes_are_rejected_in_linear_time),
+    row!(a013_invalid_scopes_are_rejected_before_login),
+    row!(a014_invalid_response_types_are_rejected),
+    row!(a016_unregistered_response_modes_are_rejected),
+    row!(a017_form_post_page_escapes_state),
+    row!(a018_invalid_prompt_and_max_age_are_rejected),
+    row!(a033_unsatisfiable_essential_acr_is_rejected),
+    row!(a036_invalid_resources_are_rejected),
+    row!(a037_invalid_authorization_details_are_rejected),
+    row!(a038_dpop_jkt_mismatch_is_rejected),
 ];
 
-async fn a012(stage: &Stage) {
+async fn a012_oversized_scopes_are_rejected_in_linear_time(stage: &Stage) {
     let web = stage.server.shop().await;
     let many = |n: usize| {
         (0..n)
@@ -67,7 +67,7 @@ async fn a012(stage: &Stage) {
     });
 }
 
-async fn a013(stage: &Stage) {
+async fn a013_invalid_scopes_are_rejected_before_login(stage: &Stage) {
     let mut narrow = confidential("narrow", WEB_CALLBACK);
     narrow.scopes = Scope::parse("openid").unwrap();
     let web = stage.server.register(narrow).await;
@@ -95,7 +95,7 @@ async fn a013(stage: &Stage) {
     }
 }
 
-async fn a014(stage: &Stage) {
+async fn a014_invalid_response_types_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let cases = [
         ("", "invalid_request"),
@@ -117,7 +117,7 @@ async fn a014(stage: &Stage) {
     }
 }
 
-async fn a016(stage: &Stage) {
+async fn a016_unregistered_response_modes_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     for (case, mode) in (1..).zip(["fragment", "web_message", "foo", "query.jwt"]) {
         let answer = alice
@@ -139,7 +139,7 @@ async fn a016(stage: &Stage) {
     }
 }
 
-async fn a017(stage: &Stage) {
+async fn a017_form_post_page_escapes_state(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let state = "\"><script>alert(1)</script>";
     let answer = alice
@@ -197,7 +197,7 @@ async fn a017(stage: &Stage) {
     );
 }
 
-async fn a018(stage: &Stage) {
+async fn a018_invalid_prompt_and_max_age_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let cases = [
         ("prompt", "none login"),
@@ -221,7 +221,7 @@ async fn a018(stage: &Stage) {
     }
 }
 
-async fn a033(stage: &Stage) {
+async fn a033_unsatisfiable_essential_acr_is_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let essential = r#"{"id_token":{"acr":{"essential":true,"values":["urn:none"]}}}"#;
     let answer = alice.get(&web.request(&[("claims", essential)])).await;
@@ -259,7 +259,7 @@ async fn a033(stage: &Stage) {
     }
 }
 
-async fn a036(stage: &Stage) {
+async fn a036_invalid_resources_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let with = |resources: &[&str]| {
         let fields: Vec<(String, String)> = resources
@@ -290,7 +290,7 @@ async fn a036(stage: &Stage) {
     stage.expect(6, answered_to(&answer, WEB_CALLBACK, STATE));
 }
 
-async fn a037(stage: &Stage) {
+async fn a037_invalid_authorization_details_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let deep = format!(
         "[{{\"type\":\"a\",\"x\":{}{}}}]",
@@ -335,7 +335,7 @@ async fn a037(stage: &Stage) {
     );
 }
 
-async fn a038(stage: &Stage) {
+async fn a038_dpop_jkt_mismatch_is_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let jkt = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I";
     let answer = alice.clone().get(&web.request(&[("dpop_jkt", jkt)])).await;

@@ -6,7 +6,11 @@ use crate::expect::{page, seen};
 use crate::fixtures::{Answer, Server, raw};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a457), row!(a458), row!(a460)];
+pub const ROWS: &[Row] = &[
+    row!(a457_csp_nonce_is_unique_per_answer),
+    row!(a458_all_answers_carry_security_headers),
+    row!(a460_path_suffixes_cannot_poison_caches),
+];
 
 /// One page of each kind.
 async fn pages(stage: &Stage) -> Vec<(&'static str, Answer)> {
@@ -43,7 +47,7 @@ fn directive<'a>(csp: &'a str, name: &str) -> Option<&'a str> {
         .find_map(|one| one.strip_prefix(name)?.strip_prefix(' '))
 }
 
-async fn a457(stage: &Stage) {
+async fn a457_csp_nonce_is_unique_per_answer(stage: &Stage) {
     let mut nonces = BTreeSet::new();
     for (case, (name, answer)) in (1..).zip(pages(stage).await) {
         let csp = answer.header("content-security-policy").unwrap_or_default();
@@ -156,7 +160,7 @@ async fn raw_get(server: &Server, headers: &str) -> Answer {
     raw::bytes(&server.base, text.into_bytes()).await.unwrap()
 }
 
-async fn a458(stage: &Stage) {
+async fn a458_all_answers_carry_security_headers(stage: &Stage) {
     let own = Server::with(stage.db(), |_| {}).await;
     let web = own.shop().await;
     let mut browser = own.browser();
@@ -228,7 +232,7 @@ async fn a458(stage: &Stage) {
     own.remove().await;
 }
 
-async fn a460(stage: &Stage) {
+async fn a460_path_suffixes_cannot_poison_caches(stage: &Stage) {
     let (_, mut alice) = stage.web_and_alice().await;
     for (case, path) in (1..).zip([
         "/oauth2/userinfo/x.css",

@@ -15,7 +15,13 @@ use crate::fixtures::tls::{self, Pair};
 use crate::fixtures::{Server, log};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a445), row!(a446), row!(a447), row!(a448), row!(a515)];
+pub const ROWS: &[Row] = &[
+    row!(a445_weak_tls_handshakes_fail),
+    row!(a446_tls_early_data_is_not_offered),
+    row!(a447_half_open_handshakes_are_limited),
+    row!(a448_replaced_certificate_is_served_without_failures),
+    row!(a515_half_open_flood_does_not_block_other_addresses),
+];
 
 /// A ClientHello (RFC 5246 §7.4.1.2, RFC 8446 §4.1.2), as its writer wants it.
 struct Hello<'a> {
@@ -82,7 +88,7 @@ impl Hello<'_> {
     }
 }
 
-async fn a445(stage: &Stage) {
+async fn a445_weak_tls_handshakes_fail(stage: &Stage) {
     let server = encrypted(stage, |_| {}).await;
     let address = address(&server);
     let found = beside(move || {
@@ -247,7 +253,7 @@ async fn speaks(server: &Server, config: Arc<rustls::ClientConfig>, path: &str) 
     .await
 }
 
-async fn a446(stage: &Stage) {
+async fn a446_tls_early_data_is_not_offered(stage: &Stage) {
     let server = encrypted(stage, |_| {}).await;
     let mut config = tls::ours().client();
     config.enable_early_data = true;
@@ -265,7 +271,7 @@ async fn a446(stage: &Stage) {
     server.remove().await;
 }
 
-async fn a448(stage: &Stage) {
+async fn a448_replaced_certificate_is_served_without_failures(stage: &Stage) {
     let folder = crate::fixtures::server::scratch().join(format!("renewal-{:?}", stage.db()));
     let old = Pair::new(&folder, "current", None);
     let new = Pair::new(&folder, "renewed", None);
@@ -400,7 +406,7 @@ fn is_limited(mark: usize, address: Ipv4Addr) -> bool {
     })
 }
 
-async fn a447(stage: &Stage) {
+async fn a447_half_open_handshakes_are_limited(stage: &Stage) {
     const FLOOD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 41);
     let server = encrypted(stage, |_| {}).await;
     let to: SocketAddr = address(&server).parse().unwrap();
@@ -475,7 +481,7 @@ async fn a447(stage: &Stage) {
     server.remove().await;
 }
 
-async fn a515(stage: &Stage) {
+async fn a515_half_open_flood_does_not_block_other_addresses(stage: &Stage) {
     const FLOOD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 31);
     let server = encrypted(stage, |_| {}).await;
     let to: SocketAddr = address(&server).parse().unwrap();

@@ -6,9 +6,13 @@ use crate::expect::seen;
 use crate::fixtures::{log, raw};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a461), row!(a462), row!(a464)];
+pub const ROWS: &[Row] = &[
+    row!(a461_log_injection_is_escaped),
+    row!(a462_secrets_appear_in_no_log),
+    row!(a464_hostile_request_ids_are_replaced),
+];
 
-async fn a461(stage: &Stage) {
+async fn a461_log_injection_is_escaped(stage: &Stage) {
     let web = stage.server.shop().await;
     let payloads = [
         "x\r\n{\"level\":\"info\",\"event\":\"forged\"}".to_owned(),
@@ -56,7 +60,7 @@ async fn a461(stage: &Stage) {
     }
 }
 
-async fn a462(stage: &Stage) {
+async fn a462_secrets_appear_in_no_log(stage: &Stage) {
     let canary = "Canary9x7Canary9x7Canary9x7Canary9x7Canary9";
     let web = stage.server.shop().await;
     let mark = log::mark();
@@ -137,7 +141,7 @@ async fn a462(stage: &Stage) {
     stage.check(21, logged.is_empty(), || format!("{logged:?}"));
 }
 
-async fn a464(stage: &Stage) {
+async fn a464_hostile_request_ids_are_replaced(stage: &Stage) {
     let mut ids = BTreeSet::new();
     let mut stranger = stage.server.browser();
     let own = "01a3185c-5000-7000-8000-000000000001";

@@ -4,9 +4,15 @@ use crate::expect::{logged, seen};
 use crate::fixtures::raw;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a453), row!(a454), row!(a456), row!(a465), row!(a466)];
+pub const ROWS: &[Row] = &[
+    row!(a453_oversized_headers_are_rejected),
+    row!(a454_invalid_hosts_are_rejected),
+    row!(a456_static_file_traversal_gets_404),
+    row!(a465_rate_limits_cannot_be_evaded),
+    row!(a466_management_paths_are_not_on_the_public_listener),
+];
 
-async fn a453(stage: &Stage) {
+async fn a453_oversized_headers_are_rejected(stage: &Stage) {
     let server = &stage.server;
     let get = |headers: Vec<String>| {
         let text = format!(
@@ -35,7 +41,7 @@ async fn a453(stage: &Stage) {
     }
 }
 
-async fn a454(stage: &Stage) {
+async fn a454_invalid_hosts_are_rejected(stage: &Stage) {
     let server = &stage.server;
     let ask = |head: &str| {
         let text = format!("{head}Connection: close\r\n\r\n");
@@ -102,7 +108,7 @@ async fn a454(stage: &Stage) {
     }
 }
 
-async fn a456(stage: &Stage) {
+async fn a456_static_file_traversal_gets_404(stage: &Stage) {
     let sheet = &stage.server.browser().get("/account").await;
     let style = sheet.body.split("href=\"/assets/").nth(1).unwrap();
     let style = style.split('"').next().unwrap();
@@ -140,7 +146,7 @@ async fn a456(stage: &Stage) {
     }
 }
 
-async fn a465(stage: &Stage) {
+async fn a465_rate_limits_cannot_be_evaded(stage: &Stage) {
     let nodes = crate::throttle::nodes(stage, |config| config.limits.per_ip = 12).await;
     let server = &nodes[0];
     let mut answered = 0;
@@ -186,7 +192,7 @@ async fn a465(stage: &Stage) {
     crate::throttle::end(nodes).await;
 }
 
-async fn a466(stage: &Stage) {
+async fn a466_management_paths_are_not_on_the_public_listener(stage: &Stage) {
     for (case, path) in (1..).zip([
         "/metrics",
         "/livez",

@@ -12,7 +12,11 @@ use crate::expect::{logged, page, seen};
 use crate::fixtures::{Browser, Server, raw};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a449), row!(a450), row!(a452)];
+pub const ROWS: &[Row] = &[
+    row!(a449_plain_http_only_redirects_get_root),
+    row!(a450_request_smuggling_is_rejected),
+    row!(a452_slow_requests_are_cut),
+];
 
 /// An address of this machine that is not loopback, if it has one.
 fn own_address() -> Option<std::net::IpAddr> {
@@ -23,7 +27,7 @@ fn own_address() -> Option<std::net::IpAddr> {
     (!address.is_loopback() && !address.is_unspecified()).then_some(address)
 }
 
-async fn a449(stage: &Stage) {
+async fn a449_plain_http_only_redirects_get_root(stage: &Stage) {
     // In the clear where TLS is spoken: nothing comes back.
     let server = encrypted(stage, |_| {}).await;
     let plain = raw::bytes(
@@ -191,7 +195,7 @@ fn smuggled() -> Vec<(String, Vec<u8>)> {
     all
 }
 
-async fn a450(stage: &Stage) {
+async fn a450_request_smuggling_is_rejected(stage: &Stage) {
     let web = stage.server.shop().await;
     for (case, (what, bytes)) in (1..).zip(smuggled()) {
         let heard = converse(&stage.server, bytes).await;
@@ -254,7 +258,7 @@ async fn dribbles(base: String, first: String) -> (Duration, String) {
     (started.elapsed(), heard)
 }
 
-async fn a452(stage: &Stage) {
+async fn a452_slow_requests_are_cut(stage: &Stage) {
     let server = &stage.server;
     let body = "POST /oauth2/token HTTP/1.1\r\nHost: op.example\r\n\
                 Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 400\r\n\r\n";

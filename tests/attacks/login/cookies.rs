@@ -6,7 +6,11 @@ use crate::fixtures::Browser;
 use crate::fixtures::server::PASSWORD;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a127), row!(a502), row!(a506)];
+pub const ROWS: &[Row] = &[
+    row!(a127_duplicate_session_cookies_are_rejected),
+    row!(a502_encoded_cookie_names_are_ignored),
+    row!(a506_non_utf8_cookies_are_ignored),
+];
 
 const STATE: Option<&str> = Some("st-4711");
 
@@ -26,7 +30,7 @@ fn with(browser: &Browser, name: &str, value: &str) -> Browser {
     browser
 }
 
-async fn a502(stage: &Stage) {
+async fn a502_encoded_cookie_names_are_ignored(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let bob = stage.server.signed_in("bob").await;
     let silent = web.request(&[("prompt", "none")]);
@@ -73,7 +77,7 @@ async fn a502(stage: &Stage) {
     }
 }
 
-async fn a506(stage: &Stage) {
+async fn a506_non_utf8_cookies_are_ignored(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     for (case, before) in [(1, true), (2, false)] {
         let node = stage.node(case);
@@ -136,7 +140,7 @@ async fn sends(base: &str, path: &str, cookie: Vec<u8>, form: Option<String>) ->
 }
 
 /// Two session cookies: the browser is not signed in, and no form reports an effect that it does not have.
-async fn a127(stage: &Stage) {
+async fn a127_duplicate_session_cookies_are_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let account = alice.get("/account").await;
     let csrf = account.values("csrf");

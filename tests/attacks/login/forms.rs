@@ -10,7 +10,12 @@ use crate::fixtures::server::PASSWORD;
 use crate::fixtures::{Answer, ISSUER};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a124), row!(a125), row!(a126), row!(a128)];
+pub const ROWS: &[Row] = &[
+    row!(a124_login_form_without_valid_csrf_token_is_rejected),
+    row!(a125_login_csrf_creates_no_session),
+    row!(a126_planted_session_ids_are_replaced_at_login),
+    row!(a128_cookies_carry_host_prefix_and_secure_attributes),
+];
 
 /// Refused as a forgery, and nobody is signed in.
 fn forged(stage: &Stage, case: usize, answer: &Answer, before: i64) {
@@ -22,7 +27,7 @@ fn forged(stage: &Stage, case: usize, answer: &Answer, before: i64) {
     });
 }
 
-async fn a124(stage: &Stage) {
+async fn a124_login_form_without_valid_csrf_token_is_rejected(stage: &Stage) {
     let web = stage.server.shop().await;
     let other = Door::opens(&stage.server, &web).await;
     let (ours, evil, null) = (
@@ -65,7 +70,7 @@ async fn a124(stage: &Stage) {
     }
 }
 
-async fn a125(stage: &Stage) {
+async fn a125_login_csrf_creates_no_session(stage: &Stage) {
     let web = stage.server.shop().await;
     let attacker = Door::opens(&stage.server, &web).await;
     let victim = Door::opens(&stage.server, &web).await;
@@ -118,7 +123,7 @@ fn is_random_id(id: &str) -> bool {
     id.len() == 43 && from_base64url(id).is_some_and(|bytes| bytes.len() == 32)
 }
 
-async fn a126(stage: &Stage) {
+async fn a126_planted_session_ids_are_replaced_at_login(stage: &Stage) {
     let web = stage.server.shop().await;
     // 1. The attacker's own live session id, planted.
     let mut attacker = stage.server.browser();
@@ -191,7 +196,7 @@ async fn a126(stage: &Stage) {
     stage.check(4, answer.body.contains("not signed in"), || seen(&answer));
 }
 
-async fn a128(stage: &Stage) {
+async fn a128_cookies_carry_host_prefix_and_secure_attributes(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
     let mut set = Vec::new();

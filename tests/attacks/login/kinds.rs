@@ -8,12 +8,12 @@ use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a144),
-    row!(a145),
-    row!(a146),
-    row!(a148),
-    row!(a149),
-    row!(a150),
+    row!(a144_credentials_of_another_kind_are_rejected),
+    row!(a145_totp_codes_are_single_use_and_limited),
+    row!(a146_mfa_cannot_be_skipped),
+    row!(a148_upstream_email_is_not_linked_without_proof),
+    row!(a149_users_cannot_verify_their_own_email),
+    row!(a150_disabled_users_get_no_tokens_from_pending_flows),
 ];
 
 /// The answer but for what differs each time.
@@ -26,7 +26,7 @@ fn essence(answer: &Answer) -> (u16, Option<String>, String) {
     )
 }
 
-async fn a144(stage: &Stage) {
+async fn a144_credentials_of_another_kind_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let asked = flow
@@ -199,7 +199,7 @@ async fn absent(stage: &Stage, case: usize, paths: &[&str]) {
     }
 }
 
-async fn a145(stage: &Stage) {
+async fn a145_totp_codes_are_single_use_and_limited(stage: &Stage) {
     absent(
         stage,
         1,
@@ -236,7 +236,7 @@ async fn a145(stage: &Stage) {
     stage.expect(2, failed(&answer));
 }
 
-async fn a146(stage: &Stage) {
+async fn a146_mfa_cannot_be_skipped(stage: &Stage) {
     absent(
         stage,
         1,
@@ -258,7 +258,7 @@ async fn a146(stage: &Stage) {
     stage.expect(2, login_page(&answer));
 }
 
-async fn a148(stage: &Stage) {
+async fn a148_upstream_email_is_not_linked_without_proof(stage: &Stage) {
     absent(
         stage,
         1,
@@ -273,7 +273,7 @@ async fn a148(stage: &Stage) {
     .await;
 }
 
-async fn a149(stage: &Stage) {
+async fn a149_users_cannot_verify_their_own_email(stage: &Stage) {
     absent(
         stage,
         1,
@@ -297,7 +297,7 @@ async fn a149(stage: &Stage) {
     });
 }
 
-async fn a150(stage: &Stage) {
+async fn a150_disabled_users_get_no_tokens_from_pending_flows(stage: &Stage) {
     absent(
         stage,
         1,

@@ -6,7 +6,11 @@ use crate::fixtures::server::PASSWORD;
 use crate::fixtures::{Answer, Browser, ISSUER, TestClient, raw};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a129), row!(a130), row!(a140)];
+pub const ROWS: &[Row] = &[
+    row!(a129_return_parameters_never_leave_the_origin),
+    row!(a130_xss_payloads_are_escaped_on_every_page),
+    row!(a140_host_header_does_not_change_reset_links),
+];
 
 fn stays(answer: &Answer) -> Result<(), String> {
     let ours = |to: &str| to.starts_with('/') && !to.starts_with("//") && !to.contains('\\');
@@ -24,7 +28,7 @@ fn stays(answer: &Answer) -> Result<(), String> {
     }
 }
 
-async fn a129(stage: &Stage) {
+async fn a129_return_parameters_never_leave_the_origin(stage: &Stage) {
     let web = stage.server.shop().await;
     for (case, target) in [
         (1, "//evil.test"),
@@ -152,7 +156,7 @@ fn payloads() -> Vec<String> {
         .collect()
 }
 
-async fn a130(stage: &Stage) {
+async fn a130_xss_payloads_are_escaped_on_every_page(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.signed_in("alice").await;
     let payloads = payloads();
@@ -236,7 +240,7 @@ async fn shows(alice: &mut Browser, web: &TestClient, payload: &str) -> Vec<Answ
     ]
 }
 
-async fn a140(stage: &Stage) {
+async fn a140_host_header_does_not_change_reset_links(stage: &Stage) {
     let web = stage.server.shop().await;
     for (case, target) in [
         (1, "/login".to_owned()),

@@ -14,13 +14,13 @@ use crate::throttle::throttled;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a110),
-    row!(a116),
-    row!(a118),
-    row!(a120),
-    row!(a121),
-    row!(a122),
-    row!(a142),
+    row!(a110_login_failures_are_indistinguishable),
+    row!(a116_username_spellings_share_one_account_and_bucket),
+    row!(a118_forwarded_addresses_count_only_from_trusted_proxies),
+    row!(a120_long_passwords_are_not_truncated),
+    row!(a121_passwords_are_kept_as_typed_in_nfc),
+    row!(a122_empty_passwords_never_match),
+    row!(a142_weak_new_passwords_are_refused),
 ];
 
 /// All that must be the same whoever was tried: status, headers and body but for what belongs to the
@@ -41,7 +41,7 @@ fn comparable(answer: &Answer, username: &str) -> (u16, BTreeMap<String, String>
     (answer.status, headers, body)
 }
 
-async fn a110(stage: &Stage) {
+async fn a110_login_failures_are_indistinguishable(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut door = Door::opens(&stage.server, &web).await;
     let mut seen = BTreeSet::new();
@@ -72,7 +72,7 @@ async fn a110(stage: &Stage) {
     stage.check(6, seen.len() == 1, || format!("{seen:?}"));
 }
 
-async fn a116(stage: &Stage) {
+async fn a116_username_spellings_share_one_account_and_bucket(stage: &Stage) {
     let web = stage.server.shop().await;
     person(&stage.server, "john", Some(PASSWORD)).await;
     person(&stage.server, "j\u{f6}rg", Some(PASSWORD)).await;
@@ -123,7 +123,7 @@ async fn a116(stage: &Stage) {
     });
 }
 
-async fn a118(stage: &Stage) {
+async fn a118_forwarded_addresses_count_only_from_trusted_proxies(stage: &Stage) {
     let web = stage.server.shop().await;
     let sent: [&[(&str, &str)]; 6] = [
         &[("X-Forwarded-For", "203.0.113.9")],
@@ -198,7 +198,7 @@ async fn a118(stage: &Stage) {
     trusting.remove().await;
 }
 
-async fn a120(stage: &Stage) {
+async fn a120_long_passwords_are_not_truncated(stage: &Stage) {
     let web = stage.server.shop().await;
     for (case, length) in [(1, 64), (2, 1_024)] {
         let password: String = "k7#Qz".chars().cycle().take(length).collect();
@@ -258,7 +258,7 @@ async fn fastest(stage: &Stage, door: &mut Door, tries: [(&str, &str); 2]) -> [D
     best
 }
 
-async fn a121(stage: &Stage) {
+async fn a121_passwords_are_kept_as_typed_in_nfc(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut door = Door::opens(&stage.server, &web).await;
     let answer = door.tries("alice", "gravel\0otter-92-lamp").await;
@@ -296,7 +296,7 @@ async fn a121(stage: &Stage) {
     }
 }
 
-async fn a122(stage: &Stage) {
+async fn a122_empty_passwords_never_match(stage: &Stage) {
     let web = stage.server.shop().await;
     person(&stage.server, "invited", None).await;
     let mut door = Door::opens(&stage.server, &web).await;
@@ -319,7 +319,7 @@ async fn a122(stage: &Stage) {
     });
 }
 
-async fn a142(stage: &Stage) {
+async fn a142_weak_new_passwords_are_refused(stage: &Stage) {
     let margarethe = Username::parse("margarethe").unwrap();
     let product = stage.server.app.config.branding.product.clone();
     let passwords = [

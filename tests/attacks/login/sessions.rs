@@ -15,9 +15,15 @@ use crate::fixtures::{Answer, Db, Server};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a132), row!(a133), row!(a134), row!(a136), row!(a501)];
+pub const ROWS: &[Row] = &[
+    row!(a132_altered_session_ids_are_not_signed_in),
+    row!(a133_idle_and_old_sessions_expire),
+    row!(a134_logout_ends_the_session_on_every_node),
+    row!(a136_password_change_revokes_sessions_codes_and_tokens),
+    row!(a501_rehash_never_restores_a_replaced_password),
+];
 
-async fn a132(stage: &Stage) {
+async fn a132_altered_session_ids_are_not_signed_in(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
     alice.signs_in(&web, "alice").await;
@@ -50,7 +56,7 @@ async fn a132(stage: &Stage) {
     });
 }
 
-async fn a133(stage: &Stage) {
+async fn a133_idle_and_old_sessions_expire(stage: &Stage) {
     let web = stage.server.shop().await;
     let hex = if stage.db() == Db::Sqlite {
         "lower(hex(id_hash))"
@@ -124,7 +130,7 @@ async fn a133(stage: &Stage) {
     is_nobody(stage, 3, &stage.server, &web, &kept).await;
 }
 
-async fn a134(stage: &Stage) {
+async fn a134_logout_ends_the_session_on_every_node(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
     alice.signs_in(&web, "alice").await;
@@ -181,7 +187,7 @@ async fn replaces_hash(server: &Server, phc: String) {
         .await;
 }
 
-async fn a136(stage: &Stage) {
+async fn a136_password_change_revokes_sessions_codes_and_tokens(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let (code, spent) = (flow.code().await, flow.code().await);
     let bought = flow.web.redeems(&spent).await.ok();
@@ -273,7 +279,7 @@ async fn a136(stage: &Stage) {
     }
 }
 
-async fn a501(stage: &Stage) {
+async fn a501_rehash_never_restores_a_replaced_password(stage: &Stage) {
     let web = stage.server.shop().await;
     // Not the cost of the configuration, so each login renews the hash.
     let outdated = Argon2 {

@@ -11,9 +11,13 @@ use crate::fixtures::server::confidential;
 use crate::fixtures::{Answer, Db, TestClient, raw};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a188), row!(a198), row!(a202)];
+pub const ROWS: &[Row] = &[
+    row!(a188_token_responses_carry_required_headers),
+    row!(a198_storage_error_during_redemption_issues_nothing),
+    row!(a202_token_error_descriptions_are_fixed_texts),
+];
 
-async fn a188(stage: &Stage) {
+async fn a188_token_responses_carry_required_headers(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let answer = flow.web.redeems(&code).await;
@@ -164,7 +168,7 @@ async fn storage_fails(stage: &Stage, web: &TestClient, code: &str) -> Answer {
     answer
 }
 
-async fn a198(stage: &Stage) {
+async fn a198_storage_error_during_redemption_issues_nothing(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let rows = || {
@@ -202,7 +206,7 @@ async fn a198(stage: &Stage) {
     stage.expect(1, unspent(&flow.web, &code).await);
 }
 
-async fn a202(stage: &Stage) {
+async fn a202_token_error_descriptions_are_fixed_texts(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     for (case, (answer, _, _)) in (1..).zip(every_error(stage, &mut flow).await) {
         stage.expect(case, fixed_text(&answer));

@@ -13,18 +13,18 @@ use crate::fixtures::{Answer, Server, TestClient, VERIFIER, challenge};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a189),
-    row!(a190),
-    row!(a192),
-    row!(a193),
-    row!(a194),
-    row!(a196),
+    row!(a189_code_guesses_are_indistinguishable),
+    row!(a190_code_of_another_client_is_rejected_and_consumed),
+    row!(a192_wrong_code_verifiers_consume_the_code),
+    row!(a193_stripped_pkce_challenge_is_detected),
+    row!(a194_replayed_code_revokes_the_grant),
+    row!(a196_concurrent_redemptions_succeed_once),
 ];
 
 /// Samples of each case.
 const ROUNDS: usize = 40;
 
-async fn a189(stage: &Stage) {
+async fn a189_code_guesses_are_indistinguishable(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let mut spread = Duration::MAX;
     let mut bodies = BTreeSet::new();
@@ -83,7 +83,7 @@ fn flipped(code: &str) -> String {
     format!("{prefix}{}", base64url(&bytes))
 }
 
-async fn a190(stage: &Stage) {
+async fn a190_code_of_another_client_is_rejected_and_consumed(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let web2 = stage
         .server
@@ -109,7 +109,7 @@ async fn a190(stage: &Stage) {
     );
 }
 
-async fn a192(stage: &Stage) {
+async fn a192_wrong_code_verifiers_consume_the_code(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let own = challenge(VERIFIER);
     let verifiers = [
@@ -153,7 +153,7 @@ async fn a192(stage: &Stage) {
     }
 }
 
-async fn a193(stage: &Stage) {
+async fn a193_stripped_pkce_challenge_is_detected(stage: &Stage) {
     let mut old = confidential("old", "https://old.example/cb");
     old.require_pkce = false;
     let old = stage.server.register(old).await;
@@ -203,7 +203,7 @@ fn ended(server: &Server, tokens: &Value, times: i64) -> Result<(), String> {
     }
 }
 
-async fn a194(stage: &Stage) {
+async fn a194_replayed_code_revokes_the_grant(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     for (case, secs) in [(1, 1), (2, 30)] {
         let code = flow.code().await;
@@ -254,7 +254,7 @@ async fn a194(stage: &Stage) {
     stage.expect(5, ended(&stage.server, &tokens.0, 0));
 }
 
-async fn a196(stage: &Stage) {
+async fn a196_concurrent_redemptions_succeed_once(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let nodes: Vec<TestClient> = stage.all().map(|node| flow.web.at(&node.base)).collect();
     for (case, n) in (1..).zip([2, 4, 8, 16, 32, 64]) {

@@ -6,12 +6,12 @@ use crate::fixtures::{Browser, raw};
 use crate::process::Site;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a197)];
+pub const ROWS: &[Row] = &[row!(a197_code_stays_consumed_after_kill)];
 
 /// How often the node may answer before it is killed, and it is tried again.
 const TRIES: usize = 20;
 
-async fn a197(stage: &Stage) {
+async fn a197_code_stays_consumed_after_kill(stage: &Stage) {
     let site = Site::open(stage.db());
     let mut look = site.look();
     let mut node = site.starts();

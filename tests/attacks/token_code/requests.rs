@@ -7,16 +7,16 @@ use crate::fixtures::{Answer, VERIFIER, raw};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a180),
-    row!(a181),
-    row!(a182),
-    row!(a184),
-    row!(a185),
-    row!(a186),
-    row!(a204),
+    row!(a180_token_endpoint_allows_only_post),
+    row!(a181_token_requests_of_other_content_types_are_rejected),
+    row!(a182_credentials_in_the_token_query_are_rejected),
+    row!(a184_oversized_token_bodies_are_rejected),
+    row!(a185_malformed_encodings_are_rejected),
+    row!(a186_unknown_grant_types_are_rejected),
+    row!(a204_cors_allows_only_the_registered_origin),
 ];
 
-async fn a180(stage: &Stage) {
+async fn a180_token_endpoint_allows_only_post(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let target = format!("{TOKEN}?grant_type=authorization_code&code={code}");
@@ -33,7 +33,7 @@ async fn a180(stage: &Stage) {
     stage.expect(1, unspent(&flow.web, &code).await);
 }
 
-async fn a181(stage: &Stage) {
+async fn a181_token_requests_of_other_content_types_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let kinds = [
         Some("application/json"),
@@ -54,7 +54,7 @@ async fn a181(stage: &Stage) {
     }
 }
 
-async fn a182(stage: &Stage) {
+async fn a182_credentials_in_the_token_query_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let (body, authorization) = valid(&flow.web, &code);
@@ -82,7 +82,7 @@ async fn a182(stage: &Stage) {
     stage.expect(2, unspent(&flow.web, &code).await);
 }
 
-async fn a184(stage: &Stage) {
+async fn a184_oversized_token_bodies_are_rejected(stage: &Stage) {
     let web = stage.server.shop().await;
     let (body, authorization) = valid(&web, "pcl_ac_x");
     let headers = [("Authorization", authorization.as_str())];
@@ -158,7 +158,7 @@ fn resident() -> u64 {
     text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4_096
 }
 
-async fn a185(stage: &Stage) {
+async fn a185_malformed_encodings_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let (body, authorization) = valid(&flow.web, &code);
@@ -196,7 +196,7 @@ async fn a185(stage: &Stage) {
     }
 }
 
-async fn a186(stage: &Stage) {
+async fn a186_unknown_grant_types_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let answer = flow.web.redeems_with(&code, &[("grant_type", "")]).await;
@@ -223,7 +223,7 @@ async fn a186(stage: &Stage) {
     stage.expect(1, unspent(&flow.web, &code).await);
 }
 
-async fn a204(stage: &Stage) {
+async fn a204_cors_allows_only_the_registered_origin(stage: &Stage) {
     let mut spa = public("spa", &["https://spa.example/cb"]);
     spa.cors_origins = vec!["https://spa.example".to_owned()];
     let spa = stage.server.register(spa).await;

@@ -11,9 +11,12 @@ use crate::fixtures::client::header;
 use crate::fixtures::server::AUDIENCE;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a200), row!(a201)];
+pub const ROWS: &[Row] = &[
+    row!(a200_id_token_claims_are_exact),
+    row!(a201_access_token_claims_are_exact),
+];
 
-async fn a200(stage: &Stage) {
+async fn a200_id_token_claims_are_exact(stage: &Stage) {
     let began = stage.server.clock.now().secs();
     let mut flow = Flow::begin(&stage.server).await;
     stage.server.advance(Duration::from_secs(100));
@@ -67,7 +70,7 @@ async fn a200(stage: &Stage) {
     );
 }
 
-async fn a201(stage: &Stage) {
+async fn a201_access_token_claims_are_exact(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
     let code = alice

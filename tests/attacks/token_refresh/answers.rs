@@ -16,15 +16,15 @@ use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a217),
-    row!(a218),
-    row!(a219),
-    row!(a220),
-    row!(a221),
-    row!(a222),
-    row!(a225),
-    row!(a226),
-    row!(a509),
+    row!(a217_refresh_token_of_another_client_is_rejected),
+    row!(a218_unauthenticated_refresh_of_confidential_client_is_rejected),
+    row!(a219_refresh_scope_never_widens),
+    row!(a220_narrowed_refresh_keeps_the_original_scope),
+    row!(a221_refresh_tokens_expire_idle_and_absolute),
+    row!(a222_refresh_for_disabled_user_or_client_is_rejected),
+    row!(a225_refreshed_tokens_keep_their_claims),
+    row!(a226_refreshes_are_limited_per_grant),
+    row!(a509_unredeemed_codes_do_not_revoke_the_grant),
 ];
 
 const TOKEN: &str = "/oauth2/token";
@@ -37,7 +37,7 @@ fn succeeded(stage: &Stage, case: usize, answer: &Answer) {
     stage.check(case, answer.status == 200, || seen(answer));
 }
 
-async fn a217(stage: &Stage) {
+async fn a217_refresh_token_of_another_client_is_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let web2 = confidential("web2", "https://app2.example/cb");
     let web2 = stage.server.register(web2).await;
@@ -67,7 +67,7 @@ async fn a217(stage: &Stage) {
     succeeded(stage, 2, &spa.refreshes(tokens.refresh(), &[]).await);
 }
 
-async fn a218(stage: &Stage) {
+async fn a218_unauthenticated_refresh_of_confidential_client_is_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let tokens = bought(&mut flow).await;
     let generation = "SELECT generation AS n FROM grants";
@@ -91,7 +91,7 @@ async fn a218(stage: &Stage) {
     succeeded(stage, 1, &flow.web.refreshes(tokens.refresh(), &[]).await);
 }
 
-async fn a220(stage: &Stage) {
+async fn a220_narrowed_refresh_keeps_the_original_scope(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let whole = "openid orders:read orders:write";
     let url = flow.web.request(&[("scope", whole)]);
@@ -122,7 +122,7 @@ async fn a220(stage: &Stage) {
     succeeded(stage, 3, &flow.web.refreshes(again.refresh(), &[]).await);
 }
 
-async fn a221(stage: &Stage) {
+async fn a221_refresh_tokens_expire_idle_and_absolute(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let expired = |case: usize, answer: &Answer| {
         stage.expect(case, json_error(answer, 400, "invalid_grant"));
@@ -148,7 +148,7 @@ async fn a221(stage: &Stage) {
     expired(2, &flow.web.refreshes(tokens.refresh(), &[]).await);
 }
 
-async fn a222(stage: &Stage) {
+async fn a222_refresh_for_disabled_user_or_client_is_rejected(stage: &Stage) {
     // 3. The grant type is taken from the client.
     let mut flow = Flow::begin(&stage.server).await;
     let tokens = bought(&mut flow).await;
@@ -198,7 +198,7 @@ async fn a222(stage: &Stage) {
     }
 }
 
-async fn a225(stage: &Stage) {
+async fn a225_refreshed_tokens_keep_their_claims(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let first = bought(&mut flow).await;
     stage.server.advance(100 * SECOND);
@@ -279,7 +279,7 @@ fn sizes(stage: &Stage) -> BTreeMap<&'static str, i64> {
         .into()
 }
 
-async fn a226(stage: &Stage) {
+async fn a226_refreshes_are_limited_per_grant(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let mut tokens = bought(&mut flow).await;
     let before = sizes(stage);
@@ -319,7 +319,7 @@ fn scopes(tokens: &Tokens) -> (String, String) {
     (text(&tokens.0), text(&tokens.access_claims()))
 }
 
-async fn a219(stage: &Stage) {
+async fn a219_refresh_scope_never_widens(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let whole = "openid offline_access orders:read orders:write";
     let url = flow.web.request(&[("scope", whole)]);
@@ -395,7 +395,7 @@ async fn a219(stage: &Stage) {
     stage.expect(7, logged(&answer, "token.rejected", "redirect_uri"));
 }
 
-async fn a509(stage: &Stage) {
+async fn a509_unredeemed_codes_do_not_revoke_the_grant(stage: &Stage) {
     let spa = public("spa", &["https://spa.example/cb"]);
     let spa = stage.server.register(spa).await;
     let mut alice = stage.server.browser();

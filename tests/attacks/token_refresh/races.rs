@@ -8,9 +8,12 @@ use crate::fixtures::{Answer, Browser, Db, Server, TestClient, Tokens};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a212), row!(a216)];
+pub const ROWS: &[Row] = &[
+    row!(a212_concurrent_refreshes_without_grace_succeed_once),
+    row!(a216_refresh_racing_revocation_never_survives_it),
+];
 
-async fn a212(stage: &Stage) {
+async fn a212_concurrent_refreshes_without_grace_succeed_once(stage: &Stage) {
     let own = Server::with(stage.db(), |config| {
         config.tokens.refresh_grace = "0s".parse().unwrap();
     })
@@ -124,7 +127,7 @@ async fn changes_password(server: &Server) {
         .await;
 }
 
-async fn a216(stage: &Stage) {
+async fn a216_refresh_racing_revocation_never_survives_it(stage: &Stage) {
     let web = stage.server.shop().await;
     let acts = [
         Act::Revocation,

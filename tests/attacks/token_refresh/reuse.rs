@@ -8,12 +8,17 @@ use crate::fixtures::{Db, Server};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a210), row!(a213), row!(a214), row!(a224)];
+pub const ROWS: &[Row] = &[
+    row!(a210_reused_refresh_token_revokes_the_grant),
+    row!(a213_refresh_token_two_rotations_old_revokes_the_grant),
+    row!(a214_refresh_reuse_is_detected_after_restart_and_clock_change),
+    row!(a224_lost_refresh_response_is_repeated_within_grace),
+];
 
 const GRACE: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
 
-async fn a210(stage: &Stage) {
+async fn a210_reused_refresh_token_revokes_the_grant(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     // 1. After the grace, at another node.
     let first = bought(&mut flow).await;
@@ -51,7 +56,7 @@ async fn a210(stage: &Stage) {
     stage.check(3, answer.status == 200, || seen(&answer));
 }
 
-async fn a213(stage: &Stage) {
+async fn a213_refresh_token_two_rotations_old_revokes_the_grant(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let first = bought(&mut flow).await;
     // The clock stands still: nothing but the generations tells these apart.
@@ -64,7 +69,7 @@ async fn a213(stage: &Stage) {
     stage.expect(1, json_error(&answer, 400, "invalid_grant"));
 }
 
-async fn a214(stage: &Stage) {
+async fn a214_refresh_reuse_is_detected_after_restart_and_clock_change(stage: &Stage) {
     let hour = Duration::from_secs(3_600);
     // 1. A restart, of a server of its own.
     let own = Server::start(stage.db()).await;
@@ -107,7 +112,7 @@ async fn a214(stage: &Stage) {
     reused(stage, &stage.server, 4, &answer, &first);
 }
 
-async fn a224(stage: &Stage) {
+async fn a224_lost_refresh_response_is_repeated_within_grace(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     // DPoP is off: its header is ignored, and the tokens are bearer tokens.
     let proof = "eyJ0eXAiOiJkcG9wK2p3dCJ9.e30.AAAA";
