@@ -84,7 +84,7 @@ async fn a330_node_without_database_issues_no_fresh_revocation_data(stage: &Stag
     };
     let told = until(|| log::since(mark).iter().any(degraded)).await;
     stage.check(1, told, || "no node.degraded".into());
-    let stands_at = cut.app.feed.installation().unwrap();
+    let stands_at = cut.app.feed.place().unwrap();
     // The other node revokes as usual, and whoever follows it knows.
     let revoked = alice.web.revokes(hers.refresh()).await;
     stage.check(3, revoked.status == 200, || seen(&revoked));
@@ -109,7 +109,7 @@ async fn a330_node_without_database_issues_no_fresh_revocation_data(stage: &Stag
         }
     }
     // A neighbour's frame shows no more than that this node is behind: nobody closes the house with it.
-    let ahead = whole.app.feed.installation().unwrap();
+    let ahead = whole.app.feed.place().unwrap();
     let keys = whole.app.keys();
     let frame = whole.app.feed.frame_after(Default::default(), &keys);
     let body = json!({
@@ -125,15 +125,15 @@ async fn a330_node_without_database_issues_no_fresh_revocation_data(stage: &Stag
         whole
             .app
             .feed
-            .installation()
-            .is_some_and(|place| installation.beat.since(stands_at.beat) >= seconds(60))
+            .place()
+            .is_some_and(|place| place.beat.since(stands_at.beat) >= seconds(60))
     })
     .await;
     stage.check(3, moves, || "its beat stands still".into());
     let fresh = until(|| verdict(&follows_whole, kept.access()) == Ok(())).await;
     stage.check(3, fresh, || "a good token is refused there".into());
     // The node that is cut off says truly how old its news is, and its services stop to trust it.
-    let now_at = cut.app.feed.installation().unwrap();
+    let now_at = cut.app.feed.place().unwrap();
     stage.check(2, now_at == stands_at, || {
         format!("{now_at:?} after {stands_at:?}")
     });
@@ -145,12 +145,12 @@ async fn a330_node_without_database_issues_no_fresh_revocation_data(stage: &Stag
     let caught_up = until(|| {
         cut.app
             .feed
-            .installation()
-            .is_some_and(|place| installation.seq >= ahead.seq)
+            .place()
+            .is_some_and(|place| place.seq >= ahead.seq)
     })
     .await;
     stage.check(5, caught_up, || {
-        format!("{:?}", cut.app.feed.installation())
+        format!("{:?}", cut.app.feed.place())
     });
     let trusts = until(|| verdict(&follows_cut, kept.access()) == Ok(())).await;
     stage.check(5, trusts, || {
