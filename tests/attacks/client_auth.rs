@@ -1,5 +1,5 @@
-//! Rows of the catalogue: how clients prove who they are. Assertions are not offered yet: A241 to A246
-//! assert what is answered meanwhile.
+//! Rows of the catalogue: client authentication. Assertions are not implemented yet: A241 to A246 assert
+//! the responses until then.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use portcullis::oauth::params::Params;
 use portcullis::secret::{Secret, base64url, sha256};
 use serde_json::{Value, json};
 
-use crate::expect::{json_error, logged, seen};
+use crate::expect::{json_error, logged, summary};
 use crate::fixtures::client::basic;
 use crate::fixtures::server::{confidential, public};
 use crate::fixtures::{Answer, Db, ISSUER, TestClient, VERIFIER};
@@ -35,7 +35,7 @@ pub const ROWS: &[Row] = &[
 const TOKEN: &str = "/oauth2/token";
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// A token request of `web`'s code with other credentials than its own.
+/// Sends a token request for a code of `web` with other credentials.
 async fn redeems_as(
     web: &TestClient,
     code: &str,
@@ -56,11 +56,11 @@ fn secret(web: &TestClient) -> &str {
     web.secret.as_ref().unwrap().expose()
 }
 
-/// The code still buys tokens: nobody who is not its client has used it up.
-async fn unspent(stage: &Stage, case: usize, web: &TestClient, code: &str) {
+/// Checks that the code can still be exchanged: failed authentication did not consume it.
+async fn code_is_active(stage: &Stage, case: usize, web: &TestClient, code: &str) {
     let answer = web.redeems(code).await;
     stage.check(case, answer.status == 200, || {
-        format!("the code is spent: {}", seen(&answer))
+        format!("the code is spent: {}", summary(&answer))
     });
 }
 
@@ -83,7 +83,9 @@ async fn a236_malformed_basic_headers_are_rejected(stage: &Stage) {
             &[],
         )
         .await;
-        stage.check(case, matches!(answer.status, 400 | 401), || seen(&answer));
+        stage.check(case, matches!(answer.status, 400 | 401), || {
+            summary(&answer)
+        });
         let status = answer.status;
         stage.expect(
             case,
@@ -106,8 +108,8 @@ async fn a236_malformed_basic_headers_are_rejected(stage: &Stage) {
         &[],
     )
     .await;
-    stage.check(5, answer.status == 431, || seen(&answer));
-    unspent(stage, 5, web, &code).await;
+    stage.check(5, answer.status == 431, || summary(&answer));
+    code_is_active(stage, 5, web, &code).await;
 }
 
 async fn a237_two_client_credentials_are_rejected(stage: &Stage) {
@@ -134,7 +136,7 @@ async fn a237_two_client_credentials_are_rejected(stage: &Stage) {
         stage.expect(case, json_error(&answer, 400, "invalid_request"));
         stage.expect(case, logged(&answer, "client.auth_failed", "multi"));
     }
-    unspent(stage, 3, web, &code).await;
+    code_is_active(stage, 3, web, &code).await;
 }
 
 async fn a238_unregistered_auth_methods_are_rejected(stage: &Stage) {
@@ -145,7 +147,7 @@ async fn a238_unregistered_auth_methods_are_rejected(stage: &Stage) {
         .register(public("spa", &["https://spa.example/cb"]))
         .await;
     let web = &flow.web;
-    // 1. While `private_key_jwt` is not offered there is no such client: whoever says to be it is unknown.
+    // 1. While `private_key_jwt` is not offered there is no such client, so its id is unknown.
     let answer = redeems_as(
         web,
         &code,
@@ -179,10 +181,10 @@ async fn a238_unregistered_auth_methods_are_rejected(stage: &Stage) {
             answer.logged().iter().any(|(event, reason)| {
                 event == "client.auth_failed" && (reason == "method" || reason == "malformed")
             }),
-            || seen(&answer),
+            || summary(&answer),
         );
     }
-    unspent(stage, 3, web, &code).await;
+    code_is_active(stage, 3, web, &code).await;
 }
 
 async fn a240_client_secret_check_is_cheap(stage: &Stage) {
@@ -208,7 +210,7 @@ async fn a240_client_secret_check_is_cheap(stage: &Stage) {
         samples.push(started.elapsed());
         assert!(proven.is_ok());
     }
-    // The bound of the policy holds for a release build; an unoptimised one gets ten times as much.
+    // The limit of the policy applies to release builds; a debug build gets ten times as much.
     let limit = Duration::from_micros(if cfg!(debug_assertions) { 200 } else { 20 });
     let median = crate::token_code::median(&mut samples);
     stage.check(1, median < limit, || format!("a check takes {median:?}"));
@@ -231,7 +233,7 @@ async fn a240_client_secret_check_is_cheap(stage: &Stage) {
     });
 }
 
-/// A compact JWS with this header and these claims, and whatever for a signature.
+/// A compact JWS with this header, these claims and these signature bytes.
 fn assertion(header: &Value, claims: &str, signature: &[u8]) -> String {
     format!(
         "{}.{}.{}",
@@ -241,14 +243,14 @@ fn assertion(header: &Value, claims: &str, signature: &[u8]) -> String {
     )
 }
 
-/// Claims that would be good for `client`.
+/// Claims of a valid assertion of `client`.
 fn claims(stage: &Stage, client: &str) -> Value {
     let now = stage.server.clock.now().secs();
     json!({ "iss": client, "sub": client, "aud": ISSUER, "iat": now, "exp": now + 60, "jti": format!("{client}-{now}") })
 }
 
-/// The metadata does not offer assertions, and this one is refused: from a confidential client, from
-/// a public one, and from nobody in particular.
+/// Checks that the metadata does not offer assertions, and that this one is refused: for a confidential
+/// client, for a public client, and without a `client_id`.
 async fn refused(stage: &Stage, case: usize, assertion: &str) {
     let server = stage.node(case);
     let id = format!("pkj{case}");
@@ -272,7 +274,7 @@ async fn refused(stage: &Stage, case: usize, assertion: &str) {
     }
 }
 
-/// Nothing in the metadata speaks of assertions.
+/// Checks that the metadata does not mention assertions.
 async fn not_offered(stage: &Stage, case: usize) {
     let metadata = stage
         .server
@@ -421,7 +423,7 @@ async fn a246_unknown_kids_cause_one_jwks_fetch_per_minute(stage: &Stage) {
 async fn a248_expired_client_secrets_are_rejected(stage: &Stage) {
     let hour = Duration::from_secs(3_600);
     let mut flow = Flow::begin(&stage.server).await;
-    // A rotation as an operator's tool would write it: the old secret lives another day.
+    // A rotation as an operator's tool writes it: the old secret stays valid for 24 h.
     let (old, new) = (
         flow.web.clone(),
         Secret::client_secret(&stage.server.app.entropy),
@@ -461,7 +463,7 @@ async fn a248_expired_client_secrets_are_rejected(stage: &Stage) {
             json_error(&rotated.redeems("pcl_ac_x").await, 400, "invalid_grant"),
         );
     }
-    // To the microsecond, and it uses up no code.
+    // Expiry is exact to the microsecond and consumes no code.
     stage.server.execute(&format!(
         "UPDATE client_secrets SET expires_at = {} WHERE id = 'second'",
         stage.server.clock.now().micros()
@@ -474,5 +476,5 @@ async fn a248_expired_client_secrets_are_rejected(stage: &Stage) {
     stage
         .server
         .execute("UPDATE client_secrets SET expires_at = NULL WHERE id = 'second'");
-    unspent(stage, 1, &rotated, &code).await;
+    code_is_active(stage, 1, &rotated, &code).await;
 }

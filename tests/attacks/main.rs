@@ -19,13 +19,14 @@ mod authorize;
 mod authorize_session;
 mod client_auth;
 mod consent;
-mod cut_off;
+mod database_outage;
 mod expect;
 mod feed;
 #[path = "../../crates/verifier/tests/verifier/feed_issuer.rs"]
 #[allow(dead_code, reason = "the verifier's tests use all of it")]
 mod feed_issuer;
 mod hostile_feed;
+mod hostile_postgres;
 mod http_tls;
 mod introspection;
 mod keys_jwt;
@@ -33,7 +34,6 @@ mod keys_use;
 mod login;
 mod logout;
 mod navigation;
-mod odd_peer;
 mod process;
 mod redirect_uri;
 mod restores;
@@ -61,13 +61,13 @@ use fixtures::{Browser, Db, Server, TestClient, journal};
 const AREAS: &[&[Row]] = &[
     admin::ROWS,
     authorize::answers::ROWS,
-    authorize::people::ROWS,
+    authorize::user_parameters::ROWS,
     authorize::requests::ROWS,
     authorize::values::ROWS,
     authorize_session::ROWS,
     client_auth::ROWS,
     consent::ROWS,
-    cut_off::ROWS,
+    database_outage::ROWS,
     feed::ROWS,
     hostile_feed::ROWS,
     http_tls::answers::ROWS,
@@ -80,7 +80,7 @@ const AREAS: &[&[Row]] = &[
     keys_use::ROWS,
     login::cookies::ROWS,
     login::forms::ROWS,
-    odd_peer::ROWS,
+    hostile_postgres::ROWS,
     login::kinds::ROWS,
     login::pages::ROWS,
     login::passwords::ROWS,
@@ -199,7 +199,11 @@ impl Stage {
         let web = self.server.shop().await;
         let mut alice = self.server.browser();
         let back = alice.signs_in(&web, "alice").await;
-        assert!(back.callback("code").is_some(), "{}", expect::seen(&back));
+        assert!(
+            back.callback("code").is_some(),
+            "{}",
+            expect::summary(&back)
+        );
         (web, alice)
     }
 
@@ -547,7 +551,7 @@ async fn run_row(row: &Row, db: Db, tls: bool) -> BTreeMap<usize, Vec<String>> {
     if stage.results.borrow().is_empty() {
         stage.check(0, false, || "recorded no case".to_owned());
     }
-    for problem in expect::always(&journal::end(), mark) {
+    for problem in expect::violations(&journal::end(), mark) {
         stage.check(0, false, || problem);
     }
     let results = stage.results.take();

@@ -15,7 +15,7 @@ fn refused(answer: &Answer, statuses: &[u16]) -> Result<(), String> {
     if statuses.contains(&answer.status) && !leaks {
         Ok(())
     } else {
-        Err(expect::seen(answer))
+        Err(expect::summary(answer))
     }
 }
 
@@ -44,7 +44,7 @@ async fn a027_prefetch_and_subresource_requests_get_no_code(stage: &Stage) {
     stage.check(5, codes() == before, || "a code was written".to_owned());
     let navigated = alice.at(&stage.node(1).base).get(&web.request(&[])).await;
     stage.check(5, navigated.callback("code").is_some(), || {
-        expect::seen(&navigated)
+        expect::summary(&navigated)
     });
 }
 
@@ -68,9 +68,9 @@ async fn a503_prefetch_does_not_consume_the_setup_link(stage: &Stage) {
     let mut owner = stage.server.browser();
     let opened = owner.get(&link).await;
     stage.check(4, opened.location() == Some("/setup"), || {
-        expect::seen(&opened)
+        expect::summary(&opened)
     });
     let page = owner.get("/setup").await;
     let shown = page.status == 200 && page.body.contains("setup-submit");
-    stage.check(4, shown, || expect::seen(&page));
+    stage.check(4, shown, || expect::summary(&page));
 }

@@ -1,4 +1,4 @@
-//! Where an answer may go: compared byte for byte, at the request and at registration.
+//! Rows of the catalogue: redirect URIs are compared byte for byte, at the request and at registration.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,8 @@ use portcullis::oauth::client::{Client, rejected};
 use portcullis::oauth::redirect_uri;
 
 use crate::expect::{
-    WEB_CALLBACK, answered_to, consent_page, json_error, logged, login_page, page400, seen,
+    WEB_CALLBACK, consent_page, json_error, logged, login_page, page400, redirected_with_code,
+    summary,
 };
 use crate::fixtures::server::{confidential, public};
 use crate::fixtures::{Answer, Browser, TestClient};
@@ -34,7 +35,7 @@ fn mismatched(answer: &Answer) -> Result<(), String> {
     page400(answer).and(logged(answer, "redirect_uri.mismatch", ""))
 }
 
-/// Presents each URI, one case each, from `first` on.
+/// Sends an authorization request with each URI. Cases are numbered from `first`.
 async fn present(
     stage: &Stage,
     client: &TestClient,
@@ -55,7 +56,7 @@ async fn present(
     });
 }
 
-/// Registers each URI, for a confidential and for a public client: one case each, from `first` on.
+/// Registers each URI for a confidential and for a public client. Cases are numbered from `first`.
 fn refuse(stage: &Stage, first: usize, uris: &[&str]) {
     for (case, uri) in (first..).zip(uris) {
         for client in [confidential("new", uri), public("new", &[uri])] {
@@ -64,7 +65,7 @@ fn refuse(stage: &Stage, first: usize, uris: &[&str]) {
     }
 }
 
-/// 400 `invalid_redirect_uri`, by the check that every registration goes through.
+/// 400 `invalid_redirect_uri`, from the check that every registration passes through.
 fn refused(client: &Client) -> Result<(), String> {
     match client
         .check(false)
@@ -124,7 +125,7 @@ async fn a054_near_matches_of_the_redirect_port_are_rejected(stage: &Stage) {
 
 async fn a056_non_ascii_redirect_hosts_are_rejected(stage: &Stage) {
     let (_, alice) = stage.web_and_alice().await;
-    // Registered, and what looks like it or stands for it elsewhere.
+    // The registered host, and hosts that look like it or are equal to it under other rules.
     let pairs = [
         (WEB_CALLBACK, "https://\u{430}pp.example/cb"),
         (
@@ -164,19 +165,19 @@ async fn a057_native_loopback_accepts_any_port(stage: &Stage) {
     ];
     for (case, uri) in (1..).zip(uris) {
         let mut alice = alice.at(&stage.node(case).base);
-        // Any program of the machine can listen there, so consent is asked each time.
+        // Any program on the machine can listen there, so consent is asked each time.
         let asked = alice.opens(&native.request(&[("redirect_uri", uri)])).await;
         stage.expect(case, consent_page(&asked));
         let answer = alice.decides(&asked, "allow").await;
-        stage.expect(case, answered_to(&answer, uri, STATE));
+        stage.expect(case, redirected_with_code(&answer, uri, STATE));
         let code = answer.callback("code").unwrap();
         let tokens = native
             .at(&stage.node(case + 1).base)
             .redeems_with(&code, &[("redirect_uri", uri)])
             .await;
-        stage.check(case, tokens.status == 200, || seen(&tokens));
+        stage.check(case, tokens.status == 200, || summary(&tokens));
     }
-    // The token request names the port of this very answer.
+    // The token request must name the port of this authorization request.
     let (sent, other) = ("http://127.0.0.1:51004/cb", "http://127.0.0.1:51005/cb");
     let code = alice
         .clone()
@@ -261,12 +262,12 @@ async fn a061_omitted_redirect_uri_needs_a_single_one_and_no_openid(stage: &Stag
     }
     let asked = alice.opens(&without(&one, "orders:read")).await;
     let answer = alice.decides(&asked, "allow").await;
-    stage.expect(3, answered_to(&answer, WEB_CALLBACK, STATE));
-    // RFC 6749 section 4.1.3: what was not sent there is not asked for here.
+    stage.expect(3, redirected_with_code(&answer, WEB_CALLBACK, STATE));
+    // RFC 6749 §4.1.3: a `redirect_uri` that was not sent at /authorize is not required at /token.
     let tokens = one
         .redeems_with(&answer.callback("code").unwrap(), &[("redirect_uri", "")])
         .await;
-    stage.check(3, tokens.status == 200, || seen(&tokens));
+    stage.check(3, tokens.status == 200, || summary(&tokens));
 }
 
 async fn a062_redirect_uri_query_must_match_exactly(stage: &Stage) {
@@ -277,7 +278,7 @@ async fn a062_redirect_uri_query_must_match_exactly(stage: &Stage) {
         .await;
     let mut alice = stage.server.browser();
     let answer = alice.signs_in(&web, "alice").await;
-    stage.expect(1, answered_to(&answer, registered, STATE));
+    stage.expect(1, redirected_with_code(&answer, registered, STATE));
     let uris =
         ["?a=1&b=2", "?a=2", "?b=2&a=1"].map(|query| format!("https://app.example/cb{query}"));
     present(stage, &web, &alice, 2, &uris).await;
@@ -314,8 +315,8 @@ async fn a064_redirect_uri_lookup_time_is_constant(stage: &Stage) {
         .await;
     stage.expect(2, consent_page(&asked));
     let answer = alice.decides(&asked, "allow").await;
-    stage.expect(2, answered_to(&answer, &last, STATE));
-    // Next to the milliseconds of a request, the last of twenty costs the same as the only one.
+    stage.expect(2, redirected_with_code(&answer, &last, STATE));
+    // Compared with the milliseconds of a request, the last of 20 URIs costs the same as a single one.
     let look_up = |client: &Client, uri: &str| {
         let started = Instant::now();
         for _ in 0..1_000 {
@@ -342,7 +343,7 @@ async fn a065_redirect_uri_removed_during_login_gets_no_code(stage: &Stage) {
     let web = stage.server.register(client).await;
     let request = web.request(&[("redirect_uri", "https://app.example/old")]);
     let mut alice = stage.server.browser();
-    // One is at the login page, the other at the consent page.
+    // One request is at the login page, the other at the consent page.
     let login = alice.opens(&request).await;
     stage.expect(1, login_page(&login));
     let mut bob = stage.node(1).browser();
@@ -375,7 +376,7 @@ async fn a065_redirect_uri_removed_during_login_gets_no_code(stage: &Stage) {
 
 async fn a066_private_use_schemes_need_a_dot_and_pkce_binds_the_code(stage: &Stage) {
     stage.expect(1, refused(&public("dotless", &["myapp:/cb"])));
-    // A private-use scheme belongs to nobody: another app may have registered it with the system.
+    // A private-use scheme has no owner: another app may have registered it with the system.
     let uri = "com.example.app:/cb";
     let (first, second) = (public("first", &[uri]), public("second", &[uri]));
     stage.check(

@@ -1,4 +1,4 @@
-//! Values that a parameter must not have, and parameters of features that are off.
+//! Invalid parameter values, and parameters of features that are not offered.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use portcullis::oauth::scope::Scope;
 
 use super::{STATE, both, form, posts_across};
 use crate::expect::{
-    WEB_CALLBACK, answered_to, logged, page, posted_to, redirected, seen, sets_session,
+    WEB_CALLBACK, logged, page, posted_to, redirected, redirected_with_code, sets_session, summary,
 };
 use crate::fixtures::server::{AUDIENCE, confidential};
 use crate::fixtures::{Browser, ISSUER};
@@ -57,7 +57,7 @@ async fn a012_oversized_scopes_are_rejected_in_linear_time(stage: &Stage) {
             );
         }
     }
-    // What is not over the limit is small: the whole of parsing, far below the 5 ms of a handler.
+    // A value within the limit is small, so parsing takes far less than the 5 ms of a handler.
     let (longest, started) = (many(32), Instant::now());
     for _ in 0..100 {
         assert!(Scope::parse(&longest).is_ok());
@@ -148,7 +148,7 @@ async fn a017_form_post_page_escapes_state(stage: &Stage) {
     stage.check(
         1,
         answer.status == 200 && answer.location().is_none(),
-        || seen(&answer),
+        || summary(&answer),
     );
     stage.check(
         1,
@@ -244,7 +244,7 @@ async fn a033_unsatisfiable_essential_acr_is_rejected(stage: &Stage) {
             .at(&stage.node(case).base)
             .get(&web.request(&[(name, value)]))
             .await;
-        stage.expect(case, answered_to(&answer, WEB_CALLBACK, STATE));
+        stage.expect(case, redirected_with_code(&answer, WEB_CALLBACK, STATE));
         let acr = web
             .redeems(&answer.callback("code").unwrap())
             .await
@@ -287,7 +287,7 @@ async fn a036_invalid_resources_are_rejected(stage: &Stage) {
         );
     }
     let answer = alice.clone().get(&with(&[AUDIENCE; 8])).await;
-    stage.expect(6, answered_to(&answer, WEB_CALLBACK, STATE));
+    stage.expect(6, redirected_with_code(&answer, WEB_CALLBACK, STATE));
 }
 
 async fn a037_invalid_authorization_details_are_rejected(stage: &Stage) {
@@ -300,7 +300,7 @@ async fn a037_invalid_authorization_details_are_rejected(stage: &Stage) {
     let plain = web.redeems(&alice.clone().allows(&web).await).await.ok();
     for (case, details) in (1..).zip([
         "[{",
-        r#"[{"type":"nobody_knows"}]"#,
+        r#"[{"type":"unknown_type"}]"#,
         &deep,
         r#"[{"type":"payment"}]"#,
     ]) {
@@ -308,8 +308,8 @@ async fn a037_invalid_authorization_details_are_rejected(stage: &Stage) {
             .at(&stage.node(case).base)
             .get(&web.request(&[("authorization_details", details)]))
             .await;
-        // Rich authorization requests are not offered: a parameter that nobody knows.
-        stage.expect(case, answered_to(&answer, WEB_CALLBACK, STATE));
+        // Rich authorization requests are not offered, so the parameter is unknown.
+        stage.expect(case, redirected_with_code(&answer, WEB_CALLBACK, STATE));
         let tokens = web.redeems(&answer.callback("code").unwrap()).await.ok();
         let same = ["aud", "scope"]
             .iter()
@@ -339,8 +339,8 @@ async fn a038_dpop_jkt_mismatch_is_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let jkt = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I";
     let answer = alice.clone().get(&web.request(&[("dpop_jkt", jkt)])).await;
-    stage.expect(1, answered_to(&answer, WEB_CALLBACK, STATE));
-    // DPoP is not offered: its parameter and its header are not read.
+    stage.expect(1, redirected_with_code(&answer, WEB_CALLBACK, STATE));
+    // DPoP is not offered, so its parameter and header are ignored.
     let code = answer.callback("code").unwrap();
     let authorization =
         crate::fixtures::client::basic(web.id(), web.secret.as_ref().unwrap().expose());
@@ -363,16 +363,19 @@ async fn a038_dpop_jkt_mismatch_is_rejected(stage: &Stage) {
         tokens.0["token_type"] == "Bearer" && tokens.access_claims().get("cnf").is_none(),
         || tokens.0.to_string(),
     );
-    let mut nobody: Browser = stage.node(1).browser();
-    let metadata = nobody.get("/.well-known/openid-configuration").await.json();
+    let mut anonymous: Browser = stage.node(1).browser();
+    let metadata = anonymous
+        .get("/.well-known/openid-configuration")
+        .await
+        .json();
     stage.check(
         3,
         metadata.get("dpop_signing_alg_values_supported").is_none(),
         || metadata.to_string(),
     );
-    let pushed = nobody
+    let pushed = anonymous
         .post("/oauth2/par", &[("client_id", web.id()), ("dpop_jkt", jkt)])
         .await;
     stage.expect(4, page(&pushed, 404));
-    stage.check(4, !sets_session(&pushed), || seen(&pushed));
+    stage.check(4, !sets_session(&pushed), || summary(&pushed));
 }

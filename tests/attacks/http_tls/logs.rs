@@ -1,8 +1,8 @@
-//! What requests leave in the log, and what they must not.
+//! Log injection, and values that must not be logged.
 
 use std::collections::BTreeSet;
 
-use crate::expect::seen;
+use crate::expect::summary;
 use crate::fixtures::{log, raw};
 use crate::{Row, Stage, row};
 
@@ -23,9 +23,9 @@ async fn a461_log_injection_is_escaped(stage: &Stage) {
     ];
     for (case, payload) in (1..).zip(&payloads) {
         let mark = log::mark();
-        let mut door =
-            crate::login::Door::opens(stage.node(case), &web.at(&stage.node(case).base)).await;
-        let failed = door.tries(payload, "wrong").await;
+        let mut login_form =
+            crate::login::LoginForm::opens(stage.node(case), &web.at(&stage.node(case).base)).await;
+        let failed = login_form.tries(payload, "wrong").await;
         let refused = stage
             .server
             .browser()
@@ -100,7 +100,7 @@ async fn a462_secrets_appear_in_no_log(stage: &Stage) {
                 stage.check(
                     case,
                     answer.status < 500 && !answer.body.contains(canary),
-                    || seen(&answer),
+                    || summary(&answer),
                 );
             }
             let query = format!("{path}?{field}={value}");
@@ -113,10 +113,10 @@ async fn a462_secrets_appear_in_no_log(stage: &Stage) {
             stage.check(
                 case,
                 answer.status < 500 && !answer.body.contains(canary),
-                || seen(&answer),
+                || summary(&answer),
             );
         }
-        // What failed below us says nothing of what it was about.
+        // The error of a failed statement contains nothing of its values.
         let secret = web.secret.as_ref().unwrap().expose();
         let header = crate::fixtures::client::basic(web.id(), secret);
         let form = format!(
@@ -130,7 +130,7 @@ async fn a462_secrets_appear_in_no_log(stage: &Stage) {
         stage.check(
             20,
             broken.status >= 500 && !broken.body.contains(canary),
-            || seen(&broken),
+            || summary(&broken),
         );
     }
     let logged: Vec<String> = log::since(mark)

@@ -1,6 +1,6 @@
-//! Requests: their headers, host and path, and how often they come.
+//! The headers, host, path and rate of requests.
 
-use crate::expect::{logged, seen};
+use crate::expect::{logged, summary};
 use crate::fixtures::raw;
 use crate::{Row, Stage, row};
 
@@ -22,7 +22,7 @@ async fn a453_oversized_headers_are_rejected(stage: &Stage) {
         raw::bytes(&server.base, text.into_bytes())
     };
     let many = |n: usize| (0..n).map(|n| format!("X-{n}: 1\r\n")).collect::<Vec<_>>();
-    // Host and Connection are two of them. The parser below us stops at 96, earlier than it must.
+    // Host and Connection are two of them. The HTTP parser already stops at 96.
     for (case, headers, wanted) in [
         (1, many(99), 431),
         (2, many(200), 431),
@@ -81,9 +81,9 @@ async fn a454_invalid_hosts_are_rejected(stage: &Stage) {
             continue;
         };
         stage.check(case, answer.status == wanted, || {
-            format!("{head}: {}", seen(&answer))
+            format!("{head}: {}", summary(&answer))
         });
-        // None and two hosts are refused below us already.
+        // The HTTP layer already rejects requests without `Host` or with two.
         if wanted == 421 {
             stage.expect(case, logged(&answer, "http.bad_host", ""));
         }
@@ -103,7 +103,7 @@ async fn a454_invalid_hosts_are_rejected(stage: &Stage) {
         stage.check(
             5,
             answer.status < 400 && !told.contains("evil.example"),
-            || seen(&answer),
+            || summary(&answer),
         );
     }
 }
@@ -138,7 +138,7 @@ async fn a456_static_file_traversal_gets_404(stage: &Stage) {
             answer
                 .as_ref()
                 .is_some_and(|answer| answer.status == wanted),
-            || format!("{path}: {:?}", answer.as_ref().map(seen)),
+            || format!("{path}: {:?}", answer.as_ref().map(summary)),
         );
         if let Some(answer) = answer.filter(|_| wanted == 404) {
             stage.expect(case, logged(&answer, "http.404", "path"));
@@ -176,7 +176,7 @@ async fn a465_rate_limits_cannot_be_evaded(stage: &Stage) {
         if answer.status == 429 {
             stage.expect(1, logged(&answer, "ratelimit.hit", "ip"));
             stage.check(1, answer.header("ratelimit-remaining") == Some("0"), || {
-                seen(&answer)
+                summary(&answer)
             });
         } else {
             answered += 1;
@@ -188,7 +188,7 @@ async fn a465_rate_limits_cannot_be_evaded(stage: &Stage) {
         .from("2001:db8:0:1::1")
         .get("/oauth2/authorize")
         .await;
-    stage.check(2, neighbour.status == 400, || seen(&neighbour));
+    stage.check(2, neighbour.status == 400, || summary(&neighbour));
     crate::throttle::end(nodes).await;
 }
 
@@ -211,7 +211,7 @@ async fn a466_management_paths_are_not_on_the_public_listener(stage: &Stage) {
         for method in ["GET", "POST", "HEAD"] {
             let answer = stage.server.browser().send(method, path, &[], None).await;
             stage.check(case, answer.status == 404, || {
-                format!("{method} {path}: {}", seen(&answer))
+                format!("{method} {path}: {}", summary(&answer))
             });
             stage.expect(case, logged(&answer, "http.404", "path"));
         }

@@ -1,4 +1,4 @@
-//! What a code buys.
+//! The tokens that a code is exchanged for.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use portcullis::keys::Alg;
 use portcullis::secret::{base64url, sha256};
 
 use super::Flow;
-use crate::expect::seen;
+use crate::expect::summary;
 use crate::fixtures::client::header;
 use crate::fixtures::server::AUDIENCE;
 use crate::{Row, Stage, row};
@@ -61,7 +61,7 @@ async fn a200_id_token_claims_are_exact(stage: &Stage) {
     stage.check(
         5,
         told.status == 200 && told.json()["sub"] == id["sub"],
-        || seen(&told),
+        || summary(&told),
     );
     stage.check(
         6,
@@ -129,7 +129,7 @@ async fn a201_access_token_claims_are_exact(stage: &Stage) {
         id_header["typ"] != "at+jwt" && id["aud"] != AUDIENCE,
         || format!("{id_header} {id}"),
     );
-    // Neither passes for the other at the API.
+    // The API accepts neither in place of the other.
     let now = stage.server.clock.now().secs();
     let need = portcullis_verifier::Need::any();
     stage.check(

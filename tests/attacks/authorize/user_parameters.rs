@@ -1,4 +1,4 @@
-//! Who is asked to sign in, and what a request may say about them.
+//! Parameters about the user and their sign-in: `prompt`, `max_age`, `id_token_hint`, `login_hint`, `claims`.
 
 use std::time::Duration;
 
@@ -8,7 +8,9 @@ use portcullis::keys::Alg;
 use serde_json::json;
 
 use super::{STATE, both, form, posts_across};
-use crate::expect::{WEB_CALLBACK, answered_to, logged, login_page, page, page400, redirected};
+use crate::expect::{
+    WEB_CALLBACK, logged, login_page, page, page400, redirected, redirected_with_code,
+};
 use crate::fixtures::client::{claims, header};
 use crate::fixtures::server::PASSWORD;
 use crate::fixtures::{Answer, log};
@@ -40,7 +42,7 @@ async fn a020_prompt_login_and_max_age_0_require_a_new_login(stage: &Stage) {
         let login = alice.post("/login", &fields).await;
         stage.expect(case, logged(&login, "login.reauth", ""));
         let answer = alice.opens(&login.own_redirect().unwrap()).await;
-        stage.expect(case, answered_to(&answer, WEB_CALLBACK, STATE));
+        stage.expect(case, redirected_with_code(&answer, WEB_CALLBACK, STATE));
         let id = web
             .redeems(&answer.callback("code").unwrap())
             .await
@@ -56,7 +58,7 @@ async fn a020_prompt_login_and_max_age_0_require_a_new_login(stage: &Stage) {
             both(page400(&back), logged(&back, "authorization.replay", "")),
         );
     }
-    // Not even a login of this very instant is young enough.
+    // Even a login of the same instant is not recent enough.
     let answer = alice.opens(&web.request(&[("max_age", "0")])).await;
     stage.expect(5, login_page(&answer));
 }
@@ -127,11 +129,11 @@ async fn a021_invalid_id_token_hints_are_rejected(stage: &Stage) {
             logged(&answer, "authz.rejected", "other_user"),
         ),
     );
-    // A genuine one of her own is no obstacle.
+    // A genuine hint for the signed-in user is accepted.
     let answer = alice
         .get(&web.request(&[("id_token_hint", &genuine), ("prompt", "none")]))
         .await;
-    stage.expect(5, answered_to(&answer, WEB_CALLBACK, STATE));
+    stage.expect(5, redirected_with_code(&answer, WEB_CALLBACK, STATE));
     let parts: Vec<&str> = [&forged, &foreign, &of_bob]
         .into_iter()
         .flat_map(|token| token.split('.').skip(1))
@@ -146,8 +148,8 @@ async fn a021_invalid_id_token_hints_are_rejected(stage: &Stage) {
 
 async fn a022_login_hint_is_escaped_and_ui_locales_are_not_cached(stage: &Stage) {
     let web = stage.server.shop().await;
-    let mut nobody = stage.server.browser();
-    let page = nobody
+    let mut anonymous = stage.server.browser();
+    let page = anonymous
         .opens(&web.request(&[("login_hint", "<script>alert(1)</script>")]))
         .await;
     stage.expect(1, login_page(&page));
@@ -159,12 +161,12 @@ async fn a022_login_hint_is_escaped_and_ui_locales_are_not_cached(stage: &Stage)
 
     let long = "a".repeat(10_000);
     let posted = posts_across(stage, 2, form(&web.parameters(&[("login_hint", &long)]))).await;
-    let page = nobody.opens(&posted.own_redirect().unwrap()).await;
+    let page = anonymous.opens(&posted.own_redirect().unwrap()).await;
     stage.expect(2, login_page(&page));
     let shown = page.hidden("username").len();
     stage.check(2, shown == 254, || format!("{shown} characters are shown"));
 
-    let page = nobody
+    let page = anonymous
         .opens(&web.request(&[("ui_locales", "../../etc/passwd")]))
         .await;
     stage.expect(3, login_page(&page));
@@ -173,7 +175,7 @@ async fn a022_login_hint_is_escaped_and_ui_locales_are_not_cached(stage: &Stage)
         page.body.contains("<html lang=\"en\">") && !page.body.contains("passwd"),
         || page.body.clone(),
     );
-    // Ten thousand by hand. One begun authorization each and nothing more: no locale is kept.
+    // 10,000 are run by hand. Each request writes one authorization, and no locale is kept.
     for n in 0..50 {
         let answer = stage
             .node(n)
@@ -211,9 +213,9 @@ async fn a024_malformed_claims_json_is_rejected(stage: &Stage) {
         format!(r#"{{"x":{}{}}}"#, "[".repeat(7), "]".repeat(7)),
     ] {
         let answer = alice.get(&web.request(&[("claims", &deepest)])).await;
-        stage.expect(5, answered_to(&answer, WEB_CALLBACK, STATE));
+        stage.expect(5, redirected_with_code(&answer, WEB_CALLBACK, STATE));
     }
-    // Brackets stand for themselves in a form, so ten thousand of them fit into a body.
+    // Brackets need no encoding in a form, so 10,000 of them fit into a body.
     let body = format!(
         "{}&claims={{\"a\":{}",
         form(&web.parameters(&[])),
