@@ -1,38 +1,42 @@
-//! Area admin: what exists of it. The first start, and the public listener without administration.
+//! Rows of the catalogue: the first start, and the public listener, which has no administration.
 
 use std::time::Duration;
 
 use crate::fixtures::{Answer, Browser};
 use crate::{Row, Stage, expect, row};
 
-pub const ROWS: &[Row] = &[row!(a405), row!(a413), row!(a520)];
+pub const ROWS: &[Row] = &[
+    row!(a405_first_start_has_no_default_account),
+    row!(a413_admin_api_is_not_on_the_public_listener),
+    row!(a520_setup_link_admits_one_administrator),
+];
 
 const PASSWORD: &str = "gravel-otter-92-lamp";
 
-/// First start: no account that nobody made, and one administrator whoever races.
-async fn a405(stage: &Stage) {
+/// First start: there is no default account, and a race creates exactly one administrator.
+async fn a405_first_start_has_no_default_account(stage: &Stage) {
     let server = &stage.server;
     let shop = server.shop().await;
-    // 1, 2: nobody is called admin, and no password is empty.
+    // 1, 2: there is no user `admin`, and no password is empty.
     for (case, username, password) in [(1, "admin", "admin"), (2, "admin", ""), (2, "alice", "")] {
         let mut browser = server.browser();
         let page = browser.opens(&shop.request(&[])).await;
         let answer = browser.fills_in(&page, username, password).await;
         let in_vain = answer.status == 200 && !browser.cookies.contains_key("__Host-sid");
         stage.check(case, in_vain, || {
-            format!("{username}/{password:?}: {}", expect::seen(&answer))
+            format!("{username}/{password:?}: {}", expect::summary(&answer))
         });
     }
-    let nobody = "SELECT count(*) AS n FROM users WHERE username = 'admin'";
-    stage.check(1, server.count(nobody) == 0, || {
+    let admins = "SELECT count(*) AS n FROM users WHERE username = 'admin'";
+    stage.check(1, server.count(admins) == 0, || {
         "there is an admin".to_owned()
     });
     stage.check(
         1,
         server.count("SELECT count(*) AS n FROM user_roles") == 0,
-        || "somebody administers".to_owned(),
+        || "a user is an administrator".to_owned(),
     );
-    // 3: a link of 256 bits on each start, as a hash with an hour to live, and in no log.
+    // 3: each start creates a link with 256 random bits that is valid for 1 h, stored as a hash and not logged.
     let mut links = Vec::new();
     for node in stage.all() {
         links.push(node.app.bootstrap().await.unwrap().unwrap());
@@ -56,13 +60,13 @@ async fn a405(stage: &Stage) {
     stage.check(3, longer == 0, || {
         "a link lives for more than an hour".to_owned()
     });
-    // 4: each node has a link opened; all are sent at once; one bootstrap succeeds.
+    // 4: one link per node is opened, all forms are submitted at once, and one bootstrap succeeds.
     let mut browsers: Vec<Browser> = Vec::new();
     for (n, link) in links.iter().enumerate() {
         let mut browser = stage.node(n).browser();
         let opened = browser.get(link).await;
         stage.check(4, opened.location() == Some("/setup"), || {
-            expect::seen(&opened)
+            expect::summary(&opened)
         });
         let twice = server.browser().get(link).await;
         stage.expect(4, expect::page(&twice, 400));
@@ -94,7 +98,7 @@ async fn a405(stage: &Stage) {
     let audited =
         server.count("SELECT count(*) AS n FROM audit_events WHERE name = 'admin.bootstrap'");
     stage.check(4, audited == 1, || format!("{audited} audit events"));
-    // 5: it is shown until used, and not after.
+    // 5: the link is shown until it is used, and not after that.
     for node in stage.all() {
         let shown = node.app.bootstrap().await.unwrap();
         stage.check(5, shown.is_none(), || {
@@ -114,7 +118,7 @@ async fn submits(browser: &mut Browser, username: String) -> Answer {
     browser.post("/setup", &fields).await
 }
 
-/// Runs them all at once.
+/// Runs all futures concurrently.
 async fn all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
     let mut pinned: Vec<_> = futures.into_iter().map(Box::pin).collect();
     let mut done: Vec<Option<T>> = pinned.iter().map(|_| None).collect();
@@ -135,8 +139,8 @@ async fn all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
     done.into_iter().flatten().collect()
 }
 
-/// No spelling of an administration path leads anywhere on the public listener.
-async fn a413(stage: &Stage) {
+/// Every spelling of an administration path gets 404 on the public listener.
+async fn a413_admin_api_is_not_on_the_public_listener(stage: &Stage) {
     let paths = [
         "/api/admin/v1/clients",
         "/api/admin;x/v1/clients",
@@ -156,8 +160,8 @@ async fn a413(stage: &Stage) {
     }
 }
 
-/// A set-up link in the wrong hands, and in the right ones too late.
-async fn a520(stage: &Stage) {
+/// A set-up link that an attacker uses, or that is used too late.
+async fn a520_setup_link_admits_one_administrator(stage: &Stage) {
     let server = &stage.server;
     let refused = |case: usize, answer: &Answer| {
         stage.expect(case, expect::page(answer, 400));
@@ -168,7 +172,7 @@ async fn a520(stage: &Stage) {
     };
     let link = server.app.bootstrap().await.unwrap().unwrap();
     let token = link.split_once('=').unwrap().1;
-    // 1: cut, lengthened, guessed, twice, and none.
+    // 1: cut, lengthened, guessed, sent twice, and missing.
     let mut guesses = vec![
         token[..42].to_owned(),
         format!("{token}A"),
@@ -183,19 +187,19 @@ async fn a520(stage: &Stage) {
         );
     }
     refused(1, &server.browser().get("/setup").await);
-    // 2: a preview looks at it and uses nothing up.
+    // 2: a preview fetches the link and consumes nothing.
     for method in ["HEAD", "OPTIONS", "PUT"] {
         let seen = server
             .browser()
             .send(method, &format!("/setup?token={token}"), &[], None)
             .await;
-        stage.check(2, seen.status == 405, || expect::seen(&seen));
+        stage.check(2, seen.status == 405, || expect::summary(&seen));
     }
-    // 3: the one who opens it has it alone; its token is nowhere any more.
+    // 3: the link is bound to the browser that opens it; its token is then on no page.
     let mut owner = server.browser();
     let opened = owner.get(&link).await;
     stage.check(3, opened.location() == Some("/setup"), || {
-        expect::seen(&opened)
+        expect::summary(&opened)
     });
     let kept = opened
         .header("set-cookie")
@@ -206,7 +210,7 @@ async fn a520(stage: &Stage) {
     });
     let page = owner.get("/setup").await;
     stage.check(3, page.status == 200 && !page.body.contains(token), || {
-        expect::seen(&page)
+        expect::summary(&page)
     });
     for node in stage.all() {
         refused(3, &node.browser().get(&link).await);
@@ -265,7 +269,7 @@ async fn a520(stage: &Stage) {
         .send("POST", "/setup", &ours, Some(fields(&csrf)))
         .await;
     refused(5, &answer);
-    // 6: after its hour.
+    // 6: after 1 h.
     server.advance(Duration::from_secs(3_600));
     refused(
         6,
@@ -273,7 +277,7 @@ async fn a520(stage: &Stage) {
             .send("POST", "/setup", &ours, Some(fields(&csrf)))
             .await,
     );
-    // 7: a second link, after the first administrator is there.
+    // 7: a second link, after the first administrator exists.
     let (one, two) = (server.app.bootstrap().await, server.app.bootstrap().await);
     let (one, two) = (one.unwrap().unwrap(), two.unwrap().unwrap());
     let (mut first, mut second) = (server.browser(), server.browser());
@@ -282,7 +286,7 @@ async fn a520(stage: &Stage) {
     let csrf = second.get("/setup").await.hidden("csrf");
     let done = submits(&mut first, "root".to_owned()).await;
     stage.check(7, done.location() == Some("/account"), || {
-        expect::seen(&done)
+        expect::summary(&done)
     });
     refused(7, &second.get("/setup").await);
     refused(
@@ -291,7 +295,7 @@ async fn a520(stage: &Stage) {
             .send("POST", "/setup", &ours, Some(fields(&csrf)))
             .await,
     );
-    // 8: nobody but the one.
+    // 8: there is exactly one administrator.
     let admins = server.count("SELECT count(*) AS n FROM user_roles");
     stage.check(8, admins == 1, || format!("{admins} administrators"));
 }

@@ -1,10 +1,11 @@
-//! What binds a request to its code: PKCE, the browser, one use, ten minutes.
+//! Rows of the catalogue: a code is bound to its request by PKCE and the browser, works once, and expires
+//! after ten minutes.
 
 use std::time::Duration;
 
 use crate::expect::{
-    WEB_CALLBACK, answered_to, consent_page, json_error, logged, login_page, page, page400,
-    posted_to, redirected, seen,
+    WEB_CALLBACK, consent_page, json_error, logged, login_page, page, page400, posted_to,
+    redirected, redirected_with_code, summary,
 };
 use crate::fixtures::client::challenge;
 use crate::fixtures::server::PASSWORD;
@@ -12,28 +13,28 @@ use crate::fixtures::{Answer, Browser, Db, ISSUER, Server, TestClient, raw};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a076),
-    row!(a077),
-    row!(a078),
-    row!(a080),
-    row!(a081),
-    row!(a082),
-    row!(a084),
-    row!(a085),
-    row!(a086),
-    row!(a088),
-    row!(a090),
-    row!(a092),
-    row!(a093),
-    row!(a094),
-    row!(a096),
-    row!(a500),
-    row!(a504),
+    row!(a076_code_challenge_methods_except_s256_are_rejected),
+    row!(a077_malformed_code_challenges_are_rejected),
+    row!(a078_code_for_an_injected_challenge_is_rejected),
+    row!(a080_authorization_is_bound_to_its_browser),
+    row!(a081_authorization_yields_exactly_one_code),
+    row!(a082_added_form_fields_are_ignored),
+    row!(a084_mixed_up_codes_are_rejected),
+    row!(a085_responses_of_two_servers_carry_their_own_iss),
+    row!(a086_pages_load_nothing_cross_origin),
+    row!(a088_expired_authorization_shows_start_again_page),
+    row!(a090_par_request_uri_is_single_use_and_bound_to_its_client),
+    row!(a092_plain_request_is_rejected_where_par_is_required),
+    row!(a093_parameters_beside_a_request_uri_are_ignored),
+    row!(a094_unauthenticated_and_oversized_par_requests_are_rejected),
+    row!(a096_replayed_request_objects_are_rejected),
+    row!(a500_consent_page_cannot_skip_reauthentication),
+    row!(a504_expired_authorization_shows_expiry_page),
 ];
 
 const STATE: Option<&str> = Some("st-4711");
 
-/// The fields of a page's form, with some changed.
+/// Returns the fields of a page's form, with some of them changed.
 fn fields(page: &Answer, changed: &[(&str, &str)]) -> Vec<(String, String)> {
     let mut fields: Vec<(String, String)> = ["authorization", "csrf"]
         .map(|name| (name.to_owned(), page.hidden(name)))
@@ -59,7 +60,7 @@ fn unbound(answer: &Answer) -> Result<(), String> {
     page400(answer).and(logged(answer, "authorization.binding_failed", ""))
 }
 
-fn replayed(answer: &Answer) -> Result<(), String> {
+fn replay_is_rejected(answer: &Answer) -> Result<(), String> {
     page400(answer).and(logged(answer, "authorization.replay", ""))?;
     if answer.body.contains("already done") {
         Ok(())
@@ -68,7 +69,7 @@ fn replayed(answer: &Answer) -> Result<(), String> {
     }
 }
 
-async fn a076(stage: &Stage) {
+async fn a076_code_challenge_methods_except_s256_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     for (case, method) in (1..).zip(["plain", "", "s256", "S512"]) {
         let answer = alice
@@ -84,7 +85,7 @@ async fn a076(stage: &Stage) {
             )),
         );
     }
-    // Without any: all clients need one.
+    // Without a challenge: all clients need one.
     for (case, changed) in [
         (
             5,
@@ -107,7 +108,7 @@ async fn a076(stage: &Stage) {
     }
 }
 
-async fn a077(stage: &Stage) {
+async fn a077_malformed_code_challenges_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let good = challenge(crate::fixtures::VERIFIER);
     let challenges = [
@@ -141,11 +142,11 @@ async fn a077(stage: &Stage) {
         .await;
     stage.expect(
         challenges.len() + 1,
-        answered_to(&answer, WEB_CALLBACK, STATE),
+        redirected_with_code(&answer, WEB_CALLBACK, STATE),
     );
 }
 
-async fn a078(stage: &Stage) {
+async fn a078_code_for_an_injected_challenge_is_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let own = "the-verifier-that-only-the-attacker-knows-0123456789";
     let code = alice
@@ -172,12 +173,12 @@ async fn a078(stage: &Stage) {
     stage.expect(2, json_error(&answer, 400, "invalid_grant"));
 }
 
-async fn a080(stage: &Stage) {
+async fn a080_authorization_is_bound_to_its_browser(stage: &Stage) {
     let web = stage.server.shop().await;
     let (mut a, mut b) = (stage.server.browser(), stage.node(1).browser());
     let login = a.opens(&web.request(&[])).await;
     let theirs = login.hidden("authorization");
-    // B is in the middle of its own sign-in, so it has a cookie and a form token of its own.
+    // B has begun its own sign-in, so it has its own cookie and form token.
     let mine = b.opens(&web.request(&[])).await;
     stage.expect(1, login_page(&login).and(login_page(&mine)));
     let mut stranger = stage.node(2).browser();
@@ -191,7 +192,7 @@ async fn a080(stage: &Stage) {
     let answer = posts(&mut b, "/login", &fields(&mine, &stolen)).await;
     stage.expect(2, unbound(&answer));
 
-    // The same where B is signed in and A stands before the consent page.
+    // The same where B is signed in and A has the consent page open.
     let consent = a.fills_in(&login, "alice", PASSWORD).await;
     stage.expect(3, consent_page(&consent));
     let own_consent = b.fills_in(&mine, "bob", PASSWORD).await;
@@ -200,7 +201,8 @@ async fn a080(stage: &Stage) {
         let answer = b.get(&format!("{path}?authorization={theirs}")).await;
         stage.expect(3, unbound(&answer));
     }
-    // A form token of the consent page is for one authorization: B has none for A's, which is seen first.
+    // A form token of the consent page belongs to one authorization. B has none for A's authorization, and
+    // that is checked first.
     for form in [
         fields(&consent, &[]),
         fields(&own_consent, &[("authorization", &theirs)]),
@@ -224,28 +226,31 @@ async fn a080(stage: &Stage) {
         || "a code was written".to_owned(),
     );
     let answer = a.decides(&consent, "allow").await;
-    stage.expect(5, answered_to(&answer, WEB_CALLBACK, STATE));
+    stage.expect(5, redirected_with_code(&answer, WEB_CALLBACK, STATE));
 }
 
-async fn a081(stage: &Stage) {
+async fn a081_authorization_yields_exactly_one_code(stage: &Stage) {
     let web = stage.server.shop().await;
     let codes = || stage.server.count("SELECT count(*) AS n FROM codes");
-    // 1. Back, and submit again: at login and at consent.
+    // 1. Back and submit again, at login and at consent.
     let mut alice = stage.server.browser();
     let login = alice.opens(&web.request(&[])).await;
     let consent = alice.fills_in(&login, "alice", PASSWORD).await;
     let answer = alice.decides(&consent, "allow").await;
-    stage.expect(1, answered_to(&answer, WEB_CALLBACK, STATE));
+    stage.expect(1, redirected_with_code(&answer, WEB_CALLBACK, STATE));
     let id = login.hidden("authorization");
     stage.expect(
         1,
-        replayed(&alice.fills_in(&login, "alice", PASSWORD).await),
+        replay_is_rejected(&alice.fills_in(&login, "alice", PASSWORD).await),
     );
-    stage.expect(1, replayed(&alice.decides(&consent, "allow").await));
+    stage.expect(
+        1,
+        replay_is_rejected(&alice.decides(&consent, "allow").await),
+    );
     for path in ["/oauth2/authorize", "/login", "/consent"] {
         stage.expect(
             1,
-            replayed(
+            replay_is_rejected(
                 &alice
                     .at(&stage.node(1).base)
                     .get(&format!("{path}?authorization={id}"))
@@ -255,7 +260,7 @@ async fn a081(stage: &Stage) {
     }
     stage.check(1, codes() == 1, || format!("{} codes", codes()));
 
-    // 2. Two login POSTs at once, at two nodes; consent is remembered by now.
+    // 2. Two login POSTs at once on two nodes; consent is remembered by now.
     let mut alice = stage.server.browser();
     let login = alice.opens(&web.request(&[])).await;
     let (mut one, mut two) = (alice.at(&stage.node(1).base), alice.at(&stage.node(2).base));
@@ -267,11 +272,12 @@ async fn a081(stage: &Stage) {
     outcomes.sort_by_key(|answer| answer.status);
     stage.expect(
         2,
-        answered_to(&outcomes[0], WEB_CALLBACK, STATE).and(replayed(&outcomes[1])),
+        redirected_with_code(&outcomes[0], WEB_CALLBACK, STATE)
+            .and(replay_is_rejected(&outcomes[1])),
     );
     stage.check(2, codes() == 2, || format!("{} codes", codes()));
 
-    // 3. Two tabs with one authorization, signed in: both go on at once.
+    // 3. Two tabs with one authorization, signed in: both continue at once.
     let mut alice = stage.server.browser();
     let login = alice.opens(&web.request(&[])).await;
     let form = fields(&login, &ALICE);
@@ -285,12 +291,13 @@ async fn a081(stage: &Stage) {
     outcomes.sort_by_key(|answer| answer.status);
     stage.expect(
         3,
-        answered_to(&outcomes[0], WEB_CALLBACK, STATE).and(replayed(&outcomes[1])),
+        redirected_with_code(&outcomes[0], WEB_CALLBACK, STATE)
+            .and(replay_is_rejected(&outcomes[1])),
     );
     stage.check(3, codes() == 3, || format!("{} codes", codes()));
 }
 
-async fn a082(stage: &Stage) {
+async fn a082_added_form_fields_are_ignored(stage: &Stage) {
     let web = stage.server.shop().await;
     let other = stage.server.shop().await;
     let mut alice = stage.server.browser();
@@ -305,7 +312,7 @@ async fn a082(stage: &Stage) {
         ("redirect_uri", "https://evil.test/cb"),
         ("response_type", "token"),
     ];
-    // At login `scope` is a stranger too; at consent it is the form's own, and row A161 speaks of it.
+    // At login `scope` is also an added field. At consent it belongs to the form, which row A161 covers.
     let at_login: Vec<(&str, &str)> = ALICE
         .iter()
         .chain(&added)
@@ -323,7 +330,7 @@ async fn a082(stage: &Stage) {
     stage.check(
         1,
         answer.own_redirect().as_deref() == Some(own.as_str()),
-        || seen(&answer),
+        || summary(&answer),
     );
     let consent = alice.opens(&own).await;
     stage.expect(1, consent_page(&consent));
@@ -336,7 +343,7 @@ async fn a082(stage: &Stage) {
         .copied()
         .chain([("decision", "allow"), ("scope", "openid")])
         .collect();
-    // The token of the consent form is for its own authorization alone.
+    // The token of the consent form is valid only for its own authorization.
     let mut forged = at_consent.clone();
     forged.push(("authorization", &changed));
     let answer = posts(&mut alice, "/consent", &fields(&consent, &forged)).await;
@@ -347,7 +354,7 @@ async fn a082(stage: &Stage) {
     }
     let answer = posts(&mut alice, "/consent", &fields(&consent, &at_consent)).await;
     let answer = alice.opens(&answer.own_redirect().unwrap()).await;
-    stage.expect(2, answered_to(&answer, WEB_CALLBACK, STATE));
+    stage.expect(2, redirected_with_code(&answer, WEB_CALLBACK, STATE));
     let tokens = web.redeems(&answer.callback("code").unwrap()).await.ok();
     stage.check(
         2,
@@ -356,7 +363,7 @@ async fn a082(stage: &Stage) {
     );
 }
 
-async fn a084(stage: &Stage) {
+async fn a084_mixed_up_codes_are_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let web2 = stage
         .server
@@ -382,14 +389,14 @@ async fn a084(stage: &Stage) {
         stage.check(
             case,
             answer.callback("iss").as_deref() == Some(ISSUER),
-            || seen(&answer),
+            || summary(&answer),
         );
         let code = answer.callback("code").unwrap();
         let answer = client
             .at(&stage.node(case).base)
             .redeems_with(&code, changed)
             .await;
-        // Another client's code is no slip: it has an event of its own (row A190).
+        // A code of another client is not a mistake: it has its own event (row A190).
         let event = if client.id() == web.id() {
             "token.rejected"
         } else {
@@ -402,8 +409,8 @@ async fn a084(stage: &Stage) {
     }
 }
 
-async fn a085(stage: &Stage) {
-    // A client that uses one redirect URI at two servers.
+async fn a085_responses_of_two_servers_carry_their_own_iss(stage: &Stage) {
+    // A client that uses one redirect URI for two servers.
     let other_issuer = "https://op2.example";
     let other = Server::with(Db::Sqlite, |config| {
         config.issuer = Some(other_issuer.to_owned())
@@ -425,20 +432,20 @@ async fn a085(stage: &Stage) {
     stage.check(
         2,
         to.starts_with(&format!("{WEB_CALLBACK}?error=login_required")),
-        || seen(&answer),
+        || summary(&answer),
     );
     stage.check(
         2,
         answer.callback("iss").as_deref() == Some(other_issuer),
-        || seen(&answer),
+        || summary(&answer),
     );
     other.remove().await;
 }
 
-async fn a086(stage: &Stage) {
+async fn a086_pages_load_nothing_cross_origin(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.node(1).browser();
-    let nobody = stage.node(2).browser();
+    let anonymous = stage.node(2).browser();
     let login = alice.opens(&web.request(&[])).await;
     let failed = alice
         .clone()
@@ -462,21 +469,21 @@ async fn a086(stage: &Stage) {
         "/oauth2/authorize",
     ] {
         pages.push(alice.clone().opens(path).await);
-        pages.push(nobody.clone().opens(path).await);
+        pages.push(anonymous.clone().opens(path).await);
     }
     for (case, page) in (1..).zip(&pages) {
         stage.check(
             case,
             page.header("content-type")
                 .is_some_and(|kind| kind.starts_with("text/html")),
-            || seen(page),
+            || summary(page),
         );
         stage.check(
             case,
             page.header("referrer-policy") == Some("same-origin"),
             || format!("{:?}", page.header("referrer-policy")),
         );
-        // Without a browser: nothing on the page makes one load anything from elsewhere.
+        // Checked without a browser: no element of the page loads anything from another origin.
         let loads = [
             "src=\"",
             "<link rel=\"stylesheet\" href=\"",
@@ -529,7 +536,7 @@ async fn a086(stage: &Stage) {
     }
 }
 
-async fn a088(stage: &Stage) {
+async fn a088_expired_authorization_shows_start_again_page(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
     let login = alice.opens(&web.request(&[])).await;
@@ -580,7 +587,7 @@ async fn a088(stage: &Stage) {
             .server
             .count("SELECT count(*) AS n FROM authorizations")
     };
-    // An hour later, until when its page can restart the request.
+    // An hour later. Until then the page can restart the request.
     stage.server.advance(Duration::from_secs(3_600));
     let (before, now) = (open(), stage.server.clock.now());
     let gone = stage
@@ -592,15 +599,15 @@ async fn a088(stage: &Stage) {
     });
 }
 
-/// A request that names a pushed request, as one that was never pushed looks.
+/// A `request_uri` of a request that was never pushed.
 const PUSHED: &str = "urn:ietf:params:oauth:request_uri:6esc_11ACC5bwc014ltc14eY22c";
 
-/// PAR is not offered.
+/// Checks that PAR is not offered.
 async fn without_par(stage: &Stage, case: usize) {
-    let mut nobody = stage.node(case).browser();
+    let mut anonymous = stage.node(case).browser();
     for answer in [
-        nobody.get("/oauth2/par").await,
-        nobody.post("/oauth2/par", &[("client_id", "x")]).await,
+        anonymous.get("/oauth2/par").await,
+        anonymous.post("/oauth2/par", &[("client_id", "x")]).await,
     ] {
         stage.expect(case, page(&answer, 404));
     }
@@ -608,7 +615,7 @@ async fn without_par(stage: &Stage, case: usize) {
         "/.well-known/openid-configuration",
         "/.well-known/oauth-authorization-server",
     ] {
-        let metadata = nobody.get(path).await.json();
+        let metadata = anonymous.get(path).await.json();
         let silent = [
             "pushed_authorization_request_endpoint",
             "require_pushed_authorization_requests",
@@ -623,7 +630,7 @@ async fn without_par(stage: &Stage, case: usize) {
     }
 }
 
-async fn a090(stage: &Stage) {
+async fn a090_par_request_uri_is_single_use_and_bound_to_its_client(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let web2 = stage
         .server
@@ -663,11 +670,11 @@ async fn a090(stage: &Stage) {
     without_par(stage, 4).await;
 }
 
-async fn a092(stage: &Stage) {
+async fn a092_plain_request_is_rejected_where_par_is_required(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
-    // No client can demand it yet: a plain request is what there is.
+    // No client can require PAR yet, so a plain request is accepted.
     let answer = alice.clone().get(&web.request(&[])).await;
-    stage.expect(1, answered_to(&answer, WEB_CALLBACK, STATE));
+    stage.expect(1, redirected_with_code(&answer, WEB_CALLBACK, STATE));
     let answer = alice
         .clone()
         .get(&web.request(&[("redirect_uri", "https://evil.test/")]))
@@ -676,7 +683,7 @@ async fn a092(stage: &Stage) {
     without_par(stage, 3).await;
 }
 
-async fn a093(stage: &Stage) {
+async fn a093_parameters_beside_a_request_uri_are_ignored(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let outer = [
         ("request_uri", PUSHED),
@@ -707,7 +714,7 @@ async fn a093(stage: &Stage) {
     );
 }
 
-async fn a094(stage: &Stage) {
+async fn a094_unauthenticated_and_oversized_par_requests_are_rejected(stage: &Stage) {
     let web = stage.server.shop().await;
     let answer = web
         .posts_raw(
@@ -729,7 +736,7 @@ async fn a094(stage: &Stage) {
     }
 }
 
-async fn a096(stage: &Stage) {
+async fn a096_replayed_request_objects_are_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let claims = serde_json::json!({ "iss": web.id(), "aud": ISSUER, "jti": "seen-before", "client_id": web.id(), "sub": web.id(), "exp": stage.server.clock.now().secs() + 60 });
     let jar = stage
@@ -774,7 +781,7 @@ async fn a096(stage: &Stage) {
     stage.check(3, off && !methods.contains("jwt"), || metadata.to_string());
 }
 
-async fn a500(stage: &Stage) {
+async fn a500_consent_page_cannot_skip_reauthentication(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let demands = [
         ("prompt", "login"),
@@ -794,7 +801,7 @@ async fn a500(stage: &Stage) {
                 format!("{what} changed the authorization")
             });
         };
-        // The page, then its form with a token that is right but for the login that is due.
+        // The page, then its form with a token that would be valid without the required login.
         let opened = alice.opens(&format!("/consent?authorization={id}")).await;
         stage.expect(case, login_page(&opened));
         before("the page");
@@ -811,7 +818,7 @@ async fn a500(stage: &Stage) {
                 ("scope", "openid"),
             ];
             let answer = alice.post("/consent", &form).await;
-            stage.check(case, answer.callback("code").is_none(), || seen(&answer));
+            stage.check(case, answer.callback("code").is_none(), || summary(&answer));
             before("the form");
         }
         let on = alice
@@ -819,11 +826,11 @@ async fn a500(stage: &Stage) {
             .await;
         stage.expect(case, login_page(&on));
         let answer = alice.fills_in(&on, "alice", PASSWORD).await;
-        stage.expect(case, answered_to(&answer, WEB_CALLBACK, STATE));
+        stage.expect(case, redirected_with_code(&answer, WEB_CALLBACK, STATE));
     }
 }
 
-/// The form token that the consent page of an authorization would have in alice's login.
+/// Returns the form token that the consent page of an authorization would have in alice's session.
 async fn consent_token(stage: &Stage, alice: &Browser, id: &str) -> String {
     let cookie = portcullis::secret::Secret::from_text(&alice.cookies["__Host-sid"]);
     let app = &stage.server.app;
@@ -836,7 +843,8 @@ async fn consent_token(stage: &Stage, alice: &Browser, id: &str) -> String {
         .form_token(session.login.sid.as_str(), &format!("consent {id}"))
 }
 
-/// The page of an expired sign-in: it names the expiry, is not taken for an attack, and starts again.
+/// Checks the page of an expired sign-in: it names the expiry, is not logged as an attack, and its link
+/// restarts the request.
 async fn starts_again(stage: &Stage, case: usize, browser: &mut Browser, answer: &Answer) {
     stage.expect(case, page400(answer));
     stage.expect(case, logged(answer, "authorization.expired", "expired"));
@@ -854,14 +862,14 @@ async fn starts_again(stage: &Stage, case: usize, browser: &mut Browser, answer:
     let page = browser.opens(&link.unwrap_or_default()).await;
     let goes_on = page.status == 200
         && (page.body.contains("login-submit") || page.body.contains("consent-allow"));
-    stage.check(case, goes_on, || seen(&page));
+    stage.check(case, goes_on, || summary(&page));
 }
 
-async fn a504(stage: &Stage) {
+async fn a504_expired_authorization_shows_expiry_page(stage: &Stage) {
     let web = stage.server.shop().await;
-    // The client keeps cookies as browsers do: one with a lifetime is dropped when that is over.
+    // The test client keeps cookies as browsers do: it drops a cookie when its lifetime is over.
     let expired = Duration::from_secs(601);
-    // 1: the login page, submitted, reloaded, and once more by Back.
+    // 1: the login page, submitted, reloaded, and submitted again after Back.
     let mut alice = stage.server.browser();
     let login = alice.opens(&web.request(&[])).await;
     alice.forget_expired(expired);
@@ -885,10 +893,10 @@ async fn a504(stage: &Stage) {
     // 3: Back after the answer leads to the client.
     let consent = alice.opens(&web.request(&[])).await;
     let answer = alice.decides(&consent, "allow").await;
-    stage.expect(3, answered_to(&answer, WEB_CALLBACK, STATE));
+    stage.expect(3, redirected_with_code(&answer, WEB_CALLBACK, STATE));
     let path = format!("/consent?authorization={}", consent.hidden("authorization"));
     let back = alice.get(&path).await;
-    stage.expect(3, replayed(&back));
+    stage.expect(3, replay_is_rejected(&back));
     let leads_back = back
         .body
         .contains("id=\"error-next\" href=\"https://app.example\"");

@@ -1,5 +1,5 @@
-//! Rows of the catalogue: how clients authenticate who they are. Assertions are not offered yet: A241 to A246
-//! assert what is answered meanwhile.
+//! Rows of the catalogue: client authentication. Assertions are not implemented yet: A241 to A246 assert
+//! the responses until then.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use portcullis::oauth::request::params::Params;
 use portcullis::secret::{Secret, base64url, sha256};
 use serde_json::{Value, json};
 
-use crate::expect::{json_error, logged, seen};
+use crate::expect::{json_error, logged, summary};
 use crate::fixtures::client::basic;
 use crate::fixtures::server::{confidential, public};
 use crate::fixtures::{Answer, Db, ISSUER, TestClient, VERIFIER};
@@ -20,22 +20,22 @@ use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a236),
-    row!(a237),
-    row!(a238),
-    row!(a240),
-    row!(a241),
-    row!(a242),
-    row!(a244),
-    row!(a245),
-    row!(a246),
-    row!(a248),
+    row!(a236_malformed_basic_headers_are_rejected),
+    row!(a237_two_client_credentials_are_rejected),
+    row!(a238_unregistered_auth_methods_are_rejected),
+    row!(a240_client_secret_check_is_cheap),
+    row!(a241_client_assertions_with_wrong_alg_are_rejected),
+    row!(a242_client_assertion_aud_must_be_the_issuer),
+    row!(a244_client_assertions_with_invalid_claims_are_rejected),
+    row!(a245_client_assertion_keys_come_from_registration_only),
+    row!(a246_unknown_kids_cause_one_jwks_fetch_per_minute),
+    row!(a248_expired_client_secrets_are_rejected),
 ];
 
 const TOKEN: &str = "/oauth2/token";
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// A token request of `web`'s code with other credentials than its own.
+/// Sends a token request for a code of `web` with other credentials.
 async fn redeems_as(
     web: &TestClient,
     code: &str,
@@ -56,15 +56,15 @@ fn secret(web: &TestClient) -> &str {
     web.secret.as_ref().unwrap().expose()
 }
 
-/// The code still buys tokens: nobody who is not its client has used it up.
-async fn unspent(stage: &Stage, case: usize, web: &TestClient, code: &str) {
+/// Checks that the code can still be exchanged: failed authentication did not consume it.
+async fn code_is_active(stage: &Stage, case: usize, web: &TestClient, code: &str) {
     let answer = web.redeems(code).await;
     stage.check(case, answer.status == 200, || {
-        format!("the code is spent: {}", seen(&answer))
+        format!("the code is spent: {}", summary(&answer))
     });
 }
 
-async fn a236(stage: &Stage) {
+async fn a236_malformed_basic_headers_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let web = &flow.web;
@@ -83,7 +83,9 @@ async fn a236(stage: &Stage) {
             &[],
         )
         .await;
-        stage.check(case, matches!(answer.status, 400 | 401), || seen(&answer));
+        stage.check(case, matches!(answer.status, 400 | 401), || {
+            summary(&answer)
+        });
         let status = answer.status;
         stage.expect(
             case,
@@ -106,11 +108,11 @@ async fn a236(stage: &Stage) {
         &[],
     )
     .await;
-    stage.check(5, answer.status == 431, || seen(&answer));
-    unspent(stage, 5, web, &code).await;
+    stage.check(5, answer.status == 431, || summary(&answer));
+    code_is_active(stage, 5, web, &code).await;
 }
 
-async fn a237(stage: &Stage) {
+async fn a237_two_client_credentials_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let web = &flow.web;
@@ -134,10 +136,10 @@ async fn a237(stage: &Stage) {
         stage.expect(case, json_error(&answer, 400, "invalid_request"));
         stage.expect(case, logged(&answer, "client.auth_failed", "multi"));
     }
-    unspent(stage, 3, web, &code).await;
+    code_is_active(stage, 3, web, &code).await;
 }
 
-async fn a238(stage: &Stage) {
+async fn a238_unregistered_auth_methods_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let spa = stage
@@ -145,7 +147,7 @@ async fn a238(stage: &Stage) {
         .register(public("spa", &["https://spa.example/cb"]))
         .await;
     let web = &flow.web;
-    // 1. While `private_key_jwt` is not offered there is no such client: whoever says to be it is unknown.
+    // 1. While `private_key_jwt` is not offered there is no such client, so its id is unknown.
     let answer = redeems_as(
         web,
         &code,
@@ -179,13 +181,13 @@ async fn a238(stage: &Stage) {
             answer.logged().iter().any(|(event, reason)| {
                 event == "client.auth_failed" && (reason == "method" || reason == "malformed")
             }),
-            || seen(&answer),
+            || summary(&answer),
         );
     }
-    unspent(stage, 3, web, &code).await;
+    code_is_active(stage, 3, web, &code).await;
 }
 
-async fn a240(stage: &Stage) {
+async fn a240_client_secret_check_is_cheap(stage: &Stage) {
     let mut client = confidential("bench", "https://bench.example/cb");
     let secret = Secret::client_secret(&stage.server.app.entropy);
     let header = basic("bench", secret.expose());
@@ -208,7 +210,7 @@ async fn a240(stage: &Stage) {
         samples.push(started.elapsed());
         assert!(proven.is_ok());
     }
-    // The bound of the policy holds for a release build; an unoptimised one gets ten times as much.
+    // The limit of the policy applies to release builds; a debug build gets ten times as much.
     let limit = Duration::from_micros(if cfg!(debug_assertions) { 200 } else { 20 });
     let median = crate::token_code::median(&mut samples);
     stage.check(1, median < limit, || format!("a check takes {median:?}"));
@@ -231,7 +233,7 @@ async fn a240(stage: &Stage) {
     });
 }
 
-/// A compact JWS with this header and these claims, and whatever for a signature.
+/// A compact JWS with this header, these claims and these signature bytes.
 fn assertion(header: &Value, claims: &str, signature: &[u8]) -> String {
     format!(
         "{}.{}.{}",
@@ -241,14 +243,14 @@ fn assertion(header: &Value, claims: &str, signature: &[u8]) -> String {
     )
 }
 
-/// Claims that would be good for `client`.
+/// Claims of a valid assertion of `client`.
 fn claims(stage: &Stage, client: &str) -> Value {
     let now = stage.server.clock.now().secs();
     json!({ "iss": client, "sub": client, "aud": ISSUER, "iat": now, "exp": now + 60, "jti": format!("{client}-{now}") })
 }
 
-/// The metadata does not offer assertions, and this one is refused: from a confidential client, from
-/// a public one, and from nobody in particular.
+/// Checks that the metadata does not offer assertions, and that this one is refused: for a confidential
+/// client, for a public client, and without a `client_id`.
 async fn refused(stage: &Stage, case: usize, assertion: &str) {
     let server = stage.node(case);
     let id = format!("pkj{case}");
@@ -272,7 +274,7 @@ async fn refused(stage: &Stage, case: usize, assertion: &str) {
     }
 }
 
-/// Nothing in the metadata speaks of assertions.
+/// Checks that the metadata does not mention assertions.
 async fn not_offered(stage: &Stage, case: usize) {
     let metadata = stage
         .server
@@ -294,7 +296,7 @@ async fn not_offered(stage: &Stage, case: usize) {
     });
 }
 
-async fn a241(stage: &Stage) {
+async fn a241_client_assertions_with_wrong_alg_are_rejected(stage: &Stage) {
     not_offered(stage, 1).await;
     let good = claims(stage, "pkj").to_string();
     for (case, alg, signature) in [
@@ -312,7 +314,7 @@ async fn a241(stage: &Stage) {
     }
 }
 
-async fn a242(stage: &Stage) {
+async fn a242_client_assertion_aud_must_be_the_issuer(stage: &Stage) {
     not_offered(stage, 1).await;
     let audiences = [
         json!([ISSUER, "https://other.example"]),
@@ -333,7 +335,7 @@ async fn a242(stage: &Stage) {
     }
 }
 
-async fn a244(stage: &Stage) {
+async fn a244_client_assertions_with_invalid_claims_are_rejected(stage: &Stage) {
     not_offered(stage, 1).await;
     let now = stage.server.clock.now().secs();
     let good = claims(stage, "pkj");
@@ -365,7 +367,7 @@ async fn a244(stage: &Stage) {
     }
 }
 
-async fn a245(stage: &Stage) {
+async fn a245_client_assertion_keys_come_from_registration_only(stage: &Stage) {
     not_offered(stage, 1).await;
     let sink = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     sink.set_nonblocking(true).unwrap();
@@ -390,7 +392,7 @@ async fn a245(stage: &Stage) {
     }
 }
 
-async fn a246(stage: &Stage) {
+async fn a246_unknown_kids_cause_one_jwks_fetch_per_minute(stage: &Stage) {
     not_offered(stage, 1).await;
     let pkj = stage
         .server
@@ -418,10 +420,10 @@ async fn a246(stage: &Stage) {
     }
 }
 
-async fn a248(stage: &Stage) {
+async fn a248_expired_client_secrets_are_rejected(stage: &Stage) {
     let hour = Duration::from_secs(3_600);
     let mut flow = Flow::begin(&stage.server).await;
-    // A rotation as an operator's tool would write it: the old secret lives another day.
+    // A rotation as an operator's tool writes it: the old secret stays valid for 24 h.
     let (old, new) = (
         flow.web.clone(),
         Secret::client_secret(&stage.server.app.entropy),
@@ -461,7 +463,7 @@ async fn a248(stage: &Stage) {
             json_error(&rotated.redeems("pcl_ac_x").await, 400, "invalid_grant"),
         );
     }
-    // To the microsecond, and it uses up no code.
+    // Expiry is exact to the microsecond and consumes no code.
     stage.server.execute(&format!(
         "UPDATE client_secrets SET expires_at = {} WHERE id = 'second'",
         stage.server.clock.now().micros()
@@ -474,5 +476,5 @@ async fn a248(stage: &Stage) {
     stage
         .server
         .execute("UPDATE client_secrets SET expires_at = NULL WHERE id = 'second'");
-    unspent(stage, 1, &rotated, &code).await;
+    code_is_active(stage, 1, &rotated, &code).await;
 }

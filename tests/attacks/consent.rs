@@ -1,27 +1,27 @@
-//! Rows of the catalogue: the consent page, and what is registered about clients for it.
+//! Rows of the catalogue: the consent page, and the client metadata that it shows.
 
 use std::time::Duration;
 
 use portcullis::oauth::client::{Client, rejected};
 
-use crate::expect::{consent_page, json_error, logged, page, redirected, seen};
+use crate::expect::{consent_page, json_error, logged, page, redirected, summary};
 use crate::fixtures::server::{PASSWORD, confidential, public};
 use crate::fixtures::{Answer, Browser, ISSUER, Server};
 use crate::login::pages::skeleton;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a160),
-    row!(a161),
-    row!(a162),
-    row!(a164),
-    row!(a165),
-    row!(a166),
-    row!(a168),
-    row!(a505),
-    row!(a508),
-    row!(a169),
-    row!(a170),
+    row!(a160_consent_form_without_valid_csrf_token_is_rejected),
+    row!(a161_consent_grants_only_requested_and_ticked_scopes),
+    row!(a162_hostile_client_names_are_escaped_or_refused),
+    row!(a164_scope_descriptions_are_escaped),
+    row!(a165_script_uris_in_client_metadata_are_refused),
+    row!(a166_remembered_consent_is_asked_again_after_changes),
+    row!(a168_denied_consent_writes_no_code),
+    row!(a505_withdrawn_consent_stops_a_pending_redirect),
+    row!(a508_concurrent_first_consents_write_one_row),
+    row!(a169_registration_cannot_skip_consent),
+    row!(a170_withdrawn_consent_stops_refreshes),
 ];
 
 const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
@@ -35,19 +35,19 @@ fn encoded(fields: &[(&str, &str)]) -> Option<String> {
     )
 }
 
-/// A new client's consent page in front of somebody who is signed in.
+/// Opens the consent page of a new client for a signed-in user.
 async fn asks(server: &Server, browser: &mut Browser, scope: &str) -> Answer {
     let web = server.shop().await;
     let page = browser.opens(&web.request(&[("scope", scope)])).await;
     assert!(
         page.body.contains("consent-allow"),
         "no consent page: {}",
-        seen(&page)
+        summary(&page)
     );
     page
 }
 
-async fn a160(stage: &Stage) {
+async fn a160_consent_form_without_valid_csrf_token_is_rejected(stage: &Stage) {
     let (mut alice, mut bob) = (
         stage.server.signed_in("alice").await,
         stage.server.signed_in("bob").await,
@@ -106,7 +106,7 @@ async fn a160(stage: &Stage) {
     }
 }
 
-async fn a161(stage: &Stage) {
+async fn a161_consent_grants_only_requested_and_ticked_scopes(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.signed_in("alice").await;
     let asked = [("scope", "openid profile orders:read")];
@@ -122,7 +122,7 @@ async fn a161(stage: &Stage) {
         fields.extend(scopes.iter().map(|scope| ("scope", *scope)));
         fields
     };
-    // 1. A scope that was not asked for, though it exists and the client may have it, and one that does not.
+    // 1. A scope that was not requested but that the client may have, and a scope that does not exist.
     for added in ["admin", "orders:write"] {
         let answer = alice
             .post("/consent", &with(&["openid", "profile", added]))
@@ -130,7 +130,7 @@ async fn a161(stage: &Stage) {
         stage.expect(1, page(&answer, 400));
         stage.expect(1, logged(&answer, "consent.tampered", "scope"));
     }
-    // 3. Twice counts once, and what is not ticked is not granted.
+    // 3. A duplicate counts once, and a scope that is not ticked is not granted.
     let mut answer = alice
         .post(
             "/consent",
@@ -150,7 +150,7 @@ async fn a161(stage: &Stage) {
             && tokens.access_claims()["scope"] == "openid profile",
         || tokens.0.to_string(),
     );
-    // 2. Without `openid`, at a client that was allowed nothing yet.
+    // 2. Without `openid`, for a client without any consent.
     let web = stage.server.shop().await;
     let shown = alice.opens(&web.request(&asked)).await;
     let (authorization, csrf) = (shown.hidden("authorization"), shown.hidden("csrf"));
@@ -168,7 +168,7 @@ async fn a161(stage: &Stage) {
     stage.expect(2, redirected(&answer, "access_denied", Some("st-4711")));
 }
 
-/// What registration says: nothing, or (event, code, status).
+/// Returns the error of a registration: (event, code, status).
 fn registration(client: &Client) -> Result<(), (&'static str, &'static str, u16)> {
     client
         .check(false)
@@ -185,7 +185,7 @@ fn named(id: &str, name: &str) -> Client {
     }
 }
 
-async fn a162(stage: &Stage) {
+async fn a162_hostile_client_names_are_escaped_or_refused(stage: &Stage) {
     let names = [
         (1, "<img src=x onerror=alert(1)>".to_owned(), true),
         (2, "Corner\u{202e}pohS".to_owned(), false),
@@ -216,7 +216,7 @@ async fn a162(stage: &Stage) {
             stage.check(case, skeleton(&shown.body) == plain, || {
                 format!("`{name}` changes the page")
             });
-            // Nobody has the mark of a verified publisher: there is no way to give it yet.
+            // No client has the verified-publisher mark: it cannot be set yet.
             stage.check(
                 case,
                 !shown.body.to_lowercase().contains("verified"),
@@ -226,7 +226,7 @@ async fn a162(stage: &Stage) {
     }
 }
 
-async fn a164(stage: &Stage) {
+async fn a164_scope_descriptions_are_escaped(stage: &Stage) {
     let mut alice = stage.server.signed_in("alice").await;
     let web = stage.server.shop().await;
     let url = web.request(&[("scope", "openid orders:read")]);
@@ -267,7 +267,7 @@ async fn a164(stage: &Stage) {
     }
 }
 
-async fn a165(stage: &Stage) {
+async fn a165_script_uris_in_client_metadata_are_refused(stage: &Stage) {
     type Field = fn(&mut Client) -> &mut Option<String>;
     let fields: [(usize, Field); 3] = [
         (1, |client| &mut client.policy_uri),
@@ -323,7 +323,7 @@ async fn a165(stage: &Stage) {
     }
 }
 
-async fn a166(stage: &Stage) {
+async fn a166_remembered_consent_is_asked_again_after_changes(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
     alice.signs_in(&web, "alice").await;
@@ -333,7 +333,7 @@ async fn a166(stage: &Stage) {
     };
     let again = alice.opens(&web.request(&[])).await;
     stage.check(1, again.callback("code").is_some(), || {
-        format!("it is not remembered: {}", seen(&again))
+        format!("it is not remembered: {}", summary(&again))
     });
     // 1. One more scope.
     prompted(
@@ -342,7 +342,7 @@ async fn a166(stage: &Stage) {
             .opens(&web.request(&[("scope", "openid orders:read")]))
             .await,
     );
-    // 2. Other redirect URIs, the used one among them.
+    // 2. Changed redirect URIs, which include the one in use.
     let (id, uris) = (
         web.client.id.clone(),
         [
@@ -354,16 +354,16 @@ async fn a166(stage: &Stage) {
         .server
         .alter(&id, move |client| client.redirect_uris = uris.to_vec())
         .await;
-    stage.all_nodes_learn();
+    stage.forget_registrations();
     let asked = alice.opens(&web.request(&[])).await;
     prompted(2, &asked);
     alice.decides(&asked, "allow").await;
-    // 3. Clients have no keys yet. 4. Older than 180 days.
+    // 3. Clients have no keys yet. 4. A consent older than 180 days.
     stage.server.advance(Duration::from_secs(180 * 86_400 - 60));
     let login = alice.opens(&web.request(&[])).await;
     let back = alice.fills_in(&login, "alice", PASSWORD).await;
     stage.check(4, back.callback("code").is_some(), || {
-        format!("it is forgotten too early: {}", seen(&back))
+        format!("it is forgotten too early: {}", summary(&back))
     });
     stage.server.advance(Duration::from_secs(61));
     prompted(4, &alice.opens(&web.request(&[])).await);
@@ -378,20 +378,20 @@ async fn a166(stage: &Stage) {
             let asked = alice.opens(&phone.request(&[("redirect_uri", uri)])).await;
             prompted(case, &asked);
             let back = alice.decides(&asked, "allow").await;
-            stage.check(case, back.callback("code").is_some(), || seen(&back));
+            stage.check(case, back.callback("code").is_some(), || summary(&back));
         }
     }
-    // 7. Other public clients are remembered: their address is theirs alone.
+    // 7. Consent for other public clients is remembered, because no other program can use their redirect URI.
     let spa = stage
         .server
         .register(public("spa", &["https://spa.example/cb"]))
         .await;
     alice.allows(&spa).await;
     let again = alice.opens(&spa.request(&[])).await;
-    stage.check(7, again.callback("code").is_some(), || seen(&again));
+    stage.check(7, again.callback("code").is_some(), || summary(&again));
 }
 
-async fn a168(stage: &Stage) {
+async fn a168_denied_consent_writes_no_code(stage: &Stage) {
     let mut alice = stage.server.signed_in("alice").await;
     let rows = || {
         ["grants", "codes", "consents"].map(|table| {
@@ -422,7 +422,7 @@ async fn a168(stage: &Stage) {
     stage.check(1, rows() == before, || {
         format!("rows were {before:?}, are {:?}", rows())
     });
-    // Enter in the form and a decision that nobody knows are no consent either.
+    // Submitting the form with Enter, or with an unknown decision, is not consent.
     for (case, decision) in [(2, ""), (3, "ALLOW")] {
         let shown = asks(&stage.server, &mut alice, "openid").await;
         let answer = alice.decides(&shown, decision).await;
@@ -433,7 +433,7 @@ async fn a168(stage: &Stage) {
     }
 }
 
-async fn a169(stage: &Stage) {
+async fn a169_registration_cannot_skip_consent(stage: &Stage) {
     let clients = || stage.server.count("SELECT count(*) AS n FROM clients");
     let before = clients();
     for (case, member) in [(1, "skip_consent"), (2, "first_party"), (3, "trusted")] {
@@ -466,8 +466,8 @@ async fn a169(stage: &Stage) {
     });
 }
 
-/// A consent that is withdrawn while its client refreshes in a loop.
-async fn a170(stage: &Stage) {
+/// Withdraws a consent while its client refreshes in a loop.
+async fn a170_withdrawn_consent_stops_refreshes(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let tokens = web.redeems(&alice.allows(&web).await).await.ok();
     let (access, first) = (tokens.access().to_owned(), tokens.refresh().to_owned());
@@ -475,7 +475,7 @@ async fn a170(stage: &Stage) {
     let (csrf, consent) = (account.values("csrf"), account.hidden("consent"));
     // The page has two forms: to withdraw, and to log out.
     let fields = [("csrf", csrf[0].as_str()), ("consent", consent.as_str())];
-    // Not by another site, not with another form's token, not by another person.
+    // Another site, the token of another form, and another user cannot withdraw it.
     let forged = alice
         .post("/account", &[("csrf", csrf[1].as_str()), fields[1]])
         .await;
@@ -485,13 +485,13 @@ async fn a170(stage: &Stage) {
     let strange = bob
         .post("/account", &[("csrf", his[0].as_str()), fields[1]])
         .await;
-    stage.check(1, strange.status == 303, || seen(&strange));
-    let standing = "SELECT count(*) AS n FROM consents WHERE ended_at IS NULL AND id = ";
-    let standing = format!("{standing}'{consent}'");
-    stage.check(1, stage.server.count(&standing) == 1, || {
-        "somebody else withdrew it".to_owned()
+    stage.check(1, strange.status == 303, || summary(&strange));
+    let active = "SELECT count(*) AS n FROM consents WHERE ended_at IS NULL AND id = ";
+    let active = format!("{active}'{consent}'");
+    stage.check(1, stage.server.count(&active) == 1, || {
+        "another user withdrew it".to_owned()
     });
-    // In a loop, at another node where there is one.
+    // The client refreshes in a loop, on another node where there is one.
     let refresher = web.at(&stage.node(1).base);
     let looping = async {
         let mut live = first;
@@ -503,12 +503,12 @@ async fn a170(stage: &Stage) {
             }
             refreshed += 1;
             live = answer.ok().refresh().to_owned();
-            // The rate of one family is not what this is about.
+            // This row is not about the rate limit of a grant.
             stage.server.advance(Duration::from_secs(2));
         }
     };
     let withdrawing = async {
-        // Not before the loop runs.
+        // The consent is withdrawn after the loop has started.
         while stage
             .server
             .count("SELECT max(generation) AS n FROM grants")
@@ -520,7 +520,7 @@ async fn a170(stage: &Stage) {
     };
     let ((refused, live, refreshed), withdrawn) = tokio::join!(looping, withdrawing);
     stage.check(2, withdrawn.location() == Some("/account"), || {
-        seen(&withdrawn)
+        summary(&withdrawn)
     });
     stage.expect(2, logged(&withdrawn, "consent.revoked", "account"));
     stage.check(2, refreshed >= 3, || format!("{refreshed} refreshes"));
@@ -530,19 +530,19 @@ async fn a170(stage: &Stage) {
         stage.expect(2, json_error(&again, 400, "invalid_grant"));
     }
     let dead = alice.asks_userinfo("GET", &access).await;
-    stage.check(3, dead.status == 401, || seen(&dead));
+    stage.check(3, dead.status == 401, || summary(&dead));
     let record =
         "SELECT count(*) AS n FROM revocations WHERE kind = 'G' AND reason = 'consent withdrawn'";
-    // One of the sign-in, one of the flow.
+    // One grant of the sign-in, one of the flow.
     stage.check(3, stage.server.count(record) == 2, || {
         "the blocklist has no record".to_owned()
     });
-    // Asked again.
+    // Consent is asked again.
     let page = alice.opens(&web.request(&[])).await;
     stage.expect(4, consent_page(&page));
 }
 
-async fn a505(stage: &Stage) {
+async fn a505_withdrawn_consent_stops_a_pending_redirect(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
     let login = alice
@@ -563,7 +563,7 @@ async fn a505(stage: &Stage) {
     );
     let fields: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (*n, v.as_str())).collect();
     let given = alice.post("/consent", &fields).await;
-    // Withdrawn before the browser goes on.
+    // Withdrawn before the browser follows the redirect.
     let account = alice.get("/account").await;
     let csrf = account.values("csrf");
     let withdrawal = [
@@ -580,15 +580,15 @@ async fn a505(stage: &Stage) {
     stage.expect(1, consent_page(&answer));
     let codes = stage.server.count("SELECT count(*) AS n FROM codes");
     stage.check(1, codes == 0, || format!("{codes} codes"));
-    // A narrower consent that was given since does not stand in for it.
+    // A narrower consent that was given later does not replace it.
     let narrow = alice.opens(&web.request(&[("scope", "openid")])).await;
     let back = alice.decides(&narrow, "allow").await;
-    stage.check(1, back.callback("code").is_some(), || seen(&back));
+    stage.check(1, back.callback("code").is_some(), || summary(&back));
     let answer = alice.opens(&on).await;
     stage.expect(1, consent_page(&answer));
 }
 
-async fn a508(stage: &Stage) {
+async fn a508_concurrent_first_consents_write_one_row(stage: &Stage) {
     let web = stage.server.shop().await;
     for round in 0..4 {
         stage.server.execute("DELETE FROM consents");
@@ -607,7 +607,7 @@ async fn a508(stage: &Stage) {
         for answer in tries {
             let answer = answer.await.unwrap();
             codes += usize::from(answer.callback("code").is_some());
-            stage.check(1, answer.status < 500, || seen(&answer));
+            stage.check(1, answer.status < 500, || summary(&answer));
         }
         stage.check(1, codes == 1, || format!("round {round}: {codes} codes"));
         let active = "SELECT count(*) AS n FROM consents WHERE ended_at IS NULL";

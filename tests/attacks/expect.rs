@@ -1,4 +1,4 @@
-//! The short names for answers of the catalogue, and what holds for every case.
+//! The catalogue's short names for responses (PAGE400, REDIR, …), and the checks that apply to every case.
 
 #![allow(dead_code)]
 
@@ -12,15 +12,15 @@ use crate::{login, token_code};
 /// The redirect URI of `web`.
 pub const WEB_CALLBACK: &str = "https://app.example/cb";
 
-/// PAGE400: an HTML page of ours with status 400. No `Location`, no session cookie, no code.
+/// PAGE400: an error page with status 400. No `Location`, no session cookie, no code.
 pub fn page400(answer: &Answer) -> Result<(), String> {
     page(answer, 400)
 }
 
-/// An HTML page of ours that says no: no `Location`, no session cookie.
+/// An error page of this server: no `Location`, no session cookie.
 pub fn page(answer: &Answer, status: u16) -> Result<(), String> {
     if answer.status != status {
-        return Err(format!("got {}, want page {status}", seen(answer)));
+        return Err(format!("got {}, want page {status}", summary(answer)));
     }
     if !answer
         .header("content-type")
@@ -28,7 +28,10 @@ pub fn page(answer: &Answer, status: u16) -> Result<(), String> {
         .starts_with("text/html")
         || !answer.body.contains("<title>Error")
     {
-        return Err(format!("want an error page of ours, got {}", seen(answer)));
+        return Err(format!(
+            "want an error page of this server, got {}",
+            summary(answer)
+        ));
     }
     if let Some(to) = answer.location() {
         return Err(format!("an error page with Location {to}"));
@@ -39,7 +42,7 @@ pub fn page(answer: &Answer, status: u16) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether the answer sets the session cookie.
+/// Returns whether the response sets the session cookie.
 pub fn sets_session(answer: &Answer) -> bool {
     answer
         .headers
@@ -48,12 +51,12 @@ pub fn sets_session(answer: &Answer) -> bool {
         .any(|cookie| cookie.as_bytes().starts_with(b"__Host-sid="))
 }
 
-/// REDIR: 303 to `web`'s URI with this error.
+/// REDIR: 303 to the redirect URI of `web` with this error.
 pub fn redirected(answer: &Answer, error: &str, state: Option<&str>) -> Result<(), String> {
     redirected_to(answer, WEB_CALLBACK, error, state)
 }
 
-/// REDIR to another URI: 303 to exactly there with `error`, `iss`, and this `state`; no code.
+/// REDIR to another URI: 303 to exactly `uri` with `error`, `iss` and this `state`, without a code.
 pub fn redirected_to(
     answer: &Answer,
     uri: &str,
@@ -68,7 +71,7 @@ pub fn redirected_to(
     {
         return Err(format!(
             "got {}, want 303 to {uri} with {error}",
-            seen(answer)
+            summary(answer)
         ));
     }
     let wanted = [
@@ -83,7 +86,7 @@ pub fn redirected_to(
         if got.as_deref() != want {
             return Err(format!(
                 "{name}: got {got:?}, want {want:?} in {}",
-                seen(answer)
+                summary(answer)
             ));
         }
     }
@@ -93,14 +96,14 @@ pub fn redirected_to(
     Ok(())
 }
 
-/// JSON400, JSON401: status, `application/json`, `error`, not stored.
+/// JSON400, JSON401: this status, `application/json`, this `error`, `no-store`.
 pub fn json_error(answer: &Answer, status: u16, code: &str) -> Result<(), String> {
     let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap_or_default();
     let json = answer
         .header("content-type")
         .is_some_and(|kind| kind.starts_with("application/json"));
     if answer.status != status || !json || body["error"] != code {
-        return Err(format!("got {}, want {status} {code}", seen(answer)));
+        return Err(format!("got {}, want {status} {code}", summary(answer)));
     }
     if answer.header("cache-control") != Some("no-store") {
         return Err(format!(
@@ -111,7 +114,7 @@ pub fn json_error(answer: &Answer, status: u16, code: &str) -> Result<(), String
     Ok(())
 }
 
-/// The log event of this request; an empty reason stands for any.
+/// Checks that this request logged the event. An empty `reason` matches any reason.
 pub fn logged(answer: &Answer, event: &str, reason: &str) -> Result<(), String> {
     let events = answer.logged();
     if events
@@ -124,7 +127,7 @@ pub fn logged(answer: &Answer, event: &str, reason: &str) -> Result<(), String> 
 }
 
 /// A success: 303 to exactly `uri` with a code, `iss` and this `state`.
-pub fn answered_to(answer: &Answer, uri: &str, state: Option<&str>) -> Result<(), String> {
+pub fn redirected_with_code(answer: &Answer, uri: &str, state: Option<&str>) -> Result<(), String> {
     let joint = if uri.contains('?') { '&' } else { '?' };
     let there = answer
         .location()
@@ -139,11 +142,11 @@ pub fn answered_to(answer: &Answer, uri: &str, state: Option<&str>) -> Result<()
     }
     Err(format!(
         "got {}, want 303 to {uri} with a code",
-        seen(answer)
+        summary(answer)
     ))
 }
 
-/// The self-submitting page of form_post mode: its fields, unescaped.
+/// Returns the unescaped fields of the self-submitting page of form_post mode.
 pub fn posted_to(answer: &Answer, uri: &str) -> Result<BTreeMap<String, String>, String> {
     if answer.status != 200
         || !answer
@@ -152,7 +155,7 @@ pub fn posted_to(answer: &Answer, uri: &str) -> Result<BTreeMap<String, String>,
     {
         return Err(format!(
             "got {}, want a form that posts to {uri}",
-            seen(answer)
+            summary(answer)
         ));
     }
     let attribute = |input: &str, name: &str| {
@@ -169,7 +172,7 @@ pub fn posted_to(answer: &Answer, uri: &str) -> Result<BTreeMap<String, String>,
         .collect())
 }
 
-/// The text of an attribute.
+/// Decodes the HTML entities of an attribute.
 pub fn unescape(text: &str) -> String {
     let named = text
         .replace("&quot;", "\"")
@@ -198,12 +201,12 @@ fn shows(answer: &Answer, id: &str) -> Result<(), String> {
     if answer.status == 200 && answer.body.contains(&format!("id=\"{id}\"")) {
         Ok(())
     } else {
-        Err(format!("got {}, want the page with {id}", seen(answer)))
+        Err(format!("got {}, want the page with {id}", summary(answer)))
     }
 }
 
-/// An answer in one line.
-pub fn seen(answer: &Answer) -> String {
+/// Describes a response in one line.
+pub fn summary(answer: &Answer) -> String {
     let title = answer
         .body
         .split_once("<title>")
@@ -223,22 +226,23 @@ pub fn seen(answer: &Answer) -> String {
     )
 }
 
-/// What holds for every case, of all exchanges of a row and the log since `mark`: what is broken.
-pub fn always(exchanges: &[Exchange], mark: usize) -> Vec<String> {
+/// Returns the violations of the checks that apply to every case, over all exchanges of a row and the log
+/// since `mark`.
+pub fn violations(exchanges: &[Exchange], mark: usize) -> Vec<String> {
     let each = exchanges.iter().filter_map(|exchange| {
-        let broken = fixed(exchange)
-            .or_else(|| silent(exchange))
-            .or_else(|| access(exchange))
-            .or_else(|| echo(exchange))
-            .or_else(|| shared(exchange))?;
+        let broken = wrong_status_time_or_header(exchange)
+            .or_else(|| unlogged_rejection(exchange))
+            .or_else(|| wrong_access_log(exchange))
+            .or_else(|| reflected_input(exchange))
+            .or_else(|| wrong_cookie_or_token_error(exchange))?;
         let target: String = exchange.target.chars().take(200).collect();
         Some(format!("{} {target}: {broken}", exchange.method))
     });
-    each.chain(leak(exchanges, mark)).collect()
+    each.chain(logged_secret(exchanges, mark)).collect()
 }
 
-/// No secret is in any log.
-fn leak(exchanges: &[Exchange], mark: usize) -> Option<String> {
+/// Returns an error if a secret of the exchanges is in the log.
+fn logged_secret(exchanges: &[Exchange], mark: usize) -> Option<String> {
     let mut secrets = BTreeSet::new();
     for Exchange { answer, body, .. } in exchanges {
         secrets.extend(answer.callback("code"));
@@ -274,7 +278,7 @@ fn leak(exchanges: &[Exchange], mark: usize) -> Option<String> {
                 .map(|(_, value)| value.into_owned()),
         );
     }
-    // Shorter ones are made up, and may be words.
+    // Shorter values are chosen by the tests and may be words.
     secrets.retain(|secret| secret.len() >= 16);
     let logged: Vec<String> = log::since(mark)
         .iter()
@@ -287,10 +291,10 @@ fn leak(exchanges: &[Exchange], mark: usize) -> Option<String> {
         .map(|secret| format!("the log holds the secret {secret}"))
 }
 
-/// Status, time and headers.
-fn fixed(exchange: &Exchange) -> Option<String> {
+/// Returns an error if status, duration or headers are wrong.
+fn wrong_status_time_or_header(exchange: &Exchange) -> Option<String> {
     let answer = &exchange.answer;
-    // An unoptimised server beside a second one on a busy machine is given more than its second.
+    // A debug build beside other servers on a busy machine gets more than 1 s.
     let limit = Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 1 });
     if answer.status >= 500 {
         return Some(format!("status {}", answer.status));
@@ -326,8 +330,8 @@ fn fixed(exchange: &Exchange) -> Option<String> {
     None
 }
 
-/// What A128 and A202 say of the whole suite: each cookie, and each error of the token endpoint.
-fn shared(exchange: &Exchange) -> Option<String> {
+/// Checks A128 and A202 over the whole suite: each cookie, and each error of the token endpoint.
+fn wrong_cookie_or_token_error(exchange: &Exchange) -> Option<String> {
     let answer = &exchange.answer;
     let cookies = answer.headers.get_all("set-cookie").iter();
     let odd = cookies
@@ -342,8 +346,8 @@ fn shared(exchange: &Exchange) -> Option<String> {
     odd.or(text.flatten())
 }
 
-/// A refusal is logged as a warning, with reason and address.
-fn silent(exchange: &Exchange) -> Option<String> {
+/// Returns an error if a rejection is not logged as a warning with reason and address.
+fn unlogged_rejection(exchange: &Exchange) -> Option<String> {
     let answer = &exchange.answer;
     let refusal = answer.status >= 400 || answer.callback("error").is_some();
     let told = |event: &log::Event| {
@@ -357,9 +361,9 @@ fn silent(exchange: &Exchange) -> Option<String> {
         .then(|| format!("refused with {} but not logged", answer.status))
 }
 
-/// An answer has one line of its own, which tells its status and no query. What another process
-/// answered is not heard here.
-fn access(exchange: &Exchange) -> Option<String> {
+/// Returns an error unless the response has one line in the access log, with its status and without the
+/// query. The lines of other processes are not captured.
+fn wrong_access_log(exchange: &Exchange) -> Option<String> {
     let answer = &exchange.answer;
     let lines = log::accesses(answer.header("x-request-id")?);
     let good = match lines.as_slice() {
@@ -373,7 +377,7 @@ fn access(exchange: &Exchange) -> Option<String> {
     (!good).then(|| format!("access lines: {lines:?}"))
 }
 
-/// A page without the addresses that its links lead to.
+/// Removes the targets of links from a page.
 fn without_links(body: &str) -> String {
     let mut parts = body.split("href=\"");
     let first = parts.next().unwrap_or_default().to_owned();
@@ -382,14 +386,14 @@ fn without_links(body: &str) -> String {
     })
 }
 
-/// Error texts hold nothing of the request.
-fn echo(exchange: &Exchange) -> Option<String> {
+/// Returns an error if an error text contains a part of the request.
+fn reflected_input(exchange: &Exchange) -> Option<String> {
     let answer = &exchange.answer;
     let described = answer.callback("error_description").or_else(|| {
         let body: serde_json::Value = serde_json::from_str(&answer.body).ok()?;
         body["error_description"].as_str().map(str::to_owned)
     });
-    // A form that is shown again holds what the user typed, and a link leads back to the client.
+    // A form that is shown again contains what the user typed, and a link leads back to the client.
     let is_error = answer.status >= 400 && answer.status != 421 && !answer.body.contains("<form");
     let page = is_error.then(|| without_links(&answer.body));
     let texts: Vec<String> = described.into_iter().chain(page).collect();
@@ -401,7 +405,7 @@ fn echo(exchange: &Exchange) -> Option<String> {
         .into_iter()
         .flatten()
         .flat_map(|text| form_urlencoded::parse(text.as_bytes()));
-    // Words of one kind stand in our own sentences too.
+    // Plain lower-case words may also occur in our own texts.
     let telling = |value: &str| {
         value.len() >= 5
             && !value

@@ -1,4 +1,4 @@
-//! Rows of the catalogue: the revocation feed, as a node serves it.
+//! Rows of the catalogue: the revocation feed that a node serves.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -10,15 +10,21 @@ use portcullis::oauth::resource::Resource;
 use portcullis_verifier::Kind;
 use serde_json::Value;
 
-use crate::expect::{json_error, logged, seen};
+use crate::expect::{json_error, logged, summary};
 use crate::fixtures::client::{basic, claims};
 use crate::fixtures::server::sweep;
 use crate::fixtures::{Answer, Server, TestClient};
 use crate::token_code::Flow;
-use crate::token_refresh::bought;
+use crate::token_refresh::redeem_new_code;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a429), row!(a433), row!(a434), row!(a437), row!(a438)];
+pub const ROWS: &[Row] = &[
+    row!(a429_feed_positions_follow_the_commit_order),
+    row!(a433_feed_contains_no_identifiers_and_needs_credentials),
+    row!(a434_feed_records_outlive_their_tokens),
+    row!(a437_feed_streams_are_limited_per_client_and_node),
+    row!(a438_feed_answers_are_not_cacheable),
+];
 
 const FEED: &str = "/revocations";
 const STREAM: &str = "/revocations/stream";
@@ -31,11 +37,11 @@ async fn asks(server: &Server, path: &str, authorization: Option<&str>) -> Answe
     server.browser().send("GET", path, &headers, None).await
 }
 
-fn credentials(party: &TestClient) -> String {
-    basic(party.id(), party.secret.as_ref().unwrap().expose())
+fn credentials(client: &TestClient) -> String {
+    basic(client.id(), client.secret.as_ref().unwrap().expose())
 }
 
-/// The claims of all frames of an answer.
+/// Returns the claims of all frames of a response.
 fn frames(answer: &Answer) -> Vec<Value> {
     let frames = answer.json()["frames"].as_array().cloned();
     let frames = frames.unwrap_or_default();
@@ -48,14 +54,14 @@ fn packed(frames: &[Value]) -> String {
     records.collect()
 }
 
-/// Revoking transactions on every node at once; the million are run by hand.
+/// Revoking transactions per node, all nodes at once; a million are run by hand.
 const EVENTS: usize = 300;
 
-async fn a429(stage: &Stage) {
-    let everywhere = || std::iter::once(&stage.server).chain(&stage.nodes);
+async fn a429_feed_positions_follow_the_commit_order(stage: &Stage) {
+    let all_nodes = || std::iter::once(&stage.server).chain(&stage.nodes);
     let before = stage.server.count("SELECT seq AS n FROM feed_head");
     let mut writers = Vec::new();
-    for (node, server) in everywhere().enumerate() {
+    for (node, server) in all_nodes().enumerate() {
         let (store, now) = (server.app.store.clone(), server.clock.now());
         writers.push(actix_web::rt::spawn(async move {
             for number in 0..EVENTS {
@@ -77,7 +83,7 @@ async fn a429(stage: &Stage) {
     for writer in writers {
         writer.await.unwrap();
     }
-    for node in everywhere() {
+    for node in all_nodes() {
         node.app.number_waiting().await.unwrap();
     }
     let all = i64::try_from(EVENTS * (1 + stage.nodes.len())).unwrap() + before;
@@ -88,7 +94,7 @@ async fn a429(stage: &Stage) {
     stage.check(1, numbered == all && highest == all, || {
         format!("{numbered} numbers up to {highest}, want {all}")
     });
-    for node in everywhere() {
+    for node in all_nodes() {
         node.app.poll().await.unwrap();
         let held = node.app.feed.live_records();
         stage.check(1, i64::try_from(held) == Ok(all), || {
@@ -97,13 +103,13 @@ async fn a429(stage: &Stage) {
     }
 }
 
-async fn a433(stage: &Stage) {
+async fn a433_feed_contains_no_identifiers_and_needs_credentials(stage: &Stage) {
     let server = &stage.server;
     let api = server
         .resource_server("rs1", crate::fixtures::server::AUDIENCE)
         .await;
     let mut flow = Flow::begin(server).await;
-    let tokens = bought(&mut flow).await;
+    let tokens = redeem_new_code(&mut flow).await;
     flow.web.revokes(tokens.access()).await;
     server.signs_out_everywhere("alice").await;
     server.app.number_waiting().await.unwrap();
@@ -131,10 +137,10 @@ async fn a433(stage: &Stage) {
     stage.check(1, !text.contains("alice") && !text.contains("eyJ"), || {
         text.clone()
     });
-    // Without credentials, with wrong ones, with those of a client that is no resource server.
+    // Without credentials, with wrong ones, and with those of a client that is not a resource server.
     for path in [FEED, STREAM] {
-        let nobody = asks(server, path, None).await;
-        stage.expect(2, json_error(&nobody, 401, "invalid_client"));
+        let anonymous = asks(server, path, None).await;
+        stage.expect(2, json_error(&anonymous, 401, "invalid_client"));
         let wrong = asks(server, path, Some(&basic(api.id(), "guess"))).await;
         stage.expect(2, json_error(&wrong, 401, "invalid_client"));
         let other = asks(server, path, Some(&credentials(&flow.web))).await;
@@ -143,9 +149,9 @@ async fn a433(stage: &Stage) {
     }
 }
 
-/// TokenLifetimes of access tokens that go up and down while things are revoked: a record stays until a minute
-/// after the last token that it can hit.
-async fn a434(stage: &Stage) {
+/// Token lifetimes are raised and lowered between revocations. A record stays until one minute after the
+/// expiry of the last token that it can match.
+async fn a434_feed_records_outlive_their_tokens(stage: &Stage) {
     let server = &stage.server;
     let now = || server.clock.now();
     for (round, minutes) in [5_u64, 60, 15, 5, 30].into_iter().enumerate() {
@@ -161,7 +167,7 @@ async fn a434(stage: &Stage) {
             created_at: now(),
         };
         server.write(move |tx| tx.put_resource(&resource)).await;
-        // The last such token is issued in this moment.
+        // The last token with this lifetime is issued now.
         let dies = now() + life;
         let (value, at) = (format!("session-{round}"), now());
         server
@@ -187,7 +193,7 @@ async fn a434(stage: &Stage) {
                 (wanted - kept) / 1_000_000
             )
         });
-        // Somebody needed an hour in the second round, and that counts for two more.
+        // The one-hour lifetime of the second round also applies to the two rounds after it.
         server.advance(Duration::from_secs(20 * 60));
     }
     server.advance(Duration::from_secs(3 * 3_600));
@@ -195,7 +201,7 @@ async fn a434(stage: &Stage) {
     server.write(move |tx| sweep(tx, sweep_at)).await;
     let left = server.count("SELECT count(*) AS n FROM revocations");
     stage.check(1, left == 0, || format!("{left} rows stay"));
-    // Three hours later nobody needs the hour any more: the setting rules again.
+    // Three hours later no token has the one-hour lifetime, so the configured lifetime applies again.
     let (own, at) = (server.app.config.tokens.access.0, now());
     server
         .write(move |tx| tx.require_max_token_ttl(own, at))
@@ -206,9 +212,9 @@ async fn a434(stage: &Stage) {
     });
 }
 
-/// A stream by hand.
+/// Opens a stream outside the journal.
 async fn opens(server: &Server, api: &TestClient) -> reqwest::Response {
-    // One for all: each would read the system's certificates anew.
+    // Shared by all streams, because each new client loads the system's certificates.
     static CLIENTS: [OnceLock<reqwest::Client>; 2] = [const { OnceLock::new() }; 2];
     let over_tls = server.base.starts_with("https:");
     CLIENTS[usize::from(over_tls)]
@@ -221,10 +227,10 @@ async fn opens(server: &Server, api: &TestClient) -> reqwest::Response {
         .unwrap()
 }
 
-/// Subscribers with sixteen streams each; the thousands are run by hand.
+/// Subscribers with 16 streams each; thousands are run by hand.
 const SUBSCRIBERS: usize = 20;
 
-async fn a437(stage: &Stage) {
+async fn a437_feed_streams_are_limited_per_client_and_node(stage: &Stage) {
     let server = &stage.server;
     let mut open = Vec::new();
     let begun = Instant::now();
@@ -241,7 +247,7 @@ async fn a437(stage: &Stage) {
         let (status, retry) = (more.status(), more.headers().get("retry-after").cloned());
         stage.check(1, status == 503 && retry.is_some(), || format!("{status}"));
     }
-    // All of one address, which may hold 256 connections otherwise.
+    // All streams come from one address, whose limit for other connections is 256.
     stage.check(1, open.len() > 256, || format!("{}", open.len()));
     let count = server.app.feed.streams.count();
     stage.check(1, count == open.len(), || format!("{count}"));
@@ -250,14 +256,14 @@ async fn a437(stage: &Stage) {
     });
 }
 
-async fn a438(stage: &Stage) {
+async fn a438_feed_answers_are_not_cacheable(stage: &Stage) {
     let server = &stage.server;
     let api = server
         .resource_server("rs1", crate::fixtures::server::AUDIENCE)
         .await;
     let answer = asks(server, FEED, Some(&credentials(&api))).await;
     let caching = answer.header("cache-control");
-    stage.check(1, caching == Some("no-store"), || seen(&answer));
+    stage.check(1, caching == Some("no-store"), || summary(&answer));
     for frame in frames(&answer) {
         let life = frame["exp"].as_u64().zip(frame["iat"].as_u64());
         stage.check(1, life.is_some_and(|(exp, iat)| exp - iat == 30), || {

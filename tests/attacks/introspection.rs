@@ -3,37 +3,37 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use crate::expect::{json_error, logged, seen};
+use crate::expect::{json_error, logged, summary};
 use crate::fixtures::client::basic;
 use crate::fixtures::server::{AUDIENCE, confidential};
 use crate::fixtures::{Answer, Db, Server, TestClient, Tokens, postgres, raw};
-use crate::token_code::{Flow, median, unlogged};
+use crate::token_code::{Flow, median, not_logged};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a336),
-    row!(a337),
-    row!(a338),
-    row!(a340),
-    row!(a341),
-    row!(a342),
-    row!(a510),
+    row!(a336_inactive_introspection_answers_are_indistinguishable),
+    row!(a337_any_revocation_makes_a_token_inactive),
+    row!(a338_refresh_token_introspection_is_limited_to_its_client),
+    row!(a340_introspection_by_get_is_rejected_and_jwt_needs_registration),
+    row!(a341_introspection_answers_are_uncacheable_booleans),
+    row!(a342_introspection_without_database_answers_503),
+    row!(a510_expired_access_token_is_inactive_without_leeway),
 ];
 
 const INTROSPECT: &str = "/oauth2/introspect";
 const INACTIVE: &str = r#"{"active":false}"#;
-/// What a node remembers of a client may be this old.
+/// A node may cache a client registration for this long.
 const CACHED: Duration = Duration::from_secs(6);
 
-/// `rs1` and `rs2` of the catalogue, and alice's tokens for `rs1`.
-struct Scene {
+/// `rs1` and `rs2` of the catalogue, and the flow in which alice gets tokens for `rs1`.
+struct Setup {
     flow: Flow,
     rs1: TestClient,
     rs2: TestClient,
 }
 
-impl Scene {
-    async fn set(stage: &Stage) -> Self {
+impl Setup {
+    async fn create(stage: &Stage) -> Self {
         let server = &stage.server;
         let rs1 = server.resource_server("rs1", AUDIENCE).await;
         let other = "https://other.example";
@@ -52,43 +52,43 @@ impl Scene {
     }
 }
 
-/// 200 and nothing but that the token is not active.
+/// 200 with exactly `{"active":false}`.
 fn inactive(answer: &Answer) -> Result<(), String> {
     if answer.status == 200 && answer.body == INACTIVE {
-        said(answer).map(drop)
+        active_member(answer).map(drop)
     } else {
-        Err(format!("got {}, want {INACTIVE}", seen(answer)))
+        Err(format!("got {}, want {INACTIVE}", summary(answer)))
     }
 }
 
-/// A JSON answer that nobody stores, with a boolean `active`: its value.
-fn said(answer: &Answer) -> Result<bool, String> {
+/// Returns `active` of a JSON response that is `no-store` and in which `active` is a boolean.
+fn active_member(answer: &Answer) -> Result<bool, String> {
     let headers = (
         answer.header("content-type"),
         answer.header("cache-control"),
     );
     if answer.status != 200 || headers != (Some("application/json"), Some("no-store")) {
-        return Err(format!("got {} with {headers:?}", seen(answer)));
+        return Err(format!("got {} with {headers:?}", summary(answer)));
     }
     answer.json()["active"]
         .as_bool()
         .ok_or_else(|| format!("active is no boolean: {}", answer.body))
 }
 
-/// Samples of each case; the thousands are run by hand.
+/// Samples of each case; thousands are run by hand.
 const SAMPLES: usize = 40;
-/// The bound of the catalogue holds for a release build on a machine of its own.
+/// The limit of the catalogue applies to a release build on an idle machine.
 const LIMIT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 8 } else { 2 });
 
-async fn a336(stage: &Stage) {
-    let mut scene = Scene::set(stage).await;
+async fn a336_inactive_introspection_answers_are_indistinguishable(stage: &Stage) {
+    let mut scene = Setup::create(stage).await;
     let late = scene.tokens().await;
     stage.server.advance(Duration::from_secs(6 * 60));
     scene.flow.alice = stage.server.enters("alice").await;
     let (live, dead) = (scene.tokens().await, scene.tokens().await);
     scene.flow.web.revokes(dead.access()).await;
     let told = scene.rs1.introspects(live.access()).await;
-    stage.check(7, said(&told) == Ok(true), || seen(&told));
+    stage.check(7, active_member(&told) == Ok(true), || summary(&told));
 
     let unknown = format!("pcl_rt_{}", "A".repeat(86));
     let cut = &live.access()[..live.access().len() * 4 / 5];
@@ -122,8 +122,8 @@ async fn a336(stage: &Stage) {
     });
 }
 
-async fn a337(stage: &Stage) {
-    let mut scene = Scene::set(stage).await;
+async fn a337_any_revocation_makes_a_token_inactive(stage: &Stage) {
+    let mut scene = Setup::create(stage).await;
     let id = scene.flow.web.id().to_owned();
     let cuts = [
         "UPDATE users SET auth_epoch = auth_epoch + 1 WHERE username = 'alice'".to_owned(),
@@ -143,12 +143,12 @@ async fn a337(stage: &Stage) {
         stage.server.advance(CACHED);
         for node in stage.all() {
             let answer = scene.rs1.at(&node.base).introspects(tokens.access()).await;
-            let active = said(&answer);
+            let active = active_member(&answer);
             stage.check(combination + 1, active == Ok(combination == 0), || {
-                format!("{combination:04b}: {}", seen(&answer))
+                format!("{combination:04b}: {}", summary(&answer))
             });
         }
-        // A feed epoch never goes back: to a node that would be an older copy of the database.
+        // A feed epoch never decreases: a node would take that for an older copy of the database.
         for bit in (0..2).filter(|bit| is_set(*bit)) {
             stage.server.execute(&mends[bit]);
         }
@@ -156,20 +156,20 @@ async fn a337(stage: &Stage) {
     }
 }
 
-async fn a338(stage: &Stage) {
-    let mut scene = Scene::set(stage).await;
+async fn a338_refresh_token_introspection_is_limited_to_its_client(stage: &Stage) {
+    let mut scene = Setup::create(stage).await;
     let tokens = scene.tokens().await;
     for (case, server) in [(1, &scene.rs1), (2, &scene.rs2)] {
         let answer = server.introspects(tokens.refresh()).await;
         stage.expect(case, inactive(&answer));
     }
-    // Nothing was used up by asking.
+    // Introspection consumed nothing.
     let next = scene.flow.web.refreshes(tokens.refresh(), &[]).await;
-    stage.check(1, next.status == 200, || seen(&next));
+    stage.check(1, next.status == 200, || summary(&next));
 }
 
-async fn a340(stage: &Stage) {
-    let mut scene = Scene::set(stage).await;
+async fn a340_introspection_by_get_is_rejected_and_jwt_needs_registration(stage: &Stage) {
+    let mut scene = Setup::create(stage).await;
     let tokens = scene.tokens().await;
     let header = basic(scene.rs1.id(), scene.rs1.secret.as_ref().unwrap().expose());
     let authorization = ("Authorization", header.as_str());
@@ -177,23 +177,23 @@ async fn a340(stage: &Stage) {
     let mut browser = stage.server.browser();
     let answer = browser.send("GET", &target, &[authorization], None).await;
     let allow = answer.header("allow") == Some("POST");
-    stage.check(1, answer.status == 405 && allow, || seen(&answer));
+    stage.check(1, answer.status == 405 && allow, || summary(&answer));
     stage.expect(1, logged(&answer, "http.method", ""));
-    stage.expect(1, unlogged(&answer, tokens.access()));
+    stage.expect(1, not_logged(&answer, tokens.access()));
     let signed = ("Accept", "application/token-introspection+jwt");
     let fields = [("token", tokens.access())];
     let headers = [authorization, signed];
     let answer = scene.rs1.posts_raw(INTROSPECT, &headers, &fields).await;
-    stage.check(2, said(&answer) == Ok(true), || seen(&answer));
+    stage.check(2, active_member(&answer) == Ok(true), || summary(&answer));
 }
 
-async fn a341(stage: &Stage) {
-    let mut scene = Scene::set(stage).await;
+async fn a341_introspection_answers_are_uncacheable_booleans(stage: &Stage) {
+    let mut scene = Setup::create(stage).await;
     let (tokens, dead) = (scene.tokens().await, scene.tokens().await);
     scene.flow.web.revokes(dead.refresh()).await;
-    // 1. Active, with its own claims and nothing about the person.
+    // 1. Active, with the token's claims and nothing about the user.
     let answer = scene.rs1.introspects(tokens.access()).await;
-    stage.check(1, said(&answer) == Ok(true), || seen(&answer));
+    stage.check(1, active_member(&answer) == Ok(true), || summary(&answer));
     let told = answer.json();
     let members: BTreeSet<&str> = told
         .as_object()
@@ -212,7 +212,7 @@ async fn a341(stage: &Stage) {
     stage.check(1, more == [&"active", &"token_type"], || {
         format!("{more:?}")
     });
-    // 2. Not active. 3. The malformed request. 4. Nobody. 5. A client that serves nothing.
+    // 2. Inactive. 3. Malformed request. 4. No credentials. 5. A client that is not a resource server.
     stage.expect(2, inactive(&scene.rs1.introspects(dead.access()).await));
     stage.expect(2, inactive(&scene.rs1.introspects("x").await));
     let answer = scene.rs1.posts(INTROSPECT, &[]).await;
@@ -234,8 +234,8 @@ async fn a341(stage: &Stage) {
     }
 }
 
-async fn a510(stage: &Stage) {
-    let mut scene = Scene::set(stage).await;
+async fn a510_expired_access_token_is_inactive_without_leeway(stage: &Stage) {
+    let mut scene = Setup::create(stage).await;
     let tokens = scene.tokens().await;
     let exp = tokens.access_claims()["exp"].as_u64().unwrap();
     for (case, at) in [(1, exp - 1), (2, exp), (3, exp + 1), (4, exp + 29)] {
@@ -244,24 +244,26 @@ async fn a510(stage: &Stage) {
         for node in stage.all() {
             let answer = scene.rs1.at(&node.base).introspects(tokens.access()).await;
             match at < exp {
-                true => stage.check(case, said(&answer) == Ok(true), || seen(&answer)),
+                true => stage.check(case, active_member(&answer) == Ok(true), || {
+                    summary(&answer)
+                }),
                 false => stage.expect(case, inactive(&answer)),
             }
         }
     }
 }
 
-async fn a342(stage: &Stage) {
-    let mut scene = Scene::set(stage).await;
+async fn a342_introspection_without_database_answers_503(stage: &Stage) {
+    let mut scene = Setup::create(stage).await;
     let tokens = scene.tokens().await;
-    // The node knows the resource server already, and has seen the token active.
+    // The node has cached the resource server and has seen the token active.
     let before = scene.rs1.introspects(tokens.access()).await;
-    stage.check(1, said(&before) == Ok(true), || seen(&before));
+    stage.check(1, active_member(&before) == Ok(true), || summary(&before));
     let header = basic(scene.rs1.id(), scene.rs1.secret.as_ref().unwrap().expose());
     let body = format!("token={}", tokens.access());
-    // By hand: the row names its 5xx.
+    // Sent raw, outside the journal, because this row expects a 5xx.
     let request = raw::post(INTROSPECT, &[("Authorization", &header)], &body);
-    let down = Down::goes(&stage.server);
+    let down = DatabaseOutage::begin(&stage.server);
     for _ in 0..2 {
         let answer = raw::bytes(&stage.server.base, request.clone()).await;
         let answer = answer.unwrap();
@@ -271,8 +273,8 @@ async fn a342(stage: &Stage) {
         });
         stage.expect(1, logged(&answer, "introspection.degraded", ""));
     }
-    down.comes_back();
-    // Each dead connection of the pool costs one more request; then all is well.
+    down.end();
+    // Each closed connection of the pool costs one more request; then the node answers again.
     let mut after = raw::bytes(&stage.server.base, request.clone()).await;
     for _ in 0..stage.server.config.database.pool_size {
         if after.as_ref().is_some_and(|after| after.status == 200) {
@@ -281,14 +283,14 @@ async fn a342(stage: &Stage) {
         after = raw::bytes(&stage.server.base, request.clone()).await;
     }
     let after = after.unwrap();
-    stage.check(2, said(&after) == Ok(true), || seen(&after));
+    stage.check(2, active_member(&after) == Ok(true), || summary(&after));
 }
 
-/// A database that answers nobody: Postgres hangs up and lets nobody in; the tables of SQLite are gone.
-struct Down<'a>(&'a Server);
+/// A database outage: PostgreSQL closes and refuses connections; a table of SQLite is renamed.
+struct DatabaseOutage<'a>(&'a Server);
 
-impl<'a> Down<'a> {
-    fn goes(server: &'a Server) -> Self {
+impl<'a> DatabaseOutage<'a> {
+    fn begin(server: &'a Server) -> Self {
         match server.db {
             Db::Sqlite => server.execute("ALTER TABLE grants RENAME TO away"),
             Db::Postgres => {
@@ -303,7 +305,7 @@ impl<'a> Down<'a> {
         Self(server)
     }
 
-    fn comes_back(self) {
+    fn end(self) {
         match self.0.db {
             Db::Sqlite => self.0.execute("ALTER TABLE away RENAME TO grants"),
             Db::Postgres => {

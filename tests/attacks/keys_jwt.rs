@@ -12,33 +12,33 @@ use portcullis::secret::{Entropy, base64url};
 use portcullis_verifier::{Need, Verifier};
 use serde_json::{Value, json};
 
-use crate::expect::{json_error, logged, page, seen};
+use crate::expect::{json_error, logged, page, summary};
 use crate::fixtures::server::AUDIENCE;
 use crate::fixtures::server::PASSWORD;
 use crate::fixtures::{Answer, Db, ISSUER, Server, Tokens, journal, log, raw};
 use crate::token_code::Flow;
-use crate::token_refresh::bought;
+use crate::token_refresh::redeem_new_code;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a280),
-    row!(a281),
-    row!(a282),
-    row!(a284),
-    row!(a285),
-    row!(a286),
-    row!(a289),
-    row!(a290),
-    row!(a292),
-    row!(a293),
-    row!(a294),
-    row!(a296),
-    row!(a297),
-    row!(a298),
-    row!(a302),
-    row!(a304),
-    row!(a305),
-    row!(a525),
+    row!(a280_jwks_contains_no_private_members),
+    row!(a281_weak_keys_are_not_imported),
+    row!(a282_duplicate_keys_are_not_imported),
+    row!(a284_keys_are_published_before_they_sign),
+    row!(a285_retired_keys_stay_published_while_tokens_live),
+    row!(a286_concurrent_rotations_create_one_key),
+    row!(a289_revoked_key_is_rejected_at_once),
+    row!(a290_jwts_with_wrong_alg_are_rejected),
+    row!(a292_keys_in_jwt_headers_are_ignored),
+    row!(a293_jwts_with_crit_are_rejected),
+    row!(a294_malformed_signatures_are_rejected),
+    row!(a296_duplicate_json_members_are_rejected),
+    row!(a297_jwts_of_another_type_are_rejected),
+    row!(a298_access_token_for_another_audience_is_rejected),
+    row!(a302_altered_key_rows_do_not_open),
+    row!(a304_discovery_offers_no_weak_options),
+    row!(a305_discovery_ignores_the_request_host),
+    row!(a525_skewed_node_answers_503),
 ];
 
 const ES256: Ring = Ring::token(Alg::ES256);
@@ -52,8 +52,8 @@ fn act(stage: &Stage) -> Act {
     }
 }
 
-/// Every node sees the change of keys.
-async fn followed(stage: &Stage) {
+/// Polls on every node, so that each loads the changed keys.
+async fn poll_all_nodes(stage: &Stage) {
     for node in stage.all() {
         node.app.poll().await.unwrap();
     }
@@ -69,10 +69,10 @@ fn members(jwks: &str) -> Vec<String> {
 
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
-async fn a280(stage: &Stage) {
-    let table = stage.server.app.key_manager.table();
+async fn a280_jwks_contains_no_private_members(stage: &Stage) {
+    let table = stage.server.app.keeper.table();
     let look = async |case: usize| {
-        followed(stage).await;
+        poll_all_nodes(stage).await;
         for node in stage.all() {
             let jwks = node.browser().get("/oauth2/jwks").await.body;
             let shown = members(&jwks);
@@ -84,7 +84,7 @@ async fn a280(stage: &Stage) {
             stage.check(case, !shown.is_empty(), || "an empty set".to_owned());
         }
     };
-    // Published and active; both active; retiring; destroyed; archived; revoked.
+    // Every key state: published, active, retiring, destroyed, archived, revoked.
     look(1).await;
     table.rotate(ES256, true, &act(stage)).await.unwrap();
     look(1).await;
@@ -96,7 +96,7 @@ async fn a280(stage: &Stage) {
     let kid = stage.server.app.keys().signer(ES256).unwrap().to_owned();
     table.revoke(&kid, "leaked", &act(stage)).await.unwrap();
     look(1).await;
-    // What a set is made of, as text.
+    // The parts of a key set, as text.
     for _ in 0..200 {
         let pair = Generated::new(Alg::ES256, 2_048, &Entropy::system()).unwrap();
         let jwk = serde_json::to_string(&json!({ "keys": [pair.public()] })).unwrap();
@@ -110,7 +110,7 @@ async fn a280(stage: &Stage) {
     }
 }
 
-/// Each is made once: that takes a while.
+/// Generates an RSA key. Each is cached, because generation is slow.
 fn rsa(bits: usize, exponent: u64) -> String {
     use rsa::pkcs8::EncodePrivateKey;
     static MADE: Mutex<BTreeMap<(usize, u64), String>> = Mutex::new(BTreeMap::new());
@@ -132,8 +132,8 @@ fn p256(seed: u64) -> String {
         .to_string()
 }
 
-async fn a281(stage: &Stage) {
-    let table = stage.server.app.key_manager.table();
+async fn a281_weak_keys_are_not_imported(stage: &Stage) {
+    let table = stage.server.app.keeper.table();
     let weak = [
         (1, rsa(2_047, 65_537)),
         (2, rsa(2_048, 3)),
@@ -167,7 +167,7 @@ async fn a281(stage: &Stage) {
             || jwk.to_string(),
         );
     }
-    followed(stage).await;
+    poll_all_nodes(stage).await;
     let jwks = stage.server.browser().get("/oauth2/jwks").await.body;
     stage.check(
         8,
@@ -176,8 +176,8 @@ async fn a281(stage: &Stage) {
     );
 }
 
-async fn a282(stage: &Stage) {
-    let table = stage.server.app.key_manager.table();
+async fn a282_duplicate_keys_are_not_imported(stage: &Stage) {
+    let table = stage.server.app.keeper.table();
     let taken = table.import(&p256(9), &act(stage)).await.unwrap();
     let key = &taken.inserts()[0];
     let jwk: portcullis_verifier::Jwk = serde_json::from_str(&key.public_jwk).unwrap();
@@ -193,7 +193,7 @@ async fn a282(stage: &Stage) {
             .is_some_and(|name| name == "key.rejected")
     });
     stage.check(1, told, || "no key.rejected".to_owned());
-    // A JWK could name a kid of its own; only PKCS#8 is read.
+    // Only a JWK could contain a `kid`, and only PKCS#8 is accepted.
     let chosen = r#"{"kty":"EC","crv":"P-256","kid":"mine","d":"AA","x":"AA","y":"AA"}"#;
     let refused = table.import(chosen, &act(stage)).await;
     stage.check(2, matches!(refused, Err(KeyManagerError::Keys(_))), || {
@@ -201,8 +201,8 @@ async fn a282(stage: &Stage) {
     });
 }
 
-async fn a284(stage: &Stage) {
-    let table = stage.server.app.key_manager.table();
+async fn a284_keys_are_published_before_they_sign(stage: &Stage) {
+    let table = stage.server.app.keeper.table();
     let signer = |rows: &[portcullis::keys::SigningKey], now| {
         portcullis::keys::rotation::signer(ES256.among(rows), now)
             .unwrap()
@@ -251,12 +251,12 @@ async fn a284(stage: &Stage) {
     );
 }
 
-async fn a285(stage: &Stage) {
-    let table = stage.server.app.key_manager.table();
+async fn a285_retired_keys_stay_published_while_tokens_live(stage: &Stage) {
+    let table = stage.server.app.keeper.table();
     let kid = stage.server.app.keys().signer(ES256).unwrap().to_owned();
     table.rotate(ES256, true, &act(stage)).await.unwrap();
     let shows = async || {
-        followed(stage).await;
+        poll_all_nodes(stage).await;
         let jwks = stage.server.browser().get("/oauth2/jwks").await.body;
         jwks.contains(&kid)
     };
@@ -270,10 +270,10 @@ async fn a285(stage: &Stage) {
     stage.check(2, !shows().await, || "still there".to_owned());
 }
 
-async fn a286(stage: &Stage) {
+async fn a286_concurrent_rotations_create_one_key(stage: &Stage) {
     for round in 1..=2 {
         stage.server.advance(DAY * 90);
-        followed(stage).await;
+        poll_all_nodes(stage).await;
         let tasks: Vec<_> = stage
             .all()
             .map(|node| {
@@ -301,10 +301,10 @@ async fn a286(stage: &Stage) {
     }
 }
 
-async fn a289(stage: &Stage) {
+async fn a289_revoked_key_is_rejected_at_once(stage: &Stage) {
     for round in 1..=8 {
         let mut flow = Flow::begin(&stage.server).await;
-        let tokens = bought(&mut flow).await;
+        let tokens = redeem_new_code(&mut flow).await;
         let kid = stage.server.app.keys().signer(ES256).unwrap().to_owned();
         let table = stage.node(round).app.key_manager.table().clone();
         let now = act(stage);
@@ -318,12 +318,12 @@ async fn a289(stage: &Stage) {
             revoked.is_ok() && kept.is_ok() && rewrapped.is_ok(),
             || format!("round {round}"),
         );
-        followed(stage).await;
+        poll_all_nodes(stage).await;
         for node in stage.all() {
             let jwks = node.browser().get("/oauth2/jwks").await.body;
             stage.check(1, !jwks.contains(&kid), || "still published".to_owned());
             let answer = userinfo(node, tokens.access()).await;
-            stage.check(2, answer.status == 401, || seen(&answer));
+            stage.check(2, answer.status == 401, || summary(&answer));
             stage.check(1, node.app.keys().signer(ES256) != Some(&kid), || {
                 "still signs".to_owned()
             });
@@ -350,11 +350,11 @@ async fn userinfo(node: &Server, token: &str) -> Answer {
         .unwrap()
 }
 
-/// Our endpoint and a resource server both refuse.
+/// Checks that our userinfo endpoint and a resource server both reject the token.
 async fn refused(stage: &Stage, case: usize, token: &str) {
     let answer = userinfo(stage.node(case), token).await;
     stage.check(case, answer.status == 401 || answer.status == 400, || {
-        format!("{} for {token}", seen(&answer))
+        format!("{} for {token}", summary(&answer))
     });
     stage.expect(case, logged(&answer, "bearer.rejected", ""));
     let verdict =
@@ -374,17 +374,17 @@ async fn refused(stage: &Stage, case: usize, token: &str) {
     stage.check(case, here.is_err(), || format!("we take {token}"));
 }
 
-/// A good token of this server, for itself and for the API, to be bent.
-struct Good {
+/// A valid access token of this server, from which forgeries are derived.
+struct ValidToken {
     tokens: Tokens,
     kid: String,
     payload: Value,
 }
 
-impl Good {
+impl ValidToken {
     async fn of(stage: &Stage) -> Self {
         let mut flow = Flow::begin(&stage.server).await;
-        let tokens = bought(&mut flow).await;
+        let tokens = redeem_new_code(&mut flow).await;
         let kid = stage.server.app.keys().signer(ES256).unwrap().to_owned();
         let payload = tokens.access_claims();
         Self {
@@ -398,7 +398,7 @@ impl Good {
         json!({ "typ": "at+jwt", "alg": "ES256", "kid": self.kid })
     }
 
-    /// Any header and payload, as text, with a genuine signature of our own key.
+    /// Signs any header and payload with the genuine key of this server.
     fn signed(&self, header: &str, payload: &str) -> String {
         let message = format!(
             "{}.{}",
@@ -418,8 +418,8 @@ impl Good {
     }
 }
 
-/// What is signed by [`Good::signed`] is good, or the cases below would prove nothing.
-fn sane(stage: &Stage, good: &Good) {
+/// Checks that [`ValidToken::signed`] creates valid tokens. Otherwise rejections would prove nothing.
+fn genuine_signature_is_accepted(stage: &Stage, good: &ValidToken) {
     let token = good.signed(&good.header().to_string(), &good.payload.to_string());
     let now = stage.server.clock.now().secs();
     let verdict = stage
@@ -430,9 +430,9 @@ fn sane(stage: &Stage, good: &Good) {
     stage.check(0, verdict.is_ok(), || format!("{verdict:?}"));
 }
 
-async fn a290(stage: &Stage) {
-    let good = Good::of(stage).await;
-    sane(stage, &good);
+async fn a290_jwts_with_wrong_alg_are_rejected(stage: &Stage) {
+    let good = ValidToken::of(stage).await;
+    genuine_signature_is_accepted(stage, &good);
     let payload = good.payload.to_string();
     for (case, alg) in (1..).zip([
         json!("none"),
@@ -459,7 +459,7 @@ async fn a290(stage: &Stage) {
     let mut header = good.header();
     header.as_object_mut().unwrap().remove("alg");
     refused(stage, 5, &good.signed(&header.to_string(), &payload)).await;
-    // HMAC keyed with what we publish.
+    // HMAC whose key is the published public key.
     let keys = stage.server.app.keys();
     let jwk = keys
         .published(Use::Token)
@@ -500,13 +500,13 @@ async fn a290(stage: &Stage) {
             refused(stage, 9, &format!("{message}.{signature}")).await;
         }
     }
-    // The kid of a key of the other algorithm.
+    // The `kid` of a key of the other algorithm.
     let other = keys.signer(Ring::token(Alg::RS256)).unwrap();
     refused(stage, 10, &good.with("kid", json!(other))).await;
 }
 
-async fn a292(stage: &Stage) {
-    let good = Good::of(stage).await;
+async fn a292_keys_in_jwt_headers_are_ignored(stage: &Stage) {
+    let good = ValidToken::of(stage).await;
     let attacker = Generated::new(Alg::ES256, 2_048, &Entropy::seeded(6)).unwrap();
     let jwk = serde_json::to_value(attacker.public()).unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -542,16 +542,16 @@ async fn a292(stage: &Stage) {
     });
 }
 
-/// A key of nobody's, by value.
+/// A key that this server does not have.
 fn p256_key(seed: u64) -> EncodingKey {
     use p256::pkcs8::EncodePrivateKey;
     let key = p256::SecretKey::random(&mut Entropy::seeded(seed));
     EncodingKey::from_ec_der(key.to_pkcs8_der().unwrap().as_bytes())
 }
 
-async fn a293(stage: &Stage) {
-    let good = Good::of(stage).await;
-    sane(stage, &good);
+async fn a293_jwts_with_crit_are_rejected(stage: &Stage) {
+    let good = ValidToken::of(stage).await;
+    genuine_signature_is_accepted(stage, &good);
     let mut b64 = good.header();
     (b64["crit"], b64["b64"]) = (json!(["b64"]), json!(false));
     refused(
@@ -571,8 +571,8 @@ async fn a293(stage: &Stage) {
     }
 }
 
-async fn a294(stage: &Stage) {
-    let good = Good::of(stage).await;
+async fn a294_malformed_signatures_are_rejected(stage: &Stage) {
+    let good = ValidToken::of(stage).await;
     let token = good.signed(&good.header().to_string(), &good.payload.to_string());
     let (message, signature) = token.rsplit_once('.').unwrap();
     let bytes = portcullis::secret::from_base64url(signature).unwrap();
@@ -585,7 +585,7 @@ async fn a294(stage: &Stage) {
     let der = p256::ecdsa::Signature::from_slice(&bytes).unwrap().to_der();
     let mut tail = signature.to_owned();
     let last = tail.pop().unwrap();
-    // 64 bytes leave four bits of the last character unused.
+    // 64 bytes leave four bits of the last base64url character unused.
     let next = char::from_u32(last as u32 + 1).unwrap();
     let cases = [
         (1, format!("{message}.")),
@@ -616,8 +616,8 @@ async fn a294(stage: &Stage) {
     }
 }
 
-async fn a296(stage: &Stage) {
-    let good = Good::of(stage).await;
+async fn a296_duplicate_json_members_are_rejected(stage: &Stage) {
+    let good = ValidToken::of(stage).await;
     let (header, payload) = (good.header().to_string(), good.payload.to_string());
     let twice = |text: &str, member: &str| format!("{{{member},{}", &text[1..]);
     for (case, member) in [
@@ -637,10 +637,10 @@ async fn a296(stage: &Stage) {
     }
 }
 
-async fn a297(stage: &Stage) {
-    let good = Good::of(stage).await;
+async fn a297_jwts_of_another_type_are_rejected(stage: &Stage) {
+    let good = ValidToken::of(stage).await;
     let id_token = good.tokens.0["id_token"].as_str().unwrap().to_owned();
-    // An ID token, or anything else that our keys sign, is no access token.
+    // An ID token, or anything else that our keys sign, is not an access token.
     refused(stage, 1, &id_token).await;
     for (case, typ) in [
         (2, "JWT"),
@@ -659,7 +659,7 @@ async fn a297(stage: &Stage) {
         .sign_frame("at+jwt", &good.payload)
         .unwrap();
     refused(stage, 8, &frame).await;
-    // An access token is no ID token: as a hint it says nothing, so the log-out asks.
+    // An access token is not an ID token: it is ignored as a hint, so logout asks for confirmation.
     let hint = |token: &str| format!("/oauth2/end_session?id_token_hint={token}");
     let read = |keys: &KeyView, token: &str| keys.verify(token, "JWT").is_some();
     let keys = stage.server.app.keys();
@@ -673,11 +673,11 @@ async fn a297(stage: &Stage) {
         .browser()
         .get(&hint(good.tokens.access()))
         .await;
-    stage.check(9, answer.status < 500, || seen(&answer));
+    stage.check(9, answer.status < 500, || summary(&answer));
 }
 
-async fn a298(stage: &Stage) {
-    let good = Good::of(stage).await;
+async fn a298_access_token_for_another_audience_is_rejected(stage: &Stage) {
+    let good = ValidToken::of(stage).await;
     let now = stage.server.clock.now().secs();
     let keys = stage.server.app.keys().published(Use::Token).set.clone();
     let at = |audience: &str| {
@@ -702,8 +702,8 @@ async fn a298(stage: &Stage) {
     });
 }
 
-async fn a302(stage: &Stage) {
-    let table = stage.server.app.key_manager.table();
+async fn a302_altered_key_rows_do_not_open(stage: &Stage) {
+    let table = stage.server.app.keeper.table();
     let rows = table.read(act(stage).now).await.unwrap().keys;
     let ring: Vec<_> = ES256.among(&rows).collect();
     let (one, two) = (ring[0], ring[1]);
@@ -753,7 +753,7 @@ async fn a302(stage: &Stage) {
             .iter()
             .any(|event| event.get("event").is_some_and(|name| name == "key.corrupt"));
         stage.check(case, told, || "no key.corrupt".to_owned());
-        // A node that has no good copy leaves it out.
+        // A node without a valid cached copy omits the key.
         let snapshot = table.read(act(stage).now).await.unwrap();
         let fresh = KeyView::build(
             &snapshot.keys,
@@ -791,7 +791,7 @@ async fn a302(stage: &Stage) {
     }
 }
 
-async fn a304(stage: &Stage) {
+async fn a304_discovery_offers_no_weak_options(stage: &Stage) {
     let mut bodies = Vec::new();
     for node in stage.all() {
         for path in [
@@ -829,7 +829,7 @@ async fn a304(stage: &Stage) {
     }
 }
 
-async fn a305(stage: &Stage) {
+async fn a305_discovery_ignores_the_request_host(stage: &Stage) {
     let path = "/.well-known/openid-configuration";
     let good = stage.server.browser().get(path).await.body;
     let bytes = format!("GET {path} HTTP/1.1\r\nHost: evil.test\r\nConnection: close\r\n\r\n");
@@ -839,7 +839,7 @@ async fn a305(stage: &Stage) {
     stage.check(
         1,
         answer.status == 421 && !answer.body.contains(ISSUER_LIKE),
-        || seen(&answer),
+        || summary(&answer),
     );
     stage.expect(1, logged(&answer, "http.bad_host", ""));
     for line in [
@@ -850,7 +850,7 @@ async fn a305(stage: &Stage) {
             .await
             .unwrap();
         stage.check(2, answer.status == 200 && answer.body == good, || {
-            seen(&answer)
+            summary(&answer)
         });
     }
     for (case, odd) in [
@@ -860,14 +860,14 @@ async fn a305(stage: &Stage) {
         let answer = raw::request(&stage.node(case).base, "GET", odd, &[], "")
             .await
             .unwrap();
-        stage.check(case, answer.status == 404, || seen(&answer));
+        stage.check(case, answer.status == 404, || summary(&answer));
     }
 }
 
-/// What an answer to another host would say if it believed it.
+/// The beginning of the metadata if the server trusted the request's host.
 const ISSUER_LIKE: &str = "\"issuer\":\"https://evil.test";
 
-/// Keys on curves that nobody here uses.
+/// A private key on a curve that the server does not support: P-224.
 const P224: &str = "\
 -----BEGIN PRIVATE KEY-----
 MHgCAQAwEAYHKoZIzj0CAQYFK4EEACEEYTBfAgEBBBxmWJ0F+3S6dzuvEPBZqx9m
@@ -875,7 +875,7 @@ pdd7MK5g7VZfHWoToTwDOgAEHfAa+1bnWPt95Y/dFttn6gZc+PE6yxmk2tWFR8iq
 Lab+7+p1qmty5PhxJCk/w4sbp37V0GlwClk=
 -----END PRIVATE KEY-----
 ";
-/// Keys on curves that nobody here uses.
+/// A private key on a curve that the server does not support: P-521.
 const P521: &str = "\
 -----BEGIN PRIVATE KEY-----
 MIHuAgEAMBAGByqGSM49AgEGBSuBBAAjBIHWMIHTAgEBBEIArvo/erWO1jVa04fH
@@ -886,7 +886,7 @@ Yql4N6WQdH8XncY9BVgSR0fptrkd91J0156ayt9LaLdZjw+uSa0kLqP2A4FCkA1d
 tQ==
 -----END PRIVATE KEY-----
 ";
-/// Keys on curves that nobody here uses.
+/// A private key on a curve that the server does not support: secp256k1.
 const K256: &str = "\
 -----BEGIN PRIVATE KEY-----
 MIGEAgEAMBAGByqGSM49AgEGBSuBBAAKBG0wawIBAQQg1NXDfIUJu4YpcZMjC+HE
@@ -895,17 +895,17 @@ rGpJDQH+9ig+VZ1t32gqi+gHbRAj6V2Ffh+ONp8tkhwMy08rbQ3O
 -----END PRIVATE KEY-----
 ";
 
-async fn a525(stage: &Stage) {
+async fn a525_skewed_node_answers_503(stage: &Stage) {
     if stage.db() == Db::Sqlite {
-        // An embedded database has no clock of its own to be off from.
+        // An embedded database has no clock of its own, so there is no skew.
         return stage.check(0, true, String::new);
     }
     let (server, off) = (&stage.server, Arc::new(AtomicI64::new(0)));
     let node = server.skewed_node(&off).await;
     let mut flow = Flow::begin(server).await;
-    let tokens = bought(&mut flow).await;
+    let tokens = redeem_new_code(&mut flow).await;
     for (case, seconds) in [(1, 90), (2, -600), (3, 3_600), (4, 8_640_000)] {
-        // A code, a login page and a consent page of a node whose clock is right.
+        // A code, a login page and a consent page of a node with the right clock.
         let code = flow.code().await;
         let mut bob = server.browser();
         let login = bob.opens(&flow.web.request(&[])).await;
@@ -930,7 +930,7 @@ async fn a525(stage: &Stage) {
         ] {
             stage.expect(case, json_error(&answer, 503, "temporarily_unavailable"));
             stage.check(case, answer.header("retry-after").is_some(), || {
-                seen(&answer)
+                summary(&answer)
             });
             stage.expect(case, logged(&answer, "key.unusable", "clock"));
         }
@@ -949,7 +949,7 @@ async fn a525(stage: &Stage) {
         ] {
             stage.expect(case, page(&answer, 503));
             stage.check(case, answer.header("retry-after").is_some(), || {
-                seen(&answer)
+                summary(&answer)
             });
             stage.expect(case, logged(&answer, "node.unready", "clock"));
         }
@@ -959,13 +959,13 @@ async fn a525(stage: &Stage) {
         stage.check(case, server.count(throttles) == counted, || {
             "a failure was counted by the wrong clock".to_owned()
         });
-        // What only ends something goes on, and published keys are served.
+        // Revocation and logout still work, and the published keys are served.
         let jwks = alice.get("/oauth2/jwks").await;
-        stage.check(case, jwks.status == 200, || seen(&jwks));
+        stage.check(case, jwks.status == 200, || summary(&jwks));
         let revoked = web.revokes("pcl_rt_unknown").await;
-        stage.check(case, revoked.status == 200, || seen(&revoked));
+        stage.check(case, revoked.status == 200, || summary(&revoked));
 
-        // Right again: ready a few seconds later, and nothing was used up.
+        // With the right clock the node is ready a few seconds later, and nothing was consumed.
         off.store(0, Ordering::SeqCst);
         node.app.poll().await.ok();
         let (status, failed) = node.readiness().await;
@@ -975,11 +975,11 @@ async fn a525(stage: &Stage) {
         server.advance(Duration::from_secs(6));
         node.gets_ready().await;
         let redeemed = web.redeems(&code).await;
-        stage.check(case, redeemed.status == 200, || seen(&redeemed));
+        stage.check(case, redeemed.status == 200, || summary(&redeemed));
         let signed_in = bob.fills_in(&login, "bob", PASSWORD).await;
-        stage.check(case, signed_in.status == 200, || seen(&signed_in));
+        stage.check(case, signed_in.status == 200, || summary(&signed_in));
     }
-    // Every 5xx was asked for.
+    // Every 5xx was expected.
     journal::begin();
     node.stop().await;
 }

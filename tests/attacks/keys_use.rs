@@ -1,4 +1,4 @@
-//! Rows of the catalogue: who fetches keys, what signs with them, and where they must never show.
+//! Rows of the catalogue: key fetches, signatures, and output in which private keys must never appear.
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -24,10 +24,14 @@ use crate::fixtures::server::AUDIENCE;
 use crate::fixtures::{Db, log, timing};
 use crate::process::Site;
 use crate::token_code::Flow;
-use crate::token_refresh::bought;
+use crate::token_refresh::redeem_new_code;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a288), row!(a300), row!(a301)];
+pub const ROWS: &[Row] = &[
+    row!(a288_unknown_kids_cause_one_verifier_refetch),
+    row!(a300_signatures_have_no_nonce_or_timing_bias),
+    row!(a301_private_keys_appear_in_no_output),
+];
 
 const ES256: Ring = Ring::token(Alg::ES256);
 
@@ -39,19 +43,19 @@ fn act(stage: &Stage) -> Act {
     }
 }
 
-/// An issuer on loopback that a verifier can fetch from: it publishes what the node does.
-struct Front {
+/// An issuer on loopback from which a verifier fetches: it publishes the keys of the node.
+struct LoopbackIssuer {
     url: String,
     fetches: Arc<AtomicUsize>,
 }
 
-impl Front {
+impl LoopbackIssuer {
     fn of(stage: &Stage) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let fetches = Arc::new(AtomicUsize::new(0));
         let (app, counted, issuer) = (stage.server.app.clone(), fetches.clone(), url.clone());
-        // It ends with the process.
+        // The thread ends with the process.
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let mut stream = stream;
@@ -80,7 +84,7 @@ impl Front {
     }
 }
 
-/// `payload` under a genuine signature of the node, or under a kid that nobody has.
+/// Signs `payload` with this key under this `kid`.
 fn signed(kid: &str, key: &EncodingKey, payload: &Value) -> String {
     let header = json!({ "typ": "at+jwt", "alg": "ES256", "kid": kid });
     let message = format!(
@@ -93,17 +97,17 @@ fn signed(kid: &str, key: &EncodingKey, payload: &Value) -> String {
     format!("{message}.{}", signature.unwrap())
 }
 
-async fn a288(stage: &Stage) {
-    let front = Front::of(stage);
+async fn a288_unknown_kids_cause_one_verifier_refetch(stage: &Stage) {
+    let front = LoopbackIssuer::of(stage);
     let mut flow = Flow::begin(&stage.server).await;
-    let mut payload = bought(&mut flow).await.access_claims();
+    let mut payload = redeem_new_code(&mut flow).await.access_claims();
     (payload["iss"], payload["aud"]) = (json!(front.url), json!(AUDIENCE));
     let verifier = Verifier::builder(front.url.as_str(), AUDIENCE)
         .start()
         .await
         .unwrap();
     stage.check(1, front.fetches() == 1, || "no first fetch".to_owned());
-    // Five minutes later another key signs that this verifier has never seen.
+    // Five minutes later the node signs with a key that the verifier does not have.
     let known = stage.server.app.keys().signer(ES256).unwrap().to_owned();
     stage.server.advance(Duration::from_secs(300));
     let table = stage.server.app.key_manager.table();
@@ -126,14 +130,14 @@ async fn a288(stage: &Stage) {
             .is_some_and(|name| name == "jwks.refetch")
     });
     stage.check(1, told, || "no jwks.refetch".to_owned());
-    // A thousand kids that nobody has, in a minute and a half.
-    let nobody = p256::SecretKey::random(&mut Entropy::seeded(12));
-    let nobody = EncodingKey::from_ec_der(nobody.to_pkcs8_der().unwrap().as_bytes());
+    // 1,000 unknown `kid`s within 90 s.
+    let foreign = p256::SecretKey::random(&mut Entropy::seeded(12));
+    let foreign = EncodingKey::from_ec_der(foreign.to_pkcs8_der().unwrap().as_bytes());
     for n in 0..1_000_u64 {
         let kid = base64url(&sha256(format!("stranger {n}").as_bytes()));
         let at = now + n * 90 / 1_000;
         let verdict = verifier
-            .verify_fresh_at(&signed(&kid, &nobody, &payload), &Need::any(), at)
+            .verify_fresh_at(&signed(&kid, &foreign, &payload), &Need::any(), at)
             .await;
         stage.check(2, verdict.is_err(), || format!("{kid} is taken"));
         let allowed = 2 + usize::try_from((at - now) / 30).unwrap();
@@ -147,8 +151,8 @@ async fn a288(stage: &Stage) {
     stage.check(3, verdict.is_ok(), || format!("then {verdict:?}"));
 }
 
-async fn a300(stage: &Stage) {
-    // Neither case knows a database; once is enough for the long one. A hundred thousand take a minute.
+async fn a300_signatures_have_no_nonce_or_timing_bias(stage: &Stage) {
+    // The cases do not use the database, so they run once. 100,000 signatures take a minute.
     let count = match stage.db() {
         Db::Sqlite => 20_000,
         Db::Postgres => 1_000,
@@ -159,7 +163,7 @@ async fn a300(stage: &Stage) {
     stage.check(4, found.is_empty(), || found.join(", "));
 }
 
-/// ECDSA with a nonce that is used twice, or not quite random, gives its key away.
+/// Searches ECDSA signatures for repeated and biased nonces, either of which reveals the key.
 fn nonces(stage: &Stage, count: usize) {
     let secret = p256::SecretKey::random(&mut Entropy::seeded(41));
     let pkcs8 = secret.to_pkcs8_der().unwrap();
@@ -184,7 +188,7 @@ fn nonces(stage: &Stage, count: usize) {
         if !seen.insert(bytes[..32].to_vec()) {
             stage.check(1, false, || format!("r repeats after {n} signatures"));
         }
-        // Whoever has the key can compute the nonce: k = (h + r d) / s.
+        // The nonce follows from the key: k = (h + r d) / s.
         let hash = sha256(message.as_bytes());
         let h = <Scalar as Reduce<U256>>::reduce_bytes(&FieldBytes::from(hash));
         let k = (h + r * d) * s.invert().unwrap();
@@ -193,8 +197,8 @@ fn nonces(stage: &Stage, count: usize) {
         }
     }
     stage.check(1, seen.len() == count, || "r repeats".to_owned());
-    // Each of the 256 bits is a fair coin. The order of P-256 begins with 32 ones, so its first bits
-    // are fair too, but for 2⁻³².
+    // Each of the 256 bits must be set in half of the nonces. The order of P-256 begins with 32 ones, so
+    // the bias of the first bits is at most 2⁻³².
     let sigma = (count as f64).sqrt() / 2.0;
     for (bit, ones) in ones.into_iter().enumerate() {
         let off = (ones as f64 - count as f64 / 2.0) / sigma;
@@ -204,7 +208,7 @@ fn nonces(stage: &Stage, count: usize) {
     }
 }
 
-/// The time of an RSA signature does not tell what is signed.
+/// Checks that the time of an RSA signature does not depend on the message.
 fn rsa_time(stage: &Stage) {
     const SAMPLES: usize = 600;
     let view = stage.server.app.keys();
@@ -222,7 +226,7 @@ fn rsa_time(stage: &Stage) {
         for _ in 0..SAMPLES {
             number += 1;
             let fresh = sha256(&number.to_be_bytes());
-            // In turns, so that neither always follows the other.
+            // The order alternates, so that neither message always follows the other.
             if number.is_multiple_of(2) {
                 same.push(sign(&[7; 32]));
                 other.push(sign(&fresh));
@@ -238,7 +242,7 @@ fn rsa_time(stage: &Stage) {
     });
 }
 
-/// Names of the `rsa` crate that sign or decrypt: there is no patched version for RUSTSEC-2023-0071.
+/// Items of the `rsa` crate that sign or decrypt. RUSTSEC-2023-0071 has no patched version.
 const RSA_OPERATIONS: [&str; 12] = [
     "rsa::pkcs1v15",
     "rsa::pss",
@@ -254,7 +258,7 @@ const RSA_OPERATIONS: [&str; 12] = [
     "rsa_decrypt",
 ];
 
-/// Where our own sources use one of them.
+/// Returns the places in our sources that use one of [`RSA_OPERATIONS`].
 fn rsa_operations() -> Vec<String> {
     let mut found = Vec::new();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -274,8 +278,8 @@ fn rsa_operations() -> Vec<String> {
     found
 }
 
-/// The private number of a key, in every form in which it could show.
-fn forms(d: &[u8]) -> Vec<String> {
+/// The encodings in which the private number of a key could appear.
+fn encodings(d: &[u8]) -> Vec<String> {
     use base64::Engine;
     let hex: String = d.iter().map(|byte| format!("{byte:02x}")).collect();
     let list = format!("{d:?}");
@@ -288,13 +292,13 @@ fn forms(d: &[u8]) -> Vec<String> {
     ]
 }
 
-async fn a301(stage: &Stage) {
+async fn a301_private_keys_appear_in_no_output(stage: &Stage) {
     let secret = p256::SecretKey::random(&mut Entropy::seeded(77));
-    let forms = forms(&secret.to_bytes());
+    let forms = encodings(&secret.to_bytes());
     let leaks = |text: &str| forms.iter().any(|form| text.contains(form.as_str()));
     let pem = secret.to_pkcs8_pem(LineEnding::LF).unwrap().to_string();
-    let (mark, table) = (log::mark(), stage.server.app.key_manager.table());
-    // The key is taken, published, signs, is resealed and destroyed.
+    let (mark, table) = (log::mark(), stage.server.app.keeper.table());
+    // The key is imported, published, used, resealed and destroyed.
     let taken = table.import(&pem, &act(stage)).await.unwrap();
     let kid = taken.inserts()[0].kid.clone();
     table.rotate(ES256, true, &act(stage)).await.unwrap();
@@ -310,11 +314,11 @@ async fn a301(stage: &Stage) {
         let signs = stage.server.app.keys().signer(ES256) == Some(&kid);
         stage.check(1, signs, || "the canary does not sign".to_owned());
         let mut flow = Flow::begin(&stage.server).await;
-        let tokens = bought(&mut flow).await;
+        let tokens = redeem_new_code(&mut flow).await;
         shown.push(tokens.0.to_string());
         table.rewrap(&act(stage)).await.unwrap();
     }
-    // What a panic, a log line or a debugger would print of the row.
+    // The `Debug` output of the row, as in a panic or log line.
     let rows = table.read(act(stage).now).await.unwrap().keys;
     shown.push(format!("{rows:?} {:?}", taken.inserts()));
     shown.push(format!("{:?}", stage.server.app.key_metrics()));
@@ -342,7 +346,7 @@ async fn a301(stage: &Stage) {
         logged.iter().all(|event| !leaks(&format!("{event:?}"))),
         || "it is logged".to_owned(),
     );
-    // In the database it is sealed, and in the audit log there is nothing of it.
+    // In the database the key is sealed, and the audit log does not contain it.
     for column in ["sealed", "public_jwk"] {
         for form in &forms {
             let query =
@@ -355,12 +359,12 @@ async fn a301(stage: &Stage) {
         stage.check(4, stage.server.count(&query) == 0, || "audit".to_owned());
     }
     #[cfg(target_os = "linux")]
-    dumps(stage);
+    leaves_no_core(stage);
 }
 
-/// A process that dies leaves no core.
+/// Checks that an aborted process leaves no core file.
 #[cfg(target_os = "linux")]
-fn dumps(stage: &Stage) {
+fn leaves_no_core(stage: &Stage) {
     let site = Site::open(stage.db());
     let node = site.starts();
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", node.id())).unwrap();

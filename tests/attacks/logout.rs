@@ -3,21 +3,21 @@
 use portcullis::id::ClientId;
 use serde_json::{Value, json};
 
-use crate::expect::{logged, page400, seen, unescape};
+use crate::expect::{logged, page400, summary, unescape};
 use crate::fixtures::server::confidential;
 use crate::fixtures::{Answer, Browser, TestClient};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a365),
-    row!(a366),
-    row!(a368),
-    row!(a369),
-    row!(a370),
-    row!(a511),
+    row!(a365_unregistered_logout_redirects_are_not_followed),
+    row!(a366_logout_without_hint_and_client_id_never_redirects),
+    row!(a368_invalid_logout_hints_never_redirect),
+    row!(a369_logout_client_id_must_match_the_hint),
+    row!(a370_logout_state_is_percent_encoded),
+    row!(a511_logout_without_hint_asks_for_confirmation),
 ];
 
-/// The registered URI of every client here.
+/// The post-logout redirect URI of every client of these rows.
 const BYE: &str = "https://app.example/bye";
 
 fn url(fields: &[(&str, &str)]) -> String {
@@ -27,7 +27,7 @@ fn url(fields: &[(&str, &str)]) -> String {
     format!("/oauth2/end_session?{query}")
 }
 
-/// A client with a URI of its own.
+/// Registers a second client with another post-logout redirect URI.
 async fn other_client(stage: &Stage) -> TestClient {
     let mut client = confidential("", "https://other.example/cb");
     client.id = ClientId::new(&stage.server.app.entropy, stage.server.clock.now());
@@ -36,7 +36,7 @@ async fn other_client(stage: &Stage) -> TestClient {
     stage.server.register(client).await
 }
 
-/// A user who is signed in at `client`, and the ID token that the client got.
+/// Signs a user in at `client`; returns the browser and the client's ID token.
 async fn signed_in(stage: &Stage, client: &TestClient, username: &str) -> (Browser, String) {
     let mut browser = stage.server.browser();
     let back = browser.signs_in(client, username).await;
@@ -44,7 +44,7 @@ async fn signed_in(stage: &Stage, client: &TestClient, username: &str) -> (Brows
     (browser, tokens.0["id_token"].as_str().unwrap().to_owned())
 }
 
-/// Whether the session of a browser is active.
+/// Returns whether the session of a browser is active.
 async fn is_active(browser: &Browser, client: &TestClient) -> bool {
     let silent = browser
         .clone()
@@ -53,28 +53,28 @@ async fn is_active(browser: &Browser, client: &TestClient) -> bool {
     silent.callback("error").is_none()
 }
 
-/// CONFIRM: the page that asks, without a redirect.
-fn confirm(answer: &Answer) -> Result<(), String> {
+/// CONFIRM: the confirmation page, without a redirect.
+fn confirmation_page(answer: &Answer) -> Result<(), String> {
     let asks = answer.body.contains("id=\"logout-confirm\"");
     match answer.status == 200 && asks && answer.location().is_none() {
         true => Ok(()),
-        false => Err(format!("got {}, want the question", seen(answer))),
+        false => Err(format!("got {}, want the question", summary(answer))),
     }
 }
 
-/// A page that leads nowhere.
-fn stays(answer: &Answer) -> Result<(), String> {
+/// The response contains no redirect of any kind.
+fn does_not_redirect(answer: &Answer) -> Result<(), String> {
     let leads = answer.location().is_some()
         || answer.body.contains("http-equiv=\"refresh\"")
         || answer.body.contains("id=\"continue\"");
     match leads {
-        true => Err(format!("a redirect: {}", seen(answer))),
+        true => Err(format!("a redirect: {}", summary(answer))),
         false => Ok(()),
     }
 }
 
-/// Sends the form of the question as the browser would.
-async fn confirms(browser: &mut Browser, page: &Answer) -> Answer {
+/// Submits the confirmation form as a browser does.
+async fn submit_confirmation(browser: &mut Browser, page: &Answer) -> Answer {
     let names = [
         "csrf",
         "id_token_hint",
@@ -95,21 +95,21 @@ async fn confirms(browser: &mut Browser, page: &Answer) -> Answer {
     browser.post("/oauth2/end_session", &fields).await
 }
 
-/// The page that continues to `uri` (`&` escaped as in HTML).
-fn continues(answer: &Answer, uri: &str) -> Result<(), String> {
+/// The page that redirects to `uri` (`&` escaped as in HTML).
+fn page_continues_to(answer: &Answer, uri: &str) -> Result<(), String> {
     let refresh = format!("content=\"0; url={uri}\"");
     let goes = answer.status == 200 && answer.body.contains(&refresh);
     match goes && answer.header("clear-site-data").is_some() {
         true => Ok(()),
         false => Err(format!(
             "got {}, want a page that goes to {uri}: {}",
-            seen(answer),
+            summary(answer),
             answer.body
         )),
     }
 }
 
-async fn a365(stage: &Stage) {
+async fn a365_unregistered_logout_redirects_are_not_followed(stage: &Stage) {
     let web = stage.server.shop().await;
     other_client(stage).await;
     let suffix = format!("{BYE}.evil.example");
@@ -128,38 +128,41 @@ async fn a365(stage: &Stage) {
             ("post_logout_redirect_uri", target),
         ]);
         let answer = browser.at(&stage.node(case).base).get(&url).await;
-        stage.check(case, answer.status < 500, || seen(&answer));
-        stage.expect(case, stays(&answer));
+        stage.check(case, answer.status < 500, || summary(&answer));
+        stage.expect(case, does_not_redirect(&answer));
         stage.check(case, !answer.body.contains(target), || answer.body.clone());
         stage.expect(case, logged(&answer, "logout.bad_redirect", "unregistered"));
     }
 }
 
-async fn a366(stage: &Stage) {
+async fn a366_logout_without_hint_and_client_id_never_redirects(stage: &Stage) {
     let web = stage.server.shop().await;
     let (mut browser, _) = signed_in(stage, &web, "alice").await;
     let answer = browser
         .get(&url(&[("post_logout_redirect_uri", BYE), ("state", "s")]))
         .await;
-    stage.expect(1, confirm(&answer).and(stays(&answer)));
+    stage.expect(
+        1,
+        confirmation_page(&answer).and(does_not_redirect(&answer)),
+    );
     stage.expect(1, logged(&answer, "logout.confirm", ""));
     stage.expect(1, logged(&answer, "logout.bad_redirect", "client"));
-    let done = confirms(&mut browser, &answer).await;
-    stage.check(2, done.status == 200, || seen(&done));
-    stage.expect(2, stays(&done));
+    let done = submit_confirmation(&mut browser, &answer).await;
+    stage.check(2, done.status == 200, || summary(&done));
+    stage.expect(2, does_not_redirect(&done));
     stage.check(2, !is_active(&browser, &web).await, || {
         "signed in".to_owned()
     });
 }
 
-/// A JWT with this header and payload, and a signature of nothing.
+/// A JWT with this header and payload and an invalid signature.
 fn forged(header: &Value, payload: &Value) -> String {
     let part = |value: &Value| portcullis::secret::base64url(value.to_string().as_bytes());
     let signature = portcullis::secret::base64url(&[7; 64]);
     format!("{}.{}.{signature}", part(header), part(payload))
 }
 
-async fn a368(stage: &Stage) {
+async fn a368_invalid_logout_hints_never_redirect(stage: &Stage) {
     let web = stage.server.shop().await;
     let (alice, hint) = signed_in(stage, &web, "alice").await;
     let (_, of_bob) = signed_in(stage, &web, "bob").await;
@@ -187,20 +190,23 @@ async fn a368(stage: &Stage) {
     for (case, bad) in (1..).zip(&bad_hints) {
         let url = url(&[("id_token_hint", bad), ("post_logout_redirect_uri", BYE)]);
         let answer = alice.at(&stage.node(case).base).get(&url).await;
-        stage.expect(case, confirm(&answer).and(stays(&answer)));
+        stage.expect(
+            case,
+            confirmation_page(&answer).and(does_not_redirect(&answer)),
+        );
         if case < bad_hints.len() {
             stage.expect(case, logged(&answer, "logout.rejected", "id_token_hint"));
         }
-        // Without a session there is nothing to ask, and no redirect either, unless the client is known.
+        // Without a session there is nothing to confirm, and no redirect unless the client is known.
         let answer = stage.server.browser().get(&url).await;
         if case < bad_hints.len() {
-            stage.expect(case, stays(&answer));
+            stage.expect(case, does_not_redirect(&answer));
         }
         stage.check(case, is_active(&alice, &web).await, || {
             "the session has ended".to_owned()
         });
     }
-    // Expired, and still genuine: it names client and session.
+    // Expired but genuine: it names client and session.
     let case = bad_hints.len() + 1;
     stage.server.advance(std::time::Duration::from_secs(600));
     let answer = alice
@@ -213,14 +219,14 @@ async fn a368(stage: &Stage) {
         .await;
     let to = format!("{BYE}?state=s");
     stage.check(case, answer.location() == Some(to.as_str()), || {
-        seen(&answer)
+        summary(&answer)
     });
     stage.check(case, !is_active(&alice, &web).await, || {
         "signed in".to_owned()
     });
 }
 
-async fn a369(stage: &Stage) {
+async fn a369_logout_client_id_must_match_the_hint(stage: &Stage) {
     let web = stage.server.shop().await;
     let other = other_client(stage).await;
     let (alice, hint) = signed_in(stage, &web, "alice").await;
@@ -231,24 +237,24 @@ async fn a369(stage: &Stage) {
             ("post_logout_redirect_uri", BYE),
         ]);
         let answer = alice.at(&stage.node(case).base).get(&url).await;
-        stage.expect(case, page400(&answer).and(stays(&answer)));
+        stage.expect(case, page400(&answer).and(does_not_redirect(&answer)));
         stage.expect(case, logged(&answer, "logout.rejected", "client_id"));
         stage.check(case, is_active(&alice, &web).await, || {
             "the session has ended".to_owned()
         });
     }
-    // The right one changes nothing.
+    // The matching `client_id` changes nothing.
     let fields = [
         ("id_token_hint", hint.as_str()),
         ("client_id", web.id()),
         ("post_logout_redirect_uri", BYE),
     ];
     let answer = alice.clone().get(&url(&fields)).await;
-    stage.check(4, answer.location() == Some(BYE), || seen(&answer));
+    stage.check(4, answer.location() == Some(BYE), || summary(&answer));
     stage.check(4, !is_active(&alice, &web).await, || "signed in".to_owned());
 }
 
-async fn a370(stage: &Stage) {
+async fn a370_logout_state_is_percent_encoded(stage: &Stage) {
     const STATE: &str = "\"><script>alert(1)</script>";
     const ENCODED: &str = "%22%3E%3Cscript%3Ealert%281%29%3C%2Fscript%3E";
     let web = stage.server.shop().await;
@@ -260,7 +266,9 @@ async fn a370(stage: &Stage) {
         ("state", STATE),
     ];
     let answer = alice.clone().get(&url(&hinted)).await;
-    stage.check(1, answer.location() == Some(to.as_str()), || seen(&answer));
+    stage.check(1, answer.location() == Some(to.as_str()), || {
+        summary(&answer)
+    });
     let (mut alice, _) = signed_in(stage, &web, "alice").await;
     let named = [
         ("client_id", web.id()),
@@ -268,16 +276,16 @@ async fn a370(stage: &Stage) {
         ("state", STATE),
     ];
     let page = alice.get(&url(&named)).await;
-    stage.expect(2, confirm(&page));
+    stage.expect(2, confirmation_page(&page));
     stage.check(2, !page.body.contains("<script"), || page.body.clone());
     let carried = unescape(&page.hidden("state"));
     stage.check(2, carried == STATE, || carried.clone());
-    let done = confirms(&mut alice, &page).await;
-    stage.expect(3, continues(&done, &to));
+    let done = submit_confirmation(&mut alice, &page).await;
+    stage.expect(3, page_continues_to(&done, &to));
     stage.check(3, !done.body.contains("<script"), || done.body.clone());
 }
 
-async fn a511(stage: &Stage) {
+async fn a511_logout_without_hint_asks_for_confirmation(stage: &Stage) {
     let web = stage.server.shop().await;
     let other = other_client(stage).await;
     let fields = |client_id| {
@@ -288,23 +296,23 @@ async fn a511(stage: &Stage) {
         ])
     };
     let to = format!("{BYE}?state=s2");
-    // With a session: the question names the client, and the answer goes to its URI.
+    // With a session: the confirmation page names the client and leads to its URI.
     let (mut alice, _) = signed_in(stage, &web, "alice").await;
     let page = alice.get(&fields(web.id())).await;
-    stage.expect(1, confirm(&page));
+    stage.expect(1, confirmation_page(&page));
     stage.check(1, page.body.contains("Corner Shop"), || page.body.clone());
     stage.check(1, is_active(&alice, &web).await, || "not asked".to_owned());
-    let done = confirms(&mut alice, &page).await;
-    stage.expect(1, continues(&done, &to));
+    let done = submit_confirmation(&mut alice, &page).await;
+    stage.expect(1, page_continues_to(&done, &to));
     stage.check(1, !is_active(&alice, &web).await, || "signed in".to_owned());
-    // Without one: at once.
+    // Without a session: redirected at once.
     for (case, node) in (2..).zip(stage.all()) {
         let answer = node.browser().get(&fields(web.id())).await;
         stage.check(case, answer.location() == Some(to.as_str()), || {
-            seen(&answer)
+            summary(&answer)
         });
     }
-    // A form post of the client, with a session and without one.
+    // A form POST of the client, with and without a session.
     let (mut alice, _) = signed_in(stage, &web, "alice").await;
     let form = [
         ("client_id", web.id()),
@@ -312,14 +320,14 @@ async fn a511(stage: &Stage) {
         ("state", "s2"),
     ];
     let page = alice.post("/oauth2/end_session", &form).await;
-    stage.expect(5, confirm(&page));
+    stage.expect(5, confirmation_page(&page));
     let answer = stage
         .server
         .browser()
         .post("/oauth2/end_session", &form)
         .await;
-    stage.expect(6, continues(&answer, &to));
-    // The URI of another client, an unknown client, and two of them.
+    stage.expect(6, page_continues_to(&answer, &to));
+    // The URI of another client; an unknown client; `client_id` twice.
     let twice = format!("{}&client_id={}", fields(web.id()), web.id());
     let bad = [
         (7, fields(other.id()), "unregistered"),
@@ -327,14 +335,14 @@ async fn a511(stage: &Stage) {
     ];
     for (case, url, reason) in bad {
         let page = alice.get(&url).await;
-        stage.expect(case, confirm(&page).and(stays(&page)));
+        stage.expect(case, confirmation_page(&page).and(does_not_redirect(&page)));
         stage.expect(case, logged(&page, "logout.bad_redirect", reason));
         let answer = stage.server.browser().get(&url).await;
-        stage.check(case, answer.status == 200, || seen(&answer));
-        stage.expect(case, stays(&answer));
+        stage.check(case, answer.status == 200, || summary(&answer));
+        stage.expect(case, does_not_redirect(&answer));
     }
     let answer = alice.get(&twice).await;
-    stage.expect(9, page400(&answer).and(stays(&answer)));
+    stage.expect(9, page400(&answer).and(does_not_redirect(&answer)));
     stage.expect(9, logged(&answer, "logout.rejected", "dup_param"));
     stage.check(10, is_active(&alice, &web).await, || {
         "the session has ended".to_owned()

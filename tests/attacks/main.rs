@@ -1,10 +1,12 @@
-//! The attack catalogue, row by row: `attacks.tsv` says what must hold, `shipped.txt` what is due.
+//! The attack catalogue, row by row: `attacks.tsv` states what must hold, `shipped.txt` lists the rows
+//! that are enabled.
 //!
-//! `cargo test --test attacks -- [ROW | AREA]… [--sqlite | --postgres]`. Each row runs on a fresh
-//! database, on SQLite with one node and on Postgres with three, and some rows of each area once more
-//! over TLS (`--tls`: all of them). `ATTACKS_VERBOSE=1` prints each case.
+//! `cargo test --test attacks -- [FILTER]… [--sqlite | --postgres] [--tls]`. A filter is an area
+//! (`token-code`), an id (`A189`), or all or part of a name (`code_guesses`). Each row runs on a fresh
+//! database: on SQLite with one node and on PostgreSQL with three. Some rows of each area also run over
+//! TLS; with `--tls`, the selected rows run over TLS only. `ATTACKS_VERBOSE=1` prints each case.
 #![allow(
-    // tables of cases are tuples on purpose
+    // Tables of cases are tuples on purpose.
     clippy::type_complexity,
     missing_docs, clippy::unwrap_used, clippy::expect_used
 )]
@@ -17,13 +19,14 @@ mod authorize;
 mod authorize_session;
 mod client_auth;
 mod consent;
-mod cut_off;
+mod database_outage;
 mod expect;
 mod feed;
 #[path = "../../crates/verifier/tests/verifier/feed_issuer.rs"]
 #[allow(dead_code, reason = "the verifier's tests use all of it")]
 mod feed_issuer;
 mod hostile_feed;
+mod hostile_postgres;
 mod http_tls;
 mod introspection;
 mod keys_jwt;
@@ -31,7 +34,6 @@ mod keys_use;
 mod login;
 mod logout;
 mod navigation;
-mod odd_peer;
 mod process;
 mod redirect_uri;
 mod restores;
@@ -59,13 +61,13 @@ use fixtures::{Browser, Db, Server, TestClient, journal};
 const AREAS: &[&[Row]] = &[
     admin::ROWS,
     authorize::answers::ROWS,
-    authorize::people::ROWS,
+    authorize::user_parameters::ROWS,
     authorize::requests::ROWS,
     authorize::values::ROWS,
     authorize_session::ROWS,
     client_auth::ROWS,
     consent::ROWS,
-    cut_off::ROWS,
+    database_outage::ROWS,
     feed::ROWS,
     hostile_feed::ROWS,
     http_tls::answers::ROWS,
@@ -78,7 +80,7 @@ const AREAS: &[&[Row]] = &[
     keys_use::ROWS,
     login::cookies::ROWS,
     login::forms::ROWS,
-    odd_peer::ROWS,
+    hostile_postgres::ROWS,
     login::kinds::ROWS,
     login::pages::ROWS,
     login::passwords::ROWS,
@@ -101,45 +103,55 @@ const AREAS: &[&[Row]] = &[
     userinfo::ROWS,
 ];
 
-/// Rows that are played once more over TLS, on SQLite: the way through each endpoint, cookies, headers,
-/// bodies, and what only shows on a socket.
+/// Rows that also run over TLS, on SQLite: they cover each endpoint, cookies, headers, bodies, and
+/// behaviour that depends on the socket.
 const OVER_TLS: &[&str] = &[
     "A001", "A050", "A082", "A110", "A128", "A132", "A160", "A180", "A188", "A210", "A246", "A453",
     "A454", "A458", "A460",
 ];
 
-/// A row that hangs is a failed row; the slowest take a quarter of this on a busy machine.
+/// A row that takes longer fails. The slowest rows take a quarter of this on a busy machine.
 const ROW_LIMIT: Duration = Duration::from_secs(180);
 
 /// The code of one row of the catalogue.
 pub struct Row {
-    pub id: &'static str,
+    /// The id in lower case and the meaning: `a189_code_guesses_are_indistinguishable`.
+    pub name: &'static str,
     pub run: for<'a> fn(&'a Stage) -> Pin<Box<dyn Future<Output = ()> + 'a>>,
 }
 
-/// Makes a [`Row`] of `async fn a050(stage: &Stage)`.
+impl Row {
+    /// The id of the catalogue, such as `A189`: the first four characters of the name.
+    fn id(&self) -> String {
+        self.name.chars().take(4).collect::<String>().to_uppercase()
+    }
+}
+
+/// Makes a [`Row`] of `async fn a189_code_guesses_are_indistinguishable(stage: &Stage)`.
 #[macro_export]
 macro_rules! row {
     ($name:ident) => {
         $crate::Row {
-            id: stringify!($name),
+            name: stringify!($name),
             run: |stage| Box::pin($name(stage)),
         }
     };
 }
 
-/// What a row plays on: a fresh database with its nodes.
+/// The environment of one row: a fresh database and its nodes.
 pub struct Stage {
     pub server: Server,
-    /// Further nodes; none on SQLite.
+    /// The other nodes; empty on SQLite.
     pub nodes: Vec<Server>,
+    /// The failures of each case, by its number.
     results: RefCell<BTreeMap<usize, Vec<String>>>,
 }
 
 impl Stage {
     async fn build(db: Db, over_tls: bool) -> Self {
         let server = Server::with(db, |config| {
-            // Rows ask more of one address than anybody does; those about limits bring their own server.
+            // Rows send more requests from one address than any user does. Rows about limits start
+            // a server of their own.
             config.limits.per_ip = 1_000_000;
             config.limits.per_client = 1_000_000;
             if over_tls {
@@ -169,29 +181,33 @@ impl Stage {
         std::iter::once(&self.server).chain(&self.nodes)
     }
 
-    /// The node for the n-th case: they take turns.
+    /// The node for the n-th case: cases are spread over the nodes in turn.
     pub fn node(&self, n: usize) -> &Server {
         let count = self.nodes.len() + 1;
         self.all().nth(n % count).unwrap()
     }
 
-    /// What the poll of each running node does when the database says that a client changed.
-    pub fn all_nodes_learn(&self) {
+    /// Drops the cached registrations of all nodes, as their poll does after a client has changed.
+    pub fn forget_registrations(&self) {
         for node in self.all() {
             node.app.registrations.forget();
         }
     }
 
-    /// `web`, and alice's browser: signed in, with her consent remembered.
+    /// Returns `web`, and the browser of `alice`, who is signed in and whose consent is remembered.
     pub async fn web_and_alice(&self) -> (TestClient, Browser) {
         let web = self.server.shop().await;
         let mut alice = self.server.browser();
         let back = alice.signs_in(&web, "alice").await;
-        assert!(back.callback("code").is_some(), "{}", expect::seen(&back));
+        assert!(
+            back.callback("code").is_some(),
+            "{}",
+            expect::summary(&back)
+        );
         (web, alice)
     }
 
-    /// How many rows an attack could have written.
+    /// Counts the rows of the tables that an attack could have written to.
     pub fn rows(&self) -> i64 {
         let tables = ["sessions", "authorizations", "codes", "grants", "consents"];
         let counts = tables.map(|table| format!("(SELECT count(*) FROM {table})"));
@@ -199,7 +215,7 @@ impl Stage {
             .count(&format!("SELECT {} AS n", counts.join(" + ")))
     }
 
-    /// Records a case. More than one check of a case must all hold.
+    /// Records a check of a case. A case passes if all of its checks pass.
     pub fn check(&self, case: usize, ok: bool, message: impl FnOnce() -> String) {
         let mut results = self.results.borrow_mut();
         let failures = results.entry(case).or_default();
@@ -209,13 +225,14 @@ impl Stage {
         }
     }
 
-    /// Records what an assertion of [`expect`] found.
-    pub fn expect(&self, case: usize, found: Result<(), String>) {
-        let message = found.as_ref().err().cloned().unwrap_or_default();
-        self.check(case, found.is_ok(), || message);
+    /// Records the result of an assertion of [`expect`].
+    pub fn expect(&self, case: usize, result: Result<(), String>) {
+        let message = result.as_ref().err().cloned().unwrap_or_default();
+        self.check(case, result.is_ok(), || message);
     }
 
-    async fn end(self) {
+    /// Stops the nodes and removes the database.
+    async fn remove(self) {
         for node in self.nodes {
             node.stop().await;
         }
@@ -223,13 +240,13 @@ impl Stage {
     }
 }
 
-/// One line of the catalogue.
-struct Listed {
+/// One line of `attacks.tsv`.
+struct Entry {
     id: &'static str,
     area: &'static str,
 }
 
-fn catalogue() -> Vec<Listed> {
+fn catalogue() -> Vec<Entry> {
     include_str!("attacks.tsv")
         .lines()
         .skip(1)
@@ -240,69 +257,75 @@ fn catalogue() -> Vec<Listed> {
                 cells.next().unwrap(),
                 cells.next().unwrap(),
             );
-            Listed { id, area }
+            Entry { id, area }
         })
         .collect()
 }
 
-/// The ids that are due.
-fn shipped(catalogue: &[Listed]) -> Result<BTreeSet<&'static str>, String> {
-    let mut due = BTreeSet::new();
+/// Returns the ids of the enabled rows: those that `shipped.txt` names.
+fn enabled_rows(catalogue: &[Entry]) -> Result<BTreeSet<&'static str>, String> {
+    let mut enabled = BTreeSet::new();
     for line in include_str!("shipped.txt")
         .lines()
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
     {
-        let named = |listed: &&Listed| match line.strip_prefix("area ") {
-            Some(area) => listed.area == area.trim(),
-            None => listed.id == line,
+        let is_named = |entry: &&Entry| match line.strip_prefix("area ") {
+            Some(area) => entry.area == area.trim(),
+            None => entry.id == line,
         };
-        let before = due.len();
-        due.extend(catalogue.iter().filter(named).map(|listed| listed.id));
-        if due.len() == before {
+        let before = enabled.len();
+        enabled.extend(catalogue.iter().filter(is_named).map(|entry| entry.id));
+        if enabled.len() == before {
             return Err(format!(
-                "shipped.txt: `{line}` names nothing new of the catalogue"
+                "shipped.txt: `{line}` is unknown or enables no further row"
             ));
         }
     }
-    Ok(due)
+    Ok(enabled)
 }
 
-/// What the command line asks for.
-struct Wanted {
-    names: Vec<String>,
+/// The rows and databases that the command line selects.
+struct Selection {
+    filters: Vec<String>,
     databases: Vec<Db>,
-    /// Everything that is asked for over TLS, and nothing in the clear.
+    /// Runs the selected rows over TLS only.
     tls: bool,
 }
 
-impl Wanted {
-    fn read() -> Self {
-        let mut wanted = Self {
-            names: Vec::new(),
+impl Selection {
+    fn from_arguments(arguments: impl Iterator<Item = String>) -> Self {
+        let mut selection = Self {
+            filters: Vec::new(),
             databases: Vec::new(),
             tls: false,
         };
-        for argument in std::env::args().skip(1) {
+        for argument in arguments {
             match argument.as_str() {
-                "--sqlite" => wanted.databases.push(Db::Sqlite),
-                "--postgres" => wanted.databases.push(Db::Postgres),
-                "--tls" => wanted.tls = true,
-                // Flags of the ordinary test harness, which `cargo test -- …` gives to all.
+                "--sqlite" => selection.databases.push(Db::Sqlite),
+                "--postgres" => selection.databases.push(Db::Postgres),
+                "--tls" => selection.tls = true,
+                // Flags of the standard test harness, which `cargo test -- …` passes to every program.
                 flag if flag.starts_with('-') => {}
-                name => wanted.names.push(name.to_owned()),
+                filter => selection.filters.push(filter.to_lowercase()),
             }
         }
-        if wanted.databases.is_empty() {
-            wanted.databases = vec![Db::Sqlite, Db::Postgres];
+        if selection.databases.is_empty() {
+            selection.databases = vec![Db::Sqlite, Db::Postgres];
         }
-        wanted
+        selection
     }
 
-    fn names(&self, listed: &Listed) -> bool {
-        self.names
-            .iter()
-            .any(|name| name.eq_ignore_ascii_case(listed.id) || name == listed.area)
+    /// Returns whether a filter selects the row. A filter that is an area selects by the area only.
+    fn selects(&self, entry: &Entry, areas: &BTreeSet<&str>) -> bool {
+        self.filters.iter().any(|filter| {
+            if areas.contains(filter.as_str()) {
+                filter == entry.area
+            } else {
+                filter.eq_ignore_ascii_case(entry.id)
+                    || find(entry.id).is_some_and(|row| row.name.contains(filter))
+            }
+        })
     }
 }
 
@@ -310,22 +333,22 @@ fn find(id: &str) -> Option<&'static Row> {
     AREAS
         .iter()
         .flat_map(|rows| rows.iter())
-        .find(|row| row.id.eq_ignore_ascii_case(id))
+        .find(|row| row.id() == id)
 }
 
 static PASSED: AtomicUsize = AtomicUsize::new(0);
 static FAILED: AtomicUsize = AtomicUsize::new(0);
-/// Panics outside a row's own thread: in a server.
+/// Panics outside the thread of a row: those of a server.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 thread_local! {
-    /// The last panic of this row's thread.
+    /// The last panic on the thread of this row.
     static LAST_PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
     static IS_RUNNER: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 fn main() -> ExitCode {
-    // No row is ignored, so there is nothing to do where only the ignored tests run.
+    // No row is ignored, so a run of only the ignored tests has nothing to do.
     if std::env::args().any(|argument| ["--list", "--ignored"].contains(&argument.as_str())) {
         return ExitCode::SUCCESS;
     }
@@ -342,37 +365,40 @@ fn main() -> ExitCode {
         }
     }));
     let catalogue = catalogue();
-    let due = match shipped(&catalogue) {
-        Ok(due) => due,
+    let enabled = match enabled_rows(&catalogue) {
+        Ok(enabled) => enabled,
         Err(problem) => {
             println!("FAIL {problem}\n0 passed, 1 failed");
             return ExitCode::FAILURE;
         }
     };
-    let mut problems = strays(&catalogue);
-    let wanted = Wanted::read();
-    let chosen: Vec<&Listed> = catalogue
+    check_the_name_check();
+    let mut problems = name_problems(AREAS.iter().flat_map(|rows| rows.iter()), &catalogue);
+    let selection = Selection::from_arguments(std::env::args().skip(1));
+    let areas: BTreeSet<&str> = catalogue.iter().map(|entry| entry.area).collect();
+    let selected: Vec<&Entry> = catalogue
         .iter()
-        .filter(|listed| {
-            if wanted.names.is_empty() {
-                due.contains(listed.id)
+        .filter(|entry| {
+            if selection.filters.is_empty() {
+                enabled.contains(entry.id)
             } else {
-                wanted.names(listed) && (due.contains(listed.id) || find(listed.id).is_some())
+                selection.selects(entry, &areas)
+                    && (enabled.contains(entry.id) || find(entry.id).is_some())
             }
         })
         .collect();
-    // A few at a time: each takes the next row that nobody has.
-    let mut jobs: Vec<(&str, Db, bool)> = chosen
+    let mut jobs: Vec<(&str, Db, bool)> = selected
         .iter()
-        .flat_map(|listed| {
-            let databases = wanted.databases.iter();
-            databases.map(|db| (listed.id, *db, wanted.tls))
+        .flat_map(|entry| {
+            let databases = selection.databases.iter();
+            databases.map(|db| (entry.id, *db, selection.tls))
         })
         .collect();
-    if !wanted.tls && wanted.databases.contains(&Db::Sqlite) {
-        let again = chosen.iter().filter(|listed| OVER_TLS.contains(&listed.id));
-        jobs.extend(again.map(|listed| (listed.id, Db::Sqlite, true)));
+    if !selection.tls && selection.databases.contains(&Db::Sqlite) {
+        let over_tls = selected.iter().filter(|entry| OVER_TLS.contains(&entry.id));
+        jobs.extend(over_tls.map(|entry| (entry.id, Db::Sqlite, true)));
     }
+    // Each thread takes the next job from the list.
     let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 4));
     std::thread::scope(|scope| {
@@ -380,7 +406,7 @@ fn main() -> ExitCode {
             scope.spawn(|| {
                 IS_RUNNER.set(true);
                 while let Some((id, db, tls)) = jobs.get(next.fetch_add(1, Ordering::SeqCst)) {
-                    play(id, *db, *tls);
+                    run_job(id, *db, *tls);
                 }
             });
         }
@@ -395,7 +421,10 @@ fn main() -> ExitCode {
     for problem in &problems {
         println!("FAIL {problem}");
     }
-    println!("{} rows are not yet due", catalogue.len() - due.len());
+    println!(
+        "{} rows are not yet enabled",
+        catalogue.len() - enabled.len()
+    );
     let failed = FAILED.load(Ordering::SeqCst) + problems.len();
     println!("{} passed, {failed} failed", PASSED.load(Ordering::SeqCst));
     if failed == 0 {
@@ -405,30 +434,71 @@ fn main() -> ExitCode {
     }
 }
 
-/// Rows of ours that the catalogue does not have, or that stand twice.
-fn strays(catalogue: &[Listed]) -> Vec<String> {
-    let mut seen = BTreeSet::new();
+/// Returns what is wrong with the names of the rows: a row that the catalogue does not have, a name
+/// without a meaning, and an id that two rows have.
+fn name_problems<'a>(rows: impl Iterator<Item = &'a Row>, catalogue: &[Entry]) -> Vec<String> {
+    let mut ids = BTreeSet::new();
     let mut problems = Vec::new();
-    for row in AREAS.iter().flat_map(|rows| rows.iter()) {
-        if !catalogue
-            .iter()
-            .any(|listed| listed.id.eq_ignore_ascii_case(row.id))
-        {
-            problems.push(format!("{} is not in the catalogue", row.id));
+    for row in rows {
+        let (name, id) = (row.name, row.id());
+        if !catalogue.iter().any(|entry| entry.id == id) {
+            problems.push(format!("`{name}`: {id} is not in the catalogue"));
         }
-        if !seen.insert(row.id) {
-            problems.push(format!("{} stands twice", row.id));
+        let meaning = name.get(4..).and_then(|rest| rest.strip_prefix('_'));
+        if meaning.is_none_or(|meaning| !meaning.contains('_')) {
+            problems.push(format!(
+                "`{name}`: expected an id and a meaning of several words"
+            ));
+        }
+        if name.len() > 70 {
+            problems.push(format!("`{name}`: expected at most 70 characters"));
+        }
+        if !ids.insert(id.clone()) {
+            problems.push(format!("`{name}`: another row has the id {id}"));
         }
     }
     problems
 }
 
-/// Runs one row on one database and prints what came of it.
-fn play(id: &'static str, db: Db, tls: bool) {
+/// Asserts that [`name_problems`] finds each kind of problem. This program has no test harness that
+/// could run unit tests.
+fn check_the_name_check() {
+    let catalogue = [Entry {
+        id: "A189",
+        area: "token-code",
+    }];
+    let problems = |names: &[&'static str]| {
+        let rows: Vec<Row> = names
+            .iter()
+            .map(|name| Row {
+                name,
+                run: |_| Box::pin(async {}),
+            })
+            .collect();
+        name_problems(rows.iter(), &catalogue).len()
+    };
+    assert_eq!(problems(&["a189_codes_are_random"]), 0);
+    for name in ["a189", "a189_", "a189_codes", "a190_codes_are_random"] {
+        assert_eq!(problems(&[name]), 1, "{name}");
+    }
+    assert_eq!(
+        problems(&["a189_codes_are_random", "a189_codes_are_long"]),
+        1
+    );
+}
+
+/// Runs one row on one database and prints its result.
+fn run_job(id: &'static str, db: Db, tls: bool) {
     let started = std::time::Instant::now();
-    let results = match find(id) {
-        Some(row) => actix_web::rt::System::new().block_on(perform(row, db, tls)),
-        None => BTreeMap::from([(0, vec!["is due but has no code".to_owned()])]),
+    let (name, results) = match find(id) {
+        Some(row) => {
+            let results = actix_web::rt::System::new().block_on(run_row(row, db, tls));
+            (row.name, results)
+        }
+        None => {
+            let failures = vec!["is enabled but has no code".to_owned()];
+            (id, BTreeMap::from([(0, failures)]))
+        }
     };
     let db = match (db, tls) {
         (Db::Sqlite, false) => "sqlite",
@@ -441,20 +511,20 @@ fn play(id: &'static str, db: Db, tls: bool) {
         if failures.is_empty() {
             passed += 1;
             if std::env::var_os("ATTACKS_VERBOSE").is_some() {
-                lines.push(format!("{id}/{case:02} ok [{db}]"));
+                lines.push(format!("{name}/{case:02} ok [{db}]"));
             }
         } else {
             failed += 1;
             lines.extend(
                 failures
                     .iter()
-                    .map(|failure| format!("{id}/{case:02} FAIL [{db}] {failure}")),
+                    .map(|failure| format!("{name}/{case:02} FAIL [{db}] {failure}")),
             );
         }
     }
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
     lines.push(format!(
-        "{id} {verdict} [{db}] {passed} passed, {failed} failed, {} ms",
+        "{name} {verdict} [{db}] {passed} passed, {failed} failed, {} ms",
         started.elapsed().as_millis()
     ));
     PASSED.fetch_add(passed, Ordering::SeqCst);
@@ -462,15 +532,15 @@ fn play(id: &'static str, db: Db, tls: bool) {
     println!("{}", lines.join("\n"));
 }
 
-/// The cases of a row and their failures. Case 0 is the row as a whole.
-async fn perform(row: &Row, db: Db, tls: bool) -> BTreeMap<usize, Vec<String>> {
-    let stage = match guarded(Stage::build(db, tls)).await {
+/// Runs a row and returns the failures of each case. Case 0 is the row as a whole.
+async fn run_row(row: &Row, db: Db, tls: bool) -> BTreeMap<usize, Vec<String>> {
+    let stage = match catch_panic(Stage::build(db, tls)).await {
         Ok(stage) => stage,
         Err(panic) => return BTreeMap::from([(0, vec![panic])]),
     };
     let mark = fixtures::log::mark();
     journal::begin();
-    let outcome = guarded(tokio::time::timeout(ROW_LIMIT, (row.run)(&stage))).await;
+    let outcome = catch_panic(tokio::time::timeout(ROW_LIMIT, (row.run)(&stage))).await;
     match outcome {
         Ok(Ok(())) => {}
         Ok(Err(_)) => stage.check(0, false, || {
@@ -481,16 +551,16 @@ async fn perform(row: &Row, db: Db, tls: bool) -> BTreeMap<usize, Vec<String>> {
     if stage.results.borrow().is_empty() {
         stage.check(0, false, || "recorded no case".to_owned());
     }
-    for broken in expect::always(&journal::end(), mark) {
-        stage.check(0, false, || broken);
+    for problem in expect::violations(&journal::end(), mark) {
+        stage.check(0, false, || problem);
     }
     let results = stage.results.take();
-    stage.end().await;
+    stage.remove().await;
     results
 }
 
-/// Runs a future to its end or to its panic.
-async fn guarded<T>(future: impl Future<Output = T>) -> Result<T, String> {
+/// Runs a future and returns its output, or the message of its panic.
+async fn catch_panic<T>(future: impl Future<Output = T>) -> Result<T, String> {
     let mut future = std::pin::pin!(future);
     std::future::poll_fn(move |context| {
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));

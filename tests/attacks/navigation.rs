@@ -4,7 +4,10 @@ use crate::expect::{logged, page400};
 use crate::fixtures::Answer;
 use crate::{Row, Stage, expect, row};
 
-pub const ROWS: &[Row] = &[row!(a027), row!(a503)];
+pub const ROWS: &[Row] = &[
+    row!(a027_prefetch_and_subresource_requests_get_no_code),
+    row!(a503_prefetch_does_not_consume_the_setup_link),
+];
 
 fn refused(answer: &Answer, statuses: &[u16]) -> Result<(), String> {
     logged(answer, "authz.rejected", "fetch_dest")?;
@@ -12,11 +15,11 @@ fn refused(answer: &Answer, statuses: &[u16]) -> Result<(), String> {
     if statuses.contains(&answer.status) && !leaks {
         Ok(())
     } else {
-        Err(expect::seen(answer))
+        Err(expect::summary(answer))
     }
 }
 
-async fn a027(stage: &Stage) {
+async fn a027_prefetch_and_subresource_requests_get_no_code(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let codes = || stage.server.count("SELECT count(*) AS n FROM codes");
     let before = codes();
@@ -41,11 +44,11 @@ async fn a027(stage: &Stage) {
     stage.check(5, codes() == before, || "a code was written".to_owned());
     let navigated = alice.at(&stage.node(1).base).get(&web.request(&[])).await;
     stage.check(5, navigated.callback("code").is_some(), || {
-        expect::seen(&navigated)
+        expect::summary(&navigated)
     });
 }
 
-async fn a503(stage: &Stage) {
+async fn a503_prefetch_does_not_consume_the_setup_link(stage: &Stage) {
     let link = stage.server.app.bootstrap().await.unwrap().unwrap();
     let used =
         "SELECT count(*) AS n FROM setup_links WHERE browser IS NOT NULL OR used_at IS NOT NULL";
@@ -65,9 +68,9 @@ async fn a503(stage: &Stage) {
     let mut owner = stage.server.browser();
     let opened = owner.get(&link).await;
     stage.check(4, opened.location() == Some("/setup"), || {
-        expect::seen(&opened)
+        expect::summary(&opened)
     });
     let page = owner.get("/setup").await;
     let shown = page.status == 200 && page.body.contains("setup-submit");
-    stage.check(4, shown, || expect::seen(&page));
+    stage.check(4, shown, || expect::summary(&page));
 }

@@ -1,4 +1,4 @@
-//! Nodes as processes of their own, which can be killed outright.
+//! Nodes in separate processes, which can be killed.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -13,7 +13,7 @@ use crate::fixtures::installation::empty_folder;
 use crate::fixtures::server::{AUDIENCE, PASSWORD, confidential};
 use crate::fixtures::{Db, ISSUER, TestClient, postgres};
 
-/// A database, a key-encrypting key, alice and `web`: all that nodes need.
+/// A database, a key-encrypting key, alice and `web`: everything that nodes need.
 pub struct Site {
     folder: PathBuf,
     url: String,
@@ -72,13 +72,13 @@ impl Site {
         site
     }
 
-    /// `web`, at a node.
+    /// Returns `web` for a node.
     pub fn web(&self, node: &Node) -> TestClient {
         let client = confidential(&self.client_id, "https://app.example/cb");
         TestClient::new(&node.base, client, Some(self.secret.clone()))
     }
 
-    /// A new process that answers.
+    /// Starts a node in a new process and waits until it has started.
     pub fn starts(&self) -> Node {
         let address = free_address();
         let mut child = self
@@ -101,27 +101,27 @@ impl Site {
         }
     }
 
-    /// A connection of the test's own to look with.
+    /// Opens a database connection of the test.
     pub fn look(&self) -> Look {
         Look::at(&self.url)
     }
 
-    /// Where its files lie, and its nodes run.
+    /// The folder of its files, in which its nodes run.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Its database.
+    /// The URL of its database.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Its key-encrypting key, as a configuration names it.
+    /// The key-encrypting key, as a value of the configuration.
     pub fn kek(&self) -> String {
         format!("file:{}", self.folder.join("kek").display())
     }
 
-    /// What lies in its folder.
+    /// The names of the files in its folder.
     pub fn files(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.folder).unwrap();
         entries
@@ -150,7 +150,7 @@ impl Site {
         command
     }
 
-    /// What a command that must work prints.
+    /// Runs a command that must succeed; returns its output.
     fn done(&self, arguments: &[&str], input: &str) -> String {
         let arguments = [arguments, &["--format", "json"]].concat();
         let mut command = self.command(&arguments);
@@ -174,7 +174,7 @@ impl Drop for Site {
     }
 }
 
-/// An address on which nobody listens at the moment.
+/// Returns an address on which no socket listens.
 fn free_address() -> std::net::SocketAddr {
     let probe = TcpListener::bind("127.0.0.1:0").unwrap();
     probe.local_addr().unwrap()
@@ -187,7 +187,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// `kill -9`: it does nothing more, not even tidy up.
+    /// Kills the process with SIGKILL, so that it cannot clean up.
     pub fn dies(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -195,12 +195,12 @@ impl Node {
 }
 
 impl Node {
-    /// The process.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// It dies as by a fault of its own, with a core if it may write one.
+    /// Aborts the process, which writes a core file if it may.
     pub fn aborts(mut self) {
         let kill = ["-ABRT".to_owned(), self.child.id().to_string()];
         assert!(Command::new("kill").args(kill).status().unwrap().success());

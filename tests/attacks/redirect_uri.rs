@@ -1,4 +1,4 @@
-//! Where an answer may go: compared byte for byte, at the request and at registration.
+//! Rows of the catalogue: redirect URIs are compared byte for byte, at the request and at registration.
 
 use std::time::{Duration, Instant};
 
@@ -6,26 +6,27 @@ use portcullis::oauth::client::{Client, rejected};
 use portcullis::oauth::redirect_uri;
 
 use crate::expect::{
-    WEB_CALLBACK, answered_to, consent_page, json_error, logged, login_page, page400, seen,
+    WEB_CALLBACK, consent_page, json_error, logged, login_page, page400, redirected_with_code,
+    summary,
 };
 use crate::fixtures::server::{confidential, public};
 use crate::fixtures::{Answer, Browser, TestClient};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a050),
-    row!(a052),
-    row!(a053),
-    row!(a054),
-    row!(a056),
-    row!(a057),
-    row!(a058),
-    row!(a060),
-    row!(a061),
-    row!(a062),
-    row!(a064),
-    row!(a065),
-    row!(a066),
+    row!(a050_near_matches_of_the_redirect_path_are_rejected),
+    row!(a052_redirect_uris_with_userinfo_are_rejected),
+    row!(a053_near_matches_of_the_redirect_host_are_rejected),
+    row!(a054_near_matches_of_the_redirect_port_are_rejected),
+    row!(a056_non_ascii_redirect_hosts_are_rejected),
+    row!(a057_native_loopback_accepts_any_port),
+    row!(a058_native_loopback_variants_are_rejected),
+    row!(a060_wildcard_redirect_uris_are_not_registered),
+    row!(a061_omitted_redirect_uri_needs_a_single_one_and_no_openid),
+    row!(a062_redirect_uri_query_must_match_exactly),
+    row!(a064_redirect_uri_lookup_time_is_constant),
+    row!(a065_redirect_uri_removed_during_login_gets_no_code),
+    row!(a066_private_use_schemes_need_a_dot_and_pkce_binds_the_code),
 ];
 
 const STATE: Option<&str> = Some("st-4711");
@@ -34,7 +35,7 @@ fn mismatched(answer: &Answer) -> Result<(), String> {
     page400(answer).and(logged(answer, "redirect_uri.mismatch", ""))
 }
 
-/// Presents each URI, one case each, from `first` on.
+/// Sends an authorization request with each URI. Cases are numbered from `first`.
 async fn present(
     stage: &Stage,
     client: &TestClient,
@@ -55,7 +56,7 @@ async fn present(
     });
 }
 
-/// Registers each URI, for a confidential and for a public client: one case each, from `first` on.
+/// Registers each URI for a confidential and for a public client. Cases are numbered from `first`.
 fn refuse(stage: &Stage, first: usize, uris: &[&str]) {
     for (case, uri) in (first..).zip(uris) {
         for client in [confidential("new", uri), public("new", &[uri])] {
@@ -64,7 +65,7 @@ fn refuse(stage: &Stage, first: usize, uris: &[&str]) {
     }
 }
 
-/// 400 `invalid_redirect_uri`, by the check that every registration goes through.
+/// 400 `invalid_redirect_uri`, from the check that every registration passes through.
 fn refused(client: &Client) -> Result<(), String> {
     match client
         .check(false)
@@ -82,7 +83,7 @@ fn refused(client: &Client) -> Result<(), String> {
     }
 }
 
-async fn a050(stage: &Stage) {
+async fn a050_near_matches_of_the_redirect_path_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let uris = [
         "/cb/", "/CB", "/cb?", "/cb?x=1", "/cb#f", "/cb%2f", "/%63b", "//cb", "/./cb", "/cb/.",
@@ -92,7 +93,7 @@ async fn a050(stage: &Stage) {
     present(stage, &web, &alice, 1, &uris).await;
 }
 
-async fn a052(stage: &Stage) {
+async fn a052_redirect_uris_with_userinfo_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let uris = [
         "https://app.example@evil.test/cb",
@@ -104,7 +105,7 @@ async fn a052(stage: &Stage) {
     refuse(stage, 5, &uris);
 }
 
-async fn a053(stage: &Stage) {
+async fn a053_near_matches_of_the_redirect_host_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let uris = [
         "https://app.example.evil.test/cb",
@@ -115,16 +116,16 @@ async fn a053(stage: &Stage) {
     present(stage, &web, &alice, 1, &uris).await;
 }
 
-async fn a054(stage: &Stage) {
+async fn a054_near_matches_of_the_redirect_port_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let uris = [":443", ":8443", ":0", ":65536", ":", ":0443"]
         .map(|port| format!("https://app.example{port}/cb"));
     present(stage, &web, &alice, 1, &uris).await;
 }
 
-async fn a056(stage: &Stage) {
+async fn a056_non_ascii_redirect_hosts_are_rejected(stage: &Stage) {
     let (_, alice) = stage.web_and_alice().await;
-    // Registered, and what looks like it or stands for it elsewhere.
+    // The registered host, and hosts that look like it or are equal to it under other rules.
     let pairs = [
         (WEB_CALLBACK, "https://\u{430}pp.example/cb"),
         (
@@ -149,7 +150,7 @@ async fn a056(stage: &Stage) {
     }
 }
 
-async fn a057(stage: &Stage) {
+async fn a057_native_loopback_accepts_any_port(stage: &Stage) {
     let native = stage.server.phone().await;
     let alice = stage.server.signed_in("alice").await;
     let uris = [
@@ -164,19 +165,19 @@ async fn a057(stage: &Stage) {
     ];
     for (case, uri) in (1..).zip(uris) {
         let mut alice = alice.at(&stage.node(case).base);
-        // Any program of the machine can listen there, so consent is asked each time.
+        // Any program on the machine can listen there, so consent is asked each time.
         let asked = alice.opens(&native.request(&[("redirect_uri", uri)])).await;
         stage.expect(case, consent_page(&asked));
         let answer = alice.decides(&asked, "allow").await;
-        stage.expect(case, answered_to(&answer, uri, STATE));
+        stage.expect(case, redirected_with_code(&answer, uri, STATE));
         let code = answer.callback("code").unwrap();
         let tokens = native
             .at(&stage.node(case + 1).base)
             .redeems_with(&code, &[("redirect_uri", uri)])
             .await;
-        stage.check(case, tokens.status == 200, || seen(&tokens));
+        stage.check(case, tokens.status == 200, || summary(&tokens));
     }
-    // The token request names the port of this very answer.
+    // The token request must name the port of this authorization request.
     let (sent, other) = ("http://127.0.0.1:51004/cb", "http://127.0.0.1:51005/cb");
     let code = alice
         .clone()
@@ -199,7 +200,7 @@ async fn a057(stage: &Stage) {
     present(stage, &native, &alice, 10, &odd).await;
 }
 
-async fn a058(stage: &Stage) {
+async fn a058_native_loopback_variants_are_rejected(stage: &Stage) {
     let native = stage
         .server
         .register(public("native", &["http://127.0.0.1/cb"]))
@@ -221,7 +222,7 @@ async fn a058(stage: &Stage) {
     present(stage, &native, &alice, 1, &uris).await;
 }
 
-async fn a060(stage: &Stage) {
+async fn a060_wildcard_redirect_uris_are_not_registered(stage: &Stage) {
     refuse(
         stage,
         1,
@@ -234,7 +235,7 @@ async fn a060(stage: &Stage) {
     );
 }
 
-async fn a061(stage: &Stage) {
+async fn a061_omitted_redirect_uri_needs_a_single_one_and_no_openid(stage: &Stage) {
     let one = stage.server.shop().await;
     let mut client = confidential("two", WEB_CALLBACK);
     client
@@ -261,15 +262,15 @@ async fn a061(stage: &Stage) {
     }
     let asked = alice.opens(&without(&one, "orders:read")).await;
     let answer = alice.decides(&asked, "allow").await;
-    stage.expect(3, answered_to(&answer, WEB_CALLBACK, STATE));
-    // RFC 6749 section 4.1.3: what was not sent there is not asked for here.
+    stage.expect(3, redirected_with_code(&answer, WEB_CALLBACK, STATE));
+    // RFC 6749 §4.1.3: a `redirect_uri` that was not sent at /authorize is not required at /token.
     let tokens = one
         .redeems_with(&answer.callback("code").unwrap(), &[("redirect_uri", "")])
         .await;
-    stage.check(3, tokens.status == 200, || seen(&tokens));
+    stage.check(3, tokens.status == 200, || summary(&tokens));
 }
 
-async fn a062(stage: &Stage) {
+async fn a062_redirect_uri_query_must_match_exactly(stage: &Stage) {
     let registered = "https://app.example/cb?a=1";
     let web = stage
         .server
@@ -277,13 +278,13 @@ async fn a062(stage: &Stage) {
         .await;
     let mut alice = stage.server.browser();
     let answer = alice.signs_in(&web, "alice").await;
-    stage.expect(1, answered_to(&answer, registered, STATE));
+    stage.expect(1, redirected_with_code(&answer, registered, STATE));
     let uris =
         ["?a=1&b=2", "?a=2", "?b=2&a=1"].map(|query| format!("https://app.example/cb{query}"));
     present(stage, &web, &alice, 2, &uris).await;
 }
 
-async fn a064(stage: &Stage) {
+async fn a064_redirect_uri_lookup_time_is_constant(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let sized = |bytes: usize| {
         format!(
@@ -314,8 +315,8 @@ async fn a064(stage: &Stage) {
         .await;
     stage.expect(2, consent_page(&asked));
     let answer = alice.decides(&asked, "allow").await;
-    stage.expect(2, answered_to(&answer, &last, STATE));
-    // Next to the milliseconds of a request, the last of twenty costs the same as the only one.
+    stage.expect(2, redirected_with_code(&answer, &last, STATE));
+    // Compared with the milliseconds of a request, the last of 20 URIs costs the same as a single one.
     let look_up = |client: &Client, uri: &str| {
         let started = Instant::now();
         for _ in 0..1_000 {
@@ -334,7 +335,7 @@ async fn a064(stage: &Stage) {
     stage.expect(4, refused(&many));
 }
 
-async fn a065(stage: &Stage) {
+async fn a065_redirect_uri_removed_during_login_gets_no_code(stage: &Stage) {
     let mut client = confidential("moving", WEB_CALLBACK);
     client
         .redirect_uris
@@ -342,7 +343,7 @@ async fn a065(stage: &Stage) {
     let web = stage.server.register(client).await;
     let request = web.request(&[("redirect_uri", "https://app.example/old")]);
     let mut alice = stage.server.browser();
-    // One is at the login page, the other at the consent page.
+    // One request is at the login page, the other at the consent page.
     let login = alice.opens(&request).await;
     stage.expect(1, login_page(&login));
     let mut bob = stage.node(1).browser();
@@ -359,7 +360,7 @@ async fn a065(stage: &Stage) {
         })
         .await;
 
-    stage.all_nodes_learn();
+    stage.forget_registrations();
     let answer = alice
         .fills_in(&login, "alice", crate::fixtures::server::PASSWORD)
         .await;
@@ -373,9 +374,9 @@ async fn a065(stage: &Stage) {
     );
 }
 
-async fn a066(stage: &Stage) {
+async fn a066_private_use_schemes_need_a_dot_and_pkce_binds_the_code(stage: &Stage) {
     stage.expect(1, refused(&public("dotless", &["myapp:/cb"])));
-    // A private-use scheme belongs to nobody: another app may have registered it with the system.
+    // A private-use scheme has no owner: another app may have registered it with the system.
     let uri = "com.example.app:/cb";
     let (first, second) = (public("first", &[uri]), public("second", &[uri]));
     stage.check(

@@ -1,4 +1,4 @@
-//! Rows of the catalogue: the database and its link, limits of numbers, and what the build may hold.
+//! Rows of the catalogue: the database and its connection, numeric limits, and the supply chain.
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -22,7 +22,7 @@ use portcullis::time::Timestamp;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use crate::expect::{json_error, logged, seen};
+use crate::expect::{json_error, logged, summary};
 use crate::fixtures::client::header;
 use crate::fixtures::cluster::Cluster;
 use crate::fixtures::installation::empty_folder;
@@ -31,35 +31,35 @@ use crate::fixtures::server::{AUDIENCE, confidential, sweep};
 use crate::fixtures::{Answer, Browser, Db, Look, Server, TestClient, journal, log, postgres};
 use crate::process::Site;
 use crate::token_code::Flow;
-use crate::token_refresh::bought;
+use crate::token_refresh::redeem_new_code;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a476),
-    row!(a477),
-    row!(a478),
-    row!(a480),
-    row!(a481),
-    row!(a482),
-    row!(a484),
-    row!(a485),
-    row!(a486),
-    row!(a488),
-    row!(a489),
-    row!(a490),
-    row!(a524),
+    row!(a476_database_role_cannot_change_the_schema),
+    row!(a477_unverified_database_tls_is_refused),
+    row!(a478_sqlite_file_is_private_and_locked),
+    row!(a480_extreme_lifetimes_and_clocks_do_not_overflow),
+    row!(a481_ids_are_never_reused),
+    row!(a482_values_of_another_kind_are_unknown),
+    row!(a484_stale_replica_is_never_read_for_decisions),
+    row!(a485_raced_consumes_succeed_once),
+    row!(a486_clean_up_under_load_removes_only_expired_rows),
+    row!(a488_ci_rejects_untrusted_dependencies),
+    row!(a489_own_crates_forbid_unsafe_code),
+    row!(a490_insecure_configuration_is_refused),
+    row!(a524_read_only_database_causes_503),
 ];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A folder of this row alone.
+/// Returns an empty folder for this row.
 fn folder(stage: &Stage, row: &str) -> PathBuf {
     empty_folder(&format!("{row}-{:?}", stage.db()))
 }
 
-/// The binary with nothing but these variables, and what it said.
+/// Runs the binary with only these variables; returns its output.
 fn runs(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_portcullis"))
         .args(arguments)
@@ -73,8 +73,8 @@ fn runs(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output
         .unwrap()
 }
 
-/// It must not start, with this code and this in its sentence.
-fn no_start(stage: &Stage, case: usize, output: &Output, code: i32, sentence: &str) {
+/// Checks that the start failed with this exit code and this text on stderr.
+fn start_is_refused(stage: &Stage, case: usize, output: &Output, code: i32, sentence: &str) {
     let said = String::from_utf8_lossy(&output.stderr);
     stage.check(
         case,
@@ -83,10 +83,10 @@ fn no_start(stage: &Stage, case: usize, output: &Output, code: i32, sentence: &s
     );
 }
 
-/// A role that may read and write rows, and nothing else: enough to serve.
-async fn a476(stage: &Stage) {
+/// A role that may only read and write rows is enough for the server.
+async fn a476_database_role_cannot_change_the_schema(stage: &Stage) {
     if stage.db() == Db::Sqlite {
-        // An embedded database knows no roles.
+        // An embedded database has no roles.
         return stage.check(0, true, String::new);
     }
     let owner = stage.server.config.database_url();
@@ -104,7 +104,7 @@ async fn a476(stage: &Stage) {
     let connect = |url: &str| PgConnection::establish(url).unwrap();
     connect(&owner).batch_execute(&grants).unwrap();
     let as_role = owner.replace("user=postgres", &format!("user={role}"));
-    // A cluster that asks for a password is somebody's own; there the role cannot be tried.
+    // The role cannot connect to a cluster that requires a password.
     if as_role != owner {
         let mut app = connect(&as_role);
         let denied = [
@@ -112,7 +112,7 @@ async fn a476(stage: &Stage) {
             "DROP TABLE users",
             "ALTER TABLE users ADD COLUMN x TEXT",
             "TRUNCATE audit_events",
-            "UPDATE audit_events SET actor = 'nobody'",
+            "UPDATE audit_events SET actor = 'attacker'",
             "UPDATE audit_seals SET seq = seq + 1",
             "SELECT pg_read_file('/etc/passwd')",
             "SELECT pg_reload_conf()",
@@ -127,7 +127,7 @@ async fn a476(stage: &Stage) {
             stage.check(case, done.is_err(), || format!("{statement} is done"));
         }
         drop(app);
-        // The server does its work as that role, rotation and clean-up included.
+        // The server works with that role, including key rotation and clean-up.
         let mut config = stage.server.config.clone();
         config.database.url = Some(as_role);
         config.database.auto_migrate = Some(false);
@@ -148,14 +148,14 @@ async fn a476(stage: &Stage) {
     connect(&owner).batch_execute(&cleared).unwrap();
 }
 
-/// Plays a Postgres server up to the end of its TLS handshake: whether a client went on after it.
-struct Peer {
+/// A fake PostgreSQL server that reports whether a client sends data after the TLS handshake.
+struct FakePostgres {
     port: u16,
     heard: std::sync::mpsc::Receiver<bool>,
 }
 
-impl Peer {
-    /// `None` speaks no TLS at all.
+impl FakePostgres {
+    /// With `None` the server refuses TLS.
     fn start(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -171,7 +171,7 @@ impl Peer {
             let asked = stream.read_exact(&mut request).is_ok();
             let Some(tls) = tls else {
                 let _ = stream.write_all(b"N");
-                // Whatever follows would be in the clear.
+                // Data that follows would be in the clear.
                 let said = stream.read(&mut [0; 64]).unwrap_or(0);
                 return tell.send(asked && said > 0).unwrap_or(());
             };
@@ -185,7 +185,7 @@ impl Peer {
         Self { port, heard }
     }
 
-    /// Whether the client trusted it with anything.
+    /// Returns whether the client sent any data.
     fn was_trusted(&self) -> bool {
         self.heard
             .recv_timeout(Duration::from_secs(10))
@@ -212,7 +212,7 @@ impl Authority {
     fn server(&self, name: &str) -> Arc<rustls::ServerConfig> {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.not_after = rcgen::date_time_ymd(2089, 1, 1);
-        // Not the authority's own, or it would pass for self-signed.
+        // Not the name of the authority, or the certificate would count as self-signed.
         params
             .distinguished_name
             .push(rcgen::DnType::CommonName, name);
@@ -229,17 +229,17 @@ impl Authority {
     }
 }
 
-async fn a477(stage: &Stage) {
+async fn a477_unverified_database_tls_is_refused(stage: &Stage) {
     if stage.db() == Db::Sqlite {
         return stage.check(0, true, String::new);
     }
     let folder = folder(stage, "a477");
     let status = |url: &str| runs(&folder, &["migrate", "status"], &[("DATABASE_URL", url)]);
-    // 1. Without TLS: another machine is refused before anything is sent; what is left out is set.
+    // 1. Without TLS: another host is refused before anything is sent; an omitted `sslmode` is set.
     for weak in ["disable", "prefer", "require", "verify-ca"] {
         let url = format!("postgres://p:secret@db.example/p?sslmode={weak}");
         let output = status(&url);
-        no_start(stage, 1, &output, 78, "database.url");
+        start_is_refused(stage, 1, &output, 78, "database.url");
         let said = String::from_utf8_lossy(&output.stderr);
         stage.check(1, !said.contains("secret"), || said.to_string());
     }
@@ -250,29 +250,29 @@ async fn a477(stage: &Stage) {
         path.display().to_string()
     };
     let (ours, theirs) = (file("ca.pem", &good.pem), file("other.pem", &other.pem));
-    let at = |peer: &Peer, ca: &str| {
+    let at = |peer: &FakePostgres, ca: &str| {
         status(&format!(
             "postgres://p@localhost:{}/p?sslmode=verify-full&sslrootcert={ca}&hostaddr=127.0.0.1",
             peer.port
         ))
     };
-    let plain = Peer::start(None);
-    no_start(stage, 1, &at(&plain, &ours), 69, "SSL");
+    let plain = FakePostgres::start(None);
+    start_is_refused(stage, 1, &at(&plain, &ours), 69, "SSL");
     stage.check(1, !plain.was_trusted(), || {
         "spoken to in the clear".to_owned()
     });
-    // 2. A certificate of another authority. 3. One of ours for another host.
-    let peer = Peer::start(Some(good.server("localhost")));
-    no_start(stage, 2, &at(&peer, &theirs), 69, "SSL error");
+    // 2. A certificate of another authority. 3. A certificate for another host name.
+    let peer = FakePostgres::start(Some(good.server("localhost")));
+    start_is_refused(stage, 2, &at(&peer, &theirs), 69, "SSL error");
     stage.check(2, !peer.was_trusted(), || "trusted".to_owned());
-    let peer = Peer::start(Some(good.server("db.other.example")));
-    no_start(stage, 3, &at(&peer, &ours), 69, "host name");
+    let peer = FakePostgres::start(Some(good.server("db.other.example")));
+    start_is_refused(stage, 3, &at(&peer, &ours), 69, "host name");
     stage.check(3, !peer.was_trusted(), || "trusted".to_owned());
-    // The right one is spoken to, or the cases above would prove nothing.
-    let peer = Peer::start(Some(good.server("localhost")));
+    // The right certificate is accepted. Otherwise the cases above would prove nothing.
+    let peer = FakePostgres::start(Some(good.server("localhost")));
     at(&peer, &ours);
     stage.check(3, peer.was_trusted(), || "the right one is not".to_owned());
-    // 4. A socket needs none.
+    // 4. A Unix socket needs no TLS.
     let url = stage.server.config.database_url();
     let output = status(&url);
     stage.check(4, output.status.success(), || {
@@ -281,12 +281,12 @@ async fn a477(stage: &Stage) {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
-async fn a478(stage: &Stage) {
+async fn a478_sqlite_file_is_private_and_locked(stage: &Stage) {
     use std::os::unix::fs::PermissionsExt;
     if stage.db() == Db::Postgres {
         return stage.check(0, true, String::new);
     }
-    // 1. A file that others can read is closed to them, and so is what lies beside it.
+    // 1. Files that other users can read get mode 0600.
     let server = Server::start(Db::Sqlite).await;
     let config = server.config.clone();
     server.stop().await;
@@ -306,16 +306,16 @@ async fn a478(stage: &Stage) {
         .any(|event| event.get("event").is_some_and(|name| name == "db.mode"));
     stage.check(1, told, || "no db.mode".to_owned());
     drop(store);
-    // 2. Nothing of the disk is served: pages and their files are compiled in.
+    // 2. No file is served from disk: pages and their assets are compiled in.
     for path in [
         "/portcullis.db",
         "/data/portcullis.db",
         "/assets/../data/portcullis.db",
     ] {
         let answer = stage.server.browser().get(path).await;
-        stage.check(2, answer.status == 404, || seen(&answer));
+        stage.check(2, answer.status == 404, || summary(&answer));
     }
-    // 3. What a crash left behind is taken up. 4. A second process is refused.
+    // 3. The WAL of a crash is recovered. 4. A second process is refused.
     let site = Site::open(Db::Sqlite);
     let node = site.starts();
     let second = runs(
@@ -326,7 +326,7 @@ async fn a478(stage: &Stage) {
             ("PORTCULLIS__KEYS__KEK", &site.kek()),
         ],
     );
-    no_start(stage, 4, &second, 69, "another server is using");
+    start_is_refused(stage, 4, &second, 69, "another server is using");
     let before = site.look().count("SELECT count(*) AS n FROM audit_events");
     node.dies();
     let left = site.files();
@@ -342,7 +342,7 @@ async fn a478(stage: &Stage) {
     stage.check(3, sound == ["ok"], || format!("{sound:?}"));
 }
 
-async fn a480(stage: &Stage) {
+async fn a480_extreme_lifetimes_and_clocks_do_not_overflow(stage: &Stage) {
     let folder = folder(stage, "a480");
     let variables = [
         "TOKENS__ACCESS",
@@ -363,7 +363,7 @@ async fn a480(stage: &Stage) {
             let name = format!("PORTCULLIS__{variable}");
             let key = variable.to_lowercase().replace("__", ".");
             let output = runs(&folder, &["serve"], &[(&name, value)]);
-            no_start(stage, case, &output, 78, &key);
+            start_is_refused(stage, case, &output, 78, &key);
         }
     }
     std::fs::remove_dir_all(&folder).unwrap();
@@ -375,7 +375,7 @@ async fn a480(stage: &Stage) {
         server.app.key_manager.keep().await.ok();
         server.app.poll().await.ok();
         let mut flow = Flow::begin(&server).await;
-        let tokens = bought(&mut flow).await;
+        let tokens = redeem_new_code(&mut flow).await;
         let claims = tokens.access_claims();
         let issued = claims["iat"].as_i64().unwrap_or_default();
         stage.check(case, issued >= i64::try_from(second).unwrap(), || {
@@ -383,16 +383,16 @@ async fn a480(stage: &Stage) {
         });
         server.advance(Duration::from_secs(2));
         let refreshed = flow.web.refreshes(tokens.refresh(), &[]).await;
-        stage.check(case, refreshed.status == 200, || seen(&refreshed));
+        stage.check(case, refreshed.status == 200, || summary(&refreshed));
         let revoked = flow.web.revokes(tokens.refresh()).await;
-        stage.check(case, revoked.status == 200, || seen(&revoked));
+        stage.check(case, revoked.status == 200, || summary(&revoked));
         let again = flow.web.refreshes(tokens.refresh(), &[]).await;
-        stage.check(case, again.status == 400, || seen(&again));
+        stage.check(case, again.status == 400, || summary(&again));
         server.remove().await;
     }
 }
 
-async fn a481(stage: &Stage) {
+async fn a481_ids_are_never_reused(stage: &Stage) {
     const TIMES: usize = 10_000;
     let (entropy, now) = (Entropy::system(), stage.server.clock.now());
     let mut known = HashSet::new();
@@ -403,7 +403,7 @@ async fn a481(stage: &Stage) {
             "an id twice".to_owned()
         });
     }
-    // A deleted client leaves its id behind, so that nobody gets it again.
+    // A deleted client leaves a tombstone, so that its id is never reused.
     for batch in 0..10 {
         let made = stage.server.write(move |tx| {
             let mut ids = Vec::new();
@@ -430,10 +430,10 @@ async fn a481(stage: &Stage) {
     }
 }
 
-async fn a482(stage: &Stage) {
+async fn a482_values_of_another_kind_are_unknown(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
-    let tokens = bought(&mut flow).await;
+    let tokens = redeem_new_code(&mut flow).await;
     let (refresh, access) = (tokens.refresh().to_owned(), tokens.access().to_owned());
     let bare = |value: &str| value.rsplit_once('_').unwrap().1.to_owned();
     let as_refresh = [
@@ -468,13 +468,13 @@ async fn a482(stage: &Stage) {
         stage.expect(case, logged(&answer, "token.rejected", ""));
     }
     let answer = flow.web.redeems(&code).await;
-    stage.check(17, answer.status == 200, || seen(&answer));
+    stage.check(17, answer.status == 200, || summary(&answer));
     let answer = flow.web.refreshes(&refresh, &[]).await;
-    stage.check(17, answer.status == 200, || seen(&answer));
+    stage.check(17, answer.status == 200, || summary(&answer));
 }
 
-/// There is one database, and no way to name a second that may lag behind.
-async fn a484(stage: &Stage) {
+/// There is one database, and no setting for a replica that may lag.
+async fn a484_stale_replica_is_never_read_for_decisions(stage: &Stage) {
     for key in ["REPLICA_URL", "READ_URL", "REPLICAS"] {
         let variable = format!("PORTCULLIS__DATABASE__{key}");
         let value = (variable, "postgres:///p".to_owned());
@@ -486,7 +486,7 @@ async fn a484(stage: &Stage) {
     }
 }
 
-async fn a485(stage: &Stage) {
+async fn a485_raced_consumes_succeed_once(stage: &Stage) {
     const ROUNDS: usize = 60;
     const RACERS: usize = 16;
     let (web, mut alice) = stage.web_and_alice().await;
@@ -518,7 +518,7 @@ async fn a485(stage: &Stage) {
             match racer.await.unwrap() {
                 Ok(Some(_)) => winners += 1,
                 Ok(None) => losers += 1,
-                // Shed by a pool that is too busy: it neither wins nor loses.
+                // Rejected because the pool is busy: neither a win nor a loss.
                 Err(Error::Unavailable(_)) => {}
                 Err(error) => stage.check(2, false, || error.to_string()),
             }
@@ -529,10 +529,10 @@ async fn a485(stage: &Stage) {
     }
 }
 
-async fn a486(stage: &Stage) {
+async fn a486_clean_up_under_load_removes_only_expired_rows(stage: &Stage) {
     const DEAD: i64 = 3_500;
     let (web, _) = stage.web_and_alice().await;
-    // Expired ones are kept for an hour.
+    // Expired rows are kept for an hour.
     let now = stage.server.clock.now().micros() - 3_600_000_000;
     let numbers = match stage.db() {
         Db::Sqlite => format!(
@@ -540,7 +540,7 @@ async fn a486(stage: &Stage) {
         ),
         Db::Postgres => format!("SELECT n FROM generate_series(1, {DEAD} + 500) AS g (n)"),
     };
-    // The last five hundred live on.
+    // The last 500 rows have not expired.
     stage.server.execute(&format!(
         "INSERT INTO authorizations (id, client_id, params, state, created_at, expires_at)
          SELECT 'old-' || n, '{}', '', 'begun', {now}, CASE WHEN n > {DEAD} THEN {now} + 3660000000 ELSE {now} - 1 END
@@ -565,8 +565,8 @@ async fn a486(stage: &Stage) {
     stage.check(2, left() == 500, || format!("{} live", left()));
 }
 
-/// What `cargo deny`, `cargo audit` and the public CI refuse; that they do was tried by hand.
-async fn a488(stage: &Stage) {
+/// Checks the configuration of `cargo deny`, `cargo audit` and the public CI. Refusals were tested by hand.
+async fn a488_ci_rejects_untrusted_dependencies(stage: &Stage) {
     let file = config::File::from(root().join("deny.toml")).format(config::FileFormat::Toml);
     let deny = config::Config::builder().add_source(file).build().unwrap();
     let text = |key: &str| deny.get_string(key).unwrap_or_default();
@@ -600,14 +600,14 @@ async fn a488(stage: &Stage) {
         licences.iter().all(|name| !copyleft(&name.to_string())),
         || format!("{licences:?}"),
     );
-    // 6. The lock file is there and has crates of one registry alone.
+    // 6. The lock file is committed and names one registry only.
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).unwrap();
     let odd = lock
         .lines()
         .filter(|line| line.starts_with("source = "))
         .find(|line| !line.contains("registry+https://github.com/rust-lang/crates.io-index"));
     stage.check(6, odd.is_none(), || odd.unwrap_or_default().to_owned());
-    // 7. The public CI runs it all.
+    // 7. The public CI runs all checks.
     let ci = std::fs::read_to_string(root().join(".github/workflows/ci.yml")).unwrap();
     for step in [
         "check advisories bans licenses sources",
@@ -620,8 +620,8 @@ async fn a488(stage: &Stage) {
     }
 }
 
-/// Every crate of ours, and every binary of it, forbids it.
-async fn a489(stage: &Stage) {
+/// Each of our crates and binaries forbids unsafe code.
+async fn a489_own_crates_forbid_unsafe_code(stage: &Stage) {
     let crates = std::fs::read_dir(root().join("crates")).unwrap();
     let crates = crates.map(|entry| entry.unwrap().path());
     let mut roots = 0;
@@ -647,7 +647,7 @@ async fn a489(stage: &Stage) {
     });
 }
 
-async fn a490(stage: &Stage) {
+async fn a490_insecure_configuration_is_refused(stage: &Stage) {
     use std::os::unix::fs::PermissionsExt;
     let folder = folder(stage, "a490");
     let with = |text: &str| {
@@ -655,33 +655,33 @@ async fn a490(stage: &Stage) {
         runs(&folder, &["--config", "config.toml", "serve"], &[])
     };
     let unknown = with("[tokens]\nacess = \"5m\"\n");
-    no_start(stage, 1, &unknown, 78, "tokens.acess");
+    start_is_refused(stage, 1, &unknown, 78, "tokens.acess");
     let secret = folder.join("url");
     std::fs::write(&secret, "postgres:///p").unwrap();
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o644)).unwrap();
     let open = with("[database]\nurl_file = \"url\"\n");
-    no_start(stage, 2, &open, 78, "database.url_file");
+    start_is_refused(stage, 2, &open, 78, "database.url_file");
     let kek = folder.join("kek");
     portcullis::app::write_kek(&kek, &Entropy::seeded(1)).unwrap();
     std::fs::set_permissions(&kek, std::fs::Permissions::from_mode(0o640)).unwrap();
     let open = with("[keys]\nkek = [\"file:kek\"]\n");
-    no_start(stage, 2, &open, 78, "kek");
+    start_is_refused(stage, 2, &open, 78, "kek");
     let plain = with("issuer = \"http://id.example.com\"\n");
-    no_start(stage, 3, &plain, 78, "issuer");
-    // 4. Origins are a client's own, so there is no key that could say `*`; a client cannot either.
+    start_is_refused(stage, 3, &plain, 78, "issuer");
+    // 4. CORS origins are set per client, so no key can contain `*`, and neither can a client.
     let star = with("[http]\ncors = [\"*\"]\n");
-    no_start(stage, 4, &star, 78, "http.cors");
+    start_is_refused(stage, 4, &star, 78, "http.cors");
     let mut client = confidential("star", "https://app.example/cb");
     client.cors_origins = vec!["*".to_owned()];
     stage.check(4, client.check(false).is_err(), || "taken".to_owned());
     let long = with("[tokens]\naccess = \"16m\"\n");
-    no_start(stage, 5, &long, 78, "tokens.access");
+    start_is_refused(stage, 5, &long, 78, "tokens.access");
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
-/// A client of the client-credentials grant: its tokens need no row, so only the lease keeps a node from
-/// signing them.
-async fn robot(server: &Server) -> TestClient {
+/// Registers a client of the client credentials grant. Its tokens need no row, so only the lease keeps a
+/// node from signing them.
+async fn machine_client(server: &Server) -> TestClient {
     let mut robot = confidential("", "");
     robot.id = ClientId::new(&server.app.entropy, server.clock.now());
     robot.redirect_uris.clear();
@@ -695,7 +695,7 @@ async fn asks_for_token(client: &TestClient) -> Answer {
     client.posts("/oauth2/token", &fields).await
 }
 
-/// Everything that needs state is refused with 503 for now.
+/// Checks that requests which need state get 503.
 async fn refuses_state(
     stage: &Stage,
     case: usize,
@@ -709,11 +709,11 @@ async fn refuses_state(
         let answer = alice.get(path).await;
         let is_503 = answer.status == 503
             || answer.callback("error").as_deref() == Some("temporarily_unavailable");
-        stage.check(case, is_503, || format!("{path}: {}", seen(&answer)));
+        stage.check(case, is_503, || format!("{path}: {}", summary(&answer)));
     }
 }
 
-/// How long `client` is refused with 503 from now on.
+/// Returns how long `client` gets 503 from now on, and the first other response.
 async fn is_served_again(client: &TestClient) -> (Duration, Answer) {
     let begun = Instant::now();
     loop {
@@ -724,9 +724,9 @@ async fn is_served_again(client: &TestClient) -> (Duration, Answer) {
     }
 }
 
-async fn a524(stage: &Stage) {
+async fn a524_read_only_database_causes_503(stage: &Stage) {
     if stage.db() == Db::Sqlite {
-        // No server that could be another one.
+        // A server of the operator, which the test must not change.
         return stage.check(0, true, String::new);
     }
     let primary = Cluster::new();
@@ -735,19 +735,19 @@ async fn a524(stage: &Stage) {
     let promoted = standby.url(postgres::name(&url));
     let server = Server::on_cluster(&url, &relay.through(&url)).await;
     let (good, bad, web) = (
-        robot(&server).await,
-        robot(&server).await,
+        machine_client(&server).await,
+        machine_client(&server).await,
         server.shop().await,
     );
     let mut alice = server.enters("alice").await;
     let request = web.request(&[]);
     let before = asks_for_token(&bad).await;
-    stage.check(1, before.status == 200, || seen(&before));
+    stage.check(1, before.status == 200, || summary(&before));
     let kid = header(before.ok().access())["kid"].clone();
     let mark = log::mark();
 
-    // 1. A failover that this node does not see: its address leads to the old primary, which is a standby
-    //    without a primary now. On the new one a client is disabled and a key is revoked.
+    // 1. A failover that this node does not notice: its address leads to the old primary, which is now a
+    //    standby without a primary. On the new primary a client is disabled and a key is revoked.
     primary.is_followed_by(&standby);
     standby.is_promoted();
     primary.is_demoted();
@@ -772,7 +772,7 @@ async fn a524(stage: &Stage) {
     });
     stage.check(1, told, || "no node.degraded".to_owned());
 
-    // 2. No signature after 30 s, whatever is remembered of clients.
+    // 2. No signature after 30 s, even for cached clients.
     server.advance(Duration::from_secs(31));
     for client in [&good, &bad] {
         refuses_state(stage, 2, client, &mut alice, &request).await;
@@ -781,13 +781,13 @@ async fn a524(stage: &Stage) {
     }
     server.fails_check("write").await;
 
-    // 3. The address leads to the primary: served again, by what is true there.
+    // 3. The address leads to the primary: requests are served again, with its state.
     relay.leads_to(standby.folder());
     let (took, answer) = is_served_again(&good).await;
     stage.check(
         3,
         answer.status == 200 && took < Duration::from_secs(5),
-        || format!("{took:?}: {}", seen(&answer)),
+        || format!("{took:?}: {}", summary(&answer)),
     );
     stage.check(3, header(answer.ok().access())["kid"] != kid, || {
         "signed with the revoked key".to_owned()
@@ -796,7 +796,7 @@ async fn a524(stage: &Stage) {
     stage.expect(3, json_error(&refused, 401, "invalid_client"));
     server.gets_ready().await;
 
-    // 4. The primary itself becomes read-only, and once more with cut connections.
+    // 4. The primary itself becomes read-only; then the same with closed connections.
     let mut look = Look::at(&standby.url("postgres"));
     look.execute("ALTER SYSTEM SET default_transaction_read_only = on");
     look.execute("SELECT pg_reload_conf()");
@@ -812,11 +812,11 @@ async fn a524(stage: &Stage) {
     stage.check(
         4,
         answer.status == 200 && took < Duration::from_secs(5),
-        || format!("{took:?}: {}", seen(&answer)),
+        || format!("{took:?}: {}", summary(&answer)),
     );
     server.gets_ready().await;
     drop(store);
-    // What holds for every answer is seen elsewhere: without TLS there is no HSTS here.
+    // The general checks are skipped: without TLS there is no HSTS header here.
     journal::begin();
     server.remove().await;
 }

@@ -1,4 +1,4 @@
-//! Rows of the catalogue: what failed sign-ins cost, and how much one address may ask.
+//! Rows of the catalogue: delays after failed sign-ins, and limits per address.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,25 +9,25 @@ use portcullis::accounts::password::Password;
 use portcullis::accounts::user::{User, Username};
 use portcullis::config::Config;
 
-use crate::expect::{logged, page, seen};
+use crate::expect::{logged, page, summary};
 use crate::fixtures::server::PASSWORD;
 use crate::fixtures::{Answer, Db, Server, journal, log};
-use crate::login::{Door, failed, passed};
+use crate::login::{LoginForm, failed, passed};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a089),
-    row!(a112),
-    row!(a113),
-    row!(a114),
-    row!(a117),
-    row!(a513),
-    row!(a514),
+    row!(a089_authorize_flood_is_limited_per_address),
+    row!(a112_login_delay_doubles_with_each_failure),
+    row!(a113_parallel_guesses_are_counted_and_limited_across_nodes),
+    row!(a114_right_password_is_refused_during_the_delay),
+    row!(a117_password_spraying_is_limited_per_network),
+    row!(a513_clock_jump_never_throttles_logins),
+    row!(a514_simultaneous_logins_are_not_throttled),
 ];
 
 const WRONG: &str = "not-the-password";
 
-/// Nodes that believe a proxy on this machine, on a database of their own.
+/// Starts nodes that trust a proxy on this machine, on a separate database.
 pub async fn nodes(stage: &Stage, change: impl FnOnce(&mut Config)) -> Vec<Server> {
     let proxy = "127.0.0.1".parse().unwrap();
     let first = Server::with(stage.db(), |config| {
@@ -52,7 +52,7 @@ pub async fn end(nodes: Vec<Server>) {
     first.remove().await;
 }
 
-/// 429 on a page, with the wait and the rates, and nothing evaluated.
+/// Checks for a 429 page with `Retry-After` and rate headers, logged as throttled.
 pub fn throttled(answer: &Answer, wait: u64) -> Result<(), String> {
     logged(answer, "login.throttled", "wait")?;
     let told = answer.header("retry-after") == Some(&wait.to_string());
@@ -64,78 +64,78 @@ pub fn throttled(answer: &Answer, wait: u64) -> Result<(), String> {
         let after = answer.header("retry-after");
         Err(format!(
             "got {} after {after:?}, want 429 after {wait}",
-            seen(answer)
+            summary(answer)
         ))
     }
 }
 
-async fn a112(stage: &Stage) {
+async fn a112_login_delay_doubles_with_each_failure(stage: &Stage) {
     let nodes = nodes(stage, |_| {}).await;
     let (server, web) = (&nodes[0], nodes[0].shop().await);
-    // The same for a name that exists and for one that does not.
+    // The same for an existing and for an unknown user name.
     for (case, name, network) in [(1, "alice", "192.0.2"), (3, "ghost", "203.0.113")] {
-        let mut door = Door::opens(server, &web)
+        let mut login_form = LoginForm::opens(server, &web)
             .await
             .from(&format!("{network}.1"));
         for _ in 0..5 {
-            stage.expect(case, failed(&door.tries(name, WRONG).await));
+            stage.expect(case, failed(&login_form.tries(name, WRONG).await));
         }
         for wait in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 900, 900] {
             server.advance(Duration::from_millis(wait * 1_000 - 600));
-            // A sign-in that is begun waits ten minutes, not fifteen.
-            door = Door::opens(server, &web)
+            // A new form, because an authorization expires after ten minutes.
+            login_form = LoginForm::opens(server, &web)
                 .await
                 .from(&format!("{network}.1"));
-            stage.expect(case, throttled(&door.tries(name, WRONG).await, 1));
+            stage.expect(case, throttled(&login_form.tries(name, WRONG).await, 1));
             server.advance(Duration::from_millis(600));
-            stage.expect(case, failed(&door.tries(name, WRONG).await));
+            stage.expect(case, failed(&login_form.tries(name, WRONG).await));
         }
-        stage.expect(case, throttled(&door.tries(name, WRONG).await, 900));
+        stage.expect(case, throttled(&login_form.tries(name, WRONG).await, 900));
     }
     for (case, name, network) in [(2, "bob", "198.51.100"), (4, "phantom", "198.51.101")] {
         for host in 1..=10 {
             let node = &nodes[host % nodes.len()];
-            let mut door = Door::opens(node, &web.at(&node.base))
+            let mut login_form = LoginForm::opens(node, &web.at(&node.base))
                 .await
                 .from(&format!("{network}.{host}"));
-            stage.expect(case, failed(&door.tries(name, WRONG).await));
+            stage.expect(case, failed(&login_form.tries(name, WRONG).await));
         }
         for (host, wait) in [(11, 30), (12, 30), (13, 30)] {
-            let mut door = Door::opens(server, &web)
+            let mut login_form = LoginForm::opens(server, &web)
                 .await
                 .from(&format!("{network}.{host}"));
-            stage.expect(case, throttled(&door.tries(name, WRONG).await, wait));
+            stage.expect(case, throttled(&login_form.tries(name, WRONG).await, wait));
             server.advance(Duration::from_secs(30));
-            stage.expect(case, failed(&door.tries(name, WRONG).await));
+            stage.expect(case, failed(&login_form.tries(name, WRONG).await));
         }
     }
-    // Nobody is locked out.
+    // No account is locked out.
     server.advance(Duration::from_secs(900));
-    let mut door = Door::opens(server, &web).await.from("192.0.2.1");
-    stage.expect(5, passed(&door.tries("alice", PASSWORD).await));
+    let mut login_form = LoginForm::opens(server, &web).await.from("192.0.2.1");
+    stage.expect(5, passed(&login_form.tries("alice", PASSWORD).await));
     end(nodes).await;
 }
 
-async fn a113(stage: &Stage) {
-    // A hundred at once want connections, on whatever machine this runs.
+async fn a113_parallel_guesses_are_counted_and_limited_across_nodes(stage: &Stage) {
+    // 100 concurrent requests need enough database connections.
     let nodes = nodes(stage, |config| config.database.pool_size = 24).await;
     let web = nodes[0].shop().await;
-    let mut doors = Vec::new();
+    let mut login_forms = Vec::new();
     for node in &nodes {
-        doors.push(
-            Door::opens(node, &web.at(&node.base))
+        login_forms.push(
+            LoginForm::opens(node, &web.at(&node.base))
                 .await
                 .from("192.0.2.1"),
         );
     }
     let tries: Vec<_> = (0..100)
         .map(|n| {
-            let mut door = doors[n % doors.len()].clone();
+            let mut login_form = login_forms[n % login_forms.len()].clone();
             actix_web::rt::spawn(async move {
-                // On a busy machine the last of a hundred may wait too long for their turn at the one
-                // row that counts, are told to come back, and do.
+                // On a busy machine the last of 100 requests may wait too long for the lock of the
+                // counter, get 503, and retry.
                 loop {
-                    let answer = door.tries("alice", WRONG).await;
+                    let answer = login_form.tries("alice", WRONG).await;
                     if answer.status != 503 {
                         return answer;
                     }
@@ -149,7 +149,7 @@ async fn a113(stage: &Stage) {
         match answer.status {
             200 => evaluated += 1,
             429 => put_off += 1,
-            _ => stage.check(1, false, || seen(&answer)),
+            _ => stage.check(1, false, || summary(&answer)),
         }
     }
     journal::strike_out(|exchange| exchange.answer.status == 503);
@@ -164,42 +164,42 @@ async fn a113(stage: &Stage) {
     end(nodes).await;
 }
 
-/// What a person can tell two answers apart by.
+/// Returns the parts of a response that a user can see.
 fn visible(answer: &Answer) -> (u16, Option<String>, String) {
     let id = answer.header("x-request-id").unwrap();
     let after = answer.header("retry-after").map(str::to_owned);
     (answer.status, after, answer.body.replace(id, ""))
 }
 
-async fn a114(stage: &Stage) {
+async fn a114_right_password_is_refused_during_the_delay(stage: &Stage) {
     let nodes = nodes(stage, |_| {}).await;
     let web = nodes[0].shop().await;
-    let mut door = Door::opens(&nodes[0], &web).await.from("192.0.2.1");
+    let mut login_form = LoginForm::opens(&nodes[0], &web).await.from("192.0.2.1");
     for _ in 0..5 {
-        stage.expect(1, failed(&door.tries("alice", WRONG).await));
+        stage.expect(1, failed(&login_form.tries("alice", WRONG).await));
     }
-    let right = door.tries("alice", PASSWORD).await;
+    let right = login_form.tries("alice", PASSWORD).await;
     stage.expect(1, throttled(&right, 1));
-    let wrong = door.tries("alice", WRONG).await;
-    stage.check(1, visible(&right) == visible(&wrong), || seen(&right));
+    let wrong = login_form.tries("alice", WRONG).await;
+    stage.check(1, visible(&right) == visible(&wrong), || summary(&right));
     nodes[0].advance(Duration::from_secs(1));
-    stage.expect(2, passed(&door.tries("alice", PASSWORD).await));
-    // The success has cleared the slate.
-    let mut again = Door::opens(&nodes[0], &web).await.from("192.0.2.1");
+    stage.expect(2, passed(&login_form.tries("alice", PASSWORD).await));
+    // The success has reset the failure count.
+    let mut again = LoginForm::opens(&nodes[0], &web).await.from("192.0.2.1");
     for _ in 0..5 {
         stage.expect(2, failed(&again.tries("alice", WRONG).await));
     }
-    // That makes ten within an hour. The browser that signed in has a bucket of its own.
+    // That makes ten failures within an hour. The browser that signed in has its own bucket.
     stage.expect(3, throttled(&again.tries("alice", PASSWORD).await, 30));
     again.browser.cookies.insert(
         "__Host-dev".to_owned(),
-        door.browser.cookies["__Host-dev"].clone(),
+        login_form.browser.cookies["__Host-dev"].clone(),
     );
     stage.expect(3, passed(&again.tries("alice", PASSWORD).await));
     end(nodes).await;
 }
 
-async fn a117(stage: &Stage) {
+async fn a117_password_spraying_is_limited_per_network(stage: &Stage) {
     let nodes = nodes(stage, |_| {}).await;
     let web = nodes[0].shop().await;
     let sources: [(usize, fn(usize) -> String); 3] = [
@@ -213,10 +213,10 @@ async fn a117(stage: &Stage) {
         let mut ours = BTreeSet::new();
         for n in 0..34 {
             let node = &nodes[n % nodes.len()];
-            let mut door = Door::opens(node, &web.at(&node.base))
+            let mut login_form = LoginForm::opens(node, &web.at(&node.base))
                 .await
                 .from(&source(n));
-            let answer = door
+            let answer = login_form
                 .tries(&format!("person-{case}-{n}"), "Summer2026!Summer")
                 .await;
             ours.extend(answer.header("x-request-id").map(str::to_owned));
@@ -237,17 +237,17 @@ async fn a117(stage: &Stage) {
             alarms.len() == 1 && alarms[0]["severity"] == "high",
             || format!("{alarms:?}"),
         );
-        let mut elsewhere = Door::opens(&nodes[0], &web)
+        let mut elsewhere = LoginForm::opens(&nodes[0], &web)
             .await
             .from(&format!("203.0.113.{case}"));
-        stage.expect(case, failed(&elsewhere.tries("nobody", WRONG).await));
+        stage.expect(case, failed(&elsewhere.tries("unknown", WRONG).await));
     }
     end(nodes).await;
 }
 
-async fn a089(stage: &Stage) {
+async fn a089_authorize_flood_is_limited_per_address(stage: &Stage) {
     let open = "SELECT count(*) AS n FROM authorizations";
-    // As it is set up: the budget of the address is spent long before any cap.
+    // With the default limits the budget of the address is spent long before any cap.
     let strict = Server::with(stage.db(), |_| {}).await;
     let web = strict.shop().await;
     let (mut begun, mut refused) = (0, 0);
@@ -260,7 +260,7 @@ async fn a089(stage: &Stage) {
                     refused += 1;
                     stage.expect(1, logged(&answer, "ratelimit.hit", "ip"));
                 }
-                _ => stage.check(1, false, || seen(&answer)),
+                _ => stage.check(1, false, || summary(&answer)),
             }
         }
         strict.advance(Duration::from_secs(10));
@@ -269,7 +269,7 @@ async fn a089(stage: &Stage) {
         format!("{begun} begun, {refused} refused")
     });
     strict.remove().await;
-    // Without it: the cap of an address, and alice's, older than all, stays.
+    // Without the budget: the cap per address applies, and alice's older authorization stays.
     let nodes = nodes(stage, |_| {}).await;
     let (server, web) = (&nodes[0], nodes[0].shop().await);
     let mut alice = server.browser().from("192.0.2.1");
@@ -282,13 +282,13 @@ async fn a089(stage: &Stage) {
             .from("192.0.2.1")
             .get(&web.request(&[]))
             .await;
-        stage.check(2, answer.status == 303, || seen(&answer));
+        stage.check(2, answer.status == 303, || summary(&answer));
     }
     let kept = server.count(open);
     stage.check(2, kept == 1_001, || format!("{kept} are open"));
     let back = alice.decides(&consent, "allow").await;
-    stage.check(2, back.callback("code").is_some(), || seen(&back));
-    // The cap of all: those of long ago make room.
+    stage.check(2, back.callback("code").is_some(), || summary(&back));
+    // The total cap: the oldest authorizations are removed.
     let now = server.clock.now();
     let (long_ago, later) = (now.micros() - 1_000, now.micros() + 600_000_000);
     let columns = "id, client_id, params, state, created_at, expires_at, network";
@@ -303,7 +303,7 @@ async fn a089(stage: &Stage) {
     for n in 0..300 {
         let from = format!("198.51.{}.{}", n / 200, n % 200);
         let answer = server.browser().from(&from).get(&web.request(&[])).await;
-        stage.check(3, answer.status == 303, || seen(&answer));
+        stage.check(3, answer.status == 303, || summary(&answer));
     }
     let kept = server.count(open);
     stage.check(3, kept <= 100_000, || format!("{kept} are open"));
@@ -315,7 +315,7 @@ async fn a089(stage: &Stage) {
     end(nodes).await;
 }
 
-/// Users with [`PASSWORD`], by name.
+/// Creates users with [`PASSWORD`].
 async fn users(server: &Server, names: &[String]) {
     let (app, now) = (&server.app, server.clock.now());
     let password = Password::parse(PASSWORD).unwrap();
@@ -339,7 +339,7 @@ async fn users(server: &Server, names: &[String]) {
 
 const HOUR: i64 = 3_600_000_000;
 
-/// Signs a user in with the right password while a clock is off: that of the only node, or of one node.
+/// Signs a user in with the right password while the clock of one node is wrong.
 async fn signs_in_by_a_wrong_clock(stage: &Stage, case: usize, nodes: &[Server], off: i64) {
     let (server, web) = (&nodes[0], nodes[0].shop().await);
     let skew = Arc::new(AtomicI64::new(0));
@@ -365,12 +365,12 @@ async fn signs_in_by_a_wrong_clock(stage: &Stage, case: usize, nodes: &[Server],
         503 => page,
         _ => browser.fills_in(&page, "user-0", PASSWORD).await,
     };
-    // A node that is this far off refuses; an embedded database has no clock to be off from.
+    // A node with this much clock skew refuses. An embedded database has no clock of its own.
     let expected = match stage.db() {
         Db::Sqlite => browser.cookies.contains_key("__Host-sid"),
         Db::Postgres => answer.status == 503,
     };
-    stage.check(case, expected, || seen(&answer));
+    stage.check(case, expected, || summary(&answer));
     match (skewed, off > 0) {
         (Some(skewed), _) => skewed.stop().await,
         (None, true) => server.set_back(shift),
@@ -378,29 +378,29 @@ async fn signs_in_by_a_wrong_clock(stage: &Stage, case: usize, nodes: &[Server],
     }
 }
 
-async fn a513(stage: &Stage) {
+async fn a513_clock_jump_never_throttles_logins(stage: &Stage) {
     let names: Vec<String> = (0..4).map(|n| format!("user-{n}")).collect();
     for (case, off) in [(1, HOUR), (2, 100 * 24 * HOUR), (3, -HOUR / 6)] {
         let nodes = nodes(stage, |_| {}).await;
         let (server, web) = (&nodes[0], nodes[0].shop().await);
         users(server, &names).await;
-        // One more on the right clock, before and after.
-        let mut door = Door::opens(server, &web).await.from("192.0.2.1");
-        stage.expect(case, passed(&door.tries("user-3", PASSWORD).await));
+        // One more login with the right clock, before and after.
+        let mut login_form = LoginForm::opens(server, &web).await.from("192.0.2.1");
+        stage.expect(case, passed(&login_form.tries("user-3", PASSWORD).await));
         signs_in_by_a_wrong_clock(stage, case, &nodes, off).await;
         for (n, name) in names.iter().enumerate() {
             let node = &nodes[n % nodes.len()];
-            let mut door = Door::opens(node, &web.at(&node.base))
+            let mut login_form = LoginForm::opens(node, &web.at(&node.base))
                 .await
                 .from("192.0.2.1");
-            stage.expect(case, passed(&door.tries(name, PASSWORD).await));
+            stage.expect(case, passed(&login_form.tries(name, PASSWORD).await));
         }
-        // What the rules say is the longest that is ever told.
-        let mut door = Door::opens(server, &web).await.from("192.0.2.1");
+        // The longest delay of the policy is the largest `Retry-After`.
+        let mut login_form = LoginForm::opens(server, &web).await.from("192.0.2.1");
         for _ in 0..5 {
-            stage.expect(case, failed(&door.tries("user-1", WRONG).await));
+            stage.expect(case, failed(&login_form.tries("user-1", WRONG).await));
         }
-        stage.expect(case, throttled(&door.tries("user-1", WRONG).await, 1));
+        stage.expect(case, throttled(&login_form.tries("user-1", WRONG).await, 1));
         end(nodes).await;
     }
     journal::strike_out(|exchange| exchange.answer.status == 503 || exchange.target == "/readyz");
@@ -417,11 +417,11 @@ fn busy(answer: &Answer) -> Result<(), String> {
     if answer.status == 503 && after <= 5 {
         Ok(())
     } else {
-        Err(format!("got {} after {after} s", seen(answer)))
+        Err(format!("got {} after {after} s", summary(answer)))
     }
 }
 
-async fn a514(stage: &Stage) {
+async fn a514_simultaneous_logins_are_not_throttled(stage: &Stage) {
     for (case, many, rounds) in [(1, 8, 6), (2, 40, 2), (3, 60, 2)] {
         let nodes = nodes(stage, |config| config.database.pool_size = 24).await;
         let web = nodes[0].shop().await;
@@ -431,28 +431,30 @@ async fn a514(stage: &Stage) {
             let mut tries = Vec::new();
             for (n, name) in names.iter().enumerate() {
                 let (node, name) = (&nodes[n % nodes.len()], name.clone());
-                let mut door = Door::opens(node, &web.at(&node.base))
+                let mut login_form = LoginForm::opens(node, &web.at(&node.base))
                     .await
                     .from("192.0.2.1");
-                tries.push(async move { (door.tries(&name, PASSWORD).await, door, name) });
+                tries.push(
+                    async move { (login_form.tries(&name, PASSWORD).await, login_form, name) },
+                );
             }
             let tries: Vec<_> = tries.into_iter().map(actix_web::rt::spawn).collect();
             let mut later = Vec::new();
             for answer in tries {
-                let (answer, door, name) = answer.await.unwrap();
+                let (answer, login_form, name) = answer.await.unwrap();
                 match answer.status {
                     200 => stage.expect(case, passed(&answer)),
                     _ => {
                         stage.expect(case, busy(&answer));
-                        later.push((door, name));
+                        later.push((login_form, name));
                     }
                 }
             }
             // A second submit succeeds, since no failure was counted.
-            for (mut door, name) in later {
-                let mut answer = door.tries(&name, PASSWORD).await;
+            for (mut login_form, name) in later {
+                let mut answer = login_form.tries(&name, PASSWORD).await;
                 while answer.status == 503 {
-                    answer = door.tries(&name, PASSWORD).await;
+                    answer = login_form.tries(&name, PASSWORD).await;
                 }
                 stage.expect(case, passed(&answer));
             }
@@ -467,9 +469,9 @@ async fn a514(stage: &Stage) {
     let web = nodes[0].shop().await;
     for round in 0..6 {
         let node = &nodes[round % nodes.len()];
-        let door = Door::opens(node, &web.at(&node.base)).await;
-        let clicks = [door.clone(), door].map(|mut door| {
-            actix_web::rt::spawn(async move { door.tries("alice", PASSWORD).await })
+        let login_form = LoginForm::opens(node, &web.at(&node.base)).await;
+        let clicks = [login_form.clone(), login_form].map(|mut login_form| {
+            actix_web::rt::spawn(async move { login_form.tries("alice", PASSWORD).await })
         });
         for click in clicks {
             answers.push(click.await.unwrap());
@@ -483,7 +485,7 @@ async fn a514(stage: &Stage) {
                 || logged(answer, "authorization.replay", "").is_ok()
         });
         stage.check(4, passes > 0 && others.count() == 2, || {
-            format!("{} and {}", seen(&pair[0]), seen(&pair[1]))
+            format!("{} and {}", summary(&pair[0]), summary(&pair[1]))
         });
     }
     end(nodes).await;

@@ -4,27 +4,27 @@ use std::time::Duration;
 
 use portcullis::oauth::client::GrantType;
 
-use crate::expect::{logged, seen};
+use crate::expect::{logged, summary};
 use crate::fixtures::server::{confidential, public};
 use crate::fixtures::{Answer, TestClient, Tokens, raw};
-use crate::token_code::{FORM, Flow, unlogged};
-use crate::token_refresh::bought;
+use crate::token_code::{FORM, Flow, not_logged};
+use crate::token_refresh::redeem_new_code;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a350),
-    row!(a351),
-    row!(a352),
-    row!(a353),
-    row!(a354),
-    row!(a356),
-    row!(a357),
-    row!(a358),
+    row!(a350_userinfo_without_token_has_no_error_code),
+    row!(a351_invalid_tokens_are_rejected_at_userinfo),
+    row!(a352_userinfo_requires_scope_openid),
+    row!(a353_userinfo_token_in_query_or_sent_twice_is_rejected),
+    row!(a354_userinfo_accepts_well_formed_bearer_headers_only),
+    row!(a356_userinfo_returns_only_permitted_claims),
+    row!(a357_userinfo_sub_equals_id_token_sub),
+    row!(a358_userinfo_cors_rejects_foreign_origins),
 ];
 
 const USERINFO: &str = "/oauth2/userinfo";
 
-/// BEARER401, BEARER403, and 400 in the same form.
+/// BEARER401, BEARER403, or a 400 in the same form.
 fn bearer(answer: &Answer, status: u16, code: &str) -> Result<(), String> {
     let challenge = answer.header("www-authenticate").unwrap_or_default();
     let named =
@@ -32,7 +32,7 @@ fn bearer(answer: &Answer, status: u16, code: &str) -> Result<(), String> {
     if answer.status != status || !named || answer.header("cache-control") != Some("no-store") {
         return Err(format!(
             "got {} with `{challenge}`, want {status} {code}",
-            seen(answer)
+            summary(answer)
         ));
     }
     logged(answer, "bearer.rejected", "")
@@ -42,36 +42,39 @@ fn told(stage: &Stage, case: usize, answer: &Answer) {
     stage.check(
         case,
         answer.status == 200 && answer.json()["sub"].is_string(),
-        || seen(answer),
+        || summary(answer),
     );
 }
 
-async fn a350(stage: &Stage) {
+async fn a350_userinfo_without_token_has_no_error_code(stage: &Stage) {
     for (case, method) in [(1, "GET"), (2, "POST")] {
-        let mut nobody = stage.node(case).browser();
-        let answer = nobody.send(method, USERINFO, &[], None).await;
+        let mut anonymous = stage.node(case).browser();
+        let answer = anonymous.send(method, USERINFO, &[], None).await;
         let challenge = answer.header("www-authenticate").unwrap_or_default();
         stage.check(
             case,
             answer.status == 401 && challenge.starts_with("Bearer") && !challenge.contains("error"),
-            || format!("{} {challenge}", seen(&answer)),
+            || format!("{} {challenge}", summary(&answer)),
         );
         stage.check(case, answer.body.is_empty(), || answer.body.clone());
         stage.expect(case, logged(&answer, "bearer.rejected", "missing"));
     }
-    // Another scheme is no token either.
+    // Another scheme counts as no token.
     let basic = [("Authorization", "Basic YTpi")];
     let answer = stage
         .server
         .browser()
         .send("GET", USERINFO, &basic, None)
         .await;
-    stage.check(3, answer.status == 401, || seen(&answer));
+    stage.check(3, answer.status == 401, || summary(&answer));
 }
 
-async fn a351(stage: &Stage) {
+async fn a351_invalid_tokens_are_rejected_at_userinfo(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
-    let (tokens, revoked) = (bought(&mut flow).await, bought(&mut flow).await);
+    let (tokens, revoked) = (
+        redeem_new_code(&mut flow).await,
+        redeem_new_code(&mut flow).await,
+    );
     let asks = async |case: usize, token: &str| {
         stage.node(case).browser().asks_userinfo("GET", token).await
     };
@@ -90,7 +93,7 @@ async fn a351(stage: &Stage) {
         stage.expect(case, bearer(&answer, 401, "invalid_token"));
         stage.expect(case, logged(&answer, "bearer.rejected", "invalid"));
     }
-    // 1. Expired, to the second: the clock that counts is the server's own.
+    // 1. Expired, exact to the second of the server's clock.
     let exp = tokens.access_claims()["exp"].as_u64().unwrap();
     for at in [exp - 1, exp, exp + 1, exp + 29] {
         let now = stage.server.clock.now().secs();
@@ -105,7 +108,7 @@ async fn a351(stage: &Stage) {
     }
 }
 
-async fn a352(stage: &Stage) {
+async fn a352_userinfo_requires_scope_openid(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let url = flow.web.request(&[("scope", "orders:read profile")]);
     let code = flow.alice.allows_request(&url).await;
@@ -126,19 +129,19 @@ async fn a352(stage: &Stage) {
             stage.expect(case, logged(&answer, "bearer.rejected", "scope"));
         }
     }
-    // A machine cannot come by the scope either.
+    // A client credentials grant cannot get the scope either.
     let fields = [("grant_type", "client_credentials"), ("scope", "openid")];
     let answer = robot.posts("/oauth2/token", &fields).await;
     stage.check(
         2,
         answer.status == 400 && answer.json()["error"] == "invalid_scope",
-        || seen(&answer),
+        || summary(&answer),
     );
 }
 
-async fn a353(stage: &Stage) {
+async fn a353_userinfo_token_in_query_or_sent_twice_is_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
-    let tokens = bought(&mut flow).await;
+    let tokens = redeem_new_code(&mut flow).await;
     let (token, mut browser) = (tokens.access(), stage.server.browser());
     let form = format!("access_token={token}");
     let header = format!("Bearer {token}");
@@ -147,7 +150,7 @@ async fn a353(stage: &Stage) {
     for (method, headers) in [("GET", &[][..]), ("POST", &[]), ("GET", &[header])] {
         let answer = browser.send(method, &in_query, headers, None).await;
         stage.expect(1, bearer(&answer, 400, "invalid_request"));
-        stage.expect(1, unlogged(&answer, token));
+        stage.expect(1, not_logged(&answer, token));
     }
     let both = browser
         .send("POST", USERINFO, &[FORM, header], Some(form.clone()))
@@ -164,14 +167,14 @@ async fn a353(stage: &Stage) {
             .send("POST", USERINFO, &[FORM], Some(form.clone()))
             .await,
     );
-    // The form counts on POST alone (RFC 6750 §2.2).
+    // A form body is accepted only with POST (RFC 6750 §2.2).
     let got = browser.send("GET", USERINFO, &[FORM], Some(form)).await;
-    stage.check(3, got.status == 401, || seen(&got));
+    stage.check(3, got.status == 401, || summary(&got));
 }
 
-async fn a354(stage: &Stage) {
+async fn a354_userinfo_accepts_well_formed_bearer_headers_only(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
-    let tokens = bought(&mut flow).await;
+    let tokens = redeem_new_code(&mut flow).await;
     let token = tokens.access();
     let once = |value: String| vec![format!("Authorization: {value}")];
     let cases = [
@@ -213,7 +216,7 @@ async fn a354(stage: &Stage) {
     }
 }
 
-/// What userinfo tells of alice after this request of hers.
+/// Runs a flow of alice with changed parameters; returns the tokens and the userinfo response.
 async fn tells(stage: &Stage, client: &TestClient, changed: &[(&str, &str)]) -> (Tokens, Answer) {
     let mut alice = stage.server.enters("alice").await;
     let code = alice.allows_request(&client.request(changed)).await;
@@ -222,7 +225,7 @@ async fn tells(stage: &Stage, client: &TestClient, changed: &[(&str, &str)]) -> 
     (tokens, answer)
 }
 
-async fn a356(stage: &Stage) {
+async fn a356_userinfo_returns_only_permitted_claims(stage: &Stage) {
     let mut narrow = confidential("narrow", "https://narrow.example/cb");
     narrow.scopes = portcullis::oauth::request::scope::Scope::parse("openid").unwrap();
     let narrow = stage.server.register(narrow).await;
@@ -250,8 +253,8 @@ async fn a356(stage: &Stage) {
     }
 }
 
-async fn a357(stage: &Stage) {
-    // 1. Pairwise subjects are not offered: a person has one `sub`, and the metadata says so.
+async fn a357_userinfo_sub_equals_id_token_sub(stage: &Stage) {
+    // 1. Pairwise subjects are not offered: a user has one `sub`, as the metadata states.
     let metadata = "/.well-known/openid-configuration";
     let metadata = stage.server.browser().get(metadata).await.json();
     stage.check(
@@ -272,7 +275,7 @@ async fn a357(stage: &Stage) {
     stage.check(1, subjects[0] == subjects[1], || format!("{subjects:?}"));
 }
 
-async fn a358(stage: &Stage) {
+async fn a358_userinfo_cors_rejects_foreign_origins(stage: &Stage) {
     let mut spa = public("spa", &["https://spa.example/cb"]);
     spa.cors_origins = vec!["https://spa.example".to_owned()];
     let spa = stage.server.register(spa).await;
@@ -289,7 +292,7 @@ async fn a358(stage: &Stage) {
             ("Access-Control-Request-Method", "GET"),
             ("Access-Control-Request-Headers", "authorization"),
         ];
-        // With her cookies, as a script's request in credentials mode carries them.
+        // With the cookies of alice, as a script sends them in credentials mode.
         let actual = [
             ("Origin", origin),
             ("Authorization", authorization.as_str()),
@@ -303,7 +306,7 @@ async fn a358(stage: &Stage) {
         stage.check(
             case,
             answers[1].status == 200 && answers[2].status == 401,
-            || format!("{} {}", seen(&answers[1]), seen(&answers[2])),
+            || format!("{} {}", summary(&answers[1]), summary(&answers[2])),
         );
         for answer in &answers {
             let (allowed, credentials) = (

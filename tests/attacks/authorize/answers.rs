@@ -1,16 +1,21 @@
-//! What answers carry, and what they never repeat.
+//! The parameters and headers of responses, and the request text that they never repeat.
 
 use super::STATE;
 use crate::expect::{
-    WEB_CALLBACK, answered_to, consent_page, login_page, page400, posted_to, redirected, seen,
+    WEB_CALLBACK, consent_page, login_page, page400, posted_to, redirected, redirected_with_code,
+    summary,
 };
 use crate::fixtures::server::{PASSWORD, confidential};
 use crate::fixtures::{Answer, ISSUER};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a029), row!(a030), row!(a032)];
+pub const ROWS: &[Row] = &[
+    row!(a029_authorize_responses_carry_security_headers),
+    row!(a030_authorization_responses_carry_iss),
+    row!(a032_error_descriptions_contain_no_request_text),
+];
 
-async fn a029(stage: &Stage) {
+async fn a029_authorize_responses_carry_security_headers(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.node(1).browser();
     let common = |answer: &Answer| {
@@ -69,14 +74,14 @@ async fn a029(stage: &Stage) {
     let success = alice.decides(&consent, "allow").await;
     stage.expect(
         4,
-        answered_to(&success, WEB_CALLBACK, STATE).and(common(&success)),
+        redirected_with_code(&success, WEB_CALLBACK, STATE).and(common(&success)),
     );
     let refused = alice.get(&web.request(&[("scope", "wibble")])).await;
     stage.expect(
         5,
         redirected(&refused, "invalid_scope", STATE).and(common(&refused)),
     );
-    let error = alice.get(&web.request(&[("client_id", "nobody")])).await;
+    let error = alice.get(&web.request(&[("client_id", "unknown")])).await;
     stage.expect(
         6,
         page400(&error)
@@ -97,7 +102,7 @@ async fn a029(stage: &Stage) {
     stage.expect(8, common(&method));
 }
 
-/// Every error that the endpoint sends to a client, and a request that earns it.
+/// Each error that the endpoint sends to a client, and parameters that cause it.
 const REFUSALS: [(&str, &[(&str, &str)]); 9] = [
     ("invalid_request", &[("prompt", "foo")]),
     ("unsupported_response_type", &[("response_type", "token")]),
@@ -119,7 +124,7 @@ const REFUSALS: [(&str, &[(&str, &str)]); 9] = [
     ("access_denied", &[("prompt", "consent")]),
 ];
 
-async fn a030(stage: &Stage) {
+async fn a030_authorization_responses_carry_iss(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let mut incapable = confidential("incapable", WEB_CALLBACK);
     incapable.grant_types = Vec::new();
@@ -138,7 +143,7 @@ async fn a030(stage: &Stage) {
             posted_to(answer, WEB_CALLBACK).ok()
         };
         let fields: std::collections::BTreeMap<String, String> =
-            fields.ok_or_else(|| seen(answer))?;
+            fields.ok_or_else(|| summary(answer))?;
         let right = fields.get("iss").map(String::as_str) == Some(ISSUER)
             && fields.get("error").map(String::as_str) == error
             && fields.get("state").map(String::as_str) == STATE
@@ -160,12 +165,12 @@ async fn a030(stage: &Stage) {
             .get(&web.request(&[("response_mode", mode)]))
             .await;
         stage.expect(offset + 1, iss(&success, mode, None));
-        let mut nobody = stage.node(1).browser();
-        let answer = nobody
+        let mut anonymous = stage.node(1).browser();
+        let answer = anonymous
             .get(&web.request(&[("response_mode", mode), ("prompt", "none")]))
             .await;
         stage.expect(offset + 2, iss(&answer, mode, Some("login_required")));
-        let answer = nobody
+        let answer = anonymous
             .get(&incapable.request(&[("response_mode", mode)]))
             .await;
         stage.expect(offset + 3, iss(&answer, mode, Some("unauthorized_client")));
@@ -195,7 +200,7 @@ async fn a030(stage: &Stage) {
     });
 }
 
-async fn a032(stage: &Stage) {
+async fn a032_error_descriptions_contain_no_request_text(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let text = "<svg onload=alert(1)>";
     let names = [
@@ -219,7 +224,7 @@ async fn a032(stage: &Stage) {
             .await;
         let error = answer.callback("error").unwrap_or_default();
         stage.expect(case, redirected(&answer, &error, STATE));
-        stage.check(case, !error.is_empty(), || seen(&answer));
+        stage.check(case, !error.is_empty(), || summary(&answer));
         let description = answer.callback("error_description").unwrap_or_default();
         let printable = !description.is_empty()
             && description

@@ -1,8 +1,8 @@
-//! Rows of the catalogue: malformed, doubled, oversized and hostile requests to `/oauth2/authorize`.
+//! Rows of the catalogue: malformed, repeated, oversized and hostile requests to `/oauth2/authorize`.
 
 pub mod answers;
-pub mod people;
 pub mod requests;
+pub mod user_parameters;
 pub mod values;
 
 use crate::Stage;
@@ -12,20 +12,22 @@ pub const STATE: Option<&str> = Some("st-4711");
 
 pub const AUTHORIZE: &str = "/oauth2/authorize";
 
-/// Both must hold.
+/// Returns the first of two errors, if any.
 pub fn both(first: Result<(), String>, second: Result<(), String>) -> Result<(), String> {
     first.and(second)
 }
 
-/// A form POST as another site makes it: without the `Lax` cookies.
+/// Sends a form POST as another site would: without the `Lax` cookies.
 pub async fn posts_across(stage: &Stage, case: usize, body: String) -> Answer {
-    let mut nobody = stage.node(case).browser();
+    let mut anonymous = stage.node(case).browser();
     let headers = [
         ("Content-Type", "application/x-www-form-urlencoded"),
         ("Origin", "https://app.example"),
         ("Sec-Fetch-Site", "cross-site"),
     ];
-    nobody.send("POST", AUTHORIZE, &headers, Some(body)).await
+    anonymous
+        .send("POST", AUTHORIZE, &headers, Some(body))
+        .await
 }
 
 pub fn form(fields: &[(String, String)]) -> String {
@@ -34,7 +36,7 @@ pub fn form(fields: &[(String, String)]) -> String {
         .finish()
 }
 
-/// The request with one parameter as raw text at its end.
+/// Appends one parameter to the request as raw text.
 pub fn with_raw(web: &TestClient, name: &str, raw: &str) -> String {
     format!("{}&{name}={raw}", web.request(&[(name, "")]))
 }

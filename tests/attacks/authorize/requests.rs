@@ -1,4 +1,4 @@
-//! The request as a whole: doubled, long and odd parameters, methods and paths.
+//! The request as a whole: repeated, long and unknown parameters, methods and paths.
 
 use std::time::{Duration, Instant};
 
@@ -6,28 +6,28 @@ use portcullis::oauth::request::authorize::KNOWN;
 
 use super::{AUTHORIZE, STATE, both, form, posts_across, with_raw};
 use crate::expect::{
-    WEB_CALLBACK, answered_to, logged, login_page, page, page400, redirected, seen,
+    WEB_CALLBACK, logged, login_page, page, page400, redirected, redirected_with_code, summary,
 };
 use crate::fixtures::{Answer, ISSUER, raw};
 use crate::token_code::median;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a001),
-    row!(a002),
-    row!(a004),
-    row!(a005),
-    row!(a006),
-    row!(a008),
-    row!(a009),
-    row!(a010),
-    row!(a025),
-    row!(a026),
-    row!(a028),
-    row!(a034),
+    row!(a001_duplicate_client_id_or_redirect_uri_shows_error_page),
+    row!(a002_duplicate_parameters_are_rejected),
+    row!(a004_unknown_parameters_are_ignored_up_to_the_field_limit),
+    row!(a005_unusable_client_ids_are_indistinguishable),
+    row!(a006_oversized_queries_never_reach_the_database),
+    row!(a008_nul_bytes_are_rejected_before_the_database),
+    row!(a009_crlf_injects_no_response_header),
+    row!(a010_state_and_nonce_are_returned_byte_exact),
+    row!(a025_authorize_head_has_no_effect_and_other_methods_get_405),
+    row!(a026_cross_site_authorize_post_keeps_the_session),
+    row!(a028_parameter_in_query_and_body_is_rejected),
+    row!(a034_non_canonical_authorize_paths_get_404),
 ];
 
-async fn a001(stage: &Stage) {
+async fn a001_duplicate_client_id_or_redirect_uri_shows_error_page(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let rows = stage.rows();
     let other = stage.server.shop().await;
@@ -54,7 +54,7 @@ async fn a001(stage: &Stage) {
     stage.check(4, stage.rows() == rows, || "a row was written".to_owned());
 }
 
-async fn a002(stage: &Stage) {
+async fn a002_duplicate_parameters_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let names = [
         "state",
@@ -94,7 +94,7 @@ async fn a002(stage: &Stage) {
     }
 }
 
-async fn a004(stage: &Stage) {
+async fn a004_unknown_parameters_are_ignored_up_to_the_field_limit(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let with = |unknown: usize| {
         let more: String = (0..unknown).map(|n| format!("&x{n}={n}")).collect();
@@ -102,7 +102,7 @@ async fn a004(stage: &Stage) {
     };
     for (case, unknown) in [(1, 1), (2, 10), (3, 50)] {
         let answer = alice.at(&stage.node(case).base).get(&with(unknown)).await;
-        stage.expect(case, answered_to(&answer, WEB_CALLBACK, STATE));
+        stage.expect(case, redirected_with_code(&answer, WEB_CALLBACK, STATE));
     }
     let known = web.parameters(&[]).len();
     let answer = alice.clone().get(&with(65 - known)).await;
@@ -114,13 +114,13 @@ async fn a004(stage: &Stage) {
         ),
     );
     let answer = alice.clone().get(&with(64 - known)).await;
-    stage.expect(5, answered_to(&answer, WEB_CALLBACK, STATE));
+    stage.expect(5, redirected_with_code(&answer, WEB_CALLBACK, STATE));
 }
 
-/// How far the medians of A005 may be apart.
+/// The largest allowed difference between the medians of A005.
 const LIMIT: Duration = Duration::from_millis(5);
 
-async fn a005(stage: &Stage) {
+async fn a005_unusable_client_ids_are_indistinguishable(stage: &Stage) {
     const SAMPLES: usize = 40;
     let (web, mut alice) = stage.web_and_alice().await;
     let (deleted, disabled) = (stage.server.shop().await, stage.server.shop().await);
@@ -133,13 +133,13 @@ async fn a005(stage: &Stage) {
         .server
         .write(move |tx| tx.disable_client(&id, "test", now))
         .await;
-    stage.all_nodes_learn();
+    stage.forget_registrations();
     let spaced = format!("{} ", web.id());
     let upper = web.id().to_uppercase();
-    let ids = ["nobody", deleted.id(), disabled.id(), &spaced, &upper];
+    let ids = ["unknown", deleted.id(), disabled.id(), &spaced, &upper];
     let mut bodies = vec![String::new(); ids.len()];
     let mut spread = Duration::MAX;
-    // The quietest of three rounds: other work on the machine must not pass for a leak.
+    // The best of three rounds counts, so that other load on the machine does not look like a leak.
     for attempt in 0..3 {
         let mut times = vec![Vec::new(); ids.len()];
         for round in 0..SAMPLES {
@@ -177,7 +177,7 @@ async fn a005(stage: &Stage) {
     });
 }
 
-async fn a006(stage: &Stage) {
+async fn a006_oversized_queries_never_reach_the_database(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let rows = stage.rows();
     let request = web.request(&[]);
@@ -191,12 +191,12 @@ async fn a006(stage: &Stage) {
         let get = format!(
             "GET {target} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\n{cookie}\r\n\r\n"
         );
-        // Past 128 KiB the HTTP layer closes, perhaps in the middle of our sentence.
+        // Above 128 KiB the HTTP layer closes the connection, perhaps before the response is complete.
         let answer = raw::bytes(&stage.node(case).base, get.into_bytes()).await;
         match answer {
             Some(answer) => {
                 stage.check(case, [400, 414, 431].contains(&answer.status), || {
-                    seen(&answer)
+                    summary(&answer)
                 });
                 if answer.status == 414 {
                     stage.expect(case, logged(&answer, "http.too_large", "url"));
@@ -207,16 +207,16 @@ async fn a006(stage: &Stage) {
             }),
         }
     }
-    // Exactly 8 KiB of target is still read.
+    // A request target of exactly 8 KiB is still accepted.
     let target = format!("{request}&x={}", "a".repeat(8_192 - request.len() - 3));
     let answer = alice.clone().get(&target).await;
-    stage.expect(4, answered_to(&answer, WEB_CALLBACK, STATE));
+    stage.expect(4, redirected_with_code(&answer, WEB_CALLBACK, STATE));
     stage.check(3, stage.rows() <= rows + 2, || {
         "a row was written".to_owned()
     });
 }
 
-async fn a008(stage: &Stage) {
+async fn a008_nul_bytes_are_rejected_before_the_database(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let mut alice = alice.at(&stage.node(1).base);
     let told = |answer: &Answer| logged(answer, "authz.rejected", "control_char");
@@ -234,7 +234,7 @@ async fn a008(stage: &Stage) {
     );
 }
 
-async fn a009(stage: &Stage) {
+async fn a009_crlf_injects_no_response_header(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let suffix = "%0d%0aSet-Cookie:%20a=b";
     let clean = |answer: &Answer| {
@@ -264,7 +264,7 @@ async fn a009(stage: &Stage) {
     stage.expect(2, page400(&answer).and(told(&answer)).and(clean(&answer)));
 }
 
-async fn a010(stage: &Stage) {
+async fn a010_state_and_nonce_are_returned_byte_exact(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let hard = r#"+ &=%"</>'?#;:@,$!~*()[]{}|^`\"#;
     let state: String = hard.chars().chain('a'..='z').cycle().take(1_024).collect();
@@ -272,7 +272,10 @@ async fn a010(stage: &Stage) {
     let request = web.request(&[("state", &state), ("nonce", &nonce)]);
     for (case, request) in [(1, request.clone()), (2, request.replace('+', "%20"))] {
         let answer = alice.at(&stage.node(case).base).get(&request).await;
-        stage.expect(case, answered_to(&answer, WEB_CALLBACK, Some(&state)));
+        stage.expect(
+            case,
+            redirected_with_code(&answer, WEB_CALLBACK, Some(&state)),
+        );
         let tokens = web
             .at(&stage.node(case + 1).base)
             .redeems(&answer.callback("code").unwrap())
@@ -284,7 +287,7 @@ async fn a010(stage: &Stage) {
     }
 }
 
-async fn a025(stage: &Stage) {
+async fn a025_authorize_head_has_no_effect_and_other_methods_get_405(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let rows = stage.rows();
     for (case, method) in (1..).zip(["HEAD", "PUT", "DELETE", "OPTIONS"]) {
@@ -293,14 +296,14 @@ async fn a025(stage: &Stage) {
             let quiet = answer.headers.get("set-cookie").is_none()
                 && answer.location().is_none()
                 && answer.body.is_empty();
-            stage.check(case, quiet, || seen(&answer));
+            stage.check(case, quiet, || summary(&answer));
             if method == "HEAD" {
-                stage.check(case, answer.status == 200, || seen(&answer));
+                stage.check(case, answer.status == 200, || summary(&answer));
             } else {
                 stage.check(
                     case,
                     answer.status == 405 && answer.header("allow") == Some("GET, POST"),
-                    || format!("{} {:?}", seen(&answer), answer.header("allow")),
+                    || format!("{} {:?}", summary(&answer), answer.header("allow")),
                 );
                 stage.expect(case, logged(&answer, "http.method", ""));
             }
@@ -309,7 +312,7 @@ async fn a025(stage: &Stage) {
     stage.check(1, stage.rows() == rows, || "a row was written".to_owned());
 }
 
-async fn a026(stage: &Stage) {
+async fn a026_cross_site_authorize_post_keeps_the_session(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let cookies = alice.cookies.clone();
     let answer = posts_across(stage, 1, form(&web.parameters(&[]))).await;
@@ -318,9 +321,9 @@ async fn a026(stage: &Stage) {
     stage.check(
         1,
         answer.status == 303 && answer.callback("code").is_none(),
-        || seen(&answer),
+        || summary(&answer),
     );
-    // Nobody is signed in there.
+    // The cross-site POST carries no session.
     let elsewhere = stage
         .node(1)
         .browser()
@@ -328,11 +331,11 @@ async fn a026(stage: &Stage) {
         .await;
     stage.expect(2, login_page(&elsewhere));
     let next = alice.at(&stage.node(2).base).get(&web.request(&[])).await;
-    stage.expect(3, answered_to(&next, WEB_CALLBACK, STATE));
-    // Where the browser sends its cookies with the GET that follows, the session counts.
+    stage.expect(3, redirected_with_code(&next, WEB_CALLBACK, STATE));
+    // The session is used where the browser sends its cookies with the GET that follows.
     let answer = posts_across(stage, 2, form(&web.parameters(&[]))).await;
     let next = alice.opens(&answer.own_redirect().unwrap()).await;
-    stage.expect(4, answered_to(&next, WEB_CALLBACK, STATE));
+    stage.expect(4, redirected_with_code(&next, WEB_CALLBACK, STATE));
     stage.check(
         4,
         alice.cookies["__Host-sid"] == cookies["__Host-sid"],
@@ -340,7 +343,7 @@ async fn a026(stage: &Stage) {
     );
 }
 
-async fn a028(stage: &Stage) {
+async fn a028_parameter_in_query_and_body_is_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let headers = [
         ("Content-Type", "application/x-www-form-urlencoded"),
@@ -376,7 +379,7 @@ async fn a028(stage: &Stage) {
     });
 }
 
-async fn a034(stage: &Stage) {
+async fn a034_non_canonical_authorize_paths_get_404(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let request = web.request(&[]);
     let query = request.split_once('?').unwrap().1;

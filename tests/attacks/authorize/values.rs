@@ -1,4 +1,4 @@
-//! Values that a parameter must not have, and parameters of features that are off.
+//! Invalid parameter values, and parameters of features that are not offered.
 
 use std::time::{Duration, Instant};
 
@@ -6,26 +6,26 @@ use portcullis::oauth::request::scope::Scope;
 
 use super::{STATE, both, form, posts_across};
 use crate::expect::{
-    WEB_CALLBACK, answered_to, logged, page, posted_to, redirected, seen, sets_session,
+    WEB_CALLBACK, logged, page, posted_to, redirected, redirected_with_code, sets_session, summary,
 };
 use crate::fixtures::server::{AUDIENCE, confidential};
 use crate::fixtures::{Browser, ISSUER};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a012),
-    row!(a013),
-    row!(a014),
-    row!(a016),
-    row!(a017),
-    row!(a018),
-    row!(a033),
-    row!(a036),
-    row!(a037),
-    row!(a038),
+    row!(a012_oversized_scopes_are_rejected_in_linear_time),
+    row!(a013_invalid_scopes_are_rejected_before_login),
+    row!(a014_invalid_response_types_are_rejected),
+    row!(a016_unregistered_response_modes_are_rejected),
+    row!(a017_form_post_page_escapes_state),
+    row!(a018_invalid_prompt_and_max_age_are_rejected),
+    row!(a033_unsatisfiable_essential_acr_is_rejected),
+    row!(a036_invalid_resources_are_rejected),
+    row!(a037_invalid_authorization_details_are_rejected),
+    row!(a038_dpop_jkt_mismatch_is_rejected),
 ];
 
-async fn a012(stage: &Stage) {
+async fn a012_oversized_scopes_are_rejected_in_linear_time(stage: &Stage) {
     let web = stage.server.shop().await;
     let many = |n: usize| {
         (0..n)
@@ -57,7 +57,7 @@ async fn a012(stage: &Stage) {
             );
         }
     }
-    // What is not over the limit is small: the whole of parsing, far below the 5 ms of a handler.
+    // A value within the limit is small, so parsing takes far less than the 5 ms of a handler.
     let (longest, started) = (many(32), Instant::now());
     for _ in 0..100 {
         assert!(Scope::parse(&longest).is_ok());
@@ -67,7 +67,7 @@ async fn a012(stage: &Stage) {
     });
 }
 
-async fn a013(stage: &Stage) {
+async fn a013_invalid_scopes_are_rejected_before_login(stage: &Stage) {
     let mut narrow = confidential("narrow", WEB_CALLBACK);
     narrow.scopes = Scope::parse("openid").unwrap();
     let web = stage.server.register(narrow).await;
@@ -95,7 +95,7 @@ async fn a013(stage: &Stage) {
     }
 }
 
-async fn a014(stage: &Stage) {
+async fn a014_invalid_response_types_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let cases = [
         ("", "invalid_request"),
@@ -117,7 +117,7 @@ async fn a014(stage: &Stage) {
     }
 }
 
-async fn a016(stage: &Stage) {
+async fn a016_unregistered_response_modes_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     for (case, mode) in (1..).zip(["fragment", "web_message", "foo", "query.jwt"]) {
         let answer = alice
@@ -139,7 +139,7 @@ async fn a016(stage: &Stage) {
     }
 }
 
-async fn a017(stage: &Stage) {
+async fn a017_form_post_page_escapes_state(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let state = "\"><script>alert(1)</script>";
     let answer = alice
@@ -148,7 +148,7 @@ async fn a017(stage: &Stage) {
     stage.check(
         1,
         answer.status == 200 && answer.location().is_none(),
-        || seen(&answer),
+        || summary(&answer),
     );
     stage.check(
         1,
@@ -197,7 +197,7 @@ async fn a017(stage: &Stage) {
     );
 }
 
-async fn a018(stage: &Stage) {
+async fn a018_invalid_prompt_and_max_age_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let cases = [
         ("prompt", "none login"),
@@ -221,7 +221,7 @@ async fn a018(stage: &Stage) {
     }
 }
 
-async fn a033(stage: &Stage) {
+async fn a033_unsatisfiable_essential_acr_is_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let essential = r#"{"id_token":{"acr":{"essential":true,"values":["urn:none"]}}}"#;
     let answer = alice.get(&web.request(&[("claims", essential)])).await;
@@ -244,7 +244,7 @@ async fn a033(stage: &Stage) {
             .at(&stage.node(case).base)
             .get(&web.request(&[(name, value)]))
             .await;
-        stage.expect(case, answered_to(&answer, WEB_CALLBACK, STATE));
+        stage.expect(case, redirected_with_code(&answer, WEB_CALLBACK, STATE));
         let acr = web
             .redeems(&answer.callback("code").unwrap())
             .await
@@ -259,7 +259,7 @@ async fn a033(stage: &Stage) {
     }
 }
 
-async fn a036(stage: &Stage) {
+async fn a036_invalid_resources_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let with = |resources: &[&str]| {
         let fields: Vec<(String, String)> = resources
@@ -287,10 +287,10 @@ async fn a036(stage: &Stage) {
         );
     }
     let answer = alice.clone().get(&with(&[AUDIENCE; 8])).await;
-    stage.expect(6, answered_to(&answer, WEB_CALLBACK, STATE));
+    stage.expect(6, redirected_with_code(&answer, WEB_CALLBACK, STATE));
 }
 
-async fn a037(stage: &Stage) {
+async fn a037_invalid_authorization_details_are_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let deep = format!(
         "[{{\"type\":\"a\",\"x\":{}{}}}]",
@@ -300,7 +300,7 @@ async fn a037(stage: &Stage) {
     let plain = web.redeems(&alice.clone().allows(&web).await).await.ok();
     for (case, details) in (1..).zip([
         "[{",
-        r#"[{"type":"nobody_knows"}]"#,
+        r#"[{"type":"unknown_type"}]"#,
         &deep,
         r#"[{"type":"payment"}]"#,
     ]) {
@@ -308,8 +308,8 @@ async fn a037(stage: &Stage) {
             .at(&stage.node(case).base)
             .get(&web.request(&[("authorization_details", details)]))
             .await;
-        // Rich authorization requests are not offered: a parameter that nobody knows.
-        stage.expect(case, answered_to(&answer, WEB_CALLBACK, STATE));
+        // Rich authorization requests are not offered, so the parameter is unknown.
+        stage.expect(case, redirected_with_code(&answer, WEB_CALLBACK, STATE));
         let tokens = web.redeems(&answer.callback("code").unwrap()).await.ok();
         let same = ["aud", "scope"]
             .iter()
@@ -335,12 +335,12 @@ async fn a037(stage: &Stage) {
     );
 }
 
-async fn a038(stage: &Stage) {
+async fn a038_dpop_jkt_mismatch_is_rejected(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let jkt = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I";
     let answer = alice.clone().get(&web.request(&[("dpop_jkt", jkt)])).await;
-    stage.expect(1, answered_to(&answer, WEB_CALLBACK, STATE));
-    // DPoP is not offered: its parameter and its header are not read.
+    stage.expect(1, redirected_with_code(&answer, WEB_CALLBACK, STATE));
+    // DPoP is not offered, so its parameter and header are ignored.
     let code = answer.callback("code").unwrap();
     let authorization =
         crate::fixtures::client::basic(web.id(), web.secret.as_ref().unwrap().expose());
@@ -363,16 +363,19 @@ async fn a038(stage: &Stage) {
         tokens.0["token_type"] == "Bearer" && tokens.access_claims().get("cnf").is_none(),
         || tokens.0.to_string(),
     );
-    let mut nobody: Browser = stage.node(1).browser();
-    let metadata = nobody.get("/.well-known/openid-configuration").await.json();
+    let mut anonymous: Browser = stage.node(1).browser();
+    let metadata = anonymous
+        .get("/.well-known/openid-configuration")
+        .await
+        .json();
     stage.check(
         3,
         metadata.get("dpop_signing_alg_values_supported").is_none(),
         || metadata.to_string(),
     );
-    let pushed = nobody
+    let pushed = anonymous
         .post("/oauth2/par", &[("client_id", web.id()), ("dpop_jkt", jkt)])
         .await;
     stage.expect(4, page(&pushed, 404));
-    stage.check(4, !sets_session(&pushed), || seen(&pushed));
+    stage.check(4, !sets_session(&pushed), || summary(&pushed));
 }

@@ -1,12 +1,16 @@
-//! Answers: the headers that all of them carry, and the policy of each page.
+//! The security headers of all responses, and the CSP of each page.
 
 use std::collections::BTreeSet;
 
-use crate::expect::{page, seen};
+use crate::expect::{page, summary};
 use crate::fixtures::{Answer, Server, raw};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a457), row!(a458), row!(a460)];
+pub const ROWS: &[Row] = &[
+    row!(a457_csp_nonce_is_unique_per_answer),
+    row!(a458_all_answers_carry_security_headers),
+    row!(a460_path_suffixes_cannot_poison_caches),
+];
 
 /// One page of each kind.
 async fn pages(stage: &Stage) -> Vec<(&'static str, Answer)> {
@@ -32,7 +36,7 @@ async fn pages(stage: &Stage) -> Vec<(&'static str, Answer)> {
         ("not found", alice.get("/nothing").await),
         (
             "refused",
-            alice.get("/oauth2/authorize?client_id=nobody").await,
+            alice.get("/oauth2/authorize?client_id=unknown").await,
         ),
     ]
 }
@@ -43,11 +47,11 @@ fn directive<'a>(csp: &'a str, name: &str) -> Option<&'a str> {
         .find_map(|one| one.strip_prefix(name)?.strip_prefix(' '))
 }
 
-async fn a457(stage: &Stage) {
+async fn a457_csp_nonce_is_unique_per_answer(stage: &Stage) {
     let mut nonces = BTreeSet::new();
     for (case, (name, answer)) in (1..).zip(pages(stage).await) {
         let csp = answer.header("content-security-policy").unwrap_or_default();
-        // What csp_evaluator calls high: a missing default, script or base, and anything unsafe in them.
+        // The high findings of csp_evaluator: no default-src, script-src or base-uri, or unsafe values in them.
         for (directive_name, wanted) in [
             ("default-src", "'none'"),
             ("base-uri", "'none'"),
@@ -91,7 +95,7 @@ async fn a457(stage: &Stage) {
             || format!("{name}: {tags} scripts, {right} with the nonce"),
         );
     }
-    // The nonce of one page, again and again.
+    // The nonce of one page over many responses.
     let (web, mut alice) = stage.web_and_alice().await;
     for _ in 0..50 {
         let page = alice
@@ -103,8 +107,8 @@ async fn a457(stage: &Stage) {
     }
 }
 
-/// What every answer carries, whatever it says.
-fn sealed(answer: &Answer) -> Result<(), String> {
+/// Checks the headers that every response must have.
+fn has_security_headers(answer: &Answer) -> Result<(), String> {
     let powers = answer.header("permissions-policy").unwrap_or_default();
     for power in ["camera", "geolocation", "microphone", "payment", "usb"] {
         if !powers.contains(&format!("{power}=()")) {
@@ -150,13 +154,13 @@ fn sealed(answer: &Answer) -> Result<(), String> {
     Ok(())
 }
 
-/// An answer that no journal keeps, since it is not what is to be expected of a row.
+/// Sends a request outside the journal, because the general checks would reject its response.
 async fn raw_get(server: &Server, headers: &str) -> Answer {
     let text = format!("GET /account HTTP/1.1\r\nConnection: close\r\n{headers}\r\n");
     raw::bytes(&server.base, text.into_bytes()).await.unwrap()
 }
 
-async fn a458(stage: &Stage) {
+async fn a458_all_answers_carry_security_headers(stage: &Stage) {
     let own = Server::with(stage.db(), |_| {}).await;
     let web = own.shop().await;
     let mut browser = own.browser();
@@ -221,14 +225,14 @@ async fn a458(stage: &Stage) {
     answers.push((broken.status.clamp(500, 503), broken));
     for (case, (status, answer)) in (1..).zip(answers) {
         stage.check(case, answer.status == status, || {
-            format!("{}, want {status}", seen(&answer))
+            format!("{}, want {status}", summary(&answer))
         });
-        stage.expect(case, sealed(&answer));
+        stage.expect(case, has_security_headers(&answer));
     }
     own.remove().await;
 }
 
-async fn a460(stage: &Stage) {
+async fn a460_path_suffixes_cannot_poison_caches(stage: &Stage) {
     let (_, mut alice) = stage.web_and_alice().await;
     for (case, path) in (1..).zip([
         "/oauth2/userinfo/x.css",

@@ -1,4 +1,4 @@
-//! TLS: versions, suites, early data, certificates that change, and handshakes that do not end.
+//! TLS: versions, cipher suites, early data, replaced certificates, and half-open handshakes.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -10,15 +10,21 @@ use rustls::crypto::aws_lc_rs::kx_group;
 use rustls::{ClientConnection, Stream};
 use socket2::{Domain, Socket, Type};
 
-use super::{address, beside, encrypted};
+use super::{address, blocking, encrypted};
 use crate::fixtures::tls::{self, Pair};
 use crate::fixtures::{Server, log};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a445), row!(a446), row!(a447), row!(a448), row!(a515)];
+pub const ROWS: &[Row] = &[
+    row!(a445_weak_tls_handshakes_fail),
+    row!(a446_tls_early_data_is_not_offered),
+    row!(a447_half_open_handshakes_are_limited),
+    row!(a448_replaced_certificate_is_served_without_failures),
+    row!(a515_half_open_flood_does_not_block_other_addresses),
+];
 
-/// A ClientHello (RFC 5246 §7.4.1.2, RFC 8446 §4.1.2), as its writer wants it.
-struct Hello<'a> {
+/// A ClientHello (RFC 5246 §7.4.1.2, RFC 8446 §4.1.2) with any values.
+struct ClientHello<'a> {
     version: [u8; 2],
     suites: &'a [u16],
     compression: &'a [u8],
@@ -29,7 +35,7 @@ const SUITES_12: [u16; 3] = [0xc02b, 0xc02c, 0xcca9];
 const X25519: u16 = 0x001d;
 const P256: u16 = 0x0017;
 
-impl Hello<'_> {
+impl ClientHello<'_> {
     fn bytes(&self) -> Vec<u8> {
         let with_length = |bytes: Vec<u8>| {
             let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
@@ -63,7 +69,7 @@ impl Hello<'_> {
         [vec![22, 3, 1], with_length(handshake)].concat()
     }
 
-    /// The first record that comes back, if any does: 22 is a handshake, 21 an alert.
+    /// Returns the first record of the response, if any: type 22 is a handshake, 21 an alert.
     fn answer(&self, address: &str) -> Option<Vec<u8>> {
         let mut stream = TcpStream::connect(address).unwrap();
         stream
@@ -82,18 +88,18 @@ impl Hello<'_> {
     }
 }
 
-async fn a445(stage: &Stage) {
+async fn a445_weak_tls_handshakes_fail(stage: &Stage) {
     let server = encrypted(stage, |_| {}).await;
     let address = address(&server);
-    let found = beside(move || {
-        let good = Hello {
+    let found = blocking(move || {
+        let good = ClientHello {
             version: [3, 3],
             suites: &SUITES_12,
             compression: &[0],
             groups: &[X25519, P256],
         };
         let mut wrong = Vec::new();
-        // What rustls's own client cannot ask for, word by word. First that the words are right.
+        // Handshakes that the client of rustls cannot send. First a valid one, to test the encoding.
         let answer = good.answer(&address);
         if !answer
             .as_ref()
@@ -102,7 +108,7 @@ async fn a445(stage: &Stage) {
             wrong.push(format!("TLS 1.2: {answer:?}"));
         }
         for (name, minor) in [("SSLv3", 0), ("TLS 1.0", 1), ("TLS 1.1", 2)] {
-            if (Hello {
+            if (ClientHello {
                 version: [3, minor],
                 ..good
             })
@@ -111,14 +117,14 @@ async fn a445(stage: &Stage) {
                 wrong.push(format!("{name} is served"));
             }
         }
-        // Every suite there is: RC4, 3DES, CBC, NULL, export, static RSA and DHE are all among them.
+        // Every cipher suite number; RC4, 3DES, CBC, NULL, export, static RSA and DHE are among them.
         let all = (0x0001..=0x00ff)
             .chain(0xc001..=0xc0ff)
             .chain(0xcca8..=0xccae);
         let served: Vec<u16> = all
             .filter(|suite| *suite != 0x00ff)
             .filter(|suite| {
-                Hello {
+                ClientHello {
                     suites: &[*suite],
                     ..good
                 }
@@ -134,7 +140,7 @@ async fn a445(stage: &Stage) {
             ("X448", 0x001e),
             ("sect163k1", 1),
         ] {
-            if (Hello {
+            if (ClientHello {
                 groups: &[group],
                 ..good
             })
@@ -143,11 +149,11 @@ async fn a445(stage: &Stage) {
                 wrong.push(format!("{name} is served"));
             }
         }
-        // Whatever the client prefers, the server's first choice is taken.
+        // The server's first choice is taken, whatever the client prefers.
         let mut turned = SUITES_12;
         turned.reverse();
         for suites in [&SUITES_12, &turned] {
-            let record = Hello { suites, ..good }.answer(&address);
+            let record = ClientHello { suites, ..good }.answer(&address);
             let record = record.unwrap_or_default();
             let session = record.get(43).map_or(0, |length| usize::from(*length));
             let chosen = record.get(43 + session + 1..43 + session + 3);
@@ -155,8 +161,8 @@ async fn a445(stage: &Stage) {
                 wrong.push(format!("of {suites:04x?} {chosen:02x?} is chosen"));
             }
         }
-        // Compression is asked for and not chosen; renegotiation is the secure one, which rustls refuses.
-        let record = Hello {
+        // Offered compression is not chosen. Renegotiation is marked secure, and rustls refuses it.
+        let record = ClientHello {
             compression: &[1, 0],
             ..good
         }
@@ -170,7 +176,7 @@ async fn a445(stage: &Stage) {
     });
     let wrong = found.await;
     stage.check(1, wrong.is_empty(), || wrong.join("; "));
-    // What is left works, in both versions.
+    // The remaining options work in both versions.
     for (case, version) in [(2, &rustls::version::TLS12), (3, &rustls::version::TLS13)] {
         let mut config = tls::ours().client();
         config = rustls::ClientConfig::builder_with_provider(Arc::clone(config.crypto_provider()))
@@ -179,7 +185,7 @@ async fn a445(stage: &Stage) {
             .with_root_certificates(roots())
             .with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let spoken = speaks(&server, Arc::new(config), "/oauth2/jwks").await;
+        let spoken = request_over_tls(&server, Arc::new(config), "/oauth2/jwks").await;
         stage.check(case, spoken.status.starts_with("HTTP/1.1 200"), || {
             spoken.status.clone()
         });
@@ -201,8 +207,8 @@ fn roots() -> rustls::RootCertStore {
     roots
 }
 
-/// What one request over TLS brought.
-struct Spoken {
+/// The result of one request over TLS.
+struct TlsResponse {
     status: String,
     protocol: Option<String>,
     /// Whether early data could have been sent.
@@ -210,9 +216,13 @@ struct Spoken {
     leaf: Vec<u8>,
 }
 
-async fn speaks(server: &Server, config: Arc<rustls::ClientConfig>, path: &str) -> Spoken {
+async fn request_over_tls(
+    server: &Server,
+    config: Arc<rustls::ClientConfig>,
+    path: &str,
+) -> TlsResponse {
     let (address, path) = (address(server), path.to_owned());
-    beside(move || {
+    blocking(move || {
         let name = "op.example".try_into().unwrap();
         let mut tls = ClientConnection::new(config, name).unwrap();
         let mut tcp = TcpStream::connect(address).unwrap();
@@ -227,7 +237,7 @@ async fn speaks(server: &Server, config: Arc<rustls::ClientConfig>, path: &str) 
             .and_then(|()| stream.read_to_end(&mut heard));
         let text = String::from_utf8_lossy(&heard);
         let status = text.lines().next().unwrap_or_default().to_owned();
-        Spoken {
+        TlsResponse {
             status: if heard.is_empty() {
                 format!("{outcome:?}")
             } else {
@@ -247,14 +257,14 @@ async fn speaks(server: &Server, config: Arc<rustls::ClientConfig>, path: &str) 
     .await
 }
 
-async fn a446(stage: &Stage) {
+async fn a446_tls_early_data_is_not_offered(stage: &Stage) {
     let server = encrypted(stage, |_| {}).await;
     let mut config = tls::ours().client();
     config.enable_early_data = true;
     let config = Arc::new(config);
     for round in 0..3 {
-        // From the second on, a ticket of the one before is at hand.
-        let spoken = speaks(&server, Arc::clone(&config), "/oauth2/jwks").await;
+        // From the second connection on, the client has a session ticket.
+        let spoken = request_over_tls(&server, Arc::clone(&config), "/oauth2/jwks").await;
         stage.check(1, spoken.status.starts_with("HTTP/1.1 200"), || {
             spoken.status.clone()
         });
@@ -265,7 +275,7 @@ async fn a446(stage: &Stage) {
     server.remove().await;
 }
 
-async fn a448(stage: &Stage) {
+async fn a448_replaced_certificate_is_served_without_failures(stage: &Stage) {
     let folder = crate::fixtures::server::scratch().join(format!("renewal-{:?}", stage.db()));
     let old = Pair::new(&folder, "current", None);
     let new = Pair::new(&folder, "renewed", None);
@@ -281,7 +291,7 @@ async fn a448(stage: &Stage) {
             .unwrap()
             .to_vec()
     };
-    // Whoever connects trusts both, and nothing else.
+    // The client trusts both certificates, and no others.
     let both = || {
         let mut roots = rustls::RootCertStore::empty();
         for pair in [&old, &new] {
@@ -295,11 +305,11 @@ async fn a448(stage: &Stage) {
             .with_no_client_auth();
         Arc::new(config)
     };
-    let first = speaks(&server, both(), "/oauth2/jwks").await;
+    let first = request_over_tls(&server, both(), "/oauth2/jwks").await;
     stage.check(1, first.leaf == leaf(&old), || {
         "not the first certificate".to_owned()
     });
-    // A key that belongs to another certificate changes nothing; the good pair does, in five seconds.
+    // A key of another certificate changes nothing. The right pair is loaded within 5 s.
     let mark = log::mark();
     tls::write_private(&old.key, &std::fs::read_to_string(&new.key).unwrap());
     let told = |name: &str| {
@@ -313,7 +323,7 @@ async fn a448(stage: &Stage) {
     };
     let started = Instant::now();
     while !told("tls.reload_failed") && started.elapsed() < Duration::from_secs(5) {
-        let spoken = speaks(&server, both(), "/oauth2/jwks").await;
+        let spoken = request_over_tls(&server, both(), "/oauth2/jwks").await;
         stage.check(2, spoken.status.starts_with("HTTP/1.1 200"), || {
             spoken.status.clone()
         });
@@ -325,7 +335,7 @@ async fn a448(stage: &Stage) {
     new.replaces(&old);
     let (started, mut renewed) = (Instant::now(), None);
     while renewed.is_none() && started.elapsed() < Duration::from_secs(8) {
-        let spoken = speaks(&server, both(), "/oauth2/jwks").await;
+        let spoken = request_over_tls(&server, both(), "/oauth2/jwks").await;
         stage.check(3, spoken.status.starts_with("HTTP/1.1 200"), || {
             spoken.status.clone()
         });
@@ -338,7 +348,7 @@ async fn a448(stage: &Stage) {
     );
     stage.check(3, told("tls.reloaded"), || "not told".to_owned());
     server.remove().await;
-    // Thirteen days before the end operators are told, fifteen days before they are not.
+    // An alert is logged 13 days before the expiry, but not 15 days before it.
     for (case, days, alarm) in [(4, 13, true), (5, 15, false)] {
         let start = i64::try_from(crate::fixtures::server::start_of_time().secs()).unwrap();
         let name = format!("ends-in-{days}");
@@ -363,7 +373,7 @@ async fn a448(stage: &Stage) {
     }
 }
 
-/// A handshake that does not go on: three bytes of a ClientHello, from an address of 127/8.
+/// Opens a handshake that stops after three bytes of a ClientHello, from an address of 127/8.
 fn half_open(to: SocketAddr, from: Ipv4Addr) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((from, 0)).into())?;
@@ -379,7 +389,7 @@ fn is_open(stream: &mut TcpStream) -> bool {
     matches!(heard, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
-/// Waits until at most `number` of the streams are open. Returns how many are, and how long that took.
+/// Waits until at most `number` of the streams are open. Returns how many are open, and how long it took.
 fn until_open(streams: &mut Vec<TcpStream>, number: usize, begun: Instant) -> (usize, Duration) {
     loop {
         streams.retain_mut(is_open);
@@ -390,7 +400,7 @@ fn until_open(streams: &mut Vec<TcpStream>, number: usize, begun: Instant) -> (u
     }
 }
 
-/// Whether a connection limit was logged for an address.
+/// Returns whether a connection limit was logged for an address.
 fn is_limited(mark: usize, address: Ipv4Addr) -> bool {
     log::since(mark).iter().any(|event| {
         let is = |name: &str, value: &str| event.get(name).is_some_and(|found| found == value);
@@ -400,13 +410,13 @@ fn is_limited(mark: usize, address: Ipv4Addr) -> bool {
     })
 }
 
-async fn a447(stage: &Stage) {
+async fn a447_half_open_handshakes_are_limited(stage: &Stage) {
     const FLOOD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 41);
     let server = encrypted(stage, |_| {}).await;
     let to: SocketAddr = address(&server).parse().unwrap();
     let mark = log::mark();
     let begun = Instant::now();
-    let streams = beside(move || {
+    let streams = blocking(move || {
         let opened = (0..400).filter_map(|_| half_open(to, FLOOD).ok());
         let mut streams: Vec<TcpStream> = opened.collect();
         let found = until_open(&mut streams, 100, begun);
@@ -418,30 +428,30 @@ async fn a447(stage: &Stage) {
     });
     stage.check(1, is_limited(mark, FLOOD), || "not logged".to_owned());
     let asked = Instant::now();
-    let spoken = speaks(&server, Arc::new(tls::ours().client()), "/oauth2/jwks").await;
+    let spoken = request_over_tls(&server, Arc::new(tls::ours().client()), "/oauth2/jwks").await;
     let took = asked.elapsed();
     stage.check(
         2,
         spoken.status.starts_with("HTTP/1.1 200") && took < Duration::from_secs(2),
         || format!("{} after {took:?}", spoken.status),
     );
-    let (open, took) = beside(move || until_open(&mut streams, 0, begun)).await;
+    let (open, took) = blocking(move || until_open(&mut streams, 0, begun)).await;
     let in_time = Duration::from_secs(4)..Duration::from_secs(8);
     stage.check(3, open == 0 && in_time.contains(&took), || {
         format!("{open} open handshakes after {took:?}")
     });
     // The address is not locked out.
-    let again = beside(move || {
+    let again = blocking(move || {
         let mut streams: Vec<TcpStream> = half_open(to, FLOOD).into_iter().collect();
         streams.retain_mut(is_open);
         streams.len()
     });
     stage.check(4, again.await == 1, || "locked out".to_owned());
-    let served = beside(move || {
+    let served = blocking(move || {
         let dhe = [0x0033, 0x0039, 0x0067, 0x006b, 0x009e, 0x009f, 0xccaa];
         let groups = [0x0100, 0x0101, 0x0102, 0x0103, 0x0104];
         let offer = |suites: &[u16], groups: &[u16]| {
-            let hello = Hello {
+            let hello = ClientHello {
                 version: [3, 3],
                 suites,
                 compression: &[0],
@@ -467,7 +477,7 @@ async fn a447(stage: &Stage) {
             .unwrap()
             .with_root_certificates(roots())
             .with_no_client_auth();
-        let spoken = speaks(&server, Arc::new(config), "/oauth2/jwks").await;
+        let spoken = request_over_tls(&server, Arc::new(config), "/oauth2/jwks").await;
         stage.check(case, spoken.status.starts_with("HTTP/1.1 200"), || {
             format!("{:?}: {}", group.name(), spoken.status)
         });
@@ -475,7 +485,7 @@ async fn a447(stage: &Stage) {
     server.remove().await;
 }
 
-async fn a515(stage: &Stage) {
+async fn a515_half_open_flood_does_not_block_other_addresses(stage: &Stage) {
     const FLOOD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 31);
     let server = encrypted(stage, |_| {}).await;
     let to: SocketAddr = address(&server).parse().unwrap();
@@ -496,12 +506,13 @@ async fn a515(stage: &Stage) {
             opened
         })
     };
-    // Longer than a handshake may take: before that, what is closed late does not show.
+    // Longer than the handshake timeout, so that connections which are closed too late are noticed.
     let begun = Instant::now();
     let mut requests = 0;
     while begun.elapsed() < Duration::from_secs(7) {
         let asked = Instant::now();
-        let spoken = speaks(&server, Arc::new(tls::ours().client()), "/oauth2/jwks").await;
+        let spoken =
+            request_over_tls(&server, Arc::new(tls::ours().client()), "/oauth2/jwks").await;
         let took = asked.elapsed();
         stage.check(
             1,

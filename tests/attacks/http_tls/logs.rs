@@ -1,14 +1,18 @@
-//! What requests leave in the log, and what they must not.
+//! Log injection, and values that must not be logged.
 
 use std::collections::BTreeSet;
 
-use crate::expect::seen;
+use crate::expect::summary;
 use crate::fixtures::{log, raw};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a461), row!(a462), row!(a464)];
+pub const ROWS: &[Row] = &[
+    row!(a461_log_injection_is_escaped),
+    row!(a462_secrets_appear_in_no_log),
+    row!(a464_hostile_request_ids_are_replaced),
+];
 
-async fn a461(stage: &Stage) {
+async fn a461_log_injection_is_escaped(stage: &Stage) {
     let web = stage.server.shop().await;
     let payloads = [
         "x\r\n{\"level\":\"info\",\"event\":\"forged\"}".to_owned(),
@@ -19,9 +23,9 @@ async fn a461(stage: &Stage) {
     ];
     for (case, payload) in (1..).zip(&payloads) {
         let mark = log::mark();
-        let mut door =
-            crate::login::Door::opens(stage.node(case), &web.at(&stage.node(case).base)).await;
-        let failed = door.tries(payload, "wrong").await;
+        let mut login_form =
+            crate::login::LoginForm::opens(stage.node(case), &web.at(&stage.node(case).base)).await;
+        let failed = login_form.tries(payload, "wrong").await;
         let refused = stage
             .server
             .browser()
@@ -56,7 +60,7 @@ async fn a461(stage: &Stage) {
     }
 }
 
-async fn a462(stage: &Stage) {
+async fn a462_secrets_appear_in_no_log(stage: &Stage) {
     let canary = "Canary9x7Canary9x7Canary9x7Canary9x7Canary9";
     let web = stage.server.shop().await;
     let mark = log::mark();
@@ -96,7 +100,7 @@ async fn a462(stage: &Stage) {
                 stage.check(
                     case,
                     answer.status < 500 && !answer.body.contains(canary),
-                    || seen(&answer),
+                    || summary(&answer),
                 );
             }
             let query = format!("{path}?{field}={value}");
@@ -109,10 +113,10 @@ async fn a462(stage: &Stage) {
             stage.check(
                 case,
                 answer.status < 500 && !answer.body.contains(canary),
-                || seen(&answer),
+                || summary(&answer),
             );
         }
-        // What failed below us says nothing of what it was about.
+        // The error of a failed statement contains nothing of its values.
         let secret = web.secret.as_ref().unwrap().expose();
         let header = crate::fixtures::client::basic(web.id(), secret);
         let form = format!(
@@ -126,7 +130,7 @@ async fn a462(stage: &Stage) {
         stage.check(
             20,
             broken.status >= 500 && !broken.body.contains(canary),
-            || seen(&broken),
+            || summary(&broken),
         );
     }
     let logged: Vec<String> = log::since(mark)
@@ -137,7 +141,7 @@ async fn a462(stage: &Stage) {
     stage.check(21, logged.is_empty(), || format!("{logged:?}"));
 }
 
-async fn a464(stage: &Stage) {
+async fn a464_hostile_request_ids_are_replaced(stage: &Stage) {
     let mut ids = BTreeSet::new();
     let mut stranger = stage.server.browser();
     let own = "01a3185c-5000-7000-8000-000000000001";

@@ -1,4 +1,4 @@
-//! Rows of the catalogue: TLS, the HTTP layer, and the headers of every answer.
+//! Rows of the catalogue: TLS, the HTTP layer, and the headers of every response.
 
 pub mod answers;
 pub mod handshakes;
@@ -11,7 +11,7 @@ use portcullis::config::Config;
 use crate::Stage;
 use crate::fixtures::{Server, tls};
 
-/// A server that speaks TLS itself, with settings changed first.
+/// Starts a server with TLS, after `change` has edited its configuration.
 pub async fn encrypted(stage: &Stage, change: impl FnOnce(&mut Config)) -> Server {
     Server::with(stage.db(), |config| {
         tls::switch_on(config);
@@ -26,7 +26,7 @@ pub fn address(server: &Server) -> String {
     base.rsplit("//").next().unwrap().to_owned()
 }
 
-/// Blocking work beside the server.
-pub async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+/// Runs blocking work on another thread, so that the server keeps running.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     actix_web::rt::task::spawn_blocking(work).await.unwrap()
 }

@@ -1,12 +1,18 @@
-//! Requests: their headers, host and path, and how often they come.
+//! The headers, host, path and rate of requests.
 
-use crate::expect::{logged, seen};
+use crate::expect::{logged, summary};
 use crate::fixtures::raw;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a453), row!(a454), row!(a456), row!(a465), row!(a466)];
+pub const ROWS: &[Row] = &[
+    row!(a453_oversized_headers_are_rejected),
+    row!(a454_invalid_hosts_are_rejected),
+    row!(a456_static_file_traversal_gets_404),
+    row!(a465_rate_limits_cannot_be_evaded),
+    row!(a466_management_paths_are_not_on_the_public_listener),
+];
 
-async fn a453(stage: &Stage) {
+async fn a453_oversized_headers_are_rejected(stage: &Stage) {
     let server = &stage.server;
     let get = |headers: Vec<String>| {
         let text = format!(
@@ -16,7 +22,7 @@ async fn a453(stage: &Stage) {
         raw::bytes(&server.base, text.into_bytes())
     };
     let many = |n: usize| (0..n).map(|n| format!("X-{n}: 1\r\n")).collect::<Vec<_>>();
-    // Host and Connection are two of them. The parser below us stops at 96, earlier than it must.
+    // Host and Connection are two of them. The HTTP parser already stops at 96.
     for (case, headers, wanted) in [
         (1, many(99), 431),
         (2, many(200), 431),
@@ -35,7 +41,7 @@ async fn a453(stage: &Stage) {
     }
 }
 
-async fn a454(stage: &Stage) {
+async fn a454_invalid_hosts_are_rejected(stage: &Stage) {
     let server = &stage.server;
     let ask = |head: &str| {
         let text = format!("{head}Connection: close\r\n\r\n");
@@ -75,9 +81,9 @@ async fn a454(stage: &Stage) {
             continue;
         };
         stage.check(case, answer.status == wanted, || {
-            format!("{head}: {}", seen(&answer))
+            format!("{head}: {}", summary(&answer))
         });
-        // None and two hosts are refused below us already.
+        // The HTTP layer already rejects requests without `Host` or with two.
         if wanted == 421 {
             stage.expect(case, logged(&answer, "http.bad_host", ""));
         }
@@ -97,12 +103,12 @@ async fn a454(stage: &Stage) {
         stage.check(
             5,
             answer.status < 400 && !told.contains("evil.example"),
-            || seen(&answer),
+            || summary(&answer),
         );
     }
 }
 
-async fn a456(stage: &Stage) {
+async fn a456_static_file_traversal_gets_404(stage: &Stage) {
     let sheet = &stage.server.browser().get("/account").await;
     let style = sheet.body.split("href=\"/assets/").nth(1).unwrap();
     let style = style.split('"').next().unwrap();
@@ -132,7 +138,7 @@ async fn a456(stage: &Stage) {
             answer
                 .as_ref()
                 .is_some_and(|answer| answer.status == wanted),
-            || format!("{path}: {:?}", answer.as_ref().map(seen)),
+            || format!("{path}: {:?}", answer.as_ref().map(summary)),
         );
         if let Some(answer) = answer.filter(|_| wanted == 404) {
             stage.expect(case, logged(&answer, "http.404", "path"));
@@ -140,7 +146,7 @@ async fn a456(stage: &Stage) {
     }
 }
 
-async fn a465(stage: &Stage) {
+async fn a465_rate_limits_cannot_be_evaded(stage: &Stage) {
     let nodes = crate::throttle::nodes(stage, |config| config.limits.per_ip = 12).await;
     let server = &nodes[0];
     let mut answered = 0;
@@ -170,7 +176,7 @@ async fn a465(stage: &Stage) {
         if answer.status == 429 {
             stage.expect(1, logged(&answer, "ratelimit.hit", "ip"));
             stage.check(1, answer.header("ratelimit-remaining") == Some("0"), || {
-                seen(&answer)
+                summary(&answer)
             });
         } else {
             answered += 1;
@@ -182,11 +188,11 @@ async fn a465(stage: &Stage) {
         .from("2001:db8:0:1::1")
         .get("/oauth2/authorize")
         .await;
-    stage.check(2, neighbour.status == 400, || seen(&neighbour));
+    stage.check(2, neighbour.status == 400, || summary(&neighbour));
     crate::throttle::end(nodes).await;
 }
 
-async fn a466(stage: &Stage) {
+async fn a466_management_paths_are_not_on_the_public_listener(stage: &Stage) {
     for (case, path) in (1..).zip([
         "/metrics",
         "/livez",
@@ -205,7 +211,7 @@ async fn a466(stage: &Stage) {
         for method in ["GET", "POST", "HEAD"] {
             let answer = stage.server.browser().send(method, path, &[], None).await;
             stage.check(case, answer.status == 404, || {
-                format!("{method} {path}: {}", seen(&answer))
+                format!("{method} {path}: {}", summary(&answer))
             });
             stage.expect(case, logged(&answer, "http.404", "path"));
         }

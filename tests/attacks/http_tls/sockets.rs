@@ -1,4 +1,4 @@
-//! What goes over a socket: in the clear, smuggled, and slowly.
+//! Requests on raw sockets: in the clear, smuggled, and slow.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -7,24 +7,28 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-use super::{address, beside, encrypted};
-use crate::expect::{logged, page, seen};
+use super::{address, blocking, encrypted};
+use crate::expect::{logged, page, summary};
 use crate::fixtures::{Browser, Server, raw};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a449), row!(a450), row!(a452)];
+pub const ROWS: &[Row] = &[
+    row!(a449_plain_http_only_redirects_get_root),
+    row!(a450_request_smuggling_is_rejected),
+    row!(a452_slow_requests_are_cut),
+];
 
-/// An address of this machine that is not loopback, if it has one.
+/// Returns an address of this machine that is not loopback, if there is one.
 fn own_address() -> Option<std::net::IpAddr> {
-    // Nothing is sent: the system only chooses where it would be sent from.
+    // Nothing is sent: the system only selects the source address.
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
     let address = socket.local_addr().ok()?.ip();
     (!address.is_loopback() && !address.is_unspecified()).then_some(address)
 }
 
-async fn a449(stage: &Stage) {
-    // In the clear where TLS is spoken: nothing comes back.
+async fn a449_plain_http_only_redirects_get_root(stage: &Stage) {
+    // Plain HTTP to a TLS listener: no response.
     let server = encrypted(stage, |_| {}).await;
     let plain = raw::bytes(
         &format!("http://{}", address(&server)),
@@ -34,7 +38,7 @@ async fn a449(stage: &Stage) {
     stage.check(1, plain.is_none(), || "plain HTTP is answered".to_owned());
     let mut browser = server.browser();
     let answer = browser.get("/account").await;
-    stage.check(2, answer.status == 200, || seen(&answer));
+    stage.check(2, answer.status == 200, || summary(&answer));
     let hsts = answer.header("strict-transport-security");
     stage.check(
         2,
@@ -42,7 +46,7 @@ async fn a449(stage: &Stage) {
         || format!("{hsts:?}"),
     );
     server.remove().await;
-    // A plain listener behind a proxy, asked by somebody who is not the proxy.
+    // A plain listener behind a proxy, with requests from a peer that is not the proxy.
     let Some(here) = own_address() else {
         println!(
             "A449: this machine has no address but loopback; the plain listener is not looked at"
@@ -60,7 +64,7 @@ async fn a449(stage: &Stage) {
     stage.check(
         3,
         home.status == 308 && to == Some("https://op.example/"),
-        || seen(&home),
+        || summary(&home),
     );
     stage.expect(3, logged(&home, "http.plain", "redirect"));
     for (case, method, path) in [
@@ -79,9 +83,9 @@ async fn a449(stage: &Stage) {
     server.remove().await;
 }
 
-/// Requests that two servers in a row could cut in different places. Each carries a second request that
+/// Requests that a proxy and a server could split at different places. Each contains a second request that
 /// must never be answered.
-fn smuggled() -> Vec<(String, Vec<u8>)> {
+fn smuggling_requests() -> Vec<(String, Vec<u8>)> {
     let inner = "GET /account HTTP/1.1\r\nHost: op.example\r\n\r\n";
     let line = "POST /oauth2/token HTTP/1.1\r\nHost: op.example\r\n";
     let chunked = format!("0\r\n\r\n{inner}");
@@ -191,16 +195,16 @@ fn smuggled() -> Vec<(String, Vec<u8>)> {
     all
 }
 
-async fn a450(stage: &Stage) {
+async fn a450_request_smuggling_is_rejected(stage: &Stage) {
     let web = stage.server.shop().await;
-    for (case, (what, bytes)) in (1..).zip(smuggled()) {
+    for (case, (what, bytes)) in (1..).zip(smuggling_requests()) {
         let heard = converse(&stage.server, bytes).await;
         let answers: Vec<&str> = heard
             .split("HTTP/1.")
             .skip(1)
             .map(|answer| answer.get(2..5).unwrap_or_default())
             .collect();
-        // The hidden request asks for the account page: 200. Nothing else here may say that.
+        // The hidden request is for the account page, which answers 200. No other response here is 200.
         let desynchronised = answers.contains(&"200") || heard.contains("<title>Account");
         stage.check(case, !desynchronised, || {
             format!("{what}: answered {answers:?}")
@@ -212,15 +216,15 @@ async fn a450(stage: &Stage) {
             format!("{what}: answered {answers:?}")
         });
     }
-    // The server is as well as before.
+    // The server still works.
     let answer = web.redeems("pcl_ac_nothing").await;
-    stage.check(0, answer.status == 400, || seen(&answer));
+    stage.check(0, answer.status == 400, || summary(&answer));
 }
 
-/// Sends bytes and listens until the other side hangs up, or has nothing to say for a while.
+/// Sends bytes and reads until the peer closes the connection or is silent for a while.
 async fn converse(server: &Server, bytes: Vec<u8>) -> String {
     let address = address(server);
-    beside(move || {
+    blocking(move || {
         let mut stream = TcpStream::connect(address).unwrap();
         stream
             .set_read_timeout(Some(Duration::from_millis(400)))
@@ -233,8 +237,8 @@ async fn converse(server: &Server, bytes: Vec<u8>) -> String {
     .await
 }
 
-/// How long a connection lives that says `first` and then a byte each half second.
-async fn dribbles(base: String, first: String) -> (Duration, String) {
+/// Sends `first` and then one byte each half second; returns how long the connection stays open.
+async fn send_slowly(base: String, first: String) -> (Duration, String) {
     let started = Instant::now();
     let mut wire = raw::wire(&base).await.unwrap();
     assert!(raw::says(&mut wire, first.as_bytes()).await);
@@ -254,11 +258,11 @@ async fn dribbles(base: String, first: String) -> (Duration, String) {
     (started.elapsed(), heard)
 }
 
-async fn a452(stage: &Stage) {
+async fn a452_slow_requests_are_cut(stage: &Stage) {
     let server = &stage.server;
     let body = "POST /oauth2/token HTTP/1.1\r\nHost: op.example\r\n\
                 Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 400\r\n\r\n";
-    // The last has been answered once: its second head is slow.
+    // The last connection has been answered once: the head of its second request is slow.
     let head = "GET /account HTTP/1.1\r\nHost: op.example\r\n";
     let first = format!("{head}X-Slow: ");
     let second = format!("{head}\r\n{first}");
@@ -267,12 +271,12 @@ async fn a452(stage: &Stage) {
         .map(|n| {
             (
                 n % 4,
-                dribbles(server.base.clone(), firsts[n % 4].to_owned()),
+                send_slowly(server.base.clone(), firsts[n % 4].to_owned()),
             )
         })
         .map(|(kind, slow)| actix_web::rt::spawn(async move { (kind, slow.await) }))
         .collect();
-    // Meanwhile honest people are served.
+    // Meanwhile other clients are served.
     let mut honest = server.browser();
     for _ in 0..50 {
         let started = Instant::now();
@@ -286,7 +290,7 @@ async fn a452(stage: &Stage) {
     }
     for slow in slow {
         let (kind, (lived, heard)) = slow.await.unwrap();
-        // The times themselves, and some for a busy machine.
+        // The timeouts, with some tolerance for a busy machine.
         let limit = Duration::from_secs(if kind == 2 { 14 } else { 9 });
         stage.check(2 + kind, lived < limit, || {
             format!("lived {lived:?}: {heard}")

@@ -1,12 +1,16 @@
-//! Cookies that other hosts of the domain set.
+//! Cookies that other hosts of the domain may set.
 
-use super::{Door, INTERACTION, RANDOM, SESSION, passed};
-use crate::expect::{page400, redirected, seen};
+use super::{INTERACTION, LoginForm, RANDOM, SESSION, passed};
+use crate::expect::{page400, redirected, summary};
 use crate::fixtures::Browser;
 use crate::fixtures::server::PASSWORD;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a127), row!(a502), row!(a506)];
+pub const ROWS: &[Row] = &[
+    row!(a127_duplicate_session_cookies_are_rejected),
+    row!(a502_encoded_cookie_names_are_ignored),
+    row!(a506_non_utf8_cookies_are_ignored),
+];
 
 const STATE: Option<&str> = Some("st-4711");
 
@@ -20,60 +24,63 @@ fn spellings(name: &str) -> [String; 3] {
     ]
 }
 
-fn with(browser: &Browser, name: &str, value: &str) -> Browser {
+fn with_cookie(browser: &Browser, name: &str, value: &str) -> Browser {
     let mut browser = browser.clone();
     browser.cookies.insert(name.to_owned(), value.to_owned());
     browser
 }
 
-async fn a502(stage: &Stage) {
+async fn a502_encoded_cookie_names_are_ignored(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let bob = stage.server.signed_in("bob").await;
     let silent = web.request(&[("prompt", "none")]);
-    // 1 to 3: bob's session alone; 4 to 6: beside alice's own.
+    // 1 to 3: bob's session only. 4 to 6: beside alice's own session.
     for (case, name) in (1..).zip(spellings("sid")) {
         let node = &stage.node(case).base;
-        let mut stranger = with(&stage.server.browser(), &name, &bob.cookies[SESSION]).at(node);
+        let mut stranger =
+            with_cookie(&stage.server.browser(), &name, &bob.cookies[SESSION]).at(node);
         let answer = stranger.get(&silent).await;
         stage.expect(case, redirected(&answer, "login_required", STATE));
         let account = stranger.get("/account").await;
         stage.check(case, account.body.contains("not signed in"), || {
-            seen(&account)
+            summary(&account)
         });
-        let mut own = with(&alice, &name, &bob.cookies[SESSION]).at(node);
+        let mut own = with_cookie(&alice, &name, &bob.cookies[SESSION]).at(node);
         let account = own.get("/account").await;
-        stage.check(case + 3, account.body.contains("alice"), || seen(&account));
+        stage.check(case + 3, account.body.contains("alice"), || {
+            summary(&account)
+        });
         let answer = own.get(&silent).await;
         stage.check(case + 3, answer.callback("code").is_some(), || {
-            seen(&answer)
+            summary(&answer)
         });
     }
-    // 7 to 9: the cookie that an authorization is bound to; 10 to 12: the same beside the own one.
+    // 7 to 9: only the cookie that binds an authorization. 10 to 12: beside the real one.
     for (case, name) in (7..).zip(spellings("ix")) {
-        let mut door = Door::opens(stage.node(case), &web).await;
-        let bound = door.browser.cookies[INTERACTION].clone();
-        let mut beside = door.clone();
-        door.browser.cookies.remove(INTERACTION);
-        door.browser.cookies.insert(name.clone(), bound);
-        let path = format!("/login?authorization={}", door.authorization);
-        stage.expect(case, page400(&door.browser.get(&path).await));
+        let mut login_form = LoginForm::opens(stage.node(case), &web).await;
+        let bound = login_form.browser.cookies[INTERACTION].clone();
+        let mut beside = login_form.clone();
+        login_form.browser.cookies.remove(INTERACTION);
+        login_form.browser.cookies.insert(name.clone(), bound);
+        let path = format!("/login?authorization={}", login_form.authorization);
+        stage.expect(case, page400(&login_form.browser.get(&path).await));
         beside.browser.cookies.insert(name, RANDOM.to_owned());
         stage.expect(case + 3, passed(&beside.tries("alice", PASSWORD).await));
     }
-    // 13 to 15: the known device: a planted one is not it, and does not hide it.
+    // 13 to 15: the cookie of a known device. A planted one is not accepted and does not hide the real one.
     for (case, name) in (13..).zip(spellings("dev")) {
-        let mut door = Door::opens(stage.node(case), &web).await;
-        door.browser.cookies.insert(name, RANDOM.to_owned());
-        let answer = door.tries("alice", PASSWORD).await;
+        let mut login_form = LoginForm::opens(stage.node(case), &web).await;
+        login_form.browser.cookies.insert(name, RANDOM.to_owned());
+        let answer = login_form.tries("alice", PASSWORD).await;
         stage.expect(case, passed(&answer));
-        let device = &door.browser.cookies["__Host-dev"];
+        let device = &login_form.browser.cookies["__Host-dev"];
         stage.check(case, device != RANDOM, || {
             "the planted device is known".to_owned()
         });
     }
 }
 
-async fn a506(stage: &Stage) {
+async fn a506_non_utf8_cookies_are_ignored(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     for (case, before) in [(1, true), (2, false)] {
         let node = stage.node(case);
@@ -96,13 +103,13 @@ async fn a506(stage: &Stage) {
             .get("location")
             .map_or("", |to| to.to_str().unwrap());
         stage.check(case, location.contains("code="), || format!("{answer:?}"));
-        let door = Door::opens(node, &web).await;
+        let login_form = LoginForm::opens(node, &web).await;
         let form = form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(door.fields("alice", PASSWORD))
+            .extend_pairs(login_form.fields("alice", PASSWORD))
             .finish();
         let cookie = planted(&format!(
             "{INTERACTION}={}",
-            door.browser.cookies[INTERACTION]
+            login_form.browser.cookies[INTERACTION]
         ));
         let answer = sends(&node.base, "/login", cookie, Some(form)).await;
         let set = answer.headers().get_all("set-cookie").iter();
@@ -115,7 +122,7 @@ async fn a506(stage: &Stage) {
     }
 }
 
-/// A request whose `Cookie` header holds any bytes.
+/// Sends a request whose `Cookie` header contains any bytes.
 async fn sends(base: &str, path: &str, cookie: Vec<u8>, form: Option<String>) -> reqwest::Response {
     let http = crate::fixtures::browser::http(base);
     let request = match form {
@@ -135,8 +142,8 @@ async fn sends(base: &str, path: &str, cookie: Vec<u8>, form: Option<String>) ->
         .unwrap()
 }
 
-/// Two session cookies: the browser is not signed in, and no form reports an effect that it does not have.
-async fn a127(stage: &Stage) {
+/// Two session cookies: the browser is not signed in, and no form reports an effect that it did not have.
+async fn a127_duplicate_session_cookies_are_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let account = alice.get("/account").await;
     let csrf = account.values("csrf");

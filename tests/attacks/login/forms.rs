@@ -1,18 +1,23 @@
-//! Forms that others make, and the cookies of a login.
+//! Forms that other sites submit, and the cookies of a login.
 
 use std::collections::BTreeSet;
 
 use portcullis::secret::from_base64url;
 
-use super::{Door, FORM, INTERACTION, RANDOM, SESSION, passed, sessions, signed_in};
-use crate::expect::{logged, login_page, page, seen};
+use super::{FORM, INTERACTION, LoginForm, RANDOM, SESSION, passed, sessions, signed_in};
+use crate::expect::{logged, login_page, page, summary};
 use crate::fixtures::server::PASSWORD;
 use crate::fixtures::{Answer, ISSUER};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a124), row!(a125), row!(a126), row!(a128)];
+pub const ROWS: &[Row] = &[
+    row!(a124_login_form_without_valid_csrf_token_is_rejected),
+    row!(a125_login_csrf_creates_no_session),
+    row!(a126_planted_session_ids_are_replaced_at_login),
+    row!(a128_cookies_carry_host_prefix_and_secure_attributes),
+];
 
-/// Refused as a forgery, and nobody is signed in.
+/// Checks that the form is rejected as forged and creates no session.
 fn forged(stage: &Stage, case: usize, answer: &Answer, before: i64) {
     stage.expect(case, page(answer, 403));
     stage.expect(case, logged(answer, "csrf.rejected", ""));
@@ -22,9 +27,9 @@ fn forged(stage: &Stage, case: usize, answer: &Answer, before: i64) {
     });
 }
 
-async fn a124(stage: &Stage) {
+async fn a124_login_form_without_valid_csrf_token_is_rejected(stage: &Stage) {
     let web = stage.server.shop().await;
-    let other = Door::opens(&stage.server, &web).await;
+    let other = LoginForm::opens(&stage.server, &web).await;
     let (ours, evil, null) = (
         ("Origin", ISSUER),
         ("Origin", "https://evil.test"),
@@ -46,10 +51,10 @@ async fn a124(stage: &Stage) {
         (6, None, &[FORM, null, cross]),
     ];
     for (case, csrf, headers) in cases {
-        let mut door = Door::opens(stage.node(case), &web).await;
-        let csrf = csrf.map_or_else(|| door.csrf.clone(), str::to_owned);
+        let mut login_form = LoginForm::opens(stage.node(case), &web).await;
+        let csrf = csrf.map_or_else(|| login_form.csrf.clone(), str::to_owned);
         let fields = [
-            ("authorization", door.authorization.as_str()),
+            ("authorization", login_form.authorization.as_str()),
             ("csrf", &csrf),
             ("username", "alice"),
             ("password", PASSWORD),
@@ -57,7 +62,7 @@ async fn a124(stage: &Stage) {
         let body = form_urlencoded::Serializer::new(String::new())
             .extend_pairs(fields.into_iter().filter(|(_, value)| !value.is_empty()))
             .finish();
-        let answer = door
+        let answer = login_form
             .browser
             .send("POST", "/login", headers, Some(body))
             .await;
@@ -65,10 +70,10 @@ async fn a124(stage: &Stage) {
     }
 }
 
-async fn a125(stage: &Stage) {
+async fn a125_login_csrf_creates_no_session(stage: &Stage) {
     let web = stage.server.shop().await;
-    let attacker = Door::opens(&stage.server, &web).await;
-    let victim = Door::opens(&stage.server, &web).await;
+    let attacker = LoginForm::opens(&stage.server, &web).await;
+    let victim = LoginForm::opens(&stage.server, &web).await;
     let post = |authorization: &str, csrf: &str| {
         let fields = [
             ("authorization", authorization),
@@ -87,7 +92,7 @@ async fn a125(stage: &Stage) {
         ("Origin", "https://evil.test"),
         ("Sec-Fetch-Site", "cross-site"),
     ];
-    // A browser sends no `Lax` cookie along; one that knows neither `Lax` nor these headers sends all.
+    // A browser omits `Lax` cookies. A browser that knows neither `Lax` nor these headers sends all cookies.
     let old = [FORM];
     let cases: [(usize, bool, &[(&str, &str)]); 3] =
         [(1, false, &cross), (2, true, &cross), (3, true, &old)];
@@ -118,7 +123,7 @@ fn is_random_id(id: &str) -> bool {
     id.len() == 43 && from_base64url(id).is_some_and(|bytes| bytes.len() == 32)
 }
 
-async fn a126(stage: &Stage) {
+async fn a126_planted_session_ids_are_replaced_at_login(stage: &Stage) {
     let web = stage.server.shop().await;
     // 1. The attacker's own live session id, planted.
     let mut attacker = stage.server.browser();
@@ -153,7 +158,7 @@ async fn a126(stage: &Stage) {
         });
         let (is_in, _) = signed_in(&stage.server, &web, value).await;
         stage.check(case, !is_in, || "the planted id is signed in".to_owned());
-        // Step-up.
+        // Step-up authentication.
         let login = victim.opens(&web.request(&[("prompt", "login")])).await;
         let (authorization, csrf) = (login.hidden("authorization"), login.hidden("csrf"));
         let answer = victim
@@ -180,7 +185,7 @@ async fn a126(stage: &Stage) {
             format!("old id: {old}, new id: {new}")
         });
     }
-    // 4. Two cookies of the name: somebody planted one.
+    // 4. Two cookies of the same name: an attacker planted one.
     let alice = stage.server.signed_in("alice").await;
     let cookies = format!("{SESSION}={}; {SESSION}={RANDOM}", alice.cookies[SESSION]);
     let answer = stage
@@ -188,10 +193,12 @@ async fn a126(stage: &Stage) {
         .browser()
         .send("GET", "/account", &[("Cookie", &cookies)], None)
         .await;
-    stage.check(4, answer.body.contains("not signed in"), || seen(&answer));
+    stage.check(4, answer.body.contains("not signed in"), || {
+        summary(&answer)
+    });
 }
 
-async fn a128(stage: &Stage) {
+async fn a128_cookies_carry_host_prefix_and_secure_attributes(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
     let mut set = Vec::new();
@@ -240,7 +247,7 @@ async fn a128(stage: &Stage) {
     }
 }
 
-/// What policy §7 says of each cookie.
+/// Checks a cookie by the rules of policy §7.
 pub fn cookie_is_ours(cookie: &str) -> Result<(), String> {
     let mut parts = cookie.split(';').map(str::trim);
     let name = parts

@@ -1,23 +1,23 @@
-//! One kind of secret in the place of another, and ways of signing in that are not offered.
+//! One kind of secret in place of another, and sign-in methods that are not offered.
 
-use super::{Door, FORM, INTERACTION, RANDOM, SESSION, failed, signed_in, targets};
-use crate::expect::{consent_page, json_error, logged, login_page, page, page400, seen};
+use super::{FORM, INTERACTION, LoginForm, RANDOM, SESSION, failed, signed_in, targets};
+use crate::expect::{consent_page, json_error, logged, login_page, page, page400, summary};
 use crate::fixtures::server::PASSWORD;
 use crate::fixtures::{Answer, ISSUER};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a144),
-    row!(a145),
-    row!(a146),
-    row!(a148),
-    row!(a149),
-    row!(a150),
+    row!(a144_credentials_of_another_kind_are_rejected),
+    row!(a145_totp_codes_are_single_use_and_limited),
+    row!(a146_mfa_cannot_be_skipped),
+    row!(a148_upstream_email_is_not_linked_without_proof),
+    row!(a149_users_cannot_verify_their_own_email),
+    row!(a150_disabled_users_get_no_tokens_from_pending_flows),
 ];
 
-/// The answer but for what differs each time.
-fn essence(answer: &Answer) -> (u16, Option<String>, String) {
+/// Returns the response without the parts that always differ.
+fn comparable(answer: &Answer) -> (u16, Option<String>, String) {
     let id = answer.header("x-request-id").unwrap();
     (
         answer.status,
@@ -26,7 +26,7 @@ fn essence(answer: &Answer) -> (u16, Option<String>, String) {
     )
 }
 
-async fn a144(stage: &Stage) {
+async fn a144_credentials_of_another_kind_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let asked = flow
@@ -67,7 +67,7 @@ async fn a144(stage: &Stage) {
         .collect::<Vec<_>>()
     };
     // 1. As a code.
-    let random = essence(
+    let random = comparable(
         &flow
             .web
             .redeems("pcl_ac_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8")
@@ -75,8 +75,8 @@ async fn a144(stage: &Stage) {
     );
     for (kind, value) in others("code") {
         let answer = flow.web.redeems(&value).await;
-        stage.check(1, essence(&answer) == random, || {
-            format!("{kind} as a code: {}", seen(&answer))
+        stage.check(1, comparable(&answer) == random, || {
+            format!("{kind} as a code: {}", summary(&answer))
         });
         stage.expect(1, logged(&answer, "token.rejected", "kind"));
     }
@@ -84,12 +84,12 @@ async fn a144(stage: &Stage) {
     let (_, random) = signed_in(&stage.server, &flow.web, RANDOM).await;
     for (kind, value) in others("session") {
         let (_, answer) = signed_in(&stage.server, &flow.web, &value).await;
-        stage.check(2, essence(&answer) == essence(&random), || {
-            format!("{kind} as a session: {}", seen(&answer))
+        stage.check(2, comparable(&answer) == comparable(&random), || {
+            format!("{kind} as a session: {}", summary(&answer))
         });
         stage.expect(2, logged(&answer, "session.invalid", ""));
     }
-    // 3. As an authorization, on each page that goes on with one.
+    // 3. As an authorization id, on each page that continues one.
     for path in ["/oauth2/authorize", "/login", "/consent"] {
         let random = flow
             .alice
@@ -103,8 +103,8 @@ async fn a144(stage: &Stage) {
                 .alice
                 .get(&format!("{path}?authorization={value}"))
                 .await;
-            stage.check(3, essence(&answer) == essence(&random), || {
-                format!("{kind} at {path}: {}", seen(&answer))
+            stage.check(3, comparable(&answer) == comparable(&random), || {
+                format!("{kind} at {path}: {}", summary(&answer))
             });
         }
     }
@@ -116,7 +116,7 @@ async fn a144(stage: &Stage) {
             .get(&format!("/login?authorization={authorization}"))
             .await;
         stage.check(4, page400(&answer).is_ok(), || {
-            format!("{kind} as a browser: {}", seen(&answer))
+            format!("{kind} as a browser: {}", summary(&answer))
         });
         stage.expect(4, logged(&answer, "authorization.binding_failed", ""));
     }
@@ -134,22 +134,22 @@ async fn a144(stage: &Stage) {
         stage.check(
             5,
             json_error(&answer, 401, "invalid_client").is_ok(),
-            || format!("{kind} as a secret: {}", seen(&answer)),
+            || format!("{kind} as a secret: {}", summary(&answer)),
         );
     }
     // 6. As a refresh token.
-    let random = essence(&flow.web.refreshes(&format!("pcl_rt_{RANDOM}"), &[]).await);
+    let random = comparable(&flow.web.refreshes(&format!("pcl_rt_{RANDOM}"), &[]).await);
     for (kind, value) in others("refresh token") {
         let answer = flow.web.refreshes(&value, &[]).await;
-        stage.check(6, essence(&answer) == random, || {
-            format!("{kind} as a refresh token: {}", seen(&answer))
+        stage.check(6, comparable(&answer) == random, || {
+            format!("{kind} as a refresh token: {}", summary(&answer))
         });
         stage.expect(6, logged(&answer, "token.rejected", "kind"));
     }
-    // 7. Nothing was used up.
+    // 7. Nothing was consumed.
     let answer = flow.web.refreshes(&refresh, &[]).await;
     stage.check(7, answer.status == 200, || {
-        format!("the refresh token is spent: {}", seen(&answer))
+        format!("the refresh token is spent: {}", summary(&answer))
     });
     stage.check(7, flow.web.redeems(&code).await.status == 200, || {
         "the code is spent".to_owned()
@@ -170,7 +170,7 @@ async fn a144(stage: &Stage) {
     );
 }
 
-/// Nothing is served at these paths, to a person who is signed in or not, and no page leads there.
+/// Checks that nothing is served at these paths, signed in or not, and that no page links to them.
 async fn absent(stage: &Stage, case: usize, paths: &[&str]) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
@@ -199,7 +199,7 @@ async fn absent(stage: &Stage, case: usize, paths: &[&str]) {
     }
 }
 
-async fn a145(stage: &Stage) {
+async fn a145_totp_codes_are_single_use_and_limited(stage: &Stage) {
     absent(
         stage,
         1,
@@ -213,30 +213,33 @@ async fn a145(stage: &Stage) {
     )
     .await;
     let web = stage.server.shop().await;
-    let mut door = Door::opens(&stage.server, &web).await;
+    let mut login_form = LoginForm::opens(&stage.server, &web).await;
     stage.check(
         2,
-        !door
+        !login_form
             .browser
-            .get(&format!("/login?authorization={}", door.authorization))
+            .get(&format!(
+                "/login?authorization={}",
+                login_form.authorization
+            ))
             .await
             .body
             .contains("otp"),
         || "the page asks for a code".to_owned(),
     );
-    // A code in the form is no password.
+    // A code in the form is not accepted as a password.
     let body = form_urlencoded::Serializer::new(String::new())
-        .extend_pairs(&door.fields("alice", "")[..3])
+        .extend_pairs(&login_form.fields("alice", "")[..3])
         .append_pair("otp", "123456")
         .finish();
-    let answer = door
+    let answer = login_form
         .browser
         .send("POST", "/login", &[FORM, ("Origin", ISSUER)], Some(body))
         .await;
     stage.expect(2, failed(&answer));
 }
 
-async fn a146(stage: &Stage) {
+async fn a146_mfa_cannot_be_skipped(stage: &Stage) {
     absent(
         stage,
         1,
@@ -248,17 +251,20 @@ async fn a146(stage: &Stage) {
         ],
     )
     .await;
-    // Consent without any login leads back to the login page.
+    // Consent without a login leads back to the login page.
     let web = stage.server.shop().await;
-    let mut door = Door::opens(&stage.server, &web).await;
-    let answer = door
+    let mut login_form = LoginForm::opens(&stage.server, &web).await;
+    let answer = login_form
         .browser
-        .opens(&format!("/consent?authorization={}", door.authorization))
+        .opens(&format!(
+            "/consent?authorization={}",
+            login_form.authorization
+        ))
         .await;
     stage.expect(2, login_page(&answer));
 }
 
-async fn a148(stage: &Stage) {
+async fn a148_upstream_email_is_not_linked_without_proof(stage: &Stage) {
     absent(
         stage,
         1,
@@ -273,7 +279,7 @@ async fn a148(stage: &Stage) {
     .await;
 }
 
-async fn a149(stage: &Stage) {
+async fn a149_users_cannot_verify_their_own_email(stage: &Stage) {
     absent(
         stage,
         1,
@@ -288,7 +294,7 @@ async fn a149(stage: &Stage) {
     .await;
     let mut alice = stage.server.signed_in("alice").await;
     let answer = alice.post("/account", &[("email_verified", "true")]).await;
-    stage.check(2, matches!(answer.status, 403..=405), || seen(&answer));
+    stage.check(2, matches!(answer.status, 403..=405), || summary(&answer));
     let verified = stage
         .server
         .count("SELECT count(*) AS n FROM users WHERE email_verified");
@@ -297,7 +303,7 @@ async fn a149(stage: &Stage) {
     });
 }
 
-async fn a150(stage: &Stage) {
+async fn a150_disabled_users_get_no_tokens_from_pending_flows(stage: &Stage) {
     absent(
         stage,
         1,

@@ -1,4 +1,4 @@
-//! Rows of the catalogue: signing in, the session that follows, and its end.
+//! Rows of the catalogue: sign-in, sessions, and their end.
 
 pub mod cookies;
 pub mod forms;
@@ -12,7 +12,7 @@ use portcullis::accounts::user::{User, Username};
 use portcullis::id::UserId;
 
 use crate::Stage;
-use crate::expect::{logged, login_page, redirected, seen};
+use crate::expect::{logged, login_page, redirected, summary};
 use crate::fixtures::{Answer, Browser, Server, TestClient};
 
 pub const SESSION: &str = "__Host-sid";
@@ -21,18 +21,18 @@ pub const INTERACTION: &str = "__Host-ix";
 
 pub const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
 
-/// 43 characters of which nobody knows anything.
+/// A well-formed value of 43 characters that the server never issued.
 pub const RANDOM: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
 
-/// A login page and the browser that has it.
+/// An open login page and its browser.
 #[derive(Clone)]
-pub struct Door {
+pub struct LoginForm {
     pub browser: Browser,
     pub authorization: String,
     pub csrf: String,
 }
 
-impl Door {
+impl LoginForm {
     pub async fn opens(server: &Server, client: &TestClient) -> Self {
         let mut browser = server.browser();
         let page = browser.opens(&client.request(&[])).await;
@@ -43,7 +43,7 @@ impl Door {
         }
     }
 
-    /// The same, elsewhere, as a proxy tells that the server trusts.
+    /// Returns the form with another client address, which a trusted proxy reports.
     pub fn from(self, address: &str) -> Self {
         Self {
             browser: self.browser.from(address),
@@ -72,8 +72,8 @@ impl Door {
     }
 }
 
-/// A person with this password; none for somebody who was only invited.
-pub async fn person(server: &Server, username: &str, password: Option<&str>) -> UserId {
+/// Creates a user with this password. An invited user has none.
+pub async fn create_user(server: &Server, username: &str, password: Option<&str>) -> UserId {
     let (app, now) = (&server.app, server.clock.now());
     let user = User {
         id: UserId::new(&app.entropy, now),
@@ -115,7 +115,7 @@ pub fn failed(answer: &Answer) -> Result<(), String> {
     }
 }
 
-/// Signed in: on to the authorization, with a session.
+/// Signed in: the response sets a session and continues the authorization.
 pub fn passed(answer: &Answer) -> Result<(), String> {
     let on = answer.status == 200
         && answer
@@ -124,7 +124,7 @@ pub fn passed(answer: &Answer) -> Result<(), String> {
     if on && crate::expect::sets_session(answer) {
         Ok(())
     } else {
-        Err(format!("got {}, want a session", seen(answer)))
+        Err(format!("got {}, want a session", summary(answer)))
     }
 }
 
@@ -132,7 +132,7 @@ pub fn sessions(stage: &Stage) -> i64 {
     stage.server.count("SELECT count(*) AS n FROM sessions")
 }
 
-/// Whether the cookie's browser is signed in, as the authorization endpoint sees it.
+/// Returns whether the authorization endpoint accepts the session cookie, and its response.
 pub async fn signed_in(server: &Server, client: &TestClient, cookie: &str) -> (bool, Answer) {
     let mut browser = server.browser();
     browser
@@ -145,8 +145,8 @@ pub async fn signed_in(server: &Server, client: &TestClient, cookie: &str) -> (b
     )
 }
 
-/// This cookie is nobody's, and the server says so in its log.
-pub async fn is_nobody(
+/// Checks that the cookie is not a session, and that the server logs it.
+pub async fn is_unknown_session(
     stage: &Stage,
     case: usize,
     server: &Server,
@@ -154,7 +154,7 @@ pub async fn is_nobody(
     cookie: &str,
 ) {
     let (is_in, answer) = signed_in(server, web, cookie).await;
-    stage.check(case, !is_in, || format!("signed in: {}", seen(&answer)));
+    stage.check(case, !is_in, || format!("signed in: {}", summary(&answer)));
     stage.expect(case, redirected(&answer, "login_required", Some("st-4711")));
     stage.expect(case, logged(&answer, "session.invalid", ""));
     let mut browser = server.browser();
@@ -163,12 +163,12 @@ pub async fn is_nobody(
         .insert(SESSION.to_owned(), cookie.to_owned());
     let account = browser.get("/account").await;
     stage.check(case, account.body.contains("not signed in"), || {
-        seen(&account)
+        summary(&account)
     });
     stage.expect(case, logged(&account, "session.invalid", ""));
 }
 
-/// Every address that a page leads to.
+/// Returns every URL that a page refers to.
 pub fn targets(body: &str) -> Vec<String> {
     ["href=\"", "action=\"", "src=\"", "url="]
         .iter()

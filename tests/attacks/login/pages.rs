@@ -1,14 +1,18 @@
-//! What pages show, and where they lead.
+//! The content of pages, and the URLs that they lead to.
 
-use super::{Door, passed, targets};
-use crate::expect::{logged, login_page, seen};
+use super::{LoginForm, passed, targets};
+use crate::expect::{logged, login_page, summary};
 use crate::fixtures::server::PASSWORD;
 use crate::fixtures::{Answer, Browser, ISSUER, TestClient, raw};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a129), row!(a130), row!(a140)];
+pub const ROWS: &[Row] = &[
+    row!(a129_return_parameters_never_leave_the_origin),
+    row!(a130_xss_payloads_are_escaped_on_every_page),
+    row!(a140_host_header_does_not_change_reset_links),
+];
 
-fn stays(answer: &Answer) -> Result<(), String> {
+fn stays_on_origin(answer: &Answer) -> Result<(), String> {
     let ours = |to: &str| to.starts_with('/') && !to.starts_with("//") && !to.contains('\\');
     let away: Vec<String> = answer
         .location()
@@ -24,7 +28,7 @@ fn stays(answer: &Answer) -> Result<(), String> {
     }
 }
 
-async fn a129(stage: &Stage) {
+async fn a129_return_parameters_never_leave_the_origin(stage: &Stage) {
     let web = stage.server.shop().await;
     for (case, target) in [
         (1, "//evil.test"),
@@ -36,59 +40,65 @@ async fn a129(stage: &Stage) {
             let query = form_urlencoded::Serializer::new(String::new())
                 .append_pair(name, target)
                 .finish();
-            let mut door = Door::opens(stage.node(case), &web).await;
-            let shown = door
+            let mut login_form = LoginForm::opens(stage.node(case), &web).await;
+            let shown = login_form
                 .browser
                 .get(&format!(
                     "/login?authorization={}&{query}",
-                    door.authorization
+                    login_form.authorization
                 ))
                 .await;
             stage.expect(case, login_page(&shown));
-            stage.expect(case, stays(&shown));
-            let fields = [door.fields("alice", PASSWORD).as_slice(), &[(name, target)]]
-                .concat()
-                .iter()
-                .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
-                .collect::<Vec<_>>();
+            stage.expect(case, stays_on_origin(&shown));
+            let fields = [
+                login_form.fields("alice", PASSWORD).as_slice(),
+                &[(name, target)],
+            ]
+            .concat()
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()))
+            .collect::<Vec<_>>();
             let fields: Vec<(&str, &str)> = fields
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.as_str()))
                 .collect();
-            let answer = door.browser.post(&format!("/login?{query}"), &fields).await;
+            let answer = login_form
+                .browser
+                .post(&format!("/login?{query}"), &fields)
+                .await;
             stage.expect(case, passed(&answer));
-            stage.expect(case, stays(&answer));
-            let account = door.browser.get(&format!("/account?{query}")).await;
-            stage.expect(case, stays(&account));
+            stage.expect(case, stays_on_origin(&answer));
+            let account = login_form.browser.get(&format!("/account?{query}")).await;
+            stage.expect(case, stays_on_origin(&account));
             stage.expect(
                 case,
-                stays(
-                    &door
+                stays_on_origin(
+                    &login_form
                         .browser
                         .get(&format!("/oauth2/end_session?{query}"))
                         .await,
                 ),
             );
             let csrf = account.hidden("csrf");
-            let out = door
+            let out = login_form
                 .browser
                 .post(
                     &format!("/oauth2/end_session?{query}"),
                     &[("csrf", &csrf), (name, target)],
                 )
                 .await;
-            stage.check(case, out.status == 200, || seen(&out));
-            stage.expect(case, stays(&out));
+            stage.check(case, out.status == 200, || summary(&out));
+            stage.expect(case, stays_on_origin(&out));
             stage.expect(
                 case,
-                stays(&stage.server.browser().get(&format!("/?{query}")).await),
+                stays_on_origin(&stage.server.browser().get(&format!("/?{query}")).await),
             );
         }
     }
 }
 
-/// The tags of a page with the names of their attributes: what a browser would make of it, without texts
-/// and values. Two pages with one skeleton run the same scripts.
+/// Returns the tags of a page with the names of their attributes, without texts and values. Two pages with
+/// the same skeleton run the same scripts.
 pub fn skeleton(html: &str) -> String {
     let mut out = String::new();
     let mut rest = html;
@@ -152,7 +162,7 @@ fn payloads() -> Vec<String> {
         .collect()
 }
 
-async fn a130(stage: &Stage) {
+async fn a130_xss_payloads_are_escaped_on_every_page(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.signed_in("alice").await;
     let payloads = payloads();
@@ -164,14 +174,14 @@ async fn a130(stage: &Stage) {
         .chain(payloads.iter().map(String::as_str))
         .enumerate()
     {
-        // Behind the back of registration, which would refuse some of them.
+        // Written to the database directly, because registration would refuse some of them.
         let quoted = payload.replace('\'', "''");
         stage.server.execute(&format!(
             "UPDATE clients SET name = '{quoted}' WHERE id = '{}';
              UPDATE users SET username = '{quoted}', name = '{quoted}' WHERE email = 'alice@mail.example';",
             web.id()
         ));
-        let shown = shows(&mut alice, &web, payload).await;
+        let shown = pages_showing(&mut alice, &web, payload).await;
         if n == 0 {
             stage.check(
                 1,
@@ -179,7 +189,7 @@ async fn a130(stage: &Stage) {
                     .iter()
                     .map(|answer| answer.status)
                     .eq([200, 200, 200, 200, 400, 200]),
-                || shown.iter().map(seen).collect(),
+                || shown.iter().map(summary).collect(),
             );
             plain = shown.iter().map(|answer| skeleton(&answer.body)).collect();
             continue;
@@ -187,7 +197,7 @@ async fn a130(stage: &Stage) {
         for (answer, plain) in shown.iter().zip(&plain) {
             let csp = answer.header("content-security-policy").unwrap_or_default();
             stage.check(n, skeleton(&answer.body) == *plain, || {
-                format!("`{payload}` changes {}", seen(answer))
+                format!("`{payload}` changes {}", summary(answer))
             });
             stage.check(
                 n,
@@ -196,21 +206,21 @@ async fn a130(stage: &Stage) {
             );
         }
     }
-    // What was typed comes back only with a failure, and that costs a hash.
-    let mut door = Door::opens(&stage.server, &web).await;
-    let plain = skeleton(&door.tries("plain", "x").await.body);
+    // Submitted text is shown only after a failure, which costs a hash.
+    let mut login_form = LoginForm::opens(&stage.server, &web).await;
+    let plain = skeleton(&login_form.tries("plain", "x").await.body);
     for (n, payload) in (1..).zip(&payloads).step_by(13) {
-        // What is put off would not be looked at.
+        // The password of a throttled attempt is not checked.
         stage.server.execute("DELETE FROM throttles");
-        let answer = door.tries(payload, "x").await;
+        let answer = login_form.tries(payload, "x").await;
         stage.check(n, skeleton(&answer.body) == plain, || {
             format!("typed `{payload}` changes the login page")
         });
     }
 }
 
-/// Every page that shows a name of a person or of a client, or something of the request.
-async fn shows(alice: &mut Browser, web: &TestClient, payload: &str) -> Vec<Answer> {
+/// Returns every page that shows the name of a user or client, or a part of the request.
+async fn pages_showing(alice: &mut Browser, web: &TestClient, payload: &str) -> Vec<Answer> {
     vec![
         alice
             .opens(&web.request(&[("prompt", "login"), ("login_hint", payload)]))
@@ -236,7 +246,7 @@ async fn shows(alice: &mut Browser, web: &TestClient, payload: &str) -> Vec<Answ
     ]
 }
 
-async fn a140(stage: &Stage) {
+async fn a140_host_header_does_not_change_reset_links(stage: &Stage) {
     let web = stage.server.shop().await;
     for (case, target) in [
         (1, "/login".to_owned()),
@@ -248,7 +258,7 @@ async fn a140(stage: &Stage) {
         let answer = raw::bytes(&stage.server.base, request.into_bytes())
             .await
             .expect("an answer");
-        stage.check(case, answer.status == 421, || seen(&answer));
+        stage.check(case, answer.status == 421, || summary(&answer));
         stage.expect(case, logged(&answer, "http.bad_host", ""));
         let request = format!(
             "GET {target} HTTP/1.1\r\nHost: <script>alert(1)</script>\r\nConnection: close\r\n\r\n"
@@ -258,7 +268,7 @@ async fn a140(stage: &Stage) {
                 .header("content-type")
                 .is_some_and(|kind| kind.contains("html"));
             stage.check(case, matches!(answer.status, 400 | 421) && !html, || {
-                seen(&answer)
+                summary(&answer)
             });
         }
     }
@@ -281,7 +291,7 @@ async fn a140(stage: &Stage) {
     let answer = browser
         .send("GET", &web.request(&[]), &forwarded, None)
         .await;
-    stage.expect(2, stays(&answer));
+    stage.expect(2, stays_on_origin(&answer));
     let login = browser
         .send(
             "GET",
@@ -291,5 +301,5 @@ async fn a140(stage: &Stage) {
         )
         .await;
     stage.expect(2, login_page(&login));
-    stage.expect(2, stays(&login));
+    stage.expect(2, stays_on_origin(&login));
 }

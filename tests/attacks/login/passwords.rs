@@ -1,4 +1,4 @@
-//! Names and passwords: what is told of them, how they are compared, and which may be set.
+//! User names and passwords: failure pages, comparison, and the rules for new passwords.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -6,27 +6,27 @@ use std::time::{Duration, Instant};
 use portcullis::accounts::password::{Password, Weak};
 use portcullis::accounts::user::Username;
 
-use super::{Door, FORM, INTERACTION, RANDOM, failed, passed, person};
-use crate::expect::{logged, page400, seen};
+use super::{FORM, INTERACTION, LoginForm, RANDOM, create_user, failed, passed};
+use crate::expect::{logged, page400, summary};
 use crate::fixtures::server::PASSWORD;
 use crate::fixtures::{Answer, ISSUER, Server, log, raw};
 use crate::throttle::throttled;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a110),
-    row!(a116),
-    row!(a118),
-    row!(a120),
-    row!(a121),
-    row!(a122),
-    row!(a142),
+    row!(a110_login_failures_are_indistinguishable),
+    row!(a116_username_spellings_share_one_account_and_bucket),
+    row!(a118_forwarded_addresses_count_only_from_trusted_proxies),
+    row!(a120_long_passwords_are_not_truncated),
+    row!(a121_passwords_are_kept_as_typed_in_nfc),
+    row!(a122_empty_passwords_never_match),
+    row!(a142_weak_new_passwords_are_refused),
 ];
 
-/// All that must be the same whoever was tried: status, headers and body but for what belongs to the
-/// request itself.
+/// Returns the parts of a response that must not depend on the account: status, headers and body without
+/// the values of the single request.
 fn comparable(answer: &Answer, username: &str) -> (u16, BTreeMap<String, String>, String) {
-    // The field holds what was typed, whoever it is. Rates count the address's requests.
+    // The form repeats the submitted name. The rate headers count the requests of the address.
     let body = answer
         .body
         .replace(&format!("value=\"{username}\""), "value=\"\"")
@@ -41,16 +41,16 @@ fn comparable(answer: &Answer, username: &str) -> (u16, BTreeMap<String, String>
     (answer.status, headers, body)
 }
 
-async fn a110(stage: &Stage) {
+async fn a110_login_failures_are_indistinguishable(stage: &Stage) {
     let web = stage.server.shop().await;
-    let mut door = Door::opens(&stage.server, &web).await;
+    let mut login_form = LoginForm::opens(&stage.server, &web).await;
     let mut seen = BTreeSet::new();
     for (case, username, password) in [
         (1, "alice", "gravel-otter-92-damp"),
         (2, "ghost", PASSWORD),
         (3, "dave", PASSWORD),
     ] {
-        let answer = door.tries(username, password).await;
+        let answer = login_form.tries(username, password).await;
         stage.expect(case, failed(&answer));
         stage.check(
             case,
@@ -63,19 +63,19 @@ async fn a110(stage: &Stage) {
     let mut seen = BTreeSet::new();
     for username in ["alice", "ghost"] {
         for _ in 0..4 {
-            stage.expect(5, failed(&door.tries(username, "wrong").await));
+            stage.expect(5, failed(&login_form.tries(username, "wrong").await));
         }
-        let answer = door.tries(username, "wrong").await;
+        let answer = login_form.tries(username, "wrong").await;
         stage.expect(5, throttled(&answer, 1));
         seen.insert(comparable(&answer, username));
     }
     stage.check(6, seen.len() == 1, || format!("{seen:?}"));
 }
 
-async fn a116(stage: &Stage) {
+async fn a116_username_spellings_share_one_account_and_bucket(stage: &Stage) {
     let web = stage.server.shop().await;
-    person(&stage.server, "john", Some(PASSWORD)).await;
-    person(&stage.server, "j\u{f6}rg", Some(PASSWORD)).await;
+    create_user(&stage.server, "john", Some(PASSWORD)).await;
+    create_user(&stage.server, "j\u{f6}rg", Some(PASSWORD)).await;
     let name = |answer: &Answer| {
         let events = log::of(answer.header("x-request-id").unwrap());
         events
@@ -94,20 +94,20 @@ async fn a116(stage: &Stage) {
         (5, "john", "\u{ff4a}\u{ff4f}\u{ff48}\u{ff4e}"),
     ];
     for (case, account, spelling) in spellings {
-        let mut door = Door::opens(stage.node(case), &web).await;
-        let answer = door.tries(spelling, "wrong").await;
+        let mut login_form = LoginForm::opens(stage.node(case), &web).await;
+        let answer = login_form.tries(spelling, "wrong").await;
         stage.expect(case, failed(&answer));
         names.entry(account).or_default().insert(name(&answer));
-        stage.expect(case, passed(&door.tries(spelling, PASSWORD).await));
-        let shown = door.browser.get("/account").await;
+        stage.expect(case, passed(&login_form.tries(spelling, PASSWORD).await));
+        let shown = login_form.browser.get("/account").await;
         stage.check(
             case,
             shown.body.contains(&format!("<strong>{account}</strong>")),
             || format!("`{spelling}` is {}", shown.body),
         );
     }
-    let mut door = Door::opens(&stage.server, &web).await;
-    let other = door.tries("j\u{43e}hn", PASSWORD).await;
+    let mut login_form = LoginForm::opens(&stage.server, &web).await;
+    let other = login_form.tries("j\u{43e}hn", PASSWORD).await;
     stage.expect(6, failed(&other));
     stage.check(7, names.values().all(|names| names.len() == 1), || {
         format!("one name, several in the log: {names:?}")
@@ -123,7 +123,7 @@ async fn a116(stage: &Stage) {
     });
 }
 
-async fn a118(stage: &Stage) {
+async fn a118_forwarded_addresses_count_only_from_trusted_proxies(stage: &Stage) {
     let web = stage.server.shop().await;
     let sent: [&[(&str, &str)]; 6] = [
         &[("X-Forwarded-For", "203.0.113.9")],
@@ -137,11 +137,11 @@ async fn a118(stage: &Stage) {
         &[("X-Forwarded-For", "not-an-ip")],
     ];
     for (case, forwarded) in (1..).zip(sent) {
-        let mut door = Door::opens(stage.node(case), &web).await;
+        let mut login_form = LoginForm::opens(stage.node(case), &web).await;
         let body = form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(door.fields("alice", "wrong"))
+            .extend_pairs(login_form.fields("alice", "wrong"))
             .finish();
-        let answer = door
+        let answer = login_form
             .browser
             .send(
                 "POST",
@@ -151,7 +151,7 @@ async fn a118(stage: &Stage) {
             )
             .await;
         stage.expect(case, failed(&answer));
-        // The sixth must wait.
+        // The sixth attempt must wait.
         stage.server.advance(Duration::from_secs(1));
         let events = log::of(answer.header("x-request-id").unwrap());
         stage.check(
@@ -162,7 +162,7 @@ async fn a118(stage: &Stage) {
             || format!("{events:?}"),
         );
     }
-    // The same from a proxy that we trust: the right-most address is believed, and nothing else.
+    // The same from a trusted proxy: only the right-most address counts.
     let trusting = Server::behind_proxy(stage.db()).await;
     let web = trusting.shop().await;
     let believed = [
@@ -190,7 +190,7 @@ async fn a118(stage: &Stage) {
                 format!("{events:?}")
             }),
             None => {
-                stage.check(case, answer.status == 400, || seen(&answer));
+                stage.check(case, answer.status == 400, || summary(&answer));
                 stage.expect(case, logged(&answer, "http.bad_forwarded", "address"));
             }
         }
@@ -198,34 +198,35 @@ async fn a118(stage: &Stage) {
     trusting.remove().await;
 }
 
-async fn a120(stage: &Stage) {
+async fn a120_long_passwords_are_not_truncated(stage: &Stage) {
     let web = stage.server.shop().await;
     for (case, length) in [(1, 64), (2, 1_024)] {
         let password: String = "k7#Qz".chars().cycle().take(length).collect();
         let username = format!("user{length}");
-        person(&stage.server, &username, Some(&password)).await;
-        let mut door = Door::opens(stage.node(case), &web).await;
+        create_user(&stage.server, &username, Some(&password)).await;
+        let mut login_form = LoginForm::opens(stage.node(case), &web).await;
         let changed = format!("{}!", &password[..length - 1]);
-        stage.expect(case, failed(&door.tries(&username, &changed).await));
+        stage.expect(case, failed(&login_form.tries(&username, &changed).await));
         stage.expect(
             case,
-            failed(&door.tries(&username, &password[..length - 1]).await),
+            failed(&login_form.tries(&username, &password[..length - 1]).await),
         );
-        stage.expect(case, passed(&door.tries(&username, &password).await));
+        stage.expect(case, passed(&login_form.tries(&username, &password).await));
     }
-    let mut door = Door::opens(&stage.server, &web).await;
-    let answer = door.tries("alice", &"x".repeat(1_025)).await;
+    let mut login_form = LoginForm::opens(&stage.server, &web).await;
+    let answer = login_form.tries("alice", &"x".repeat(1_025)).await;
     stage.expect(3, page400(&answer));
     stage.expect(3, logged(&answer, "login.failed", "too_long"));
     let long = "x".repeat(1_025);
-    let [hashed, refused] = fastest(stage, &mut door, [("alice", "x"), ("alice", &long)]).await;
+    let [hashed, refused] =
+        fastest(stage, &mut login_form, [("alice", "x"), ("alice", &long)]).await;
     stage.check(3, refused < hashed / 2, || {
         format!("refused after {refused:?}; with a hash it takes {hashed:?}")
     });
-    let cookie = format!("{INTERACTION}={}", door.browser.cookies[INTERACTION]);
+    let cookie = format!("{INTERACTION}={}", login_form.browser.cookies[INTERACTION]);
     for (case, size) in [(4, 1 << 20), (5, 10 << 20)] {
         let body = form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(door.fields("alice", &"x".repeat(size)))
+            .extend_pairs(login_form.fields("alice", &"x".repeat(size)))
             .finish();
         let head = format!(
             "POST /login HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\nCookie: {cookie}\r\nOrigin: {ISSUER}\r\n\
@@ -236,32 +237,36 @@ async fn a120(stage: &Stage) {
             .await
             .0
         {
-            Some(answer) => stage.check(case, answer.status == 413, || seen(&answer)),
+            Some(answer) => stage.check(case, answer.status == 413, || summary(&answer)),
             None => stage.check(case, false, || "hung up without an answer".to_owned()),
         }
     }
 }
 
-/// The quickest of a few tries of each (user name, password), in turn: what the work takes without
-/// what else goes on.
-async fn fastest(stage: &Stage, door: &mut Door, tries: [(&str, &str); 2]) -> [Duration; 2] {
+/// Returns the fastest of ten attempts with each (user name, password), taken in turn, so that other load
+/// does not count.
+async fn fastest(
+    stage: &Stage,
+    login_form: &mut LoginForm,
+    tries: [(&str, &str); 2],
+) -> [Duration; 2] {
     let mut best = [Duration::MAX; 2];
     for _ in 0..10 {
-        // What is put off would not be looked at.
+        // The password of a throttled attempt is not checked.
         stage.server.execute("DELETE FROM throttles");
         for (best, (username, password)) in best.iter_mut().zip(tries) {
             let started = Instant::now();
-            door.tries(username, password).await;
+            login_form.tries(username, password).await;
             *best = started.elapsed().min(*best);
         }
     }
     best
 }
 
-async fn a121(stage: &Stage) {
+async fn a121_passwords_are_kept_as_typed_in_nfc(stage: &Stage) {
     let web = stage.server.shop().await;
-    let mut door = Door::opens(&stage.server, &web).await;
-    let answer = door.tries("alice", "gravel\0otter-92-lamp").await;
+    let mut login_form = LoginForm::opens(&stage.server, &web).await;
+    let answer = login_form.tries("alice", "gravel\0otter-92-lamp").await;
     stage.expect(1, page400(&answer));
     for (case, username, set, typed, good) in [
         (
@@ -282,9 +287,9 @@ async fn a121(stage: &Stage) {
         ),
         (4, "folded", "STRASSE gravel", "Stra\u{df}e gravel", false),
     ] {
-        person(&stage.server, username, Some(set)).await;
-        let mut door = Door::opens(stage.node(case), &web).await;
-        let answer = door.tries(username, typed).await;
+        create_user(&stage.server, username, Some(set)).await;
+        let mut login_form = LoginForm::opens(stage.node(case), &web).await;
+        let answer = login_form.tries(username, typed).await;
         stage.expect(
             case,
             if good {
@@ -296,30 +301,34 @@ async fn a121(stage: &Stage) {
     }
 }
 
-async fn a122(stage: &Stage) {
+async fn a122_empty_passwords_never_match(stage: &Stage) {
     let web = stage.server.shop().await;
-    person(&stage.server, "invited", None).await;
-    let mut door = Door::opens(&stage.server, &web).await;
+    create_user(&stage.server, "invited", None).await;
+    let mut login_form = LoginForm::opens(&stage.server, &web).await;
     for (case, username, password) in [(1, "alice", ""), (2, "invited", ""), (3, "invited", RANDOM)]
     {
-        stage.expect(case, failed(&door.tries(username, password).await));
+        stage.expect(case, failed(&login_form.tries(username, password).await));
     }
     let body = form_urlencoded::Serializer::new(String::new())
-        .extend_pairs(&door.fields("invited", "")[..3])
+        .extend_pairs(&login_form.fields("invited", "")[..3])
         .finish();
-    let answer = door
+    let answer = login_form
         .browser
         .send("POST", "/login", &[FORM, ("Origin", ISSUER)], Some(body))
         .await;
     stage.expect(2, failed(&answer));
-    let [known, invited] =
-        fastest(stage, &mut door, [("alice", "wrong"), ("invited", "wrong")]).await;
+    let [known, invited] = fastest(
+        stage,
+        &mut login_form,
+        [("alice", "wrong"), ("invited", "wrong")],
+    )
+    .await;
     stage.check(4, invited > known / 6, || {
-        format!("no hash for whoever has no password: {invited:?}, else {known:?}")
+        format!("no hash for a user without a password: {invited:?}, else {known:?}")
     });
 }
 
-async fn a142(stage: &Stage) {
+async fn a142_weak_new_passwords_are_refused(stage: &Stage) {
     let margarethe = Username::parse("margarethe").unwrap();
     let product = stage.server.app.config.branding.product.clone();
     let passwords = [
@@ -332,7 +341,7 @@ async fn a142(stage: &Stage) {
         (4, "iloveyouiloveyou".to_owned(), Err(Weak::Common)),
         (4, "123456789012345".to_owned(), Err(Weak::Common)),
         (5, "vK4!tq9#xW2$aaZ".to_owned(), Ok(())),
-        // The second factor, and with it the shorter password, is still to come.
+        // The second factor, and with it the shorter password, is not implemented.
         (6, "vK4!tq9#".to_owned(), Err(Weak::Short)),
     ];
     for (case, password, want) in passwords {

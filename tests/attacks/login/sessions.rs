@@ -1,4 +1,4 @@
-//! The life and the end of a session.
+//! The lifetime and the end of a session.
 
 use std::time::{Duration, Instant};
 
@@ -8,16 +8,22 @@ use portcullis::audit::{Actor, Event, Name, Target};
 use portcullis::config::Argon2;
 use portcullis::secret::{from_base64url, sha256};
 
-use super::{Door, RANDOM, SESSION, failed, is_nobody, passed, sessions, signed_in};
-use crate::expect::{json_error, logged, login_page, redirected, seen};
+use super::{LoginForm, RANDOM, SESSION, failed, is_unknown_session, passed, sessions, signed_in};
+use crate::expect::{json_error, logged, login_page, redirected, summary};
 use crate::fixtures::server::PASSWORD;
 use crate::fixtures::{Answer, Db, Server};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a132), row!(a133), row!(a134), row!(a136), row!(a501)];
+pub const ROWS: &[Row] = &[
+    row!(a132_altered_session_ids_are_not_signed_in),
+    row!(a133_idle_and_old_sessions_expire),
+    row!(a134_logout_ends_the_session_on_every_node),
+    row!(a136_password_change_revokes_sessions_codes_and_tokens),
+    row!(a501_rehash_never_restores_a_replaced_password),
+];
 
-async fn a132(stage: &Stage) {
+async fn a132_altered_session_ids_are_not_signed_in(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
     alice.signs_in(&web, "alice").await;
@@ -42,15 +48,15 @@ async fn a132(stage: &Stage) {
         other_case,
     ];
     for (case, value) in (1..).zip(&values) {
-        is_nobody(stage, case, stage.node(case), &web, value).await;
+        is_unknown_session(stage, case, stage.node(case), &web, value).await;
     }
-    // A byte of the stored hash is changed: the whole of it is compared.
+    // One byte of the stored hash is changed, because the whole hash must be compared.
     stage.check(6, signed_in(&stage.server, &web, &real).await.0, || {
         "the real one is not signed in".to_owned()
     });
 }
 
-async fn a133(stage: &Stage) {
+async fn a133_idle_and_old_sessions_expire(stage: &Stage) {
     let web = stage.server.shop().await;
     let hex = if stage.db() == Db::Sqlite {
         "lower(hex(id_hash))"
@@ -66,7 +72,7 @@ async fn a133(stage: &Stage) {
             "SELECT count(*) AS n FROM sessions WHERE {hex} = '{hash}'"
         ))
     };
-    // 1. Idle, since the login: nothing was granted in it.
+    // 1. Idle since the login. Nothing was granted in this session.
     let mut alice = stage.server.browser();
     let login = alice.opens(&web.request(&[])).await;
     alice.fills_in(&login, "alice", PASSWORD).await;
@@ -89,14 +95,14 @@ async fn a133(stage: &Stage) {
     stage.check(1, sessions(stage) == 0, || {
         "the row is still there".to_owned()
     });
-    // 2. Absolute, though used each minute. What was granted in it rests on the row, which stays
-    //    without its cookie.
+    // 2. Absolute lifetime, although the session is used each minute. Its grants depend on the row, which
+    //    stays without its cookie.
     let mut alice = stage.server.browser();
     alice.signs_in(&web, "alice").await;
     let kept = alice.cookies[SESSION].clone();
     stage.check(2, rows(&kept) == 1, || "no row of this cookie".to_owned());
     let silent = web.request(&[("prompt", "none")]);
-    // Each minute for an hour, then just often enough: every use writes.
+    // Used each minute for an hour, then just often enough, because every use writes.
     let minutes: Vec<u64> = (1..60).chain((60..720).step_by(20)).chain([719]).collect();
     let mut passed = 0;
     for minute in minutes {
@@ -107,24 +113,24 @@ async fn a133(stage: &Stage) {
         let node = stage.node(usize::try_from(minute).unwrap());
         let answer = alice.at(&node.base).get(&silent).await;
         stage.check(2, answer.callback("code").is_some(), || {
-            format!("over after {minute} min: {}", seen(&answer))
+            format!("over after {minute} min: {}", summary(&answer))
         });
     }
     stage.server.advance(Duration::from_secs(61));
     let (is_in, answer) = signed_in(&stage.server, &web, &kept).await;
-    stage.check(2, !is_in, || seen(&answer));
+    stage.check(2, !is_in, || summary(&answer));
     stage.expect(2, logged(&answer, "session.expired", "absolute"));
     stage.check(2, rows(&kept) == 0, || {
         "the row still has its cookie".to_owned()
     });
     // 3. Replayed.
     for (node, cookie) in stage.all().zip([&cookie, &kept, &cookie]) {
-        is_nobody(stage, 3, node, &web, cookie).await;
+        is_unknown_session(stage, 3, node, &web, cookie).await;
     }
-    is_nobody(stage, 3, &stage.server, &web, &kept).await;
+    is_unknown_session(stage, 3, &stage.server, &web, &kept).await;
 }
 
-async fn a134(stage: &Stage) {
+async fn a134_logout_ends_the_session_on_every_node(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
     alice.signs_in(&web, "alice").await;
@@ -141,15 +147,15 @@ async fn a134(stage: &Stage) {
         out.status == 200
             && out.body.contains("logged out")
             && !alice.cookies.contains_key(SESSION),
-        || seen(&out),
+        || summary(&out),
     );
     for (case, node) in (1..).zip(stage.all()) {
-        is_nobody(stage, case, node, &web, &cookie).await;
+        is_unknown_session(stage, case, node, &web, &cookie).await;
     }
 }
 
-/// Changes a password as an operator does.
-async fn changes_password(server: &Server, password: &str) {
+/// Changes a password as an operator does, including the revocation.
+async fn change_password(server: &Server, password: &str) {
     let phc = hashed(server, password, &server.app.config.login.argon2);
     replaces_hash(server, phc).await;
 }
@@ -159,7 +165,7 @@ fn hashed(server: &Server, password: &str, cost: &Argon2) -> String {
     password.hash(cost, &server.app.entropy).unwrap()
 }
 
-/// The transaction of `user set-password`, once the new password is hashed.
+/// Runs the transaction of `user set-password` with a hashed password.
 async fn replaces_hash(server: &Server, phc: String) {
     let now = server.clock.now();
     server
@@ -181,16 +187,16 @@ async fn replaces_hash(server: &Server, phc: String) {
         .await;
 }
 
-async fn a136(stage: &Stage) {
+async fn a136_password_change_revokes_sessions_codes_and_tokens(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let (code, spent) = (flow.code().await, flow.code().await);
     let bought = flow.web.redeems(&spent).await.ok();
     let tokens = bought.access_claims();
     let cookie = flow.alice.cookies[SESSION].clone();
     let new = "a quite different sentence";
-    changes_password(&stage.server, new).await;
+    change_password(&stage.server, new).await;
     for (case, node) in (1..).zip(stage.all()) {
-        is_nobody(stage, case, node, &flow.web, &cookie).await;
+        is_unknown_session(stage, case, node, &flow.web, &cookie).await;
     }
     let answer = flow.web.at(&stage.node(1).base).redeems(&code).await;
     stage.expect(4, json_error(&answer, 400, "invalid_grant"));
@@ -210,7 +216,7 @@ async fn a136(stage: &Stage) {
         )
         .await;
     stage.check(4, told.status == 401, || {
-        format!("userinfo: {}", seen(&told))
+        format!("userinfo: {}", summary(&told))
     });
     let sub = tokens["sub"].as_str().unwrap();
     let record = stage.server.count(&format!(
@@ -224,11 +230,11 @@ async fn a136(stage: &Stage) {
         record == 1 && epoch == 2 && user_epoch(&tokens) == 1,
         || format!("{record} record, epoch {epoch}, token {tokens}"),
     );
-    let mut door = Door::opens(&stage.server, &flow.web).await;
-    stage.expect(6, failed(&door.tries("alice", PASSWORD).await));
-    stage.expect(6, passed(&door.tries("alice", new).await));
-    // 7. Codes and refreshes raced with the change: what is still minted began before it, the record
-    //    covers it, and it cannot be refreshed.
+    let mut login_form = LoginForm::opens(&stage.server, &flow.web).await;
+    stage.expect(6, failed(&login_form.tries("alice", PASSWORD).await));
+    stage.expect(6, passed(&login_form.tries("alice", new).await));
+    // 7. Codes and refreshes raced with the change: tokens that are still issued began before it, the
+    //    record matches them, and they cannot be refreshed.
     let mut current = new.to_owned();
     for round in 0..10 {
         let mut alice = stage.server.browser();
@@ -251,7 +257,7 @@ async fn a136(stage: &Stage) {
             actix_web::rt::spawn(async move { other.refreshes(&held, &[]).await }),
         ];
         current = format!("sentence number {round} of alice");
-        changes_password(&stage.server, &current).await;
+        change_password(&stage.server, &current).await;
         let floor = stage.server.count(&format!(
             "SELECT auth_epoch AS n FROM users WHERE id = '{sub}'"
         ));
@@ -273,9 +279,9 @@ async fn a136(stage: &Stage) {
     }
 }
 
-async fn a501(stage: &Stage) {
+async fn a501_rehash_never_restores_a_replaced_password(stage: &Stage) {
     let web = stage.server.shop().await;
-    // Not the cost of the configuration, so each login renews the hash.
+    // The cost differs from the configuration, so each login renews the hash.
     let outdated = Argon2 {
         passes: 3,
         ..stage.server.app.config.login.argon2
@@ -287,14 +293,14 @@ async fn a501(stage: &Stage) {
     )
     .await;
     for round in 0..12 {
-        // The failures of an earlier round cost nothing in this one.
+        // Failures of an earlier round must not delay this one.
         stage.server.advance(Duration::from_secs(3_600));
         let node = stage.node(round);
         let (old, new) = (password(round), password(round + 1));
         let replacement = hashed(node, &new, &outdated);
-        let mut door = Door::opens(node, &web.at(&node.base)).await;
+        let mut login_form = LoginForm::opens(node, &web.at(&node.base)).await;
         let typed = old.clone();
-        let racing = actix_web::rt::spawn(async move { door.tries("alice", &typed).await });
+        let racing = actix_web::rt::spawn(async move { login_form.tries("alice", &typed).await });
         let begun = Instant::now();
         while node.app.hashing().0 == 0 && !racing.is_finished() {
             assert!(
@@ -308,21 +314,21 @@ async fn a501(stage: &Stage) {
         match passed(&answer) {
             Ok(()) => {
                 let cookie = set_cookie(&answer, SESSION).unwrap_or_default();
-                is_nobody(stage, 1, node, &web, &cookie).await;
+                is_unknown_session(stage, 1, node, &web, &cookie).await;
             }
             Err(_) => {
                 stage.expect(1, login_page(&answer));
                 stage.expect(1, logged(&answer, "login.failed", ""));
             }
         }
-        let mut door = Door::opens(node, &web.at(&node.base)).await;
-        let answer = door.tries("alice", &old).await;
+        let mut login_form = LoginForm::opens(node, &web.at(&node.base)).await;
+        let answer = login_form.tries("alice", &old).await;
         stage.check(2, failed(&answer).is_ok(), || {
-            format!("round {round}, the old password: {}", seen(&answer))
+            format!("round {round}, the old password: {}", summary(&answer))
         });
-        let answer = door.tries("alice", &new).await;
+        let answer = login_form.tries("alice", &new).await;
         stage.check(3, passed(&answer).is_ok(), || {
-            format!("round {round}, the new password: {}", seen(&answer))
+            format!("round {round}, the new password: {}", summary(&answer))
         });
     }
     let changed = "SELECT count(*) AS n FROM audit_events WHERE name = 'user.credential_changed'";
@@ -332,7 +338,7 @@ async fn a501(stage: &Stage) {
     });
 }
 
-/// The value of a cookie that an answer sets.
+/// Returns the value of a cookie that a response sets.
 fn set_cookie(answer: &Answer, name: &str) -> Option<String> {
     let cookies = answer.headers.get_all("set-cookie").iter();
     let mut pairs = cookies.filter_map(|cookie| cookie.to_str().ok()?.split(';').next());
@@ -340,7 +346,7 @@ fn set_cookie(answer: &Answer, name: &str) -> Option<String> {
     Some(pair[name.len() + 1..].to_owned())
 }
 
-/// The auth epoch of the person in an access token.
+/// Returns the auth epoch of the user in an access token.
 fn user_epoch(claims: &serde_json::Value) -> i64 {
     let rev: portcullis_verifier::Rev = serde_json::from_value(claims["rev"].clone()).unwrap();
     i64::try_from(rev.user_epoch.unwrap()).unwrap()

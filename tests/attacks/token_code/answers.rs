@@ -1,19 +1,23 @@
-//! Every kind of answer of the endpoint.
+//! Each kind of response of the token endpoint.
 
 use std::collections::BTreeSet;
 
 use portcullis::oauth::{Code, Description};
 
-use super::{Flow, TOKEN, asked, unspent, valid};
-use crate::expect::{json_error, logged, seen};
+use super::{Flow, TOKEN, code_is_active, send_raw, valid};
+use crate::expect::{json_error, logged, summary};
 use crate::fixtures::client::basic;
 use crate::fixtures::server::confidential;
 use crate::fixtures::{Answer, Db, TestClient, raw};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a188), row!(a198), row!(a202)];
+pub const ROWS: &[Row] = &[
+    row!(a188_token_responses_carry_required_headers),
+    row!(a198_storage_error_during_redemption_issues_nothing),
+    row!(a202_token_error_descriptions_are_fixed_texts),
+];
 
-async fn a188(stage: &Stage) {
+async fn a188_token_responses_carry_required_headers(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let answer = flow.web.redeems(&code).await;
@@ -26,7 +30,7 @@ async fn a188(stage: &Stage) {
     );
     for (case, (answer, status, error)) in (2..).zip(every_error(stage, &mut flow).await) {
         stage.check(case, answer.status == status, || {
-            format!("got {}, want {status} {error}", seen(&answer))
+            format!("got {}, want {status} {error}", summary(&answer))
         });
         stage.check(case, answer.json()["error"] == error, || {
             format!("got {}, want {error}", answer.body)
@@ -63,7 +67,7 @@ fn answer_headers(answer: &Answer) -> Result<(), String> {
     }
 }
 
-/// Each kind of error answer of the token endpoint, with its status and code.
+/// Provokes each kind of error response of the token endpoint; returns it with its expected status and code.
 async fn every_error(stage: &Stage, flow: &mut Flow) -> Vec<(Answer, u16, &'static str)> {
     let mut idle = confidential("idle", "https://idle.example/cb");
     idle.grant_types.clear();
@@ -113,12 +117,12 @@ async fn every_error(stage: &Stage, flow: &mut Flow) -> Vec<(Answer, u16, &'stat
             "invalid_target",
         ),
         (
-            asked(base, raw::post(TOKEN, &headers, &"x".repeat(20_000))).await,
+            send_raw(base, raw::post(TOKEN, &headers, &"x".repeat(20_000))).await,
             413,
             "invalid_request",
         ),
         (
-            asked(
+            send_raw(
                 base,
                 raw::post(TOKEN, &[headers[0], ("Content-Encoding", "br")], &body),
             )
@@ -127,7 +131,7 @@ async fn every_error(stage: &Stage, flow: &mut Flow) -> Vec<(Answer, u16, &'stat
             "invalid_request",
         ),
         (
-            asked(base, raw::post(TOKEN, &headers, &"a=1&".repeat(65))).await,
+            send_raw(base, raw::post(TOKEN, &headers, &"a=1&".repeat(65))).await,
             400,
             "invalid_request",
         ),
@@ -139,7 +143,7 @@ async fn every_error(stage: &Stage, flow: &mut Flow) -> Vec<(Answer, u16, &'stat
     ]
 }
 
-/// Redeems the code while the database refuses to mark it.
+/// Redeems the code while the database refuses to mark it as used.
 async fn storage_fails(stage: &Stage, web: &TestClient, code: &str) -> Answer {
     let (body, authorization) = valid(web, code);
     let (breaks, heals) = match stage.db() {
@@ -154,8 +158,8 @@ async fn storage_fails(stage: &Stage, web: &TestClient, code: &str) -> Answer {
         ),
     };
     stage.server.execute(breaks);
-    // By hand: the row names its 5xx.
-    let answer = asked(
+    // Sent raw, outside the journal, because this row expects a 5xx.
+    let answer = send_raw(
         &stage.server.base,
         raw::post(TOKEN, &[("Authorization", &authorization)], &body),
     )
@@ -164,7 +168,7 @@ async fn storage_fails(stage: &Stage, web: &TestClient, code: &str) -> Answer {
     answer
 }
 
-async fn a198(stage: &Stage) {
+async fn a198_storage_error_during_redemption_issues_nothing(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let rows = || {
@@ -199,18 +203,18 @@ async fn a198(stage: &Stage) {
     stage.check(1, rows() == before, || {
         format!("rows were {before:?}, are {:?}", rows())
     });
-    stage.expect(1, unspent(&flow.web, &code).await);
+    stage.expect(1, code_is_active(&flow.web, &code).await);
 }
 
-async fn a202(stage: &Stage) {
+async fn a202_token_error_descriptions_are_fixed_texts(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     for (case, (answer, _, _)) in (1..).zip(every_error(stage, &mut flow).await) {
         stage.expect(case, fixed_text(&answer));
     }
 }
 
-/// What an error answer of the token endpoint may hold: a code, the sentence of that code or of the
-/// HTTP layer, and the correlation id.
+/// Checks that an error response of the token endpoint contains only a code, the fixed text of that code or
+/// of the HTTP layer, and the correlation id.
 pub fn fixed_text(answer: &Answer) -> Result<(), String> {
     const HTTP: [&str; 4] = [
         "The request has more than 16 KiB.",

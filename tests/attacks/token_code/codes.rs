@@ -1,4 +1,4 @@
-//! Codes that buy nothing, and codes that come twice.
+//! Codes that are rejected, and codes that are replayed.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -6,25 +6,25 @@ use std::time::{Duration, Instant};
 use portcullis::secret::{base64url, from_base64url, sha256};
 use serde_json::Value;
 
-use super::{Flow, median, severity, spent};
-use crate::expect::{json_error, logged, seen};
+use super::{Flow, code_is_consumed, median, severity};
+use crate::expect::{json_error, logged, summary};
 use crate::fixtures::server::{confidential, public};
 use crate::fixtures::{Answer, Server, TestClient, VERIFIER, challenge};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a189),
-    row!(a190),
-    row!(a192),
-    row!(a193),
-    row!(a194),
-    row!(a196),
+    row!(a189_code_guesses_are_indistinguishable),
+    row!(a190_code_of_another_client_is_rejected_and_consumed),
+    row!(a192_wrong_code_verifiers_consume_the_code),
+    row!(a193_stripped_pkce_challenge_is_detected),
+    row!(a194_replayed_code_revokes_the_grant),
+    row!(a196_concurrent_redemptions_succeed_once),
 ];
 
 /// Samples of each case.
 const ROUNDS: usize = 40;
 
-async fn a189(stage: &Stage) {
+async fn a189_code_guesses_are_indistinguishable(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let mut spread = Duration::MAX;
     let mut bodies = BTreeSet::new();
@@ -70,12 +70,12 @@ async fn a189(stage: &Stage) {
     });
 }
 
-/// Another code of the same form.
+/// A random code of the same form.
 fn random(like: &str) -> String {
     format!("pcl_ac_{}", base64url(&sha256(like.as_bytes())))
 }
 
-/// The code with one bit of its random part flipped.
+/// Flips one bit of the random part of a code.
 fn flipped(code: &str) -> String {
     let (prefix, text) = code.split_at("pcl_ac_".len());
     let mut bytes = from_base64url(text).unwrap();
@@ -83,7 +83,7 @@ fn flipped(code: &str) -> String {
     format!("{prefix}{}", base64url(&bytes))
 }
 
-async fn a190(stage: &Stage) {
+async fn a190_code_of_another_client_is_rejected_and_consumed(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let web2 = stage
         .server
@@ -96,8 +96,8 @@ async fn a190(stage: &Stage) {
     stage.expect(1, json_error(&answer, 400, "invalid_grant"));
     stage.expect(1, logged(&answer, "code.client_mismatch", ""));
     stage.expect(1, severity(&answer, "code.client_mismatch", "high"));
-    stage.expect(1, spent(&flow.web, &code).await);
-    // A code has no structure to edit: a prefix and 256 bits that depend on nothing.
+    stage.expect(1, code_is_consumed(&flow.web, &code).await);
+    // A code has no structure to edit: it is a prefix and 256 random bits.
     let (one, two) = (flow.code().await, flow.code().await);
     let bits = |code: &str| from_base64url(code.strip_prefix("pcl_ac_").unwrap()).unwrap();
     stage.check(
@@ -109,7 +109,7 @@ async fn a190(stage: &Stage) {
     );
 }
 
-async fn a192(stage: &Stage) {
+async fn a192_wrong_code_verifiers_consume_the_code(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let own = challenge(VERIFIER);
     let verifiers = [
@@ -129,9 +129,10 @@ async fn a192(stage: &Stage) {
             .await;
         stage.expect(case, json_error(&answer, 400, "invalid_grant"));
         stage.expect(case, logged(&answer, "token.rejected", "pkce"));
-        stage.expect(case, spent(&flow.web, &code).await);
+        stage.expect(case, code_is_consumed(&flow.web, &code).await);
     }
-    // The form decides, not only the hash: 42 and 129 characters and `!` that do fit their challenge.
+    // The form is checked as well as the hash: verifiers with 42 or 129 characters or a `!` match their
+    // challenges and are still rejected.
     for (case, verifier) in [
         (3, "y".repeat(42)),
         (4, "y".repeat(129)),
@@ -153,7 +154,7 @@ async fn a192(stage: &Stage) {
     }
 }
 
-async fn a193(stage: &Stage) {
+async fn a193_stripped_pkce_challenge_is_detected(stage: &Stage) {
     let mut old = confidential("old", "https://old.example/cb");
     old.require_pkce = false;
     let old = stage.server.register(old).await;
@@ -166,20 +167,26 @@ async fn a193(stage: &Stage) {
     let code = alice.allows_request(&stripped).await;
     let answer = old.redeems_with(&code, &[("code_verifier", "")]).await;
     stage.check(2, answer.status == 200, || {
-        format!("without both it works: {}", seen(&answer))
+        format!("without both it works: {}", summary(&answer))
     });
 }
 
-/// The replay is refused, told and has ended the grant of these tokens, once.
-fn replayed(stage: &Stage, server: &Server, case: usize, answer: &Answer, tokens: &Value) {
+/// Checks that the replay is rejected and logged, and that it revoked the grant of these tokens once.
+fn replay_is_rejected(
+    stage: &Stage,
+    server: &Server,
+    case: usize,
+    answer: &Answer,
+    tokens: &Value,
+) {
     stage.expect(case, json_error(answer, 400, "invalid_grant"));
     stage.expect(case, logged(answer, "code.replay", ""));
     stage.expect(case, severity(answer, "code.replay", "high"));
-    stage.expect(case, ended(server, tokens, 1));
+    stage.expect(case, grant_is_revoked(server, tokens, 1));
 }
 
-/// The grant behind the access token has ended, with this many records and audit events.
-fn ended(server: &Server, tokens: &Value, times: i64) -> Result<(), String> {
+/// Checks that the grant of the access token is revoked, with this many records and audit events (0: active).
+fn grant_is_revoked(server: &Server, tokens: &Value, times: i64) -> Result<(), String> {
     let claims = crate::fixtures::client::claims(tokens["access_token"].as_str().unwrap());
     let grant = claims["grant_id"].as_str().unwrap();
     let count = |query: &str| server.count(&format!("SELECT count(*) AS n FROM {query}"));
@@ -203,29 +210,29 @@ fn ended(server: &Server, tokens: &Value, times: i64) -> Result<(), String> {
     }
 }
 
-async fn a194(stage: &Stage) {
+async fn a194_replayed_code_revokes_the_grant(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     for (case, secs) in [(1, 1), (2, 30)] {
         let code = flow.code().await;
         let tokens = flow.web.redeems(&code).await.ok();
-        stage.expect(case, ended(&stage.server, &tokens.0, 0));
+        stage.expect(case, grant_is_revoked(&stage.server, &tokens.0, 0));
         stage.server.advance(Duration::from_secs(secs));
         let answer = flow.web.redeems(&code).await;
-        replayed(stage, &stage.server, case, &answer, &tokens.0);
-        // Once more changes nothing more.
+        replay_is_rejected(stage, &stage.server, case, &answer, &tokens.0);
+        // A second replay changes nothing.
         let answer = flow.web.redeems(&code).await;
-        replayed(stage, &stage.server, case, &answer, &tokens.0);
+        replay_is_rejected(stage, &stage.server, case, &answer, &tokens.0);
     }
-    // 3. After a restart, with a server of its own.
+    // 3. After a restart, on a separate server.
     let own = Server::start(stage.db()).await;
     let mut flow_there = Flow::begin(&own).await;
     let code = flow_there.code().await;
     let tokens = flow_there.web.redeems(&code).await.ok();
     let own = own.restarted().await;
     let answer = flow_there.web.at(&own.base).redeems(&code).await;
-    replayed(stage, &own, 3, &answer, &tokens.0);
+    replay_is_rejected(stage, &own, 3, &answer, &tokens.0);
     own.remove().await;
-    // 4. On the last node; on SQLite the only one.
+    // 4. On the last node, which on SQLite is the only one.
     let code = flow.code().await;
     let tokens = flow.web.redeems(&code).await.ok();
     let answer = flow
@@ -233,8 +240,8 @@ async fn a194(stage: &Stage) {
         .at(&stage.all().last().unwrap().base)
         .redeems(&code)
         .await;
-    replayed(stage, &stage.server, 4, &answer, &tokens.0);
-    // 5. Whoever cannot show to be the client ends nothing.
+    replay_is_rejected(stage, &stage.server, 4, &answer, &tokens.0);
+    // 5. A replay without client authentication does not revoke the grant.
     let spa = stage
         .server
         .register(public("spa", &["https://spa.example/cb"]))
@@ -245,16 +252,16 @@ async fn a194(stage: &Stage) {
         .redeems_with(&code, &[("code_verifier", &"x".repeat(43))])
         .await;
     stage.expect(5, json_error(&answer, 400, "invalid_grant"));
-    stage.expect(5, ended(&stage.server, &tokens.0, 0));
+    stage.expect(5, grant_is_revoked(&stage.server, &tokens.0, 0));
     let answer = flow
         .web
         .redeems_with(&code, &[("redirect_uri", spa.redirect_uri())])
         .await;
     stage.expect(5, json_error(&answer, 400, "invalid_grant"));
-    stage.expect(5, ended(&stage.server, &tokens.0, 0));
+    stage.expect(5, grant_is_revoked(&stage.server, &tokens.0, 0));
 }
 
-async fn a196(stage: &Stage) {
+async fn a196_concurrent_redemptions_succeed_once(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let nodes: Vec<TestClient> = stage.all().map(|node| flow.web.at(&node.base)).collect();
     for (case, n) in (1..).zip([2, 4, 8, 16, 32, 64]) {
@@ -280,7 +287,7 @@ async fn a196(stage: &Stage) {
                 format!("{} of {n} won", winners.len())
             });
             for tokens in winners {
-                stage.expect(case, ended(&stage.server, &tokens, 1));
+                stage.expect(case, grant_is_revoked(&stage.server, &tokens, 1));
             }
         }
     }

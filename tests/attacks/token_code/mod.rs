@@ -1,4 +1,4 @@
-//! Rows of the catalogue: `/oauth2/token` and what a code buys.
+//! Rows of the catalogue: `/oauth2/token` and the exchange of a code.
 
 pub mod answers;
 pub mod codes;
@@ -8,7 +8,7 @@ pub mod tokens;
 
 use std::time::Duration;
 
-use crate::expect::{json_error, seen};
+use crate::expect::{json_error, summary};
 use crate::fixtures::client::basic;
 use crate::fixtures::{Answer, Browser, Server, TestClient, VERIFIER, log, raw};
 
@@ -16,7 +16,7 @@ pub const TOKEN: &str = "/oauth2/token";
 
 pub const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
 
-/// `web` and alice, who signed in and allowed it.
+/// `web`, and the browser of alice, who has signed in and given consent.
 pub struct Flow {
     pub web: TestClient,
     pub alice: Browser,
@@ -35,7 +35,7 @@ impl Flow {
     }
 }
 
-/// The body of a valid token request, and the header that authenticates it.
+/// Returns the body of a valid token request and its `Authorization` header.
 pub fn valid(web: &TestClient, code: &str) -> (String, String) {
     let fields = [
         ("grant_type", "authorization_code"),
@@ -56,28 +56,28 @@ pub async fn posts(server: &Server, path: &str, headers: &[(&str, &str)], body: 
         .await
 }
 
-/// What comes back for these bytes.
-pub async fn asked(base: &str, request: Vec<u8>) -> Answer {
+/// Sends these bytes and returns the response.
+pub async fn send_raw(base: &str, request: Vec<u8>) -> Answer {
     raw::bytes(base, request).await.expect("an answer")
 }
 
-/// The code still buys tokens.
-pub async fn unspent(web: &TestClient, code: &str) -> Result<(), String> {
+/// Checks that the code can be exchanged for tokens.
+pub async fn code_is_active(web: &TestClient, code: &str) -> Result<(), String> {
     let answer = web.redeems(code).await;
     if answer.status == 200 {
         Ok(())
     } else {
-        Err(format!("the code is spent: {}", seen(&answer)))
+        Err(format!("the code is spent: {}", summary(&answer)))
     }
 }
 
-/// The code buys nothing any more.
-pub async fn spent(web: &TestClient, code: &str) -> Result<(), String> {
+/// Checks that the code is rejected.
+pub async fn code_is_consumed(web: &TestClient, code: &str) -> Result<(), String> {
     json_error(&web.redeems(code).await, 400, "invalid_grant")
 }
 
-/// No log line of this request holds the text.
-pub fn unlogged(answer: &Answer, text: &str) -> Result<(), String> {
+/// Checks that no log event of this request contains the text.
+pub fn not_logged(answer: &Answer, text: &str) -> Result<(), String> {
     let events = log::of(answer.header("x-request-id").unwrap_or_default());
     let told = events
         .iter()
@@ -85,7 +85,7 @@ pub fn unlogged(answer: &Answer, text: &str) -> Result<(), String> {
     told.map_or(Ok(()), |event| Err(format!("the log tells it: {event:?}")))
 }
 
-/// The request's event has this severity.
+/// Checks the severity of an event of this request.
 pub fn severity(answer: &Answer, event: &str, wanted: &str) -> Result<(), String> {
     let events = log::of(answer.header("x-request-id").unwrap_or_default());
     let found = events

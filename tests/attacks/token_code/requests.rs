@@ -1,22 +1,22 @@
-//! How a token request may come: method, form, fields, origin.
+//! The form of a token request: method, content type, fields, origin.
 
-use super::{FORM, Flow, TOKEN, asked, posts, unlogged, unspent, valid};
-use crate::expect::{json_error, logged, seen};
+use super::{FORM, Flow, TOKEN, code_is_active, not_logged, posts, send_raw, valid};
+use crate::expect::{json_error, logged, summary};
 use crate::fixtures::server::public;
 use crate::fixtures::{Answer, VERIFIER, raw};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a180),
-    row!(a181),
-    row!(a182),
-    row!(a184),
-    row!(a185),
-    row!(a186),
-    row!(a204),
+    row!(a180_token_endpoint_allows_only_post),
+    row!(a181_token_requests_of_other_content_types_are_rejected),
+    row!(a182_credentials_in_the_token_query_are_rejected),
+    row!(a184_oversized_token_bodies_are_rejected),
+    row!(a185_malformed_encodings_are_rejected),
+    row!(a186_unknown_grant_types_are_rejected),
+    row!(a204_cors_allows_only_the_registered_origin),
 ];
 
-async fn a180(stage: &Stage) {
+async fn a180_token_endpoint_allows_only_post(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let target = format!("{TOKEN}?grant_type=authorization_code&code={code}");
@@ -25,15 +25,15 @@ async fn a180(stage: &Stage) {
         stage.check(
             case,
             answer.status == 405 && answer.header("allow") == Some("POST"),
-            || format!("{} allow {:?}", seen(&answer), answer.header("allow")),
+            || format!("{} allow {:?}", summary(&answer), answer.header("allow")),
         );
         stage.expect(case, logged(&answer, "http.method", ""));
-        stage.expect(case, unlogged(&answer, &code));
+        stage.expect(case, not_logged(&answer, &code));
     }
-    stage.expect(1, unspent(&flow.web, &code).await);
+    stage.expect(1, code_is_active(&flow.web, &code).await);
 }
 
-async fn a181(stage: &Stage) {
+async fn a181_token_requests_of_other_content_types_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let kinds = [
         Some("application/json"),
@@ -50,11 +50,11 @@ async fn a181(stage: &Stage) {
         let answer = posts(stage.node(case), TOKEN, &headers, &body).await;
         stage.expect(case, json_error(&answer, 400, "invalid_request"));
         stage.expect(case, logged(&answer, "token.rejected", ""));
-        stage.expect(case, unspent(&flow.web, &code).await);
+        stage.expect(case, code_is_active(&flow.web, &code).await);
     }
 }
 
-async fn a182(stage: &Stage) {
+async fn a182_credentials_in_the_token_query_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let (body, authorization) = valid(&flow.web, &code);
@@ -67,7 +67,7 @@ async fn a182(stage: &Stage) {
     let answer = posts(&stage.server, &in_query, &[FORM], &body).await;
     stage.expect(1, json_error(&answer, 400, "invalid_request"));
     stage.expect(1, logged(&answer, "token.rejected", "query"));
-    stage.expect(1, unlogged(&answer, secret.expose()));
+    stage.expect(1, not_logged(&answer, secret.expose()));
     let without = body.replace("grant_type=authorization_code&", "");
     let answer = posts(
         &stage.server,
@@ -78,30 +78,30 @@ async fn a182(stage: &Stage) {
     .await;
     stage.expect(2, json_error(&answer, 400, "invalid_request"));
     stage.expect(2, logged(&answer, "token.rejected", "query"));
-    stage.expect(2, unlogged(&answer, "grant_type=authorization_code"));
-    stage.expect(2, unspent(&flow.web, &code).await);
+    stage.expect(2, not_logged(&answer, "grant_type=authorization_code"));
+    stage.expect(2, code_is_active(&flow.web, &code).await);
 }
 
-async fn a184(stage: &Stage) {
+async fn a184_oversized_token_bodies_are_rejected(stage: &Stage) {
     let web = stage.server.shop().await;
     let (body, authorization) = valid(&web, "pcl_ac_x");
     let headers = [("Authorization", authorization.as_str())];
     let base = stage.server.base.as_str();
     let refused = |case: usize, answer: &Answer, statuses: &[u16]| {
         stage.check(case, statuses.contains(&answer.status), || {
-            format!("got {}, want {statuses:?}", seen(answer))
+            format!("got {}, want {statuses:?}", summary(answer))
         });
         stage.expect(case, logged(answer, "http.too_large", ""));
     };
-    // 1. One byte too many.
+    // 1. One byte above the limit.
     let long = format!("{body}&x={}", "x".repeat(16 * 1_024 + 1 - body.len() - 3));
     assert_eq!(long.len(), 16 * 1_024 + 1);
     refused(
         1,
-        &asked(base, raw::post(TOKEN, &headers, &long)).await,
+        &send_raw(base, raw::post(TOKEN, &headers, &long)).await,
         &[413],
     );
-    // 2. 100 MiB in chunks, and no end: the server does not wait for one.
+    // 2. 100 MiB in chunks without an end: the server does not wait for one.
     let head = format!(
         "POST {TOKEN} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\
          Content-Type: application/x-www-form-urlencoded\r\nAuthorization: {authorization}\r\n\r\n"
@@ -117,7 +117,7 @@ async fn a184(stage: &Stage) {
             1_600,
         )
         .await;
-        // The nodes of the other database live in this process too: the quietest round counts.
+        // Other rows run in this process too, so the round with the least growth counts.
         growth = growth.min(resident().saturating_sub(before));
         stage.check(2, hung_up, || "still listening".to_owned());
         match answer {
@@ -131,38 +131,38 @@ async fn a184(stage: &Stage) {
     stage.check(2, growth < 2 << 20, || {
         format!("{growth} bytes more are resident")
     });
-    // 3. The first bytes of a gzip stream; nobody unpacks it.
+    // 3. The first bytes of a gzip stream, which is not decompressed.
     let bomb = [
         ("Authorization", authorization.as_str()),
         ("Content-Encoding", "gzip"),
     ];
     refused(
         3,
-        &asked(base, raw::post(TOKEN, &bomb, "\u{1f}\u{8b}\u{8}")).await,
+        &send_raw(base, raw::post(TOKEN, &bomb, "\u{1f}\u{8b}\u{8}")).await,
         &[415],
     );
-    // 4. and 5. Fields.
+    // 4. and 5. Number of fields.
     for (case, fields, statuses) in [(4, 65, &[400][..]), (5, 10_000, &[400, 413])] {
         let many: String = (4..fields).map(|n| format!("&x{n}=1")).collect();
         refused(
             case,
-            &asked(base, raw::post(TOKEN, &headers, &format!("{body}{many}"))).await,
+            &send_raw(base, raw::post(TOKEN, &headers, &format!("{body}{many}"))).await,
             statuses,
         );
     }
 }
 
-/// Resident memory of this process, in bytes.
+/// Returns the resident memory of this process in bytes.
 fn resident() -> u64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap();
     text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4_096
 }
 
-async fn a185(stage: &Stage) {
+async fn a185_malformed_encodings_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let (body, authorization) = valid(&flow.web, &code);
-    // A NUL is well-formed UTF-8, so the log gives it its own reason.
+    // A NUL is valid UTF-8, so the log has another reason for it.
     for (case, value, reason) in [
         (1, "%ff%fe", "utf8"),
         (2, "a%00b", "control_char"),
@@ -185,7 +185,7 @@ async fn a185(stage: &Stage) {
             stage.expect(case, logged(&answer, "token.rejected", reason));
         }
     }
-    stage.expect(4, unspent(&flow.web, &code).await);
+    stage.expect(4, code_is_active(&flow.web, &code).await);
     let plus = flow.web.request(&[("scope", "openid orders:read")]);
     for (case, url) in [(5, plus.clone()), (6, plus.replace('+', "%20"))] {
         let code = flow.alice.allows_request(&url).await;
@@ -196,7 +196,7 @@ async fn a185(stage: &Stage) {
     }
 }
 
-async fn a186(stage: &Stage) {
+async fn a186_unknown_grant_types_are_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let code = flow.code().await;
     let answer = flow.web.redeems_with(&code, &[("grant_type", "")]).await;
@@ -220,10 +220,10 @@ async fn a186(stage: &Stage) {
         stage.expect(case, json_error(&answer, 400, "unsupported_grant_type"));
         stage.expect(case, logged(&answer, "token.rejected", ""));
     }
-    stage.expect(1, unspent(&flow.web, &code).await);
+    stage.expect(1, code_is_active(&flow.web, &code).await);
 }
 
-async fn a204(stage: &Stage) {
+async fn a204_cors_allows_only_the_registered_origin(stage: &Stage) {
     let mut spa = public("spa", &["https://spa.example/cb"]);
     spa.cors_origins = vec!["https://spa.example".to_owned()];
     let spa = stage.server.register(spa).await;

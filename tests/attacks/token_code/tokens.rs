@@ -1,4 +1,4 @@
-//! What a code buys.
+//! The tokens that a code is exchanged for.
 
 use std::time::Duration;
 
@@ -6,14 +6,17 @@ use portcullis::keys::Alg;
 use portcullis::secret::{base64url, sha256};
 
 use super::Flow;
-use crate::expect::seen;
+use crate::expect::summary;
 use crate::fixtures::client::header;
 use crate::fixtures::server::AUDIENCE;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a200), row!(a201)];
+pub const ROWS: &[Row] = &[
+    row!(a200_id_token_claims_are_exact),
+    row!(a201_access_token_claims_are_exact),
+];
 
-async fn a200(stage: &Stage) {
+async fn a200_id_token_claims_are_exact(stage: &Stage) {
     let began = stage.server.clock.now().secs();
     let mut flow = Flow::begin(&stage.server).await;
     stage.server.advance(Duration::from_secs(100));
@@ -58,7 +61,7 @@ async fn a200(stage: &Stage) {
     stage.check(
         5,
         told.status == 200 && told.json()["sub"] == id["sub"],
-        || seen(&told),
+        || summary(&told),
     );
     stage.check(
         6,
@@ -67,7 +70,7 @@ async fn a200(stage: &Stage) {
     );
 }
 
-async fn a201(stage: &Stage) {
+async fn a201_access_token_claims_are_exact(stage: &Stage) {
     let web = stage.server.shop().await;
     let mut alice = stage.server.browser();
     let code = alice
@@ -126,7 +129,7 @@ async fn a201(stage: &Stage) {
         id_header["typ"] != "at+jwt" && id["aud"] != AUDIENCE,
         || format!("{id_header} {id}"),
     );
-    // Neither passes for the other at the API.
+    // The API accepts neither in place of the other.
     let now = stage.server.clock.now().secs();
     let need = portcullis_verifier::Need::any();
     stage.check(

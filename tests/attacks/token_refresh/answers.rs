@@ -1,4 +1,4 @@
-//! Who may refresh, how long, and what it gives.
+//! Which clients may refresh, for how long, and the tokens they get.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,45 +8,45 @@ use portcullis::oauth::client::Client;
 use portcullis::oauth::request::scope::Scope;
 use portcullis::secret::{base64url, sha256};
 
-use super::{bought, refused_everywhere};
-use crate::expect::{json_error, logged, seen};
+use super::{redeem_new_code, rejected_on_all_nodes};
+use crate::expect::{json_error, logged, summary};
 use crate::fixtures::server::{AUDIENCE, PASSWORD, confidential, public, sweep};
 use crate::fixtures::{Answer, Tokens};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
-    row!(a217),
-    row!(a218),
-    row!(a219),
-    row!(a220),
-    row!(a221),
-    row!(a222),
-    row!(a225),
-    row!(a226),
-    row!(a509),
+    row!(a217_refresh_token_of_another_client_is_rejected),
+    row!(a218_unauthenticated_refresh_of_confidential_client_is_rejected),
+    row!(a219_refresh_scope_never_widens),
+    row!(a220_narrowed_refresh_keeps_the_original_scope),
+    row!(a221_refresh_tokens_expire_idle_and_absolute),
+    row!(a222_refresh_for_disabled_user_or_client_is_rejected),
+    row!(a225_refreshed_tokens_keep_their_claims),
+    row!(a226_refreshes_are_limited_per_grant),
+    row!(a509_unredeemed_codes_do_not_revoke_the_grant),
 ];
 
 const TOKEN: &str = "/oauth2/token";
 const DAY: Duration = Duration::from_secs(86_400);
 const SECOND: Duration = Duration::from_secs(1);
-/// What a node remembers of a client may be this old.
+/// A node may cache a client registration for this long.
 const CACHED: Duration = Duration::from_secs(6);
 
 fn succeeded(stage: &Stage, case: usize, answer: &Answer) {
-    stage.check(case, answer.status == 200, || seen(answer));
+    stage.check(case, answer.status == 200, || summary(answer));
 }
 
-async fn a217(stage: &Stage) {
+async fn a217_refresh_token_of_another_client_is_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let web2 = confidential("web2", "https://app2.example/cb");
     let web2 = stage.server.register(web2).await;
-    let tokens = bought(&mut flow).await;
+    let tokens = redeem_new_code(&mut flow).await;
     let answer = web2.refreshes(tokens.refresh(), &[]).await;
     stage.expect(1, json_error(&answer, 400, "invalid_grant"));
     stage.expect(1, logged(&answer, "token.rejected", "client"));
     succeeded(stage, 1, &flow.web.refreshes(tokens.refresh(), &[]).await);
-    // Not even a used one: a stranger who replays ends nothing.
+    // The same for a used token: a replay by another client does not revoke the grant.
     stage.server.advance(31 * SECOND);
     let answer = web2.refreshes(tokens.refresh(), &[]).await;
     stage.expect(1, json_error(&answer, 400, "invalid_grant"));
@@ -67,9 +67,9 @@ async fn a217(stage: &Stage) {
     succeeded(stage, 2, &spa.refreshes(tokens.refresh(), &[]).await);
 }
 
-async fn a218(stage: &Stage) {
+async fn a218_unauthenticated_refresh_of_confidential_client_is_rejected(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
-    let tokens = bought(&mut flow).await;
+    let tokens = redeem_new_code(&mut flow).await;
     let generation = "SELECT generation AS n FROM grants";
     let before = stage
         .server
@@ -91,7 +91,7 @@ async fn a218(stage: &Stage) {
     succeeded(stage, 1, &flow.web.refreshes(tokens.refresh(), &[]).await);
 }
 
-async fn a220(stage: &Stage) {
+async fn a220_narrowed_refresh_keeps_the_original_scope(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let whole = "openid orders:read orders:write";
     let url = flow.web.request(&[("scope", whole)]);
@@ -113,7 +113,7 @@ async fn a220(stage: &Stage) {
         again.0["scope"] == whole && again.access_claims()["scope"] == whole,
         || again.0.to_string(),
     );
-    // More than was granted is refused, and costs the client nothing.
+    // A wider scope is rejected, and the refresh token stays valid.
     let more = flow
         .web
         .refreshes(again.refresh(), &[("scope", "openid profile")])
@@ -122,21 +122,24 @@ async fn a220(stage: &Stage) {
     succeeded(stage, 3, &flow.web.refreshes(again.refresh(), &[]).await);
 }
 
-async fn a221(stage: &Stage) {
+async fn a221_refresh_tokens_expire_idle_and_absolute(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let expired = |case: usize, answer: &Answer| {
         stage.expect(case, json_error(answer, 400, "invalid_grant"));
         stage.expect(case, logged(answer, "token.expired", ""));
     };
-    // 1. At rest: one second too early it is still good.
-    let (rested, spare) = (bought(&mut flow).await, bought(&mut flow).await);
+    // 1. Idle: one second before the limit the token is still valid.
+    let (rested, spare) = (
+        redeem_new_code(&mut flow).await,
+        redeem_new_code(&mut flow).await,
+    );
     stage.server.advance(14 * DAY - SECOND);
     succeeded(stage, 1, &flow.web.refreshes(spare.refresh(), &[]).await);
     stage.server.advance(2 * SECOND);
     expired(1, &flow.web.refreshes(rested.refresh(), &[]).await);
     // 2. Used daily.
     flow.alice = stage.server.signed_in("alice").await;
-    let mut tokens = bought(&mut flow).await;
+    let mut tokens = redeem_new_code(&mut flow).await;
     for day in 1..30 {
         stage.server.advance(DAY);
         let web = flow.web.at(&stage.node(day).base);
@@ -148,10 +151,10 @@ async fn a221(stage: &Stage) {
     expired(2, &flow.web.refreshes(tokens.refresh(), &[]).await);
 }
 
-async fn a222(stage: &Stage) {
-    // 3. The grant type is taken from the client.
+async fn a222_refresh_for_disabled_user_or_client_is_rejected(stage: &Stage) {
+    // 3. The client loses the grant type.
     let mut flow = Flow::begin(&stage.server).await;
-    let tokens = bought(&mut flow).await;
+    let tokens = redeem_new_code(&mut flow).await;
     let (web, id) = (flow.web.clone(), flow.web.id().to_owned());
     let change = |what: &str| {
         stage
@@ -165,7 +168,7 @@ async fn a222(stage: &Stage) {
     stage.expect(3, logged(&answer, "token.rejected", "grant_type"));
     change("grant_types = '[\"authorization_code\",\"refresh_token\"]'");
     let tokens = flow.web.refreshes(tokens.refresh(), &[]).await.ok();
-    // 1. The person is switched off.
+    // 1. The user is disabled.
     let now = stage.server.clock.now();
     stage
         .server
@@ -184,7 +187,7 @@ async fn a222(stage: &Stage) {
         stage.expect(1, json_error(&answer, 400, "invalid_grant"));
         stage.expect(1, logged(&answer, "token.rejected", "grant_ended"));
     }
-    stage.expect(1, refused_everywhere(stage.all(), &tokens).await);
+    stage.expect(1, rejected_on_all_nodes(stage.all(), &tokens).await);
     // 2. The client is deleted.
     stage
         .server
@@ -198,9 +201,9 @@ async fn a222(stage: &Stage) {
     }
 }
 
-async fn a225(stage: &Stage) {
+async fn a225_refreshed_tokens_keep_their_claims(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
-    let first = bought(&mut flow).await;
+    let first = redeem_new_code(&mut flow).await;
     stage.server.advance(100 * SECOND);
     let second = flow.web.refreshes(first.refresh(), &[]).await.ok();
     let (before, after) = (first.id_claims(), second.id_claims());
@@ -251,7 +254,7 @@ async fn a225(stage: &Stage) {
     );
 }
 
-/// Rows of every table.
+/// Returns the number of rows of every table.
 fn sizes(stage: &Stage) -> BTreeMap<&'static str, i64> {
     let tables = [
         "users",
@@ -279,13 +282,13 @@ fn sizes(stage: &Stage) -> BTreeMap<&'static str, i64> {
         .into()
 }
 
-async fn a226(stage: &Stage) {
+async fn a226_refreshes_are_limited_per_grant(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
-    let mut tokens = bought(&mut flow).await;
+    let mut tokens = redeem_new_code(&mut flow).await;
     let before = sizes(stage);
-    let nodes = super::everywhere(stage, &flow.web);
+    let nodes = super::on_all_nodes(stage, &flow.web);
     for n in 0..150 {
-        // As often as a family may: 30 in a minute.
+        // At the limit of a grant: 30 per minute.
         stage.server.advance(2 * SECOND);
         tokens = nodes[n % nodes.len()]
             .refreshes(tokens.refresh(), &[])
@@ -299,27 +302,27 @@ async fn a226(stage: &Stage) {
     stage.check(1, stage.server.count(generation) == 150, || {
         format!("generation {}", stage.server.count(generation))
     });
-    // Faster than that: 30 at once, then 429, and the token that was refused is still good.
+    // Above the limit: 30 succeed, then 429, and the refused token is still valid.
     stage.server.advance(60 * SECOND);
     for _ in 0..30 {
         tokens = nodes[0].refreshes(tokens.refresh(), &[]).await.ok();
     }
     let refused = nodes[0].refreshes(tokens.refresh(), &[]).await;
     let put_off = (refused.status, refused.header("retry-after")) == (429, Some("2"));
-    stage.check(2, put_off, || seen(&refused));
+    stage.check(2, put_off, || summary(&refused));
     stage.expect(2, logged(&refused, "ratelimit.hit", "refresh"));
     stage.server.advance(2 * SECOND);
     let again = nodes[0].refreshes(tokens.refresh(), &[]).await;
-    stage.check(2, again.status == 200, || seen(&again));
+    stage.check(2, again.status == 200, || summary(&again));
 }
 
-/// The scope of the token response and of the access token, in order.
+/// Returns the scopes of the token response and of the access token, sorted.
 fn scopes(tokens: &Tokens) -> (String, String) {
     let text = |value: &serde_json::Value| value["scope"].as_str().unwrap_or_default().to_owned();
     (text(&tokens.0), text(&tokens.access_claims()))
 }
 
-async fn a219(stage: &Stage) {
+async fn a219_refresh_scope_never_widens(stage: &Stage) {
     let mut flow = Flow::begin(&stage.server).await;
     let whole = "openid offline_access orders:read orders:write";
     let url = flow.web.request(&[("scope", whole)]);
@@ -332,12 +335,12 @@ async fn a219(stage: &Stage) {
         stage.server.alter(&flow.web.client.id, change).await;
         stage.server.advance(CACHED);
     };
-    // 1. Wider than what was granted.
+    // 1. Wider than the granted scope.
     let wider = [("scope", "openid profile")];
     let answer = flow.web.refreshes(tokens.refresh(), &wider).await;
     stage.expect(1, json_error(&answer, 400, "invalid_scope"));
     stage.expect(1, logged(&answer, "token.rejected", "scope"));
-    // 2. A scope is taken from the client: refresh, also when it asks for the scope by name, and code.
+    // 2. The client loses a scope: refresh without and with `scope`, and exchange of a code.
     registered(|client| {
         client.scopes = Scope::parse("openid offline_access orders:read").unwrap();
     })
@@ -358,11 +361,11 @@ async fn a219(stage: &Stage) {
     stage.check(3, scopes(&exchanged) == narrow_pair, || {
         exchanged.0.to_string()
     });
-    // 4. `offline_access` is taken from it. Nothing is used up: given back, the grant goes on.
+    // 4. The client loses `offline_access`. Nothing is consumed: when it is restored, the grant works again.
     let url = flow.web.request(&[("scope", narrow)]);
     let offline = flow.alice.allows_request(&url).await;
     registered(|client| client.scopes = Scope::parse("openid orders:read").unwrap()).await;
-    for web in super::everywhere(stage, &flow.web) {
+    for web in super::on_all_nodes(stage, &flow.web) {
         let answer = web.refreshes(tokens.refresh(), &[]).await;
         stage.expect(4, json_error(&answer, 400, "invalid_grant"));
         stage.expect(4, logged(&answer, "token.rejected", "scope"));
@@ -375,19 +378,19 @@ async fn a219(stage: &Stage) {
     .await;
     stage.server.advance(60 * SECOND);
     tokens = flow.web.refreshes(tokens.refresh(), &[]).await.ok();
-    // 5. The API is taken from it.
+    // 5. The client loses the resource.
     registered(|client| client.resources.clear()).await;
     let answer = flow.web.refreshes(tokens.refresh(), &[]).await;
     stage.expect(5, json_error(&answer, 400, "invalid_target"));
     registered(|client| client.resources = vec![AUDIENCE.to_owned()]).await;
     stage.server.advance(60 * SECOND);
     tokens = flow.web.refreshes(tokens.refresh(), &[]).await.ok();
-    // 6. All that was granted is taken from it.
+    // 6. The client loses all granted scopes.
     registered(|client| client.scopes = Scope::parse("offline_access profile").unwrap()).await;
     let only = flow.web.refreshes(tokens.refresh(), &[]).await;
     stage.expect(6, json_error(&only, 400, "invalid_grant"));
     registered(|client| client.scopes = Scope::parse("openid offline_access").unwrap()).await;
-    // 7. The redirect URI to which a code went is taken from it.
+    // 7. The client loses the redirect URI to which a code was sent.
     let code = flow.alice.allows(&flow.web).await;
     registered(|client| client.redirect_uris = vec!["https://new.example/cb".to_owned()]).await;
     let answer = flow.web.redeems(&code).await;
@@ -395,7 +398,7 @@ async fn a219(stage: &Stage) {
     stage.expect(7, logged(&answer, "token.rejected", "redirect_uri"));
 }
 
-async fn a509(stage: &Stage) {
+async fn a509_unredeemed_codes_do_not_revoke_the_grant(stage: &Stage) {
     let spa = public("spa", &["https://spa.example/cb"]);
     let spa = stage.server.register(spa).await;
     let mut alice = stage.server.browser();
@@ -410,7 +413,7 @@ async fn a509(stage: &Stage) {
     for n in 0..25 {
         stage.server.advance(SECOND);
         let answer = alice.at(&stage.node(n).base).get(&silent).await;
-        stage.check(1, answer.callback("code").is_some(), || seen(&answer));
+        stage.check(1, answer.callback("code").is_some(), || summary(&answer));
     }
     let after = stage.server.count(revoked);
     stage.check(2, after == before, || {
@@ -418,7 +421,7 @@ async fn a509(stage: &Stage) {
     });
     let next = spa.refreshes(tokens.refresh(), &[]).await;
     succeeded(stage, 3, &next);
-    // What was never redeemed is gone with its codes.
+    // Codes that were never redeemed are deleted by the clean-up.
     stage.server.advance(12 * 60 * SECOND);
     let now = stage.server.clock.now();
     stage.server.write(move |tx| sweep(tx, now)).await;

@@ -1,16 +1,19 @@
-//! Refreshes raced with each other and with what ends them. The thousands of rounds are in `races`.
+//! Refreshes raced with each other and with revocations. `races` has thousands of rounds.
 
 use portcullis::accounts::user::Username;
 
-use super::{bought, everywhere, grant_ended, refused_everywhere};
-use crate::expect::{json_error, logged, seen};
+use super::{grant_is_revoked, on_all_nodes, redeem_new_code, rejected_on_all_nodes};
+use crate::expect::{json_error, logged, summary};
 use crate::fixtures::{Answer, Browser, Db, Server, TestClient, Tokens};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a212), row!(a216)];
+pub const ROWS: &[Row] = &[
+    row!(a212_concurrent_refreshes_without_grace_succeed_once),
+    row!(a216_refresh_racing_revocation_never_survives_it),
+];
 
-async fn a212(stage: &Stage) {
+async fn a212_concurrent_refreshes_without_grace_succeed_once(stage: &Stage) {
     let own = Server::with(stage.db(), |config| {
         config.tokens.refresh_grace = "0s".parse().unwrap();
     })
@@ -20,14 +23,14 @@ async fn a212(stage: &Stage) {
         nodes = vec![own.node().await, own.node().await];
     }
     let mut flow = Flow::begin(&own).await;
-    let parties: Vec<TestClient> = std::iter::once(&own)
+    let clients: Vec<TestClient> = std::iter::once(&own)
         .chain(&nodes)
         .map(|node| flow.web.at(&node.base))
         .collect();
     for (case, n) in (1..).zip([2, 4, 8, 16, 32, 64]) {
         for _ in 0..2 {
-            let tokens = bought(&mut flow).await;
-            let answers = at_once(&parties, tokens.refresh(), n).await;
+            let tokens = redeem_new_code(&mut flow).await;
+            let answers = refresh_concurrently(&clients, tokens.refresh(), n).await;
             let (won, lost): (Vec<_>, Vec<_>) =
                 answers.iter().partition(|answer| answer.status == 200);
             stage.check(case, won.len() == 1, || format!("{} of {n} won", won.len()));
@@ -36,9 +39,9 @@ async fn a212(stage: &Stage) {
             }
             let reuse = |answer: &&&Answer| logged(answer, "token.refresh_reuse", "reused").is_ok();
             stage.check(case, lost.iter().any(|answer| reuse(&answer)), || {
-                "nobody was alarmed".to_owned()
+                "no reuse alert was logged".to_owned()
             });
-            stage.expect(case, grant_ended(&own, &tokens, 1));
+            stage.expect(case, grant_is_revoked(&own, &tokens, 1));
         }
     }
     for node in nodes {
@@ -47,10 +50,10 @@ async fn a212(stage: &Stage) {
     own.remove().await;
 }
 
-/// `n` refreshes of one token, at all nodes at once.
-async fn at_once(parties: &[TestClient], token: &str, n: usize) -> Vec<Answer> {
+/// Sends `n` refreshes of one token at once, spread over all nodes.
+async fn refresh_concurrently(clients: &[TestClient], token: &str, n: usize) -> Vec<Answer> {
     let racers = (0..n).map(|racer| {
-        let (web, token) = (parties[racer % parties.len()].clone(), token.to_owned());
+        let (web, token) = (clients[racer % clients.len()].clone(), token.to_owned());
         actix_web::rt::spawn(async move { web.refreshes(&token, &[]).await })
     });
     let mut answers = Vec::new();
@@ -60,18 +63,18 @@ async fn at_once(parties: &[TestClient], token: &str, n: usize) -> Vec<Answer> {
     answers
 }
 
-/// What may end a refresh token.
+/// An action that revokes a refresh token.
 #[derive(Clone, Copy)]
-enum Act {
+enum RevokingAction {
     Revocation,
     Logout,
     ConsentRemoval,
     PasswordChange,
 }
 
-impl Act {
-    /// Done and answered.
-    async fn happens(
+impl RevokingAction {
+    /// Performs the action and waits for the response.
+    async fn perform(
         self,
         server: &Server,
         web: &TestClient,
@@ -81,16 +84,16 @@ impl Act {
         match self {
             Self::Revocation => assert_eq!(web.revokes(tokens.refresh()).await.status, 200),
             Self::Logout => assert_eq!(alice.signs_out().await.status, 200),
-            // Consents have no page yet that removes them.
+            // There is no page yet that withdraws a consent.
             Self::ConsentRemoval => server.execute(&format!(
                 "UPDATE consents SET ended_at = {} WHERE ended_at IS NULL",
                 server.clock.now().micros()
             )),
-            Self::PasswordChange => changes_password(server).await,
+            Self::PasswordChange => change_password(server).await,
         }
     }
 
-    /// The record that hits the tokens of the grant, as a condition on `revocations`.
+    /// The record that matches the tokens of the grant, as a condition on `revocations`.
     fn record(self, tokens: &Tokens) -> Option<String> {
         let claims = tokens.access_claims();
         let text = |name: &str| claims[name].as_str().unwrap().to_owned();
@@ -111,8 +114,8 @@ impl Act {
     }
 }
 
-/// The password's hash stays: what counts is the cut-off that goes with a change.
-async fn changes_password(server: &Server) {
+/// Keeps the password hash: the row is about the revocation that comes with a change.
+async fn change_password(server: &Server) {
     let now = server.clock.now();
     server
         .write(move |tx| {
@@ -124,16 +127,16 @@ async fn changes_password(server: &Server) {
         .await;
 }
 
-async fn a216(stage: &Stage) {
+async fn a216_refresh_racing_revocation_never_survives_it(stage: &Stage) {
     let web = stage.server.shop().await;
     let acts = [
-        Act::Revocation,
-        Act::Logout,
-        Act::ConsentRemoval,
-        Act::PasswordChange,
+        RevokingAction::Revocation,
+        RevokingAction::Logout,
+        RevokingAction::ConsentRemoval,
+        RevokingAction::PasswordChange,
     ];
     for (case, act) in (1..).zip(acts) {
-        // First one after the other, then three times at once.
+        // Once in sequence, then three times concurrently.
         for round in 0..4 {
             let mut alice = stage.server.enters("alice").await;
             let code = alice.allows(&web).await;
@@ -143,12 +146,12 @@ async fn a216(stage: &Stage) {
             let mut alice = alice.at(&other.base);
             let mut held = tokens.clone();
             if round == 0 {
-                act.happens(other, &there, &mut alice, &tokens).await;
+                act.perform(other, &there, &mut alice, &tokens).await;
             } else {
                 let token = tokens.refresh().to_owned();
                 let refresh =
                     actix_web::rt::spawn(async move { here.refreshes(&token, &[]).await });
-                act.happens(other, &there, &mut alice, &tokens).await;
+                act.perform(other, &there, &mut alice, &tokens).await;
                 let answer = refresh.await.unwrap();
                 if answer.status == 200 {
                     held = answer.ok();
@@ -156,16 +159,16 @@ async fn a216(stage: &Stage) {
                     stage.expect(case, json_error(&answer, 400, "invalid_grant"));
                 }
             }
-            // Whatever the race minted: no later refresh succeeds, and the record hits its tokens.
-            for web in everywhere(stage, &web) {
+            // No later refresh succeeds, and the record matches the tokens that the race issued.
+            for web in on_all_nodes(stage, &web) {
                 for token in [tokens.refresh(), held.refresh()] {
                     let late = web.refreshes(token, &[]).await;
                     stage.check(case, late.status == 400, || {
-                        format!("round {round}: {}", seen(&late))
+                        format!("round {round}: {}", summary(&late))
                     });
                 }
             }
-            stage.expect(case, refused_everywhere(stage.all(), &held).await);
+            stage.expect(case, rejected_on_all_nodes(stage.all(), &held).await);
             if let Some(record) = act.record(&held) {
                 let query = format!("SELECT count(*) AS n FROM revocations WHERE {record}");
                 stage.check(case, stage.server.count(&query) > 0, || {

@@ -1,4 +1,4 @@
-//! Who is asked to sign in, and what a request may say about them.
+//! Parameters about the user and their sign-in: `prompt`, `max_age`, `id_token_hint`, `login_hint`, `claims`.
 
 use std::time::Duration;
 
@@ -8,15 +8,22 @@ use portcullis::keys::Alg;
 use serde_json::json;
 
 use super::{STATE, both, form, posts_across};
-use crate::expect::{WEB_CALLBACK, answered_to, logged, login_page, page, page400, redirected};
+use crate::expect::{
+    WEB_CALLBACK, logged, login_page, page, page400, redirected, redirected_with_code,
+};
 use crate::fixtures::client::{claims, header};
 use crate::fixtures::server::PASSWORD;
 use crate::fixtures::{Answer, log};
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a020), row!(a021), row!(a022), row!(a024)];
+pub const ROWS: &[Row] = &[
+    row!(a020_prompt_login_and_max_age_0_require_a_new_login),
+    row!(a021_invalid_id_token_hints_are_rejected),
+    row!(a022_login_hint_is_escaped_and_ui_locales_are_not_cached),
+    row!(a024_malformed_claims_json_is_rejected),
+];
 
-async fn a020(stage: &Stage) {
+async fn a020_prompt_login_and_max_age_0_require_a_new_login(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     for (case, (name, value)) in [(1, ("max_age", "0")), (2, ("prompt", "login"))] {
         stage.server.advance(Duration::from_secs(40));
@@ -35,7 +42,7 @@ async fn a020(stage: &Stage) {
         let login = alice.post("/login", &fields).await;
         stage.expect(case, logged(&login, "login.reauth", ""));
         let answer = alice.opens(&login.own_redirect().unwrap()).await;
-        stage.expect(case, answered_to(&answer, WEB_CALLBACK, STATE));
+        stage.expect(case, redirected_with_code(&answer, WEB_CALLBACK, STATE));
         let id = web
             .redeems(&answer.callback("code").unwrap())
             .await
@@ -51,12 +58,12 @@ async fn a020(stage: &Stage) {
             both(page400(&back), logged(&back, "authorization.replay", "")),
         );
     }
-    // Not even a login of this very instant is young enough.
+    // Even a login of the same instant is not recent enough.
     let answer = alice.opens(&web.request(&[("max_age", "0")])).await;
     stage.expect(5, login_page(&answer));
 }
 
-async fn a021(stage: &Stage) {
+async fn a021_invalid_id_token_hints_are_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let mark = log::mark();
     let code = alice.allows(&web).await;
@@ -122,11 +129,11 @@ async fn a021(stage: &Stage) {
             logged(&answer, "authz.rejected", "other_user"),
         ),
     );
-    // A genuine one of her own is no obstacle.
+    // A genuine hint for the signed-in user is accepted.
     let answer = alice
         .get(&web.request(&[("id_token_hint", &genuine), ("prompt", "none")]))
         .await;
-    stage.expect(5, answered_to(&answer, WEB_CALLBACK, STATE));
+    stage.expect(5, redirected_with_code(&answer, WEB_CALLBACK, STATE));
     let parts: Vec<&str> = [&forged, &foreign, &of_bob]
         .into_iter()
         .flat_map(|token| token.split('.').skip(1))
@@ -139,10 +146,10 @@ async fn a021(stage: &Stage) {
     stage.check(6, told.is_none(), || format!("logged {told:?}"));
 }
 
-async fn a022(stage: &Stage) {
+async fn a022_login_hint_is_escaped_and_ui_locales_are_not_cached(stage: &Stage) {
     let web = stage.server.shop().await;
-    let mut nobody = stage.server.browser();
-    let page = nobody
+    let mut anonymous = stage.server.browser();
+    let page = anonymous
         .opens(&web.request(&[("login_hint", "<script>alert(1)</script>")]))
         .await;
     stage.expect(1, login_page(&page));
@@ -154,12 +161,12 @@ async fn a022(stage: &Stage) {
 
     let long = "a".repeat(10_000);
     let posted = posts_across(stage, 2, form(&web.parameters(&[("login_hint", &long)]))).await;
-    let page = nobody.opens(&posted.own_redirect().unwrap()).await;
+    let page = anonymous.opens(&posted.own_redirect().unwrap()).await;
     stage.expect(2, login_page(&page));
     let shown = page.hidden("username").len();
     stage.check(2, shown == 254, || format!("{shown} characters are shown"));
 
-    let page = nobody
+    let page = anonymous
         .opens(&web.request(&[("ui_locales", "../../etc/passwd")]))
         .await;
     stage.expect(3, login_page(&page));
@@ -168,7 +175,7 @@ async fn a022(stage: &Stage) {
         page.body.contains("<html lang=\"en\">") && !page.body.contains("passwd"),
         || page.body.clone(),
     );
-    // Ten thousand by hand. One begun authorization each and nothing more: no locale is kept.
+    // 10,000 are run by hand. Each request writes one authorization, and no locale is kept.
     for n in 0..50 {
         let answer = stage
             .node(n)
@@ -179,7 +186,7 @@ async fn a022(stage: &Stage) {
     }
 }
 
-async fn a024(stage: &Stage) {
+async fn a024_malformed_claims_json_is_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let nested = |depth: usize, inner: &str| {
         format!(
@@ -206,9 +213,9 @@ async fn a024(stage: &Stage) {
         format!(r#"{{"x":{}{}}}"#, "[".repeat(7), "]".repeat(7)),
     ] {
         let answer = alice.get(&web.request(&[("claims", &deepest)])).await;
-        stage.expect(5, answered_to(&answer, WEB_CALLBACK, STATE));
+        stage.expect(5, redirected_with_code(&answer, WEB_CALLBACK, STATE));
     }
-    // Brackets stand for themselves in a form, so ten thousand of them fit into a body.
+    // Brackets need no encoding in a form, so 10,000 of them fit into a body.
     let body = format!(
         "{}&claims={{\"a\":{}",
         form(&web.parameters(&[])),

@@ -1,4 +1,5 @@
-//! A Postgres server that says what none should: between a node and the real one, changing its words.
+//! A row of the catalogue: a hostile PostgreSQL server, played by a proxy that manipulates the messages of
+//! a real one.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -6,41 +7,41 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::expect::{json_error, seen};
+use crate::expect::{json_error, summary};
 use crate::fixtures::client::basic;
 use crate::fixtures::{Db, Server, postgres, raw};
 use crate::token_code::Flow;
-use crate::token_refresh::bought;
+use crate::token_refresh::redeem_new_code;
 use crate::{Row, Stage, row};
 
-pub const ROWS: &[Row] = &[row!(a492)];
+pub const ROWS: &[Row] = &[row!(a492_hostile_postgres_peer_causes_503)];
 
-/// What it does to the rows that it passes on.
+/// How the proxy manipulates the rows that it forwards.
 #[derive(Clone, Copy)]
-enum Odd {
+enum Manipulation {
     Nothing,
     TooFewFields,
     WrongTypes,
-    /// Says that a gibibyte follows, and hangs up.
+    /// Announces a message of 1 GiB and closes the connection.
     Huge,
 }
 
-/// A socket like Postgres's own.
-struct Peer {
+/// A proxy that listens on a Unix socket like PostgreSQL's.
+struct ManipulatingProxy {
     folder: PathBuf,
     odd: Arc<AtomicU8>,
 }
 
-impl Peer {
-    /// In front of the server whose socket is `real`.
-    fn before(real: PathBuf) -> Self {
-        let folder = std::env::temp_dir().join(format!("odd-peer-{}", std::process::id()));
+impl ManipulatingProxy {
+    /// Starts a proxy for the server whose socket is `real`.
+    fn in_front_of(real: PathBuf) -> Self {
+        let folder = std::env::temp_dir().join(format!("hostile-postgres-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
         let listener = UnixListener::bind(folder.join(".s.PGSQL.5432")).unwrap();
-        let odd = Arc::new(AtomicU8::new(Odd::Nothing as u8));
+        let odd = Arc::new(AtomicU8::new(Manipulation::Nothing as u8));
         let mode = Arc::clone(&odd);
-        // It ends with the process.
+        // The thread ends with the process.
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let Ok(server) = UnixStream::connect(&real) else {
@@ -53,7 +54,7 @@ impl Peer {
                 });
                 let mode = Arc::clone(&mode);
                 std::thread::spawn(move || {
-                    let _ = answers(server, &client, &mode);
+                    let _ = forward_messages(server, &client, &mode);
                     let _ = client.shutdown(std::net::Shutdown::Both);
                 });
             }
@@ -61,19 +62,19 @@ impl Peer {
         Self { folder, odd }
     }
 
-    fn becomes(&self, odd: Odd) {
+    fn set_manipulation(&self, odd: Manipulation) {
         self.odd.store(odd as u8, Ordering::SeqCst);
     }
 }
 
-impl Drop for Peer {
+impl Drop for ManipulatingProxy {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
-/// Passes message after message on: a letter, a length, a body.
-fn answers(
+/// Forwards the messages of the server: a type byte, a length and a body each.
+fn forward_messages(
     mut server: UnixStream,
     mut client: &UnixStream,
     mode: &AtomicU8,
@@ -86,12 +87,12 @@ fn answers(
         server.read_exact(&mut body)?;
         if head[0] == b'D' {
             match mode.load(Ordering::SeqCst) {
-                m if m == Odd::TooFewFields as u8 => {
+                m if m == Manipulation::TooFewFields as u8 => {
                     let fields = u16::from_be_bytes([body[0], body[1]]) - 1;
                     body[..2].copy_from_slice(&fields.to_be_bytes());
                 }
-                m if m == Odd::WrongTypes as u8 => body = mistyped(&body),
-                m if m == Odd::Huge as u8 => {
+                m if m == Manipulation::WrongTypes as u8 => body = mistyped(&body),
+                m if m == Manipulation::Huge as u8 => {
                     client.write_all(&[b'D', 0x40, 0, 0, 0, 0, 1])?;
                     return Ok(());
                 }
@@ -103,7 +104,7 @@ fn answers(
     }
 }
 
-/// Every value replaced by three bytes that are neither a number nor UTF-8.
+/// Replaces every value by three bytes that are neither a number nor UTF-8.
 fn mistyped(body: &[u8]) -> Vec<u8> {
     let fields = u16::from_be_bytes([body[0], body[1]]);
     let mut odd = fields.to_be_bytes().to_vec();
@@ -114,9 +115,9 @@ fn mistyped(body: &[u8]) -> Vec<u8> {
     odd
 }
 
-async fn a492(stage: &Stage) {
+async fn a492_hostile_postgres_peer_causes_503(stage: &Stage) {
     if stage.db() == Db::Sqlite {
-        // There is no peer.
+        // An embedded database has no peer.
         return stage.check(0, true, String::new);
     }
     let query = postgres::url()
@@ -124,10 +125,10 @@ async fn a492(stage: &Stage) {
         .map_or("", |(_, query)| query);
     let host = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "host");
     let Some((_, real)) = host.filter(|(_, host)| host.starts_with('/')) else {
-        // A server of somebody's own that is reached by network.
+        // A PostgreSQL server that is reached over the network.
         return stage.check(0, true, String::new);
     };
-    let peer = Peer::before(Path::new(real.as_ref()).join(".s.PGSQL.5432"));
+    let peer = ManipulatingProxy::in_front_of(Path::new(real.as_ref()).join(".s.PGSQL.5432"));
     let between = peer.folder.display().to_string();
     let server = Server::with(Db::Postgres, |config| {
         let url = config.database_url();
@@ -135,22 +136,26 @@ async fn a492(stage: &Stage) {
     })
     .await;
     let mut flow = Flow::begin(&server).await;
-    let mut refresh = bought(&mut flow).await.refresh().to_owned();
+    let mut refresh = redeem_new_code(&mut flow).await.refresh().to_owned();
     let header = basic(flow.web.id(), flow.web.secret.as_ref().unwrap().expose());
-    for (case, odd) in [(1, Odd::TooFewFields), (2, Odd::WrongTypes), (3, Odd::Huge)] {
+    for (case, odd) in [
+        (1, Manipulation::TooFewFields),
+        (2, Manipulation::WrongTypes),
+        (3, Manipulation::Huge),
+    ] {
         let body = format!("grant_type=refresh_token&refresh_token={refresh}");
         let request = raw::post("/oauth2/token", &[("Authorization", &header)], &body);
-        peer.becomes(odd);
-        // By hand: the row names its 5xx.
+        peer.set_manipulation(odd);
+        // Sent raw, outside the journal, because this row expects a 5xx.
         for _ in 0..3 {
             let answer = raw::bytes(&server.base, request.clone()).await.unwrap();
             stage.expect(case, json_error(&answer, 503, "temporarily_unavailable"));
             stage.check(case, answer.header("retry-after").is_some(), || {
-                seen(&answer)
+                summary(&answer)
             });
         }
-        peer.becomes(Odd::Nothing);
-        // Each connection that broke costs one more request; nothing was used up.
+        peer.set_manipulation(Manipulation::Nothing);
+        // Each broken connection costs one more request; nothing was consumed.
         let mut after = raw::bytes(&server.base, request.clone()).await.unwrap();
         for _ in 0..server.config.database.pool_size {
             if after.status == 200 {
@@ -158,7 +163,7 @@ async fn a492(stage: &Stage) {
             }
             after = raw::bytes(&server.base, request.clone()).await.unwrap();
         }
-        stage.check(case, after.status == 200, || seen(&after));
+        stage.check(case, after.status == 200, || summary(&after));
         if after.status == 200 {
             refresh = after.json()["refresh_token"].as_str().unwrap().to_owned();
         }
