@@ -1,18 +1,10 @@
 //! What the binary says when it cannot start, and its exit codes: one clear sentence each.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "fixtures/postgres.rs"]
-#[allow(dead_code)]
-mod postgres;
+#[path = "fixtures/mod.rs"]
+mod fixtures;
 
-#[path = "fixtures/installation.rs"]
-#[allow(dead_code)]
-mod installation;
-#[path = "fixtures/look.rs"]
-#[allow(dead_code)]
-mod look;
-
-use installation::{Installation, refused};
+use fixtures::installation::{Installation, refused};
 
 #[test]
 fn a_wrong_configuration_is_named() {
@@ -189,7 +181,7 @@ fn a_hangup_while_the_database_is_waited_for_ends_nothing() {
 fn postgres_needs_a_configured_kek_and_a_migrated_schema() {
     let installation = Installation::new();
     let name = format!("start_{}", std::process::id());
-    let url = postgres::empty_database(&name);
+    let url = fixtures::postgres::empty_database(&name);
     let database = ("PORTCULLIS__DATABASE__URL", url.as_str());
     refused(
         &installation.run(&["serve"], &[database]),
@@ -312,7 +304,7 @@ fn no_wal_is_left_after_exit_0() {
         assert_eq!(running.stop(), Some(0));
         is_whole(&format!("round {round}"));
         let file = installation.folder.join("data/portcullis.db");
-        let mut look = look::Look::at_file(&file);
+        let mut look = fixtures::Look::at_file(&file);
         assert!(look.count("SELECT count(*) AS n FROM signing_keys") > 0);
     }
     for command in [

@@ -5,8 +5,8 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::both;
 use crate::fixtures::postgres;
+use crate::fixtures::{Db, apply, on_both_databases};
 use crate::installation::{Installation, refused};
 use crate::site::{asks, management};
 
@@ -148,22 +148,25 @@ fn a_health_check_needs_no_other_program() {
     );
 }
 
-both! {
-    fn a_server_is_ready_while_its_schema_is_there(installation: Installation) {
-        let server = installation.serve(&[]);
-        let probes = management(&server);
-        let ready = || {
-            let (status, said) = actix_web::rt::System::new().block_on(asks(&probes, "/readyz"));
-            let said: serde_json::Value = serde_json::from_str(&said).unwrap();
-            (status, said["checks"]["schema"].clone())
-        };
-        assert_eq!(ready(), (200, "ok".into()));
-        let newest = "(SELECT max(version) FROM __diesel_schema_migrations)";
-        installation.execute(&format!("UPDATE __diesel_schema_migrations SET version = 'x' WHERE version = {newest}"));
-        assert_eq!(ready(), (503, "failed".into()));
-        installation.execute("DROP TABLE __diesel_schema_migrations");
-        assert_eq!(ready(), (503, "failed".into()));
-    }
+#[apply(on_both_databases)]
+#[test]
+fn a_server_is_ready_while_its_schema_is_there(#[case] db: Db) {
+    let installation = Installation::on(db);
+    let server = installation.serve(&[]);
+    let probes = management(&server);
+    let ready = || {
+        let (status, said) = actix_web::rt::System::new().block_on(asks(&probes, "/readyz"));
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        (status, said["checks"]["schema"].clone())
+    };
+    assert_eq!(ready(), (200, "ok".into()));
+    let newest = "(SELECT max(version) FROM __diesel_schema_migrations)";
+    installation.execute(&format!(
+        "UPDATE __diesel_schema_migrations SET version = 'x' WHERE version = {newest}"
+    ));
+    assert_eq!(ready(), (503, "failed".into()));
+    installation.execute("DROP TABLE __diesel_schema_migrations");
+    assert_eq!(ready(), (503, "failed".into()));
 }
 
 #[test]

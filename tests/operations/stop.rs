@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::both;
 use crate::fixtures::client::{VERIFIER, basic};
-use crate::fixtures::{Browser, TestClient};
+use crate::fixtures::{Browser, Db, TestClient, apply, on_both_databases};
 use crate::installation::{Installation, Running};
 use crate::site::{Site, asks, base, management};
 
@@ -69,23 +68,34 @@ async fn signed_in(site: &Site, server: &str) -> (Browser, String) {
     (alice, code)
 }
 
-both! {
-    fn what_runs_is_finished_and_what_was_written_down_is_sealed(installation: Installation) {
-        let site = Site::open(installation);
-        let server = site.installation.serve(&[]);
-        let (_, code) = runs(signed_in(&site, &base(&server)));
-        let exchange = Unfinished::exchange(&site, &server, &code);
-        server.signal("-TERM");
-        server.waits_for(|line| line.contains("server.stopping"));
-        let answer = exchange.finishes();
-        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
-        assert!(answer.contains("\"access_token\""), "{answer}");
-        assert!(answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{answer}");
-        assert_eq!(server.ends(), Some(0));
-        let unsealed = "SELECT count(*) AS n FROM audit_events WHERE id NOT IN (SELECT event_id FROM audit_seals)";
-        assert_eq!(site.installation.count(unsealed), 0);
-        assert!(site.installation.count("SELECT count(*) AS n FROM audit_seals") > 5);
-    }
+#[apply(on_both_databases)]
+#[test]
+fn what_runs_is_finished_and_what_was_written_down_is_sealed(#[case] db: Db) {
+    let installation = Installation::on(db);
+    let site = Site::open(installation);
+    let server = site.installation.serve(&[]);
+    let (_, code) = runs(signed_in(&site, &base(&server)));
+    let exchange = Unfinished::exchange(&site, &server, &code);
+    server.signal("-TERM");
+    server.waits_for(|line| line.contains("server.stopping"));
+    let answer = exchange.finishes();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert!(answer.contains("\"access_token\""), "{answer}");
+    assert!(
+        answer
+            .to_ascii_lowercase()
+            .contains("\r\nconnection: close\r\n"),
+        "{answer}"
+    );
+    assert_eq!(server.ends(), Some(0));
+    let unsealed =
+        "SELECT count(*) AS n FROM audit_events WHERE id NOT IN (SELECT event_id FROM audit_seals)";
+    assert_eq!(site.installation.count(unsealed), 0);
+    assert!(
+        site.installation
+            .count("SELECT count(*) AS n FROM audit_seals")
+            > 5
+    );
 }
 
 #[test]

@@ -9,10 +9,9 @@ use portcullis::keys::{Alg, KeyError, Ring, SigningKey};
 use portcullis::secret::Entropy;
 use portcullis::time::Clock;
 
-use crate::fixtures::Db;
 use crate::fixtures::server::count;
+use crate::fixtures::{Db, Server, apply, on_both_databases};
 use crate::nodes::{Node, World, all_at_once};
-use crate::story;
 
 const DAY: Duration = Duration::from_secs(86_400);
 const ES256: Ring = Ring::token(Alg::ES256);
@@ -27,7 +26,9 @@ async fn rows(world: &World, node: &Node) -> Vec<SigningKey> {
         .keys
 }
 
-async fn wrong_kek(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn wrong_kek(#[case] db: Db) {
     let world = World::new(db, |_| {}).await;
     let path = crate::fixtures::server::scratch().join(format!("wrong-kek-{db:?}"));
     write_kek(&path, &Entropy::seeded(4_711)).unwrap();
@@ -93,16 +94,6 @@ async fn wrong_kek(db: Db) {
     );
     assert_eq!(node.app.key_figures().kek_values.len(), 1);
     node.signs().await;
-}
-
-#[actix_web::test]
-async fn the_wrong_kek_refuses_the_start_and_the_right_ones_change_places_on_sqlite() {
-    wrong_kek(Db::Sqlite).await;
-}
-
-#[actix_web::test]
-async fn the_wrong_kek_refuses_the_start_and_the_right_ones_change_places_on_postgres() {
-    wrong_kek(Db::Postgres).await;
 }
 
 /// Postgres alone: an embedded database has no clock of its own.
@@ -201,31 +192,52 @@ async fn nodes_that_slept_through_a_change_sign_with_the_next_key() {
     }
 }
 
-story! {
-    async fn without_its_lease_a_node_signs_nothing_and_uses_nothing_up(server: Server) {
-        let mut server = server;
-        let shop = server.shop().await;
-        let code = server.browser().allows(&shop).await;
-        let jwks = server.browser().get("/oauth2/jwks").await.body;
-        server.unfollow().await;
-        server.advance(Duration::from_secs(31));
-        let answer = shop.redeems(&code).await;
-        assert_eq!((answer.status, answer.json()["error"].as_str()), (503, Some("temporarily_unavailable")));
-        assert!(answer.header("retry-after").is_some());
-        answer.refused("temporarily_unavailable", "key.unusable", "lease");
-        assert_eq!(server.browser().get("/oauth2/jwks").await.body, jwks, "keys are published all the same");
-        assert!(server.app.keys().sign_frame("revocation-frame+jwt", &serde_json::json!({})).is_ok());
-        // What nobody has confirmed for a day is published no more; a verifier would drop it, too.
-        server.advance(DAY - Duration::from_secs(31));
-        assert_eq!(server.browser().get("/oauth2/jwks").await.body, jwks, "for a day");
-        server.advance(Duration::from_secs(1));
-        let stale = server.browser().get("/oauth2/jwks").await;
-        stale.refused("temporarily_unavailable", "key.unusable", "lease");
-        assert!(stale.header("retry-after").is_some());
-        let metadata = server.browser().get("/.well-known/openid-configuration").await;
-        assert_eq!(metadata.status, 200);
-        server.set_back(DAY - Duration::from_secs(30));
-        server.app.poll().await.unwrap();
-        shop.redeems(&code).await.ok();
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn without_its_lease_a_node_signs_nothing_and_uses_nothing_up(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let mut server = server;
+    let shop = server.shop().await;
+    let code = server.browser().allows(&shop).await;
+    let jwks = server.browser().get("/oauth2/jwks").await.body;
+    server.unfollow().await;
+    server.advance(Duration::from_secs(31));
+    let answer = shop.redeems(&code).await;
+    assert_eq!(
+        (answer.status, answer.json()["error"].as_str()),
+        (503, Some("temporarily_unavailable"))
+    );
+    assert!(answer.header("retry-after").is_some());
+    answer.refused("temporarily_unavailable", "key.unusable", "lease");
+    assert_eq!(
+        server.browser().get("/oauth2/jwks").await.body,
+        jwks,
+        "keys are published all the same"
+    );
+    assert!(
+        server
+            .app
+            .keys()
+            .sign_frame("revocation-frame+jwt", &serde_json::json!({}))
+            .is_ok()
+    );
+    // What nobody has confirmed for a day is published no more; a verifier would drop it, too.
+    server.advance(DAY - Duration::from_secs(31));
+    assert_eq!(
+        server.browser().get("/oauth2/jwks").await.body,
+        jwks,
+        "for a day"
+    );
+    server.advance(Duration::from_secs(1));
+    let stale = server.browser().get("/oauth2/jwks").await;
+    stale.refused("temporarily_unavailable", "key.unusable", "lease");
+    assert!(stale.header("retry-after").is_some());
+    let metadata = server
+        .browser()
+        .get("/.well-known/openid-configuration")
+        .await;
+    assert_eq!(metadata.status, 200);
+    server.set_back(DAY - Duration::from_secs(30));
+    server.app.poll().await.unwrap();
+    shop.redeems(&code).await.ok();
 }

@@ -12,7 +12,7 @@ use portcullis::time::Clock;
 use serde_json::Value;
 
 use crate::fixtures::server::{confidential, execute};
-use crate::fixtures::{Db, Server, TestClient};
+use crate::fixtures::{Db, Server, TestClient, apply, on_both_databases};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -49,7 +49,9 @@ fn alg_of(jwt: &str) -> Value {
     serde_json::from_slice::<Value>(&header).unwrap()["alg"].clone()
 }
 
-async fn everything_works(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn everything_works(#[case] db: Db) {
     let server = one_ring(db).await;
     for path in [
         "/.well-known/openid-configuration",
@@ -99,16 +101,6 @@ async fn everything_works(db: Db) {
     let rows = server.count("SELECT count(*) AS n FROM signing_keys WHERE alg <> 'ES256'");
     assert_eq!(rows, 0, "nobody made another ring");
     server.remove().await;
-}
-
-#[actix_web::test]
-async fn with_one_ring_everything_works_on_sqlite() {
-    everything_works(Db::Sqlite).await;
-}
-
-#[actix_web::test]
-async fn with_one_ring_everything_works_on_postgres() {
-    everything_works(Db::Postgres).await;
 }
 
 /// The keys of a ring that is left out later are ended by hand, and no others are made.

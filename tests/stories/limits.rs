@@ -6,7 +6,7 @@ use portcullis::config::{Config, Mode};
 use portcullis::oauth::client::{Client, GrantType};
 
 use crate::fixtures::server::confidential;
-use crate::fixtures::{Answer, Db, Server, TestClient};
+use crate::fixtures::{Answer, Db, Server, TestClient, apply, on_both_databases};
 
 const RATES: [&str; 3] = ["limit", "remaining", "reset"];
 
@@ -341,7 +341,9 @@ async fn whoever_is_refused_for_where_it_comes_from_meets_the_limit_too() {
     assert_eq!(answered(&server, &["203.0.113.1"]).await, 1);
 }
 
-async fn the_oldest_of_too_many_logins_ends(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn the_oldest_of_too_many_logins_ends(#[case] db: Db) {
     let server = Server::start(db).await;
     let mut first = server.enters("alice").await;
     let mut second = server.enters("alice").await;
@@ -365,17 +367,9 @@ async fn the_oldest_of_too_many_logins_ends(db: Db) {
     assert_eq!(server.count(audited), 1);
 }
 
+#[apply(on_both_databases)]
 #[actix_web::test]
-async fn the_oldest_of_too_many_logins_ends_on_sqlite() {
-    the_oldest_of_too_many_logins_ends(Db::Sqlite).await;
-}
-
-#[actix_web::test]
-async fn the_oldest_of_too_many_logins_ends_on_postgres() {
-    the_oldest_of_too_many_logins_ends(Db::Postgres).await;
-}
-
-async fn the_oldest_of_too_many_families_ends(db: Db) {
+async fn the_oldest_of_too_many_families_ends(#[case] db: Db) {
     let server = Server::start(db).await;
     let (shop, other) = (server.shop().await, server.shop().await);
     let mut alice = server.signed_in("alice").await;
@@ -395,14 +389,4 @@ async fn the_oldest_of_too_many_families_ends(db: Db) {
     other.refreshes(elsewhere.refresh(), &[]).await.ok();
     let recorded = "SELECT count(*) AS n FROM revocations WHERE kind = 'G'";
     assert_eq!(server.count(recorded), 1);
-}
-
-#[actix_web::test]
-async fn the_oldest_of_too_many_families_ends_on_sqlite() {
-    the_oldest_of_too_many_families_ends(Db::Sqlite).await;
-}
-
-#[actix_web::test]
-async fn the_oldest_of_too_many_families_ends_on_postgres() {
-    the_oldest_of_too_many_families_ends(Db::Postgres).await;
 }

@@ -1,4 +1,4 @@
-//! Stories, told through the front door, on SQLite and on Postgres.
+//! Flows through the public interface, each on SQLite and on PostgreSQL.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../fixtures/mod.rs"]
