@@ -126,7 +126,7 @@ impl Ledger<'_> {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn every_operation_writes_an_audit_event(#[case] db: Db) {
+async fn admin_operations_write_audit_events(#[case] db: Db) {
     let server = Server::start(db).await;
     let now = server.clock.now();
     let (rules, keys) = (
@@ -308,7 +308,7 @@ async fn every_operation_writes_an_audit_event(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn refused_operation_rolls_back_those_before_it(#[case] db: Db) {
+async fn refused_operation_rolls_back_the_transaction(#[case] db: Db) {
     let server = Server::start(db).await;
     let now = server.clock.now();
     let count = || {
@@ -348,7 +348,7 @@ async fn refused_operation_rolls_back_those_before_it(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn all_field_errors_are_reported_at_once(#[case] db: Db) {
+async fn invalid_fields_are_reported_together(#[case] db: Db) {
     let server = Server::start(db).await;
     let rules = Rules::of(&server.config).unwrap();
     let mut client = confidential("odd", "ftp://app.example/cb");

@@ -77,7 +77,7 @@ fn changes(applied: &Value) -> Vec<String> {
 
 #[apply(on_both_databases)]
 #[test]
-fn a_description_is_made_true(#[case] db: Db) {
+fn description_is_applied(#[case] db: Db) {
     let desk = &Installation::on(db);
     // Shown first, and nothing is done.
     let shown = desk.apply(ALL, &["--dry-run"]);
@@ -190,7 +190,7 @@ fn a_description_is_made_true(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[test]
-fn what_no_file_names_is_removed(#[case] db: Db) {
+fn undescribed_objects_are_removed_only_with_prune(#[case] db: Db) {
     let desk = &Installation::on(db);
     desk.apply(ALL, &[]);
     let password = "four walls and a gate\n";
@@ -240,7 +240,7 @@ fn what_no_file_names_is_removed(#[case] db: Db) {
 }
 
 #[test]
-fn what_is_wrong_is_refused_with_its_place() {
+fn invalid_description_is_rejected_with_its_location() {
     let desk = Installation::new();
     desk.done(&["migrate", "up"]);
     let client = |more: &str| {
@@ -384,7 +384,7 @@ fn what_is_wrong_is_refused_with_its_place() {
 }
 
 #[test]
-fn several_files_are_one_description_and_a_first_password_is_a_hash() {
+fn several_files_form_one_description() {
     let desk = Installation::new();
     desk.write("a.toml", "[[clients]]\nclient_id = \"x\"\nclient_name = \"X\"\nredirect_uris = [\"https://x.example/cb\"]\nresources = [\"https://api.example\"]\n");
     desk.write(
@@ -426,7 +426,7 @@ fn several_files_are_one_description_and_a_first_password_is_a_hash() {
 
 /// The example of the page, as it stands there.
 #[test]
-fn the_example_of_the_page_can_be_applied() {
+fn documented_example_can_be_applied() {
     let desk = Installation::new();
     let page = include_str!("../docs/apply.md");
     let example = page

@@ -23,7 +23,7 @@ impl Installation {
 /// Two operators at once: the second has read the client before the first narrowed it. Only PostgreSQL
 /// lets a test see that a command waits.
 #[test]
-fn client_update_keeps_what_another_changed_meanwhile_on_postgres() {
+fn client_update_keeps_concurrent_changes_on_postgres() {
     let desk = Installation::on_postgres();
     let shop = ["client", "create", "--id", "shop", "--name", "Shop"];
     let more = [
@@ -57,7 +57,7 @@ fn client_update_keeps_what_another_changed_meanwhile_on_postgres() {
 /// With one ring, nobody registers for the other, and who does not say gets what there is.
 #[apply(on_both_databases)]
 #[test]
-fn left_out(#[case] db: Db) {
+fn registration_for_omitted_algorithm_is_rejected(#[case] db: Db) {
     let desk = &Installation::on(db);
     let only = [("PORTCULLIS__KEYS__ALGORITHMS", "ES256")];
     let run = |arguments: &[&str]| desk.run(&[arguments, &["--format", "json"]].concat(), &only);
@@ -82,7 +82,7 @@ fn left_out(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[test]
-fn clients_are_changed(#[case] db: Db) {
+fn client_commands_change_clients(#[case] db: Db) {
     let desk = &Installation::on(db);
     let api = "https://api.example";
     desk.done(&[
@@ -291,7 +291,7 @@ fn scopes_belong_to_somebody(desk: &Installation, api: &str) {
 
 #[apply(on_both_databases)]
 #[test]
-fn people_are_locked(#[case] db: Db) {
+fn user_commands_lock_and_unlock_users(#[case] db: Db) {
     let desk = &Installation::on(db);
     let password = "four walls and a gate\n";
     desk.told(&["user", "create", "alice", "--password-stdin"], password);
@@ -323,7 +323,7 @@ fn people_are_locked(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[test]
-fn throttles_are_cleared(#[case] db: Db) {
+fn throttle_clear_removes_counters(#[case] db: Db) {
     let desk = &Installation::on(db);
     let password = "gravel-otter-92-lamp\n";
     for name in ["alice", "bob"] {
@@ -388,7 +388,7 @@ fn throttles_are_cleared(#[case] db: Db) {
 }
 
 #[test]
-fn a_token_that_is_none_is_said_to_be_none() {
+fn introspect_rejects_malformed_token() {
     let desk = Installation::new();
     // A first start makes the keys.
     drop(desk.serve(&[]));
@@ -408,7 +408,7 @@ fn hears(desk: &Installation, instance: &str, seq: i64) {
 
 #[apply(on_both_databases)]
 #[test]
-fn something_is_revoked(#[case] db: Db) {
+fn revoke_commands_write_revocations(#[case] db: Db) {
     let desk = &Installation::on(db);
     // The first start makes the keys.
     desk.serve(&[]).stop();
@@ -598,7 +598,7 @@ fn something_is_revoked(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[test]
-fn a_restored_database_is_recovered(#[case] db: Db) {
+fn recover_returns_restored_database_to_service(#[case] db: Db) {
     let desk = &Installation::on(db);
     desk.serve(&[]).stop();
     let before = desk.count("SELECT count(*) AS n FROM signing_keys");

@@ -87,7 +87,7 @@ fn impostor_that(answer: impl FnOnce(u16) -> String) -> u16 {
 
 #[apply(on_both_databases)]
 #[test]
-fn healthy(#[case] db: Db) {
+fn doctor_passes_on_healthy_server(#[case] db: Db) {
     let installation = &Installation::on(db);
     let (public, management) = (free_port(), free_port());
     let listen = format!("localhost:{public}");
@@ -174,7 +174,7 @@ fn healthy(#[case] db: Db) {
 }
 
 #[test]
-fn what_is_wrong_with_the_database_is_found() {
+fn doctor_reports_database_problems() {
     let installation = Installation::new();
     installation
         .doctor(&[])
@@ -203,7 +203,7 @@ fn what_is_wrong_with_the_database_is_found() {
 }
 
 #[test]
-fn a_wrong_clock_is_found() {
+fn doctor_reports_clock_skew() {
     let installation = Installation::new();
     drop(installation.serve(&[]));
     installation.doctor(&[]).says("clock", "ok", "not behind");
@@ -215,7 +215,7 @@ fn a_wrong_clock_is_found() {
 }
 
 #[test]
-fn what_is_wrong_with_the_kek_is_found() {
+fn doctor_reports_kek_problems() {
     let installation = Installation::new();
     drop(installation.serve(&[]));
     let kek = installation.folder.join("keys/kek");
@@ -241,7 +241,7 @@ fn what_is_wrong_with_the_kek_is_found() {
 }
 
 #[test]
-fn what_is_wrong_with_the_issuer_is_found() {
+fn doctor_reports_issuer_problems() {
     let installation = Installation::new();
     let seen = |status: &str, headers: &str, body: &str| {
         let port = impostor(status, headers, body);
@@ -330,7 +330,7 @@ fn certify(folder: &Path, name: &str, days: i64) {
 }
 
 #[test]
-fn what_is_wrong_with_a_certificate_is_found() {
+fn doctor_reports_certificate_problems() {
     let installation = Installation::new();
     let port = free_port();
     let (listen, issuer) = (
@@ -382,7 +382,7 @@ fn what_is_wrong_with_a_certificate_is_found() {
 }
 
 #[test]
-fn a_configuration_that_works_by_half_is_found() {
+fn doctor_reports_inconsistent_configuration() {
     let installation = Installation::new();
     installation
         .doctor(&[("PORTCULLIS__TOKENS__ACESS", "5m")])
@@ -428,7 +428,7 @@ fn a_configuration_that_works_by_half_is_found() {
 }
 
 #[test]
-fn a_password_in_a_file_that_everybody_reads_is_found() {
+fn doctor_reports_world_readable_password() {
     let installation = Installation::new();
     let path = installation.folder.join("portcullis.toml");
     let looks = |url: &str, mode: u32, variables: &[(&str, &str)]| -> bool {
@@ -465,7 +465,7 @@ fn a_password_in_a_file_that_everybody_reads_is_found() {
 }
 
 #[test]
-fn every_value_is_dumped_with_its_source_and_no_secret() {
+fn config_dump_shows_sources_and_no_secrets() {
     let installation = Installation::new();
     installation.write("one.toml", "[tokens]\naccess = \"2m\"\nid = \"2m\"\n[database]\nurl = \"postgres://me:sesame@db.example/x\"\n");
     installation.write("two.toml", "[tokens]\nid = \"3m\"\n");
@@ -575,7 +575,7 @@ fn documented(page: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_reference_page_has_every_key_and_no_other() {
+fn reference_page_lists_exactly_the_config_keys() {
     let installation = Installation::new();
     let dump: Value =
         serde_json::from_str(&installation.done(&["config", "dump", "--format", "json"])).unwrap();

@@ -138,7 +138,7 @@ async fn race(
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn of_thirty_two_who_take_one_code_exactly_one_wins(#[case] db: Db) {
+async fn concurrent_code_redemptions_succeed_once(#[case] db: Db) {
     let server = Server::start(db).await;
     let scene = scene(&server).await;
     let hash = scene.code.hash.clone();
@@ -163,7 +163,7 @@ async fn of_thirty_two_who_take_one_code_exactly_one_wins(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn of_thirty_two_who_end_one_grant_exactly_one_writes_its_record(#[case] db: Db) {
+async fn concurrent_grant_revocations_write_one_record(#[case] db: Db) {
     let server = Server::start(db).await;
     let scene = scene(&server).await;
     let id = scene.grant.id.clone();
@@ -179,7 +179,7 @@ async fn of_thirty_two_who_end_one_grant_exactly_one_writes_its_record(#[case] d
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn of_thirty_two_who_take_one_authorization_exactly_one_wins(#[case] db: Db) {
+async fn concurrent_authorization_claims_succeed_once(#[case] db: Db) {
     let server = Server::start(db).await;
     let scene = scene(&server).await;
     let begun = Authorization {
@@ -225,7 +225,7 @@ async fn of_thirty_two_who_take_one_authorization_exactly_one_wins(#[case] db: D
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_grant_stands_only_while_all_that_it_rests_on_stands(#[case] db: Db) {
+async fn grant_is_active_only_while_its_dependencies_are(#[case] db: Db) {
     let server = Server::start(db).await;
     let scene = scene(&server).await;
     let id = scene.grant.id.clone();
@@ -298,7 +298,7 @@ async fn a_grant_stands_only_while_all_that_it_rests_on_stands(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_session_ends_once_and_takes_its_grants_along(#[case] db: Db) {
+async fn ended_session_revokes_its_grants_once(#[case] db: Db) {
     let server = Server::start(db).await;
     let scene = scene(&server).await;
     let sid = scene.session.login.sid.clone();
@@ -328,7 +328,7 @@ async fn a_session_ends_once_and_takes_its_grants_along(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_session_is_found_only_under_the_epoch_of_its_person(#[case] db: Db) {
+async fn session_lookup_requires_current_user_epoch(#[case] db: Db) {
     let server = Server::start(db).await;
     let scene = scene(&server).await;
     let (session, name) = server
@@ -354,7 +354,7 @@ async fn a_session_is_found_only_under_the_epoch_of_its_person(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_standing_consent_keeps_its_id_when_it_grows(#[case] db: Db) {
+async fn extended_consent_keeps_its_id(#[case] db: Db) {
     let server = Server::start(db).await;
     let scene = scene(&server).await;
     let mut more = consent(
@@ -375,7 +375,7 @@ async fn a_standing_consent_keeps_its_id_when_it_grows(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_name_is_taken_once(#[case] db: Db) {
+async fn duplicate_username_is_rejected(#[case] db: Db) {
     let server = Server::start(db).await;
     let client = confidential("twice", "https://app.example/cb");
     server.register(client.clone()).await;
@@ -393,7 +393,7 @@ async fn a_name_is_taken_once(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_failed_transaction_leaves_nothing_and_a_refusal_stays(#[case] db: Db) {
+async fn failed_transaction_rolls_back_and_refusal_commits(#[case] db: Db) {
     let server = Server::start(db).await;
     let entropy = Entropy::seeded(3);
     let first = server.app.store.transaction(move |tx| {
@@ -417,7 +417,7 @@ async fn a_failed_transaction_leaves_nothing_and_a_refusal_stays(#[case] db: Db)
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_panic_in_one_transaction_takes_nobody_along(#[case] db: Db) {
+async fn panic_in_transaction_leaves_others_unaffected(#[case] db: Db) {
     let server = Server::start(db).await;
     let panicked = server
         .app
@@ -433,7 +433,7 @@ async fn a_panic_in_one_transaction_takes_nobody_along(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn expired_authorizations_go_in_batches(#[case] db: Db) {
+async fn expired_authorizations_are_deleted_in_batches(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let entropy = Entropy::seeded(8);
@@ -472,7 +472,7 @@ async fn expired_authorizations_go_in_batches(#[case] db: Db) {
 }
 
 #[actix_web::test]
-async fn a_database_that_comes_back_is_used_again_at_once() {
+async fn returning_database_is_used_at_once() {
     let server = fixtures::Server::start(fixtures::Db::Postgres).await;
     let store = &server.app.store;
     let asked = |server: &fixtures::Server| {
@@ -504,7 +504,7 @@ fn counted(server: &fixtures::Server, what: &str, kind: &str) -> i64 {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn of_thirty_two_tries_at_one_account_five_are_looked_at(#[case] db: Db) {
+async fn concurrent_login_attempts_are_throttled_at_five(#[case] db: Db) {
     let server = Server::start(db).await;
     let attempt = Attempt::from_anywhere("unknown", None, [192, 0, 2, 1].into());
     let tried = attempt.clone();
@@ -577,7 +577,7 @@ async fn of_thirty_two_tries_at_one_account_five_are_looked_at(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn success_in_progress_ends_no_wait_of_others(#[case] db: Db) {
+async fn pending_success_keeps_other_delays(#[case] db: Db) {
     let server = Server::start(db).await;
     let [slow, quick] =
         ["slow", "quick"].map(|name| Attempt::from_anywhere(name, None, [192, 0, 2, 1].into()));
@@ -616,7 +616,7 @@ async fn success_in_progress_ends_no_wait_of_others(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn earlier_reading_of_the_clock_is_not_put_off_by_a_later_one(#[case] db: Db) {
+async fn earlier_clock_reading_is_not_delayed_by_later_one(#[case] db: Db) {
     let server = Server::start(db).await;
     // Both at once: the second has read its clock before the first, and gets the row after it.
     let first = Attempt::from_anywhere("first", None, [192, 0, 2, 1].into());
@@ -644,7 +644,7 @@ async fn earlier_reading_of_the_clock_is_not_put_off_by_a_later_one(#[case] db: 
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn stored_instants_of_a_wrong_clock_cause_no_wait(#[case] db: Db) {
+async fn instants_stored_by_wrong_clock_cause_no_delay(#[case] db: Db) {
     let server = Server::start(db).await;
     let attempt = Attempt::from_anywhere("unknown", None, [192, 0, 2, 1].into());
     for _ in 0..5 {
@@ -728,7 +728,7 @@ async fn attempts_of_a_stopped_node_become_failures(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_hundred_failures_in_a_row_end_with_a_known_device_or_a_new_password(#[case] db: Db) {
+async fn failure_series_ends_with_known_device_or_new_password(#[case] db: Db) {
     let server = Server::start(db).await;
     let alice = alice(&server).await;
     let tries = |server: &fixtures::Server, at: Timestamp, host: u8, user: Option<&UserId>| {
@@ -787,7 +787,7 @@ async fn a_hundred_failures_in_a_row_end_with_a_known_device_or_a_new_password(#
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_series_is_of_one_user(#[case] db: Db) {
+async fn failure_series_is_per_user(#[case] db: Db) {
     let server = Server::start(db).await;
     // Alike for a name that no user has; the user who gets it is not charged for what was before.
     let ghost = Attempt::from_anywhere("ghost", None, [192, 0, 2, 1].into());
@@ -811,7 +811,7 @@ async fn a_series_is_of_one_user(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn counters_of_a_user_or_an_address_are_cleared_alone(#[case] db: Db) {
+async fn throttle_counters_are_cleared_separately(#[case] db: Db) {
     let server = Server::start(db).await;
     let user = alice(&server).await;
     let fail = async |name: &str, user: Option<&UserId>, host: u8| {
@@ -848,7 +848,7 @@ async fn counters_of_a_user_or_an_address_are_cleared_alone(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn clients_that_fail_share_sixty_a_minute_and_old_counters_go(#[case] db: Db) {
+async fn failing_clients_share_a_budget_and_old_counters_expire(#[case] db: Db) {
     let server = Server::start(db).await;
     let bucket = failed_client([192, 0, 2, 1].into());
     let racing = bucket.clone();

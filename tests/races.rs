@@ -180,7 +180,7 @@ fn on_both_databases_in_two_lengths(#[case] db: Db, #[case] length: Length) {}
 /// Within the grace, sixteen at once are one refresh: one generation, one successor for all.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
-async fn sixteen_refreshes_of_one_token_are_one(#[case] db: Db, #[case] length: Length) {
+async fn concurrent_refreshes_within_grace_are_one(#[case] db: Db, #[case] length: Length) {
     let (arena, rounds) = (Arena::open(db, "30s").await, length.rounds(20));
     let shop = arena.nodes[0].shop().await;
     let (_, mut tokens) = arena.begin(&shop, 0).await;
@@ -219,10 +219,7 @@ async fn sixteen_refreshes_of_one_token_are_one(#[case] db: Db, #[case] length: 
 /// Without a grace one of sixteen wins; the others are reuse, which ends the grant, once.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
-async fn without_grace_one_of_sixteen_wins_and_the_grant_ends(
-    #[case] db: Db,
-    #[case] length: Length,
-) {
+async fn concurrent_refreshes_without_grace_revoke_grant(#[case] db: Db, #[case] length: Length) {
     let (arena, rounds) = (Arena::open(db, "0s").await, length.rounds(8));
     let shop = arena.nodes[0].shop().await;
     for round in 0..rounds {
@@ -252,7 +249,7 @@ async fn without_grace_one_of_sixteen_wins_and_the_grant_ends(
 /// unused, and got it again, or one came later, which is reuse: then nothing is left.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
-async fn a_token_races_its_successor(#[case] db: Db, #[case] length: Length) {
+async fn refresh_races_its_successor(#[case] db: Db, #[case] length: Length) {
     let (arena, rounds) = (Arena::open(db, "30s").await, length.rounds(8));
     let shop = arena.nodes[0].shop().await;
     for round in 0..rounds {
@@ -307,7 +304,7 @@ async fn a_token_races_its_successor(#[case] db: Db, #[case] length: Length) {
 /// Codes are redeemed while their session is signed out.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
-async fn redeeming_races_the_logout(#[case] db: Db, #[case] length: Length) {
+async fn code_exchange_races_logout(#[case] db: Db, #[case] length: Length) {
     let (arena, rounds) = (Arena::open(db, "30s").await, length.rounds(12));
     let shop = arena.nodes[0].shop().await;
     for round in 0..rounds {
@@ -332,7 +329,7 @@ async fn redeeming_races_the_logout(#[case] db: Db, #[case] length: Length) {
 /// Codes are still given out while their session is signed out: they buy nothing that lasts.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
-async fn authorizing_races_the_logout(#[case] db: Db, #[case] length: Length) {
+async fn authorization_races_logout(#[case] db: Db, #[case] length: Length) {
     let (arena, rounds) = (Arena::open(db, "30s").await, length.rounds(12));
     let shop = arena.nodes[0].shop().await;
     for round in 0..rounds {
@@ -360,7 +357,7 @@ async fn authorizing_races_the_logout(#[case] db: Db, #[case] length: Length) {
 /// Refreshes while the session is signed out.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
-async fn refreshing_races_the_logout(#[case] db: Db, #[case] length: Length) {
+async fn refresh_races_logout(#[case] db: Db, #[case] length: Length) {
     let (arena, rounds) = (Arena::open(db, "30s").await, length.rounds(12));
     let shop = arena.nodes[0].shop().await;
     for round in 0..rounds {
@@ -380,7 +377,7 @@ async fn refreshing_races_the_logout(#[case] db: Db, #[case] length: Length) {
 /// Refreshes, even of offline grants, while alice signs out everywhere.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
-async fn refreshing_races_signing_out_everywhere(#[case] db: Db, #[case] length: Length) {
+async fn refresh_races_sign_out_everywhere(#[case] db: Db, #[case] length: Length) {
     let (arena, rounds) = (Arena::open(db, "30s").await, length.rounds(12));
     let shop = arena.nodes[0].shop().await;
     let offline = shop.request(&[("scope", "orders:read offline_access")]);
@@ -410,7 +407,7 @@ async fn refreshing_races_signing_out_everywhere(#[case] db: Db, #[case] length:
 /// Refreshes while the client revokes the token.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
-async fn refreshing_races_the_revocation(#[case] db: Db, #[case] length: Length) {
+async fn refresh_races_revocation(#[case] db: Db, #[case] length: Length) {
     let (arena, rounds) = (Arena::open(db, "30s").await, length.rounds(12));
     let shop = arena.nodes[0].shop().await;
     for round in 0..rounds {

@@ -48,7 +48,7 @@ fn findings(installation: &Installation) -> Vec<String> {
 
 #[apply(on_both_databases)]
 #[test]
-fn every_change_is_sealed_and_told_once(#[case] db: Db) {
+fn every_change_is_sealed_and_exported_once(#[case] db: Db) {
     let installation = Installation::on(db);
     history(&installation);
     let found = verified(&installation);
@@ -84,7 +84,7 @@ fn every_change_is_sealed_and_told_once(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[test]
-fn whoever_changes_adds_or_removes_history_is_found_out(#[case] db: Db) {
+fn tampering_with_history_is_detected(#[case] db: Db) {
     let installation = Installation::on(db);
     history(&installation);
     let head = verified(&installation)["head"].as_str().unwrap().to_owned();
@@ -140,7 +140,7 @@ fn whoever_changes_adds_or_removes_history_is_found_out(#[case] db: Db) {
 }
 
 #[test]
-fn the_seals_need_the_key() {
+fn audit_verify_requires_the_key() {
     let installation = Installation::new();
     history(&installation);
     installation.done(&["keys", "generate-kek", "--out", "other"]);

@@ -7,7 +7,7 @@ use crate::site::{Site, asks, base, management, sample};
 
 #[apply(on_both_databases)]
 #[test]
-fn what_happens_is_counted(#[case] db: Db) {
+fn activity_is_counted_in_metrics(#[case] db: Db) {
     let installation = Installation::on(db);
     let site = Site::open(installation);
     let server = site.installation.serve(&[]);

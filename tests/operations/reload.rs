@@ -47,7 +47,7 @@ fn turned_away(server: &Running, requests: usize) -> usize {
 }
 
 #[test]
-fn limits_and_level_are_taken_and_what_is_wrong_is_not() {
+fn reload_applies_limits_and_level_and_rejects_errors() {
     let mut site = Site::open(Installation::new());
     configured(&mut site, "[limits]\nper_ip = 5\n");
     let server = serves(&site);
@@ -87,7 +87,7 @@ fn limits_and_level_are_taken_and_what_is_wrong_is_not() {
 }
 
 #[test]
-fn a_budget_goes_on_where_its_rate_is_the_same() {
+fn reload_keeps_budgets_with_unchanged_rate() {
     let mut site = Site::open(Installation::new());
     // A budget that comes back in no test's time.
     configured(&mut site, "[limits]\nper_ip = 2\n");
@@ -104,7 +104,7 @@ fn a_budget_goes_on_where_its_rate_is_the_same() {
 }
 
 #[test]
-fn certificates_are_looked_at_again_and_a_bad_one_is_told_each_time() {
+fn reload_rereads_certificates_and_reports_bad_ones() {
     let site = Site::open(Installation::new());
     let folder = &site.installation.folder;
     let (old, new) = (
@@ -130,7 +130,7 @@ fn certificates_are_looked_at_again_and_a_bad_one_is_told_each_time() {
 
 #[apply(on_both_databases)]
 #[test]
-fn a_key_encrypting_key_is_changed_under_a_running_server(#[case] db: Db) {
+fn kek_is_replaced_under_running_server(#[case] db: Db) {
     let installation = Installation::on(db);
     let mut site = Site::open(installation);
     let list = |keks: &[&str]| {

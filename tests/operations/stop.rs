@@ -70,7 +70,7 @@ async fn signed_in(site: &Site, server: &str) -> (Browser, String) {
 
 #[apply(on_both_databases)]
 #[test]
-fn what_runs_is_finished_and_what_was_written_down_is_sealed(#[case] db: Db) {
+fn shutdown_finishes_requests_and_seals_events(#[case] db: Db) {
     let installation = Installation::on(db);
     let site = Site::open(installation);
     let server = site.installation.serve(&[]);
@@ -99,7 +99,7 @@ fn what_runs_is_finished_and_what_was_written_down_is_sealed(#[case] db: Db) {
 }
 
 #[test]
-fn a_node_that_drains_says_so_and_goes_on_and_a_second_signal_ends_it() {
+fn draining_node_keeps_serving_until_second_signal() {
     let site = Site::open(Installation::new());
     let patient = ("PORTCULLIS__SHUTDOWN__DELAY", "5m");
     let server = site.installation.serve(&[patient]);
@@ -149,7 +149,7 @@ fn a_node_that_drains_says_so_and_goes_on_and_a_second_signal_ends_it() {
 }
 
 #[test]
-fn what_does_not_end_is_cut_off_after_its_time() {
+fn unfinished_requests_are_closed_at_the_timeout() {
     let site = Site::open(Installation::new());
     let server = site
         .installation
@@ -169,7 +169,7 @@ fn what_does_not_end_is_cut_off_after_its_time() {
 }
 
 #[test]
-fn times_out_of_range_are_refused() {
+fn shutdown_times_out_of_range_are_rejected() {
     let installation = Installation::new();
     for (variable, sentence) in [
         (
@@ -269,7 +269,7 @@ async fn goes_round(
 }
 
 #[test]
-fn no_request_fails_while_nodes_are_stopped_one_after_the_other() {
+fn rolling_restart_fails_no_request() {
     const STOPS: usize = 4;
     let site = Site::open(Installation::on_postgres());
     let delay = [("PORTCULLIS__SHUTDOWN__DELAY", "1s")];

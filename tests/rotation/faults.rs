@@ -28,7 +28,7 @@ async fn rows(world: &World, node: &Node) -> Vec<SigningKey> {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn wrong_kek(#[case] db: Db) {
+async fn wrong_kek_fails_start_and_right_keks_can_be_swapped(#[case] db: Db) {
     let world = World::new(db, |_| {}).await;
     let path = crate::fixtures::server::scratch().join(format!("wrong-kek-{db:?}"));
     write_kek(&path, &Entropy::seeded(4_711)).unwrap();
@@ -98,7 +98,7 @@ async fn wrong_kek(#[case] db: Db) {
 
 /// Postgres alone: an embedded database has no clock of its own.
 #[actix_web::test]
-async fn a_node_whose_clock_is_wrong_issues_nothing_and_changes_nothing() {
+async fn skewed_node_issues_and_changes_nothing() {
     let world = World::new(Db::Postgres, |_| {}).await;
     let node = world.node(0).await;
     node.minute().await;
@@ -131,7 +131,7 @@ async fn a_node_whose_clock_is_wrong_issues_nothing_and_changes_nothing() {
 
 /// Postgres: the node's own clock is a few seconds off, and is put right.
 #[actix_web::test]
-async fn a_clock_that_is_a_little_off_is_corrected() {
+async fn small_clock_skew_is_corrected() {
     let world = World::new(Db::Postgres, |_| {}).await;
     let node = world.node(0).await;
     node.off.store(-7_000_000, Ordering::SeqCst);
@@ -141,7 +141,7 @@ async fn a_clock_that_is_a_little_off_is_corrected() {
 }
 
 #[actix_web::test]
-async fn a_world_that_jumps_a_year_and_back_has_one_generation_more_at_most() {
+async fn clock_jump_of_a_year_adds_at_most_one_key_version() {
     for db in [Db::Sqlite, Db::Postgres] {
         let world = World::new(db, |_| {}).await;
         let node = world.node(0).await;
@@ -173,7 +173,7 @@ async fn a_world_that_jumps_a_year_and_back_has_one_generation_more_at_most() {
 }
 
 #[actix_web::test]
-async fn nodes_that_slept_through_a_change_sign_with_the_next_key() {
+async fn suspended_nodes_sign_with_the_next_key() {
     for db in [Db::Sqlite, Db::Postgres] {
         let world = World::new(db, |_| {}).await;
         let node = world.node(0).await;
@@ -194,7 +194,7 @@ async fn nodes_that_slept_through_a_change_sign_with_the_next_key() {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn without_its_lease_a_node_signs_nothing_and_uses_nothing_up(#[case] db: Db) {
+async fn node_without_lease_signs_and_consumes_nothing(#[case] db: Db) {
     let server = Server::start(db).await;
     let mut server = server;
     let shop = server.shop().await;

@@ -55,7 +55,7 @@ async fn nodes(world: &World, db: Db) -> Vec<Node> {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_hundred_rounds_of_nodes_that_rotate_at_once_make_one_generation_each(#[case] db: Db) {
+async fn concurrent_rotations_create_one_key_version_each(#[case] db: Db) {
     let world = world(db).await;
     let nodes = nodes(&world, db).await;
     for round in 1..=100 {
@@ -85,7 +85,7 @@ async fn a_hundred_rounds_of_nodes_that_rotate_at_once_make_one_generation_each(
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_key_is_revoked_once_however_many_do_it(#[case] db: Db) {
+async fn concurrent_key_revocations_write_one_record(#[case] db: Db) {
     let world = world(db).await;
     let node = world.node(0).await;
     for round in 1..=10 {
@@ -136,7 +136,7 @@ fn with_new_kek(world: &World, node: &Node, round: usize) -> KeyTable {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn the_keeper_a_rewrap_and_a_revocation_race_on_one_row(#[case] db: Db) {
+async fn key_manager_rewrap_and_revocation_race_on_one_row(#[case] db: Db) {
     let world = world(db).await;
     let node = world.node(0).await;
     for round in 0..20 {
@@ -188,7 +188,7 @@ fn keks(world: &World, round: usize) -> Vec<String> {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn whoever_rotates_and_whoever_revokes_both_get_their_way(#[case] db: Db) {
+async fn concurrent_rotation_and_revocation_both_apply(#[case] db: Db) {
     let world = world(db).await;
     let node = world.node(0).await;
     let table = node.app.keeper.table().clone();
@@ -224,7 +224,7 @@ async fn whoever_rotates_and_whoever_revokes_both_get_their_way(#[case] db: Db) 
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_recovery_renews_every_ring_and_blocks_every_key(#[case] db: Db) {
+async fn recovery_renews_every_ring_and_revokes_every_key(#[case] db: Db) {
     let world = world(db).await;
     let node = world.node(0).await;
     let (table, act) = (node.app.keeper.table().clone(), act(&world));

@@ -51,7 +51,7 @@ fn alg_of(jwt: &str) -> Value {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn everything_works(#[case] db: Db) {
+async fn single_ring_serves_all_endpoints(#[case] db: Db) {
     let server = one_ring(db).await;
     for path in [
         "/.well-known/openid-configuration",
@@ -105,7 +105,7 @@ async fn everything_works(#[case] db: Db) {
 
 /// The keys of a ring that is left out later are ended by hand, and no others are made.
 #[actix_web::test]
-async fn a_ring_that_is_left_out_can_be_ended() {
+async fn omitted_ring_can_be_revoked() {
     for db in [Db::Sqlite, Db::Postgres] {
         let server = Server::with(db, only_es256).await;
         let rsa = Ring::token(Alg::RS256);
@@ -139,7 +139,7 @@ async fn a_ring_that_is_left_out_can_be_ended() {
 
 /// Verifiers take a set of 16 KiB at most, so no key is imported beyond that.
 #[actix_web::test]
-async fn the_published_set_stays_small() {
+async fn published_key_set_stays_small() {
     use p256::pkcs8::EncodePrivateKey;
     let server = Server::start(Db::Sqlite).await;
     let table = server.app.keeper.table();
@@ -169,7 +169,7 @@ async fn the_published_set_stays_small() {
 /// Tokens that somebody is registered for could not be signed: better not to start than to find out at
 /// the next sign-in.
 #[actix_web::test]
-async fn an_algorithm_that_is_needed_cannot_be_left_out() {
+async fn required_algorithm_cannot_be_omitted() {
     for db in [Db::Sqlite, Db::Postgres] {
         for needs in ["client", "userinfo", "resource"] {
             let server = Server::start(db).await;

@@ -327,7 +327,7 @@ fn alarmed(mark: usize) -> bool {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn changed_rows(#[case] db: Db) {
+async fn tampered_key_row_is_never_published_or_used(#[case] db: Db) {
     let world = World::new(db, |_| {}).await;
     let node = world.node(0).await;
     let rows = Rows::of(&world, &node, 1, 2).await;
@@ -395,7 +395,7 @@ async fn changed_rows(#[case] db: Db) {
 /// node that knew it and for one that never did.
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn changed_revoked_rows(#[case] db: Db) {
+async fn revoked_key_stays_revoked_after_row_tampering(#[case] db: Db) {
     let world = World::new(db, |_| {}).await;
     let node = world.node(0).await;
     let before = Rows::of(&world, &node, 1, 2).await;
@@ -499,7 +499,7 @@ async fn revoked_by_hand(db: Db) {
 }
 
 #[actix_web::test]
-async fn a_key_that_is_revoked_by_hand_is_dead() {
+async fn key_revoked_in_sql_is_rejected() {
     for db in [Db::Sqlite, Db::Postgres] {
         revoked_by_hand(db).await;
     }

@@ -209,7 +209,7 @@ async fn soak(server: Server) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn three_rotations_and_an_emergency_fail_nobody(#[case] db: Db) {
+async fn rotations_and_emergency_revocation_fail_no_request(#[case] db: Db) {
     let server = Server::start(db).await;
     soak(server).await;
 }

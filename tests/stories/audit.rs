@@ -47,7 +47,7 @@ fn event(at: Timestamp) -> Event {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_sign_in_and_what_follows_is_written_down(#[case] db: Db) {
+async fn sign_in_flow_writes_audit_events(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();
@@ -80,7 +80,7 @@ async fn a_sign_in_and_what_follows_is_written_down(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn another_persons_sign_in_ends_the_first_and_says_why(#[case] db: Db) {
+async fn second_user_sign_in_ends_first_session_with_reason(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut browser = server.browser();
@@ -108,7 +108,7 @@ async fn another_persons_sign_in_ends_the_first_and_says_why(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_change_without_its_event_does_not_happen(#[case] db: Db) {
+async fn change_without_audit_event_rolls_back(#[case] db: Db) {
     let server = Server::start(db).await;
     server.execute("DROP TABLE audit_waiting");
     let shop = server.shop().await;
@@ -123,7 +123,7 @@ async fn a_change_without_its_event_does_not_happen(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn sealers_who_race_make_one_chain(#[case] db: Db) {
+async fn concurrent_sealers_build_one_chain(#[case] db: Db) {
     let server = Server::start(db).await;
     server.notes(50, server.clock.now()).await;
     let sealers: Vec<_> = (0..8)
@@ -169,7 +169,7 @@ async fn sealers_who_race_make_one_chain(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn what_is_past_its_time_goes_and_the_chain_goes_on(#[case] db: Db) {
+async fn expired_audit_events_are_deleted_and_chain_continues(#[case] db: Db) {
     let server = Server::start(db).await;
     server.seals().await;
     let old = server.count("SELECT count(*) AS n FROM audit_events");
@@ -216,7 +216,7 @@ async fn what_is_past_its_time_goes_and_the_chain_goes_on(#[case] db: Db) {
 }
 
 #[test]
-fn the_page_lists_every_name() {
+fn audit_page_lists_every_event_name() {
     let page = include_str!("../../docs/audit.md");
     for name in Name::ALL {
         assert!(

@@ -31,7 +31,7 @@ impl TestClient {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn old_and_new_secret_are_good_until_the_overlap_is_over(#[case] db: Db) {
+async fn both_client_secrets_work_during_the_overlap(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let old = shop.secret.clone().unwrap();
@@ -62,7 +62,7 @@ async fn old_and_new_secret_are_good_until_the_overlap_is_over(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_fresh_secret_is_good_at_once_and_on_every_node(#[case] db: Db) {
+async fn new_client_secret_works_at_once_on_every_node(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let old = shop.secret.clone().unwrap();
@@ -89,7 +89,7 @@ async fn a_fresh_secret_is_good_at_once_and_on_every_node(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn the_last_use_of_a_secret_is_noted(#[case] db: Db) {
+async fn last_use_of_client_secret_is_recorded(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let (second, _) = server.adds_secret(&shop, "second").await;
@@ -121,7 +121,7 @@ async fn the_last_use_of_a_secret_is_noted(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_stolen_secret_takes_everything_along(#[case] db: Db) {
+async fn compromised_client_secret_revokes_all_grants(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let tokens = shop

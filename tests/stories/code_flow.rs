@@ -10,7 +10,7 @@ use crate::fixtures::{Db, Server, apply, on_both_databases};
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn alice_signs_in_and_the_api_accepts_her_token(#[case] db: Db) {
+async fn code_flow_yields_token_that_the_api_accepts(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();
@@ -49,7 +49,7 @@ async fn alice_signs_in_and_the_api_accepts_her_token(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_code_buys_tokens_once_and_its_replay_ends_the_grant(#[case] db: Db) {
+async fn replayed_code_revokes_grant(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let code = server.browser().allows(&shop).await;
@@ -77,7 +77,7 @@ async fn a_code_buys_tokens_once_and_its_replay_ends_the_grant(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_phone_without_a_secret_signs_in_by_pkce_alone(#[case] db: Db) {
+async fn public_client_completes_code_flow_with_pkce(#[case] db: Db) {
     let server = Server::start(db).await;
     let phone = server.phone().await;
     let mut alice = server.browser();
@@ -110,7 +110,7 @@ async fn a_phone_without_a_secret_signs_in_by_pkce_alone(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_code_is_bound_to_its_client_its_uri_and_its_minute(#[case] db: Db) {
+async fn code_is_bound_to_client_redirect_uri_and_lifetime(#[case] db: Db) {
     let server = Server::start(db).await;
     let (shop, other) = (server.shop().await, server.shop().await);
     let mut alice = server.browser();
@@ -136,7 +136,7 @@ async fn a_code_is_bound_to_its_client_its_uri_and_its_minute(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn what_was_cut_off_between_code_and_token_buys_nothing(#[case] db: Db) {
+async fn code_is_rejected_after_user_revocation(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();
@@ -168,7 +168,7 @@ async fn what_was_cut_off_between_code_and_token_buys_nothing(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_remembered_consent_is_not_asked_again_until_more_is_wanted(#[case] db: Db) {
+async fn remembered_consent_is_skipped_until_scope_grows(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();
@@ -188,7 +188,7 @@ async fn a_remembered_consent_is_not_asked_again_until_more_is_wanted(#[case] db
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn alice_denies_and_the_shop_is_told(#[case] db: Db) {
+async fn denied_consent_returns_access_denied(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();
@@ -201,7 +201,7 @@ async fn alice_denies_and_the_shop_is_told(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn nothing_is_asked_under_prompt_none(#[case] db: Db) {
+async fn prompt_none_never_shows_a_page(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let stranger = server
@@ -216,7 +216,7 @@ async fn nothing_is_asked_under_prompt_none(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn an_old_login_is_renewed_for_max_age_and_keeps_its_sid(#[case] db: Db) {
+async fn max_age_forces_login_and_keeps_sid(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();
@@ -250,7 +250,7 @@ async fn an_old_login_is_renewed_for_max_age_and_keeps_its_sid(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_hint_at_alice_is_not_answered_for_bob(#[case] db: Db) {
+async fn id_token_hint_of_another_user_is_not_answered(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let tokens = shop
@@ -277,7 +277,7 @@ async fn a_hint_at_alice_is_not_answered_for_bob(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn two_tabs_and_the_back_button_never_dead_end(#[case] db: Db) {
+async fn two_tabs_and_back_button_complete_the_flow(#[case] db: Db) {
     let server = Server::start(db).await;
     let (shop, other) = (server.shop().await, server.shop().await);
     let mut alice = server.browser();
@@ -312,7 +312,7 @@ async fn two_tabs_and_the_back_button_never_dead_end(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_request_from_another_site_is_stored_and_goes_on_by_get(#[case] db: Db) {
+async fn cross_site_post_is_stored_and_continues_by_get(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.signed_in("alice").await;
@@ -340,7 +340,7 @@ async fn a_request_from_another_site_is_stored_and_goes_on_by_get(#[case] db: Db
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_token_has_one_audience_and_the_scopes_of_it(#[case] db: Db) {
+async fn access_token_has_one_audience_and_its_scopes(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();
@@ -369,7 +369,7 @@ async fn a_token_has_one_audience_and_the_scopes_of_it(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn logout_asks_and_ends_the_session_with_its_grants(#[case] db: Db) {
+async fn logout_asks_and_revokes_session_grants(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();
@@ -409,7 +409,7 @@ async fn logout_asks_and_ends_the_session_with_its_grants(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_client_proves_who_it_is_by_its_registered_method(#[case] db: Db) {
+async fn client_authenticates_only_by_registered_method(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();
@@ -453,7 +453,7 @@ async fn a_client_proves_who_it_is_by_its_registered_method(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn the_metadata_says_what_is_served(#[case] db: Db) {
+async fn metadata_lists_what_is_served(#[case] db: Db) {
     let server = Server::start(db).await;
     let mut anybody = server.browser();
     let document = anybody.get("/.well-known/openid-configuration").await;
@@ -485,7 +485,7 @@ async fn the_metadata_says_what_is_served(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_consent_page_still_counts_after_a_sign_in_in_another_tab(#[case] db: Db) {
+async fn consent_page_stays_valid_after_sign_in_in_another_tab(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();

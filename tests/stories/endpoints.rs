@@ -12,7 +12,7 @@ use crate::fixtures::{Db, Server, apply, on_both_databases};
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn userinfo_tells_what_the_scope_allows(#[case] db: Db) {
+async fn userinfo_returns_claims_of_granted_scope(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();
@@ -62,7 +62,7 @@ async fn userinfo_tells_what_the_scope_allows(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn userinfo_refuses_what_is_not_a_live_token_of_a_person(#[case] db: Db) {
+async fn userinfo_rejects_inactive_and_client_tokens(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();
@@ -101,7 +101,7 @@ async fn userinfo_refuses_what_is_not_a_live_token_of_a_person(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_revoked_refresh_token_takes_its_grant_along(#[case] db: Db) {
+async fn revoked_refresh_token_revokes_grant(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();
@@ -134,7 +134,7 @@ async fn a_revoked_refresh_token_takes_its_grant_along(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_revoked_access_token_dies_alone(#[case] db: Db) {
+async fn revoked_access_token_leaves_grant_active(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();
@@ -163,7 +163,7 @@ async fn a_revoked_access_token_dies_alone(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn nobody_revokes_for_another(#[case] db: Db) {
+async fn revocation_of_foreign_token_is_ignored(#[case] db: Db) {
     let server = Server::start(db).await;
     let (shop, other) = (server.shop().await, server.shop().await);
     let tokens = shop
@@ -194,7 +194,7 @@ async fn nobody_revokes_for_another(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_machine_acts_for_itself(#[case] db: Db) {
+async fn client_credentials_token_acts_for_the_client(#[case] db: Db) {
     let server = Server::start(db).await;
     let mut client = confidential("robot", "https://robot.example/cb");
     client.grant_types = vec![GrantType::ClientCredentials];

@@ -33,7 +33,7 @@ async fn tries(browser: &mut Browser, page: &Answer, kind: (&str, &str)) -> (Ans
 #[apply(on_both_databases)]
 #[actix_web::test]
 #[ignore = "slow"]
-async fn nobody_can_tell(#[case] db: Db) {
+async fn sign_in_timing_does_not_reveal_users(#[case] db: Db) {
     let server = Server::with(db, |config| config.limits.per_ip = 1_000_000).await;
     let shop = server.shop().await;
     let mut browser = server.browser();

@@ -91,7 +91,7 @@ async fn breathe() {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn alice_loses_her_phone(#[case] db: Db) {
+async fn signing_out_everywhere_reaches_the_services(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let shop = server.shop().await;
     // Three services; where there is a second node, one of them follows the feed there.
@@ -147,7 +147,7 @@ async fn alice_loses_her_phone(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn each_way_to_end_something_reaches_the_services(#[case] db: Db) {
+async fn every_kind_of_revocation_reaches_the_services(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let shop = server.shop().await;
     let service = server.service("orders-1").await;
@@ -200,7 +200,7 @@ async fn each_way_to_end_something_reaches_the_services(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_revoked_key_is_refused_and_its_successor_taken(#[case] db: Db) {
+async fn revoked_key_is_rejected_and_successor_accepted(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let shop = server.shop().await;
     server.app.keeper.keep().await.unwrap();
@@ -234,7 +234,7 @@ async fn a_revoked_key_is_refused_and_its_successor_taken(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn only_resource_servers_may_read_it(#[case] db: Db) {
+async fn feed_requires_a_resource_server(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let (api, shop) = (server.api_server().await, server.shop().await);
     for path in ["/revocations", "/revocations/stream"] {
@@ -268,7 +268,7 @@ async fn only_resource_servers_may_read_it(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn positions_say_what_is_missing(#[case] db: Db) {
+async fn feed_positions_reveal_missing_records(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let (api, shop) = (server.api_server().await, server.shop().await);
     let own = credentials(&api);
@@ -330,7 +330,7 @@ async fn positions_say_what_is_missing(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_long_poll_ends_with_the_news(#[case] db: Db) {
+async fn long_poll_returns_on_new_record(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let (api, shop) = (server.api_server().await, server.shop().await);
     let held = tokens(&server, &shop).await;
@@ -348,7 +348,7 @@ async fn a_long_poll_ends_with_the_news(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn records_expire_with_the_last_token_that_they_can_hit(#[case] db: Db) {
+async fn records_expire_with_the_last_affected_token(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let (api, shop) = (server.api_server().await, server.shop().await);
     server.advance(seconds(600));
@@ -387,7 +387,7 @@ async fn records_expire_with_the_last_token_that_they_can_hit(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn one_answer_holds_one_frame_however_much_there_is(#[case] db: Db) {
+async fn feed_response_holds_one_frame(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let api = server.api_server().await;
     let own = credentials(&api);
@@ -416,7 +416,7 @@ async fn one_answer_holds_one_frame_however_much_there_is(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn who_is_not_in_the_database_keeps_nobody_from_being_written_down(#[case] db: Db) {
+async fn unknown_subscriber_does_not_block_acknowledgements(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let api = server.api_server().await;
     let ack = |client: &str| portcullis::db::Acknowledged {
@@ -440,7 +440,7 @@ async fn who_is_not_in_the_database_keeps_nobody_from_being_written_down(#[case]
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn an_acknowledgement_is_written_down(#[case] db: Db) {
+async fn acknowledgement_is_recorded(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let api = server.api_server().await;
     let service = server.subscriber(&api, "billing-1").start().await.unwrap();
@@ -496,7 +496,7 @@ async fn posts(server: &Server, api: &TestClient, body: &Value) -> Answer {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_service_whose_news_is_too_old_answers_503_until_fresh_news_comes(#[case] db: Db) {
+async fn stale_service_answers_503_until_updated(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let shop = server.shop().await;
     let service = server.service("orders-1").await;
@@ -517,7 +517,7 @@ async fn a_service_whose_news_is_too_old_answers_503_until_fresh_news_comes(#[ca
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_restored_database_closes_the_house_until_it_is_recovered(#[case] db: Db) {
+async fn restored_database_blocks_issuance_until_recover(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let shop = server.shop().await;
     let api = server.api_server().await;
@@ -570,7 +570,7 @@ async fn a_restored_database_closes_the_house_until_it_is_recovered(#[case] db: 
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_refresh_token_from_the_future_shows_that_the_database_went_back(#[case] db: Db) {
+async fn refresh_token_from_the_future_is_restore_evidence(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let shop = server.shop().await;
     let first = tokens(&server, &shop).await;
@@ -587,7 +587,7 @@ async fn a_refresh_token_from_the_future_shows_that_the_database_went_back(#[cas
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_mark_beside_the_kek_remembers_across_a_restart(#[case] db: Db) {
+async fn high_water_mark_beside_kek_survives_restart(#[case] db: Db) {
     let server = discoverable_server(db).await;
     server.signs_out_everywhere("bob").await;
     until("a mark", || backup::mark(&server.config).contains(" 1 2 ")).await;
@@ -600,7 +600,7 @@ async fn a_mark_beside_the_kek_remembers_across_a_restart(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_subscriber_with_a_signed_frame_is_believed(#[case] db: Db) {
+async fn signed_frame_of_subscriber_is_restore_evidence(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let api = server.api_server().await;
     server.signs_out_everywhere("bob").await;
@@ -645,7 +645,7 @@ async fn opens_stream(server: &Server, api: &TestClient) -> reqwest::Response {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_stream_tells_beats_and_ends_in_good_order(#[case] db: Db) {
+async fn stream_sends_beats_and_closes_cleanly(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let api = server.api_server().await;
     let mut stream = opens_stream(&server, &api).await;
@@ -668,7 +668,7 @@ async fn a_stream_tells_beats_and_ends_in_good_order(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn sixteen_streams_and_not_one_more(#[case] db: Db) {
+async fn subscriber_may_open_sixteen_streams(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let api = server.api_server().await;
     let mut open = Vec::new();
@@ -686,7 +686,7 @@ async fn sixteen_streams_and_not_one_more(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_stream_ends_with_its_subscriber(#[case] db: Db) {
+async fn stream_closes_when_subscriber_is_deleted(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let api = server.api_server().await;
     let mut stream = opens_stream(&server, &api).await;
@@ -706,7 +706,7 @@ async fn a_stream_ends_with_its_subscriber(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_stream_that_is_being_opened_hears_that_its_subscriber_is_no_more(#[case] db: Db) {
+async fn opening_stream_is_closed_when_subscriber_is_deleted(#[case] db: Db) {
     let server = Server::start(db).await;
     let api = server.api_server().await;
     server.app.poll().await.unwrap();
@@ -749,7 +749,7 @@ fn records(server: &Server) -> String {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn every_act_that_ends_something_leaves_its_record(#[case] db: Db) {
+async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let told = async |act: &str, before: String, wanted: &str| {

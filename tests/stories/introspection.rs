@@ -21,7 +21,7 @@ const INACTIVE: &str = r#"{"active":false}"#;
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_resource_server_learns_of_its_own_tokens_alone(#[case] db: Db) {
+async fn resource_server_introspects_only_its_own_tokens(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let api = server.resource_server("api", AUDIENCE).await;
@@ -83,7 +83,7 @@ async fn a_resource_server_learns_of_its_own_tokens_alone(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_token_for_this_server_itself_is_nobody_elses_business(#[case] db: Db) {
+async fn userinfo_token_is_inactive_for_resource_servers(#[case] db: Db) {
     let server = Server::start(db).await;
     let mut client = confidential("plain", "https://plain.example/cb");
     client.resources.clear();
@@ -99,7 +99,7 @@ async fn a_token_for_this_server_itself_is_nobody_elses_business(#[case] db: Db)
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_client_that_serves_sees_its_own_live_refresh_token(#[case] db: Db) {
+async fn client_introspects_its_own_refresh_token(#[case] db: Db) {
     let server = Server::start(db).await;
     let mut client = confidential("both", "https://both.example/cb");
     client.serves = vec![AUDIENCE.to_owned()];
@@ -122,7 +122,7 @@ async fn a_client_that_serves_sees_its_own_live_refresh_token(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn whatever_ends_a_token_is_seen_at_once(#[case] db: Db) {
+async fn introspection_reflects_revocations_at_once(#[case] db: Db) {
     let server = Server::start(db).await;
     let api = server.resource_server("api", AUDIENCE).await;
     let now = server.clock.now();
@@ -172,7 +172,7 @@ async fn whatever_ends_a_token_is_seen_at_once(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn userinfo_is_signed_for_a_client_that_registered_it(#[case] db: Db) {
+async fn userinfo_is_signed_when_registered(#[case] db: Db) {
     let server = Server::start(db).await;
     let mut client = confidential("signed", "https://signed.example/cb");
     client.userinfo_alg = Some(portcullis::keys::Alg::ES256);
@@ -194,7 +194,7 @@ async fn userinfo_is_signed_for_a_client_that_registered_it(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_machine_token_needs_no_database_and_dies_with_its_client(#[case] db: Db) {
+async fn client_token_is_inactive_after_client_deletion(#[case] db: Db) {
     let server = Server::start(db).await;
     let robot = server.resource_server("robot", AUDIENCE).await;
     let grant = ("grant_type", "client_credentials");
@@ -216,7 +216,7 @@ async fn a_machine_token_needs_no_database_and_dies_with_its_client(#[case] db: 
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_resource_that_goes_away_takes_nothing_along(#[case] db: Db) {
+async fn deleted_resource_leaves_other_tokens_active(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let tokens = shop

@@ -19,7 +19,7 @@ const SUBRESOURCES: [(&str, &str); 6] = [
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn pages_refuse_loads_that_are_not_a_navigation(#[case] db: Db) {
+async fn pages_reject_loads_that_are_not_a_navigation(#[case] db: Db) {
     let server = Server::start(db).await;
     let web = server.shop().await;
     let mut alice = server.browser();
@@ -70,7 +70,7 @@ async fn pages_refuse_loads_that_are_not_a_navigation(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn silent_renewal_works_in_a_frame_of_the_same_site_alone(#[case] db: Db) {
+async fn silent_renewal_works_only_in_same_site_frame(#[case] db: Db) {
     let server = Server::start(db).await;
     let web = server.shop().await;
     let mut alice = server.browser();
@@ -111,7 +111,7 @@ async fn silent_renewal_works_in_a_frame_of_the_same_site_alone(#[case] db: Db) 
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn cross_site_logout_by_post_asks_before_it_signs_out(#[case] db: Db) {
+async fn cross_site_logout_by_post_asks_first(#[case] db: Db) {
     let server = Server::start(db).await;
     let web = server.shop().await;
     let mut alice = server.browser();

@@ -22,7 +22,7 @@ async fn asks(client: &TestClient, path: &str, address: &str) -> Answer {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_client_proves_itself_from_its_networks_alone(#[case] db: Db) {
+async fn client_authenticates_only_from_its_networks(#[case] db: Db) {
     let server = Server::behind_proxy(db).await;
     let rs = server
         .resource_server("rs", crate::fixtures::server::AUDIENCE)

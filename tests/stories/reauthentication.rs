@@ -175,7 +175,7 @@ impl Walk<'_> {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn random_walk_over_pages_yields_no_code_without_the_demanded_login(#[case] db: Db) {
+async fn random_page_walk_yields_no_code_without_required_login(#[case] db: Db) {
     let server = Server::start(db).await;
     let web = server.shop().await;
     let mut codes = 0;
@@ -206,7 +206,7 @@ async fn random_walk_over_pages_yields_no_code_without_the_demanded_login(#[case
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn consent_and_login_of_a_refused_request_lead_to_the_dispatcher(#[case] db: Db) {
+async fn pages_of_rejected_request_lead_to_the_dispatcher(#[case] db: Db) {
     let server = Server::start(db).await;
     let web = server.shop().await;
     let mut alice = server.browser();
@@ -240,7 +240,7 @@ async fn consent_and_login_of_a_refused_request_lead_to_the_dispatcher(#[case] d
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn form_of_a_request_that_is_refused_by_now_continues_to_the_client(#[case] db: Db) {
+async fn form_of_request_rejected_later_returns_to_the_client(#[case] db: Db) {
     let server = Server::start(db).await;
     let web = server.shop().await;
     let mut alice = server.browser();

@@ -150,7 +150,7 @@ async fn downtime_of_fast_clock_is_trimmed() {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn revocation_is_in_the_mark_after_settle(#[case] db: Db) {
+async fn revocation_is_in_the_high_water_mark_after_settle(#[case] db: Db) {
     let server = Server::start(db).await;
     let mut server = server;
     server.unfollow().await;
@@ -166,7 +166,7 @@ async fn revocation_is_in_the_mark_after_settle(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn closed_store_refuses_and_leaves_no_log(#[case] db: Db) {
+async fn closed_store_rejects_work_and_leaves_no_wal(#[case] db: Db) {
     let server = Server::start(db).await;
     let store = server.app.store.clone();
     let config = server.config.clone();

@@ -42,7 +42,7 @@ async fn fills_in(browser: &mut Browser, changed: &[(&str, &str)]) -> Answer {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_link_makes_the_first_administrator_and_signs_in(#[case] db: Db) {
+async fn setup_link_creates_first_administrator_and_signs_in(#[case] db: Db) {
     let server = Server::start(db).await;
     let path = link(&server).await;
     let token = path.split_once('=').unwrap().1.to_owned();
@@ -112,7 +112,7 @@ async fn a_link_makes_the_first_administrator_and_signs_in(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_link_is_opened_once_and_dies_with_its_hour(#[case] db: Db) {
+async fn setup_link_works_once_and_expires_after_an_hour(#[case] db: Db) {
     let server = Server::start(db).await;
     let (one, other) = (link(&server).await, link(&server).await);
     let mut first = server.browser();
@@ -149,7 +149,7 @@ async fn a_link_is_opened_once_and_dies_with_its_hour(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn of_two_links_one_makes_an_administrator(#[case] db: Db) {
+async fn concurrent_setup_links_create_one_administrator(#[case] db: Db) {
     let server = Server::start(db).await;
     let (one, other) = (link(&server).await, link(&server).await);
     let (mut left, mut right) = (server.browser(), server.browser());
@@ -171,7 +171,7 @@ async fn of_two_links_one_makes_an_administrator(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_weak_password_a_taken_name_or_a_strange_form_make_nobody(#[case] db: Db) {
+async fn invalid_setup_form_creates_no_user(#[case] db: Db) {
     let server = Server::start(db).await;
     let path = link(&server).await;
     let mut browser = server.browser();
@@ -258,7 +258,7 @@ fn with_password(text: &str) -> impl FnOnce(&mut Config) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn an_administrator_for_a_week(#[case] db: Db) {
+async fn configured_administrator_expires_after_a_week(#[case] db: Db) {
     let server = Server::with(db, with_password(PASSWORD)).await;
     assert_eq!(
         server.app.bootstrap().await.unwrap(),
@@ -313,7 +313,7 @@ async fn an_administrator_for_a_week(#[case] db: Db) {
 }
 
 #[actix_web::test]
-async fn a_password_of_the_configuration_must_be_a_good_one() {
+async fn configured_password_must_be_strong() {
     for (text, sentence) in [
         ("short", "a password needs at least 15 characters"),
         ("admin1234567890", "little more than a name"),

@@ -18,7 +18,7 @@ fn seconds(n: u64) -> Duration {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_refresh_gives_the_next_token_and_keeps_what_was_granted(#[case] db: Db) {
+async fn refresh_rotates_token_and_keeps_grant(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let first = tokens(&server, &shop).await;
@@ -43,7 +43,7 @@ async fn a_refresh_gives_the_next_token_and_keeps_what_was_granted(#[case] db: D
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn two_tabs_refresh_at_once(#[case] db: Db) {
+async fn concurrent_refreshes_get_the_same_successor(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let token = tokens(&server, &shop).await;
@@ -75,7 +75,7 @@ fn alarms(server: &Server) -> i64 {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn the_answer_was_lost(#[case] db: Db) {
+async fn refresh_after_lost_response_returns_same_token(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let token = tokens(&server, &shop).await;
@@ -108,7 +108,7 @@ fn generation(tokens: &Tokens) -> u32 {
 // F13 of the fault list.
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn f13_the_clock_steps_back_two_seconds_during_refreshes(#[case] db: Db) {
+async fn f13_refreshes_survive_clock_step_of_two_seconds(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let first = tokens(&server, &shop).await;
@@ -137,7 +137,7 @@ async fn f13_the_clock_steps_back_two_seconds_during_refreshes(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_thief_replays(#[case] db: Db) {
+async fn replayed_refresh_token_revokes_grant(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let stolen = tokens(&server, &shop).await;
@@ -172,7 +172,7 @@ async fn a_thief_replays(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_thief_who_comes_first_is_found_when_the_shop_comes(#[case] db: Db) {
+async fn stolen_refresh_token_is_detected_when_client_refreshes(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let stolen = tokens(&server, &shop).await;
@@ -192,7 +192,7 @@ async fn a_thief_who_comes_first_is_found_when_the_shop_comes(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_stranger_with_her_token_changes_nothing(#[case] db: Db) {
+async fn refresh_token_of_another_client_changes_nothing(#[case] db: Db) {
     let server = Server::start(db).await;
     let (shop, other) = (server.shop().await, server.shop().await);
     let token = tokens(&server, &shop).await;
@@ -221,7 +221,7 @@ async fn a_stranger_with_her_token_changes_nothing(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_narrower_scope_is_for_one_token_alone(#[case] db: Db) {
+async fn narrowed_scope_applies_to_one_token(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let url = shop.request(&[("scope", "openid orders:read orders:write")]);
@@ -245,7 +245,7 @@ async fn a_narrower_scope_is_for_one_token_alone(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_grant_ends_unused_and_in_the_end(#[case] db: Db) {
+async fn grant_expires_when_idle_and_at_its_absolute_lifetime(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let url = shop.request(&[("scope", "openid offline_access")]);
@@ -274,7 +274,7 @@ async fn a_grant_ends_unused_and_in_the_end(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn an_offline_grant_outlives_the_logout_and_no_other_does(#[case] db: Db) {
+async fn only_offline_grants_survive_logout(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();
@@ -296,7 +296,7 @@ async fn an_offline_grant_outlives_the_logout_and_no_other_does(#[case] db: Db) 
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn alice_signs_out_everywhere(#[case] db: Db) {
+async fn sign_out_everywhere_revokes_every_grant(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     // At home, on her phone, and for good: an offline grant outlives every session.
@@ -331,7 +331,7 @@ async fn alice_signs_out_everywhere(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn tables_stay_flat_while_people_come_and_go(#[case] db: Db) {
+async fn tables_stay_flat_under_constant_use(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let count = |server: &Server| {
@@ -362,7 +362,7 @@ async fn tables_stay_flat_while_people_come_and_go(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn a_login_that_ran_out_of_time_ends_no_grant(#[case] db: Db) {
+async fn expired_session_leaves_grant_active(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let mut alice = server.browser();
