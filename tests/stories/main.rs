@@ -8,6 +8,7 @@ mod audit;
 mod authorities;
 mod client_secrets;
 mod code_flow;
+mod consent;
 mod endpoints;
 mod enumeration;
 mod feed;
