@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fixtures::server::confidential;
+use fixtures::{Db, Server, apply, on_both_databases};
 use portcullis::accounts::admin::GrantedBy;
 use portcullis::accounts::session::{ACR_PASSWORD, Login, Session};
 use portcullis::accounts::user::{User, Username};
@@ -123,111 +124,252 @@ impl Ledger<'_> {
     }
 }
 
-story! {
-    async fn every_operation_writes_an_audit_event(server: Server) {
-        let now = server.clock.now();
-        let (rules, keys) = (Rules::of(&server.config).unwrap(), server.config.keys.clone());
-        let mut ledger = Ledger { server: &server, performed: BTreeSet::new() };
-        // The first administrator.
-        let (link, browser, expires) = (Hash::of("link"), Hash::of("browser"), now + Duration::from_secs(60));
-        let (one, two) = (link.clone(), browser.clone());
-        ledger.performs("first_admin::create_link", move |tx, ctx| first_admin::create_link(tx, ctx, &one, expires)).await;
-        ledger.performs("first_admin::open_link", move |tx, ctx| first_admin::open_link(tx, ctx, &link, &two)).await;
-        let root = user("root", now);
-        let login = session(&root.id, now);
-        ledger.performs("first_admin::set_up", move |tx, ctx| first_admin::set_up(tx, ctx, &browser, (&root, PHC), &login)).await;
-        let configured = user("configured", now);
-        ledger.performs("first_admin::configure", move |tx, ctx| first_admin::configure(tx, ctx, &configured, PHC)).await;
-        // Users.
-        let admin = Some(Administrator { granted_by: GrantedBy::Operator, expires_at: None });
-        let new = NewUser { user: user("erin", now), password_hash: Some(PHC.to_owned()), admin };
-        let erin = ledger.performs("users::create", move |tx, ctx| users::create(tx, ctx, new)).await;
-        let id = erin.id.clone();
-        let changed = User { name: Some("Erin".to_owned()), ..erin };
-        ledger.performs("users::update", move |tx, ctx| users::update(tx, ctx, &changed)).await;
-        for (name, operation) in [
-            ("users::disable", users::disable as fn(&mut Transaction<'_>, &Context, &UserId) -> _),
-            ("users::enable", users::enable),
-            ("users::sign_out_everywhere", users::sign_out_everywhere),
-        ] {
-            let id = id.clone();
-            ledger.performs(name, move |tx, ctx| operation(tx, ctx, &id)).await;
-        }
-        let of = id.clone();
-        ledger.performs("users::set_password", move |tx, ctx| users::set_password(tx, ctx, &of, PHC)).await;
-        let mut login = session(&id, now);
-        login.login.user_epoch = server.count("SELECT auth_epoch AS n FROM users WHERE username = 'erin'");
-        let (sid, of) = (login.login.sid.clone(), id.clone());
-        server.write(move |tx| tx.put_session(&login)).await;
-        ledger.performs("sessions::end", move |tx, ctx| sessions::end(tx, ctx, &of, &sid)).await;
-        ledger.performs("throttles::clear", |tx, ctx| throttles::clear(tx, ctx, &Counters::All)).await;
-        ledger.performs("revocations::revoke", move |tx, ctx| {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn admin_operations_write_audit_events(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let now = server.clock.now();
+    let (rules, keys) = (
+        Rules::of(&server.config).unwrap(),
+        server.config.keys.clone(),
+    );
+    let mut ledger = Ledger {
+        server: &server,
+        performed: BTreeSet::new(),
+    };
+    // The first administrator.
+    let (link, browser, expires) = (
+        Hash::of("link"),
+        Hash::of("browser"),
+        now + Duration::from_secs(60),
+    );
+    let (one, two) = (link.clone(), browser.clone());
+    ledger
+        .performs("first_admin::create_link", move |tx, ctx| {
+            first_admin::create_link(tx, ctx, &one, expires)
+        })
+        .await;
+    ledger
+        .performs("first_admin::open_link", move |tx, ctx| {
+            first_admin::open_link(tx, ctx, &link, &two)
+        })
+        .await;
+    let root = user("root", now);
+    let login = session(&root.id, now);
+    ledger
+        .performs("first_admin::set_up", move |tx, ctx| {
+            first_admin::set_up(tx, ctx, &browser, (&root, PHC), &login)
+        })
+        .await;
+    let configured = user("configured", now);
+    ledger
+        .performs("first_admin::configure", move |tx, ctx| {
+            first_admin::configure(tx, ctx, &configured, PHC)
+        })
+        .await;
+    // Users.
+    let admin = Some(Administrator {
+        granted_by: GrantedBy::Operator,
+        expires_at: None,
+    });
+    let new = NewUser {
+        user: user("erin", now),
+        password_hash: Some(PHC.to_owned()),
+        admin,
+    };
+    let erin = ledger
+        .performs("users::create", move |tx, ctx| users::create(tx, ctx, new))
+        .await;
+    let id = erin.id.clone();
+    let changed = User {
+        name: Some("Erin".to_owned()),
+        ..erin
+    };
+    ledger
+        .performs("users::update", move |tx, ctx| {
+            users::update(tx, ctx, &changed)
+        })
+        .await;
+    for (name, operation) in [
+        (
+            "users::disable",
+            users::disable as fn(&mut Transaction<'_>, &Context, &UserId) -> _,
+        ),
+        ("users::enable", users::enable),
+        ("users::sign_out_everywhere", users::sign_out_everywhere),
+    ] {
+        let id = id.clone();
+        ledger
+            .performs(name, move |tx, ctx| operation(tx, ctx, &id))
+            .await;
+    }
+    let of = id.clone();
+    ledger
+        .performs("users::set_password", move |tx, ctx| {
+            users::set_password(tx, ctx, &of, PHC)
+        })
+        .await;
+    let mut login = session(&id, now);
+    login.login.user_epoch =
+        server.count("SELECT auth_epoch AS n FROM users WHERE username = 'erin'");
+    let (sid, of) = (login.login.sid.clone(), id.clone());
+    server.write(move |tx| tx.put_session(&login)).await;
+    ledger
+        .performs("sessions::end", move |tx, ctx| {
+            sessions::end(tx, ctx, &of, &sid)
+        })
+        .await;
+    ledger
+        .performs("throttles::clear", |tx, ctx| {
+            throttles::clear(tx, ctx, &Counters::All)
+        })
+        .await;
+    ledger
+        .performs("revocations::revoke", move |tx, ctx| {
             revocations::revoke(tx, ctx, &Revocation::User(id, None))
-        }).await;
-        // Resources and clients.
-        let api = resource("https://things.example", now);
-        let (stored, offered) = (api.clone(), keys.clone());
-        ledger.performs("resources::create", move |tx, ctx| resources::create(tx, ctx, &offered, &stored)).await;
-        let changed = Resource { name: "Another".to_owned(), ..api.clone() };
-        ledger.performs("resources::update", move |tx, ctx| resources::update(tx, ctx, &keys, &api, &changed)).await;
-        ledger.performs("resources::describe_scope", |tx, ctx| {
+        })
+        .await;
+    // Resources and clients.
+    let api = resource("https://things.example", now);
+    let (stored, offered) = (api.clone(), keys.clone());
+    ledger
+        .performs("resources::create", move |tx, ctx| {
+            resources::create(tx, ctx, &offered, &stored)
+        })
+        .await;
+    let changed = Resource {
+        name: "Another".to_owned(),
+        ..api.clone()
+    };
+    ledger
+        .performs("resources::update", move |tx, ctx| {
+            resources::update(tx, ctx, &keys, &api, &changed)
+        })
+        .await;
+    ledger
+        .performs("resources::describe_scope", |tx, ctx| {
             resources::describe_scope(tx, ctx, "things:read", Some("See things"))
-        }).await;
-        let client = confidential("things", "https://app.example/cb");
-        let (by, stored) = (rules.clone(), client.clone());
-        ledger.performs("clients::create", move |tx, ctx| clients::create(tx, ctx, &by, stored, None)).await;
-        let changed = portcullis::oauth::client::Client { name: "Renamed".to_owned(), ..client.clone() };
-        ledger.performs("clients::update", move |tx, ctx| clients::update(tx, ctx, &rules, &client, &changed)).await;
-        let id = ClientId::from("things");
-        let (of, new) = (id.clone(), NewSecret { label: "new".to_owned(), expires_at: None, old: OldSecrets::Compromised });
-        ledger.performs("clients::rotate_secret", move |tx, ctx| clients::rotate_secret(tx, ctx, &of, &new)).await;
-        for (name, operation) in [
-            ("clients::disable", clients::disable as fn(&mut Transaction<'_>, &Context, &ClientId) -> _),
-            ("clients::enable", clients::enable),
-            ("clients::delete", clients::delete),
-        ] {
-            let id = id.clone();
-            ledger.performs(name, move |tx, ctx| operation(tx, ctx, &id)).await;
-        }
-        ledger.performs("resources::delete", |tx, ctx| resources::delete(tx, ctx, "https://things.example")).await;
-        assert_eq!(ledger.performed, operations(), "an operation of src/admin/ is missing here");
+        })
+        .await;
+    let client = confidential("things", "https://app.example/cb");
+    let (by, stored) = (rules.clone(), client.clone());
+    ledger
+        .performs("clients::create", move |tx, ctx| {
+            clients::create(tx, ctx, &by, stored, None)
+        })
+        .await;
+    let changed = portcullis::oauth::client::Client {
+        name: "Renamed".to_owned(),
+        ..client.clone()
+    };
+    ledger
+        .performs("clients::update", move |tx, ctx| {
+            clients::update(tx, ctx, &rules, &client, &changed)
+        })
+        .await;
+    let id = ClientId::from("things");
+    let (of, new) = (
+        id.clone(),
+        NewSecret {
+            label: "new".to_owned(),
+            expires_at: None,
+            old: OldSecrets::Compromised,
+        },
+    );
+    ledger
+        .performs("clients::rotate_secret", move |tx, ctx| {
+            clients::rotate_secret(tx, ctx, &of, &new)
+        })
+        .await;
+    for (name, operation) in [
+        (
+            "clients::disable",
+            clients::disable as fn(&mut Transaction<'_>, &Context, &ClientId) -> _,
+        ),
+        ("clients::enable", clients::enable),
+        ("clients::delete", clients::delete),
+    ] {
+        let id = id.clone();
+        ledger
+            .performs(name, move |tx, ctx| operation(tx, ctx, &id))
+            .await;
     }
+    ledger
+        .performs("resources::delete", |tx, ctx| {
+            resources::delete(tx, ctx, "https://things.example")
+        })
+        .await;
+    assert_eq!(
+        ledger.performed,
+        operations(),
+        "an operation of src/admin/ is missing here"
+    );
 }
 
-story! {
-    async fn refused_operation_rolls_back_those_before_it(server: Server) {
-        let now = server.clock.now();
-        let count = || server.count("SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM audit_events) AS n");
-        let before = count();
-        let refused = execute(&server, move |tx, ctx| {
-            let new = NewUser { user: user("erin", now), password_hash: None, admin: None };
-            users::create(tx, ctx, new)?;
-            clients::delete(tx, ctx, &ClientId::from("nobody"))
-        }).await;
-        assert!(matches!(refused, Err(AdminError::NotFound { kind: "client", .. })), "{refused:?}");
-        assert_eq!(count(), before);
-        let again = execute(&server, move |tx, ctx| {
-            let new = NewUser { user: user("alice", now), password_hash: None, admin: None };
-            users::create(tx, ctx, new)
-        }).await;
-        assert!(matches!(again, Err(AdminError::Exists { kind: "user", .. })), "{again:?}");
-    }
-}
-
-story! {
-    async fn all_field_errors_are_reported_at_once(server: Server) {
-        let rules = Rules::of(&server.config).unwrap();
-        let mut client = confidential("odd", "ftp://app.example/cb");
-        client.name = String::new();
-        client.client_uri = Some("http://app.example".to_owned());
-        client.scopes = Scope::parse("openid nobodys:scope").unwrap();
-        client.resources = vec!["https://unknown.example".to_owned()];
-        let refused = execute(&server, move |tx, ctx| clients::create(tx, ctx, &rules, client, None)).await;
-        let Err(AdminError::Invalid(errors)) = refused else {
-            panic!("{refused:?}");
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn refused_operation_rolls_back_the_transaction(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let now = server.clock.now();
+    let count = || {
+        server
+            .count("SELECT (SELECT count(*) FROM users) + (SELECT count(*) FROM audit_events) AS n")
+    };
+    let before = count();
+    let refused = execute(&server, move |tx, ctx| {
+        let new = NewUser {
+            user: user("erin", now),
+            password_hash: None,
+            admin: None,
         };
-        let fields: BTreeSet<&str> = errors.0.iter().map(|error| error.field).collect();
-        let all = ["client_name", "client_uri", "redirect_uris", "resources", "scope"];
-        assert_eq!(fields, BTreeSet::from(all), "{errors}");
-    }
+        users::create(tx, ctx, new)?;
+        clients::delete(tx, ctx, &ClientId::from("nobody"))
+    })
+    .await;
+    assert!(
+        matches!(refused, Err(AdminError::NotFound { kind: "client", .. })),
+        "{refused:?}"
+    );
+    assert_eq!(count(), before);
+    let again = execute(&server, move |tx, ctx| {
+        let new = NewUser {
+            user: user("alice", now),
+            password_hash: None,
+            admin: None,
+        };
+        users::create(tx, ctx, new)
+    })
+    .await;
+    assert!(
+        matches!(again, Err(AdminError::Exists { kind: "user", .. })),
+        "{again:?}"
+    );
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn invalid_fields_are_reported_together(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let rules = Rules::of(&server.config).unwrap();
+    let mut client = confidential("odd", "ftp://app.example/cb");
+    client.name = String::new();
+    client.client_uri = Some("http://app.example".to_owned());
+    client.scopes = Scope::parse("openid nobodys:scope").unwrap();
+    client.resources = vec!["https://unknown.example".to_owned()];
+    let refused = execute(&server, move |tx, ctx| {
+        clients::create(tx, ctx, &rules, client, None)
+    })
+    .await;
+    let Err(AdminError::Invalid(errors)) = refused else {
+        panic!("{refused:?}");
+    };
+    let fields: BTreeSet<&str> = errors.0.iter().map(|error| error.field).collect();
+    let all = [
+        "client_name",
+        "client_uri",
+        "redirect_uris",
+        "resources",
+        "scope",
+    ];
+    assert_eq!(fields, BTreeSet::from(all), "{errors}");
 }

@@ -1,17 +1,11 @@
 //! `apply`, by the real binary, on both databases: what is made, what is left alone, what is refused.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "fixtures/installation.rs"]
-#[allow(dead_code)]
-mod installation;
-#[path = "fixtures/look.rs"]
-#[allow(dead_code)]
-mod look;
-#[path = "fixtures/postgres.rs"]
-#[allow(dead_code)]
-mod postgres;
+#[path = "fixtures/mod.rs"]
+mod fixtures;
 
-use installation::{Installation, refused};
+use fixtures::installation::{Installation, refused};
+use fixtures::{Db, apply, on_both_databases};
 use serde_json::{Value, json};
 
 const ALL: &str = r#"
@@ -81,17 +75,10 @@ fn changes(applied: &Value) -> Vec<String> {
     changes.map(told).collect()
 }
 
+#[apply(on_both_databases)]
 #[test]
-fn a_description_is_made_true_on_sqlite() {
-    a_description_is_made_true(&Installation::new());
-}
-
-#[test]
-fn a_description_is_made_true_on_postgres() {
-    a_description_is_made_true(&Installation::on_postgres());
-}
-
-fn a_description_is_made_true(desk: &Installation) {
+fn description_is_applied(#[case] db: Db) {
+    let desk = &Installation::on(db);
     // Shown first, and nothing is done.
     let shown = desk.apply(ALL, &["--dry-run"]);
     let all = [
@@ -201,17 +188,10 @@ fn a_description_is_made_true(desk: &Installation) {
     let _running = desk.serve(&[]);
 }
 
+#[apply(on_both_databases)]
 #[test]
-fn what_no_file_names_is_removed_only_when_asked_on_sqlite() {
-    what_no_file_names_is_removed(&Installation::new());
-}
-
-#[test]
-fn what_no_file_names_is_removed_only_when_asked_on_postgres() {
-    what_no_file_names_is_removed(&Installation::on_postgres());
-}
-
-fn what_no_file_names_is_removed(desk: &Installation) {
+fn undescribed_objects_are_removed_only_with_prune(#[case] db: Db) {
+    let desk = &Installation::on(db);
     desk.apply(ALL, &[]);
     let password = "four walls and a gate\n";
     desk.told(
@@ -260,7 +240,7 @@ fn what_no_file_names_is_removed(desk: &Installation) {
 }
 
 #[test]
-fn what_is_wrong_is_refused_with_its_place() {
+fn invalid_description_is_rejected_with_its_location() {
     let desk = Installation::new();
     desk.done(&["migrate", "up"]);
     let client = |more: &str| {
@@ -404,7 +384,7 @@ fn what_is_wrong_is_refused_with_its_place() {
 }
 
 #[test]
-fn several_files_are_one_description_and_a_first_password_is_a_hash() {
+fn several_files_form_one_description() {
     let desk = Installation::new();
     desk.write("a.toml", "[[clients]]\nclient_id = \"x\"\nclient_name = \"X\"\nredirect_uris = [\"https://x.example/cb\"]\nresources = [\"https://api.example\"]\n");
     desk.write(
@@ -446,7 +426,7 @@ fn several_files_are_one_description_and_a_first_password_is_a_hash() {
 
 /// The example of the page, as it stands there.
 #[test]
-fn the_example_of_the_page_can_be_applied() {
+fn documented_example_can_be_applied() {
     let desk = Installation::new();
     let page = include_str!("../docs/apply.md");
     let example = page

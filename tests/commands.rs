@@ -2,17 +2,11 @@
 //! what they refuse, and what is left in the database.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "fixtures/installation.rs"]
-#[allow(dead_code)]
-mod installation;
-#[path = "fixtures/look.rs"]
-#[allow(dead_code)]
-mod look;
-#[path = "fixtures/postgres.rs"]
-#[allow(dead_code)]
-mod postgres;
+#[path = "fixtures/mod.rs"]
+mod fixtures;
 
-use installation::{Installation, refused};
+use fixtures::installation::{Installation, refused};
+use fixtures::{Db, apply, on_both_databases};
 use serde_json::Value;
 
 impl Installation {
@@ -26,20 +20,10 @@ impl Installation {
     }
 }
 
-#[test]
-fn clients_are_changed_on_sqlite() {
-    clients_are_changed(&Installation::new());
-}
-
-#[test]
-fn clients_are_changed_on_postgres() {
-    clients_are_changed(&Installation::on_postgres());
-}
-
 /// Two operators at once: the second has read the client before the first narrowed it. Only PostgreSQL
 /// lets a test see that a command waits.
 #[test]
-fn client_update_keeps_what_another_changed_meanwhile_on_postgres() {
+fn client_update_keeps_concurrent_changes_on_postgres() {
     let desk = Installation::on_postgres();
     let shop = ["client", "create", "--id", "shop", "--name", "Shop"];
     let more = [
@@ -70,18 +54,11 @@ fn client_update_keeps_what_another_changed_meanwhile_on_postgres() {
     desk.done(&["client", "update", "shop", "--name", "Corner Shop"]);
 }
 
-#[test]
-fn an_algorithm_that_is_left_out_is_refused_on_sqlite() {
-    left_out(&Installation::new());
-}
-
-#[test]
-fn an_algorithm_that_is_left_out_is_refused_on_postgres() {
-    left_out(&Installation::on_postgres());
-}
-
 /// With one ring, nobody registers for the other, and who does not say gets what there is.
-fn left_out(desk: &Installation) {
+#[apply(on_both_databases)]
+#[test]
+fn registration_for_omitted_algorithm_is_rejected(#[case] db: Db) {
+    let desk = &Installation::on(db);
     let only = [("PORTCULLIS__KEYS__ALGORITHMS", "ES256")];
     let run = |arguments: &[&str]| desk.run(&[arguments, &["--format", "json"]].concat(), &only);
     let shop = ["client", "create", "--id", "shop", "--name", "Shop"];
@@ -103,7 +80,10 @@ fn left_out(desk: &Installation) {
     refused(&run(&update), 1, "`keys.algorithms` leaves it out");
 }
 
-fn clients_are_changed(desk: &Installation) {
+#[apply(on_both_databases)]
+#[test]
+fn client_commands_change_clients(#[case] db: Db) {
+    let desk = &Installation::on(db);
     let api = "https://api.example";
     desk.done(&[
         "resource",
@@ -309,17 +289,10 @@ fn scopes_belong_to_somebody(desk: &Installation, api: &str) {
     ]);
 }
 
+#[apply(on_both_databases)]
 #[test]
-fn people_are_locked_on_sqlite() {
-    people_are_locked(&Installation::new());
-}
-
-#[test]
-fn people_are_locked_on_postgres() {
-    people_are_locked(&Installation::on_postgres());
-}
-
-fn people_are_locked(desk: &Installation) {
+fn user_commands_lock_and_unlock_users(#[case] db: Db) {
+    let desk = &Installation::on(db);
     let password = "four walls and a gate\n";
     desk.told(&["user", "create", "alice", "--password-stdin"], password);
     let state = || desk.json(&["user", "list"])[0]["disabled"].clone();
@@ -348,17 +321,10 @@ fn people_are_locked(desk: &Installation) {
     desk.refused(&["user", "lock", "nobody"], 1, "there is no user `nobody`");
 }
 
+#[apply(on_both_databases)]
 #[test]
-fn throttles_are_cleared_on_sqlite() {
-    throttles_are_cleared(&Installation::new());
-}
-
-#[test]
-fn throttles_are_cleared_on_postgres() {
-    throttles_are_cleared(&Installation::on_postgres());
-}
-
-fn throttles_are_cleared(desk: &Installation) {
+fn throttle_clear_removes_counters(#[case] db: Db) {
+    let desk = &Installation::on(db);
     let password = "gravel-otter-92-lamp\n";
     for name in ["alice", "bob"] {
         desk.told(&["user", "create", name, "--password-stdin"], password);
@@ -422,7 +388,7 @@ fn throttles_are_cleared(desk: &Installation) {
 }
 
 #[test]
-fn a_token_that_is_none_is_said_to_be_none() {
+fn introspect_rejects_malformed_token() {
     let desk = Installation::new();
     // A first start makes the keys.
     drop(desk.serve(&[]));
@@ -430,16 +396,6 @@ fn a_token_that_is_none_is_said_to_be_none() {
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(told["active"], false);
     assert!(told["why"].is_string());
-}
-
-#[test]
-fn something_is_revoked_on_sqlite() {
-    something_is_revoked(&Installation::new());
-}
-
-#[test]
-fn something_is_revoked_on_postgres() {
-    something_is_revoked(&Installation::on_postgres());
 }
 
 /// An instance that was heard just now, at this position.
@@ -450,7 +406,10 @@ fn hears(desk: &Installation, instance: &str, seq: i64) {
     ));
 }
 
-fn something_is_revoked(desk: &Installation) {
+#[apply(on_both_databases)]
+#[test]
+fn revoke_commands_write_revocations(#[case] db: Db) {
+    let desk = &Installation::on(db);
     // The first start makes the keys.
     desk.serve(&[]).stop();
     let password = "four walls and a gate\n";
@@ -637,17 +596,10 @@ fn something_is_revoked(desk: &Installation) {
     assert!(String::from_utf8_lossy(&output.stdout).contains("applied by 1 of 2"));
 }
 
+#[apply(on_both_databases)]
 #[test]
-fn a_restored_database_is_recovered_on_sqlite() {
-    a_restored_database_is_recovered(&Installation::new());
-}
-
-#[test]
-fn a_restored_database_is_recovered_on_postgres() {
-    a_restored_database_is_recovered(&Installation::on_postgres());
-}
-
-fn a_restored_database_is_recovered(desk: &Installation) {
+fn recover_returns_restored_database_to_service(#[case] db: Db) {
+    let desk = &Installation::on(db);
     desk.serve(&[]).stop();
     let before = desk.count("SELECT count(*) AS n FROM signing_keys");
     desk.refused(&["recover"], 2, "--yes");

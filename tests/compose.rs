@@ -261,7 +261,7 @@ fn copied() -> Vec<String> {
 }
 
 #[test]
-fn the_services_run_one_after_another_and_the_server_answers() {
+fn compose_starts_services_in_order() {
     let (_, services) = compose();
     let (public, management) = (free_port(), free_port());
     let home = Folder::new("home");
@@ -418,7 +418,7 @@ fn the_services_run_one_after_another_and_the_server_answers() {
 }
 
 #[test]
-fn nothing_is_reachable_from_elsewhere_and_no_secret_is_written_down() {
+fn compose_publishes_no_ports_and_contains_no_secrets() {
     let (file, services) = compose();
     let text = std::fs::read_to_string(Path::new(ROOT).join("docker-compose.yml")).unwrap();
     assert!(
@@ -483,7 +483,7 @@ fn nothing_is_reachable_from_elsewhere_and_no_secret_is_written_down() {
 }
 
 #[test]
-fn volumes_networks_and_order_fit_together() {
+fn compose_volumes_networks_and_order_are_consistent() {
     let (file, services) = compose();
     let declared = |section: &str| -> BTreeSet<String> {
         file[section]
@@ -600,7 +600,7 @@ fn volumes_networks_and_order_fit_together() {
 }
 
 #[test]
-fn the_image_is_built_from_what_is_there() {
+fn dockerfile_copies_only_existing_paths() {
     let copied = copied();
     let kept: Vec<String> = std::fs::read_to_string(Path::new(ROOT).join(".dockerignore"))
         .unwrap()

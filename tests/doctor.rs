@@ -1,15 +1,8 @@
 //! `doctor` and `config`, by the real binary: each mistake is found, and what is right is said to be.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "fixtures/installation.rs"]
-#[allow(dead_code)]
-mod installation;
-#[path = "fixtures/look.rs"]
-#[allow(dead_code)]
-mod look;
-#[path = "fixtures/postgres.rs"]
-#[allow(dead_code)]
-mod postgres;
+#[path = "fixtures/mod.rs"]
+mod fixtures;
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -17,7 +10,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use installation::{Installation, refused};
+use fixtures::installation::{Installation, refused};
+use fixtures::{Db, apply, on_both_databases};
 use serde_json::Value;
 
 /// What was found: check, verdict, sentence; and the exit code.
@@ -91,17 +85,10 @@ fn impostor_that(answer: impl FnOnce(u16) -> String) -> u16 {
     port
 }
 
+#[apply(on_both_databases)]
 #[test]
-fn a_healthy_server_is_said_to_be_on_sqlite() {
-    healthy(&Installation::new());
-}
-
-#[test]
-fn a_healthy_server_is_said_to_be_on_postgres() {
-    healthy(&Installation::on_postgres());
-}
-
-fn healthy(installation: &Installation) {
+fn doctor_passes_on_healthy_server(#[case] db: Db) {
+    let installation = &Installation::on(db);
     let (public, management) = (free_port(), free_port());
     let listen = format!("localhost:{public}");
     let issuer = format!("http://{listen}");
@@ -139,18 +126,18 @@ fn healthy(installation: &Installation) {
         &["user", "create", "root", "--admin", "--password-stdin"],
         "four walls and a gate\n",
     );
-    place
+    installation
         .doctor(&variables)
         .says("administrator", "ok", "there is one");
     installation.done(&["user", "lock", "root"]);
-    place
+    installation
         .doctor(&variables)
         .says("administrator", "warn", "all are locked");
     // A lock is no way to an administrator of one's own.
     let link = installation.run(&["setup", "link"], &variables);
     refused(&link, 1, "there is an administrator already");
     installation.done(&["user", "unlock", "root"]);
-    place
+    installation
         .doctor(&variables)
         .says("administrator", "ok", "there is one");
     // People get a line each.
@@ -172,31 +159,31 @@ fn healthy(installation: &Installation) {
         "DELETE FROM signing_keys WHERE generation > 1 AND alg = 'ES256' AND use = 'token'",
     );
     installation.execute("UPDATE signing_keys SET retire_at = NULL, remove_at = NULL WHERE generation = 1 AND alg = 'ES256' AND use = 'token'");
-    place
+    installation
         .doctor(&variables)
         .says("rotation", "warn", "token/ES256: there is no standby");
     installation.execute(&later(92));
-    place
+    installation
         .doctor(&variables)
         .says("rotation", "fail", "token/ES256: overdue since");
     installation
         .execute("UPDATE signing_keys SET revoked_at = 1 WHERE alg = 'ES256' AND use = 'token'");
-    place
+    installation
         .doctor(&variables)
         .says("rotation", "fail", "token/ES256: no key signs");
 }
 
 #[test]
-fn what_is_wrong_with_the_database_is_found() {
+fn doctor_reports_database_problems() {
     let installation = Installation::new();
-    place
+    installation
         .doctor(&[])
         .says("database", "warn", "the first start makes it");
     let away = (
         "PORTCULLIS__DATABASE__URL",
         "postgres://127.0.0.1:1/nothing?connect_timeout=2",
     );
-    place
+    installation
         .doctor(&[away])
         .says("database", "fail", "PostgreSQL cannot be reached");
     drop(installation.serve(&[]));
@@ -206,17 +193,17 @@ fn what_is_wrong_with_the_database_is_found() {
         .says("database", "fail", "newer version");
     installation
         .execute("DELETE FROM __diesel_schema_migrations WHERE version IN ('9999', '0006')");
-    place
+    installation
         .doctor(&[])
         .says("database", "warn", "the next start makes them");
     let by_hand = ("PORTCULLIS__DATABASE__AUTO_MIGRATE", "false");
-    place
+    installation
         .doctor(&[by_hand])
         .says("database", "fail", "run `portcullis migrate up`");
 }
 
 #[test]
-fn a_wrong_clock_is_found() {
+fn doctor_reports_clock_skew() {
     let installation = Installation::new();
     drop(installation.serve(&[]));
     installation.doctor(&[]).says("clock", "ok", "not behind");
@@ -228,17 +215,17 @@ fn a_wrong_clock_is_found() {
 }
 
 #[test]
-fn what_is_wrong_with_the_kek_is_found() {
+fn doctor_reports_kek_problems() {
     let installation = Installation::new();
     drop(installation.serve(&[]));
     let kek = installation.folder.join("keys/kek");
     installation.done(&["keys", "generate-kek", "--out", "keys/other"]);
     let other = ("PORTCULLIS__KEYS__KEK", "file:keys/other");
-    place
+    installation
         .doctor(&[other])
         .says("KEK", "fail", "put it back into `keys.kek`");
     let both = ("PORTCULLIS__KEYS__KEK", "file:keys/other,file:keys/kek");
-    place
+    installation
         .doctor(&[both])
         .says("KEK", "warn", "run `portcullis keys rewrap`");
     std::fs::set_permissions(&kek, std::fs::Permissions::from_mode(0o644)).unwrap();
@@ -254,7 +241,7 @@ fn what_is_wrong_with_the_kek_is_found() {
 }
 
 #[test]
-fn what_is_wrong_with_the_issuer_is_found() {
+fn doctor_reports_issuer_problems() {
     let installation = Installation::new();
     let seen = |status: &str, headers: &str, body: &str| {
         let port = impostor(status, headers, body);
@@ -296,7 +283,7 @@ fn what_is_wrong_with_the_issuer_is_found() {
         "{\"status\":\"failed\",\"checks\":{\"database\":\"failed\",\"keys\":\"ok\"}}",
     );
     let management = format!("127.0.0.1:{port}");
-    place
+    installation
         .doctor(&[("PORTCULLIS__LISTEN__MANAGEMENT", &management)])
         .says(
             "listen.management",
@@ -343,7 +330,7 @@ fn certify(folder: &Path, name: &str, days: i64) {
 }
 
 #[test]
-fn what_is_wrong_with_a_certificate_is_found() {
+fn doctor_reports_certificate_problems() {
     let installation = Installation::new();
     let port = free_port();
     let (listen, issuer) = (
@@ -356,19 +343,21 @@ fn what_is_wrong_with_a_certificate_is_found() {
         ("PORTCULLIS__LISTEN__TLS__CERTIFICATE", "tls.pem"),
         ("PORTCULLIS__LISTEN__TLS__KEY", "tls.key"),
     ];
-    place
+    installation
         .doctor(&variables)
         .says("certificate", "fail", "tls.pem: No such file");
     certify(&installation.folder, "other.example", 90);
-    place
-        .doctor(&variables)
-        .says("certificate", "fail", "is for another name than localhost");
+    installation.doctor(&variables).says(
+        "certificate",
+        "fail",
+        "is for another name than localhost",
+    );
     certify(&installation.folder, "localhost", -1);
-    place
+    installation
         .doctor(&variables)
         .says("certificate", "fail", "expired at");
     certify(&installation.folder, "localhost", 13);
-    place
+    installation
         .doctor(&variables)
         .says("certificate", "warn", "expires at");
     certify(&installation.folder, "localhost", 90);
@@ -387,18 +376,18 @@ fn what_is_wrong_with_a_certificate_is_found() {
         std::fs::Permissions::from_mode(0o640),
     )
     .unwrap();
-    place
+    installation
         .doctor(&variables)
         .says("certificate", "fail", "can be read by others");
 }
 
 #[test]
-fn a_configuration_that_works_by_half_is_found() {
+fn doctor_reports_inconsistent_configuration() {
     let installation = Installation::new();
     installation
         .doctor(&[("PORTCULLIS__TOKENS__ACESS", "5m")])
         .says("configuration", "fail", "unknown key `tokens.acess`");
-    place
+    installation
         .doctor(&[("PORTCULLIS__LIMITS__PER_IP", "9000")])
         .says(
             "configuration",
@@ -409,7 +398,7 @@ fn a_configuration_that_works_by_half_is_found() {
         ("PORTCULLIS__ISSUER", "https://localhost:1"),
         ("PORTCULLIS__LISTEN__PUBLIC", "localhost:2"),
     ];
-    place
+    installation
         .doctor(&behind)
         .says("configuration", "warn", "name it in `http.trusted_proxies`");
     installation.write("password", "gravel-otter-92-lamp\n");
@@ -419,7 +408,7 @@ fn a_configuration_that_works_by_half_is_found() {
     )
     .unwrap();
     let file = [("PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_FILE", "password")];
-    place
+    installation
         .doctor(&file)
         .says("bootstrap", "fail", "can be read by others");
     std::fs::set_permissions(
@@ -433,13 +422,13 @@ fn a_configuration_that_works_by_half_is_found() {
         "remove it once there is a lasting administrator",
     );
     drop(installation.serve(&file));
-    place
+    installation
         .doctor(&file)
         .says("administrator", "warn", "there is none for good");
 }
 
 #[test]
-fn a_password_in_a_file_that_everybody_reads_is_found() {
+fn doctor_reports_world_readable_password() {
     let installation = Installation::new();
     let path = installation.folder.join("portcullis.toml");
     let looks = |url: &str, mode: u32, variables: &[(&str, &str)]| -> bool {
@@ -476,7 +465,7 @@ fn a_password_in_a_file_that_everybody_reads_is_found() {
 }
 
 #[test]
-fn every_value_is_dumped_with_its_source_and_no_secret() {
+fn config_dump_shows_sources_and_no_secrets() {
     let installation = Installation::new();
     installation.write("one.toml", "[tokens]\naccess = \"2m\"\nid = \"2m\"\n[database]\nurl = \"postgres://me:sesame@db.example/x\"\n");
     installation.write("two.toml", "[tokens]\nid = \"3m\"\n");
@@ -554,7 +543,7 @@ fn every_value_is_dumped_with_its_source_and_no_secret() {
         "environment DATABASE_URL",
     );
     assert!(
-        place
+        installation
             .done(&["config", "check"])
             .starts_with("The configuration is good: 4 of ")
     );
@@ -586,7 +575,7 @@ fn documented(page: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_reference_page_has_every_key_and_no_other() {
+fn reference_page_lists_exactly_the_config_keys() {
     let installation = Installation::new();
     let dump: Value =
         serde_json::from_str(&installation.done(&["config", "dump", "--format", "json"])).unwrap();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fixtures::server::{confidential, start_of_time, sweep};
+use fixtures::{Db, Server, apply, on_both_databases};
 use portcullis::accounts::consent::Consent;
 use portcullis::accounts::session::{ACR_PASSWORD, Login, Session};
 use portcullis::accounts::throttle::{Attempt, Verdict, failed_client};
@@ -135,35 +136,312 @@ async fn race(
     winners
 }
 
-story! {
-    async fn of_thirty_two_who_take_one_code_exactly_one_wins(server: Server) {
-        let scene = scene(&server).await;
-        let hash = scene.code.hash.clone();
-        assert_eq!(race(&server, move |tx| Ok(tx.take_code(&hash, now())?.is_some())).await, 1);
-        let hash = scene.code.hash.clone();
-        let used = server.write(move |tx| tx.find_used_code(&hash)).await.unwrap();
-        assert_eq!((used.grant_id, used.nonce), (scene.grant.id, Some("n".to_owned())));
-        let unknown = server.write(|tx| tx.take_code(&Hash::of("nobody's"), now())).await;
-        assert!(unknown.is_none());
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn concurrent_code_redemptions_succeed_once(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let scene = scene(&server).await;
+    let hash = scene.code.hash.clone();
+    assert_eq!(
+        race(&server, move |tx| Ok(tx.take_code(&hash, now())?.is_some())).await,
+        1
+    );
+    let hash = scene.code.hash.clone();
+    let used = server
+        .write(move |tx| tx.find_used_code(&hash))
+        .await
+        .unwrap();
+    assert_eq!(
+        (used.grant_id, used.nonce),
+        (scene.grant.id, Some("n".to_owned()))
+    );
+    let unknown = server
+        .write(|tx| tx.take_code(&Hash::of("nobody's"), now()))
+        .await;
+    assert!(unknown.is_none());
 }
 
-story! {
-    async fn of_thirty_two_who_end_one_grant_exactly_one_writes_its_record(server: Server) {
-        let scene = scene(&server).await;
-        let id = scene.grant.id.clone();
-        assert_eq!(race(&server, move |tx| tx.revoke_grant(&id, "test", "node", now())).await, 1);
-        assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"), 1);
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn concurrent_grant_revocations_write_one_record(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let scene = scene(&server).await;
+    let id = scene.grant.id.clone();
+    assert_eq!(
+        race(&server, move |tx| tx.end_grant(&id, "test", "node", now())).await,
+        1
+    );
+    assert_eq!(
+        server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"),
+        1
+    );
 }
 
-story! {
-    async fn of_thirty_two_who_take_one_authorization_exactly_one_wins(server: Server) {
-        let scene = scene(&server).await;
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn concurrent_authorization_claims_succeed_once(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let scene = scene(&server).await;
+    let begun = Authorization {
+        id: AuthorizationId::new(&Entropy::seeded(5), now()),
+        client_id: scene.client.id.clone(),
+        params: "x=1".to_owned(),
+        browser: None,
+        user_id: None,
+        sid: None,
+        login_sid: None,
+        stage: Stage::Begun,
+        scope: None,
+        created_at: now(),
+        expires_at: now() + Duration::from_secs(600),
+        taken_at: None,
+    };
+    let (id, other) = (begun.id.clone(), Hash::of("another browser"));
+    server
+        .write(move |tx| tx.put_authorization(&begun, &"192.0.2.1".parse().unwrap()))
+        .await;
+    let bound = id.clone();
+    assert_eq!(
+        race(&server, move |tx| tx.bind_authorization(&bound, &other)).await,
+        1
+    );
+    let late = id.clone();
+    assert!(
+        !server
+            .write(move |tx| tx.take_authorization(&late, now() + Duration::from_secs(600)))
+            .await
+    );
+    let taken = id.clone();
+    assert_eq!(
+        race(&server, move |tx| tx.take_authorization(&taken, now())).await,
+        1
+    );
+    let login = scene.session.login.clone();
+    let after = server
+        .write(move |tx| tx.record_decision(&id, (&login.user_id, &login.sid), None, now()))
+        .await;
+    assert!(!after, "an answered authorization goes nowhere");
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn grant_is_active_only_while_its_dependencies_are(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let scene = scene(&server).await;
+    let id = scene.grant.id.clone();
+    let stands = |at: Timestamp| {
+        let id = id.clone();
+        let store = server.app.store.clone();
+        async move {
+            store
+                .read(move |tx| tx.find_standing_grant(&id, at))
+                .await
+                .unwrap()
+                .is_some()
+        }
+    };
+    assert!(stands(now()).await);
+    assert!(
+        !stands(now() + Duration::from_secs(600)).await,
+        "unused for too long"
+    );
+
+    let (grant, client) = (scene.grant.id.clone(), scene.client.id.clone());
+    let breaks = [
+        (
+            "UPDATE sessions SET ended_at = 1",
+            "UPDATE sessions SET ended_at = NULL",
+        ),
+        (
+            "UPDATE consents SET ended_at = 1",
+            "UPDATE consents SET ended_at = NULL",
+        ),
+        (
+            "UPDATE users SET auth_epoch = 2 WHERE username = 'alice'",
+            "UPDATE users SET auth_epoch = 1 WHERE username = 'alice'",
+        ),
+        (
+            "UPDATE users SET disabled_at = 1 WHERE username = 'alice'",
+            "UPDATE users SET disabled_at = NULL WHERE username = 'alice'",
+        ),
+        (
+            &format!("UPDATE clients SET auth_epoch = 2 WHERE id = '{client}'"),
+            &format!("UPDATE clients SET auth_epoch = 1 WHERE id = '{client}'"),
+        ),
+        (
+            &format!("UPDATE clients SET disabled_at = 1 WHERE id = '{client}'"),
+            &format!("UPDATE clients SET disabled_at = NULL WHERE id = '{client}'"),
+        ),
+        (
+            "UPDATE feed_head SET epoch = 2",
+            "UPDATE feed_head SET epoch = 1",
+        ),
+        (
+            &format!("UPDATE grants SET ended_at = 1 WHERE id = '{grant}'"),
+            &format!("UPDATE grants SET ended_at = NULL WHERE id = '{grant}'"),
+        ),
+    ];
+    for (broken, mended) in breaks {
+        server.execute(broken);
+        assert!(!stands(now()).await, "{broken}");
+        server.execute(mended);
+        assert!(stands(now()).await, "{mended}");
+    }
+    server.execute("UPDATE sessions SET ended_at = 1");
+    server.execute(if server.db == fixtures::Db::Sqlite {
+        "UPDATE grants SET offline = 1"
+    } else {
+        "UPDATE grants SET offline = true"
+    });
+    assert!(stands(now()).await, "an offline grant outlives its session");
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn ended_session_revokes_its_grants_once(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let scene = scene(&server).await;
+    let sid = scene.session.login.sid.clone();
+    assert_eq!(
+        race(&server, move |tx| tx.end_session(
+            &sid,
+            "logout",
+            "node",
+            now()
+        ))
+        .await,
+        1
+    );
+    assert_eq!(
+        server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'S'"),
+        1
+    );
+    assert_eq!(
+        server.count("SELECT count(*) AS n FROM grants WHERE ended_at IS NULL"),
+        0
+    );
+    let found = server
+        .write(|tx| tx.find_session(&Hash::of("cookie")))
+        .await;
+    assert!(found.is_none());
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn session_lookup_requires_current_user_epoch(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let scene = scene(&server).await;
+    let (session, name) = server
+        .write(|tx| tx.find_session(&Hash::of("cookie")))
+        .await
+        .unwrap();
+    assert_eq!(
+        (session.login.sid, name.as_str()),
+        (scene.session.login.sid.clone(), "alice")
+    );
+    let user = scene.session.login.user_id.clone();
+    server
+        .write(move |tx| tx.cut_off_user(&user, "test", "cli", now()))
+        .await;
+    assert!(
+        server
+            .write(|tx| tx.find_session(&Hash::of("cookie")))
+            .await
+            .is_none()
+    );
+    assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'U' AND floor = 2 AND reason = 'test'"), 1);
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn extended_consent_keeps_its_id(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let scene = scene(&server).await;
+    let mut more = consent(
+        &scene.session.login.user_id,
+        &scene.client.id,
+        &Entropy::seeded(77),
+    );
+    more.scope = "openid profile".to_owned();
+    let (user, client) = (more.user_id.clone(), more.client_id.clone());
+    server.write(move |tx| tx.put_consent(&more)).await;
+    let standing = server
+        .write(move |tx| tx.find_consent(&user, &client))
+        .await
+        .unwrap();
+    assert_eq!(Some(standing.id), scene.grant.consent_id);
+    assert_eq!(standing.scope, "openid profile");
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn duplicate_username_is_rejected(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let client = confidential("twice", "https://app.example/cb");
+    server.register(client.clone()).await;
+    let second = server
+        .app
+        .store
+        .transaction(move |tx| tx.put_client(&client))
+        .await;
+    assert!(matches!(second, Err(Error::Duplicate(_))), "{second:?}");
+    let absent = server
+        .write(|tx| tx.find_client(&ClientId::from("nobody")))
+        .await;
+    assert!(absent.is_none());
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn failed_transaction_rolls_back_and_refusal_commits(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let entropy = Entropy::seeded(3);
+    let first = server.app.store.transaction(move |tx| {
+        tx.put_scope_description("orders:read", "kept?")?;
+        Err::<(), _>(Error::Statement(portcullis::id::uuid(
+            &entropy,
+            start_of_time(),
+        )))
+    });
+    assert!(first.await.is_err());
+    assert_eq!(server.count("SELECT count(*) AS n FROM scopes"), 0);
+    let refused: Result<(), &str> = server
+        .write(|tx| {
+            tx.put_scope_description("orders:read", "kept")?;
+            Ok(Err("refused"))
+        })
+        .await;
+    assert!(refused.is_err());
+    assert_eq!(server.count("SELECT count(*) AS n FROM scopes"), 1);
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn panic_in_transaction_leaves_others_unaffected(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let panicked = server
+        .app
+        .store
+        .transaction(|_| -> Result<(), Error> { panic!("on purpose") })
+        .await;
+    assert!(panicked.is_err());
+    server
+        .write(|tx| tx.put_scope_description("orders:read", "still here"))
+        .await;
+    assert_eq!(server.count("SELECT count(*) AS n FROM scopes"), 1);
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn expired_authorizations_are_deleted_in_batches(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let entropy = Entropy::seeded(8);
+    for _ in 0..5 {
         let begun = Authorization {
-            id: AuthorizationId::new(&Entropy::seeded(5), now()),
-            client_id: scene.client.id.clone(),
-            params: "x=1".to_owned(),
+            id: AuthorizationId::new(&entropy, now()),
+            client_id: shop.client.id.clone(),
+            params: String::new(),
             browser: None,
             user_id: None,
             sid: None,
@@ -171,166 +449,30 @@ story! {
             stage: Stage::Begun,
             scope: None,
             created_at: now(),
-            expires_at: now() + Duration::from_secs(600),
+            expires_at: now(),
             taken_at: None,
         };
-        let (id, other) = (begun.id.clone(), Hash::of("another browser"));
-        server.write(move |tx| tx.put_authorization(&begun, &"192.0.2.1".parse().unwrap())).await;
-        let bound = id.clone();
-        assert_eq!(race(&server, move |tx| tx.bind_authorization(&bound, &other)).await, 1);
-        let late = id.clone();
-        assert!(!server.write(move |tx| tx.take_authorization(&late, now() + Duration::from_secs(600))).await);
-        let taken = id.clone();
-        assert_eq!(race(&server, move |tx| tx.take_authorization(&taken, now())).await, 1);
-        let login = scene.session.login.clone();
-        let after = server
-            .write(move |tx| tx.record_decision(&id, (&login.user_id, &login.sid), None, now()))
+        server
+            .write(move |tx| tx.put_authorization(&begun, &"192.0.2.1".parse().unwrap()))
             .await;
-        assert!(!after, "an answered authorization goes nowhere");
     }
-}
-
-story! {
-    async fn a_grant_stands_only_while_all_that_it_rests_on_stands(server: Server) {
-        let scene = scene(&server).await;
-        let id = scene.grant.id.clone();
-        let stands = |at: Timestamp| {
-            let id = id.clone();
-            let store = server.app.store.clone();
-            async move { store.read(move |tx| tx.find_active_grant(&id, at)).await.unwrap().is_some() }
-        };
-        assert!(stands(now()).await);
-        assert!(!stands(now() + Duration::from_secs(600)).await, "unused for too long");
-
-        let (grant, client) = (scene.grant.id.clone(), scene.client.id.clone());
-        let breaks = [
-            ("UPDATE sessions SET ended_at = 1", "UPDATE sessions SET ended_at = NULL"),
-            ("UPDATE consents SET ended_at = 1", "UPDATE consents SET ended_at = NULL"),
-            ("UPDATE users SET auth_epoch = 2 WHERE username = 'alice'", "UPDATE users SET auth_epoch = 1 WHERE username = 'alice'"),
-            ("UPDATE users SET disabled_at = 1 WHERE username = 'alice'", "UPDATE users SET disabled_at = NULL WHERE username = 'alice'"),
-            (&format!("UPDATE clients SET auth_epoch = 2 WHERE id = '{client}'"), &format!("UPDATE clients SET auth_epoch = 1 WHERE id = '{client}'")),
-            (&format!("UPDATE clients SET disabled_at = 1 WHERE id = '{client}'"), &format!("UPDATE clients SET disabled_at = NULL WHERE id = '{client}'")),
-            ("UPDATE feed_head SET epoch = 2", "UPDATE feed_head SET epoch = 1"),
-            (&format!("UPDATE grants SET ended_at = 1 WHERE id = '{grant}'"), &format!("UPDATE grants SET ended_at = NULL WHERE id = '{grant}'")),
-        ];
-        for (broken, mended) in breaks {
-            server.execute(broken);
-            assert!(!stands(now()).await, "{broken}");
-            server.execute(mended);
-            assert!(stands(now()).await, "{mended}");
-        }
-        server.execute("UPDATE sessions SET ended_at = 1");
-        server.execute(if server.db == fixtures::Db::Sqlite { "UPDATE grants SET offline = 1" } else { "UPDATE grants SET offline = true" });
-        assert!(stands(now()).await, "an offline grant outlives its session");
-    }
-}
-
-story! {
-    async fn a_session_ends_once_and_takes_its_grants_along(server: Server) {
-        let scene = scene(&server).await;
-        let sid = scene.session.login.sid.clone();
-        assert_eq!(race(&server, move |tx| tx.end_session(&sid, "logout", "node", now())).await, 1);
-        assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'S'"), 1);
-        assert_eq!(server.count("SELECT count(*) AS n FROM grants WHERE ended_at IS NULL"), 0);
-        let found = server.write(|tx| tx.find_session(&Hash::of("cookie"))).await;
-        assert!(found.is_none());
-    }
-}
-
-story! {
-    async fn a_session_is_found_only_under_the_epoch_of_its_person(server: Server) {
-        let scene = scene(&server).await;
-        let (session, name) = server.write(|tx| tx.find_session(&Hash::of("cookie"))).await.unwrap();
-        assert_eq!((session.login.sid, name.as_str()), (scene.session.login.sid.clone(), "alice"));
-        let user = scene.session.login.user_id.clone();
-        server.write(move |tx| tx.revoke_all_for_user(&user, "test", "cli", now())).await;
-        assert!(server.write(|tx| tx.find_session(&Hash::of("cookie"))).await.is_none());
-        assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'U' AND floor = 2 AND reason = 'test'"), 1);
-    }
-}
-
-story! {
-    async fn a_standing_consent_keeps_its_id_when_it_grows(server: Server) {
-        let scene = scene(&server).await;
-        let mut more = consent(&scene.session.login.user_id, &scene.client.id, &Entropy::seeded(77));
-        more.scope = "openid profile".to_owned();
-        let (user, client) = (more.user_id.clone(), more.client_id.clone());
-        server.write(move |tx| tx.put_consent(&more)).await;
-        let standing = server.write(move |tx| tx.find_consent(&user, &client)).await.unwrap();
-        assert_eq!(Some(standing.id), scene.grant.consent_id);
-        assert_eq!(standing.scope, "openid profile");
-    }
-}
-
-story! {
-    async fn a_name_is_taken_once(server: Server) {
-        let client = confidential("twice", "https://app.example/cb");
-        server.register(client.clone()).await;
-        let second = server.app.store.transaction(move |tx| tx.put_client(&client)).await;
-        assert!(matches!(second, Err(Error::Duplicate(_))), "{second:?}");
-        let absent = server.write(|tx| tx.find_client(&ClientId::from("nobody"))).await;
-        assert!(absent.is_none());
-    }
-}
-
-story! {
-    async fn a_failed_transaction_leaves_nothing_and_a_refusal_stays(server: Server) {
-        let entropy = Entropy::seeded(3);
-        let first = server.app.store.transaction(move |tx| {
-            tx.put_scope_description("orders:read", "kept?")?;
-            Err::<(), _>(Error::Statement(portcullis::id::uuid(&entropy, start_of_time())))
-        });
-        assert!(first.await.is_err());
-        assert_eq!(server.count("SELECT count(*) AS n FROM scopes"), 0);
-        let refused: Result<(), &str> = server
-            .write(|tx| {
-                tx.put_scope_description("orders:read", "kept")?;
-                Ok(Err("refused"))
-            })
-            .await;
-        assert!(refused.is_err());
-        assert_eq!(server.count("SELECT count(*) AS n FROM scopes"), 1);
-    }
-}
-
-story! {
-    async fn a_panic_in_one_transaction_takes_nobody_along(server: Server) {
-        let panicked = server.app.store.transaction(|_| -> Result<(), Error> { panic!("on purpose") }).await;
-        assert!(panicked.is_err());
-        server.write(|tx| tx.put_scope_description("orders:read", "still here")).await;
-        assert_eq!(server.count("SELECT count(*) AS n FROM scopes"), 1);
-    }
-}
-
-story! {
-    async fn expired_authorizations_go_in_batches(server: Server) {
-        let shop = server.shop().await;
-        let entropy = Entropy::seeded(8);
-        for _ in 0..5 {
-            let begun = Authorization {
-                id: AuthorizationId::new(&entropy, now()),
-                client_id: shop.client.id.clone(),
-                params: String::new(),
-                browser: None,
-                user_id: None,
-                sid: None,
-                login_sid: None,
-                stage: Stage::Begun,
-                scope: None,
-                created_at: now(),
-                expires_at: now(),
-                taken_at: None,
-            };
-            server.write(move |tx| tx.put_authorization(&begun, &"192.0.2.1".parse().unwrap())).await;
-        }
-        let later = now() + Duration::from_secs(3_601);
-        assert_eq!(server.write(move |tx| tx.drop_expired_authorizations(3, later)).await, 3);
-        assert_eq!(server.write(move |tx| tx.drop_expired_authorizations(3, later)).await, 2);
-    }
+    let later = now() + Duration::from_secs(3_601);
+    assert_eq!(
+        server
+            .write(move |tx| tx.drop_expired_authorizations(3, later))
+            .await,
+        3
+    );
+    assert_eq!(
+        server
+            .write(move |tx| tx.drop_expired_authorizations(3, later))
+            .await,
+        2
+    );
 }
 
 #[actix_web::test]
-async fn a_database_that_comes_back_is_used_again_at_once() {
+async fn returning_database_is_used_at_once() {
     let server = fixtures::Server::start(fixtures::Db::Postgres).await;
     let store = &server.app.store;
     let asked = |server: &fixtures::Server| {
@@ -360,220 +502,379 @@ fn counted(server: &fixtures::Server, what: &str, kind: &str) -> i64 {
     ))
 }
 
-story! {
-    async fn of_thirty_two_tries_at_one_account_five_are_looked_at(server: Server) {
-        let attempt = Attempt::from_anywhere("unknown", None, [192, 0, 2, 1].into());
-        let tried = attempt.clone();
-        let admitted = race(&server, move |tx| Ok(tx.admit(&tried, now())? == Verdict::Admitted));
-        assert_eq!(admitted.await, 5);
-        // While they are in progress nothing has failed, and the others are told that the server is busy.
-        assert_eq!((counted(&server, "failures", "%"), counted(&server, "in_progress", "pair")), (0, 5));
-        let tried = attempt.clone();
-        assert_eq!(server.write(move |tx| tx.admit(&tried, now())).await, Verdict::Busy);
-        // One was not evaluated, the others failed; the room of the first is free again.
-        let refunded = attempt.clone();
-        server.write(move |tx| tx.refund_attempt(&refunded)).await;
-        for _ in 0..4 {
-            let failed = attempt.clone();
-            assert!(!server.write(move |tx| tx.record_failure(&failed, now())).await);
-        }
-        let failures = ["pair", "account", "network"].map(|kind| counted(&server, "failures", kind));
-        assert_eq!((failures, counted(&server, "in_progress", "%")), ([4, 4, 8], 0));
-        let tried = attempt.clone();
-        assert_eq!(server.write(move |tx| tx.admit(&tried, now())).await, Verdict::Admitted);
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn concurrent_login_attempts_are_throttled_at_five(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let attempt = Attempt::from_anywhere("unknown", None, [192, 0, 2, 1].into());
+    let tried = attempt.clone();
+    let admitted = race(&server, move |tx| {
+        Ok(tx.admit(&tried, now())? == Verdict::Admitted)
+    });
+    assert_eq!(admitted.await, 5);
+    // While they are in progress nothing has failed, and the others are told that the server is busy.
+    assert_eq!(
+        (
+            counted(&server, "failures", "%"),
+            counted(&server, "in_progress", "pair")
+        ),
+        (0, 5)
+    );
+    let tried = attempt.clone();
+    assert_eq!(
+        server.write(move |tx| tx.admit(&tried, now())).await,
+        Verdict::Busy
+    );
+    // One was not evaluated, the others failed; the room of the first is free again.
+    let refunded = attempt.clone();
+    server.write(move |tx| tx.refund_attempt(&refunded)).await;
+    for _ in 0..4 {
         let failed = attempt.clone();
-        server.write(move |tx| tx.record_failure(&failed, now())).await;
-        let waits = Verdict::Wait(Duration::from_secs(1));
-        let tried = attempt.clone();
-        assert_eq!(server.write(move |tx| tx.admit(&tried, now())).await, waits);
-        assert_eq!(counted(&server, "attempts", "account"), 7);
-        // A success after the wait forgets what is counted from here, and nothing else.
-        let later = now() + Duration::from_secs(1);
-        let tried = attempt.clone();
-        assert_eq!(server.write(move |tx| tx.admit(&tried, later)).await, Verdict::Admitted);
-        server.write(move |tx| tx.record_success(&attempt, attempt.account())).await;
-        let rows = server.count("SELECT count(*) AS n FROM throttles WHERE key LIKE 'pair:%'");
-        assert_eq!((rows, counted(&server, "failures", "account")), (0, 5));
-        assert_eq!((counted(&server, "in_a_row", "account"), counted(&server, "in_progress", "%")), (0, 0));
+        assert!(
+            !server
+                .write(move |tx| tx.record_failure(&failed, now()))
+                .await
+        );
     }
+    let failures = ["pair", "account", "network"].map(|kind| counted(&server, "failures", kind));
+    assert_eq!(
+        (failures, counted(&server, "in_progress", "%")),
+        ([4, 4, 8], 0)
+    );
+    let tried = attempt.clone();
+    assert_eq!(
+        server.write(move |tx| tx.admit(&tried, now())).await,
+        Verdict::Admitted
+    );
+    let failed = attempt.clone();
+    server
+        .write(move |tx| tx.record_failure(&failed, now()))
+        .await;
+    let waits = Verdict::Wait(Duration::from_secs(1));
+    let tried = attempt.clone();
+    assert_eq!(server.write(move |tx| tx.admit(&tried, now())).await, waits);
+    assert_eq!(counted(&server, "attempts", "account"), 7);
+    // A success after the wait forgets what is counted from here, and nothing else.
+    let later = now() + Duration::from_secs(1);
+    let tried = attempt.clone();
+    assert_eq!(
+        server.write(move |tx| tx.admit(&tried, later)).await,
+        Verdict::Admitted
+    );
+    server
+        .write(move |tx| tx.record_success(&attempt, attempt.account()))
+        .await;
+    let rows = server.count("SELECT count(*) AS n FROM throttles WHERE key LIKE 'pair:%'");
+    assert_eq!((rows, counted(&server, "failures", "account")), (0, 5));
+    assert_eq!(
+        (
+            counted(&server, "in_a_row", "account"),
+            counted(&server, "in_progress", "%")
+        ),
+        (0, 0)
+    );
 }
 
-story! {
-    async fn success_in_progress_ends_no_wait_of_others(server: Server) {
-        let [slow, quick] = ["slow", "quick"].map(|name| Attempt::from_anywhere(name, None, [192, 0, 2, 1].into()));
-        let begun = slow.clone();
-        assert_eq!(server.write(move |tx| tx.admit(&begun, now())).await, Verdict::Admitted);
-        for n in 0..29 {
-            let attempt = Attempt::from_anywhere(&format!("name-{n}"), None, [192, 0, 2, 1].into());
-            server.write(move |tx| { tx.admit(&attempt, now())?; tx.record_failure(&attempt, now()) }).await;
-        }
-        let tried = quick.clone();
-        assert_eq!(server.write(move |tx| tx.admit(&tried, now())).await, Verdict::Busy);
-        let late = Attempt::from_anywhere("late", None, [192, 0, 2, 1].into());
-        assert!(server.write(move |tx| tx.record_failure(&late, now())).await, "the thirtieth is the spray");
-        server.write(move |tx| tx.record_success(&slow, slow.account())).await;
-        let wait = Verdict::Wait(Duration::from_secs(600));
-        assert_eq!(server.write(move |tx| tx.admit(&quick, now())).await, wait);
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn pending_success_keeps_other_delays(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let [slow, quick] =
+        ["slow", "quick"].map(|name| Attempt::from_anywhere(name, None, [192, 0, 2, 1].into()));
+    let begun = slow.clone();
+    assert_eq!(
+        server.write(move |tx| tx.admit(&begun, now())).await,
+        Verdict::Admitted
+    );
+    for n in 0..29 {
+        let attempt = Attempt::from_anywhere(&format!("name-{n}"), None, [192, 0, 2, 1].into());
+        server
+            .write(move |tx| {
+                tx.admit(&attempt, now())?;
+                tx.record_failure(&attempt, now())
+            })
+            .await;
     }
+    let tried = quick.clone();
+    assert_eq!(
+        server.write(move |tx| tx.admit(&tried, now())).await,
+        Verdict::Busy
+    );
+    let late = Attempt::from_anywhere("late", None, [192, 0, 2, 1].into());
+    assert!(
+        server
+            .write(move |tx| tx.record_failure(&late, now()))
+            .await,
+        "the thirtieth is the spray"
+    );
+    server
+        .write(move |tx| tx.record_success(&slow, slow.account()))
+        .await;
+    let wait = Verdict::Wait(Duration::from_secs(600));
+    assert_eq!(server.write(move |tx| tx.admit(&quick, now())).await, wait);
 }
 
-story! {
-    async fn earlier_reading_of_the_clock_is_not_put_off_by_a_later_one(server: Server) {
-        // Both at once: the second has read its clock before the first, and gets the row after it.
-        let first = Attempt::from_anywhere("first", None, [192, 0, 2, 1].into());
-        let second = Attempt::from_anywhere("second", None, [192, 0, 2, 1].into());
-        let later = now() + Duration::from_millis(300);
-        let begun = first.clone();
-        assert_eq!(server.write(move |tx| tx.admit(&begun, later)).await, Verdict::Admitted);
-        assert_eq!(server.write(move |tx| tx.admit(&second, now())).await, Verdict::Admitted);
-        server.write(move |tx| tx.record_success(&first, first.account())).await;
-        assert_eq!(server.count("SELECT max(next_at) AS n FROM throttles"), 0);
-        let third = Attempt::from_anywhere("third", None, [192, 0, 2, 1].into());
-        assert_eq!(server.write(move |tx| tx.admit(&third, now())).await, Verdict::Admitted);
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn earlier_clock_reading_is_not_delayed_by_later_one(#[case] db: Db) {
+    let server = Server::start(db).await;
+    // Both at once: the second has read its clock before the first, and gets the row after it.
+    let first = Attempt::from_anywhere("first", None, [192, 0, 2, 1].into());
+    let second = Attempt::from_anywhere("second", None, [192, 0, 2, 1].into());
+    let later = now() + Duration::from_millis(300);
+    let begun = first.clone();
+    assert_eq!(
+        server.write(move |tx| tx.admit(&begun, later)).await,
+        Verdict::Admitted
+    );
+    assert_eq!(
+        server.write(move |tx| tx.admit(&second, now())).await,
+        Verdict::Admitted
+    );
+    server
+        .write(move |tx| tx.record_success(&first, first.account()))
+        .await;
+    assert_eq!(server.count("SELECT max(next_at) AS n FROM throttles"), 0);
+    let third = Attempt::from_anywhere("third", None, [192, 0, 2, 1].into());
+    assert_eq!(
+        server.write(move |tx| tx.admit(&third, now())).await,
+        Verdict::Admitted
+    );
 }
 
-story! {
-    async fn stored_instants_of_a_wrong_clock_cause_no_wait(server: Server) {
-        let attempt = Attempt::from_anywhere("unknown", None, [192, 0, 2, 1].into());
-        for _ in 0..5 {
-            let failed = attempt.clone();
-            server.write(move |tx| tx.record_failure(&failed, now())).await;
-        }
-        let far = (now() + Duration::from_secs(100 * 86_400)).micros();
-        server.execute(&format!(
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn instants_stored_by_wrong_clock_cause_no_delay(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let attempt = Attempt::from_anywhere("unknown", None, [192, 0, 2, 1].into());
+    for _ in 0..5 {
+        let failed = attempt.clone();
+        server
+            .write(move |tx| tx.record_failure(&failed, now()))
+            .await;
+    }
+    let far = (now() + Duration::from_secs(100 * 86_400)).micros();
+    server.execute(&format!(
             "UPDATE throttles SET next_at = {far}, window_ends = {far}, in_progress = 9, in_progress_until = {far}"
         ));
-        let tried = attempt.clone();
-        assert_eq!(server.write(move |tx| tx.admit(&tried, now())).await, Verdict::Admitted);
-        assert_eq!(server.count("SELECT max(next_at) AS n FROM throttles"), 0);
-        // What was abandoned counts as failures, so it is not forgotten either.
-        assert_eq!((counted(&server, "failures", "pair"), counted(&server, "in_progress", "pair")), (9, 1));
-        server.write(move |tx| tx.record_failure(&attempt, now())).await;
-        let longest = (now() + Duration::from_secs(900)).micros();
-        assert!(server.count("SELECT max(next_at) AS n FROM throttles") <= longest);
-    }
+    let tried = attempt.clone();
+    assert_eq!(
+        server.write(move |tx| tx.admit(&tried, now())).await,
+        Verdict::Admitted
+    );
+    assert_eq!(server.count("SELECT max(next_at) AS n FROM throttles"), 0);
+    // What was abandoned counts as failures, so it is not forgotten either.
+    assert_eq!(
+        (
+            counted(&server, "failures", "pair"),
+            counted(&server, "in_progress", "pair")
+        ),
+        (9, 1)
+    );
+    server
+        .write(move |tx| tx.record_failure(&attempt, now()))
+        .await;
+    let longest = (now() + Duration::from_secs(900)).micros();
+    assert!(server.count("SELECT max(next_at) AS n FROM throttles") <= longest);
 }
 
-story! {
-    async fn attempts_of_a_stopped_node_become_failures(server: Server) {
-        let attempt = Attempt::from_anywhere("unknown", None, [192, 0, 2, 1].into());
-        for _ in 0..5 {
-            let begun = attempt.clone();
-            assert_eq!(server.write(move |tx| tx.admit(&begun, now())).await, Verdict::Admitted);
-        }
-        let soon = now() + Duration::from_secs(9);
-        let tried = attempt.clone();
-        assert_eq!(server.write(move |tx| tx.admit(&tried, soon)).await, Verdict::Busy);
-        let later = now() + Duration::from_secs(10);
-        let tried = attempt.clone();
-        assert_eq!(server.write(move |tx| tx.admit(&tried, later)).await, Verdict::Admitted);
-        assert_eq!((counted(&server, "failures", "pair"), counted(&server, "in_progress", "pair")), (5, 1));
-        // One at a time from there on.
-        let tried = attempt.clone();
-        assert_eq!(server.write(move |tx| tx.admit(&tried, later)).await, Verdict::Busy);
-        let failed = attempt.clone();
-        server.write(move |tx| tx.record_failure(&failed, later)).await;
-        let wait = Verdict::Wait(Duration::from_secs(2));
-        assert_eq!(server.write(move |tx| tx.admit(&attempt, later)).await, wait);
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn attempts_of_a_stopped_node_become_failures(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let attempt = Attempt::from_anywhere("unknown", None, [192, 0, 2, 1].into());
+    for _ in 0..5 {
+        let begun = attempt.clone();
+        assert_eq!(
+            server.write(move |tx| tx.admit(&begun, now())).await,
+            Verdict::Admitted
+        );
     }
+    let soon = now() + Duration::from_secs(9);
+    let tried = attempt.clone();
+    assert_eq!(
+        server.write(move |tx| tx.admit(&tried, soon)).await,
+        Verdict::Busy
+    );
+    let later = now() + Duration::from_secs(10);
+    let tried = attempt.clone();
+    assert_eq!(
+        server.write(move |tx| tx.admit(&tried, later)).await,
+        Verdict::Admitted
+    );
+    assert_eq!(
+        (
+            counted(&server, "failures", "pair"),
+            counted(&server, "in_progress", "pair")
+        ),
+        (5, 1)
+    );
+    // One at a time from there on.
+    let tried = attempt.clone();
+    assert_eq!(
+        server.write(move |tx| tx.admit(&tried, later)).await,
+        Verdict::Busy
+    );
+    let failed = attempt.clone();
+    server
+        .write(move |tx| tx.record_failure(&failed, later))
+        .await;
+    let wait = Verdict::Wait(Duration::from_secs(2));
+    assert_eq!(
+        server.write(move |tx| tx.admit(&attempt, later)).await,
+        wait
+    );
 }
 
-story! {
-    async fn a_hundred_failures_in_a_row_end_with_a_known_device_or_a_new_password(server: Server) {
-        let alice = alice(&server).await;
-        let tries = |server: &fixtures::Server, at: Timestamp, host: u8, user: Option<&UserId>| {
-            let attempt = Attempt::from_anywhere("alice", user, [10, host, host, 1].into());
-            let store = server.app.store.clone();
-            async move {
-                store.transaction(move |tx| {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn failure_series_ends_with_known_device_or_new_password(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let alice = alice(&server).await;
+    let tries = |server: &fixtures::Server, at: Timestamp, host: u8, user: Option<&UserId>| {
+        let attempt = Attempt::from_anywhere("alice", user, [10, host, host, 1].into());
+        let store = server.app.store.clone();
+        async move {
+            store
+                .transaction(move |tx| {
                     let verdict = tx.admit(&attempt, at)?;
                     if verdict == Verdict::Admitted {
                         tx.record_failure(&attempt, at)?;
                     }
                     Ok(verdict)
-                }).await.unwrap()
-            }
-        };
-        let minute = |n: u8| now() + Duration::from_secs(31 * u64::from(n));
-        for n in 0..100 {
-            let verdict = tries(&server, minute(n), n, Some(&alice)).await;
-            assert_eq!(verdict, Verdict::Admitted, "failure {n}");
+                })
+                .await
+                .unwrap()
         }
-        assert_eq!(tries(&server, minute(101), 101, Some(&alice)).await, Verdict::Exhausted);
-        let device = Hash::of("a browser");
-        let (known, user) = (device.clone(), alice.clone());
-        server.write(move |tx| tx.put_known_device(&known, &user, now())).await;
-        let (known, asked) = (device.clone(), Username::parse("alice"));
-        assert!(server.write(move |tx| tx.is_known_device(&known, asked.as_ref(), now())).await);
-        assert!(!server.write(move |tx| tx.is_known_device(&device, Username::parse("bob").as_ref(), now())).await);
-        let own = Attempt::from_known_device("alice", Some(&alice), "a browser");
-        assert_eq!(server.write(move |tx| tx.admit(&own, minute(103))).await, Verdict::Admitted);
-        let user = alice.clone();
-        server.write(move |tx| tx.clear_user_throttles(&user)).await;
-        assert_eq!(tries(&server, minute(105), 105, Some(&alice)).await, Verdict::Admitted);
+    };
+    let minute = |n: u8| now() + Duration::from_secs(31 * u64::from(n));
+    for n in 0..100 {
+        let verdict = tries(&server, minute(n), n, Some(&alice)).await;
+        assert_eq!(verdict, Verdict::Admitted, "failure {n}");
     }
+    assert_eq!(
+        tries(&server, minute(101), 101, Some(&alice)).await,
+        Verdict::Exhausted
+    );
+    let device = Hash::of("a browser");
+    let (known, user) = (device.clone(), alice.clone());
+    server
+        .write(move |tx| tx.put_known_device(&known, &user, now()))
+        .await;
+    let (known, asked) = (device.clone(), Username::parse("alice"));
+    assert!(
+        server
+            .write(move |tx| tx.is_known_device(&known, asked.as_ref(), now()))
+            .await
+    );
+    assert!(
+        !server
+            .write(move |tx| tx.is_known_device(&device, Username::parse("bob").as_ref(), now()))
+            .await
+    );
+    let own = Attempt::from_known_device("alice", Some(&alice), "a browser");
+    assert_eq!(
+        server.write(move |tx| tx.admit(&own, minute(103))).await,
+        Verdict::Admitted
+    );
+    let user = alice.clone();
+    server.write(move |tx| tx.clear_user_throttles(&user)).await;
+    assert_eq!(
+        tries(&server, minute(105), 105, Some(&alice)).await,
+        Verdict::Admitted
+    );
 }
 
-story! {
-    async fn a_series_is_of_one_user(server: Server) {
-        // Alike for a name that no user has; the user who gets it is not charged for what was before.
-        let ghost = Attempt::from_anywhere("ghost", None, [192, 0, 2, 1].into());
-        let failed = ghost.clone();
-        server.write(move |tx| tx.record_failure(&failed, now())).await;
-        server.execute("UPDATE throttles SET in_a_row = 100 WHERE key LIKE 'account:%'");
-        let tried = ghost.clone();
-        assert_eq!(server.write(move |tx| tx.admit(&tried, now())).await, Verdict::Exhausted);
-        let user = alice(&server).await;
-        let named = Attempt::from_anywhere("ghost", Some(&user), [192, 0, 2, 1].into());
-        assert_eq!(server.write(move |tx| tx.admit(&named, now())).await, Verdict::Admitted);
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn failure_series_is_per_user(#[case] db: Db) {
+    let server = Server::start(db).await;
+    // Alike for a name that no user has; the user who gets it is not charged for what was before.
+    let ghost = Attempt::from_anywhere("ghost", None, [192, 0, 2, 1].into());
+    let failed = ghost.clone();
+    server
+        .write(move |tx| tx.record_failure(&failed, now()))
+        .await;
+    server.execute("UPDATE throttles SET in_a_row = 100 WHERE key LIKE 'account:%'");
+    let tried = ghost.clone();
+    assert_eq!(
+        server.write(move |tx| tx.admit(&tried, now())).await,
+        Verdict::Exhausted
+    );
+    let user = alice(&server).await;
+    let named = Attempt::from_anywhere("ghost", Some(&user), [192, 0, 2, 1].into());
+    assert_eq!(
+        server.write(move |tx| tx.admit(&named, now())).await,
+        Verdict::Admitted
+    );
 }
 
-story! {
-    async fn counters_of_a_user_or_an_address_are_cleared_alone(server: Server) {
-        let user = alice(&server).await;
-        let fail = async |name: &str, user: Option<&UserId>, host: u8| {
-            let attempt = Attempt::from_anywhere(name, user, [192, 0, 2, host].into());
-            server.write(move |tx| tx.record_failure(&attempt, now())).await;
-        };
-        let keys = || server.count("SELECT count(*) AS n FROM throttles");
-        fail("alice", Some(&user), 1).await;
-        fail("ghost", None, 2).await;
-        let failed = failed_client([192, 0, 2, 2].into());
-        server.write(move |tx| tx.count_failure(&failed, now())).await;
-        assert_eq!(keys(), 3 + 3 + 1 + 1);
-        // Her account and her pair; the networks stay.
-        assert_eq!(server.write(move |tx| tx.clear_user_throttles(&user)).await, 2);
-        assert_eq!(keys(), 6);
-        // The address, its /24, its clients, and the pair of the other name.
-        assert_eq!(server.write(|tx| tx.clear_address_throttles([192, 0, 2, 2].into())).await, 4);
-        assert_eq!((keys(), counted(&server, "failures", "account")), (2, 1));
-        assert_eq!(server.write(|tx| tx.clear_throttles()).await, 2);
-        assert_eq!(keys(), 0);
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn throttle_counters_are_cleared_separately(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let user = alice(&server).await;
+    let fail = async |name: &str, user: Option<&UserId>, host: u8| {
+        let attempt = Attempt::from_anywhere(name, user, [192, 0, 2, host].into());
+        server
+            .write(move |tx| tx.record_failure(&attempt, now()))
+            .await;
+    };
+    let keys = || server.count("SELECT count(*) AS n FROM throttles");
+    fail("alice", Some(&user), 1).await;
+    fail("ghost", None, 2).await;
+    let failed = failed_client([192, 0, 2, 2].into());
+    server
+        .write(move |tx| tx.count_failure(&failed, now()))
+        .await;
+    assert_eq!(keys(), 3 + 3 + 1 + 1);
+    // Her account and her pair; the networks stay.
+    assert_eq!(
+        server.write(move |tx| tx.clear_user_throttles(&user)).await,
+        2
+    );
+    assert_eq!(keys(), 6);
+    // The address, its /24, its clients, and the pair of the other name.
+    assert_eq!(
+        server
+            .write(|tx| tx.clear_address_throttles([192, 0, 2, 2].into()))
+            .await,
+        4
+    );
+    assert_eq!((keys(), counted(&server, "failures", "account")), (2, 1));
+    assert_eq!(server.write(|tx| tx.clear_throttles()).await, 2);
+    assert_eq!(keys(), 0);
 }
 
-story! {
-    async fn clients_that_fail_share_sixty_a_minute_and_old_counters_go(server: Server) {
-        let bucket = failed_client([192, 0, 2, 1].into());
-        let racing = bucket.clone();
-        for _ in 0..2 {
-            let racing = racing.clone();
-            race(&server, move |tx| Ok(tx.count_failure(&racing, now())?.is_none())).await;
-        }
-        assert_eq!(server.count("SELECT failures AS n FROM throttles"), 60);
-        let later = now() + Duration::from_secs(60);
-        let again = bucket.clone();
-        assert_eq!(server.write(move |tx| tx.count_failure(&again, later)).await, None);
-        let counters = || server.count("SELECT count(*) AS n FROM throttles");
-        let soon = later + Duration::from_secs(3_600);
-        server.write(move |tx| sweep(tx, soon)).await;
-        assert_eq!(counters(), 1);
-        let days = later + Duration::from_secs(2 * 86_400);
-        server.write(move |tx| sweep(tx, days)).await;
-        assert_eq!(counters(), 0);
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn failing_clients_share_a_budget_and_old_counters_expire(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let bucket = failed_client([192, 0, 2, 1].into());
+    let racing = bucket.clone();
+    for _ in 0..2 {
+        let racing = racing.clone();
+        race(&server, move |tx| {
+            Ok(tx.count_failure(&racing, now())?.is_none())
+        })
+        .await;
     }
+    assert_eq!(server.count("SELECT failures AS n FROM throttles"), 60);
+    let later = now() + Duration::from_secs(60);
+    let again = bucket.clone();
+    assert_eq!(
+        server
+            .write(move |tx| tx.count_failure(&again, later))
+            .await,
+        None
+    );
+    let counters = || server.count("SELECT count(*) AS n FROM throttles");
+    let soon = later + Duration::from_secs(3_600);
+    server.write(move |tx| sweep(tx, soon)).await;
+    assert_eq!(counters(), 1);
+    let days = later + Duration::from_secs(2 * 86_400);
+    server.write(move |tx| sweep(tx, days)).await;
+    assert_eq!(counters(), 0);
 }
 
 /// Tables with their columns, whether they may be null, and unique indexes, a line each.

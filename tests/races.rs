@@ -9,9 +9,11 @@ mod fixtures;
 
 use std::time::Duration;
 
-use fixtures::{Answer, Browser, Db, Server, TestClient, Tokens};
+use fixtures::{Answer, Browser, Db, Server, TestClient, Tokens, apply};
 use portcullis::id::GrantId;
 use portcullis_verifier::Rev;
+use rstest::rstest;
+use rstest_reuse::template;
 
 /// Who races at once.
 const RACERS: usize = 16;
@@ -147,216 +149,286 @@ fn is_shed(answer: &Answer) -> bool {
     answer.status == 503 && answer.header("retry-after").is_some()
 }
 
-/// A race on both databases: a few rounds, and the full figure where slow tests run.
-macro_rules! race {
-    ($(#[$doc:meta])* async fn $name:ident($arena:ident: Arena, $rounds:ident = $few:literal, grace = $grace:literal) $body:block) => {
-        mod $name {
-            use super::*;
-
-            $(#[$doc])*
-            async fn race($arena: &Arena, $rounds: usize) $body
-
-            async fn run(db: Db, rounds: usize) {
-                let arena = Arena::open(db, $grace).await;
-                race(&arena, rounds).await;
-                arena.close().await;
-            }
-
-            #[actix_web::test]
-            async fn on_sqlite() {
-                run(Db::Sqlite, $few).await;
-            }
-
-            #[actix_web::test]
-            async fn on_postgres() {
-                run(Db::Postgres, $few).await;
-            }
-
-            #[actix_web::test]
-            #[ignore = "slow"]
-            async fn in_full_on_sqlite() {
-                run(Db::Sqlite, FULL).await;
-            }
-
-            #[actix_web::test]
-            #[ignore = "slow"]
-            async fn in_full_on_postgres() {
-                run(Db::Postgres, FULL).await;
-            }
-        }
-    };
+/// How many rounds a race has.
+#[derive(Clone, Copy)]
+enum Length {
+    Brief,
+    Full,
 }
 
-race! {
-    /// Within the grace, sixteen at once are one refresh: one generation, one successor for all.
-    async fn sixteen_refreshes_of_one_token_are_one(arena: Arena, rounds = 20, grace = "30s") {
-        let shop = arena.nodes[0].shop().await;
-        let (_, mut tokens) = arena.begin(&shop, 0).await;
-        for round in 1..=rounds {
-            arena.next_round();
-            let answers = arena.refresh_at_once(&shop, &[tokens.refresh(); RACERS]).await;
-            let shed = answers.iter().filter(|answer| is_shed(answer)).count();
-            assert!(shed < RACERS / 2, "round {round}: {shed} were shed");
-            let answers: Vec<Tokens> = answers.iter().filter(|answer| !is_shed(answer)).map(Answer::ok).collect();
-            assert!(answers.iter().all(|answer| answer.refresh() == answers[0].refresh()));
-            let generation = arena.count("SELECT max(generation) AS n FROM grants");
-            assert_eq!(usize::try_from(generation), Ok(round));
-            tokens = answers[0].clone();
-        }
-        assert_eq!(arena.count("SELECT count(*) AS n FROM grants WHERE ended_at IS NOT NULL"), 0);
-        assert_eq!(arena.count("SELECT count(*) AS n FROM audit_events WHERE name = 'token.refresh_reuse'"), 0);
-    }
-}
-
-race! {
-    /// Without a grace one of sixteen wins; the others are reuse, which ends the grant, once.
-    async fn without_grace_one_of_sixteen_wins_and_the_grant_ends(arena: Arena, rounds = 8, grace = "0s") {
-        let shop = arena.nodes[0].shop().await;
-        for round in 0..rounds {
-            arena.next_round();
-            let (_, tokens) = arena.begin(&shop, round).await;
-            let answers = arena.refresh_at_once(&shop, &[tokens.refresh(); RACERS]).await;
-            let winners: Vec<Tokens> = answers.iter().filter_map(minted).collect();
-            assert_eq!(winners.len(), 1, "round {round}");
-            arena.all_dead(&shop, &[tokens, winners[0].clone()]).await;
-            let ended = i64::try_from(round).unwrap() + 1;
-            assert_eq!(arena.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"), ended);
-            assert_eq!(arena.count("SELECT count(*) AS n FROM audit_events WHERE name = 'token.refresh_reuse'"), ended);
+impl Length {
+    /// Returns `brief`, or [`FULL`] where slow tests run.
+    fn rounds(self, brief: usize) -> usize {
+        match self {
+            Self::Brief => brief,
+            Self::Full => FULL,
         }
     }
 }
 
-race! {
-    /// A token and its successor at once: either every older token came while its successor was
-    /// unused, and got it again, or one came later, which is reuse: then nothing is left.
-    async fn a_token_races_its_successor(arena: Arena, rounds = 8, grace = "30s") {
-        let shop = arena.nodes[0].shop().await;
-        for round in 0..rounds {
-            arena.next_round();
-            let (_, old) = arena.begin(&shop, round).await;
-            let new = shop.refreshes(old.refresh(), &[]).await.ok();
-            let mixed: Vec<&str> = (0..RACERS)
-                .map(|n| if n % 4 == 3 { new.refresh() } else { old.refresh() })
-                .collect();
-            let answers = arena.refresh_at_once(&shop, &mixed).await;
-            let reuse = answers.iter().any(|answer| answer.status == 400);
-            let newest: Vec<Tokens> = answers.iter().skip(3).step_by(4).filter_map(minted).collect();
-            for answer in answers.iter().enumerate().filter(|(n, _)| n % 4 != 3).filter_map(|(_, answer)| minted(answer)) {
-                assert_eq!(answer.refresh(), new.refresh(), "round {round}: a second leaf");
-            }
-            assert!(newest.iter().all(|tokens| tokens.refresh() == newest[0].refresh()), "round {round}");
-            if reuse {
-                arena.all_dead(&shop, &newest).await;
-                arena.all_dead(&shop, &[old, new]).await;
-            } else if let Some(newest) = newest.first() {
-                shop.refreshes(newest.refresh(), &[]).await.ok();
-            }
-        }
+/// Runs a race on both databases: a few rounds always, and all rounds where slow tests run.
+#[template]
+#[rstest]
+#[case::on_sqlite(Db::Sqlite, Length::Brief)]
+#[case::on_postgres(Db::Postgres, Length::Brief)]
+#[ignore = "slow"]
+#[case::in_full_on_sqlite(Db::Sqlite, Length::Full)]
+#[ignore = "slow"]
+#[case::in_full_on_postgres(Db::Postgres, Length::Full)]
+fn on_both_databases_in_two_lengths(#[case] db: Db, #[case] length: Length) {}
+
+/// Within the grace, sixteen at once are one refresh: one generation, one successor for all.
+#[apply(on_both_databases_in_two_lengths)]
+#[actix_web::test]
+async fn concurrent_refreshes_within_grace_are_one(#[case] db: Db, #[case] length: Length) {
+    let (arena, rounds) = (Arena::open(db, "30s").await, length.rounds(20));
+    let shop = arena.nodes[0].shop().await;
+    let (_, mut tokens) = arena.begin(&shop, 0).await;
+    for round in 1..=rounds {
+        arena.next_round();
+        let answers = arena
+            .refresh_at_once(&shop, &[tokens.refresh(); RACERS])
+            .await;
+        let shed = answers.iter().filter(|answer| is_shed(answer)).count();
+        assert!(shed < RACERS / 2, "round {round}: {shed} were shed");
+        let answers: Vec<Tokens> = answers
+            .iter()
+            .filter(|answer| !is_shed(answer))
+            .map(Answer::ok)
+            .collect();
+        assert!(
+            answers
+                .iter()
+                .all(|answer| answer.refresh() == answers[0].refresh())
+        );
+        let generation = arena.count("SELECT max(generation) AS n FROM grants");
+        assert_eq!(usize::try_from(generation), Ok(round));
+        tokens = answers[0].clone();
     }
+    assert_eq!(
+        arena.count("SELECT count(*) AS n FROM grants WHERE ended_at IS NOT NULL"),
+        0
+    );
+    assert_eq!(
+        arena.count("SELECT count(*) AS n FROM audit_events WHERE name = 'token.refresh_reuse'"),
+        0
+    );
+    arena.close().await;
 }
 
-race! {
-    /// Codes are redeemed while their session is signed out.
-    async fn redeeming_races_the_logout(arena: Arena, rounds = 12, grace = "30s") {
-        let shop = arena.nodes[0].shop().await;
-        for round in 0..rounds {
-            arena.next_round();
-            let (mut alice, first) = arena.begin(&shop, round).await;
-            let code = alice.allows_request(&plain(&shop)).await;
-            let racer = {
-                let (shop, code) = (shop.at(&arena.node(round + 1).base), code.clone());
-                actix_web::rt::spawn(async move { shop.redeems(&code).await })
-            };
-            assert_eq!(alice.signs_out().await.status, 200);
-            let mut held: Vec<Tokens> = minted(&racer.await.unwrap()).into_iter().collect();
-            held.push(first);
-            arena.all_dead(&shop, &held).await;
+/// Without a grace one of sixteen wins; the others are reuse, which ends the grant, once.
+#[apply(on_both_databases_in_two_lengths)]
+#[actix_web::test]
+async fn concurrent_refreshes_without_grace_revoke_grant(#[case] db: Db, #[case] length: Length) {
+    let (arena, rounds) = (Arena::open(db, "0s").await, length.rounds(8));
+    let shop = arena.nodes[0].shop().await;
+    for round in 0..rounds {
+        arena.next_round();
+        let (_, tokens) = arena.begin(&shop, round).await;
+        let answers = arena
+            .refresh_at_once(&shop, &[tokens.refresh(); RACERS])
+            .await;
+        let winners: Vec<Tokens> = answers.iter().filter_map(minted).collect();
+        assert_eq!(winners.len(), 1, "round {round}");
+        arena.all_dead(&shop, &[tokens, winners[0].clone()]).await;
+        let ended = i64::try_from(round).unwrap() + 1;
+        assert_eq!(
+            arena.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"),
+            ended
+        );
+        assert_eq!(
+            arena
+                .count("SELECT count(*) AS n FROM audit_events WHERE name = 'token.refresh_reuse'"),
+            ended
+        );
+    }
+    arena.close().await;
+}
+
+/// A token and its successor at once: either every older token came while its successor was
+/// unused, and got it again, or one came later, which is reuse: then nothing is left.
+#[apply(on_both_databases_in_two_lengths)]
+#[actix_web::test]
+async fn refresh_races_its_successor(#[case] db: Db, #[case] length: Length) {
+    let (arena, rounds) = (Arena::open(db, "30s").await, length.rounds(8));
+    let shop = arena.nodes[0].shop().await;
+    for round in 0..rounds {
+        arena.next_round();
+        let (_, old) = arena.begin(&shop, round).await;
+        let new = shop.refreshes(old.refresh(), &[]).await.ok();
+        let mixed: Vec<&str> = (0..RACERS)
+            .map(|n| {
+                if n % 4 == 3 {
+                    new.refresh()
+                } else {
+                    old.refresh()
+                }
+            })
+            .collect();
+        let answers = arena.refresh_at_once(&shop, &mixed).await;
+        let reuse = answers.iter().any(|answer| answer.status == 400);
+        let newest: Vec<Tokens> = answers
+            .iter()
+            .skip(3)
+            .step_by(4)
+            .filter_map(minted)
+            .collect();
+        for answer in answers
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| n % 4 != 3)
+            .filter_map(|(_, answer)| minted(answer))
+        {
+            assert_eq!(
+                answer.refresh(),
+                new.refresh(),
+                "round {round}: a second leaf"
+            );
         }
-        let standing = "SELECT count(*) AS n FROM grants JOIN sessions ON sessions.sid = grants.sid
+        assert!(
+            newest
+                .iter()
+                .all(|tokens| tokens.refresh() == newest[0].refresh()),
+            "round {round}"
+        );
+        if reuse {
+            arena.all_dead(&shop, &newest).await;
+            arena.all_dead(&shop, &[old, new]).await;
+        } else if let Some(newest) = newest.first() {
+            shop.refreshes(newest.refresh(), &[]).await.ok();
+        }
+    }
+    arena.close().await;
+}
+
+/// Codes are redeemed while their session is signed out.
+#[apply(on_both_databases_in_two_lengths)]
+#[actix_web::test]
+async fn code_exchange_races_logout(#[case] db: Db, #[case] length: Length) {
+    let (arena, rounds) = (Arena::open(db, "30s").await, length.rounds(12));
+    let shop = arena.nodes[0].shop().await;
+    for round in 0..rounds {
+        arena.next_round();
+        let (mut alice, first) = arena.begin(&shop, round).await;
+        let code = alice.allows_request(&plain(&shop)).await;
+        let racer = {
+            let (shop, code) = (shop.at(&arena.node(round + 1).base), code.clone());
+            actix_web::rt::spawn(async move { shop.redeems(&code).await })
+        };
+        assert_eq!(alice.signs_out().await.status, 200);
+        let mut held: Vec<Tokens> = minted(&racer.await.unwrap()).into_iter().collect();
+        held.push(first);
+        arena.all_dead(&shop, &held).await;
+    }
+    let standing = "SELECT count(*) AS n FROM grants JOIN sessions ON sessions.sid = grants.sid
                         WHERE grants.ended_at IS NULL AND sessions.ended_at IS NOT NULL";
-        assert_eq!(arena.count(standing), 0);
-    }
+    assert_eq!(arena.count(standing), 0);
+    arena.close().await;
 }
 
-race! {
-    /// Codes are still given out while their session is signed out: they buy nothing that lasts.
-    async fn authorizing_races_the_logout(arena: Arena, rounds = 12, grace = "30s") {
-        let shop = arena.nodes[0].shop().await;
-        for round in 0..rounds {
-            arena.next_round();
-            let (mut alice, first) = arena.begin(&shop, round).await;
-            let racer = {
-                let mut tab = alice.at(&arena.node(round + 1).base);
-                let silent = shop.request(&[("scope", "orders:read"), ("prompt", "none")]);
-                actix_web::rt::spawn(async move { tab.get(&silent).await })
-            };
-            assert_eq!(alice.signs_out().await.status, 200);
-            let answer = racer.await.unwrap();
-            match answer.callback("code") {
-                Some(code) => assert!(minted(&shop.redeems(&code).await).is_none(), "round {round}"),
-                None => assert_eq!(answer.callback("error").as_deref(), Some("login_required")),
-            }
-            arena.all_dead(&shop, &[first]).await;
+/// Codes are still given out while their session is signed out: they buy nothing that lasts.
+#[apply(on_both_databases_in_two_lengths)]
+#[actix_web::test]
+async fn authorization_races_logout(#[case] db: Db, #[case] length: Length) {
+    let (arena, rounds) = (Arena::open(db, "30s").await, length.rounds(12));
+    let shop = arena.nodes[0].shop().await;
+    for round in 0..rounds {
+        arena.next_round();
+        let (mut alice, first) = arena.begin(&shop, round).await;
+        let racer = {
+            let mut tab = alice.at(&arena.node(round + 1).base);
+            let silent = shop.request(&[("scope", "orders:read"), ("prompt", "none")]);
+            actix_web::rt::spawn(async move { tab.get(&silent).await })
+        };
+        assert_eq!(alice.signs_out().await.status, 200);
+        let answer = racer.await.unwrap();
+        match answer.callback("code") {
+            Some(code) => assert!(
+                minted(&shop.redeems(&code).await).is_none(),
+                "round {round}"
+            ),
+            None => assert_eq!(answer.callback("error").as_deref(), Some("login_required")),
         }
+        arena.all_dead(&shop, &[first]).await;
     }
+    arena.close().await;
 }
 
-race! {
-    /// Refreshes while the session is signed out.
-    async fn refreshing_races_the_logout(arena: Arena, rounds = 12, grace = "30s") {
-        let shop = arena.nodes[0].shop().await;
-        for round in 0..rounds {
-            arena.next_round();
-            let (mut alice, tokens) = arena.begin(&shop, round).await;
-            let racers = [1, 2].map(|n| refresh_at(&shop, arena.node(round + n), tokens.refresh()));
-            assert_eq!(alice.signs_out().await.status, 200);
-            let mut held = vec![tokens];
-            for racer in racers {
-                held.extend(minted(&racer.await.unwrap()));
-            }
-            arena.all_dead(&shop, &held).await;
+/// Refreshes while the session is signed out.
+#[apply(on_both_databases_in_two_lengths)]
+#[actix_web::test]
+async fn refresh_races_logout(#[case] db: Db, #[case] length: Length) {
+    let (arena, rounds) = (Arena::open(db, "30s").await, length.rounds(12));
+    let shop = arena.nodes[0].shop().await;
+    for round in 0..rounds {
+        arena.next_round();
+        let (mut alice, tokens) = arena.begin(&shop, round).await;
+        let racers = [1, 2].map(|n| refresh_at(&shop, arena.node(round + n), tokens.refresh()));
+        assert_eq!(alice.signs_out().await.status, 200);
+        let mut held = vec![tokens];
+        for racer in racers {
+            held.extend(minted(&racer.await.unwrap()));
         }
+        arena.all_dead(&shop, &held).await;
     }
+    arena.close().await;
 }
 
-race! {
-    /// Refreshes, even of offline grants, while alice signs out everywhere.
-    async fn refreshing_races_signing_out_everywhere(arena: Arena, rounds = 12, grace = "30s") {
-        let shop = arena.nodes[0].shop().await;
-        let offline = shop.request(&[("scope", "orders:read offline_access")]);
-        for round in 0..rounds {
-            arena.next_round();
-            let (mut alice, bound) = arena.begin(&shop, round).await;
-            let lasting = shop.redeems(&alice.allows_request(&offline).await).await.ok();
-            let racers = [(1, bound.refresh()), (2, lasting.refresh()), (3, lasting.refresh())]
-                .map(|(n, token)| refresh_at(&shop, arena.node(round + n), token));
-            arena.node(round).signs_out_everywhere("alice").await;
-            let mut held = vec![bound, lasting];
-            for racer in racers {
-                held.extend(minted(&racer.await.unwrap()));
-            }
-            arena.all_dead(&shop, &held).await;
+/// Refreshes, even of offline grants, while alice signs out everywhere.
+#[apply(on_both_databases_in_two_lengths)]
+#[actix_web::test]
+async fn refresh_races_sign_out_everywhere(#[case] db: Db, #[case] length: Length) {
+    let (arena, rounds) = (Arena::open(db, "30s").await, length.rounds(12));
+    let shop = arena.nodes[0].shop().await;
+    let offline = shop.request(&[("scope", "orders:read offline_access")]);
+    for round in 0..rounds {
+        arena.next_round();
+        let (mut alice, bound) = arena.begin(&shop, round).await;
+        let lasting = shop
+            .redeems(&alice.allows_request(&offline).await)
+            .await
+            .ok();
+        let racers = [
+            (1, bound.refresh()),
+            (2, lasting.refresh()),
+            (3, lasting.refresh()),
+        ]
+        .map(|(n, token)| refresh_at(&shop, arena.node(round + n), token));
+        arena.node(round).signs_out_everywhere("alice").await;
+        let mut held = vec![bound, lasting];
+        for racer in racers {
+            held.extend(minted(&racer.await.unwrap()));
         }
+        arena.all_dead(&shop, &held).await;
     }
+    arena.close().await;
 }
 
-race! {
-    /// Refreshes while the client revokes the token.
-    async fn refreshing_races_the_revocation(arena: Arena, rounds = 12, grace = "30s") {
-        let shop = arena.nodes[0].shop().await;
-        for round in 0..rounds {
-            arena.next_round();
-            let (_, tokens) = arena.begin(&shop, round).await;
-            let racers = [1, 2].map(|n| refresh_at(&shop, arena.node(round + n), tokens.refresh()));
-            let revoked = shop.at(&arena.node(round).base).revokes(tokens.refresh()).await;
-            assert_eq!(revoked.status, 200);
-            let mut held = vec![tokens];
-            for racer in racers {
-                held.extend(minted(&racer.await.unwrap()));
-            }
-            arena.all_dead(&shop, &held).await;
+/// Refreshes while the client revokes the token.
+#[apply(on_both_databases_in_two_lengths)]
+#[actix_web::test]
+async fn refresh_races_revocation(#[case] db: Db, #[case] length: Length) {
+    let (arena, rounds) = (Arena::open(db, "30s").await, length.rounds(12));
+    let shop = arena.nodes[0].shop().await;
+    for round in 0..rounds {
+        arena.next_round();
+        let (_, tokens) = arena.begin(&shop, round).await;
+        let racers = [1, 2].map(|n| refresh_at(&shop, arena.node(round + n), tokens.refresh()));
+        let revoked = shop
+            .at(&arena.node(round).base)
+            .revokes(tokens.refresh())
+            .await;
+        assert_eq!(revoked.status, 200);
+        let mut held = vec![tokens];
+        for racer in racers {
+            held.extend(minted(&racer.await.unwrap()));
         }
-        let rounds = i64::try_from(rounds).unwrap();
-        assert_eq!(arena.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"), rounds);
+        arena.all_dead(&shop, &held).await;
     }
+    let rounds = i64::try_from(rounds).unwrap();
+    assert_eq!(
+        arena.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"),
+        rounds
+    );
+    arena.close().await;
 }

@@ -1,21 +1,13 @@
 //! What the binary says when it cannot start, and its exit codes: one clear sentence each.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-#[path = "fixtures/postgres.rs"]
-#[allow(dead_code)]
-mod postgres;
+#[path = "fixtures/mod.rs"]
+mod fixtures;
 
-#[path = "fixtures/installation.rs"]
-#[allow(dead_code)]
-mod installation;
-#[path = "fixtures/look.rs"]
-#[allow(dead_code)]
-mod look;
-
-use installation::{Installation, refused};
+use fixtures::installation::{Installation, refused};
 
 #[test]
-fn a_wrong_configuration_is_named() {
+fn invalid_configuration_is_named() {
     let installation = Installation::new();
     let cases = [
         (
@@ -67,7 +59,7 @@ const NOWHERE: (&str, &str) = (
 );
 
 #[test]
-fn an_unreachable_database_is_69() {
+fn unreachable_database_exits_69() {
     let installation = Installation::new();
     refused(
         &installation.run(&["serve"], &[NOWHERE]),
@@ -77,7 +69,7 @@ fn an_unreachable_database_is_69() {
 }
 
 #[test]
-fn a_secret_file_that_others_can_read_is_refused() {
+fn secret_file_readable_by_others_is_rejected() {
     use std::os::unix::fs::PermissionsExt;
     let installation = Installation::new();
     let file = installation.folder.join("url");
@@ -88,7 +80,7 @@ fn a_secret_file_that_others_can_read_is_refused() {
 }
 
 #[test]
-fn a_credential_may_be_read_by_its_group_and_nothing_else_may() {
+fn only_credentials_may_be_group_readable() {
     use std::os::unix::fs::{PermissionsExt, symlink};
     let installation = Installation::new();
     let folder = installation.folder.join("credentials");
@@ -138,7 +130,7 @@ fn a_credential_may_be_read_by_its_group_and_nothing_else_may() {
 }
 
 #[test]
-fn a_variable_that_is_no_text_is_refused_by_name_and_a_foreign_one_is_nothing() {
+fn non_utf8_variables_are_rejected_only_with_our_prefix() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
     let installation = Installation::new();
@@ -160,7 +152,7 @@ fn a_variable_that_is_no_text_is_refused_by_name_and_a_foreign_one_is_nothing() 
 }
 
 #[test]
-fn a_hangup_while_the_database_is_waited_for_ends_nothing() {
+fn hangup_while_waiting_for_database_is_ignored() {
     use std::io::{BufRead, BufReader};
     let installation = Installation::new();
     let mut command = installation.command(&["serve"], &[NOWHERE]);
@@ -189,7 +181,7 @@ fn a_hangup_while_the_database_is_waited_for_ends_nothing() {
 fn postgres_needs_a_configured_kek_and_a_migrated_schema() {
     let installation = Installation::new();
     let name = format!("start_{}", std::process::id());
-    let url = postgres::empty_database(&name);
+    let url = fixtures::postgres::empty_database(&name);
     let database = ("PORTCULLIS__DATABASE__URL", url.as_str());
     refused(
         &installation.run(&["serve"], &[database]),
@@ -212,7 +204,7 @@ fn postgres_needs_a_configured_kek_and_a_migrated_schema() {
 }
 
 #[test]
-fn a_wrong_kek_makes_nothing_and_is_78() {
+fn wrong_kek_creates_nothing_and_exits_78() {
     let installation = Installation::new();
     drop(installation.serve(&[]));
     let before = installation.done(&["keys", "list", "--format", "json"]);
@@ -232,7 +224,7 @@ fn a_wrong_kek_makes_nothing_and_is_78() {
 }
 
 #[test]
-fn a_schema_from_the_future_is_78() {
+fn newer_schema_exits_78() {
     let installation = Installation::new();
     drop(installation.serve(&[]));
     installation.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')");
@@ -249,7 +241,7 @@ fn a_schema_from_the_future_is_78() {
 }
 
 #[test]
-fn a_second_server_on_one_file_is_kept_away_and_commands_are_not() {
+fn second_server_on_one_file_is_rejected_and_commands_work() {
     let installation = Installation::new();
     let _first = installation.serve(&[]);
     refused(
@@ -261,7 +253,7 @@ fn a_second_server_on_one_file_is_kept_away_and_commands_are_not() {
 }
 
 #[test]
-fn a_taken_port_is_said() {
+fn port_in_use_is_reported() {
     let installation = Installation::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
@@ -279,7 +271,7 @@ fn a_taken_port_is_said() {
 }
 
 #[test]
-fn a_stopped_server_ends_with_0() {
+fn stopped_server_exits_0() {
     let installation = Installation::new();
     let running = installation.serve(&[]);
     assert_eq!(running.stop(), Some(0));
@@ -312,7 +304,7 @@ fn no_wal_is_left_after_exit_0() {
         assert_eq!(running.stop(), Some(0));
         is_whole(&format!("round {round}"));
         let file = installation.folder.join("data/portcullis.db");
-        let mut look = look::Look::at_file(&file);
+        let mut look = fixtures::Look::at_file(&file);
         assert!(look.count("SELECT count(*) AS n FROM signing_keys") > 0);
     }
     for command in [
@@ -357,7 +349,7 @@ fn unfamiliar(installation: &Installation) -> Vec<String> {
 }
 
 #[test]
-fn start_warns_of_unfamiliar_database() {
+fn start_warns_about_unfamiliar_database() {
     let installation = Installation::new();
     assert!(unfamiliar(&installation).is_empty(), "a first start");
     assert!(unfamiliar(&installation).is_empty(), "a second one");
@@ -404,7 +396,7 @@ fn start_warns_of_unfamiliar_database() {
 }
 
 #[test]
-fn people_and_applications_are_made_by_command() {
+fn commands_create_users_and_clients() {
     let installation = Installation::new();
     let create = [
         "user",
@@ -522,7 +514,7 @@ fn people_and_applications_are_made_by_command() {
 }
 
 #[test]
-fn a_first_start_keeps_the_link_out_of_the_log_and_a_command_shows_one() {
+fn setup_link_is_not_logged_and_shown_by_command() {
     let installation = Installation::new();
     let told = |line: &str| line.contains("admin.none") && line.contains("portcullis setup link");
     let first = installation.serve(&[]);
@@ -562,7 +554,7 @@ fn a_first_start_keeps_the_link_out_of_the_log_and_a_command_shows_one() {
 }
 
 #[test]
-fn a_first_start_on_a_terminal_shows_the_link() {
+fn first_start_on_terminal_shows_setup_link() {
     use std::io::{BufRead, BufReader};
     let installation = Installation::new();
     // The shell says which process the server becomes.
@@ -607,7 +599,7 @@ fn a_first_start_on_a_terminal_shows_the_link() {
 }
 
 #[test]
-fn an_unattended_first_start_makes_an_administrator_for_a_week() {
+fn unattended_first_start_creates_temporary_administrator() {
     use std::os::unix::fs::PermissionsExt;
     let installation = Installation::new();
     installation.write("password", "gravel-otter-92-lamp\n");
@@ -635,7 +627,7 @@ fn an_unattended_first_start_makes_an_administrator_for_a_week() {
 }
 
 #[test]
-fn a_proxy_that_nobody_declared_is_told_of_once() {
+fn undeclared_proxy_is_logged_once() {
     let installation = Installation::new();
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");
@@ -669,7 +661,7 @@ fn asks(port: u16, path: &str) -> String {
 }
 
 #[test]
-fn a_guess_at_a_set_up_link_costs_no_writer_once_there_is_an_administrator() {
+fn setup_link_guess_after_setup_takes_no_write_lock() {
     let installation = Installation::new();
     let create = ["user", "create", "root", "--admin", "--password-stdin"];
     installation.told(&create, "gravel-otter-92-lamp\n");
@@ -684,7 +676,7 @@ fn a_guess_at_a_set_up_link_costs_no_writer_once_there_is_an_administrator() {
 }
 
 #[test]
-fn administration_is_shut_to_other_networks() {
+fn admin_paths_reject_other_networks() {
     let installation = Installation::new();
     let port = free_port();
     let listen = format!("127.0.0.1:{port}");

@@ -31,7 +31,7 @@ fn at_once(installation: &Installation, arguments: &[&str], nodes: usize) -> Vec
 
 /// F18. Twelve rounds of five processes on each database instead of fifty of three nodes.
 #[test]
-fn f18_of_five_that_migrate_an_empty_database_at_once_one_does() {
+fn f18_concurrent_migrations_run_once() {
     let _turn = crate::alone();
     let all = migrations("postgres").len();
     for round in 0..24 {
@@ -49,7 +49,7 @@ fn f18_of_five_that_migrate_an_empty_database_at_once_one_does() {
 
 /// F18 with servers that migrate by themselves: all start, and they are nodes of one issuer.
 #[test]
-fn f18_three_nodes_start_on_an_empty_database_at_once() {
+fn f18_nodes_start_concurrently_on_empty_database() {
     let _turn = crate::alone();
     let mut installation = empty("nodes");
     installation.done(&["keys", "generate-kek", "--out", "keys/kek"]);
@@ -90,7 +90,7 @@ fn f18_three_nodes_start_on_an_empty_database_at_once() {
 
 /// F18 on SQLite: an embedded database has one server; the others are told so and change nothing.
 #[test]
-fn f18_of_three_servers_on_one_empty_file_one_starts() {
+fn f18_only_one_server_starts_on_one_sqlite_file() {
     let _turn = crate::alone();
     for round in 0..4 {
         let installation = Installation::new();

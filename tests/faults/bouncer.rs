@@ -120,7 +120,7 @@ fn program(folder: &Path) -> Command {
 /// F38. Where connections change hands between transactions, time limits, prepared statements and the
 /// migration's lock would be somebody else's: no command begins, and each says what to do.
 #[test]
-fn f38_a_pooler_in_transaction_mode_is_refused() {
+fn f38_transaction_mode_pooler_is_rejected() {
     let _turn = crate::alone();
     let installation = Installation::on_postgres();
     let bouncer = Bouncer::start("transaction");
@@ -159,7 +159,7 @@ fn hold(url: &str) -> Look {
 
 /// F38. In session mode a client of the pooler has a connection for itself, and all goes as usual.
 #[test]
-fn f38_through_a_pooler_in_session_mode_all_goes_as_usual() {
+fn f38_session_mode_pooler_works() {
     let _turn = crate::alone();
     let mut site = Site::open(Installation::on_postgres());
     let bouncer = Bouncer::start("session");

@@ -206,20 +206,20 @@ fn are_served(usual: &Promises, meanwhile: &Promises) {
 
 /// F34 with 350,000 rows instead of 50,000,000, and two nodes.
 #[test]
-fn f34_a_clean_up_killed_midway_goes_on_under_postgres() {
+fn f34_killed_clean_up_resumes_on_postgres() {
     let _turn = crate::alone();
     goes_on(Installation::on_postgres(), 2, 200_000);
 }
 
 #[test]
-fn f34_a_clean_up_killed_midway_goes_on_under_sqlite() {
+fn f34_killed_clean_up_resumes_on_sqlite() {
     let _turn = crate::alone();
     goes_on(Installation::new(), 1, 80_000);
 }
 
 #[test]
 #[ignore = "slow: three and a half million rows"]
-fn f34_a_clean_up_killed_midway_goes_on_with_millions() {
+fn f34_killed_clean_up_resumes_with_millions_of_rows() {
     let _turn = crate::alone();
     goes_on(Installation::on_postgres(), 3, 2_000_000);
 }

@@ -116,7 +116,7 @@ fn keeps_its_word(house: &House) {
 /// R32: the address led to a standby for a while. The node served 503 for half an hour, because its pool
 /// kept the connections, and called itself ready.
 #[test]
-fn node_serves_again_once_its_address_leads_to_the_primary() {
+fn node_recovers_when_its_address_leads_to_the_primary() {
     let _turn = crate::alone();
     let pair = Pair::new();
     let house = pair.house();

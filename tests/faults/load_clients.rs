@@ -345,12 +345,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_passes() {
+    fn load_check_passes_when_nothing_is_lost() {
         promises().are_kept(|query| stored("", query));
     }
 
     #[test]
-    fn what_is_lost_is_found() {
+    fn load_check_reports_lost_writes() {
         for lost in ["code", "record", "end", "reason", "generation"] {
             let found =
                 std::panic::catch_unwind(|| promises().are_kept(|query| stored(lost, query)));

@@ -96,7 +96,7 @@ async fn signs_in(browser: Browser, page: Answer, n: usize) -> (Answer, Duration
 /// A thousand people at once, with the real cost of a hash. No more are hashed than there are threads, no
 /// more wait than may, the others are told so, and whoever wants a token or the keys is served.
 #[test]
-fn f24_a_storm_of_logins_waits_in_a_short_queue_and_hinders_nobody() {
+fn f24_login_storm_leaves_other_requests_unaffected() {
     let _turn = crate::alone();
     most_files();
     let (site, server) = open();
@@ -205,7 +205,7 @@ fn hung_up_on(to: SocketAddr, browser: &Browser, page: &Answer, n: usize) -> Tcp
 
 /// The queue has 64 places. Three times as many people as it has take one and hang up; it is free again.
 #[test]
-fn f24_whoever_hangs_up_leaves_the_queue() {
+fn f24_disconnected_clients_leave_the_queue() {
     let _turn = crate::alone();
     let (site, server) = open();
     let (public, probes) = (base(&server), management(&server));

@@ -115,7 +115,7 @@ fn set_trap(url: &str, at: usize) {
 /// nothing, from the first version and from the one before this. Nothing is half done, and the next run
 /// ends where an undisturbed one does.
 #[test]
-fn f17_a_migration_whose_connection_ends_at_any_statement_leaves_nothing() {
+fn f17_migration_interrupted_at_any_statement_rolls_back() {
     let _turn = crate::alone();
     let fresh = empty("undisturbed");
     fresh.done(&["migrate", "up"]);
@@ -160,7 +160,7 @@ fn kill(mut child: Child, url: &str) {
 
 /// F17 on Postgres: the process is killed at moments all over its run.
 #[test]
-fn f17_a_migration_killed_at_any_moment_is_whole_or_nothing() {
+fn f17_killed_postgres_migration_is_atomic() {
     let _turn = crate::alone();
     let fresh = empty("undisturbed");
     let begun = std::time::Instant::now();
@@ -206,7 +206,7 @@ fn passes(time: Duration) {
 /// F17 on SQLite: the process is killed when the file's log has grown to each length in turn, on the way
 /// from nothing and from each earlier version.
 #[test]
-fn f17_an_embedded_migration_killed_at_any_write_is_whole_or_nothing() {
+fn f17_killed_sqlite_migration_is_atomic() {
     let _turn = crate::alone();
     let fresh = Installation::new();
     fresh.done(&["migrate", "up"]);

@@ -200,21 +200,21 @@ fn three_nodes_survive(rounds: u64, blow: fn(&Cluster)) {
 /// F01, scaled from 200 rounds. What was on its way is answered with 503 or, asked again, as if nothing
 /// had been; nothing that was confirmed is lost.
 #[test]
-fn f01_postgres_killed_under_load_costs_503_and_nothing_else() {
+fn f01_killed_postgres_causes_only_503() {
     let _turn = crate::alone();
     three_nodes_survive(5, Cluster::is_killed);
 }
 
 /// F33 on Postgres: stopped without a flush, started from its log.
 #[test]
-fn f33_a_power_cut_of_postgres_loses_nothing_that_was_confirmed() {
+fn f33_postgres_power_cut_loses_no_confirmed_write() {
     let _turn = crate::alone();
     three_nodes_survive(3, Cluster::loses_power);
 }
 
 /// F03: somebody holds a lock that every refresh needs, while hundreds come.
 #[test]
-fn f03_an_exhausted_pool_is_503_and_keys_stay_readable() {
+fn f03_exhausted_pool_answers_503_and_serves_keys() {
     let _turn = crate::alone();
     let pool = ("PORTCULLIS__DATABASE__POOL_SIZE", "4");
     let house = House::open(Installation::on_postgres(), &[&[pool]]);
@@ -269,7 +269,7 @@ const BUSY: &str = "
 
 /// F04: whoever loses a conflict is told to come back, and has used nothing up.
 #[test]
-fn f04_serialization_failures_and_deadlocks_are_503_and_use_nothing_up() {
+fn f04_serialization_failures_answer_503_and_consume_nothing() {
     let _turn = crate::alone();
     let house = House::open(Installation::on_postgres(), &[&[], &[]]);
     let nodes: Vec<&Running> = house.nodes.iter().collect();
@@ -303,7 +303,7 @@ fn behind(relay: &Relay, beside: bool) -> House {
 /// F06: each answer of the database comes half a second late, and later one message in a hundred
 /// is answered by hanging up.
 #[test]
-fn f06_a_slow_and_flaky_database_is_waited_for_or_told_of() {
+fn f06_slow_database_delays_or_answers_503() {
     let _turn = crate::alone();
     let relay = Relay::new().expect("the Postgres of the tests is reached over its socket");
     let house = behind(&relay, false);
@@ -356,7 +356,7 @@ fn f06_a_slow_and_flaky_database_is_waited_for_or_told_of() {
 /// F08: one of two nodes is cut off, in both directions and in each. That it signs nothing once its
 /// lease is over is in `tests/rotation/faults.rs`; that its feed stands still, in A330.
 #[test]
-fn f08_a_node_that_is_cut_off_says_so_and_the_other_goes_on() {
+fn f08_disconnected_node_is_not_ready_and_others_serve() {
     let _turn = crate::alone();
     let relay = Relay::new().expect("the Postgres of the tests is reached over its socket");
     let house = behind(&relay, true);
@@ -396,7 +396,7 @@ fn f08_a_node_that_is_cut_off_says_so_and_the_other_goes_on() {
 /// F09, at random moments: nodes are killed in turn while people shop at the others, and come back.
 /// The named places are A197 and A328, and `tests/rotation/processes.rs` for keys.
 #[test]
-fn f09_nodes_killed_under_load_lose_nothing_that_was_confirmed() {
+fn f09_killed_nodes_lose_no_confirmed_write() {
     let _turn = crate::alone();
     let mut house = House::open(Installation::on_postgres(), &[&[], &[], &[]]);
     for round in 0..9 {

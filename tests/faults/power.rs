@@ -46,14 +46,14 @@ fn powerless_again_and_again(cycles: u64) {
 /// and nothing else. Not covered: a disk that keeps some of what was not flushed, in another order than
 /// it was written, and one that lies about flushing.
 #[test]
-fn f33_after_a_power_cut_everything_that_was_answered_is_there() {
+fn f33_sqlite_power_cut_loses_no_confirmed_write() {
     let _turn = crate::alone();
     powerless_again_and_again(12);
 }
 
 #[test]
 #[ignore = "slow: a thousand power cuts"]
-fn f33_after_a_power_cut_everything_that_was_answered_is_there_in_full() {
+fn f33_sqlite_power_cut_loses_no_confirmed_write_in_full() {
     let _turn = crate::alone();
     powerless_again_and_again(1_000);
 }

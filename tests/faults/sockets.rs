@@ -239,7 +239,7 @@ impl Dribble {
 /// two more that make work. They are hung up on in their time. What slow readers were sent lies in the
 /// kernel and they hear of the end late; so the server's open files say when all is over.
 #[test]
-fn f21_slow_connections_end_in_their_time_and_hinder_nobody() {
+fn f21_slow_connections_time_out_and_block_no_others() {
     let _turn = crate::alone();
     let most = most_files();
     let each = (most * 6 / 10 / 5).min(500);
@@ -329,7 +329,7 @@ fn hears(stream: &mut BufReader<TcpStream>) -> u16 {
 /// F21, the other side: who asks all the time, as a proxy does, keeps the connection, for longer than any
 /// single request may take.
 #[test]
-fn f21_a_connection_in_steady_use_is_kept() {
+fn f21_active_connection_is_kept() {
     let _turn = crate::alone();
     let (_site, _server, door) = open();
     let mut stream = BufReader::new(connect(door.to, stranger(0), None));
@@ -368,7 +368,7 @@ fn longest(all: &[Dribble]) -> (Duration, String) {
 /// would be let in) come from 40 addresses, say nothing and stay as long as they may; whoever is new and
 /// honest is served meanwhile, and memory stays within 512 MiB.
 #[test]
-fn f22_crowds_of_connections_leave_room_for_others() {
+fn f22_excess_connections_leave_room_for_others() {
     let _turn = crate::alone();
     let (addresses, each) = (40, (most_files() * 6 / 10 / 40).min(150));
     let (_site, server, door) = open();
@@ -521,7 +521,7 @@ fn too_much() -> [(&'static str, Vec<u8>, u16); 7] {
 /// ones, those of the HTTP layer below us are seen too, and the last thousands take no memory that the first
 /// hundreds did not.
 #[test]
-fn f23_what_is_too_large_is_refused_and_costs_no_memory() {
+fn f23_oversized_requests_are_rejected_without_memory() {
     let _turn = crate::alone();
     let (_site, server, door) = open();
     let to = door.to;

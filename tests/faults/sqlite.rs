@@ -126,21 +126,21 @@ fn killed_again_and_again(cycles: u64) {
 /// F32: killed under load, again and again. After each time the files, copied without the index of the
 /// log, are sound and hold what was answered; the next server begins with them.
 #[test]
-fn f32_a_server_killed_in_its_commits_loses_nothing() {
+fn f32_server_killed_during_commits_loses_nothing() {
     let _turn = crate::alone();
     killed_again_and_again(16);
 }
 
 #[test]
 #[ignore = "slow: the catalogue's thousand cycles"]
-fn f32_a_server_killed_in_its_commits_loses_nothing_in_full() {
+fn f32_server_killed_during_commits_loses_nothing_in_full() {
     let _turn = crate::alone();
     killed_again_and_again(1_000);
 }
 
 /// F32: the files copied at many moments of a running server, both at one instant.
 #[test]
-fn f32_the_files_of_a_running_server_can_be_copied_with_their_log() {
+fn f32_files_of_running_server_can_be_copied_with_their_wal() {
     let _turn = crate::alone();
     let (site, alice) = site();
     let promises = RefCell::new(Promises::default());
@@ -164,7 +164,7 @@ fn f32_the_files_of_a_running_server_can_be_copied_with_their_log() {
 
 /// F32: a folder that cannot be written to.
 #[test]
-fn f32_a_read_only_folder_is_said() {
+fn f32_read_only_folder_is_reported() {
     let _turn = crate::alone();
     let installation = Installation::new();
     let Some(disk) = Disk::over(&installation.folder.join("data"), 8) else {

@@ -78,7 +78,7 @@ async fn shops_for(time: Duration, alice: &mut Browser, web: &TestClient) -> usi
 /// F25. Eight processes take all the time they get for eight seconds. Every request is answered, and rightly;
 /// the service manager hears that the server lives; then all is as fast as before.
 #[test]
-fn f25_without_processor_time_the_server_is_slow_and_nothing_else() {
+fn f25_cpu_starvation_only_slows_the_server() {
     let _turn = crate::alone();
     let site = Site::open(Installation::new());
     let path = std::env::temp_dir().join(format!("pcl-starved-{}", std::process::id()));
@@ -216,7 +216,7 @@ fn grant(token: &str) -> uuid::Uuid {
 /// there that was acknowledged. In a memory cgroup where we may make one, else by a limit of the address
 /// space.
 #[test]
-fn f25_without_memory_nothing_acknowledged_is_lost() {
+fn f25_memory_exhaustion_loses_no_acknowledged_write() {
     let _turn = crate::alone();
     let site = Site::open(Installation::new());
     let mut server = site.installation.serve(&[]);
@@ -305,7 +305,7 @@ fn answers(to: SocketAddr) -> bool {
 /// F30. With 64 file descriptors, from the start. A hundred connections take what is left; nobody is
 /// answered then, but the server does not turn in circles, and when they are gone it answers again.
 #[test]
-fn f30_without_file_descriptors_the_listener_waits_and_comes_back() {
+fn f30_listener_recovers_from_descriptor_exhaustion() {
     let _turn = crate::alone();
     let site = Site::open(Installation::new());
     let serve = site.installation.command(&["serve"], &[]);
@@ -348,7 +348,7 @@ const NOBODY: u32 = 61_734;
 /// F30. The system gives no thread more. What runs goes on with the threads that there are, and nothing
 /// panics; afterwards there are more again. Root has no such limit: then the server runs as somebody else.
 #[test]
-fn f30_without_threads_the_server_goes_on_with_those_it_has() {
+fn f30_server_continues_when_threads_run_out() {
     let _turn = crate::alone();
     // Whoever is not root may not reach the target folder.
     let folder = std::env::temp_dir().join(format!("pcl-threads-{}", std::process::id()));

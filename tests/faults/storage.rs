@@ -16,7 +16,7 @@ const ROOM: i64 = 3_000;
 /// F07. A disk of 16 or 32 MiB instead of 64. The catalogue's third part, the log, is in
 /// `tests/operations/lines.rs`.
 #[test]
-fn f07_a_full_disk_under_sqlite_is_503_and_heals_without_a_restart() {
+fn f07_full_sqlite_disk_answers_503_and_recovers() {
     let _turn = crate::alone();
     let installation = Installation::new();
     let Some(disk) = Disk::over(&installation.folder.join("data"), 16) else {
@@ -34,7 +34,7 @@ fn f07_a_full_disk_under_sqlite_is_503_and_heals_without_a_restart() {
 
 /// F07 on Postgres: the disk of the tables. With the disk of its log full, Postgres itself is away.
 #[test]
-fn f07_a_full_disk_under_postgres_is_503_and_heals_without_a_restart() {
+fn f07_full_postgres_disk_answers_503_and_recovers() {
     let _turn = crate::alone();
     let setting = "SELECT setting AS line FROM pg_settings WHERE name = 'data_directory'";
     let data = Look::at(postgres::url()).lines(setting);

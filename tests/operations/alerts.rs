@@ -48,7 +48,7 @@ fn shipped() -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
-fn every_figure_that_is_named_is_shown() {
+fn documented_metrics_are_exported() {
     let (alarms, panels) = shipped();
     assert!(alarms.len() > 10 && panels.len() > 10);
     let site = Site::open(Installation::new());
@@ -95,7 +95,7 @@ fn every_figure_that_is_named_is_shown() {
 }
 
 #[test]
-fn every_event_is_explained() {
+fn every_event_is_documented() {
     let listed = read("docs/operations.md");
     let mut found = BTreeSet::new();
     for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
@@ -114,7 +114,7 @@ fn every_event_is_explained() {
 }
 
 #[test]
-fn every_loud_event_has_a_series_and_a_rule() {
+fn loud_events_have_metric_and_alert_rule() {
     let mut loud = BTreeSet::new();
     for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
         let text = std::fs::read_to_string(file).unwrap();

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::both;
+use crate::fixtures::{Db, apply, on_both_databases};
 use crate::installation::{Installation, refused};
 
 const CLIENT: [&str; 8] = [
@@ -46,69 +46,101 @@ fn findings(installation: &Installation) -> Vec<String> {
         .collect()
 }
 
-both! {
-    fn every_change_is_sealed_and_told_once(installation: Installation) {
-        history(&installation);
-        let found = verified(&installation);
-        // alice, shop, and seven keys.
-        assert_eq!((found["sealed"].as_u64(), found["first"].as_u64()), (Some(9), Some(1)), "{found}");
-        assert_eq!(found["problems"], serde_json::json!([]));
-        let head = found["head"].as_str().unwrap().to_owned();
-        installation.done(&["audit", "verify", "--expect", &head]);
-        let told = installation.done(&["audit", "tail", "-n", "2", "--format", "json"]);
-        let names: Vec<String> = told.lines().map(|line| {
+#[apply(on_both_databases)]
+#[test]
+fn every_change_is_sealed_and_exported_once(#[case] db: Db) {
+    let installation = Installation::on(db);
+    history(&installation);
+    let found = verified(&installation);
+    // alice, shop, and seven keys.
+    assert_eq!(
+        (found["sealed"].as_u64(), found["first"].as_u64()),
+        (Some(9), Some(1)),
+        "{found}"
+    );
+    assert_eq!(found["problems"], serde_json::json!([]));
+    let head = found["head"].as_str().unwrap().to_owned();
+    installation.done(&["audit", "verify", "--expect", &head]);
+    let told = installation.done(&["audit", "tail", "-n", "2", "--format", "json"]);
+    let names: Vec<String> = told
+        .lines()
+        .map(|line| {
             let event: Value = serde_json::from_str(line).unwrap();
             event["name"].as_str().unwrap().to_owned()
-        }).collect();
-        assert_eq!(names, ["key.created", "key.created"]);
-        // What happens later is sealed too, and the old head is still in the chain.
-        installation.told(&["user", "set-password", "alice", "--password-stdin"], "umbrella-tiger-51-moss");
-        let running = installation.serve(&[]);
-        running.waits_for(|line| line.contains(r#""event":"user.credential_changed""#));
-        drop(running);
-        assert_eq!(verified(&installation)["sealed"], 10);
-        installation.done(&["audit", "verify", "--expect", &head]);
-    }
+        })
+        .collect();
+    assert_eq!(names, ["key.created", "key.created"]);
+    // What happens later is sealed too, and the old head is still in the chain.
+    installation.told(
+        &["user", "set-password", "alice", "--password-stdin"],
+        "umbrella-tiger-51-moss",
+    );
+    let running = installation.serve(&[]);
+    running.waits_for(|line| line.contains(r#""event":"user.credential_changed""#));
+    drop(running);
+    assert_eq!(verified(&installation)["sealed"], 10);
+    installation.done(&["audit", "verify", "--expect", &head]);
 }
 
-both! {
-    fn whoever_changes_adds_or_removes_history_is_found_out(installation: Installation) {
-        history(&installation);
-        let head = verified(&installation)["head"].as_str().unwrap().to_owned();
-        let changes = [
-            ("UPDATE audit_events SET actor = 'user:mallory' WHERE name = 'client.created'",
-             "UPDATE audit_events SET actor = 'cli' WHERE name = 'client.created'",
-             "the event or its seal was changed"),
-            ("UPDATE audit_events SET at = at + 1 WHERE name = 'user.created'",
-             "UPDATE audit_events SET at = at - 1 WHERE name = 'user.created'",
-             "the event or its seal was changed"),
-            ("INSERT INTO audit_events (id, at, name, actor, target, detail) VALUES ('x', 1, 'client.created', 'cli', 'client:evil', '{}')",
-             "DELETE FROM audit_events WHERE id = 'x'",
-             "an event without a seal"),
-        ];
-        for (change, back, finding) in changes {
-            installation.execute(change);
-            assert_eq!(findings(&installation), [finding], "{change}");
-            refused(&installation.run(&["audit", "verify"], &[]), 1, "the audit log is not as it was written: 1 finding");
-            installation.execute(back);
-            assert_eq!(findings(&installation), [""; 0], "{back}");
-        }
-        // The end can be cut off without a trace in the database; a head kept elsewhere shows it.
-        installation.execute("DELETE FROM audit_events WHERE id = (SELECT event_id FROM audit_seals WHERE seq = 9); DELETE FROM audit_seals WHERE seq = 9;");
-        assert_eq!(findings(&installation), [""; 0]);
-        refused(&installation.run(&["audit", "verify", "--expect", &head], &[]), 1, "1 finding");
-        // The middle and the beginning cannot.
-        installation.execute("DELETE FROM audit_seals WHERE seq = 2");
-        let found = findings(&installation);
-        assert!(found.contains(&"seals before it are missing".to_owned()), "{found:?}");
-        installation.execute("DELETE FROM audit_events WHERE id = (SELECT event_id FROM audit_seals WHERE seq = 1); DELETE FROM audit_seals WHERE seq > 1;");
-        let found = findings(&installation);
-        assert!(found.contains(&"events up to it were removed, not by the clean-up".to_owned()), "{found:?}");
+#[apply(on_both_databases)]
+#[test]
+fn tampering_with_history_is_detected(#[case] db: Db) {
+    let installation = Installation::on(db);
+    history(&installation);
+    let head = verified(&installation)["head"].as_str().unwrap().to_owned();
+    let changes = [
+        (
+            "UPDATE audit_events SET actor = 'user:mallory' WHERE name = 'client.created'",
+            "UPDATE audit_events SET actor = 'cli' WHERE name = 'client.created'",
+            "the event or its seal was changed",
+        ),
+        (
+            "UPDATE audit_events SET at = at + 1 WHERE name = 'user.created'",
+            "UPDATE audit_events SET at = at - 1 WHERE name = 'user.created'",
+            "the event or its seal was changed",
+        ),
+        (
+            "INSERT INTO audit_events (id, at, name, actor, target, detail) VALUES ('x', 1, 'client.created', 'cli', 'client:evil', '{}')",
+            "DELETE FROM audit_events WHERE id = 'x'",
+            "an event without a seal",
+        ),
+    ];
+    for (change, back, finding) in changes {
+        installation.execute(change);
+        assert_eq!(findings(&installation), [finding], "{change}");
+        refused(
+            &installation.run(&["audit", "verify"], &[]),
+            1,
+            "the audit log is not as it was written: 1 finding",
+        );
+        installation.execute(back);
+        assert_eq!(findings(&installation), [""; 0], "{back}");
     }
+    // The end can be cut off without a trace in the database; a head kept elsewhere shows it.
+    installation.execute("DELETE FROM audit_events WHERE id = (SELECT event_id FROM audit_seals WHERE seq = 9); DELETE FROM audit_seals WHERE seq = 9;");
+    assert_eq!(findings(&installation), [""; 0]);
+    refused(
+        &installation.run(&["audit", "verify", "--expect", &head], &[]),
+        1,
+        "1 finding",
+    );
+    // The middle and the beginning cannot.
+    installation.execute("DELETE FROM audit_seals WHERE seq = 2");
+    let found = findings(&installation);
+    assert!(
+        found.contains(&"seals before it are missing".to_owned()),
+        "{found:?}"
+    );
+    installation.execute("DELETE FROM audit_events WHERE id = (SELECT event_id FROM audit_seals WHERE seq = 1); DELETE FROM audit_seals WHERE seq > 1;");
+    let found = findings(&installation);
+    assert!(
+        found.contains(&"events up to it were removed, not by the clean-up".to_owned()),
+        "{found:?}"
+    );
 }
 
 #[test]
-fn the_seals_need_the_key() {
+fn audit_verify_requires_the_key() {
     let installation = Installation::new();
     history(&installation);
     installation.done(&["keys", "generate-kek", "--out", "other"]);

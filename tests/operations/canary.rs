@@ -7,10 +7,9 @@ use p256::pkcs8::{EncodePrivateKey, LineEnding};
 use portcullis::secret::Entropy;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::both;
 use crate::fixtures::client::basic;
 use crate::fixtures::server::PASSWORD;
-use crate::fixtures::{Answer, Browser, Look};
+use crate::fixtures::{Answer, Browser, Db, Look, apply, on_both_databases};
 use crate::installation::Installation;
 use crate::site::{Site, asks, base, management};
 
@@ -159,60 +158,80 @@ fn shapes(value: &str) -> Vec<String> {
     vec![value.to_owned(), encoded, STANDARD.encode(value), hex]
 }
 
-both! {
-    fn no_secret_is_written_anywhere(installation: Installation) {
-        let site = Site::open(installation);
-        let server = site.installation.serve(&[("PORTCULLIS__LOG__LEVEL", "trace")]);
-        let (public, probes) = (base(&server), management(&server));
-        let mut marks = vec![
-            ("canary".to_owned(), CANARY.to_owned()),
-            ("password".to_owned(), PASSWORD.to_owned()),
-            ("client secret".to_owned(), site.secret.expose().to_owned()),
-            ("Basic header".to_owned(), basic(&site.client_id, site.secret.expose()).replace("Basic ", "")),
-            ("key-encrypting key".to_owned(), site.installation.read("keys/kek").trim().to_owned()),
-        ];
-        // A private key that is known from outside; the next one of its ring.
-        let scalar = Entropy::system().bytes::<32>();
-        let private = p256::SecretKey::from_slice(&scalar).unwrap();
-        let pem = private.to_pkcs8_pem(LineEnding::LF).unwrap();
-        site.installation.write("canary.pem", &pem);
-        let path = site.installation.folder.join("canary.pem");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        site.installation.done(&["keys", "import", "canary.pem"]);
-        let body = pem.lines().filter(|line| !line.starts_with('-'));
-        marks.extend(body.map(|line| ("private key".to_owned(), line.to_owned())));
-        marks.push(("private key".to_owned(), URL_SAFE_NO_PAD.encode(scalar)));
-        marks.push(("private key".to_owned(), scalar.map(|byte| format!("{byte:02x}")).concat()));
-        let listed = [&["keys", "list"][..], &["--format", "json"]].concat();
-        let listed = site.installation.done(&listed);
-        let mut said = vec![listed, site.installation.done(&["audit", "tail", "-n", "1000", "--format", "json"])];
-        let page = actix_web::rt::System::new().block_on(async {
-            right_ones(&site, &public, &mut marks).await;
-            wrong_ones(&site, &public, &mut said).await;
-            in_broken_statements(&site, &public, &mut said).await;
-            asks(&probes, "/metrics").await.1
-        });
-        server.signal("-TERM");
-        server.waits_for(|line| line.contains("server.stopped"));
-        let log = server.log();
-        assert_eq!(server.ends(), Some(0));
-        // There was something to be found in.
-        let has = |what: &str| log.iter().any(|line| line.contains(what));
-        assert!(has("\"level\":\"trace\"") && has("token.storage_error") && has("code.replay"));
-        assert!(!has("log.dropped"));
-        let database = dump(&site.installation);
-        assert!(database.contains("Corner Shop") && said.len() > 50, "{}", said.len());
-        for (installation, text) in [
-            ("log", log.join("\n")),
-            ("figures", page),
-            ("database", database),
-            ("answers", said.join("\n")),
-        ] {
-            for (name, value) in &marks {
-                for shape in shapes(value) {
-                    let line = text.lines().find(|line| line.contains(&shape));
-                    assert_eq!(line, None, "a {name} in the {installation}");
-                }
+#[apply(on_both_databases)]
+#[test]
+fn no_secret_is_written_anywhere(#[case] db: Db) {
+    let installation = Installation::on(db);
+    let site = Site::open(installation);
+    let server = site
+        .installation
+        .serve(&[("PORTCULLIS__LOG__LEVEL", "trace")]);
+    let (public, probes) = (base(&server), management(&server));
+    let mut marks = vec![
+        ("canary".to_owned(), CANARY.to_owned()),
+        ("password".to_owned(), PASSWORD.to_owned()),
+        ("client secret".to_owned(), site.secret.expose().to_owned()),
+        (
+            "Basic header".to_owned(),
+            basic(&site.client_id, site.secret.expose()).replace("Basic ", ""),
+        ),
+        (
+            "key-encrypting key".to_owned(),
+            site.installation.read("keys/kek").trim().to_owned(),
+        ),
+    ];
+    // A private key that is known from outside; the next one of its ring.
+    let scalar = Entropy::system().bytes::<32>();
+    let private = p256::SecretKey::from_slice(&scalar).unwrap();
+    let pem = private.to_pkcs8_pem(LineEnding::LF).unwrap();
+    site.installation.write("canary.pem", &pem);
+    let path = site.installation.folder.join("canary.pem");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    site.installation.done(&["keys", "import", "canary.pem"]);
+    let body = pem.lines().filter(|line| !line.starts_with('-'));
+    marks.extend(body.map(|line| ("private key".to_owned(), line.to_owned())));
+    marks.push(("private key".to_owned(), URL_SAFE_NO_PAD.encode(scalar)));
+    marks.push((
+        "private key".to_owned(),
+        scalar.map(|byte| format!("{byte:02x}")).concat(),
+    ));
+    let listed = [&["keys", "list"][..], &["--format", "json"]].concat();
+    let listed = site.installation.done(&listed);
+    let mut said = vec![
+        listed,
+        site.installation
+            .done(&["audit", "tail", "-n", "1000", "--format", "json"]),
+    ];
+    let page = actix_web::rt::System::new().block_on(async {
+        right_ones(&site, &public, &mut marks).await;
+        wrong_ones(&site, &public, &mut said).await;
+        in_broken_statements(&site, &public, &mut said).await;
+        asks(&probes, "/metrics").await.1
+    });
+    server.signal("-TERM");
+    server.waits_for(|line| line.contains("server.stopped"));
+    let log = server.log();
+    assert_eq!(server.ends(), Some(0));
+    // There was something to be found in.
+    let has = |what: &str| log.iter().any(|line| line.contains(what));
+    assert!(has("\"level\":\"trace\"") && has("token.storage_error") && has("code.replay"));
+    assert!(!has("log.dropped"));
+    let database = dump(&site.installation);
+    assert!(
+        database.contains("Corner Shop") && said.len() > 50,
+        "{}",
+        said.len()
+    );
+    for (location, text) in [
+        ("log", log.join("\n")),
+        ("metrics", page),
+        ("database", database),
+        ("answers", said.join("\n")),
+    ] {
+        for (name, value) in &marks {
+            for shape in shapes(value) {
+                let line = text.lines().find(|line| line.contains(&shape));
+                assert_eq!(line, None, "a {name} in the {location}");
             }
         }
     }

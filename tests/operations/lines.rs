@@ -37,7 +37,7 @@ fn settled(server: &Running, base: &str) -> Vec<Value> {
 }
 
 #[test]
-fn each_request_has_one_line_and_probes_have_none() {
+fn requests_log_one_line_and_probes_none() {
     let site = Site::open(Installation::new());
     let server = site.installation.serve(&[]);
     let (public, probes) = (base(&server), management(&server));
@@ -188,7 +188,7 @@ fn a_process_that_panics() {
 }
 
 #[test]
-fn a_panic_is_a_line_that_tells_no_values() {
+fn panic_is_logged_without_values() {
     let output = std::process::Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
@@ -223,7 +223,7 @@ fn a_panic_is_a_line_that_tells_no_values() {
 }
 
 #[test]
-fn lines_name_client_and_person_once_they_are_known() {
+fn log_lines_name_authenticated_client_and_user() {
     let site = Site::open(Installation::new());
     let server = site.installation.serve(&[]);
     let public = base(&server);
@@ -258,7 +258,7 @@ fn lines_name_client_and_person_once_they_are_known() {
 }
 
 #[test]
-fn a_proxy_that_is_trusted_names_request_and_trace() {
+fn trusted_proxy_sets_request_and_trace_id() {
     let site = Site::open(Installation::new());
     let server = site
         .installation
@@ -293,7 +293,7 @@ fn a_proxy_that_is_trusted_names_request_and_trace() {
 }
 
 #[test]
-fn people_get_lines_that_they_can_read() {
+fn terminal_log_lines_are_human_readable() {
     let installation = Installation::new();
     let server = installation.serve(&[("PORTCULLIS__LOG__FORMAT", "pretty")]);
     let line = server.waits_for(|line| line.contains("server.started"));
@@ -311,7 +311,7 @@ fn people_get_lines_that_they_can_read() {
 
 /// Fault F31: whoever reads the log is gone.
 #[test]
-fn a_log_that_nobody_can_write_to_any_more_takes_nobody_down() {
+fn broken_log_pipe_does_not_stop_the_server() {
     let site = Site::open(Installation::new());
     let mut command = site.installation.command(&["serve"], &[]);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
@@ -339,7 +339,7 @@ fn a_log_that_nobody_can_write_to_any_more_takes_nobody_down() {
 
 /// Fault F31: whoever reads the log stands still.
 #[test]
-fn a_reader_that_stands_still_costs_lines_and_nothing_else() {
+fn stalled_log_reader_only_loses_lines() {
     const REQUESTS: usize = 4_000;
     let site = Site::open(Installation::new());
     let mut command = site.installation.command(&["serve"], &[]);

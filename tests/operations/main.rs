@@ -17,26 +17,3 @@ mod tokens;
 mod traces;
 
 use fixtures::{installation, site};
-
-/// The same test on both databases.
-#[macro_export]
-macro_rules! both {
-    ($(#[$meta:meta])* fn $name:ident($installation:ident: Installation) $body:block) => {
-        $(#[$meta])*
-        mod $name {
-            use super::*;
-
-            fn test($installation: $crate::installation::Installation) $body
-
-            #[test]
-            fn on_sqlite() {
-                test($crate::installation::Installation::new());
-            }
-
-            #[test]
-            fn on_postgres() {
-                test($crate::installation::Installation::on_postgres());
-            }
-        }
-    };
-}

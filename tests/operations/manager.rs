@@ -5,8 +5,8 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::both;
 use crate::fixtures::postgres;
+use crate::fixtures::{Db, apply, on_both_databases};
 use crate::installation::{Installation, refused};
 use crate::site::{asks, management};
 
@@ -18,7 +18,7 @@ fn hears(manager: &UnixDatagram) -> String {
 }
 
 #[test]
-fn a_service_manager_is_told_each_step() {
+fn service_manager_is_notified_of_each_state() {
     let installation = Installation::new();
     // A socket's path must be short.
     let path = std::env::temp_dir().join(format!("pcl-notify-{}", std::process::id()));
@@ -57,7 +57,7 @@ fn a_service_manager_is_told_each_step() {
 }
 
 #[test]
-fn unix_sockets_serve_and_are_tidied_up() {
+fn unix_sockets_serve_and_are_removed() {
     let installation = Installation::new();
     let folder = std::env::temp_dir().join(format!("pcl-sock-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
@@ -124,7 +124,7 @@ fn unix_sockets_serve_and_are_tidied_up() {
 }
 
 #[test]
-fn a_health_check_needs_no_other_program() {
+fn healthcheck_command_needs_no_other_program() {
     let installation = Installation::new();
     let server = installation.serve(&[]);
     let address = server.started("management");
@@ -148,26 +148,29 @@ fn a_health_check_needs_no_other_program() {
     );
 }
 
-both! {
-    fn a_server_is_ready_while_its_schema_is_there(installation: Installation) {
-        let server = installation.serve(&[]);
-        let probes = management(&server);
-        let ready = || {
-            let (status, said) = actix_web::rt::System::new().block_on(asks(&probes, "/readyz"));
-            let said: serde_json::Value = serde_json::from_str(&said).unwrap();
-            (status, said["checks"]["schema"].clone())
-        };
-        assert_eq!(ready(), (200, "ok".into()));
-        let newest = "(SELECT max(version) FROM __diesel_schema_migrations)";
-        installation.execute(&format!("UPDATE __diesel_schema_migrations SET version = 'x' WHERE version = {newest}"));
-        assert_eq!(ready(), (503, "failed".into()));
-        installation.execute("DROP TABLE __diesel_schema_migrations");
-        assert_eq!(ready(), (503, "failed".into()));
-    }
+#[apply(on_both_databases)]
+#[test]
+fn readiness_requires_the_schema(#[case] db: Db) {
+    let installation = Installation::on(db);
+    let server = installation.serve(&[]);
+    let probes = management(&server);
+    let ready = || {
+        let (status, said) = actix_web::rt::System::new().block_on(asks(&probes, "/readyz"));
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        (status, said["checks"]["schema"].clone())
+    };
+    assert_eq!(ready(), (200, "ok".into()));
+    let newest = "(SELECT max(version) FROM __diesel_schema_migrations)";
+    installation.execute(&format!(
+        "UPDATE __diesel_schema_migrations SET version = 'x' WHERE version = {newest}"
+    ));
+    assert_eq!(ready(), (503, "failed".into()));
+    installation.execute("DROP TABLE __diesel_schema_migrations");
+    assert_eq!(ready(), (503, "failed".into()));
 }
 
 #[test]
-fn a_database_that_comes_later_is_waited_for() {
+fn start_waits_for_the_database() {
     let mut installation = Installation::new();
     installation.done(&["keys", "generate-kek", "--out", "keys/kek"]);
     let name = format!("later_{}", std::process::id());
@@ -194,7 +197,7 @@ fn a_database_that_comes_later_is_waited_for() {
 
 /// What the unit says, held against what the server does.
 #[test]
-fn the_unit_gives_a_stop_its_time_and_the_process_little_else() {
+fn systemd_unit_allows_shutdown_time_and_is_hardened() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/portcullis.service");
     let text = std::fs::read_to_string(path).unwrap();
     let settings: Vec<(&str, &str)> = text
@@ -245,7 +248,7 @@ fn the_unit_gives_a_stop_its_time_and_the_process_little_else() {
 }
 
 #[test]
-fn a_server_leaves_no_core() {
+fn crashed_server_leaves_no_core_dump() {
     let installation = Installation::new();
     let server = installation.serve(&[]);
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.child.id())).unwrap();

@@ -1,8 +1,8 @@
 //! SIGHUP, and the change of a key-encrypting key without a restart.
 
-use crate::both;
 use crate::fixtures::Browser;
 use crate::fixtures::tls::Pair;
+use crate::fixtures::{Db, apply, on_both_databases};
 use crate::installation::{Installation, Running};
 use crate::site::{Site, asks, base, management, sample};
 
@@ -47,7 +47,7 @@ fn turned_away(server: &Running, requests: usize) -> usize {
 }
 
 #[test]
-fn limits_and_level_are_taken_and_what_is_wrong_is_not() {
+fn reload_applies_limits_and_level_and_rejects_errors() {
     let mut site = Site::open(Installation::new());
     configured(&mut site, "[limits]\nper_ip = 5\n");
     let server = serves(&site);
@@ -87,7 +87,7 @@ fn limits_and_level_are_taken_and_what_is_wrong_is_not() {
 }
 
 #[test]
-fn a_budget_goes_on_where_its_rate_is_the_same() {
+fn reload_keeps_budgets_with_unchanged_rate() {
     let mut site = Site::open(Installation::new());
     // A budget that comes back in no test's time.
     configured(&mut site, "[limits]\nper_ip = 2\n");
@@ -104,7 +104,7 @@ fn a_budget_goes_on_where_its_rate_is_the_same() {
 }
 
 #[test]
-fn certificates_are_looked_at_again_and_a_bad_one_is_told_each_time() {
+fn reload_rereads_certificates_and_reports_bad_ones() {
     let site = Site::open(Installation::new());
     let folder = &site.installation.folder;
     let (old, new) = (
@@ -128,53 +128,70 @@ fn certificates_are_looked_at_again_and_a_bad_one_is_told_each_time() {
     assert_eq!(server.stop(), Some(0));
 }
 
-both! {
-    fn a_key_encrypting_key_is_changed_under_a_running_server(installation: Installation) {
-        let mut site = Site::open(installation);
-        let list = |keks: &[&str]| {
-            let keks: Vec<String> = keks.iter().map(|kek| format!("\"file:{kek}\"")).collect();
-            format!("[keys]\nkek = [{}]\n", keks.join(", "))
-        };
-        configured(&mut site, &list(&["keys/kek"]));
-        let server = serves(&site);
-        let (public, probes) = (base(&server), management(&server));
-        let values = |first: &str| {
-            let page = runs(async { asks(&probes, "/metrics").await.1 });
-            let marked = format!("first=\"{first}\"");
-            let lines = page.lines().filter(|line| line.starts_with("portcullis_kek_values{") && line.contains(&marked));
-            lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum::<u64>()
-        };
-        // The server secret, and a signer and a standby of each of three rings.
-        server.waits_for(|_| values("yes") == 7);
-        let all = 7;
-        site.installation.done(&["keys", "generate-kek", "--out", "keys/new"]);
-        // 1. At the end of the list. 2. In front. 3. Rewrap. 4. The old one goes.
-        site.installation.write("portcullis.toml", &list(&["keys/kek", "keys/new"]));
-        reloads(&server, "config.reloaded");
-        server.waits_for(|_| (values("yes"), values("no")) == (all, 0));
-        // Too early: nothing is under it yet, and everything is under the other.
-        site.installation.write("portcullis.toml", &list(&["keys/new"]));
-        let told = reloads(&server, "config.rejected");
-        assert!(told.contains("not configured"), "{told}");
-        site.installation.write("portcullis.toml", &list(&["keys/new", "keys/kek"]));
-        reloads(&server, "config.reloaded");
-        server.waits_for(|_| (values("yes"), values("no")) == (0, all));
-        let path = site.installation.folder.join("portcullis.toml");
-        let path = path.to_str().unwrap().to_owned();
-        site.installation.done(&["--config", &path, "keys", "rewrap"]);
-        site.installation.write("portcullis.toml", &list(&["keys/new"]));
-        reloads(&server, "config.reloaded");
-        std::fs::remove_file(site.installation.folder.join("keys/kek")).unwrap();
-        server.waits_for(|_| (values("yes"), values("no")) == (all, 0));
-        // It signs, refreshes and reads what it made before.
-        runs(async {
-            let web = site.web(&public);
-            let code = Browser::new(&public).allows(&web).await;
-            let tokens = web.redeems(&code).await.ok();
-            web.refreshes(tokens.refresh(), &[]).await.ok();
-            let page = asks(&probes, "/metrics").await.1;
-            assert_eq!(sample(&page, "portcullis_signing_key_corrupt{use=\"token\",alg=\"ES256\"}"), Some(0.0));
-        });
-        assert_eq!(server.stop(), Some(0));
-    }
+#[apply(on_both_databases)]
+#[test]
+fn kek_is_replaced_under_running_server(#[case] db: Db) {
+    let installation = Installation::on(db);
+    let mut site = Site::open(installation);
+    let list = |keks: &[&str]| {
+        let keks: Vec<String> = keks.iter().map(|kek| format!("\"file:{kek}\"")).collect();
+        format!("[keys]\nkek = [{}]\n", keks.join(", "))
+    };
+    configured(&mut site, &list(&["keys/kek"]));
+    let server = serves(&site);
+    let (public, probes) = (base(&server), management(&server));
+    let values = |first: &str| {
+        let page = runs(async { asks(&probes, "/metrics").await.1 });
+        let marked = format!("first=\"{first}\"");
+        let lines = page
+            .lines()
+            .filter(|line| line.starts_with("portcullis_kek_values{") && line.contains(&marked));
+        lines
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
+            .sum::<u64>()
+    };
+    // The server secret, and a signer and a standby of each of three rings.
+    server.waits_for(|_| values("yes") == 7);
+    let all = 7;
+    site.installation
+        .done(&["keys", "generate-kek", "--out", "keys/new"]);
+    // 1. At the end of the list. 2. In front. 3. Rewrap. 4. The old one goes.
+    site.installation
+        .write("portcullis.toml", &list(&["keys/kek", "keys/new"]));
+    reloads(&server, "config.reloaded");
+    server.waits_for(|_| (values("yes"), values("no")) == (all, 0));
+    // Too early: nothing is under it yet, and everything is under the other.
+    site.installation
+        .write("portcullis.toml", &list(&["keys/new"]));
+    let told = reloads(&server, "config.rejected");
+    assert!(told.contains("not configured"), "{told}");
+    site.installation
+        .write("portcullis.toml", &list(&["keys/new", "keys/kek"]));
+    reloads(&server, "config.reloaded");
+    server.waits_for(|_| (values("yes"), values("no")) == (0, all));
+    let path = site.installation.folder.join("portcullis.toml");
+    let path = path.to_str().unwrap().to_owned();
+    site.installation
+        .done(&["--config", &path, "keys", "rewrap"]);
+    site.installation
+        .write("portcullis.toml", &list(&["keys/new"]));
+    reloads(&server, "config.reloaded");
+    std::fs::remove_file(site.installation.folder.join("keys/kek")).unwrap();
+    server.waits_for(|_| (values("yes"), values("no")) == (all, 0));
+    // It signs, refreshes and reads what it made before.
+    runs(async {
+        let web = site.web(&public);
+        let code = Browser::new(&public).allows(&web).await;
+        let tokens = web.redeems(&code).await.ok();
+        web.refreshes(tokens.refresh(), &[]).await.ok();
+        let page = asks(&probes, "/metrics").await.1;
+        assert_eq!(
+            sample(
+                &page,
+                "portcullis_signing_key_corrupt{use=\"token\",alg=\"ES256\"}"
+            ),
+            Some(0.0)
+        );
+    });
+    assert_eq!(server.stop(), Some(0));
 }

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::both;
 use crate::fixtures::client::{VERIFIER, basic};
-use crate::fixtures::{Browser, TestClient};
+use crate::fixtures::{Browser, Db, TestClient, apply, on_both_databases};
 use crate::installation::{Installation, Running};
 use crate::site::{Site, asks, base, management};
 
@@ -69,27 +68,38 @@ async fn signed_in(site: &Site, server: &str) -> (Browser, String) {
     (alice, code)
 }
 
-both! {
-    fn what_runs_is_finished_and_what_was_written_down_is_sealed(installation: Installation) {
-        let site = Site::open(installation);
-        let server = site.installation.serve(&[]);
-        let (_, code) = runs(signed_in(&site, &base(&server)));
-        let exchange = Unfinished::exchange(&site, &server, &code);
-        server.signal("-TERM");
-        server.waits_for(|line| line.contains("server.stopping"));
-        let answer = exchange.finishes();
-        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
-        assert!(answer.contains("\"access_token\""), "{answer}");
-        assert!(answer.to_ascii_lowercase().contains("\r\nconnection: close\r\n"), "{answer}");
-        assert_eq!(server.ends(), Some(0));
-        let unsealed = "SELECT count(*) AS n FROM audit_events WHERE id NOT IN (SELECT event_id FROM audit_seals)";
-        assert_eq!(site.installation.count(unsealed), 0);
-        assert!(site.installation.count("SELECT count(*) AS n FROM audit_seals") > 5);
-    }
+#[apply(on_both_databases)]
+#[test]
+fn shutdown_finishes_requests_and_seals_events(#[case] db: Db) {
+    let installation = Installation::on(db);
+    let site = Site::open(installation);
+    let server = site.installation.serve(&[]);
+    let (_, code) = runs(signed_in(&site, &base(&server)));
+    let exchange = Unfinished::exchange(&site, &server, &code);
+    server.signal("-TERM");
+    server.waits_for(|line| line.contains("server.stopping"));
+    let answer = exchange.finishes();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert!(answer.contains("\"access_token\""), "{answer}");
+    assert!(
+        answer
+            .to_ascii_lowercase()
+            .contains("\r\nconnection: close\r\n"),
+        "{answer}"
+    );
+    assert_eq!(server.ends(), Some(0));
+    let unsealed =
+        "SELECT count(*) AS n FROM audit_events WHERE id NOT IN (SELECT event_id FROM audit_seals)";
+    assert_eq!(site.installation.count(unsealed), 0);
+    assert!(
+        site.installation
+            .count("SELECT count(*) AS n FROM audit_seals")
+            > 5
+    );
 }
 
 #[test]
-fn a_node_that_drains_says_so_and_goes_on_and_a_second_signal_ends_it() {
+fn draining_node_keeps_serving_until_second_signal() {
     let site = Site::open(Installation::new());
     let patient = ("PORTCULLIS__SHUTDOWN__DELAY", "5m");
     let server = site.installation.serve(&[patient]);
@@ -139,7 +149,7 @@ fn a_node_that_drains_says_so_and_goes_on_and_a_second_signal_ends_it() {
 }
 
 #[test]
-fn what_does_not_end_is_cut_off_after_its_time() {
+fn unfinished_requests_are_closed_at_the_timeout() {
     let site = Site::open(Installation::new());
     let server = site
         .installation
@@ -159,7 +169,7 @@ fn what_does_not_end_is_cut_off_after_its_time() {
 }
 
 #[test]
-fn times_out_of_range_are_refused() {
+fn shutdown_times_out_of_range_are_rejected() {
     let installation = Installation::new();
     for (variable, sentence) in [
         (
@@ -259,7 +269,7 @@ async fn goes_round(
 }
 
 #[test]
-fn no_request_fails_while_nodes_are_stopped_one_after_the_other() {
+fn rolling_restart_fails_no_request() {
     const STOPS: usize = 4;
     let site = Site::open(Installation::on_postgres());
     let delay = [("PORTCULLIS__SHUTDOWN__DELAY", "1s")];

@@ -45,7 +45,7 @@ fn bytes(hex: &str) -> Vec<u8> {
 }
 
 #[test]
-fn each_request_is_a_span_of_its_trace() {
+fn requests_are_spans_of_their_trace() {
     let site = Site::open(Installation::new());
     let (endpoint, sent) = collector();
     let server = site.installation.serve(&[
@@ -90,7 +90,7 @@ fn each_request_is_a_span_of_its_trace() {
 }
 
 #[test]
-fn a_collector_that_is_away_stops_nobody() {
+fn unreachable_collector_does_not_block_requests() {
     let site = Site::open(Installation::new());
     let away = ("PORTCULLIS__TELEMETRY__ENDPOINT", "http://127.0.0.1:1");
     let server = site.installation.serve(&[away]);

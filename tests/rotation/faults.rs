@@ -9,10 +9,9 @@ use portcullis::keys::{Alg, KeyError, Ring, SigningKey};
 use portcullis::secret::Entropy;
 use portcullis::time::Clock;
 
-use crate::fixtures::Db;
 use crate::fixtures::server::count;
+use crate::fixtures::{Db, Server, apply, on_both_databases};
 use crate::nodes::{Node, World, all_at_once};
-use crate::story;
 
 const DAY: Duration = Duration::from_secs(86_400);
 const ES256: Ring = Ring::token(Alg::ES256);
@@ -27,7 +26,9 @@ async fn rows(world: &World, node: &Node) -> Vec<SigningKey> {
         .keys
 }
 
-async fn wrong_kek(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn wrong_kek_fails_start_and_right_keks_can_be_swapped(#[case] db: Db) {
     let world = World::new(db, |_| {}).await;
     let path = crate::fixtures::server::scratch().join(format!("wrong-kek-{db:?}"));
     write_kek(&path, &Entropy::seeded(4_711)).unwrap();
@@ -95,19 +96,9 @@ async fn wrong_kek(db: Db) {
     node.signs().await;
 }
 
-#[actix_web::test]
-async fn the_wrong_kek_refuses_the_start_and_the_right_ones_change_places_on_sqlite() {
-    wrong_kek(Db::Sqlite).await;
-}
-
-#[actix_web::test]
-async fn the_wrong_kek_refuses_the_start_and_the_right_ones_change_places_on_postgres() {
-    wrong_kek(Db::Postgres).await;
-}
-
 /// Postgres alone: an embedded database has no clock of its own.
 #[actix_web::test]
-async fn a_node_whose_clock_is_wrong_issues_nothing_and_changes_nothing() {
+async fn skewed_node_issues_and_changes_nothing() {
     let world = World::new(Db::Postgres, |_| {}).await;
     let node = world.node(0).await;
     node.minute().await;
@@ -140,7 +131,7 @@ async fn a_node_whose_clock_is_wrong_issues_nothing_and_changes_nothing() {
 
 /// Postgres: the node's own clock is a few seconds off, and is put right.
 #[actix_web::test]
-async fn a_clock_that_is_a_little_off_is_corrected() {
+async fn small_clock_skew_is_corrected() {
     let world = World::new(Db::Postgres, |_| {}).await;
     let node = world.node(0).await;
     node.off.store(-7_000_000, Ordering::SeqCst);
@@ -150,7 +141,7 @@ async fn a_clock_that_is_a_little_off_is_corrected() {
 }
 
 #[actix_web::test]
-async fn a_world_that_jumps_a_year_and_back_has_one_generation_more_at_most() {
+async fn clock_jump_of_a_year_adds_at_most_one_key_version() {
     for db in [Db::Sqlite, Db::Postgres] {
         let world = World::new(db, |_| {}).await;
         let node = world.node(0).await;
@@ -182,7 +173,7 @@ async fn a_world_that_jumps_a_year_and_back_has_one_generation_more_at_most() {
 }
 
 #[actix_web::test]
-async fn nodes_that_slept_through_a_change_sign_with_the_next_key() {
+async fn suspended_nodes_sign_with_the_next_key() {
     for db in [Db::Sqlite, Db::Postgres] {
         let world = World::new(db, |_| {}).await;
         let node = world.node(0).await;
@@ -201,31 +192,52 @@ async fn nodes_that_slept_through_a_change_sign_with_the_next_key() {
     }
 }
 
-story! {
-    async fn without_its_lease_a_node_signs_nothing_and_uses_nothing_up(server: Server) {
-        let mut server = server;
-        let shop = server.shop().await;
-        let code = server.browser().allows(&shop).await;
-        let jwks = server.browser().get("/oauth2/jwks").await.body;
-        server.unfollow().await;
-        server.advance(Duration::from_secs(31));
-        let answer = shop.redeems(&code).await;
-        assert_eq!((answer.status, answer.json()["error"].as_str()), (503, Some("temporarily_unavailable")));
-        assert!(answer.header("retry-after").is_some());
-        answer.refused("temporarily_unavailable", "key.unusable", "lease");
-        assert_eq!(server.browser().get("/oauth2/jwks").await.body, jwks, "keys are published all the same");
-        assert!(server.app.keys().sign_frame("revocation-frame+jwt", &serde_json::json!({})).is_ok());
-        // What nobody has confirmed for a day is published no more; a verifier would drop it, too.
-        server.advance(DAY - Duration::from_secs(31));
-        assert_eq!(server.browser().get("/oauth2/jwks").await.body, jwks, "for a day");
-        server.advance(Duration::from_secs(1));
-        let stale = server.browser().get("/oauth2/jwks").await;
-        stale.refused("temporarily_unavailable", "key.unusable", "lease");
-        assert!(stale.header("retry-after").is_some());
-        let metadata = server.browser().get("/.well-known/openid-configuration").await;
-        assert_eq!(metadata.status, 200);
-        server.set_back(DAY - Duration::from_secs(30));
-        server.app.poll().await.unwrap();
-        shop.redeems(&code).await.ok();
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn node_without_lease_signs_and_consumes_nothing(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let mut server = server;
+    let shop = server.shop().await;
+    let code = server.browser().allows(&shop).await;
+    let jwks = server.browser().get("/oauth2/jwks").await.body;
+    server.unfollow().await;
+    server.advance(Duration::from_secs(31));
+    let answer = shop.redeems(&code).await;
+    assert_eq!(
+        (answer.status, answer.json()["error"].as_str()),
+        (503, Some("temporarily_unavailable"))
+    );
+    assert!(answer.header("retry-after").is_some());
+    answer.refused("temporarily_unavailable", "key.unusable", "lease");
+    assert_eq!(
+        server.browser().get("/oauth2/jwks").await.body,
+        jwks,
+        "keys are published all the same"
+    );
+    assert!(
+        server
+            .app
+            .keys()
+            .sign_frame("revocation-frame+jwt", &serde_json::json!({}))
+            .is_ok()
+    );
+    // What nobody has confirmed for a day is published no more; a verifier would drop it, too.
+    server.advance(DAY - Duration::from_secs(31));
+    assert_eq!(
+        server.browser().get("/oauth2/jwks").await.body,
+        jwks,
+        "for a day"
+    );
+    server.advance(Duration::from_secs(1));
+    let stale = server.browser().get("/oauth2/jwks").await;
+    stale.refused("temporarily_unavailable", "key.unusable", "lease");
+    assert!(stale.header("retry-after").is_some());
+    let metadata = server
+        .browser()
+        .get("/.well-known/openid-configuration")
+        .await;
+    assert_eq!(metadata.status, 200);
+    server.set_back(DAY - Duration::from_secs(30));
+    server.app.poll().await.unwrap();
+    shop.redeems(&code).await.ok();
 }

@@ -206,7 +206,7 @@ proptest! {
 
     /// One signer at each instant, today and for all days to come if every key_manager died now.
     #[test]
-    fn exactly_one_key_signs_whatever_happens(schedule in schedules(), story in troubled()) {
+    fn exactly_one_key_signs_in_any_history(schedule in schedules(), story in troubled()) {
         let mut life = Life::begin(schedule);
         for (wait, what) in story {
             life.now = life.now + Duration::from_secs(wait);
@@ -230,7 +230,7 @@ proptest! {
     /// No verifier that keeps the keys for C at most, with clocks S apart, ever meets a token whose
     /// key it lacks: neither because it did not know it yet, nor because it was removed too early.
     #[test]
-    fn every_cache_knows_the_key_of_every_living_token(schedule in schedules(), story in ordinary()) {
+    fn every_cache_contains_the_key_of_every_valid_token(schedule in schedules(), story in ordinary()) {
         let mut life = Life::begin(schedule);
         for (wait, what) in story {
             life.now = life.now + Duration::from_secs(wait);
@@ -252,7 +252,7 @@ proptest! {
 
     /// The private half outlives its last signature by an hour, and not by more.
     #[test]
-    fn a_private_half_goes_when_it_has_done_its_work(schedule in schedules(), story in troubled()) {
+    fn private_key_is_deleted_after_its_last_use(schedule in schedules(), story in troubled()) {
         let mut life = Life::begin(schedule);
         let mut destroyed: Vec<String> = Vec::new();
         for (wait, what) in story {
@@ -275,7 +275,7 @@ proptest! {
 
     /// A clock that ran ahead for a while and came back: one generation more at most.
     #[test]
-    fn a_clock_that_was_wrong_adds_one_generation_at_most(
+    fn wrong_clock_adds_at_most_one_key_version(
         schedule in schedules(), ahead in 0..40_000_000_u64, day in 0..100_u64,
     ) {
         let mut life = Life::begin(schedule);
@@ -300,7 +300,7 @@ proptest! {
 
 /// Every order of the four instants, with now before, on and after each.
 #[test]
-fn the_state_is_a_function_of_the_row_and_the_clock() {
+fn key_state_depends_only_on_row_and_clock() {
     let at = |secs: u64| start() + Duration::from_secs(secs);
     let mut life = Life::begin(Schedule::of(&config::Keys::default()));
     let key = &mut life.ring[0];
@@ -335,7 +335,7 @@ fn the_state_is_a_function_of_the_row_and_the_clock() {
 }
 
 #[test]
-fn the_defaults_are_those_of_the_table() {
+fn rotation_defaults_match_the_documented_table() {
     let days = |days: u64| Duration::from_secs(days * 86_400);
     let schedule = Schedule::of(&config::Keys::default());
     assert_eq!((schedule.rotate_every, schedule.lead), (days(90), days(7)));

@@ -88,7 +88,7 @@ fn first_start(installation: &Installation) {
 }
 
 #[test]
-fn a_first_start_killed_at_any_moment_is_completed_by_the_next() {
+fn killed_first_start_is_completed_by_the_next() {
     first_start(&Installation::new());
     first_start(&Installation::on_postgres());
 }
@@ -146,7 +146,7 @@ fn rewrapped(installation: &Installation) {
 }
 
 #[test]
-fn a_rewrap_killed_at_any_moment_leaves_every_value_readable() {
+fn killed_rewrap_leaves_every_value_readable() {
     rewrapped(&Installation::new());
     rewrapped(&Installation::on_postgres());
 }
@@ -185,13 +185,13 @@ fn revoked(installation: &Installation) {
 }
 
 #[test]
-fn a_revocation_killed_at_any_moment_is_whole_or_nothing() {
+fn killed_key_revocation_is_atomic() {
     revoked(&Installation::new());
     revoked(&Installation::on_postgres());
 }
 
 #[test]
-fn a_node_with_the_wrong_kek_ends_with_78_and_the_others_go_on() {
+fn node_with_wrong_kek_exits_78_and_others_continue() {
     let installation = Installation::on_postgres();
     let running = installation.serve(&[]);
     let before = keys(&installation).len();
@@ -218,7 +218,7 @@ fn a_node_with_the_wrong_kek_ends_with_78_and_the_others_go_on() {
 }
 
 #[test]
-fn the_command_line_tells_what_it_does() {
+fn keys_commands_report_their_changes() {
     let installation = Installation::new();
     let none = installation.run(&["keys", "plan"], &[]);
     assert_eq!(none.status.code(), Some(78), "no KEK yet");

@@ -9,8 +9,8 @@ use portcullis::keys::rotation::{Change, State, signer, state};
 use portcullis::keys::{Alg, Keychain, Ring};
 use portcullis::secret::Entropy;
 
-use crate::fixtures::Db;
 use crate::fixtures::server::{count, execute};
+use crate::fixtures::{Db, apply, on_both_databases};
 use crate::nodes::{Node, World, all_at_once};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -53,26 +53,9 @@ async fn nodes(world: &World, db: Db) -> Vec<Node> {
     nodes
 }
 
-macro_rules! on_both {
-    ($($name:ident)*) => {$(
-        mod $name {
-            #[actix_web::test]
-            async fn on_sqlite() { super::$name(crate::fixtures::Db::Sqlite).await; }
-            #[actix_web::test]
-            async fn on_postgres() { super::$name(crate::fixtures::Db::Postgres).await; }
-        }
-    )*};
-}
-
-on_both! {
-    a_hundred_rounds_of_nodes_that_rotate_at_once_make_one_generation_each
-    a_key_is_revoked_once_however_many_do_it
-    the_keeper_a_rewrap_and_a_revocation_race_on_one_row
-    whoever_rotates_and_whoever_revokes_both_get_their_way
-    a_recovery_renews_every_ring_and_blocks_every_key
-}
-
-async fn a_hundred_rounds_of_nodes_that_rotate_at_once_make_one_generation_each(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn concurrent_rotations_create_one_key_version_each(#[case] db: Db) {
     let world = world(db).await;
     let nodes = nodes(&world, db).await;
     for round in 1..=100 {
@@ -100,7 +83,9 @@ async fn a_hundred_rounds_of_nodes_that_rotate_at_once_make_one_generation_each(
     }
 }
 
-async fn a_key_is_revoked_once_however_many_do_it(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn concurrent_key_revocations_write_one_record(#[case] db: Db) {
     let world = world(db).await;
     let node = world.node(0).await;
     for round in 1..=10 {
@@ -149,7 +134,9 @@ fn with_new_kek(world: &World, node: &Node, round: usize) -> KeyTable {
     )
 }
 
-async fn the_keeper_a_rewrap_and_a_revocation_race_on_one_row(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn key_manager_rewrap_and_revocation_race_on_one_row(#[case] db: Db) {
     let world = world(db).await;
     let node = world.node(0).await;
     for round in 0..20 {
@@ -199,7 +186,9 @@ fn keks(world: &World, round: usize) -> Vec<String> {
     made.chain(world.config.keys.kek.clone()).collect()
 }
 
-async fn whoever_rotates_and_whoever_revokes_both_get_their_way(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn concurrent_rotation_and_revocation_both_apply(#[case] db: Db) {
     let world = world(db).await;
     let node = world.node(0).await;
     let table = node.app.key_manager.table().clone();
@@ -233,7 +222,9 @@ async fn whoever_rotates_and_whoever_revokes_both_get_their_way(db: Db) {
     assert!(matches!(unknown, Err(KeyManagerError::NoSuchKey(kid)) if kid == "nobody"));
 }
 
-async fn a_recovery_renews_every_ring_and_blocks_every_key(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn recovery_renews_every_ring_and_revokes_every_key(#[case] db: Db) {
     let world = world(db).await;
     let node = world.node(0).await;
     let (table, act) = (node.app.key_manager.table().clone(), act(&world));

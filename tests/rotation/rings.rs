@@ -12,7 +12,7 @@ use portcullis::time::Clock;
 use serde_json::Value;
 
 use crate::fixtures::server::{confidential, execute};
-use crate::fixtures::{Db, Server, TestClient};
+use crate::fixtures::{Db, Server, TestClient, apply, on_both_databases};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -49,7 +49,9 @@ fn alg_of(jwt: &str) -> Value {
     serde_json::from_slice::<Value>(&header).unwrap()["alg"].clone()
 }
 
-async fn everything_works(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn single_ring_serves_all_endpoints(#[case] db: Db) {
     let server = one_ring(db).await;
     for path in [
         "/.well-known/openid-configuration",
@@ -101,19 +103,9 @@ async fn everything_works(db: Db) {
     server.remove().await;
 }
 
-#[actix_web::test]
-async fn with_one_ring_everything_works_on_sqlite() {
-    everything_works(Db::Sqlite).await;
-}
-
-#[actix_web::test]
-async fn with_one_ring_everything_works_on_postgres() {
-    everything_works(Db::Postgres).await;
-}
-
 /// The keys of a ring that is left out later are ended by hand, and no others are made.
 #[actix_web::test]
-async fn a_ring_that_is_left_out_can_be_ended() {
+async fn omitted_ring_can_be_revoked() {
     for db in [Db::Sqlite, Db::Postgres] {
         let server = Server::with(db, only_es256).await;
         let rsa = Ring::token(Alg::RS256);
@@ -147,7 +139,7 @@ async fn a_ring_that_is_left_out_can_be_ended() {
 
 /// Verifiers take a set of 16 KiB at most, so no key is imported beyond that.
 #[actix_web::test]
-async fn the_published_set_stays_small() {
+async fn published_key_set_stays_small() {
     use p256::pkcs8::EncodePrivateKey;
     let server = Server::start(Db::Sqlite).await;
     let table = server.app.key_manager.table();
@@ -177,7 +169,7 @@ async fn the_published_set_stays_small() {
 /// Tokens that somebody is registered for could not be signed: better not to start than to find out at
 /// the next sign-in.
 #[actix_web::test]
-async fn an_algorithm_that_is_needed_cannot_be_left_out() {
+async fn required_algorithm_cannot_be_omitted() {
     for db in [Db::Sqlite, Db::Postgres] {
         for needs in ["client", "userinfo", "resource"] {
             let server = Server::start(db).await;

@@ -9,7 +9,7 @@ use portcullis::time::{Clock, Timestamp};
 use serde_json::Value;
 
 use crate::fixtures::server::execute;
-use crate::fixtures::{Db, log};
+use crate::fixtures::{Db, apply, log, on_both_databases};
 use crate::nodes::{Node, World};
 
 const ES256: Ring = Ring::token(Alg::ES256);
@@ -325,7 +325,9 @@ fn alarmed(mark: usize) -> bool {
     })
 }
 
-async fn changed_rows(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn tampered_key_row_is_never_published_or_used(#[case] db: Db) {
     let world = World::new(db, |_| {}).await;
     let node = world.node(0).await;
     let rows = Rows::of(&world, &node, 1, 2).await;
@@ -397,7 +399,9 @@ async fn changed_rows(db: Db) {
 
 /// The same on a key that is revoked, and what would take the revocation back: it stays dead for a
 /// node that knew it and for one that never did.
-async fn changed_revoked_rows(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn revoked_key_stays_revoked_after_row_tampering(#[case] db: Db) {
     let world = World::new(db, |_| {}).await;
     let node = world.node(0).await;
     let before = Rows::of(&world, &node, 1, 2).await;
@@ -501,27 +505,7 @@ async fn revoked_by_hand(db: Db) {
 }
 
 #[actix_web::test]
-async fn a_changed_row_is_never_published_and_never_signs_on_sqlite() {
-    changed_rows(Db::Sqlite).await;
-}
-
-#[actix_web::test]
-async fn a_changed_row_is_never_published_and_never_signs_on_postgres() {
-    changed_rows(Db::Postgres).await;
-}
-
-#[actix_web::test]
-async fn a_revoked_key_stays_dead_whatever_its_row_says_on_sqlite() {
-    changed_revoked_rows(Db::Sqlite).await;
-}
-
-#[actix_web::test]
-async fn a_revoked_key_stays_dead_whatever_its_row_says_on_postgres() {
-    changed_revoked_rows(Db::Postgres).await;
-}
-
-#[actix_web::test]
-async fn a_key_that_is_revoked_by_hand_is_dead() {
+async fn key_revoked_in_sql_is_rejected() {
     for db in [Db::Sqlite, Db::Postgres] {
         revoked_by_hand(db).await;
     }

@@ -9,8 +9,7 @@ use portcullis_verifier::{JwkSet, Need, Rejected, Verifier};
 
 use crate::fixtures::client::header;
 use crate::fixtures::server::AUDIENCE;
-use crate::fixtures::{Browser, Db, ISSUER, Server, TestClient, Tokens};
-use crate::story;
+use crate::fixtures::{Browser, Db, ISSUER, Server, TestClient, Tokens, apply, on_both_databases};
 
 const ES256: Ring = Ring::token(Alg::ES256);
 
@@ -208,8 +207,9 @@ async fn soak(server: Server) {
     );
 }
 
-story! {
-    async fn three_rotations_and_an_emergency_fail_nobody(server: Server) {
-        soak(server).await;
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn rotations_and_emergency_revocation_fail_no_request(#[case] db: Db) {
+    let server = Server::start(db).await;
+    soak(server).await;
 }

@@ -21,12 +21,12 @@ const SECOND: Duration = Duration::from_secs(1);
 const ROTATIONS: i64 = 8;
 
 #[actix_web::test]
-async fn eight_nodes_live_two_years_on_postgres() {
+async fn eight_nodes_rotate_for_two_years_on_postgres() {
     two_years(Db::Postgres, 8).await;
 }
 
 #[actix_web::test]
-async fn one_node_lives_two_years_on_sqlite() {
+async fn one_node_rotates_for_two_years_on_sqlite() {
     two_years(Db::Sqlite, 1).await;
 }
 

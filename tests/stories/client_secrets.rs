@@ -6,8 +6,7 @@ use portcullis::oauth::client::ClientSecret;
 use portcullis::secret::Secret;
 
 use crate::fixtures::client::basic;
-use crate::fixtures::{Answer, Server, TestClient};
-use crate::story;
+use crate::fixtures::{Answer, Db, Server, TestClient, apply, on_both_databases};
 
 impl Server {
     async fn adds_secret(&self, shop: &TestClient, label: &str) -> (Secret, ClientSecret) {
@@ -30,78 +29,132 @@ impl TestClient {
     }
 }
 
-story! {
-    async fn old_and_new_secret_are_good_until_the_overlap_is_over(server: Server) {
-        let shop = server.shop().await;
-        let old = shop.secret.clone().unwrap();
-        let (new, kept) = server.adds_secret(&shop, "rotated").await;
-        let (id, end) = (shop.client.id.clone(), server.clock.now() + Duration::from_secs(60));
-        let ended = server.write(move |tx| tx.expire_client_secrets(&id, &kept.id, end)).await;
-        assert_eq!(ended, 1);
-        assert_eq!((shop.proves(&old).await.status, shop.proves(&new).await.status), (200, 200));
-        server.advance(Duration::from_secs(59));
-        assert_eq!(shop.proves(&old).await.status, 200);
-        server.advance(Duration::from_secs(1));
-        shop.proves(&old).await.refused("invalid_client", "client.auth_failed", "secret");
-        assert_eq!(shop.proves(&new).await.status, 200);
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn both_client_secrets_work_during_the_overlap(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let old = shop.secret.clone().unwrap();
+    let (new, kept) = server.adds_secret(&shop, "rotated").await;
+    let (id, end) = (
+        shop.client.id.clone(),
+        server.clock.now() + Duration::from_secs(60),
+    );
+    let ended = server
+        .write(move |tx| tx.expire_client_secrets(&id, &kept.id, end))
+        .await;
+    assert_eq!(ended, 1);
+    assert_eq!(
+        (
+            shop.proves(&old).await.status,
+            shop.proves(&new).await.status
+        ),
+        (200, 200)
+    );
+    server.advance(Duration::from_secs(59));
+    assert_eq!(shop.proves(&old).await.status, 200);
+    server.advance(Duration::from_secs(1));
+    shop.proves(&old)
+        .await
+        .refused("invalid_client", "client.auth_failed", "secret");
+    assert_eq!(shop.proves(&new).await.status, 200);
 }
 
-story! {
-    async fn a_fresh_secret_is_good_at_once_and_on_every_node(server: Server) {
-        let shop = server.shop().await;
-        let old = shop.secret.clone().unwrap();
-        // The client is remembered from here on; nobody tells this node of the new secret.
-        assert_eq!(shop.proves(&old).await.status, 200);
-        let (entropy, now) = (server.app.entropy.clone(), server.clock.now());
-        let secret = Secret::client_secret(&entropy);
-        let (id, kept) = (shop.client.id.clone(), ClientSecret::keep(&secret, "new", &entropy, now));
-        server.app.store.transaction(move |tx| tx.put_client_secret(&id, &kept)).await.unwrap();
-        assert_eq!(shop.proves(&secret).await.status, 200, "what is remembered never turns a client away");
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn new_client_secret_works_at_once_on_every_node(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let old = shop.secret.clone().unwrap();
+    // The client is remembered from here on; nobody tells this node of the new secret.
+    assert_eq!(shop.proves(&old).await.status, 200);
+    let (entropy, now) = (server.app.entropy.clone(), server.clock.now());
+    let secret = Secret::client_secret(&entropy);
+    let (id, kept) = (
+        shop.client.id.clone(),
+        ClientSecret::keep(&secret, "new", &entropy, now),
+    );
+    server
+        .app
+        .store
+        .transaction(move |tx| tx.put_client_secret(&id, &kept))
+        .await
+        .unwrap();
+    assert_eq!(
+        shop.proves(&secret).await.status,
+        200,
+        "what is remembered never turns a client away"
+    );
 }
 
-story! {
-    async fn the_last_use_of_a_secret_is_noted(server: Server) {
-        let shop = server.shop().await;
-        let (second, _) = server.adds_secret(&shop, "second").await;
-        assert_eq!(shop.proves(&second).await.status, 200);
-        let id = shop.client.id.clone();
-        // It is noted beside the request, by a transaction that this one waits behind.
-        let mut used = (None, None);
-        for _ in 0..1_000 {
-            let id = id.clone();
-            let client = server.write(move |tx| tx.find_registered(&id)).await.unwrap();
-            let of = |label: &str| client.secrets.iter().find(|s| s.label == label).unwrap().last_used_at;
-            used = (of("first"), of("second"));
-            if used.1.is_some() {
-                break;
-            }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn last_use_of_client_secret_is_recorded(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let (second, _) = server.adds_secret(&shop, "second").await;
+    assert_eq!(shop.proves(&second).await.status, 200);
+    let id = shop.client.id.clone();
+    // It is noted beside the request, by a transaction that this one waits behind.
+    let mut used = (None, None);
+    for _ in 0..1_000 {
+        let id = id.clone();
+        let client = server
+            .write(move |tx| tx.find_registered(&id))
+            .await
+            .unwrap();
+        let of = |label: &str| {
+            client
+                .secrets
+                .iter()
+                .find(|s| s.label == label)
+                .unwrap()
+                .last_used_at
+        };
+        used = (of("first"), of("second"));
+        if used.1.is_some() {
+            break;
         }
-        assert_eq!(used, (None, Some(server.clock.now())));
     }
+    assert_eq!(used, (None, Some(server.clock.now())));
 }
 
-story! {
-    async fn a_stolen_secret_takes_everything_along(server: Server) {
-        let shop = server.shop().await;
-        let tokens = shop.redeems(&server.browser().allows(&shop).await).await.ok();
-        let (new, kept) = server.adds_secret(&shop, "after the theft").await;
-        let (id, now) = (shop.client.id.clone(), server.clock.now());
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn compromised_client_secret_revokes_all_grants(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let tokens = shop
+        .redeems(&server.browser().allows(&shop).await)
+        .await
+        .ok();
+    let (new, kept) = server.adds_secret(&shop, "after the theft").await;
+    let (id, now) = (shop.client.id.clone(), server.clock.now());
+    server
+        .write(move |tx| {
+            tx.expire_client_secrets(&id, &kept.id, now)?;
+            tx.cut_off_client(&id, "secret compromised", "test", now)
+        })
+        .await;
+    let thief = shop.refreshes(tokens.refresh(), &[]).await;
+    thief.refused("invalid_client", "client.auth_failed", "secret");
+    let mut shop = shop;
+    shop.secret = Some(new);
+    let late = shop.refreshes(tokens.refresh(), &[]).await;
+    late.refused("invalid_grant", "token.rejected", "grant_ended");
+    assert_eq!(
         server
-            .write(move |tx| {
-                tx.expire_client_secrets(&id, &kept.id, now)?;
-                tx.revoke_all_for_client(&id, "secret compromised", "test", now)
-            })
-            .await;
-        let thief = shop.refreshes(tokens.refresh(), &[]).await;
-        thief.refused("invalid_client", "client.auth_failed", "secret");
-        let mut shop = shop;
-        shop.secret = Some(new);
-        let late = shop.refreshes(tokens.refresh(), &[]).await;
-        late.refused("invalid_grant", "token.rejected", "grant_ended");
-        assert_eq!(server.browser().asks_userinfo("GET", tokens.access()).await.status, 401);
-        assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'C' AND floor = 2"), 1);
-        shop.redeems(&server.browser().allows(&shop).await).await.ok();
-    }
+            .browser()
+            .asks_userinfo("GET", tokens.access())
+            .await
+            .status,
+        401
+    );
+    assert_eq!(
+        server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'C' AND floor = 2"),
+        1
+    );
+    shop.redeems(&server.browser().allows(&shop).await)
+        .await
+        .ok();
 }

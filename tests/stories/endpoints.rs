@@ -8,140 +8,246 @@ use portcullis_verifier::Need;
 use crate::fixtures::Answer;
 use crate::fixtures::client::claims;
 use crate::fixtures::server::{AUDIENCE, confidential};
-use crate::story;
+use crate::fixtures::{Db, Server, apply, on_both_databases};
 
-story! {
-    async fn userinfo_tells_what_the_scope_allows(server: Server) {
-        let shop = server.shop().await;
-        let mut alice = server.browser();
-        let plain = shop.redeems(&alice.allows(&shop).await).await.ok();
-        let told = alice.asks_userinfo("GET", plain.access()).await.json();
-        assert_eq!(told, serde_json::json!({ "sub": plain.id_claims()["sub"] }));
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn userinfo_returns_claims_of_granted_scope(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let mut alice = server.browser();
+    let plain = shop.redeems(&alice.allows(&shop).await).await.ok();
+    let told = alice.asks_userinfo("GET", plain.access()).await.json();
+    assert_eq!(told, serde_json::json!({ "sub": plain.id_claims()["sub"] }));
 
-        let url = shop.request(&[("scope", "openid profile email")]);
-        let more = shop.redeems(&alice.allows_request(&url).await).await.ok();
-        for method in ["GET", "POST"] {
-            let answer = alice.asks_userinfo(method, more.access()).await;
-            assert_eq!(answer.header("cache-control"), Some("no-store"));
-            let told = answer.json();
-            assert_eq!(told["email"], "alice@mail.example");
-            assert_eq!((told["email_verified"].is_boolean(), told["updated_at"].is_number()), (true, true));
-            assert_eq!(told["preferred_username"], "alice");
-        }
-        let form = format!("access_token={}", more.access());
-        let kind = ("Content-Type", "application/x-www-form-urlencoded");
-        let posted = alice.send("POST", "/oauth2/userinfo", &[kind], Some(form.clone())).await;
-        assert_eq!(posted.json()["sub"], plain.id_claims()["sub"]);
-        let bearer = format!("bEARER {}", more.access());
-        let twice = [kind, ("Authorization", bearer.as_str())];
-        assert_eq!(alice.send("POST", "/oauth2/userinfo", &twice, Some(form)).await.status, 400);
-        assert_eq!(alice.send("GET", "/oauth2/userinfo", &twice[1..], None).await.status, 200);
+    let url = shop.request(&[("scope", "openid profile email")]);
+    let more = shop.redeems(&alice.allows_request(&url).await).await.ok();
+    for method in ["GET", "POST"] {
+        let answer = alice.asks_userinfo(method, more.access()).await;
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        let told = answer.json();
+        assert_eq!(told["email"], "alice@mail.example");
+        assert_eq!(
+            (
+                told["email_verified"].is_boolean(),
+                told["updated_at"].is_number()
+            ),
+            (true, true)
+        );
+        assert_eq!(told["preferred_username"], "alice");
     }
+    let form = format!("access_token={}", more.access());
+    let kind = ("Content-Type", "application/x-www-form-urlencoded");
+    let posted = alice
+        .send("POST", "/oauth2/userinfo", &[kind], Some(form.clone()))
+        .await;
+    assert_eq!(posted.json()["sub"], plain.id_claims()["sub"]);
+    let bearer = format!("bEARER {}", more.access());
+    let twice = [kind, ("Authorization", bearer.as_str())];
+    assert_eq!(
+        alice
+            .send("POST", "/oauth2/userinfo", &twice, Some(form))
+            .await
+            .status,
+        400
+    );
+    assert_eq!(
+        alice
+            .send("GET", "/oauth2/userinfo", &twice[1..], None)
+            .await
+            .status,
+        200
+    );
 }
 
-story! {
-    async fn userinfo_refuses_what_is_not_a_live_token_of_a_person(server: Server) {
-        let shop = server.shop().await;
-        let mut alice = server.browser();
-        let tokens = shop.redeems(&alice.allows(&shop).await).await.ok();
-        let missing = alice.get("/oauth2/userinfo").await;
-        assert_eq!(missing.status, 401);
-        assert_eq!(missing.header("www-authenticate").map(|value| value.contains("error")), Some(false));
-        let query = format!("/oauth2/userinfo?access_token={}", tokens.access());
-        assert_eq!(alice.get(&query).await.status, 400);
-        let id_token = tokens.0["id_token"].as_str().unwrap();
-        for token in ["x", id_token, &format!("{}x", tokens.access())] {
-            alice.asks_userinfo("GET", token).await.refused("invalid_token", "bearer.rejected", "invalid");
-        }
-        let url = shop.request(&[("scope", "orders:read")]);
-        let narrow = shop.redeems(&alice.allows_request(&url).await).await.ok();
-        let refused = alice.asks_userinfo("GET", narrow.access()).await;
-        assert_eq!(refused.status, 403);
-        refused.refused("insufficient_scope", "bearer.rejected", "scope");
-
-        let page = alice.get("/oauth2/end_session").await;
-        alice.post("/oauth2/end_session", &[("csrf", &page.hidden("csrf"))]).await;
-        let dead = alice.asks_userinfo("GET", tokens.access()).await;
-        dead.refused("invalid_token", "bearer.rejected", "revoked");
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn userinfo_rejects_inactive_and_client_tokens(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let mut alice = server.browser();
+    let tokens = shop.redeems(&alice.allows(&shop).await).await.ok();
+    let missing = alice.get("/oauth2/userinfo").await;
+    assert_eq!(missing.status, 401);
+    assert_eq!(
+        missing
+            .header("www-authenticate")
+            .map(|value| value.contains("error")),
+        Some(false)
+    );
+    let query = format!("/oauth2/userinfo?access_token={}", tokens.access());
+    assert_eq!(alice.get(&query).await.status, 400);
+    let id_token = tokens.0["id_token"].as_str().unwrap();
+    for token in ["x", id_token, &format!("{}x", tokens.access())] {
+        alice.asks_userinfo("GET", token).await.refused(
+            "invalid_token",
+            "bearer.rejected",
+            "invalid",
+        );
     }
+    let url = shop.request(&[("scope", "orders:read")]);
+    let narrow = shop.redeems(&alice.allows_request(&url).await).await.ok();
+    let refused = alice.asks_userinfo("GET", narrow.access()).await;
+    assert_eq!(refused.status, 403);
+    refused.refused("insufficient_scope", "bearer.rejected", "scope");
+
+    let page = alice.get("/oauth2/end_session").await;
+    alice
+        .post("/oauth2/end_session", &[("csrf", &page.hidden("csrf"))])
+        .await;
+    let dead = alice.asks_userinfo("GET", tokens.access()).await;
+    dead.refused("invalid_token", "bearer.rejected", "revoked");
 }
 
-story! {
-    async fn a_revoked_refresh_token_takes_its_grant_along(server: Server) {
-        let shop = server.shop().await;
-        let mut alice = server.browser();
-        let tokens = shop.redeems(&alice.allows(&shop).await).await.ok();
-        let answer = shop.revokes(tokens.refresh()).await;
-        assert_eq!((answer.status, answer.body.as_str()), (200, ""));
-        shop.refreshes(tokens.refresh(), &[]).await.refused("invalid_grant", "token.rejected", "grant_ended");
-        assert_eq!(alice.asks_userinfo("GET", tokens.access()).await.status, 401);
-        assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"), 1);
-        assert_eq!(shop.revokes(tokens.refresh()).await.status, 200, "twice is fine");
-        assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"), 1);
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn revoked_refresh_token_revokes_grant(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let mut alice = server.browser();
+    let tokens = shop.redeems(&alice.allows(&shop).await).await.ok();
+    let answer = shop.revokes(tokens.refresh()).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+    shop.refreshes(tokens.refresh(), &[]).await.refused(
+        "invalid_grant",
+        "token.rejected",
+        "grant_ended",
+    );
+    assert_eq!(
+        alice.asks_userinfo("GET", tokens.access()).await.status,
+        401
+    );
+    assert_eq!(
+        server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"),
+        1
+    );
+    assert_eq!(
+        shop.revokes(tokens.refresh()).await.status,
+        200,
+        "twice is fine"
+    );
+    assert_eq!(
+        server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"),
+        1
+    );
 }
 
-story! {
-    async fn a_revoked_access_token_dies_alone(server: Server) {
-        let shop = server.shop().await;
-        let mut alice = server.browser();
-        let tokens = shop.redeems(&alice.allows(&shop).await).await.ok();
-        assert_eq!(shop.revokes(tokens.access()).await.status, 200);
-        assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'J' AND token_exp IS NOT NULL"), 1);
-        assert_eq!(alice.asks_userinfo("GET", tokens.access()).await.status, 401);
-        let fresh = shop.refreshes(tokens.refresh(), &[]).await.ok();
-        assert_eq!(alice.asks_userinfo("GET", fresh.access()).await.status, 200);
-        server.advance(Duration::from_secs(400));
-        shop.revokes(fresh.access()).await;
-        assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'J'"), 1, "an expired token needs no record");
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn revoked_access_token_leaves_grant_active(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let mut alice = server.browser();
+    let tokens = shop.redeems(&alice.allows(&shop).await).await.ok();
+    assert_eq!(shop.revokes(tokens.access()).await.status, 200);
+    assert_eq!(
+        server.count(
+            "SELECT count(*) AS n FROM revocations WHERE kind = 'J' AND token_exp IS NOT NULL"
+        ),
+        1
+    );
+    assert_eq!(
+        alice.asks_userinfo("GET", tokens.access()).await.status,
+        401
+    );
+    let fresh = shop.refreshes(tokens.refresh(), &[]).await.ok();
+    assert_eq!(alice.asks_userinfo("GET", fresh.access()).await.status, 200);
+    server.advance(Duration::from_secs(400));
+    shop.revokes(fresh.access()).await;
+    assert_eq!(
+        server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'J'"),
+        1,
+        "an expired token needs no record"
+    );
 }
 
-story! {
-    async fn nobody_revokes_for_another(server: Server) {
-        let (shop, other) = (server.shop().await, server.shop().await);
-        let tokens = shop.redeems(&server.browser().allows(&shop).await).await.ok();
-        for token in [tokens.refresh(), tokens.access()] {
-            other.revokes(token).await.refused("invalid_request", "revocation.denied", "client");
-        }
-        for token in ["", "nonsense", "pcl_rt_AAAA"] {
-            let status = if token.is_empty() { 400 } else { 200 };
-            assert_eq!(other.revokes(token).await.status, status, "{token}");
-        }
-        let unproven = shop.posts_raw("/oauth2/revoke", &[], &[("token", tokens.refresh()), ("client_id", shop.id())]).await;
-        unproven.refused("invalid_client", "client.auth_failed", "method");
-        assert_eq!(server.browser().get("/oauth2/revoke").await.status, 405);
-        shop.refreshes(tokens.refresh(), &[]).await.ok();
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn revocation_of_foreign_token_is_ignored(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let (shop, other) = (server.shop().await, server.shop().await);
+    let tokens = shop
+        .redeems(&server.browser().allows(&shop).await)
+        .await
+        .ok();
+    for token in [tokens.refresh(), tokens.access()] {
+        other
+            .revokes(token)
+            .await
+            .refused("invalid_request", "revocation.denied", "client");
     }
+    for token in ["", "nonsense", "pcl_rt_AAAA"] {
+        let status = if token.is_empty() { 400 } else { 200 };
+        assert_eq!(other.revokes(token).await.status, status, "{token}");
+    }
+    let unproven = shop
+        .posts_raw(
+            "/oauth2/revoke",
+            &[],
+            &[("token", tokens.refresh()), ("client_id", shop.id())],
+        )
+        .await;
+    unproven.refused("invalid_client", "client.auth_failed", "method");
+    assert_eq!(server.browser().get("/oauth2/revoke").await.status, 405);
+    shop.refreshes(tokens.refresh(), &[]).await.ok();
 }
 
-story! {
-    async fn a_machine_acts_for_itself(server: Server) {
-        let mut client = confidential("robot", "https://robot.example/cb");
-        client.grant_types = vec![GrantType::ClientCredentials];
-        let robot = server.register(client).await;
-        let grant = ("grant_type", "client_credentials");
-        let tokens = robot.posts("/oauth2/token", &[grant, ("scope", "orders:read")]).await.ok();
-        assert!(tokens.0["refresh_token"].is_null() && tokens.0["id_token"].is_null());
-        let seen = server.api().verify_at(tokens.access(), &Need::scope("orders:read"), server.clock.now().secs()).unwrap();
-        assert_eq!((seen.sub.as_str(), seen.aud.as_str(), seen.rev.to_string().as_str()), ("robot", AUDIENCE, "1.1"));
-        assert!(claims(tokens.access())["grant_id"].is_null());
-        let all = robot.posts("/oauth2/token", &[grant]).await.ok();
-        assert_eq!(all.0["scope"], "orders:read orders:write");
-        for scope in ["openid", "admin", "orders:read openid"] {
-            robot.posts("/oauth2/token", &[grant, ("scope", scope)]).await.callback_free_refusal("invalid_scope");
-        }
-        let other = robot.posts("/oauth2/token", &[grant, ("resource", "https://other.example")]).await;
-        other.callback_free_refusal("invalid_target");
-        let asked = server.browser().asks_userinfo("GET", tokens.access()).await;
-        asked.refused("insufficient_scope", "bearer.rejected", "scope");
-        let shop = server.shop().await;
-        let refused = shop.posts("/oauth2/token", &[grant]).await;
-        refused.refused("unauthorized_client", "token.rejected", "grant_type");
-        let mut public = crate::fixtures::server::public("p", &["http://127.0.0.1/cb"]);
-        public.grant_types.push(GrantType::ClientCredentials);
-        assert!(public.check(false).is_err(), "a public client has no secret to act with");
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn client_credentials_token_acts_for_the_client(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let mut client = confidential("robot", "https://robot.example/cb");
+    client.grant_types = vec![GrantType::ClientCredentials];
+    let robot = server.register(client).await;
+    let grant = ("grant_type", "client_credentials");
+    let tokens = robot
+        .posts("/oauth2/token", &[grant, ("scope", "orders:read")])
+        .await
+        .ok();
+    assert!(tokens.0["refresh_token"].is_null() && tokens.0["id_token"].is_null());
+    let seen = server
+        .api()
+        .verify_at(
+            tokens.access(),
+            &Need::scope("orders:read"),
+            server.clock.now().secs(),
+        )
+        .unwrap();
+    assert_eq!(
+        (
+            seen.sub.as_str(),
+            seen.aud.as_str(),
+            seen.rev.to_string().as_str()
+        ),
+        ("robot", AUDIENCE, "1.1")
+    );
+    assert!(claims(tokens.access())["grant_id"].is_null());
+    let all = robot.posts("/oauth2/token", &[grant]).await.ok();
+    assert_eq!(all.0["scope"], "orders:read orders:write");
+    for scope in ["openid", "admin", "orders:read openid"] {
+        robot
+            .posts("/oauth2/token", &[grant, ("scope", scope)])
+            .await
+            .callback_free_refusal("invalid_scope");
     }
+    let other = robot
+        .posts(
+            "/oauth2/token",
+            &[grant, ("resource", "https://other.example")],
+        )
+        .await;
+    other.callback_free_refusal("invalid_target");
+    let asked = server.browser().asks_userinfo("GET", tokens.access()).await;
+    asked.refused("insufficient_scope", "bearer.rejected", "scope");
+    let shop = server.shop().await;
+    let refused = shop.posts("/oauth2/token", &[grant]).await;
+    refused.refused("unauthorized_client", "token.rejected", "grant_type");
+    let mut public = crate::fixtures::server::public("p", &["http://127.0.0.1/cb"]);
+    public.grant_types.push(GrantType::ClientCredentials);
+    assert!(
+        public.check(false).is_err(),
+        "a public client has no secret to act with"
+    );
 }
 
 impl Answer {

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::fixtures::server::PASSWORD;
-use crate::fixtures::{Answer, Browser, Db, Server, timing};
+use crate::fixtures::{Answer, Browser, Db, Server, apply, on_both_databases, timing};
 
 /// Samples of each kind.
 const SAMPLES: usize = 1_000;
@@ -30,7 +30,10 @@ async fn tries(browser: &mut Browser, page: &Answer, kind: (&str, &str)) -> (Ans
     (answer, took)
 }
 
-async fn nobody_can_tell(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+#[ignore = "slow"]
+async fn sign_in_timing_does_not_reveal_users(#[case] db: Db) {
     let server = Server::with(db, |config| config.limits.per_ip = 1_000_000).await;
     let shop = server.shop().await;
     let mut browser = server.browser();
@@ -62,16 +65,4 @@ async fn nobody_can_tell(db: Db) {
     }
     assert!(worst < timing::LIMIT, "|t| = {worst:.1}");
     server.remove().await;
-}
-
-#[actix_web::test]
-#[ignore = "slow"]
-async fn the_time_of_a_failed_sign_in_tells_nothing_on_sqlite() {
-    nobody_can_tell(Db::Sqlite).await;
-}
-
-#[actix_web::test]
-#[ignore = "slow"]
-async fn the_time_of_a_failed_sign_in_tells_nothing_on_postgres() {
-    nobody_can_tell(Db::Postgres).await;
 }

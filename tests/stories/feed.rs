@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 use crate::fixtures::backup;
 use crate::fixtures::client::{basic, claims};
 use crate::fixtures::server::sweep;
-use crate::fixtures::{Answer, Db, Server, TestClient, Tokens};
-use crate::story;
+use crate::fixtures::{Answer, Db, Server, TestClient, Tokens, apply, on_both_databases};
 
 /// The promise of the feed, from the commit on.
 const PROMISE: Duration = Duration::from_secs(3);
@@ -18,26 +17,9 @@ fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// A story on both databases, with a server that services can find.
-macro_rules! feed_story {
-    (async fn $name:ident($server:ident: Server) $body:block) => {
-        mod $name {
-            #[allow(unused_imports)]
-            use super::*;
-
-            async fn story($server: Server) $body
-
-            #[actix_web::test]
-            async fn on_sqlite() {
-                story(Server::found_by_services(Db::Sqlite, |_| {}).await).await;
-            }
-
-            #[actix_web::test]
-            async fn on_postgres() {
-                story(Server::found_by_services(Db::Postgres, |_| {}).await).await;
-            }
-        }
-    };
+/// Starts a server whose issuer leads services to it.
+async fn discoverable_server(db: Db) -> Server {
+    Server::found_by_services(db, |_| {}).await
 }
 
 /// Signs in at `shop` in a browser of its own and returns what the code buys.
@@ -107,281 +89,397 @@ async fn breathe() {
         .unwrap();
 }
 
-feed_story! {
-    async fn alice_loses_her_phone(server: Server) {
-        let shop = server.shop().await;
-        // Three services; where there is a second node, one of them follows the feed there.
-        let other = match server.db {
-            Db::Postgres => Some(server.node().await),
-            Db::Sqlite => None,
-        };
-        let api = server.api_server().await;
-        let elsewhere = other.as_ref().map_or(&server.base, |node| &node.base);
-        let billing = server.subscriber(&api, "billing-1").start().await.unwrap();
-        let orders = server.service("orders-1").await;
-        let ledger = server.subscriber(&api, "ledger-1").feed_at(elsewhere.as_str()).start().await.unwrap();
-        let services = [&billing, &orders, &ledger];
-        // She is signed in on the phone and on a laptop; bob is there, too.
-        let (phone, laptop) = (tokens(&server, &shop).await, tokens(&server, &shop).await);
-        let mut bobs = server.browser();
-        bobs.signs_in(&shop, "bob").await;
-        let code = bobs.allows_request(&shop.request(&[("scope", "openid orders:read")])).await;
-        let bob = shop.redeems(&code).await.ok();
-        for service in services {
-            for tokens in [&phone, &laptop, &bob] {
-                assert!(accepts(service, tokens.access()));
-            }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn signing_out_everywhere_reaches_the_services(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let shop = server.shop().await;
+    // Three services; where there is a second node, one of them follows the feed there.
+    let other = match server.db {
+        Db::Postgres => Some(server.node().await),
+        Db::Sqlite => None,
+    };
+    let api = server.api_server().await;
+    let elsewhere = other.as_ref().map_or(&server.base, |node| &node.base);
+    let billing = server.subscriber(&api, "billing-1").start().await.unwrap();
+    let orders = server.service("orders-1").await;
+    let ledger = server
+        .subscriber(&api, "ledger-1")
+        .feed_at(elsewhere.as_str())
+        .start()
+        .await
+        .unwrap();
+    let services = [&billing, &orders, &ledger];
+    // She is signed in on the phone and on a laptop; bob is there, too.
+    let (phone, laptop) = (tokens(&server, &shop).await, tokens(&server, &shop).await);
+    let mut bobs = server.browser();
+    bobs.signs_in(&shop, "bob").await;
+    let code = bobs
+        .allows_request(&shop.request(&[("scope", "openid orders:read")]))
+        .await;
+    let bob = shop.redeems(&code).await.ok();
+    for service in services {
+        for tokens in [&phone, &laptop, &bob] {
+            assert!(accepts(service, tokens.access()));
         }
-        // The phone is gone: she signs out everywhere.
-        server.signs_out_everywhere("alice").await;
-        for service in services {
-            for tokens in [&phone, &laptop] {
-                refuses(service, tokens.access()).await;
-            }
-            assert!(accepts(service, bob.access()), "nobody else is touched");
-        }
+    }
+    // The phone is gone: she signs out everywhere.
+    server.signs_out_everywhere("alice").await;
+    for service in services {
         for tokens in [&phone, &laptop] {
-            shop.refreshes(tokens.refresh(), &[]).await.refused("invalid_grant", "token.rejected", "grant_ended");
+            refuses(service, tokens.access()).await;
         }
-        // Her new login works at once, at each of them.
-        let new = tokens(&server, &shop).await;
-        for service in services {
-            assert!(accepts(service, new.access()));
-        }
+        assert!(accepts(service, bob.access()), "nobody else is touched");
+    }
+    for tokens in [&phone, &laptop] {
+        shop.refreshes(tokens.refresh(), &[]).await.refused(
+            "invalid_grant",
+            "token.rejected",
+            "grant_ended",
+        );
+    }
+    // Her new login works at once, at each of them.
+    let new = tokens(&server, &shop).await;
+    for service in services {
+        assert!(accepts(service, new.access()));
     }
 }
 
-feed_story! {
-    async fn each_way_to_end_something_reaches_the_services(server: Server) {
-        let shop = server.shop().await;
-        let service = server.service("orders-1").await;
-        // A revoked access token, and only that.
-        let (one, other) = (tokens(&server, &shop).await, tokens(&server, &shop).await);
-        assert_eq!(shop.revokes(one.access()).await.status, 200);
-        refuses(&service, one.access()).await;
-        assert!(accepts(&service, other.access()));
-        let again = shop.refreshes(one.refresh(), &[]).await.ok();
-        assert!(accepts(&service, again.access()), "its grant lives");
-        // A revoked refresh token takes its grant along.
-        assert_eq!(shop.revokes(again.refresh()).await.status, 200);
-        refuses(&service, again.access()).await;
-        // A thief's replay ends the grant.
-        let next = shop.refreshes(other.refresh(), &[]).await.ok();
-        let last = shop.refreshes(next.refresh(), &[]).await.ok();
-        shop.refreshes(other.refresh(), &[]).await.refused("invalid_grant", "token.refresh_reuse", "reused");
-        for tokens in [&other, &next, &last] {
-            refuses(&service, tokens.access()).await;
-        }
-        // So does the replay of a code.
-        let wanted = shop.request(&[("scope", "openid orders:read")]);
-        let code = server.browser().allows_request(&wanted).await;
-        let bought = shop.redeems(&code).await.ok();
-        assert!(accepts(&service, bought.access()));
-        shop.redeems(&code).await.refused("invalid_grant", "code.replay", "replayed");
-        refuses(&service, bought.access()).await;
-        // A sign-out.
-        let mut alice = server.browser();
-        let code = alice.allows_request(&wanted).await;
-        let signed_in = shop.redeems(&code).await.ok();
-        assert!(accepts(&service, signed_in.access()));
-        alice.signs_out().await;
-        refuses(&service, signed_in.access()).await;
-        // A client that is switched off.
-        let held = tokens(&server, &shop).await;
-        assert!(accepts(&service, held.access()));
-        let (id, now) = (shop.client.id.clone(), server.clock.now());
-        server.write(move |tx| tx.disable_client(&id, "test", now)).await;
-        refuses(&service, held.access()).await;
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn every_kind_of_revocation_reaches_the_services(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let shop = server.shop().await;
+    let service = server.service("orders-1").await;
+    // A revoked access token, and only that.
+    let (one, other) = (tokens(&server, &shop).await, tokens(&server, &shop).await);
+    assert_eq!(shop.revokes(one.access()).await.status, 200);
+    refuses(&service, one.access()).await;
+    assert!(accepts(&service, other.access()));
+    let again = shop.refreshes(one.refresh(), &[]).await.ok();
+    assert!(accepts(&service, again.access()), "its grant lives");
+    // A revoked refresh token takes its grant along.
+    assert_eq!(shop.revokes(again.refresh()).await.status, 200);
+    refuses(&service, again.access()).await;
+    // A thief's replay ends the grant.
+    let next = shop.refreshes(other.refresh(), &[]).await.ok();
+    let last = shop.refreshes(next.refresh(), &[]).await.ok();
+    shop.refreshes(other.refresh(), &[]).await.refused(
+        "invalid_grant",
+        "token.refresh_reuse",
+        "reused",
+    );
+    for tokens in [&other, &next, &last] {
+        refuses(&service, tokens.access()).await;
+    }
+    // So does the replay of a code.
+    let wanted = shop.request(&[("scope", "openid orders:read")]);
+    let code = server.browser().allows_request(&wanted).await;
+    let bought = shop.redeems(&code).await.ok();
+    assert!(accepts(&service, bought.access()));
+    shop.redeems(&code)
+        .await
+        .refused("invalid_grant", "code.replay", "replayed");
+    refuses(&service, bought.access()).await;
+    // A sign-out.
+    let mut alice = server.browser();
+    let code = alice.allows_request(&wanted).await;
+    let signed_in = shop.redeems(&code).await.ok();
+    assert!(accepts(&service, signed_in.access()));
+    alice.signs_out().await;
+    refuses(&service, signed_in.access()).await;
+    // A client that is switched off.
+    let held = tokens(&server, &shop).await;
+    assert!(accepts(&service, held.access()));
+    let (id, now) = (shop.client.id.clone(), server.clock.now());
+    server
+        .write(move |tx| tx.disable_client(&id, "test", now))
+        .await;
+    refuses(&service, held.access()).await;
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn revoked_key_is_rejected_and_successor_accepted(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let shop = server.shop().await;
+    server.app.keeper.keep().await.unwrap();
+    server.app.poll().await.unwrap();
+    let service = server.service("orders-1").await;
+    let old = tokens(&server, &shop).await;
+    let kid = crate::fixtures::client::header(old.access())["kid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let act = portcullis::keeper::Act {
+        actor: portcullis::audit::Actor::Operator,
+        now: server.clock.now(),
+    };
+    server
+        .app
+        .keeper
+        .table()
+        .revoke(&kid, "leaked", &act)
+        .await
+        .unwrap();
+    refuses(&service, old.access()).await;
+    server.app.poll().await.unwrap();
+    let new = shop.refreshes(old.refresh(), &[]).await.ok();
+    assert_ne!(
+        crate::fixtures::client::header(new.access())["kid"],
+        kid.as_str()
+    );
+    assert!(accepts(&service, new.access()));
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn feed_requires_a_resource_server(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let (api, shop) = (server.api_server().await, server.shop().await);
+    for path in ["/revocations", "/revocations/stream"] {
+        asks(&server, path, None)
+            .await
+            .refused("invalid_client", "client.auth_failed", "missing");
+        asks(&server, path, Some(&basic(api.id(), "wrong")))
+            .await
+            .refused("invalid_client", "client.auth_failed", "secret");
+        asks(&server, path, Some(&credentials(&shop)))
+            .await
+            .refused("invalid_client", "feed.denied", "no_resource_server");
+    }
+    let answer = asks(&server, "/revocations", Some(&credentials(&api))).await;
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    let keys = asks(&server, "/revocations/jwks", None).await;
+    assert_eq!(keys.status, 200);
+    assert!(
+        keys.header("cache-control")
+            .unwrap()
+            .contains("max-age=300")
+    );
+    let tokens = asks(&server, "/oauth2/jwks", None).await.json();
+    for key in keys.json()["keys"].as_array().unwrap() {
+        assert!(
+            !tokens["keys"].as_array().unwrap().contains(key),
+            "no token key signs frames"
+        );
     }
 }
 
-feed_story! {
-    async fn a_revoked_key_is_refused_and_its_successor_taken(server: Server) {
-        let shop = server.shop().await;
-        server.app.key_manager.keep().await.unwrap();
-        server.app.poll().await.unwrap();
-        let service = server.service("orders-1").await;
-        let old = tokens(&server, &shop).await;
-        let kid = crate::fixtures::client::header(old.access())["kid"].as_str().unwrap().to_owned();
-        let act = portcullis::key_manager::Act { actor: portcullis::audit::Actor::Operator, now: server.clock.now() };
-        server.app.key_manager.table().revoke(&kid, "leaked", &act).await.unwrap();
-        refuses(&service, old.access()).await;
-        server.app.poll().await.unwrap();
-        let new = shop.refreshes(old.refresh(), &[]).await.ok();
-        assert_ne!(crate::fixtures::client::header(new.access())["kid"], kid.as_str());
-        assert!(accepts(&service, new.access()));
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn feed_positions_reveal_missing_records(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let (api, shop) = (server.api_server().await, server.shop().await);
+    let own = credentials(&api);
+    let empty = frames(&asks(&server, "/revocations", Some(&own)).await);
+    assert_eq!(
+        (
+            empty.len(),
+            empty[0]["after"].as_u64(),
+            empty[0]["last"].as_u64()
+        ),
+        (1, Some(0), Some(1)),
+        "dave's"
+    );
+    for _ in 0..3 {
+        let tokens = tokens(&server, &shop).await;
+        shop.revokes(tokens.access()).await;
     }
+    server.app.number_waiting().await.unwrap();
+    server.app.poll().await.unwrap();
+    let all = frames(&asks(&server, "/revocations?after=0", Some(&own)).await);
+    assert_eq!(all[0]["last"], 4);
+    assert_eq!(
+        all[0]["records"].as_str().unwrap().len(),
+        134,
+        "four packed records"
+    );
+    let late = frames(&asks(&server, "/revocations?after=1:2", Some(&own)).await);
+    assert_eq!(
+        (late[0]["after"].as_u64(), late[0]["last"].as_u64()),
+        (Some(2), Some(4))
+    );
+    let other_epoch = frames(&asks(&server, "/revocations?after=0:9", Some(&own)).await);
+    assert_eq!(other_epoch[0]["after"], 0, "an older epoch: everything");
+    asks(&server, "/revocations?after=1:5", Some(&own))
+        .await
+        .is_conflict();
+    asks(&server, "/revocations?after=2:0", Some(&own))
+        .await
+        .is_conflict();
+    for (query, reason) in [
+        ("after=x", "after"),
+        ("after=1:+2", "after"),
+        ("after=1:1&after=1:2", "after"),
+        ("wait=21", "wait"),
+        ("wait=-1", "wait"),
+    ] {
+        asks(&server, &format!("/revocations?{query}"), Some(&own))
+            .await
+            .refused("invalid_request", "feed.denied", reason);
+    }
+    // Nothing in a frame says whom it is about.
+    let text = asks(&server, "/revocations", Some(&own)).await.body;
+    let sub = claims(tokens(&server, &shop).await.access())["sub"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(!text.contains(&sub));
 }
 
-feed_story! {
-    async fn only_resource_servers_may_read_it(server: Server) {
-        let (api, shop) = (server.api_server().await, server.shop().await);
-        for path in ["/revocations", "/revocations/stream"] {
-            asks(&server, path, None).await.refused("invalid_client", "client.auth_failed", "missing");
-            asks(&server, path, Some(&basic(api.id(), "wrong"))).await.refused("invalid_client", "client.auth_failed", "secret");
-            asks(&server, path, Some(&credentials(&shop))).await.refused("invalid_client", "feed.denied", "no_resource_server");
-        }
-        let answer = asks(&server, "/revocations", Some(&credentials(&api))).await;
-        assert_eq!(answer.header("cache-control"), Some("no-store"));
-        let keys = asks(&server, "/revocations/jwks", None).await;
-        assert_eq!(keys.status, 200);
-        assert!(keys.header("cache-control").unwrap().contains("max-age=300"));
-        let tokens = asks(&server, "/oauth2/jwks", None).await.json();
-        for key in keys.json()["keys"].as_array().unwrap() {
-            assert!(!tokens["keys"].as_array().unwrap().contains(key), "no token key signs frames");
-        }
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn long_poll_returns_on_new_record(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let (api, shop) = (server.api_server().await, server.shop().await);
+    let held = tokens(&server, &shop).await;
+    let own = credentials(&api);
+    let poll = asks(&server, "/revocations?after=1:1&wait=20", Some(&own));
+    let revoke = async {
+        // It takes the database; the poll is there before. Else it would answer with nothing new.
+        shop.revokes(held.access()).await
+    };
+    let begun = Instant::now();
+    let (polled, _) = tokio::join!(poll, revoke);
+    assert!(begun.elapsed() < seconds(10));
+    assert_eq!(frames(&polled)[0]["last"], 2);
 }
 
-feed_story! {
-    async fn positions_say_what_is_missing(server: Server) {
-        let (api, shop) = (server.api_server().await, server.shop().await);
-        let own = credentials(&api);
-        let empty = frames(&asks(&server, "/revocations", Some(&own)).await);
-        assert_eq!((empty.len(), empty[0]["after"].as_u64(), empty[0]["last"].as_u64()), (1, Some(0), Some(1)), "dave's");
-        for _ in 0..3 {
-            let tokens = tokens(&server, &shop).await;
-            shop.revokes(tokens.access()).await;
-        }
-        server.app.number_waiting().await.unwrap();
-        server.app.poll().await.unwrap();
-        let all = frames(&asks(&server, "/revocations?after=0", Some(&own)).await);
-        assert_eq!(all[0]["last"], 4);
-        assert_eq!(all[0]["records"].as_str().unwrap().len(), 134, "four packed records");
-        let late = frames(&asks(&server, "/revocations?after=1:2", Some(&own)).await);
-        assert_eq!((late[0]["after"].as_u64(), late[0]["last"].as_u64()), (Some(2), Some(4)));
-        let other_epoch = frames(&asks(&server, "/revocations?after=0:9", Some(&own)).await);
-        assert_eq!(other_epoch[0]["after"], 0, "an older epoch: everything");
-        asks(&server, "/revocations?after=1:5", Some(&own)).await.is_conflict();
-        asks(&server, "/revocations?after=2:0", Some(&own)).await.is_conflict();
-        for (query, reason) in [("after=x", "after"), ("after=1:+2", "after"), ("after=1:1&after=1:2", "after"), ("wait=21", "wait"), ("wait=-1", "wait")] {
-            asks(&server, &format!("/revocations?{query}"), Some(&own)).await.refused("invalid_request", "feed.denied", reason);
-        }
-        // Nothing in a frame says whom it is about.
-        let text = asks(&server, "/revocations", Some(&own)).await.body;
-        let sub = claims(tokens(&server, &shop).await.access())["sub"].as_str().unwrap().to_owned();
-        assert!(!text.contains(&sub));
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn records_expire_with_the_last_affected_token(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let (api, shop) = (server.api_server().await, server.shop().await);
+    server.advance(seconds(600));
+    let held = tokens(&server, &shop).await;
+    shop.revokes(held.access()).await;
+    server.signs_out_everywhere("alice").await;
+    server.app.number_waiting().await.unwrap();
+    server.app.poll().await.unwrap();
+    let own = credentials(&api);
+    let packed = |answer: &Answer| frames(answer)[0]["records"].as_str().unwrap().len();
+    // Of the token: its exp and a minute. Of the user: the longest life, a minute, five seconds.
+    server.advance(seconds(300 + 59));
+    assert_eq!(
+        packed(&asks(&server, "/revocations", Some(&own)).await),
+        67,
+        "both"
+    );
+    server.advance(seconds(2));
+    assert_eq!(
+        packed(&asks(&server, "/revocations", Some(&own)).await),
+        34,
+        "one"
+    );
+    server.advance(seconds(10));
+    assert_eq!(
+        packed(&asks(&server, "/revocations", Some(&own)).await),
+        0,
+        "none"
+    );
+    let now = server.clock.now();
+    server.write(move |tx| sweep(tx, now)).await;
+    assert_eq!(server.count("SELECT count(*) AS n FROM revocations"), 0);
+    let left = frames(&asks(&server, "/revocations", Some(&own)).await);
+    assert_eq!(left[0]["last"], 3, "numbers are not given twice");
 }
 
-feed_story! {
-    async fn a_long_poll_ends_with_the_news(server: Server) {
-        let (api, shop) = (server.api_server().await, server.shop().await);
-        let held = tokens(&server, &shop).await;
-        let own = credentials(&api);
-        let poll = asks(&server, "/revocations?after=1:1&wait=20", Some(&own));
-        let revoke = async {
-            // It takes the database; the poll is there before. Else it would answer with nothing new.
-            shop.revokes(held.access()).await
-        };
-        let begun = Instant::now();
-        let (polled, _) = tokio::join!(poll, revoke);
-        assert!(begun.elapsed() < seconds(10));
-        assert_eq!(frames(&polled)[0]["last"], 2);
-    }
-}
-
-feed_story! {
-    async fn records_expire_with_the_last_token_that_they_can_hit(server: Server) {
-        let (api, shop) = (server.api_server().await, server.shop().await);
-        server.advance(seconds(600));
-        let held = tokens(&server, &shop).await;
-        shop.revokes(held.access()).await;
-        server.signs_out_everywhere("alice").await;
-        server.app.number_waiting().await.unwrap();
-        server.app.poll().await.unwrap();
-        let own = credentials(&api);
-        let packed = |answer: &Answer| frames(answer)[0]["records"].as_str().unwrap().len();
-        // Of the token: its exp and a minute. Of the user: the longest life, a minute, five seconds.
-        server.advance(seconds(300 + 59));
-        assert_eq!(packed(&asks(&server, "/revocations", Some(&own)).await), 67, "both");
-        server.advance(seconds(2));
-        assert_eq!(packed(&asks(&server, "/revocations", Some(&own)).await), 34, "one");
-        server.advance(seconds(10));
-        assert_eq!(packed(&asks(&server, "/revocations", Some(&own)).await), 0, "none");
-        let now = server.clock.now();
-        server.write(move |tx| sweep(tx, now)).await;
-        assert_eq!(server.count("SELECT count(*) AS n FROM revocations"), 0);
-        let left = frames(&asks(&server, "/revocations", Some(&own)).await);
-        assert_eq!(left[0]["last"], 3, "numbers are not given twice");
-    }
-}
-
-feed_story! {
-    async fn one_answer_holds_one_frame_however_much_there_is(server: Server) {
-        let api = server.api_server().await;
-        let own = credentials(&api);
-        server.execute(
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn feed_response_holds_one_frame(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let api = server.api_server().await;
+    let own = credentials(&api);
+    server.execute(
             "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 70000) \
              INSERT INTO revocations (id, kind, value, floor, reason, actor, created_at, epoch, seq, expires_at) \
              SELECT 'id-' || i, 'S', 'session-' || i, 0, 'test', 'test', 0, 1, i, 1900000000000000 FROM n",
         );
-        server.execute("UPDATE feed_head SET seq = 70000");
-        server.app.poll().await.unwrap();
-        let numbers = |frame: &Value| (frame["after"].as_u64(), frame["last"].as_u64());
-        let first = frames(&asks(&server, "/revocations", Some(&own)).await);
-        assert_eq!(first.len(), 1);
-        assert_eq!(numbers(&first[0]), (Some(0), Some(65_536)));
-        assert!(first[0]["as_of_us"].is_null(), "more must follow");
-        let rest = frames(&asks(&server, "/revocations?after=1:65536", Some(&own)).await);
-        assert_eq!((rest.len(), numbers(&rest[0])), (1, (Some(65_536), Some(70_000))));
-        assert!(rest[0]["as_of_us"].is_u64());
-        // A service asks until nothing is missing.
-        let service = server.subscriber(&api, "billing-1").start().await.unwrap();
-        assert_eq!(service.metrics().records, 70_000);
-    }
+    server.execute("UPDATE feed_head SET seq = 70000");
+    server.app.poll().await.unwrap();
+    let numbers = |frame: &Value| (frame["after"].as_u64(), frame["last"].as_u64());
+    let first = frames(&asks(&server, "/revocations", Some(&own)).await);
+    assert_eq!(first.len(), 1);
+    assert_eq!(numbers(&first[0]), (Some(0), Some(65_536)));
+    assert!(first[0]["as_of_us"].is_null(), "more must follow");
+    let rest = frames(&asks(&server, "/revocations?after=1:65536", Some(&own)).await);
+    assert_eq!(
+        (rest.len(), numbers(&rest[0])),
+        (1, (Some(65_536), Some(70_000)))
+    );
+    assert!(rest[0]["as_of_us"].is_u64());
+    // A service asks until nothing is missing.
+    let service = server.subscriber(&api, "billing-1").start().await.unwrap();
+    assert_eq!(service.metrics().records, 70_000);
 }
 
-feed_story! {
-    async fn who_is_not_in_the_database_keeps_nobody_from_being_written_down(server: Server) {
-        let api = server.api_server().await;
-        let ack = |client: &str| portcullis::db::Acknowledged {
-            client_id: client.into(),
-            instance: "one".to_owned(),
-            epoch: 1,
-            seq: 1,
-            kids: Vec::new(),
-            max_age: None,
-            acked_at: server.clock.now(),
-        };
-        let (gone, there) = (ack("of-a-newer-database"), ack(api.id()));
-        server.write(move |tx| {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn unknown_subscriber_does_not_block_acknowledgements(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let api = server.api_server().await;
+    let ack = |client: &str| portcullis::db::Acknowledged {
+        client_id: client.into(),
+        instance: "one".to_owned(),
+        epoch: 1,
+        seq: 1,
+        kids: Vec::new(),
+        max_age: None,
+        acked_at: server.clock.now(),
+    };
+    let (gone, there) = (ack("of-a-newer-database"), ack(api.id()));
+    server
+        .write(move |tx| {
             tx.put_ack(&gone)?;
             tx.put_ack(&there)
-        }).await;
-        assert_eq!(server.count("SELECT count(*) AS n FROM feed_acks"), 1);
-    }
+        })
+        .await;
+    assert_eq!(server.count("SELECT count(*) AS n FROM feed_acks"), 1);
 }
 
-feed_story! {
-    async fn an_acknowledgement_is_written_down(server: Server) {
-        let api = server.api_server().await;
-        let service = server.subscriber(&api, "billing-1").start().await.unwrap();
-        let count = || server.count("SELECT count(*) AS n FROM feed_acks WHERE instance = 'billing-1' AND seq = 1");
-        until("an acknowledgement", || count() == 1).await;
-        server.signs_out_everywhere("alice").await;
-        until("another", || server.count("SELECT count(*) AS n FROM feed_acks WHERE seq = 2 AND epoch = 1") == 1).await;
-        drop(service);
-        // What is no acknowledgement is refused.
-        let good = json!({"instance": "a", "epoch": 1, "seq": 1, "kids": []});
-        for (change, reason) in [
-            (json!({"instance": ""}), "instance"),
-            (json!({"instance": "a b"}), "instance"),
-            (json!({"instance": "x".repeat(129)}), "instance"),
-            (json!({"kids": vec!["k"; 65]}), "kids"),
-            (json!({"seq": -1}), "body"),
-            (json!({"epoch": "1"}), "body"),
-        ] {
-            let mut body = good.clone();
-            body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-            posts(&server, &api, &body).await.refused("invalid_request", "feed.denied", reason);
-        }
-        assert_eq!(posts(&server, &api, &good).await.json()["max_age"], 60);
-        let mut ahead = good.clone();
-        ahead["seq"] = json!(99);
-        posts(&server, &api, &ahead).await.is_conflict();
-        assert!(!server.app.feed.is_restored(), "a bare claim proves nothing");
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn acknowledgement_is_recorded(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let api = server.api_server().await;
+    let service = server.subscriber(&api, "billing-1").start().await.unwrap();
+    let count = || {
+        server.count("SELECT count(*) AS n FROM feed_acks WHERE instance = 'billing-1' AND seq = 1")
+    };
+    until("an acknowledgement", || count() == 1).await;
+    server.signs_out_everywhere("alice").await;
+    until("another", || {
+        server.count("SELECT count(*) AS n FROM feed_acks WHERE seq = 2 AND epoch = 1") == 1
+    })
+    .await;
+    drop(service);
+    // What is no acknowledgement is refused.
+    let good = json!({"instance": "a", "epoch": 1, "seq": 1, "kids": []});
+    for (change, reason) in [
+        (json!({"instance": ""}), "instance"),
+        (json!({"instance": "a b"}), "instance"),
+        (json!({"instance": "x".repeat(129)}), "instance"),
+        (json!({"kids": vec!["k"; 65]}), "kids"),
+        (json!({"seq": -1}), "body"),
+        (json!({"epoch": "1"}), "body"),
+    ] {
+        let mut body = good.clone();
+        body.as_object_mut()
+            .unwrap()
+            .extend(change.as_object().unwrap().clone());
+        posts(&server, &api, &body)
+            .await
+            .refused("invalid_request", "feed.denied", reason);
     }
+    assert_eq!(posts(&server, &api, &good).await.json()["max_age"], 60);
+    let mut ahead = good.clone();
+    ahead["seq"] = json!(99);
+    posts(&server, &api, &ahead).await.is_conflict();
+    assert!(
+        !server.app.feed.is_restored(),
+        "a bare claim proves nothing"
+    );
 }
 
 async fn posts(server: &Server, api: &TestClient, body: &Value) -> Answer {
@@ -396,104 +494,143 @@ async fn posts(server: &Server, api: &TestClient, body: &Value) -> Answer {
         .await
 }
 
-feed_story! {
-    async fn a_service_whose_news_is_too_old_answers_503_until_fresh_news_comes(server: Server) {
-        let shop = server.shop().await;
-        let service = server.service("orders-1").await;
-        let held = tokens(&server, &shop).await;
-        assert!(accepts(&service, held.access()));
-        // The clock of the world moves, and no news came meanwhile.
-        server.services.advance(seconds(61));
-        assert!(matches!(service.verify(held.access(), &Need::any()), Err(Rejected::Stale)), "503, never 401");
-        server.clock.advance(seconds(61));
-        until("fresh news", || accepts(&service, held.access())).await;
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn stale_service_answers_503_until_updated(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let shop = server.shop().await;
+    let service = server.service("orders-1").await;
+    let held = tokens(&server, &shop).await;
+    assert!(accepts(&service, held.access()));
+    // The clock of the world moves, and no news came meanwhile.
+    server.services.advance(seconds(61));
+    assert!(
+        matches!(
+            service.verify(held.access(), &Need::any()),
+            Err(Rejected::Stale)
+        ),
+        "503, never 401"
+    );
+    server.clock.advance(seconds(61));
+    until("fresh news", || accepts(&service, held.access())).await;
 }
 
-feed_story! {
-    async fn a_restored_database_closes_the_house_until_it_is_recovered(server: Server) {
-        let shop = server.shop().await;
-        let api = server.api_server().await;
-        let held = tokens(&server, &shop).await;
-        server.signs_out_everywhere("bob").await;
-        server.app.number_waiting().await.unwrap();
-        server.app.poll().await.unwrap();
-        // Somebody puts back what the database was an hour ago.
-        server.execute("UPDATE feed_head SET seq = 0");
-        until("restored mode", || server.app.feed.is_restored()).await;
-        shop.refreshes(held.refresh(), &[]).await.is_unavailable();
-        asks(&server, "/revocations", Some(&credentials(&api))).await.is_unavailable();
-        assert_eq!(server.browser().get("/login").await.status, 503);
-        assert_eq!(asks(&server, "/oauth2/jwks", None).await.status, 200, "keys are public all the same");
-        // Recovered: everything of before is dead, everything new works.
-        let act = portcullis::key_manager::Act { actor: portcullis::audit::Actor::Operator, now: server.clock.now() };
-        let renewal = server.app.key_manager.table().renewal("restored", &act).await.unwrap();
-        server.write(move |tx| {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn restored_database_blocks_issuance_until_recover(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let shop = server.shop().await;
+    let api = server.api_server().await;
+    let held = tokens(&server, &shop).await;
+    server.signs_out_everywhere("bob").await;
+    server.app.number_waiting().await.unwrap();
+    server.app.poll().await.unwrap();
+    // Somebody puts back what the database was an hour ago.
+    server.execute("UPDATE feed_head SET seq = 0");
+    until("restored mode", || server.app.feed.is_restored()).await;
+    shop.refreshes(held.refresh(), &[]).await.is_unavailable();
+    asks(&server, "/revocations", Some(&credentials(&api)))
+        .await
+        .is_unavailable();
+    assert_eq!(server.browser().get("/login").await.status, 503);
+    assert_eq!(
+        asks(&server, "/oauth2/jwks", None).await.status,
+        200,
+        "keys are public all the same"
+    );
+    // Recovered: everything of before is dead, everything new works.
+    let act = portcullis::keeper::Act {
+        actor: portcullis::audit::Actor::Operator,
+        now: server.clock.now(),
+    };
+    let renewal = server
+        .app
+        .keeper
+        .table()
+        .renewal("restored", &act)
+        .await
+        .unwrap();
+    server
+        .write(move |tx| {
             tx.recover(act.now)?;
             renewal.run(tx, &act)
-        }).await;
-        until("an end of it", || !server.app.feed.is_restored()).await;
-        shop.refreshes(held.refresh(), &[]).await.refused("invalid_grant", "token.rejected", "grant_ended");
-        let service = server.subscriber(&api, "orders-1").start().await.unwrap();
-        assert!(!accepts(&service, held.access()));
-        let new = tokens(&server, &shop).await;
-        until("the new epoch", || accepts(&service, new.access())).await;
-    }
+        })
+        .await;
+    until("an end of it", || !server.app.feed.is_restored()).await;
+    shop.refreshes(held.refresh(), &[]).await.refused(
+        "invalid_grant",
+        "token.rejected",
+        "grant_ended",
+    );
+    let service = server.subscriber(&api, "orders-1").start().await.unwrap();
+    assert!(!accepts(&service, held.access()));
+    let new = tokens(&server, &shop).await;
+    until("the new epoch", || accepts(&service, new.access())).await;
 }
 
-feed_story! {
-    async fn a_refresh_token_from_the_future_shows_that_the_database_went_back(server: Server) {
-        let shop = server.shop().await;
-        let first = tokens(&server, &shop).await;
-        let second = shop.refreshes(first.refresh(), &[]).await.ok();
-        server.execute("UPDATE grants SET generation = 0");
-        shop.refreshes(second.refresh(), &[]).await.refused("invalid_grant", "db.restored", "refresh_ahead");
-        until("restored mode", || server.app.feed.is_restored()).await;
-        shop.refreshes(second.refresh(), &[]).await.is_unavailable();
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn refresh_token_from_the_future_is_restore_evidence(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let shop = server.shop().await;
+    let first = tokens(&server, &shop).await;
+    let second = shop.refreshes(first.refresh(), &[]).await.ok();
+    server.execute("UPDATE grants SET generation = 0");
+    shop.refreshes(second.refresh(), &[]).await.refused(
+        "invalid_grant",
+        "db.restored",
+        "refresh_ahead",
+    );
+    until("restored mode", || server.app.feed.is_restored()).await;
+    shop.refreshes(second.refresh(), &[]).await.is_unavailable();
 }
 
-feed_story! {
-    async fn a_mark_beside_the_kek_remembers_across_a_restart(server: Server) {
-        server.signs_out_everywhere("bob").await;
-        until("a mark", || backup::mark(&server.config).contains(" 1 2 ")).await;
-        let mut server = server;
-        server.unfollow().await;
-        server.execute("UPDATE feed_head SET seq = 0, beat = 0");
-        let server = server.restarted().await;
-        assert!(server.app.feed.is_restored());
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn high_water_mark_beside_kek_survives_restart(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    server.signs_out_everywhere("bob").await;
+    until("a mark", || backup::mark(&server.config).contains(" 1 2 ")).await;
+    let mut server = server;
+    server.unfollow().await;
+    server.execute("UPDATE feed_head SET seq = 0, beat = 0");
+    let server = server.restarted().await;
+    assert!(server.app.feed.is_restored());
 }
 
-feed_story! {
-    async fn a_subscriber_with_a_signed_frame_is_believed(server: Server) {
-        let api = server.api_server().await;
-        server.signs_out_everywhere("bob").await;
-        server.app.number_waiting().await.unwrap();
-        server.app.poll().await.unwrap();
-        let own = credentials(&api);
-        let answer = asks(&server, "/revocations", Some(&own)).await;
-        let frame = answer.json()["frames"][0].as_str().unwrap().to_owned();
-        let mut server = server;
-        server.unfollow().await;
-        // The node starts anew on an older copy, and its mark is lost with the machine.
-        server.execute("UPDATE feed_head SET seq = 0, beat = 0");
-        backup::forget_marks(&server.config);
-        let server = server.restarted().await;
-        assert!(!server.app.feed.is_restored());
-        let mut claim = json!({"instance": "a", "epoch": 1, "seq": 2, "kids": []});
-        posts(&server, &api, &claim).await.is_conflict();
-        let mut forged = frame.clone();
-        forged.replace_range(frame.len() - 8.., "AAAAAAAA");
-        claim["frame"] = json!(forged);
-        posts(&server, &api, &claim).await.is_conflict();
-        server.app.poll().await.unwrap();
-        assert!(!server.app.feed.is_restored(), "a forged frame proves nothing");
-        claim["frame"] = json!(frame);
-        posts(&server, &api, &claim).await.is_conflict();
-        server.app.poll().await.unwrap();
-        assert!(server.app.feed.is_restored());
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn signed_frame_of_subscriber_is_restore_evidence(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let api = server.api_server().await;
+    server.signs_out_everywhere("bob").await;
+    server.app.number_waiting().await.unwrap();
+    server.app.poll().await.unwrap();
+    let own = credentials(&api);
+    let answer = asks(&server, "/revocations", Some(&own)).await;
+    let frame = answer.json()["frames"][0].as_str().unwrap().to_owned();
+    let mut server = server;
+    server.unfollow().await;
+    // The node starts anew on an older copy, and its mark is lost with the machine.
+    server.execute("UPDATE feed_head SET seq = 0, beat = 0");
+    backup::forget_marks(&server.config);
+    let server = server.restarted().await;
+    assert!(!server.app.feed.is_restored());
+    let mut claim = json!({"instance": "a", "epoch": 1, "seq": 2, "kids": []});
+    posts(&server, &api, &claim).await.is_conflict();
+    let mut forged = frame.clone();
+    forged.replace_range(frame.len() - 8.., "AAAAAAAA");
+    claim["frame"] = json!(forged);
+    posts(&server, &api, &claim).await.is_conflict();
+    server.app.poll().await.unwrap();
+    assert!(
+        !server.app.feed.is_restored(),
+        "a forged frame proves nothing"
+    );
+    claim["frame"] = json!(frame);
+    posts(&server, &api, &claim).await.is_conflict();
+    server.app.poll().await.unwrap();
+    assert!(server.app.feed.is_restored());
 }
 
 /// A stream by hand, to see its bytes.
@@ -506,74 +643,84 @@ async fn opens_stream(server: &Server, api: &TestClient) -> reqwest::Response {
         .unwrap()
 }
 
-feed_story! {
-    async fn a_stream_tells_beats_and_ends_in_good_order(server: Server) {
-        let api = server.api_server().await;
-        let mut stream = opens_stream(&server, &api).await;
-        assert_eq!(stream.status(), 200);
-        assert_eq!(stream.headers()["content-type"], "text/event-stream");
-        assert_eq!(stream.headers()["x-accel-buffering"], "no");
-        assert_eq!(stream.headers()["cache-control"], "no-store");
-        let mut seen = String::new();
-        while !seen.contains("id: 1:1\ndata: ") {
-            seen += std::str::from_utf8(&stream.chunk().await.unwrap().unwrap()).unwrap();
-        }
-        // The node stops: the stream says when to come back, and ends.
-        server.app.draining.begin();
-        let mut rest = String::new();
-        while let Some(chunk) = stream.chunk().await.unwrap() {
-            rest += std::str::from_utf8(&chunk).unwrap();
-        }
-        assert!(rest.ends_with("retry: 500\n\n"), "{rest}");
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn stream_sends_beats_and_closes_cleanly(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let api = server.api_server().await;
+    let mut stream = opens_stream(&server, &api).await;
+    assert_eq!(stream.status(), 200);
+    assert_eq!(stream.headers()["content-type"], "text/event-stream");
+    assert_eq!(stream.headers()["x-accel-buffering"], "no");
+    assert_eq!(stream.headers()["cache-control"], "no-store");
+    let mut seen = String::new();
+    while !seen.contains("id: 1:1\ndata: ") {
+        seen += std::str::from_utf8(&stream.chunk().await.unwrap().unwrap()).unwrap();
     }
+    // The node stops: the stream says when to come back, and ends.
+    server.app.draining.begin();
+    let mut rest = String::new();
+    while let Some(chunk) = stream.chunk().await.unwrap() {
+        rest += std::str::from_utf8(&chunk).unwrap();
+    }
+    assert!(rest.ends_with("retry: 500\n\n"), "{rest}");
 }
 
-feed_story! {
-    async fn sixteen_streams_and_not_one_more(server: Server) {
-        let api = server.api_server().await;
-        let mut open = Vec::new();
-        for _ in 0..16 {
-            open.push(opens_stream(&server, &api).await);
-        }
-        assert!(open.iter().all(|stream| stream.status() == 200));
-        assert_eq!(opens_stream(&server, &api).await.status(), 503);
-        let other = server.api_server().await;
-        assert_eq!(opens_stream(&server, &other).await.status(), 200);
-        drop(open);
-        until("room again", || server.app.feed.streams.count() <= 1).await;
-        assert_eq!(opens_stream(&server, &api).await.status(), 200);
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn subscriber_may_open_sixteen_streams(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let api = server.api_server().await;
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        open.push(opens_stream(&server, &api).await);
     }
+    assert!(open.iter().all(|stream| stream.status() == 200));
+    assert_eq!(opens_stream(&server, &api).await.status(), 503);
+    let other = server.api_server().await;
+    assert_eq!(opens_stream(&server, &other).await.status(), 200);
+    drop(open);
+    until("room again", || server.app.feed.streams.count() <= 1).await;
+    assert_eq!(opens_stream(&server, &api).await.status(), 200);
 }
 
-feed_story! {
-    async fn a_stream_ends_with_its_subscriber(server: Server) {
-        let api = server.api_server().await;
-        let mut stream = opens_stream(&server, &api).await;
-        let (id, now) = (api.client.id.clone(), server.clock.now());
-        server.write(move |tx| tx.disable_client(&id, "test", now)).await;
-        let mut seen = String::new();
-        while let Some(chunk) = stream.chunk().await.unwrap() {
-            seen += std::str::from_utf8(&chunk).unwrap();
-        }
-        assert!(seen.ends_with("retry: 500\n\n"), "{seen}");
-        asks(&server, "/revocations", Some(&credentials(&api))).await.refused("invalid_client", "client.auth_failed", "unknown");
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn stream_closes_when_subscriber_is_deleted(#[case] db: Db) {
+    let server = discoverable_server(db).await;
+    let api = server.api_server().await;
+    let mut stream = opens_stream(&server, &api).await;
+    let (id, now) = (api.client.id.clone(), server.clock.now());
+    server
+        .write(move |tx| tx.disable_client(&id, "test", now))
+        .await;
+    let mut seen = String::new();
+    while let Some(chunk) = stream.chunk().await.unwrap() {
+        seen += std::str::from_utf8(&chunk).unwrap();
     }
+    assert!(seen.ends_with("retry: 500\n\n"), "{seen}");
+    asks(&server, "/revocations", Some(&credentials(&api)))
+        .await
+        .refused("invalid_client", "client.auth_failed", "unknown");
 }
 
-story! {
-    async fn a_stream_that_is_being_opened_hears_that_its_subscriber_is_no_more(server: Server) {
-        let api = server.api_server().await;
-        server.app.poll().await.unwrap();
-        // As one that looked at its subscriber a moment ago, and is not counted yet.
-        let mut standing = server.app.feed.streams.standing();
-        assert_eq!(server.app.feed.streams.count(), 0);
-        let (id, now) = (api.client.id.clone(), server.clock.now());
-        server.write(move |tx| tx.disable_client(&id, "test", now)).await;
-        server.app.poll().await.unwrap();
-        assert!(standing.has_changed().unwrap());
-        let standing = standing.borrow_and_update();
-        assert!(!standing.includes(&api.client.id, api.client.auth_epoch));
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn opening_stream_is_closed_when_subscriber_is_deleted(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let api = server.api_server().await;
+    server.app.poll().await.unwrap();
+    // As one that looked at its subscriber a moment ago, and is not counted yet.
+    let mut standing = server.app.feed.streams.standing();
+    assert_eq!(server.app.feed.streams.count(), 0);
+    let (id, now) = (api.client.id.clone(), server.clock.now());
+    server
+        .write(move |tx| tx.disable_client(&id, "test", now))
+        .await;
+    server.app.poll().await.unwrap();
+    assert!(standing.has_changed().unwrap());
+    let standing = standing.borrow_and_update();
+    assert!(!standing.includes(&api.client.id, api.client.auth_epoch));
 }
 
 impl Answer {
@@ -600,88 +747,131 @@ fn records(server: &Server) -> String {
     kinds.iter().map(|kind| kind.repeat(many(kind))).collect()
 }
 
-story! {
-    async fn every_act_that_ends_something_leaves_its_record(server: Server) {
-        let shop = server.shop().await;
-        let told = async |act: &str, before: String, wanted: &str| {
-            let mut more: Vec<char> = records(&server).chars().collect();
-            for known in before.chars() {
-                more.remove(more.iter().position(|kind| *kind == known).unwrap());
-            }
-            assert_eq!(more.into_iter().collect::<String>(), wanted, "{act}");
-        };
-        let now = server.clock.now();
-        // Tokens, by their client.
-        let (one, other) = (tokens(&server, &shop).await, tokens(&server, &shop).await);
-        let before = records(&server);
-        shop.revokes(one.access()).await;
-        told("an access token is revoked", before, "J").await;
-        let before = records(&server);
-        shop.revokes("nothing.of.ours").await;
-        told("nothing is revoked", before, "").await;
-        let before = records(&server);
-        shop.revokes(one.refresh()).await;
-        told("a refresh token is revoked", before, "G").await;
-        // Thieves.
-        let before = records(&server);
-        let next = shop.refreshes(other.refresh(), &[]).await.ok();
-        shop.refreshes(next.refresh(), &[]).await.ok();
-        shop.refreshes(other.refresh(), &[]).await;
-        told("a refresh token comes back", before, "G").await;
-        let code = server.browser().allows(&shop).await;
-        shop.redeems(&code).await.ok();
-        let before = records(&server);
-        shop.redeems(&code).await;
-        told("a code comes back", before, "G").await;
-        // The person.
-        let mut alice = server.browser();
-        alice.allows(&shop).await;
-        let before = records(&server);
-        alice.signs_out().await;
-        told("a sign-out", before, "S").await;
-        let mut alice = server.browser();
-        shop.redeems(&alice.allows(&shop).await).await.ok();
-        let standing = server.count("SELECT count(*) AS n FROM grants WHERE ended_at IS NULL");
-        let account = alice.get("/account").await;
-        let (csrf, consent) = (account.values("csrf"), account.hidden("consent"));
-        let before = records(&server);
-        alice.post("/account", &[("csrf", &csrf[0]), ("consent", &consent)]).await;
-        told("an application is taken back", before, &"G".repeat(usize::try_from(standing).unwrap())).await;
-        // Operators.
-        let (bob, dave) = server.write(|tx| {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let told = async |act: &str, before: String, wanted: &str| {
+        let mut more: Vec<char> = records(&server).chars().collect();
+        for known in before.chars() {
+            more.remove(more.iter().position(|kind| *kind == known).unwrap());
+        }
+        assert_eq!(more.into_iter().collect::<String>(), wanted, "{act}");
+    };
+    let now = server.clock.now();
+    // Tokens, by their client.
+    let (one, other) = (tokens(&server, &shop).await, tokens(&server, &shop).await);
+    let before = records(&server);
+    shop.revokes(one.access()).await;
+    told("an access token is revoked", before, "J").await;
+    let before = records(&server);
+    shop.revokes("nothing.of.ours").await;
+    told("nothing is revoked", before, "").await;
+    let before = records(&server);
+    shop.revokes(one.refresh()).await;
+    told("a refresh token is revoked", before, "G").await;
+    // Thieves.
+    let before = records(&server);
+    let next = shop.refreshes(other.refresh(), &[]).await.ok();
+    shop.refreshes(next.refresh(), &[]).await.ok();
+    shop.refreshes(other.refresh(), &[]).await;
+    told("a refresh token comes back", before, "G").await;
+    let code = server.browser().allows(&shop).await;
+    shop.redeems(&code).await.ok();
+    let before = records(&server);
+    shop.redeems(&code).await;
+    told("a code comes back", before, "G").await;
+    // The person.
+    let mut alice = server.browser();
+    alice.allows(&shop).await;
+    let before = records(&server);
+    alice.signs_out().await;
+    told("a sign-out", before, "S").await;
+    let mut alice = server.browser();
+    shop.redeems(&alice.allows(&shop).await).await.ok();
+    let standing = server.count("SELECT count(*) AS n FROM grants WHERE ended_at IS NULL");
+    let account = alice.get("/account").await;
+    let (csrf, consent) = (account.values("csrf"), account.hidden("consent"));
+    let before = records(&server);
+    alice
+        .post("/account", &[("csrf", &csrf[0]), ("consent", &consent)])
+        .await;
+    told(
+        "an application is taken back",
+        before,
+        &"G".repeat(usize::try_from(standing).unwrap()),
+    )
+    .await;
+    // Operators.
+    let (bob, dave) = server
+        .write(|tx| {
             let find = |tx: &mut portcullis::db::Transaction<'_>, name: &str| {
                 let name = portcullis::accounts::user::Username::parse(name).unwrap();
                 Ok::<_, portcullis::db::Error>(tx.find_credentials(&name)?.map(|(user, _)| user.id))
             };
             Ok((find(tx, "bob")?.unwrap(), find(tx, "alice")?.unwrap()))
-        }).await;
-        let before = records(&server);
-        let user = bob.clone();
-        server.write(move |tx| tx.revoke_all_for_user(&user, "password", "test", now)).await;
-        told("a password is set, or everything is signed out", before, "U").await;
-        let before = records(&server);
-        server.write(move |tx| tx.disable_user(&dave, "test", now)).await;
-        told("an account is locked", before, "U").await;
-        type Act = fn(&mut portcullis::db::Transaction<'_>, &portcullis::id::ClientId, portcullis::time::Timestamp) -> Result<bool, portcullis::db::Error>;
-        let acts: [(&str, Act); 3] = [
-            ("a client's secret is compromised", |tx, id, now| tx.revoke_all_for_client(id, "secret compromised", "test", now)),
-            ("a client is switched off", |tx, id, now| tx.disable_client(id, "test", now)),
-            ("a client is deleted", |tx, id, now| tx.delete_client(id, "test", now)),
-        ];
-        for (act, work) in acts {
-            let (before, id) = (records(&server), shop.client.id.clone());
-            server.write(move |tx| work(tx, &id, now)).await;
-            told(act, before, "C").await;
-        }
-        // Keys.
-        let before = records(&server);
-        let kid = server.app.keys().signer(portcullis::keys::Ring::token(portcullis::keys::Alg::ES256)).unwrap().to_owned();
-        let act = portcullis::key_manager::Act { actor: portcullis::audit::Actor::Operator, now };
-        server.app.key_manager.table().revoke(&kid, "leaked", &act).await.unwrap();
-        told("a key is revoked", before, "K").await;
-        // Time alone ends nothing.
-        let before = records(&server);
-        server.advance(seconds(400 * 86_400));
-        told("time passes", before, "").await;
+        })
+        .await;
+    let before = records(&server);
+    let user = bob.clone();
+    server
+        .write(move |tx| tx.cut_off_user(&user, "password", "test", now))
+        .await;
+    told(
+        "a password is set, or everything is signed out",
+        before,
+        "U",
+    )
+    .await;
+    let before = records(&server);
+    server
+        .write(move |tx| tx.disable_user(&dave, "test", now))
+        .await;
+    told("an account is locked", before, "U").await;
+    type Act = fn(
+        &mut portcullis::db::Transaction<'_>,
+        &portcullis::id::ClientId,
+        portcullis::time::Timestamp,
+    ) -> Result<bool, portcullis::db::Error>;
+    let acts: [(&str, Act); 3] = [
+        ("a client's secret is compromised", |tx, id, now| {
+            tx.cut_off_client(id, "secret compromised", "test", now)
+        }),
+        ("a client is switched off", |tx, id, now| {
+            tx.disable_client(id, "test", now)
+        }),
+        ("a client is deleted", |tx, id, now| {
+            tx.delete_client(id, "test", now)
+        }),
+    ];
+    for (act, work) in acts {
+        let (before, id) = (records(&server), shop.client.id.clone());
+        server.write(move |tx| work(tx, &id, now)).await;
+        told(act, before, "C").await;
     }
+    // Keys.
+    let before = records(&server);
+    let kid = server
+        .app
+        .keys()
+        .signer(portcullis::keys::Ring::token(portcullis::keys::Alg::ES256))
+        .unwrap()
+        .to_owned();
+    let act = portcullis::keeper::Act {
+        actor: portcullis::audit::Actor::Operator,
+        now,
+    };
+    server
+        .app
+        .keeper
+        .table()
+        .revoke(&kid, "leaked", &act)
+        .await
+        .unwrap();
+    told("a key is revoked", before, "K").await;
+    // Time alone ends nothing.
+    let before = records(&server);
+    server.advance(seconds(400 * 86_400));
+    told("time passes", before, "").await;
 }

@@ -95,13 +95,13 @@ async fn storm(server: &Server, nodes: &[&Server]) {
 }
 
 #[actix_web::test]
-async fn many_revoke_on_sqlite() {
+async fn concurrent_revocations_are_numbered_in_order_on_sqlite() {
     let server = Server::start(Db::Sqlite).await;
     storm(&server, &[&server]).await;
 }
 
 #[actix_web::test]
-async fn many_revoke_on_three_nodes() {
+async fn concurrent_revocations_are_numbered_in_order_on_three_nodes() {
     let server = Server::start(Db::Postgres).await;
     let (second, third) = (server.node().await, server.node().await);
     storm(&server, &[&server, &second, &third]).await;
@@ -109,7 +109,7 @@ async fn many_revoke_on_three_nodes() {
 
 /// A transaction that began first and commits last gets the last number, and nothing waits for it.
 #[actix_web::test]
-async fn who_commits_late_is_numbered_late() {
+async fn late_commit_gets_a_later_number() {
     let server = Server::start(Db::Postgres).await;
     let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let slow = {
@@ -156,7 +156,7 @@ async fn who_commits_late_is_numbered_late() {
 
 /// A sequencer that is frozen with the lock in its hand is thrown out; the others go on.
 #[actix_web::test]
-async fn a_frozen_sequencer_is_thrown_out() {
+async fn frozen_sequencer_is_disconnected() {
     let server = Server::start(Db::Postgres).await;
     let frozen = {
         let url = server.config.database_url();

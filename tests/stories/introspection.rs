@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::fixtures::TestClient;
 use crate::fixtures::server::{AUDIENCE, confidential};
-use crate::story;
+use crate::fixtures::{Db, Server, apply, on_both_databases};
 
 impl TestClient {
     async fn finds(&self, token: &str) -> Value {
@@ -19,139 +19,233 @@ impl TestClient {
 
 const INACTIVE: &str = r#"{"active":false}"#;
 
-story! {
-    async fn a_resource_server_learns_of_its_own_tokens_alone(server: Server) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn resource_server_introspects_only_its_own_tokens(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let api = server.resource_server("api", AUDIENCE).await;
+    let other = server
+        .resource_server("other-api", "https://other.example")
+        .await;
+    let scope = ("scope", "openid orders:read");
+    let tokens = shop
+        .redeems(
+            &server
+                .browser()
+                .allows_request(&shop.request(&[scope]))
+                .await,
+        )
+        .await
+        .ok();
+    let told = api.finds(tokens.access()).await;
+    let mut claims = tokens.access_claims();
+    claims["active"] = true.into();
+    claims["token_type"] = "Bearer".into();
+    assert_eq!(told, claims, "the claims of the token, in its own words");
+
+    for (who, token) in [
+        (&other, tokens.access()),
+        (&api, tokens.refresh()),
+        (&api, tokens.0["id_token"].as_str().unwrap()),
+        (&api, "nonsense"),
+        (&api, &tokens.access()[..tokens.access().len() - 9]),
+    ] {
+        assert_eq!(who.introspects(token).await.body, INACTIVE);
+    }
+    shop.introspects(tokens.access()).await.refused(
+        "unauthorized_client",
+        "introspection.denied",
+        "no_resource_server",
+    );
+    api.posts("/oauth2/introspect", &[]).await.refused(
+        "invalid_request",
+        "token.rejected",
+        "token",
+    );
+    let unproven = api
+        .posts_raw(
+            "/oauth2/introspect",
+            &[],
+            &[("token", tokens.access()), ("client_id", "api")],
+        )
+        .await;
+    unproven.refused("invalid_client", "client.auth_failed", "method");
+    assert_eq!(
+        server
+            .browser()
+            .get("/oauth2/introspect?token=x")
+            .await
+            .status,
+        405
+    );
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn userinfo_token_is_inactive_for_resource_servers(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let mut client = confidential("plain", "https://plain.example/cb");
+    client.resources.clear();
+    let plain = server.register(client).await;
+    let api = server.resource_server("api", AUDIENCE).await;
+    let tokens = plain
+        .redeems(&server.browser().allows(&plain).await)
+        .await
+        .ok();
+    assert_eq!(tokens.access_claims()["aud"], crate::fixtures::ISSUER);
+    assert_eq!(api.introspects(tokens.access()).await.body, INACTIVE);
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn client_introspects_its_own_refresh_token(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let mut client = confidential("both", "https://both.example/cb");
+    client.serves = vec![AUDIENCE.to_owned()];
+    let both = server.register(client).await;
+    let first = both
+        .redeems(&server.browser().allows(&both).await)
+        .await
+        .ok();
+    let told = both.finds(first.refresh()).await;
+    assert_eq!(
+        (&told["active"], &told["client_id"]),
+        (&json!(true), &json!("both"))
+    );
+    assert_eq!(told["sub"], first.id_claims()["sub"]);
+    let second = both.refreshes(first.refresh(), &[]).await.ok();
+    assert_eq!(both.introspects(first.refresh()).await.body, INACTIVE);
+    both.revokes(second.refresh()).await;
+    assert_eq!(both.introspects(second.refresh()).await.body, INACTIVE);
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn introspection_reflects_revocations_at_once(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let api = server.resource_server("api", AUDIENCE).await;
+    let now = server.clock.now();
+    for how in ["revoked", "grant", "session", "user", "client", "epoch"] {
         let shop = server.shop().await;
-        let api = server.resource_server("api", AUDIENCE).await;
-        let other = server.resource_server("other-api", "https://other.example").await;
-        let scope = ("scope", "openid orders:read");
-        let tokens = shop.redeems(&server.browser().allows_request(&shop.request(&[scope])).await).await.ok();
-        let told = api.finds(tokens.access()).await;
-        let mut claims = tokens.access_claims();
-        claims["active"] = true.into();
-        claims["token_type"] = "Bearer".into();
-        assert_eq!(told, claims, "the claims of the token, in its own words");
-
-        for (who, token) in [
-            (&other, tokens.access()),
-            (&api, tokens.refresh()),
-            (&api, tokens.0["id_token"].as_str().unwrap()),
-            (&api, "nonsense"),
-            (&api, &tokens.access()[..tokens.access().len() - 9]),
-        ] {
-            assert_eq!(who.introspects(token).await.body, INACTIVE);
-        }
-        shop.introspects(tokens.access()).await.refused("unauthorized_client", "introspection.denied", "no_resource_server");
-        api.posts("/oauth2/introspect", &[]).await.refused("invalid_request", "token.rejected", "token");
-        let unproven = api.posts_raw("/oauth2/introspect", &[], &[("token", tokens.access()), ("client_id", "api")]).await;
-        unproven.refused("invalid_client", "client.auth_failed", "method");
-        assert_eq!(server.browser().get("/oauth2/introspect?token=x").await.status, 405);
-    }
-}
-
-story! {
-    async fn a_token_for_this_server_itself_is_nobody_elses_business(server: Server) {
-        let mut client = confidential("plain", "https://plain.example/cb");
-        client.resources.clear();
-        let plain = server.register(client).await;
-        let api = server.resource_server("api", AUDIENCE).await;
-        let tokens = plain.redeems(&server.browser().allows(&plain).await).await.ok();
-        assert_eq!(tokens.access_claims()["aud"], crate::fixtures::ISSUER);
-        assert_eq!(api.introspects(tokens.access()).await.body, INACTIVE);
-    }
-}
-
-story! {
-    async fn a_client_that_serves_sees_its_own_live_refresh_token(server: Server) {
-        let mut client = confidential("both", "https://both.example/cb");
-        client.serves = vec![AUDIENCE.to_owned()];
-        let both = server.register(client).await;
-        let first = both.redeems(&server.browser().allows(&both).await).await.ok();
-        let told = both.finds(first.refresh()).await;
-        assert_eq!((&told["active"], &told["client_id"]), (&json!(true), &json!("both")));
-        assert_eq!(told["sub"], first.id_claims()["sub"]);
-        let second = both.refreshes(first.refresh(), &[]).await.ok();
-        assert_eq!(both.introspects(first.refresh()).await.body, INACTIVE);
-        both.revokes(second.refresh()).await;
-        assert_eq!(both.introspects(second.refresh()).await.body, INACTIVE);
-    }
-}
-
-story! {
-    async fn whatever_ends_a_token_is_seen_at_once(server: Server) {
-        let api = server.resource_server("api", AUDIENCE).await;
-        let now = server.clock.now();
-        for how in ["revoked", "grant", "session", "user", "client", "epoch"] {
-            let shop = server.shop().await;
-            let tokens = shop.redeems(&server.browser().allows(&shop).await).await.ok();
-            assert_eq!(api.finds(tokens.access()).await["active"], true, "{how}");
-            let claims = tokens.access_claims();
-            let text = |name: &str| claims[name].as_str().unwrap().to_owned();
-            let (sid, user, client) = (text("sid"), UserId::from(text("sub")), ClientId::from(text("client_id")));
-            match how {
-                "revoked" => drop(shop.revokes(tokens.access()).await),
-                "grant" => drop(shop.revokes(tokens.refresh()).await),
-                "session" => assert!(server.write(move |tx| tx.end_session(&sid.into(), "test", "test", now)).await),
-                "user" => server.write(move |tx| tx.revoke_all_for_user(&user, "test", "test", now)).await,
-                "client" => assert!(server.write(move |tx| tx.revoke_all_for_client(&client, "test", "test", now)).await),
-                _ => server.execute("UPDATE feed_head SET epoch = epoch + 1"),
+        let tokens = shop
+            .redeems(&server.browser().allows(&shop).await)
+            .await
+            .ok();
+        assert_eq!(api.finds(tokens.access()).await["active"], true, "{how}");
+        let claims = tokens.access_claims();
+        let text = |name: &str| claims[name].as_str().unwrap().to_owned();
+        let (sid, user, client) = (
+            text("sid"),
+            UserId::from(text("sub")),
+            ClientId::from(text("client_id")),
+        );
+        match how {
+            "revoked" => drop(shop.revokes(tokens.access()).await),
+            "grant" => drop(shop.revokes(tokens.refresh()).await),
+            "session" => assert!(
+                server
+                    .write(move |tx| tx.end_session(&sid.into(), "test", "test", now))
+                    .await
+            ),
+            "user" => {
+                server
+                    .write(move |tx| tx.cut_off_user(&user, "test", "test", now))
+                    .await
             }
-            assert_eq!(api.introspects(tokens.access()).await.body, INACTIVE, "{how}");
-            let asked = server.browser().asks_userinfo("GET", tokens.access()).await;
-            asked.refused("invalid_token", "bearer.rejected", "revoked");
+            "client" => assert!(
+                server
+                    .write(move |tx| tx.cut_off_client(&client, "test", "test", now))
+                    .await
+            ),
+            _ => server.execute("UPDATE feed_head SET epoch = epoch + 1"),
         }
+        assert_eq!(
+            api.introspects(tokens.access()).await.body,
+            INACTIVE,
+            "{how}"
+        );
+        let asked = server.browser().asks_userinfo("GET", tokens.access()).await;
+        asked.refused("invalid_token", "bearer.rejected", "revoked");
     }
 }
 
-story! {
-    async fn userinfo_is_signed_for_a_client_that_registered_it(server: Server) {
-        let mut client = confidential("signed", "https://signed.example/cb");
-        client.userinfo_alg = Some(portcullis::keys::Alg::ES256);
-        let signed = server.register(client).await;
-        let tokens = signed.redeems(&server.browser().allows(&signed).await).await.ok();
-        let answer = server.browser().asks_userinfo("GET", tokens.access()).await;
-        assert_eq!(answer.header("content-type"), Some("application/jwt"));
-        let told = server.app.keys().verify(&answer.body, "JWT").expect("signed by a published key");
-        let expected = json!({ "iss": crate::fixtures::ISSUER, "aud": "signed", "sub": tokens.id_claims()["sub"] });
-        assert_eq!(Value::Object(told), expected);
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn userinfo_is_signed_when_registered(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let mut client = confidential("signed", "https://signed.example/cb");
+    client.userinfo_alg = Some(portcullis::keys::Alg::ES256);
+    let signed = server.register(client).await;
+    let tokens = signed
+        .redeems(&server.browser().allows(&signed).await)
+        .await
+        .ok();
+    let answer = server.browser().asks_userinfo("GET", tokens.access()).await;
+    assert_eq!(answer.header("content-type"), Some("application/jwt"));
+    let told = server
+        .app
+        .keys()
+        .verify(&answer.body, "JWT")
+        .expect("signed by a published key");
+    let expected = json!({ "iss": crate::fixtures::ISSUER, "aud": "signed", "sub": tokens.id_claims()["sub"] });
+    assert_eq!(Value::Object(told), expected);
 }
 
-story! {
-    async fn a_machine_token_needs_no_database_and_dies_with_its_client(server: Server) {
-        let robot = server.resource_server("robot", AUDIENCE).await;
-        let grant = ("grant_type", "client_credentials");
-        let tokens = robot.posts("/oauth2/token", &[grant]).await.ok();
-        assert_eq!(robot.finds(tokens.access()).await["active"], true);
-        let now = server.clock.now();
-        server.write(move |tx| tx.revoke_all_for_client(&"robot".into(), "test", "test", now)).await;
-        assert_eq!(robot.introspects(tokens.access()).await.body, INACTIVE);
-        let fresh = robot.posts("/oauth2/token", &[grant]).await.ok();
-        assert_eq!(fresh.access_claims()["rev"], "1.2");
-        assert_eq!(robot.finds(fresh.access()).await["active"], true, "what begins after the cut-off lives");
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn client_token_is_inactive_after_client_deletion(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let robot = server.resource_server("robot", AUDIENCE).await;
+    let grant = ("grant_type", "client_credentials");
+    let tokens = robot.posts("/oauth2/token", &[grant]).await.ok();
+    assert_eq!(robot.finds(tokens.access()).await["active"], true);
+    let now = server.clock.now();
+    server
+        .write(move |tx| tx.cut_off_client(&"robot".into(), "test", "test", now))
+        .await;
+    assert_eq!(robot.introspects(tokens.access()).await.body, INACTIVE);
+    let fresh = robot.posts("/oauth2/token", &[grant]).await.ok();
+    assert_eq!(fresh.access_claims()["rev"], "1.2");
+    assert_eq!(
+        robot.finds(fresh.access()).await["active"],
+        true,
+        "what begins after the cut-off lives"
+    );
 }
 
-story! {
-    async fn a_resource_that_goes_away_takes_nothing_along(server: Server) {
-        let shop = server.shop().await;
-        let tokens = shop.redeems(&server.browser().allows(&shop).await).await.ok();
-        let now = server.clock.now();
-        let more = Resource {
-            max_age: portcullis_verifier::MaxAge::STANDARD,
-            id: "second".to_owned(),
-            audience: "https://second.example".to_owned(),
-            name: "Second".to_owned(),
-            scopes: portcullis::oauth::request::scope::Scope::parse("second:read").unwrap(),
-            access_ttl: None,
-            alg: portcullis::keys::Alg::ES256,
-            created_at: now,
-        };
-        server.write(move |tx| tx.put_resource(&more)).await;
-        server.alter(&shop.client.id, |client| client.resources = vec!["https://second.example".to_owned()]).await;
-        let refused = shop.refreshes(tokens.refresh(), &[]).await;
-        refused.refused("invalid_target", "token.rejected", "resource");
-        server.alter(&shop.client.id, |client| client.resources = vec![AUDIENCE.to_owned()]).await;
-        shop.refreshes(tokens.refresh(), &[]).await.ok();
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn deleted_resource_leaves_other_tokens_active(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let tokens = shop
+        .redeems(&server.browser().allows(&shop).await)
+        .await
+        .ok();
+    let now = server.clock.now();
+    let more = Resource {
+        max_age: portcullis_verifier::MaxAge::STANDARD,
+        id: "second".to_owned(),
+        audience: "https://second.example".to_owned(),
+        name: "Second".to_owned(),
+        scopes: portcullis::oauth::scope::Scope::parse("second:read").unwrap(),
+        access_ttl: None,
+        alg: portcullis::keys::Alg::ES256,
+        created_at: now,
+    };
+    server.write(move |tx| tx.put_resource(&more)).await;
+    server
+        .alter(&shop.client.id, |client| {
+            client.resources = vec!["https://second.example".to_owned()]
+        })
+        .await;
+    let refused = shop.refreshes(tokens.refresh(), &[]).await;
+    refused.refused("invalid_target", "token.rejected", "resource");
+    server
+        .alter(&shop.client.id, |client| {
+            client.resources = vec![AUDIENCE.to_owned()]
+        })
+        .await;
+    shop.refreshes(tokens.refresh(), &[]).await.ok();
 }

@@ -6,7 +6,7 @@ use portcullis::config::{Config, Mode};
 use portcullis::oauth::client::{Client, GrantType};
 
 use crate::fixtures::server::confidential;
-use crate::fixtures::{Answer, Db, Server, TestClient};
+use crate::fixtures::{Answer, Db, Server, TestClient, apply, on_both_databases};
 
 const RATES: [&str; 3] = ["limit", "remaining", "reset"];
 
@@ -53,7 +53,7 @@ impl TestClient {
 }
 
 #[actix_web::test]
-async fn a_whole_minute_at_once_and_then_one_each_200_ms() {
+async fn address_budget_refills_every_200_ms() {
     let server = limited(|_| {}).await;
     let mut stranger = server.browser();
     for n in 1..=300_u64 {
@@ -101,7 +101,7 @@ async fn a_whole_minute_at_once_and_then_one_each_200_ms() {
 }
 
 #[actix_web::test]
-async fn programs_get_json_and_no_spelling_is_another_budget() {
+async fn equivalent_paths_share_a_budget_and_programs_get_json() {
     let server = limited(|config| config.limits.per_ip = 4).await;
     let mut stranger = server.browser();
     assert_eq!(
@@ -132,7 +132,7 @@ async fn programs_get_json_and_no_spelling_is_another_budget() {
 }
 
 #[actix_web::test]
-async fn what_others_cache_speaks_of_budgets_on_429_alone() {
+async fn cacheable_responses_carry_ratelimit_only_on_429() {
     let server = limited(|config| config.limits.per_ip = 2).await;
     let mut stranger = server.browser();
     for path in ["/.well-known/openid-configuration", "/oauth2/jwks"] {
@@ -145,7 +145,7 @@ async fn what_others_cache_speaks_of_budgets_on_429_alone() {
 }
 
 #[actix_web::test]
-async fn a_proven_client_spends_its_own_budget_and_the_address_gets_its_back() {
+async fn authenticated_client_spends_its_own_budget() {
     let server = limited(|config| {
         config.limits.per_ip = 3;
         config.limits.per_client = 5;
@@ -193,7 +193,7 @@ async fn a_proven_client_spends_its_own_budget_and_the_address_gets_its_back() {
 }
 
 #[actix_web::test]
-async fn a_public_client_proves_nothing_by_its_name() {
+async fn public_client_spends_the_address_budget() {
     let server = limited(|config| config.limits.per_ip = 3).await;
     let phone = server.phone().await;
     for left in [2, 1, 0] {
@@ -205,7 +205,7 @@ async fn a_public_client_proves_nothing_by_its_name() {
 }
 
 #[actix_web::test]
-async fn one_grant_refreshes_thirty_times_a_minute() {
+async fn grant_refreshes_thirty_times_a_minute() {
     let server = limited(|_| {}).await;
     let shop = server.shop().await;
     let mut tokens = shop
@@ -231,7 +231,7 @@ async fn one_grant_refreshes_thirty_times_a_minute() {
 }
 
 #[actix_web::test]
-async fn counting_only_reports() {
+async fn report_only_mode_rejects_nothing() {
     let server = limited(|config| {
         config.limits.per_ip = 2;
         config.limits.mode = Mode::Count;
@@ -261,7 +261,7 @@ async fn answered(server: &Server, addresses: &[&str]) -> usize {
 }
 
 #[actix_web::test]
-async fn an_address_is_what_a_trusted_proxy_says_and_a_64_of_ipv6_is_one() {
+async fn trusted_proxy_sets_address_and_ipv6_64_is_one_client() {
     let proxy = "127.0.0.1".parse().unwrap();
     let change = |config: &mut Config| {
         config.limits.per_ip = 2;
@@ -295,7 +295,7 @@ async fn an_address_is_what_a_trusted_proxy_says_and_a_64_of_ipv6_is_one() {
 }
 
 #[actix_web::test]
-async fn networks_are_let_in_and_shut_out() {
+async fn allowed_and_denied_networks_are_enforced() {
     let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     let server = limited(|config| {
         config.http.trusted_proxies = nets(&["127.0.0.1"]);
@@ -323,7 +323,7 @@ async fn networks_are_let_in_and_shut_out() {
 }
 
 #[actix_web::test]
-async fn whoever_is_refused_for_where_it_comes_from_meets_the_limit_too() {
+async fn denied_addresses_are_rate_limited() {
     let server = limited(|config| {
         config.limits.per_ip = 2;
         config.http.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
@@ -341,7 +341,9 @@ async fn whoever_is_refused_for_where_it_comes_from_meets_the_limit_too() {
     assert_eq!(answered(&server, &["203.0.113.1"]).await, 1);
 }
 
-async fn the_oldest_of_too_many_logins_ends(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn oldest_session_ends_at_the_session_limit(#[case] db: Db) {
     let server = Server::start(db).await;
     let mut first = server.enters("alice").await;
     let mut second = server.enters("alice").await;
@@ -365,17 +367,9 @@ async fn the_oldest_of_too_many_logins_ends(db: Db) {
     assert_eq!(server.count(audited), 1);
 }
 
+#[apply(on_both_databases)]
 #[actix_web::test]
-async fn the_oldest_of_too_many_logins_ends_on_sqlite() {
-    the_oldest_of_too_many_logins_ends(Db::Sqlite).await;
-}
-
-#[actix_web::test]
-async fn the_oldest_of_too_many_logins_ends_on_postgres() {
-    the_oldest_of_too_many_logins_ends(Db::Postgres).await;
-}
-
-async fn the_oldest_of_too_many_families_ends(db: Db) {
+async fn oldest_grant_is_revoked_at_the_grant_limit(#[case] db: Db) {
     let server = Server::start(db).await;
     let (shop, other) = (server.shop().await, server.shop().await);
     let mut alice = server.signed_in("alice").await;
@@ -395,14 +389,4 @@ async fn the_oldest_of_too_many_families_ends(db: Db) {
     other.refreshes(elsewhere.refresh(), &[]).await.ok();
     let recorded = "SELECT count(*) AS n FROM revocations WHERE kind = 'G'";
     assert_eq!(server.count(recorded), 1);
-}
-
-#[actix_web::test]
-async fn the_oldest_of_too_many_families_ends_on_sqlite() {
-    the_oldest_of_too_many_families_ends(Db::Sqlite).await;
-}
-
-#[actix_web::test]
-async fn the_oldest_of_too_many_families_ends_on_postgres() {
-    the_oldest_of_too_many_families_ends(Db::Postgres).await;
 }

@@ -1,4 +1,4 @@
-//! Stories, told through the front door, on SQLite and on Postgres.
+//! Flows through the public interface, each on SQLite and on PostgreSQL.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../fixtures/mod.rs"]
@@ -8,6 +8,7 @@ mod audit;
 mod authorities;
 mod client_secrets;
 mod code_flow;
+mod consent;
 mod endpoints;
 mod enumeration;
 mod feed;

@@ -1,7 +1,7 @@
 //! Networks of a client: where it may prove itself from.
 
 use crate::fixtures::client::basic;
-use crate::fixtures::{Answer, Db, Server, TestClient};
+use crate::fixtures::{Answer, Db, Server, TestClient, apply, on_both_databases};
 
 /// A token request of a client at an address.
 async fn asks(client: &TestClient, path: &str, address: &str) -> Answer {
@@ -20,7 +20,9 @@ async fn asks(client: &TestClient, path: &str, address: &str) -> Answer {
     client.posts_raw(path, &headers, &fields).await
 }
 
-async fn a_client_proves_itself_from_its_networks_alone(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn client_authenticates_only_from_its_networks(#[case] db: Db) {
     let server = Server::behind_proxy(db).await;
     let rs = server
         .resource_server("rs", crate::fixtures::server::AUDIENCE)
@@ -59,14 +61,4 @@ async fn a_client_proves_itself_from_its_networks_alone(db: Db) {
     thief.secret = rs.secret.clone();
     let answer = asks(&thief, "/oauth2/token", "192.0.2.1").await;
     answer.refused("invalid_client", "client.auth_failed", "secret");
-}
-
-#[actix_web::test]
-async fn a_client_proves_itself_from_its_networks_alone_on_sqlite() {
-    a_client_proves_itself_from_its_networks_alone(Db::Sqlite).await;
-}
-
-#[actix_web::test]
-async fn a_client_proves_itself_from_its_networks_alone_on_postgres() {
-    a_client_proves_itself_from_its_networks_alone(Db::Postgres).await;
 }

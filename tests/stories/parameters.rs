@@ -1,8 +1,9 @@
 //! The parameters that the specifications define, against those that each endpoint reads; and how a
 //! refusal names the parameter that caused it.
 
-use crate::fixtures::{Answer, TestClient, VERIFIER, challenge};
-use crate::story;
+use crate::fixtures::{
+    Answer, Db, Server, TestClient, VERIFIER, apply, challenge, on_both_databases,
+};
 
 /// How a parameter shows that it is read.
 #[derive(Clone, Copy, Debug)]
@@ -242,127 +243,222 @@ fn with(good: Fields, row: Option<&Parameter>) -> Fields {
     }
 }
 
-story! {
-    async fn every_endpoint_reads_its_specified_parameters(server: Server) {
-        // A client that sends its secret in the form, so that each of its parameters is one of the form.
-        let mut client = crate::fixtures::server::confidential("web", "https://app.example/cb");
-        client.auth_method = portcullis::oauth::client::AuthMethod::Post;
-        let web = server.register(client).await;
-        let api = server.resource_server("api", crate::fixtures::server::AUDIENCE).await;
-        let own = |web: &TestClient, more: &[(&str, &str)]| {
-            let secret = web.secret.as_ref().unwrap().expose().to_owned();
-            let mut all = fields(&[("client_id", web.id()), ("client_secret", &secret)]);
-            all.extend(fields(more));
-            all
-        };
-        let mut alice = server.browser();
-        alice.signs_in(&web, "alice").await;
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn every_endpoint_reads_its_specified_parameters(#[case] db: Db) {
+    let server = Server::start(db).await;
+    // A client that sends its secret in the form, so that each of its parameters is one of the form.
+    let mut client = crate::fixtures::server::confidential("web", "https://app.example/cb");
+    client.auth_method = portcullis::oauth::client::AuthMethod::Post;
+    let web = server.register(client).await;
+    let api = server
+        .resource_server("api", crate::fixtures::server::AUDIENCE)
+        .await;
+    let own = |web: &TestClient, more: &[(&str, &str)]| {
+        let secret = web.secret.as_ref().unwrap().expose().to_owned();
+        let mut all = fields(&[("client_id", web.id()), ("client_secret", &secret)]);
+        all.extend(fields(more));
+        all
+    };
+    let mut alice = server.browser();
+    alice.signs_in(&web, "alice").await;
 
-        compare("authorize", AUTHORIZATION, async |row| {
-            let sent = with(web.parameters(&[]), row);
-            alice.clone().get(&format!("/oauth2/authorize?{}", query(&sent))).await
-        }).await;
-        compare("token, code", CODE, async |row| {
-            let code = alice.clone().allows(&web).await;
-            let good = own(&web, &[
+    compare("authorize", AUTHORIZATION, async |row| {
+        let sent = with(web.parameters(&[]), row);
+        alice
+            .clone()
+            .get(&format!("/oauth2/authorize?{}", query(&sent)))
+            .await
+    })
+    .await;
+    compare("token, code", CODE, async |row| {
+        let code = alice.clone().allows(&web).await;
+        let good = own(
+            &web,
+            &[
                 ("grant_type", "authorization_code"),
                 ("code", &code),
                 ("redirect_uri", "https://app.example/cb"),
                 ("code_verifier", VERIFIER),
-            ]);
-            post(&web, "/oauth2/token", &[], &with(good, row)).await
-        }).await;
-        compare("token, refresh", REFRESH, async |row| {
-            let tokens = web.redeems(&alice.clone().allows(&web).await).await.ok();
-            let good = own(&web, &[("grant_type", "refresh_token"), ("refresh_token", tokens.refresh())]);
-            post(&web, "/oauth2/token", &[], &with(good, row)).await
-        }).await;
-        compare("revoke", REVOCATION, async |row| {
-            let good = own(&web, &[("token", "unknown")]);
-            post(&web, "/oauth2/revoke", &[], &with(good, row)).await
-        }).await;
-        let url = web.request(&[("scope", "openid orders:read"), ("prompt", "consent")]);
-        let page = alice.opens(&url).await;
-        let back = alice.decides(&page, "allow").await;
-        let tokens = web.redeems(&back.callback("code").unwrap()).await.ok();
-        compare("introspect", INTROSPECTION, async |row| {
-            let secret = api.secret.as_ref().unwrap().expose().to_owned();
-            let basic = crate::fixtures::client::basic(api.id(), &secret);
-            let good = fields(&[("token", tokens.access())]);
-            post(&api, "/oauth2/introspect", &[("Authorization", &basic)], &with(good, row)).await
-        }).await;
-        compare("userinfo", USERINFO, async |row| {
-            let good = fields(&[("access_token", tokens.access())]);
-            post(&web, "/oauth2/userinfo", &[], &with(good, row)).await
-        }).await;
-        compare("end_session", LOGOUT, async |row| {
-            let good = fields(&[("client_id", web.id())]);
-            alice.clone().get(&format!("/oauth2/end_session?{}", query(&with(good, row)))).await
-        }).await;
-        // Each row of the table of logout has an effect of its own: see tests/attacks/logout.rs.
-        let read: Vec<&str> = LOGOUT.iter().filter(|row| !matches!(row.2, Ignored(_))).map(|row| row.0).collect();
-        assert_eq!(read, portcullis::oauth::logout::READ);
+            ],
+        );
+        post(&web, "/oauth2/token", &[], &with(good, row)).await
+    })
+    .await;
+    compare("token, refresh", REFRESH, async |row| {
+        let tokens = web.redeems(&alice.clone().allows(&web).await).await.ok();
+        let good = own(
+            &web,
+            &[
+                ("grant_type", "refresh_token"),
+                ("refresh_token", tokens.refresh()),
+            ],
+        );
+        post(&web, "/oauth2/token", &[], &with(good, row)).await
+    })
+    .await;
+    compare("revoke", REVOCATION, async |row| {
+        let good = own(&web, &[("token", "unknown")]);
+        post(&web, "/oauth2/revoke", &[], &with(good, row)).await
+    })
+    .await;
+    let url = web.request(&[("scope", "openid orders:read"), ("prompt", "consent")]);
+    let page = alice.opens(&url).await;
+    let back = alice.decides(&page, "allow").await;
+    let tokens = web.redeems(&back.callback("code").unwrap()).await.ok();
+    compare("introspect", INTROSPECTION, async |row| {
+        let secret = api.secret.as_ref().unwrap().expose().to_owned();
+        let basic = crate::fixtures::client::basic(api.id(), &secret);
+        let good = fields(&[("token", tokens.access())]);
+        post(
+            &api,
+            "/oauth2/introspect",
+            &[("Authorization", &basic)],
+            &with(good, row),
+        )
+        .await
+    })
+    .await;
+    compare("userinfo", USERINFO, async |row| {
+        let good = fields(&[("access_token", tokens.access())]);
+        post(&web, "/oauth2/userinfo", &[], &with(good, row)).await
+    })
+    .await;
+    compare("end_session", LOGOUT, async |row| {
+        let good = fields(&[("client_id", web.id())]);
+        alice
+            .clone()
+            .get(&format!("/oauth2/end_session?{}", query(&with(good, row))))
+            .await
+    })
+    .await;
+    // Each row of the table of logout has an effect of its own: see tests/attacks/logout.rs.
+    let read: Vec<&str> = LOGOUT
+        .iter()
+        .filter(|row| !matches!(row.2, Ignored(_)))
+        .map(|row| row.0)
+        .collect();
+    assert_eq!(read, portcullis::oauth::logout::READ);
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn missing_code_challenge_is_named(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let web = server.shop().await;
+    let mut alice = server.browser();
+    alice.signs_in(&web, "alice").await;
+    let good = challenge(VERIFIER);
+    for (changed, reason, text) in [
+        (
+            &[("code_challenge", ""), ("code_challenge_method", "")][..],
+            "require_pkce",
+            "code_challenge is required (PKCE, S256).",
+        ),
+        (
+            &[("code_challenge", "")],
+            "require_pkce",
+            "code_challenge is required (PKCE, S256).",
+        ),
+        (
+            &[("code_challenge_method", "")],
+            "pkce",
+            "code_challenge_method must be S256.",
+        ),
+        (
+            &[("code_challenge_method", "plain")],
+            "pkce",
+            "code_challenge_method must be S256.",
+        ),
+        (
+            &[("code_challenge", &good[..42])],
+            "pkce",
+            "code_challenge must be the SHA-256 of the code verifier in base64url, 43 characters.",
+        ),
+        (
+            &[("response_type", "")],
+            "response_type",
+            "response_type is required.",
+        ),
+        (
+            &[("response_mode", "fragment")],
+            "response_mode",
+            "response_mode must be query or form_post.",
+        ),
+        (&[("scope", "")], "scope", "scope is required."),
+        (
+            &[("prompt", "none login")],
+            "prompt",
+            "prompt has an unknown value, or combines none with another value.",
+        ),
+        (
+            &[("max_age", "soon")],
+            "max_age",
+            "max_age must be a number of seconds.",
+        ),
+        (
+            &[("id_token_hint", "x")],
+            "id_token_hint",
+            "id_token_hint is not an ID token of this server.",
+        ),
+    ] {
+        let answer = alice.get(&web.request(changed)).await;
+        let described = answer.callback("error_description");
+        assert_eq!(described.as_deref(), Some(text), "{changed:?}");
+        assert!(
+            answer
+                .logged()
+                .contains(&("authz.rejected".into(), reason.into())),
+            "{changed:?}"
+        );
+        let id = answer.header("x-request-id").unwrap();
+        let lines = crate::fixtures::log::of(id);
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.get("description").is_some_and(|found| found == text)),
+            "{lines:?}"
+        );
     }
 }
 
-story! {
-    async fn missing_code_challenge_is_named(server: Server) {
-        let web = server.shop().await;
-        let mut alice = server.browser();
-        alice.signs_in(&web, "alice").await;
-        let good = challenge(VERIFIER);
-        for (changed, reason, text) in [
-            (
-                &[("code_challenge", ""), ("code_challenge_method", "")][..],
-                "require_pkce",
-                "code_challenge is required (PKCE, S256).",
-            ),
-            (&[("code_challenge", "")], "require_pkce", "code_challenge is required (PKCE, S256)."),
-            (&[("code_challenge_method", "")], "pkce", "code_challenge_method must be S256."),
-            (&[("code_challenge_method", "plain")], "pkce", "code_challenge_method must be S256."),
-            (
-                &[("code_challenge", &good[..42])],
-                "pkce",
-                "code_challenge must be the SHA-256 of the code verifier in base64url, 43 characters.",
-            ),
-            (&[("response_type", "")], "response_type", "response_type is required."),
-            (&[("response_mode", "fragment")], "response_mode", "response_mode must be query or form_post."),
-            (&[("scope", "")], "scope", "scope is required."),
-            (&[("prompt", "none login")], "prompt", "prompt has an unknown value, or combines none with another value."),
-            (&[("max_age", "soon")], "max_age", "max_age must be a number of seconds."),
-            (&[("id_token_hint", "x")], "id_token_hint", "id_token_hint is not an ID token of this server."),
-        ] {
-            let answer = alice.get(&web.request(changed)).await;
-            let described = answer.callback("error_description");
-            assert_eq!(described.as_deref(), Some(text), "{changed:?}");
-            assert!(answer.logged().contains(&("authz.rejected".into(), reason.into())), "{changed:?}");
-            let id = answer.header("x-request-id").unwrap();
-            let lines = crate::fixtures::log::of(id);
-            assert!(lines.iter().any(|line| line.get("description").is_some_and(|found| found == text)), "{lines:?}");
-        }
-    }
-}
-
-story! {
-    async fn missing_token_parameters_are_named(server: Server) {
-        let web = server.shop().await;
-        for (path, sent, text) in [
-            ("/oauth2/token", &[][..], "grant_type is required."),
-            ("/oauth2/token", &[("grant_type", "authorization_code")], "code is required."),
-            ("/oauth2/token", &[("grant_type", "refresh_token")], "refresh_token is required."),
-            ("/oauth2/token?x=1", &[("grant_type", "refresh_token")], "Parameters must be in the body, not in the URL."),
-            ("/oauth2/token", &[("grant_type", "x"), ("grant_type", "x")], "A parameter is included more than once."),
-            ("/oauth2/revoke", &[], "token is required."),
-            (
-                "/oauth2/token",
-                &[("client_id", "other"), ("grant_type", "x")],
-                "The request must use one method of client authentication and one client_id.",
-            ),
-        ] {
-            let answer = web.posts(path, sent).await;
-            let body = answer.json();
-            assert_eq!(body["error"], "invalid_request", "{path} {sent:?}");
-            assert_eq!(body["error_description"], text, "{path} {sent:?}");
-        }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn missing_token_parameters_are_named(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let web = server.shop().await;
+    for (path, sent, text) in [
+        ("/oauth2/token", &[][..], "grant_type is required."),
+        (
+            "/oauth2/token",
+            &[("grant_type", "authorization_code")],
+            "code is required.",
+        ),
+        (
+            "/oauth2/token",
+            &[("grant_type", "refresh_token")],
+            "refresh_token is required.",
+        ),
+        (
+            "/oauth2/token?x=1",
+            &[("grant_type", "refresh_token")],
+            "Parameters must be in the body, not in the URL.",
+        ),
+        (
+            "/oauth2/token",
+            &[("grant_type", "x"), ("grant_type", "x")],
+            "A parameter is included more than once.",
+        ),
+        ("/oauth2/revoke", &[], "token is required."),
+        (
+            "/oauth2/token",
+            &[("client_id", "other"), ("grant_type", "x")],
+            "The request must use one method of client authentication and one client_id.",
+        ),
+    ] {
+        let answer = web.posts(path, sent).await;
+        let body = answer.json();
+        assert_eq!(body["error"], "invalid_request", "{path} {sent:?}");
+        assert_eq!(body["error_description"], text, "{path} {sent:?}");
     }
 }

@@ -8,8 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::fixtures::client::TestClient;
 use crate::fixtures::server::PASSWORD;
-use crate::fixtures::{Answer, Browser, Server};
-use crate::story;
+use crate::fixtures::{Answer, Browser, Db, Server, apply, on_both_databases};
 
 /// What a request demands of the login.
 #[derive(Clone, Copy, Debug)]
@@ -174,70 +173,101 @@ impl Walk<'_> {
     }
 }
 
-story! {
-    async fn random_walk_over_pages_yields_no_code_without_the_demanded_login(server: Server) {
-        let web = server.shop().await;
-        let mut codes = 0;
-        for seed in 0..24 {
-            let mut random = StdRng::seed_from_u64(seed);
-            let mut browser = server.browser();
-            // Half of the users have a session and a remembered consent before.
-            if seed % 2 == 0 {
-                browser.signs_in(&web, "alice").await;
-                server.advance(Duration::from_secs(5));
-            }
-            let mut walk = Walk {
-                server: &server,
-                web: &web,
-                browser,
-                login_csrf: None,
-                begun: Vec::new(),
-                trace: Vec::new(),
-                codes: 0,
-            };
-            for _ in 0..60 {
-                walk.step(&mut random).await;
-            }
-            codes += walk.codes;
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn random_page_walk_yields_no_code_without_required_login(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let web = server.shop().await;
+    let mut codes = 0;
+    for seed in 0..24 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut browser = server.browser();
+        // Half of the users have a session and a remembered consent before.
+        if seed % 2 == 0 {
+            browser.signs_in(&web, "alice").await;
+            server.advance(Duration::from_secs(5));
         }
-        assert!(codes > 50, "only {codes} codes: the walks show little");
+        let mut walk = Walk {
+            server: &server,
+            web: &web,
+            browser,
+            login_csrf: None,
+            begun: Vec::new(),
+            trace: Vec::new(),
+            codes: 0,
+        };
+        for _ in 0..60 {
+            walk.step(&mut random).await;
+        }
+        codes += walk.codes;
     }
+    assert!(codes > 50, "only {codes} codes: the walks show little");
 }
 
-story! {
-    async fn consent_and_login_of_a_refused_request_lead_to_the_dispatcher(server: Server) {
-        let web = server.shop().await;
-        let mut alice = server.browser();
-        let login = alice.opens(&web.request(&[])).await;
-        let consent = alice.fills_in(&login, "alice", PASSWORD).await;
-        let (id, csrf) = (consent.hidden("authorization"), consent.hidden("csrf"));
-        let form = [("authorization", id.as_str()), ("csrf", &csrf), ("decision", "deny")];
-        let denied = alice.post("/consent", &form).await;
-        assert_eq!(denied.status, 200);
-        // A login does not undo what the user just denied.
-        let on = format!("/oauth2/authorize?authorization={id}");
-        let opened = alice.get(&format!("/login?authorization={id}")).await;
-        assert_eq!(opened.location(), Some(on.as_str()));
-        let form = [("authorization", id.as_str()), ("csrf", &login.hidden("csrf")), ("username", "alice"), ("password", PASSWORD)];
-        assert_eq!(alice.post("/login", &form).await.own_redirect(), Some(on.clone()));
-        let told = alice.get(&on).await;
-        assert_eq!(told.callback("error").as_deref(), Some("access_denied"));
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn pages_of_rejected_request_lead_to_the_dispatcher(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let web = server.shop().await;
+    let mut alice = server.browser();
+    let login = alice.opens(&web.request(&[])).await;
+    let consent = alice.fills_in(&login, "alice", PASSWORD).await;
+    let (id, csrf) = (consent.hidden("authorization"), consent.hidden("csrf"));
+    let form = [
+        ("authorization", id.as_str()),
+        ("csrf", &csrf),
+        ("decision", "deny"),
+    ];
+    let denied = alice.post("/consent", &form).await;
+    assert_eq!(denied.status, 200);
+    // A login does not undo what the user just denied.
+    let on = format!("/oauth2/authorize?authorization={id}");
+    let opened = alice.get(&format!("/login?authorization={id}")).await;
+    assert_eq!(opened.location(), Some(on.as_str()));
+    let form = [
+        ("authorization", id.as_str()),
+        ("csrf", &login.hidden("csrf")),
+        ("username", "alice"),
+        ("password", PASSWORD),
+    ];
+    assert_eq!(
+        alice.post("/login", &form).await.own_redirect(),
+        Some(on.clone())
+    );
+    let told = alice.get(&on).await;
+    assert_eq!(told.callback("error").as_deref(), Some("access_denied"));
 }
 
-story! {
-    async fn form_of_a_request_that_is_refused_by_now_continues_to_the_client(server: Server) {
-        let web = server.shop().await;
-        let mut alice = server.browser();
-        let login = alice.opens(&web.request(&[("scope", "openid orders:read")])).await;
-        // The registration is narrowed while the page is open.
-        let narrowed = portcullis::oauth::request::scope::Scope::parse("openid").unwrap();
-        server.alter(&web.client.id, |client| client.scopes = narrowed).await;
-        let (authorization, csrf) = (login.hidden("authorization"), login.hidden("csrf"));
-        let form = [("authorization", authorization.as_str()), ("csrf", &csrf), ("username", "alice"), ("password", PASSWORD)];
-        let answer = alice.post("/login", &form).await;
-        assert_eq!((answer.status, answer.location()), (200, None), "no redirect leaves a form");
-        let onward = answer.onward().unwrap();
-        assert!(onward.starts_with("https://app.example/cb?error=invalid_scope"), "{onward}");
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn form_of_request_rejected_later_returns_to_the_client(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let web = server.shop().await;
+    let mut alice = server.browser();
+    let login = alice
+        .opens(&web.request(&[("scope", "openid orders:read")]))
+        .await;
+    // The registration is narrowed while the page is open.
+    let narrowed = portcullis::oauth::scope::Scope::parse("openid").unwrap();
+    server
+        .alter(&web.client.id, |client| client.scopes = narrowed)
+        .await;
+    let (authorization, csrf) = (login.hidden("authorization"), login.hidden("csrf"));
+    let form = [
+        ("authorization", authorization.as_str()),
+        ("csrf", &csrf),
+        ("username", "alice"),
+        ("password", PASSWORD),
+    ];
+    let answer = alice.post("/login", &form).await;
+    assert_eq!(
+        (answer.status, answer.location()),
+        (200, None),
+        "no redirect leaves a form"
+    );
+    let onward = answer.onward().unwrap();
+    assert!(
+        onward.starts_with("https://app.example/cb?error=invalid_scope"),
+        "{onward}"
+    );
 }

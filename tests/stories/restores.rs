@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::fixtures::backup::Backup;
 use crate::fixtures::server::sweep;
-use crate::fixtures::{Server, TestClient, Tokens};
-use crate::story;
+use crate::fixtures::{Db, Server, TestClient, Tokens, apply, on_both_databases};
 
 fn minutes(n: u64) -> Duration {
     Duration::from_secs(60 * n)
@@ -41,62 +40,76 @@ async fn recover(server: &Server) {
     server.app.poll().await.unwrap();
 }
 
-story! {
-    async fn restore_without_mark_blocks_issuance(server: Server) {
-        let shop = server.shop().await;
-        let revoked = tokens(&server, &shop).await;
-        server.app.number_waiting().await.unwrap();
-        let (server, backup) = Backup::of(server).await;
-        let shop = shop.at(&server.base);
-        server.advance(minutes(10));
-        assert_eq!(shop.revokes(revoked.refresh()).await.status, 200);
-        let lost = tokens(&server, &shop).await;
-        server.advance(minutes(2));
-        server.stop().await;
-        // The copy, on a machine without a mark. Nothing in it tells that time was lost.
-        let restored = backup.restored().await;
-        let shop = shop.at(&restored.base);
-        assert!(!restored.app.feed.is_restored());
-        // The first token of the lost time ends that, before the answer.
-        shop.refreshes(lost.refresh(), &[]).await.refused("invalid_grant", "db.restored", "grant_lost");
-        assert!(restored.app.feed.is_restored());
-        for token in [&revoked, &lost] {
-            assert_eq!(shop.refreshes(token.refresh(), &[]).await.status, 503);
-        }
-        // After the recovery the same tokens are dead, and prove nothing any more.
-        recover(&restored).await;
-        for token in [&revoked, &lost] {
-            shop.refreshes(token.refresh(), &[]).await.refused("invalid_grant", "token.rejected", "grant_ended");
-        }
-        assert!(!restored.app.feed.is_restored());
-        tokens(&restored, &shop).await;
-        // Nor after a restart, which finds the recovery and not the lost time.
-        let restored = restored.restarted().await;
-        shop.at(&restored.base).refreshes(lost.refresh(), &[]).await.refused("invalid_grant", "token.rejected", "grant_ended");
-        assert!(!restored.app.feed.is_restored());
-        restored.remove().await;
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn restore_without_mark_blocks_issuance(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let revoked = tokens(&server, &shop).await;
+    server.app.number_waiting().await.unwrap();
+    let (server, backup) = Backup::of(server).await;
+    let shop = shop.at(&server.base);
+    server.advance(minutes(10));
+    assert_eq!(shop.revokes(revoked.refresh()).await.status, 200);
+    let lost = tokens(&server, &shop).await;
+    server.advance(minutes(2));
+    server.stop().await;
+    // The copy, on a machine without a mark. Nothing in it tells that time was lost.
+    let restored = backup.restored().await;
+    let shop = shop.at(&restored.base);
+    assert!(!restored.app.feed.is_restored());
+    // The first token of the lost time ends that, before the answer.
+    shop.refreshes(lost.refresh(), &[])
+        .await
+        .refused("invalid_grant", "db.restored", "grant_lost");
+    assert!(restored.app.feed.is_restored());
+    for token in [&revoked, &lost] {
+        assert_eq!(shop.refreshes(token.refresh(), &[]).await.status, 503);
     }
+    // After the recovery the same tokens are dead, and prove nothing any more.
+    recover(&restored).await;
+    for token in [&revoked, &lost] {
+        shop.refreshes(token.refresh(), &[]).await.refused(
+            "invalid_grant",
+            "token.rejected",
+            "grant_ended",
+        );
+    }
+    assert!(!restored.app.feed.is_restored());
+    tokens(&restored, &shop).await;
+    // Nor after a restart, which finds the recovery and not the lost time.
+    let restored = restored.restarted().await;
+    shop.at(&restored.base)
+        .refreshes(lost.refresh(), &[])
+        .await
+        .refused("invalid_grant", "token.rejected", "grant_ended");
+    assert!(!restored.app.feed.is_restored());
+    restored.remove().await;
 }
 
-story! {
-    async fn swept_grant_from_before_downtime_is_not_evidence(server: Server) {
-        let shop = server.shop().await;
-        server.advance(minutes(1));
-        let ended = tokens(&server, &shop).await;
-        server.app.number_waiting().await.unwrap();
-        assert_eq!(shop.revokes(ended.refresh()).await.status, 200);
-        let mut server = server;
-        server.unfollow().await;
-        server.app.number_waiting().await.unwrap();
-        server.advance(minutes(20));
-        let server = server.restarted().await;
-        assert_eq!(server.count("SELECT count(*) AS n FROM downtimes"), 1);
-        let now = server.clock.now();
-        server.write(move |tx| sweep(tx, now)).await;
-        assert_eq!(server.count("SELECT count(*) AS n FROM grants"), 0);
-        shop.at(&server.base).refreshes(ended.refresh(), &[]).await.refused("invalid_grant", "token.rejected", "grant_ended");
-        assert!(!server.app.feed.is_restored());
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn swept_grant_from_before_downtime_is_not_evidence(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    server.advance(minutes(1));
+    let ended = tokens(&server, &shop).await;
+    server.app.number_waiting().await.unwrap();
+    assert_eq!(shop.revokes(ended.refresh()).await.status, 200);
+    let mut server = server;
+    server.unfollow().await;
+    server.app.number_waiting().await.unwrap();
+    server.advance(minutes(20));
+    let server = server.restarted().await;
+    assert_eq!(server.count("SELECT count(*) AS n FROM downtimes"), 1);
+    let now = server.clock.now();
+    server.write(move |tx| sweep(tx, now)).await;
+    assert_eq!(server.count("SELECT count(*) AS n FROM grants"), 0);
+    shop.at(&server.base)
+        .refreshes(ended.refresh(), &[])
+        .await
+        .refused("invalid_grant", "token.rejected", "grant_ended");
+    assert!(!server.app.feed.is_restored());
 }
 
 /// A clock that is a day ahead at the start makes a downtime of the coming day. Once it is right again,
@@ -135,30 +148,35 @@ async fn downtime_of_fast_clock_is_trimmed() {
     assert!(!server.app.feed.is_restored());
 }
 
-story! {
-    async fn revocation_is_in_the_mark_after_settle(server: Server) {
-        let mut server = server;
-        server.unfollow().await;
-        server.signs_out_everywhere("bob").await;
-        server.app.settle_feed().await.unwrap();
-        let mark = crate::fixtures::backup::mark(&server.config);
-        assert!(mark.contains(" 1 2 "), "{mark}");
-        assert_eq!(server.count("SELECT count(*) AS n FROM revocations WHERE seq IS NULL"), 0);
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn revocation_is_in_the_high_water_mark_after_settle(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let mut server = server;
+    server.unfollow().await;
+    server.signs_out_everywhere("bob").await;
+    server.app.settle_feed().await.unwrap();
+    let mark = crate::fixtures::backup::mark(&server.config);
+    assert!(mark.contains(" 1 2 "), "{mark}");
+    assert_eq!(
+        server.count("SELECT count(*) AS n FROM revocations WHERE seq IS NULL"),
+        0
+    );
 }
 
-story! {
-    async fn closed_store_refuses_and_leaves_no_log(server: Server) {
-        let store = server.app.store.clone();
-        let config = server.config.clone();
-        server.stop().await;
-        store.close().await.unwrap();
-        store.close().await.unwrap();
-        assert!(store.read(|tx| tx.read_head()).await.is_err());
-        assert!(store.transaction(|tx| tx.read_head()).await.is_err());
-        for suffix in ["-wal", "-shm"] {
-            let name = format!("portcullis.db{suffix}");
-            assert!(!config.data_dir.0.join(&name).exists(), "{name}");
-        }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn closed_store_rejects_work_and_leaves_no_wal(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let store = server.app.store.clone();
+    let config = server.config.clone();
+    server.stop().await;
+    store.close().await.unwrap();
+    store.close().await.unwrap();
+    assert!(store.read(|tx| tx.read_head()).await.is_err());
+    assert!(store.transaction(|tx| tx.read_head()).await.is_err());
+    for suffix in ["-wal", "-shm"] {
+        let name = format!("portcullis.db{suffix}");
+        assert!(!config.data_dir.0.join(&name).exists(), "{name}");
     }
 }

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use portcullis::config::Config;
 
-use crate::fixtures::{Answer, Browser, Db, Server};
-use crate::story;
+use crate::fixtures::{Answer, Browser, Db, Server, apply, on_both_databases};
 
 const PASSWORD: &str = "gravel-otter-92-lamp";
 
@@ -41,106 +40,200 @@ async fn fills_in(browser: &mut Browser, changed: &[(&str, &str)]) -> Answer {
     browser.post("/setup", &fields).await
 }
 
-story! {
-    async fn a_link_makes_the_first_administrator_and_signs_in(server: Server) {
-        let path = link(&server).await;
-        let token = path.split_once('=').unwrap().1.to_owned();
-        assert_eq!(server.count(&format!("SELECT count(*) AS n FROM setup_links WHERE expires_at = {}",
-            (server.clock.now() + Duration::from_secs(3_600)).micros())), 1);
-        let mut browser = server.browser();
-        let done = sets_up(&mut browser, &path, &[]).await;
-        assert_eq!((done.status, done.location()), (303, Some("/account")), "{}", done.body);
-        assert!(!browser.cookies.values().any(|value| *value == token), "the link is no cookie");
-        let account = browser.get("/account").await;
-        assert!(account.body.contains("<strong>root</strong>, an administrator"), "{}", account.body);
-        assert!(account.body.contains("portcullis client create"), "it names the next step");
-        assert!(!account.body.contains("account-temporary"));
-        assert_eq!(server.count("SELECT count(*) AS n FROM user_roles WHERE expires_at IS NULL AND granted_by = 'setup'"), 1);
-        assert_eq!(server.count("SELECT count(*) AS n FROM audit_events WHERE name = 'admin.bootstrap'"), 1);
-        // From now on there is none, and the old one is dead.
-        assert_eq!(server.app.bootstrap().await.unwrap(), None);
-        let again = server.browser().get(&path).await;
-        assert_eq!(again.status, 400);
-        assert_eq!(again.logged(), [("admin.bootstrap_refused".to_owned(), "link".to_owned())]);
-        // The name and password sign in as everybody's do.
-        let shop = server.shop().await;
-        let mut elsewhere = server.browser();
-        assert!(elsewhere.signs_in(&shop, "root").await.callback("code").is_some());
-        // With an application registered there is no next step to name.
-        assert!(!browser.get("/account").await.body.contains("account-next"));
-    }
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn setup_link_creates_first_administrator_and_signs_in(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let path = link(&server).await;
+    let token = path.split_once('=').unwrap().1.to_owned();
+    assert_eq!(
+        server.count(&format!(
+            "SELECT count(*) AS n FROM setup_links WHERE expires_at = {}",
+            (server.clock.now() + Duration::from_secs(3_600)).micros()
+        )),
+        1
+    );
+    let mut browser = server.browser();
+    let done = sets_up(&mut browser, &path, &[]).await;
+    assert_eq!(
+        (done.status, done.location()),
+        (303, Some("/account")),
+        "{}",
+        done.body
+    );
+    assert!(
+        !browser.cookies.values().any(|value| *value == token),
+        "the link is no cookie"
+    );
+    let account = browser.get("/account").await;
+    assert!(
+        account
+            .body
+            .contains("<strong>root</strong>, an administrator"),
+        "{}",
+        account.body
+    );
+    assert!(
+        account.body.contains("portcullis client create"),
+        "it names the next step"
+    );
+    assert!(!account.body.contains("account-temporary"));
+    assert_eq!(
+        server.count(
+            "SELECT count(*) AS n FROM user_roles WHERE expires_at IS NULL AND granted_by = 'setup'"
+        ),
+        1
+    );
+    assert_eq!(
+        server.count("SELECT count(*) AS n FROM audit_events WHERE name = 'admin.bootstrap'"),
+        1
+    );
+    // From now on there is none, and the old one is dead.
+    assert_eq!(server.app.bootstrap().await.unwrap(), None);
+    let again = server.browser().get(&path).await;
+    assert_eq!(again.status, 400);
+    assert_eq!(
+        again.logged(),
+        [("admin.bootstrap_refused".to_owned(), "link".to_owned())]
+    );
+    // The name and password sign in as everybody's do.
+    let shop = server.shop().await;
+    let mut elsewhere = server.browser();
+    assert!(
+        elsewhere
+            .signs_in(&shop, "root")
+            .await
+            .callback("code")
+            .is_some()
+    );
+    // With an application registered there is no next step to name.
+    assert!(!browser.get("/account").await.body.contains("account-next"));
 }
 
-story! {
-    async fn a_link_is_opened_once_and_dies_with_its_hour(server: Server) {
-        let (one, other) = (link(&server).await, link(&server).await);
-        let mut first = server.browser();
-        assert_eq!(first.get(&one).await.status, 303);
-        assert_eq!(server.browser().get(&one).await.status, 400, "opened before");
-        assert_eq!(server.browser().get("/setup").await.status, 400, "another browser");
-        for odd in ["/setup?token=", "/setup?token=x", "/setup?token=a&token=b"] {
-            assert_eq!(server.browser().get(odd).await.status, 400, "{odd}");
-        }
-        assert_eq!(first.send("HEAD", &other, &[], None).await.status, 405, "a preview uses nothing up");
-        server.advance(Duration::from_secs(3_599));
-        assert_eq!(first.get("/setup").await.status, 200);
-        server.advance(Duration::from_secs(1));
-        assert_eq!(first.get("/setup").await.status, 400, "over");
-        assert_eq!(server.browser().get(&other).await.status, 400, "over");
-        let fresh = link(&server).await;
-        assert_eq!(sets_up(&mut server.browser(), &fresh, &[]).await.status, 303);
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn setup_link_works_once_and_expires_after_an_hour(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let (one, other) = (link(&server).await, link(&server).await);
+    let mut first = server.browser();
+    assert_eq!(first.get(&one).await.status, 303);
+    assert_eq!(
+        server.browser().get(&one).await.status,
+        400,
+        "opened before"
+    );
+    assert_eq!(
+        server.browser().get("/setup").await.status,
+        400,
+        "another browser"
+    );
+    for odd in ["/setup?token=", "/setup?token=x", "/setup?token=a&token=b"] {
+        assert_eq!(server.browser().get(odd).await.status, 400, "{odd}");
     }
+    assert_eq!(
+        first.send("HEAD", &other, &[], None).await.status,
+        405,
+        "a preview uses nothing up"
+    );
+    server.advance(Duration::from_secs(3_599));
+    assert_eq!(first.get("/setup").await.status, 200);
+    server.advance(Duration::from_secs(1));
+    assert_eq!(first.get("/setup").await.status, 400, "over");
+    assert_eq!(server.browser().get(&other).await.status, 400, "over");
+    let fresh = link(&server).await;
+    assert_eq!(
+        sets_up(&mut server.browser(), &fresh, &[]).await.status,
+        303
+    );
 }
 
-story! {
-    async fn of_two_links_one_makes_an_administrator(server: Server) {
-        let (one, other) = (link(&server).await, link(&server).await);
-        let (mut left, mut right) = (server.browser(), server.browser());
-        assert_eq!(left.get(&one).await.status, 303);
-        assert_eq!(right.get(&other).await.status, 303);
-        let (a, b) = tokio::join!(
-            fills_in(&mut left, &[("username", "left")]),
-            fills_in(&mut right, &[("username", "right")])
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn concurrent_setup_links_create_one_administrator(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let (one, other) = (link(&server).await, link(&server).await);
+    let (mut left, mut right) = (server.browser(), server.browser());
+    assert_eq!(left.get(&one).await.status, 303);
+    assert_eq!(right.get(&other).await.status, 303);
+    let (a, b) = tokio::join!(
+        fills_in(&mut left, &[("username", "left")]),
+        fills_in(&mut right, &[("username", "right")])
+    );
+    let mut statuses = [a.status, b.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [303, 400]);
+    assert_eq!(server.count("SELECT count(*) AS n FROM user_roles"), 1);
+    assert_eq!(
+        server.count("SELECT count(*) AS n FROM users WHERE username IN ('left', 'right')"),
+        1
+    );
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn invalid_setup_form_creates_no_user(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let path = link(&server).await;
+    let mut browser = server.browser();
+    assert_eq!(browser.get(&path).await.status, 303);
+    let cases: [(&[(&str, &str)], &str); 6] = [
+        (&[("username", "a b")], "This cannot be a user name"),
+        (
+            &[("username", "alice")],
+            "There is an account of this name already",
+        ),
+        (&[("repeat", "something else entirely")], "not the same"),
+        (
+            &[("password", "short"), ("repeat", "short")],
+            "needs at least 15 characters",
+        ),
+        (
+            &[
+                ("password", "passwordpassword"),
+                ("repeat", "passwordpassword"),
+            ],
+            "easy to guess",
+        ),
+        (
+            &[
+                ("password", "root12345678901"),
+                ("repeat", "root12345678901"),
+            ],
+            "little more than a name",
+        ),
+    ];
+    for (changed, sentence) in cases {
+        let answer = fills_in(&mut browser, changed).await;
+        assert_eq!(answer.status, 200);
+        assert!(
+            answer.body.contains(sentence) && answer.body.contains("aria-invalid"),
+            "{sentence}: {}",
+            answer.body
         );
-        let mut statuses = [a.status, b.status];
-        statuses.sort_unstable();
-        assert_eq!(statuses, [303, 400]);
-        assert_eq!(server.count("SELECT count(*) AS n FROM user_roles"), 1);
-        assert_eq!(server.count("SELECT count(*) AS n FROM users WHERE username IN ('left', 'right')"), 1);
     }
-}
-
-story! {
-    async fn a_weak_password_a_taken_name_or_a_strange_form_make_nobody(server: Server) {
-        let path = link(&server).await;
-        let mut browser = server.browser();
-        assert_eq!(browser.get(&path).await.status, 303);
-        let cases: [(&[(&str, &str)], &str); 6] = [
-            (&[("username", "a b")], "This cannot be a user name"),
-            (&[("username", "alice")], "There is an account of this name already"),
-            (&[("repeat", "something else entirely")], "not the same"),
-            (&[("password", "short"), ("repeat", "short")], "needs at least 15 characters"),
-            (&[("password", "passwordpassword"), ("repeat", "passwordpassword")], "easy to guess"),
-            (&[("password", "root12345678901"), ("repeat", "root12345678901")], "little more than a name"),
-        ];
-        for (changed, sentence) in cases {
-            let answer = fills_in(&mut browser, changed).await;
-            assert_eq!(answer.status, 200);
-            assert!(answer.body.contains(sentence) && answer.body.contains("aria-invalid"), "{sentence}: {}", answer.body);
-        }
-        let forged = fills_in(&mut browser, &[("csrf", "x")]).await;
-        forged_is(&forged, "token");
-        let page = browser.get("/setup").await;
-        let csrf = page.hidden("csrf");
-        let fields = [("csrf", csrf.as_str()), ("username", "root"), ("password", PASSWORD), ("repeat", PASSWORD)];
-        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
-        let headers = [("Content-Type", "application/x-www-form-urlencoded"), ("Origin", "https://evil.example"), ("Sec-Fetch-Site", "cross-site")];
-        let foreign = browser.send("POST", "/setup", &headers, Some(body)).await;
-        forged_is(&foreign, "origin");
-        assert_eq!(server.count("SELECT count(*) AS n FROM user_roles"), 0);
-        // The link is still good.
-        assert_eq!(fills_in(&mut browser, &[]).await.status, 303);
-    }
+    let forged = fills_in(&mut browser, &[("csrf", "x")]).await;
+    forged_is(&forged, "token");
+    let page = browser.get("/setup").await;
+    let csrf = page.hidden("csrf");
+    let fields = [
+        ("csrf", csrf.as_str()),
+        ("username", "root"),
+        ("password", PASSWORD),
+        ("repeat", PASSWORD),
+    ];
+    let body = form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(fields)
+        .finish();
+    let headers = [
+        ("Content-Type", "application/x-www-form-urlencoded"),
+        ("Origin", "https://evil.example"),
+        ("Sec-Fetch-Site", "cross-site"),
+    ];
+    let foreign = browser.send("POST", "/setup", &headers, Some(body)).await;
+    forged_is(&foreign, "origin");
+    assert_eq!(server.count("SELECT count(*) AS n FROM user_roles"), 0);
+    // The link is still good.
+    assert_eq!(fills_in(&mut browser, &[]).await.status, 303);
 }
 
 #[track_caller]
@@ -163,7 +256,9 @@ fn with_password(text: &str) -> impl FnOnce(&mut Config) {
     move |config| config.bootstrap.admin_password_file = Some(file)
 }
 
-async fn an_administrator_for_a_week(db: Db) {
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn configured_administrator_expires_after_a_week(#[case] db: Db) {
     let server = Server::with(db, with_password(PASSWORD)).await;
     assert_eq!(
         server.app.bootstrap().await.unwrap(),
@@ -218,17 +313,7 @@ async fn an_administrator_for_a_week(db: Db) {
 }
 
 #[actix_web::test]
-async fn an_administrator_of_the_configuration_is_one_for_a_week_on_sqlite() {
-    an_administrator_for_a_week(Db::Sqlite).await;
-}
-
-#[actix_web::test]
-async fn an_administrator_of_the_configuration_is_one_for_a_week_on_postgres() {
-    an_administrator_for_a_week(Db::Postgres).await;
-}
-
-#[actix_web::test]
-async fn a_password_of_the_configuration_must_be_a_good_one() {
+async fn configured_password_must_be_strong() {
     for (text, sentence) in [
         ("short", "a password needs at least 15 characters"),
         ("admin1234567890", "little more than a name"),
