@@ -41,7 +41,7 @@ fn main() {
     runtime.block_on(subscribers());
 }
 
-/// Returns a token as the server signs it, and its `jti`.
+/// Returns the `jti` of a token, and the token as the server signs it.
 fn token(server: &Server, number: usize) -> (String, String) {
     let now = server.clock.now();
     let jti = uuid(&server.app.entropy, now);

@@ -37,7 +37,10 @@ fuzz_target!(|text: &str| {
     match load(&overrides, environment) {
         Err(refused) => assert!(!refused.to_string().is_empty()),
         Ok(config) => {
-            assert!(config.check().is_ok(), "a loaded configuration passes its checks");
+            assert!(
+                config.check().is_ok(),
+                "a loaded configuration passes its checks"
+            );
             assert!(config.tokens.access.0 <= Duration::from_secs(15 * 60));
             assert!(config.tokens.code.0 <= Duration::from_secs(10 * 60));
             assert!(config.keys.rotate_every.0 <= Duration::from_secs(180 * 86_400));

@@ -24,7 +24,11 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     if let Ok(records) = Records::decode(text) {
-        assert_eq!(records.encode(), text, "each list has one encoding in base64");
+        assert_eq!(
+            records.encode(),
+            text,
+            "each list has one encoding in base64"
+        );
     }
     if let Ok(position) = text.parse::<Position>() {
         assert_eq!(position.to_string(), text, "each position has one encoding");

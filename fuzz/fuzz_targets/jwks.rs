@@ -20,7 +20,10 @@ fuzz_target!(|json: &[u8]| {
         let _ = key.thumbprint();
     }
     match Keys::parse(&set) {
-        Err(_) => assert!(distinct.len() < kids.len(), "refused without a repeated kid"),
+        Err(_) => assert!(
+            distinct.len() < kids.len(),
+            "refused without a repeated kid"
+        ),
         Ok(keys) => {
             assert_eq!(distinct.len(), kids.len(), "a repeated kid was accepted");
             assert!(keys.len() <= kids.len());
