@@ -1,5 +1,5 @@
-//! A day's worth of sign-ins and refreshes with a moving clock: how many rows each table has after
-//! every hour. They must not grow with use. `cargo bench --bench day`.
+//! Simulates a day of sign-ins and refreshes with a moving clock, and prints the number of rows of each
+//! table after every hour. The tables must not grow with use. `cargo bench --bench day`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../tests/fixtures/mod.rs"]
@@ -18,7 +18,7 @@ const TABLES: [&str; 5] = [
     "grants",
     "revocations",
 ];
-/// Every hour: sign-ins, each with one code, this many refreshes, and one in ten revoked.
+/// Sign-ins per hour. Each has one code and `REFRESHES` refreshes; one in ten is revoked.
 const SIGN_INS: usize = 60;
 const REFRESHES: usize = 3;
 
@@ -29,7 +29,7 @@ fn main() {
 }
 
 async fn day(db: Db) {
-    // TokenLifetimes of hours instead of weeks, so that one day shows what dies.
+    // Lifetimes of hours instead of weeks, so that rows expire within the simulated day.
     let server = Server::with(db, |config| {
         config.limits.mode = portcullis::config::Mode::Count;
         config.tokens.refresh_idle = HumanDuration::secs(2 * 3_600);

@@ -1,7 +1,8 @@
-//! From a revocation to its refusal, and what a thousand subscribers cost. `cargo bench --bench feed`.
+//! Measures the time from a revocation to the refusal of the token, and the cost of a thousand
+//! subscribers. `cargo bench --bench feed`.
 //!
-//! `cargo bench --bench feed -- EVENTS` sets how many revocations are timed (20,000 without). Three
-//! services follow the feed over sockets; on Postgres one of them at a second node.
+//! `cargo bench --bench feed -- EVENTS` sets the number of revocations (default: 20,000). Three services
+//! follow the feed over sockets; on PostgreSQL one of them is connected to a second node.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../tests/fixtures/mod.rs"]
@@ -19,12 +20,12 @@ use portcullis_verifier::{Need, Rejected, Rev, Verifier};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Between two revocations.
+/// Interval between two revocations.
 const PACE: Duration = Duration::from_millis(5);
 const SERVICES: usize = 3;
 const SUBSCRIBERS: usize = 1_000;
 const STREAMS_PER_CLIENT: usize = 16;
-/// Revocations a second, and for how long, while the subscribers are there.
+/// Revocations per second, and for how many seconds, while the subscribers are connected.
 const REVOCATIONS: u32 = 10;
 const SECONDS: u32 = 20;
 
@@ -40,7 +41,7 @@ fn main() {
     runtime.block_on(subscribers());
 }
 
-/// A token of its own, as the server signs it.
+/// Returns the `jti` of a token, and the token as the server signs it.
 fn token(server: &Server, number: usize) -> (String, String) {
     let now = server.clock.now();
     let jti = uuid(&server.app.entropy, now);
@@ -132,7 +133,7 @@ async fn refusals(db: Db, events: usize) {
             }
         }
         waiting.retain(|event| event.refused.contains(&false));
-        // A blocking thread's turn, so that sockets are looked at.
+        // Use a blocking thread, so that the runtime can poll the sockets.
         tokio::task::spawn_blocking(std::thread::yield_now)
             .await
             .unwrap();
@@ -147,7 +148,7 @@ async fn refusals(db: Db, events: usize) {
     );
 }
 
-/// User and system time of a process, in seconds, and its resident memory, in MiB (proc(5)).
+/// Returns the user and system time of a process in seconds, and its resident memory in MiB (proc(5)).
 fn spent(running: &Running) -> (f64, f64) {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", running.child.id())).unwrap();
     let fields: Vec<&str> = stat
@@ -157,11 +158,12 @@ fn spent(running: &Running) -> (f64, f64) {
         .split_whitespace()
         .collect();
     let number = |index: usize| fields[index].parse::<f64>().unwrap();
-    // Linux tells time in hundredths of a second and memory in pages of 4 KiB here.
+    // The units are hundredths of a second and pages of 4 KiB.
     ((number(11) + number(12)) / 100.0, number(21) / 256.0)
 }
 
-/// A real server, a thousand streams at one heartbeat a second, ten revocations a second.
+/// Measures a real server with a thousand streams, one heartbeat per second, and ten revocations per
+/// second.
 async fn subscribers() {
     let installation = Installation::new();
     let port = {
@@ -173,7 +175,7 @@ async fn subscribers() {
     let server = installation.serve(&[
         ("PORTCULLIS__ISSUER", issuer.as_str()),
         ("PORTCULLIS__LISTEN__PUBLIC", listen.as_str()),
-        // All of them come from one address here, and each asks for credentials to be checked.
+        // All streams come from one address, and each request authenticates a client.
         ("PORTCULLIS__LIMITS__PER_IP", "1000000"),
     ]);
     let api = "https://orders.example";

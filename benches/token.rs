@@ -1,5 +1,5 @@
-//! Mint, verify, JWKS and the token endpoint, each beside what it is measured against, so that the
-//! ratios hold on a noisy machine. `cargo bench --bench token`.
+//! Measures issuing, verification, JWKS and the token endpoint, each beside its baseline, so that the
+//! ratios are valid on a noisy machine. `cargo bench --bench token`.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../tests/fixtures/mod.rs"]
@@ -86,7 +86,7 @@ fn signatures(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The JWKS handler beside a bare actix answer of the same size.
+/// Compares the JWKS handler with a bare actix response of the same size.
 fn jwks(criterion: &mut Criterion) {
     let system = System::new();
     let server = system.block_on(Server::start(Db::Sqlite));
@@ -140,9 +140,8 @@ fn jwks(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The token endpoint, one code at a time: what a client waits for. Codes are made outside the
-/// measured time.
-/// A server that only counts what would be too much: one client at one address asks all of it.
+/// Starts a server that only counts requests above the limits, because one client at one address sends all
+/// of them.
 async fn unhurried(db: Db) -> Server {
     Server::with(db, |config| {
         config.limits.mode = portcullis::config::Mode::Count
@@ -150,6 +149,8 @@ async fn unhurried(db: Db) -> Server {
     .await
 }
 
+/// Measures the latency of the token endpoint, one code at a time. Codes are created outside the measured
+/// time.
 fn token_endpoint(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("token_endpoint");
     group
@@ -183,7 +184,7 @@ fn token_endpoint(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// The rest of a token's daily life beside the one signature that each of these needs.
+/// Compares the other token requests with the one signature that each of them needs.
 fn renewals(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("token_endpoint");
     for db in [Db::Sqlite, Db::Postgres] {
@@ -214,7 +215,7 @@ fn renewals(criterion: &mut Criterion) {
             let fields = [("grant_type", "client_credentials")];
             b.iter(|| system.block_on(robot.posts("/oauth2/token", &fields)).ok());
         });
-        // What this harness costs by itself: the same client, a form of that size, no work.
+        // Baseline of the harness: the same client and a form of that size, without any work.
         group.bench_function(format!("refused_{db:?}").to_lowercase(), |b| {
             b.iter(|| {
                 system.block_on(shop.posts_raw("/oauth2/token", &[], &[("grant_type", "x")]))

@@ -168,7 +168,13 @@ async fn concurrent_grant_revocations_write_one_record(#[case] db: Db) {
     let scene = scene(&server).await;
     let id = scene.grant.id.clone();
     assert_eq!(
-        race(&server, move |tx| tx.end_grant(&id, "test", "node", now())).await,
+        race(&server, move |tx| tx.revoke_grant(
+            &id,
+            "test",
+            "node",
+            now()
+        ))
+        .await,
         1
     );
     assert_eq!(
@@ -234,7 +240,7 @@ async fn grant_is_active_only_while_its_dependencies_are(#[case] db: Db) {
         let store = server.app.store.clone();
         async move {
             store
-                .read(move |tx| tx.find_standing_grant(&id, at))
+                .read(move |tx| tx.find_active_grant(&id, at))
                 .await
                 .unwrap()
                 .is_some()
@@ -341,7 +347,7 @@ async fn session_lookup_requires_current_user_epoch(#[case] db: Db) {
     );
     let user = scene.session.login.user_id.clone();
     server
-        .write(move |tx| tx.cut_off_user(&user, "test", "cli", now()))
+        .write(move |tx| tx.revoke_all_for_user(&user, "test", "cli", now()))
         .await;
     assert!(
         server

@@ -1,4 +1,5 @@
-//! The `Authorization` header beside a form. Up to the first line end: the header; the rest: the form.
+//! Client authentication with an `Authorization` header and a form. The input is the header, a line end,
+//! and the form.
 #![no_main]
 
 use base64::Engine;
@@ -28,7 +29,7 @@ fuzz_target!(|data: &[u8]| {
         );
     }
     assert!(present(&[header, header], &form).is_err());
-    // Whoever encodes as RFC 6749 §2.3.1 says is read as he meant it.
+    // Credentials that are encoded as in RFC 6749 §2.3.1 are decoded to their original values.
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };

@@ -5,7 +5,7 @@ use libfuzzer_sys::fuzz_target;
 use portcullis::oauth::request::claims_request::ClaimsRequest;
 use serde_json::Value;
 
-/// How deep a value is nested.
+/// Returns the nesting depth of a value.
 fn depth(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),

@@ -1,4 +1,4 @@
-//! The configuration: up to the first NUL a file, after it lines of an environment.
+//! The configuration. The input is a file, a NUL, and the lines of an environment.
 #![no_main]
 
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use portcullis::config::{Overrides, load};
 
-/// One file per process, in memory where there is such a place.
+/// The configuration file of this process, in memory if the system has `/dev/shm`.
 static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
     let memory = PathBuf::from("/dev/shm");
     let folder = if memory.is_dir() {
@@ -21,7 +21,7 @@ static FILE: LazyLock<PathBuf> = LazyLock::new(|| {
 
 fuzz_target!(|text: &str| {
     let (file, environment) = text.split_once('\0').unwrap_or((text, ""));
-    // Files that are named in it are not what is looked at.
+    // Skip configurations that name further files: their contents are not part of the input.
     if text.contains('/') && text.contains("_file") {
         return;
     }
@@ -37,7 +37,10 @@ fuzz_target!(|text: &str| {
     match load(&overrides, environment) {
         Err(refused) => assert!(!refused.to_string().is_empty()),
         Ok(config) => {
-            assert!(config.check().is_ok(), "what is loaded is checked");
+            assert!(
+                config.check().is_ok(),
+                "a loaded configuration passes its checks"
+            );
             assert!(config.tokens.access.0 <= Duration::from_secs(15 * 60));
             assert!(config.tokens.code.0 <= Duration::from_secs(10 * 60));
             assert!(config.keys.rotate_every.0 <= Duration::from_secs(180 * 86_400));

@@ -1,4 +1,5 @@
-//! What a subscriber and the server read of the revocation feed: records, frames, positions, acks.
+//! The formats of the revocation feed that subscribers and the server parse: records, frames, positions
+//! and acknowledgements.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,7 +7,7 @@ use portcullis_verifier::{Ack, Frame, Frames, PACKED_BYTES, Position, Records};
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(records) = Records::unpack(data) {
-        assert_eq!(records.pack(), data, "one form for each list");
+        assert_eq!(records.pack(), data, "each list has one encoding");
         assert_eq!(records.0.len() * PACKED_BYTES, data.len());
         assert_eq!(Records::decode(&records.encode()), Ok(records));
     }
@@ -23,9 +24,13 @@ fuzz_target!(|data: &[u8]| {
         return;
     };
     if let Ok(records) = Records::decode(text) {
-        assert_eq!(records.encode(), text, "one spelling for each list");
+        assert_eq!(
+            records.encode(),
+            text,
+            "each list has one encoding in base64"
+        );
     }
     if let Ok(position) = text.parse::<Position>() {
-        assert_eq!(position.to_string(), text, "one spelling for each position");
+        assert_eq!(position.to_string(), text, "each position has one encoding");
     }
 });

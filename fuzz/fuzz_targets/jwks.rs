@@ -1,4 +1,4 @@
-//! Published keys (RFC 7517), as a verifier reads them.
+//! Published keys (RFC 7517), as a verifier parses them.
 #![no_main]
 
 use std::collections::HashSet;
@@ -20,9 +20,12 @@ fuzz_target!(|json: &[u8]| {
         let _ = key.thumbprint();
     }
     match Keys::parse(&set) {
-        Err(_) => assert!(distinct.len() < kids.len(), "refused without a kid twice"),
+        Err(_) => assert!(
+            distinct.len() < kids.len(),
+            "refused without a repeated kid"
+        ),
         Ok(keys) => {
-            assert_eq!(distinct.len(), kids.len(), "a kid twice");
+            assert_eq!(distinct.len(), kids.len(), "a repeated kid was accepted");
             assert!(keys.len() <= kids.len());
             for jwk in &set.keys {
                 let found = jwk.kid.as_deref().and_then(|kid| keys.find(kid));
@@ -31,9 +34,9 @@ fuzz_target!(|json: &[u8]| {
                     assert_eq!(jwk.use_.as_deref(), Some("sig"));
                 }
             }
-            // What we would publish of it is read the same.
+            // The set that the server would publish from it is parsed to the same keys.
             let again = serde_json::to_vec(&set).expect("JSON");
-            let again: JwkSet = serde_json::from_slice(&again).expect("our own JSON");
+            let again: JwkSet = serde_json::from_slice(&again).expect("the serialized set");
             assert_eq!(
                 Keys::parse(&again).map(|keys| keys.len()).ok(),
                 Some(keys.len())

@@ -1,5 +1,5 @@
-//! Access tokens at the verifier. A text with a NUL in it is a header and a payload, which get a genuine
-//! signature, so that what comes after the signature is reached; any other text is the token itself.
+//! Access tokens at the verifier. An input with a NUL is a header and a payload, which receive a valid
+//! signature so that the checks after the signature are reached. Any other input is the token itself.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -28,7 +28,7 @@ static WORLD: LazyLock<World> = LazyLock::new(|| {
     let point = pair.public_key().as_ref().to_vec();
     let number = |part: &[u8]| <[u8; 32]>::try_from(part).expect("32 bytes");
     let mut jwk = Jwk::es256(&number(&point[1..33]), &number(&point[33..]));
-    // The seeds name it so.
+    // The seeds use this `kid`.
     jwk.kid = Some("k".to_owned());
     let keys = JwkSet {
         keys: vec![jwk.clone()],
@@ -49,7 +49,7 @@ fn signed(header: &str, payload: &str) -> String {
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
 }
 
-/// What we accept is what it has to be, and another library accepts it too.
+/// Asserts that an accepted token has the required properties, and that another library accepts it too.
 fn accepted(token: &str, claims: &Claims) {
     let part = |n: usize| -> Value {
         let text = token.split('.').nth(n).expect("three parts");

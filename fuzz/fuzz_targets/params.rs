@@ -1,4 +1,4 @@
-//! A form or query, against the WHATWG parser: what we take means the same to everybody.
+//! A form or query, compared with the WHATWG parser: accepted input has the same meaning for both.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,13 +11,13 @@ fuzz_target!(|text: &[u8]| {
     let others: Vec<(String, String)> = form_urlencoded::parse(text).into_owned().collect();
     let names: Vec<&str> = params.names().collect();
     assert!(names.len() <= 64);
-    // Names that are broken become this one there, and stand apart here.
+    // The WHATWG parser maps all invalid names to this one; ours keeps them apart.
     for name in names.into_iter().filter(|name| !name.contains('\u{FFFD}')) {
         assert!(params.has(name));
         let _ = params.verbatim(name);
         if let Ok(Some(value)) = params.one(name) {
             let theirs: Vec<_> = others.iter().filter(|(other, _)| other == name).collect();
-            assert_eq!(theirs.len(), 1, "{name} stands once");
+            assert_eq!(theirs.len(), 1, "{name} occurs once");
             assert_eq!(theirs[0].1, value, "{name}");
             assert!(!value.chars().any(char::is_control));
         }

@@ -1,5 +1,5 @@
-//! The redirect URI matcher, against the `url` crate. Up to the first line end: what is registered;
-//! the rest: what a request presents.
+//! The redirect URI matcher, compared with the `url` crate. The input is the registered URI, a line end,
+//! and the URI of a request.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -25,7 +25,7 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// What can be registered goes where it says, whoever reads it.
+/// Asserts that a URI that can be registered has the same target whatever its base.
 fn registered(uri: &str) {
     for public in [false, true] {
         for localhost in [false, true] {
@@ -35,7 +35,7 @@ fn registered(uri: &str) {
             let url = Url::parse(uri).expect("an absolute URI");
             assert!(url.fragment().is_none() && url.username().is_empty());
             assert!(url.password().is_none());
-            // Our answer is a Location header: it must not be read relative to us.
+            // The response is a Location header, which must not be resolved relative to the server.
             let ours = Url::parse("https://op.example/oauth2/authorize").expect("ours");
             assert_eq!(ours.join(uri).as_ref(), Ok(&url), "relative to https");
             let ours = Url::parse("http://localhost:8080/oauth2/authorize").expect("ours");
@@ -62,21 +62,21 @@ fuzz_target!(|text: &str| {
     let Ok(callback) = resolve(&client(known), Some(presented), true) else {
         assert_ne!(
             known, presented,
-            "its own URI is always taken, unless it is too long"
+            "a registered URI always matches itself, unless it is too long"
         );
         return;
     };
     assert_eq!(
         callback.uri(),
         presented,
-        "the answer goes where the request said"
+        "the response goes to the URI of the request"
     );
     if known == presented {
         return;
     }
     // The one exception is the port of a loopback literal.
     let (Ok(mut known), Ok(mut presented)) = (Url::parse(known), Url::parse(presented)) else {
-        // Neither can be registered, so nothing can follow from it.
+        // Such a URI cannot be registered, so the match has no effect.
         assert!(check(known, true, true).is_err(), "{known} → {presented}");
         return;
     };

@@ -1,4 +1,4 @@
-//! Scopes (RFC 6749 §3.3). Up to the first line end one, the rest another.
+//! Scopes (RFC 6749 §3.3). The input is one scope, a line end, and another scope.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

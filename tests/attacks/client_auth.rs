@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use portcullis::oauth::client::{AuthMethod, ClientSecret, Registration};
-use portcullis::oauth::client_auth::{present, authenticate};
+use portcullis::oauth::client_auth::{authenticate, present};
 use portcullis::oauth::request::params::Params;
 use portcullis::secret::{Secret, base64url, sha256};
 use serde_json::{Value, json};

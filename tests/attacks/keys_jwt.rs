@@ -70,7 +70,7 @@ fn members(jwks: &str) -> Vec<String> {
 const PRIVATE: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 
 async fn a280_jwks_contains_no_private_members(stage: &Stage) {
-    let table = stage.server.app.keeper.table();
+    let table = stage.server.app.key_manager.table();
     let look = async |case: usize| {
         poll_all_nodes(stage).await;
         for node in stage.all() {
@@ -133,7 +133,7 @@ fn p256(seed: u64) -> String {
 }
 
 async fn a281_weak_keys_are_not_imported(stage: &Stage) {
-    let table = stage.server.app.keeper.table();
+    let table = stage.server.app.key_manager.table();
     let weak = [
         (1, rsa(2_047, 65_537)),
         (2, rsa(2_048, 3)),
@@ -144,9 +144,11 @@ async fn a281_weak_keys_are_not_imported(stage: &Stage) {
     for (case, pem) in weak {
         let mark = log::mark();
         let refused = table.import(&pem, &act(stage)).await;
-        stage.check(case, matches!(refused, Err(KeyManagerError::Keys(_))), || {
-            "taken".to_owned()
-        });
+        stage.check(
+            case,
+            matches!(refused, Err(KeyManagerError::Keys(_))),
+            || "taken".to_owned(),
+        );
         let told = log::since(mark).iter().any(|event| {
             event
                 .get("event")
@@ -177,7 +179,7 @@ async fn a281_weak_keys_are_not_imported(stage: &Stage) {
 }
 
 async fn a282_duplicate_keys_are_not_imported(stage: &Stage) {
-    let table = stage.server.app.keeper.table();
+    let table = stage.server.app.key_manager.table();
     let taken = table.import(&p256(9), &act(stage)).await.unwrap();
     let key = &taken.inserts()[0];
     let jwk: portcullis_verifier::Jwk = serde_json::from_str(&key.public_jwk).unwrap();
@@ -202,7 +204,7 @@ async fn a282_duplicate_keys_are_not_imported(stage: &Stage) {
 }
 
 async fn a284_keys_are_published_before_they_sign(stage: &Stage) {
-    let table = stage.server.app.keeper.table();
+    let table = stage.server.app.key_manager.table();
     let signer = |rows: &[portcullis::keys::SigningKey], now| {
         portcullis::keys::rotation::signer(ES256.among(rows), now)
             .unwrap()
@@ -252,7 +254,7 @@ async fn a284_keys_are_published_before_they_sign(stage: &Stage) {
 }
 
 async fn a285_retired_keys_stay_published_while_tokens_live(stage: &Stage) {
-    let table = stage.server.app.keeper.table();
+    let table = stage.server.app.key_manager.table();
     let kid = stage.server.app.keys().signer(ES256).unwrap().to_owned();
     table.rotate(ES256, true, &act(stage)).await.unwrap();
     let shows = async || {
@@ -703,7 +705,7 @@ async fn a298_access_token_for_another_audience_is_rejected(stage: &Stage) {
 }
 
 async fn a302_altered_key_rows_do_not_open(stage: &Stage) {
-    let table = stage.server.app.keeper.table();
+    let table = stage.server.app.key_manager.table();
     let rows = table.read(act(stage).now).await.unwrap().keys;
     let ring: Vec<_> = ES256.among(&rows).collect();
     let (one, two) = (ring[0], ring[1]);

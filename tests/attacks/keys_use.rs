@@ -297,7 +297,7 @@ async fn a301_private_keys_appear_in_no_output(stage: &Stage) {
     let forms = encodings(&secret.to_bytes());
     let leaks = |text: &str| forms.iter().any(|form| text.contains(form.as_str()));
     let pem = secret.to_pkcs8_pem(LineEnding::LF).unwrap().to_string();
-    let (mark, table) = (log::mark(), stage.server.app.keeper.table());
+    let (mark, table) = (log::mark(), stage.server.app.key_manager.table());
     // The key is imported, published, used, resealed and destroyed.
     let taken = table.import(&pem, &act(stage)).await.unwrap();
     let kid = taken.inserts()[0].kid.clone();

@@ -133,7 +133,7 @@ async fn compromised_client_secret_revokes_all_grants(#[case] db: Db) {
     server
         .write(move |tx| {
             tx.expire_client_secrets(&id, &kept.id, now)?;
-            tx.cut_off_client(&id, "secret compromised", "test", now)
+            tx.revoke_all_for_client(&id, "secret compromised", "test", now)
         })
         .await;
     let thief = shop.refreshes(tokens.refresh(), &[]).await;

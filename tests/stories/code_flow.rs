@@ -146,7 +146,7 @@ async fn code_is_rejected_after_user_revocation(#[case] db: Db) {
     server
         .write(move |tx| {
             let (user, _) = tx.find_credentials(&name)?.unwrap();
-            tx.cut_off_user(&user.id, "sign out everywhere", "test", now)
+            tx.revoke_all_for_user(&user.id, "sign out everywhere", "test", now)
         })
         .await;
     shop.redeems(&code)

@@ -203,7 +203,7 @@ async fn every_kind_of_revocation_reaches_the_services(#[case] db: Db) {
 async fn revoked_key_is_rejected_and_successor_accepted(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let shop = server.shop().await;
-    server.app.keeper.keep().await.unwrap();
+    server.app.key_manager.keep().await.unwrap();
     server.app.poll().await.unwrap();
     let service = server.service("orders-1").await;
     let old = tokens(&server, &shop).await;
@@ -211,7 +211,7 @@ async fn revoked_key_is_rejected_and_successor_accepted(#[case] db: Db) {
         .as_str()
         .unwrap()
         .to_owned();
-    let act = portcullis::keeper::Act {
+    let act = portcullis::key_manager::Act {
         actor: portcullis::audit::Actor::Operator,
         now: server.clock.now(),
     };
@@ -539,7 +539,7 @@ async fn restored_database_blocks_issuance_until_recover(#[case] db: Db) {
         "keys are public all the same"
     );
     // Recovered: everything of before is dead, everything new works.
-    let act = portcullis::keeper::Act {
+    let act = portcullis::key_manager::Act {
         actor: portcullis::audit::Actor::Operator,
         now: server.clock.now(),
     };
@@ -816,7 +816,7 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     let before = records(&server);
     let user = bob.clone();
     server
-        .write(move |tx| tx.cut_off_user(&user, "password", "test", now))
+        .write(move |tx| tx.revoke_all_for_user(&user, "password", "test", now))
         .await;
     told(
         "a password is set, or everything is signed out",
@@ -836,7 +836,7 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     ) -> Result<bool, portcullis::db::Error>;
     let acts: [(&str, Act); 3] = [
         ("a client's secret is compromised", |tx, id, now| {
-            tx.cut_off_client(id, "secret compromised", "test", now)
+            tx.revoke_all_for_client(id, "secret compromised", "test", now)
         }),
         ("a client is switched off", |tx, id, now| {
             tx.disable_client(id, "test", now)
@@ -858,7 +858,7 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
         .signer(portcullis::keys::Ring::token(portcullis::keys::Alg::ES256))
         .unwrap()
         .to_owned();
-    let act = portcullis::keeper::Act {
+    let act = portcullis::key_manager::Act {
         actor: portcullis::audit::Actor::Operator,
         now,
     };

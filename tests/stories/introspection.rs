@@ -150,12 +150,12 @@ async fn introspection_reflects_revocations_at_once(#[case] db: Db) {
             ),
             "user" => {
                 server
-                    .write(move |tx| tx.cut_off_user(&user, "test", "test", now))
+                    .write(move |tx| tx.revoke_all_for_user(&user, "test", "test", now))
                     .await
             }
             "client" => assert!(
                 server
-                    .write(move |tx| tx.cut_off_client(&client, "test", "test", now))
+                    .write(move |tx| tx.revoke_all_for_client(&client, "test", "test", now))
                     .await
             ),
             _ => server.execute("UPDATE feed_head SET epoch = epoch + 1"),
@@ -202,7 +202,7 @@ async fn client_token_is_inactive_after_client_deletion(#[case] db: Db) {
     assert_eq!(robot.finds(tokens.access()).await["active"], true);
     let now = server.clock.now();
     server
-        .write(move |tx| tx.cut_off_client(&"robot".into(), "test", "test", now))
+        .write(move |tx| tx.revoke_all_for_client(&"robot".into(), "test", "test", now))
         .await;
     assert_eq!(robot.introspects(tokens.access()).await.body, INACTIVE);
     let fresh = robot.posts("/oauth2/token", &[grant]).await.ok();
