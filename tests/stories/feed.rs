@@ -217,7 +217,7 @@ async fn revoked_key_is_rejected_and_successor_accepted(#[case] db: Db) {
     };
     server
         .app
-        .keeper
+        .key_manager
         .table()
         .revoke(&kid, "leaked", &act)
         .await
@@ -545,7 +545,7 @@ async fn restored_database_blocks_issuance_until_recover(#[case] db: Db) {
     };
     let renewal = server
         .app
-        .keeper
+        .key_manager
         .table()
         .renewal("restored", &act)
         .await
@@ -864,7 +864,7 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     };
     server
         .app
-        .keeper
+        .key_manager
         .table()
         .revoke(&kid, "leaked", &act)
         .await

@@ -229,7 +229,7 @@ async fn deleted_resource_leaves_other_tokens_active(#[case] db: Db) {
         id: "second".to_owned(),
         audience: "https://second.example".to_owned(),
         name: "Second".to_owned(),
-        scopes: portcullis::oauth::scope::Scope::parse("second:read").unwrap(),
+        scopes: portcullis::oauth::request::scope::Scope::parse("second:read").unwrap(),
         access_ttl: None,
         alg: portcullis::keys::Alg::ES256,
         created_at: now,

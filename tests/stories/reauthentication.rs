@@ -248,7 +248,7 @@ async fn form_of_request_rejected_later_returns_to_the_client(#[case] db: Db) {
         .opens(&web.request(&[("scope", "openid orders:read")]))
         .await;
     // The registration is narrowed while the page is open.
-    let narrowed = portcullis::oauth::scope::Scope::parse("openid").unwrap();
+    let narrowed = portcullis::oauth::request::scope::Scope::parse("openid").unwrap();
     server
         .alter(&web.client.id, |client| client.scopes = narrowed)
         .await;
