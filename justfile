@@ -4,7 +4,7 @@
 check:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets --quiet -- -D warnings
-    cargo test --quiet --test layout
+    cargo test --workspace --features portcullis-verifier/actix --quiet --test layout --test language
 
 # Tests whose name contains NAME, in all test programs. PostgreSQL rows need DATABASE_URL.
 test NAME:
@@ -12,7 +12,7 @@ test NAME:
 
 # One row or area of the attack catalogue, such as `just attack A189` or `just attack token-refresh`.
 attack NAME:
-    cargo test --features portcullis-verifier/actix --test attacks -- {{NAME}}
+    cargo test --workspace --features portcullis-verifier/actix --test attacks -- {{NAME}}
 
 # Everything but the browser and the client libraries, with a private PostgreSQL.
 fast:

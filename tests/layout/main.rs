@@ -2,22 +2,27 @@
 //! migrations, each document has its file, each template its page.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod imports;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use imports::Sources;
+
 /// From left to right; modules of one entry do not know each other.
-const ORDER: [&[&str]; 11] = [
+const ORDER: [&[&str]; 12] = [
     &["main"],
     &["cli"],
     &["http"],
     &["app"],
+    &["checks", "tasks"],
     &["admin"],
     &["feed", "key_manager"],
     &["db"],
     &["oauth"],
     &["accounts", "keys"],
-    &["log", "telemetry"],
+    &["log", "outbound", "telemetry"],
     &["audit", "config", "id", "metrics", "secret", "time"],
 ];
 
@@ -84,48 +89,111 @@ fn code(file: &Path) -> String {
         .join("\n")
 }
 
-/// The modules of this crate that a text names: `crate::x`, `portcullis::x`, and inside braces.
-fn named(code: &str) -> BTreeSet<String> {
-    let mut modules = BTreeSet::new();
-    for (_, rest) in ["crate::", "portcullis::"].iter().flat_map(|prefix| {
-        code.match_indices(prefix)
-            .map(|(at, _)| (at, &code[at + prefix.len()..]))
-    }) {
-        if let Some(group) = rest.strip_prefix('{') {
-            let group = group.split('}').next().unwrap_or_default();
-            modules.extend(group.split(',').map(|name| {
-                name.trim()
-                    .split("::")
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned()
-            }));
-        } else {
-            modules.insert(
-                rest.chars()
-                    .take_while(|c| c.is_alphanumeric() || *c == '_')
-                    .collect(),
-            );
+/// Imports that a rule forbids, as `file → file`.
+fn forbidden(is_forbidden: impl Fn(&str, &str) -> bool) -> Vec<String> {
+    let sources = Sources::read(root());
+    let mut wrong = Vec::new();
+    for (from, imports) in sources.imports() {
+        for to in imports {
+            if is_forbidden(from, to) {
+                wrong.push(format!("{from} → {to}"));
+            }
         }
     }
-    modules
+    wrong
+}
+
+/// `http/ui/login.rs` → `http`.
+fn top(file: &str) -> &str {
+    file.split('/').next().unwrap().trim_end_matches(".rs")
 }
 
 #[test]
 fn imports_go_one_way() {
-    let mut wrong = Vec::new();
-    for file in sources(&root().join("src")) {
-        let from = module(&file);
-        let Some(here) = place(&from) else {
-            assert_eq!(from, "lib", "{} has no place in the order", file.display());
-            continue;
+    let sources = Sources::read(root());
+    for file in sources.names() {
+        let is_placed = file == "lib.rs" || place(top(file)).is_some();
+        assert!(is_placed, "{file} has no place in the order");
+    }
+    let wrong = forbidden(|from, to| {
+        let (from, to) = (top(from), top(to));
+        let (Some(here), Some(there)) = (place(from), place(to)) else {
+            return false;
         };
-        for to in named(&code(&file)) {
-            let Some(there) = place(&to) else { continue };
-            let neighbours = here == there && from != to;
-            let allowed = AMONG_NEIGHBOURS.contains(&(from.as_str(), to.as_str()));
-            if there < here || (neighbours && !allowed) {
-                wrong.push(format!("{}: {from} → {to}", file.display()));
+        let are_neighbours = here == there && from != to;
+        there < here || are_neighbours && !AMONG_NEIGHBOURS.contains(&(from, to))
+    });
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_import_each_other_in_no_circle() {
+    let sources = Sources::read(root());
+    let circles = sources.circles();
+    assert!(circles.is_empty(), "{circles:#?}");
+}
+
+#[test]
+fn parts_of_http_do_not_import_each_other() {
+    let part = |file: &str| {
+        let inner = file.strip_prefix("http/")?;
+        let part = inner.split('/').next()?.trim_end_matches(".rs");
+        ["oauth", "ui", "admin", "management", "feed"]
+            .into_iter()
+            .find(|name| *name == part)
+    };
+    let wrong = forbidden(|from, to| {
+        let (Some(here), Some(there)) = (part(from), part(to)) else {
+            return false;
+        };
+        // Subscribers of the feed authenticate as clients.
+        let is_client_authentication = here == "feed" && to == "http/oauth/client_auth.rs";
+        here != there && !is_client_authentication
+    });
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Which files may use what: the end of a path, or the name of a crate, and the places.
+const RESERVED: [(&[&str], &[&str]); 6] = [
+    (
+        &["Event", "new"],
+        &["admin/", "key_manager/", "oauth/", "tasks/"],
+    ),
+    (
+        &["Clock", "System"],
+        &["main.rs", "cli/command.rs", "cli/serve.rs", "cli/demo.rs"],
+    ),
+    (
+        &["Entropy", "system"],
+        &["main.rs", "cli/command.rs", "cli/serve.rs", "cli/demo.rs"],
+    ),
+    (
+        &["reqwest"],
+        &[
+            "outbound.rs",
+            "telemetry/",
+            "cli/demo",
+            "cli/doctor",
+            "cli/healthcheck.rs",
+        ],
+    ),
+    (&["clap"], &["cli/", "main.rs"]),
+    (&["println"], &["cli/"]),
+];
+
+#[test]
+fn reserved_items_are_used_only_where_they_belong() {
+    let sources = Sources::read(root());
+    let mut wrong = Vec::new();
+    for (item, places) in RESERVED {
+        for file in sources.names() {
+            let uses = match item {
+                ["println"] => sources.calls(file, item),
+                [name] => sources.names_crate(file, name),
+                _ => sources.calls(file, item),
+            };
+            if uses && !places.iter().any(|place| file.starts_with(place)) {
+                wrong.push(format!("{file} uses {}", item.join("::")));
             }
         }
     }
@@ -222,6 +290,34 @@ fn each_document_of_the_map_has_its_file() {
         let file = row.rsplit('`').nth(1).unwrap();
         assert!(root().join("src").join(file).exists(), "{row}");
     }
+}
+
+#[test]
+fn files_and_functions_of_the_map_exist() {
+    let map = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let named: Vec<&str> = map.split('`').skip(1).step_by(2).collect();
+    let mut wrong = Vec::new();
+    let mut functions = 0;
+    for name in named {
+        let (path, function) = name.split_once("::").unwrap_or((name, ""));
+        let is_path = ["src/", "tests/", "crates/"]
+            .iter()
+            .any(|folder| path.starts_with(folder));
+        if !is_path {
+            continue;
+        }
+        if !root().join(path).exists() {
+            wrong.push(format!("{path} does not exist"));
+        } else if !function.is_empty() {
+            functions += 1;
+            let text = fs::read_to_string(root().join(path)).unwrap();
+            if !text.contains(&format!("fn {function}(")) {
+                wrong.push(format!("{path} has no function {function}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(functions > 5, "the map names {functions} functions");
 }
 
 #[test]
