@@ -9,12 +9,13 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use fixtures::postgres;
 use serde_yaml_ng::Value;
 
-#[path = "fixtures/postgres.rs"]
-mod postgres;
+#[path = "fixtures/mod.rs"]
+mod fixtures;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
@@ -363,14 +364,14 @@ fn compose_starts_services_in_order() {
             );
         probe.status().unwrap().success()
     };
-    assert!(
-        (0..300).any(|_| healthy() || {
-            std::thread::sleep(Duration::from_millis(100));
-            false
-        }),
-        "{}",
-        machine.read("log")
-    );
+    let started = Instant::now();
+    while !healthy() {
+        assert!(
+            started.elapsed() < Duration::from_secs(30),
+            "{}",
+            machine.read("log")
+        );
+    }
     assert!(
         running.0.try_wait().unwrap().is_none(),
         "{}",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::fixtures::installation::{Installation, Running, refused};
 use crate::fixtures::site::{Site, asks, base, management};
 use crate::fixtures::{Browser, Look, postgres};
-use crate::load_clients::{Promises, Shopper, signed_in};
+use crate::load_clients::{Promises, Shopper, redeemed, signed_in};
 use crate::runs;
 use crate::sqlite::site;
 
@@ -36,18 +36,6 @@ fn load(
         });
     });
     assert_eq!(promises.borrow().failed, Vec::<String>::new());
-}
-
-/// Waits until the load was promised so many more redemptions.
-async fn redeemed(promises: &RefCell<Promises>, more: usize) {
-    let (begun, wanted) = (Instant::now(), promises.borrow().codes.len() + more);
-    while promises.borrow().codes.len() < wanted {
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "the load stopped"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 /// Runs a command beside the load.

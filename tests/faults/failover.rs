@@ -13,6 +13,7 @@ use crate::fixtures::relay::Relay;
 use crate::fixtures::server::{AUDIENCE, confidential};
 use crate::fixtures::site::{asks, base, management};
 use crate::fixtures::{Answer, Browser, Db, Look, Server, TestClient, postgres};
+use crate::load_clients::redeemed;
 use crate::postgres::{House, aside};
 use crate::runs;
 
@@ -106,10 +107,7 @@ fn robot(house: &House) -> TestClient {
 /// People shop for a while, and what they were answered holds.
 fn keeps_its_word(house: &House) {
     let nodes: Vec<&Running> = house.nodes.iter().collect();
-    runs(async {
-        let moment = tokio::time::sleep(Duration::from_secs(1));
-        house.open_for(&nodes, moment).await;
-    });
+    runs(house.open_for(&nodes, redeemed(&house.promises, 20)));
     house.keeps_its_word();
 }
 
@@ -266,7 +264,7 @@ fn f02_failover_loses_no_acknowledged_write() {
     let slowest = std::cell::Cell::new(Duration::ZERO);
     runs(async {
         let failover = async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            redeemed(&house.promises, 20).await;
             primary.is_killed();
             let promoted = standby.clone();
             aside(move || promoted.is_promoted()).await;
@@ -274,7 +272,7 @@ fn f02_failover_loses_no_acknowledged_write() {
                 slowest.set(slowest.get().max(house.is_back(node).await));
                 becomes(node, 200, None).await;
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            redeemed(&house.promises, 20).await;
         };
         house.open_for(&nodes, failover).await;
     });

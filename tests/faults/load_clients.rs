@@ -3,12 +3,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portcullis::secret::sha256;
 use reqwest::{RequestBuilder, Response};
+use tokio::sync::Notify;
 
 use crate::fixtures::browser::http;
 use crate::fixtures::client::basic;
@@ -38,8 +40,26 @@ pub struct Promises {
     /// Codes that were refused, or whose refresh token was. Alice has at most twenty grants with one
     /// client, so whoever is slow may find that others got twenty meanwhile.
     pub surplus: BTreeSet<String>,
-    /// Answers that were none of this.
+    /// Unexpected answers.
     pub failed: Vec<String>,
+    /// Notified after each request.
+    pub progress: Arc<Notify>,
+}
+
+/// Waits until the load has reached what `holds` looks for.
+pub async fn reached(promises: &RefCell<Promises>, holds: impl Fn(&Promises) -> bool) {
+    while !holds(&promises.borrow()) {
+        // The load runs on this thread, so no request ends between the look and the wait.
+        let progress = Arc::clone(&promises.borrow().progress);
+        let waited = tokio::time::timeout(Duration::from_secs(30), progress.notified());
+        assert!(waited.await.is_ok(), "the load stopped");
+    }
+}
+
+/// Waits until the load has redeemed `more` further codes.
+pub async fn redeemed(promises: &RefCell<Promises>, more: usize) {
+    let wanted = promises.borrow().codes.len() + more;
+    reached(promises, |promises| promises.codes.len() >= wanted).await;
 }
 
 impl Promises {
@@ -193,6 +213,7 @@ impl<'p> Shopper<'p> {
         {
             let mut promises = self.promises.borrow_mut();
             promises.codes.insert(hash.clone());
+            promises.progress.notify_waiters();
             promises.used = Some(code.into_owned());
         }
         let mut tokens = self.keeps(answer).await?;
@@ -264,6 +285,7 @@ impl<'p> Shopper<'p> {
                     return Some(None);
                 }
                 promises.refused += 1;
+                promises.progress.notify_waiters();
                 let later = answer
                     .headers()
                     .get("retry-after")

@@ -12,7 +12,7 @@ use crate::fixtures::cluster::Cluster;
 use crate::fixtures::installation::{Installation, Running};
 use crate::fixtures::relay::Relay;
 use crate::fixtures::site::{Site, asks, base, management};
-use crate::load_clients::{Promises, Shopper, are_honoured, signed_in};
+use crate::load_clients::{Promises, Shopper, are_honoured, reached, redeemed, signed_in};
 use crate::runs;
 
 /// How many people shop at each node.
@@ -276,7 +276,7 @@ fn f04_serialization_failures_answer_503_and_consume_nothing() {
     house.site.installation.execute(BUSY);
     runs(async {
         house
-            .open_for(&nodes, tokio::time::sleep(Duration::from_secs(3)))
+            .open_for(&nodes, reached(&house.promises, |load| load.refused > 5))
             .await;
     });
     let quiet =
@@ -343,11 +343,7 @@ fn f06_slow_database_delays_or_answers_503() {
             .await;
         relay.heals();
         house.is_back(node).await;
-        let before = house.promises.borrow().codes.len();
-        house
-            .open_for(&[node], tokio::time::sleep(Duration::from_secs(1)))
-            .await;
-        assert!(house.promises.borrow().codes.len() > before);
+        house.open_for(&[node], redeemed(&house.promises, 10)).await;
     });
     assert!(house.promises.borrow().refused > 0);
     house.keeps_its_word();
@@ -387,7 +383,7 @@ fn f08_disconnected_node_is_not_ready_and_others_serve() {
             println!("back after {back:?}, ready {:?} later", begun.elapsed());
         }
         house
-            .open_for(&[cut, whole], tokio::time::sleep(Duration::from_secs(1)))
+            .open_for(&[cut, whole], redeemed(&house.promises, 20))
             .await;
     });
     house.keeps_its_word();

@@ -11,6 +11,7 @@ use socket2::{Domain, Socket, Type};
 use crate::fixtures::installation::{Installation, Running};
 use crate::fixtures::proc::{Proc, most_files};
 use crate::fixtures::site::{Site, asks, base, management, sample};
+use crate::fixtures::wait::until;
 use crate::runs;
 
 const JWKS: &str = "/oauth2/jwks";
@@ -425,7 +426,6 @@ fn management_connections_of_one_address_are_limited() {
     for stream in &crowd {
         stream.set_nonblocking(true).unwrap();
     }
-    let begun = Instant::now();
     let open = |crowd: &mut Vec<TcpStream>| {
         crowd.retain_mut(|stream| {
             let heard = stream.read(&mut [0; 64]);
@@ -433,10 +433,10 @@ fn management_connections_of_one_address_are_limited() {
         });
         crowd.len()
     };
-    while open(&mut crowd) > 256 {
-        assert!(begun.elapsed() < Duration::from_secs(4), "{}", crowd.len());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let begun = Instant::now();
+    until(Duration::from_secs(4), "256 connections are left", || {
+        open(&mut crowd) <= 256
+    });
     let mut other = BufReader::new(connect(to, Ipv4Addr::new(127, 0, 3, 1), None));
     for _ in 0..3 {
         other.get_mut().write_all(&get("/livez")).unwrap();
@@ -445,10 +445,8 @@ fn management_connections_of_one_address_are_limited() {
     assert_eq!(crowd.len(), 256);
     // A connection that was in use ends quietly; those that said nothing are logged.
     assert_eq!(other.read(&mut [0; 64]).unwrap(), 0);
-    while open(&mut crowd) > 0 {
-        assert!(begun.elapsed() < Duration::from_secs(12), "{}", crowd.len());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let rest = Duration::from_secs(12).saturating_sub(begun.elapsed());
+    until(rest, "no connection is left", || open(&mut crowd) == 0);
     let log = server.log();
     let told = |what: &str| log.iter().filter(|line| line.contains(what)).count();
     assert_eq!(
