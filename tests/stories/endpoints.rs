@@ -251,7 +251,7 @@ async fn client_credentials_token_acts_for_the_client(#[case] db: Db) {
 }
 
 impl Answer {
-    /// A refusal whose private reason is not the story.
+    /// Asserts an error response without checking its private reason.
     #[track_caller]
     fn callback_free_refusal(&self, code: &str) {
         assert_eq!(
