@@ -1,4 +1,4 @@
-//! The alarm rules and the dashboard that ship name what the server really shows, and every loud event
+//! The shipped alert rules and the dashboard refer to metrics that the server exports, and every loud event
 //! has its series.
 
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// The names of figures in an expression of Prometheus.
+/// Returns the names of metrics in a Prometheus expression.
 fn names(expression: &str) -> BTreeSet<String> {
     expression
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'))
@@ -22,7 +22,7 @@ fn names(expression: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Every expression below a document, by the name of its member.
+/// Returns every expression in a document, by the name of its member.
 fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
     match value {
         serde_json::Value::Object(members) => {
@@ -68,7 +68,7 @@ fn documented_metrics_are_exported() {
     };
     for expression in alarms.iter().chain(&panels) {
         let used = names(expression);
-        // `up` is Prometheus's own.
+        // `up` belongs to Prometheus itself.
         assert!(
             !used.is_empty() || expression.contains("up{"),
             "{expression}"
@@ -77,7 +77,7 @@ fn documented_metrics_are_exported() {
             assert!(is_shown(&name), "{name} of {expression}");
         }
     }
-    // What docs/keys.md promises to alarm of, does.
+    // There is a rule for each alert that docs/keys.md promises.
     for name in [
         "portcullis_signing_key_age_seconds",
         "portcullis_signing_key_next_rotation_seconds",
@@ -149,7 +149,7 @@ fn loud_events_have_metric_and_alert_rule() {
             "{rule}"
         );
     }
-    // An operator finds each in the list.
+    // The list of events in the documentation contains each.
     let listed = read("docs/operations.md");
     for (event, _) in ALARMS {
         assert!(listed.contains(&format!("| `{event}` |")), "{event}");
