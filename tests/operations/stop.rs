@@ -205,7 +205,7 @@ impl Balancer {
     }
 
     /// Polls all nodes continuously, as health checks do.
-    async fn probe_for_ever(self) {
+    async fn probe_continuously(self) {
         let client = crate::fixtures::browser::http("http:");
         let mut turn = actix_web::rt::time::interval(Duration::from_millis(50));
         loop {
@@ -284,7 +284,7 @@ fn rolling_restart_fails_no_request() {
         let (nodes, over) = (nodes.clone(), Arc::clone(&over));
         std::thread::spawn(move || {
             runs(async move {
-                let prober = actix_web::rt::spawn(nodes.clone().probe_for_ever());
+                let prober = actix_web::rt::spawn(nodes.clone().probe_continuously());
                 while nodes.picks(0).is_none() {
                     actix_web::rt::task::yield_now().await;
                 }
