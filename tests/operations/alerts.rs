@@ -41,16 +41,16 @@ fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
 fn shipped() -> (Vec<String>, Vec<String>) {
     let rules: serde_json::Value = serde_yaml_ng::from_str(&read("docs/alerts.yml")).unwrap();
     let dashboard: serde_json::Value = serde_json::from_str(&read("docs/dashboard.json")).unwrap();
-    let (mut alarms, mut panels) = (Vec::new(), Vec::new());
-    expressions(&rules, &mut alarms);
+    let (mut alerts, mut panels) = (Vec::new(), Vec::new());
+    expressions(&rules, &mut alerts);
     expressions(&dashboard, &mut panels);
-    (alarms, panels)
+    (alerts, panels)
 }
 
 #[test]
 fn documented_metrics_are_exported() {
-    let (alarms, panels) = shipped();
-    assert!(alarms.len() > 10 && panels.len() > 10);
+    let (alerts, panels) = shipped();
+    assert!(alerts.len() > 10 && panels.len() > 10);
     let site = Site::open(Installation::new());
     let server = site.installation.serve(&[]);
     let probes = management(&server);
@@ -66,7 +66,7 @@ fn documented_metrics_are_exported() {
             .any(|base| types.contains(&(base, "histogram")));
         histogram || types.iter().any(|(known, _)| *known == name)
     };
-    for expression in alarms.iter().chain(&panels) {
+    for expression in alerts.iter().chain(&panels) {
         let used = names(expression);
         // `up` belongs to Prometheus itself.
         assert!(
@@ -88,7 +88,7 @@ fn documented_metrics_are_exported() {
         "portcullis_verifier_unknown_kid_total",
     ] {
         assert!(
-            alarms.iter().any(|rule| names(rule).contains(name)),
+            alerts.iter().any(|rule| names(rule).contains(name)),
             "{name}"
         );
     }

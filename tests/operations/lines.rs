@@ -243,10 +243,10 @@ fn log_lines_name_authenticated_client_and_user() {
     for event in ["session.rotated", "consent.given", "authorization.answered"] {
         let line = named(event);
         assert_eq!(line["client_id"], site.client_id, "{line}");
-        let person = line["user_ref"]
+        let user = line["user_ref"]
             .as_str()
             .unwrap_or_else(|| panic!("{line}"));
-        assert!(person.len() >= 16 && !person.contains("alice"));
+        assert!(user.len() >= 16 && !user.contains("alice"));
         assert_eq!(line["ip"], "127.0.0.1");
     }
     let exchange = accesses(&server);
@@ -281,12 +281,15 @@ fn trusted_proxy_sets_request_and_trace_id() {
         taken
     });
     assert_eq!(taken.header("x-request-id"), Some("edge:4711"));
-    let told = taken.header("traceparent").unwrap();
+    let sent = taken.header("traceparent").unwrap();
     assert!(
-        told.starts_with(&format!("00-{trace}-")) && told.ends_with("-01"),
-        "{told}"
+        sent.starts_with(&format!("00-{trace}-")) && sent.ends_with("-01"),
+        "{sent}"
     );
-    assert!(!told.contains("00f067aa0ba902b7"), "our own span: {told}");
+    assert!(
+        !sent.contains("00f067aa0ba902b7"),
+        "the span of the server itself: {sent}"
+    );
     let accesses = settled(&server, &public);
     assert_eq!(accesses[0]["request_id"], "edge:4711");
     assert_eq!(accesses[0]["trace_id"], trace);
@@ -330,10 +333,10 @@ fn broken_log_pipe_does_not_stop_the_server() {
         }
     });
     let pid = child.id().to_string();
-    let told = std::process::Command::new("kill")
+    let sent = std::process::Command::new("kill")
         .args(["-TERM", &pid])
         .status();
-    assert!(told.unwrap().success());
+    assert!(sent.unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 

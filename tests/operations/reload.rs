@@ -56,10 +56,10 @@ fn reload_applies_limits_and_level_and_rejects_errors() {
         "portcullis.toml",
         "[limits]\nper_ip = 1000\n[log]\nlevel = \"warn\"\n[tokens]\naccess = \"1m\"\n",
     );
-    let told = reloads(&server, "config.restart_needed");
+    let logged = reloads(&server, "config.restart_needed");
     assert!(
-        told.contains("tokens.access") && !told.contains("limits"),
-        "{told}"
+        logged.contains("tokens.access") && !logged.contains("limits"),
+        "{logged}"
     );
     assert_eq!(turned_away(&server, 20), 0);
     // At `warn` there are no access log lines.
@@ -78,8 +78,8 @@ fn reload_applies_limits_and_level_and_rejects_errors() {
         ("this is no TOML", "portcullis.toml"),
     ] {
         site.installation.write("portcullis.toml", text);
-        let told = reloads(&server, "config.rejected");
-        assert!(told.contains(wanted), "{told}");
+        let logged = reloads(&server, "config.rejected");
+        assert!(logged.contains(wanted), "{logged}");
     }
     assert_eq!(turned_away(&server, 20), 0, "what was in force stays");
     assert_eq!(accesses(&server), before);
@@ -163,8 +163,8 @@ fn kek_is_replaced_under_running_server(#[case] db: Db) {
     // Too early: no value is under the new KEK yet, and all values are under the old one.
     site.installation
         .write("portcullis.toml", &list(&["keys/new"]));
-    let told = reloads(&server, "config.rejected");
-    assert!(told.contains("not configured"), "{told}");
+    let logged = reloads(&server, "config.rejected");
+    assert!(logged.contains("not configured"), "{logged}");
     site.installation
         .write("portcullis.toml", &list(&["keys/new", "keys/kek"]));
     reloads(&server, "config.reloaded");

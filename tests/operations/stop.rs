@@ -138,13 +138,13 @@ fn draining_node_keeps_serving_until_second_signal() {
     assert_eq!(health.status.code(), Some(1));
     let said = String::from_utf8_lossy(&health.stderr).into_owned();
     assert!(said.contains("/readyz says 503"), "{said}");
-    let told = Instant::now();
+    let signalled = Instant::now();
     server.signal("-TERM");
     assert_eq!(server.ends(), Some(0));
     assert!(
-        told.elapsed() < Duration::from_secs(5),
+        signalled.elapsed() < Duration::from_secs(5),
         "{:?}",
-        told.elapsed()
+        signalled.elapsed()
     );
 }
 
@@ -156,10 +156,10 @@ fn unfinished_requests_are_closed_at_the_timeout() {
         .serve(&[("PORTCULLIS__SHUTDOWN__DRAIN", "1s")]);
     let (_, code) = runs(signed_in(&site, &base(&server)));
     let _exchange = Unfinished::exchange(&site, &server, &code);
-    let told = Instant::now();
+    let signalled = Instant::now();
     server.signal("-INT");
     assert_eq!(server.ends(), Some(0));
-    let took = told.elapsed();
+    let took = signalled.elapsed();
     assert!((1..6).contains(&took.as_secs()), "{took:?}");
     assert_eq!(
         site.installation

@@ -206,12 +206,12 @@ async fn expired_audit_events_are_deleted_and_chain_continues(#[case] db: Db) {
         seals[1].mac,
         server.app.secret.audit_seal(old + 1, before, &row)
     );
-    let told = seals[4].row.clone().unwrap();
-    assert_eq!(told.name, "audit.swept");
+    let event = seals[4].row.clone().unwrap();
+    assert_eq!(event.name, "audit.swept");
     assert!(
-        told.detail.contains(&format!("\"through\":{old}")),
+        event.detail.contains(&format!("\"through\":{old}")),
         "{}",
-        told.detail
+        event.detail
     );
 }
 

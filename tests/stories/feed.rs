@@ -434,10 +434,10 @@ async fn unknown_subscriber_does_not_block_acknowledgements(#[case] db: Db) {
         max_age: None,
         acked_at: server.clock.now(),
     };
-    let (gone, there) = (ack("of-a-newer-database"), ack(api.id()));
+    let (unknown, there) = (ack("of-a-newer-database"), ack(api.id()));
     server
         .write(move |tx| {
-            tx.put_ack(&gone)?;
+            tx.put_ack(&unknown)?;
             tx.put_ack(&there)
         })
         .await;
@@ -758,7 +758,7 @@ fn records(server: &Server) -> String {
 async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
-    let told = async |act: &str, before: String, wanted: &str| {
+    let assert_records = async |act: &str, before: String, wanted: &str| {
         let mut more: Vec<char> = records(&server).chars().collect();
         for known in before.chars() {
             more.remove(more.iter().position(|kind| *kind == known).unwrap());
@@ -770,30 +770,30 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     let (one, other) = (tokens(&server, &shop).await, tokens(&server, &shop).await);
     let before = records(&server);
     shop.revokes(one.access()).await;
-    told("an access token is revoked", before, "J").await;
+    assert_records("an access token is revoked", before, "J").await;
     let before = records(&server);
     shop.revokes("nothing.of.ours").await;
-    told("nothing is revoked", before, "").await;
+    assert_records("nothing is revoked", before, "").await;
     let before = records(&server);
     shop.revokes(one.refresh()).await;
-    told("a refresh token is revoked", before, "G").await;
+    assert_records("a refresh token is revoked", before, "G").await;
     // Replays.
     let before = records(&server);
     let next = shop.refreshes(other.refresh(), &[]).await.ok();
     shop.refreshes(next.refresh(), &[]).await.ok();
     shop.refreshes(other.refresh(), &[]).await;
-    told("a refresh token comes back", before, "G").await;
+    assert_records("a refresh token comes back", before, "G").await;
     let code = server.browser().allows(&shop).await;
     shop.redeems(&code).await.ok();
     let before = records(&server);
     shop.redeems(&code).await;
-    told("a code comes back", before, "G").await;
+    assert_records("a code comes back", before, "G").await;
     // Operations of the user.
     let mut alice = server.browser();
     alice.allows(&shop).await;
     let before = records(&server);
     alice.signs_out().await;
-    told("a sign-out", before, "S").await;
+    assert_records("a sign-out", before, "S").await;
     let mut alice = server.browser();
     shop.redeems(&alice.allows(&shop).await).await.ok();
     let standing = server.count("SELECT count(*) AS n FROM grants WHERE ended_at IS NULL");
@@ -803,7 +803,7 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     alice
         .post("/account", &[("csrf", &csrf[0]), ("consent", &consent)])
         .await;
-    told(
+    assert_records(
         "a consent is withdrawn",
         before,
         &"G".repeat(usize::try_from(standing).unwrap()),
@@ -824,7 +824,7 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     server
         .write(move |tx| tx.cut_off_user(&user, "password", "test", now))
         .await;
-    told(
+    assert_records(
         "a password is set, or the user signs out everywhere",
         before,
         "U",
@@ -834,7 +834,7 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     server
         .write(move |tx| tx.disable_user(&dave, "test", now))
         .await;
-    told("an account is locked", before, "U").await;
+    assert_records("an account is locked", before, "U").await;
     type Act = fn(
         &mut portcullis::db::Transaction<'_>,
         &portcullis::id::ClientId,
@@ -854,7 +854,7 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     for (act, work) in acts {
         let (before, id) = (records(&server), shop.client.id.clone());
         server.write(move |tx| work(tx, &id, now)).await;
-        told(act, before, "C").await;
+        assert_records(act, before, "C").await;
     }
     // Keys.
     let before = records(&server);
@@ -875,9 +875,9 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
         .revoke(&kid, "leaked", &act)
         .await
         .unwrap();
-    told("a key is revoked", before, "K").await;
+    assert_records("a key is revoked", before, "K").await;
     // Expiry alone writes no record.
     let before = records(&server);
     server.advance(seconds(400 * 86_400));
-    told("time passes", before, "").await;
+    assert_records("time passes", before, "").await;
 }

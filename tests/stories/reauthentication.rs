@@ -237,8 +237,8 @@ async fn pages_of_rejected_request_lead_to_the_dispatcher(#[case] db: Db) {
         alice.post("/login", &form).await.own_redirect(),
         Some(on.clone())
     );
-    let told = alice.get(&on).await;
-    assert_eq!(told.callback("error").as_deref(), Some("access_denied"));
+    let back = alice.get(&on).await;
+    assert_eq!(back.callback("error").as_deref(), Some("access_denied"));
 }
 
 #[apply(on_both_databases)]
