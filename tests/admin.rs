@@ -1,5 +1,5 @@
-//! Each operation of `src/admin/` writes an audit event in the transaction of its change, and a refused one
-//! changes nothing.
+//! Each operation of `src/admin/` writes an audit event in the transaction of its change, and a rejected
+//! operation changes nothing.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "fixtures/mod.rs"]
@@ -45,7 +45,7 @@ async fn execute<T: Send + 'static>(
     done
 }
 
-/// The public functions of `src/admin/` that take a transaction and a context.
+/// Returns the public functions of `src/admin/` that take a transaction and a context.
 fn operations() -> BTreeSet<String> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin");
     let mut found = BTreeSet::new();
@@ -99,7 +99,7 @@ fn resource(audience: &str, now: Timestamp) -> Resource {
     }
 }
 
-/// Performs operations and counts the events of each.
+/// Performs operations, and counts the events of each.
 struct Ledger<'a> {
     server: &'a fixtures::Server,
     performed: BTreeSet<String>,
@@ -323,7 +323,7 @@ async fn refused_operation_rolls_back_the_transaction(#[case] db: Db) {
             admin: None,
         };
         users::create(tx, ctx, new)?;
-        clients::delete(tx, ctx, &ClientId::from("nobody"))
+        clients::delete(tx, ctx, &ClientId::from("unknown"))
     })
     .await;
     assert!(

@@ -1,4 +1,4 @@
-//! `apply`, by the real binary, on both databases: what is made, what is left alone, what is refused.
+//! The command `apply` with the real binary, on both databases: what it creates, keeps and rejects.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "fixtures/mod.rs"]
@@ -79,7 +79,7 @@ fn changes(applied: &Value) -> Vec<String> {
 #[test]
 fn description_is_applied(#[case] db: Db) {
     let desk = &Installation::on(db);
-    // Shown first, and nothing is done.
+    // A dry run shows the changes and makes none.
     let shown = desk.apply(ALL, &["--dry-run"]);
     let all = [
         "create resource https://orders.example",
@@ -95,7 +95,7 @@ fn description_is_applied(#[case] db: Db) {
     assert_eq!(desk.count("SELECT count(*) AS n FROM audit_events"), 0);
     assert_eq!(desk.count("SELECT count(*) AS n FROM clients"), 0);
 
-    // Done, with the secret of the one confidential client.
+    // The changes are made, and the secret of the only confidential client is shown.
     let version = "SELECT config_version AS n FROM feed_head";
     let before = desk.count(version);
     let applied = desk.apply(ALL, &[]);
@@ -122,12 +122,12 @@ fn description_is_applied(#[case] db: Db) {
         assert_eq!(desk.audited(name), count, "{name}");
     }
 
-    // Again: nothing to do, and nothing is written down.
+    // A second run has nothing to do, and writes no audit event.
     let again = desk.apply(ALL, &[]);
     assert_eq!(changes(&again), Vec::<String>::new());
     assert_eq!(desk.audited("client.created"), 2);
 
-    // What an operator set beside the file stays; what the file says wins.
+    // Settings that an operator made outside the file stay, and those in the file win.
     desk.done(&[
         "client",
         "update",
@@ -143,7 +143,7 @@ fn description_is_applied(#[case] db: Db) {
     assert_eq!(changed["changes"], difference);
     assert_eq!(desk.client("shop")["consent"], "skip");
 
-    // An empty value empties; people read a table.
+    // An empty value clears the field. The text format is a table.
     let table = ALL
         .replace("allow_networks = [\"10.0.0.0/8\"]", "allow_networks = []")
         .replace("access_ttl = \"10m\"", "access_ttl = \"\"")
@@ -184,7 +184,7 @@ fn description_is_applied(#[case] db: Db) {
     }
     assert!(told.ends_with("3 changes are made.\n"), "{told}");
     assert_eq!(desk.done(&["apply", "all.toml"]), "Nothing to change.\n");
-    // A node runs on what was applied.
+    // A node starts with what was applied.
     let _running = desk.serve(&[]);
 }
 
@@ -202,14 +202,14 @@ fn undescribed_objects_are_removed_only_with_prune(#[case] db: Db) {
     let alone = "[[users]]\nusername = \"alice\"\n";
     assert_eq!(changes(&desk.apply(alone, &[])), Vec::<String>::new());
 
-    // Of the kinds that the file holds; never an administrator.
+    // Prunes only the kinds that the file contains, and never an administrator.
     desk.refuses(alone, &["--prune"], 2, "--yes");
     let pruned = desk.apply(alone, &["--prune", "--yes"]);
     assert_eq!(changes(&pruned), ["lock user bob"]);
     assert_eq!(desk.audited("user.disabled"), 1);
     assert_eq!(desk.client("shop")["client_id"], "shop");
 
-    // An API that somebody still names stays; together with the client it goes.
+    // An API that a client still names stays. Together with the client it is deleted.
     let nothing = "resources = []\n";
     desk.refuses(
         nothing,
@@ -233,7 +233,7 @@ fn undescribed_objects_are_removed_only_with_prune(#[case] db: Db) {
     assert_eq!(desk.audited("client.deleted"), 2);
     assert_eq!(desk.audited("resource.deleted"), 1);
 
-    // All or nothing: an id that was given out before takes everything down with it.
+    // All or nothing: an id that was used before makes the whole command fail.
     desk.refuses(ALL, &[], 1, "an identifier is never assigned twice");
     assert_eq!(desk.count("SELECT count(*) AS n FROM resources"), 0);
     assert_eq!(desk.audited("resource.created"), 1);
@@ -343,8 +343,8 @@ fn invalid_description_is_rejected_with_its_location() {
             "all.toml:2: near `1`: invalid type: integer `1`, expected a string",
         ),
         (
-            user("email = \"nobody\""),
-            "all.toml:1: user `x`: email: `nobody` is not an e-mail address",
+            user("email = \"unknown\""),
+            "all.toml:1: user `x`: email: `unknown` is not an e-mail address",
         ),
         (
             user("claims = { is_admin = \"true\" }"),
@@ -410,7 +410,7 @@ fn several_files_form_one_description() {
         )),
         1
     );
-    // It is the first password alone: what she chose since stays.
+    // The file sets only the first password. A password that the user has chosen since stays.
     desk.told(
         &["user", "set-password", "carol", "--password-stdin"],
         "four walls and a gate\n",
@@ -424,7 +424,7 @@ fn several_files_form_one_description() {
     );
 }
 
-/// The example of the page, as it stands there.
+/// The example of the documentation, verbatim.
 #[test]
 fn documented_example_can_be_applied() {
     let desk = Installation::new();

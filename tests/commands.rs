@@ -1,5 +1,5 @@
-//! Commands that change clients and people, by the real binary, on both databases: what they print,
-//! what they refuse, and what is left in the database.
+//! Commands that change clients and users, with the real binary, on both databases: their output, their
+//! errors, and the resulting rows.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "fixtures/mod.rs"]
@@ -20,8 +20,8 @@ impl Installation {
     }
 }
 
-/// Two operators at once: the second has read the client before the first narrowed it. Only PostgreSQL
-/// lets a test see that a command waits.
+/// Two concurrent operators: the second has read the client before the first one narrowed it. Only PostgreSQL
+/// lets a test observe that a command waits.
 #[test]
 fn client_update_keeps_concurrent_changes_on_postgres() {
     let desk = Installation::on_postgres();
@@ -54,7 +54,8 @@ fn client_update_keeps_concurrent_changes_on_postgres() {
     desk.done(&["client", "update", "shop", "--name", "Corner Shop"]);
 }
 
-/// With one ring, nobody registers for the other, and who does not say gets what there is.
+/// With one ring, no client can register for the other algorithm, and a client without a choice gets the
+/// available one.
 #[apply(on_both_databases)]
 #[test]
 fn registration_for_omitted_algorithm_is_rejected(#[case] db: Db) {
@@ -99,7 +100,7 @@ fn client_commands_change_clients(#[case] db: Db) {
     let shop = ["client", "create", "--id", "shop", "--name", "Shop"];
     let first = desk.json(&[shop.as_slice(), &callback].concat());
 
-    // What is not given stays as it is; a list is replaced whole; an empty value empties it.
+    // An omitted option changes nothing, a list is replaced as a whole, and an empty value clears the field.
     let changed = desk.json(&[
         "client",
         "update",
@@ -157,12 +158,12 @@ fn client_commands_change_clients(#[case] db: Db) {
         "neither RS256 nor ES256",
     );
     desk.refused(
-        &["client", "update", "nobody", "--name", "X"],
+        &["client", "update", "unknown", "--name", "X"],
         1,
-        "there is no client `nobody`",
+        "there is no client `unknown`",
     );
 
-    // Secrets.
+    // Client secrets.
     let second = desk.json(&[
         "client",
         "rotate-secret",
@@ -231,7 +232,7 @@ fn client_commands_change_clients(#[case] db: Db) {
         "no authentication method",
     );
 
-    // On, off, gone.
+    // Enable, disable, delete.
     desk.done(&["client", "disable", "shop"]);
     desk.refused(&["client", "disable", "shop"], 1, "nothing to do");
     assert!(desk.done(&["client", "list"]).contains("disabled"));
@@ -246,7 +247,7 @@ fn client_commands_change_clients(#[case] db: Db) {
     );
 }
 
-/// A scope that no token could have is refused, with what was probably meant.
+/// A scope that no token could contain is rejected, and the error suggests a similar one.
 fn scopes_belong_to_somebody(desk: &Installation, api: &str) {
     let asks = |scope, resource| {
         let update = ["client", "update", "shop", "--scope", scope];
@@ -274,7 +275,7 @@ fn scopes_belong_to_somebody(desk: &Installation, api: &str) {
     }
     let changed = desk.json(&asks("openid orders:read", api));
     assert_eq!(changed["scope"], "openid orders:read");
-    // When the API drops it, everything else of the client can still be changed.
+    // When the API drops the scope, the other fields of the client can still be changed.
     desk.done(&["resource", "update", api, "--scope", "orders:write"]);
     desk.done(&["client", "update", "shop", "--require-pkce", "true"]);
     desk.done(&["resource", "update", api, "--scope", "orders:read"]);
@@ -301,7 +302,7 @@ fn user_commands_lock_and_unlock_users(#[case] db: Db) {
         (&one["username"], &one["admin"]),
         (&"alice".into(), &false.into())
     );
-    desk.refused(&["user", "get", "nobody"], 1, "there is no user `nobody`");
+    desk.refused(&["user", "get", "unknown"], 1, "there is no user `unknown`");
     desk.done(&["user", "lock", "alice"]);
     assert_eq!(state(), true);
     desk.refused(&["user", "lock", "alice"], 1, "nothing to do");
@@ -318,7 +319,11 @@ fn user_commands_lock_and_unlock_users(#[case] db: Db) {
         1,
         "nothing to do",
     );
-    desk.refused(&["user", "lock", "nobody"], 1, "there is no user `nobody`");
+    desk.refused(
+        &["user", "lock", "unknown"],
+        1,
+        "there is no user `unknown`",
+    );
 }
 
 #[apply(on_both_databases)]
@@ -329,7 +334,7 @@ fn throttle_clear_removes_counters(#[case] db: Db) {
     for name in ["alice", "bob"] {
         desk.told(&["user", "create", name, "--password-stdin"], password);
     }
-    // Counters of alice and bob from one address, of its networks, and of an address elsewhere.
+    // Counters of alice and bob from one address, of its networks, and of another address.
     let fill = || {
         desk.execute("DELETE FROM throttles");
         for (key, user) in [
@@ -369,7 +374,7 @@ fn throttle_clear_removes_counters(#[case] db: Db) {
     let audited =
         "SELECT count(*) AS n FROM audit_events WHERE name = 'throttles.cleared' AND actor = 'cli'";
     assert_eq!(desk.count(audited), 4);
-    // A new password clears those of its user.
+    // A new password clears the counters of its user.
     fill();
     desk.told(
         &["user", "set-password", "bob", "--password-stdin"],
@@ -377,9 +382,9 @@ fn throttle_clear_removes_counters(#[case] db: Db) {
     );
     assert_eq!(left(), 7);
     desk.refused(
-        &["user", "clear-throttles", "nobody"],
+        &["user", "clear-throttles", "unknown"],
         1,
-        "there is no user `nobody`",
+        "there is no user `unknown`",
     );
     for wrong in [&[][..], &["alice", "--all"]] {
         let run = desk.run(&[&["user", "clear-throttles"], wrong].concat(), &[]);
@@ -390,7 +395,7 @@ fn throttle_clear_removes_counters(#[case] db: Db) {
 #[test]
 fn introspect_rejects_malformed_token() {
     let desk = Installation::new();
-    // A first start makes the keys.
+    // The first start creates the keys.
     drop(desk.serve(&[]));
     let told = desk.told(&["token", "introspect", "--format", "json"], "nonsense\n");
     let told: Value = serde_json::from_str(&told).unwrap();
@@ -398,7 +403,7 @@ fn introspect_rejects_malformed_token() {
     assert!(told["why"].is_string());
 }
 
-/// An instance that was heard just now, at this position.
+/// Writes an instance that acknowledged this position just now.
 fn hears(desk: &Installation, instance: &str, seq: i64) {
     let now = portcullis::time::Clock::System.now().micros();
     desk.execute(&format!(
@@ -410,7 +415,7 @@ fn hears(desk: &Installation, instance: &str, seq: i64) {
 #[test]
 fn revoke_commands_write_revocations(#[case] db: Db) {
     let desk = &Installation::on(db);
-    // The first start makes the keys.
+    // The first start creates the keys.
     desk.serve(&[]).stop();
     let password = "four walls and a gate\n";
     desk.told(&["user", "create", "alice", "--password-stdin"], password);
@@ -438,7 +443,7 @@ fn revoke_commands_write_revocations(#[case] db: Db) {
         "client_credentials",
     ]);
 
-    // Numbers, in the order of the acts.
+    // The numbers are in the order of the commands.
     assert!(
         desk.done(&["revoke", "user:alice"])
             .contains("is revoked: 1:1 of the feed\n")
@@ -466,12 +471,12 @@ fn revoke_commands_write_revocations(#[case] db: Db) {
         3
     );
 
-    // What cannot be.
-    desk.refused(&["revoke", "user:nobody"], 1, "there is no user nobody");
-    for nothing in ["client:nobody", "session:nothing", "grant:nothing"] {
+    // Targets that cannot be revoked.
+    desk.refused(&["revoke", "user:unknown"], 1, "there is no user unknown");
+    for nothing in ["client:unknown", "session:nothing", "grant:nothing"] {
         desk.refused(&["revoke", nothing], 1, "is unknown");
     }
-    // In another folder there is no database, and none is made.
+    // In another folder there is no database, and the command creates none.
     if desk.database.is_none() {
         let elsewhere = Installation::new();
         elsewhere.refused(&["revoke", "user:alice"], 78, "there is no database at /");
@@ -490,7 +495,7 @@ fn revoke_commands_write_revocations(#[case] db: Db) {
         }
         assert!(!elsewhere.folder.join("data").exists());
     }
-    // A whole token on the command line is not taken for its identifier, and not shown.
+    // A complete token on the command line is not mistaken for its identifier, and is not shown.
     for token in [
         "token:abc",
         "token:eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJ4In0.c2ln",
@@ -525,7 +530,7 @@ fn revoke_commands_write_revocations(#[case] db: Db) {
         );
     }
 
-    // Who has applied it.
+    // The instances that have applied it.
     assert!(
         desk.done(&["revoke", "user:alice", "--wait"])
             .contains("no instance is connected")
@@ -575,7 +580,7 @@ fn revoke_commands_write_revocations(#[case] db: Db) {
     );
     assert!(desk.done(&["feed", "status"]).contains("billing-2"));
 
-    // A key, too.
+    // A key as well.
     let kid = desk.json(&["keys", "list"])[0]["kid"]
         .as_str()
         .unwrap()
@@ -608,7 +613,7 @@ fn recover_returns_restored_database_to_service(#[case] db: Db) {
         desk.done(&["feed", "status"])
             .contains("portcullis recover")
     );
-    // What is revoked meanwhile has no number, so nobody is said to have applied it.
+    // A revocation without a number yet counts as applied by no instance.
     let token = "token:0198c0de-0000-7000-8000-000000000003";
     desk.refused(&["revoke", token, "--wait=1s"], 75, "portcullis recover");
     let numbered = "SELECT count(*) AS n FROM revocations WHERE kind = 'J' AND seq IS NOT NULL";

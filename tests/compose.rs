@@ -1,6 +1,6 @@
-//! The compose file and the Dockerfile, proven without a container runtime: each service's command
-//! runs with its environment, as the real binary, against a real Postgres; only paths and ports are
-//! moved. What a runtime would do beyond that is checked for consistency.
+//! The compose file and the Dockerfile, tested without a container runtime. Each service's command runs with
+//! its environment, as the real binary, against a real PostgreSQL server; only paths and ports are changed.
+//! Other effects of a runtime are checked for consistency.
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,19 +9,20 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use fixtures::postgres;
 use serde_yaml_ng::Value;
 
-#[path = "fixtures/postgres.rs"]
-mod postgres;
+#[path = "fixtures/mod.rs"]
+mod fixtures;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
-/// Where the image keeps what the volumes hold.
+/// The folder of the image that contains the volumes.
 const HOME: &str = "/var/lib/portcullis";
 
-/// One service of the compose file, with `$$` undone as compose does.
+/// A service of the compose file, with `$$` replaced by `$` as compose does.
 #[derive(Debug)]
 struct Service {
     name: String,
@@ -49,7 +50,7 @@ impl Service {
             .collect()
     }
 
-    /// Volume, place in the container, and whether it can be written to.
+    /// Volume, path in the container, and whether it is writable.
     fn mounts(&self) -> Vec<(String, String, bool)> {
         let mount = |text: &String| {
             let mut parts = text.split(':').map(str::to_owned);
@@ -103,7 +104,7 @@ fn service<'a>(services: &'a [Service], name: &str) -> &'a Service {
         .unwrap_or_else(|| panic!("no service {name}"))
 }
 
-/// A folder of this test alone, removed at its end.
+/// A folder of this test, deleted at its end.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -135,7 +136,7 @@ impl Machine {
             .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
     }
 
-    /// A service's command as its container would run it: with its environment and nothing else.
+    /// Returns a service's command as its container runs it, with its environment only.
     fn command(&self, service: &Service) -> Command {
         let mut words = service.words("entrypoint");
         if words.is_empty() {
@@ -191,7 +192,7 @@ impl Machine {
     }
 }
 
-/// A server that ends with the test.
+/// A server that is killed at the end of the test.
 struct Running(Child);
 
 impl Drop for Running {
@@ -209,7 +210,7 @@ fn free_port() -> u16 {
         .port()
 }
 
-/// Status and body of a plain GET, or nothing when nobody answers.
+/// Returns status and body of a plain GET, or `None` without a response.
 fn get(port: u16, host: &str, path: &str) -> Option<(String, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream
@@ -234,7 +235,7 @@ fn dockerfile() -> Vec<String> {
         .collect()
 }
 
-/// The words of an instruction in JSON form.
+/// Returns the words of an instruction in JSON form.
 fn dockerfile_words(instruction: &str) -> Vec<String> {
     let line = dockerfile()
         .into_iter()
@@ -242,7 +243,7 @@ fn dockerfile_words(instruction: &str) -> Vec<String> {
     serde_json::from_str(&line.unwrap()).unwrap()
 }
 
-/// What the build stage copies from the repository.
+/// Returns what the build stage copies from the repository.
 fn copied() -> Vec<String> {
     let lines = dockerfile();
     let copies = lines
@@ -278,7 +279,7 @@ fn compose_starts_services_in_order() {
     ];
     let machine = Machine { home, moves };
 
-    // 1. Password and key are made once, in files that nobody else can read.
+    // 1. The password and the key are created once, in files that only their owner can read.
     let prepare = service(&services, "prepare");
     let output = machine.succeeds(prepare);
     let (url, password, kek) = (
@@ -316,7 +317,7 @@ fn compose_starts_services_in_order() {
     let url = postgres::empty_database(&name);
     std::fs::write(machine.file("database/url"), url).unwrap();
 
-    // 3. Before the migration the server refuses, and says what to do.
+    // 3. Before the migration the server exits, and its error says what to do.
     let server = service(&services, "portcullis");
     let refused = machine.command(server).output().unwrap();
     assert_eq!(refused.status.code(), Some(78));
@@ -330,7 +331,7 @@ fn compose_starts_services_in_order() {
         "{migrated:?}"
     );
 
-    // 4. The server comes up, is found healthy from inside, and is the issuer that the file says.
+    // 4. The server starts, its health check succeeds, and it is the issuer of the file.
     let log = std::fs::File::create(machine.file("log")).unwrap();
     let mut command = machine.command(server);
     command
@@ -363,14 +364,14 @@ fn compose_starts_services_in_order() {
             );
         probe.status().unwrap().success()
     };
-    assert!(
-        (0..300).any(|_| healthy() || {
-            std::thread::sleep(Duration::from_millis(100));
-            false
-        }),
-        "{}",
-        machine.read("log")
-    );
+    let started = Instant::now();
+    while !healthy() {
+        assert!(
+            started.elapsed() < Duration::from_secs(30),
+            "{}",
+            machine.read("log")
+        );
+    }
     assert!(
         running.0.try_wait().unwrap().is_none(),
         "{}",
@@ -411,7 +412,7 @@ fn compose_starts_services_in_order() {
     let created = create.output().unwrap();
     assert!(created.status.success(), "{created:?}");
 
-    // 6. Stopped, it is healthy no more.
+    // 6. Once it is stopped, the health check fails.
     drop(running);
     assert!(!healthy());
     postgres::execute(&format!("DROP DATABASE {name}"));
@@ -469,13 +470,13 @@ fn compose_publishes_no_ports_and_contains_no_secrets() {
             );
         }
     }
-    // The database is where nothing else is.
+    // The database is on a network without other services.
     assert_eq!(
         service(&services, "database").words("networks"),
         ["database"]
     );
     assert_eq!(file["networks"]["database"]["internal"], true);
-    // The issuer, the bind and the published port are of one port.
+    // The issuer, the listener and the published port use the same port.
     let environment = server.environment();
     assert_eq!(server.words("ports"), ["127.0.0.1:8080:8080"]);
     assert_eq!(environment["PORTCULLIS__ISSUER"], "http://localhost:8080");
@@ -525,7 +526,7 @@ fn compose_volumes_networks_and_order_are_consistent() {
         if !service.is_ours() {
             continue;
         }
-        // Each mount covers a folder of the image, whose owner and mode a fresh volume takes.
+        // Each mount covers a folder of the image, so that a new volume takes its owner and mode.
         let mounts = service.mounts();
         for (_, place, _) in &mounts {
             assert!(
@@ -534,7 +535,7 @@ fn compose_volumes_networks_and_order_are_consistent() {
                 service.name
             );
         }
-        // Each path of the environment is on a volume that this service has.
+        // Each path in the environment is on a volume of this service.
         for (name, value) in service.environment() {
             if let Some(path) = value
                 .strip_prefix("file:")
@@ -551,7 +552,7 @@ fn compose_volumes_networks_and_order_are_consistent() {
             }
         }
     }
-    // One writes each secret, others only read.
+    // One service writes each secret, and the others only read it.
     for volume in ["kek", "database-url", "database-password"] {
         let writers: Vec<&str> = services
             .iter()
@@ -575,7 +576,8 @@ fn compose_volumes_networks_and_order_are_consistent() {
         !sees("database", "kek") && !sees("database", "database-url") && !sees("migrate", "kek")
     );
     assert!(!sees("portcullis", "database-password"));
-    // A name in the database's address is a service on a common network, and its password file is that of `prepare`.
+    // The host in the database URL is a service on a common network, and the password file is that of
+    // `prepare`.
     let database = service(&services, "database").environment();
     assert_eq!(
         database["POSTGRES_PASSWORD_FILE"],
@@ -627,7 +629,7 @@ fn dockerfile_copies_only_existing_paths() {
             .unwrap();
         assert!(done.success());
     }
-    // Cargo finds every target that the manifest names, with the locked versions.
+    // Cargo finds every target of the manifest, with the locked versions.
     let mut metadata = Command::new(env!("CARGO"));
     metadata
         .args([
@@ -644,7 +646,7 @@ fn dockerfile_copies_only_existing_paths() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    // Every file that the sources take in at compile time would be there too.
+    // Every file that the sources include at compile time is copied as well.
     let taken_in = taken_in(&context.0.join("src"), &context.0);
     for known in [
         "migrations/sqlite",
@@ -662,13 +664,13 @@ fn dockerfile_copies_only_existing_paths() {
             taken.display()
         );
     }
-    // The account of the compose file is the image's own.
+    // The account in the compose file is that of the image.
     assert!(dockerfile().iter().any(|line| line == "USER 10001:10001"));
     assert!(dockerfile().iter().any(|line| line.contains("--uid 10001")));
     assert_eq!(dockerfile_words("ENTRYPOINT"), ["portcullis"]);
 }
 
-/// Each source file below `folder` with what it takes in at compile time, where that lies in `root`.
+/// Returns each source file below `folder` with the files in `root` that it includes at compile time.
 fn taken_in(folder: &Path, root: &Path) -> Vec<(PathBuf, PathBuf)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {

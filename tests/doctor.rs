@@ -1,4 +1,5 @@
-//! `doctor` and `config`, by the real binary: each mistake is found, and what is right is said to be.
+//! The commands `doctor` and `config` with the real binary: each problem is reported, and nothing is reported
+//! for a healthy server.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "fixtures/mod.rs"]
@@ -14,7 +15,7 @@ use fixtures::installation::{Installation, refused};
 use fixtures::{Db, apply, on_both_databases};
 use serde_json::Value;
 
-/// What was found: check, verdict, sentence; and the exit code.
+/// The findings (check, verdict, sentence), and the exit code.
 struct Diagnosis {
     findings: Vec<(String, String, String)>,
     code: Option<i32>,
@@ -55,13 +56,13 @@ impl Diagnosis {
     }
 }
 
-/// A port on which nobody listens at the moment.
+/// Returns a port on which no process listens at the moment.
 fn free_port() -> u16 {
     let probe = TcpListener::bind("127.0.0.1:0").unwrap();
     probe.local_addr().unwrap().port()
 }
 
-/// Something that is no portcullis: it gives everybody the same answer.
+/// Serves a fixed response, as a server other than portcullis does.
 fn impostor(status: &str, headers: &str, body: &str) -> u16 {
     impostor_that(|_| {
         format!(
@@ -71,7 +72,7 @@ fn impostor(status: &str, headers: &str, body: &str) -> u16 {
     })
 }
 
-/// The same, with an answer that knows its port.
+/// Does the same, with a response that depends on the port.
 fn impostor_that(answer: impl FnOnce(u16) -> String) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -98,17 +99,17 @@ fn doctor_passes_on_healthy_server(#[case] db: Db) {
         ("PORTCULLIS__ISSUER", &issuer),
         ("PORTCULLIS__LISTEN__MANAGEMENT", &health),
     ];
-    // Before the first start there is little to look at, and no server.
+    // Before the first start there is little to check, and no server.
     let before = installation.doctor(&variables);
     before.says("issuer", "fail", "is the server running");
     before.says("listen.public", "warn", "nobody listens on localhost");
     before.says("listen.management", "warn", "nobody answers");
     let running = installation.serve(&variables);
-    // The standbys are made beside the start.
+    // The next keys are made in the background of the start.
     running.waits_for(|line| line.contains("key.state") && line.contains("feed/ES256"));
     let found = installation.doctor(&variables);
     found.says("configuration", "ok", "can be read");
-    // How long it takes is up to the machine.
+    // How long the Argon2 hash takes depends on the machine.
     let hashed = |(check, _, what): &(String, String, String)| {
         check == "password hash" && what.starts_with("one takes ")
     };
@@ -133,21 +134,21 @@ fn doctor_passes_on_healthy_server(#[case] db: Db) {
     installation
         .doctor(&variables)
         .says("administrator", "warn", "all are locked");
-    // A lock is no way to an administrator of one's own.
+    // A locked administrator does not count.
     let link = installation.run(&["setup", "link"], &variables);
     refused(&link, 1, "there is an administrator already");
     installation.done(&["user", "unlock", "root"]);
     installation
         .doctor(&variables)
         .says("administrator", "ok", "there is one");
-    // People get a line each.
+    // The text format has one line per finding.
     let told = String::from_utf8(installation.run(&["doctor"], &variables).stdout).unwrap();
     assert!(
         told.lines().any(|line| line.starts_with("ok    database ")),
         "{told}"
     );
 
-    // A rotation that did not happen, and a standby that is not there.
+    // A rotation that is overdue, and a next key that is missing.
     let later = |days: i64| {
         format!(
             "UPDATE signing_keys SET publish_at = publish_at - {0}, activate_at = activate_at - {0} WHERE generation = 1 AND alg = 'ES256' AND use = 'token'",
@@ -207,7 +208,7 @@ fn doctor_reports_clock_skew() {
     let installation = Installation::new();
     drop(installation.serve(&[]));
     installation.doctor(&[]).says("clock", "ok", "not behind");
-    // Far in the future, and somebody set this machine's clock back.
+    // The database is far in the future, because the clock of this machine was set back.
     installation.execute("UPDATE feed_head SET beat = 4000000000000000");
     installation
         .doctor(&[])
@@ -290,7 +291,7 @@ fn doctor_reports_issuer_problems() {
             "fail",
             "is not ready (503): database; look at its log",
         );
-    // The same issuer, other values.
+    // The same issuer with other values.
     let port = impostor_that(|port| {
         let body = format!("{{\"issuer\":\"http://localhost:{port}\"}}");
         let length = body.len();
@@ -306,7 +307,7 @@ fn doctor_reports_issuer_problems() {
         );
 }
 
-/// A certificate for a name that ends after so many days, and its key.
+/// Returns a certificate for a name that expires in this many days, and its key.
 fn certify(folder: &Path, name: &str, days: i64) {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let mut parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
@@ -365,7 +366,7 @@ fn doctor_reports_certificate_problems() {
     let found = installation.doctor(&variables);
     found.says("certificate", "ok", "is good until");
     found.says("issuer", "fail", "is the certificate trusted?");
-    // Whoever trusts it sees the same through the front door.
+    // A client that trusts the certificate sees the same over HTTPS.
     let trusting = [&variables[..], &[("SSL_CERT_FILE", "tls.pem")]].concat();
     let found = installation.doctor(&trusting);
     found.says("issuer", "ok", "its metadata is ours");
@@ -459,7 +460,7 @@ fn doctor_reports_world_readable_password() {
         0o644,
         &[]
     ));
-    // It is another URL that holds.
+    // The URL that is in effect is another one.
     let other = ("PORTCULLIS__DATABASE__URL", "sqlite:x.db");
     assert!(!looks(user, 0o644, &[other]));
 }
@@ -554,7 +555,7 @@ fn config_dump_shows_sources_and_no_secrets() {
     );
 }
 
-/// The keys that a page documents: `a.{b,c}` is two, and a cell may hold several.
+/// Returns the keys that a page documents: `a.{b,c}` is two, and a cell may hold several.
 fn documented(page: &str) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     for line in page.lines().filter(|line| line.starts_with("| `")) {

@@ -1,4 +1,4 @@
-//! One storage suite for both databases, races included.
+//! Tests of the storage layer on both databases, including concurrent transactions.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "fixtures/mod.rs"]
@@ -115,7 +115,7 @@ fn consent(user: &UserId, client: &ClientId, entropy: &Entropy) -> Consent {
     }
 }
 
-/// Runs `work` from 32 tasks at once and returns how many say yes.
+/// Runs `work` in 32 concurrent tasks, and returns how many succeed.
 async fn race(
     server: &fixtures::Server,
     work: impl Fn(&mut Transaction<'_>) -> Result<bool, Error> + Send + Sync + 'static,
@@ -156,7 +156,7 @@ async fn concurrent_code_redemptions_succeed_once(#[case] db: Db) {
         (scene.grant.id, Some("n".to_owned()))
     );
     let unknown = server
-        .write(|tx| tx.take_code(&Hash::of("nobody's"), now()))
+        .write(|tx| tx.take_code(&Hash::of("unknown"), now()))
         .await;
     assert!(unknown.is_none());
 }
@@ -235,7 +235,7 @@ async fn grant_is_active_only_while_its_dependencies_are(#[case] db: Db) {
     let server = Server::start(db).await;
     let scene = scene(&server).await;
     let id = scene.grant.id.clone();
-    let stands = |at: Timestamp| {
+    let is_active = |at: Timestamp| {
         let id = id.clone();
         let store = server.app.store.clone();
         async move {
@@ -246,9 +246,9 @@ async fn grant_is_active_only_while_its_dependencies_are(#[case] db: Db) {
                 .is_some()
         }
     };
-    assert!(stands(now()).await);
+    assert!(is_active(now()).await);
     assert!(
-        !stands(now() + Duration::from_secs(600)).await,
+        !is_active(now() + Duration::from_secs(600)).await,
         "unused for too long"
     );
 
@@ -289,9 +289,9 @@ async fn grant_is_active_only_while_its_dependencies_are(#[case] db: Db) {
     ];
     for (broken, mended) in breaks {
         server.execute(broken);
-        assert!(!stands(now()).await, "{broken}");
+        assert!(!is_active(now()).await, "{broken}");
         server.execute(mended);
-        assert!(stands(now()).await, "{mended}");
+        assert!(is_active(now()).await, "{mended}");
     }
     server.execute("UPDATE sessions SET ended_at = 1");
     server.execute(if server.db == fixtures::Db::Sqlite {
@@ -299,7 +299,10 @@ async fn grant_is_active_only_while_its_dependencies_are(#[case] db: Db) {
     } else {
         "UPDATE grants SET offline = true"
     });
-    assert!(stands(now()).await, "an offline grant outlives its session");
+    assert!(
+        is_active(now()).await,
+        "an offline grant outlives its session"
+    );
 }
 
 #[apply(on_both_databases)]
@@ -392,7 +395,7 @@ async fn duplicate_username_is_rejected(#[case] db: Db) {
         .await;
     assert!(matches!(second, Err(Error::Duplicate(_))), "{second:?}");
     let absent = server
-        .write(|tx| tx.find_client(&ClientId::from("nobody")))
+        .write(|tx| tx.find_client(&ClientId::from("unknown")))
         .await;
     assert!(absent.is_none());
 }
@@ -491,7 +494,7 @@ async fn returning_database_is_used_at_once() {
     fixtures::postgres::execute(&format!(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     ));
-    // Each connection that was open is found dead once, and is not lent again.
+    // Each open connection is found broken once, and is not used again.
     assert!(matches!(asked(&server).await, Err(Error::Unavailable(_))));
     for _ in 1..server.config.database.pool_size {
         let _ = asked(&server).await;
@@ -501,7 +504,7 @@ async fn returning_database_is_used_at_once() {
     assert!(written.await.is_ok());
 }
 
-/// The sum of a column of the counters of one kind.
+/// Returns the sum of a column over the counters of one kind.
 fn counted(server: &fixtures::Server, what: &str, kind: &str) -> i64 {
     server.count(&format!(
         "SELECT CAST(coalesce(sum({what}), 0) AS BIGINT) AS n FROM throttles WHERE key LIKE '{kind}:%'"
@@ -518,7 +521,7 @@ async fn concurrent_login_attempts_are_throttled_at_five(#[case] db: Db) {
         Ok(tx.admit(&tried, now())? == Verdict::Admitted)
     });
     assert_eq!(admitted.await, 5);
-    // While they are in progress nothing has failed, and the others are told that the server is busy.
+    // While these attempts are pending none has failed, and the others are told that the server is busy.
     assert_eq!(
         (
             counted(&server, "failures", "%"),
@@ -531,7 +534,7 @@ async fn concurrent_login_attempts_are_throttled_at_five(#[case] db: Db) {
         server.write(move |tx| tx.admit(&tried, now())).await,
         Verdict::Busy
     );
-    // One was not evaluated, the others failed; the room of the first is free again.
+    // One was not evaluated and the others failed, so there is room for one attempt again.
     let refunded = attempt.clone();
     server.write(move |tx| tx.refund_attempt(&refunded)).await;
     for _ in 0..4 {
@@ -560,7 +563,7 @@ async fn concurrent_login_attempts_are_throttled_at_five(#[case] db: Db) {
     let tried = attempt.clone();
     assert_eq!(server.write(move |tx| tx.admit(&tried, now())).await, waits);
     assert_eq!(counted(&server, "attempts", "account"), 7);
-    // A success after the wait forgets what is counted from here, and nothing else.
+    // A success after the delay resets only the counter of this pair.
     let later = now() + Duration::from_secs(1);
     let tried = attempt.clone();
     assert_eq!(
@@ -624,7 +627,7 @@ async fn pending_success_keeps_other_delays(#[case] db: Db) {
 #[actix_web::test]
 async fn earlier_clock_reading_is_not_delayed_by_later_one(#[case] db: Db) {
     let server = Server::start(db).await;
-    // Both at once: the second has read its clock before the first, and gets the row after it.
+    // Two concurrent attempts: the second has read its clock before the first, and gets the row after it.
     let first = Attempt::from_anywhere("first", None, [192, 0, 2, 1].into());
     let second = Attempt::from_anywhere("second", None, [192, 0, 2, 1].into());
     let later = now() + Duration::from_millis(300);
@@ -669,7 +672,7 @@ async fn instants_stored_by_wrong_clock_cause_no_delay(#[case] db: Db) {
         Verdict::Admitted
     );
     assert_eq!(server.count("SELECT max(next_at) AS n FROM throttles"), 0);
-    // What was abandoned counts as failures, so it is not forgotten either.
+    // Abandoned attempts count as failures, so they are kept.
     assert_eq!(
         (
             counted(&server, "failures", "pair"),
@@ -715,7 +718,7 @@ async fn attempts_of_a_stopped_node_become_failures(#[case] db: Db) {
         ),
         (5, 1)
     );
-    // One at a time from there on.
+    // One attempt at a time from here on.
     let tried = attempt.clone();
     assert_eq!(
         server.write(move |tx| tx.admit(&tried, later)).await,
@@ -795,7 +798,8 @@ async fn failure_series_ends_with_known_device_or_new_password(#[case] db: Db) {
 #[actix_web::test]
 async fn failure_series_is_per_user(#[case] db: Db) {
     let server = Server::start(db).await;
-    // Alike for a name that no user has; the user who gets it is not charged for what was before.
+    // The same for a name that no user has. A user who gets that name later is not charged for earlier
+    // failures.
     let ghost = Attempt::from_anywhere("ghost", None, [192, 0, 2, 1].into());
     let failed = ghost.clone();
     server
@@ -834,13 +838,13 @@ async fn throttle_counters_are_cleared_separately(#[case] db: Db) {
         .write(move |tx| tx.count_failure(&failed, now()))
         .await;
     assert_eq!(keys(), 3 + 3 + 1 + 1);
-    // Her account and her pair; the networks stay.
+    // The counters of her account and of her pair with the address. Those of the networks stay.
     assert_eq!(
         server.write(move |tx| tx.clear_user_throttles(&user)).await,
         2
     );
     assert_eq!(keys(), 6);
-    // The address, its /24, its clients, and the pair of the other name.
+    // The counters of the address, its /24, its clients, and the pair with the other name.
     assert_eq!(
         server
             .write(|tx| tx.clear_address_throttles([192, 0, 2, 2].into()))
@@ -883,7 +887,7 @@ async fn failing_clients_share_a_budget_and_old_counters_expire(#[case] db: Db) 
     assert_eq!(counters(), 0);
 }
 
-/// Tables with their columns, whether they may be null, and unique indexes, a line each.
+/// Returns the tables with their columns, whether these may be null, and unique indexes, one per line.
 const POSTGRES_SCHEMA: &str = "
     SELECT 'column ' || table_name || '.' || column_name || ' '
         || CASE data_type WHEN 'text' THEN 'text' WHEN 'bytea' THEN 'bytes' ELSE 'number' END

@@ -1,7 +1,7 @@
-//! Races of codes and refresh tokens: three nodes on one Postgres, and one on SQLite. However a race
-//! goes, nothing lives afterwards that must not.
+//! Concurrent uses of codes and refresh tokens, with three nodes on PostgreSQL and one on SQLite. Whatever
+//! the order of events, no token remains valid that must not.
 //!
-//! A few rounds of each in every run; `tests/run slow` runs the thousand.
+//! Each run does a few rounds of each race; `tests/run slow` does 1,000.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "fixtures/mod.rs"]
@@ -15,7 +15,7 @@ use portcullis_verifier::Rev;
 use rstest::rstest;
 use rstest_reuse::template;
 
-/// Who races at once.
+/// The number of concurrent requests.
 const RACERS: usize = 16;
 const FULL: usize = 1_000;
 
@@ -46,12 +46,12 @@ impl Arena {
         self.nodes[0].count(query)
     }
 
-    /// Moves on: what a round did must not slow the next one down, nor lend it a grace.
+    /// Moves the clock forward, so that a round neither slows down the next one nor lends it a grace period.
     fn next_round(&self) {
         self.nodes[0].advance(Duration::from_secs(60));
     }
 
-    /// A round's own login, and what it buys `shop` without an ID token, whose signature is slow.
+    /// Signs in for a round, and gets tokens for `shop` without an ID token, whose signature is slow.
     async fn begin(&self, shop: &TestClient, round: usize) -> (Browser, Tokens) {
         let mut alice = self.node(round).enters("alice").await;
         let shop = shop.at(&self.node(round).base);
@@ -60,7 +60,7 @@ impl Arena {
         (alice, tokens)
     }
 
-    /// Refreshes with each of the tokens, at all nodes at once.
+    /// Refreshes with each of the tokens, at all nodes concurrently.
     async fn refresh_at_once(&self, shop: &TestClient, tokens: &[&str]) -> Vec<Answer> {
         let racers: Vec<_> = (0..)
             .zip(tokens)
@@ -73,7 +73,7 @@ impl Arena {
         answers
     }
 
-    /// None of these buys anything at any node, and a record hits the access tokens.
+    /// Asserts that no refresh token works at any node, and that a record revokes the access tokens.
     async fn all_dead(&self, shop: &TestClient, held: &[Tokens]) {
         for (n, tokens) in held.iter().enumerate() {
             let (node, claims) = (self.node(n), tokens.access_claims());
@@ -81,13 +81,13 @@ impl Arena {
             assert_eq!(late.status, 400, "a refresh token lives: {}", late.body);
             let text = |name: &str| claims[name].as_str().unwrap_or_default().to_owned();
             let (grant, now) = (GrantId::from(text("grant_id")), node.clock.now());
-            let standing = node
+            let active = node
                 .app
                 .store
                 .read(move |tx| tx.find_active_grant(&grant, now));
             assert!(
-                standing.await.unwrap().is_none(),
-                "the grant stands: {claims}"
+                active.await.unwrap().is_none(),
+                "the grant is active: {claims}"
             );
             let hits = self.count(&format!(
                 "SELECT count(*) AS n FROM revocations
@@ -118,19 +118,19 @@ fn refresh_at(shop: &TestClient, node: &Server, token: &str) -> Racing {
     actix_web::rt::spawn(async move { shop.refreshes(&token, &[]).await })
 }
 
-/// The auth epoch of the person in an access token.
+/// Returns the auth epoch of the user in an access token.
 fn user_epoch(tokens: &Tokens) -> u64 {
     let rev: Rev = serde_json::from_value(tokens.access_claims()["rev"].clone()).unwrap();
     rev.user_epoch.unwrap()
 }
 
-/// A request whose answer needs no ID token.
+/// Returns a request whose response needs no ID token.
 fn plain(shop: &TestClient) -> String {
     shop.request(&[("scope", "orders:read")])
 }
 
-/// What a race minted, if it did; else it was refused as it should be, or shed: on a machine that is
-/// busy with other things a wait may take longer than the server allows. Then nothing was changed.
+/// Returns the tokens that a request got. Otherwise asserts that it was rejected, or answered 503: on a busy
+/// machine a wait may exceed the limit of the server, which then has changed nothing.
 fn minted(answer: &Answer) -> Option<Tokens> {
     if answer.status == 200 {
         return Some(answer.ok());
@@ -149,7 +149,7 @@ fn is_shed(answer: &Answer) -> bool {
     answer.status == 503 && answer.header("retry-after").is_some()
 }
 
-/// How many rounds a race has.
+/// The number of rounds of a race.
 #[derive(Clone, Copy)]
 enum Length {
     Brief,
@@ -157,7 +157,7 @@ enum Length {
 }
 
 impl Length {
-    /// Returns `brief`, or [`FULL`] where slow tests run.
+    /// Returns `brief`, or [`FULL`] for slow tests.
     fn rounds(self, brief: usize) -> usize {
         match self {
             Self::Brief => brief,
@@ -166,7 +166,7 @@ impl Length {
     }
 }
 
-/// Runs a race on both databases: a few rounds always, and all rounds where slow tests run.
+/// Runs a race on both databases, with a few rounds always and with all rounds as a slow test.
 #[template]
 #[rstest]
 #[case::on_sqlite(Db::Sqlite, Length::Brief)]
@@ -177,7 +177,8 @@ impl Length {
 #[case::in_full_on_postgres(Db::Postgres, Length::Full)]
 fn on_both_databases_in_two_lengths(#[case] db: Db, #[case] length: Length) {}
 
-/// Within the grace, sixteen at once are one refresh: one generation, one successor for all.
+/// Within the grace period sixteen concurrent refreshes count as one: one generation, and the same successor
+/// for all.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
 async fn concurrent_refreshes_within_grace_are_one(#[case] db: Db, #[case] length: Length) {
@@ -216,7 +217,8 @@ async fn concurrent_refreshes_within_grace_are_one(#[case] db: Db, #[case] lengt
     arena.close().await;
 }
 
-/// Without a grace one of sixteen wins; the others are reuse, which ends the grant, once.
+/// Without a grace period one of sixteen refreshes succeeds. The others are reuse, which revokes the grant
+/// once.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
 async fn concurrent_refreshes_without_grace_revoke_grant(#[case] db: Db, #[case] length: Length) {
@@ -245,8 +247,9 @@ async fn concurrent_refreshes_without_grace_revoke_grant(#[case] db: Db, #[case]
     arena.close().await;
 }
 
-/// A token and its successor at once: either every older token came while its successor was
-/// unused, and got it again, or one came later, which is reuse: then nothing is left.
+/// A token and its successor are used concurrently. Either each use of the older token comes while its
+/// successor is unused, and returns that again; or one comes later and counts as reuse, and the grant is
+/// revoked.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
 async fn refresh_races_its_successor(#[case] db: Db, #[case] length: Length) {
@@ -301,7 +304,7 @@ async fn refresh_races_its_successor(#[case] db: Db, #[case] length: Length) {
     arena.close().await;
 }
 
-/// Codes are redeemed while their session is signed out.
+/// A code is exchanged while its session is signed out.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
 async fn code_exchange_races_logout(#[case] db: Db, #[case] length: Length) {
@@ -320,13 +323,13 @@ async fn code_exchange_races_logout(#[case] db: Db, #[case] length: Length) {
         held.push(first);
         arena.all_dead(&shop, &held).await;
     }
-    let standing = "SELECT count(*) AS n FROM grants JOIN sessions ON sessions.sid = grants.sid
+    let inconsistent = "SELECT count(*) AS n FROM grants JOIN sessions ON sessions.sid = grants.sid
                         WHERE grants.ended_at IS NULL AND sessions.ended_at IS NOT NULL";
-    assert_eq!(arena.count(standing), 0);
+    assert_eq!(arena.count(inconsistent), 0);
     arena.close().await;
 }
 
-/// Codes are still given out while their session is signed out: they buy nothing that lasts.
+/// A code is issued while its session is signed out. Tokens from it are revoked.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
 async fn authorization_races_logout(#[case] db: Db, #[case] length: Length) {
@@ -354,7 +357,7 @@ async fn authorization_races_logout(#[case] db: Db, #[case] length: Length) {
     arena.close().await;
 }
 
-/// Refreshes while the session is signed out.
+/// A token is refreshed while its session is signed out.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
 async fn refresh_races_logout(#[case] db: Db, #[case] length: Length) {
@@ -374,7 +377,7 @@ async fn refresh_races_logout(#[case] db: Db, #[case] length: Length) {
     arena.close().await;
 }
 
-/// Refreshes, even of offline grants, while alice signs out everywhere.
+/// Tokens are refreshed while alice signs out everywhere. This includes offline grants.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
 async fn refresh_races_sign_out_everywhere(#[case] db: Db, #[case] length: Length) {
@@ -404,7 +407,7 @@ async fn refresh_races_sign_out_everywhere(#[case] db: Db, #[case] length: Lengt
     arena.close().await;
 }
 
-/// Refreshes while the client revokes the token.
+/// A token is refreshed while its client revokes it.
 #[apply(on_both_databases_in_two_lengths)]
 #[actix_web::test]
 async fn refresh_races_revocation(#[case] db: Db, #[case] length: Length) {

@@ -1,4 +1,4 @@
-//! What the binary says when it cannot start, and its exit codes: one clear sentence each.
+//! Errors of the binary that cannot start: its exit code, and one sentence with the cause.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "fixtures/mod.rs"]
@@ -52,7 +52,7 @@ fn invalid_configuration_is_named() {
     );
 }
 
-/// Nobody listens there.
+/// A port on which no process listens.
 const NOWHERE: (&str, &str) = (
     "PORTCULLIS__DATABASE__URL",
     "postgres://127.0.0.1:1/nothing?connect_timeout=2",
@@ -112,7 +112,8 @@ fn only_credentials_may_be_group_readable() {
         let sentence = format!("can be read by others (mode {shown})");
         refused(&check(inside, true), 78, &sentence);
     }
-    // The key of a certificate goes by the same rule: past it, it is the certificate that lacks.
+    // The same rule applies to the key of a certificate. Once the key is accepted, the missing certificate is
+    // reported.
     installation.write("credentials/key", "no key");
     installation.write("chain", "no certificate");
     let serve = |systemd: &str| {
@@ -170,7 +171,7 @@ fn hangup_while_waiting_for_database_is_ignored() {
         .args(["-HUP", &pid])
         .status();
     assert!(sent.unwrap().success());
-    // One line may have been on its way.
+    // One line may have been written meanwhile.
     let went_on = waits.by_ref().take(2).count();
     child.kill().unwrap();
     child.wait().unwrap();
@@ -277,8 +278,7 @@ fn stopped_server_exits_0() {
     assert_eq!(running.stop(), Some(0));
 }
 
-/// After exit code 0 an embedded database is whole in its one file. Under load:
-/// `tests/faults/backup.rs`.
+/// After exit code 0 a SQLite database is complete in its single file. Under load: `tests/faults/backup.rs`.
 #[test]
 fn no_wal_is_left_after_exit_0() {
     let installation = Installation::new();
@@ -294,12 +294,12 @@ fn no_wal_is_left_after_exit_0() {
     );
     is_whole("user create");
     for round in 0..20 {
-        // Each other round on an empty folder, since a first start writes the most.
+        // Every other round begins with an empty folder, because a first start writes the most.
         if round % 2 == 0 {
             std::fs::remove_dir_all(installation.folder.join("data")).unwrap();
         }
         let running = installation.serve(&[]);
-        // At another moment of the periodic tasks each time.
+        // Stops at another point of the periodic tasks each time: a fixed offset, not a wait for a condition.
         std::thread::sleep(std::time::Duration::from_millis(round * 61 % 900));
         assert_eq!(running.stop(), Some(0));
         is_whole(&format!("round {round}"));
@@ -328,12 +328,12 @@ fn no_wal_is_left_after_exit_0() {
         installation.done(command);
         is_whole(&command.join(" "));
     }
-    // One that fails leaves none either.
-    refused(&installation.run(&["user", "lock", "nobody"], &[]), 1, "");
+    // A command that fails leaves no log either.
+    refused(&installation.run(&["user", "lock", "unknown"], &[]), 1, "");
     is_whole("a failure");
 }
 
-/// Starts on `place`, and returns the reasons of its `db.unfamiliar` lines.
+/// Starts on `installation`, and returns the reasons of its `db.unfamiliar` lines.
 fn unfamiliar(installation: &Installation) -> Vec<String> {
     let running = installation.serve(&[]);
     let lines = running.log();
@@ -362,7 +362,7 @@ fn start_warns_about_unfamiliar_database() {
     let [mark] = &marks()[..] else {
         panic!("{:?}", marks());
     };
-    // The database ran elsewhere meanwhile, or was brought here.
+    // The database was used elsewhere meanwhile, or was copied here.
     let text = std::fs::read_to_string(mark).unwrap();
     let (start, beat) = text.trim_end().rsplit_once(' ').unwrap();
     let old = beat.parse::<i64>().unwrap() - 3_600_000_000;
@@ -370,7 +370,7 @@ fn start_warns_about_unfamiliar_database() {
     assert_eq!(unfamiliar(&installation), ["old_mark"]);
     std::fs::remove_file(mark).unwrap();
     assert_eq!(unfamiliar(&installation), ["no_mark"]);
-    // The database is gone.
+    // The database was deleted.
     let data = installation.folder.join("data");
     std::fs::remove_dir_all(&data).unwrap();
     assert_eq!(unfamiliar(&installation), ["empty_beside_mark"]);
@@ -497,14 +497,14 @@ fn commands_create_users_and_clients() {
             "exists already",
         ),
         (
-            vec!["client", "get", "nobody"],
+            vec!["client", "get", "unknown"],
             1,
-            "there is no client `nobody`",
+            "there is no client `unknown`",
         ),
         (
-            vec!["user", "set-password", "nobody", "--password-stdin"],
+            vec!["user", "set-password", "unknown", "--password-stdin"],
             1,
-            "there is no user `nobody`",
+            "there is no user `unknown`",
         ),
         (vec!["user", "create", "bob"], 2, "--password-stdin"),
     ];
@@ -557,7 +557,7 @@ fn setup_link_is_not_logged_and_shown_by_command() {
 fn first_start_on_terminal_shows_setup_link() {
     use std::io::{BufRead, BufReader};
     let installation = Installation::new();
-    // The shell says which process the server becomes.
+    // The shell prints its process id, which becomes that of the server.
     let line = format!(
         "echo pid=$$; exec {} serve",
         env!("CARGO_BIN_EXE_portcullis")
@@ -613,7 +613,7 @@ fn unattended_first_start_creates_temporary_administrator() {
     running.waits_for(|line| line.contains("admin.bootstrap") && line.contains("configuration"));
     assert!(!running.log().iter().any(|line| line.contains("/setup?")));
     drop(running);
-    // The file has done its work and may go.
+    // The file is not needed any more and may be deleted.
     std::fs::remove_file(&file).unwrap();
     let again = installation.serve(&[variable]);
     assert!(!again.log().iter().any(|line| line.contains("/setup?")));
@@ -641,13 +641,13 @@ fn undeclared_proxy_is_logged_once() {
     assert_eq!(running.log().iter().filter(|line| told(line)).count(), 1);
 }
 
-/// A port that nobody listens on.
+/// Returns a port on which no process listens.
 fn free_port() -> u16 {
     let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     probe.local_addr().unwrap().port()
 }
 
-/// The answer of a listener on this machine to one request, which came by a proxy as it says.
+/// Returns the response of a listener on this machine to one request, which carries the headers of a proxy.
 fn asks(port: u16, path: &str) -> String {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -688,7 +688,7 @@ fn admin_paths_reject_other_networks() {
         "loopback may come in"
     );
     drop(running);
-    // What the request says of itself opens nothing.
+    // Headers of the request do not grant access.
     let running = installation.serve(&[variable, ("PORTCULLIS__ADMIN__ALLOW", "10.0.0.0/8")]);
     let refused = asks(port, path);
     assert!(

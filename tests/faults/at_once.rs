@@ -1,4 +1,4 @@
-//! F18: nodes that migrate at once.
+//! F18: several nodes migrate concurrently.
 
 use std::process::{Child, Stdio};
 
@@ -6,7 +6,7 @@ use crate::fixtures::installation::{Installation, refused};
 use crate::fixtures::postgres;
 use crate::migrations::{empty, migrations};
 
-/// Several of them at once; what each printed.
+/// Runs several migrations concurrently, and returns the output of each.
 fn at_once(installation: &Installation, arguments: &[&str], nodes: usize) -> Vec<String> {
     let start = || {
         installation
@@ -29,7 +29,7 @@ fn at_once(installation: &Installation, arguments: &[&str], nodes: usize) -> Vec
         .collect()
 }
 
-/// F18. Twelve rounds of five processes on each database instead of fifty of three nodes.
+/// F18. Twelve rounds of five processes on each database, instead of fifty rounds of three nodes.
 #[test]
 fn f18_concurrent_migrations_run_once() {
     let _turn = crate::alone();
@@ -47,7 +47,7 @@ fn f18_concurrent_migrations_run_once() {
     }
 }
 
-/// F18 with servers that migrate by themselves: all start, and they are nodes of one issuer.
+/// F18 with servers that migrate at their start: all of them start, and they are nodes of one issuer.
 #[test]
 fn f18_nodes_start_concurrently_on_empty_database() {
     let _turn = crate::alone();
@@ -88,7 +88,7 @@ fn f18_nodes_start_concurrently_on_empty_database() {
     }
 }
 
-/// F18 on SQLite: an embedded database has one server; the others are told so and change nothing.
+/// F18 on SQLite: a SQLite database has one server. The others exit with an error and change nothing.
 #[test]
 fn f18_only_one_server_starts_on_one_sqlite_file() {
     let _turn = crate::alone();

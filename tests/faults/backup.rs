@@ -1,4 +1,4 @@
-//! F16, F32: what an operator does to back up, restore and stop, by the documents and by the real binary.
+//! F16, F32: backup, restore and stop, by the documented commands and with the real binary.
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use crate::fixtures::installation::{Installation, Running, refused};
 use crate::fixtures::site::{Site, asks, base, management};
 use crate::fixtures::{Browser, Look, postgres};
-use crate::load_clients::{Promises, Shopper, signed_in};
+use crate::load_clients::{LoadClient, Promises, redeemed, signed_in};
 use crate::runs;
 use crate::sqlite::site;
 
-const SHOPPERS: usize = 4;
+const LOAD_CLIENTS: usize = 4;
 
-/// Load on a server until something else, which happens meanwhile, is over.
+/// Runs load on a server until `meanwhile` has ended.
 fn load(
     site: &Site,
     server: &Running,
@@ -25,12 +25,12 @@ fn load(
     let base = base(server);
     let over = Cell::new(false);
     runs(async {
-        let shoppers: Vec<_> = (0..SHOPPERS)
-            .map(|_| Shopper::new(site, &base, alice, promises))
+        let clients: Vec<_> = (0..LOAD_CLIENTS)
+            .map(|_| LoadClient::new(site, &base, alice, promises))
             .collect();
-        let all = shoppers.iter().map(|shopper| shopper.shops_until(&over));
-        let shopping = futures_util::future::join_all(all);
-        tokio::join!(shopping, async {
+        let all = clients.iter().map(|client| client.repeats_until(&over));
+        let load = futures_util::future::join_all(all);
+        tokio::join!(load, async {
             meanwhile().await;
             over.set(true);
         });
@@ -38,19 +38,7 @@ fn load(
     assert_eq!(promises.borrow().failed, Vec::<String>::new());
 }
 
-/// Waits until the load was promised so many more redemptions.
-async fn redeemed(promises: &RefCell<Promises>, more: usize) {
-    let (begun, wanted) = (Instant::now(), promises.borrow().codes.len() + more);
-    while promises.borrow().codes.len() < wanted {
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "the load stopped"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
-/// Runs a command beside the load.
+/// Runs a command while the load continues.
 async fn beside(mut command: Command) -> Output {
     let run = move || command.output().unwrap();
     tokio::task::spawn_blocking(run).await.unwrap()
@@ -66,7 +54,8 @@ fn succeeded(output: &Output) -> String {
     printed.into_owned()
 }
 
-/// A copy is sound, is marked as one, and all that was promised before it was begun is in it.
+/// Asserts that a copy is intact, is marked as a copy, and contains everything that was acknowledged before
+/// the backup began.
 #[track_caller]
 fn holds(file: &Path, promises: &Promises) {
     let mut look = Look::at_file(file);
@@ -83,7 +72,7 @@ fn holds(file: &Path, promises: &Promises) {
     promises.are_kept(|query| look.lines(query));
 }
 
-/// The library that makes a disk slow, compiled here.
+/// Compiles the library that makes a disk slow.
 fn slow_disk(folder: &Path) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/slow.c");
     let library = folder.join("slow.so");
@@ -99,8 +88,8 @@ fn slow_disk(folder: &Path) -> PathBuf {
     library
 }
 
-/// F32: `backup` at many moments of a server under load, onto fast and onto slow storage, for which it
-/// takes seconds. Each copy is sound and holds what was answered before it was begun.
+/// F32: `backup` at many moments of a server under load, to fast storage and to slow storage, where it takes
+/// seconds. Each copy is intact and contains what was acknowledged before the backup began.
 #[test]
 fn f32_backup_is_complete_while_server_runs() {
     use std::os::unix::fs::PermissionsExt;
@@ -141,7 +130,7 @@ fn f32_backup_is_complete_while_server_runs() {
             holds(&file, &before);
         }
     });
-    // It overwrites nothing, and leaves nothing half done.
+    // It overwrites no file, and leaves no incomplete file.
     let file = folder.join("copy-0.db");
     let name = file.to_str().unwrap();
     refused(
@@ -193,7 +182,7 @@ fn f32_backup_without_room_leaves_nothing() {
     drop(disk);
 }
 
-/// The commands of a section of a document, block by block.
+/// Returns the commands in a section of a document, by code block.
 fn commands(document: &str, section: &str) -> Vec<String> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
     let text = std::fs::read_to_string(path).unwrap();
@@ -205,8 +194,8 @@ fn commands(document: &str, section: &str) -> Vec<String> {
         .collect()
 }
 
-/// Runs documented commands as an operator would, in the server's folder and with its configuration.
-/// `systemctl` starts and stops the server; what is written to /backup goes to the folder `backup`.
+/// Runs documented commands as an operator does, in the folder of the server and with its configuration.
+/// `systemctl` starts and stops the server, and /backup is the folder `backup`.
 struct Operator<'p> {
     installation: &'p Installation,
     bin: PathBuf,
@@ -255,7 +244,7 @@ impl<'p> Operator<'p> {
         succeeded(&self.command(script, variables).output().unwrap())
     }
 
-    /// Starts the server as the documents do, and returns where it answers: its two listeners.
+    /// Starts the server as documented, and returns the URLs of its two listeners.
     fn starts(&self, variables: &[(&str, &str)]) -> (String, String) {
         self.does("systemctl start portcullis", variables);
         self.listeners()
@@ -282,7 +271,7 @@ impl Drop for Operator<'_> {
     }
 }
 
-/// Where pg_dump is, if it is.
+/// Returns the path of `pg_dump`, if it is installed.
 fn programs() -> PathBuf {
     let installed = Path::new("/usr/lib/postgresql").exists();
     if installed {
@@ -292,8 +281,8 @@ fn programs() -> PathBuf {
     }
 }
 
-/// F32: `docs/operations.md` as written: a backup under load, then a restore on the same machine and one
-/// on a machine that has the copy and the KEK alone. What was revoked since is never accepted.
+/// F32: `docs/operations.md`, verbatim: a backup under load, then a restore on the same machine, and one on a
+/// machine that has only the copy and the KEK. Tokens that were revoked since the backup are never accepted.
 #[test]
 fn f32_documented_backup_restores_under_load() {
     let _turn = crate::alone();
@@ -322,7 +311,7 @@ fn f32_documented_backup_restores_under_load() {
         &site.installation.folder.join("backup/portcullis.db"),
         &before,
     );
-    // 1. The same machine, from a running server to a running server.
+    // 1. The same machine, with a running server before and after.
     operator.starts(&[]);
     operator.does(restore, &[]);
     is_recovered(&site, &operator, &revoked);
@@ -337,7 +326,7 @@ fn f32_documented_backup_restores_under_load() {
         names[0] == "portcullis.db" && names[2].starts_with("portcullis.db.replaced-"),
         "{names:?}"
     );
-    // 2. Another machine. Until `recover` the copy issues nothing, however it got there.
+    // 2. Another machine. Until `recover` the copy issues nothing, whichever way it was restored.
     std::fs::remove_dir_all(site.installation.folder.join("data")).unwrap();
     std::fs::create_dir(site.installation.folder.join("data")).unwrap();
     for file in std::fs::read_dir(site.installation.folder.join("keys")).unwrap() {
@@ -357,7 +346,7 @@ fn f32_documented_backup_restores_under_load() {
     });
     operator.does(restore, &[]);
     is_recovered(&site, &operator, &revoked);
-    // What is in the way stays; a lost KEK makes nothing, and its copy is enough.
+    // Existing files stay. Without the KEK nothing is created, and a copy of the KEK is enough.
     operator.does("systemctl stop portcullis", &[]);
     let copy = "backup/portcullis.db";
     refused(
@@ -386,7 +375,7 @@ fn f32_documented_backup_restores_under_load() {
     runs(are_signed_in(&site, &public));
 }
 
-/// A new login works, and what was revoked before the restore does not refresh.
+/// Asserts that a new login works, and that a token that was revoked before the restore does not refresh.
 fn is_recovered(site: &Site, operator: &Operator, revoked: &crate::fixtures::Tokens) {
     let (public, probes) = operator.listeners();
     runs(async {
@@ -408,7 +397,7 @@ async fn are_signed_in(site: &Site, public: &str) {
     web.refreshes(tokens.refresh(), &[]).await.ok();
 }
 
-/// The same on PostgreSQL: `pg_dump` under load, then a database beside the old one.
+/// The same on PostgreSQL: `pg_dump` under load, then a restore into a second database.
 #[test]
 fn f16_documented_dump_of_postgres_restores_under_load() {
     let _turn = crate::alone();
@@ -453,7 +442,7 @@ fn f16_documented_dump_of_postgres_restores_under_load() {
     operator.does(recover, &moved);
     is_recovered(&site, &operator, &revoked.unwrap());
     operator.does("systemctl stop portcullis", &[]);
-    // `backup` and `restore` say how.
+    // The errors of `backup` and `restore` name the documented commands.
     refused(
         &site.installation.run(&["backup", "x.db"], &[]),
         2,
@@ -467,7 +456,8 @@ fn f16_documented_dump_of_postgres_restores_under_load() {
     postgres::drop_database(moved[0].1);
 }
 
-/// Where libpq's programs find the Postgres of the tests: a folder of sockets, and an account.
+/// Returns the settings with which programs of libpq reach the PostgreSQL server of the tests: a socket
+/// folder and an account.
 fn connection() -> Option<(String, String)> {
     let (_, query) = postgres::url().split_once('?')?;
     let value = |name: &str| {
@@ -480,7 +470,7 @@ fn connection() -> Option<(String, String)> {
     Some((value("host")?, value("user")?))
 }
 
-/// F32: after exit code 0 an embedded database is whole in its one file, whatever the server was doing.
+/// F32: after exit code 0 a SQLite database is complete in its single file, whatever the server was doing.
 #[test]
 fn f32_no_log_is_left_after_exit_0_under_load() {
     let _turn = crate::alone();
@@ -490,10 +480,10 @@ fn f32_no_log_is_left_after_exit_0_under_load() {
         let server = site.installation.serve(&[]);
         let base = base(&server);
         runs(async {
-            let shoppers: Vec<_> = (0..SHOPPERS)
-                .map(|_| Shopper::new(&site, &base, &alice, &promises))
+            let clients: Vec<_> = (0..LOAD_CLIENTS)
+                .map(|_| LoadClient::new(&site, &base, &alice, &promises))
                 .collect();
-            let all = shoppers.iter().map(|shopper| shopper.shops(None));
+            let all = clients.iter().map(|client| client.repeats(None));
             tokio::join!(futures_util::future::join_all(all), async {
                 tokio::time::sleep(Duration::from_millis(50 + round * 37 % 300)).await;
                 server.signal("-TERM");
@@ -511,7 +501,7 @@ fn f32_no_log_is_left_after_exit_0_under_load() {
                 "round {round}: {name}"
             );
         }
-        // The file alone holds everything.
+        // The file alone contains everything.
         let copy = site.installation.folder.join("alone.db");
         std::fs::copy(site.installation.folder.join("data/portcullis.db"), &copy).unwrap();
         let mut look = Look::at_file(&copy);
@@ -521,8 +511,8 @@ fn f32_no_log_is_left_after_exit_0_under_load() {
     assert!(promises.borrow().codes.len() > 20);
 }
 
-/// F16: a revocation is answered, and the server is stopped at once. The mark has it, so a copy from
-/// before is noticed.
+/// F16: the server stops at once after it has answered a revocation. The revocation is in the high-water
+/// mark, so restoring an earlier copy is detected.
 #[test]
 fn f16_revocation_right_before_stop_is_in_the_mark() {
     let _turn = crate::alone();
@@ -542,7 +532,7 @@ fn f16_revocation_right_before_stop_is_in_the_mark() {
         let server = site.installation.serve(&[]);
         let web = site.web(&base(&server));
         runs(async { assert_eq!(web.revokes(tokens.refresh()).await.status, 200) });
-        // In each other round the server is told to stop at once by a second signal.
+        // In every other round a second signal stops the server at once.
         server.signal("-TERM");
         if round % 2 == 1 {
             server.signal("-TERM");
@@ -559,7 +549,7 @@ fn f16_revocation_right_before_stop_is_in_the_mark() {
         assert_eq!(server.stop(), Some(0));
         site.installation.done(&["recover", "--yes"]);
     }
-    // A revocation by the command, with no server there, is in the mark, too.
+    // A revocation by command while no server runs is in the high-water mark as well.
     let (database, copy) = (folder.join("data/portcullis.db"), folder.join("before.db"));
     std::fs::copy(&database, &copy).unwrap();
     site.installation.done(&["revoke", "user:alice"]);
@@ -569,7 +559,7 @@ fn f16_revocation_right_before_stop_is_in_the_mark() {
     assert_eq!(server.stop(), Some(0));
 }
 
-/// F16: a copy is recovered beside a server that still runs on the original with the same KEK folder.
+/// F16: a copy is recovered while a server still runs on the original with the same KEK folder.
 #[test]
 fn f16_recover_warns_of_server_on_original() {
     let _turn = crate::alone();
@@ -598,12 +588,12 @@ fn f16_recover_warns_of_server_on_original() {
         );
     }
     assert!(recover());
-    // Once it has recovered, it is a database of its own.
+    // After the recovery it is a separate database.
     assert!(!recover());
     assert_eq!(server.stop(), Some(0));
 }
 
-/// What periodic tasks write is written at a stop right after the event: seals and acknowledgements.
+/// Seals and acknowledgements, which periodic tasks write, are written by a stop right after the event.
 #[test]
 fn f16_stop_writes_what_periodic_tasks_would() {
     let _turn = crate::alone();
@@ -652,7 +642,7 @@ fn f16_stop_writes_what_periodic_tasks_would() {
     }
 }
 
-/// `restore` refuses what would lose something, and says what is wrong with a copy.
+/// `restore` refuses to overwrite data, and reports what is wrong with a copy.
 #[test]
 fn f32_restore_refuses_damaged_or_incomplete_copies() {
     let _turn = crate::alone();
@@ -660,7 +650,7 @@ fn f32_restore_refuses_damaged_or_incomplete_copies() {
     let folder = site.installation.folder.clone();
     site.installation.done(&["backup", "copy.db"]);
     let restore = |file: &str| site.installation.run(&["restore", "--replace", file], &[]);
-    // A server, or a command, uses the database.
+    // A server or a command uses the database.
     let server = site.installation.serve(&[]);
     refused(&restore("copy.db"), 69, "another server is using");
     assert_eq!(server.stop(), Some(0));
@@ -668,7 +658,7 @@ fn f32_restore_refuses_damaged_or_incomplete_copies() {
     assert!(look.count("SELECT count(*) AS n FROM users") > 0);
     refused(&restore("copy.db"), 69, "open; end it first");
     drop(look);
-    // Page by page, nothing of it is taken.
+    // Whichever page is damaged, nothing of the copy is restored.
     let good = std::fs::read(folder.join("copy.db")).unwrap();
     let mut torn = good.clone();
     torn[4_096..8_192].fill(0xa5);
@@ -684,14 +674,14 @@ fn f32_restore_refuses_damaged_or_incomplete_copies() {
     std::fs::copy(folder.join("copy.db"), folder.join("raw.db")).unwrap();
     std::fs::write(folder.join("raw.db-wal"), "log").unwrap();
     refused(&restore("raw.db"), 2, "portcullis backup");
-    // The database that is there is as it was, and goes on.
+    // The existing database is unchanged and continues to work.
     assert_eq!(site.installation.serve(&[]).stop(), Some(0));
     assert_eq!(
         site.installation
             .count("SELECT count(*) AS n FROM feed_head WHERE restored_at IS NULL"),
         1
     );
-    // One that is damaged is replaced all the same; `doctor` has found it.
+    // A damaged database is replaced, after `doctor` has reported it.
     let path = folder.join("data/portcullis.db");
     let mut damaged = std::fs::read(&path).unwrap();
     let last = damaged.len() - 4_096;
@@ -705,7 +695,7 @@ fn f32_restore_refuses_damaged_or_incomplete_copies() {
     assert_eq!(site.installation.serve(&[]).stop(), Some(0));
 }
 
-/// The promises of a load, for [`Promises::are_kept`].
+/// The acknowledged writes of a load, for [`Promises::are_kept`].
 impl Promises {
     fn snapshot(&self) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! F38: PgBouncer between the server and Postgres.
+//! F38: PgBouncer between the server and PostgreSQL.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +13,7 @@ use crate::runs;
 
 const SOCKET: &str = ".s.PGSQL.5432";
 
-/// A pooler before the Postgres of the tests; it ends with the test.
+/// A pooler in front of the PostgreSQL server of the tests, which is stopped at the end of the test.
 struct Bouncer {
     folder: PathBuf,
     child: Child,
@@ -53,7 +53,7 @@ impl Bouncer {
         Self { folder, child }
     }
 
-    /// The URL of a database, by way of this pooler.
+    /// Returns the URL of a database through this pooler.
     fn through(&self, url: &str) -> String {
         let name = postgres::name(url);
         format!(
@@ -71,7 +71,7 @@ impl Drop for Bouncer {
     }
 }
 
-/// Where the Postgres of the tests is, as the pooler's file names it.
+/// Returns the address of the PostgreSQL server of the tests, as the configuration of the pooler names it.
 fn real() -> String {
     let (server, query) = postgres::url()
         .split_once('?')
@@ -91,8 +91,8 @@ fn real() -> String {
     parts.join(" ")
 }
 
-/// PgBouncer refuses to run as root. It takes the place of the program that changes the account, so that
-/// its process is the one that is ended.
+/// PgBouncer refuses to run as root. It replaces the program that changes the account, so the process that
+/// the test kills is PgBouncer itself.
 fn program(folder: &Path) -> Command {
     let bouncer = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]
         .into_iter()
@@ -117,8 +117,9 @@ fn program(folder: &Path) -> Command {
     command
 }
 
-/// F38. Where connections change hands between transactions, time limits, prepared statements and the
-/// migration's lock would be somebody else's: no command begins, and each says what to do.
+/// F38. If connections move to other clients between transactions, time limits, prepared statements and the
+/// lock of a migration would be those of another client. So no command starts, and each error says what to
+/// do.
 #[test]
 fn f38_transaction_mode_pooler_is_rejected() {
     let _turn = crate::alone();
@@ -127,7 +128,7 @@ fn f38_transaction_mode_pooler_is_rejected() {
     let url = bouncer.through(installation.database.as_deref().unwrap());
     let through = [("PORTCULLIS__DATABASE__URL", url.as_str())];
     let sentence = "set the pooler to session mode";
-    // Also when it has connections to spare, as with other nodes beside this one.
+    // It also refuses while the pooler has idle connections, as it may beside other nodes.
     let busy: Vec<_> = (0..4).map(|_| hold(&url)).collect();
     for _ in 0..3 {
         refused(&installation.run(&["serve"], &through), 78, sentence);
@@ -146,18 +147,18 @@ fn f38_transaction_mode_pooler_is_rejected() {
     let said = String::from_utf8(doctor.stdout).unwrap();
     let line = said.lines().find(|line| line.starts_with("fail  database"));
     assert!(line.is_some_and(|line| line.contains(sentence)), "{said}");
-    // The same installation, without the pooler.
+    // The same installation without the pooler.
     assert_eq!(installation.serve(&[]).stop(), Some(0));
 }
 
-/// A connection with a transaction open, which keeps one of the pooler's for itself.
+/// Opens a transaction, which occupies one of the pooler's connections.
 fn hold(url: &str) -> Look {
     let mut look = Look::at(url);
     look.execute("BEGIN; SELECT 1");
     look
 }
 
-/// F38. In session mode a client of the pooler has a connection for itself, and all goes as usual.
+/// F38. In session mode each client of the pooler has its own connection, and everything works.
 #[test]
 fn f38_session_mode_pooler_works() {
     let _turn = crate::alone();
@@ -183,7 +184,7 @@ fn f38_session_mode_pooler_works() {
             (400, &"invalid_grant".into())
         );
         assert_eq!(alice.asks_userinfo("GET", next.access()).await.status, 401);
-        // The feed's sequencer numbers the record, by way of the pooler.
+        // The sequencer of the feed assigns a number to the record through the pooler.
         let begun = Instant::now();
         let waiting = "SELECT count(*) AS n FROM revocations WHERE kind = 'G' AND seq IS NOT NULL";
         while site.installation.count(waiting) == 0 {

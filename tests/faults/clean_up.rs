@@ -1,17 +1,18 @@
-//! F34: a clean-up with a great deal to do, killed in the middle of it.
+//! F34: a clean-up of very many rows is killed halfway.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use crate::fixtures::installation::{Installation, Running};
 use crate::fixtures::site::{Site, base};
-use crate::load_clients::{Promises, Shopper, signed_in};
+use crate::load_clients::{LoadClient, Promises, signed_in};
 use crate::runs;
 
-/// Rows of a kind that live on among those that have expired.
+/// Rows of each kind that are still active among the expired ones.
 const LIVING: i64 = 500;
 
-/// What the rows of this test are called, by table: the condition, and which of them have expired.
+/// The rows of this test, by table: the condition that selects them, and the condition for those that have
+/// expired.
 const KINDS: [(&str, &str, &str); 4] = [
     (
         "authorizations",
@@ -31,8 +32,8 @@ const KINDS: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// So many authorizations that ended unanswered, and a quarter as many logins, grants and codes. All
-/// expired long ago but for some of each. The last login has expired, and a living grant rests on it.
+/// Inserts this many unanswered authorizations, and a quarter as many logins, grants and codes. All but a few
+/// of each expired long ago. The last login has expired as well, but an active grant depends on it.
 fn abandoned(site: &Site, rows: i64) {
     let (quarter, blob) = match site.installation.database {
         None => (rows / 4, "CAST('old-' || n AS BLOB)"),
@@ -67,7 +68,7 @@ fn abandoned(site: &Site, rows: i64) {
     ));
 }
 
-/// How many of the rows there are: those that have expired, and all others.
+/// Returns how many of these rows have expired, and how many are active.
 fn rows(site: &Site) -> (i64, Vec<i64>) {
     let count = |table: &str, condition: String| {
         site.installation.count(&format!(
@@ -83,13 +84,14 @@ fn rows(site: &Site) -> (i64, Vec<i64>) {
     (expired, living)
 }
 
-/// Shops for a while, as four people do.
-async fn shop(shoppers: &[Shopper<'_>], time: Duration) {
+/// Runs the load of four clients for a while.
+async fn run_load(clients: &[LoadClient<'_>], time: Duration) {
     let end = Some(Instant::now() + time);
-    futures_util::future::join_all(shoppers.iter().map(|one| one.shops(end))).await;
+    futures_util::future::join_all(clients.iter().map(|one| one.repeats(end))).await;
 }
 
-/// Waits until a row has gone, asking for it by its key alone: counting millions would be a load itself.
+/// Waits until a row is deleted. Looks it up by its key, because counting millions of rows would be a load
+/// itself.
 async fn goes(site: &Site, table: &str, number: i64, nodes: &[&Running]) {
     let there = format!("SELECT count(*) AS n FROM {table} WHERE id = 'old-{number}'");
     let begun = Instant::now();
@@ -113,19 +115,19 @@ fn goes_on(installation: Installation, nodes: usize, many: i64) {
     let (usual, meanwhile) = (RefCell::default(), RefCell::default());
     runs(async {
         let alice = signed_in(&site, &public).await;
-        let four = |promises| -> Vec<Shopper<'_>> {
+        let four = |promises| -> Vec<LoadClient<'_>> {
             (0..4)
-                .map(|_| Shopper::new(&site, &public, &alice, promises))
+                .map(|_| LoadClient::new(&site, &public, &alice, promises))
                 .collect()
         };
-        shop(&four(&usual), Duration::from_secs(2)).await;
+        run_load(&four(&usual), Duration::from_secs(2)).await;
         for server in servers {
             assert_eq!(server.stop(), Some(0));
         }
         abandoned(&site, many);
         let (all, _) = rows(&site);
 
-        // The first clean-up begins with the server; it is killed in the middle.
+        // The first clean-up begins with the server, which is killed halfway.
         let first = site.installation.serve(&[]);
         goes(&site, "grants", many / 8, &[&first]).await;
         first.signal("-KILL");
@@ -133,11 +135,11 @@ fn goes_on(installation: Installation, nodes: usize, many: i64) {
         let (left, _) = rows(&site);
         assert!(left > all / 2, "not killed midway");
 
-        // All nodes start again, people shop meanwhile, and it goes on where it was.
+        // All nodes start again under load, and the clean-up continues.
         let servers: Vec<_> = (0..nodes).map(|_| site.installation.serve(&[])).collect();
         let public = base(servers.last().unwrap());
-        let shoppers: Vec<_> = (0..4)
-            .map(|_| Shopper::new(&site, &public, &alice, &meanwhile))
+        let clients: Vec<_> = (0..4)
+            .map(|_| LoadClient::new(&site, &public, &alice, &meanwhile))
             .collect();
         let watched: Vec<_> = servers.iter().collect();
         let begun = Instant::now();
@@ -145,18 +147,18 @@ fn goes_on(installation: Installation, nodes: usize, many: i64) {
             goes(&site, "authorizations", many, &watched).await;
             begun.elapsed()
         };
-        let (took, ()) = tokio::join!(cleaned, shop(&shoppers, Duration::from_secs(3)));
+        let (took, ()) = tokio::join!(cleaned, run_load(&clients, Duration::from_secs(3)));
         println!("{left} of {all} were left, gone after {took:?}");
         let begun = Instant::now();
         while rows(&site).0 > 1 {
-            // The other kinds take turns with it, and each leaves the database the time that it took.
+            // The other kinds take turns with it, and each leaves the database as much time as it used.
             assert!(
                 begun.elapsed() < Duration::from_secs(60),
                 "{:?}",
                 rows(&site)
             );
         }
-        // But for the login that a grant rests on.
+        // Except the login that an active grant depends on.
         let living = vec![LIVING, LIVING, LIVING, LIVING - 1];
         assert_eq!(rows(&site), (1, living));
         let done = |line: &str| line.contains("\"gc.done\"") && line.contains("\"took_ms\":");
@@ -181,7 +183,8 @@ fn goes_on(installation: Installation, nodes: usize, many: i64) {
     are_served(&usual.into_inner(), &meanwhile.into_inner());
 }
 
-/// Requests beside a clean-up: none fails, and they take longer by a bounded factor.
+/// Compares requests during a clean-up with those before: none fails, and the latency grows by a bounded
+/// factor.
 fn are_served(usual: &Promises, meanwhile: &Promises) {
     assert_eq!((&usual.failed, &meanwhile.failed), (&vec![], &vec![]));
     for percent in [50, 99] {

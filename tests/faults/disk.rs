@@ -10,8 +10,8 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// A `tmpfs` of so many MiB over a folder. Only root may mount: for anybody else it is `None`, and
-    /// said aloud.
+    /// Mounts a `tmpfs` of this many MiB over a folder. Only root may mount; for other users it prints that,
+    /// and returns `None`.
     pub fn over(folder: &Path, mib: u32) -> Option<Self> {
         let id = Command::new("id").arg("-u").output().unwrap();
         if id.stdout != b"0\n" {
@@ -30,7 +30,8 @@ impl Disk {
         })
     }
 
-    /// An ext4 of so many MiB that can fail. `None` where this machine cannot make one, said aloud.
+    /// Mounts an ext4 file system of this many MiB that can fail. Prints a message and returns `None` if this
+    /// machine cannot create one.
     pub fn that_fails(folder: &Path, mib: u64) -> Option<Self> {
         std::fs::create_dir_all(folder).unwrap();
         let image = folder.with_extension("img");
@@ -51,7 +52,7 @@ impl Disk {
         })
     }
 
-    /// The kernel stops all writes, as after an error of the disk (ext4(5), `errors=remount-ro`).
+    /// Makes the kernel stop all writes, as after a disk error (ext4(5), `errors=remount-ro`).
     pub fn fails(&self) {
         does(
             Command::new("mount")
@@ -60,13 +61,13 @@ impl Disk {
         );
     }
 
-    /// The same, for the account that a path belongs to.
+    /// Does the same, for the account that owns a path.
     pub fn belongs_like(&self, other: &Path) {
         let reference = format!("--reference={}", other.display());
         does(Command::new("chown").arg(reference).arg(&self.folder));
     }
 
-    /// Until not one more byte fits.
+    /// Fills the disk until not a single byte fits.
     pub fn fill(&self) {
         let mut ballast = File::create(self.ballast()).unwrap();
         let zeros = vec![0; 64 * 1024];
@@ -80,12 +81,12 @@ impl Disk {
         }
     }
 
-    /// Somebody makes room.
+    /// Frees the space.
     pub fn empty(&self) {
         std::fs::remove_file(self.ballast()).unwrap();
     }
 
-    /// From now on nothing can be written.
+    /// Makes the file system read-only.
     pub fn becomes_read_only(&self) {
         does(
             Command::new("mount")
@@ -101,7 +102,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: a server that a failed test left may still be there.
+        // Unmounts lazily, because the server of a failed test may still use it.
         let _ = Command::new("umount").arg("-l").arg(&self.folder).status();
     }
 }

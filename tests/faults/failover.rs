@@ -1,5 +1,5 @@
-//! F02, F05: the database fails over, or leads to a server that takes no writes. And readiness, which
-//! must name each reason for a 503.
+//! F02, F05: the database fails over, or the address leads to a server that takes no writes. Readiness must
+//! name each reason for a 503.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -13,18 +13,19 @@ use crate::fixtures::relay::Relay;
 use crate::fixtures::server::{AUDIENCE, confidential};
 use crate::fixtures::site::{asks, base, management};
 use crate::fixtures::{Answer, Browser, Db, Look, Server, TestClient, postgres};
-use crate::postgres::{House, aside};
+use crate::load_clients::redeemed;
+use crate::postgres::{NodeGroup, aside};
 use crate::runs;
 
-/// Until a node serves again once its address leads to the primary.
+/// The time until a node serves again once its address leads to the primary.
 const BACK_IN: Duration = Duration::from_secs(5);
 
-/// A primary with a standby, and a place whose nodes reach them by way of a relay.
+/// A primary with a standby, and an installation whose nodes reach them through a relay.
 struct Pair {
     primary: Cluster,
     standby: Cluster,
     relay: Relay,
-    /// The database on the primary, directly.
+    /// The database on the primary, without the relay.
     url: String,
 }
 
@@ -39,20 +40,20 @@ impl Pair {
         }
     }
 
-    /// The same database on the standby.
+    /// Returns the URL of the same database on the standby.
     fn promoted(&self) -> String {
         self.standby.url(postgres::name(&self.url))
     }
 
-    /// A node behind the relay.
-    fn house(&self) -> House {
+    /// Starts a node that uses the relay.
+    fn group(&self) -> NodeGroup {
         let installation = migrated(self.url.clone());
         let way = self.relay.through(&self.url);
-        House::open(installation, &[&[("PORTCULLIS__DATABASE__URL", &way)]])
+        NodeGroup::open(installation, &[&[("PORTCULLIS__DATABASE__URL", &way)]])
     }
 }
 
-/// A place on an empty database.
+/// An installation on an empty database.
 fn migrated(url: String) -> Installation {
     let mut installation = Installation::new();
     installation.database = Some(url);
@@ -61,7 +62,7 @@ fn migrated(url: String) -> Installation {
     installation
 }
 
-/// The status of `/readyz` and the checks that failed.
+/// Returns the status of `/readyz`, and the failed checks.
 async fn readiness(node: &Running) -> (u16, Vec<String>) {
     let (status, body) = asks(&management(node), "/readyz").await;
     let said: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -70,7 +71,7 @@ async fn readiness(node: &Running) -> (u16, Vec<String>) {
     (status, failed.map(|(name, _)| name.clone()).collect())
 }
 
-/// Waits until `/readyz` has this status, and names this check if one is wanted.
+/// Waits until `/readyz` has this status, and names this check if one is given.
 async fn becomes(node: &Running, wanted: u16, check: Option<&str>) -> Duration {
     let begun = Instant::now();
     loop {
@@ -92,43 +93,40 @@ async fn asks_for_token(client: &TestClient) -> Answer {
     client.posts("/oauth2/token", &fields).await
 }
 
-/// Registers a client of the client-credentials grant.
-fn robot(house: &House) -> TestClient {
+/// Registers a client of the client credentials grant.
+fn robot(group: &NodeGroup) -> TestClient {
     let create = ["client", "create", "--name", "Robot", "--format", "json"];
     let may = ["--grant-type", "client_credentials", "--resource", AUDIENCE];
-    let made = house.site.installation.done(&[&create[..], &may].concat());
+    let made = group.site.installation.done(&[&create[..], &may].concat());
     let made: serde_json::Value = serde_json::from_str(&made).unwrap();
     let client = confidential(made["client_id"].as_str().unwrap(), "");
     let secret = portcullis::secret::Secret::from_text(made["client_secret"].as_str().unwrap());
-    TestClient::new(&base(&house.nodes[0]), client, Some(secret))
+    TestClient::new(&base(&group.nodes[0]), client, Some(secret))
 }
 
-/// People shop for a while, and what they were answered holds.
-fn keeps_its_word(house: &House) {
-    let nodes: Vec<&Running> = house.nodes.iter().collect();
-    runs(async {
-        let moment = tokio::time::sleep(Duration::from_secs(1));
-        house.open_for(&nodes, moment).await;
-    });
-    house.keeps_its_word();
+/// Runs load for a while, and asserts that all acknowledged writes are kept.
+fn keeps_acknowledged_writes(group: &NodeGroup) {
+    let nodes: Vec<&Running> = group.nodes.iter().collect();
+    runs(group.open_for(&nodes, redeemed(&group.promises, 20)));
+    group.keeps_acknowledged_writes();
 }
 
-/// R32: the address led to a standby for a while. The node served 503 for half an hour, because its pool
-/// kept the connections, and called itself ready.
+/// R32: the address led to a standby for a while. The node served 503 for half an hour, because its pool kept
+/// the connections, and reported that it was ready.
 #[test]
 fn node_recovers_when_its_address_leads_to_the_primary() {
     let _turn = crate::alone();
     let pair = Pair::new();
-    let house = pair.house();
-    let node = &house.nodes[0];
-    let request = house.site.web(&base(node)).request(&[]);
-    let mut alice = house.alice.at(&base(node));
+    let group = pair.group();
+    let node = &group.nodes[0];
+    let request = group.site.web(&base(node)).request(&[]);
+    let mut alice = group.alice.at(&base(node));
     runs(async {
         for _ in 0..2 {
             pair.relay.leads_to(pair.standby.folder());
             pair.relay.hangs_up();
             let unready = becomes(node, 503, Some("database")).await;
-            // A standby is read-only however long one waits.
+            // A standby stays read-only, so waiting does not help.
             let begun = Instant::now();
             while begun.elapsed() < Duration::from_secs(4) {
                 assert_eq!(readiness(node).await.0, 503);
@@ -136,24 +134,24 @@ fn node_recovers_when_its_address_leads_to_the_primary() {
             }
             pair.relay.leads_to(pair.primary.folder());
             let begun = Instant::now();
-            house.is_back(node).await;
+            group.is_back(node).await;
             let back = begun.elapsed();
             becomes(node, 200, None).await;
             println!("not ready after {unready:?}; served after {back:?}");
             assert!(begun.elapsed() < BACK_IN, "{:?}", begun.elapsed());
         }
     });
-    keeps_its_word(&house);
+    keeps_acknowledged_writes(&group);
 }
 
-/// R32: after a failover the address leads to the old primary, a standby without a primary now. The node
-/// went on signing for a disabled client, with a revoked key.
+/// R32: after a failover the address leads to the old primary, which is now a standby without a primary. The
+/// node continued to sign for a disabled client, with a revoked key.
 #[test]
 fn read_only_database_is_not_ready_and_stops_signing() {
     let _turn = crate::alone();
     let pair = Pair::new();
-    let mut house = pair.house();
-    let (good, bad) = (robot(&house), robot(&house));
+    let mut group = pair.group();
+    let (good, bad) = (robot(&group), robot(&group));
     let promoted = pair.promoted();
     runs(async {
         assert_eq!(asks_for_token(&good).await.status, 200);
@@ -165,14 +163,14 @@ fn read_only_database_is_not_ready_and_stops_signing() {
         pair.standby.is_promoted();
         pair.primary.is_demoted();
         let begun = Instant::now();
-        house.site.installation.database = Some(promoted.clone());
-        let installation = &house.site.installation;
+        group.site.installation.database = Some(promoted.clone());
+        let installation = &group.site.installation;
         installation.done(&["client", "disable", bad.id()]);
         installation.done(&["keys", "revoke", &kid, "--reason", "leaked", "--yes"]);
-        let node = &house.nodes[0];
+        let node = &group.nodes[0];
         becomes(node, 503, Some("database")).await;
         println!("not ready {:?} after the failover", begun.elapsed());
-        // The lease is 30 s; a token that needs the database ends before.
+        // The lease is 30 s. A token that needs the database is refused earlier.
         while asks_for_token(&bad).await.status == 200 {
             assert!(begun.elapsed() < Duration::from_secs(30), "still signing");
         }
@@ -184,7 +182,7 @@ fn read_only_database_is_not_ready_and_stops_signing() {
             }
         }
         becomes(node, 503, Some("write")).await;
-        // The command that an operator runs there says what it is.
+        // `doctor`, which an operator runs there, reports the cause.
         let stale = [("PORTCULLIS__DATABASE__URL", pair.url.as_str())];
         for command in [["user", "list"].as_slice(), &["migrate", "up"]] {
             refused(&installation.run(command, &stale), 69, "accepts no writes");
@@ -199,7 +197,7 @@ fn read_only_database_is_not_ready_and_stops_signing() {
 
         pair.relay.leads_to(pair.standby.folder());
         let begun = Instant::now();
-        // The lease is not over, so until the first poll the key that is revoked there may sign.
+        // The lease has not expired, so the key that is revoked there may sign until the first poll.
         let signs_anew = async || {
             let answer = asks_for_token(&good).await;
             answer.status == 200 && header(answer.ok().access())["kid"] != kid.as_str()
@@ -211,11 +209,11 @@ fn read_only_database_is_not_ready_and_stops_signing() {
         assert_eq!(asks_for_token(&bad).await.status, 401);
         becomes(node, 200, None).await;
     });
-    keeps_its_word(&house);
+    keeps_acknowledged_writes(&group);
 }
 
-/// The primary itself takes no writes for a while: `default_transaction_read_only`, as set by operators
-/// and by hosts of databases whose disk is full.
+/// The primary itself takes no writes for a while: `default_transaction_read_only`, as set by operators, and
+/// by database hosts whose disk is full.
 #[test]
 fn default_transaction_read_only_is_not_ready_and_heals() {
     let _turn = crate::alone();
@@ -223,9 +221,9 @@ fn default_transaction_read_only_is_not_ready_and_heals() {
     let relay = Relay::before(cluster.folder());
     let url = cluster.database();
     let way = relay.through(&url);
-    let house = House::open(migrated(url), &[&[("PORTCULLIS__DATABASE__URL", &way)]]);
-    let node = &house.nodes[0];
-    // Opened before, so that it may undo it.
+    let group = NodeGroup::open(migrated(url), &[&[("PORTCULLIS__DATABASE__URL", &way)]]);
+    let node = &group.nodes[0];
+    // This connection was opened earlier, so it may undo the setting.
     let mut operator = Look::at(&cluster.url("postgres"));
     operator.execute("SET default_transaction_read_only = off");
     runs(async {
@@ -238,15 +236,15 @@ fn default_transaction_read_only_is_not_ready_and_heals() {
             becomes(node, 503, Some("database")).await;
             operator.execute("ALTER SYSTEM RESET default_transaction_read_only");
             operator.execute("SELECT pg_reload_conf()");
-            let back = house.is_back(node).await;
+            let back = group.is_back(node).await;
             becomes(node, 200, None).await;
             println!("cut: {cut}; served again after {back:?}");
         }
     });
-    keeps_its_word(&house);
+    keeps_acknowledged_writes(&group);
 }
 
-/// F02: the primary is killed under load and the synchronous standby is promoted; the URL names both.
+/// F02: the primary is killed under load and the synchronous standby is promoted. The URL names both.
 #[test]
 fn f02_failover_loses_no_acknowledged_write() {
     let _turn = crate::alone();
@@ -261,41 +259,40 @@ fn f02_failover_loses_no_acknowledged_write() {
     );
     let url = url.replace(&format!("host={}", primary.folder().display()), &both);
     let url = format!("{url}&target_session_attrs=read-write");
-    let house = House::open(migrated(url), &[&[], &[], &[]]);
-    let nodes: Vec<&Running> = house.nodes.iter().collect();
+    let group = NodeGroup::open(migrated(url), &[&[], &[], &[]]);
+    let nodes: Vec<&Running> = group.nodes.iter().collect();
     let slowest = std::cell::Cell::new(Duration::ZERO);
     runs(async {
         let failover = async {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            redeemed(&group.promises, 20).await;
             primary.is_killed();
             let promoted = standby.clone();
             aside(move || promoted.is_promoted()).await;
             for node in &nodes {
-                slowest.set(slowest.get().max(house.is_back(node).await));
+                slowest.set(slowest.get().max(group.is_back(node).await));
                 becomes(node, 200, None).await;
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            redeemed(&group.promises, 20).await;
         };
-        house.open_for(&nodes, failover).await;
+        group.open_for(&nodes, failover).await;
     });
     let (refused, codes) = {
-        let promises = house.promises.borrow();
+        let promises = group.promises.borrow();
         (promises.refused, promises.codes.len())
     };
     println!(
         "{codes} codes, {refused} answers of 503, back {:?} after the promotion",
         slowest.get()
     );
-    // How many met the moment without a primary depends on the machine.
+    // How many requests fail while there is no primary depends on the machine.
     assert!(codes > 10);
-    for node in &house.nodes {
+    for node in &group.nodes {
         assert!(!node.log().iter().any(|line| line.contains("db.restored")));
     }
-    house.keeps_its_word();
+    group.keeps_acknowledged_writes();
 }
 
-/// A file system that became read-only under a running server, as the kernel does after an error of the
-/// disk, and under a stopped one.
+/// A file system becomes read-only under a running server, as after a disk error, and under a stopped one.
 #[test]
 fn read_only_sqlite_file_is_not_ready() {
     let _turn = crate::alone();
@@ -331,7 +328,7 @@ fn read_only_sqlite_file_is_not_ready() {
     drop(disk);
 }
 
-/// What an endpoint refuses with 503, `/readyz` refuses as well, and names it.
+/// If an endpoint answers 503, `/readyz` does so as well, and names the cause.
 async fn endpoints_and_readiness_refuse(server: &Server, web: &TestClient, check: &str) {
     server.fails_check(check).await;
     let answer = web.refreshes("pcl_rt_none", &[]).await;
@@ -381,7 +378,7 @@ fn readyz_reports_each_cause_of_503() {
             server.remove().await;
         }
 
-        // What only a server of its own can do.
+        // Causes that need a server of their own.
         let relay = Relay::new().expect("the Postgres of the tests is reached over its socket");
         let server = Server::start(Db::Postgres).await;
         let off = Arc::new(AtomicI64::new(0));

@@ -1,49 +1,69 @@
-//! Load that remembers what it was promised: alice gets codes, redeems them, refreshes and revokes, and
-//! whatever was answered with success must be found again, whatever happens to the server.
+//! Load clients that record what the server has acknowledged: they get codes as alice, exchange them, refresh
+//! and revoke. Every acknowledged write must be found again, whatever happens to the server.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use portcullis::secret::sha256;
 use reqwest::{RequestBuilder, Response};
+use tokio::sync::Notify;
 
 use crate::fixtures::browser::http;
 use crate::fixtures::client::basic;
 use crate::fixtures::site::Site;
 use crate::fixtures::{Browser, TestClient, Tokens, VERIFIER};
 
-/// Nobody comes back for longer than this.
+/// The longest time that a client retries after 503.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a server has answered with success.
+/// The acknowledged writes of a server.
 #[derive(Debug, Default)]
 pub struct Promises {
-    /// Redeemed codes, as the database knows them.
+    /// The hashes of redeemed codes, as the database stores them.
     pub codes: BTreeSet<String>,
-    /// The last generation of each grant whose token was given.
+    /// The latest generation of each grant whose token was issued.
     pub generations: BTreeMap<String, i64>,
-    /// Grants whose revocation was confirmed.
+    /// Grants whose revocation was acknowledged.
     pub ended: BTreeSet<String>,
     /// The last refresh token of one of those.
     pub dead: Option<String>,
     /// The last redeemed code.
     pub used: Option<String>,
-    /// How long each request took.
+    /// The duration of each request.
     pub took: Vec<Duration>,
-    /// How often the server said that it cannot at the moment, and was asked again.
+    /// How often the server answered that it is temporarily unavailable and the client retried.
     pub refused: usize,
-    /// Codes that were refused, or whose refresh token was. Alice has at most twenty grants with one
-    /// client, so whoever is slow may find that others got twenty meanwhile.
+    /// Codes that were rejected, or whose refresh token was. Alice has at most twenty grants with one client,
+    /// so a slow client may find that others got twenty meanwhile.
     pub surplus: BTreeSet<String>,
-    /// Answers that were none of this.
+    /// Unexpected responses.
     pub failed: Vec<String>,
+    /// Notified after each redeemed code and each 503.
+    pub progress: Arc<Notify>,
+}
+
+/// Waits until the load has reached what `holds` looks for.
+pub async fn reached(promises: &RefCell<Promises>, holds: impl Fn(&Promises) -> bool) {
+    while !holds(&promises.borrow()) {
+        // The load runs on this thread, so no request ends between the look and the wait.
+        let progress = Arc::clone(&promises.borrow().progress);
+        let waited = tokio::time::timeout(Duration::from_secs(30), progress.notified());
+        assert!(waited.await.is_ok(), "the load stopped");
+    }
+}
+
+/// Waits until the load has redeemed `more` further codes.
+pub async fn redeemed(promises: &RefCell<Promises>, more: usize) {
+    let wanted = promises.borrow().codes.len() + more;
+    reached(promises, |promises| promises.codes.len() >= wanted).await;
 }
 
 impl Promises {
-    /// Compares with what is stored, and says what is lost. `lines` runs a query that selects `line`.
+    /// Asserts that no acknowledged write is lost. `lines` runs a query that selects `line`.
     #[track_caller]
     pub fn are_kept(&self, mut lines: impl FnMut(&str) -> Vec<String>) {
         let used: BTreeSet<_> =
@@ -70,7 +90,7 @@ impl Promises {
                 "SELECT reason AS line FROM revocations JOIN codes ON value = grant_id \
                  WHERE lower(hex(hash)) = '{code}'"
             ));
-            // Its first answer may have been lost after the commit; a code is good for one try.
+            // The first response may have been lost after the commit, and a code can be used only once.
             let known = why == ["too many grants"] || why == ["code replay"];
             assert!(known, "the code {code} or its grant was refused: {why:?}");
         }
@@ -89,7 +109,7 @@ impl Promises {
         }
     }
 
-    /// The time in which so many percent of all requests were answered.
+    /// Returns the time in which this percentage of all requests was answered.
     pub fn percentile(&self, percent: usize) -> Duration {
         let mut took = self.took.clone();
         took.sort();
@@ -97,7 +117,7 @@ impl Promises {
     }
 }
 
-/// The generation in a refresh token.
+/// Returns the generation in a refresh token.
 fn generation(token: &str) -> i64 {
     let bytes = URL_SAFE_NO_PAD
         .decode(token.strip_prefix("pcl_rt_").unwrap())
@@ -105,8 +125,8 @@ fn generation(token: &str) -> i64 {
     i64::from(u32::from_be_bytes(bytes[17..21].try_into().unwrap()))
 }
 
-/// One who goes through everything again and again.
-pub struct Shopper<'p> {
+/// A client that repeats the complete flow.
+pub struct LoadClient<'p> {
     http: reqwest::Client,
     base: String,
     cookies: String,
@@ -115,8 +135,8 @@ pub struct Shopper<'p> {
     promises: &'p RefCell<Promises>,
 }
 
-impl<'p> Shopper<'p> {
-    /// With the session of a browser that is signed in.
+impl<'p> LoadClient<'p> {
+    /// Returns a client with the session of a signed-in browser.
     pub fn new(
         site: &Site,
         base: &str,
@@ -138,8 +158,8 @@ impl<'p> Shopper<'p> {
         }
     }
 
-    /// Shops until the server does not answer any more, or until `end`.
-    pub async fn shops(&self, end: Option<Instant>) {
+    /// Repeats the flow until the server does not answer any more, or until `end`.
+    pub async fn repeats(&self, end: Option<Instant>) {
         for turn in 0.. {
             if end.is_some_and(|end| Instant::now() >= end) || self.turn(turn).await.is_none() {
                 break;
@@ -147,8 +167,8 @@ impl<'p> Shopper<'p> {
         }
     }
 
-    /// Shops until the server does not answer any more, or it is over.
-    pub async fn shops_until(&self, over: &Cell<bool>) {
+    /// Repeats the flow until the server does not answer any more, or until `over` is set.
+    pub async fn repeats_until(&self, over: &Cell<bool>) {
         for turn in 0.. {
             if over.get() || self.turn(turn).await.is_none() {
                 break;
@@ -156,7 +176,7 @@ impl<'p> Shopper<'p> {
         }
     }
 
-    /// `None` once the server is gone. A refusal ends the turn.
+    /// Runs the flow once; a rejection ends it early. Returns `None` once the server does not answer.
     async fn turn(&self, turn: usize) -> Option<()> {
         let authorize = self
             .http
@@ -193,6 +213,7 @@ impl<'p> Shopper<'p> {
         {
             let mut promises = self.promises.borrow_mut();
             promises.codes.insert(hash.clone());
+            promises.progress.notify_waiters();
             promises.used = Some(code.into_owned());
         }
         let mut tokens = self.keeps(answer).await?;
@@ -219,7 +240,7 @@ impl<'p> Shopper<'p> {
         Some(())
     }
 
-    /// Tokens that have arrived.
+    /// Records the tokens of a response.
     async fn keeps(&self, answer: Response) -> Option<Tokens> {
         let tokens = Tokens(answer.json().await.ok()?);
         let mut promises = self.promises.borrow_mut();
@@ -236,8 +257,8 @@ impl<'p> Shopper<'p> {
             .form(fields)
     }
 
-    /// The answer, if it is the one that is wanted; `None` once the server is gone. Who is told to come
-    /// back later does so.
+    /// Sends a request, again after each 503, and returns the response if it has the expected status. Returns
+    /// `None` once the server does not answer.
     async fn asks(
         &self,
         what: &str,
@@ -257,13 +278,14 @@ impl<'p> Shopper<'p> {
                 }
                 if answer.status().as_u16() != 503 {
                     match (what, answer.status().as_u16()) {
-                        // Why, the database knows.
+                        // The database contains the reason.
                         ("redeem" | "refresh", 400) => {}
                         (_, status) => promises.failed.push(format!("{what}: {status}")),
                     }
                     return Some(None);
                 }
                 promises.refused += 1;
+                promises.progress.notify_waiters();
                 let later = answer
                     .headers()
                     .get("retry-after")
@@ -277,7 +299,7 @@ impl<'p> Shopper<'p> {
                     "{what}: nothing but 503 for {PATIENCE:?}"
                 );
             }
-            // Sooner than it was told to, as impatient clients are.
+            // The pause of an impatient client, which is shorter than `Retry-After` demands.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -294,7 +316,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Through the front door: what was used up stays so, and what was revoked stays dead.
+/// Asserts over HTTP that a used code stays used, and that a revoked token stays revoked.
 pub async fn are_honoured(promises: &Promises, web: &TestClient) {
     let dead = promises.dead.as_deref().expect("something was revoked");
     let used = promises.used.as_deref().expect("something was redeemed");
@@ -306,14 +328,14 @@ pub async fn are_honoured(promises: &Promises, web: &TestClient) {
     }
 }
 
-/// A site whose alice has signed in and consented, and her browser.
+/// Creates a site whose alice has signed in and consented, and returns her browser as well.
 pub async fn signed_in(site: &Site, base: &str) -> Browser {
     let mut alice = Browser::new(base);
     alice.signs_in(&site.web(base), "alice").await;
     alice
 }
 
-/// What this finds is found.
+/// Tests that [`Promises::are_kept`] reports each kind of loss.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! Everybody signs in at once (F24).
+//! F24: very many users sign in at the same time.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -11,10 +11,10 @@ use crate::fixtures::site::{Site, asks, base, management, sample};
 use crate::fixtures::{Answer, Browser, Tokens};
 use crate::runs;
 
-/// The catalogue says 10,000.
+/// The number of users. The catalogue says 10,000.
 const LOGINS: usize = 1_000;
 
-/// A server that believes us from which addresses people come.
+/// Starts a server that trusts the client addresses reported by the test.
 fn open() -> (Site, Running) {
     let site = Site::open(Installation::new());
     let server = site
@@ -23,24 +23,24 @@ fn open() -> (Site, Running) {
     (site, server)
 }
 
-/// Each person has a network and a name of their own, so that no throttle helps.
+/// Each user has their own network and name, so that no throttle applies.
 fn address(n: usize) -> String {
     format!("10.{}.{}.1", n / 250, n % 250)
 }
 
-/// The form of a person nobody knows: as much work as any other.
+/// Returns the form of an unknown user, which costs as much work as any other.
 fn form(page: &Answer, n: usize) -> Vec<(String, String)> {
     [
         ("authorization", page.hidden("authorization")),
         ("csrf", page.hidden("csrf")),
-        ("username", format!("nobody-{n}")),
+        ("username", format!("unknown-{n}")),
         ("password", "gravel-otter-93-lamp".to_owned()),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .to_vec()
 }
 
-/// Passwords that are hashed, and that wait for it.
+/// Returns how many passwords are being hashed, and how many wait.
 async fn passwords(probes: &str) -> (usize, usize) {
     let (_, page) = asks(probes, "/metrics").await;
     let figure = |state: &str| {
@@ -50,7 +50,7 @@ async fn passwords(probes: &str) -> (usize, usize) {
     (figure("hashed"), figure("waiting"))
 }
 
-/// What somebody saw who asked for figures, keys and tokens all the time.
+/// The results of a client that requests metrics, keys and tokens all the time.
 #[derive(Default)]
 struct Seen {
     hashed: usize,
@@ -74,7 +74,7 @@ async fn watches(
         let begun = Instant::now();
         assert_eq!(asks(&public, "/oauth2/jwks").await.0, 200);
         seen.times.push(begun.elapsed());
-        // Each grant may be refreshed 30 times a minute: they take turns.
+        // Each grant may be refreshed 30 times a minute, so the grants take turns.
         let grant = seen.times.len() % grants.len();
         let begun = Instant::now();
         if seen.times.len() < 20 * grants.len() {
@@ -86,15 +86,16 @@ async fn watches(
 }
 
 async fn signs_in(browser: Browser, page: Answer, n: usize) -> (Answer, Duration) {
-    let mut person = browser.from(&address(n));
+    let mut user = browser.from(&address(n));
     let form = form(&page, n);
     let form: Vec<_> = form.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     let begun = Instant::now();
-    (person.post("/login", &form).await, begun.elapsed())
+    (user.post("/login", &form).await, begun.elapsed())
 }
 
-/// A thousand people at once, with the real cost of a hash. No more are hashed than there are threads, no
-/// more wait than may, the others are told so, and whoever wants a token or the keys is served.
+/// A thousand users at the same time, with the real cost of a hash. Not more passwords are hashed than there
+/// are threads and not more wait than the limit; the other users get an error, and requests for tokens and
+/// keys are served.
 #[test]
 fn f24_login_storm_leaves_other_requests_unaffected() {
     let _turn = crate::alone();
@@ -167,7 +168,7 @@ fn f24_login_storm_leaves_other_requests_unaffected() {
     assert!(memory < before + 4 * 64, "{before}, {memory}");
     assert!(seen.times.len() > 10, "{}", seen.times.len());
     assert!(*longest < Duration::from_secs(3), "{longest:?}");
-    // Then everything is as it was.
+    // Then everything is as before.
     let code = runs(async {
         assert_eq!(passwords(&management(&server)).await, (0, 0));
         let mut bob = Browser::new(&base(&server)).from("192.0.2.2");
@@ -176,7 +177,7 @@ fn f24_login_storm_leaves_other_requests_unaffected() {
     assert!(code.starts_with("pcl_ac_"));
 }
 
-/// A login whose sender hangs up in the hardest way.
+/// Sends a login, and resets the connection.
 fn hung_up_on(to: SocketAddr, browser: &Browser, page: &Answer, n: usize) -> TcpStream {
     let body = form_urlencoded::Serializer::new(String::new())
         .extend_pairs(form(page, n))
@@ -203,7 +204,8 @@ fn hung_up_on(to: SocketAddr, browser: &Browser, page: &Answer, n: usize) -> Tcp
     stream
 }
 
-/// The queue has 64 places. Three times as many people as it has take one and hang up; it is free again.
+/// The queue has 64 slots. Three times as many clients send a login and disconnect, and the queue is empty
+/// again.
 #[test]
 fn f24_disconnected_clients_leave_the_queue() {
     let _turn = crate::alone();
@@ -229,7 +231,7 @@ fn f24_disconnected_clients_leave_the_queue() {
             while passwords(&probes).await != (0, 0) {
                 assert!(begun.elapsed() < Duration::from_secs(10), "{round}");
             }
-            println!("{waiting} waited; nobody after {:?}", begun.elapsed());
+            println!("{waiting} waited; none after {:?}", begun.elapsed());
         }
         let mut alice = Browser::new(&public).from("192.0.2.1");
         alice.allows(&web).await;

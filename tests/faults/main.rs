@@ -1,5 +1,6 @@
-//! What breaks around the server, broken on purpose: real processes, real Postgres. A test is named after
-//! its fault, `fNN_…`; `docs/faults.md` lists all of them, with those that live in other suites.
+//! Faults around the server, caused deliberately with real processes and a real PostgreSQL server. A test is
+//! named after its fault, `fNN_…`; `docs/faults.md` lists all of them, including those in other test
+//! programs.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../fixtures/mod.rs"]
@@ -24,13 +25,13 @@ mod storage;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// A fault is alone on the machine, or its figures would be those of its neighbours.
+/// Runs one fault at a time on this machine, because concurrent ones would distort the measurements.
 fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs what is asynchronous, on this thread.
+/// Runs asynchronous work on this thread.
 fn runs<T>(work: impl Future<Output = T>) -> T {
     actix_web::rt::System::new().block_on(work)
 }

@@ -8,7 +8,7 @@ use crate::fixtures::Look;
 use crate::fixtures::installation::{Installation, refused};
 use crate::fixtures::postgres;
 
-/// A place whose database is empty.
+/// An installation with an empty database.
 pub fn empty(name: &str) -> Installation {
     let mut installation = Installation::new();
     let name = format!("{name}_{}", std::process::id());
@@ -16,7 +16,7 @@ pub fn empty(name: &str) -> Installation {
     installation
 }
 
-/// Every migration by name, with its statements.
+/// Returns every migration with its statements, by name.
 pub fn migrations(kind: &str) -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("migrations")
@@ -33,7 +33,7 @@ pub fn migrations(kind: &str) -> Vec<(String, String)> {
     found
 }
 
-/// What an earlier version has left: the first migrations, and no later one.
+/// Creates the schema of an earlier version: the first migrations, and no later one.
 fn as_of(kind: &str, versions: usize) -> String {
     let table = "CREATE TABLE __diesel_schema_migrations (\n       version VARCHAR(50) PRIMARY KEY NOT NULL,\n       run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP\n);";
     let steps = migrations(kind).into_iter().take(versions).map(|(name, statements)| {
@@ -43,7 +43,7 @@ fn as_of(kind: &str, versions: usize) -> String {
     [table.to_owned()].into_iter().chain(steps).collect()
 }
 
-/// All that a schema of Postgres consists of, a line each, and which migrations it has.
+/// Returns everything that a PostgreSQL schema consists of, one line each, and the applied migrations.
 fn schema_of(url: &str) -> Vec<String> {
     let query = "
         SELECT format('column %s.%s %s %s %s', table_name, column_name, data_type, is_nullable, column_default) AS line
@@ -65,7 +65,7 @@ fn schema_of(url: &str) -> Vec<String> {
     found
 }
 
-/// The same of an embedded database, and that its file is sound.
+/// Returns the same of a SQLite database, after checking that its file is intact.
 fn schema_in(path: &Path) -> Vec<String> {
     let mut look = Look::at_file(path);
     let mut lines = |query: &str| look.lines(query);
@@ -90,8 +90,8 @@ fn schema_in(path: &Path) -> Vec<String> {
     found
 }
 
-/// In a database of Postgres: ends the connection that makes the n-th change of the schema, just after it.
-/// The counter is a sequence, which no rollback sets back.
+/// Makes a PostgreSQL database close the connection right after its n-th change of the schema. The counter is
+/// a sequence, which no rollback resets.
 const TRAP: &str = "
     CREATE SCHEMA trap;
     CREATE SEQUENCE trap.made;
@@ -111,9 +111,9 @@ fn set_trap(url: &str, at: usize) {
     Look::at(url).execute(&set);
 }
 
-/// F17 on Postgres: the connection ends at every statement that changes the schema, on the way from
-/// nothing, from the first version and from the one before this. Nothing is half done, and the next run
-/// ends where an undisturbed one does.
+/// F17 on PostgreSQL: the connection is closed at every statement that changes the schema, when starting from
+/// an empty database, from the first version, and from the previous one. Nothing is left half done, and the
+/// next run produces the same schema as an undisturbed one.
 #[test]
 fn f17_migration_interrupted_at_any_statement_rolls_back() {
     let _turn = crate::alone();
@@ -147,7 +147,7 @@ fn f17_migration_interrupted_at_any_statement_rolls_back() {
     assert!(cuts > 50, "{cuts}");
 }
 
-/// Ends a process as a power cut would, and waits until Postgres has noticed.
+/// Kills a process as a power cut does, and waits until PostgreSQL has noticed.
 fn kill(mut child: Child, url: &str) {
     child.kill().unwrap();
     child.wait().unwrap();
@@ -158,7 +158,7 @@ fn kill(mut child: Child, url: &str) {
     }
 }
 
-/// F17 on Postgres: the process is killed at moments all over its run.
+/// F17 on PostgreSQL: the process is killed at moments all over its run.
 #[test]
 fn f17_killed_postgres_migration_is_atomic() {
     let _turn = crate::alone();
@@ -195,7 +195,7 @@ fn f17_killed_postgres_migration_is_atomic() {
     assert!(nothing > 0);
 }
 
-/// Waits for a moment of a run, not for something to happen.
+/// Waits for a moment of the run: a fixed offset, not a condition.
 fn passes(time: Duration) {
     let begun = std::time::Instant::now();
     while begun.elapsed() < time {
@@ -203,8 +203,8 @@ fn passes(time: Duration) {
     }
 }
 
-/// F17 on SQLite: the process is killed when the file's log has grown to each length in turn, on the way
-/// from nothing and from each earlier version.
+/// F17 on SQLite: the process is killed when the WAL has grown to each length in turn, starting from an empty
+/// database and from each earlier version.
 #[test]
 fn f17_killed_sqlite_migration_is_atomic() {
     let _turn = crate::alone();

@@ -1,11 +1,11 @@
-//! F33: a power cut under an embedded database.
+//! F33: a power cut with a SQLite database.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::sqlite::{copied, dies_again_and_again, site};
+use crate::sqlite::{copied, kill_cycles, site};
 
-/// The library that is preloaded, compiled here.
+/// Compiles the library that is preloaded.
 fn power() -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/power.c");
     let library =
@@ -24,7 +24,7 @@ fn power() -> PathBuf {
     library
 }
 
-fn powerless_again_and_again(cycles: u64) {
+fn survives_power_cuts(cycles: u64) {
     let stage = site();
     let folder = &stage.0.installation.folder;
     let (data, disk, library) = (folder.join("data"), folder.join("disk"), power());
@@ -37,23 +37,23 @@ fn powerless_again_and_again(cycles: u64) {
     let goes_on = || {
         copied(&disk, &data);
     };
-    let (codes, _) = dies_again_and_again(cycles, &stage, &variables, &disk, goes_on);
+    let (codes, _) = kill_cycles(cycles, &stage, &variables, &disk, goes_on);
     assert!(codes > cycles);
     let _ = std::fs::remove_file(library);
 }
 
-/// F33: a power cut, by the strictest disk there is: of the database's files it keeps what was flushed
-/// and nothing else. Not covered: a disk that keeps some of what was not flushed, in another order than
-/// it was written, and one that lies about flushing.
+/// F33: a power cut with the strictest possible disk: of the database files it keeps only what was flushed.
+/// Not covered: a disk that keeps some of the unflushed writes in another order, and one that reports a flush
+/// that did not happen.
 #[test]
 fn f33_sqlite_power_cut_loses_no_confirmed_write() {
     let _turn = crate::alone();
-    powerless_again_and_again(12);
+    survives_power_cuts(12);
 }
 
 #[test]
 #[ignore = "slow: a thousand power cuts"]
 fn f33_sqlite_power_cut_loses_no_confirmed_write_in_full() {
     let _turn = crate::alone();
-    powerless_again_and_again(1_000);
+    survives_power_cuts(1_000);
 }

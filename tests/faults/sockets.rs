@@ -1,5 +1,5 @@
-//! Strangers on the sockets: slow ones (F21), very many (F22), and too much of everything (F23). They come
-//! from addresses of 127/8; honest people, from others, are served meanwhile.
+//! Attackers on the sockets: slow connections (F21), very many (F22), and oversized requests (F23). They come
+//! from addresses of 127/8. Honest users with other addresses are served meanwhile.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -11,6 +11,7 @@ use socket2::{Domain, Socket, Type};
 use crate::fixtures::installation::{Installation, Running};
 use crate::fixtures::proc::{Proc, most_files};
 use crate::fixtures::site::{Site, asks, base, management, sample};
+use crate::fixtures::wait::until;
 use crate::runs;
 
 const JWKS: &str = "/oauth2/jwks";
@@ -19,12 +20,12 @@ fn get(path: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: op.example\r\n\r\n").into_bytes()
 }
 
-/// An address of 127/8 that honest people do not have.
-fn stranger(n: usize) -> Ipv4Addr {
+/// Returns an address of 127/8 that no honest user has.
+fn attacker(n: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 1, u8::try_from(2 + n % 249).unwrap())
 }
 
-/// A connection from an address of this machine.
+/// Opens a connection from an address of this machine.
 fn connect(to: SocketAddr, from: Ipv4Addr, receives: Option<usize>) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     if let Some(bytes) = receives {
@@ -40,50 +41,52 @@ fn connect(to: SocketAddr, from: Ipv4Addr, receives: Option<usize>) -> TcpStream
     socket.into()
 }
 
-/// The status of the first answer on a connection; none when it was hung up on.
+/// Returns the status of the first response on a connection, or `None` if it was closed.
 fn status(stream: &mut TcpStream) -> Option<u16> {
     let mut heard = [0; 12];
     stream.read_exact(&mut heard).ok()?;
     std::str::from_utf8(&heard[9..]).ok()?.parse().ok()
 }
 
-/// Sends bytes over a connection of its own.
+/// Sends bytes over a new connection.
 fn says(to: SocketAddr, from: Ipv4Addr, bytes: &[u8]) -> Option<u16> {
     let mut stream = connect(to, from, None);
-    // A server that has heard enough may hang up before everything is said.
+    // The server may close the connection before all bytes are sent.
     let _ = stream.write_all(bytes);
     status(&mut stream)
 }
 
-/// An honest person's request, each over a new connection from a new address: how long it took.
-fn honest(door: &Door, n: usize) -> Duration {
+/// Sends the request of an honest user over a new connection from a new address, and returns how long it
+/// took.
+fn honest_request(target: &Target, n: usize) -> Duration {
     let from = Ipv4Addr::new(127, 0, 3, u8::try_from(2 + n % 249).unwrap());
-    // The second writes to the database, too.
+    // The second kind writes to the database as well.
     let (path, wanted) = match n % 2 {
         0 => (JWKS, 200),
-        _ => (door.authorize.as_str(), 303),
+        _ => (target.authorize.as_str(), 303),
     };
     let begun = Instant::now();
-    let said = says(door.to, from, &get(path));
+    let said = says(target.to, from, &get(path));
     assert_eq!(said, Some(wanted), "{from}, request {n}");
     begun.elapsed()
 }
 
-/// The time within which all but each hundredth are answered.
+/// Returns the 99th percentile.
 fn p99(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times[times.len() * 99 / 100]
 }
 
-/// Honest people come one after the other while `strangers` do what they do.
-fn meanwhile<T>(door: &Door, strangers: impl FnOnce() -> T) -> (T, Vec<Duration>) {
+/// Sends requests of honest users one after the other while `attackers` runs.
+fn meanwhile<T>(target: &Target, attackers: impl FnOnce() -> T) -> (T, Vec<Duration>) {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let people = scope.spawn(|| {
+        let users = scope.spawn(|| {
             let mut times = Vec::new();
             while !over.load(Ordering::SeqCst) {
-                times.push(honest(door, times.len()));
-                // They pace themselves: the figures are the strangers', not theirs.
+                times.push(honest_request(target, times.len()));
+                // The pause between two requests, so that the measurements show the load of the attackers and
+                // not that of the users.
                 std::thread::sleep(Duration::from_millis(5));
             }
             times
@@ -95,68 +98,68 @@ fn meanwhile<T>(door: &Door, strangers: impl FnOnce() -> T) -> (T, Vec<Duration>
             }
         }
         let ends = Ends(&over);
-        let outcome = strangers();
+        let outcome = attackers();
         drop(ends);
-        (outcome, people.join().unwrap())
+        (outcome, users.join().unwrap())
     })
 }
 
-/// What must hold for honest people: no errors (each request saw to that), and answers in bounded time.
+/// Asserts bounded response times of the honest users. Each request asserts that there was no error.
 #[track_caller]
 fn served_as_before(before: Vec<Duration>, times: Vec<Duration>) {
     let (base, now, number) = (p99(before), p99(times.clone()), times.len());
     println!("honest: p99 {base:?} before, {now:?} meanwhile, of {number}");
     assert!(number > 50, "only {number} honest requests");
-    // A debug build on two cores: what is looked for are seconds.
+    // This is a debug build on two cores, so the limit is in seconds.
     let bound = Duration::from_secs(1).max(base * 10);
     assert!(now < bound, "{now:?}, {base:?} before");
 }
 
-/// Where the server answers, and an authorization request there.
-struct Door {
+/// The address of the server, and the path of an authorization request.
+struct Target {
     to: SocketAddr,
     authorize: String,
-    /// The largest thing that anybody may ask for.
+    /// The path of the largest response.
     sheet: String,
 }
 
-fn open() -> (Site, Running, Door) {
+fn open() -> (Site, Running, Target) {
     let site = Site::open(Installation::new());
     let server = site.installation.serve(&[]);
     let (_, page) = runs(asks(&base(&server), "/account"));
     let sheet = page.split("href=\"/assets/").skip(1);
     let sheet = sheet.filter_map(|rest| rest.split('"').next());
     let sheet = sheet.filter(|name| name.ends_with(".css")).last();
-    let door = Door {
+    let target = Target {
         to: server.started("listen").parse().unwrap(),
         authorize: site.web(&base(&server)).request(&[]),
         sheet: format!("/assets/{}", sheet.unwrap()),
     };
-    (site, server, door)
+    (site, server, target)
 }
 
-/// The server's open files and sockets, as it says itself: nobody else may look.
+/// Returns the open files and sockets of the server by its own metrics, because no other user may read them.
 fn open_files(server: &Running) -> usize {
     let (_, page) = runs(asks(&management(server), "/metrics"));
     sample(&page, "process_open_fds").unwrap() as usize
 }
 
-/// How a connection is slow.
+/// The way in which a connection is slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Slow {
-    /// It says nothing at all.
+    /// Sends nothing.
     Silent,
-    /// Its first head does not end.
+    /// Does not finish the head of its first request.
     Head,
-    /// It was served once; its second head does not end.
+    /// Was served once, and does not finish its second head.
     NextHead,
-    /// Its body does not end.
+    /// Does not finish the body.
     Body,
-    /// It asks some and hardly reads.
+    /// Sends a few requests, and hardly reads.
     Reader,
-    /// It asks for more than lies in buffers, and hardly reads.
+    /// Requests more than fits into buffers, and hardly reads.
     Glutton,
-    /// It asks for more than the server reads ahead, and hardly reads.
+    /// Sends more requests than the server reads ahead, and hardly reads.
     Pipeline,
 }
 
@@ -171,12 +174,12 @@ impl Slow {
         Self::Pipeline,
     ];
 
-    /// Whether it is the reading that is slow.
+    /// Returns whether the client is slow at reading.
     const fn reads(self) -> bool {
         matches!(self, Self::Reader | Self::Glutton | Self::Pipeline)
     }
 
-    fn begins(self, door: &Door) -> Vec<u8> {
+    fn begins(self, target: &Target) -> Vec<u8> {
         let head = b"GET /account HTTP/1.1\r\nHost: op.example\r\nX-Slow: ";
         match self {
             Self::Silent => Vec::new(),
@@ -186,17 +189,17 @@ impl Slow {
                 Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 4000\r\n\r\n"
                 .to_vec(),
             Self::Reader => get(JWKS).repeat(10),
-            Self::Glutton => get(&door.sheet).repeat(1_000),
+            Self::Glutton => get(&target.sheet).repeat(1_000),
             Self::Pipeline => get(JWKS).repeat(8_000),
         }
     }
 
-    fn opens(self, door: &Door, from: Ipv4Addr) -> Dribble {
+    fn opens(self, target: &Target, from: Ipv4Addr) -> Dribble {
         let small = self.reads().then_some(4_096);
-        let mut stream = connect(door.to, from, small);
+        let mut stream = connect(target.to, from, small);
         stream.set_nonblocking(true).unwrap();
-        let begins = self.begins(door);
-        // Whatever of it does not fit is not said.
+        let begins = self.begins(target);
+        // Bytes that do not fit are not sent.
         let _ = stream.write(&begins);
         Dribble {
             slow: self,
@@ -216,7 +219,7 @@ struct Dribble {
 }
 
 impl Dribble {
-    /// A byte more; and whether the other side has hung up.
+    /// Sends one more byte, and returns whether the peer has closed the connection.
     fn goes_on(&mut self) {
         if self.lived.is_some() {
             return;
@@ -235,25 +238,26 @@ impl Dribble {
     }
 }
 
-/// F21. Up to 2,500 slow connections (the catalogue: 4,000) of five kinds from 249 addresses, and a few of
-/// two more that make work. They are hung up on in their time. What slow readers were sent lies in the
-/// kernel and they hear of the end late; so the server's open files say when all is over.
+/// F21. Up to 2,500 slow connections (the catalogue says 4,000) of five kinds from 249 addresses, and a few
+/// from two more that cause work. The server closes them in time. The responses to slow readers lie in
+/// buffers of the kernel, so these notice the end late; therefore the test watches the open files of the
+/// server.
 #[test]
 fn f21_slow_connections_time_out_and_block_no_others() {
     let _turn = crate::alone();
     let most = most_files();
     let each = (most * 6 / 10 / 5).min(500);
-    let (_site, server, door) = open();
-    let before = (0..200).map(|n| honest(&door, n)).collect();
+    let (_site, server, target) = open();
+    let before = (0..200).map(|n| honest_request(&target, n)).collect();
     let base = open_files(&server);
-    let (figures, times) = meanwhile(&door, || {
+    let (outcome, times) = meanwhile(&target, || {
         let mut all: Vec<Dribble> = Slow::ALL
             .into_iter()
             .flat_map(|slow| {
                 let costly = matches!(slow, Slow::Glutton | Slow::Pipeline);
                 let number = if costly { 4 } else { each };
-                let door = &door;
-                (0..number).map(move |n| slow.opens(door, stranger(n)))
+                let target = &target;
+                (0..number).map(move |n| slow.opens(target, attacker(n)))
             })
             .collect();
         let opened = Instant::now();
@@ -262,7 +266,7 @@ fn f21_slow_connections_time_out_and_block_no_others() {
             let open = open_files(&server);
             most_open = most_open.max(open);
             let (longest, kinds) = longest(&all);
-            // Honest people have some open, too.
+            // The honest users have some open files as well.
             if open < base + 20 || opened.elapsed() > Duration::from_secs(25) {
                 println!("open files: {base} before, {most_open} at most, {open} in the end");
                 break (opened.elapsed(), most_open, longest, kinds, all);
@@ -273,18 +277,18 @@ fn f21_slow_connections_time_out_and_block_no_others() {
             std::thread::sleep(Duration::from_millis(400));
         }
     });
-    // The last few may still be there: nobody but the server ends them.
-    let (ended, most_open, longest, kinds, _all) = figures;
+    // The last few may still be open, because only the server closes them.
+    let (ended, most_open, longest, kinds, _all) = outcome;
     println!("all ended after {ended:?}; {kinds}");
     assert!(most_open > each * 3, "{most_open}");
     assert!(most_open < most * 8 / 10, "{most_open} of {most}");
-    // Ten seconds, and some for a busy machine.
+    // The limit is 10 s, and an allowance for a busy machine.
     assert!(ended < Duration::from_secs(16), "{ended:?}: {kinds}");
     assert!(longest < Duration::from_secs(16), "{longest:?}: {kinds}");
     served_as_before(before, times);
     let log = server.log().join("\n");
     assert!(!log.contains("server.panicked"), "{log}");
-    // And all of it is seen.
+    // Each of these is counted in the metrics.
     let begun = Instant::now();
     loop {
         let (_, page) = runs(asks(&management(&server), "/metrics"));
@@ -307,7 +311,7 @@ fn f21_slow_connections_time_out_and_block_no_others() {
     }
 }
 
-/// Reads one answer to its end, and returns its status.
+/// Reads one complete response, and returns its status.
 fn hears(stream: &mut BufReader<TcpStream>) -> u16 {
     let mut lines = Vec::new();
     while lines.last().is_none_or(|line: &String| line != "\r\n") {
@@ -326,16 +330,16 @@ fn hears(stream: &mut BufReader<TcpStream>) -> u16 {
     lines[0][9..12].parse().unwrap()
 }
 
-/// F21, the other side: who asks all the time, as a proxy does, keeps the connection, for longer than any
+/// F21, the opposite: a connection with continuous requests, as of a proxy, is kept for longer than any
 /// single request may take.
 #[test]
 fn f21_active_connection_is_kept() {
     let _turn = crate::alone();
-    let (_site, _server, door) = open();
-    let mut stream = BufReader::new(connect(door.to, stranger(0), None));
+    let (_site, _server, target) = open();
+    let mut stream = BufReader::new(connect(target.to, attacker(0), None));
     let mut answers = 0;
-    // What is answered at once, and what is waited for.
-    for (path, wanted) in [(JWKS, 200), (door.authorize.as_str(), 303)] {
+    // Requests that are answered at once, and long polls.
+    for (path, wanted) in [(JWKS, 200), (target.authorize.as_str(), 303)] {
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(7) {
             stream.get_mut().write_all(&get(path)).unwrap();
@@ -346,7 +350,7 @@ fn f21_active_connection_is_kept() {
     println!("{answers} answers over one connection");
 }
 
-/// The longest life that ended, and a line of it all.
+/// Returns the longest lifetime of a closed connection, and a summary line.
 fn longest(all: &[Dribble]) -> (Duration, String) {
     let mut line = String::new();
     let mut longest = Duration::ZERO;
@@ -364,31 +368,31 @@ fn longest(all: &[Dribble]) -> (Duration, String) {
     (longest, line)
 }
 
-/// F22. One address gets its 256 and no more. Then 6,000 connections (the catalogue: 20,000, of which 2,048
-/// would be let in) come from 40 addresses, say nothing and stay as long as they may; whoever is new and
-/// honest is served meanwhile, and memory stays within 512 MiB.
+/// F22. One address gets 256 connections and no more. Then 6,000 connections (the catalogue says 20,000, of
+/// which 2,048 would be accepted) come from 40 addresses, send nothing, and stay as long as the server lets
+/// them. Honest users are served meanwhile, and memory stays within 512 MiB.
 #[test]
 fn f22_excess_connections_leave_room_for_others() {
     let _turn = crate::alone();
     let (addresses, each) = (40, (most_files() * 6 / 10 / 40).min(150));
-    let (_site, server, door) = open();
-    let to = door.to;
+    let (_site, server, target) = open();
+    let to = target.to;
     let proc = Proc(server.child.id());
-    let before = (0..200).map(|n| honest(&door, n)).collect();
-    let ((), times) = meanwhile(&door, || {
-        let mut one: Vec<TcpStream> = (0..300).map(|_| connect(to, stranger(200), None)).collect();
+    let before = (0..200).map(|n| honest_request(&target, n)).collect();
+    let ((), times) = meanwhile(&target, || {
+        let mut one: Vec<TcpStream> = (0..300).map(|_| connect(to, attacker(200), None)).collect();
         let mut served = 0;
         for stream in &mut one {
             let _ = stream.write_all(&get(JWKS));
             served += usize::from(status(stream) == Some(200));
         }
         println!("one address: {served} of {} served", one.len());
-        // Some may have been let in, and be gone, before the last came.
+        // Some may have been accepted and closed before the last one came.
         assert!((250..=256).contains(&served), "{served}");
         drop(one);
         let begun = Instant::now();
         let crowd: Vec<TcpStream> = (0..addresses * each)
-            .map(|n| connect(to, stranger(n % addresses), None))
+            .map(|n| connect(to, attacker(n % addresses), None))
             .collect();
         let (open, memory) = (open_files(&server), proc.peak());
         println!(
@@ -397,7 +401,7 @@ fn f22_excess_connections_leave_room_for_others() {
             begun.elapsed()
         );
         assert!(memory < 512, "{memory} MiB");
-        // Until the server has hung up on them all.
+        // Waits until the server has closed all of them.
         for mut stream in crowd {
             let _ = stream.read_to_end(&mut Vec::new());
         }
@@ -413,19 +417,18 @@ fn f22_excess_connections_leave_room_for_others() {
     );
 }
 
-/// The management listener counts connections and watches them as the public one does.
+/// The management listener counts and limits connections as the public one does.
 #[test]
 fn management_connections_of_one_address_are_limited() {
     let _turn = crate::alone();
     let (_site, server, _door) = open();
     let to: SocketAddr = server.started("management").parse().unwrap();
     let mut crowd: Vec<TcpStream> = (0..400)
-        .map(|n| connect(to, stranger(n - n), None))
+        .map(|n| connect(to, attacker(n - n), None))
         .collect();
     for stream in &crowd {
         stream.set_nonblocking(true).unwrap();
     }
-    let begun = Instant::now();
     let open = |crowd: &mut Vec<TcpStream>| {
         crowd.retain_mut(|stream| {
             let heard = stream.read(&mut [0; 64]);
@@ -433,22 +436,20 @@ fn management_connections_of_one_address_are_limited() {
         });
         crowd.len()
     };
-    while open(&mut crowd) > 256 {
-        assert!(begun.elapsed() < Duration::from_secs(4), "{}", crowd.len());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let begun = Instant::now();
+    until(Duration::from_secs(4), "256 connections are left", || {
+        open(&mut crowd) <= 256
+    });
     let mut other = BufReader::new(connect(to, Ipv4Addr::new(127, 0, 3, 1), None));
     for _ in 0..3 {
         other.get_mut().write_all(&get("/livez")).unwrap();
         assert_eq!(hears(&mut other), 200);
     }
     assert_eq!(crowd.len(), 256);
-    // A connection that was in use ends quietly; those that said nothing are logged.
+    // A connection that was in use is closed without a log line. Those that sent nothing are logged.
     assert_eq!(other.read(&mut [0; 64]).unwrap(), 0);
-    while open(&mut crowd) > 0 {
-        assert!(begun.elapsed() < Duration::from_secs(12), "{}", crowd.len());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let rest = Duration::from_secs(12).saturating_sub(begun.elapsed());
+    until(rest, "no connection is left", || open(&mut crowd) == 0);
     let log = server.log();
     let told = |what: &str| log.iter().filter(|line| line.contains(what)).count();
     assert_eq!(
@@ -458,7 +459,7 @@ fn management_connections_of_one_address_are_limited() {
     assert_eq!(told("\"ip\":\"127.0.3.1\""), 0);
 }
 
-/// What is too large, or no request at all, and how it is refused.
+/// A request that is oversized or malformed, and the expected response.
 fn too_much() -> [(&'static str, Vec<u8>, u16); 7] {
     let get = |rest: &str| format!("GET {rest}\r\n\r\n").into_bytes();
     let host = "Host: op.example\r\nConnection: close";
@@ -517,14 +518,14 @@ fn too_much() -> [(&'static str, Vec<u8>, u16); 7] {
     ]
 }
 
-/// F23. Some 4,200 requests of seven kinds, each over a connection of its own. The refusals are the right
-/// ones, those of the HTTP layer below us are seen too, and the last thousands take no memory that the first
-/// hundreds did not.
+/// F23. About 4,200 requests of seven kinds, each over its own connection. They are rejected with the right
+/// status, rejections by the HTTP layer are counted as well, and the last thousands take no more memory than
+/// the first hundreds.
 #[test]
 fn f23_oversized_requests_are_rejected_without_memory() {
     let _turn = crate::alone();
-    let (_site, server, door) = open();
-    let to = door.to;
+    let (_site, server, target) = open();
+    let to = target.to;
     let proc = Proc(server.child.id());
     let rounds = |number: usize| {
         std::thread::scope(|scope| {
@@ -532,9 +533,10 @@ fn f23_oversized_requests_are_rejected_without_memory() {
                 scope.spawn(move || {
                     for (what, bytes, wanted) in too_much() {
                         let heard: Vec<Option<u16>> = (0..number)
-                            .map(|n| says(to, stranger(thread * 60 + n % 60), &bytes))
+                            .map(|n| says(to, attacker(thread * 60 + n % 60), &bytes))
                             .collect();
-                        // Whoever still talks when it is hung up on may not hear why.
+                        // A client that is still sending when the connection is closed may not receive the
+                        // response.
                         let right = heard.iter().filter(|said| **said == Some(wanted)).count();
                         let deaf = heard.iter().filter(|said| said.is_none()).count();
                         assert_eq!(right + deaf, number, "{what}: {heard:?}");
@@ -554,7 +556,7 @@ fn f23_oversized_requests_are_rejected_without_memory() {
         begun.elapsed()
     );
     assert!(after < before + 48, "{before} MiB, then {after} MiB");
-    honest(&door, 0);
+    honest_request(&target, 0);
     let log = server.log().join("\n");
     assert!(!log.contains("server.panicked"), "{log}");
     let (_, page) = runs(asks(&management(&server), "/metrics"));
@@ -568,6 +570,6 @@ fn f23_oversized_requests_are_rejected_without_memory() {
         let refused = sample(&page, &format!("portcullis_refused_total{{{refused}}}"));
         assert!(refused >= Some(600.0), "{refused:?}: {page}");
     }
-    // And not twice.
+    // And not logged twice.
     assert!(!log.contains("stream error"));
 }

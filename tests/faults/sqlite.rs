@@ -1,4 +1,4 @@
-//! F32: an embedded database whose server is killed, or whose files are copied.
+//! F32: a SQLite database whose server is killed, or whose files are copied.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -9,17 +9,17 @@ use crate::fixtures::Browser;
 use crate::fixtures::Look;
 use crate::fixtures::installation::{Installation, Running, refused};
 use crate::fixtures::site::{Site, base};
-use crate::load_clients::{Promises, Shopper, are_honoured, signed_in};
+use crate::load_clients::{LoadClient, Promises, are_honoured, signed_in};
 use crate::runs;
 
-/// How many people shop at once.
-const SHOPPERS: usize = 6;
+/// The number of concurrent load clients.
+const LOAD_CLIENTS: usize = 6;
 
-/// For how many cycles promises are asked for. A blocklist forgets a grant when its last access token has
-/// expired, after five minutes.
+/// The number of cycles whose acknowledged writes are checked. A revoked grant leaves the revocation list
+/// when its last access token has expired, after five minutes.
 const REMEMBERED: u64 = 50;
 
-/// A site on an embedded database, with alice signed in.
+/// A site on a SQLite database, with alice signed in.
 pub fn site() -> (Site, Browser) {
     let mut site = Site::open(Installation::new());
     site.installation.told.push((
@@ -32,7 +32,7 @@ pub fn site() -> (Site, Browser) {
     (site, alice)
 }
 
-/// Load on a server, and something that happens to it meanwhile; the load ends with the server.
+/// Runs load on a server while `meanwhile` happens to it. The load ends when the server does not answer.
 fn load(
     site: &Site,
     server: &Running,
@@ -42,22 +42,22 @@ fn load(
 ) {
     let base = base(server);
     runs(async {
-        let shoppers: Vec<_> = (0..SHOPPERS)
-            .map(|_| Shopper::new(site, &base, alice, promises))
+        let clients: Vec<_> = (0..LOAD_CLIENTS)
+            .map(|_| LoadClient::new(site, &base, alice, promises))
             .collect();
-        let all = shoppers.iter().map(|shopper| shopper.shops(None));
-        let shopping = futures_util::future::join_all(all);
-        tokio::join!(shopping, meanwhile());
+        let all = clients.iter().map(|client| client.repeats(None));
+        let load = futures_util::future::join_all(all);
+        tokio::join!(load, meanwhile());
     });
     assert_eq!(promises.borrow().failed, Vec::<String>::new());
 }
 
-/// Waits for a moment of the load: so many milliseconds, spread over the cycles.
+/// Waits for a moment of the load: an offset that differs between cycles, not a condition.
 async fn moment(cycle: u64) {
     tokio::time::sleep(Duration::from_millis(30 + cycle * 37 % 200)).await;
 }
 
-/// The files of the database, elsewhere; without the index of the log, which is made anew.
+/// Copies the files of the database, without the index of the WAL, which SQLite creates again.
 pub fn copied(from: &Path, to: &Path) -> PathBuf {
     let _ = std::fs::remove_dir_all(to);
     std::fs::create_dir_all(to).unwrap();
@@ -69,7 +69,7 @@ pub fn copied(from: &Path, to: &Path) -> PathBuf {
     to.join("portcullis.db")
 }
 
-/// A file is sound, and all that was promised is in it.
+/// Asserts that a file is intact and contains all acknowledged writes.
 #[track_caller]
 fn keeps(file: &Path, promises: &Promises) {
     let mut look = Look::at_file(file);
@@ -78,9 +78,10 @@ fn keeps(file: &Path, promises: &Promises) {
     promises.are_kept(|query| look.lines(query));
 }
 
-/// Cycles of load that end with the server's death, of which `kept` is what is left. `goes_on` is done before
-/// the next start. Says how many codes were redeemed and grants revoked, none of which is lost.
-pub fn dies_again_and_again(
+/// Runs cycles of load that end when the server is killed, and checks the files that `kept` returns.
+/// `goes_on` runs before the next start. Prints how many codes were redeemed and grants revoked, none of
+/// which is lost.
+pub fn kill_cycles(
     cycles: u64,
     (site, alice): &(Site, Browser),
     variables: &[(&str, &str)],
@@ -116,29 +117,29 @@ pub fn dies_again_and_again(
     (codes, ended)
 }
 
-fn killed_again_and_again(cycles: u64) {
+fn survives_kills(cycles: u64) {
     let stage = site();
     let data = stage.0.installation.folder.join("data");
-    let (codes, ended) = dies_again_and_again(cycles, &stage, &[], &data, || ());
+    let (codes, ended) = kill_cycles(cycles, &stage, &[], &data, || ());
     assert!(codes > cycles && ended > cycles / 2);
 }
 
-/// F32: killed under load, again and again. After each time the files, copied without the index of the
-/// log, are sound and hold what was answered; the next server begins with them.
+/// F32: killed under load, repeatedly. Each time the files, copied without the index of the WAL, are intact
+/// and contain what was acknowledged, and the next server starts on them.
 #[test]
 fn f32_server_killed_during_commits_loses_nothing() {
     let _turn = crate::alone();
-    killed_again_and_again(16);
+    survives_kills(16);
 }
 
 #[test]
 #[ignore = "slow: the catalogue's thousand cycles"]
 fn f32_server_killed_during_commits_loses_nothing_in_full() {
     let _turn = crate::alone();
-    killed_again_and_again(1_000);
+    survives_kills(1_000);
 }
 
-/// F32: the files copied at many moments of a running server, both at one instant.
+/// F32: the files of a running server are copied at many moments, both at one instant.
 #[test]
 fn f32_files_of_running_server_can_be_copied_with_their_wal() {
     let _turn = crate::alone();
@@ -162,7 +163,7 @@ fn f32_files_of_running_server_can_be_copied_with_their_wal() {
     assert!(promises.borrow().codes.len() > 20);
 }
 
-/// F32: a folder that cannot be written to.
+/// F32: a folder that is not writable.
 #[test]
 fn f32_read_only_folder_is_reported() {
     let _turn = crate::alone();

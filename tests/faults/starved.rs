@@ -1,5 +1,4 @@
-//! A machine that has not enough: of processor time and memory (F25), of file descriptors and threads
-//! (F30).
+//! A machine without enough processor time or memory (F25), file descriptors or threads (F30).
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,21 +17,11 @@ use rustix::process::Resource;
 use crate::fixtures::installation::{Installation, Running};
 use crate::fixtures::proc::{Hogs, Proc};
 use crate::fixtures::site::{Site, asks, base, management};
+use crate::fixtures::wait::until;
 use crate::fixtures::{Browser, TestClient};
 use crate::runs;
 
-/// Waits for a condition, at most so long.
-#[track_caller]
-fn until(time: Duration, what: &str, mut holds: impl FnMut() -> bool) -> Duration {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < time, "not within {time:?}: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    begun.elapsed()
-}
-
-/// A command behind another one, which limits it.
+/// Returns a command that runs another one under a limit.
 fn behind(first: &[&str], command: &Command) -> Command {
     let mut behind = Command::new(first[0]);
     behind
@@ -57,26 +46,26 @@ fn panics(server: &Running) -> usize {
         .count()
 }
 
-/// Somebody who is signed in gets a code, and tokens for it, and refreshes them: the tokens in the end.
-async fn shops(alice: &mut Browser, web: &TestClient) -> String {
+/// As a signed-in user, gets a code, exchanges it, and refreshes. Returns the last tokens.
+async fn completes_flow(alice: &mut Browser, web: &TestClient) -> String {
     let code = alice.allows(web).await;
     let tokens = web.redeems(&code).await.ok();
     let tokens = web.refreshes(tokens.refresh(), &[]).await.ok();
     tokens.refresh().to_owned()
 }
 
-/// How often that is done in a time.
-async fn shops_for(time: Duration, alice: &mut Browser, web: &TestClient) -> usize {
+/// Returns how often that is possible in a time.
+async fn counts_rounds_for(time: Duration, alice: &mut Browser, web: &TestClient) -> usize {
     let (begun, mut rounds) = (Instant::now(), 0);
     while begun.elapsed() < time {
-        shops(alice, web).await;
+        completes_flow(alice, web).await;
         rounds += 1;
     }
     rounds
 }
 
-/// F25. Eight processes take all the time they get for eight seconds. Every request is answered, and rightly;
-/// the service manager hears that the server lives; then all is as fast as before.
+/// F25. Eight processes use all processor time they get for 8 s. Every request is answered correctly, the
+/// service manager receives watchdog messages, and afterwards the server is as fast as before.
 #[test]
 fn f25_cpu_starvation_only_slows_the_server() {
     let _turn = crate::alone();
@@ -87,7 +76,7 @@ fn f25_cpu_starvation_only_slows_the_server() {
     manager
         .set_read_timeout(Some(Duration::from_secs(10)))
         .unwrap();
-    // The server says that it lives twice in this time.
+    // The server sends two watchdog messages in this time.
     let server = site.installation.serve(&[
         ("NOTIFY_SOCKET", path.to_str().unwrap()),
         ("WATCHDOG_USEC", "2000000"),
@@ -106,19 +95,19 @@ fn f25_cpu_starvation_only_slows_the_server() {
         let web = site.web(&base(&server));
         let mut alice = Browser::new(&base(&server));
         let (before, during, alive) = runs(async {
-            shops(&mut alice, &web).await;
-            let before = shops_for(Duration::from_secs(2), &mut alice, &web).await;
+            completes_flow(&mut alice, &web).await;
+            let before = counts_rounds_for(Duration::from_secs(2), &mut alice, &web).await;
             let told = heard.load(Ordering::SeqCst);
             let hogs = Hogs::start(8);
-            let during = shops_for(Duration::from_secs(8), &mut alice, &web).await;
+            let during = counts_rounds_for(Duration::from_secs(8), &mut alice, &web).await;
             drop(hogs);
             (before, during, heard.load(Ordering::SeqCst) - told)
         });
         let ready = until(Duration::from_secs(10), "readiness", || is_ready(&server));
         let mut after = 0;
-        // Whoever else works on this machine may have its share for a while.
+        // Another process may use this machine for a while.
         for _ in 0..5 {
-            after = runs(shops_for(Duration::from_secs(2), &mut alice, &web));
+            after = runs(counts_rounds_for(Duration::from_secs(2), &mut alice, &web));
             if after * 2 > before {
                 break;
             }
@@ -133,18 +122,18 @@ fn f25_cpu_starvation_only_slows_the_server() {
             during > 0 && after * 2 > before,
             "{before} {during} {after}"
         );
-        // A manager that hears nothing for two seconds would restart it.
+        // A service manager would restart a server without a message for 2 s.
         assert!(alive >= 4, "{alive}");
     });
     assert_eq!(panics(&server), 0);
     std::fs::remove_file(path).unwrap();
 }
 
-/// A memory cgroup of our own, where we may make one.
+/// A memory cgroup for this test, if it may create one.
 struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// With so much room for what a process asks for from now on.
+    /// Limits the memory that the process may allocate from now on.
     fn around(process: u32, mebibytes: u64) -> Option<Self> {
         let name = format!("portcullis-{}", std::process::id());
         let (one, two) = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup");
@@ -160,7 +149,7 @@ impl Cgroup {
         Some(group)
     }
 
-    /// As much as anybody wants.
+    /// Lifts the limit.
     fn opens(&self) {
         for (limit, most) in [("memory.limit_in_bytes", "-1"), ("memory.max", "max")] {
             if self.0.join(limit).exists() {
@@ -172,7 +161,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Only once nobody is in it.
+        // A cgroup can be removed once it contains no process.
         let begun = Instant::now();
         while std::fs::remove_dir(&self.0).is_err() && begun.elapsed() < Duration::from_secs(5) {
             std::thread::sleep(Duration::from_millis(50));
@@ -180,9 +169,9 @@ impl Drop for Cgroup {
     }
 }
 
-/// Shops until nobody answers any more, and notes each token that is given; signs in anew each time without
-/// a browser that is known.
-async fn shops_until(
+/// Repeats the flow until the server does not answer any more, and records each issued token. Each time it
+/// signs in without a known device.
+async fn repeats_until(
     end: Instant,
     base: String,
     web: TestClient,
@@ -190,10 +179,10 @@ async fn shops_until(
     given: &Mutex<Vec<String>>,
 ) {
     while Instant::now() < end {
-        // Whoever gets no answer, or that the server is busy, begins again.
+        // Starts again if there is no response, or if the server is busy.
         let one = async {
             let mut alice = known.clone().unwrap_or_else(|| Browser::new(&base));
-            shops(&mut alice, &web).await
+            completes_flow(&mut alice, &web).await
         };
         match std::panic::AssertUnwindSafe(one).catch_unwind().await {
             Ok(token) => given.lock().unwrap().push(token),
@@ -203,7 +192,7 @@ async fn shops_until(
     }
 }
 
-/// The grant that a refresh token is of.
+/// Returns the grant of a refresh token.
 fn grant(token: &str) -> uuid::Uuid {
     let bytes = URL_SAFE_NO_PAD
         .decode(token.strip_prefix("pcl_rt_").unwrap())
@@ -211,10 +200,10 @@ fn grant(token: &str) -> uuid::Uuid {
     uuid::Uuid::from_slice(&bytes[1..17]).unwrap()
 }
 
-/// F25. What the server may have of memory is just above what it has; four people shop, then four more sign
-/// in again and again, and a hash needs 19 MiB. It answers 503, or it ends; after a restart everything is
-/// there that was acknowledged. In a memory cgroup where we may make one, else by a limit of the address
-/// space.
+/// F25. The memory limit is slightly above what the server uses. Four clients send requests, then four more
+/// sign in repeatedly, and each hash needs 19 MiB. The server answers 503 or is killed, and after a restart
+/// everything acknowledged is there. The limit is that of a memory cgroup where the test may create one, else
+/// that of the address space.
 #[test]
 fn f25_memory_exhaustion_loses_no_acknowledged_write() {
     let _turn = crate::alone();
@@ -224,13 +213,16 @@ fn f25_memory_exhaustion_loses_no_acknowledged_write() {
     let web = site.web(&public);
     let given = Mutex::new(Vec::new());
     let mut known = Browser::new(&public);
-    given.lock().unwrap().push(runs(shops(&mut known, &web)));
+    given
+        .lock()
+        .unwrap()
+        .push(runs(completes_flow(&mut known, &web)));
     let proc = Proc(server.child.id());
     let group = Cgroup::around(server.child.id(), 24);
     if group.is_none() {
         proc.limit(None, ADDRESS_SPACE, Some(proc.address_space()));
     }
-    // What the shoppers of a dying server find is no news.
+    // Errors of clients of a dying server are expected.
     std::panic::set_hook(Box::new(|_| {}));
     let (begun, time) = (Instant::now(), Duration::from_secs(2));
     std::thread::scope(|scope| {
@@ -246,12 +238,12 @@ fn f25_memory_exhaustion_loses_no_acknowledged_write() {
                 if known.is_none() {
                     until(time * 2, "a time", || begun.elapsed() > time);
                 }
-                runs(shops_until(begun + time * 3, public, web, known, given));
+                runs(repeats_until(begun + time * 3, public, web, known, given));
             });
         }
     });
     let _ = std::panic::take_hook();
-    // Whoever is killed may not be gone yet.
+    // A killed process may not have exited yet.
     let dying = TcpStream::connect(public.trim_start_matches("http://")).is_err();
     let ended = match dying {
         true => Some(server.child.wait().unwrap()),
@@ -268,14 +260,14 @@ fn f25_memory_exhaustion_loses_no_acknowledged_write() {
         given.len()
     );
     if ended.is_none() {
-        // It went on all the time: it does so when it may have more again.
+        // If the server was not killed, it recovers once it may use more memory.
         match &group {
             Some(group) => group.opens(),
             None => proc.limit(None, ADDRESS_SPACE, None),
         }
         until(Duration::from_secs(10), "readiness", || is_ready(&server));
     }
-    // Killed if it is still there.
+    // Killed if it still runs.
     drop(server);
     drop(group);
     let server = site.installation.serve(&[]);
@@ -285,13 +277,13 @@ fn f25_memory_exhaustion_loses_no_acknowledged_write() {
         let rows = "SELECT count(*) AS n FROM grants WHERE generation > 0 AND id = ";
         assert_eq!(site.installation.count(&format!("{rows}'{id}'")), 1, "{id}");
     }
-    runs(shops(
+    runs(completes_flow(
         &mut Browser::new(&base(&server)),
         &site.web(&base(&server)),
     ));
 }
 
-/// Whether a new connection is answered within a second.
+/// Returns whether a new connection is answered within 1 s.
 fn answers(to: SocketAddr) -> bool {
     let mut stream = TcpStream::connect(to).unwrap();
     stream
@@ -302,8 +294,8 @@ fn answers(to: SocketAddr) -> bool {
     stream.write_all(keys).is_ok() && stream.read_exact(&mut heard).is_ok() && &heard[9..] == b"200"
 }
 
-/// F30. With 64 file descriptors, from the start. A hundred connections take what is left; nobody is
-/// answered then, but the server does not turn in circles, and when they are gone it answers again.
+/// F30. The server has 64 file descriptors. A hundred connections take the remaining ones, and no new
+/// connection is answered. The server does not busy-loop, and answers again once they are closed.
 #[test]
 fn f30_listener_recovers_from_descriptor_exhaustion() {
     let _turn = crate::alone();
@@ -316,15 +308,14 @@ fn f30_listener_recovers_from_descriptor_exhaustion() {
     let public = base(&server);
     let web = site.web(&public);
     let mut alice = Browser::new(&public);
-    runs(shops(&mut alice, &web));
+    runs(completes_flow(&mut alice, &web));
     let (lines, cpu) = (server.log().len(), proc.cpu());
     let begun = Instant::now();
-    // They say nothing: each is hung up on after five seconds, and the next takes its installation.
+    // They send nothing, so the server closes each after 5 s and the next takes its slot.
     let crowd: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(to).unwrap()).collect();
     assert!(!answers(to), "there are files left");
-    while begun.elapsed() < Duration::from_secs(4) {
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    // The time over which the processor time is measured.
+    std::thread::sleep(Duration::from_secs(4));
     let (spent, over) = (proc.cpu() - cpu, begun.elapsed().as_secs_f64());
     drop(crowd);
     let back = until(Duration::from_secs(15), "an answer", || answers(to));
@@ -333,24 +324,25 @@ fn f30_listener_recovers_from_descriptor_exhaustion() {
     assert!(spent < over / 2.0, "{spent} s of {over} s");
     assert!(lines < 400, "{:#?}", server.log());
     assert_eq!(panics(&server), 0);
-    // Reading people's rows and writing them needs files, too.
-    runs(shops(&mut alice, &web));
+    // Reading and writing the database needs files as well.
+    runs(completes_flow(&mut alice, &web));
     assert!(is_ready(&server));
 }
 
-/// What `prlimit` calls them.
+/// The name of the limit for `prlimit`.
 const ADDRESS_SPACE: (&str, Resource) = ("as", Resource::As);
 const THREADS: (&str, Resource) = ("nproc", Resource::Nproc);
 
-/// A user of the system who is not root, whose threads a limit counts.
-const NOBODY: u32 = 61_734;
+/// A system user other than root, whose threads the limit counts.
+const OTHER_USER: u32 = 61_734;
 
-/// F30. The system gives no thread more. What runs goes on with the threads that there are, and nothing
-/// panics; afterwards there are more again. Root has no such limit: then the server runs as somebody else.
+/// F30. The system refuses new threads. The server continues with the threads that it has and does not panic,
+/// and later it may create threads again. The limit does not apply to root, so the server then runs as
+/// another user.
 #[test]
 fn f30_server_continues_when_threads_run_out() {
     let _turn = crate::alone();
-    // Whoever is not root may not reach the target folder.
+    // A user other than root may not be able to reach the target folder.
     let folder = std::env::temp_dir().join(format!("pcl-threads-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder).unwrap();
@@ -360,44 +352,49 @@ fn f30_server_continues_when_threads_run_out() {
         told: Vec::new(),
     });
     let serve = site.installation.command(&["serve"], &[]);
-    let nobody = rustix::process::getuid().is_root().then_some(NOBODY);
-    let server = match nobody {
+    let other_user = rustix::process::getuid().is_root().then_some(OTHER_USER);
+    let server = match other_user {
         None => site.installation.starts(serve),
         Some(_) => {
-            let owner = format!("{NOBODY}:{NOBODY}");
+            let owner = format!("{OTHER_USER}:{OTHER_USER}");
             let mut chown = Command::new("chown");
             let chown = chown.args(["-R", &owner]).arg(&site.installation.folder);
             assert!(chown.status().unwrap().success());
-            let (user, group) = (format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"));
-            let somebody = ["setpriv", &user, &group, "--clear-groups"];
-            site.installation.starts(behind(&somebody, &serve))
+            let (user, group) = (
+                format!("--reuid={OTHER_USER}"),
+                format!("--regid={OTHER_USER}"),
+            );
+            let as_user = ["setpriv", &user, &group, "--clear-groups"];
+            site.installation.starts(behind(&as_user, &serve))
         }
     };
     let proc = Proc(server.child.id());
     let public = base(&server);
     let web = site.web(&public);
     let mut alice = Browser::new(&public);
-    // All its workers are there when new connections have been answered.
+    // All its workers are running once new connections have been answered.
     runs(async {
         for _ in 0..8 {
             assert_eq!(asks(&public, "/oauth2/jwks").await.0, 200);
         }
     });
-    proc.limit(nobody, THREADS, Some(1));
+    proc.limit(other_user, THREADS, Some(1));
     let threads = proc.threads();
-    let rounds = runs(shops_for(Duration::from_secs(2), &mut alice, &web));
+    let rounds = runs(counts_rounds_for(Duration::from_secs(2), &mut alice, &web));
     println!(
         "{rounds} rounds with {threads} threads, {} in the end",
         proc.threads()
     );
     assert!(rounds > 0 && proc.threads() <= threads, "{rounds}");
     assert_eq!(panics(&server), 0);
-    proc.limit(nobody, THREADS, None);
+    proc.limit(other_user, THREADS, None);
     runs(async {
         let all: Vec<_> = (0..4)
             .map(|_| {
                 let (public, web) = (public.clone(), web.clone());
-                actix_web::rt::spawn(async move { shops(&mut Browser::new(&public), &web).await })
+                actix_web::rt::spawn(async move {
+                    completes_flow(&mut Browser::new(&public), &web).await
+                })
             })
             .collect();
         for one in all {

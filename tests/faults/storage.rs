@@ -10,10 +10,10 @@ use crate::fixtures::site::{Site, asks, base, management, sample};
 use crate::fixtures::{Answer, Browser, postgres};
 use crate::runs;
 
-/// Requests that may still be answered before the last page is full.
+/// The number of requests that may still be answered before the last page is full.
 const ROOM: i64 = 3_000;
 
-/// F07. A disk of 16 or 32 MiB instead of 64. The catalogue's third part, the log, is in
+/// F07. A disk of 16 or 32 MiB instead of 64. The third part in the catalogue, the log, is in
 /// `tests/operations/lines.rs`.
 #[test]
 fn f07_full_sqlite_disk_answers_503_and_recovers() {
@@ -28,11 +28,11 @@ fn f07_full_sqlite_disk_answers_503_and_recovers() {
         .installation
         .count("SELECT count(*) AS n FROM pragma_integrity_check WHERE integrity_check = 'ok'");
     assert_eq!(sound, 1);
-    // The disk goes before the folder that it is mounted on.
+    // The disk is unmounted before the folder below it is deleted.
     drop(disk);
 }
 
-/// F07 on Postgres: the disk of the tables. With the disk of its log full, Postgres itself is away.
+/// F07 on PostgreSQL: the disk of the tables. When the disk of its log is full, PostgreSQL itself stops.
 #[test]
 fn f07_full_postgres_disk_answers_503_and_recovers() {
     let _turn = crate::alone();
@@ -75,14 +75,14 @@ impl Tablespace {
 
 impl Drop for Tablespace {
     fn drop(&mut self) {
-        // After a failure something may still be in it.
+        // After a failure the folder may still contain files.
         let drop = format!("DROP TABLESPACE {}", self.0);
         let _ = std::panic::catch_unwind(|| postgres::execute(&drop));
     }
 }
 
-/// Whether a request for a code got one; else it was told that the server cannot write, by a page or at
-/// the client.
+/// Returns whether a request got a code. Otherwise asserts that the server reported that it cannot write, by
+/// a page or by a redirect to the client.
 #[track_caller]
 fn is_written(answer: &Answer) -> bool {
     if answer.callback("code").is_some() {
@@ -99,7 +99,7 @@ fn is_written(answer: &Answer) -> bool {
 }
 
 fn is_survived(site: &Site, disk: &Disk) {
-    // A code must outlive the outage.
+    // The code must not expire during the outage.
     let server = site
         .installation
         .serve(&[("PORTCULLIS__TOKENS__CODE", "10m")]);
@@ -120,10 +120,11 @@ fn is_survived(site: &Site, disk: &Disk) {
             written += 1;
             assert!(written < ROOM, "the disk does not fill");
         }
-        // Each write is whole or not there: what was answered, and nothing of what was not.
+        // Each write is complete or absent: acknowledged ones are there, and rejected ones are not.
         assert_eq!(codes(), before + written);
         assert_eq!(site.installation.count(widows), 0);
-        // A table may still have room in its last page, so each answer is either, and stays true.
+        // A table may still have room in its last page, so each request may succeed or fail, and its result
+        // must last.
         let redeemed = web.redeems(&code).await;
         let refreshed = web.refreshes(tokens.refresh(), &[]).await;
         for answer in [&redeemed, &refreshed] {
@@ -136,7 +137,7 @@ fn is_survived(site: &Site, disk: &Disk) {
         if site.installation.database.is_none() {
             assert_eq!((redeemed.status, refreshed.status), (503, 503));
         }
-        // Whoever only reads notices nothing.
+        // Requests that only read are not affected.
         for path in ["/oauth2/jwks", "/.well-known/openid-configuration"] {
             assert_eq!(alice.get(path).await.status, 200, "{path}");
         }
@@ -149,7 +150,7 @@ fn is_survived(site: &Site, disk: &Disk) {
             line.contains("storage.error")
                 && (line.contains("is full") || line.contains("No space"))
         });
-        // The tables of Postgres may have room for one row that is only rewritten, and its log is elsewhere.
+        // The tables of PostgreSQL may have room to update a single row, and its log is on another disk.
         if site.installation.database.is_none() {
             let begun = Instant::now();
             loop {

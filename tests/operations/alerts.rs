@@ -1,4 +1,4 @@
-//! The alarm rules and the dashboard that ship name what the server really shows, and every loud event
+//! The shipped alert rules and the dashboard refer to metrics that the server exports, and every loud event
 //! has its series.
 
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-/// The names of figures in an expression of Prometheus.
+/// Returns the names of metrics in a Prometheus expression.
 fn names(expression: &str) -> BTreeSet<String> {
     expression
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'))
@@ -22,7 +22,7 @@ fn names(expression: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Every expression below a document, by the name of its member.
+/// Returns every expression in a document, by the name of its member.
 fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
     match value {
         serde_json::Value::Object(members) => {
@@ -41,16 +41,16 @@ fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
 fn shipped() -> (Vec<String>, Vec<String>) {
     let rules: serde_json::Value = serde_yaml_ng::from_str(&read("docs/alerts.yml")).unwrap();
     let dashboard: serde_json::Value = serde_json::from_str(&read("docs/dashboard.json")).unwrap();
-    let (mut alarms, mut panels) = (Vec::new(), Vec::new());
-    expressions(&rules, &mut alarms);
+    let (mut alerts, mut panels) = (Vec::new(), Vec::new());
+    expressions(&rules, &mut alerts);
     expressions(&dashboard, &mut panels);
-    (alarms, panels)
+    (alerts, panels)
 }
 
 #[test]
 fn documented_metrics_are_exported() {
-    let (alarms, panels) = shipped();
-    assert!(alarms.len() > 10 && panels.len() > 10);
+    let (alerts, panels) = shipped();
+    assert!(alerts.len() > 10 && panels.len() > 10);
     let site = Site::open(Installation::new());
     let server = site.installation.serve(&[]);
     let probes = management(&server);
@@ -66,9 +66,9 @@ fn documented_metrics_are_exported() {
             .any(|base| types.contains(&(base, "histogram")));
         histogram || types.iter().any(|(known, _)| *known == name)
     };
-    for expression in alarms.iter().chain(&panels) {
+    for expression in alerts.iter().chain(&panels) {
         let used = names(expression);
-        // `up` is Prometheus's own.
+        // `up` belongs to Prometheus itself.
         assert!(
             !used.is_empty() || expression.contains("up{"),
             "{expression}"
@@ -77,7 +77,7 @@ fn documented_metrics_are_exported() {
             assert!(is_shown(&name), "{name} of {expression}");
         }
     }
-    // What docs/keys.md promises to alarm of, does.
+    // There is a rule for each alert that docs/keys.md promises.
     for name in [
         "portcullis_signing_key_age_seconds",
         "portcullis_signing_key_next_rotation_seconds",
@@ -88,7 +88,7 @@ fn documented_metrics_are_exported() {
         "portcullis_verifier_unknown_kid_total",
     ] {
         assert!(
-            alarms.iter().any(|rule| names(rule).contains(name)),
+            alerts.iter().any(|rule| names(rule).contains(name)),
             "{name}"
         );
     }
@@ -149,7 +149,7 @@ fn loud_events_have_metric_and_alert_rule() {
             "{rule}"
         );
     }
-    // An operator finds each in the list.
+    // The list of events in the documentation contains each.
     let listed = read("docs/operations.md");
     for (event, _) in ALARMS {
         assert!(listed.contains(&format!("| `{event}` |")), "{event}");

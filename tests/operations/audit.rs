@@ -1,4 +1,4 @@
-//! The audit log: sealed by a running server, checked by command.
+//! The audit log: sealed by a running server, verified by command.
 
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ const CLIENT: [&str; 8] = [
     "shop",
 ];
 
-/// Changes, then a server that seals them.
+/// Makes changes, and runs a server that seals their events.
 fn history(installation: &Installation) {
     installation.told(
         &["user", "create", "alice", "--password-stdin"],
@@ -25,7 +25,7 @@ fn history(installation: &Installation) {
     installation.done(&CLIENT);
     let running = installation.serve(&[]);
     running.waits_for(|line| line.contains(r#""event":"client.created""#));
-    // The server secret, and a signer and a standby of each of three rings.
+    // The server secret, and a signer and a next key of each of three rings.
     running.waits_for(|line| {
         line.contains(r#""event":"key.created""#) && line.contains(r#""seq":9,"#)
     });
@@ -52,7 +52,7 @@ fn every_change_is_sealed_and_exported_once(#[case] db: Db) {
     let installation = Installation::on(db);
     history(&installation);
     let found = verified(&installation);
-    // alice, shop, and seven keys.
+    // The events of alice, `shop` and seven keys.
     assert_eq!(
         (found["sealed"].as_u64(), found["first"].as_u64()),
         (Some(9), Some(1)),
@@ -70,7 +70,7 @@ fn every_change_is_sealed_and_exported_once(#[case] db: Db) {
         })
         .collect();
     assert_eq!(names, ["key.created", "key.created"]);
-    // What happens later is sealed too, and the old head is still in the chain.
+    // Later events are sealed as well, and the old head is still part of the chain.
     installation.told(
         &["user", "set-password", "alice", "--password-stdin"],
         "umbrella-tiger-51-moss",
@@ -116,7 +116,8 @@ fn tampering_with_history_is_detected(#[case] db: Db) {
         installation.execute(back);
         assert_eq!(findings(&installation), [""; 0], "{back}");
     }
-    // The end can be cut off without a trace in the database; a head kept elsewhere shows it.
+    // Removing the newest events leaves no trace in the database. A head that was stored elsewhere reveals
+    // it.
     installation.execute("DELETE FROM audit_events WHERE id = (SELECT event_id FROM audit_seals WHERE seq = 9); DELETE FROM audit_seals WHERE seq = 9;");
     assert_eq!(findings(&installation), [""; 0]);
     refused(
@@ -124,7 +125,7 @@ fn tampering_with_history_is_detected(#[case] db: Db) {
         1,
         "1 finding",
     );
-    // The middle and the beginning cannot.
+    // Removing events in the middle or at the beginning is detected.
     installation.execute("DELETE FROM audit_seals WHERE seq = 2");
     let found = findings(&installation);
     assert!(

@@ -1,5 +1,5 @@
-//! Row A462: marked secrets go in everywhere and come out nowhere: not in the log at its loudest, not
-//! in figures, not in the database, not on pages that say no.
+//! Row A462: marked secrets are entered everywhere and appear nowhere: not in the log at its most verbose
+//! level, in metrics, in the database or on error pages.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -13,12 +13,12 @@ use crate::fixtures::{Answer, Browser, Db, Look, apply, on_both_databases};
 use crate::installation::Installation;
 use crate::site::{Site, asks, base, management};
 
-/// What must not be found: a name to tell, and the value.
+/// The values to search for, each with a name for the failure message.
 type Marks = Vec<(String, String)>;
 
 const CANARY: &str = "Canary9x7Canary9x7Canary9x7Canary9x7Canary9";
 
-/// A whole life of secrets that are right, each marked.
+/// Uses every kind of valid secret once, each marked.
 async fn right_ones(site: &Site, public: &str, marks: &mut Marks) {
     let mut mark = |name: &str, value: &str| marks.push((name.to_owned(), value.to_owned()));
     let web = site.web(public);
@@ -46,7 +46,7 @@ async fn right_ones(site: &Site, public: &str, marks: &mut Marks) {
     alice.signs_out().await;
 }
 
-/// Wrong ones in every field that is for secrets, and wherever else people put them by mistake.
+/// Sends wrong secrets in every field for secrets, and in other fields where users enter them by mistake.
 async fn wrong_ones(site: &Site, public: &str, said: &mut Vec<String>) {
     let web = site.web(public);
     let fields = [
@@ -109,7 +109,7 @@ async fn wrong_ones(site: &Site, public: &str, said: &mut Vec<String>) {
     }
 }
 
-/// Secrets on their way while the database fails beneath them.
+/// Sends secrets while the database fails.
 async fn in_broken_statements(site: &Site, public: &str, said: &mut Vec<String>) {
     let web = site.web(public);
     for table in ["codes", "grants", "sessions", "clients"] {
@@ -133,7 +133,7 @@ async fn in_broken_statements(site: &Site, public: &str, said: &mut Vec<String>)
     }
 }
 
-/// Everything that the database holds, as text.
+/// Returns the complete content of the database as text.
 fn dump(installation: &Installation) -> String {
     let Some(url) = &installation.database else {
         let files = std::fs::read_dir(installation.folder.join("data")).unwrap();
@@ -151,7 +151,7 @@ fn dump(installation: &Installation) -> String {
     text
 }
 
-/// The shapes that a value may take on its way.
+/// Returns the encodings in which a value may appear.
 fn shapes(value: &str) -> Vec<String> {
     let hex: String = value.bytes().map(|byte| format!("{byte:02x}")).collect();
     let encoded = form_urlencoded::byte_serialize(value.as_bytes()).collect();
@@ -180,7 +180,7 @@ fn no_secret_is_written_anywhere(#[case] db: Db) {
             site.installation.read("keys/kek").trim().to_owned(),
         ),
     ];
-    // A private key that is known from outside; the next one of its ring.
+    // A private key that is known outside the server: it becomes the next key of its ring.
     let scalar = Entropy::system().bytes::<32>();
     let private = p256::SecretKey::from_slice(&scalar).unwrap();
     let pem = private.to_pkcs8_pem(LineEnding::LF).unwrap();
@@ -212,7 +212,7 @@ fn no_secret_is_written_anywhere(#[case] db: Db) {
     server.waits_for(|line| line.contains("server.stopped"));
     let log = server.log();
     assert_eq!(server.ends(), Some(0));
-    // There was something to be found in.
+    // The searched texts are not empty.
     let has = |what: &str| log.iter().any(|line| line.contains(what));
     assert!(has("\"level\":\"trace\"") && has("token.storage_error") && has("code.replay"));
     assert!(!has("log.dropped"));

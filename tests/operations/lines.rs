@@ -1,4 +1,4 @@
-//! The log's lines, from the outside of a real process.
+//! The log lines of a real process.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -28,7 +28,7 @@ fn accesses(server: &Running) -> Vec<Value> {
     lines
 }
 
-/// Waits for the line of the last request: what was asked before has its line by then.
+/// Waits for the line of the last request. The lines of all earlier requests are written by then.
 fn settled(server: &Running, base: &str) -> Vec<Value> {
     let last = runs(async { Browser::new(base).get("/assets/last").await });
     let id = last.header("x-request-id").unwrap().to_owned();
@@ -72,7 +72,7 @@ fn requests_log_one_line_and_probes_none() {
             let trace = answer.header("traceparent").unwrap().to_owned();
             assert!(!trace.contains("4bf92f3577b34da6"), "{trace}");
             assert_ne!(id, forged[0].1);
-            // Without a trace of a proxy's the trace is named like the request.
+            // Without a trace id of a proxy, the trace id is the request id.
             assert!(
                 trace.starts_with(&format!("00-{}-", id.replace('-', ""))),
                 "{trace} {id}"
@@ -96,7 +96,7 @@ fn requests_log_one_line_and_probes_none() {
         assert_eq!(line["ip"], "127.0.0.1");
         assert!(line["took_us"].is_u64());
         assert!(!line.to_string().contains('?'), "{line}");
-        // Whoever was refused finds the reason under the same id.
+        // The reason of a rejection is logged under the same id.
         let reasons: Vec<Value> = lines(&server)
             .into_iter()
             .filter(|line| line["request_id"] == **id && line["reason"].is_string())
@@ -122,7 +122,7 @@ fn requests_log_one_line_and_probes_none() {
     }
 }
 
-/// Holds lines against the schema of docs/operations.md.
+/// Checks lines against the schema of docs/operations.md.
 fn is_as_documented(lines: &[Value]) {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md"));
     let text = text.unwrap();
@@ -166,7 +166,7 @@ fn is_as_documented(lines: &[Value]) {
     }
 }
 
-/// The other half of the test below, in a process of its own.
+/// The child process of the test below.
 #[test]
 #[ignore = "panics on purpose, for its parent alone"]
 fn a_process_that_panics() {
@@ -243,10 +243,10 @@ fn log_lines_name_authenticated_client_and_user() {
     for event in ["session.rotated", "consent.given", "authorization.answered"] {
         let line = named(event);
         assert_eq!(line["client_id"], site.client_id, "{line}");
-        let person = line["user_ref"]
+        let user = line["user_ref"]
             .as_str()
             .unwrap_or_else(|| panic!("{line}"));
-        assert!(person.len() >= 16 && !person.contains("alice"));
+        assert!(user.len() >= 16 && !user.contains("alice"));
         assert_eq!(line["ip"], "127.0.0.1");
     }
     let exchange = accesses(&server);
@@ -281,12 +281,15 @@ fn trusted_proxy_sets_request_and_trace_id() {
         taken
     });
     assert_eq!(taken.header("x-request-id"), Some("edge:4711"));
-    let told = taken.header("traceparent").unwrap();
+    let sent = taken.header("traceparent").unwrap();
     assert!(
-        told.starts_with(&format!("00-{trace}-")) && told.ends_with("-01"),
-        "{told}"
+        sent.starts_with(&format!("00-{trace}-")) && sent.ends_with("-01"),
+        "{sent}"
     );
-    assert!(!told.contains("00f067aa0ba902b7"), "our own span: {told}");
+    assert!(
+        !sent.contains("00f067aa0ba902b7"),
+        "the span of the server itself: {sent}"
+    );
     let accesses = settled(&server, &public);
     assert_eq!(accesses[0]["request_id"], "edge:4711");
     assert_eq!(accesses[0]["trace_id"], trace);
@@ -309,7 +312,7 @@ fn terminal_log_lines_are_human_readable() {
     }
 }
 
-/// Fault F31: whoever reads the log is gone.
+/// F31: the reader of the log closes the pipe.
 #[test]
 fn broken_log_pipe_does_not_stop_the_server() {
     let site = Site::open(Installation::new());
@@ -330,14 +333,14 @@ fn broken_log_pipe_does_not_stop_the_server() {
         }
     });
     let pid = child.id().to_string();
-    let told = std::process::Command::new("kill")
+    let sent = std::process::Command::new("kill")
         .args(["-TERM", &pid])
         .status();
-    assert!(told.unwrap().success());
+    assert!(sent.unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
-/// Fault F31: whoever reads the log stands still.
+/// F31: the reader of the log stalls.
 #[test]
 fn stalled_log_reader_only_loses_lines() {
     const REQUESTS: usize = 4_000;
@@ -353,7 +356,7 @@ fn stalled_log_reader_only_loses_lines() {
     let started: Value = serde_json::from_str(&started).unwrap();
     let address = |name: &str| format!("http://{}", started[name].as_str().unwrap());
     let (public, probes) = (address("listen"), address("management"));
-    // From here on nobody reads.
+    // From here on the test does not read.
     let (slowest, page) = runs(async {
         let client = crate::fixtures::browser::http(&public);
         let mut slowest = Duration::ZERO;
@@ -377,7 +380,7 @@ fn stalled_log_reader_only_loses_lines() {
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
     let memory = sample(&page, "process_resident_memory_bytes").unwrap();
     assert!(memory < 512e6, "{memory}");
-    // Once somebody reads again, everything that was kept comes, and the rest is told as a number.
+    // Once the test reads again, it gets all buffered lines, and the number of those that were dropped.
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     loop {
         let mut line = String::new();

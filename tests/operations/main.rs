@@ -1,4 +1,4 @@
-//! What operators do, with the real binary, on SQLite and on Postgres.
+//! Operators' tasks with the real binary, on SQLite and on PostgreSQL.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../fixtures/mod.rs"]

@@ -1,4 +1,4 @@
-//! What service managers and container runtimes see: readiness, sockets, limits of the process.
+//! The interface to service managers and container runtimes: readiness, sockets, limits of the process.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
@@ -10,7 +10,7 @@ use crate::fixtures::{Db, apply, on_both_databases};
 use crate::installation::{Installation, refused};
 use crate::site::{asks, management};
 
-/// The next message to the service manager.
+/// Returns the next message to the service manager.
 fn hears(manager: &UnixDatagram) -> String {
     let mut buffer = [0; 512];
     let length = manager.recv(&mut buffer).unwrap();
@@ -20,7 +20,7 @@ fn hears(manager: &UnixDatagram) -> String {
 #[test]
 fn service_manager_is_notified_of_each_state() {
     let installation = Installation::new();
-    // A socket's path must be short.
+    // The path of a socket must be short.
     let path = std::env::temp_dir().join(format!("pcl-notify-{}", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -31,7 +31,7 @@ fn service_manager_is_notified_of_each_state() {
         ("NOTIFY_SOCKET", path.to_str().unwrap()),
         ("WATCHDOG_USEC", "400000"),
     ]);
-    // Watchdog messages come in between.
+    // Watchdog messages may come in between.
     let next = || loop {
         let heard = hears(&manager);
         if !heard.contains("WATCHDOG=1") {
@@ -39,7 +39,7 @@ fn service_manager_is_notified_of_each_state() {
         }
     };
     assert!(next().contains("READY=1"));
-    // Twice, so that it goes on.
+    // Twice, because the server keeps sending them.
     for _ in 0..2 {
         while !hears(&manager).contains("WATCHDOG=1") {}
     }
@@ -72,7 +72,7 @@ fn unix_sockets_serve_and_are_removed() {
         ("PORTCULLIS__LISTEN__MANAGEMENT", management.as_str()),
         ("PORTCULLIS__ISSUER", "https://op.example"),
     ];
-    // What a killed server left behind is in nobody's way.
+    // The socket file of a killed server does not prevent a start.
     let mut killed = installation.serve(&variables);
     killed.child.kill().unwrap();
     killed.child.wait().unwrap();
@@ -93,7 +93,7 @@ fn unix_sockets_serve_and_are_removed() {
     let healthy = installation.run(&["healthcheck"], &variables);
     assert_eq!(healthy.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&healthy.stdout).contains("\"status\":\"ok\""));
-    // Another server does not take the socket away.
+    // Another server does not take over the socket.
     let other = Installation::new();
     refused(
         &other.run(&["serve"], &variables),
@@ -195,7 +195,7 @@ fn start_waits_for_the_database() {
     child.wait().unwrap();
 }
 
-/// What the unit says, held against what the server does.
+/// Compares the systemd unit with the behaviour of the server.
 #[test]
 fn systemd_unit_allows_shutdown_time_and_is_hardened() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/portcullis.service");
@@ -230,7 +230,7 @@ fn systemd_unit_allows_shutdown_time_and_is_hardened() {
         assert_eq!(value(name), wanted, "{name}");
     }
     assert!(value("LoadCredential").starts_with("kek:"));
-    // Where systemd is installed it has a word, too. It looks for the binary, which is not there.
+    // Where systemd is installed, it checks the unit too. It looks for the binary, which does not exist.
     let Ok(verified) = Command::new("systemd-analyze")
         .args(["verify", path])
         .output()

@@ -1,4 +1,4 @@
-//! `/metrics`, from outside.
+//! The metrics page, as Prometheus requests it.
 
 use crate::fixtures::Browser;
 use crate::fixtures::{Db, apply, on_both_databases};
@@ -12,7 +12,7 @@ fn activity_is_counted_in_metrics(#[case] db: Db) {
     let site = Site::open(installation);
     let server = site.installation.serve(&[]);
     let (public, probes) = (base(&server), management(&server));
-    // The standbys are made beside the start.
+    // The next keys are made in the background of the start.
     server.waits_for(|line| line.contains("key.state") && line.contains("feed/ES256"));
     let page = actix_web::rt::System::new().block_on(async {
         let web = site.web(&public);
@@ -26,7 +26,7 @@ fn activity_is_counted_in_metrics(#[case] db: Db) {
         web.refreshes(tokens.refresh(), &[]).await.ok();
         assert_eq!(web.redeems(&code).await.status, 400);
         assert_eq!(asks(&public, "/nothing?secret=1").await.0, 404);
-        // Not on the public listener.
+        // The public listener does not serve metrics.
         assert_eq!(asks(&public, "/metrics").await.0, 404);
         asks(&probes, "/metrics").await.1
     });
@@ -123,7 +123,7 @@ fn activity_is_counted_in_metrics(#[case] db: Db) {
     within("process_cpu_seconds_total", 0.01, 600.0);
     within("process_open_fds", 5.0, 1e4);
     within("process_start_time_seconds", 1.7e9, 1e10);
-    // Every sealed value under the one key, and that key is the first.
+    // Every sealed value is under the only KEK, which is the first.
     let keks: Vec<&str> = page
         .lines()
         .filter(|line| line.starts_with("portcullis_kek_values{"))
@@ -132,7 +132,7 @@ fn activity_is_counted_in_metrics(#[case] db: Db) {
         keks.len() == 1 && keks[0].contains("first=\"yes\""),
         "{keks:?}"
     );
-    // Labels are from fixed sets: nothing of a request, a client or a person.
+    // Label values come from fixed sets, and contain nothing of a request, a client or a user.
     for word in ["secret", "alice", &site.client_id, "nothing"] {
         assert!(!page.contains(word), "{word}");
     }
@@ -141,7 +141,7 @@ fn activity_is_counted_in_metrics(#[case] db: Db) {
         env!("CARGO_PKG_VERSION")
     );
     assert!(page.contains(&version));
-    // Each line is a comment or a sample, and each family stands once.
+    // Each line is a comment or a sample, and each family is declared once.
     let families: Vec<&str> = page
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE "))

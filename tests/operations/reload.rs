@@ -1,4 +1,4 @@
-//! SIGHUP, and the change of a key-encrypting key without a restart.
+//! Reload by SIGHUP, and replacing a key-encrypting key without a restart.
 
 use crate::fixtures::Browser;
 use crate::fixtures::tls::Pair;
@@ -10,7 +10,7 @@ fn runs<T>(work: impl Future<Output = T>) -> T {
     actix_web::rt::System::new().block_on(work)
 }
 
-/// Reloads, and waits for the line that tells how it went.
+/// Reloads, and waits for the log line with the result.
 fn reloads(server: &Running, event: &str) -> String {
     let count = |log: &[String]| log.iter().filter(|line| line.contains(event)).count();
     let before = count(&server.log());
@@ -20,7 +20,7 @@ fn reloads(server: &Running, event: &str) -> String {
     log.into_iter().rfind(|line| line.contains(event)).unwrap()
 }
 
-/// A server whose settings stand in a file.
+/// A server whose settings are in a file.
 fn configured(site: &mut Site, text: &str) {
     site.installation
         .told
@@ -34,7 +34,7 @@ fn serves(site: &Site) -> Running {
         .serve_with(&["--config", path.to_str().unwrap(), "serve"], &[])
 }
 
-/// How many of so many requests are turned away.
+/// Returns how many of this many requests are rejected.
 fn turned_away(server: &Running, requests: usize) -> usize {
     let public = base(server);
     runs(async {
@@ -56,13 +56,13 @@ fn reload_applies_limits_and_level_and_rejects_errors() {
         "portcullis.toml",
         "[limits]\nper_ip = 1000\n[log]\nlevel = \"warn\"\n[tokens]\naccess = \"1m\"\n",
     );
-    let told = reloads(&server, "config.restart_needed");
+    let logged = reloads(&server, "config.restart_needed");
     assert!(
-        told.contains("tokens.access") && !told.contains("limits"),
-        "{told}"
+        logged.contains("tokens.access") && !logged.contains("limits"),
+        "{logged}"
     );
     assert_eq!(turned_away(&server, 20), 0);
-    // At `warn` there are no access lines any more.
+    // At `warn` there are no access log lines.
     let accesses = |server: &Running| {
         let log = server.log();
         log.iter()
@@ -78,8 +78,8 @@ fn reload_applies_limits_and_level_and_rejects_errors() {
         ("this is no TOML", "portcullis.toml"),
     ] {
         site.installation.write("portcullis.toml", text);
-        let told = reloads(&server, "config.rejected");
-        assert!(told.contains(wanted), "{told}");
+        let logged = reloads(&server, "config.rejected");
+        assert!(logged.contains(wanted), "{logged}");
     }
     assert_eq!(turned_away(&server, 20), 0, "what was in force stays");
     assert_eq!(accesses(&server), before);
@@ -89,7 +89,7 @@ fn reload_applies_limits_and_level_and_rejects_errors() {
 #[test]
 fn reload_keeps_budgets_with_unchanged_rate() {
     let mut site = Site::open(Installation::new());
-    // A budget that comes back in no test's time.
+    // A budget that is not refilled during the test.
     configured(&mut site, "[limits]\nper_ip = 2\n");
     let server = serves(&site);
     assert_eq!(turned_away(&server, 4), 2);
@@ -120,7 +120,7 @@ fn reload_rereads_certificates_and_reports_bad_ones() {
     ]);
     std::fs::write(&old.certificate, "garbage").unwrap();
     server.waits_for(|line| line.contains("tls.reload_failed"));
-    // The looks that come by themselves do not repeat it, a reload does.
+    // The periodic checks do not log it again, and a reload does.
     reloads(&server, "tls.reload_failed");
     new.replaces(&old);
     server.signal("-HUP");
@@ -150,21 +150,21 @@ fn kek_is_replaced_under_running_server(#[case] db: Db) {
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
             .sum::<u64>()
     };
-    // The server secret, and a signer and a standby of each of three rings.
+    // The server secret, and a signer and a next key of each of three rings.
     server.waits_for(|_| values("yes") == 7);
     let all = 7;
     site.installation
         .done(&["keys", "generate-kek", "--out", "keys/new"]);
-    // 1. At the end of the list. 2. In front. 3. Rewrap. 4. The old one goes.
+    // 1. Append the new KEK to the list. 2. Move it to the front. 3. Rewrap. 4. Remove the old one.
     site.installation
         .write("portcullis.toml", &list(&["keys/kek", "keys/new"]));
     reloads(&server, "config.reloaded");
     server.waits_for(|_| (values("yes"), values("no")) == (all, 0));
-    // Too early: nothing is under it yet, and everything is under the other.
+    // Too early: no value is under the new KEK yet, and all values are under the old one.
     site.installation
         .write("portcullis.toml", &list(&["keys/new"]));
-    let told = reloads(&server, "config.rejected");
-    assert!(told.contains("not configured"), "{told}");
+    let logged = reloads(&server, "config.rejected");
+    assert!(logged.contains("not configured"), "{logged}");
     site.installation
         .write("portcullis.toml", &list(&["keys/new", "keys/kek"]));
     reloads(&server, "config.reloaded");
@@ -178,7 +178,7 @@ fn kek_is_replaced_under_running_server(#[case] db: Db) {
     reloads(&server, "config.reloaded");
     std::fs::remove_file(site.installation.folder.join("keys/kek")).unwrap();
     server.waits_for(|_| (values("yes"), values("no")) == (all, 0));
-    // It signs, refreshes and reads what it made before.
+    // The server signs, refreshes and reads what it made before.
     runs(async {
         let web = site.web(&public);
         let code = Browser::new(&public).allows(&web).await;

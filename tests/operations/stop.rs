@@ -1,4 +1,4 @@
-//! How a server stops: nobody who honours readiness sees a failed request.
+//! Graceful shutdown: a load balancer that follows readiness sees no failed request.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -11,14 +11,14 @@ use crate::fixtures::{Browser, Db, TestClient, apply, on_both_databases};
 use crate::installation::{Installation, Running};
 use crate::site::{Site, asks, base, management};
 
-/// A request whose body is not all there yet.
+/// A request whose body has not been sent completely.
 struct Unfinished {
     stream: TcpStream,
     rest: Vec<u8>,
 }
 
 impl Unfinished {
-    /// A code exchange, all but its last bytes. The server is known to have begun with it.
+    /// Sends a code exchange without its last bytes, and waits until the server has begun to process it.
     fn exchange(site: &Site, server: &Running, code: &str) -> Self {
         let form = form_urlencoded::Serializer::new(String::new())
             .append_pair("grant_type", "authorization_code")
@@ -31,7 +31,7 @@ impl Unfinished {
         stream
             .set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
-        // 100 is said by the server when it wants the body: from then on the request runs.
+        // The server answers 100 when it wants the body: from then on the request is in progress.
         write!(
             stream,
             "POST /oauth2/token HTTP/1.1\r\nHost: op.example\r\nAuthorization: {}\r\nExpect: 100-continue\r\n\
@@ -60,7 +60,7 @@ fn runs<T>(work: impl Future<Output = T>) -> T {
     actix_web::rt::System::new().block_on(work)
 }
 
-/// alice's browser and a code for `web`.
+/// Returns the browser of alice, and a code for `web`.
 async fn signed_in(site: &Site, server: &str) -> (Browser, String) {
     let mut alice = Browser::new(server);
     let answer = alice.signs_in(&site.web(server), "alice").await;
@@ -118,13 +118,13 @@ fn draining_node_keeps_serving_until_second_signal() {
         assert_eq!(asks(&probes, "/livez").await.0, 200);
         let (_, page) = asks(&probes, "/metrics").await;
         assert!(page.contains("\nportcullis_draining 1\n"));
-        // Requests are answered, and the connection is not kept.
+        // Requests are answered, and the connection is closed afterwards.
         let answer = Browser::new(&public).get("/oauth2/jwks").await;
         assert_eq!(
             (answer.status, answer.header("connection")),
             (200, Some("close"))
         );
-        // The first exchange of a login that began before.
+        // The first exchange of a login that began earlier.
         let (_, code) = signed_in(&site, &public).await;
         site.web(&public).redeems(&code).await.ok();
     });
@@ -138,13 +138,13 @@ fn draining_node_keeps_serving_until_second_signal() {
     assert_eq!(health.status.code(), Some(1));
     let said = String::from_utf8_lossy(&health.stderr).into_owned();
     assert!(said.contains("/readyz says 503"), "{said}");
-    let told = Instant::now();
+    let signalled = Instant::now();
     server.signal("-TERM");
     assert_eq!(server.ends(), Some(0));
     assert!(
-        told.elapsed() < Duration::from_secs(5),
+        signalled.elapsed() < Duration::from_secs(5),
         "{:?}",
-        told.elapsed()
+        signalled.elapsed()
     );
 }
 
@@ -156,10 +156,10 @@ fn unfinished_requests_are_closed_at_the_timeout() {
         .serve(&[("PORTCULLIS__SHUTDOWN__DRAIN", "1s")]);
     let (_, code) = runs(signed_in(&site, &base(&server)));
     let _exchange = Unfinished::exchange(&site, &server, &code);
-    let told = Instant::now();
+    let signalled = Instant::now();
     server.signal("-INT");
     assert_eq!(server.ends(), Some(0));
-    let took = told.elapsed();
+    let took = signalled.elapsed();
     assert!((1..6).contains(&took.as_secs()), "{took:?}");
     assert_eq!(
         site.installation
@@ -185,7 +185,7 @@ fn shutdown_times_out_of_range_are_rejected() {
     }
 }
 
-/// A load balancer: it asks each node whether it is ready, and sends requests to those that said so.
+/// A load balancer: it polls the readiness of each node, and sends requests to those that are ready.
 #[derive(Clone, Default)]
 struct Balancer(Arc<Mutex<Vec<Behind>>>);
 
@@ -204,8 +204,8 @@ impl Balancer {
         });
     }
 
-    /// Asks everybody again and again, as health checks do.
-    async fn probe_for_ever(self) {
+    /// Polls all nodes continuously, as health checks do.
+    async fn probe_continuously(self) {
         let client = crate::fixtures::browser::http("http:");
         let mut turn = actix_web::rt::time::interval(Duration::from_millis(50));
         loop {
@@ -229,7 +229,7 @@ impl Balancer {
         nodes.iter().any(|node| node.base == base && node.ready)
     }
 
-    /// A node that is ready, each in turn.
+    /// Returns the next node that is ready.
     fn picks(&self, turn: usize) -> Option<String> {
         let nodes = self.0.lock().unwrap();
         let ready: Vec<&Behind> = nodes.iter().filter(|node| node.ready).collect();
@@ -237,8 +237,8 @@ impl Balancer {
     }
 }
 
-/// A person who goes round: a code, its tokens, a refresh, a look at the keys; each at the next node.
-/// Nothing is tried twice: whatever fails ends the test.
+/// A user who gets a code, exchanges it, refreshes, and requests the keys, each at the next node. Nothing is
+/// retried, so any failure ends the test.
 async fn goes_round(
     web: TestClient,
     mut alice: Browser,
@@ -284,7 +284,7 @@ fn rolling_restart_fails_no_request() {
         let (nodes, over) = (nodes.clone(), Arc::clone(&over));
         std::thread::spawn(move || {
             runs(async move {
-                let prober = actix_web::rt::spawn(nodes.clone().probe_for_ever());
+                let prober = actix_web::rt::spawn(nodes.clone().probe_continuously());
                 while nodes.picks(0).is_none() {
                     actix_web::rt::task::yield_now().await;
                 }
@@ -309,7 +309,7 @@ fn rolling_restart_fails_no_request() {
             })
         })
     };
-    // Rounds that begin from now on, and as many as it takes until the youngest node gets its share.
+    // Count the rounds that begin from now on, until the newest node has served its share.
     let some_rounds = |youngest: &Running| {
         while rounds.try_recv().is_ok() {}
         let mut left = 15;
@@ -323,7 +323,7 @@ fn rolling_restart_fails_no_request() {
         some_rounds(&young);
         let begun = Instant::now();
         assert_eq!(old.stop(), Some(0));
-        // Delay and drain, and what a busy machine adds.
+        // The delay and the drain time, and an allowance for a busy machine.
         assert!(
             begun.elapsed() < Duration::from_secs(15),
             "{:?}",

@@ -1,4 +1,4 @@
-//! What `token introspect` says of a token, beside a real server.
+//! The result of `token introspect` beside a running server.
 
 use std::time::{Duration, Instant};
 
@@ -58,7 +58,7 @@ fn introspect_reports_an_expired_token_at_once(#[case] db: Db) {
             .to_owned()
     });
     let exp = claims(&token)["exp"].as_u64().unwrap();
-    // Until `exp` it is active, and from then on never.
+    // The token is active until `exp`, and never from then on.
     let (begun, mut expired) = (Instant::now(), 0);
     while expired < 3 {
         assert!(

@@ -1,4 +1,4 @@
-//! Traces, as a collector sees them. Needs the feature `otel`.
+//! Traces, as a collector receives them. Needs the feature `otel`.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -9,7 +9,7 @@ use crate::fixtures::Browser;
 use crate::installation::{Installation, refused};
 use crate::site::{Site, base};
 
-/// A collector: what is sent to it.
+/// A collector that stores what it receives.
 fn collector() -> (String, mpsc::Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -68,7 +68,7 @@ fn requests_are_spans_of_their_trace() {
         answer.header("traceparent").unwrap().to_owned()
     });
     assert!(own.ends_with("-01"), "{own}");
-    // What was not sent by then is sent at the end.
+    // The spans that were not sent by then are sent at shutdown.
     assert_eq!(server.stop(), Some(0));
     let mut all = Vec::new();
     while let Ok(batch) = sent.recv_timeout(Duration::from_millis(500)) {

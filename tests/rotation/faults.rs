@@ -1,4 +1,4 @@
-//! The wrong KEK, clocks that are wrong, and a database that is away.
+//! Faults of key rotation: a wrong KEK, a wrong clock, and an unreachable database.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -47,9 +47,9 @@ async fn wrong_kek_fails_start_and_right_keks_can_be_swapped(#[case] db: Db) {
     assert_eq!(
         count(&world.config, "SELECT count(*) AS n FROM signing_keys"),
         before,
-        "nothing is made"
+        "no key is made"
     );
-    // Beside the right one it is welcome, and a running node refuses to lose the one it needs.
+    // In addition to the right KEK it is accepted. A running node refuses to lose the KEK that it needs.
     let node = world.node(0).await;
     let table = node.app.key_manager.table();
     let chain = |sources: &[String]| portcullis::keys::Keychain::read(sources).unwrap();
@@ -74,9 +74,9 @@ async fn wrong_kek_fails_start_and_right_keks_can_be_swapped(#[case] db: Db) {
     assert_eq!(
         table.rewrap(&act).await.unwrap().moved.len(),
         0,
-        "once is enough"
+        "a second run changes nothing"
     );
-    // The old one can go now; grants, forms and tokens survive.
+    // The old KEK can be removed now: grants, forms and tokens stay valid.
     let refresh = node.app.secret.refresh_token(
         &portcullis::id::GrantId::new(&Entropy::seeded(2), world.now()),
         1,
@@ -96,7 +96,7 @@ async fn wrong_kek_fails_start_and_right_keks_can_be_swapped(#[case] db: Db) {
     node.signs().await;
 }
 
-/// Postgres alone: an embedded database has no clock of its own.
+/// PostgreSQL only, because a SQLite database has no clock of its own.
 #[actix_web::test]
 async fn skewed_node_issues_and_changes_nothing() {
     let world = World::new(Db::Postgres, |_| {}).await;
@@ -120,7 +120,10 @@ async fn skewed_node_issues_and_changes_nothing() {
         world.pass(Duration::from_secs(1));
         node.minute().await;
         node.signs().await;
-        assert!(!node.app.key_manager.is_stable(), "it rests for an hour");
+        assert!(
+            !node.app.keeper.settled(),
+            "the clock is not stable for an hour"
+        );
         for _ in 0..61 {
             world.pass(Duration::from_secs(60));
             node.app.poll().await.unwrap();
@@ -129,7 +132,7 @@ async fn skewed_node_issues_and_changes_nothing() {
     }
 }
 
-/// Postgres: the node's own clock is a few seconds off, and is put right.
+/// PostgreSQL only: the clock of the node is a few seconds off, and is corrected.
 #[actix_web::test]
 async fn small_clock_skew_is_corrected() {
     let world = World::new(Db::Postgres, |_| {}).await;
@@ -157,7 +160,8 @@ async fn clock_jump_of_a_year_adds_at_most_one_key_version() {
         drop(node);
         let node = world.node(0).await;
         node.minute().await;
-        // The node wrote a beat of the next year, so on Postgres the database is behind it now.
+        // The node wrote a beat of the next year, so on PostgreSQL the clock of the database is behind it
+        // now.
         match db {
             Db::Sqlite => drop(node.signs().await),
             Db::Postgres => assert!(matches!(
@@ -167,7 +171,7 @@ async fn clock_jump_of_a_year_adds_at_most_one_key_version() {
         }
         assert!(
             rows(&world, &node).await.len() <= before + 3,
-            "one per ring"
+            "one key per ring"
         );
     }
 }
@@ -188,7 +192,7 @@ async fn suspended_nodes_sign_with_the_next_key() {
         let rows = rows(&world, &nodes[0]).await;
         let old = rows.iter().find(|key| key.kid == first).unwrap();
         assert_eq!(state(old, world.now()), State::Retiring);
-        assert_eq!(ES256.among(&rows).count(), 3, "and there is a standby");
+        assert_eq!(ES256.among(&rows).count(), 3, "including a next key");
     }
 }
 
@@ -212,7 +216,7 @@ async fn node_without_lease_signs_and_consumes_nothing(#[case] db: Db) {
     assert_eq!(
         server.browser().get("/oauth2/jwks").await.body,
         jwks,
-        "keys are published all the same"
+        "keys are still published"
     );
     assert!(
         server
@@ -221,12 +225,12 @@ async fn node_without_lease_signs_and_consumes_nothing(#[case] db: Db) {
             .sign_frame("revocation-frame+jwt", &serde_json::json!({}))
             .is_ok()
     );
-    // What nobody has confirmed for a day is published no more; a verifier would drop it, too.
+    // Keys that were not confirmed for a day are no longer published. A verifier would drop them as well.
     server.advance(DAY - Duration::from_secs(31));
     assert_eq!(
         server.browser().get("/oauth2/jwks").await.body,
         jwks,
-        "for a day"
+        "for one day"
     );
     server.advance(Duration::from_secs(1));
     let stale = server.browser().get("/oauth2/jwks").await;

@@ -1,4 +1,4 @@
-//! The state of keys and the formulas, over random settings, clocks and changes.
+//! Properties of the key states and formulas, over random settings, clocks and changes.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ fn schedules() -> impl Strategy<Value = Schedule> {
     })
 }
 
-/// What happens to a ring.
+/// An event in the history of a ring.
 #[derive(Clone, Copy, Debug)]
 enum Happens {
     KeyManager,
@@ -43,7 +43,7 @@ enum Happens {
     RevokeAll,
 }
 
-/// Ordinary life: time passes, the key_manager comes late or often, somebody rotates early.
+/// An ordinary history: time passes, the key manager runs late or often, an operator rotates early.
 fn ordinary() -> impl Strategy<Value = Vec<(u64, Happens)>> {
     let what = prop_oneof![5 => Just(Happens::KeyManager), 1 => Just(Happens::Rotate)];
     prop::collection::vec((waits(), what), 1..40)
@@ -61,12 +61,12 @@ fn troubled() -> impl Strategy<Value = Vec<(u64, Happens)>> {
     prop::collection::vec((waits(), what), 1..40)
 }
 
-/// Seconds: within the overlap, within a cache's life, or weeks.
+/// A number of seconds: within the overlap, within the lifetime of a cache, or weeks.
 fn waits() -> impl Strategy<Value = u64> {
     prop_oneof![0..130_u64, 0..200_000_u64, 0..10_000_000_u64]
 }
 
-/// A ring that lives by the rules.
+/// A ring whose keys change by the rules.
 struct Life {
     schedule: Schedule,
     now: Timestamp,
@@ -117,7 +117,7 @@ impl Life {
             self.apply(self.change().add());
             assert!(
                 !self.change().lacks_standby() || self.ring.len() == 1,
-                "once is enough"
+                "a second run changes nothing"
             );
         }
     }
@@ -157,7 +157,7 @@ impl Life {
         signer(&self.ring, self.now)
     }
 
-    /// What the database demands of every row, and what was written stays.
+    /// Checks the constraints of the database on every row, and that past values did not change.
     fn check_rows(&self, before: &[SigningKey]) {
         for key in &self.ring {
             assert!(key.publish_at <= key.activate_at, "{key:?}");
@@ -173,7 +173,7 @@ impl Life {
                 (new.publish_at, new.generation)
             );
             if old.revoked_at.is_some() {
-                assert_eq!(old, new, "nothing happens to the dead");
+                assert_eq!(old, new, "a removed key does not change");
             }
             for (then, now) in [
                 (Some(old.activate_at), Some(new.activate_at)),
@@ -181,13 +181,13 @@ impl Life {
                 (old.remove_at, new.remove_at),
             ] {
                 if then.is_some_and(|then| then <= self.now) {
-                    assert_eq!(then, now, "what has passed stays");
+                    assert_eq!(then, now, "past timestamps do not change");
                 }
             }
         }
     }
 
-    /// Every instant about now at which something may change.
+    /// Returns every instant near now at which something may change.
     fn instants(&self) -> Vec<Timestamp> {
         let edges = self
             .ring
@@ -204,7 +204,7 @@ impl Life {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
-    /// One signer at each instant, today and for all days to come if every key_manager died now.
+    /// Exactly one key signs at each instant, now and on all days to come if every key manager stopped now.
     #[test]
     fn exactly_one_key_signs_in_any_history(schedule in schedules(), story in troubled()) {
         let mut life = Life::begin(schedule);
@@ -215,7 +215,7 @@ proptest! {
             life.check_rows(&before);
             for at in life.instants() {
                 let best = signer(&life.ring, at);
-                prop_assert!(best.is_some(), "nobody signs at {at} after {what:?}");
+                prop_assert!(best.is_some(), "no key signs at {at} after {what:?}");
                 let best = best.unwrap();
                 prop_assert!(best.revoked_at.is_none());
                 prop_assert!(in_jwks(state(best, at)));
@@ -227,21 +227,21 @@ proptest! {
         }
     }
 
-    /// No verifier that keeps the keys for C at most, with clocks S apart, ever meets a token whose
-    /// key it lacks: neither because it did not know it yet, nor because it was removed too early.
+    /// A verifier that caches the keys for at most C, with clocks up to S apart, never receives a token whose
+    /// key it lacks: keys are neither announced too late nor removed too early.
     #[test]
     fn every_cache_contains_the_key_of_every_valid_token(schedule in schedules(), story in ordinary()) {
         let mut life = Life::begin(schedule);
         for (wait, what) in story {
             life.now = life.now + Duration::from_secs(wait);
-            // Time passes before anybody looks: the signer of that moment signs.
+            // Time passes before a node reads the keys. The signer of that moment signs.
             for at in [life.now - Duration::from_secs(wait / 2), life.now] {
                 let signed_by = signer(&life.ring, at).unwrap();
                 let first = signed_by.generation == 1;
-                // The stalest copy that may be in use when the token is signed …
+                // The oldest copy that may be in use when the token is signed …
                 let fetched = at - schedule.verifier_cache - KEY_CHANGE_SEEN;
                 prop_assert!(first || signed_by.publish_at <= fetched, "{:?} at {}", signed_by, at);
-                // … and the freshest one that may be in use when it dies.
+                // … and the newest one that may be in use when it expires.
                 let dead = at + LONGEST_SIGNED + CLOCK_SKEW;
                 prop_assert!(in_jwks(state(signed_by, dead)) || state(signed_by, dead) == State::Active);
                 prop_assert!(signed_by.remove_at.is_none_or(|gone| gone >= dead));
@@ -250,7 +250,7 @@ proptest! {
         }
     }
 
-    /// The private half outlives its last signature by an hour, and not by more.
+    /// The private key is kept for one hour after its last signature, and not longer.
     #[test]
     fn private_key_is_deleted_after_its_last_use(schedule in schedules(), story in troubled()) {
         let mut life = Life::begin(schedule);
@@ -273,7 +273,7 @@ proptest! {
         }
     }
 
-    /// A clock that ran ahead for a while and came back: one generation more at most.
+    /// A clock that ran ahead for a while and was corrected adds at most one key version.
     #[test]
     fn wrong_clock_adds_at_most_one_key_version(
         schedule in schedules(), ahead in 0..40_000_000_u64, day in 0..100_u64,
@@ -298,7 +298,7 @@ proptest! {
     }
 }
 
-/// Every order of the four instants, with now before, on and after each.
+/// All orders of the four instants, with now before, on and after each.
 #[test]
 fn key_state_depends_only_on_row_and_clock() {
     let at = |secs: u64| start() + Duration::from_secs(secs);
@@ -323,14 +323,14 @@ fn key_state_depends_only_on_row_and_clock() {
         assert_eq!(
             state(&revoked, at(secs)),
             State::Revoked,
-            "revoked counts at once, whatever its instant"
+            "a revocation applies at once, whatever its timestamp"
         );
     }
     (key.retire_at, key.remove_at) = (None, None);
     assert_eq!(
         state(key, at(9_999_999)),
         State::Active,
-        "late is never broken"
+        "a late run breaks nothing"
     );
 }
 

@@ -1,5 +1,5 @@
-//! Keys that rotate by themselves, and nobody notices: the formulas, two years, races, faults, and a
-//! soak through the front door.
+//! Automatic key rotation without failed requests: formulas, two years, races, faults, and a soak test over
+//! HTTP.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../fixtures/mod.rs"]

@@ -1,4 +1,4 @@
-//! Nodes without listeners: each an `App` with a pool and a clock of its own.
+//! Nodes without listeners: each is an `App` with its own pool and clock.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -15,7 +15,7 @@ use portcullis_verifier::{Claims, Need, Rev};
 use crate::fixtures::server::{fresh_database, start_of_time};
 use crate::fixtures::{Db, ISSUER};
 
-/// One world with its clock, and the database that all its nodes share.
+/// A clock, and the database that all nodes share.
 pub struct World {
     pub clock: Arc<AtomicI64>,
     pub config: Config,
@@ -23,7 +23,7 @@ pub struct World {
 }
 
 impl World {
-    /// `empty`: not even the first keys are there.
+    /// Creates a database without even the first keys.
     pub async fn new(db: Db, change: impl FnOnce(&mut Config)) -> Self {
         crate::fixtures::log::collect();
         let mut config = fresh_database(db).await;
@@ -48,7 +48,7 @@ impl World {
         self.set(self.now() + by);
     }
 
-    /// A node whose clock is off by so many microseconds.
+    /// Starts a node whose clock differs by this many microseconds.
     pub async fn node(&self, off: i64) -> Node {
         static SEED: AtomicI64 = AtomicI64::new(1_000);
         let off = Arc::new(AtomicI64::new(off));
@@ -64,18 +64,18 @@ impl World {
 
 pub struct Node {
     pub app: App,
-    /// How far its clock is off, in microseconds.
+    /// The difference of its clock, in microseconds.
     pub off: Arc<AtomicI64>,
 }
 
 impl Node {
-    /// What its background tasks do in a minute.
+    /// Does the work of one minute of its background tasks.
     pub async fn minute(&self) {
         self.app.poll().await.unwrap();
         self.app.key_manager.keep().await.unwrap();
     }
 
-    /// A token of the longest life there is, in both algorithms.
+    /// Issues a token with the longest possible lifetime for each algorithm.
     pub async fn signs(&self) -> Vec<String> {
         let keys = self.app.signing_keys().await.unwrap();
         let claims = claims(self.app.clock.now());
@@ -84,7 +84,7 @@ impl Node {
             .to_vec()
     }
 
-    /// Whether its own endpoints take a token.
+    /// Returns whether the endpoints of this node accept a token.
     pub fn accepts(&self, token: &str) -> bool {
         let now = self.app.clock.now().secs();
         self.app
@@ -121,8 +121,8 @@ fn claims(now: Timestamp) -> Claims {
     }
 }
 
-/// RSA keys are slow to make, so those of one generation are one key for everybody in this process:
-/// of all who bring it to one database at once, one wins. P-256 keys are fresh each time.
+/// RSA keys take long to generate, so all nodes in this process share the key of one version: of all that
+/// insert it into one database concurrently, one succeeds. P-256 keys are generated each time.
 pub fn stock() -> KeySource {
     static MADE: Mutex<BTreeMap<i64, Generated>> = Mutex::new(BTreeMap::new());
     let fresh = KeySource::fresh(2_048, Entropy::seeded(77));
@@ -140,7 +140,7 @@ pub fn stock() -> KeySource {
     })
 }
 
-/// Runs the same at every node, all at once.
+/// Does the same work at every node concurrently.
 pub async fn all_at_once(nodes: &[Node]) {
     let mut turns: Vec<_> = nodes.iter().map(|node| Box::pin(node.minute())).collect();
     std::future::poll_fn(|context| {

@@ -1,4 +1,4 @@
-//! Real processes, killed at any moment: a change of keys is completed later, or never happened.
+//! Real processes, killed at any moment: a change of keys is completed later, or did not happen.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use crate::fixtures::installation::Installation;
 
-/// How often each is killed; the moments are spread over the time that an undisturbed run takes.
+/// How often each command is killed. The moments are spread over the time that an undisturbed run takes.
 const KILLS: u32 = 8;
 
-/// Runs a command and kills it after a while (SIGKILL), unless it is done by then.
+/// Runs a command and kills it with `SIGKILL` after a while, unless it has exited by then.
 fn killed(
     installation: &Installation,
     arguments: &[&str],
@@ -25,7 +25,7 @@ fn killed(
     child.wait().unwrap();
 }
 
-/// How long a command takes when nobody kills it.
+/// Returns how long a command takes when it is not killed.
 fn took(installation: &Installation, arguments: &[&str]) -> Duration {
     let begun = std::time::Instant::now();
     installation.done(arguments);
@@ -46,7 +46,7 @@ fn in_state<'k>(keys: &'k [Value], ring: (&str, &str), state: &str) -> Vec<&'k s
 
 const RINGS: [(&str, &str); 3] = [("token", "ES256"), ("token", "RS256"), ("feed", "ES256")];
 
-/// One signer and one standby in each ring, and each generation once.
+/// Asserts that each ring has one signer and one next key, and no version twice.
 fn whole(installation: &Installation) {
     let keys = keys(installation);
     for ring in RINGS {
@@ -65,7 +65,7 @@ fn whole(installation: &Installation) {
 
 fn started(installation: &Installation) {
     let running = installation.serve(&[]);
-    // The last of the standbys that are made in the background.
+    // The last of the next keys that are made in the background.
     for _ in 0..1_000 {
         if keys(installation).len() >= 6 {
             break;
@@ -98,7 +98,7 @@ fn rewrapped(installation: &Installation) {
     for kill in 0..KILLS {
         let file = format!("kek-{kill}");
         installation.done(&["keys", "generate-kek", "--out", &file]);
-        // All that ever were: what a killed run left behind must still open.
+        // All keys so far, because those that a killed run left behind must still open.
         let list: Vec<String> = (0..=kill)
             .rev()
             .map(|n| format!("file:kek-{n}"))
@@ -134,7 +134,7 @@ fn rewrapped(installation: &Installation) {
     assert_eq!(
         again["moved"],
         serde_json::json!({}),
-        "every value stands under the newest KEK alone"
+        "every value is under the newest KEK only"
     );
     let running = installation.serve(&alone);
     assert!(
@@ -164,9 +164,9 @@ fn revoked(installation: &Installation) {
         killed(installation, &revoke, &[], usual * kill / (KILLS - 1));
         let after = keys(installation);
         let row = after.iter().find(|key| key["kid"] == kid.as_str()).unwrap();
-        // All of it or nothing.
+        // The revocation is complete, or did not happen.
         if row["state"] == "revoked" {
-            assert_eq!(after.len(), before.len() + 1, "a standby came with it");
+            assert_eq!(after.len(), before.len() + 1, "a next key was made as well");
             assert_ne!(
                 in_state(&after, ("token", "ES256"), "signing"),
                 [kid.as_str()]
@@ -205,7 +205,7 @@ fn node_with_wrong_kek_exits_78_and_others_continue() {
     );
     assert!(
         keys(&installation).len() >= before,
-        "nothing was made by it"
+        "the command made no key"
     );
     assert!(
         !running
@@ -252,7 +252,7 @@ fn keys_commands_report_their_changes() {
     assert_eq!(
         unasked.status.code(),
         Some(2),
-        "it asks, and nobody is there"
+        "the command asks for confirmation without a terminal"
     );
     let done = installation.done(&["keys", "revoke", kid, "--reason", "leaked", "--yes"]);
     assert!(
@@ -264,7 +264,10 @@ fn keys_commands_report_their_changes() {
             .done(&["keys", "revoke", kid, "--reason", "leaked", "--yes"])
             .contains("revoked before")
     );
-    let unknown = installation.run(&["keys", "revoke", "nobody", "--reason", "x", "--yes"], &[]);
+    let unknown = installation.run(
+        &["keys", "revoke", "unknown", "--reason", "x", "--yes"],
+        &[],
+    );
     assert_eq!(unknown.status.code(), Some(1));
 
     let hasty = installation.run(&["keys", "rotate", "--now", "--yes"], &[]);
@@ -281,5 +284,9 @@ fn keys_commands_report_their_changes() {
         &["keys", "rotate", "--now", "--insecure-dev", "--yes"],
         &public,
     );
-    assert_eq!(elsewhere.status.code(), Some(2), "not on a real issuer");
+    assert_eq!(
+        elsewhere.status.code(),
+        Some(2),
+        "rejected for a public issuer"
+    );
 }

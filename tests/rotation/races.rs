@@ -1,4 +1,5 @@
-//! Who changes the same key at the same time: one wins, nobody gets an error, and a revoked key is dead.
+//! Concurrent changes of the same key: one succeeds, no caller gets an error, and a revoked key stays
+//! revoked.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::nodes::{Node, World, all_at_once};
 const DAY: Duration = Duration::from_secs(86_400);
 const ES256: Ring = Ring::token(Alg::ES256);
 
-/// Only rings whose keys are quickly made, unless a test is about the others.
+/// Only rings whose keys are fast to generate, except in tests of other rings.
 async fn world(db: Db) -> World {
     World::new(db, |config| {
         config.keys.algorithms = vec!["ES256".to_owned()]
@@ -44,7 +45,7 @@ fn records(world: &World) -> i64 {
     )
 }
 
-/// Nodes: three on Postgres; an embedded database has one, and commands beside it.
+/// Starts three nodes on PostgreSQL. A SQLite database has one, and commands beside it.
 async fn nodes(world: &World, db: Db) -> Vec<Node> {
     let mut nodes = Vec::new();
     for _ in 0..if db == Db::Postgres { 3 } else { 1 } {
@@ -76,7 +77,7 @@ async fn concurrent_rotations_create_one_key_version_each(#[case] db: Db) {
             assert_eq!(generations, expected, "{ring}, round {round}");
         }
         if round % 10 == 0 {
-            // Opening a hundred dead keys each time would take longer than the races.
+            // Opening a hundred destroyed keys each time would take longer than the races.
             let old = format!("DELETE FROM signing_keys WHERE generation < {round}");
             execute(&world.config, &old);
         }
@@ -115,7 +116,7 @@ async fn concurrent_key_revocations_write_one_record(#[case] db: Db) {
     }
 }
 
-/// The same table with the KEKs in another order: the newest seals.
+/// Returns the same table with the KEKs in another order: the first one seals.
 fn with_new_kek(world: &World, node: &Node, round: usize) -> KeyTable {
     let old = world.config.keys.kek.clone();
     let path = kek(round);
@@ -140,7 +141,8 @@ async fn key_manager_rewrap_and_revocation_race_on_one_row(#[case] db: Db) {
     let world = world(db).await;
     let node = world.node(0).await;
     for round in 0..20 {
-        // Each has something to do: a standby is missing, a private half is due, the KEK is another.
+        // Each operation has something to change: a next key is missing, a private key is due for deletion,
+        // the KEK differs.
         world.pass(DAY * 90 + Duration::from_secs(2));
         let new = with_new_kek(&world, &node, round);
         new.replace_keychain(Keychain::read(&keks(&world, round)).unwrap(), world.now())
@@ -162,7 +164,10 @@ async fn key_manager_rewrap_and_revocation_race_on_one_row(#[case] db: Db) {
         let row = after.keys.iter().find(|key| key.kid == kid).unwrap();
         assert_eq!(state(row, world.now()), State::Revoked);
         let opened = row.open(&new.keychain()).unwrap();
-        assert!(opened.private.is_none(), "its private half never returns");
+        assert!(
+            opened.private.is_none(),
+            "its private key is never restored"
+        );
         assert!(after.blocked.contains(&kid));
         let next = signer(ES256.among(&after.keys), world.now()).unwrap();
         assert!(next.kid != kid && next.open(&new.keychain()).unwrap().private.is_some());
@@ -172,13 +177,13 @@ async fn key_manager_rewrap_and_revocation_race_on_one_row(#[case] db: Db) {
     assert_eq!(records(&world), 20);
 }
 
-/// The file of a round's KEK.
+/// Returns the file of a round's KEK.
 fn kek(round: usize) -> PathBuf {
     let thread = std::thread::current().id();
     crate::fixtures::server::scratch().join(format!("kek-{thread:?}-{round}"))
 }
 
-/// All KEKs so far, the newest first.
+/// Returns all KEKs so far, newest first.
 fn keks(world: &World, round: usize) -> Vec<String> {
     let made = (0..=round)
         .rev()
@@ -213,13 +218,13 @@ async fn concurrent_rotation_and_revocation_both_apply(#[case] db: Db) {
         assert_eq!(
             i64::try_from(ring.len()).unwrap(),
             newest,
-            "no generation twice, none left out"
+            "no version twice and none missing"
         );
         let schedule = *table.schedule();
         assert!(!Change::of(&ring, newest, schedule, world.now()).lacks_standby());
     }
-    let unknown = table.revoke("nobody", "x", &act(&world)).await;
-    assert!(matches!(unknown, Err(KeyManagerError::NoSuchKey(kid)) if kid == "nobody"));
+    let unknown = table.revoke("unknown", "x", &act(&world)).await;
+    assert!(matches!(unknown, Err(Failed::NoSuchKey(kid)) if kid == "unknown"));
 }
 
 #[apply(on_both_databases)]

@@ -1,4 +1,4 @@
-//! An installation that signs with ES256 alone: nothing promises RS256, and all else works.
+//! An installation that signs only with ES256: nothing announces RS256, and everything else works.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn only_es256(config: &mut Config) {
     config.keys.algorithms = vec!["ES256".to_owned()];
 }
 
-/// A node that never had another ring.
+/// Starts a node that never had another ring.
 async fn one_ring(db: Db) -> Server {
     Server::with(db, |config| {
         only_es256(config);
@@ -73,7 +73,7 @@ async fn single_ring_serves_all_endpoints(#[case] db: Db) {
     assert!(key_manager.can_sign());
     key_manager.keep().await.unwrap();
     let published = server.app.keys().published(Use::Token).set.clone();
-    assert_eq!(published.keys.len(), 2, "the signer and its standby");
+    assert_eq!(published.keys.len(), 2, "the signer and its next key");
     let es256 = |alg: &Option<String>| alg.as_deref() == Some("ES256");
     assert!(published.keys.iter().all(|key| es256(&key.alg)));
 
@@ -87,7 +87,7 @@ async fn single_ring_serves_all_endpoints(#[case] db: Db) {
     assert_eq!(alg_of(&answer.body), "ES256");
     assert_eq!(shop.refreshes(tokens.refresh(), &[]).await.status, 200);
 
-    // Its keys turn like all others.
+    // Its keys rotate like all others.
     server.advance(DAY * 91);
     server.app.poll().await.unwrap();
     key_manager.keep().await.unwrap();
@@ -99,11 +99,11 @@ async fn single_ring_serves_all_endpoints(#[case] db: Db) {
         "another key"
     );
     let rows = server.count("SELECT count(*) AS n FROM signing_keys WHERE alg <> 'ES256'");
-    assert_eq!(rows, 0, "nobody made another ring");
+    assert_eq!(rows, 0, "there is no other ring");
     server.remove().await;
 }
 
-/// The keys of a ring that is left out later are ended by hand, and no others are made.
+/// The keys of a ring that is omitted later can be revoked by command, and no others are made.
 #[actix_web::test]
 async fn omitted_ring_can_be_revoked() {
     for db in [Db::Sqlite, Db::Postgres] {
@@ -132,12 +132,12 @@ async fn omitted_ring_can_be_revoked() {
         server.app.key_manager.keep().await.unwrap();
         assert!(!shows());
         let after = server.count("SELECT count(*) AS n FROM signing_keys");
-        assert_eq!(before, after, "none is made");
+        assert_eq!(before, after, "no key is made");
         server.remove().await;
     }
 }
 
-/// Verifiers take a set of 16 KiB at most, so no key is imported beyond that.
+/// Verifiers accept a key set of at most 16 KiB, so no key is imported beyond that.
 #[actix_web::test]
 async fn published_key_set_stays_small() {
     use p256::pkcs8::EncodePrivateKey;
@@ -156,7 +156,7 @@ async fn published_key_set_stays_small() {
             Ok(_) => imported += 1,
             Err(refused) => break refused,
         }
-        assert!(imported < 200, "never refused");
+        assert!(imported < 200, "an import is rejected at last");
     };
     assert!(refused.to_string().contains("16 KiB"), "{refused}");
     assert!(imported > 40, "{imported}");
@@ -166,8 +166,7 @@ async fn published_key_set_stays_small() {
     server.remove().await;
 }
 
-/// Tokens that somebody is registered for could not be signed: better not to start than to find out at
-/// the next sign-in.
+/// Tokens of a registered client could not be signed, so the start fails instead of the next sign-in.
 #[actix_web::test]
 async fn required_algorithm_cannot_be_omitted() {
     for db in [Db::Sqlite, Db::Postgres] {
@@ -187,7 +186,7 @@ async fn required_algorithm_cannot_be_omitted() {
                 "resource" => "https://api.example",
                 _ => shop.id(),
             };
-            // An embedded database belongs to one node.
+            // A SQLite database belongs to one node.
             server.stop().await;
             let refused = starts(&config, &clock, &entropy).await.err().unwrap();
             assert!(
@@ -205,7 +204,7 @@ async fn required_algorithm_cannot_be_omitted() {
     }
 }
 
-/// The threads of a node that was stopped let go of an embedded database a little later.
+/// The threads of a stopped node close a SQLite database a little later.
 async fn starts(config: &Config, clock: &Clock, entropy: &Entropy) -> Result<App, StartError> {
     let begun = std::time::Instant::now();
     while portcullis::db::Claim::on(&config.database_url()).is_err() {

@@ -1,5 +1,5 @@
-//! A row of the key table that somebody changed who can write to the database and lacks the KEK: it is
-//! never published and never signs, and a revoked key stays dead (fault F14).
+//! F14: an attacker who can write to the database and lacks the KEK changes a row of the key table. The row
+//! is never published and never signs, and a revoked key stays revoked.
 
 use portcullis::app::{App, StartError};
 use portcullis::key_manager::Act;
@@ -13,18 +13,18 @@ use crate::fixtures::{Db, apply, log, on_both_databases};
 use crate::nodes::{Node, World};
 
 const ES256: Ring = Ring::token(Alg::ES256);
-/// At least so many kinds of changes.
+/// The minimum number of kinds of changes.
 const KINDS: usize = 64;
 
-/// One kind of change.
+/// A kind of change.
 struct Kind {
     name: String,
     statements: Vec<String>,
-    /// The row names another KEK, so a node that starts on it refuses: nothing may be made beside it.
+    /// The row names another KEK, so a node that starts on it fails and creates nothing.
     other_kek: bool,
 }
 
-/// The row that is attacked, and those from which parts are taken.
+/// The attacked row, and the rows that parts are taken from.
 struct Rows {
     all: Vec<SigningKey>,
     victim: SigningKey,
@@ -37,7 +37,8 @@ impl Rows {
         table.read(world.now()).await.unwrap().keys
     }
 
-    /// `generation` of the ring of access tokens is attacked; `other` lends its parts.
+    /// The key of this `generation` in the ring of access tokens is attacked, and parts are taken from
+    /// `other`.
     async fn of(world: &World, node: &Node, generation: i64, other: i64) -> Self {
         let all = Self::read(world, node).await;
         let find = |generation| {
@@ -54,7 +55,7 @@ impl Rows {
         ring.among(&self.all).next().unwrap()
     }
 
-    /// All rows as they were.
+    /// All rows before the change.
     fn restore(&self, world: &World) {
         let inserts = self.all.iter().map(insert);
         let all = std::iter::once("DELETE FROM signing_keys".to_owned())
@@ -86,12 +87,12 @@ fn insert(row: &SigningKey) -> String {
     )
 }
 
-/// The parts of a sealed value: version, KEK, nonce, ciphertext with its tag.
+/// The parts of a sealed value: version, KEK, nonce, and ciphertext with its tag.
 const VERSION: usize = 0;
 const KEK: usize = 1;
 const NONCE: usize = 2;
 const CIPHER: usize = 3;
-/// GCM's tag, at the end of the ciphertext.
+/// The length of the GCM tag at the end of the ciphertext.
 const TAG: usize = 16;
 
 fn with_part(sealed: &str, part: usize, text: &str) -> String {
@@ -100,7 +101,7 @@ fn with_part(sealed: &str, part: usize, text: &str) -> String {
     parts.join(".")
 }
 
-/// One bit of a part's bytes turned over.
+/// Returns a part with one bit flipped.
 fn flipped(sealed: &str, part: usize, byte: usize, bit: u8) -> String {
     let mut bytes = from_base64url(sealed.split('.').nth(part).unwrap()).unwrap();
     bytes[byte] ^= 1 << bit;
@@ -113,7 +114,7 @@ fn length(sealed: &str, part: usize) -> usize {
         .len()
 }
 
-/// Every kind of change, as statements on the victim's row.
+/// Returns every kind of change, as statements on the attacked row.
 fn kinds(rows: &Rows) -> Vec<Kind> {
     let kid = &rows.victim.kid;
     let update = |what: &str| format!("UPDATE signing_keys SET {what} WHERE kid = '{kid}'");
@@ -154,13 +155,13 @@ fn kinds(rows: &Rows) -> Vec<Kind> {
     kinds
 }
 
-/// Ciphertext, tag, nonce, form, and the values of other rows.
+/// Changes of the ciphertext, tag, nonce and format, and values of other rows.
 fn sealed_values(rows: &Rows) -> Vec<(String, String)> {
     let sealed = rows.victim.sealed.as_str();
     let cipher = length(sealed, CIPHER);
     let mut values = Vec::new();
     for (n, byte) in [0, 1, (cipher - TAG) / 2].into_iter().enumerate() {
-        // The value of a destroyed key has a ciphertext of no bytes: its tag is all there is.
+        // The ciphertext of a destroyed key is empty, so its tag is all there is.
         let bit = u8::try_from(n).unwrap();
         values.push((
             format!("bit {bit} of byte {byte} of the ciphertext"),
@@ -227,7 +228,7 @@ fn sealed_values(rows: &Rows) -> Vec<(String, String)> {
     values
 }
 
-/// Another public half, or this one in another form.
+/// Another public key, or the same one in another format.
 fn public_halves(rows: &Rows) -> Vec<(&'static str, String)> {
     let own: Value = serde_json::from_str(&rows.victim.public_jwk).unwrap();
     let with = |name: &str, value: &str| {
@@ -257,7 +258,7 @@ fn public_halves(rows: &Rows) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Every other column that is no instant of the timetable.
+/// Every other column, except the timestamps of the schedule.
 const COLUMNS: [&str; 10] = [
     "kid = 'attacker'",
     "kid = ''",
@@ -271,7 +272,7 @@ const COLUMNS: [&str; 10] = [
     "revoke_reason = 'x'",
 ];
 
-/// Every instant, both ways, and absent.
+/// Every timestamp, earlier, later and absent.
 fn instants(rows: &Rows) -> Vec<&'static str> {
     let always = [
         "publish_at = publish_at - 1",
@@ -300,7 +301,7 @@ fn instants(rows: &Rows) -> Vec<&'static str> {
     always.into_iter().chain(ended).collect()
 }
 
-/// A node that starts now, if it does.
+/// Starts a node, and returns it if the start succeeds.
 async fn starts(world: &World) -> Result<App, StartError> {
     let clock = Clock::Settable(world.clock.clone());
     App::start_with(
@@ -312,13 +313,13 @@ async fn starts(world: &World) -> Result<App, StartError> {
     .await
 }
 
-/// What anybody is shown of the keys.
+/// Returns what the server publishes of the keys.
 fn shown(view: &KeyView) -> String {
     let bytes = |use_| String::from_utf8_lossy(&view.published(use_).bytes).into_owned();
     bytes(Use::Token) + &bytes(Use::Feed)
 }
 
-fn alarmed(mark: usize) -> bool {
+fn alerted(mark: usize) -> bool {
     log::since(mark).iter().any(|event| {
         let is = |name: &str, value: &str| event.get(name).is_some_and(|text| text == value);
         is("event", "key.corrupt") && is("severity", "critical")
@@ -343,9 +344,9 @@ async fn tampered_key_row_is_never_published_or_used(#[case] db: Db) {
     {
         let mark = log::mark();
         execute(&world.config, &statements.join("; "));
-        // A running node says so, and goes on with the good copy that it holds.
+        // A running node reports the row, and continues with the valid copy in memory.
         node.app.refresh_key_view().await.unwrap();
-        assert!(alarmed(mark), "no alarm: {name}");
+        assert!(alerted(mark), "no alert: {name}");
         if !name.starts_with("kid = ") {
             let signer = node.app.keys().signer(ES256).map(str::to_owned);
             assert_eq!(signer.as_deref(), Some(victim.kid.as_str()), "{name}");
@@ -355,15 +356,9 @@ async fn tampered_key_row_is_never_published_or_used(#[case] db: Db) {
         for token in node.signs().await {
             assert!(node.accepts(&token), "{name}");
         }
-        // A node without a good copy never shows what does not open, and another key signs.
-        let snapshot = node
-            .app
-            .key_manager
-            .table()
-            .read(world.now())
-            .await
-            .unwrap();
-        let keychain = node.app.key_manager.table().keychain();
+        // A node without a valid copy never publishes a row that does not open, and another key signs.
+        let snapshot = node.app.keeper.table().read(world.now()).await.unwrap();
+        let keychain = node.app.keeper.table().keychain();
         let view = KeyView::build(
             &snapshot.keys,
             &snapshot.blocked,
@@ -376,7 +371,7 @@ async fn tampered_key_row_is_never_published_or_used(#[case] db: Db) {
         assert!(keys.iter().all(|key| good.keys.contains(key)), "{name}");
         assert!(!shown(&view).contains(&victim.kid), "{name}");
         assert_eq!(view.signer(ES256), Some(other.kid.as_str()), "{name}");
-        // The same through the front door. An embedded database belongs to one node.
+        // The same through HTTP. A SQLite database belongs to one node.
         if db == Db::Postgres {
             match (starts(&world).await, other_kek) {
                 (Ok(fresh), false) => {
@@ -397,8 +392,8 @@ async fn tampered_key_row_is_never_published_or_used(#[case] db: Db) {
     inserted(&world, &node, victim).await;
 }
 
-/// The same on a key that is revoked, and what would take the revocation back: it stays dead for a
-/// node that knew it and for one that never did.
+/// Does the same with a revoked key, including changes that would undo the revocation. The key stays revoked
+/// for a node that knew of the revocation, and for one that did not.
 #[apply(on_both_databases)]
 #[actix_web::test]
 async fn revoked_key_stays_revoked_after_row_tampering(#[case] db: Db) {
@@ -429,7 +424,7 @@ async fn revoked_key_stays_revoked_after_row_tampering(#[case] db: Db) {
         )],
         other_kek: false,
     });
-    // The row as it was before, private half and all.
+    // The complete row as it was before, including the private key.
     let old = Kind {
         name: "the old row put back".to_owned(),
         statements: vec![
@@ -462,7 +457,7 @@ async fn revoked_key_stays_revoked_after_row_tampering(#[case] db: Db) {
     }
 }
 
-/// An attacker's own public key: never published.
+/// The public key of an attacker is never published.
 async fn inserted(world: &World, node: &Node, victim: &SigningKey) {
     let pair = Generated::new(Alg::ES256, 2_048, &Entropy::seeded(66)).unwrap();
     let row = SigningKey {
@@ -481,7 +476,7 @@ async fn inserted(world: &World, node: &Node, victim: &SigningKey) {
     assert_eq!(view.signer(ES256), Some(victim.kid.as_str()));
 }
 
-/// A revocation by hand holds even on a row that does not open.
+/// A key revoked by command stays revoked even if its row does not open.
 async fn revoked_by_hand(db: Db) {
     let world = World::new(db, |_| {}).await;
     let node = world.node(0).await;
@@ -500,7 +495,7 @@ async fn revoked_by_hand(db: Db) {
     assert_ne!(
         node.app.keys().signer(ES256),
         Some(kid.as_str()),
-        "the node remembers"
+        "the node still rejects it"
     );
 }
 

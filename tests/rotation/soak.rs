@@ -1,5 +1,5 @@
-//! Through the front door: sign-ins, refreshes and checks in a loop, over three forced rotations and
-//! one emergency. No request fails but those whose token was meant to die.
+//! A soak test over HTTP: sign-ins, refreshes and verifications in a loop, over three forced rotations and
+//! one emergency revocation. Only requests whose token was revoked fail.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::fixtures::{Browser, Db, ISSUER, Server, TestClient, Tokens, apply, on
 
 const ES256: Ring = Ring::token(Alg::ES256);
 
-/// An API with its own copy of the keys; it fetches them anew when it meets a kid that it lacks.
+/// An API with its own copy of the keys, which it fetches again when a token has an unknown `kid`.
 struct Api {
     verifier: Verifier,
     fetches: usize,
@@ -47,7 +47,7 @@ async fn fetch(server: &Server) -> JwkSet {
     serde_json::from_str(&answer.body).unwrap()
 }
 
-/// A person at work: each round a fresh code, its tokens, a refresh, and a look at UserInfo.
+/// A user: each round gets a new code, exchanges it, refreshes, and requests UserInfo.
 struct Soak {
     nodes: Vec<Server>,
     shop: TestClient,
@@ -61,7 +61,7 @@ impl Soak {
         let node = &self.nodes[n % self.nodes.len()];
         let other = &self.nodes[(n + 1) % self.nodes.len()];
         let (shop, mut alice) = (self.shop.at(&node.base), self.alice.at(&node.base));
-        // Once an API's token, once one for UserInfo.
+        // A token for the API and one for UserInfo in turn.
         let url = shop.request(&[]);
         let answer = alice.get(&url).await;
         let code = answer.callback("code").expect("alice allowed it before");
@@ -129,7 +129,7 @@ async fn soak(server: Server) {
             .as_str()
             .unwrap()
             .to_owned();
-        assert!(!signers.contains(&kid), "rotation {forced} took place");
+        assert!(!signers.contains(&kid), "rotation {forced} did not happen");
         signers.push(kid);
         if forced < 3 {
             let now = soak.nodes[0].clock.now();
@@ -147,7 +147,7 @@ async fn soak(server: Server) {
             soak.nodes[0].app.key_manager.keep().await.unwrap();
         }
     }
-    // The emergency.
+    // The emergency revocation.
     let doomed = soak.round(n).await;
     let kid = header(doomed.access())["kid"].as_str().unwrap().to_owned();
     let now = soak.nodes[0].clock.now();
@@ -192,7 +192,7 @@ async fn soak(server: Server) {
     assert_eq!(
         soak.api.verdict(&soak.nodes[0], reborn.access()).await,
         Ok(()),
-        "grants live on"
+        "grants stay active"
     );
     for _ in 0..5 {
         let tokens = soak.round(n).await;

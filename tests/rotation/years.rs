@@ -1,5 +1,5 @@
-//! Two years: eight nodes on one Postgres, one on SQLite. The expected keys and no others; every token
-//! of any node verifies at every other one, and wherever keys are as stale as is allowed.
+//! Two simulated years, with eight nodes on PostgreSQL and one on SQLite. Exactly the expected keys exist.
+//! Every token of any node verifies at every other node, and with a key set as old as is allowed.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::fixtures::{Db, ISSUER};
 use crate::nodes::{Node, World, all_at_once};
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// The longest time that a verifier may keep a JWKS.
+/// The longest time that a verifier may cache a JWKS.
 const CACHE: Duration = Duration::from_secs(25 * 3_600);
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -30,7 +30,7 @@ async fn one_node_rotates_for_two_years_on_sqlite() {
     two_years(Db::Sqlite, 1).await;
 }
 
-/// A set as somebody fetched it.
+/// A key set as it was fetched.
 type Fetched = (Timestamp, JwkSet);
 
 async fn two_years(db: Db, many: i64) {
@@ -39,7 +39,7 @@ async fn two_years(db: Db, many: i64) {
     let (start, end) = (world.now(), world.now() + DAY * 730);
     let mut nodes = Vec::new();
     for n in 0..many {
-        // ClockMonitor are up to two seconds apart.
+        // The clocks are up to 2 s apart.
         nodes.push(world.node((n % 5 - 2) * 1_000_000).await);
     }
     let mut fetched: Vec<Fetched> = Vec::new();
@@ -49,7 +49,7 @@ async fn two_years(db: Db, many: i64) {
         all_at_once(&nodes).await;
         let now = world.now();
         fetched.push((now, published(&nodes[steps % nodes.len()])));
-        // The stalest copy that anybody may still use: older ones are thrown away.
+        // The oldest copy that may still be in use. Older ones are dropped.
         while fetched.len() > 1 && fetched[1].0 + CACHE <= now {
             fetched.remove(0);
         }
@@ -72,7 +72,7 @@ async fn two_years(db: Db, many: i64) {
             checks += nodes.len() + 1;
         }
         tokens += fresh.len();
-        // Those of one node are looked at again for as long as they live.
+        // The tokens of one node are verified again until they expire.
         living.extend(fresh.into_iter().take(2).map(|token| (now, token)));
         one_signer(&nodes);
         steps += 1;
@@ -91,7 +91,7 @@ async fn two_years(db: Db, many: i64) {
     );
 }
 
-/// The next interesting instant: around each change of a signer, and every ten days.
+/// Returns the next relevant instant: around each change of a signer, and every ten days.
 fn next(node: &Node, now: Timestamp, start: Timestamp) -> Timestamp {
     let keys = node.app.keys();
     let changes = Ring::token(portcullis::keys::Alg::ES256)
@@ -138,7 +138,7 @@ fn verifier(keys: &JwkSet) -> Verifier {
         .unwrap()
 }
 
-/// All nodes whose clocks show the same half of a change agree on who signs.
+/// All nodes whose clocks are on the same side of a change agree on the signer.
 fn one_signer(nodes: &[Node]) {
     for ring in nodes[0].app.key_manager.table().rings() {
         for node in nodes {

@@ -1,4 +1,4 @@
-//! What is written down about changes and sign-ins, and its seals.
+//! The audit log of changes and sign-ins, and its seals.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use portcullis::time::Timestamp;
 use crate::fixtures::{Db, Server, apply, on_both_databases};
 
 impl Server {
-    /// Every event, by name: the clock of a story stands still, so they have no order.
+    /// Returns all events by name. The clock of a test does not advance by itself, so they have no order.
     async fn audited(&self) -> Vec<Row> {
         let rows = self.app.store.read(|tx| tx.last_audit(1_000)).await;
         let mut rows = rows.unwrap();
@@ -17,7 +17,7 @@ impl Server {
         rows
     }
 
-    /// Seals what waits, as each node does.
+    /// Seals the waiting events, as each node does.
     async fn seals(&self) -> Vec<Seal> {
         let app = self.app.clone();
         self.write(move |tx| tx.seal_audit(&app.secret)).await
@@ -206,12 +206,12 @@ async fn expired_audit_events_are_deleted_and_chain_continues(#[case] db: Db) {
         seals[1].mac,
         server.app.secret.audit_seal(old + 1, before, &row)
     );
-    let told = seals[4].row.clone().unwrap();
-    assert_eq!(told.name, "audit.swept");
+    let event = seals[4].row.clone().unwrap();
+    assert_eq!(event.name, "audit.swept");
     assert!(
-        told.detail.contains(&format!("\"through\":{old}")),
+        event.detail.contains(&format!("\"through\":{old}")),
         "{}",
-        told.detail
+        event.detail
     );
 }
 

@@ -1,5 +1,5 @@
-//! Spellings of one authority (RFC 9110 §4.2.3, RFC 3986 §6.2) in `Host`, in request targets and in
-//! `Origin`.
+//! Equivalent spellings of one authority (RFC 9110 §4.2.3, RFC 3986 §6.2) in `Host`, in request targets and
+//! in `Origin`.
 
 use crate::fixtures::{Answer, Db, Server, apply, on_both_databases, raw};
 
@@ -8,7 +8,7 @@ async fn ask(server: &Server, target: &str, host: &str) -> Answer {
     raw::bytes(&server.base, text.into_bytes()).await.unwrap()
 }
 
-/// Hosts that are refused whatever the issuer is.
+/// Hosts that are rejected for any issuer.
 const MALFORMED: [&str; 15] = [
     "",
     ".",
@@ -71,7 +71,7 @@ async fn equivalent_authorities_are_served(#[case] db: Db) {
         );
     }
 
-    // The port of plain http, and other spellings of this machine.
+    // The default port of plain HTTP, and other spellings of this machine.
     let local = Server::with(server.db, |config| {
         config.issuer = Some("http://localhost".to_owned());
         config.http.accept_hosts = vec![

@@ -1,4 +1,4 @@
-//! Several secrets of one client live side by side, each with an end of its own.
+//! Several secrets of one client are valid at the same time, each with its own expiry.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ async fn new_client_secret_works_at_once_on_every_node(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
     let old = shop.secret.clone().unwrap();
-    // The client is remembered from here on; nobody tells this node of the new secret.
+    // The client is cached from here on, and this node is not notified of the new secret.
     assert_eq!(shop.proves(&old).await.status, 200);
     let (entropy, now) = (server.app.entropy.clone(), server.clock.now());
     let secret = Secret::client_secret(&entropy);
@@ -95,7 +95,7 @@ async fn last_use_of_client_secret_is_recorded(#[case] db: Db) {
     let (second, _) = server.adds_secret(&shop, "second").await;
     assert_eq!(shop.proves(&second).await.status, 200);
     let id = shop.client.id.clone();
-    // It is noted beside the request, by a transaction that this one waits behind.
+    // The use is recorded in the background, by a transaction that this one waits for.
     let mut used = (None, None);
     for _ in 0..1_000 {
         let id = id.clone();

@@ -1,4 +1,4 @@
-//! Signing in: the authorization code flow.
+//! The authorization code flow.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ async fn replayed_code_revokes_grant(#[case] db: Db) {
     assert_eq!(
         server.count("SELECT count(*) AS n FROM revocations"),
         2,
-        "one of dave's, one of the grant"
+        "one of dave, one of the grant"
     );
 }
 
@@ -98,10 +98,10 @@ async fn public_client_completes_code_flow_with_pkce(#[case] db: Db) {
         .redeems_with(&code, &[("redirect_uri", "http://127.0.0.1:51004/cb")])
         .await
         .ok();
-    let stranger = phone
+    let other = phone
         .redeems_with(&code, &[("code_verifier", &"y".repeat(43))])
         .await;
-    stranger.refused("invalid_grant", "token.rejected", "replayed_by_stranger");
+    other.refused("invalid_grant", "token.rejected", "replayed_by_stranger");
     assert_eq!(
         server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"),
         0
@@ -155,14 +155,14 @@ async fn code_is_rejected_after_user_revocation(#[case] db: Db) {
     let page = alice.opens(&shop.request(&[])).await;
     assert!(
         page.body.contains("login-submit"),
-        "the old session is dead too"
+        "the old session has ended as well"
     );
     let back = alice.fills_in(&page, "alice", PASSWORD).await;
     let tokens = shop.redeems(&back.callback("code").unwrap()).await.ok();
     assert_eq!(
         tokens.access_claims()["rev"],
         "1.1.2",
-        "the new login lives at once"
+        "the new login is valid at once"
     );
 }
 
@@ -204,11 +204,11 @@ async fn denied_consent_returns_access_denied(#[case] db: Db) {
 async fn prompt_none_never_shows_a_page(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
-    let stranger = server
+    let other = server
         .browser()
         .opens(&shop.request(&[("prompt", "none")]))
         .await;
-    stranger.refused("login_required", "authz.rejected", "login");
+    other.refused("login_required", "authz.rejected", "login");
     let mut alice = server.signed_in("alice").await;
     let unasked = alice.opens(&shop.request(&[("prompt", "none")])).await;
     unasked.refused("consent_required", "authz.rejected", "consent");
@@ -329,12 +329,12 @@ async fn cross_site_post_is_stored_and_continues_by_get(#[case] db: Db) {
         .send("POST", "/oauth2/authorize", &headers, Some(body))
         .await;
     assert_eq!(stored.status, 303);
-    assert!(alice.cookies.is_empty(), "no cookie is touched");
+    assert!(alice.cookies.is_empty(), "no cookie changes");
     alice.cookies = cookies;
     let page = alice.opens(&stored.own_redirect().unwrap()).await;
     assert!(
         page.body.contains("consent-allow"),
-        "her session counts again"
+        "her session is used again"
     );
 }
 
@@ -427,7 +427,7 @@ async fn client_authenticates_only_by_registered_method(#[case] db: Db) {
         (vec![], vec![("client_id", shop.id())], "method"),
         (
             vec![],
-            vec![("client_id", "nobody"), ("client_secret", "x")],
+            vec![("client_id", "unknown"), ("client_secret", "x")],
             "unknown",
         ),
     ];
@@ -455,8 +455,8 @@ async fn client_authenticates_only_by_registered_method(#[case] db: Db) {
 #[actix_web::test]
 async fn metadata_lists_what_is_served(#[case] db: Db) {
     let server = Server::start(db).await;
-    let mut anybody = server.browser();
-    let document = anybody.get("/.well-known/openid-configuration").await;
+    let mut browser = server.browser();
+    let document = browser.get("/.well-known/openid-configuration").await;
     assert_eq!(document.header("access-control-allow-origin"), Some("*"));
     let metadata = document.json();
     assert_eq!(metadata["issuer"], ISSUER);
@@ -465,21 +465,25 @@ async fn metadata_lists_what_is_served(#[case] db: Db) {
         serde_json::json!(["S256"])
     );
     assert_eq!(
-        anybody
+        browser
             .get("/.well-known/oauth-authorization-server")
             .await
             .body,
         document.body
     );
-    let jwks = anybody.get("/oauth2/jwks").await;
-    assert_eq!(anybody.get("/.well-known/jwks.json").await.body, jwks.body);
+    let jwks = browser.get("/oauth2/jwks").await;
+    assert_eq!(browser.get("/.well-known/jwks.json").await.body, jwks.body);
     let etag = jwks.header("etag").unwrap().to_owned();
-    let unchanged = anybody
+    let unchanged = browser
         .send("GET", "/oauth2/jwks", &[("If-None-Match", &etag)], None)
         .await;
     assert_eq!((unchanged.status, unchanged.body.as_str()), (304, ""));
     let keys = jwks.json()["keys"].as_array().unwrap().clone();
-    assert_eq!(keys.len(), 4, "a signer and a standby of each algorithm");
+    assert_eq!(
+        keys.len(),
+        4,
+        "a signing key and a next key of each algorithm"
+    );
     assert!(keys.iter().all(|key| key.get("d").is_none()));
 }
 

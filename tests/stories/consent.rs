@@ -1,4 +1,4 @@
-//! Remembered consent: which changes of a client's registration make the server ask again.
+//! Remembered consent: after which changes of a client's registration the server asks again.
 
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ async fn assert_asked(web: &TestClient, alice: &mut Browser) {
     assert!(back.callback("code").is_some(), "{}", back.body);
 }
 
-/// Asserts that alice's remembered consent still counts.
+/// Asserts that the server accepts alice's remembered consent.
 async fn assert_not_asked(web: &TestClient, alice: &mut Browser) {
     for changed in [&[][..], &[("prompt", "none")]] {
         let back = alice.opens(&web.request(changed)).await;
@@ -69,23 +69,23 @@ fn consent_is_asked_again_only_after_redirect_uris_change(#[case] db: Db) {
         assert!(back.callback("code").is_some(), "{}", back.body);
         assert_not_asked(&web, &mut alice).await;
 
-        // A change of anything else keeps the consent.
+        // A change of another field keeps the consent.
         update(&site, &web, &mut alice, "Corner Shop 2", &[]).await;
         assert_not_asked(&web, &mut alice).await;
 
-        // Another redirect URI, although this request names the one that alice consented to.
+        // A second redirect URI is added. The request still names the one that alice consented to.
         let both = [CALLBACK, SECOND_CALLBACK];
         update(&site, &web, &mut alice, "Corner Shop 3", &both).await;
         assert_asked(&web, &mut alice).await;
         assert_not_asked(&web, &mut alice).await;
 
-        // The same redirect URIs in another order.
+        // The redirect URIs are the same in another order.
         let swapped = [SECOND_CALLBACK, CALLBACK];
         update(&site, &web, &mut alice, "Corner Shop 4", &swapped).await;
         assert_not_asked(&web, &mut alice).await;
 
-        // One redirect URI less. The consent of the first registration has been replaced, so it does not
-        // come back with the registration.
+        // One redirect URI is removed. The consent of the first registration was replaced, so it does not
+        // apply again.
         update(&site, &web, &mut alice, "Corner Shop 5", &[CALLBACK]).await;
         assert_asked(&web, &mut alice).await;
         assert_not_asked(&web, &mut alice).await;

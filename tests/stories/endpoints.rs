@@ -17,24 +17,27 @@ async fn userinfo_returns_claims_of_granted_scope(#[case] db: Db) {
     let shop = server.shop().await;
     let mut alice = server.browser();
     let plain = shop.redeems(&alice.allows(&shop).await).await.ok();
-    let told = alice.asks_userinfo("GET", plain.access()).await.json();
-    assert_eq!(told, serde_json::json!({ "sub": plain.id_claims()["sub"] }));
+    let claims = alice.asks_userinfo("GET", plain.access()).await.json();
+    assert_eq!(
+        claims,
+        serde_json::json!({ "sub": plain.id_claims()["sub"] })
+    );
 
     let url = shop.request(&[("scope", "openid profile email")]);
     let more = shop.redeems(&alice.allows_request(&url).await).await.ok();
     for method in ["GET", "POST"] {
         let answer = alice.asks_userinfo(method, more.access()).await;
         assert_eq!(answer.header("cache-control"), Some("no-store"));
-        let told = answer.json();
-        assert_eq!(told["email"], "alice@mail.example");
+        let claims = answer.json();
+        assert_eq!(claims["email"], "alice@mail.example");
         assert_eq!(
             (
-                told["email_verified"].is_boolean(),
-                told["updated_at"].is_number()
+                claims["email_verified"].is_boolean(),
+                claims["updated_at"].is_number()
             ),
             (true, true)
         );
-        assert_eq!(told["preferred_username"], "alice");
+        assert_eq!(claims["preferred_username"], "alice");
     }
     let form = format!("access_token={}", more.access());
     let kind = ("Content-Type", "application/x-www-form-urlencoded");
@@ -251,7 +254,7 @@ async fn client_credentials_token_acts_for_the_client(#[case] db: Db) {
 }
 
 impl Answer {
-    /// A refusal whose private reason is not the story.
+    /// Asserts an error response without checking its private reason.
     #[track_caller]
     fn callback_free_refusal(&self, code: &str) {
         assert_eq!(

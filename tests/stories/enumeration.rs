@@ -1,5 +1,5 @@
-//! Who exists? Neither an answer nor its time tells: a wrong password, a name that nobody has, and the
-//! right password of somebody who is switched off.
+//! User enumeration: neither the response nor its time distinguishes a wrong password, an unknown name, and
+//! the right password of a disabled user.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ const KINDS: [(&str, &str); 3] = [
     ("dave", PASSWORD),
 ];
 
-/// One try at a sign-in page, and the page that comes back.
+/// Attempts to sign in once, and returns the resulting page.
 async fn tries(browser: &mut Browser, page: &Answer, kind: (&str, &str)) -> (Answer, Duration) {
     let (authorization, csrf) = (page.hidden("authorization"), page.hidden("csrf"));
     let fields = [
@@ -38,7 +38,7 @@ async fn sign_in_timing_does_not_reveal_users(#[case] db: Db) {
     let shop = server.shop().await;
     let mut browser = server.browser();
     let mut worst = f64::MAX;
-    // Repeated before it fails: other work on the machine must not pass for a leak.
+    // Measured again before it fails, because other work on the machine must not look like a leak.
     for _ in 0..2 {
         let mut took: [Vec<Duration>; 3] = Default::default();
         let mut page = browser.opens(&shop.request(&[])).await;
@@ -48,7 +48,7 @@ async fn sign_in_timing_does_not_reveal_users(#[case] db: Db) {
                 took.push(time);
                 page = next;
             }
-            // What failed so far must not slow anybody down, nor the sign-in grow old.
+            // The failures so far must not delay the next attempts, and the sign-in page must not expire.
             server.execute("DELETE FROM throttles");
             if round % 100 == 99 {
                 server.advance(Duration::from_secs(60));

@@ -10,19 +10,19 @@ use crate::fixtures::client::{basic, claims};
 use crate::fixtures::server::sweep;
 use crate::fixtures::{Answer, Db, Server, TestClient, Tokens, apply, on_both_databases};
 
-/// The promise of the feed, from the commit on.
+/// The guaranteed time from the commit of a revocation until services reject the token.
 const PROMISE: Duration = Duration::from_secs(3);
 
 fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// Starts a server whose issuer leads services to it.
+/// Starts a server whose issuer is the address that it listens on, so that services reach it.
 async fn discoverable_server(db: Db) -> Server {
     Server::found_by_services(db, |_| {}).await
 }
 
-/// Signs in at `shop` in a browser of its own and returns what the code buys.
+/// Signs in at `shop` in a new browser, and returns the tokens.
 async fn tokens(server: &Server, shop: &TestClient) -> Tokens {
     let wanted = shop.request(&[("scope", "openid orders:read")]);
     let code = server.browser().allows_request(&wanted).await;
@@ -33,12 +33,12 @@ fn accepts(service: &Verifier, token: &str) -> bool {
     service.verify(token, &Need::any()).is_ok()
 }
 
-/// Waits until a service refuses a token as revoked, and says how long that took.
+/// Waits until a service rejects a token as revoked, and returns how long that took.
 async fn refuses(service: &Verifier, token: &str) -> Duration {
     let begun = Instant::now();
     loop {
         match service.verify(token, &Need::any()) {
-            // A revoked key is gone from the JWKS as well, whichever is heard of first.
+            // A revoked key is removed from the JWKS as well, and either may reach the service first.
             Err(Rejected::Revoked | Rejected::UnknownKey) => return begun.elapsed(),
             Err(other) => panic!("refused for another reason: {other:?}"),
             Ok(_) => {}
@@ -47,11 +47,11 @@ async fn refuses(service: &Verifier, token: &str) -> Duration {
             begun.elapsed() < PROMISE,
             "still accepted after the promise"
         );
-        breathe().await;
+        yield_to_all().await;
     }
 }
 
-/// What the feed answers to somebody with these credentials.
+/// Requests the feed with these credentials.
 async fn asks(server: &Server, path: &str, authorization: Option<&str>) -> Answer {
     let headers: Vec<(&str, &str)> = authorization
         .iter()
@@ -73,17 +73,18 @@ fn frames(answer: &Answer) -> Vec<Value> {
         .collect()
 }
 
-/// Waits until a condition on the feed's place holds, without a clock.
+/// Waits until the position of the feed meets a condition, without moving the clock.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < seconds(20), "{what} did not happen");
-        breathe().await;
+        yield_to_all().await;
     }
 }
 
-/// Gives everything else its turn, sockets included: a task that only yields keeps them waiting.
-async fn breathe() {
+/// Lets all other tasks run, including those that wait for sockets: a task that only yields would keep them
+/// waiting.
+async fn yield_to_all() {
     tokio::task::spawn_blocking(std::thread::yield_now)
         .await
         .unwrap();
@@ -94,7 +95,7 @@ async fn breathe() {
 async fn signing_out_everywhere_reaches_the_services(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let shop = server.shop().await;
-    // Three services; where there is a second node, one of them follows the feed there.
+    // Three services. If there is a second node, one of them follows the feed there.
     let other = match server.db {
         Db::Postgres => Some(server.node().await),
         Db::Sqlite => None,
@@ -110,7 +111,7 @@ async fn signing_out_everywhere_reaches_the_services(#[case] db: Db) {
         .await
         .unwrap();
     let services = [&billing, &orders, &ledger];
-    // She is signed in on the phone and on a laptop; bob is there, too.
+    // Alice is signed in on the phone and on a laptop. Bob is signed in as well.
     let (phone, laptop) = (tokens(&server, &shop).await, tokens(&server, &shop).await);
     let mut bobs = server.browser();
     bobs.signs_in(&shop, "bob").await;
@@ -123,13 +124,13 @@ async fn signing_out_everywhere_reaches_the_services(#[case] db: Db) {
             assert!(accepts(service, tokens.access()));
         }
     }
-    // The phone is gone: she signs out everywhere.
+    // The phone is lost, so she signs out everywhere.
     server.signs_out_everywhere("alice").await;
     for service in services {
         for tokens in [&phone, &laptop] {
             refuses(service, tokens.access()).await;
         }
-        assert!(accepts(service, bob.access()), "nobody else is touched");
+        assert!(accepts(service, bob.access()), "no other user is affected");
     }
     for tokens in [&phone, &laptop] {
         shop.refreshes(tokens.refresh(), &[]).await.refused(
@@ -138,7 +139,7 @@ async fn signing_out_everywhere_reaches_the_services(#[case] db: Db) {
             "grant_ended",
         );
     }
-    // Her new login works at once, at each of them.
+    // Her new login works at once at each service.
     let new = tokens(&server, &shop).await;
     for service in services {
         assert!(accepts(service, new.access()));
@@ -151,17 +152,17 @@ async fn every_kind_of_revocation_reaches_the_services(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let shop = server.shop().await;
     let service = server.service("orders-1").await;
-    // A revoked access token, and only that.
+    // A revoked access token, and no other token of the grant.
     let (one, other) = (tokens(&server, &shop).await, tokens(&server, &shop).await);
     assert_eq!(shop.revokes(one.access()).await.status, 200);
     refuses(&service, one.access()).await;
     assert!(accepts(&service, other.access()));
     let again = shop.refreshes(one.refresh(), &[]).await.ok();
-    assert!(accepts(&service, again.access()), "its grant lives");
-    // A revoked refresh token takes its grant along.
+    assert!(accepts(&service, again.access()), "its grant is active");
+    // A revoked refresh token, and with it the tokens of its grant.
     assert_eq!(shop.revokes(again.refresh()).await.status, 200);
     refuses(&service, again.access()).await;
-    // A thief's replay ends the grant.
+    // A replayed refresh token revokes the grant.
     let next = shop.refreshes(other.refresh(), &[]).await.ok();
     let last = shop.refreshes(next.refresh(), &[]).await.ok();
     shop.refreshes(other.refresh(), &[]).await.refused(
@@ -172,7 +173,7 @@ async fn every_kind_of_revocation_reaches_the_services(#[case] db: Db) {
     for tokens in [&other, &next, &last] {
         refuses(&service, tokens.access()).await;
     }
-    // So does the replay of a code.
+    // A replayed code revokes the grant as well.
     let wanted = shop.request(&[("scope", "openid orders:read")]);
     let code = server.browser().allows_request(&wanted).await;
     let bought = shop.redeems(&code).await.ok();
@@ -188,7 +189,7 @@ async fn every_kind_of_revocation_reaches_the_services(#[case] db: Db) {
     assert!(accepts(&service, signed_in.access()));
     alice.signs_out().await;
     refuses(&service, signed_in.access()).await;
-    // A client that is switched off.
+    // A disabled client.
     let held = tokens(&server, &shop).await;
     assert!(accepts(&service, held.access()));
     let (id, now) = (shop.client.id.clone(), server.clock.now());
@@ -301,7 +302,10 @@ async fn feed_positions_reveal_missing_records(#[case] db: Db) {
         (Some(2), Some(4))
     );
     let other_epoch = frames(&asks(&server, "/revocations?after=0:9", Some(&own)).await);
-    assert_eq!(other_epoch[0]["after"], 0, "an older epoch: everything");
+    assert_eq!(
+        other_epoch[0]["after"], 0,
+        "a subscriber of an older epoch gets all records"
+    );
     asks(&server, "/revocations?after=1:5", Some(&own))
         .await
         .is_conflict();
@@ -319,7 +323,7 @@ async fn feed_positions_reveal_missing_records(#[case] db: Db) {
             .await
             .refused("invalid_request", "feed.denied", reason);
     }
-    // Nothing in a frame says whom it is about.
+    // Nothing in a frame identifies the user or client concerned.
     let text = asks(&server, "/revocations", Some(&own)).await.body;
     let sub = claims(tokens(&server, &shop).await.access())["sub"]
         .as_str()
@@ -337,7 +341,8 @@ async fn long_poll_returns_on_new_record(#[case] db: Db) {
     let own = credentials(&api);
     let poll = asks(&server, "/revocations?after=1:1&wait=20", Some(&own));
     let revoke = async {
-        // It takes the database; the poll is there before. Else it would answer with nothing new.
+        // The revocation holds the database, so the poll starts before it. Otherwise the poll would return
+        // without a record.
         shop.revokes(held.access()).await
     };
     let begun = Instant::now();
@@ -359,7 +364,8 @@ async fn records_expire_with_the_last_affected_token(#[case] db: Db) {
     server.app.poll().await.unwrap();
     let own = credentials(&api);
     let packed = |answer: &Answer| frames(answer)[0]["records"].as_str().unwrap().len();
-    // Of the token: its exp and a minute. Of the user: the longest life, a minute, five seconds.
+    // For the token: its `exp` and one minute. For the user: the longest token lifetime, one minute and five
+    // seconds.
     server.advance(seconds(300 + 59));
     assert_eq!(
         packed(&asks(&server, "/revocations", Some(&own)).await),
@@ -382,7 +388,7 @@ async fn records_expire_with_the_last_affected_token(#[case] db: Db) {
     server.write(move |tx| sweep(tx, now)).await;
     assert_eq!(server.count("SELECT count(*) AS n FROM revocations"), 0);
     let left = frames(&asks(&server, "/revocations", Some(&own)).await);
-    assert_eq!(left[0]["last"], 3, "numbers are not given twice");
+    assert_eq!(left[0]["last"], 3, "numbers are not assigned twice");
 }
 
 #[apply(on_both_databases)]
@@ -409,7 +415,7 @@ async fn feed_response_holds_one_frame(#[case] db: Db) {
         (1, (Some(65_536), Some(70_000)))
     );
     assert!(rest[0]["as_of_us"].is_u64());
-    // A service asks until nothing is missing.
+    // A service requests frames until none is missing.
     let service = server.subscriber(&api, "billing-1").start().await.unwrap();
     assert_eq!(service.metrics().records, 70_000);
 }
@@ -428,10 +434,10 @@ async fn unknown_subscriber_does_not_block_acknowledgements(#[case] db: Db) {
         max_age: None,
         acked_at: server.clock.now(),
     };
-    let (gone, there) = (ack("of-a-newer-database"), ack(api.id()));
+    let (unknown, there) = (ack("of-a-newer-database"), ack(api.id()));
     server
         .write(move |tx| {
-            tx.put_ack(&gone)?;
+            tx.put_ack(&unknown)?;
             tx.put_ack(&there)
         })
         .await;
@@ -454,7 +460,7 @@ async fn acknowledgement_is_recorded(#[case] db: Db) {
     })
     .await;
     drop(service);
-    // What is no acknowledgement is refused.
+    // A malformed acknowledgement is rejected.
     let good = json!({"instance": "a", "epoch": 1, "seq": 1, "kids": []});
     for (change, reason) in [
         (json!({"instance": ""}), "instance"),
@@ -502,7 +508,7 @@ async fn stale_service_answers_503_until_updated(#[case] db: Db) {
     let service = server.service("orders-1").await;
     let held = tokens(&server, &shop).await;
     assert!(accepts(&service, held.access()));
-    // The clock of the world moves, and no news came meanwhile.
+    // The clock moves, and no revocation data arrives meanwhile.
     server.services.advance(seconds(61));
     assert!(
         matches!(
@@ -525,7 +531,7 @@ async fn restored_database_blocks_issuance_until_recover(#[case] db: Db) {
     server.signs_out_everywhere("bob").await;
     server.app.number_waiting().await.unwrap();
     server.app.poll().await.unwrap();
-    // Somebody puts back what the database was an hour ago.
+    // An operator restores the database as it was an hour ago.
     server.execute("UPDATE feed_head SET seq = 0");
     until("restored mode", || server.app.feed.is_restored()).await;
     shop.refreshes(held.refresh(), &[]).await.is_unavailable();
@@ -538,8 +544,8 @@ async fn restored_database_blocks_issuance_until_recover(#[case] db: Db) {
         200,
         "keys are public all the same"
     );
-    // Recovered: everything of before is dead, everything new works.
-    let act = portcullis::key_manager::Act {
+    // After `recover`, all earlier tokens are rejected and new ones work.
+    let act = portcullis::keeper::Act {
         actor: portcullis::audit::Actor::Operator,
         now: server.clock.now(),
     };
@@ -611,7 +617,7 @@ async fn signed_frame_of_subscriber_is_restore_evidence(#[case] db: Db) {
     let frame = answer.json()["frames"][0].as_str().unwrap().to_owned();
     let mut server = server;
     server.unfollow().await;
-    // The node starts anew on an older copy, and its mark is lost with the machine.
+    // The node starts on an older copy, and its high-water mark was lost with the machine.
     server.execute("UPDATE feed_head SET seq = 0, beat = 0");
     backup::forget_marks(&server.config);
     let server = server.restarted().await;
@@ -633,7 +639,7 @@ async fn signed_frame_of_subscriber_is_restore_evidence(#[case] db: Db) {
     assert!(server.app.feed.is_restored());
 }
 
-/// A stream by hand, to see its bytes.
+/// Opens a stream over a plain socket, to read its bytes.
 async fn opens_stream(server: &Server, api: &TestClient) -> reqwest::Response {
     crate::fixtures::browser::http(&server.base)
         .get(format!("{}/revocations/stream", server.base))
@@ -657,7 +663,7 @@ async fn stream_sends_beats_and_closes_cleanly(#[case] db: Db) {
     while !seen.contains("id: 1:1\ndata: ") {
         seen += std::str::from_utf8(&stream.chunk().await.unwrap().unwrap()).unwrap();
     }
-    // The node stops: the stream says when to come back, and ends.
+    // When the node stops, the stream tells the client when to reconnect, and ends.
     server.app.draining.begin();
     let mut rest = String::new();
     while let Some(chunk) = stream.chunk().await.unwrap() {
@@ -710,7 +716,7 @@ async fn opening_stream_is_closed_when_subscriber_is_deleted(#[case] db: Db) {
     let server = Server::start(db).await;
     let api = server.api_server().await;
     server.app.poll().await.unwrap();
-    // As one that looked at its subscriber a moment ago, and is not counted yet.
+    // The stream has checked its subscriber a moment ago, and is not counted yet.
     let mut standing = server.app.feed.streams.standing();
     assert_eq!(server.app.feed.streams.count(), 0);
     let (id, now) = (api.client.id.clone(), server.clock.now());
@@ -737,7 +743,7 @@ impl Answer {
     }
 }
 
-/// The records that an act leaves, by kind, in the order of their letters.
+/// Returns the kinds of the records that an operation writes, in alphabetical order.
 fn records(server: &Server) -> String {
     let kinds = ["C", "G", "J", "K", "S", "U"];
     let many = |kind: &&str| {
@@ -752,7 +758,7 @@ fn records(server: &Server) -> String {
 async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
-    let told = async |act: &str, before: String, wanted: &str| {
+    let assert_records = async |act: &str, before: String, wanted: &str| {
         let mut more: Vec<char> = records(&server).chars().collect();
         for known in before.chars() {
             more.remove(more.iter().position(|kind| *kind == known).unwrap());
@@ -760,34 +766,34 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
         assert_eq!(more.into_iter().collect::<String>(), wanted, "{act}");
     };
     let now = server.clock.now();
-    // Tokens, by their client.
+    // Tokens, revoked by their client.
     let (one, other) = (tokens(&server, &shop).await, tokens(&server, &shop).await);
     let before = records(&server);
     shop.revokes(one.access()).await;
-    told("an access token is revoked", before, "J").await;
+    assert_records("an access token is revoked", before, "J").await;
     let before = records(&server);
     shop.revokes("nothing.of.ours").await;
-    told("nothing is revoked", before, "").await;
+    assert_records("nothing is revoked", before, "").await;
     let before = records(&server);
     shop.revokes(one.refresh()).await;
-    told("a refresh token is revoked", before, "G").await;
-    // Thieves.
+    assert_records("a refresh token is revoked", before, "G").await;
+    // Replays.
     let before = records(&server);
     let next = shop.refreshes(other.refresh(), &[]).await.ok();
     shop.refreshes(next.refresh(), &[]).await.ok();
     shop.refreshes(other.refresh(), &[]).await;
-    told("a refresh token comes back", before, "G").await;
+    assert_records("a refresh token comes back", before, "G").await;
     let code = server.browser().allows(&shop).await;
     shop.redeems(&code).await.ok();
     let before = records(&server);
     shop.redeems(&code).await;
-    told("a code comes back", before, "G").await;
-    // The person.
+    assert_records("a code comes back", before, "G").await;
+    // Operations of the user.
     let mut alice = server.browser();
     alice.allows(&shop).await;
     let before = records(&server);
     alice.signs_out().await;
-    told("a sign-out", before, "S").await;
+    assert_records("a sign-out", before, "S").await;
     let mut alice = server.browser();
     shop.redeems(&alice.allows(&shop).await).await.ok();
     let standing = server.count("SELECT count(*) AS n FROM grants WHERE ended_at IS NULL");
@@ -797,13 +803,13 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     alice
         .post("/account", &[("csrf", &csrf[0]), ("consent", &consent)])
         .await;
-    told(
-        "an application is taken back",
+    assert_records(
+        "a consent is withdrawn",
         before,
         &"G".repeat(usize::try_from(standing).unwrap()),
     )
     .await;
-    // Operators.
+    // Operations of operators.
     let (bob, dave) = server
         .write(|tx| {
             let find = |tx: &mut portcullis::db::Transaction<'_>, name: &str| {
@@ -818,8 +824,8 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     server
         .write(move |tx| tx.revoke_all_for_user(&user, "password", "test", now))
         .await;
-    told(
-        "a password is set, or everything is signed out",
+    assert_records(
+        "a password is set, or the user signs out everywhere",
         before,
         "U",
     )
@@ -828,7 +834,7 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     server
         .write(move |tx| tx.disable_user(&dave, "test", now))
         .await;
-    told("an account is locked", before, "U").await;
+    assert_records("an account is locked", before, "U").await;
     type Act = fn(
         &mut portcullis::db::Transaction<'_>,
         &portcullis::id::ClientId,
@@ -848,7 +854,7 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     for (act, work) in acts {
         let (before, id) = (records(&server), shop.client.id.clone());
         server.write(move |tx| work(tx, &id, now)).await;
-        told(act, before, "C").await;
+        assert_records(act, before, "C").await;
     }
     // Keys.
     let before = records(&server);
@@ -869,9 +875,9 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
         .revoke(&kid, "leaked", &act)
         .await
         .unwrap();
-    told("a key is revoked", before, "K").await;
-    // Time alone ends nothing.
+    assert_records("a key is revoked", before, "K").await;
+    // Expiry alone writes no record.
     let before = records(&server);
     server.advance(seconds(400 * 86_400));
-    told("time passes", before, "").await;
+    assert_records("time passes", before, "").await;
 }

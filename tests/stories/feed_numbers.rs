@@ -1,4 +1,4 @@
-//! Numbers of the revocation feed: in commit order, without gaps, whoever gives them.
+//! Numbers of the revocation feed: in commit order and without gaps, whichever node assigns them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ async fn revokes(store: &Store, name: String) {
     store.transaction(work).await.unwrap();
 }
 
-/// The numbers that stand, in order.
+/// Returns the assigned numbers in order.
 async fn numbers(store: &Store) -> Vec<i64> {
     let list = |tx: &mut portcullis::db::Transaction<'_>| {
         let head = tx.read_head()?;
@@ -37,8 +37,8 @@ async fn numbers(store: &Store) -> Vec<i64> {
     store.read(list).await.unwrap()
 }
 
-/// Several nodes number at once while many revoke; a reader that follows the head never sees a record
-/// appear behind where it stands.
+/// Several nodes assign numbers while many transactions revoke. A reader that follows the head never finds a
+/// record behind its position.
 async fn storm(server: &Server, nodes: &[&Server]) {
     const WRITERS: usize = 8;
     const EACH: usize = 60;
@@ -86,7 +86,7 @@ async fn storm(server: &Server, nodes: &[&Server]) {
     done.store(true, Ordering::SeqCst);
     let (at, seen) = reader.await.unwrap();
     let all = i64::try_from(WRITERS * EACH + 1).unwrap();
-    assert_eq!(at, all, "dave's is the first");
+    assert_eq!(at, all, "the record of dave is the first");
     assert_eq!(seen.len(), usize::try_from(all).unwrap(), "none skipped");
     assert_eq!(
         numbers(&server.app.store).await,
@@ -107,7 +107,8 @@ async fn concurrent_revocations_are_numbered_in_order_on_three_nodes() {
     storm(&server, &[&server, &second, &third]).await;
 }
 
-/// A transaction that began first and commits last gets the last number, and nothing waits for it.
+/// The transaction that commits last gets the last number even if it began first, and no other transaction
+/// waits for it.
 #[actix_web::test]
 async fn late_commit_gets_a_later_number() {
     let server = Server::start(Db::Postgres).await;
@@ -154,7 +155,7 @@ async fn late_commit_gets_a_later_number() {
     );
 }
 
-/// A sequencer that is frozen with the lock in its hand is thrown out; the others go on.
+/// A sequencer that is frozen while it holds the lock is disconnected, and the others continue.
 #[actix_web::test]
 async fn frozen_sequencer_is_disconnected() {
     let server = Server::start(Db::Postgres).await;
@@ -178,7 +179,7 @@ async fn frozen_sequencer_is_disconnected() {
             begun.elapsed() < std::time::Duration::from_secs(3),
             "numbering does not go on"
         );
-        // A round that met the lock gives up; the next one is asked for.
+        // A round that found the lock taken gives up, and the next one is triggered here.
         let _ = server.app.number_waiting().await;
     }
     drop(frozen);

@@ -1,4 +1,5 @@
-//! What a resource server may ask about tokens, what it is told, and who is told nothing.
+//! Token introspection: which tokens a resource server or client may introspect, and what it learns about
+//! them.
 
 use portcullis::id::{ClientId, UserId};
 use portcullis::oauth::resource::Resource;
@@ -38,11 +39,11 @@ async fn resource_server_introspects_only_its_own_tokens(#[case] db: Db) {
         )
         .await
         .ok();
-    let told = api.finds(tokens.access()).await;
+    let response = api.finds(tokens.access()).await;
     let mut claims = tokens.access_claims();
     claims["active"] = true.into();
     claims["token_type"] = "Bearer".into();
-    assert_eq!(told, claims, "the claims of the token, in its own words");
+    assert_eq!(response, claims, "the claims of the token are unchanged");
 
     for (who, token) in [
         (&other, tokens.access()),
@@ -108,12 +109,12 @@ async fn client_introspects_its_own_refresh_token(#[case] db: Db) {
         .redeems(&server.browser().allows(&both).await)
         .await
         .ok();
-    let told = both.finds(first.refresh()).await;
+    let response = both.finds(first.refresh()).await;
     assert_eq!(
-        (&told["active"], &told["client_id"]),
+        (&response["active"], &response["client_id"]),
         (&json!(true), &json!("both"))
     );
-    assert_eq!(told["sub"], first.id_claims()["sub"]);
+    assert_eq!(response["sub"], first.id_claims()["sub"]);
     let second = both.refreshes(first.refresh(), &[]).await.ok();
     assert_eq!(both.introspects(first.refresh()).await.body, INACTIVE);
     both.revokes(second.refresh()).await;
@@ -183,13 +184,13 @@ async fn userinfo_is_signed_when_registered(#[case] db: Db) {
         .ok();
     let answer = server.browser().asks_userinfo("GET", tokens.access()).await;
     assert_eq!(answer.header("content-type"), Some("application/jwt"));
-    let told = server
+    let response = server
         .app
         .keys()
         .verify(&answer.body, "JWT")
         .expect("signed by a published key");
     let expected = json!({ "iss": crate::fixtures::ISSUER, "aud": "signed", "sub": tokens.id_claims()["sub"] });
-    assert_eq!(Value::Object(told), expected);
+    assert_eq!(Value::Object(response), expected);
 }
 
 #[apply(on_both_databases)]
@@ -210,7 +211,7 @@ async fn client_token_is_inactive_after_client_deletion(#[case] db: Db) {
     assert_eq!(
         robot.finds(fresh.access()).await["active"],
         true,
-        "what begins after the cut-off lives"
+        "a grant that begins after the revocation is active"
     );
 }
 

@@ -1,4 +1,4 @@
-//! Rates, addresses and networks. Rates are counted in memory, so one database is enough.
+//! Rate limits, client addresses and networks. Rates are counted in memory, so one database is enough.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::fixtures::{Answer, Db, Server, TestClient, apply, on_both_databases};
 
 const RATES: [&str; 3] = ["limit", "remaining", "reset"];
 
-/// What an answer says of the budget, the same in both families of headers.
+/// Returns the budget that a response reports, which is the same in both families of headers.
 #[track_caller]
 fn budget(answer: &Answer) -> Option<[u64; 3]> {
     let values = RATES.map(|name| {
@@ -35,7 +35,7 @@ async fn limited(change: impl FnOnce(&mut Config)) -> Server {
     Server::with(Db::Sqlite, change).await
 }
 
-/// A client that may act for itself.
+/// Registers a client that may use the client credentials grant.
 async fn machine(server: &Server, id: &str) -> TestClient {
     server
         .register(Client {
@@ -91,7 +91,7 @@ async fn address_budget_refills_every_200_ms() {
             "{n} steps allow {n} more"
         );
     }
-    // Another class has a budget of its own.
+    // Another class of routes has its own budget.
     assert_eq!(
         budget(&stranger.get("/oauth2/userinfo").await),
         Some([300, 299, 1])
@@ -158,7 +158,8 @@ async fn authenticated_client_spends_its_own_budget() {
     for n in 1..=5 {
         let answer = one.asks_for_itself().await;
         assert_eq!(answer.status, 200, "{}", answer.body);
-        // The bucket with the least left: the address has all of its three, the client five and fewer.
+        // Headers report the bucket with the least left: the address has all three requests left, the client
+        // five and fewer.
         let wanted = if n < 3 { [3, 3, 0] } else { [5, 5 - n, 12 * n] };
         assert_eq!(budget(&answer), Some(wanted), "request {n}");
     }
@@ -182,7 +183,7 @@ async fn authenticated_client_spends_its_own_budget() {
         200,
         "another client is not concerned"
     );
-    // Whoever proves nothing pays with the address.
+    // A request without client authentication is charged to the address.
     let mut thief = one.clone();
     thief.secret = other.secret.clone();
     for _ in 0..3 {
@@ -226,7 +227,7 @@ async fn grant_refreshes_thirty_times_a_minute() {
         [("ratelimit.hit".to_owned(), "refresh".to_owned())]
     );
     server.advance(Duration::from_secs(2));
-    // The token that was refused is still good.
+    // The rejected refresh token is still valid.
     shop.refreshes(tokens.refresh(), &[]).await.ok();
 }
 
@@ -248,7 +249,7 @@ async fn report_only_mode_rejects_nothing() {
     );
 }
 
-/// How many requests of these addresses are answered before one is refused.
+/// Returns how many requests of these addresses are answered before one is rejected.
 async fn answered(server: &Server, addresses: &[&str]) -> usize {
     for (n, address) in addresses.iter().enumerate() {
         let status = server.browser().from(address).get("/account").await.status;
@@ -281,7 +282,11 @@ async fn trusted_proxy_sets_address_and_ipv6_64_is_one_client() {
         "what a client makes up is not believed"
     );
     let v6 = ["2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:0:1:2:3:4"];
-    assert_eq!(answered(&server, &v6).await, 2, "one /64, one budget");
+    assert_eq!(
+        answered(&server, &v6).await,
+        2,
+        "all addresses of a /64 share a budget"
+    );
     assert_eq!(answered(&server, &["2001:db8:0:1::1"]).await, 1);
     let odd = server.browser().from("not-an-ip").get("/account").await;
     assert_eq!(odd.status, 400);
@@ -291,7 +296,11 @@ async fn trusted_proxy_sets_address_and_ipv6_64_is_one_client() {
     );
 
     let open = limited(|config| config.limits.per_ip = 2).await;
-    assert_eq!(answered(&open, &v4).await, 2, "nobody believes a stranger");
+    assert_eq!(
+        answered(&open, &v4).await,
+        2,
+        "the header of an untrusted peer is ignored"
+    );
 }
 
 #[actix_web::test]
@@ -337,7 +346,7 @@ async fn denied_addresses_are_rate_limited() {
             assert_eq!(answer.logged().len(), 1, "{address}");
         }
     }
-    // What came from nobody was charged to the proxy, and not to those behind it.
+    // Requests without a valid client address were charged to the proxy, and not to the clients behind it.
     assert_eq!(answered(&server, &["203.0.113.1"]).await, 1);
 }
 
@@ -353,12 +362,15 @@ async fn oldest_session_ends_at_the_session_limit(#[case] db: Db) {
     }
     let account = |answer: &Answer| answer.body.contains("Signed in as");
     server.advance(Duration::from_secs(1));
-    assert!(account(&first.get("/account").await), "fifty may be");
+    assert!(
+        account(&first.get("/account").await),
+        "fifty sessions are allowed"
+    );
     let mut last = server.signed_in("alice").await;
     assert!(account(&last.get("/account").await));
     let ended = "SELECT count(*) AS n FROM sessions WHERE ended_at IS NOT NULL";
     assert_eq!(server.count(ended), 1);
-    // The two oldest began in the same instant, so one of them is gone.
+    // The two oldest sessions began at the same instant, so one of them has ended.
     let standing = [first.get("/account").await, second.get("/account").await];
     assert_eq!(standing.iter().filter(|answer| account(answer)).count(), 1);
     let recorded = "SELECT count(*) AS n FROM revocations WHERE kind = 'S'";
@@ -374,7 +386,7 @@ async fn oldest_grant_is_revoked_at_the_grant_limit(#[case] db: Db) {
     let (shop, other) = (server.shop().await, server.shop().await);
     let mut alice = server.signed_in("alice").await;
     let elsewhere = other.redeems(&alice.allows(&other).await).await.ok();
-    // `signed_in` allowed a client of its own; here are twenty of this one, and one more.
+    // `signed_in` consented to another client. Here are twenty grants of this client, and one more.
     let mut families = Vec::new();
     for _ in 0..21 {
         families.push(shop.redeems(&alice.allows(&shop).await).await.ok());
@@ -385,7 +397,7 @@ async fn oldest_grant_is_revoked_at_the_grant_limit(#[case] db: Db) {
     for family in &families[1..] {
         shop.refreshes(family.refresh(), &[]).await.ok();
     }
-    // Another client's, and another person's, are not concerned.
+    // Grants with another client, and of another user, are not affected.
     other.refreshes(elsewhere.refresh(), &[]).await.ok();
     let recorded = "SELECT count(*) AS n FROM revocations WHERE kind = 'G'";
     assert_eq!(server.count(recorded), 1);

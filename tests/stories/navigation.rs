@@ -1,4 +1,4 @@
-//! What a browser loads without the user's navigation changes nothing.
+//! Requests that are not a navigation of the user change nothing.
 
 use crate::fixtures::{Db, Server, apply, on_both_databases};
 
@@ -83,14 +83,14 @@ async fn silent_renewal_works_only_in_same_site_frame(#[case] db: Db) {
             .await;
         assert!(answer.callback("code").is_some(), "{site}");
     }
-    // A browser sends no cookie there; one that did would not be heard.
+    // A browser sends no cookie in this case. The server would ignore one.
     for site in ["cross-site", "none"] {
         let answer = alice
             .send("GET", &silent, &[frame, ("Sec-Fetch-Site", site)], None)
             .await;
         answer.refused("login_required", "authz.rejected", "cross_site_frame");
     }
-    // By a POST of the client, whose redirect the frame follows.
+    // The request is a POST of the client, and the frame follows its redirect.
     let body = form_urlencoded::Serializer::new(String::new())
         .extend_pairs(web.parameters(&[("prompt", "none")]))
         .finish();
@@ -134,7 +134,7 @@ async fn cross_site_logout_by_post_asks_first(#[case] db: Db) {
         None,
         "the browser keeps its session"
     );
-    // The browser follows with the cookie, and the user is asked.
+    // The browser follows the redirect with the cookie, and the user is asked.
     let asked = alice.get(posted.location().unwrap()).await;
     assert!(asked.body.contains("logout-confirm"), "{}", asked.body);
     assert_eq!(alice.cookies["__Host-sid"], session);

@@ -1,9 +1,9 @@
-//! Networks of a client: where it may prove itself from.
+//! The networks from which a client may authenticate.
 
 use crate::fixtures::client::basic;
 use crate::fixtures::{Answer, Db, Server, TestClient, apply, on_both_databases};
 
-/// A token request of a client at an address.
+/// Sends a token request of a client from an address.
 async fn asks(client: &TestClient, path: &str, address: &str) -> Answer {
     let secret = client.secret.as_ref().map(|secret| secret.expose());
     let proof = basic(client.id(), secret.unwrap_or_default());
@@ -56,7 +56,7 @@ async fn client_authenticates_only_from_its_networks(#[case] db: Db) {
             answer.refused("invalid_client", "client.auth_failed", "network");
         }
     }
-    // Whoever does not know the secret is told nothing about networks.
+    // A caller that does not know the secret learns nothing about the networks.
     let mut thief = shop.clone();
     thief.secret = rs.secret.clone();
     let answer = asks(&thief, "/oauth2/token", "192.0.2.1").await;

@@ -1,24 +1,24 @@
-//! The parameters that the specifications define, against those that each endpoint reads; and how a
-//! refusal names the parameter that caused it.
+//! Compares the parameters that the specifications define with those that each endpoint reads, and checks
+//! that an error names the parameter that caused it.
 
 use crate::fixtures::{
     Answer, Db, Server, TestClient, VERIFIER, apply, challenge, on_both_databases,
 };
 
-/// How a parameter shows that it is read.
+/// How a response shows that the server reads a parameter.
 #[derive(Clone, Copy, Debug)]
 enum Use {
-    /// The request is refused with this value.
+    /// The request is rejected with this value.
     Wrong(&'static str),
-    /// The request is refused when the parameter is included twice (RFC 6749 §3.1, §3.2).
+    /// The request is rejected when the parameter is included twice (RFC 6749 §3.1, §3.2).
     Twice,
-    /// Not read, for this reason: the request is answered as without it.
+    /// The server ignores the parameter, for this reason: the response is the same as without it.
     Ignored(&'static str),
 }
 
 use Use::{Ignored, Twice, Wrong};
 
-/// One row of a parameter table: the name, where it is defined, and how it is used.
+/// A row of a parameter table: the name, the specification that defines it, and how the test uses it.
 type Parameter = (&'static str, &'static str, Use);
 
 const AUTHORIZATION: &[Parameter] = &[
@@ -166,8 +166,8 @@ fn fields(fields: &[(&str, &str)]) -> Fields {
     fields.iter().map(owned).collect()
 }
 
-/// A request with a parameter used as its row says. `None` for a parameter that the request has and the
-/// endpoint ignores: leaving it out is the same.
+/// Returns the request with the parameter used as its row says. Returns `None` for an ignored parameter that
+/// the request contains already, because leaving it out is the same.
 fn probe(mut good: Fields, (name, _, used): &Parameter) -> Fields {
     let of = |value: &str| ((*name).to_owned(), value.to_owned());
     match used {
@@ -184,11 +184,11 @@ fn probe(mut good: Fields, (name, _, used): &Parameter) -> Fields {
     good
 }
 
-/// What tells one kind of answer from another.
+/// Returns a value that distinguishes kinds of responses.
 fn kind(answer: &Answer) -> (u16, Option<String>) {
     let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap_or_default();
     let error = body["error"].as_str().map(str::to_owned);
-    // An inactive token is a refusal, too.
+    // An inactive token counts as a rejection.
     let inactive = (body["active"] == false).then(|| "inactive".to_owned());
     (
         answer.status,
@@ -200,7 +200,7 @@ fn is_refused((status, error): &(u16, Option<String>)) -> bool {
     *status >= 400 || error.is_some()
 }
 
-/// Sends a request for each row; `send` begins from the same state each time.
+/// Sends a request for each row. `send` begins in the same state each time.
 async fn compare(
     endpoint: &str,
     table: &[Parameter],
@@ -247,7 +247,7 @@ fn with(good: Fields, row: Option<&Parameter>) -> Fields {
 #[actix_web::test]
 async fn every_endpoint_reads_its_specified_parameters(#[case] db: Db) {
     let server = Server::start(db).await;
-    // A client that sends its secret in the form, so that each of its parameters is one of the form.
+    // This client sends its secret in the form, so that each of its credentials is a form parameter.
     let mut client = crate::fixtures::server::confidential("web", "https://app.example/cb");
     client.auth_method = portcullis::oauth::client::AuthMethod::Post;
     let web = server.register(client).await;
@@ -332,7 +332,7 @@ async fn every_endpoint_reads_its_specified_parameters(#[case] db: Db) {
             .await
     })
     .await;
-    // Each row of the table of logout has an effect of its own: see tests/attacks/logout.rs.
+    // Each parameter of logout has an effect of its own: see tests/attacks/logout.rs.
     let read: Vec<&str> = LOGOUT
         .iter()
         .filter(|row| !matches!(row.2, Ignored(_)))

@@ -1,4 +1,4 @@
-//! No path leads to a code without the login that the request demands.
+//! No sequence of pages leads to a code without the login that the request requires.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::fixtures::client::TestClient;
 use crate::fixtures::server::PASSWORD;
 use crate::fixtures::{Answer, Browser, Db, Server, apply, on_both_databases};
 
-/// What a request demands of the login.
+/// What a request requires of the login.
 #[derive(Clone, Copy, Debug)]
 enum Demand {
     Nothing,
@@ -28,7 +28,7 @@ impl Demand {
     }
 }
 
-/// An authorization that was begun in one of the tabs.
+/// An authorization that was started in one of the tabs.
 struct Begun {
     id: String,
     demand: Demand,
@@ -43,7 +43,7 @@ struct Walk<'a> {
     browser: Browser,
     login_csrf: Option<String>,
     begun: Vec<Begun>,
-    /// The steps so far, for the message of a failure.
+    /// The steps so far, for the failure message.
     trace: Vec<String>,
     codes: usize,
 }
@@ -66,7 +66,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A code must rest on a login that the request allows.
+    /// Asserts that a code rests on a login that its request allows.
     async fn look_for_code(&mut self, answer: &Answer, demand: Demand, begun: Timestamp) {
         let Some(code) = answer.callback("code") else {
             return;
@@ -77,7 +77,7 @@ impl Walk<'_> {
         let earliest = match demand {
             Demand::Nothing => return,
             Demand::NewLogin => begun.secs(),
-            // The login may be so much older than the answer, or was done for this request.
+            // The login may be this much older than the response, or was done for this request.
             Demand::MaxAge(seconds) => begun.secs().min(self.server.clock.now().secs() - seconds),
         };
         assert!(
@@ -182,7 +182,7 @@ async fn random_page_walk_yields_no_code_without_required_login(#[case] db: Db) 
     for seed in 0..24 {
         let mut random = StdRng::seed_from_u64(seed);
         let mut browser = server.browser();
-        // Half of the users have a session and a remembered consent before.
+        // Half of the users begin with a session and a remembered consent.
         if seed % 2 == 0 {
             browser.signs_in(&web, "alice").await;
             server.advance(Duration::from_secs(5));
@@ -201,7 +201,10 @@ async fn random_page_walk_yields_no_code_without_required_login(#[case] db: Db) 
         }
         codes += walk.codes;
     }
-    assert!(codes > 50, "only {codes} codes: the walks show little");
+    assert!(
+        codes > 50,
+        "only {codes} codes, which is too few to show anything"
+    );
 }
 
 #[apply(on_both_databases)]
@@ -220,7 +223,7 @@ async fn pages_of_rejected_request_lead_to_the_dispatcher(#[case] db: Db) {
     ];
     let denied = alice.post("/consent", &form).await;
     assert_eq!(denied.status, 200);
-    // A login does not undo what the user just denied.
+    // A login does not undo the denial by the user.
     let on = format!("/oauth2/authorize?authorization={id}");
     let opened = alice.get(&format!("/login?authorization={id}")).await;
     assert_eq!(opened.location(), Some(on.as_str()));
@@ -234,8 +237,8 @@ async fn pages_of_rejected_request_lead_to_the_dispatcher(#[case] db: Db) {
         alice.post("/login", &form).await.own_redirect(),
         Some(on.clone())
     );
-    let told = alice.get(&on).await;
-    assert_eq!(told.callback("error").as_deref(), Some("access_denied"));
+    let back = alice.get(&on).await;
+    assert_eq!(back.callback("error").as_deref(), Some("access_denied"));
 }
 
 #[apply(on_both_databases)]

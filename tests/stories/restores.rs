@@ -1,4 +1,4 @@
-//! A database that was restored from a copy on a machine which knows nothing of the time since.
+//! A database that was restored from a backup, on a machine that has no record of the time since.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ fn minutes(n: u64) -> Duration {
     Duration::from_secs(60 * n)
 }
 
-/// What a code of alice, who signs in without the page, is exchanged for.
+/// Signs alice in without the page, and exchanges a code for tokens.
 async fn tokens(server: &Server, shop: &TestClient) -> Tokens {
     let mut alice = server.enters("alice").await;
     let code = alice.allows_request(&shop.request(&[])).await;
@@ -54,11 +54,11 @@ async fn restore_without_mark_blocks_issuance(#[case] db: Db) {
     let lost = tokens(&server, &shop).await;
     server.advance(minutes(2));
     server.stop().await;
-    // The copy, on a machine without a mark. Nothing in it tells that time was lost.
+    // The copy runs on a machine without a high-water mark, and contains no evidence that data was lost.
     let restored = backup.restored().await;
     let shop = shop.at(&restored.base);
     assert!(!restored.app.feed.is_restored());
-    // The first token of the lost time ends that, before the answer.
+    // The first token of the lost time is that evidence: the server stops issuing before it answers.
     shop.refreshes(lost.refresh(), &[])
         .await
         .refused("invalid_grant", "db.restored", "grant_lost");
@@ -66,7 +66,7 @@ async fn restore_without_mark_blocks_issuance(#[case] db: Db) {
     for token in [&revoked, &lost] {
         assert_eq!(shop.refreshes(token.refresh(), &[]).await.status, 503);
     }
-    // After the recovery the same tokens are dead, and prove nothing any more.
+    // After the recovery the same tokens are revoked, and are no evidence any more.
     recover(&restored).await;
     for token in [&revoked, &lost] {
         shop.refreshes(token.refresh(), &[]).await.refused(
@@ -77,7 +77,7 @@ async fn restore_without_mark_blocks_issuance(#[case] db: Db) {
     }
     assert!(!restored.app.feed.is_restored());
     tokens(&restored, &shop).await;
-    // Nor after a restart, which finds the recovery and not the lost time.
+    // Neither are they after a restart, which finds the recovery and not the lost time.
     let restored = restored.restarted().await;
     shop.at(&restored.base)
         .refreshes(lost.refresh(), &[])
@@ -112,8 +112,8 @@ async fn swept_grant_from_before_downtime_is_not_evidence(#[case] db: Db) {
     assert!(!server.app.feed.is_restored());
 }
 
-/// A clock that is a day ahead at the start makes a downtime of the coming day. Once it is right again,
-/// a grant that is made and removed on that day proves nothing.
+/// A clock that is one day ahead at the start records the coming day as downtime. Once the clock is right, a
+/// grant that is created and deleted on that day is no evidence of a restore.
 #[actix_web::test]
 async fn downtime_of_fast_clock_is_trimmed() {
     let mut server = Server::start(crate::fixtures::Db::Sqlite).await;

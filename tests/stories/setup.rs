@@ -1,4 +1,4 @@
-//! The first start: a link that works once, an account for a while, and never a default password.
+//! The first start: a set-up link that works once, a temporary administrator, and never a default password.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::fixtures::{Answer, Browser, Db, Server, apply, on_both_databases};
 
 const PASSWORD: &str = "gravel-otter-92-lamp";
 
-/// The path of a fresh link, as the start of a server shows it.
+/// Returns the path of a new link, as the server shows it at its start.
 async fn link(server: &Server) -> String {
     let link = server.app.bootstrap().await.unwrap().unwrap();
     let path = link.strip_prefix("https://op.example").unwrap();
@@ -16,7 +16,7 @@ async fn link(server: &Server) -> String {
     path.to_owned()
 }
 
-/// Opens a link and sends the form of its page.
+/// Opens a link, and submits the form of its page.
 async fn sets_up(browser: &mut Browser, path: &str, changed: &[(&str, &str)]) -> Answer {
     let opened = browser.get(path).await;
     assert_eq!((opened.status, opened.location()), (303, Some("/setup")));
@@ -88,7 +88,7 @@ async fn setup_link_creates_first_administrator_and_signs_in(#[case] db: Db) {
         server.count("SELECT count(*) AS n FROM audit_events WHERE name = 'admin.bootstrap'"),
         1
     );
-    // From now on there is none, and the old one is dead.
+    // From now on no link works, and the old one has expired.
     assert_eq!(server.app.bootstrap().await.unwrap(), None);
     let again = server.browser().get(&path).await;
     assert_eq!(again.status, 400);
@@ -96,7 +96,7 @@ async fn setup_link_creates_first_administrator_and_signs_in(#[case] db: Db) {
         again.logged(),
         [("admin.bootstrap_refused".to_owned(), "link".to_owned())]
     );
-    // The name and password sign in as everybody's do.
+    // The name and password work at the login page.
     let shop = server.shop().await;
     let mut elsewhere = server.browser();
     assert!(
@@ -106,7 +106,7 @@ async fn setup_link_creates_first_administrator_and_signs_in(#[case] db: Db) {
             .callback("code")
             .is_some()
     );
-    // With an application registered there is no next step to name.
+    // Once a client is registered, the page names no next step.
     assert!(!browser.get("/account").await.body.contains("account-next"));
 }
 
@@ -232,7 +232,7 @@ async fn invalid_setup_form_creates_no_user(#[case] db: Db) {
     let foreign = browser.send("POST", "/setup", &headers, Some(body)).await;
     forged_is(&foreign, "origin");
     assert_eq!(server.count("SELECT count(*) AS n FROM user_roles"), 0);
-    // The link is still good.
+    // The link is still valid.
     assert_eq!(fills_in(&mut browser, &[]).await.status, 303);
 }
 
@@ -245,7 +245,7 @@ fn forged_is(answer: &Answer, reason: &str) {
     );
 }
 
-/// A configuration with the password of the first administrator.
+/// Returns a configuration with the password of the first administrator.
 fn with_password(text: &str) -> impl FnOnce(&mut Config) {
     use std::os::unix::fs::PermissionsExt;
     static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
@@ -281,7 +281,7 @@ async fn configured_administrator_expires_after_a_week(#[case] db: Db) {
             .body
             .contains(r#"portcullis user create NAME <span class="whole">--admin</span>"#)
     );
-    // The password is the one of the file.
+    // The password is the one in the file.
     let shop = server.shop().await;
     assert!(
         server
@@ -291,13 +291,13 @@ async fn configured_administrator_expires_after_a_week(#[case] db: Db) {
             .callback("code")
             .is_some()
     );
-    // A lasting one: the page has nothing more to ask for.
+    // A permanent administrator: the page has nothing more to ask for.
     server.execute("INSERT INTO user_roles SELECT id, 'admin', 'operator', 0, NULL FROM users WHERE username = 'alice'");
     let account = browser.get("/account").await;
     assert!(account.body.contains("You are an administrator until"));
     assert!(!account.body.contains("portcullis user create"));
     server.execute("DELETE FROM user_roles WHERE granted_by = 'operator'");
-    // A week later: nobody is, the account is not made again, and a link is shown.
+    // A week later the account is not an administrator any more. The account is not created again, and a link is shown.
     server.advance(Duration::from_secs(7 * 86_400));
     assert!(
         server

@@ -1,11 +1,11 @@
-//! Tokens that live and die: refresh.
+//! Refresh tokens: rotation, reuse and expiry.
 
 use std::time::Duration;
 
 use crate::fixtures::server::sweep;
 use crate::fixtures::{Db, Server, TestClient, Tokens, apply, on_both_databases};
 
-/// Signs alice in at `shop` and returns what her code buys.
+/// Signs alice in at `shop`, and returns the tokens.
 async fn tokens(server: &Server, shop: &TestClient) -> Tokens {
     shop.redeems(&server.browser().allows(shop).await)
         .await
@@ -58,18 +58,18 @@ async fn concurrent_refreshes_get_the_same_successor(#[case] db: Db) {
         "both tabs hold the same successor"
     );
     for tab in [&one, &other] {
-        let told = server.browser().asks_userinfo("GET", tab.access()).await;
-        assert_eq!(told.status, 200, "and each an access token of its own");
+        let answer = server.browser().asks_userinfo("GET", tab.access()).await;
+        assert_eq!(answer.status, 200, "each refresh returns an access token");
     }
     assert_ne!(one.access(), other.access());
-    // Later one tab refreshes for both, and nobody is logged out.
+    // Later one tab refreshes for both, and the session continues.
     let next = shop.refreshes(one.refresh(), &[]).await.ok();
     shop.refreshes(next.refresh(), &[]).await.ok();
-    assert_eq!(alarms(&server), 0);
+    assert_eq!(reuse_count(&server), 0);
 }
 
-/// How often a grant ended because its refresh token came back.
-fn alarms(server: &Server) -> i64 {
+/// Returns how many grants were revoked because a refresh token was reused.
+fn reuse_count(server: &Server) -> i64 {
     server.count("SELECT count(*) AS n FROM audit_events WHERE name = 'token.refresh_reuse'")
 }
 
@@ -80,7 +80,7 @@ async fn refresh_after_lost_response_returns_same_token(#[case] db: Db) {
     let shop = server.shop().await;
     let token = tokens(&server, &shop).await;
     let lost = shop.refreshes(token.refresh(), &[]).await.ok();
-    // The phone was in a tunnel; it tries again with the only token that it has.
+    // The phone did not receive the response, and retries with the only token that it has.
     server.advance(seconds(29));
     let answer = shop.refreshes(token.refresh(), &[]).await;
     let again = answer.ok();
@@ -90,12 +90,12 @@ async fn refresh_after_lost_response_returns_same_token(#[case] db: Db) {
             .logged()
             .contains(&("token.refresh_grace".to_owned(), "again".to_owned()))
     );
-    // From here on the old token is a used one, and nobody was alarmed.
+    // From here on the old token counts as used, and no reuse was reported.
     shop.refreshes(again.refresh(), &[]).await.ok();
-    assert_eq!(alarms(&server), 0);
+    assert_eq!(reuse_count(&server), 0);
 }
 
-/// The generation that a refresh token carries.
+/// Returns the generation in a refresh token.
 fn generation(tokens: &Tokens) -> u32 {
     use base64::Engine;
     let text = tokens.refresh().strip_prefix("pcl_rt_").unwrap();
@@ -105,7 +105,7 @@ fn generation(tokens: &Tokens) -> u32 {
     u32::from_be_bytes(bytes[17..21].try_into().unwrap())
 }
 
-// F13 of the fault list.
+// F13 of docs/faults.md.
 #[apply(on_both_databases)]
 #[actix_web::test]
 async fn f13_refreshes_survive_clock_step_of_two_seconds(#[case] db: Db) {
@@ -117,22 +117,22 @@ async fn f13_refreshes_survive_clock_step_of_two_seconds(#[case] db: Db) {
         server.advance(seconds(1));
         let refreshing = shop.refreshes(held.refresh(), &[]);
         let (one, ()) = tokio::join!(refreshing, async { server.set_back(seconds(2)) });
-        // Its retry, at a time before the rotation, gets the same.
+        // A retry with a clock reading before the rotation gets the same token.
         let (one, again) = (one.ok(), shop.refreshes(held.refresh(), &[]).await.ok());
         assert_eq!(one.refresh(), again.refresh());
         assert_eq!(generation(&one), generation(&first) + turn);
         for tokens in [&one, &again] {
-            let told = server.browser().asks_userinfo("GET", tokens.access()).await;
-            assert_eq!(told.status, 200, "turn {turn}");
+            let answer = server.browser().asks_userinfo("GET", tokens.access()).await;
+            assert_eq!(answer.status, 200, "turn {turn}");
         }
         held = one;
     }
     let live = server.count("SELECT count(*) AS n FROM grants WHERE ended_at IS NULL");
-    assert_eq!((live, alarms(&server)), (1, 0));
-    // A used token is one, whatever the clock says.
+    assert_eq!((live, reuse_count(&server)), (1, 0));
+    // A used token stays used for any clock reading.
     let answer = shop.refreshes(first.refresh(), &[]).await;
     answer.refused("invalid_grant", "token.refresh_reuse", "reused");
-    assert_eq!(alarms(&server), 1);
+    assert_eq!(reuse_count(&server), 1);
 }
 
 #[apply(on_both_databases)]
@@ -142,7 +142,7 @@ async fn replayed_refresh_token_revokes_grant(#[case] db: Db) {
     let shop = server.shop().await;
     let stolen = tokens(&server, &shop).await;
     let other = tokens(&server, &shop).await;
-    // The shop goes on twice; then somebody comes with the token that was stolen at first.
+    // The client refreshes twice. Then an attacker uses the token that was stolen first.
     let next = shop.refreshes(stolen.refresh(), &[]).await.ok();
     let live = shop.refreshes(next.refresh(), &[]).await.ok();
     server.advance(seconds(1));
@@ -151,22 +151,23 @@ async fn replayed_refresh_token_revokes_grant(#[case] db: Db) {
         "token.refresh_reuse",
         "reused",
     );
-    // Nobody can tell which of the two is the thief: the grant ends for both, with all its tokens.
+    // The server cannot tell the attacker from the client, so the grant is revoked for both, with all its
+    // tokens.
     shop.refreshes(live.refresh(), &[]).await.refused(
         "invalid_grant",
         "token.rejected",
         "grant_ended",
     );
     for tokens in [&stolen, &next, &live] {
-        let told = server.browser().asks_userinfo("GET", tokens.access()).await;
-        assert_eq!(told.status, 401);
+        let answer = server.browser().asks_userinfo("GET", tokens.access()).await;
+        assert_eq!(answer.status, 401);
     }
     assert_eq!(
         server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"),
         1
     );
-    assert_eq!(alarms(&server), 1);
-    // What alice allowed in another browser is not touched.
+    assert_eq!(reuse_count(&server), 1);
+    // The grant that alice gave in another browser is not affected.
     shop.refreshes(other.refresh(), &[]).await.ok();
 }
 
@@ -299,7 +300,7 @@ async fn only_offline_grants_survive_logout(#[case] db: Db) {
 async fn sign_out_everywhere_revokes_every_grant(#[case] db: Db) {
     let server = Server::start(db).await;
     let shop = server.shop().await;
-    // At home, on her phone, and for good: an offline grant outlives every session.
+    // Alice is signed in at home, on her phone, and has an offline grant, which outlives every session.
     let (mut home, mut phone) = (server.browser(), server.browser());
     let bound = shop.redeems(&home.allows(&shop).await).await.ok();
     let url = shop.request(&[("scope", "openid offline_access")]);
@@ -317,13 +318,13 @@ async fn sign_out_everywhere_revokes_every_grant(#[case] db: Db) {
             "token.rejected",
             "grant_ended",
         );
-        let told = server.browser().asks_userinfo("GET", tokens.access()).await;
-        assert_eq!(told.status, 401);
+        let answer = server.browser().asks_userinfo("GET", tokens.access()).await;
+        assert_eq!(answer.status, 401);
     }
     shop.redeems(&unused)
         .await
         .refused("invalid_grant", "token.rejected", "grant_ended");
-    // One record says it to every API, and what begins now lives.
+    // One record revokes them at every API, and tokens issued from now on are valid.
     let record = "SELECT count(*) AS n FROM revocations WHERE reason = 'signed out everywhere' AND kind = 'U' AND floor = 2";
     assert_eq!(server.count(record), 1);
     tokens(&server, &shop).await;
@@ -349,7 +350,7 @@ async fn tables_stay_flat_under_constant_use(#[case] db: Db) {
         assert_eq!(
             server.write(move |tx| sweep(tx, now)).await,
             0,
-            "nothing that lives goes"
+            "no active row is deleted"
         );
         shop.refreshes(living.refresh(), &[]).await.ok();
         server.advance(seconds(31 * 86_400));
@@ -369,6 +370,9 @@ async fn expired_session_leaves_grant_active(#[case] db: Db) {
     let token = shop.redeems(&alice.allows(&shop).await).await.ok();
     server.advance(seconds(13 * 3_600));
     let page = alice.opens(&shop.request(&[])).await;
-    assert!(page.body.contains("login-submit"), "the login is over");
+    assert!(
+        page.body.contains("login-submit"),
+        "the session has expired"
+    );
     shop.refreshes(token.refresh(), &[]).await.ok();
 }
