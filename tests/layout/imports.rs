@@ -10,6 +10,8 @@ use syn::visit::{self, Visit};
 /// The files of `src` with their imports, and who calls what.
 pub struct Sources {
     files: BTreeMap<String, Source>,
+    /// The file of each module.
+    modules: BTreeMap<Vec<String>, String>,
 }
 
 /// One file.
@@ -20,6 +22,8 @@ pub struct Source {
     paths: BTreeSet<Vec<String>>,
     /// `pub use child::Name` of a parent module: name → path.
     reexports: BTreeMap<String, Vec<String>>,
+    /// The types that it builds with braces, as in `Event { … }`.
+    built: BTreeSet<String>,
 }
 
 impl Sources {
@@ -39,11 +43,16 @@ impl Sources {
                 module: module_of(&name),
                 paths: BTreeSet::new(),
                 reexports: BTreeMap::new(),
+                built: BTreeSet::new(),
             };
             Reader(&mut source).visit_file(&tree);
             files.insert(name, source);
         }
-        Self { files }
+        let modules = files
+            .iter()
+            .map(|(name, source): (&String, &Source)| (source.module.clone(), name.clone()))
+            .collect();
+        Self { files, modules }
     }
 
     /// The names of the files, relative to `src`.
@@ -56,6 +65,11 @@ impl Sources {
         self.files[name].paths.iter().any(|path| {
             path.len() >= end.len() && path[path.len() - end.len()..].iter().eq(end.iter())
         })
+    }
+
+    /// Whether a file builds a type with braces, as in `Event { … }`.
+    pub fn builds(&self, name: &str, type_name: &str) -> bool {
+        self.files[name].built.contains(type_name)
     }
 
     /// Whether a file names a crate or module first: `reqwest`, `clap`.
@@ -85,11 +99,10 @@ impl Sources {
     /// The file that defines a path: the longest module that it begins with. A name that a module re-exports
     /// from a child belongs to the child.
     fn file_of(&self, path: &[String], depth: usize) -> Option<&str> {
-        let (name, source) = self
-            .files
-            .iter()
-            .filter(|(_, source)| path.starts_with(&source.module))
-            .max_by_key(|(_, source)| source.module.len())?;
+        let name = (0..=path.len())
+            .rev()
+            .find_map(|length| self.modules.get(&path[..length]))?;
+        let source = &self.files[name];
         let reexport = path
             .get(source.module.len())
             .and_then(|item| source.reexports.get(item));
@@ -255,6 +268,13 @@ impl<'ast> Visit<'ast> for Reader<'_> {
             let is_public = !matches!(item.vis, syn::Visibility::Inherited);
             self.tree(&item.tree, &[], is_public);
         }
+    }
+
+    fn visit_expr_struct(&mut self, item: &'ast syn::ExprStruct) {
+        if let Some(last) = item.path.segments.last() {
+            self.0.built.insert(last.ident.to_string());
+        }
+        visit::visit_expr_struct(self, item);
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {

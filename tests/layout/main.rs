@@ -7,10 +7,13 @@ mod imports;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use imports::Sources;
 
-/// From left to right; modules of one entry do not know each other.
+static SOURCES: LazyLock<Sources> = LazyLock::new(|| Sources::read(root()));
+
+/// From left to right; modules of one entry do not import each other.
 const ORDER: [&[&str]; 12] = [
     &["main"],
     &["cli"],
@@ -36,7 +39,7 @@ const AMONG_NEIGHBOURS: [(&str, &str); 5] = [
     ("secret", "time"),
 ];
 
-/// Crates that the protocol must not know.
+/// Crates that the protocol must not use.
 const FOREIGN: [(&[&str], &[&str]); 2] = [
     (
         &["oauth", "accounts", "keys"],
@@ -91,7 +94,7 @@ fn code(file: &Path) -> String {
 
 /// Imports that a rule forbids, as `file → file`.
 fn forbidden(is_forbidden: impl Fn(&str, &str) -> bool) -> Vec<String> {
-    let sources = Sources::read(root());
+    let sources = &*SOURCES;
     let mut wrong = Vec::new();
     for (from, imports) in sources.imports() {
         for to in imports {
@@ -110,7 +113,7 @@ fn top(file: &str) -> &str {
 
 #[test]
 fn imports_go_one_way() {
-    let sources = Sources::read(root());
+    let sources = &*SOURCES;
     for file in sources.names() {
         let is_placed = file == "lib.rs" || place(top(file)).is_some();
         assert!(is_placed, "{file} has no place in the order");
@@ -128,7 +131,7 @@ fn imports_go_one_way() {
 
 #[test]
 fn files_import_each_other_in_no_circle() {
-    let sources = Sources::read(root());
+    let sources = &*SOURCES;
     let circles = sources.circles();
     assert!(circles.is_empty(), "{circles:#?}");
 }
@@ -183,11 +186,12 @@ const RESERVED: [(&[&str], &[&str]); 6] = [
 
 #[test]
 fn reserved_items_are_used_only_where_they_belong() {
-    let sources = Sources::read(root());
+    let sources = &*SOURCES;
     let mut wrong = Vec::new();
     for (item, places) in RESERVED {
         for file in sources.names() {
             let uses = match item {
+                [name, "{"] => sources.builds(file, name),
                 ["println"] => sources.calls(file, item),
                 [name] => sources.names_crate(file, name),
                 _ => sources.calls(file, item),
@@ -201,7 +205,7 @@ fn reserved_items_are_used_only_where_they_belong() {
 }
 
 #[test]
-fn the_protocol_knows_no_http_and_no_sql() {
+fn protocol_imports_no_http_and_no_sql() {
     let mut wrong = Vec::new();
     for file in sources(&root().join("src")) {
         let here = module(&file);
@@ -221,7 +225,7 @@ fn the_protocol_knows_no_http_and_no_sql() {
 }
 
 #[test]
-fn only_their_own_module_reads_clock_and_randomness() {
+fn clock_and_randomness_are_read_in_one_module() {
     let readers = [
         (
             "time",
@@ -252,14 +256,14 @@ fn only_their_own_module_reads_clock_and_randomness() {
 }
 
 #[test]
-fn the_verifier_knows_nothing_of_ours() {
+fn verifier_does_not_import_the_server() {
     for file in sources(&root().join("crates/verifier/src")) {
         assert!(!code(&file).contains("portcullis::"), "{}", file.display());
     }
 }
 
 #[test]
-fn the_guard_knows_the_verifier_alone() {
+fn guard_does_not_import_the_server() {
     for file in sources(&root().join("crates/guard/src")) {
         assert!(!code(&file).contains("portcullis::"), "{}", file.display());
     }
@@ -279,7 +283,7 @@ fn both_databases_have_the_same_migrations() {
 }
 
 #[test]
-fn each_document_of_the_map_has_its_file() {
+fn every_specification_names_an_existing_file() {
     let map = fs::read_to_string(root().join("src/lib.rs")).unwrap();
     let rows: Vec<&str> = map
         .lines()
@@ -321,7 +325,7 @@ fn files_and_functions_of_the_map_exist() {
 }
 
 #[test]
-fn each_template_has_its_page() {
+fn every_template_is_rendered() {
     let code: String = sources(&root().join("src"))
         .iter()
         .map(|file| fs::read_to_string(file).unwrap())
@@ -338,7 +342,7 @@ fn each_template_has_its_page() {
 }
 
 #[test]
-fn every_source_file_says_what_it_is() {
+fn every_source_file_starts_with_module_docs() {
     for folder in ["src", "crates/guard/src", "crates/verifier/src"] {
         for file in sources(&root().join(folder)) {
             let text = fs::read_to_string(&file).unwrap();
@@ -351,7 +355,7 @@ fn every_source_file_says_what_it_is() {
     }
 }
 
-/// What stands between backticks in the tables of a page.
+/// Everything between backticks in the tables of a page.
 fn named_in_tables(page: &str) -> Vec<String> {
     let text = fs::read_to_string(root().join(page)).unwrap();
     let rows = text.lines().filter(|line| line.starts_with('|'));
@@ -360,24 +364,24 @@ fn named_in_tables(page: &str) -> Vec<String> {
         .collect()
 }
 
-/// The rows of the attack catalogue that are due.
-fn due_rows() -> BTreeSet<String> {
+/// The rows of the attack catalogue that are enabled.
+fn enabled_rows() -> BTreeSet<String> {
     let read = |name: &str| fs::read_to_string(root().join("tests/attacks").join(name)).unwrap();
     let (catalogue, shipped) = (read("attacks.tsv"), read("shipped.txt"));
     let lines: BTreeSet<&str> = shipped.lines().collect();
-    let due = |row: &&str| {
+    let enabled = |row: &&str| {
         let mut cells = row.split('\t');
         let (id, area) = (cells.next().unwrap(), cells.nth(1).unwrap());
         lines.contains(id) || lines.contains(format!("area {area}").as_str())
     };
-    let rows = catalogue.lines().skip(1).filter(due);
+    let rows = catalogue.lines().skip(1).filter(enabled);
     rows.map(|row| row.split('\t').next().unwrap().to_owned())
         .collect()
 }
 
 #[test]
-fn the_security_page_tells_of_what_there_is() {
-    let (rows, tests, files) = told_in("docs/security.md");
+fn security_page_names_existing_rows_tests_and_files() {
+    let (rows, tests, files) = names_in("docs/security.md");
     assert!(
         rows > 80 && tests > 40 && files > 80,
         "{rows} {tests} {files}"
@@ -385,14 +389,14 @@ fn the_security_page_tells_of_what_there_is() {
 }
 
 #[test]
-fn the_page_of_faults_tells_of_what_there_is() {
-    let (rows, tests, _) = told_in("docs/faults.md");
+fn faults_page_names_every_fault_test() {
+    let (rows, tests, _) = names_in("docs/faults.md");
     assert!(rows >= 10 && tests > 40, "{rows} {tests}");
     let text = fs::read_to_string(root().join("docs/faults.md")).unwrap();
     for number in 1..=38 {
         assert!(text.contains(&format!("| F{number:02} ")), "F{number:02}");
     }
-    let told: BTreeSet<String> = named_in_tables("docs/faults.md").into_iter().collect();
+    let named: BTreeSet<String> = named_in_tables("docs/faults.md").into_iter().collect();
     let mut missing = Vec::new();
     for entry in fs::read_dir(root().join("tests/faults")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
@@ -404,20 +408,20 @@ fn the_page_of_faults_tells_of_what_there_is() {
             let Some(test) = test.filter(|test| test.as_bytes()[0].is_ascii_digit()) else {
                 continue;
             };
-            // Their shorter twins are told of.
-            let is_long = test.ends_with("_in_full") || test.ends_with("_with_millions");
-            if !is_long && !told.contains(&format!("{file}::f{test}")) {
+            // Their shorter variants are named.
+            let is_long = test.ends_with("_in_full") || test.contains("_with_millions");
+            if !is_long && !named.contains(&format!("{file}::f{test}")) {
                 missing.push(format!("{file}::f{test}"));
             }
         }
     }
-    assert!(missing.is_empty(), "not told of: {missing:#?}");
+    assert!(missing.is_empty(), "not named: {missing:#?}");
 }
 
 /// How many rows, tests and files the tables of a page name; each must be there.
 #[track_caller]
-fn told_in(page: &str) -> (usize, usize, usize) {
-    let due = due_rows();
+fn names_in(page: &str) -> (usize, usize, usize) {
+    let enabled = enabled_rows();
     let mut wrong = Vec::new();
     let (mut rows, mut tests, mut files) = (0, 0, 0);
     for name in named_in_tables(page) {
@@ -426,8 +430,8 @@ fn told_in(page: &str) -> (usize, usize, usize) {
             && name[1..].bytes().all(|byte| byte.is_ascii_digit());
         if is_row {
             rows += 1;
-            if !due.contains(&name) {
-                wrong.push(format!("{name} is not due"));
+            if !enabled.contains(&name) {
+                wrong.push(format!("{name} is not enabled"));
             }
         } else if let Some((file, test)) = name.split_once("::") {
             tests += 1;
@@ -447,7 +451,7 @@ fn told_in(page: &str) -> (usize, usize, usize) {
 }
 
 #[test]
-fn links_between_the_pages_lead_somewhere() {
+fn links_between_documents_resolve() {
     let mut pages = vec![root().join("README.md"), root().join("SECURITY.md")];
     pages.extend(
         fs::read_dir(root().join("docs"))
