@@ -32,12 +32,15 @@ pub const ROWS: &[Row] = &[
     row!(a292_keys_in_jwt_headers_are_ignored),
     row!(a293_jwts_with_crit_are_rejected),
     row!(a294_malformed_signatures_are_rejected),
+    row!(a295_invalid_claims_are_rejected),
     row!(a296_duplicate_json_members_are_rejected),
     row!(a297_jwts_of_another_type_are_rejected),
     row!(a298_access_token_for_another_audience_is_rejected),
     row!(a302_altered_key_rows_do_not_open),
     row!(a304_discovery_offers_no_weak_options),
     row!(a305_discovery_ignores_the_request_host),
+    row!(a532_tokens_that_live_too_long_are_rejected),
+    row!(a533_deeply_nested_claims_are_rejected),
     row!(a525_skewed_node_answers_503),
 ];
 
@@ -615,6 +618,80 @@ async fn a294_malformed_signatures_are_rejected(stage: &Stage) {
     ];
     for (case, bent) in cases {
         refused(stage, case, &bent).await;
+    }
+}
+
+async fn a295_invalid_claims_are_rejected(stage: &Stage) {
+    let good = ValidToken::of(stage).await;
+    let with = |claim: &str, value: Option<&str>| {
+        let mut payload = good.payload.clone();
+        let members = payload.as_object_mut().unwrap();
+        members.remove(claim);
+        let mut text = payload.to_string();
+        if let Some(value) = value {
+            // As text, because JSON has no NaN and `Value` no number of 2^64.
+            text.insert_str(1, &format!(r#""{claim}":{value},"#));
+        }
+        good.signed(&good.header().to_string(), &text)
+    };
+    let iat = stage.server.clock.now().secs();
+    let late = (iat + 61).to_string();
+    let (longer, shorter) = (
+        format!(r#""{ISSUER}/""#),
+        format!(r#""{}""#, &ISSUER[..ISSUER.len() - 1]),
+    );
+    let substring = format!(r#""{}""#, &AUDIENCE[..AUDIENCE.len() - 1]);
+    let cases: [(usize, &str, Option<&str>); 14] = [
+        (1, "exp", None),
+        (1, "exp", Some(r#""9999999999""#)),
+        (1, "exp", Some("NaN")),
+        (1, "exp", Some("-1")),
+        (1, "exp", Some("9223372036854775808")),
+        (1, "exp", Some("18446744073709551616")),
+        (2, "nbf", Some(r#""99999999999""#)),
+        (3, "iat", Some(&late)),
+        (4, "aud", None),
+        (4, "aud", Some(&substring)),
+        (
+            4,
+            "aud",
+            Some(r#"["https://a.example","https://b.example"]"#),
+        ),
+        (5, "iss", None),
+        (5, "iss", Some(&longer)),
+        (5, "iss", Some(&shorter)),
+    ];
+    for (case, claim, value) in cases {
+        refused(stage, case, &with(claim, value)).await;
+    }
+}
+
+async fn a532_tokens_that_live_too_long_are_rejected(stage: &Stage) {
+    let good = ValidToken::of(stage).await;
+    let iat = good.payload["iat"].as_u64().unwrap();
+    let year_10000 = 253_402_300_800_u64;
+    for (case, exp) in [(1, iat + 3_631), (2, year_10000)] {
+        let mut payload = good.payload.clone();
+        payload["exp"] = json!(exp);
+        let token = good.signed(&good.header().to_string(), &payload.to_string());
+        refused(stage, case, &token).await;
+    }
+}
+
+async fn a533_deeply_nested_claims_are_rejected(stage: &Stage) {
+    let good = ValidToken::of(stage).await;
+    for (case, levels) in [(1, 9), (2, 3_000)] {
+        let value = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let payload = good
+            .payload
+            .to_string()
+            .replacen('{', &format!(r#"{{"x":{value},"#), 1);
+        refused(
+            stage,
+            case,
+            &good.signed(&good.header().to_string(), &payload),
+        )
+        .await;
     }
 }
 

@@ -97,8 +97,37 @@ impl Claims {
     }
 }
 
+/// Members nest at most this deep, those that are ignored included.
+const MAX_DEPTH: usize = 8;
+
+/// Returns whether arrays and objects nest deeper than [`MAX_DEPTH`]. The parser would accept far more in a
+/// member that it ignores.
+pub(crate) fn is_nested_too_deep(json: &[u8]) -> bool {
+    let (mut depth, mut in_string, mut is_escaped) = (0_usize, false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = in_string,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return true;
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
 impl Claims {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, Rejected> {
+        if is_nested_too_deep(json) {
+            return Err(Rejected::Malformed);
+        }
         // A derived struct would also accept an array of its members.
         if json.trim_ascii_start().first() != Some(&b'{') {
             return Err(Rejected::Malformed);
@@ -248,5 +277,20 @@ mod tests {
             let json = USER_TOKEN.replace(r#""exp":1300"#, &format!(r#""exp":{hostile}"#));
             assert!(parse(&json).is_err(), "{hostile}");
         }
+    }
+
+    #[test]
+    fn ignored_members_nest_at_most_eight_deep() {
+        let nested = |levels: usize| {
+            let value = format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+            USER_TOKEN.replacen('{', &format!(r#"{{"x":{value},"#), 1)
+        };
+        // The object of the claims is the first level.
+        assert!(parse(&nested(7)).is_ok());
+        for levels in [8, 3_000] {
+            assert_eq!(parse(&nested(levels)), Err(Rejected::Malformed), "{levels}");
+        }
+        let text = USER_TOKEN.replacen('{', r#"{"x":"[[[[[[[[[\"[[[[[[[[[","#, 1);
+        assert!(parse(&text).is_ok(), "brackets in a string do not nest");
     }
 }

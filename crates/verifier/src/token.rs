@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny};
 
+use crate::claims::is_nested_too_deep;
 use crate::{Algorithm, Rejected};
 
 /// Requirements for a kind of JWS.
@@ -114,6 +115,9 @@ impl<'a> Header<'a> {
     fn parse(json: &'a [u8]) -> Result<Self, Rejected> {
         // The derived `Deserialize` would also accept an array of the members.
         if json.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Rejected::Malformed);
+        }
+        if is_nested_too_deep(json) {
             return Err(Rejected::Malformed);
         }
         serde_json::from_slice(json).map_err(|_| Rejected::Malformed)

@@ -352,6 +352,9 @@ impl Inner {
     }
 }
 
+/// The longest lifetime that the server issues an access token with, in seconds.
+const MAX_LIFETIME_SECS: u64 = 3_600;
+
 impl ValidationRules {
     /// Checks `iss` and `aud` (RFC 9068 §4).
     fn check_issuer_and_audience(&self, claims: &Claims) -> Result<(), Rejected> {
@@ -365,8 +368,13 @@ impl ValidationRules {
     }
 
     /// Checks `exp`, `nbf` and `iat` (RFC 7519 §4.1.4 to §4.1.6). A token with an `iat` in the
-    /// future is rejected as well: its issuer's clock is wrong, and so is its `exp`.
+    /// future is rejected as well: its issuer's clock is wrong, and so is its `exp`. So is a token that lives
+    /// longer than any token that the server issues: a stolen key must not sign one that never expires.
     fn check_times(&self, claims: &Claims, now: u64) -> Result<(), Rejected> {
+        let longest = MAX_LIFETIME_SECS.saturating_add(self.leeway_secs);
+        if claims.exp > claims.iat.saturating_add(longest) {
+            return Err(Rejected::Claims("exp"));
+        }
         if now >= claims.exp.saturating_add(self.leeway_secs) {
             return Err(Rejected::Expired);
         }
