@@ -1,8 +1,7 @@
 //! Rows of the catalogue: signing keys and the JWTs that they sign.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jsonwebtoken::EncodingKey;
@@ -110,18 +109,16 @@ async fn a280_jwks_contains_no_private_members(stage: &Stage) {
     }
 }
 
-/// Generates an RSA key. Each is cached, because generation is slow.
+/// Returns an RSA key in PKCS#8. The keys are files, because generating them takes seconds.
 fn rsa(bits: usize, exponent: u64) -> String {
-    use rsa::pkcs8::EncodePrivateKey;
-    static MADE: Mutex<BTreeMap<(usize, u64), String>> = Mutex::new(BTreeMap::new());
-    let mut made = MADE.lock().unwrap();
-    let pem = made.entry((bits, exponent)).or_insert_with(|| {
-        let key =
-            rsa::RsaPrivateKey::new_with_exp(&mut Entropy::seeded(31), bits, &exponent.into());
-        let pem = key.unwrap().to_pkcs8_pem(rsa::pkcs8::LineEnding::LF);
-        pem.unwrap().to_string()
-    });
-    pem.clone()
+    let pem = match (bits, exponent) {
+        (2_047, 65_537) => include_str!("rsa_keys/2047.pem"),
+        (2_048, 65_537) => include_str!("rsa_keys/2048.pem"),
+        (2_048, 3) => include_str!("rsa_keys/2048-e3.pem"),
+        (3_072, 65_537) => include_str!("rsa_keys/3072.pem"),
+        other => panic!("no file has an RSA key of {other:?}"),
+    };
+    pem.to_owned()
 }
 
 fn p256(seed: u64) -> String {
