@@ -468,7 +468,7 @@ async fn a248_expired_client_secrets_are_rejected(stage: &Stage) {
         "UPDATE client_secrets SET expires_at = {} WHERE id = 'second'",
         stage.server.clock.now().micros()
     ));
-    flow.alice = stage.server.signed_in("alice").await;
+    flow.alice = stage.server.enters("alice").await;
     let code = flow.code().await;
     let answer = rotated.redeems(&code).await;
     stage.expect(1, json_error(&answer, 401, "invalid_client"));

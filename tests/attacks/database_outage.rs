@@ -126,9 +126,11 @@ async fn a330_node_without_database_issues_no_fresh_revocation_data(stage: &Stag
     // After one minute the revocation data of the other node is still fresh.
     whole.advance(seconds(61));
     let moves = until(|| {
-        whole.app.feed.place().is_some_and(|place| {
-            place.beat.since(position_before.beat) >= seconds(60)
-        })
+        whole
+            .app
+            .feed
+            .place()
+            .is_some_and(|place| place.beat.since(position_before.beat) >= seconds(60))
     })
     .await;
     stage.check(3, moves, || "its feed beat does not move".into());
@@ -151,9 +153,7 @@ async fn a330_node_without_database_issues_no_fresh_revocation_data(stage: &Stag
             .is_some_and(|place| place.seq >= ahead.seq)
     })
     .await;
-    stage.check(5, caught_up, || {
-        format!("{:?}", cut.app.feed.place())
-    });
+    stage.check(5, caught_up, || format!("{:?}", cut.app.feed.place()));
     let trusts = until(|| verdict(&follows_cut, kept.access()) == Ok(())).await;
     stage.check(5, trusts, || {
         format!("{:?}", verdict(&follows_cut, kept.access()))

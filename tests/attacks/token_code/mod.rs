@@ -23,10 +23,11 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// The session is written to the database, because hashing a password takes longer than the flow.
     pub async fn begin(server: &Server) -> Self {
         let web = server.shop().await;
-        let mut alice = server.browser();
-        alice.signs_in(&web, "alice").await;
+        let mut alice = server.enters("alice").await;
+        alice.allows(&web).await;
         Self { web, alice }
     }
 

@@ -138,7 +138,7 @@ async fn a221_refresh_tokens_expire_idle_and_absolute(stage: &Stage) {
     stage.server.advance(2 * SECOND);
     expired(1, &flow.web.refreshes(rested.refresh(), &[]).await);
     // 2. Used daily.
-    flow.alice = stage.server.signed_in("alice").await;
+    flow.alice = stage.server.enters("alice").await;
     let mut tokens = redeem_new_code(&mut flow).await;
     for day in 1..30 {
         stage.server.advance(DAY);

@@ -100,7 +100,7 @@ async fn a214_refresh_reuse_is_detected_after_restart_and_clock_change(stage: &S
     stage.server.advance(hour + GRACE + SECOND);
     let answer = flow.web.refreshes(first.refresh(), &[]).await;
     reuse_is_rejected(stage, &stage.server, 3, &answer, &first);
-    flow.alice = stage.server.signed_in("alice").await;
+    flow.alice = stage.server.enters("alice").await;
     let first = redeem_new_code(&mut flow).await;
     flow.web.refreshes(first.refresh(), &[]).await.ok();
     stage.server.advance(GRACE + SECOND);
