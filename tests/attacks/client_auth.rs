@@ -60,7 +60,7 @@ fn secret(web: &TestClient) -> &str {
 async fn code_is_active(stage: &Stage, case: usize, web: &TestClient, code: &str) {
     let answer = web.redeems(code).await;
     stage.check(case, answer.status == 200, || {
-        format!("the code is spent: {}", summary(&answer))
+        format!("the code is consumed: {}", summary(&answer))
     });
 }
 

@@ -142,7 +142,7 @@ async fn a281_weak_keys_are_not_imported(stage: &Stage) {
         let mark = log::mark();
         let refused = table.import(&pem, &act(stage)).await;
         stage.check(case, matches!(refused, Err(Failed::Keys(_))), || {
-            "taken".to_owned()
+            "imported".to_owned()
         });
         let told = log::since(mark).iter().any(|event| {
             event
@@ -156,8 +156,8 @@ async fn a281_weak_keys_are_not_imported(stage: &Stage) {
         (7, rsa(3_072, 65_537), "RS256"),
         (8, p256(9), "ES256"),
     ] {
-        let taken = table.import(&pem, &act(stage)).await.unwrap();
-        let jwk: Value = serde_json::from_str(&taken.inserts()[0].public_jwk).unwrap();
+        let imported = table.import(&pem, &act(stage)).await.unwrap();
+        let jwk: Value = serde_json::from_str(&imported.inserts()[0].public_jwk).unwrap();
         stage.check(
             case,
             jwk["alg"] == alg && jwk["use"] == "sig" && jwk["kid"].is_string(),
@@ -175,14 +175,14 @@ async fn a281_weak_keys_are_not_imported(stage: &Stage) {
 
 async fn a282_duplicate_keys_are_not_imported(stage: &Stage) {
     let table = stage.server.app.keeper.table();
-    let taken = table.import(&p256(9), &act(stage)).await.unwrap();
-    let key = &taken.inserts()[0];
+    let imported = table.import(&p256(9), &act(stage)).await.unwrap();
+    let key = &imported.inserts()[0];
     let jwk: portcullis_verifier::Jwk = serde_json::from_str(&key.public_jwk).unwrap();
     stage.check(2, key.kid == jwk.thumbprint(), || key.kid.clone());
     let mark = log::mark();
     let again = table.import(&p256(9), &act(stage)).await;
     stage.check(1, matches!(again, Err(Failed::KnownKey)), || {
-        "taken twice".to_owned()
+        "imported twice".to_owned()
     });
     let told = log::since(mark).iter().any(|event| {
         event
@@ -194,7 +194,7 @@ async fn a282_duplicate_keys_are_not_imported(stage: &Stage) {
     let chosen = r#"{"kty":"EC","crv":"P-256","kid":"mine","d":"AA","x":"AA","y":"AA"}"#;
     let refused = table.import(chosen, &act(stage)).await;
     stage.check(2, matches!(refused, Err(Failed::Keys(_))), || {
-        "taken".to_owned()
+        "imported".to_owned()
     });
 }
 
@@ -360,7 +360,7 @@ async fn refused(stage: &Stage, case: usize, token: &str) {
             .api()
             .verify_at(token, &Need::any(), stage.server.clock.now().secs());
     stage.check(case, verdict.is_err(), || {
-        format!("a resource server takes {token}")
+        format!("a resource server accepts {token}")
     });
     let here =
         stage
@@ -368,7 +368,9 @@ async fn refused(stage: &Stage, case: usize, token: &str) {
             .app
             .verifier()
             .verify_at(token, &Need::any(), stage.server.clock.now().secs());
-    stage.check(case, here.is_err(), || format!("we take {token}"));
+    stage.check(case, here.is_err(), || {
+        format!("this server accepts {token}")
+    });
 }
 
 /// A valid access token of this server, from which forgeries are derived.
@@ -689,11 +691,11 @@ async fn a298_access_token_for_another_audience_is_rejected(stage: &Stage) {
     let here = at(AUDIENCE).verify_at(&token, &Need::any(), now);
     stage.check(1, here.is_ok(), || format!("{here:?}"));
     let there = at("https://rs2.example").verify_at(&token, &Need::any(), now);
-    stage.check(1, there.is_err(), || "taken at rs2".to_owned());
+    stage.check(1, there.is_err(), || "accepted at rs2".to_owned());
     payload["aud"] = json!([AUDIENCE, "https://rs2.example"]);
     let both = good.signed(&good.header().to_string(), &payload.to_string());
     let there = at("https://rs2.example").verify_at(&both, &Need::any(), now);
-    stage.check(2, there.is_err(), || "taken at rs2".to_owned());
+    stage.check(2, there.is_err(), || "accepted at rs2".to_owned());
     stage.check(2, good.payload["aud"].is_string(), || {
         "we issue several audiences".to_owned()
     });

@@ -143,18 +143,18 @@ async fn a113_parallel_guesses_are_counted_and_limited_across_nodes(stage: &Stag
             })
         })
         .collect();
-    let (mut evaluated, mut put_off) = (0, 0);
+    let (mut evaluated, mut throttled_count) = (0, 0);
     for answer in tries {
         let answer = answer.await.unwrap();
         match answer.status {
             200 => evaluated += 1,
-            429 => put_off += 1,
+            429 => throttled_count += 1,
             _ => stage.check(1, false, || summary(&answer)),
         }
     }
     journal::strike_out(|exchange| exchange.answer.status == 503);
-    stage.check(1, evaluated == 5 && put_off == 95, || {
-        format!("{evaluated} were evaluated, {put_off} put off")
+    stage.check(1, evaluated == 5 && throttled_count == 95, || {
+        format!("{evaluated} were evaluated, {throttled_count} throttled")
     });
     let attempts = "SELECT attempts AS n FROM throttles WHERE key LIKE 'account:%'";
     let counted = nodes[0].count(attempts);
@@ -227,15 +227,15 @@ async fn a117_password_spraying_is_limited_per_network(stage: &Stage) {
             };
             stage.expect(case, verdict);
         }
-        let alarms = log::since(mark)
+        let alerts = log::since(mark)
             .into_iter()
             .filter(|event| event.get("event").is_some_and(|name| name == "login.spray"))
             .filter(|event| event.get("request_id").is_some_and(|id| ours.contains(id)));
-        let alarms: Vec<_> = alarms.collect();
+        let alerts: Vec<_> = alerts.collect();
         stage.check(
             case,
-            alarms.len() == 1 && alarms[0]["severity"] == "high",
-            || format!("{alarms:?}"),
+            alerts.len() == 1 && alerts[0]["severity"] == "high",
+            || format!("{alerts:?}"),
         );
         let mut elsewhere = LoginForm::opens(&nodes[0], &web)
             .await

@@ -331,7 +331,7 @@ async fn a448_replaced_certificate_is_served_without_failures(stage: &Stage) {
             "half a pair is served".to_owned()
         });
     }
-    stage.check(2, told("tls.reload_failed"), || "no alarm".to_owned());
+    stage.check(2, told("tls.reload_failed"), || "no alert".to_owned());
     new.replaces(&old);
     let (started, mut renewed) = (Instant::now(), None);
     while renewed.is_none() && started.elapsed() < Duration::from_secs(8) {
@@ -346,10 +346,10 @@ async fn a448_replaced_certificate_is_served_without_failures(stage: &Stage) {
         renewed.is_some_and(|took| took < Duration::from_secs(5)),
         || format!("{renewed:?}"),
     );
-    stage.check(3, told("tls.reloaded"), || "not told".to_owned());
+    stage.check(3, told("tls.reloaded"), || "not logged".to_owned());
     server.remove().await;
     // An alert is logged 13 days before the expiry, but not 15 days before it.
-    for (case, days, alarm) in [(4, 13, true), (5, 15, false)] {
+    for (case, days, alert) in [(4, 13, true), (5, 15, false)] {
         let start = i64::try_from(crate::fixtures::server::start_of_time().secs()).unwrap();
         let name = format!("ends-in-{days}");
         let pair = Pair::new(&folder, &name, Some(start + days * 86_400));
@@ -359,7 +359,7 @@ async fn a448_replaced_certificate_is_served_without_failures(stage: &Stage) {
             config.listen.tls.key = Some(pair.key.clone());
         })
         .await;
-        let alarms = log::since(mark).into_iter().filter(|event| {
+        let alerts = log::since(mark).into_iter().filter(|event| {
             event
                 .get("event")
                 .is_some_and(|event| event == "tls.expiring")
@@ -367,8 +367,8 @@ async fn a448_replaced_certificate_is_served_without_failures(stage: &Stage) {
                     .get("certificate")
                     .is_some_and(|path| path.contains(&name))
         });
-        let alarms: Vec<_> = alarms.collect();
-        stage.check(case, alarms.is_empty() != alarm, || format!("{alarms:?}"));
+        let alerts: Vec<_> = alerts.collect();
+        stage.check(case, alerts.is_empty() != alert, || format!("{alerts:?}"));
         server.remove().await;
     }
 }

@@ -205,7 +205,7 @@ fn grant_is_revoked(server: &Server, tokens: &Value, times: i64) -> Result<(), S
         Ok(())
     } else {
         Err(format!(
-            "ended grants, G records, audit events: got {found:?}, want {times} each"
+            "revoked grants, G records, audit events: got {found:?}, want {times} each"
         ))
     }
 }

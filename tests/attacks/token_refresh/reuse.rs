@@ -152,9 +152,9 @@ async fn a224_lost_refresh_response_is_repeated_within_grace(stage: &Stage) {
             );
         }
         // No reuse alert was logged, and the successor works.
-        let alarms = "SELECT count(*) AS n FROM audit_events WHERE name = 'token.refresh_reuse'";
-        stage.check(case, stage.server.count(alarms) == 0, || {
-            "alarmed".to_owned()
+        let alerts = "SELECT count(*) AS n FROM audit_events WHERE name = 'token.refresh_reuse'";
+        stage.check(case, stage.server.count(alerts) == 0, || {
+            "a reuse alert was logged".to_owned()
         });
         stage.check(
             case,
