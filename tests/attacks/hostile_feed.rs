@@ -297,7 +297,7 @@ async fn a430_unsigned_and_old_feeds_are_refused(stage: &Stage) {
     let refused = plain.await.map(drop);
     let insecure = matches!(refused, Err(StartError::Insecure { .. }));
     stage.check(1, insecure, || format!("{refused:?}"));
-    // A response without signatures is refused. The server signs its frames for every `Accept` value.
+    // A response without signatures is refused. The server signs its frames for each `Accept` value.
     for tamper in [without_signatures, payloads_only] {
         let mark = log::mark();
         let issuer = FeedIssuer::start().await;
