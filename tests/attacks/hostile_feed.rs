@@ -22,7 +22,7 @@ pub const ROWS: &[Row] = &[
     row!(a426_replayed_feed_frames_are_refused),
     row!(a428_feed_gaps_are_requested_from_the_own_position),
     row!(a430_unsigned_and_old_feeds_are_refused),
-    row!(a432_status_index_outside_the_list_is_refused),
+    row!(a432_status_claim_is_ignored_without_status_lists),
     row!(a436_offline_verifier_catches_up),
 ];
 
@@ -343,7 +343,7 @@ async fn a430_unsigned_and_old_feeds_are_refused(stage: &Stage) {
 }
 
 /// Status lists are not implemented: no list is served, and a `status` claim is ignored.
-async fn a432_status_index_outside_the_list_is_refused(stage: &Stage) {
+async fn a432_status_claim_is_ignored_without_status_lists(stage: &Stage) {
     let server = &stage.server;
     for path in ["/status-lists", "/status-lists/1", "/status-lists/-1"] {
         let answer = server.browser().get(path).await;
