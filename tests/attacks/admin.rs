@@ -246,7 +246,7 @@ async fn a520_setup_link_admits_one_administrator(stage: &Stage) {
     stage.expect(4, expect::page(&answer, 403));
     stage.expect(4, expect::logged(&answer, "csrf.rejected", "origin"));
     let other = server
-        .signed_in("alice")
+        .enters("alice")
         .await
         .get("/account")
         .await

@@ -60,7 +60,7 @@ fn secret(web: &TestClient) -> &str {
 async fn code_is_active(stage: &Stage, case: usize, web: &TestClient, code: &str) {
     let answer = web.redeems(code).await;
     stage.check(case, answer.status == 200, || {
-        format!("the code is spent: {}", summary(&answer))
+        format!("the code is consumed: {}", summary(&answer))
     });
 }
 
@@ -468,7 +468,7 @@ async fn a248_expired_client_secrets_are_rejected(stage: &Stage) {
         "UPDATE client_secrets SET expires_at = {} WHERE id = 'second'",
         stage.server.clock.now().micros()
     ));
-    flow.alice = stage.server.signed_in("alice").await;
+    flow.alice = stage.server.enters("alice").await;
     let code = flow.code().await;
     let answer = rotated.redeems(&code).await;
     stage.expect(1, json_error(&answer, 401, "invalid_client"));

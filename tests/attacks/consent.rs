@@ -49,8 +49,8 @@ async fn asks(server: &Server, browser: &mut Browser, scope: &str) -> Answer {
 
 async fn a160_consent_form_without_valid_csrf_token_is_rejected(stage: &Stage) {
     let (mut alice, mut bob) = (
-        stage.server.signed_in("alice").await,
-        stage.server.signed_in("bob").await,
+        stage.server.enters("alice").await,
+        stage.server.enters("bob").await,
     );
     let shown = asks(&stage.server, &mut alice, "openid").await;
     let his = asks(&stage.server, &mut bob, "openid").await;
@@ -108,7 +108,7 @@ async fn a160_consent_form_without_valid_csrf_token_is_rejected(stage: &Stage) {
 
 async fn a161_consent_grants_only_requested_and_ticked_scopes(stage: &Stage) {
     let web = stage.server.shop().await;
-    let mut alice = stage.server.signed_in("alice").await;
+    let mut alice = stage.server.enters("alice").await;
     let asked = [("scope", "openid profile orders:read")];
     let shown = alice.opens(&web.request(&asked)).await;
     let (authorization, csrf) = (shown.hidden("authorization"), shown.hidden("csrf"));
@@ -198,7 +198,7 @@ async fn a162_hostile_client_names_are_escaped_or_refused(stage: &Stage) {
         (7, "Corner\u{7}Shop".to_owned(), false),
         (3, "x".repeat(64), true),
     ];
-    let mut alice = stage.server.signed_in("alice").await;
+    let mut alice = stage.server.enters("alice").await;
     let plain = stage.server.register(named("plain", "Shop")).await;
     let plain = skeleton(&alice.opens(&plain.request(&[])).await.body);
     for (n, (case, name, good)) in names.into_iter().enumerate() {
@@ -227,7 +227,7 @@ async fn a162_hostile_client_names_are_escaped_or_refused(stage: &Stage) {
 }
 
 async fn a164_scope_descriptions_are_escaped(stage: &Stage) {
-    let mut alice = stage.server.signed_in("alice").await;
+    let mut alice = stage.server.enters("alice").await;
     let web = stage.server.shop().await;
     let url = web.request(&[("scope", "openid orders:read")]);
     let describe = async |text: &'static str| {
@@ -392,7 +392,7 @@ async fn a166_remembered_consent_is_asked_again_after_changes(stage: &Stage) {
 }
 
 async fn a168_denied_consent_writes_no_code(stage: &Stage) {
-    let mut alice = stage.server.signed_in("alice").await;
+    let mut alice = stage.server.enters("alice").await;
     let rows = || {
         ["grants", "codes", "consents"].map(|table| {
             stage

@@ -22,7 +22,7 @@ pub const ROWS: &[Row] = &[
     row!(a426_replayed_feed_frames_are_refused),
     row!(a428_feed_gaps_are_requested_from_the_own_position),
     row!(a430_unsigned_and_old_feeds_are_refused),
-    row!(a432_status_index_outside_the_list_is_refused),
+    row!(a432_status_claim_is_ignored_without_status_lists),
     row!(a436_offline_verifier_catches_up),
 ];
 
@@ -297,7 +297,7 @@ async fn a430_unsigned_and_old_feeds_are_refused(stage: &Stage) {
     let refused = plain.await.map(drop);
     let insecure = matches!(refused, Err(StartError::Insecure { .. }));
     stage.check(1, insecure, || format!("{refused:?}"));
-    // A response without signatures is refused. The server signs its frames for every `Accept` value.
+    // A response without signatures is refused. The server signs its frames for each `Accept` value.
     for tamper in [without_signatures, payloads_only] {
         let mark = log::mark();
         let issuer = FeedIssuer::start().await;
@@ -343,7 +343,7 @@ async fn a430_unsigned_and_old_feeds_are_refused(stage: &Stage) {
 }
 
 /// Status lists are not implemented: no list is served, and a `status` claim is ignored.
-async fn a432_status_index_outside_the_list_is_refused(stage: &Stage) {
+async fn a432_status_claim_is_ignored_without_status_lists(stage: &Stage) {
     let server = &stage.server;
     for path in ["/status-lists", "/status-lists/1", "/status-lists/-1"] {
         let answer = server.browser().get(path).await;

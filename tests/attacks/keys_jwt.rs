@@ -1,8 +1,7 @@
 //! Rows of the catalogue: signing keys and the JWTs that they sign.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jsonwebtoken::EncodingKey;
@@ -113,18 +112,16 @@ async fn a280_jwks_contains_no_private_members(stage: &Stage) {
     }
 }
 
-/// Generates an RSA key. Each is cached, because generation is slow.
+/// Returns an RSA key in PKCS#8. The keys are files, because generating them takes seconds.
 fn rsa(bits: usize, exponent: u64) -> String {
-    use rsa::pkcs8::EncodePrivateKey;
-    static MADE: Mutex<BTreeMap<(usize, u64), String>> = Mutex::new(BTreeMap::new());
-    let mut made = MADE.lock().unwrap();
-    let pem = made.entry((bits, exponent)).or_insert_with(|| {
-        let key =
-            rsa::RsaPrivateKey::new_with_exp(&mut Entropy::seeded(31), bits, &exponent.into());
-        let pem = key.unwrap().to_pkcs8_pem(rsa::pkcs8::LineEnding::LF);
-        pem.unwrap().to_string()
-    });
-    pem.clone()
+    let pem = match (bits, exponent) {
+        (2_047, 65_537) => include_str!("rsa_keys/2047.pem"),
+        (2_048, 65_537) => include_str!("rsa_keys/2048.pem"),
+        (2_048, 3) => include_str!("rsa_keys/2048-e3.pem"),
+        (3_072, 65_537) => include_str!("rsa_keys/3072.pem"),
+        other => panic!("no file has an RSA key of {other:?}"),
+    };
+    pem.to_owned()
 }
 
 fn p256(seed: u64) -> String {
@@ -147,11 +144,9 @@ async fn a281_weak_keys_are_not_imported(stage: &Stage) {
     for (case, pem) in weak {
         let mark = log::mark();
         let refused = table.import(&pem, &act(stage)).await;
-        stage.check(
-            case,
-            matches!(refused, Err(KeyManagerError::Keys(_))),
-            || "taken".to_owned(),
-        );
+        stage.check(case, matches!(refused, Err(KeyManagerError::Keys(_))), || {
+            "imported".to_owned()
+        });
         let told = log::since(mark).iter().any(|event| {
             event
                 .get("event")
@@ -164,8 +159,8 @@ async fn a281_weak_keys_are_not_imported(stage: &Stage) {
         (7, rsa(3_072, 65_537), "RS256"),
         (8, p256(9), "ES256"),
     ] {
-        let taken = table.import(&pem, &act(stage)).await.unwrap();
-        let jwk: Value = serde_json::from_str(&taken.inserts()[0].public_jwk).unwrap();
+        let imported = table.import(&pem, &act(stage)).await.unwrap();
+        let jwk: Value = serde_json::from_str(&imported.inserts()[0].public_jwk).unwrap();
         stage.check(
             case,
             jwk["alg"] == alg && jwk["use"] == "sig" && jwk["kid"].is_string(),
@@ -183,14 +178,14 @@ async fn a281_weak_keys_are_not_imported(stage: &Stage) {
 
 async fn a282_duplicate_keys_are_not_imported(stage: &Stage) {
     let table = stage.server.app.key_manager.table();
-    let taken = table.import(&p256(9), &act(stage)).await.unwrap();
-    let key = &taken.inserts()[0];
+    let imported = table.import(&p256(9), &act(stage)).await.unwrap();
+    let key = &imported.inserts()[0];
     let jwk: portcullis_verifier::Jwk = serde_json::from_str(&key.public_jwk).unwrap();
     stage.check(2, key.kid == jwk.thumbprint(), || key.kid.clone());
     let mark = log::mark();
     let again = table.import(&p256(9), &act(stage)).await;
     stage.check(1, matches!(again, Err(KeyManagerError::KnownKey)), || {
-        "taken twice".to_owned()
+        "imported twice".to_owned()
     });
     let told = log::since(mark).iter().any(|event| {
         event
@@ -202,7 +197,7 @@ async fn a282_duplicate_keys_are_not_imported(stage: &Stage) {
     let chosen = r#"{"kty":"EC","crv":"P-256","kid":"mine","d":"AA","x":"AA","y":"AA"}"#;
     let refused = table.import(chosen, &act(stage)).await;
     stage.check(2, matches!(refused, Err(KeyManagerError::Keys(_))), || {
-        "taken".to_owned()
+        "imported".to_owned()
     });
 }
 
@@ -368,7 +363,7 @@ async fn refused(stage: &Stage, case: usize, token: &str) {
             .api()
             .verify_at(token, &Need::any(), stage.server.clock.now().secs());
     stage.check(case, verdict.is_err(), || {
-        format!("a resource server takes {token}")
+        format!("a resource server accepts {token}")
     });
     let here =
         stage
@@ -376,7 +371,9 @@ async fn refused(stage: &Stage, case: usize, token: &str) {
             .app
             .verifier()
             .verify_at(token, &Need::any(), stage.server.clock.now().secs());
-    stage.check(case, here.is_err(), || format!("we take {token}"));
+    stage.check(case, here.is_err(), || {
+        format!("this server accepts {token}")
+    });
 }
 
 /// A valid access token of this server, from which forgeries are derived.
@@ -771,11 +768,11 @@ async fn a298_access_token_for_another_audience_is_rejected(stage: &Stage) {
     let here = at(AUDIENCE).verify_at(&token, &Need::any(), now);
     stage.check(1, here.is_ok(), || format!("{here:?}"));
     let there = at("https://rs2.example").verify_at(&token, &Need::any(), now);
-    stage.check(1, there.is_err(), || "taken at rs2".to_owned());
+    stage.check(1, there.is_err(), || "accepted at rs2".to_owned());
     payload["aud"] = json!([AUDIENCE, "https://rs2.example"]);
     let both = good.signed(&good.header().to_string(), &payload.to_string());
     let there = at("https://rs2.example").verify_at(&both, &Need::any(), now);
-    stage.check(2, there.is_err(), || "taken at rs2".to_owned());
+    stage.check(2, there.is_err(), || "accepted at rs2".to_owned());
     stage.check(2, good.payload["aud"].is_string(), || {
         "we issue several audiences".to_owned()
     });

@@ -139,7 +139,7 @@ async fn a288_unknown_kids_cause_one_verifier_refetch(stage: &Stage) {
         let verdict = verifier
             .verify_fresh_at(&signed(&kid, &foreign, &payload), &Need::any(), at)
             .await;
-        stage.check(2, verdict.is_err(), || format!("{kid} is taken"));
+        stage.check(2, verdict.is_err(), || format!("{kid} is accepted"));
         let allowed = 2 + usize::try_from((at - now) / 30).unwrap();
         stage.check(2, front.fetches() <= allowed, || {
             format!("{} fetches after {} s", front.fetches(), at - now)

@@ -58,7 +58,10 @@ fn confirmation_page(answer: &Answer) -> Result<(), String> {
     let asks = answer.body.contains("id=\"logout-confirm\"");
     match answer.status == 200 && asks && answer.location().is_none() {
         true => Ok(()),
-        false => Err(format!("got {}, want the question", summary(answer))),
+        false => Err(format!(
+            "got {}, want the confirmation page",
+            summary(answer)
+        )),
     }
 }
 

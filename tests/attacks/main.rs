@@ -194,16 +194,12 @@ impl Stage {
         }
     }
 
-    /// Returns `web`, and the browser of `alice`, who is signed in and whose consent is remembered.
+    /// Returns `web`, and the browser of `alice`, who has a session and whose consent is remembered. The
+    /// session is written to the database, because hashing a password takes longer than the flow.
     pub async fn web_and_alice(&self) -> (TestClient, Browser) {
         let web = self.server.shop().await;
-        let mut alice = self.server.browser();
-        let back = alice.signs_in(&web, "alice").await;
-        assert!(
-            back.callback("code").is_some(),
-            "{}",
-            expect::summary(&back)
-        );
+        let mut alice = self.server.enters("alice").await;
+        alice.allows(&web).await;
         (web, alice)
     }
 

@@ -152,7 +152,7 @@ async fn a056_non_ascii_redirect_hosts_are_rejected(stage: &Stage) {
 
 async fn a057_native_loopback_accepts_any_port(stage: &Stage) {
     let native = stage.server.phone().await;
-    let alice = stage.server.signed_in("alice").await;
+    let alice = stage.server.enters("alice").await;
     let uris = [
         "http://127.0.0.1:51004/cb",
         "http://[::1]:51004/cb",
@@ -205,7 +205,7 @@ async fn a058_native_loopback_variants_are_rejected(stage: &Stage) {
         .server
         .register(public("native", &["http://127.0.0.1/cb"]))
         .await;
-    let alice = stage.server.signed_in("alice").await;
+    let alice = stage.server.enters("alice").await;
     let uris = [
         "http://127.0.0.1:51004/other",
         "http://127.0.0.1.evil.test/cb",

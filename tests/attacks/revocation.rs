@@ -36,7 +36,10 @@ fn succeeded(answer: &Answer) -> Result<(), String> {
     {
         logged(answer, "revocation.done", "")
     } else {
-        Err(format!("got {}, want 200 with nothing", summary(answer)))
+        Err(format!(
+            "got {}, want 200 with an empty body",
+            summary(answer)
+        ))
     }
 }
 
@@ -51,7 +54,7 @@ async fn tokens_are_active(flow: &Flow, server: &Server, tokens: &Tokens) -> Res
     let next = flow.web.refreshes(tokens.refresh(), &[]).await;
     match (told.status, next.status) {
         (200, 200) => Ok(()),
-        _ => Err(format!("dead: {} {}", summary(&told), summary(&next))),
+        _ => Err(format!("inactive: {} {}", summary(&told), summary(&next))),
     }
 }
 

@@ -673,7 +673,7 @@ async fn a490_insecure_configuration_is_refused(stage: &Stage) {
     start_is_refused(stage, 4, &star, 78, "http.cors");
     let mut client = confidential("star", "https://app.example/cb");
     client.cors_origins = vec!["*".to_owned()];
-    stage.check(4, client.check(false).is_err(), || "taken".to_owned());
+    stage.check(4, client.check(false).is_err(), || "accepted".to_owned());
     let long = with("[tokens]\naccess = \"16m\"\n");
     start_is_refused(stage, 5, &long, 78, "tokens.access");
     std::fs::remove_dir_all(&folder).unwrap();

@@ -331,7 +331,7 @@ async fn a448_replaced_certificate_is_served_without_failures(stage: &Stage) {
             "half a pair is served".to_owned()
         });
     }
-    stage.check(2, told("tls.reload_failed"), || "no alarm".to_owned());
+    stage.check(2, told("tls.reload_failed"), || "no alert".to_owned());
     new.replaces(&old);
     let (started, mut renewed) = (Instant::now(), None);
     while renewed.is_none() && started.elapsed() < Duration::from_secs(8) {
@@ -346,10 +346,10 @@ async fn a448_replaced_certificate_is_served_without_failures(stage: &Stage) {
         renewed.is_some_and(|took| took < Duration::from_secs(5)),
         || format!("{renewed:?}"),
     );
-    stage.check(3, told("tls.reloaded"), || "not told".to_owned());
+    stage.check(3, told("tls.reloaded"), || "not logged".to_owned());
     server.remove().await;
     // An alert is logged 13 days before the expiry, but not 15 days before it.
-    for (case, days, alarm) in [(4, 13, true), (5, 15, false)] {
+    for (case, days, alert) in [(4, 13, true), (5, 15, false)] {
         let start = i64::try_from(crate::fixtures::server::start_of_time().secs()).unwrap();
         let name = format!("ends-in-{days}");
         let pair = Pair::new(&folder, &name, Some(start + days * 86_400));
@@ -359,7 +359,7 @@ async fn a448_replaced_certificate_is_served_without_failures(stage: &Stage) {
             config.listen.tls.key = Some(pair.key.clone());
         })
         .await;
-        let alarms = log::since(mark).into_iter().filter(|event| {
+        let alerts = log::since(mark).into_iter().filter(|event| {
             event
                 .get("event")
                 .is_some_and(|event| event == "tls.expiring")
@@ -367,8 +367,8 @@ async fn a448_replaced_certificate_is_served_without_failures(stage: &Stage) {
                     .get("certificate")
                     .is_some_and(|path| path.contains(&name))
         });
-        let alarms: Vec<_> = alarms.collect();
-        stage.check(case, alarms.is_empty() != alarm, || format!("{alarms:?}"));
+        let alerts: Vec<_> = alerts.collect();
+        stage.check(case, alerts.is_empty() != alert, || format!("{alerts:?}"));
         server.remove().await;
     }
 }
@@ -501,7 +501,7 @@ async fn a515_half_open_flood_does_not_block_other_addresses(stage: &Stage) {
                 let more = 400 - streams.len();
                 streams.extend((0..more).filter_map(|_| half_open(to, FLOOD).ok()));
                 opened += more;
-                std::thread::sleep(Duration::from_millis(50));
+                std::thread::sleep(Duration::from_millis(200));
             }
             opened
         })
@@ -520,6 +520,7 @@ async fn a515_half_open_flood_does_not_block_other_addresses(stage: &Stage) {
             || format!("{} after {took:?}", spoken.status),
         );
         requests += 1;
+        blocking(|| std::thread::sleep(Duration::from_millis(50))).await;
     }
     over.store(true, Ordering::SeqCst);
     let opened = flood.await.unwrap();

@@ -32,7 +32,7 @@ fn with_cookie(browser: &Browser, name: &str, value: &str) -> Browser {
 
 async fn a502_encoded_cookie_names_are_ignored(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
-    let bob = stage.server.signed_in("bob").await;
+    let bob = stage.server.enters("bob").await;
     let silent = web.request(&[("prompt", "none")]);
     // 1 to 3: bob's session only. 4 to 6: beside alice's own session.
     for (case, name) in (1..).zip(spellings("sid")) {

@@ -292,7 +292,7 @@ async fn a149_users_cannot_verify_their_own_email(stage: &Stage) {
         ],
     )
     .await;
-    let mut alice = stage.server.signed_in("alice").await;
+    let mut alice = stage.server.enters("alice").await;
     let answer = alice.post("/account", &[("email_verified", "true")]).await;
     stage.check(2, matches!(answer.status, 403..=405), || summary(&answer));
     let verified = stage

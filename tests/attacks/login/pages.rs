@@ -164,7 +164,7 @@ fn payloads() -> Vec<String> {
 
 async fn a130_xss_payloads_are_escaped_on_every_page(stage: &Stage) {
     let web = stage.server.shop().await;
-    let mut alice = stage.server.signed_in("alice").await;
+    let mut alice = stage.server.enters("alice").await;
     let payloads = payloads();
     stage.check(0, payloads.len() == 200, || {
         format!("{} payloads", payloads.len())

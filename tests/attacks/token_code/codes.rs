@@ -158,7 +158,7 @@ async fn a193_stripped_pkce_challenge_is_detected(stage: &Stage) {
     let mut old = confidential("old", "https://old.example/cb");
     old.require_pkce = false;
     let old = stage.server.register(old).await;
-    let mut alice = stage.server.signed_in("alice").await;
+    let mut alice = stage.server.enters("alice").await;
     let stripped = old.request(&[("code_challenge", ""), ("code_challenge_method", "")]);
     let code = alice.allows_request(&stripped).await;
     let answer = old.redeems(&code).await;
@@ -205,7 +205,7 @@ fn grant_is_revoked(server: &Server, tokens: &Value, times: i64) -> Result<(), S
         Ok(())
     } else {
         Err(format!(
-            "ended grants, G records, audit events: got {found:?}, want {times} each"
+            "revoked grants, G records, audit events: got {found:?}, want {times} each"
         ))
     }
 }

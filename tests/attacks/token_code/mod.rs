@@ -23,10 +23,11 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// The session is written to the database, because hashing a password takes longer than the flow.
     pub async fn begin(server: &Server) -> Self {
         let web = server.shop().await;
-        let mut alice = server.browser();
-        alice.signs_in(&web, "alice").await;
+        let mut alice = server.enters("alice").await;
+        alice.allows(&web).await;
         Self { web, alice }
     }
 
@@ -67,7 +68,7 @@ pub async fn code_is_active(web: &TestClient, code: &str) -> Result<(), String> 
     if answer.status == 200 {
         Ok(())
     } else {
-        Err(format!("the code is spent: {}", summary(&answer)))
+        Err(format!("the code is consumed: {}", summary(&answer)))
     }
 }
 
@@ -82,7 +83,9 @@ pub fn not_logged(answer: &Answer, text: &str) -> Result<(), String> {
     let told = events
         .iter()
         .find(|event| event.values().any(|value| value.contains(text)));
-    told.map_or(Ok(()), |event| Err(format!("the log tells it: {event:?}")))
+    told.map_or(Ok(()), |event| {
+        Err(format!("the log contains it: {event:?}"))
+    })
 }
 
 /// Checks the severity of an event of this request.

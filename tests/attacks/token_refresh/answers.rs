@@ -138,7 +138,7 @@ async fn a221_refresh_tokens_expire_idle_and_absolute(stage: &Stage) {
     stage.server.advance(2 * SECOND);
     expired(1, &flow.web.refreshes(rested.refresh(), &[]).await);
     // 2. Used daily.
-    flow.alice = stage.server.signed_in("alice").await;
+    flow.alice = stage.server.enters("alice").await;
     let mut tokens = redeem_new_code(&mut flow).await;
     for day in 1..30 {
         stage.server.advance(DAY);
@@ -308,8 +308,8 @@ async fn a226_refreshes_are_limited_per_grant(stage: &Stage) {
         tokens = nodes[0].refreshes(tokens.refresh(), &[]).await.ok();
     }
     let refused = nodes[0].refreshes(tokens.refresh(), &[]).await;
-    let put_off = (refused.status, refused.header("retry-after")) == (429, Some("2"));
-    stage.check(2, put_off, || summary(&refused));
+    let is_limited = (refused.status, refused.header("retry-after")) == (429, Some("2"));
+    stage.check(2, is_limited, || summary(&refused));
     stage.expect(2, logged(&refused, "ratelimit.hit", "refresh"));
     stage.server.advance(2 * SECOND);
     let again = nodes[0].refreshes(tokens.refresh(), &[]).await;

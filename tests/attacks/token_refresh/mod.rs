@@ -32,7 +32,7 @@ pub fn grant_is_revoked(server: &Server, tokens: &Tokens, records: i64) -> Resul
         Ok(())
     } else {
         Err(format!(
-            "ended grants and G records: got {found:?}, want 1 and {records}"
+            "revoked grants and G records: got {found:?}, want 1 and {records}"
         ))
     }
 }

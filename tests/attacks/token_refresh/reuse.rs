@@ -100,7 +100,7 @@ async fn a214_refresh_reuse_is_detected_after_restart_and_clock_change(stage: &S
     stage.server.advance(hour + GRACE + SECOND);
     let answer = flow.web.refreshes(first.refresh(), &[]).await;
     reuse_is_rejected(stage, &stage.server, 3, &answer, &first);
-    flow.alice = stage.server.signed_in("alice").await;
+    flow.alice = stage.server.enters("alice").await;
     let first = redeem_new_code(&mut flow).await;
     flow.web.refreshes(first.refresh(), &[]).await.ok();
     stage.server.advance(GRACE + SECOND);
@@ -152,9 +152,9 @@ async fn a224_lost_refresh_response_is_repeated_within_grace(stage: &Stage) {
             );
         }
         // No reuse alert was logged, and the successor works.
-        let alarms = "SELECT count(*) AS n FROM audit_events WHERE name = 'token.refresh_reuse'";
-        stage.check(case, stage.server.count(alarms) == 0, || {
-            "alarmed".to_owned()
+        let alerts = "SELECT count(*) AS n FROM audit_events WHERE name = 'token.refresh_reuse'";
+        stage.check(case, stage.server.count(alerts) == 0, || {
+            "a reuse alert was logged".to_owned()
         });
         stage.check(
             case,
