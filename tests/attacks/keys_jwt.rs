@@ -144,9 +144,11 @@ async fn a281_weak_keys_are_not_imported(stage: &Stage) {
     for (case, pem) in weak {
         let mark = log::mark();
         let refused = table.import(&pem, &act(stage)).await;
-        stage.check(case, matches!(refused, Err(KeyManagerError::Keys(_))), || {
-            "imported".to_owned()
-        });
+        stage.check(
+            case,
+            matches!(refused, Err(KeyManagerError::Keys(_))),
+            || "imported".to_owned(),
+        );
         let told = log::since(mark).iter().any(|event| {
             event
                 .get("event")
