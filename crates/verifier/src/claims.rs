@@ -285,6 +285,7 @@ mod tests {
             let value = format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
             USER_TOKEN.replacen('{', &format!(r#"{{"x":{value},"#), 1)
         };
+        let parse = |json: &str| Claims::parse(json.as_bytes());
         // The object of the claims is the first level.
         assert!(parse(&nested(7)).is_ok());
         for levels in [8, 3_000] {
