@@ -121,7 +121,7 @@ async fn skewed_node_issues_and_changes_nothing() {
         node.minute().await;
         node.signs().await;
         assert!(
-            !node.app.keeper.settled(),
+            !node.app.key_manager.is_stable(),
             "the clock is not stable for an hour"
         );
         for _ in 0..61 {

@@ -224,7 +224,7 @@ async fn concurrent_rotation_and_revocation_both_apply(#[case] db: Db) {
         assert!(!Change::of(&ring, newest, schedule, world.now()).lacks_standby());
     }
     let unknown = table.revoke("unknown", "x", &act(&world)).await;
-    assert!(matches!(unknown, Err(Failed::NoSuchKey(kid)) if kid == "unknown"));
+    assert!(matches!(unknown, Err(KeyManagerError::NoSuchKey(kid)) if kid == "unknown"));
 }
 
 #[apply(on_both_databases)]
