@@ -545,7 +545,7 @@ async fn restored_database_blocks_issuance_until_recover(#[case] db: Db) {
         "keys are public all the same"
     );
     // After `recover`, all earlier tokens are rejected and new ones work.
-    let act = portcullis::keeper::Act {
+    let act = portcullis::key_manager::Act {
         actor: portcullis::audit::Actor::Operator,
         now: server.clock.now(),
     };
