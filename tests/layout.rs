@@ -7,11 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From left to right; modules of one entry do not know each other.
-const ORDER: [&[&str]; 11] = [
+const ORDER: [&[&str]; 12] = [
     &["main"],
     &["cli"],
     &["http"],
     &["app"],
+    &["checks", "tasks"],
     &["admin"],
     &["feed", "key_manager"],
     &["db"],

@@ -2,21 +2,18 @@
 
 use std::time::Duration;
 
-use actix_web::web::Data;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::{Exit, Output, block_on, open, table};
-use crate::app::{App, StartError};
+use crate::app::StartError;
 use crate::audit::{Name, Row};
 use crate::config::Config;
-use crate::db::{SEALED_AT_ONCE, Seal, Store};
+use crate::db::{Seal, Store};
 use crate::keys::{Keychain, ServerSecrets};
 use crate::secret::base64url;
 use crate::time::{Clock, Timestamp};
 
-/// How often each node looks for what has no seal; half of what is promised.
-const SEAL_EVERY: Duration = Duration::from_millis(500);
 /// An event without a seal after this is a finding: every node would have sealed it.
 const SEALED_BY: Duration = Duration::from_secs(60);
 /// Seals that are read at once.
@@ -75,58 +72,6 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         }
         Action::Tail { lines, follow } => block_on(tail(&store, *lines, *follow, arguments.format)),
     }
-}
-
-/// Seals waiting events for as long as the node runs, and tells each to the log once.
-pub async fn seal_for_ever(app: Data<App>) {
-    let mut ticks = tokio::time::interval(SEAL_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut failing = false;
-    loop {
-        ticks.tick().await;
-        match seal(&app).await {
-            Ok(()) => failing = false,
-            Err(error) => {
-                // Once per outage, not twice a second.
-                if !failing {
-                    tracing::error!(event = "audit.unsealed", reason = "storage", severity = "high", %error);
-                }
-                failing = true;
-            }
-        }
-    }
-}
-
-/// Seals everything that waits.
-pub async fn seal(app: &Data<App>) -> Result<(), crate::db::Error> {
-    while app.store.read(|tx| tx.has_unsealed_audit()).await? {
-        let node = app.clone();
-        let sealed = app
-            .store
-            .transaction(move |tx| tx.seal_audit(&node.secret))
-            .await?;
-        sealed.iter().for_each(tell);
-        if i64::try_from(sealed.len()).is_ok_and(|count| count < SEALED_AT_ONCE) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// The copy of an event in the log, under the target `audit`.
-fn tell(seal: &Seal) {
-    let Some(row) = &seal.row else { return };
-    tracing::info!(
-        target: "audit",
-        event = row.name.as_str(),
-        reason = row.reason.as_deref().unwrap_or_default(),
-        severity = (row.name == Name::KeyRevoked.as_str()).then_some("critical"),
-        actor = row.actor.as_str(),
-        object = row.target.as_str(),
-        at = %row.at,
-        seq = seal.seq,
-        seal = base64url(&seal.mac).as_str(),
-    );
 }
 
 fn server_secrets(config: &Config, store: &Store) -> anyhow::Result<ServerSecrets> {

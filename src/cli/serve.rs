@@ -1,6 +1,5 @@
 //! `serve`: the server.
 
-mod clean_up;
 mod manager;
 mod reload;
 mod stop;
@@ -10,7 +9,7 @@ use std::time::Duration;
 
 use actix_web::web::Data;
 
-use super::{Exit, audit};
+use super::Exit;
 use crate::app::{App, StartError};
 use crate::config::limits::DATABASE_WAIT;
 use crate::config::{self, Config, Overrides};
@@ -142,15 +141,10 @@ fn is_server(url: &str) -> bool {
     !url.starts_with("sqlite:")
 }
 
-/// Starts what every node does beside answering.
-pub fn background(app: &Data<App>) -> Background {
+/// Starts the background tasks of the node.
+pub fn background(app: &App) -> Background {
     let mut tasks = Background::default();
-    let (follow, keep, need) = (app.clone(), app.clone(), app.clone());
-    tasks.run(async move { follow.follow().await });
-    tasks.run(async move { keep.keep_keys().await });
-    tasks.run(async move { need.publish_max_token_ttl().await });
-    tasks.run(clean_up::for_ever(app.clone()));
-    tasks.run(audit::seal_for_ever(app.clone()));
+    app.tasks().into_iter().for_each(|task| tasks.run(task));
     tasks
 }
 

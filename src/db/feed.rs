@@ -255,7 +255,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn longest_resource_life(&mut self) -> Result<Option<std::time::Duration>, Error> {
+    pub fn max_resource_access_ttl(&mut self) -> Result<Option<std::time::Duration>, Error> {
         use super::schema::resources;
         let longest: Option<i64> = resources::table
             .select(diesel::dsl::max(resources::access_ttl))

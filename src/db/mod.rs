@@ -21,6 +21,7 @@ mod keys;
 mod ledger;
 mod pool;
 mod prepared;
+mod registrations;
 mod resources;
 mod revocations;
 #[allow(missing_docs)]
@@ -46,6 +47,7 @@ pub use feed::{Head, Recovered};
 pub use janitor::{SWEEPS, Sweep};
 use pool::Pool;
 pub use pool::{Claim, OpenError, PoolMetrics};
+pub use registrations::Registrations;
 pub use revocations::Record;
 use tokio::sync::Notify;
 use writer::Writer;

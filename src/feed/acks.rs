@@ -74,7 +74,7 @@ impl Acks {
 
     /// What was not written down yet. It counts as written until [`Acks::put_back`]. Instances that were
     /// not heard of for long are forgotten.
-    pub fn to_write(&self) -> Vec<Acknowledged> {
+    pub fn take_unwritten(&self) -> Vec<Acknowledged> {
         let now = self.clock.now();
         let mut heard = self.lock();
         heard.retain(|_, theirs| {
@@ -129,10 +129,10 @@ mod tests {
         };
         let client = ClientId::from("orders".to_owned());
         acks.note(&client, ack("gone")).unwrap();
-        assert_eq!(acks.to_write().len(), 1);
+        assert_eq!(acks.take_unwritten().len(), 1);
         clock.advance(ACK_KEPT);
         acks.note(&client, ack("here")).unwrap();
-        assert_eq!(acks.to_write().len(), 1);
+        assert_eq!(acks.take_unwritten().len(), 1);
         let heard = acks.lock();
         let names: Vec<&String> = heard[&client].keys().collect();
         assert_eq!(names, ["here"]);

@@ -9,6 +9,8 @@ mod acks;
 mod feed_position;
 mod high_water_mark;
 mod records;
+mod restore_detector;
+mod sequencer;
 mod streams;
 
 use std::collections::VecDeque;
@@ -26,8 +28,9 @@ use records::{RecordTail, Sent};
 
 pub use acks::{Acks, TooManyInstances};
 pub use feed_position::FeedPosition;
-pub use high_water_mark::{HighWaterMark, kek_since};
 pub use records::{Next, Signed, event};
+pub use restore_detector::{RestoreDetector, is_marked_by_another, mark_database};
+pub use sequencer::number_revocations;
 pub use streams::{Standing, Stream, Streams, TooManyStreams};
 
 /// RecordTail that one statement of the tail brings, at most.

@@ -367,7 +367,7 @@ async fn acknowledge(
         if let (Stopped::Ahead { is_certain: true }, Some(frame)) = (&ahead, &ack.frame)
             && proves_more(app, &app.keys(), frame)
         {
-            app.proven_restored("subscriber").await?;
+            app.note_restored("subscriber").await?;
         }
         return Err(ahead);
     }

@@ -3,6 +3,7 @@
 
 mod clocks;
 mod emergency;
+mod kek_file;
 mod lease;
 mod maintenance;
 mod metrics;
@@ -28,6 +29,7 @@ use crate::keys::{KeyError, KeyView, ServerSecrets, Use};
 use crate::time::{Clock, Timestamp};
 
 pub use clocks::{ClockMonitor, ClockSample, Fault};
+pub use kek_file::write_kek;
 pub use lease::Reading;
 pub use metrics::{KeyMetrics, KeySetMetrics};
 pub use rewrap::{RemainingSecrets, Rewrapped};
@@ -66,7 +68,7 @@ pub struct Poll {
 
 impl Poll {
     /// Now, by the node's own clock.
-    pub fn begun(clock: &Clock) -> Self {
+    pub fn started(clock: &Clock) -> Self {
         Self {
             asked: Reading::of(clock),
             node: clock.raw().now(),
@@ -289,7 +291,7 @@ impl KeyManager {
     ///
     /// # Errors
     /// [`KeyManagerError`]; another node, or the next round, does it.
-    pub async fn keep(&self) -> Result<(), KeyManagerError> {
+    pub async fn run_maintenance(&self) -> Result<(), KeyManagerError> {
         if !self.is_stable() {
             return Ok(());
         }

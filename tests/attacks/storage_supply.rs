@@ -137,7 +137,7 @@ async fn a476_database_role_cannot_change_the_schema(stage: &Stage) {
         stage.check(14, app.is_ok(), || format!("{:?}", app.as_ref().err()));
         if let Ok(app) = app {
             let now = app.clock.now();
-            stage.check(14, app.key_manager.keep().await.is_ok(), || {
+            stage.check(14, app.key_manager.run_maintenance().await.is_ok(), || {
                 "keeper".to_owned()
             });
             let swept = app.store.transaction(move |tx| sweep(tx, now)).await;
@@ -372,7 +372,7 @@ async fn a480_extreme_lifetimes_and_clocks_do_not_overflow(stage: &Stage) {
         let server = Server::start(stage.db()).await;
         server.advance(Timestamp::from_secs(second).since(server.clock.now()));
         server.app.poll().await.ok();
-        server.app.key_manager.keep().await.ok();
+        server.app.key_manager.run_maintenance().await.ok();
         server.app.poll().await.ok();
         let mut flow = Flow::begin(&server).await;
         let tokens = redeem_new_code(&mut flow).await;
@@ -662,7 +662,7 @@ async fn a490_insecure_configuration_is_refused(stage: &Stage) {
     let open = with("[database]\nurl_file = \"url\"\n");
     start_is_refused(stage, 2, &open, 78, "database.url_file");
     let kek = folder.join("kek");
-    portcullis::app::write_kek(&kek, &Entropy::seeded(1)).unwrap();
+    portcullis::key_manager::write_kek(&kek, &Entropy::seeded(1)).unwrap();
     std::fs::set_permissions(&kek, std::fs::Permissions::from_mode(0o640)).unwrap();
     let open = with("[keys]\nkek = [\"file:kek\"]\n");
     start_is_refused(stage, 2, &open, 78, "kek");

@@ -72,7 +72,7 @@ impl Node {
     /// What its background tasks do in a minute.
     pub async fn minute(&self) {
         self.app.poll().await.unwrap();
-        self.app.key_manager.keep().await.unwrap();
+        self.app.key_manager.run_maintenance().await.unwrap();
     }
 
     /// A token of the longest life there is, in both algorithms.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use portcullis::app::write_kek;
+use portcullis::key_manager::write_kek;
 use portcullis::key_manager::{Act, KeyManagerError, KeyTable};
 use portcullis::keys::rotation::{Change, State, signer, state};
 use portcullis::keys::{Alg, Keychain, Ring};

@@ -144,7 +144,12 @@ async fn soak(server: Server) {
                 )
                 .await
                 .unwrap();
-            soak.nodes[0].app.key_manager.keep().await.unwrap();
+            soak.nodes[0]
+                .app
+                .key_manager
+                .run_maintenance()
+                .await
+                .unwrap();
         }
     }
     // The emergency.

@@ -203,7 +203,7 @@ async fn every_kind_of_revocation_reaches_the_services(#[case] db: Db) {
 async fn revoked_key_is_rejected_and_successor_accepted(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let shop = server.shop().await;
-    server.app.key_manager.keep().await.unwrap();
+    server.app.key_manager.run_maintenance().await.unwrap();
     server.app.poll().await.unwrap();
     let service = server.service("orders-1").await;
     let old = tokens(&server, &shop).await;

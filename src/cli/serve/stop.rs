@@ -9,7 +9,6 @@ use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
-use super::super::audit;
 use super::manager::{self, State};
 use crate::app::{App, StartError};
 use crate::http::Listeners;
@@ -133,11 +132,7 @@ async fn write_down(app: &Data<App>, hurried: bool) {
         if hurried {
             return;
         }
-        let written = async {
-            app.write_acks().await;
-            audit::seal(app).await
-        };
-        match timeout(LAST_WRITES, written).await {
+        match timeout(LAST_WRITES, app.write_acks_and_seals()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::error!(event = "audit.unsealed", reason = "storage", severity = "high", %error);

@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::{Error, Store};
 use crate::config::limits::{REGISTRATION_AGE, REGISTRATIONS};
-use crate::db::{self, Store};
 use crate::id::ClientId;
 use crate::oauth::client::Registration;
 use crate::time::Timestamp;
@@ -40,13 +40,13 @@ impl Registrations {
     /// A client as it is now; remembered from then on.
     ///
     /// # Errors
-    /// [`db::Error`].
+    /// [`Error`].
     pub async fn read(
         &self,
         store: &Store,
         id: &ClientId,
         now: Timestamp,
-    ) -> Result<Option<Arc<Registration>>, db::Error> {
+    ) -> Result<Option<Arc<Registration>>, Error> {
         let wanted = id.clone();
         let found = store.read(move |tx| tx.find_registration(&wanted)).await?;
         let found = found.map(Arc::new);
@@ -75,13 +75,13 @@ impl Registrations {
     /// A client as it was at most five seconds ago, or as it is now.
     ///
     /// # Errors
-    /// [`db::Error`].
+    /// [`Error`].
     pub async fn find(
         &self,
         store: &Store,
         id: &ClientId,
         now: Timestamp,
-    ) -> Result<Option<Arc<Registration>>, db::Error> {
+    ) -> Result<Option<Arc<Registration>>, Error> {
         match self.recall(id, now) {
             Some(known) => Ok(Some(known)),
             None => self.read(store, id, now).await,
@@ -89,7 +89,7 @@ impl Registrations {
     }
 
     /// Forgets everything: some client or resource changed.
-    pub fn forget(&self) {
+    pub fn clear(&self) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.clear();
     }
