@@ -32,6 +32,7 @@ pub use clocks::{ClockMonitor, ClockSample, Fault};
 pub use kek_file::write_kek;
 pub use lease::Reading;
 pub use metrics::{KeyMetrics, KeySetMetrics};
+pub use plan::Rotation;
 pub use rewrap::{RemainingSecrets, Rewrapped};
 pub use snapshot::Snapshot;
 pub use table::{KeyManagerError, KeyTable};
@@ -298,7 +299,7 @@ impl KeyManager {
         let now = self.clock.now();
         if self
             .table
-            .keep(&Act {
+            .maintain(&Act {
                 actor: Actor::System,
                 now,
             })

@@ -136,7 +136,7 @@ async fn soak(server: Server) {
             table
                 .rotate(
                     ES256,
-                    true,
+                    portcullis::key_manager::Rotation::Immediate,
                     &Act {
                         actor: portcullis::audit::Actor::Operator,
                         now,
