@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::context::{AdminError, Context};
 use crate::accounts::FieldErrors;
-use crate::audit::{Name, Target};
+use crate::audit::{Name, RevocationReason, Target};
 use crate::config::{Config, ConfigError, Keys};
 use crate::db::Transaction;
 use crate::id::ClientId;
@@ -181,7 +181,12 @@ pub fn rotate_secret(
         }
         OldSecrets::Compromised => {
             tx.expire_client_secrets(id, &kept.id, ctx.now)?;
-            tx.revoke_all_for_client(id, "secret compromised", &ctx.actor.to_string(), ctx.now)?;
+            tx.revoke_all_for_client(
+                id,
+                &RevocationReason::SecretCompromised,
+                &ctx.actor,
+                ctx.now,
+            )?;
         }
     }
     let compromised = new.old == OldSecrets::Compromised;
@@ -202,7 +207,7 @@ pub fn rotate_secret(
 /// [`AdminError::NotFound`]; [`AdminError::Unchanged`] if it is disabled already.
 pub fn disable(tx: &mut Transaction<'_>, ctx: &Context, id: &ClientId) -> Result<(), AdminError> {
     find(tx, id)?;
-    if !tx.disable_client(id, &ctx.actor.to_string(), ctx.now)? {
+    if !tx.disable_client(id, &ctx.actor, ctx.now)? {
         return Err(AdminError::Unchanged(id.to_string()));
     }
     ctx.record(
@@ -237,7 +242,7 @@ pub fn enable(tx: &mut Transaction<'_>, ctx: &Context, id: &ClientId) -> Result<
 /// # Errors
 /// [`AdminError::NotFound`].
 pub fn delete(tx: &mut Transaction<'_>, ctx: &Context, id: &ClientId) -> Result<(), AdminError> {
-    if !tx.delete_client(id, &ctx.actor.to_string(), ctx.now)? {
+    if !tx.delete_client(id, &ctx.actor, ctx.now)? {
         return Err(AdminError::not_found("client", id));
     }
     ctx.record(

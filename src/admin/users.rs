@@ -5,7 +5,7 @@ use serde_json::json;
 use super::context::{AdminError, Context};
 use crate::accounts::admin::{Admin, GrantedBy};
 use crate::accounts::user::User;
-use crate::audit::{Name, Target};
+use crate::audit::{Name, RevocationReason, Target};
 use crate::db::Transaction;
 use crate::id::UserId;
 use crate::time::Timestamp;
@@ -111,7 +111,7 @@ pub fn set_password(
     password_hash: &str,
 ) -> Result<(), AdminError> {
     tx.put_password(id, password_hash, ctx.now)?;
-    tx.revoke_all_for_user(id, "password changed", &ctx.actor.to_string(), ctx.now)?;
+    tx.revoke_all_for_user(id, &RevocationReason::PasswordChanged, &ctx.actor, ctx.now)?;
     tx.clear_user_throttles(id)?;
     let target = Target::User(id.clone());
     ctx.record(tx, Name::UserCredentialChanged, target, json!({}))?;
@@ -123,7 +123,7 @@ pub fn set_password(
 /// # Errors
 /// [`AdminError::Unchanged`] if it is disabled already.
 pub fn disable(tx: &mut Transaction<'_>, ctx: &Context, id: &UserId) -> Result<(), AdminError> {
-    if !tx.disable_user(id, &ctx.actor.to_string(), ctx.now)? {
+    if !tx.disable_user(id, &ctx.actor, ctx.now)? {
         return Err(AdminError::Unchanged(id.to_string()));
     }
     ctx.record(tx, Name::UserDisabled, Target::User(id.clone()), json!({}))?;
@@ -151,7 +151,12 @@ pub fn sign_out_everywhere(
     ctx: &Context,
     id: &UserId,
 ) -> Result<(), AdminError> {
-    tx.revoke_all_for_user(id, "signed out everywhere", &ctx.actor.to_string(), ctx.now)?;
+    tx.revoke_all_for_user(
+        id,
+        &RevocationReason::SignedOutEverywhere,
+        &ctx.actor,
+        ctx.now,
+    )?;
     ctx.record(tx, Name::UserCutOff, Target::User(id.clone()), json!({}))?;
     Ok(())
 }

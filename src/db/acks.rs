@@ -46,7 +46,7 @@ impl Transaction<'_> {
         let older = t::acked_at.le(ack.acked_at.micros());
         let updated = diesel::update(row.filter(older))
             .set(values)
-            .execute(self.0)?;
+            .execute(self.connection)?;
         if updated == 1
             || self.has_ack(&ack.client_id, &ack.instance)?
             || !self.has_client(&ack.client_id)?
@@ -59,13 +59,13 @@ impl Transaction<'_> {
                 t::instance.eq(&ack.instance),
                 values,
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
     fn has_ack(&mut self, client: &ClientId, instance: &str) -> Result<bool, Error> {
         let row = t::table.find((client.as_str(), instance));
-        Ok(diesel::select(diesel::dsl::exists(row)).get_result(self.0)?)
+        Ok(diesel::select(diesel::dsl::exists(row)).get_result(self.connection)?)
     }
 
     /// What every instance said last, by subscriber and instance.
@@ -74,7 +74,9 @@ impl Transaction<'_> {
     /// [`Error`].
     pub fn list_acks(&mut self) -> Result<Vec<Acknowledged>, Error> {
         type Row = (String, String, i64, i64, String, Option<i64>, i64);
-        let rows: Vec<Row> = t::table.order((t::client_id, t::instance)).load(self.0)?;
+        let rows: Vec<Row> = t::table
+            .order((t::client_id, t::instance))
+            .load(self.connection)?;
         let ack = |(client, instance, epoch, seq, kids, max_age, acked_at): Row| {
             Ok(Acknowledged {
                 kids: list("feed_acks", "kids", &instance, &kids)?,
@@ -95,9 +97,9 @@ impl Transaction<'_> {
         let rows: Vec<(String, String)> = silent
             .limit(CLEAN_UP_BATCH)
             .select((t::client_id, t::instance))
-            .load(self.0)?;
+            .load(self.connection)?;
         for (client, instance) in &rows {
-            diesel::delete(t::table.find((client, instance))).execute(self.0)?;
+            diesel::delete(t::table.find((client, instance))).execute(self.connection)?;
         }
         Ok(rows.len())
     }

@@ -33,7 +33,7 @@ impl Transaction<'_> {
         let rows: Vec<Row> = t::table
             .filter(t::role.eq(ADMIN))
             .order(t::granted_at)
-            .load(self.0)?;
+            .load(self.connection)?;
         rows.into_iter().map(admin).collect()
     }
 
@@ -59,7 +59,7 @@ impl Transaction<'_> {
                 t::granted_at.eq(admin.granted_at.micros()),
                 t::expires_at.eq(admin.expires_at.map(Timestamp::micros)),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
@@ -73,13 +73,13 @@ impl Transaction<'_> {
         now: Timestamp,
         expires_at: Timestamp,
     ) -> Result<(), Error> {
-        diesel::delete(l::table.filter(l::expires_at.le(now.micros()))).execute(self.0)?;
+        diesel::delete(l::table.filter(l::expires_at.le(now.micros()))).execute(self.connection)?;
         diesel::insert_into(l::table)
             .values((
                 l::hash.eq(hash.as_bytes()),
                 l::expires_at.eq(expires_at.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
@@ -101,7 +101,7 @@ impl Transaction<'_> {
                 .filter(l::expires_at.gt(now.micros())),
         )
         .set(l::browser.eq(browser.as_bytes()))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(rows == 1)
     }
 
@@ -115,7 +115,7 @@ impl Transaction<'_> {
             .filter(l::used_at.is_null())
             .filter(l::expires_at.gt(now.micros()))
             .count()
-            .get_result(self.0)?;
+            .get_result(self.connection)?;
         Ok(rows == 1)
     }
 
@@ -131,7 +131,7 @@ impl Transaction<'_> {
                 .filter(l::expires_at.gt(now.micros())),
         )
         .set(l::used_at.eq(now.micros()))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(rows == 1)
     }
 
@@ -144,7 +144,7 @@ impl Transaction<'_> {
             .filter(clients::deleted_at.is_null())
             .select(clients::id)
             .limit(1)
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(!first.is_empty())
     }
 }

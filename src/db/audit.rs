@@ -54,8 +54,7 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`]; then the change must not happen either.
     pub fn put_audit(&mut self, event: &Event) -> Result<(), Error> {
-        // Ordered by time; the random part is the row's own and guards nothing.
-        let id = crate::id::uuid(&crate::secret::Entropy::system(), event.at);
+        let id = crate::id::uuid(self.entropy, event.at);
         diesel::insert_into(t::table)
             .values((
                 t::id.eq(&id),
@@ -66,10 +65,10 @@ impl Transaction<'_> {
                 t::reason.eq(&event.reason),
                 t::detail.eq(event.detail.to_string()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         diesel::insert_into(waiting::table)
             .values(waiting::event_id.eq(&id))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
@@ -80,7 +79,7 @@ impl Transaction<'_> {
     pub fn has_unsealed_audit(&mut self) -> Result<bool, Error> {
         let found: Option<String> = waiting::table
             .select(waiting::event_id)
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(found.is_some())
     }
@@ -97,14 +96,14 @@ impl Transaction<'_> {
             .order(t::id)
             .limit(SEALED_AT_ONCE)
             .select(t::all_columns)
-            .load(self.0)?;
+            .load(self.connection)?;
         if rows.is_empty() {
             return Ok(Vec::new());
         }
         let head: Option<(i64, Vec<u8>)> = seals::table
             .order(seals::seq.desc())
             .select((seals::seq, seals::mac))
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         let (mut seq, mut previous) = head.unwrap_or_default();
         let mut sealed = Vec::new();
@@ -114,7 +113,7 @@ impl Transaction<'_> {
             if !self.put_seal(seq, &row.id, &mac)? {
                 break;
             }
-            diesel::delete(waiting::table.find(&row.id)).execute(self.0)?;
+            diesel::delete(waiting::table.find(&row.id)).execute(self.connection)?;
             previous.clone_from(&mac);
             sealed.push(Seal {
                 seq,
@@ -135,7 +134,7 @@ impl Transaction<'_> {
         .bind::<BigInt, _>(seq)
         .bind::<Text, _>(event_id)
         .bind::<Binary, _>(mac)
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(rows == 1)
     }
 
@@ -150,7 +149,7 @@ impl Transaction<'_> {
             .order(seals::seq)
             .limit(limit)
             .select((seals::all_columns, t::all_columns.nullable()))
-            .load(self.0)?;
+            .load(self.connection)?;
         let seal = |((seq, event_id, mac), columns): SealColumns| Seal {
             seq,
             event_id,
@@ -172,7 +171,7 @@ impl Transaction<'_> {
             .order(t::id)
             .limit(limit)
             .select(t::id)
-            .load(self.0)?)
+            .load(self.connection)?)
     }
 
     /// The newest events, oldest of them first.
@@ -180,7 +179,10 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn last_audit(&mut self, count: i64) -> Result<Vec<Row>, Error> {
-        let mut rows: Vec<Columns> = t::table.order(t::id.desc()).limit(count).load(self.0)?;
+        let mut rows: Vec<Columns> = t::table
+            .order(t::id.desc())
+            .limit(count)
+            .load(self.connection)?;
         rows.reverse();
         Ok(rows.into_iter().map(row).collect())
     }
@@ -194,7 +196,7 @@ impl Transaction<'_> {
             .filter(t::id.gt(id))
             .order(t::id)
             .limit(limit)
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(rows.into_iter().map(row).collect())
     }
 
@@ -209,7 +211,7 @@ impl Transaction<'_> {
             .order(seals::seq)
             .limit(CLEAN_UP_BATCH)
             .select((t::all_columns, seals::seq, seals::mac))
-            .load(self.0)?;
+            .load(self.connection)?;
         let limit = now - KEPT;
         // A day's worth at a time, since each time is an event itself.
         if oldest
@@ -236,8 +238,8 @@ impl Transaction<'_> {
                 "events": old.len(), "through": last, "seal": base64url(mac),
             }),
         })?;
-        diesel::delete(seals::table.filter(seals::seq.lt(*last))).execute(self.0)?;
+        diesel::delete(seals::table.filter(seals::seq.lt(*last))).execute(self.connection)?;
         let ids: Vec<&str> = old.iter().map(|(columns, ..)| columns.0.as_str()).collect();
-        Ok(diesel::delete(t::table.filter(t::id.eq_any(ids))).execute(self.0)?)
+        Ok(diesel::delete(t::table.filter(t::id.eq_any(ids))).execute(self.connection)?)
     }
 }

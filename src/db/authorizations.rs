@@ -115,7 +115,7 @@ impl Transaction<'_> {
         let row: Option<Row> = t::table
             .find(id.as_str())
             .select(COLUMNS)
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         row.map(authorization).transpose()
     }
@@ -142,7 +142,7 @@ impl Transaction<'_> {
                 t::expires_at.eq(authorization.expires_at.micros()),
                 t::network.eq(&network),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         let beyond: Vec<String> = t::table
             .filter(t::network.eq(&network))
             .filter(t::sid.is_null())
@@ -152,9 +152,9 @@ impl Transaction<'_> {
             .offset(OPEN_AUTHORIZATIONS_PER_IP)
             .limit(CLEAN_UP_BATCH)
             .select(t::id)
-            .load(self.0)?;
+            .load(self.connection)?;
         if !beyond.is_empty() {
-            diesel::delete(t::table.filter(t::id.eq_any(beyond))).execute(self.0)?;
+            diesel::delete(t::table.filter(t::id.eq_any(beyond))).execute(self.connection)?;
         }
         Ok(())
     }
@@ -169,7 +169,7 @@ impl Transaction<'_> {
         let open: i64 = t::table
             .filter(t::taken_at.is_null())
             .count()
-            .get_result(self.0)?;
+            .get_result(self.connection)?;
         let excess = open - (OPEN_AUTHORIZATIONS - CLEAN_UP_BATCH);
         if excess <= 0 {
             return Ok(0);
@@ -180,8 +180,8 @@ impl Transaction<'_> {
             .order(t::id)
             .limit(excess.min(CLEAN_UP_BATCH))
             .select(t::id)
-            .load(self.0)?;
-        Ok(diesel::delete(t::table.filter(t::id.eq_any(oldest))).execute(self.0)?)
+            .load(self.connection)?;
+        Ok(diesel::delete(t::table.filter(t::id.eq_any(oldest))).execute(self.connection)?)
     }
 
     /// Binds an authorization that came by a cross-site POST to the browser that first opens it.
@@ -200,7 +200,7 @@ impl Transaction<'_> {
                 .filter(t::browser.is_null()),
         )
         .set(t::browser.eq(browser.as_bytes()))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(rows == 1)
     }
 
@@ -222,7 +222,7 @@ impl Transaction<'_> {
             t::login_sid.eq(login.1.as_str()),
             t::scope.eq(None::<String>),
         ));
-        Ok(Prepared(record).execute(self.0)? == 1)
+        Ok(Prepared(record).execute(self.connection)? == 1)
     }
 
     /// Records the decision of the user of `login` on an open authorization: the granted scope, or `None`
@@ -247,7 +247,7 @@ impl Transaction<'_> {
             t::sid.eq(login.1.as_str()),
             t::scope.eq(granted.map(ToString::to_string)),
         ));
-        Ok(Prepared(record).execute(self.0)? == 1)
+        Ok(Prepared(record).execute(self.connection)? == 1)
     }
 
     /// Takes an authorization to answer it: at most once, and only while it is open.
@@ -260,7 +260,7 @@ impl Transaction<'_> {
         now: Timestamp,
     ) -> Result<bool, Error> {
         let take = diesel::update(open(id, now)).set(t::taken_at.eq(now.micros()));
-        Ok(Prepared(take).execute(self.0)? == 1)
+        Ok(Prepared(take).execute(self.connection)? == 1)
     }
 
     /// Removes authorizations that expired more than [`AUTHORIZATION_KEPT`] before `now`, at most `batch` of
@@ -278,7 +278,7 @@ impl Transaction<'_> {
             .order(t::expires_at)
             .limit(batch)
             .select(t::id)
-            .load(self.0)?;
-        Ok(diesel::delete(t::table.filter(t::id.eq_any(ids))).execute(self.0)?)
+            .load(self.connection)?;
+        Ok(diesel::delete(t::table.filter(t::id.eq_any(ids))).execute(self.connection)?)
     }
 }

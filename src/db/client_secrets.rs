@@ -53,7 +53,7 @@ impl Transaction<'_> {
                 t::created_at.eq(secret.created_at.micros()),
                 t::expires_at.eq(secret.expires_at.map(Timestamp::micros)),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         self.raise_config_version()
     }
 
@@ -75,7 +75,7 @@ impl Transaction<'_> {
                 .filter(t::expires_at.is_null().or(t::expires_at.gt(at.micros()))),
         )
         .set(t::expires_at.eq(at.micros()))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         self.raise_config_version()?;
         Ok(rows)
     }
@@ -92,7 +92,7 @@ impl Transaction<'_> {
                 .filter(t::last_used_at.is_null().or(t::last_used_at.le(hour_ago))),
         )
         .set(t::last_used_at.eq(now.micros()))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use super::client_row::{Columns, Row};
 use super::revocations::Record;
 use super::schema::{client_secrets as s, clients as t, feed_head};
 use super::{Error, Transaction, client_secrets};
+use crate::audit::{Actor, RevocationReason};
 use crate::id::ClientId;
 use crate::keys::Alg;
 use crate::oauth::client::{Client, Registration};
@@ -36,7 +37,7 @@ impl Transaction<'_> {
             .filter(t::deleted_at.is_null())
             .order((s::created_at, s::id))
             .select((t::all_columns, s::all_columns.nullable()))
-            .load(self.0)?;
+            .load(self.connection)?;
         let mut secrets = Vec::new();
         let mut client = None;
         for (row, secret) in rows {
@@ -75,7 +76,7 @@ impl Transaction<'_> {
         let rows: Vec<Row> = t::table
             .filter(t::deleted_at.is_null())
             .order((t::name, t::id))
-            .load(self.0)?;
+            .load(self.connection)?;
         rows.into_iter().map(|row| row.client(Vec::new())).collect()
     }
 
@@ -93,7 +94,7 @@ impl Transaction<'_> {
             .filter(t::deleted_at.is_null())
             .filter(beyond)
             .select(t::id)
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(found.map(ClientId::from))
     }
@@ -108,7 +109,7 @@ impl Transaction<'_> {
             .filter(t::deleted_at.is_null())
             .filter(t::serves.ne("[]"))
             .select((t::id, t::auth_epoch))
-            .load(self.0)?;
+            .load(self.connection)?;
         let subscriber = |(id, epoch)| (ClientId::from(id), epoch);
         Ok(rows.into_iter().map(subscriber).collect())
     }
@@ -125,7 +126,7 @@ impl Transaction<'_> {
                 t::created_at.eq(client.created_at.micros()),
                 Columns::of(client),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         for secret in &client.secrets {
             self.put_client_secret(&client.id, secret)?;
         }
@@ -144,7 +145,7 @@ impl Transaction<'_> {
                 .filter(t::deleted_at.is_null()),
         )
         .set(Columns::of(client))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         self.raise_config_version()?;
         Ok(rows == 1)
     }
@@ -157,14 +158,14 @@ impl Transaction<'_> {
     pub fn revoke_all_for_client(
         &mut self,
         id: &ClientId,
-        reason: &str,
-        actor: &str,
+        reason: &RevocationReason,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<bool, Error> {
         let floor: Option<i64> = diesel::update(t::table.find(id.as_str()))
             .set(t::auth_epoch.eq(t::auth_epoch + 1))
             .returning(t::auth_epoch)
-            .get_result(self.0)
+            .get_result(self.connection)
             .optional()?;
         let Some(floor) = floor else {
             return Ok(false);
@@ -188,7 +189,7 @@ impl Transaction<'_> {
     pub fn disable_client(
         &mut self,
         id: &ClientId,
-        actor: &str,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<bool, Error> {
         let rows = diesel::update(
@@ -197,8 +198,8 @@ impl Transaction<'_> {
                 .filter(t::disabled_at.is_null()),
         )
         .set(t::disabled_at.eq(now.micros()))
-        .execute(self.0)?;
-        Ok(rows == 1 && self.revoke_all_for_client(id, "disabled", actor, now)?)
+        .execute(self.connection)?;
+        Ok(rows == 1 && self.revoke_all_for_client(id, &RevocationReason::Disabled, actor, now)?)
     }
 
     /// Switches a client on again; what it held before stays dead. `false` when it was not off.
@@ -213,7 +214,7 @@ impl Transaction<'_> {
                 .filter(t::deleted_at.is_null()),
         )
         .set(t::disabled_at.eq(None::<i64>))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         self.raise_config_version()?;
         Ok(rows == 1)
     }
@@ -226,7 +227,7 @@ impl Transaction<'_> {
     pub fn delete_client(
         &mut self,
         id: &ClientId,
-        actor: &str,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<bool, Error> {
         let rows = diesel::update(
@@ -238,12 +239,12 @@ impl Transaction<'_> {
             t::deleted_at.eq(now.micros()),
             t::disabled_at.eq(now.micros()),
         ))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         if rows == 0 {
             return Ok(false);
         }
-        diesel::delete(s::table.filter(s::client_id.eq(id.as_str()))).execute(self.0)?;
-        self.revoke_all_for_client(id, "deleted", actor, now)
+        diesel::delete(s::table.filter(s::client_id.eq(id.as_str()))).execute(self.connection)?;
+        self.revoke_all_for_client(id, &RevocationReason::Deleted, actor, now)
     }
 
     /// Returns a client to be changed, deleted ones too. Until this transaction ends, nothing else changes
@@ -263,7 +264,7 @@ impl Transaction<'_> {
     pub(super) fn raise_config_version(&mut self) -> Result<(), Error> {
         diesel::update(feed_head::table)
             .set(feed_head::config_version.eq(feed_head::config_version + 1))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
@@ -276,7 +277,7 @@ impl Transaction<'_> {
             .filter(t::disabled_at.is_null())
             .filter(t::cors_origins.ne("[]"))
             .select(t::cors_origins)
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(lists.iter().any(|text| {
             serde_json::from_str::<Vec<String>>(text)
                 .is_ok_and(|known| known.iter().any(|o| o == origin))
@@ -291,7 +292,7 @@ impl Transaction<'_> {
         let found: Option<String> = t::table
             .find(id.as_str())
             .select(t::id)
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(found.is_some())
     }

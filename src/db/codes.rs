@@ -55,7 +55,7 @@ impl Transaction<'_> {
                 t::nonce.eq(&code.nonce),
                 t::expires_at.eq(code.expires_at.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
@@ -71,7 +71,7 @@ impl Transaction<'_> {
         let take = diesel::update(unused)
             .set(t::used_at.eq(now.micros()))
             .returning(t::all_columns);
-        let row: Option<Row> = Prepared(take).get_result(self.0).optional()?;
+        let row: Option<Row> = Prepared(take).get_result(self.connection).optional()?;
         Ok(row.map(code))
     }
 
@@ -83,7 +83,7 @@ impl Transaction<'_> {
         let row: Option<Row> = t::table
             .filter(t::hash.eq(hash.as_bytes()))
             .filter(t::used_at.is_not_null())
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(row.map(code))
     }
@@ -95,7 +95,7 @@ impl Transaction<'_> {
     pub fn has_code(&mut self, hash: &Hash) -> Result<bool, Error> {
         Ok(
             diesel::select(diesel::dsl::exists(t::table.find(hash.as_bytes())))
-                .get_result(self.0)?,
+                .get_result(self.connection)?,
         )
     }
 }

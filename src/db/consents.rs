@@ -6,6 +6,7 @@ use diesel::{ExpressionMethods, JoinOnDsl, OptionalExtension, QueryDsl, RunQuery
 use super::schema::{clients, consents as t, grants};
 use super::{Error, Transaction};
 use crate::accounts::consent::Consent;
+use crate::audit::{Actor, RevocationReason};
 use crate::id::{ClientId, ConsentId, GrantId, UserId};
 use crate::secret::Hash;
 use crate::time::Timestamp;
@@ -47,7 +48,7 @@ impl Transaction<'_> {
             .filter(t::user_id.eq(user.as_str()))
             .filter(t::client_id.eq(client.as_str()))
             .filter(t::ended_at.is_null())
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(row.map(consent))
     }
@@ -69,7 +70,7 @@ impl Transaction<'_> {
             .filter(clients::deleted_at.is_null())
             .order((clients::name, t::id))
             .select((t::all_columns, clients::name))
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(rows
             .into_iter()
             .map(|(row, name)| (consent(row), name))
@@ -95,7 +96,7 @@ impl Transaction<'_> {
         )
         .set(t::ended_at.eq(now.micros()))
         .returning(t::client_id)
-        .get_result(self.0)
+        .get_result(self.connection)
         .optional()?;
         let Some(client) = client else {
             return Ok(None);
@@ -104,10 +105,15 @@ impl Transaction<'_> {
             .filter(grants::consent_id.eq(id.as_str()))
             .filter(grants::ended_at.is_null())
             .select(grants::id)
-            .load(self.0)?;
-        let actor = format!("user:{user}");
+            .load(self.connection)?;
+        let actor = Actor::User(user.clone());
         for grant in standing {
-            self.revoke_grant(&GrantId::from(grant), "consent withdrawn", &actor, now)?;
+            self.revoke_grant(
+                &GrantId::from(grant),
+                &RevocationReason::ConsentWithdrawn,
+                &actor,
+                now,
+            )?;
         }
         Ok(Some(ClientId::from(client)))
     }
@@ -132,7 +138,7 @@ impl Transaction<'_> {
             .bind::<Binary, _>(consent.client_shape.as_bytes())
             .bind::<BigInt, _>(consent.granted_at.micros())
             .bind::<BigInt, _>(consent.expires_at.micros())
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 }

@@ -17,13 +17,13 @@ impl Transaction<'_> {
     pub fn last_alive(&mut self) -> Result<Option<Timestamp>, Error> {
         let (epoch, beat): (i64, i64) = feed_head::table
             .select((feed_head::epoch, feed_head::beat))
-            .first(self.0)?;
+            .first(self.connection)?;
         if beat == 0 {
             return Ok(None);
         }
         let newest: Option<String> = grants::table
             .select(diesel::dsl::max(grants::id))
-            .first(self.0)?;
+            .first(self.connection)?;
         let newest = newest.and_then(|id| GrantId::from(id).made_at());
         // `recover` begins an epoch with the second in which it runs.
         let recovered = Timestamp::from_secs(u64::try_from(epoch).unwrap_or(0));
@@ -40,13 +40,17 @@ impl Transaction<'_> {
         (began, ended): (Timestamp, Timestamp),
         kept: Timestamp,
     ) -> Result<(), Error> {
-        diesel::delete(t::table.filter(t::ended.lt(kept.micros()))).execute(self.0)?;
+        diesel::delete(t::table.filter(t::ended.lt(kept.micros()))).execute(self.connection)?;
         // A server that ended before its first beat leaves the beginning as it was.
         let again = diesel::update(t::table.find(began.micros()));
-        if again.set(t::ended.eq(ended.micros())).execute(self.0)? == 0 {
+        if again
+            .set(t::ended.eq(ended.micros()))
+            .execute(self.connection)?
+            == 0
+        {
             diesel::insert_into(t::table)
                 .values((t::began.eq(began.micros()), t::ended.eq(ended.micros())))
-                .execute(self.0)?;
+                .execute(self.connection)?;
         }
         Ok(())
     }
@@ -56,7 +60,7 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn list_downtimes(&mut self) -> Result<Vec<(Timestamp, Timestamp)>, Error> {
-        let rows: Vec<(i64, i64)> = t::table.order(t::began).load(self.0)?;
+        let rows: Vec<(i64, i64)> = t::table.order(t::began).load(self.connection)?;
         let instant = Timestamp::from_micros;
         Ok(rows
             .into_iter()
@@ -70,11 +74,12 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn trim_downtimes(&mut self, now: Timestamp) -> Result<bool, Error> {
-        let gone = diesel::delete(t::table.filter(t::began.ge(now.micros()))).execute(self.0)?;
+        let gone =
+            diesel::delete(t::table.filter(t::began.ge(now.micros()))).execute(self.connection)?;
         let late = t::table.filter(t::ended.gt(now.micros()));
         let cut = diesel::update(late)
             .set(t::ended.eq(now.micros()))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(gone + cut > 0)
     }
 }

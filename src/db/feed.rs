@@ -113,7 +113,7 @@ impl Transaction<'_> {
             self.is_read_only(),
             self.database_now()
         ));
-        let row: HeadRow = Prepared(head).get_result(self.0)?;
+        let row: HeadRow = Prepared(head).get_result(self.connection)?;
         if row.read_only != 0 {
             return Err(pool::read_only());
         }
@@ -141,7 +141,7 @@ impl Transaction<'_> {
             database: Option<i64>,
         }
         let query = sql_query(format!("SELECT {} AS database", self.database_now()));
-        let row: Measured = Prepared(query).get_result(self.0)?;
+        let row: Measured = Prepared(query).get_result(self.connection)?;
         let measured = row.database.map(Timestamp::from_micros);
         Ok(measured.map_or_else(|| clock.now(), |measured| clock.database(measured)))
     }
@@ -158,7 +158,10 @@ impl Transaction<'_> {
             "UPDATE feed_head SET seq = seq WHERE restored_at IS NULL RETURNING epoch, seq, beat, longest_life, {} AS database",
             self.database_now()
         );
-        let Some(head) = sql_query(lock).get_result::<Locked>(self.0).optional()? else {
+        let Some(head) = sql_query(lock)
+            .get_result::<Locked>(self.connection)
+            .optional()?
+        else {
             return Ok(false);
         };
         let measured = head.database.map(Timestamp::from_micros);
@@ -177,18 +180,18 @@ impl Transaction<'_> {
         .bind::<BigInt, _>((now + KEY_RECORD_KEPT).micros())
         .bind::<BigInt, _>(others_expire(head.longest_life, now).micros())
         .bind::<BigInt, _>(NUMBERED_AT_ONCE)
-        .execute(self.0)?;
+        .execute(self.connection)?;
         let numbered = i64::try_from(numbered).unwrap_or(i64::MAX);
         let left = numbered >= NUMBERED_AT_ONCE;
         // 3. How far it is; while some are left, nothing is known up to now.
         let seq = h::seq.eq(h::seq + numbered);
         if left {
-            diesel::update(h::table).set(seq).execute(self.0)?;
+            diesel::update(h::table).set(seq).execute(self.connection)?;
         } else {
             let beat = now.micros().max(head.beat + 1);
             diesel::update(h::table)
                 .set((seq, h::beat.eq(beat)))
-                .execute(self.0)?;
+                .execute(self.connection)?;
         }
         Ok(left)
     }
@@ -211,7 +214,7 @@ impl Transaction<'_> {
             .order(t::seq)
             .limit(limit)
             .select((t::seq, t::kind, t::value, t::floor, t::expires_at, t::id))
-            .load(self.0)?;
+            .load(self.connection)?;
         let record = |(seq, kind, value, floor, expires, id): Row| {
             let broken = |column| unreadable("revocations", column, &id);
             let mut letters = kind.chars();
@@ -247,7 +250,7 @@ impl Transaction<'_> {
                 h::longest_life.eq(micros(life)),
                 h::longest_at.eq(now.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
@@ -259,7 +262,7 @@ impl Transaction<'_> {
         use super::schema::resources;
         let longest: Option<i64> = resources::table
             .select(diesel::dsl::max(resources::access_ttl))
-            .first(self.0)?;
+            .first(self.connection)?;
         Ok(longest
             .and_then(|secs| u64::try_from(secs).ok())
             .map(std::time::Duration::from_secs))
@@ -274,7 +277,7 @@ impl Transaction<'_> {
         let unknown = h::restored_at.is_null().and(h::epoch.eq(epoch));
         let rows = diesel::update(h::table.filter(unknown))
             .set(h::restored_at.eq(now.micros()))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(rows == 1)
     }
 
@@ -285,7 +288,9 @@ impl Transaction<'_> {
     /// [`Error`].
     pub fn recover(&mut self, now: Timestamp) -> Result<Recovered, Error> {
         self.without_time_limit()?;
-        let (old, beat): (i64, i64) = h::table.select((h::epoch, h::beat)).first(self.0)?;
+        let (old, beat): (i64, i64) = h::table
+            .select((h::epoch, h::beat))
+            .first(self.connection)?;
         let seconds = i64::try_from(now.secs()).unwrap_or(i64::MAX);
         let epoch = (old + 1).max(seconds);
         diesel::update(h::table)
@@ -295,19 +300,19 @@ impl Transaction<'_> {
                 h::restored_at.eq(None::<i64>),
                 h::config_version.eq(h::config_version + 1),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         diesel::update(sessions::table.filter(sessions::ended_at.is_null()))
             .set(sessions::ended_at.eq(now.micros()))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         diesel::update(grants::table.filter(grants::ended_at.is_null()))
             .set(grants::ended_at.eq(now.micros()))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         diesel::update(codes::table.filter(codes::used_at.is_null()))
             .set(codes::used_at.eq(now.micros()))
-            .execute(self.0)?;
-        diesel::delete(authorizations::table).execute(self.0)?;
+            .execute(self.connection)?;
+        diesel::delete(authorizations::table).execute(self.connection)?;
         // What was issued in the lost time proves nothing any more.
-        diesel::delete(downtimes::table).execute(self.0)?;
+        diesel::delete(downtimes::table).execute(self.connection)?;
         Ok(Recovered {
             epoch,
             last_beat: Timestamp::from_micros(beat),
@@ -321,12 +326,12 @@ impl Transaction<'_> {
             .order(t::expires_at)
             .limit(CLEAN_UP_BATCH)
             .select(t::id)
-            .load(self.0)?;
-        Ok(diesel::delete(t::table.filter(t::id.eq_any(ids))).execute(self.0)?)
+            .load(self.connection)?;
+        Ok(diesel::delete(t::table.filter(t::id.eq_any(ids))).execute(self.connection)?)
     }
 
     fn database_now(&self) -> &'static str {
-        match &*self.0 {
+        match &*self.connection {
             AnyConnection::Sqlite(_) => SQLITE_NOW,
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(_) => POSTGRES_NOW,
@@ -334,7 +339,7 @@ impl Transaction<'_> {
     }
 
     fn is_read_only(&self) -> &'static str {
-        match &*self.0 {
+        match &*self.connection {
             AnyConnection::Sqlite(_) => SQLITE_READ_ONLY,
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(_) => POSTGRES_READ_ONLY,
@@ -343,7 +348,7 @@ impl Transaction<'_> {
 
     /// For the one transaction that may touch every row.
     fn without_time_limit(&mut self) -> Result<(), Error> {
-        match &mut *self.0 {
+        match &mut *self.connection {
             AnyConnection::Sqlite(_) => Ok(()),
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(inner) => {

@@ -47,7 +47,7 @@ impl Transaction<'_> {
 
     /// Whether this transaction alone may sweep. An embedded database has one writer anyway.
     fn takes_turn(&mut self) -> Result<bool, Error> {
-        match &mut *self.0 {
+        match &mut *self.connection {
             AnyConnection::Sqlite(_) => Ok(true),
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(inner) => {
@@ -65,17 +65,17 @@ impl Transaction<'_> {
             .order(codes::expires_at)
             .limit(CLEAN_UP_BATCH)
             .select((codes::hash, codes::grant_id, codes::used_at))
-            .load(self.0)?;
+            .load(self.connection)?;
         let unredeemed: Vec<String> = rows
             .iter()
             .filter(|(_, _, used_at)| used_at.is_none())
             .map(|(_, grant, _)| grant.clone())
             .collect();
         let hashes: Vec<Vec<u8>> = rows.into_iter().map(|(hash, ..)| hash).collect();
-        let removed =
-            diesel::delete(codes::table.filter(codes::hash.eq_any(hashes))).execute(self.0)?;
+        let removed = diesel::delete(codes::table.filter(codes::hash.eq_any(hashes)))
+            .execute(self.connection)?;
         let grants = grants::table.filter(grants::id.eq_any(unredeemed));
-        Ok(removed + diesel::delete(grants).execute(self.0)?)
+        Ok(removed + diesel::delete(grants).execute(self.connection)?)
     }
 
     /// A grant that ended or ran out, once no code refers to it.
@@ -93,7 +93,7 @@ impl Transaction<'_> {
             .order(grants::expires_at)
             .limit(CLEAN_UP_BATCH)
             .select(grants::id)
-            .load(self.0)?;
+            .load(self.connection)?;
         let room = CLEAN_UP_BATCH - i64::try_from(ids.len()).unwrap_or(CLEAN_UP_BATCH);
         if room > 0 {
             let dead = grants::idle_until
@@ -109,10 +109,13 @@ impl Transaction<'_> {
                 .filter(unreferenced())
                 .limit(room)
                 .select(grants::id)
-                .load(self.0)?;
+                .load(self.connection)?;
             ids.extend(more);
         }
-        Ok(diesel::delete(grants::table.filter(grants::id.eq_any(ids))).execute(self.0)?)
+        Ok(
+            diesel::delete(grants::table.filter(grants::id.eq_any(ids)))
+                .execute(self.connection)?,
+        )
     }
 
     /// A session past its end that no living grant rests on.
@@ -125,10 +128,10 @@ impl Transaction<'_> {
             .order(sessions::expires_at)
             .limit(CLEAN_UP_BATCH)
             .select(sessions::id_hash)
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(
             diesel::delete(sessions::table.filter(sessions::id_hash.eq_any(hashes)))
-                .execute(self.0)?,
+                .execute(self.connection)?,
         )
     }
 }

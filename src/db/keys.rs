@@ -9,6 +9,7 @@ use portcullis_verifier::Kind;
 use super::revocations::Record;
 use super::schema::{feed_head as h, revocations as r, server_secrets as s, signing_keys as t};
 use super::{Error, Transaction, unreadable};
+use crate::audit::{Actor, RevocationReason};
 use crate::config::limits::KEY_RECORD_KEPT;
 use crate::keys::{Alg, SealedSecret, SigningKey, Use};
 use crate::time::Timestamp;
@@ -75,7 +76,7 @@ impl Transaction<'_> {
         let rows: Vec<Row> = t::table
             .filter(t::issuer.eq(issuer))
             .order((t::use_, t::alg, t::generation))
-            .load(self.0)?;
+            .load(self.connection)?;
         rows.into_iter().map(signing_key).collect()
     }
 
@@ -99,7 +100,7 @@ impl Transaction<'_> {
                 t::remove_at.eq(key.remove_at.map(Timestamp::micros)),
                 t::created_at.eq(key.created_at.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
@@ -123,7 +124,7 @@ impl Transaction<'_> {
                 t::revoked_at.eq(new.revoked_at.map(Timestamp::micros)),
                 t::revoke_reason.eq(&new.revoke_reason),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         match swapped {
             1 => Ok(()),
             _ => Err(Error::Overtaken(format!("signing_keys {}", new.kid))),
@@ -137,8 +138,8 @@ impl Transaction<'_> {
     pub fn block_key(
         &mut self,
         kid: &str,
-        reason: &str,
-        actor: &str,
+        reason: &RevocationReason,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<(), Error> {
         let record = Record {
@@ -160,7 +161,7 @@ impl Transaction<'_> {
             .filter(r::kind.eq("K"))
             .filter(r::created_at.gt((now - KEY_RECORD_KEPT).micros()))
             .select(r::value)
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(kids.into_iter().collect())
     }
 
@@ -169,7 +170,7 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn keys_version(&mut self) -> Result<i64, Error> {
-        Ok(h::table.select(h::keys_version).first(self.0)?)
+        Ok(h::table.select(h::keys_version).first(self.connection)?)
     }
 
     /// Lets every node see that keys have changed.
@@ -179,7 +180,7 @@ impl Transaction<'_> {
     pub fn raise_keys_version(&mut self) -> Result<(), Error> {
         diesel::update(h::table)
             .set(h::keys_version.eq(h::keys_version + 1))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
@@ -188,7 +189,8 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn list_server_secrets(&mut self) -> Result<Vec<SealedSecret>, Error> {
-        let rows: Vec<(String, i64, String, i64)> = s::table.order(s::generation).load(self.0)?;
+        let rows: Vec<(String, i64, String, i64)> =
+            s::table.order(s::generation).load(self.connection)?;
         let secret = |(id, generation, sealed, created_at)| SealedSecret {
             id,
             generation,
@@ -205,7 +207,7 @@ impl Transaction<'_> {
     pub fn swap_server_secret(&mut self, old: &str, new: &SealedSecret) -> Result<(), Error> {
         let swapped = diesel::update(s::table.filter(s::id.eq(&new.id)).filter(s::sealed.eq(old)))
             .set(s::sealed.eq(&new.sealed))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         match swapped {
             1 => Ok(()),
             _ => Err(Error::Overtaken(format!("server_secrets {}", new.id))),
@@ -224,7 +226,7 @@ impl Transaction<'_> {
                 s::sealed.eq(&secret.sealed),
                 s::created_at.eq(secret.created_at.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 }

@@ -2,6 +2,8 @@
 //! [`crate::oauth::Ledger`] asks for.
 
 mod acks;
+#[macro_use]
+mod active_grant;
 mod admins;
 mod audit;
 mod authorizations;
@@ -52,9 +54,29 @@ pub use revocations::Record;
 use tokio::sync::Notify;
 use writer::Writer;
 
-/// The open transaction of one request, whether it put a record on the blocklist, and whether it is to
-/// be rolled back all the same.
-pub struct Transaction<'a>(&'a mut AnyConnection, bool, bool);
+use crate::secret::Entropy;
+
+/// An open transaction.
+pub struct Transaction<'a> {
+    connection: &'a mut AnyConnection,
+    /// For the ids of rows that have no id of their own.
+    entropy: &'a Entropy,
+    /// Whether it inserted a revocation record.
+    has_revoked: bool,
+    /// Whether it is rolled back although it succeeds.
+    is_undone: bool,
+}
+
+impl<'a> Transaction<'a> {
+    fn new(connection: &'a mut AnyConnection, entropy: &'a Entropy) -> Self {
+        Self {
+            connection,
+            entropy,
+            has_revoked: false,
+            is_undone: false,
+        }
+    }
+}
 
 /// The database. Cheap to clone.
 #[derive(Clone)]
@@ -62,6 +84,7 @@ pub struct Store {
     pool: Pool,
     // SQLite has one writer; Postgres needs none.
     writer: Option<Writer>,
+    entropy: Entropy,
     revoked: Arc<Notify>,
 }
 
@@ -85,16 +108,17 @@ impl Store {
     ///
     /// # Errors
     /// One sentence: unreachable, not readable, or in use by another server.
-    pub fn open(url: &str, pool_size: u32) -> Result<Self, OpenError> {
+    pub fn open(url: &str, pool_size: u32, entropy: Entropy) -> Result<Self, OpenError> {
         let pool = Pool::open(url, pool_size)?;
         let writer = if pool.is_sqlite() {
-            Some(Writer::start(pool.connect()?))
+            Some(Writer::start(pool.connect()?, entropy.clone()))
         } else {
             None
         };
         Ok(Self {
             pool,
             writer,
+            entropy,
             revoked: Arc::default(),
         })
     }
@@ -115,7 +139,11 @@ impl Store {
     ) -> Result<T, Error> {
         let outcome = match &self.writer {
             Some(writer) => writer.run(work).await,
-            None => self.blocking(move |open| transact(open, work)).await,
+            None => {
+                let entropy = self.entropy.clone();
+                self.blocking(move |connection| transact(connection, &entropy, work))
+                    .await
+            }
         };
         let (value, revoked) = outcome?;
         if revoked {
@@ -138,7 +166,8 @@ impl Store {
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.blocking(move |connection| work(&mut Transaction(connection, false, false)))
+        let entropy = self.entropy.clone();
+        self.blocking(move |connection| work(&mut Transaction::new(connection, &entropy)))
             .await
     }
 
@@ -258,18 +287,19 @@ impl Store {
 /// like any failure: it must not take the connection from everybody else.
 fn transact<T>(
     connection: &mut AnyConnection,
+    entropy: &Entropy,
     work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error>,
 ) -> Result<(T, bool), Error> {
     let mut undone = None;
     let outcome = connection.transaction(|connection| {
-        let mut tx = Transaction(connection, false, false);
+        let mut tx = Transaction::new(connection, entropy);
         let value = catch_unwind(AssertUnwindSafe(|| work(&mut tx)))
             .unwrap_or_else(|_| Err(Error::Statement("the transaction panicked".to_owned())))?;
-        if tx.2 {
+        if tx.is_undone {
             undone = Some(value);
             return Err(Error::Statement("undone".to_owned()));
         }
-        Ok((value, tx.1))
+        Ok((value, tx.has_revoked))
     });
     match undone {
         Some(value) => Ok((value, false)),
@@ -379,14 +409,14 @@ impl Transaction<'_> {
     /// Rolls this transaction back at its end, although it succeeds: its result is returned, and nothing
     /// that it wrote stays.
     pub fn undo(&mut self) {
-        self.2 = true;
+        self.is_undone = true;
     }
 
     /// Locks the row that `query` selects by the text `id`, where the database has row locks. What is read
     /// next is what the last change has left.
     fn lock_row(&mut self, query: &'static str, id: &str) -> Result<(), Error> {
         #[cfg(feature = "postgres")]
-        if let AnyConnection::Postgres(inner) = &mut *self.0 {
+        if let AnyConnection::Postgres(inner) = &mut *self.connection {
             let query = diesel::sql_query(query);
             query
                 .bind::<diesel::sql_types::Text, _>(id)
@@ -405,6 +435,6 @@ impl Transaction<'_> {
         use diesel::QueryDsl;
         Ok(schema::feed_head::table
             .select(schema::feed_head::epoch)
-            .first(self.0)?)
+            .first(self.connection)?)
     }
 }

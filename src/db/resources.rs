@@ -68,7 +68,7 @@ impl Transaction<'_> {
         }
         let rows: Vec<Row> = t::table
             .filter(t::audience.eq_any(audiences))
-            .load(self.0)?;
+            .load(self.connection)?;
         let mut known: Vec<Resource> = rows.into_iter().map(resource).collect::<Result<_, _>>()?;
         known.sort_by_key(|r| {
             audiences
@@ -83,7 +83,7 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn list_resources(&mut self) -> Result<Vec<Resource>, Error> {
-        let rows: Vec<Row> = t::table.order(t::audience).load(self.0)?;
+        let rows: Vec<Row> = t::table.order(t::audience).load(self.connection)?;
         rows.into_iter().map(resource).collect()
     }
 
@@ -94,7 +94,7 @@ impl Transaction<'_> {
     pub fn find_resource_beyond(&mut self, offered: &[Alg]) -> Result<Option<String>, Error> {
         let names = offered.iter().map(|alg| alg.name());
         let found = t::table.filter(t::alg.ne_all(names)).select(t::audience);
-        Ok(found.first(self.0).optional()?)
+        Ok(found.first(self.connection).optional()?)
     }
 
     /// Registers a resource.
@@ -113,7 +113,7 @@ impl Transaction<'_> {
                 t::max_age.eq(max_age_column(resource.max_age)),
                 t::created_at.eq(resource.created_at.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         if let Some(ttl) = resource.access_ttl {
             // Before any node issues a token that lives so long.
             self.require_max_token_ttl(ttl, resource.created_at)?;
@@ -145,7 +145,7 @@ impl Transaction<'_> {
                 t::alg.eq(resource.alg.name()),
                 t::max_age.eq(max_age_column(resource.max_age)),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         if let Some(ttl) = resource.access_ttl {
             self.require_max_token_ttl(ttl, now)?;
         }
@@ -158,7 +158,8 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn delete_resource(&mut self, audience: &str) -> Result<bool, Error> {
-        let rows = diesel::delete(t::table.filter(t::audience.eq(audience))).execute(self.0)?;
+        let rows =
+            diesel::delete(t::table.filter(t::audience.eq(audience))).execute(self.connection)?;
         self.raise_config_version()?;
         Ok(rows == 1)
     }
@@ -168,7 +169,7 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn delete_scope_description(&mut self, name: &str) -> Result<bool, Error> {
-        Ok(diesel::delete(scopes::table.find(name)).execute(self.0)? == 1)
+        Ok(diesel::delete(scopes::table.find(name)).execute(self.connection)? == 1)
     }
 
     /// Everything that the consent page says about scopes, by scope.
@@ -176,7 +177,7 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn list_scope_descriptions(&mut self) -> Result<BTreeMap<String, String>, Error> {
-        let rows: Vec<(String, String)> = scopes::table.load(self.0)?;
+        let rows: Vec<(String, String)> = scopes::table.load(self.connection)?;
         Ok(rows.into_iter().collect())
     }
 
@@ -187,11 +188,11 @@ impl Transaction<'_> {
     pub fn put_scope_description(&mut self, name: &str, description: &str) -> Result<(), Error> {
         let updated = diesel::update(scopes::table.find(name))
             .set(scopes::description.eq(description))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         if updated == 0 {
             diesel::insert_into(scopes::table)
                 .values((scopes::name.eq(name), scopes::description.eq(description)))
-                .execute(self.0)?;
+                .execute(self.connection)?;
         }
         Ok(())
     }
@@ -207,7 +208,7 @@ impl Transaction<'_> {
         let names: Vec<&str> = scope.iter().collect();
         let rows: Vec<(String, String)> = scopes::table
             .filter(scopes::name.eq_any(names))
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(rows.into_iter().collect())
     }
 }

@@ -8,6 +8,7 @@ use super::schema::{grants, sessions as t, users};
 use super::{Error, Transaction};
 use crate::accounts::session::{Login, Session};
 use crate::accounts::user::Username;
+use crate::audit::{Actor, RevocationReason};
 use crate::config::limits::{CLEAN_UP_BATCH, SESSION_TOUCH, SESSIONS_PER_USER};
 use crate::id::{Sid, UserId};
 use crate::secret::Hash;
@@ -58,7 +59,7 @@ impl Transaction<'_> {
             .filter(users::auth_epoch.eq(t::user_epoch))
             .filter(users::disabled_at.is_null())
             .select((t::all_columns, users::username))
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(row.map(|(row, username)| (session(row), Username::from_stored(username))))
     }
@@ -76,7 +77,7 @@ impl Transaction<'_> {
             .filter(users::auth_epoch.eq(t::user_epoch))
             .order(t::auth_time.desc())
             .select(t::all_columns)
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(rows.into_iter().map(session).collect())
     }
 
@@ -98,7 +99,7 @@ impl Transaction<'_> {
                 t::seen_at.eq(session.seen_at.micros()),
                 t::expires_at.eq(session.expires_at.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
@@ -123,7 +124,7 @@ impl Transaction<'_> {
             t::seen_at.eq(new.seen_at.micros()),
             t::expires_at.eq(new.expires_at.micros()),
         ))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(rows == 1)
     }
 
@@ -135,7 +136,7 @@ impl Transaction<'_> {
         if now.since(session.seen_at) >= SESSION_TOUCH {
             diesel::update(t::table.find(session.id_hash.as_bytes()))
                 .set(t::seen_at.eq(now.micros()))
-                .execute(self.0)?;
+                .execute(self.connection)?;
         }
         Ok(())
     }
@@ -146,7 +147,7 @@ impl Transaction<'_> {
     /// [`Error`].
     pub fn has_session(&mut self, sid: &Sid) -> Result<bool, Error> {
         let found = t::table.filter(t::sid.eq(sid.as_str()));
-        Ok(diesel::select(diesel::dsl::exists(found)).get_result(self.0)?)
+        Ok(diesel::select(diesel::dsl::exists(found)).get_result(self.connection)?)
     }
 
     /// Ends a session by its person's wish: with it end its grants, but for offline ones, and the
@@ -154,11 +155,11 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn end_session(
+    pub fn revoke_session(
         &mut self,
         sid: &Sid,
-        reason: &str,
-        actor: &str,
+        reason: &RevocationReason,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<bool, Error> {
         let rows = diesel::update(
@@ -167,7 +168,7 @@ impl Transaction<'_> {
                 .filter(t::ended_at.is_null()),
         )
         .set(t::ended_at.eq(now.micros()))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         if rows == 0 {
             return Ok(false);
         }
@@ -178,7 +179,7 @@ impl Transaction<'_> {
                 .filter(grants::ended_at.is_null()),
         )
         .set(grants::ended_at.eq(now.micros()))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         let record = Record {
             kind: Kind::Session,
             value: sid.as_str(),
@@ -195,10 +196,9 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// [`Error`].
-    pub fn end_surplus_sessions(
+    pub fn revoke_surplus_sessions(
         &mut self,
         new: &Session,
-        reason: &str,
         now: Timestamp,
     ) -> Result<Vec<Sid>, Error> {
         let login = &new.login;
@@ -212,10 +212,10 @@ impl Transaction<'_> {
             .offset(SESSIONS_PER_USER - 1)
             .limit(CLEAN_UP_BATCH)
             .select(t::sid)
-            .load(self.0)?;
+            .load(self.connection)?;
         let surplus: Vec<Sid> = surplus.into_iter().map(Sid::from).collect();
         for sid in &surplus {
-            self.end_session(sid, reason, "node", now)?;
+            self.revoke_session(sid, &RevocationReason::TooManySessions, &Actor::System, now)?;
         }
         Ok(surplus)
     }
@@ -231,11 +231,11 @@ impl Transaction<'_> {
             .filter(grants::sid.eq(t::sid))
             .filter(grants::ended_at.is_null());
         let unused = row.filter(diesel::dsl::not(diesel::dsl::exists(grants)));
-        if diesel::delete(unused).execute(self.0)? == 0 {
+        if diesel::delete(unused).execute(self.connection)? == 0 {
             let nobody = Hash::of(&format!("expired {}", session.login.sid));
             diesel::update(row)
                 .set(t::id_hash.eq(nobody.as_bytes()))
-                .execute(self.0)?;
+                .execute(self.connection)?;
         }
         Ok(())
     }

@@ -121,11 +121,20 @@ fn reserve(
     Ok(rows == 1)
 }
 
-/// Failures in the window with this one; `None` when it does not count.
+/// How a failure comes to its bucket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FailureKind {
+    /// Its attempt was admitted before, and holds a place.
+    Admitted,
+    /// It is counted without an admission, if the bucket has room.
+    Immediate,
+}
+
+/// Counts a failure. Returns the number of failures in the window, or `None` if it was not counted.
 fn fail(
     connection: &mut AnyConnection,
     bucket: &Bucket,
-    at_once: bool,
+    kind: FailureKind,
     now: Timestamp,
 ) -> Result<Option<i64>, Diesel> {
     let Rule {
@@ -143,7 +152,7 @@ fn fail(
         .bind::<BigInt, _>((now + *window).micros())
         .bind::<BigInt, _>(now.micros())
         .bind::<BigInt, _>((now + THROTTLE_KEPT).micros())
-        .bind::<BigInt, _>(i64::from(at_once))
+        .bind::<BigInt, _>(i64::from(kind == FailureKind::Immediate))
         .bind::<BigInt, _>(i64::from(*rolling))
         .bind::<BigInt, _>(i64::from(*free))
         .bind::<BigInt, _>(micros(*most))
@@ -215,7 +224,7 @@ impl Transaction<'_> {
         if let Some(verdict) = refusal(attempt, &counters, now) {
             return self.put_off(attempt, verdict);
         }
-        let all = self.0.transaction(|connection| {
+        let all = self.connection.transaction(|connection| {
             for bucket in attempt.buckets() {
                 let counter = counters.get(&bucket.key).map(|(counter, _)| counter);
                 if counter.is_some_and(|counter| counter.is_abandoned(now)) {
@@ -247,7 +256,7 @@ impl Transaction<'_> {
     pub fn record_failure(&mut self, attempt: &Attempt, now: Timestamp) -> Result<bool, Error> {
         let mut spray = false;
         for bucket in attempt.buckets() {
-            let failures = fail(self.0, bucket, false, now)?;
+            let failures = fail(self.connection, bucket, FailureKind::Admitted, now)?;
             spray |= bucket.is_network() && failures == Some(i64::from(bucket.rule.free));
         }
         Ok(spray)
@@ -265,7 +274,7 @@ impl Transaction<'_> {
                 continue;
             }
             let row = t::table.find(&bucket.key);
-            if diesel::delete(row.filter(t::in_progress.le(1))).execute(self.0)? == 0 {
+            if diesel::delete(row.filter(t::in_progress.le(1))).execute(self.connection)? == 0 {
                 // Others are in progress.
                 diesel::update(row)
                     .set((
@@ -274,12 +283,12 @@ impl Transaction<'_> {
                         t::next_at.eq(0),
                         t::in_progress.eq(t::in_progress - 1),
                     ))
-                    .execute(self.0)?;
+                    .execute(self.connection)?;
             }
         }
         diesel::update(t::table.find(&account.key))
             .set(t::in_a_row.eq(0))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
@@ -298,7 +307,7 @@ impl Transaction<'_> {
         let open = t::table.find(&bucket.key).filter(t::in_progress.gt(0));
         diesel::update(open)
             .set(t::in_progress.eq(t::in_progress - 1))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
@@ -311,13 +320,13 @@ impl Transaction<'_> {
         bucket: &Bucket,
         now: Timestamp,
     ) -> Result<Option<Duration>, Error> {
-        if fail(self.0, bucket, true, now)?.is_some() {
+        if fail(self.connection, bucket, FailureKind::Immediate, now)?.is_some() {
             return Ok(None);
         }
         let next: Option<i64> = t::table
             .find(&bucket.key)
             .select(t::next_at)
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(next.map(|next| Timestamp::from_micros(next).since(now)))
     }
@@ -330,7 +339,7 @@ impl Transaction<'_> {
         let id: Option<String> = users::table
             .filter(users::username.eq(username.as_str()))
             .select(users::id)
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(id.map(UserId::from))
     }
@@ -352,7 +361,7 @@ impl Transaction<'_> {
                 t::in_progress,
                 t::in_progress_until,
             ))
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(rows.into_iter().map(counter).collect())
     }
 
@@ -361,7 +370,7 @@ impl Transaction<'_> {
         if verdict != Verdict::Busy {
             diesel::update(t::table.find(&attempt.account().key))
                 .set(t::attempts.eq(t::attempts + 1))
-                .execute(self.0)?;
+                .execute(self.connection)?;
         }
         Ok(verdict)
     }
@@ -376,7 +385,7 @@ impl Transaction<'_> {
         let rows = || t::table.filter(t::user_id.eq(user.as_str()));
         let mut cleared = 0;
         for keys in ["pair:%", "device:%", "%"] {
-            cleared += diesel::delete(rows().filter(t::key.like(keys))).execute(self.0)?;
+            cleared += diesel::delete(rows().filter(t::key.like(keys))).execute(self.connection)?;
         }
         Ok(cleared)
     }
@@ -389,10 +398,10 @@ impl Transaction<'_> {
         let (keys, pairs) = keys_of_address(address);
         let mut cleared = 0;
         for key in keys {
-            cleared += diesel::delete(t::table.find(key)).execute(self.0)?;
+            cleared += diesel::delete(t::table.find(key)).execute(self.connection)?;
         }
         let pairs = t::table.filter(t::key.like(format!("pair:%{pairs}")));
-        Ok(cleared + diesel::delete(pairs).execute(self.0)?)
+        Ok(cleared + diesel::delete(pairs).execute(self.connection)?)
     }
 
     /// Clears all counters. Returns how many there were.
@@ -404,7 +413,7 @@ impl Transaction<'_> {
         // In the order in which attempts take them.
         for keys in ["network:%/24", "network:%", "pair:%", "%"] {
             let rows = t::table.filter(t::key.like(keys));
-            cleared += diesel::delete(rows).execute(self.0)?;
+            cleared += diesel::delete(rows).execute(self.connection)?;
         }
         Ok(cleared)
     }
@@ -425,7 +434,7 @@ impl Transaction<'_> {
             .filter(d::expires_at.gt(now.micros()))
             .filter(users::username.eq(username.map_or("", Username::as_str)))
             .count()
-            .get_result(self.0)?;
+            .get_result(self.connection)?;
         Ok(known > 0)
     }
 
@@ -446,7 +455,7 @@ impl Transaction<'_> {
         .bind::<Binary, _>(device.as_bytes())
         .bind::<Text, _>(user.as_str())
         .bind::<BigInt, _>((now + DEVICE_KNOWN).micros())
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(())
     }
 
@@ -457,25 +466,25 @@ impl Transaction<'_> {
             .order(t::expires_at)
             .limit(CLEAN_UP_BATCH)
             .select(t::key)
-            .load(self.0)?;
+            .load(self.connection)?;
         let throttles = diesel::delete(
             t::table
                 .filter(t::key.eq_any(keys))
                 .filter(t::expires_at.lt(now.micros())),
         )
-        .execute(self.0)?;
+        .execute(self.connection)?;
         let hashes: Vec<Vec<u8>> = d::table
             .filter(d::expires_at.lt(now.micros()))
             .order(d::expires_at)
             .limit(CLEAN_UP_BATCH)
             .select(d::id_hash)
-            .load(self.0)?;
+            .load(self.connection)?;
         let devices = diesel::delete(
             d::table
                 .filter(d::id_hash.eq_any(hashes))
                 .filter(d::expires_at.lt(now.micros())),
         )
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(throttles + devices)
     }
 }

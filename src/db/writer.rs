@@ -9,6 +9,7 @@ use diesel::{QueryableByName, RunQueryDsl};
 use tokio::sync::oneshot;
 
 use super::{AnyConnection, Error, Transaction, transact};
+use crate::secret::Entropy;
 
 /// Transactions that share one commit, at most.
 const GROUP: usize = 256;
@@ -27,6 +28,7 @@ enum Message {
 pub(super) struct Writer {
     // Declared first, so dropped first: the thread ends when the last sender is dropped.
     messages: mpsc::Sender<Message>,
+    entropy: Entropy,
     _thread: Arc<Thread>,
 }
 
@@ -47,11 +49,12 @@ impl Drop for Thread {
 }
 
 impl Writer {
-    pub(super) fn start(connection: AnyConnection) -> Self {
+    pub(super) fn start(connection: AnyConnection, entropy: Entropy) -> Self {
         let (messages, waiting) = mpsc::channel();
         let handle = std::thread::spawn(move || run_groups(connection, &waiting));
         Self {
             messages,
+            entropy,
             _thread: Arc::new(Thread(Some(handle))),
         }
     }
@@ -78,8 +81,9 @@ impl Writer {
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<(T, bool), Error> {
         let (reply, answered) = oneshot::channel();
+        let entropy = self.entropy.clone();
         let job: Job = Box::new(move |connection| {
-            let outcome = transact(connection, work);
+            let outcome = transact(connection, &entropy, work);
             Box::new(move |commit: &Result<(), String>| {
                 let outcome = match commit {
                     Ok(()) => outcome,

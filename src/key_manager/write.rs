@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::audit::{Actor, Event, Name, Target};
+use crate::audit::{Actor, Event, Name, RevocationReason, Target};
 use crate::db::{Error, Transaction};
 use crate::keys::{SealedSecret, SigningKey};
 use crate::time::Timestamp;
@@ -137,7 +137,8 @@ impl KeyWrite {
             }
         }
         for (kid, reason) in &self.records {
-            tx.block_key(kid, reason, &act.actor.to_string(), act.now)?;
+            let reason = RevocationReason::Stated(reason.clone());
+            tx.block_key(kid, &reason, &act.actor, act.now)?;
         }
         for event in &self.events {
             tx.put_audit(event)?;

@@ -1,5 +1,6 @@
 //! The revocation feed, and services that follow it.
 
+use portcullis::audit::{Actor, RevocationReason};
 use std::time::{Duration, Instant};
 
 use portcullis_verifier::{Need, Rejected, Verifier};
@@ -193,7 +194,7 @@ async fn every_kind_of_revocation_reaches_the_services(#[case] db: Db) {
     assert!(accepts(&service, held.access()));
     let (id, now) = (shop.client.id.clone(), server.clock.now());
     server
-        .write(move |tx| tx.disable_client(&id, "test", now))
+        .write(move |tx| tx.disable_client(&id, &Actor::Operator, now))
         .await;
     refuses(&service, held.access()).await;
 }
@@ -692,7 +693,7 @@ async fn stream_closes_when_subscriber_is_deleted(#[case] db: Db) {
     let mut stream = opens_stream(&server, &api).await;
     let (id, now) = (api.client.id.clone(), server.clock.now());
     server
-        .write(move |tx| tx.disable_client(&id, "test", now))
+        .write(move |tx| tx.disable_client(&id, &Actor::Operator, now))
         .await;
     let mut seen = String::new();
     while let Some(chunk) = stream.chunk().await.unwrap() {
@@ -715,7 +716,7 @@ async fn opening_stream_is_closed_when_subscriber_is_deleted(#[case] db: Db) {
     assert_eq!(server.app.feed.streams.count(), 0);
     let (id, now) = (api.client.id.clone(), server.clock.now());
     server
-        .write(move |tx| tx.disable_client(&id, "test", now))
+        .write(move |tx| tx.disable_client(&id, &Actor::Operator, now))
         .await;
     server.app.poll().await.unwrap();
     assert!(standing.has_changed().unwrap());
@@ -816,7 +817,14 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     let before = records(&server);
     let user = bob.clone();
     server
-        .write(move |tx| tx.revoke_all_for_user(&user, "password", "test", now))
+        .write(move |tx| {
+            tx.revoke_all_for_user(
+                &user,
+                &RevocationReason::PasswordChanged,
+                &Actor::Operator,
+                now,
+            )
+        })
         .await;
     told(
         "a password is set, or everything is signed out",
@@ -826,7 +834,7 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     .await;
     let before = records(&server);
     server
-        .write(move |tx| tx.disable_user(&dave, "test", now))
+        .write(move |tx| tx.disable_user(&dave, &Actor::Operator, now))
         .await;
     told("an account is locked", before, "U").await;
     type Act = fn(
@@ -836,13 +844,18 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     ) -> Result<bool, portcullis::db::Error>;
     let acts: [(&str, Act); 3] = [
         ("a client's secret is compromised", |tx, id, now| {
-            tx.revoke_all_for_client(id, "secret compromised", "test", now)
+            tx.revoke_all_for_client(
+                id,
+                &RevocationReason::SecretCompromised,
+                &Actor::Operator,
+                now,
+            )
         }),
         ("a client is switched off", |tx, id, now| {
-            tx.disable_client(id, "test", now)
+            tx.disable_client(id, &Actor::Operator, now)
         }),
         ("a client is deleted", |tx, id, now| {
-            tx.delete_client(id, "test", now)
+            tx.delete_client(id, &Actor::Operator, now)
         }),
     ];
     for (act, work) in acts {
