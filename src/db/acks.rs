@@ -1,4 +1,4 @@
-//! `feed_acks`: which instance of a subscriber has applied which records.
+//! `feed_acks`: which revocation records each instance of a subscriber has applied.
 
 use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
 
@@ -8,7 +8,7 @@ use crate::config::limits::{ACK_KEPT, CLEAN_UP_BATCH};
 use crate::id::ClientId;
 use crate::time::Timestamp;
 
-/// What an instance said last.
+/// The last acknowledgement of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acknowledged {
     /// The subscriber.
@@ -17,19 +17,19 @@ pub struct Acknowledged {
     pub instance: String,
     /// The feed epoch of `seq`.
     pub epoch: i64,
-    /// The last record that is in force there.
+    /// The number of the last record that it has applied.
     pub seq: i64,
     /// The signing keys that it holds.
     pub kids: Vec<String>,
-    /// At what age of the feed, in seconds, it stops accepting tokens; `None`: never.
+    /// The feed staleness, in seconds, at which it stops accepting tokens; `None`: never.
     pub max_age: Option<i64>,
-    /// When a node heard it.
+    /// When a node received it.
     pub acked_at: Timestamp,
 }
 
 impl Transaction<'_> {
-    /// Writes down what an instance said, unless something newer of it is known, or nothing of its
-    /// client: a database that went back may not know it.
+    /// Stores an acknowledgement unless a newer one is stored or its client is unknown, which happens after
+    /// a restore of the database.
     ///
     /// # Errors
     /// [`Error`].
@@ -68,7 +68,7 @@ impl Transaction<'_> {
         Ok(diesel::select(diesel::dsl::exists(row)).get_result(self.connection)?)
     }
 
-    /// What every instance said last, by subscriber and instance.
+    /// Returns the last acknowledgement of every instance, by subscriber and instance.
     ///
     /// # Errors
     /// [`Error`].
@@ -91,7 +91,7 @@ impl Transaction<'_> {
         rows.into_iter().map(ack).collect()
     }
 
-    /// Forgets instances that have been silent for a day.
+    /// Removes instances that sent nothing for a day.
     pub(super) fn sweep_acks(&mut self, now: Timestamp) -> Result<usize, Error> {
         let silent = t::table.filter(t::acked_at.lt((now - ACK_KEPT).micros()));
         let rows: Vec<(String, String)> = silent

@@ -1,4 +1,4 @@
-//! `user_roles` and `setup_links`: who administers, and how the first one comes to it.
+//! `user_roles` and `setup_links`: administrators, and the links that create the first one.
 
 use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
 
@@ -9,7 +9,7 @@ use crate::id::UserId;
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
-/// The one role that there is.
+/// The only role.
 const ADMIN: &str = "admin";
 
 type Row = (String, String, String, i64, Option<i64>);
@@ -25,7 +25,7 @@ fn admin((user_id, _, by, granted_at, expires_at): Row) -> Result<Admin, Error> 
 }
 
 impl Transaction<'_> {
-    /// All administrators, those whose time is over among them.
+    /// Returns all administrators, including expired ones.
     ///
     /// # Errors
     /// [`Error`].
@@ -37,7 +37,7 @@ impl Transaction<'_> {
         rows.into_iter().map(admin).collect()
     }
 
-    /// Whether anybody may administer at `now`.
+    /// Returns whether there is an administrator at `now`.
     ///
     /// # Errors
     /// [`Error`].
@@ -46,10 +46,10 @@ impl Transaction<'_> {
         Ok(admins.iter().any(|admin| admin.is_live(now)))
     }
 
-    /// Makes somebody an administrator.
+    /// Makes a user an administrator.
     ///
     /// # Errors
-    /// [`Error::Duplicate`] when they are one, or when another one was set up first.
+    /// [`Error::Duplicate`] if the user is one, or if another first administrator was created before.
     pub fn put_admin(&mut self, admin: &Admin) -> Result<(), Error> {
         diesel::insert_into(t::table)
             .values((
@@ -63,7 +63,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Writes a set-up link, and removes those whose time is over.
+    /// Inserts a set-up link, and removes expired ones.
     ///
     /// # Errors
     /// [`Error`].
@@ -83,8 +83,8 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Exchanges a set-up link for the browser that opened it; `false` when it is unknown, too old, or
-    /// was opened before.
+    /// Binds a set-up link to the browser that opened it. Returns `false` if the link is unknown, expired,
+    /// or was opened before.
     ///
     /// # Errors
     /// [`Error`].
@@ -105,7 +105,7 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// Whether a browser has opened a set-up link that is still good.
+    /// Returns whether a browser has opened a set-up link that is still valid.
     ///
     /// # Errors
     /// [`Error`].
@@ -119,7 +119,7 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// Uses up the set-up link of a browser; `false` when it has none that is still good.
+    /// Uses the set-up link of a browser. Returns `false` if it has no valid one.
     ///
     /// # Errors
     /// [`Error`].
@@ -135,7 +135,7 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// Whether any application is registered.
+    /// Returns whether a client is registered.
     ///
     /// # Errors
     /// [`Error`].

@@ -1,5 +1,5 @@
-//! `audit_events`: insert-only. `audit_seals`: the keyed chain over them, made after the commit by any
-//! node. `audit_waiting`: what has no seal yet.
+//! `audit_events`: insert-only. `audit_seals`: a chain of MACs over the events, which any node extends
+//! after the commit. `audit_waiting`: events without a seal.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::keys::ServerSecrets;
 use crate::secret::base64url;
 use crate::time::Timestamp;
 
-/// Rows that one transaction seals, at most.
+/// The maximum number of events that one transaction seals.
 pub const SEALED_AT_ONCE: i64 = 200;
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -38,7 +38,7 @@ fn row((id, at, name, actor, target, reason, detail): Columns) -> Row {
 /// A seal, with its event unless that was removed.
 #[derive(Clone, Debug)]
 pub struct Seal {
-    /// Its place in the chain, from 1 on.
+    /// Its number in the chain, from 1.
     pub seq: i64,
     /// The row id of its event.
     pub event_id: String,
@@ -49,10 +49,10 @@ pub struct Seal {
 }
 
 impl Transaction<'_> {
-    /// Writes an audit event.
+    /// Inserts an audit event.
     ///
     /// # Errors
-    /// [`Error`]; then the change must not happen either.
+    /// [`Error`]; then the change must be rolled back.
     pub fn put_audit(&mut self, event: &Event) -> Result<(), Error> {
         let id = crate::id::uuid(self.entropy, event.at);
         diesel::insert_into(t::table)
@@ -72,7 +72,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Whether an event waits for its seal.
+    /// Returns whether there is an event without a seal.
     ///
     /// # Errors
     /// [`Error`].
@@ -84,9 +84,8 @@ impl Transaction<'_> {
         Ok(found.is_some())
     }
 
-    /// Seals waiting events, at most [`SEALED_AT_ONCE`], and returns them with their seals. Any node
-    /// may: a seal is one INSERT at a place in the chain, and who comes second there writes nothing
-    /// and stops.
+    /// Seals at most [`SEALED_AT_ONCE`] events and returns them with their seals. Any node may do so: a
+    /// seal is one INSERT with the next number, and a node that finds the number taken stops.
     ///
     /// # Errors
     /// [`Error`].
@@ -125,7 +124,7 @@ impl Transaction<'_> {
         Ok(sealed)
     }
 
-    /// `false` when the place is taken, or the event is sealed already.
+    /// Returns `false` if the number is taken or the event is sealed already.
     fn put_seal(&mut self, seq: i64, event_id: &str, mac: &[u8]) -> Result<bool, Error> {
         use diesel::sql_types::{BigInt, Binary, Text};
         let rows = diesel::sql_query(
@@ -138,7 +137,7 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// The seals after a place, in order, with their events.
+    /// Returns the seals after a number, in order, with their events.
     ///
     /// # Errors
     /// [`Error`].
@@ -159,7 +158,7 @@ impl Transaction<'_> {
         Ok(rows.into_iter().map(seal).collect())
     }
 
-    /// Row ids of events without a seal from before `at`: what a sealer has had time for.
+    /// Returns the row ids of events before `at` that have no seal.
     ///
     /// # Errors
     /// [`Error`].
@@ -174,7 +173,7 @@ impl Transaction<'_> {
             .load(self.connection)?)
     }
 
-    /// The newest events, oldest of them first.
+    /// Returns the newest events, in order of time.
     ///
     /// # Errors
     /// [`Error`].
@@ -187,7 +186,7 @@ impl Transaction<'_> {
         Ok(rows.into_iter().map(row).collect())
     }
 
-    /// The events after a row id, in order.
+    /// Returns the events after a row id, in order.
     ///
     /// # Errors
     /// [`Error`].
@@ -200,8 +199,8 @@ impl Transaction<'_> {
         Ok(rows.into_iter().map(row).collect())
     }
 
-    /// Removes sealed events past their time, a batch, with their seals but the last: the chain goes
-    /// on from it, and an event says so.
+    /// Removes a batch of sealed events past their retention, with their seals except the last, from which
+    /// the chain continues. An event records the removal.
     ///
     /// # Errors
     /// [`Error`].
@@ -213,14 +212,14 @@ impl Transaction<'_> {
             .select((t::all_columns, seals::seq, seals::mac))
             .load(self.connection)?;
         let limit = now - KEPT;
-        // A day's worth at a time, since each time is an event itself.
+        // At most once a day, because each removal is an event itself.
         if oldest
             .first()
             .is_none_or(|(columns, ..)| columns.1 >= (limit - DAY).micros())
         {
             return Ok(0);
         }
-        // From the beginning on, so that no younger event loses its seal.
+        // From the start of the chain, so that no later event loses its seal.
         let old: Vec<(Columns, i64, Vec<u8>)> = oldest
             .into_iter()
             .take_while(|(columns, ..)| columns.1 < limit.micros())

@@ -1,4 +1,4 @@
-//! `client_secrets`: several may be live at once.
+//! `client_secrets`. Several secrets of a client may be valid at once.
 
 use diesel::{BoolExpressionMethods, ExpressionMethods, QueryDsl, RunQueryDsl};
 
@@ -57,8 +57,8 @@ impl Transaction<'_> {
         self.raise_config_version()
     }
 
-    /// Lets the secrets of a client that are live now end at `at` (or before, if they would anyway),
-    /// but for the one with the row id `kept`; how many there were.
+    /// Lets the secrets of a client expire at `at` unless they expire earlier, except for the one with the
+    /// row id `kept`. Returns how many there were.
     ///
     /// # Errors
     /// [`Error`].
@@ -80,7 +80,7 @@ impl Transaction<'_> {
         Ok(rows)
     }
 
-    /// Notes that a secret is in use; the hour is enough.
+    /// Records that a secret is in use, at most once an hour.
     ///
     /// # Errors
     /// [`Error`].

@@ -17,7 +17,7 @@ use crate::oauth::client::{Client, Registration};
 use crate::time::Timestamp;
 
 impl Transaction<'_> {
-    /// A client that is not switched off, with its secrets, in one statement.
+    /// Returns a client that is not disabled, with its secrets, in one statement.
     ///
     /// # Errors
     /// [`Error`].
@@ -26,7 +26,7 @@ impl Transaction<'_> {
         Ok(client.filter(|client| client.disabled_at.is_none()))
     }
 
-    /// A client with its secrets, switched off or not, but not a deleted one.
+    /// Returns a client with its secrets, disabled or not, unless it was deleted.
     ///
     /// # Errors
     /// [`Error`].
@@ -47,7 +47,7 @@ impl Transaction<'_> {
         client.map(|row| row.client(secrets)).transpose()
     }
 
-    /// A client that is not switched off, with all that its token requests need to know.
+    /// Returns a client that is not disabled, with everything that its token requests need.
     ///
     /// # Errors
     /// [`Error`].
@@ -68,7 +68,8 @@ impl Transaction<'_> {
         }))
     }
 
-    /// All clients but deleted ones, by name, without their secrets; those that are switched off too.
+    /// Returns all clients that were not deleted, by name, without their secrets. Disabled ones are
+    /// included.
     ///
     /// # Errors
     /// [`Error`].
@@ -80,7 +81,8 @@ impl Transaction<'_> {
         rows.into_iter().map(|row| row.client(Vec::new())).collect()
     }
 
-    /// A client, if there is one, whose ID tokens or userinfo answers are signed with none of these.
+    /// Returns a client whose ID tokens or userinfo responses are signed with an algorithm that `offered`
+    /// omits, if there is one.
     ///
     /// # Errors
     /// [`Error`].
@@ -99,7 +101,7 @@ impl Transaction<'_> {
         Ok(found.map(ClientId::from))
     }
 
-    /// The resource servers that are not switched off, with their auth epochs.
+    /// Returns the resource servers that are not disabled, with their auth epochs.
     ///
     /// # Errors
     /// [`Error`].
@@ -133,8 +135,8 @@ impl Transaction<'_> {
         self.raise_config_version()
     }
 
-    /// Replaces what a registration says; `false` when there is no such client. Whoever may do less
-    /// than before is cut off by [`Transaction::revoke_all_for_client`], not by this.
+    /// Replaces a registration. Returns `false` if the client does not exist. This revokes nothing; for a
+    /// client with fewer rights than before, call [`Transaction::revoke_all_for_client`].
     ///
     /// # Errors
     /// [`Error`].
@@ -150,8 +152,9 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// Cuts a client off: raises its auth epoch, so that every code, grant and token that it got
-    /// before is dead, and puts the record on the blocklist. `false` when there is no such client.
+    /// Revokes everything that a client holds: raises its auth epoch, so that every older code, grant and
+    /// token becomes inactive, and inserts the revocation record. Returns `false` if the client does not
+    /// exist.
     ///
     /// # Errors
     /// [`Error`].
@@ -182,7 +185,7 @@ impl Transaction<'_> {
         Ok(true)
     }
 
-    /// Switches a client off, and cuts it off; `false` when it was off already.
+    /// Disables a client and revokes everything that it holds. Returns `false` if it was disabled before.
     ///
     /// # Errors
     /// [`Error`].
@@ -202,7 +205,7 @@ impl Transaction<'_> {
         Ok(rows == 1 && self.revoke_all_for_client(id, &RevocationReason::Disabled, actor, now)?)
     }
 
-    /// Switches a client on again; what it held before stays dead. `false` when it was not off.
+    /// Enables a client. What it held before stays revoked. Returns `false` if it was not disabled.
     ///
     /// # Errors
     /// [`Error`].
@@ -219,8 +222,8 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// Deletes a client: it is cut off, its secrets are gone, its id stays taken. `false` when there
-    /// is no such client.
+    /// Deletes a client: revokes everything that it holds and removes its secrets. Its id is never assigned
+    /// again. Returns `false` if the client does not exist.
     ///
     /// # Errors
     /// [`Error`].
@@ -260,7 +263,7 @@ impl Transaction<'_> {
         self.find_registered(id)
     }
 
-    /// Tells every node that clients or resources changed.
+    /// Raises the version by which nodes detect that clients or resources changed.
     pub(super) fn raise_config_version(&mut self) -> Result<(), Error> {
         diesel::update(feed_head::table)
             .set(feed_head::config_version.eq(feed_head::config_version + 1))
@@ -268,7 +271,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Whether some live client has registered the origin for cross-origin calls.
+    /// Returns whether an enabled client has registered the origin for cross-origin calls.
     ///
     /// # Errors
     /// [`Error`].
@@ -284,7 +287,7 @@ impl Transaction<'_> {
         }))
     }
 
-    /// Whether the id was ever given out.
+    /// Returns whether the id was ever assigned.
     ///
     /// # Errors
     /// [`Error`].

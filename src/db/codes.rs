@@ -39,7 +39,7 @@ fn code(
 }
 
 impl Transaction<'_> {
-    /// Writes a code.
+    /// Inserts a code.
     ///
     /// # Errors
     /// [`Error`].
@@ -59,7 +59,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Uses a code up: one conditional statement, and its row count is the verdict.
+    /// Redeems a code in one conditional statement. Returns `None` if it is unknown, expired or used.
     ///
     /// # Errors
     /// [`Error`].
@@ -75,7 +75,7 @@ impl Transaction<'_> {
         Ok(row.map(code))
     }
 
-    /// A code that was used before.
+    /// Returns a code that was used before.
     ///
     /// # Errors
     /// [`Error`].
@@ -88,7 +88,7 @@ impl Transaction<'_> {
         Ok(row.map(code))
     }
 
-    /// Whether a code was ever given out.
+    /// Returns whether the code was ever issued.
     ///
     /// # Errors
     /// [`Error`].

@@ -1,4 +1,4 @@
-//! `consents`: one standing row per person and client.
+//! `consents`: one active row per user and client.
 
 use diesel::sql_types::{BigInt, Binary, Text};
 use diesel::{ExpressionMethods, JoinOnDsl, OptionalExtension, QueryDsl, RunQueryDsl};
@@ -35,7 +35,7 @@ fn consent((id, user_id, client_id, scope, shape, granted_at, expires_at, _): Ro
 }
 
 impl Transaction<'_> {
-    /// What the person allowed the client.
+    /// Returns the consent of a user to a client.
     ///
     /// # Errors
     /// [`Error`].
@@ -53,7 +53,7 @@ impl Transaction<'_> {
         Ok(row.map(consent))
     }
 
-    /// What a person allowed and has not withdrawn, with the names of the applications.
+    /// Returns the consents of a user that are neither withdrawn nor expired, with the names of the clients.
     ///
     /// # Errors
     /// [`Error`].
@@ -77,8 +77,8 @@ impl Transaction<'_> {
             .collect())
     }
 
-    /// Withdraws a consent of this person, and ends every grant that rests on it. Returns whom it was
-    /// given to; `None` when it is not theirs, or was withdrawn before.
+    /// Withdraws a consent of a user and revokes every grant that depends on it. Returns the client, or
+    /// `None` if the consent is not of this user or was withdrawn before.
     ///
     /// # Errors
     /// [`Error`].
@@ -101,13 +101,13 @@ impl Transaction<'_> {
         let Some(client) = client else {
             return Ok(None);
         };
-        let standing: Vec<String> = grants::table
+        let dependent: Vec<String> = grants::table
             .filter(grants::consent_id.eq(id.as_str()))
             .filter(grants::ended_at.is_null())
             .select(grants::id)
             .load(self.connection)?;
         let actor = Actor::User(user.clone());
-        for grant in standing {
+        for grant in dependent {
             self.revoke_grant(
                 &GrantId::from(grant),
                 &RevocationReason::ConsentWithdrawn,
@@ -118,8 +118,8 @@ impl Transaction<'_> {
         Ok(Some(ClientId::from(client)))
     }
 
-    /// Stores a consent. An active one of the same user and client keeps its id, because grants rest on it;
-    /// several requests at once leave one row.
+    /// Stores a consent. An active one of the same user and client keeps its id, because grants refer to it.
+    /// Concurrent requests result in one row.
     ///
     /// # Errors
     /// [`Error`].

@@ -1,5 +1,5 @@
-//! `downtimes`: the times in which no server ran on this database. Nothing can have been issued in one
-//! of them, so a genuine value that was is of a later state that this database has lost.
+//! `downtimes`: times in which no server ran on this database. Nothing was issued in a downtime, so an
+//! authentic value from a downtime shows that the database lost a later state.
 
 use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
 
@@ -31,7 +31,8 @@ impl Transaction<'_> {
         Ok(Some(newest.map_or(alive, |newest| alive.max(newest))))
     }
 
-    /// Records that no server ran from `began` until `ended`, and forgets what ended before `kept`.
+    /// Records that no server ran from `began` until `ended`, and removes downtimes that ended before
+    /// `kept`.
     ///
     /// # Errors
     /// [`Error`].
@@ -41,9 +42,9 @@ impl Transaction<'_> {
         kept: Timestamp,
     ) -> Result<(), Error> {
         diesel::delete(t::table.filter(t::ended.lt(kept.micros()))).execute(self.connection)?;
-        // A server that ended before its first beat leaves the beginning as it was.
-        let again = diesel::update(t::table.find(began.micros()));
-        if again
+        // After a server that stopped before its first heartbeat, the start is the same as before.
+        let extended = diesel::update(t::table.find(began.micros()));
+        if extended
             .set(t::ended.eq(ended.micros()))
             .execute(self.connection)?
             == 0
@@ -68,18 +69,18 @@ impl Transaction<'_> {
             .collect())
     }
 
-    /// Takes out of every downtime what is later than `now`: a server is running, so a clock was ahead
-    /// when that was recorded. Returns whether there was any.
+    /// Removes times after `now` from every downtime: a server is running, so a clock was ahead when they
+    /// were recorded. Returns whether there were any.
     ///
     /// # Errors
     /// [`Error`].
     pub fn trim_downtimes(&mut self, now: Timestamp) -> Result<bool, Error> {
-        let gone =
+        let removed =
             diesel::delete(t::table.filter(t::began.ge(now.micros()))).execute(self.connection)?;
         let late = t::table.filter(t::ended.gt(now.micros()));
         let cut = diesel::update(late)
             .set(t::ended.eq(now.micros()))
             .execute(self.connection)?;
-        Ok(gone + cut > 0)
+        Ok(removed + cut > 0)
     }
 }

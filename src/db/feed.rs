@@ -1,8 +1,8 @@
-//! `feed_head` and the numbers of `revocations`: how far the feed is, and who gives the numbers.
+//! `feed_head`, and the numbers of `revocations`.
 //!
-//! An act only inserts its record. A sequencer round numbers it after the commit, so that numbers follow
-//! the order of commits and have no gaps, whatever transactions overlap. The row lock of `feed_head`
-//! lets one round run at a time, on whatever node; nobody leads.
+//! A revocation only inserts its record. A sequencer round numbers it after the commit, so that numbers
+//! follow the order of commits and have no gaps, even if transactions overlap. The row lock of
+//! `feed_head` lets one round run at a time, on any node; there is no leader.
 
 use diesel::sql_types::{BigInt, Nullable};
 use diesel::{
@@ -23,35 +23,35 @@ use crate::config::limits::{
 };
 use crate::time::{Clock, Timestamp};
 
-/// The instant of the database's own clock, in microseconds; an embedded one has none of its own.
+/// The time of the database server in microseconds. An embedded database has no clock of its own.
 #[cfg(feature = "postgres")]
 const POSTGRES_NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 const SQLITE_NOW: &str = "CAST(NULL AS BIGINT)";
 
-/// Whether the server refuses writes. An embedded database has no server.
+/// Whether the server rejects writes. An embedded database has no server.
 #[cfg(feature = "postgres")]
 const POSTGRES_READ_ONLY: &str =
     "CAST(current_setting('transaction_read_only')::bool::int AS BIGINT)";
 const SQLITE_READ_ONLY: &str = "CAST(0 AS BIGINT)";
 
-/// What one poll of the database reads.
+/// The state of the feed and of other versions, which each poll reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
-    /// The feed epoch: it grows when the database went back in time.
+    /// The feed epoch, which grows with each recovery of a restored database.
     pub epoch: i64,
-    /// How many records were numbered in it.
+    /// The number of the last record in this epoch.
     pub seq: i64,
-    /// All that was committed before this instant has its number.
+    /// Every record that was committed before this instant has a number.
     pub beat: Timestamp,
     /// Grows with each change of keys.
     pub keys_version: i64,
     /// Grows with each change of clients and resources.
     pub config_version: i64,
-    /// When somebody saw that the database had gone back; until `recover`.
+    /// When a restore of the database was detected; until `recover`.
     pub restored_at: Option<Timestamp>,
-    /// Whether records wait for their numbers.
+    /// Whether there are records without a number.
     pub waiting: bool,
-    /// What the clock of the database shows; an embedded one has none of its own.
+    /// The time of the database server; absent for an embedded database.
     pub database: Option<Timestamp>,
 }
 
@@ -91,20 +91,20 @@ struct Locked {
     database: Option<i64>,
 }
 
-/// What a recovery replaced.
+/// The result of a recovery.
 #[derive(Clone, Copy, Debug)]
 pub struct Recovered {
-    /// The feed epoch that began.
+    /// The new feed epoch.
     pub epoch: i64,
-    /// The last moment of which the database knows.
+    /// The last heartbeat before the recovery.
     pub last_beat: Timestamp,
 }
 
 impl Transaction<'_> {
-    /// How far the feed is, in one statement.
+    /// Reads the head of the feed in one statement.
     ///
     /// # Errors
-    /// [`Error`]; also when the server refuses writes, since what a standby says may be old.
+    /// [`Error`]; also if the server rejects writes, because the data of a standby may be old.
     pub fn read_head(&mut self) -> Result<Head, Error> {
         let head = sql_query(format!(
             "SELECT epoch, seq, beat, keys_version, config_version, restored_at, \
@@ -129,8 +129,8 @@ impl Transaction<'_> {
         })
     }
 
-    /// Returns the present instant by the clock of the database, which all nodes share; an embedded
-    /// database goes by the clock of its process.
+    /// Returns the current time of the database server, which all nodes share, or of `clock` for an
+    /// embedded database.
     ///
     /// # Errors
     /// [`Error`].
@@ -146,14 +146,14 @@ impl Transaction<'_> {
         Ok(measured.map_or_else(|| clock.now(), |measured| clock.database(measured)))
     }
 
-    /// One sequencer round: numbers waiting records, at most [`NUMBERED_AT_ONCE`], in the order of
-    /// their ids; moves the beat unless some are left. Returns whether some are.
+    /// Runs one sequencer round: numbers at most [`NUMBERED_AT_ONCE`] records in the order of their ids,
+    /// and advances the heartbeat unless some are left. Returns whether some are left.
     ///
     /// # Errors
     /// [`Error`].
     pub fn number_revocations(&mut self, clock: &Clock) -> Result<bool, Error> {
-        // 1. The row lock: whoever waits for it sees what the winner wrote. The clock is read once it
-        //    is held, and before the records are: all that was committed until then is seen below.
+        // 1. Take the row lock. The time is read while the lock is held and before the records are read,
+        //    so every record that was committed before that time is read below.
         let lock = format!(
             "UPDATE feed_head SET seq = seq WHERE restored_at IS NULL RETURNING epoch, seq, beat, longest_life, {} AS database",
             self.database_now()
@@ -166,7 +166,7 @@ impl Transaction<'_> {
         };
         let measured = head.database.map(Timestamp::from_micros);
         let now = measured.map_or_else(|| clock.now(), |measured| clock.database(measured));
-        // 2. The numbers, in one statement.
+        // 2. Number the records in one statement.
         let numbered = sql_query(
             "UPDATE revocations SET epoch = $1, seq = $2 + waiting.place, expires_at = CASE kind \
                WHEN 'J' THEN token_exp + $3 WHEN 'K' THEN $4 ELSE $5 END \
@@ -183,7 +183,7 @@ impl Transaction<'_> {
         .execute(self.connection)?;
         let numbered = i64::try_from(numbered).unwrap_or(i64::MAX);
         let left = numbered >= NUMBERED_AT_ONCE;
-        // 3. How far it is; while some are left, nothing is known up to now.
+        // 3. Store the position. While records are left, the heartbeat must not advance.
         let seq = h::seq.eq(h::seq + numbered);
         if left {
             diesel::update(h::table).set(seq).execute(self.connection)?;
@@ -196,7 +196,7 @@ impl Transaction<'_> {
         Ok(left)
     }
 
-    /// Records of an epoch by number, above `after` and up to `last`, at most `limit`.
+    /// Returns at most `limit` records of an epoch with numbers above `after` and up to `last`, in order.
     ///
     /// # Errors
     /// [`Error`].
@@ -231,30 +231,30 @@ impl Transaction<'_> {
         rows.into_iter().map(record).collect()
     }
 
-    /// Says that access tokens may live so long from now on. Records outlive what is longest; it falls
-    /// again once nobody has needed it for two hours, when the last such token is long dead.
+    /// Announces the maximum lifetime of access tokens that a node issues. Records are kept longer than the
+    /// longest announced one, which is forgotten when no node has announced it for 2 h.
     ///
     /// # Errors
     /// [`Error`].
     pub fn require_max_token_ttl(
         &mut self,
-        life: std::time::Duration,
+        ttl: std::time::Duration,
         now: Timestamp,
     ) -> Result<(), Error> {
         let forgotten = (now - LIFE_NEEDED_FOR).micros();
         let need = h::longest_life
-            .le(micros(life))
+            .le(micros(ttl))
             .or(h::longest_at.lt(forgotten));
         diesel::update(h::table.filter(need))
             .set((
-                h::longest_life.eq(micros(life)),
+                h::longest_life.eq(micros(ttl)),
                 h::longest_at.eq(now.micros()),
             ))
             .execute(self.connection)?;
         Ok(())
     }
 
-    /// The longest life of access tokens that a resource asks for.
+    /// Returns the longest access token lifetime of all resources.
     ///
     /// # Errors
     /// [`Error`].
@@ -268,8 +268,8 @@ impl Transaction<'_> {
             .map(std::time::Duration::from_secs))
     }
 
-    /// Writes down, for every node, that the database went back in time within a feed epoch. `false`
-    /// when that is known, or was recovered meanwhile.
+    /// Records for every node that the database was restored from an older copy in this feed epoch. Returns
+    /// `false` if that is recorded already or was recovered meanwhile.
     ///
     /// # Errors
     /// [`Error`].
@@ -281,8 +281,8 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// Begins a new feed epoch, and ends every grant, code, session and authorization: whatever was
-    /// issued since the copy was made is unknown, and whatever was ended since would stand again.
+    /// Starts a new feed epoch, and invalidates every grant, code, session and authorization: what was
+    /// issued since the copy was made is unknown, and what was revoked since would be active again.
     ///
     /// # Errors
     /// [`Error`].
@@ -311,7 +311,7 @@ impl Transaction<'_> {
             .set(codes::used_at.eq(now.micros()))
             .execute(self.connection)?;
         diesel::delete(authorizations::table).execute(self.connection)?;
-        // What was issued in the lost time proves nothing any more.
+        // Values that were issued in the lost time are no longer evidence.
         diesel::delete(downtimes::table).execute(self.connection)?;
         Ok(Recovered {
             epoch,
@@ -319,7 +319,7 @@ impl Transaction<'_> {
         })
     }
 
-    /// Removes a batch of records that no token is left for.
+    /// Removes a batch of records whose tokens have all expired.
     pub(super) fn sweep_revocations(&mut self, now: Timestamp) -> Result<usize, Error> {
         let ids: Vec<String> = t::table
             .filter(t::expires_at.lt(now.micros()))
@@ -346,7 +346,7 @@ impl Transaction<'_> {
         }
     }
 
-    /// For the one transaction that may touch every row.
+    /// Lifts the statement timeout, for the one transaction that may change every row.
     fn without_time_limit(&mut self) -> Result<(), Error> {
         match &mut *self.connection {
             AnyConnection::Sqlite(_) => Ok(()),
@@ -359,10 +359,10 @@ impl Transaction<'_> {
     }
 }
 
-/// When a record of a grant, session, user or client may go: the longest life of an access token that
-/// a node may still issue, the clocks' difference, and the age of what nodes remember of clients.
+/// Returns when a record of a grant, session, user or client expires: after the longest lifetime of an
+/// access token that a node may still issue, the clock skew, and the maximum age of cached registrations.
 fn others_expire(longest_life: i64, now: Timestamp) -> Timestamp {
-    // Nobody has said what he needs yet, so nobody issues; the cap is always enough.
+    // No node has announced a lifetime yet, so none issues tokens; the cap is always enough.
     let longest = match u64::try_from(longest_life) {
         Ok(micros) if micros > 0 => std::time::Duration::from_micros(micros),
         _ => RESOURCE_ACCESS_CAP,
@@ -374,7 +374,7 @@ fn micros(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Rounded up, so that a record is never gone too early.
+/// Rounds up, so that a record never expires too early.
 fn seconds_up(micros: i64) -> u32 {
     let seconds = micros.div_euclid(1_000_000) + i64::from(micros.rem_euclid(1_000_000) > 0);
     u32::try_from(seconds).unwrap_or(if seconds < 0 { 0 } else { u32::MAX })

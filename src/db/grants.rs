@@ -72,7 +72,7 @@ impl Row {
 }
 
 impl Transaction<'_> {
-    /// Writes a grant.
+    /// Inserts a grant.
     ///
     /// # Errors
     /// [`Error`].
@@ -157,13 +157,13 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn is_expired(&mut self, id: &GrantId, now: Timestamp) -> Result<bool, Error> {
-        let late = t::expires_at
+        let expired = t::expires_at
             .le(now.micros())
             .or(t::idle_until.le(now.micros()));
         let row = t::table
             .filter(t::id.eq(id.as_str()))
             .filter(t::ended_at.is_null())
-            .filter(late);
+            .filter(expired);
         Ok(diesel::select(exists(row)).get_result(self.connection)?)
     }
 

@@ -1,5 +1,5 @@
 //! `signing_keys` and `server_secrets`. Every update is a compare-and-swap on the sealed value, and
-//! whoever changes a row raises `keys_version` in the same transaction.
+//! each change of a row raises `keys_version` in the same transaction.
 
 use std::collections::HashSet;
 
@@ -68,7 +68,7 @@ fn signing_key(row: Row) -> Result<SigningKey, Error> {
 }
 
 impl Transaction<'_> {
-    /// All keys of an issuer, by ring and generation.
+    /// Returns all keys of an issuer, by ring and generation.
     ///
     /// # Errors
     /// [`Error`].
@@ -83,7 +83,7 @@ impl Transaction<'_> {
     /// Inserts a key.
     ///
     /// # Errors
-    /// [`Error::Duplicate`] when another node made this generation first.
+    /// [`Error::Duplicate`] if another node created this generation first.
     pub fn put_key(&mut self, key: &SigningKey) -> Result<(), Error> {
         diesel::insert_into(t::table)
             .values((
@@ -104,11 +104,11 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Puts `new` in the place of the row that is still sealed as `old`. Nothing ever takes back a
-    /// revocation, not even one that somebody wrote by hand.
+    /// Replaces the row that is still sealed as `old`. A revocation is never undone, even one that an
+    /// operator wrote into the table by hand.
     ///
     /// # Errors
-    /// [`Error::Overtaken`] when it is not: somebody else changed it first.
+    /// [`Error::Overtaken`] if the row was changed meanwhile.
     pub fn swap_key(&mut self, old: &str, new: &SigningKey) -> Result<(), Error> {
         let revoked = new.revoked_at.map_or(-1, Timestamp::micros);
         let row = t::table
@@ -131,7 +131,7 @@ impl Transaction<'_> {
         }
     }
 
-    /// Puts a key on the blocklist: it rejects every token with that kid, whatever it claims.
+    /// Inserts the revocation record of a key, which rejects every token with its kid.
     ///
     /// # Errors
     /// [`Error`].
@@ -152,7 +152,7 @@ impl Transaction<'_> {
         self.put_revocation(&record, now)
     }
 
-    /// The kids that stand on the blocklist.
+    /// Returns the kids of revoked keys.
     ///
     /// # Errors
     /// [`Error`].
@@ -165,7 +165,7 @@ impl Transaction<'_> {
         Ok(kids.into_iter().collect())
     }
 
-    /// The number that grows with each change of keys.
+    /// Returns the version of the keys, which each change raises.
     ///
     /// # Errors
     /// [`Error`].
@@ -173,7 +173,7 @@ impl Transaction<'_> {
         Ok(h::table.select(h::keys_version).first(self.connection)?)
     }
 
-    /// Lets every node see that keys have changed.
+    /// Raises the version by which nodes detect a change of keys.
     ///
     /// # Errors
     /// [`Error`].
@@ -184,7 +184,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// All server secrets, the oldest first.
+    /// Returns all server secrets, the oldest first.
     ///
     /// # Errors
     /// [`Error`].
@@ -200,10 +200,10 @@ impl Transaction<'_> {
         Ok(rows.into_iter().map(secret).collect())
     }
 
-    /// Puts `new` in the place of the row that is still sealed as `old`.
+    /// Replaces the server secret that is still sealed as `old`.
     ///
     /// # Errors
-    /// [`Error::Overtaken`] when it is not: somebody else changed it first.
+    /// [`Error::Overtaken`] if the row was changed meanwhile.
     pub fn swap_server_secret(&mut self, old: &str, new: &SealedSecret) -> Result<(), Error> {
         let swapped = diesel::update(s::table.filter(s::id.eq(&new.id)).filter(s::sealed.eq(old)))
             .set(s::sealed.eq(&new.sealed))
@@ -217,7 +217,7 @@ impl Transaction<'_> {
     /// Inserts a server secret.
     ///
     /// # Errors
-    /// [`Error::Duplicate`] when another node made this generation first.
+    /// [`Error::Duplicate`] if another node created this generation first.
     pub fn put_server_secret(&mut self, secret: &SealedSecret) -> Result<(), Error> {
         diesel::insert_into(s::table)
             .values((

@@ -1,4 +1,4 @@
-//! What the protocol asks to be remembered, fulfilled.
+//! Implements the storage interface of the protocol.
 
 use super::{Error, Transaction};
 use crate::audit::{Actor, Event, RevocationReason};

@@ -1,5 +1,5 @@
-//! What a node remembers of clients and their resources, so that a token request need not read them:
-//! for five seconds, or until the database says that one of them changed.
+//! Cache of clients and their resources, so that a token request need not read them. An entry is valid
+//! for 5 s, and a change of any registration empties the cache.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,11 +10,11 @@ use crate::id::ClientId;
 use crate::oauth::client::Registration;
 use crate::time::Timestamp;
 
-/// The clients that this node has seen lately. Only live ones are kept: an unknown id costs a read
-/// each time, and no memory.
+/// The cached clients of a node. Only existing clients are cached, so unknown ids use no memory; each
+/// lookup of one reads the database.
 #[derive(Default)]
 pub struct Registrations {
-    known: RwLock<HashMap<ClientId, CachedClient>>,
+    clients: RwLock<HashMap<ClientId, CachedClient>>,
 }
 
 struct CachedClient {
@@ -23,21 +23,21 @@ struct CachedClient {
 }
 
 impl CachedClient {
-    /// Never when the clock went back.
+    /// Returns whether the entry may be used. After the clock went back it may not.
     fn is_fresh(&self, now: Timestamp) -> bool {
         now >= self.read_at && now.since(self.read_at) < REGISTRATION_AGE
     }
 }
 
 impl Registrations {
-    /// A client as it was at most five seconds ago.
+    /// Returns a cached client, at most 5 s old.
     pub fn recall(&self, id: &ClientId, now: Timestamp) -> Option<Arc<Registration>> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let known = known.get(id).filter(|known| known.is_fresh(now))?;
-        Some(Arc::clone(&known.registration))
+        let clients = self.clients.read().unwrap_or_else(PoisonError::into_inner);
+        let cached = clients.get(id).filter(|cached| cached.is_fresh(now))?;
+        Some(Arc::clone(&cached.registration))
     }
 
-    /// A client as it is now; remembered from then on.
+    /// Reads a client from the database and caches it.
     ///
     /// # Errors
     /// [`Error`].
@@ -47,19 +47,19 @@ impl Registrations {
         id: &ClientId,
         now: Timestamp,
     ) -> Result<Option<Arc<Registration>>, Error> {
-        let wanted = id.clone();
-        let found = store.read(move |tx| tx.find_registration(&wanted)).await?;
+        let client = id.clone();
+        let found = store.read(move |tx| tx.find_registration(&client)).await?;
         let found = found.map(Arc::new);
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut clients = self.clients.write().unwrap_or_else(PoisonError::into_inner);
         match &found {
-            None => drop(known.remove(id)),
+            None => drop(clients.remove(id)),
             Some(registration) => {
-                if known.len() >= REGISTRATIONS {
-                    known.retain(|_, known| known.is_fresh(now));
+                if clients.len() >= REGISTRATIONS {
+                    clients.retain(|_, cached| cached.is_fresh(now));
                 }
-                if known.len() < REGISTRATIONS {
+                if clients.len() < REGISTRATIONS {
                     let registration = Arc::clone(registration);
-                    known.insert(
+                    clients.insert(
                         id.clone(),
                         CachedClient {
                             registration,
@@ -72,7 +72,7 @@ impl Registrations {
         Ok(found)
     }
 
-    /// A client as it was at most five seconds ago, or as it is now.
+    /// Returns a client from the cache or the database.
     ///
     /// # Errors
     /// [`Error`].
@@ -83,14 +83,14 @@ impl Registrations {
         now: Timestamp,
     ) -> Result<Option<Arc<Registration>>, Error> {
         match self.recall(id, now) {
-            Some(known) => Ok(Some(known)),
+            Some(registration) => Ok(Some(registration)),
             None => self.read(store, id, now).await,
         }
     }
 
-    /// Forgets everything: some client or resource changed.
+    /// Empties the cache after a change of a client or resource.
     pub fn clear(&self) {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.clear();
+        let mut clients = self.clients.write().unwrap_or_else(PoisonError::into_inner);
+        clients.clear();
     }
 }

@@ -42,7 +42,7 @@ fn resource(
     })
 }
 
-/// A negative number stands for no limit.
+/// A negative number means no limit.
 fn to_max_age(secs: i64) -> MaxAge {
     u64::try_from(secs).map_or(MaxAge::FAIL_OPEN, MaxAge::secs)
 }
@@ -58,7 +58,7 @@ fn whole_seconds(resource: &Resource) -> Option<i64> {
 }
 
 impl Transaction<'_> {
-    /// The registered resources among `audiences`, in that order.
+    /// Returns the registered resources among `audiences`, in that order.
     ///
     /// # Errors
     /// [`Error`].
@@ -69,16 +69,17 @@ impl Transaction<'_> {
         let rows: Vec<Row> = t::table
             .filter(t::audience.eq_any(audiences))
             .load(self.connection)?;
-        let mut known: Vec<Resource> = rows.into_iter().map(resource).collect::<Result<_, _>>()?;
-        known.sort_by_key(|r| {
+        let mut resources: Vec<Resource> =
+            rows.into_iter().map(resource).collect::<Result<_, _>>()?;
+        resources.sort_by_key(|r| {
             audiences
                 .iter()
                 .position(|audience| *audience == r.audience)
         });
-        Ok(known)
+        Ok(resources)
     }
 
-    /// All resources, by audience.
+    /// Returns all resources, by audience.
     ///
     /// # Errors
     /// [`Error`].
@@ -87,7 +88,8 @@ impl Transaction<'_> {
         rows.into_iter().map(resource).collect()
     }
 
-    /// The audience of a resource, if there is one, whose tokens are signed with none of these.
+    /// Returns the audience of a resource whose tokens are signed with an algorithm that `offered` omits, if
+    /// there is one.
     ///
     /// # Errors
     /// [`Error`].
@@ -115,7 +117,7 @@ impl Transaction<'_> {
             ))
             .execute(self.connection)?;
         if let Some(ttl) = resource.access_ttl {
-            // Before any node issues a token that lives so long.
+            // Before a node issues a token with this lifetime.
             self.require_max_token_ttl(ttl, resource.created_at)?;
         }
         self.raise_config_version()
@@ -132,7 +134,7 @@ impl Transaction<'_> {
         Ok(self.find_resources(&[audience.to_owned()])?.pop())
     }
 
-    /// Replaces what a registration says; `false` when there is no such resource.
+    /// Replaces a registration. Returns `false` if the resource does not exist.
     ///
     /// # Errors
     /// [`Error`].
@@ -153,7 +155,7 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// Takes a resource out of the register; `false` when there is no such resource.
+    /// Deletes a registration. Returns `false` if the resource does not exist.
     ///
     /// # Errors
     /// [`Error`].
@@ -164,7 +166,7 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// Forgets what the consent page says about a scope; `false` when it says nothing.
+    /// Deletes the description of a scope. Returns `false` if there is none.
     ///
     /// # Errors
     /// [`Error`].
@@ -172,7 +174,7 @@ impl Transaction<'_> {
         Ok(diesel::delete(scopes::table.find(name)).execute(self.connection)? == 1)
     }
 
-    /// Everything that the consent page says about scopes, by scope.
+    /// Returns the descriptions of all scopes, by scope.
     ///
     /// # Errors
     /// [`Error`].
@@ -181,7 +183,7 @@ impl Transaction<'_> {
         Ok(rows.into_iter().collect())
     }
 
-    /// Sets what the consent page says about a scope.
+    /// Sets the description of a scope for the consent page.
     ///
     /// # Errors
     /// [`Error`].
@@ -197,7 +199,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// What the consent page says about these scopes, where somebody wrote it down.
+    /// Returns the descriptions of these scopes, where there is one.
     ///
     /// # Errors
     /// [`Error`].

@@ -46,8 +46,8 @@ fn session(
 }
 
 impl Transaction<'_> {
-    /// The session of a cookie, if it has not ended and its person was not cut off since, with the
-    /// person's name. Whether it ran out of time is for [`Session::is_over`].
+    /// Returns the session of a cookie, with the name of its user, unless the session was revoked. Whether
+    /// it is expired is for [`Session::is_over`] to decide.
     ///
     /// # Errors
     /// [`Error`].
@@ -64,8 +64,8 @@ impl Transaction<'_> {
         Ok(row.map(|(row, username)| (session(row), Username::from_stored(username))))
     }
 
-    /// The standing sessions of a person, the newest login first; those that ran out of time since
-    /// are among them until they are cleaned up.
+    /// Returns the sessions of a user that are not revoked, the newest sign-in first. Expired ones are
+    /// included until clean-up removes them.
     ///
     /// # Errors
     /// [`Error`].
@@ -81,7 +81,7 @@ impl Transaction<'_> {
         Ok(rows.into_iter().map(session).collect())
     }
 
-    /// Writes a new session.
+    /// Inserts a session.
     ///
     /// # Errors
     /// [`Error`].
@@ -103,8 +103,8 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// The same person signed in again in the same browser: the login keeps its `sid` under a new
-    /// cookie, and the old cookie is dead. `false` when the old one is no longer there.
+    /// Replaces the cookie of a session after the same user signed in again in the same browser. The
+    /// `sid` stays, and the old cookie becomes invalid. Returns `false` if the old session no longer exists.
     ///
     /// # Errors
     /// [`Error`].
@@ -128,7 +128,7 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// Notes that a session is in use, at most once a minute.
+    /// Records that a session is in use, at most once a minute.
     ///
     /// # Errors
     /// [`Error`].
@@ -141,7 +141,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Whether there is such a session, ended or not.
+    /// Returns whether the session exists, active or not.
     ///
     /// # Errors
     /// [`Error`].
@@ -150,8 +150,8 @@ impl Transaction<'_> {
         Ok(diesel::select(diesel::dsl::exists(found)).get_result(self.connection)?)
     }
 
-    /// Ends a session by its person's wish: with it end its grants, but for offline ones, and the
-    /// record goes on the blocklist. `false` when it had ended before.
+    /// Revokes a session and its grants except offline ones, and inserts the record. Returns `false` if the
+    /// session was revoked before.
     ///
     /// # Errors
     /// [`Error`].
@@ -191,8 +191,8 @@ impl Transaction<'_> {
         Ok(true)
     }
 
-    /// Ends the oldest sessions of a person who with a new one has more than one person may have
-    /// (policy §6), and names them.
+    /// Revokes the oldest sessions of a user who, with a new one, has more than allowed (policy §6), and
+    /// returns them.
     ///
     /// # Errors
     /// [`Error`].
@@ -220,8 +220,8 @@ impl Transaction<'_> {
         Ok(surplus)
     }
 
-    /// Removes a session that ran out of time. That ends no grant, since time alone is no sign-out:
-    /// while one rests on it, the row stays without its cookie.
+    /// Removes an expired session. Its grants stay active, because expiry is not a sign-out: while a grant
+    /// refers to the session, the row stays without its cookie.
     ///
     /// # Errors
     /// [`Error`].
@@ -232,9 +232,9 @@ impl Transaction<'_> {
             .filter(grants::ended_at.is_null());
         let unused = row.filter(diesel::dsl::not(diesel::dsl::exists(grants)));
         if diesel::delete(unused).execute(self.connection)? == 0 {
-            let nobody = Hash::of(&format!("expired {}", session.login.sid));
+            let no_cookie = Hash::of(&format!("expired {}", session.login.sid));
             diesel::update(row)
-                .set(t::id_hash.eq(nobody.as_bytes()))
+                .set(t::id_hash.eq(no_cookie.as_bytes()))
                 .execute(self.connection)?;
         }
         Ok(())

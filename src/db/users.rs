@@ -32,7 +32,7 @@ type Row = (
 #[derive(diesel::QueryableByName)]
 struct Id {
     #[diesel(sql_type = Text)]
-    #[allow(dead_code, reason = "whether there is a row is all that is asked")]
+    #[allow(dead_code, reason = "only the existence of the row matters")]
     id: String,
 }
 
@@ -54,7 +54,7 @@ fn user(row: Row) -> Result<User, Error> {
 }
 
 impl Transaction<'_> {
-    /// The person of a name, switched off or not, with the hash of their password.
+    /// Returns the user of a name, disabled or not, with the hash of the password.
     ///
     /// # Errors
     /// [`Error`].
@@ -71,7 +71,7 @@ impl Transaction<'_> {
         row.map(|(row, phc)| Ok((user(row)?, phc))).transpose()
     }
 
-    /// A person by id.
+    /// Returns a user by id.
     ///
     /// # Errors
     /// [`Error`].
@@ -83,7 +83,7 @@ impl Transaction<'_> {
         row.map(user).transpose()
     }
 
-    /// All people, by name.
+    /// Returns all users, by name.
     ///
     /// # Errors
     /// [`Error`].
@@ -92,7 +92,7 @@ impl Transaction<'_> {
         rows.into_iter().map(user).collect()
     }
 
-    /// Adds a person.
+    /// Adds a user.
     ///
     /// # Errors
     /// [`Error::Duplicate`] when the name is taken.
@@ -113,7 +113,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Replaces what is known about a person; `false` when there is no such person. Name, state and
+    /// Replaces the profile of a user. Returns `false` if the user does not exist. User name, state and
     /// auth epoch have their own statements.
     ///
     /// # Errors
@@ -188,8 +188,8 @@ impl Transaction<'_> {
         Ok(!rows.is_empty())
     }
 
-    /// Cuts a person off: raises the auth epoch, so that every session, code, grant and token that
-    /// began before is dead, and puts the record on the blocklist.
+    /// Revokes everything that a user holds: raises the auth epoch, so that every older session, code,
+    /// grant and token becomes inactive, and inserts the revocation record.
     ///
     /// # Errors
     /// [`Error`].
@@ -217,7 +217,7 @@ impl Transaction<'_> {
         self.put_revocation(&record, now)
     }
 
-    /// Switches an account off, and cuts it off; `false` when it was off already.
+    /// Disables an account and revokes everything that it holds. Returns `false` if it was disabled before.
     ///
     /// # Errors
     /// [`Error`].
@@ -240,7 +240,7 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// Switches an account on again; what it held before stays dead. `false` when it was not off.
+    /// Enables an account. What it held before stays revoked. Returns `false` if it was not disabled.
     ///
     /// # Errors
     /// [`Error`].
