@@ -4,7 +4,6 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::Feed;
 use super::feed_position::FeedPosition;
 use super::high_water_mark::{HighWaterMark, kek_since};
 use crate::config::limits::{CLOCK_SKEW, HEARTBEAT_EVERY};
@@ -174,9 +173,9 @@ impl RestoreDetector {
         }
     }
 
-    /// Moves the mark to the position of the feed. A new heartbeat alone is not flushed to disk.
-    pub async fn move_mark(&self, feed: &Feed) {
-        let Some((mark, place)) = self.to_mark(feed) else {
+    /// Moves the mark to a position. A new heartbeat alone is not flushed to disk.
+    pub async fn move_mark(&self, place: FeedPosition) {
+        let Some(mark) = self.mark.clone() else {
             return;
         };
         let (is_new, failing) = {
@@ -190,15 +189,10 @@ impl RestoreDetector {
     }
 
     /// Writes and flushes the mark before the node exits.
-    pub async fn write_mark(&self, feed: &Feed) {
-        if let Some((mark, place)) = self.to_mark(feed) {
+    pub async fn write_mark(&self, place: FeedPosition) {
+        if let Some(mark) = self.mark.clone() {
             write_mark(mark, place, true, false).await;
         }
-    }
-
-    fn to_mark(&self, feed: &Feed) -> Option<(HighWaterMark, FeedPosition)> {
-        let place = feed.place().filter(|_| !feed.is_restored())?;
-        Some((self.mark.clone()?, place))
     }
 
     fn lock_mark_state(&self) -> MutexGuard<'_, MarkState> {

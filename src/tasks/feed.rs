@@ -165,7 +165,9 @@ impl FeedTask {
             self.poll().await
         };
         let settled = settle.await;
-        self.restores.write_mark(&self.feed).await;
+        if let Some(place) = self.feed.markable_place() {
+            self.restores.write_mark(place).await;
+        }
         settled
     }
 
@@ -335,7 +337,9 @@ impl FeedTask {
             if self.key_manager.clock_ready() {
                 self.restores.trim_downtimes().await;
             }
-            self.restores.move_mark(&self.feed).await;
+            if let Some(place) = self.feed.markable_place() {
+                self.restores.move_mark(place).await;
+            }
         }
     }
 

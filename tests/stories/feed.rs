@@ -712,7 +712,7 @@ async fn opening_stream_is_closed_when_subscriber_is_deleted(#[case] db: Db) {
     let api = server.api_server().await;
     server.app.poll().await.unwrap();
     // As one that looked at its subscriber a moment ago, and is not counted yet.
-    let mut standing = server.app.feed.streams.standing();
+    let mut standing = server.app.feed.streams.active_subscribers();
     assert_eq!(server.app.feed.streams.count(), 0);
     let (id, now) = (api.client.id.clone(), server.clock.now());
     server
