@@ -30,8 +30,8 @@ impl KeyTable {
         change: impl FnOnce(Change) -> Change,
     ) -> Result<(Change, Change), KeyManagerError> {
         let snapshot = self.read(act.now).await?;
-        let (sound, newest) = snapshot.ring(ring, &self.keychain());
-        let before = Change::of(&sound, newest, *self.schedule(), act.now);
+        let (usable, newest) = snapshot.ring(ring, &self.keychain());
+        let before = Change::of(&usable, newest, *self.schedule(), act.now);
         Ok((before.clone(), change(before)))
     }
 
@@ -69,16 +69,16 @@ impl KeyTable {
         }
         let with = self.with_source(KeySource::from_fn(move |_, _| Ok(pair.clone())));
         for _ in 0..TRIES {
-            let known = self.read(act.now).await?.keys;
-            if known.iter().any(|key| key.kid == kid) {
+            let keys = self.read(act.now).await?.keys;
+            if keys.iter().any(|key| key.kid == kid) {
                 return Err(KeyManagerError::KnownKey);
             }
-            let published = known
+            let published = keys
                 .iter()
                 .filter(|key| key.use_ == Use::Token && in_jwks(state(key, act.now)));
             let bytes = published.map(|key| key.public_jwk.len() + 1).sum::<usize>();
             if bytes + LARGEST_JWK > JWKS_BYTES {
-                let why = "with it the published keys would have more than 16 KiB; wait until old ones are gone";
+                let why = "with this key the key document would exceed 16 KiB; wait until old keys are removed";
                 return Err(KeyError::Refused(why).into());
             }
             if let Some(write) = with.try_change(ring, None, act, &Change::add).await? {
