@@ -8,12 +8,12 @@ use crate::db::Transaction;
 use crate::id::{ClientId, GrantId, Sid, UserId};
 use crate::time::Timestamp;
 
-/// What is to be revoked.
+/// The object of a revocation.
 #[derive(Clone, Debug)]
 pub enum Revocation {
     /// An access token, by its `jti`, until it expires.
     Token(String, Timestamp),
-    /// A session and its grants, but for offline ones.
+    /// A session and its grants except offline ones.
     Session(Sid),
     /// A grant and its tokens.
     Grant(GrantId),
@@ -24,7 +24,7 @@ pub enum Revocation {
 }
 
 impl Revocation {
-    /// What the audit event names.
+    /// Returns the target of the audit event.
     pub fn target(&self) -> Target {
         match self.clone() {
             Self::Token(jti, _) => Target::Token(jti),
@@ -36,12 +36,12 @@ impl Revocation {
     }
 }
 
-/// What a revocation found.
+/// The result of a revocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revoked {
-    /// It was active, and is revoked now.
+    /// It is revoked now.
     Now,
-    /// It had been revoked before.
+    /// It was revoked before.
     Before,
     /// It never existed.
     Unknown,

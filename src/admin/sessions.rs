@@ -7,10 +7,10 @@ use crate::audit::{Name, RevocationReason, Target};
 use crate::db::Transaction;
 use crate::id::{Sid, UserId};
 
-/// Ends one session of a user, and its grants but for offline ones.
+/// Revokes one session of a user, and its grants except offline ones.
 ///
 /// # Errors
-/// [`AdminError::Unchanged`] if the user has no such session, or it ended before.
+/// [`AdminError::Unchanged`] if the user has no such session, or it was revoked before.
 pub fn end(
     tx: &mut Transaction<'_>,
     ctx: &Context,
