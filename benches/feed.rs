@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use fixtures::installation::{Installation, Running};
 use fixtures::{Db, Server};
+use portcullis::audit::{Actor, RevocationReason};
 use portcullis::id::uuid;
 use portcullis::keys::Alg;
 use portcullis::time::Timestamp;
@@ -110,8 +111,9 @@ async fn refusals(db: Db, events: usize) {
             let (store, now, done) = (server.app.store.clone(), server.clock.now(), done.clone());
             actix_web::rt::spawn(async move {
                 let exp = now + Duration::from_secs(300);
-                let revoke =
-                    store.transaction(move |tx| tx.revoke_token(&jti, exp, "bench", "bench", now));
+                let revoke = store.transaction(move |tx| {
+                    tx.revoke_token(&jti, exp, &RevocationReason::Revoked, &Actor::Operator, now)
+                });
                 revoke.await.unwrap();
                 let _ = done.send(Waiting {
                     token,
@@ -238,6 +240,7 @@ async fn subscribers() {
             installation.folder.join("data/portcullis.db").display()
         ),
         2,
+        portcullis::secret::Entropy::system(),
     )
     .unwrap();
     let mut turn = tokio::time::interval(Duration::from_secs(1) / REVOCATIONS);
@@ -248,8 +251,8 @@ async fn subscribers() {
             tx.revoke_token(
                 &format!("token-{number}"),
                 later(now),
-                "bench",
-                "bench",
+                &RevocationReason::Revoked,
+                &Actor::Operator,
                 now,
             )
         };

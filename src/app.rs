@@ -1,108 +1,82 @@
-//! Everything that a node is made of, built once: the only wiring place.
+//! Constructs the parts of a node and starts its background tasks.
 
 mod bootstrap;
 mod draining;
-mod feed;
-mod keys;
-mod registrations;
-mod restored;
+mod hashing;
 
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-pub use bootstrap::setup_link;
 use bytes::Bytes;
-pub use draining::Draining;
-use portcullis_verifier::Claims;
-pub use registrations::Registrations;
-use tokio::sync::{Notify, Semaphore};
+use futures_core::future::BoxFuture;
+use portcullis_verifier::{Claims, Verifier};
+use tokio::sync::Notify;
 
-use crate::accounts::password::Password;
-use crate::config::limits::{HASH_QUEUE, HASH_WAIT};
-use crate::config::{Config, ConfigError, Issuer};
-use crate::db::{self, Claim, OpenError, Schema, Store};
-use crate::feed::{Feed, HighWaterMark};
-use crate::key_manager::KeyManager;
+use crate::checks;
+use crate::config::{Config, Issuer};
+use crate::db::{self, Claim, Registrations, Store};
+use crate::feed::{Feed, RestoreDetector};
+use crate::id::GrantId;
+use crate::key_manager::{KeyManager, KeyManagerError, KeyMetrics, KeyTable, write_kek};
 use crate::keys::ring::offered;
-use crate::keys::{KeySource, ServerSecrets, provider};
+use crate::keys::{KeyError, KeySource, KeyView, Keychain, ServerSecrets, Use, provider};
 use crate::oauth::discovery::Metadata;
 use crate::oauth::grants::GrantLife;
 use crate::oauth::grants::refresh_token::RefreshLifetimes;
 use crate::oauth::issue::{TokenIssuer, TokenLifetimes};
 use crate::secret::{Entropy, base64url, sha256};
+use crate::tasks::{self, feed::FeedTask};
 use crate::time::{Clock, Timestamp};
 
-pub use feed::number;
-pub use keys::{key_table, write_kek};
-pub use restored::{mark_database, marked_by_another};
+pub use crate::checks::StartError;
+pub use bootstrap::setup_link;
+pub use draining::Draining;
+pub use hashing::Busy;
 
-/// One node.
+/// A node.
 pub struct App {
-    /// What the operator set.
+    /// The configuration.
     pub config: Config,
-    /// Who we are.
+    /// The issuer of the configuration.
     pub issuer: Issuer,
     /// The database.
     pub store: Store,
-    /// Clients and resources as they were at most five seconds ago.
-    pub registrations: Registrations,
-    /// The root of form tokens.
+    /// A cache of clients and their resources, at most 5 s old.
+    pub registrations: Arc<Registrations>,
+    /// The server secrets: keys of form tokens and other MACs.
     pub secret: Arc<ServerSecrets>,
-    /// What time it is.
+    /// The clock of the node.
     pub clock: Clock,
-    /// Randomness.
+    /// The source of randomness.
     pub entropy: Entropy,
-    /// The keys.
-    pub key_manager: KeyManager,
+    /// The signing keys and their lease.
+    pub key_manager: Arc<KeyManager>,
     /// The revocation feed.
-    pub feed: Feed,
-    mark: Option<HighWaterMark>,
-    downtimes: restored::Downtimes,
-    signals: feed::Signals,
-    /// Whether this node is on its way out.
+    pub feed: Arc<Feed>,
+    feed_task: Arc<FeedTask>,
+    /// Whether a graceful shutdown has begun.
     pub draining: Draining,
-    /// Told when the files of certificates are to be looked at now.
+    /// Notified to read the certificate files at once.
     pub certificates: Arc<Notify>,
     metadata: (Bytes, String),
-    hashing: Hashing,
+    hashing: hashing::Hashing,
     _claim: Claim,
 }
 
-/// Why a node does not start; each has its exit code.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Exit code 78: starting again will not help.
-    #[error("{0}")]
-    Configuration(String),
-    /// Exit code 69: something that we depend on is away.
-    #[error("{0}")]
-    Unavailable(String),
-}
-
-/// Too many people sign in at this moment.
-#[derive(Debug)]
-pub struct Busy;
-
-/// Passwords are hashed by a few threads at a time, so that a storm of logins starves nobody else.
-struct Hashing {
-    turns: Arc<Semaphore>,
-    waiting: AtomicUsize,
-}
-
 impl App {
-    /// Opens, checks and wires everything, and makes the keys of a first start.
+    /// Opens and checks the database, and creates the keys of a first start.
     ///
     /// # Errors
-    /// [`StartError`], one sentence each.
+    /// [`StartError`].
     pub async fn start(config: Config, clock: Clock, entropy: Entropy) -> Result<Self, StartError> {
         let source = KeySource::fresh(config.keys.rsa_bits, entropy.clone());
         Self::start_with(config, clock, entropy, source).await
     }
 
-    /// The same, with key pairs from elsewhere.
+    /// Like [`App::start`], with another source of key pairs.
     ///
     /// # Errors
-    /// [`StartError`], one sentence each.
+    /// [`StartError`].
     pub async fn start_with(
         config: Config,
         clock: Clock,
@@ -111,89 +85,193 @@ impl App {
     ) -> Result<Self, StartError> {
         provider::install();
         let issuer = config.issuer()?;
-        let url = config.database_url();
-        let claim = Claim::on(&url)?;
+        let claim = Claim::on(&config.database_url())?;
         let store = open(&config)?;
-        match store.schema()? {
-            Schema::Current => {}
-            Schema::Older(_) if config.database.auto_migrate.unwrap_or(store.is_sqlite()) => {
-                store.migrate()?;
-            }
-            Schema::Older(missing) => {
-                return Err(StartError::Configuration(format!(
-                    "the database lacks {} migration(s) ({}); run `portcullis migrate up`, or set `database.auto_migrate`",
-                    missing.len(),
-                    missing.join(", ")
-                )));
-            }
-            Schema::Newer(strange) => {
-                return Err(StartError::Configuration(format!(
-                    "the database was migrated by a newer version of portcullis ({}); run that version",
-                    strange.join(", ")
-                )));
-            }
-        }
-        keys::check_algorithms(&config, &store).await?;
+        checks::schema(&config, &store)?;
+        checks::algorithms(&config, &store).await?;
         let secrets = store.read(|tx| tx.list_server_secrets()).await?;
         let is_empty = secrets.is_empty();
         let clock = clock.correctable();
-        let parts = keys::Parts {
-            config: &config,
-            issuer: &issuer,
-            store: &store,
-            source,
-            entropy: &entropy,
-        };
-        let key_manager = parts.key_manager(clock.clone()).await?;
+        if is_empty {
+            create_first_kek(&config, &store, &entropy)?;
+        }
+        let table = key_table_with(&config, &store, &entropy, source)?;
+        let verifier = |keys: &KeyView| build_verifier(&config, &issuer, keys);
+        let key_manager = Arc::new(KeyManager::start(table, clock.clone(), verifier).await?);
         let secrets = store.read(|tx| tx.list_server_secrets()).await?;
-        let mark = secrets
-            .first()
-            .and_then(|first| HighWaterMark::beside(&config.keys.kek, &first.id));
-        let app = Self {
+        let database = secrets.first().map(|first| first.id.as_str());
+        let restores =
+            RestoreDetector::new(store.clone(), clock.clone(), &config.keys.kek, database);
+        if is_empty {
+            restores.warn_of_empty_database();
+        }
+        let feed = Arc::new(Feed::new(issuer.as_str(), clock.clone()));
+        let registrations = Arc::<Registrations>::default();
+        let feed_task = FeedTask::start(tasks::feed::Parts {
+            store: store.clone(),
+            clock: clock.clone(),
+            feed: Arc::clone(&feed),
+            key_manager: Arc::clone(&key_manager),
+            registrations: Arc::clone(&registrations),
+            restores,
+            access_ttl: config.tokens.access.0,
+        })
+        .await?;
+        Ok(Self {
             secret: key_manager.secrets(),
-            feed: Feed::new(issuer.as_str(), clock.clone()),
-            mark,
-            downtimes: restored::Downtimes::default(),
-            signals: feed::Signals::default(),
-            key_manager,
-            metadata: ready(&Metadata::of(&issuer, &offered(&config.keys)))
+            metadata: serialize(&Metadata::of(&issuer, &offered(&config.keys)))
                 .map_err(StartError::Configuration)?,
-            hashing: Hashing {
-                turns: Arc::new(Semaphore::new(config.login.hash_threads())),
-                waiting: AtomicUsize::new(0),
-            },
-            registrations: Registrations::default(),
+            hashing: hashing::Hashing::new(config.login.hash_threads()),
             draining: Draining::default(),
             certificates: Arc::default(),
+            feed_task: Arc::new(feed_task),
             config,
             issuer,
             store,
+            registrations,
             clock,
             entropy,
+            key_manager,
+            feed,
             _claim: claim,
-        };
-        if is_empty {
-            app.warn_of_empty_database();
-        }
-        app.begin_feed().await?;
-        Ok(app)
+        })
     }
 
-    /// Whether nothing that a genuine access token rests on has ended.
+    /// Returns the background tasks of the node. None of them ends.
+    pub fn tasks(&self) -> Vec<BoxFuture<'static, ()>> {
+        let (feed, ttl) = (Arc::clone(&self.feed_task), Arc::clone(&self.feed_task));
+        let (store, key_manager) = (self.store.clone(), Arc::clone(&self.key_manager));
+        vec![
+            Box::pin(async move { feed.run().await }),
+            Box::pin(async move { ttl.publish_max_token_ttl().await }),
+            Box::pin(tasks::maintain_keys(
+                Arc::clone(&key_manager),
+                self.entropy.clone(),
+            )),
+            Box::pin(tasks::clean_up(
+                store.clone(),
+                self.clock.clone(),
+                key_manager,
+            )),
+            Box::pin(tasks::audit_seals::run(store, Arc::clone(&self.secret))),
+        ]
+    }
+
+    /// Follows the database: keys, clients and revocation records. Never returns.
+    pub async fn follow(&self) {
+        self.feed_task.run().await;
+    }
+
+    /// Polls the database once; see [`FeedTask::poll`].
     ///
     /// # Errors
-    /// [`db::Error`]: then nothing is known of it.
+    /// [`KeyManagerError`].
+    pub async fn poll(&self) -> Result<(), KeyManagerError> {
+        self.feed_task.poll().await
+    }
+
+    /// Numbers waiting revocation records; see [`FeedTask::number_waiting`].
+    ///
+    /// # Errors
+    /// [`db::Error`].
+    pub async fn number_waiting(&self) -> Result<(), db::Error> {
+        self.feed_task.number_waiting().await
+    }
+
+    /// Completes the work on the feed before the node exits; see [`FeedTask::settle`].
+    ///
+    /// # Errors
+    /// [`KeyManagerError`].
+    pub async fn settle_feed(&self) -> Result<(), KeyManagerError> {
+        self.feed_task.settle().await
+    }
+
+    /// Stores acknowledgements and audit seals that a background task would have written later.
+    ///
+    /// # Errors
+    /// [`db::Error`].
+    pub async fn write_acks_and_seals(&self) -> Result<(), db::Error> {
+        self.feed_task.write_acks().await;
+        tasks::audit_seals::seal_all(&self.store, &self.secret).await
+    }
+
+    /// Records evidence that the database was restored; see [`FeedTask::note_restored`].
+    ///
+    /// # Errors
+    /// [`db::Error`].
+    pub async fn note_restored(&self, reason: &'static str) -> Result<(), db::Error> {
+        self.feed_task.note_restored(reason).await
+    }
+
+    /// Records such evidence if the grant was lost; see [`FeedTask::note_lost_grant`].
+    ///
+    /// # Errors
+    /// [`db::Error`].
+    pub async fn note_lost_grant(&self, grant: &GrantId) -> Result<bool, db::Error> {
+        self.feed_task.note_lost_grant(grant).await
+    }
+
+    /// Returns the current key view: to publish keys and to verify ID token hints.
+    pub fn keys(&self) -> Arc<KeyView> {
+        self.key_manager.view()
+    }
+
+    /// Checks whether this node may change state: sign users in, and issue codes and tokens. Every
+    /// request passes through this check, and `/readyz` names each reason against it.
+    ///
+    /// # Errors
+    /// [`KeyError::Restored`]; [`KeyError::Clock`] while the node's clock is wrong;
+    /// [`KeyError::NoLease`] when for 30 s the database accepted no write of this node or did not
+    /// confirm its keys.
+    pub async fn may_change_state(&self) -> Result<(), KeyError> {
+        if self.feed.is_restored() {
+            return Err(KeyError::Restored);
+        }
+        self.key_manager.check().await
+    }
+
+    /// Returns the keys to sign tokens with.
+    ///
+    /// # Errors
+    /// As [`App::may_change_state`].
+    pub async fn signing_keys(&self) -> Result<Arc<KeyView>, KeyError> {
+        self.may_change_state().await?;
+        Ok(self.keys())
+    }
+
+    /// Returns the verifier of access tokens of this issuer, for any audience.
+    pub fn verifier(&self) -> &Verifier {
+        self.key_manager.verifier()
+    }
+
+    /// Reads the key table again and replaces the key view.
+    ///
+    /// # Errors
+    /// [`KeyManagerError`]; then the old view stays.
+    pub async fn refresh_key_view(&self) -> Result<(), KeyManagerError> {
+        self.key_manager.refresh().await
+    }
+
+    /// Returns the metrics of the keys.
+    pub fn key_metrics(&self) -> KeyMetrics {
+        self.key_manager.metrics()
+    }
+
+    /// Returns whether the grant, session, user and client of a verified access token are active.
+    ///
+    /// # Errors
+    /// [`db::Error`]; then the state of the token is unknown.
     pub async fn is_token_active(&self, claims: &Claims) -> Result<bool, db::Error> {
         let claims = claims.clone();
         self.store.read(move |tx| tx.is_token_active(&claims)).await
     }
 
-    /// The metadata document, serialised once, and its entity tag.
+    /// Returns the serialized metadata document (RFC 8414) and its entity tag.
     pub fn metadata(&self) -> &(Bytes, String) {
         &self.metadata
     }
 
-    /// How long grants live.
+    /// Returns the idle and absolute lifetime of grants.
     pub fn grant_life(&self) -> GrantLife {
         GrantLife {
             idle: self.config.tokens.refresh_idle.0,
@@ -201,7 +279,7 @@ impl App {
         }
     }
 
-    /// What a mint at `now` needs.
+    /// Returns the issuer of tokens at the instant `now`.
     pub fn mint(&self, now: Timestamp) -> TokenIssuer<'_> {
         TokenIssuer {
             issuer: self.issuer.as_str(),
@@ -218,110 +296,75 @@ impl App {
             now,
         }
     }
-
-    /// Checks a password when its turn comes; without a stored hash the same work is done and the
-    /// answer is no.
-    ///
-    /// # Errors
-    /// [`Busy`] when 64 wait already, or after two seconds.
-    pub async fn password_matches(
-        &self,
-        password: Password,
-        stored: Option<String>,
-    ) -> Result<(Password, bool), Busy> {
-        let turn = self.hashing.turn().await?;
-        let cost = self.config.login.argon2;
-        tokio::task::spawn_blocking(move || {
-            let right = password.matches(stored.as_deref(), &cost);
-            drop(turn);
-            (password, right)
-        })
-        .await
-        .map_err(|_| Busy)
-    }
-
-    /// How many passwords are hashed at this moment, and how many wait for that.
-    pub fn hashing(&self) -> (usize, usize) {
-        let idle = self.hashing.turns.available_permits();
-        let running = self.config.login.hash_threads().saturating_sub(idle);
-        (running, self.hashing.waiting.load(Ordering::SeqCst))
-    }
-
-    /// Hashes a password when its turn comes.
-    ///
-    /// # Errors
-    /// [`Busy`], as [`App::password_matches`].
-    pub async fn password_hash(&self, password: Password) -> Result<String, Busy> {
-        let turn = self.hashing.turn().await?;
-        let (cost, entropy) = (self.config.login.argon2, self.entropy.clone());
-        tokio::task::spawn_blocking(move || {
-            let phc = password.hash(&cost, &entropy);
-            drop(turn);
-            phc
-        })
-        .await
-        .ok()
-        .and_then(Result::ok)
-        .ok_or(Busy)
-    }
 }
 
-impl Hashing {
-    async fn turn(&self) -> Result<tokio::sync::OwnedSemaphorePermit, Busy> {
-        let place = Queued(&self.waiting);
-        if self.waiting.fetch_add(1, Ordering::SeqCst) >= HASH_QUEUE {
-            return Err(Busy);
-        }
-        let turn = tokio::time::timeout(HASH_WAIT, Arc::clone(&self.turns).acquire_owned()).await;
-        drop(place);
-        turn.map_err(|_| Busy)?.map_err(|_| Busy)
-    }
-}
-
-/// A place in the queue. Whoever hangs up leaves it, too.
-struct Queued<'a>(&'a AtomicUsize);
-
-impl Drop for Queued<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// The bytes of a public document and their strong entity tag, with its quotes.
-fn ready(document: &impl serde::Serialize) -> Result<(Bytes, String), String> {
+/// Serializes a public document, with its strong entity tag including the quotes.
+fn serialize(document: &impl serde::Serialize) -> Result<(Bytes, String), String> {
     let bytes = serde_json::to_vec(document).map_err(|error| error.to_string())?;
     let etag = format!("\"{}\"", base64url(&sha256(&bytes)[..16]));
     Ok((bytes.into(), etag))
 }
 
-/// Opens the database of a configuration.
+/// Opens the configured database.
 ///
 /// # Errors
 /// [`StartError`].
 pub fn open(config: &Config) -> Result<Store, StartError> {
+    // Row ids of the database guard nothing, so they need no seed in tests.
     Ok(Store::open(
         &config.database_url(),
         config.database.pool_size,
+        Entropy::system(),
     )?)
 }
 
-impl From<ConfigError> for StartError {
-    fn from(refused: ConfigError) -> Self {
-        Self::Configuration(refused.to_string())
-    }
+/// Returns the key table of a configuration, for a command. Creates no keys.
+///
+/// # Errors
+/// [`StartError`].
+pub async fn key_table(
+    config: &Config,
+    store: &Store,
+    entropy: &Entropy,
+) -> Result<KeyTable, StartError> {
+    let source = KeySource::fresh(config.keys.rsa_bits, entropy.clone());
+    key_table_with(config, store, entropy, source)
 }
 
-impl From<OpenError> for StartError {
-    fn from(error: OpenError) -> Self {
-        match error {
-            OpenError::Unavailable(why) => Self::Unavailable(why),
-            OpenError::Configuration(why) => Self::Configuration(why),
-        }
-    }
+fn key_table_with(
+    config: &Config,
+    store: &Store,
+    entropy: &Entropy,
+    source: KeySource,
+) -> Result<KeyTable, StartError> {
+    let issuer = config.issuer()?;
+    Ok(KeyTable::new(
+        config,
+        issuer.as_str(),
+        store.clone(),
+        Keychain::read(&config.keys.kek)?,
+        source,
+        entropy.clone(),
+    ))
 }
 
-impl From<db::Error> for StartError {
-    fn from(error: db::Error) -> Self {
-        Self::Unavailable(error.to_string())
+/// Creates the KEK of an empty embedded database if the one configured KEK is a file that does not exist.
+fn create_first_kek(config: &Config, store: &Store, entropy: &Entropy) -> Result<(), StartError> {
+    if let [only] = config.keys.kek.as_slice()
+        && let Some(path) = only.strip_prefix("file:").map(Path::new)
+        && store.is_sqlite()
+        && !path.exists()
+    {
+        write_kek(path, entropy).map_err(StartError::Configuration)?;
     }
+    Ok(())
+}
+
+fn build_verifier(config: &Config, issuer: &Issuer, keys: &KeyView) -> Result<Verifier, String> {
+    Verifier::builder(issuer.as_str(), issuer.as_str())
+        .any_audience()
+        .leeway(config.tokens.clock_leeway.0)
+        .keys(keys.published(Use::Token).set.clone())
+        .build()
+        .map_err(|error| error.to_string())
 }

@@ -53,6 +53,66 @@ impl fmt::Display for Actor {
     }
 }
 
+/// Why something was revoked. Its text form is what revocation records and audit events store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RevocationReason {
+    /// A client or an operator revoked it and gave no reason.
+    Revoked,
+    /// The reason that an operator gave.
+    Stated(String),
+    /// The account or client was disabled.
+    Disabled,
+    /// The client was deleted.
+    Deleted,
+    /// A secret of the client may be known to others.
+    SecretCompromised,
+    /// The user has a new password.
+    PasswordChanged,
+    /// The user ended all sessions.
+    SignedOutEverywhere,
+    /// The user signed out.
+    Logout,
+    /// Another user signed in with the same browser.
+    AnotherUser,
+    /// The user has more sessions than allowed.
+    TooManySessions,
+    /// The client has more grants of the user than allowed.
+    TooManyGrants,
+    /// The user withdrew a consent.
+    ConsentWithdrawn,
+    /// An authorization code was used a second time.
+    CodeReplay,
+    /// A refresh token was used a second time.
+    RefreshTokenReuse,
+}
+
+impl RevocationReason {
+    /// Returns the reason that an operator gave, if any.
+    pub fn stated(reason: Option<&str>) -> Self {
+        reason.map_or(Self::Revoked, |reason| Self::Stated(reason.to_owned()))
+    }
+
+    /// Returns the reason as stored.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::Stated(reason) => reason,
+            Self::Disabled => "disabled",
+            Self::Deleted => "deleted",
+            Self::SecretCompromised => "secret compromised",
+            Self::PasswordChanged => "password changed",
+            Self::SignedOutEverywhere => "signed out everywhere",
+            Self::Logout => "logout",
+            Self::AnotherUser => "another person signed in",
+            Self::TooManySessions => "too many sessions",
+            Self::TooManyGrants => "too many grants",
+            Self::ConsentWithdrawn => "consent withdrawn",
+            Self::CodeReplay => "code replay",
+            Self::RefreshTokenReuse => "refresh token reuse",
+        }
+    }
+}
+
 /// What a change was made to. Its text form is what audit events store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {

@@ -1,17 +1,19 @@
 //! Portcullis: an OAuth 2.0 and OpenID Connect authorization server.
 //!
-//! Imports go one way: `main → cli → http → app → admin → { feed, keeper } → db → oauth → { accounts, keys } → { log,
-//! telemetry } → { audit, config, id, metrics, secret, time } → portcullis-verifier`. `tests/layout.rs` fails the build
-//! when one goes back.
+//! Imports go one way: `main → cli → http → app → { checks, tasks } → admin → { feed, key_manager } → db → oauth →
+//! { accounts, keys } → { log, telemetry } → { audit, config, id, metrics, secret, time } → portcullis-verifier`.
+//! `tests/layout.rs` fails on an import in the other direction.
 //!
 //! | Module | What it is |
 //! |---|---|
 //! | [`cli`] | commands, one file per verb |
 //! | [`http`] | endpoints and pages |
-//! | [`app`] | everything wired once |
+//! | [`app`] | constructs the parts of a node and starts its tasks |
+//! | [`checks`] | checks of the database at start |
+//! | [`tasks`] | background tasks of a node |
 //! | [`admin`] | operations: each change that is not the protocol's, with its audit event |
 //! | [`feed`] | the revocation feed: records in memory, signed frames, acknowledgements |
-//! | [`keeper`] | standbys, the key view, changes of keys; in every node |
+//! | [`key_manager`] | maintenance of keys, the key view, changes of keys; in every node |
 //! | [`db`] | storage on SQLite and Postgres |
 //! | [`oauth`] | the protocol, free of HTTP and SQL |
 //! | [`accounts`] | people, passwords, sessions, consent |
@@ -57,6 +59,7 @@ pub mod accounts;
 pub mod admin;
 pub mod app;
 pub mod audit;
+pub mod checks;
 pub mod cli;
 pub mod config;
 pub mod db;
@@ -69,5 +72,6 @@ pub mod log;
 pub mod metrics;
 pub mod oauth;
 pub mod secret;
+pub mod tasks;
 pub mod telemetry;
 pub mod time;

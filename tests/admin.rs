@@ -41,7 +41,7 @@ async fn execute<T: Send + 'static>(
     operation: impl FnOnce(&mut Transaction<'_>, &Context) -> Result<T, AdminError> + Send + 'static,
 ) -> Result<T, AdminError> {
     let done = admin::execute(&server.app.store, context(server), operation).await;
-    server.app.registrations.forget();
+    server.app.registrations.clear();
     done
 }
 

@@ -13,6 +13,7 @@ use portcullis::accounts::consent::Consent;
 use portcullis::accounts::session::{ACR_PASSWORD, Login, Session};
 use portcullis::accounts::throttle::{Attempt, Verdict, failed_client};
 use portcullis::accounts::user::Username;
+use portcullis::audit::{Actor, RevocationReason};
 use portcullis::db::{Error, Transaction};
 use portcullis::id::{AuthorizationId, ClientId, ConsentId, Sid, UserId};
 use portcullis::oauth::client::Client;
@@ -170,8 +171,8 @@ async fn concurrent_grant_revocations_write_one_record(#[case] db: Db) {
     assert_eq!(
         race(&server, move |tx| tx.revoke_grant(
             &id,
-            "test",
-            "node",
+            &RevocationReason::Revoked,
+            &Actor::System,
             now()
         ))
         .await,
@@ -312,10 +313,10 @@ async fn ended_session_revokes_its_grants_once(#[case] db: Db) {
     let scene = scene(&server).await;
     let sid = scene.session.login.sid.clone();
     assert_eq!(
-        race(&server, move |tx| tx.end_session(
+        race(&server, move |tx| tx.revoke_session(
             &sid,
-            "logout",
-            "node",
+            &RevocationReason::Logout,
+            &Actor::System,
             now()
         ))
         .await,
@@ -350,7 +351,9 @@ async fn session_lookup_requires_current_user_epoch(#[case] db: Db) {
     );
     let user = scene.session.login.user_id.clone();
     server
-        .write(move |tx| tx.revoke_all_for_user(&user, "test", "cli", now()))
+        .write(move |tx| {
+            tx.revoke_all_for_user(&user, &RevocationReason::Revoked, &Actor::Operator, now())
+        })
         .await;
     assert!(
         server

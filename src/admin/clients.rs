@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::context::{AdminError, Context};
 use crate::accounts::FieldErrors;
-use crate::audit::{Name, Target};
+use crate::audit::{Name, RevocationReason, Target};
 use crate::config::{Config, ConfigError, Keys};
 use crate::db::Transaction;
 use crate::id::ClientId;
@@ -18,7 +18,7 @@ use crate::oauth::resource::Resource;
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
-/// What the configuration of the server says about registrations.
+/// Rules of the server configuration for registrations.
 #[derive(Clone, Debug)]
 pub struct Rules {
     issuer_is_loopback: bool,
@@ -26,7 +26,7 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// The rules of a configuration.
+    /// Returns the rules of a configuration.
     ///
     /// # Errors
     /// [`ConfigError`]: the issuer is not set.
@@ -37,10 +37,10 @@ impl Rules {
         })
     }
 
-    /// Whether a server with these rules would serve the client, apart from the resources that it names.
+    /// Checks a registration against these rules, except for the resources that it names.
     ///
     /// # Errors
-    /// All fields that are not accepted.
+    /// The invalid fields.
     pub fn check(&self, client: &Client) -> Result<(), FieldErrors> {
         let checked = client.check(self.issuer_is_loopback);
         let mut errors = checked.err().unwrap_or_else(FieldErrors::none);
@@ -66,7 +66,7 @@ pub struct CreatedClient {
     pub secret: Option<Secret>,
 }
 
-/// Registers a client. A confidential one gets `secret`, or a fresh one.
+/// Registers a client. A confidential client gets `secret`, or a generated one.
 ///
 /// # Errors
 /// [`AdminError::Invalid`]; [`AdminError::Exists`] for an id that was ever assigned.
@@ -98,7 +98,7 @@ pub fn create(
     Ok(CreatedClient { client, secret })
 }
 
-/// Changes a registration from what the caller read to what it wants.
+/// Changes a registration from `before`, as the caller read it, to `after`.
 ///
 /// # Errors
 /// [`AdminError::Invalid`], [`AdminError::NotFound`]; [`AdminError::Conflict`] if it is no longer `before`.
@@ -130,21 +130,21 @@ pub fn update(
     Ok(())
 }
 
-/// A fresh secret of a client.
+/// A new secret of a client.
 #[derive(Clone, Debug)]
 pub struct NewSecret {
-    /// What it is called, such as the place that it is for.
+    /// Its label, such as the deployment that uses it.
     pub label: String,
-    /// When it expires, if it does.
+    /// When it expires; `None`: never.
     pub expires_at: Option<Timestamp>,
-    /// What becomes of the older ones.
+    /// What happens to older secrets.
     pub old: OldSecrets,
 }
 
-/// What becomes of the older secrets of a client that gets a new one.
+/// What happens to the older secrets of a client that gets a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OldSecrets {
-    /// They stay.
+    /// They stay valid.
     Keep,
     /// They expire after this time.
     ExpireAfter(Duration),
@@ -153,7 +153,7 @@ pub enum OldSecrets {
     Compromised,
 }
 
-/// Gives a confidential client a fresh secret, which is returned and never stored.
+/// Generates a secret for a confidential client. The secret is returned and never stored.
 ///
 /// # Errors
 /// [`AdminError::NotFound`]; [`AdminError::Conflict`] for a public client.
@@ -181,7 +181,12 @@ pub fn rotate_secret(
         }
         OldSecrets::Compromised => {
             tx.expire_client_secrets(id, &kept.id, ctx.now)?;
-            tx.revoke_all_for_client(id, "secret compromised", &ctx.actor.to_string(), ctx.now)?;
+            tx.revoke_all_for_client(
+                id,
+                &RevocationReason::SecretCompromised,
+                &ctx.actor,
+                ctx.now,
+            )?;
         }
     }
     let compromised = new.old == OldSecrets::Compromised;
@@ -202,7 +207,7 @@ pub fn rotate_secret(
 /// [`AdminError::NotFound`]; [`AdminError::Unchanged`] if it is disabled already.
 pub fn disable(tx: &mut Transaction<'_>, ctx: &Context, id: &ClientId) -> Result<(), AdminError> {
     find(tx, id)?;
-    if !tx.disable_client(id, &ctx.actor.to_string(), ctx.now)? {
+    if !tx.disable_client(id, &ctx.actor, ctx.now)? {
         return Err(AdminError::Unchanged(id.to_string()));
     }
     ctx.record(
@@ -214,7 +219,7 @@ pub fn disable(tx: &mut Transaction<'_>, ctx: &Context, id: &ClientId) -> Result
     Ok(())
 }
 
-/// Enables a client again. What it held before stays revoked.
+/// Enables a client. What it held before stays revoked.
 ///
 /// # Errors
 /// [`AdminError::NotFound`]; [`AdminError::Unchanged`] if it is enabled.
@@ -237,7 +242,7 @@ pub fn enable(tx: &mut Transaction<'_>, ctx: &Context, id: &ClientId) -> Result<
 /// # Errors
 /// [`AdminError::NotFound`].
 pub fn delete(tx: &mut Transaction<'_>, ctx: &Context, id: &ClientId) -> Result<(), AdminError> {
-    if !tx.delete_client(id, &ctx.actor.to_string(), ctx.now)? {
+    if !tx.delete_client(id, &ctx.actor, ctx.now)? {
         return Err(AdminError::not_found("client", id));
     }
     ctx.record(
@@ -255,7 +260,7 @@ fn find(tx: &mut Transaction<'_>, id: &ClientId) -> Result<Client, AdminError> {
 }
 
 /// Checks that every API that a client names is registered, and that each of its scopes belongs to one that
-/// it may ask for: no token ever has another (RFC 8707 §2.2).
+/// it may request, because tokens contain no other scopes (RFC 8707 §2.2).
 pub fn check_names(client: &Client, registered: &[Resource], errors: &mut FieldErrors) {
     let is_known = |audience: &String| registered.iter().any(|api| api.audience == *audience);
     for (field, named) in [("resources", &client.resources), ("serves", &client.serves)] {
@@ -274,7 +279,7 @@ pub fn check_names(client: &Client, registered: &[Resource], errors: &mut FieldE
     }
 }
 
-/// Why a scope cannot be granted, and what was probably meant.
+/// Returns why a scope cannot be granted, with a suggestion for a misspelled scope.
 fn foreign_scope(scope: &str, asked: &[&Resource], others: &[&Resource]) -> String {
     if let Some(owner) = others.iter().find(|api| api.scopes.contains(scope)) {
         return format!(
@@ -295,7 +300,7 @@ fn foreign_scope(scope: &str, asked: &[&Resource], others: &[&Resource]) -> Stri
     format!("`{scope}` belongs to none of the client's resources{hint}")
 }
 
-/// A registration as commands show it and audit events store it, with the names of RFC 7591 §2 where it has
+/// Returns a registration as commands show it and audit events store it, with the names of RFC 7591 §2 where it has
 /// one.
 pub fn view(client: &Client) -> Value {
     json!({

@@ -1,4 +1,4 @@
-//! Who performs an operation and when, and why one is refused.
+//! The context of an operation, and the errors of operations.
 
 use std::fmt;
 
@@ -10,21 +10,21 @@ use crate::db::{self, Transaction};
 use crate::secret::Entropy;
 use crate::time::Timestamp;
 
-/// The circumstances of an operation.
+/// Actor, time and randomness of an operation.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// Who performs it.
+    /// The actor.
     pub actor: Actor,
     /// The instant of the change.
     pub now: Timestamp,
-    /// For ids and secrets.
+    /// Randomness for ids and secrets.
     pub entropy: Entropy,
-    /// Why, as the actor said; stored in the audit event and in revocation records.
+    /// The reason that the actor gave, stored in the audit event and in revocation records.
     pub reason: Option<String>,
 }
 
 impl Context {
-    /// The context of an actor at an instant, without a reason.
+    /// Creates a context without a reason.
     pub fn new(actor: Actor, entropy: Entropy, now: Timestamp) -> Self {
         Self {
             actor,
@@ -34,7 +34,7 @@ impl Context {
         }
     }
 
-    /// The same with a reason.
+    /// Sets the reason.
     #[must_use]
     pub fn because(self, reason: impl Into<String>) -> Self {
         Self {
@@ -43,7 +43,7 @@ impl Context {
         }
     }
 
-    /// Writes the audit event of an operation, in the transaction of its change.
+    /// Inserts the audit event of an operation, in the transaction of its change.
     pub(super) fn record(
         &self,
         tx: &mut Transaction<'_>,
@@ -62,10 +62,10 @@ impl Context {
     }
 }
 
-/// Why an operation was refused. Nothing was changed then.
+/// Why an operation failed. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// All fields that are not accepted.
+    /// The invalid fields.
     #[error("{0}")]
     Invalid(FieldErrors),
     /// The entity does not exist.
@@ -87,7 +87,7 @@ pub enum AdminError {
     /// The entity is in that state already.
     #[error("nothing to do for `{0}`")]
     Unchanged(String),
-    /// The state of something else forbids it: the rest of the sentence says what.
+    /// The state of another entity prevents the operation; the text says which.
     #[error("{0}")]
     Conflict(String),
     /// The database failed.

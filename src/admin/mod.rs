@@ -1,9 +1,9 @@
-//! Operations: every change that is made outside the protocol. The command line, `apply`, the pages and the
-//! demo call them, and nothing else creates a user, a client or a resource.
+//! Administrative operations: all changes outside the protocol. The command line, `apply`, the pages and the
+//! demo call them, and no other code creates a user, a client or a resource.
 //!
-//! An operation validates its complete input, changes the rows, writes its audit event and, if it takes
-//! something away, its revocation record, all in one transaction. It performs no I/O besides: slow work, such
-//! as hashing a password, precedes it, and its result is part of the input.
+//! An operation validates its complete input, changes the rows, and inserts its audit event and, if it
+//! revokes something, its revocation record, all in one transaction. It performs no other I/O: slow work, such
+//! as hashing a password, precedes it, and the result is part of the input.
 
 pub mod clients;
 mod context;
@@ -23,13 +23,13 @@ use crate::db::{self, Store, Transaction};
 /// Runs operations in one transaction: commits if they succeed, and rolls all of them back otherwise.
 ///
 /// # Errors
-/// [`AdminError`]: what an operation refused, or a failure of the database.
+/// [`AdminError`] of an operation or of the database.
 pub async fn execute<T: Send + 'static>(
     store: &Store,
     ctx: Context,
     operations: impl FnOnce(&mut Transaction<'_>, &Context) -> Result<T, AdminError> + Send + 'static,
 ) -> Result<T, AdminError> {
-    // A transaction fails with a storage error alone; a refusal rolls it back and travels beside it.
+    // A transaction can fail only with a storage error, so another error is returned through a slot.
     let refusal = Arc::new(Mutex::new(None));
     let slot = Arc::clone(&refusal);
     let done = store.transaction(move |tx| {

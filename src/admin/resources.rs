@@ -1,4 +1,4 @@
-//! Resources: registered APIs, and what the consent page says about scopes.
+//! Resources: registered APIs, and the descriptions of scopes.
 
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ pub fn create(
     Ok(())
 }
 
-/// Changes a registration from what the caller read to what it wants.
+/// Changes a registration from `before`, as the caller read it, to `after`.
 ///
 /// # Errors
 /// [`AdminError::Invalid`], [`AdminError::NotFound`]; [`AdminError::Conflict`] if it is no longer `before`.
@@ -72,7 +72,7 @@ pub fn delete(tx: &mut Transaction<'_>, ctx: &Context, audience: &str) -> Result
     Ok(())
 }
 
-/// Sets what the consent page says about a scope; `None` removes it.
+/// Sets the description of a scope on the consent page; `None` removes it.
 ///
 /// # Errors
 /// [`AdminError::Invalid`].
@@ -100,10 +100,10 @@ pub fn describe_scope(
     Ok(())
 }
 
-/// Whether a server with these keys would serve the API.
+/// Checks a registration against the configured keys.
 ///
 /// # Errors
-/// All fields that are not accepted.
+/// The invalid fields.
 pub fn validate(resource: &Resource, keys: &Keys) -> Result<(), FieldErrors> {
     let mut errors = resource.check().err().unwrap_or_else(FieldErrors::none);
     if let Err(why) = check_offered(keys, resource.alg) {
@@ -120,7 +120,7 @@ fn find(tx: &mut Transaction<'_>, audience: &str) -> Result<Resource, AdminError
         .ok_or_else(|| AdminError::not_found("resource", audience))
 }
 
-/// A registration as commands show it and audit events store it.
+/// Returns a registration as commands show it and audit events store it.
 pub fn view(resource: &Resource) -> Value {
     json!({
         "audience": resource.audience,
@@ -132,7 +132,7 @@ pub fn view(resource: &Resource) -> Value {
     })
 }
 
-/// The text of an API without a limit of age.
+/// The text for an API without a limit of staleness.
 pub const NO_LIMIT: &str = "none";
 
 fn max_age(resource: &Resource) -> String {

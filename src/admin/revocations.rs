@@ -3,17 +3,17 @@
 use serde_json::json;
 
 use super::context::{AdminError, Context};
-use crate::audit::{Name, Target};
+use crate::audit::{Name, RevocationReason, Target};
 use crate::db::Transaction;
 use crate::id::{ClientId, GrantId, Sid, UserId};
 use crate::time::Timestamp;
 
-/// What is to be revoked.
+/// The object of a revocation.
 #[derive(Clone, Debug)]
 pub enum Revocation {
     /// An access token, by its `jti`, until it expires.
     Token(String, Timestamp),
-    /// A session and its grants, but for offline ones.
+    /// A session and its grants except offline ones.
     Session(Sid),
     /// A grant and its tokens.
     Grant(GrantId),
@@ -24,7 +24,7 @@ pub enum Revocation {
 }
 
 impl Revocation {
-    /// What the audit event names.
+    /// Returns the target of the audit event.
     pub fn target(&self) -> Target {
         match self.clone() {
             Self::Token(jti, _) => Target::Token(jti),
@@ -36,12 +36,12 @@ impl Revocation {
     }
 }
 
-/// What a revocation found.
+/// The result of a revocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revoked {
-    /// It was active, and is revoked now.
+    /// It is revoked now.
     Now,
-    /// It had been revoked before.
+    /// It was revoked before.
     Before,
     /// It never existed.
     Unknown,
@@ -56,21 +56,21 @@ pub fn revoke(
     ctx: &Context,
     what: &Revocation,
 ) -> Result<Revoked, AdminError> {
-    let (reason, now) = (ctx.reason.as_deref().unwrap_or("revoked"), ctx.now);
-    let actor = ctx.actor.to_string();
+    let reason = &RevocationReason::stated(ctx.reason.as_deref());
+    let (actor, now) = (&ctx.actor, ctx.now);
     let changed = match what {
         Revocation::Token(jti, expires_at) => {
-            tx.revoke_token(jti, *expires_at, reason, &actor, now)?;
+            tx.revoke_token(jti, *expires_at, reason, actor, now)?;
             true
         }
-        Revocation::Session(sid) => tx.end_session(sid, reason, &actor, now)?,
-        Revocation::Grant(id) => tx.revoke_grant(id, reason, &actor, now)?,
-        Revocation::Client(id) => tx.revoke_all_for_client(id, reason, &actor, now)?,
+        Revocation::Session(sid) => tx.revoke_session(sid, reason, actor, now)?,
+        Revocation::Grant(id) => tx.revoke_grant(id, reason, actor, now)?,
+        Revocation::Client(id) => tx.revoke_all_for_client(id, reason, actor, now)?,
         Revocation::User(id, Some(client)) => {
-            tx.revoke_grants_of(id, client, reason, &actor, now)? > 0
+            tx.revoke_grants_of(id, client, reason, actor, now)? > 0
         }
         Revocation::User(id, None) => {
-            tx.revoke_all_for_user(id, reason, &actor, now)?;
+            tx.revoke_all_for_user(id, reason, actor, now)?;
             true
         }
     };

@@ -14,9 +14,9 @@ use crate::id::UserId;
 pub enum Counters {
     /// Those of one user, from every address.
     User(UserId),
-    /// Those of one address and of its networks, whatever the user name.
+    /// Those of one address and of its networks, for every user name.
     Address(IpAddr),
-    /// All of them.
+    /// All counters.
     All,
 }
 

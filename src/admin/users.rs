@@ -1,11 +1,11 @@
-//! Users: accounts, passwords, and what ends everything that a user holds.
+//! Users: accounts, passwords, and the revocation of everything that a user holds.
 
 use serde_json::json;
 
 use super::context::{AdminError, Context};
 use crate::accounts::admin::{Admin, GrantedBy};
 use crate::accounts::user::User;
-use crate::audit::{Name, Target};
+use crate::audit::{Name, RevocationReason, Target};
 use crate::db::Transaction;
 use crate::id::UserId;
 use crate::time::Timestamp;
@@ -17,16 +17,16 @@ pub struct NewUser {
     pub user: User,
     /// The Argon2id hash of the first password, in PHC form. Without one the user cannot sign in yet.
     pub password_hash: Option<String>,
-    /// How and until when the user administers the server, if at all.
+    /// The administrator role of the user, if any.
     pub admin: Option<Administrator>,
 }
 
-/// How a new user becomes an administrator.
+/// The administrator role of a new user.
 #[derive(Clone, Copy, Debug)]
 pub struct Administrator {
-    /// By what.
+    /// How the role was granted.
     pub granted_by: GrantedBy,
-    /// Until when; without end if absent.
+    /// When the role expires; `None`: never.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -47,7 +47,7 @@ pub fn create(tx: &mut Transaction<'_>, ctx: &Context, new: NewUser) -> Result<U
     Ok(user)
 }
 
-/// Writes the rows of a user. The one place where a user is created.
+/// Inserts the rows of a user. All users are created here.
 pub(super) fn insert(
     tx: &mut Transaction<'_>,
     ctx: &Context,
@@ -71,14 +71,15 @@ pub(super) fn insert(
     Ok(())
 }
 
-/// Replaces what is known about a user. The event names the fields and not their values, which are personal.
+/// Replaces the profile of a user. The event contains the names of changed fields but not their values,
+/// which are personal data.
 ///
 /// # Errors
 /// [`AdminError::Invalid`], [`AdminError::NotFound`].
 pub fn update(tx: &mut Transaction<'_>, ctx: &Context, after: &User) -> Result<(), AdminError> {
     after.check()?;
-    let gone = || AdminError::not_found("user", after.username.as_str());
-    let before = tx.find_user(&after.id)?.ok_or_else(gone)?;
+    let not_found = || AdminError::not_found("user", after.username.as_str());
+    let before = tx.find_user(&after.id)?.ok_or_else(not_found)?;
     let changed = [
         ("name", before.name != after.name),
         ("email", before.email != after.email),
@@ -99,8 +100,8 @@ pub fn update(tx: &mut Transaction<'_>, ctx: &Context, after: &User) -> Result<(
     Ok(())
 }
 
-/// Replaces a password. Every session, grant and token of the user that began before is revoked, and the
-/// counters of failed sign-ins begin again.
+/// Replaces a password. Revokes every older session, grant and token of the user, and clears the counters
+/// of failed sign-ins.
 ///
 /// # Errors
 /// [`AdminError::Storage`].
@@ -111,7 +112,7 @@ pub fn set_password(
     password_hash: &str,
 ) -> Result<(), AdminError> {
     tx.put_password(id, password_hash, ctx.now)?;
-    tx.revoke_all_for_user(id, "password changed", &ctx.actor.to_string(), ctx.now)?;
+    tx.revoke_all_for_user(id, &RevocationReason::PasswordChanged, &ctx.actor, ctx.now)?;
     tx.clear_user_throttles(id)?;
     let target = Target::User(id.clone());
     ctx.record(tx, Name::UserCredentialChanged, target, json!({}))?;
@@ -123,14 +124,14 @@ pub fn set_password(
 /// # Errors
 /// [`AdminError::Unchanged`] if it is disabled already.
 pub fn disable(tx: &mut Transaction<'_>, ctx: &Context, id: &UserId) -> Result<(), AdminError> {
-    if !tx.disable_user(id, &ctx.actor.to_string(), ctx.now)? {
+    if !tx.disable_user(id, &ctx.actor, ctx.now)? {
         return Err(AdminError::Unchanged(id.to_string()));
     }
     ctx.record(tx, Name::UserDisabled, Target::User(id.clone()), json!({}))?;
     Ok(())
 }
 
-/// Enables an account again. What the user held before stays revoked.
+/// Enables an account. What the user held before stays revoked.
 ///
 /// # Errors
 /// [`AdminError::Unchanged`] if it is enabled.
@@ -151,7 +152,12 @@ pub fn sign_out_everywhere(
     ctx: &Context,
     id: &UserId,
 ) -> Result<(), AdminError> {
-    tx.revoke_all_for_user(id, "signed out everywhere", &ctx.actor.to_string(), ctx.now)?;
+    tx.revoke_all_for_user(
+        id,
+        &RevocationReason::SignedOutEverywhere,
+        &ctx.actor,
+        ctx.now,
+    )?;
     ctx.record(tx, Name::UserCutOff, Target::User(id.clone()), json!({}))?;
     Ok(())
 }

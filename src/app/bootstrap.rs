@@ -1,5 +1,5 @@
-//! The first start: there is no default password. An administrator comes from the configuration, for a
-//! while, or by a one-time link.
+//! The first administrator. There is no default password: the first administrator is a temporary account of
+//! the configuration, or is created with a one-time link.
 
 use std::path::Path;
 
@@ -14,10 +14,10 @@ use crate::db::{self, Store};
 use crate::secret::{Entropy, Secret};
 use crate::time::Timestamp;
 
-/// A fresh set-up link, unless there is an administrator. It is to be shown once, and never to a log.
+/// Creates a set-up link unless there is an administrator. The link must be shown once and never logged.
 ///
 /// # Errors
-/// [`StartError`]: the database is away.
+/// [`StartError`]: the database is unavailable.
 pub async fn setup_link(
     config: &Config,
     store: &Store,
@@ -38,11 +38,11 @@ pub async fn setup_link(
 }
 
 impl App {
-    /// What the first administrator begins with, unless there is one: the account of the
-    /// configuration is made, or else a fresh set-up link, which is returned to be shown once.
+    /// Prepares the first administrator unless there is one: creates the account of the configuration, or
+    /// else a set-up link, which is returned to be shown once.
     ///
     /// # Errors
-    /// [`StartError`]: the configured name or password cannot be used, or the database is away.
+    /// [`StartError`]: the configured name or password cannot be used, or the database is unavailable.
     pub async fn bootstrap(&self) -> Result<Option<String>, StartError> {
         if self.ensure_admin().await? {
             return Ok(None);
@@ -51,7 +51,8 @@ impl App {
         setup_link(&self.config, &self.store, Actor::System, &self.entropy, now).await
     }
 
-    /// Makes the account of the configuration if nobody administers; whether somebody does then.
+    /// Creates the account of the configuration if there is no administrator. Returns whether there is one
+    /// afterwards.
     ///
     /// # Errors
     /// As [`App::bootstrap`].
@@ -66,7 +67,7 @@ impl App {
         }
     }
 
-    /// The account of the configuration and the hash of its password, if there is one.
+    /// Returns the account of the configuration and the hash of its password, if there is one.
     fn configured_admin(&self, now: Timestamp) -> Result<Option<(User, String)>, StartError> {
         let section = &self.config.bootstrap;
         let refused = |key, why: String| StartError::from(ConfigError::key(key, why));
@@ -82,7 +83,7 @@ impl App {
             (None, Some(_)) => {
                 return Err(refused(
                     "bootstrap.admin_password_hash",
-                    "is no Argon2id hash within the bounds of `login.argon2`".to_owned(),
+                    "is not an Argon2id hash within the limits of `login.argon2`".to_owned(),
                 ));
             }
             (Some(path), _) => self
@@ -103,7 +104,8 @@ impl App {
         password.hash(&self.config.login.argon2, &self.entropy)
     }
 
-    /// Whether the account was made: nobody else may have its name.
+    /// Creates the account. Returns whether there is an administrator afterwards; another user may have the
+    /// name.
     async fn put_temporary_admin(
         &self,
         user: User,
@@ -112,15 +114,15 @@ impl App {
     ) -> Result<bool, StartError> {
         let name = user.username.as_str().to_owned();
         let ctx = Context::new(Actor::System, self.entropy.clone(), now);
-        let made = admin::execute(&self.store, ctx, move |tx, ctx| {
+        let created = admin::execute(&self.store, ctx, move |tx, ctx| {
             first_admin::configure(tx, ctx, &user, &phc)
         });
-        match made.await {
+        match created.await {
             Ok(()) => {
-                tracing::warn!(event = "admin.bootstrap", reason = "configuration", username = name, expires_at = %(now + TEMPORARY), "a temporary administrator was made; make a lasting one with `portcullis user create NAME --admin`");
+                tracing::warn!(event = "admin.bootstrap", reason = "configuration", username = name, expires_at = %(now + TEMPORARY), "a temporary administrator was created; create a permanent one with `portcullis user create NAME --admin`");
                 Ok(true)
             }
-            // Another node was first, or the time of an earlier one is over.
+            // Another node was first, or an earlier administrator of this name has expired.
             Err(AdminError::Exists { .. } | AdminError::Storage(db::Error::Duplicate(_))) => {
                 let now_there = self.store.read(move |tx| tx.has_admin(now)).await?;
                 if !now_there {
@@ -138,10 +140,10 @@ impl App {
     }
 }
 
-/// The operations here refuse nothing but what is handled: what is left is a failure of the database.
+/// Converts an error that can only be a failure of the database, because the caller handles all refusals.
 fn storage(error: AdminError) -> StartError {
     match error {
         AdminError::Storage(error) => error.into(),
-        refused => StartError::Unavailable(refused.to_string()),
+        other => StartError::Unavailable(other.to_string()),
     }
 }

@@ -1,11 +1,11 @@
-//! Whether this node is being stopped.
+//! The signal that a graceful shutdown has begun.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-/// The one signal that a node is on its way out. Readiness says no, answers close their connection,
-/// and whatever goes on for long (event streams) waits for [`Draining::begun`] and ends. Cheap to clone.
+/// Signals a graceful shutdown: readiness fails, responses close their connection, and event streams end,
+/// which wait for [`Draining::begun`]. Clones share the same signal.
 #[derive(Clone, Debug)]
 pub struct Draining(Arc<watch::Sender<bool>>);
 
@@ -16,17 +16,17 @@ impl Default for Draining {
 }
 
 impl Draining {
-    /// From now on this node ends. It never goes back.
+    /// Starts draining. It cannot be undone.
     pub fn begin(&self) {
         self.0.send_replace(true);
     }
 
-    /// Whether it has begun.
+    /// Returns whether draining has begun.
     pub fn is_on(&self) -> bool {
         *self.0.borrow()
     }
 
-    /// Returns when it begins, or at once when it has begun.
+    /// Waits until draining begins.
     pub async fn begun(&self) {
         // The sender lives as long as this value, so waiting cannot fail.
         let _ = self.0.subscribe().wait_for(|draining| *draining).await;
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_waits_is_told_and_whoever_comes_later_too() {
+    async fn early_and_late_waiters_are_notified() {
         let draining = Draining::default();
         assert!(!draining.is_on());
         let early = tokio::spawn({

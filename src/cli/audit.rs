@@ -1,28 +1,25 @@
-//! `audit verify`, `audit tail`; and the task of every node that seals what was written.
+//! `audit verify` and `audit tail`.
 
 use std::time::Duration;
 
-use actix_web::web::Data;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::{Exit, Output, block_on, open, table};
-use crate::app::{App, StartError};
+use crate::app::StartError;
 use crate::audit::{Name, Row};
 use crate::config::Config;
-use crate::db::{SEALED_AT_ONCE, Seal, Store};
+use crate::db::{Seal, Store};
 use crate::keys::{Keychain, ServerSecrets};
 use crate::secret::base64url;
 use crate::time::{Clock, Timestamp};
 
-/// How often each node looks for what has no seal; half of what is promised.
-const SEAL_EVERY: Duration = Duration::from_millis(500);
-/// An event without a seal after this is a finding: every node would have sealed it.
+/// An event that has no seal after this time is a finding, because every node seals events.
 const SEALED_BY: Duration = Duration::from_secs(60);
-/// Seals that are read at once.
+/// The number of seals that are read at once.
 const PAGE: i64 = 1_000;
-/// Findings that are told, at most.
-const TOLD: usize = 100;
+/// The maximum number of findings that are printed as text.
+const PRINTED: usize = 100;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -35,7 +32,7 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Check every seal. Exit code 1 when something was changed, added or taken away.
+    /// Check every seal. Exit code 1 if something was changed, added or removed.
     Verify {
         /// A head that an earlier run printed: everything up to it must still be there.
         #[arg(long, value_name = "SEQ:SEAL")]
@@ -46,7 +43,7 @@ enum Action {
         /// How many.
         #[arg(long, short = 'n', default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=10_000))]
         lines: i64,
-        /// Go on with new ones until interrupted.
+        /// Continue with new ones until interrupted.
         #[arg(long, short)]
         follow: bool,
     },
@@ -77,58 +74,6 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// Seals waiting events for as long as the node runs, and tells each to the log once.
-pub async fn seal_for_ever(app: Data<App>) {
-    let mut ticks = tokio::time::interval(SEAL_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut failing = false;
-    loop {
-        ticks.tick().await;
-        match seal(&app).await {
-            Ok(()) => failing = false,
-            Err(error) => {
-                // Once per outage, not twice a second.
-                if !failing {
-                    tracing::error!(event = "audit.unsealed", reason = "storage", severity = "high", %error);
-                }
-                failing = true;
-            }
-        }
-    }
-}
-
-/// Seals everything that waits.
-pub async fn seal(app: &Data<App>) -> Result<(), crate::db::Error> {
-    while app.store.read(|tx| tx.has_unsealed_audit()).await? {
-        let node = app.clone();
-        let sealed = app
-            .store
-            .transaction(move |tx| tx.seal_audit(&node.secret))
-            .await?;
-        sealed.iter().for_each(tell);
-        if i64::try_from(sealed.len()).is_ok_and(|count| count < SEALED_AT_ONCE) {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// The copy of an event in the log, under the target `audit`.
-fn tell(seal: &Seal) {
-    let Some(row) = &seal.row else { return };
-    tracing::info!(
-        target: "audit",
-        event = row.name.as_str(),
-        reason = row.reason.as_deref().unwrap_or_default(),
-        severity = (row.name == Name::KeyRevoked.as_str()).then_some("critical"),
-        actor = row.actor.as_str(),
-        object = row.target.as_str(),
-        at = %row.at,
-        seq = seal.seq,
-        seal = base64url(&seal.mac).as_str(),
-    );
-}
-
 fn server_secrets(config: &Config, store: &Store) -> anyhow::Result<ServerSecrets> {
     let stored = block_on(async { Ok(store.read(|tx| tx.list_server_secrets()).await?) })?;
     if stored.is_empty() {
@@ -150,24 +95,24 @@ fn parse_head(text: &str) -> anyhow::Result<(i64, String)> {
     head.ok_or_else(|| {
         Exit {
             code: 2,
-            message: format!("`{text}` is no head such as 42:AbC…; `audit verify` prints one"),
+            message: format!("`{text}` is not a head such as 42:AbC…; `audit verify` prints one"),
         }
         .into()
     })
 }
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Default)]
 struct VerifiedChain {
     sealed: u64,
     first: i64,
     head: Option<(i64, String)>,
-    /// Where the chain begins without its event, until a sealed event says that the clean-up did it.
+    /// The first seal if its event was removed, until a sealed event shows that clean-up removed it.
     unexplained: Option<(i64, String)>,
     problems: Vec<Problem>,
 }
 
-/// One thing that is not as it was written.
+/// A finding.
 #[derive(Debug)]
 struct Problem {
     seq: Option<i64>,
@@ -181,7 +126,7 @@ async fn check(
     expect: Option<(i64, String)>,
     now: Timestamp,
 ) -> Result<VerifiedChain, crate::db::Error> {
-    let mut found = VerifiedChain::default();
+    let mut chain = VerifiedChain::default();
     let mut expect = expect;
     let mut previous: Option<Seal> = None;
     loop {
@@ -191,7 +136,7 @@ async fn check(
             break;
         }
         for seal in page {
-            found.link(previous.as_ref(), &seal, secret);
+            chain.link(previous.as_ref(), &seal, secret);
             if expect
                 .as_ref()
                 .is_some_and(|(seq, mac)| *seq == seal.seq && *mac == base64url(&seal.mac))
@@ -201,26 +146,26 @@ async fn check(
             previous = Some(seal);
         }
     }
-    if let Some((seq, _)) = found.unexplained.take() {
-        found.problem(
+    if let Some((seq, _)) = chain.unexplained.take() {
+        chain.problem(
             Some(seq),
             "",
             "events up to it were removed, not by the clean-up",
         );
     }
-    found.head = previous
+    chain.head = previous
         .as_ref()
         .map(|seal| (seal.seq, base64url(&seal.mac)));
     if let Some((seq, _)) = expect {
-        found.problem(Some(seq), "", "the expected head is not in the chain");
+        chain.problem(Some(seq), "", "the expected head is not in the chain");
     }
     let unsealed = store
         .read(move |tx| tx.list_unsealed_audit(now - SEALED_BY, PAGE))
         .await?;
     for id in unsealed {
-        found.problem(None, &id, "an event without a seal");
+        chain.problem(None, &id, "an event without a seal");
     }
-    Ok(found)
+    Ok(chain)
 }
 
 impl VerifiedChain {
@@ -232,13 +177,13 @@ impl VerifiedChain {
         });
     }
 
-    /// One seal and the one before it.
+    /// Checks a seal against the one before it.
     fn link(&mut self, previous: Option<&Seal>, seal: &Seal, secret: &ServerSecrets) {
         self.sealed += 1;
         let (seq, id) = (Some(seal.seq), seal.event_id.as_str());
         let Some(before) = previous else {
             self.first = seal.seq;
-            return self.beginning(seal, secret);
+            return self.check_first(seal, secret);
         };
         if before.seq + 1 != seal.seq {
             self.problem(seq, id, "seals before it are missing");
@@ -249,21 +194,21 @@ impl VerifiedChain {
         if !secret.accepts_seal(&seal.mac, seal.seq, &before.mac, row) {
             self.problem(seq, id, "the event or its seal was changed");
         }
-        if row.name == Name::AuditSwept.as_str() && self.swept(row) {
+        if row.name == Name::AuditSwept.as_str() && self.explains_start(row) {
             self.unexplained = None;
         }
     }
 
-    /// Whether the event tells why the chain begins where it does.
-    fn swept(&self, row: &Row) -> bool {
+    /// Returns whether the event records the clean-up that removed the start of the chain.
+    fn explains_start(&self, row: &Row) -> bool {
         let detail: Value = serde_json::from_str(&row.detail).unwrap_or_default();
         self.unexplained
             .as_ref()
             .is_some_and(|(seq, mac)| detail["through"] == *seq && detail["seal"] == **mac)
     }
 
-    /// The chain begins at 1, or where the clean-up left it: at a seal whose event is gone.
-    fn beginning(&mut self, seal: &Seal, secret: &ServerSecrets) {
+    /// Checks the first seal: the chain starts at 1, or after a clean-up at a seal without its event.
+    fn check_first(&mut self, seal: &Seal, secret: &ServerSecrets) {
         let (seq, id) = (Some(seal.seq), seal.event_id.as_str());
         match &seal.row {
             Some(row) if seal.seq == 1 => {
@@ -307,7 +252,7 @@ impl VerifiedChain {
         let rows: Vec<Vec<String>> = self
             .problems
             .iter()
-            .take(TOLD)
+            .take(PRINTED)
             .map(|p| {
                 vec![
                     p.seq.map_or_else(String::new, |seq| seq.to_string()),
@@ -322,7 +267,7 @@ impl VerifiedChain {
 
 async fn tail(store: &Store, lines: i64, follow: bool, output: Output) -> anyhow::Result<()> {
     let rows = store.read(move |tx| tx.last_audit(lines)).await?;
-    rows.iter().for_each(|row| say(row, output));
+    rows.iter().for_each(|row| print(row, output));
     if !follow {
         return Ok(());
     }
@@ -331,13 +276,13 @@ async fn tail(store: &Store, lines: i64, follow: bool, output: Output) -> anyhow
         tokio::time::sleep(Duration::from_secs(1)).await;
         let after = last.clone();
         for row in store.read(move |tx| tx.audit_after(&after, PAGE)).await? {
-            say(&row, output);
+            print(&row, output);
             last.clone_from(&row.id);
         }
     }
 }
 
-fn say(row: &Row, output: Output) {
+fn print(row: &Row, output: Output) {
     let detail: Value = serde_json::from_str(&row.detail).unwrap_or_default();
     if output == Output::Json {
         println!(

@@ -32,8 +32,9 @@ use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::app::{self, StartError};
+use crate::checks;
 use crate::config::{self as configuration, Config, ConfigError, Overrides};
-use crate::db::{self, Schema, Store};
+use crate::db::{self, Store};
 use crate::log;
 
 /// OAuth 2.0 and OpenID Connect authorization server.
@@ -241,25 +242,7 @@ fn open(config: &Config) -> anyhow::Result<Store> {
 /// schema must be this binary's.
 fn open_or_make(config: &Config) -> anyhow::Result<Store> {
     let store = app::open(config)?;
-    match store.schema().map_err(StartError::from)? {
-        Schema::Current => {}
-        Schema::Older(_) if config.database.auto_migrate.unwrap_or(store.is_sqlite()) => {
-            store.migrate().map_err(StartError::from)?;
-        }
-        Schema::Older(_) => {
-            return Err(StartError::Configuration(
-                "the database schema is older than this binary; run `portcullis migrate up`".into(),
-            )
-            .into());
-        }
-        Schema::Newer(_) => {
-            return Err(StartError::Configuration(
-                "the database was migrated by a newer version of portcullis; run that version"
-                    .into(),
-            )
-            .into());
-        }
-    }
+    checks::schema(config, &store)?;
     Ok(store)
 }
 

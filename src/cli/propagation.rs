@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::feed::is_connected;
 use super::{Exit, Output, block_on};
-use crate::app::{mark_database, number};
 use crate::config::limits::RESOURCE_ACCESS_CAP;
 use crate::config::{Config, HumanDuration};
 use crate::db::{Acknowledged, Store};
+use crate::feed::{mark_database, number_revocations};
 use crate::time::{Clock, Timestamp};
 
 /// Between two looks at what was acknowledged; nodes write that down once a second.
@@ -58,7 +58,7 @@ pub fn propagate(
     wait: &Wait,
 ) -> anyhow::Result<Propagated> {
     block_on(async {
-        number(store, Clock::System).await?;
+        number_revocations(store, &Clock::System).await?;
         let head = store.read(|tx| tx.read_head()).await?;
         // It has no number then, and the place that instances have confirmed is before it.
         if head.restored_at.is_some() {
@@ -70,7 +70,7 @@ pub fn propagate(
             }
             .into());
         }
-        mark_database(config, store).await?;
+        mark_database(&config.keys.kek, store).await?;
         let mut propagated = Propagated {
             name: name.to_owned(),
             position: format!("{}:{}", head.epoch, head.seq),

@@ -4,10 +4,11 @@
 use serde_json::json;
 
 use super::{Exit, Output, block_on, confirm, open};
-use crate::app::{key_table, mark_database, marked_by_another, number};
+use crate::app::key_table;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::config::Config;
 use crate::db::{Error, Recovered};
+use crate::feed::{is_marked_by_another, mark_database, number_revocations};
 use crate::key_manager::Act;
 use crate::secret::Entropy;
 use crate::time::{Clock, Timestamp};
@@ -33,7 +34,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     )?;
     let store = open(config)?;
     let recovered = block_on(async {
-        if marked_by_another(config, &store, &Clock::System).await? {
+        if is_marked_by_another(&config.keys.kek, &store, &Clock::System).await? {
             eprintln!(
                 "portcullis: warning: the mark beside the KEK is ahead of this database and was moved just now: a server on the original database seems to be running with the same KEK folder. Stop it, or its next start will find its own database restored."
             );
@@ -54,8 +55,8 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             };
             match store.transaction(work).await {
                 Ok(done) => {
-                    number(&store, Clock::System).await?;
-                    mark_database(config, &store).await?;
+                    number_revocations(&store, &Clock::System).await?;
+                    mark_database(&config.keys.kek, &store).await?;
                     return Ok(done);
                 }
                 Err(Error::Overtaken(_) | Error::Duplicate(_)) => {}

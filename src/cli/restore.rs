@@ -104,7 +104,7 @@ fn named(file: &Path, unfit: Unfit) -> anyhow::Error {
 fn prepare(draft: &Path, config: &Config, now: Timestamp) -> Result<Copied, Unfit> {
     let copied = verify(draft)?;
     let url = format!("sqlite:{}", draft.display());
-    let store = Store::open(&url, CONNECTIONS)?;
+    let store = Store::open(&url, CONNECTIONS, Entropy::system())?;
     match store.schema()? {
         Schema::Current => {}
         Schema::Older(_) => drop(store.migrate()?),

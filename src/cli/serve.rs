@@ -1,6 +1,5 @@
-//! `serve`: the server.
+//! `serve`: runs the server.
 
-mod clean_up;
 mod manager;
 mod reload;
 mod stop;
@@ -10,7 +9,7 @@ use std::time::Duration;
 
 use actix_web::web::Data;
 
-use super::{Exit, audit};
+use super::Exit;
 use crate::app::{App, StartError};
 use crate::config::limits::DATABASE_WAIT;
 use crate::config::{self, Config, Overrides};
@@ -21,7 +20,7 @@ use crate::{log, metrics, telemetry};
 
 pub use stop::{Background, StopSignals, run_until_stopped};
 
-/// Between two tries to reach the database, at first and at most.
+/// The first and the longest pause between two attempts to reach the database.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -62,7 +61,7 @@ pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()
 }
 
 async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
-    // First of all: until it is caught, the signal ends the process, and the database may be waited for.
+    // Before waiting for the database, because an uncaught SIGHUP ends the process.
     let hangups = reload::catch()?;
     let app = Data::new(start(config).await?);
     let signals = StopSignals::catch()?;
@@ -91,19 +90,19 @@ async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
         overrides,
     ));
     tasks.run(manager::watchdog());
-    manager::tell(&[manager::READY]);
+    manager::notify(&[manager::READY]);
     run_until_stopped(app, listeners, signals, tasks).await
 }
 
-/// Says how the first administrator comes to be. The link is for the eyes of whoever sits at the terminal;
-/// what is no terminal is a log, which others read and keep.
+/// Tells the operator how to create the first administrator. The link is shown only on a terminal, because
+/// other outputs are logs, which are stored and read by others.
 async fn invite_administrator(app: &App) -> Result<(), StartError> {
     if !std::io::stderr().is_terminal() {
         if !app.ensure_admin().await? {
             tracing::warn!(
                 event = "admin.none",
                 reason = "start",
-                "there is no administrator yet; `portcullis setup link` shows an address that makes one"
+                "there is no administrator yet; `portcullis setup link` shows an address to create one"
             );
         }
         return Ok(());
@@ -111,13 +110,13 @@ async fn invite_administrator(app: &App) -> Result<(), StartError> {
     if let Some(link) = app.bootstrap().await? {
         let life = app.config.bootstrap.link;
         eprintln!(
-            "\nThere is no administrator yet. Open this address within {life} to make one; it works once:\n\n  {link}\n"
+            "\nThere is no administrator yet. Open this address within {life} to create one; it works once:\n\n  {link}\n"
         );
     }
     Ok(())
 }
 
-/// Starts the node. A database server that is not there yet is waited for, longer each time.
+/// Starts the node. Waits for a database server that is not available yet, with growing pauses.
 async fn start(config: Config) -> Result<App, StartError> {
     let (clock, mut pause) = (Clock::System, FIRST_PAUSE);
     let begun = clock.uptime();
@@ -137,24 +136,19 @@ async fn start(config: Config) -> Result<App, StartError> {
     }
 }
 
-/// Whether the database is a server of its own, which may come up later than this one.
+/// Returns whether the database is a server, which may start later than this one.
 fn is_server(url: &str) -> bool {
     !url.starts_with("sqlite:")
 }
 
-/// Starts what every node does beside answering.
-pub fn background(app: &Data<App>) -> Background {
+/// Starts the background tasks of the node.
+pub fn background(app: &App) -> Background {
     let mut tasks = Background::default();
-    let (follow, keep, need) = (app.clone(), app.clone(), app.clone());
-    tasks.run(async move { follow.follow().await });
-    tasks.run(async move { keep.keep_keys().await });
-    tasks.run(async move { need.publish_max_token_ttl().await });
-    tasks.run(clean_up::for_ever(app.clone()));
-    tasks.run(audit::seal_for_ever(app.clone()));
+    app.tasks().into_iter().for_each(|task| tasks.run(task));
     tasks
 }
 
-/// What an operator set looser than the default, or left out, is told at each start.
+/// Warns of settings that are less strict than the default, and of a missing `http.trusted_proxies`.
 fn warn_of_relaxations(app: &App) {
     warn_of_limits(&app.config.limits);
     let (listen, http) = (&app.config.listen, &app.config.http);
@@ -162,7 +156,7 @@ fn warn_of_relaxations(app: &App) {
         tracing::warn!(
             event = "http.proxy_undeclared",
             reason = "trusted_proxies",
-            "the issuer is https and this listener is not, so a proxy must stand in front; until `http.trusted_proxies` names it, all people share one address and its limits"
+            "the issuer is https and this listener is not, so there must be a proxy before it; until `http.trusted_proxies` names the proxy, all users share its address and its limits"
         );
     }
 }

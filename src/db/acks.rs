@@ -1,4 +1,4 @@
-//! `feed_acks`: which instance of a subscriber has applied which records.
+//! `feed_acks`: which revocation records each instance of a subscriber has applied.
 
 use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
 
@@ -8,7 +8,7 @@ use crate::config::limits::{ACK_KEPT, CLEAN_UP_BATCH};
 use crate::id::ClientId;
 use crate::time::Timestamp;
 
-/// What an instance said last.
+/// The last acknowledgement of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acknowledged {
     /// The subscriber.
@@ -17,19 +17,19 @@ pub struct Acknowledged {
     pub instance: String,
     /// The feed epoch of `seq`.
     pub epoch: i64,
-    /// The last record that is in force there.
+    /// The number of the last record that it has applied.
     pub seq: i64,
     /// The signing keys that it holds.
     pub kids: Vec<String>,
-    /// At what age of the feed, in seconds, it stops accepting tokens; `None`: never.
+    /// The feed staleness, in seconds, at which it stops accepting tokens; `None`: never.
     pub max_age: Option<i64>,
-    /// When a node heard it.
+    /// When a node received it.
     pub acked_at: Timestamp,
 }
 
 impl Transaction<'_> {
-    /// Writes down what an instance said, unless something newer of it is known, or nothing of its
-    /// client: a database that went back may not know it.
+    /// Stores an acknowledgement unless a newer one is stored or its client is unknown, which happens after
+    /// a restore of the database.
     ///
     /// # Errors
     /// [`Error`].
@@ -46,7 +46,7 @@ impl Transaction<'_> {
         let older = t::acked_at.le(ack.acked_at.micros());
         let updated = diesel::update(row.filter(older))
             .set(values)
-            .execute(self.0)?;
+            .execute(self.connection)?;
         if updated == 1
             || self.has_ack(&ack.client_id, &ack.instance)?
             || !self.has_client(&ack.client_id)?
@@ -59,22 +59,24 @@ impl Transaction<'_> {
                 t::instance.eq(&ack.instance),
                 values,
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
     fn has_ack(&mut self, client: &ClientId, instance: &str) -> Result<bool, Error> {
         let row = t::table.find((client.as_str(), instance));
-        Ok(diesel::select(diesel::dsl::exists(row)).get_result(self.0)?)
+        Ok(diesel::select(diesel::dsl::exists(row)).get_result(self.connection)?)
     }
 
-    /// What every instance said last, by subscriber and instance.
+    /// Returns the last acknowledgement of every instance, by subscriber and instance.
     ///
     /// # Errors
     /// [`Error`].
     pub fn list_acks(&mut self) -> Result<Vec<Acknowledged>, Error> {
         type Row = (String, String, i64, i64, String, Option<i64>, i64);
-        let rows: Vec<Row> = t::table.order((t::client_id, t::instance)).load(self.0)?;
+        let rows: Vec<Row> = t::table
+            .order((t::client_id, t::instance))
+            .load(self.connection)?;
         let ack = |(client, instance, epoch, seq, kids, max_age, acked_at): Row| {
             Ok(Acknowledged {
                 kids: list("feed_acks", "kids", &instance, &kids)?,
@@ -89,15 +91,15 @@ impl Transaction<'_> {
         rows.into_iter().map(ack).collect()
     }
 
-    /// Forgets instances that have been silent for a day.
+    /// Removes instances that sent nothing for a day.
     pub(super) fn sweep_acks(&mut self, now: Timestamp) -> Result<usize, Error> {
         let silent = t::table.filter(t::acked_at.lt((now - ACK_KEPT).micros()));
         let rows: Vec<(String, String)> = silent
             .limit(CLEAN_UP_BATCH)
             .select((t::client_id, t::instance))
-            .load(self.0)?;
+            .load(self.connection)?;
         for (client, instance) in &rows {
-            diesel::delete(t::table.find((client, instance))).execute(self.0)?;
+            diesel::delete(t::table.find((client, instance))).execute(self.connection)?;
         }
         Ok(rows.len())
     }

@@ -1,4 +1,4 @@
-//! `user_roles` and `setup_links`: who administers, and how the first one comes to it.
+//! `user_roles` and `setup_links`: administrators, and the links that create the first one.
 
 use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
 
@@ -9,7 +9,7 @@ use crate::id::UserId;
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
-/// The one role that there is.
+/// The only role.
 const ADMIN: &str = "admin";
 
 type Row = (String, String, String, i64, Option<i64>);
@@ -25,7 +25,7 @@ fn admin((user_id, _, by, granted_at, expires_at): Row) -> Result<Admin, Error> 
 }
 
 impl Transaction<'_> {
-    /// All administrators, those whose time is over among them.
+    /// Returns all administrators, including expired ones.
     ///
     /// # Errors
     /// [`Error`].
@@ -33,11 +33,11 @@ impl Transaction<'_> {
         let rows: Vec<Row> = t::table
             .filter(t::role.eq(ADMIN))
             .order(t::granted_at)
-            .load(self.0)?;
+            .load(self.connection)?;
         rows.into_iter().map(admin).collect()
     }
 
-    /// Whether anybody may administer at `now`.
+    /// Returns whether there is an administrator at `now`.
     ///
     /// # Errors
     /// [`Error`].
@@ -46,10 +46,10 @@ impl Transaction<'_> {
         Ok(admins.iter().any(|admin| admin.is_live(now)))
     }
 
-    /// Makes somebody an administrator.
+    /// Makes a user an administrator.
     ///
     /// # Errors
-    /// [`Error::Duplicate`] when they are one, or when another one was set up first.
+    /// [`Error::Duplicate`] if the user is one, or if another first administrator was created before.
     pub fn put_admin(&mut self, admin: &Admin) -> Result<(), Error> {
         diesel::insert_into(t::table)
             .values((
@@ -59,11 +59,11 @@ impl Transaction<'_> {
                 t::granted_at.eq(admin.granted_at.micros()),
                 t::expires_at.eq(admin.expires_at.map(Timestamp::micros)),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
-    /// Writes a set-up link, and removes those whose time is over.
+    /// Inserts a set-up link, and removes expired ones.
     ///
     /// # Errors
     /// [`Error`].
@@ -73,18 +73,18 @@ impl Transaction<'_> {
         now: Timestamp,
         expires_at: Timestamp,
     ) -> Result<(), Error> {
-        diesel::delete(l::table.filter(l::expires_at.le(now.micros()))).execute(self.0)?;
+        diesel::delete(l::table.filter(l::expires_at.le(now.micros()))).execute(self.connection)?;
         diesel::insert_into(l::table)
             .values((
                 l::hash.eq(hash.as_bytes()),
                 l::expires_at.eq(expires_at.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
-    /// Exchanges a set-up link for the browser that opened it; `false` when it is unknown, too old, or
-    /// was opened before.
+    /// Binds a set-up link to the browser that opened it. Returns `false` if the link is unknown, expired,
+    /// or was opened before.
     ///
     /// # Errors
     /// [`Error`].
@@ -101,11 +101,11 @@ impl Transaction<'_> {
                 .filter(l::expires_at.gt(now.micros())),
         )
         .set(l::browser.eq(browser.as_bytes()))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(rows == 1)
     }
 
-    /// Whether a browser has opened a set-up link that is still good.
+    /// Returns whether a browser has opened a set-up link that is still valid.
     ///
     /// # Errors
     /// [`Error`].
@@ -115,11 +115,11 @@ impl Transaction<'_> {
             .filter(l::used_at.is_null())
             .filter(l::expires_at.gt(now.micros()))
             .count()
-            .get_result(self.0)?;
+            .get_result(self.connection)?;
         Ok(rows == 1)
     }
 
-    /// Uses up the set-up link of a browser; `false` when it has none that is still good.
+    /// Uses the set-up link of a browser. Returns `false` if it has no valid one.
     ///
     /// # Errors
     /// [`Error`].
@@ -131,11 +131,11 @@ impl Transaction<'_> {
                 .filter(l::expires_at.gt(now.micros())),
         )
         .set(l::used_at.eq(now.micros()))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(rows == 1)
     }
 
-    /// Whether any application is registered.
+    /// Returns whether a client is registered.
     ///
     /// # Errors
     /// [`Error`].
@@ -144,7 +144,7 @@ impl Transaction<'_> {
             .filter(clients::deleted_at.is_null())
             .select(clients::id)
             .limit(1)
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(!first.is_empty())
     }
 }

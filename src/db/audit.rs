@@ -1,5 +1,5 @@
-//! `audit_events`: insert-only. `audit_seals`: the keyed chain over them, made after the commit by any
-//! node. `audit_waiting`: what has no seal yet.
+//! `audit_events`: insert-only. `audit_seals`: a chain of MACs over the events, which any node extends
+//! after the commit. `audit_waiting`: events without a seal.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::keys::ServerSecrets;
 use crate::secret::base64url;
 use crate::time::Timestamp;
 
-/// Rows that one transaction seals, at most.
+/// The maximum number of events that one transaction seals.
 pub const SEALED_AT_ONCE: i64 = 200;
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -38,7 +38,7 @@ fn row((id, at, name, actor, target, reason, detail): Columns) -> Row {
 /// A seal, with its event unless that was removed.
 #[derive(Clone, Debug)]
 pub struct Seal {
-    /// Its place in the chain, from 1 on.
+    /// Its number in the chain, from 1.
     pub seq: i64,
     /// The row id of its event.
     pub event_id: String,
@@ -49,13 +49,12 @@ pub struct Seal {
 }
 
 impl Transaction<'_> {
-    /// Writes an audit event.
+    /// Inserts an audit event.
     ///
     /// # Errors
-    /// [`Error`]; then the change must not happen either.
+    /// [`Error`]; then the change must be rolled back.
     pub fn put_audit(&mut self, event: &Event) -> Result<(), Error> {
-        // Ordered by time; the random part is the row's own and guards nothing.
-        let id = crate::id::uuid(&crate::secret::Entropy::system(), event.at);
+        let id = crate::id::uuid(self.entropy, event.at);
         diesel::insert_into(t::table)
             .values((
                 t::id.eq(&id),
@@ -66,28 +65,27 @@ impl Transaction<'_> {
                 t::reason.eq(&event.reason),
                 t::detail.eq(event.detail.to_string()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         diesel::insert_into(waiting::table)
             .values(waiting::event_id.eq(&id))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
-    /// Whether an event waits for its seal.
+    /// Returns whether there is an event without a seal.
     ///
     /// # Errors
     /// [`Error`].
     pub fn has_unsealed_audit(&mut self) -> Result<bool, Error> {
         let found: Option<String> = waiting::table
             .select(waiting::event_id)
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(found.is_some())
     }
 
-    /// Seals waiting events, at most [`SEALED_AT_ONCE`], and returns them with their seals. Any node
-    /// may: a seal is one INSERT at a place in the chain, and who comes second there writes nothing
-    /// and stops.
+    /// Seals at most [`SEALED_AT_ONCE`] events and returns them with their seals. Any node may do so: a
+    /// seal is one INSERT with the next number, and a node that finds the number taken stops.
     ///
     /// # Errors
     /// [`Error`].
@@ -97,14 +95,14 @@ impl Transaction<'_> {
             .order(t::id)
             .limit(SEALED_AT_ONCE)
             .select(t::all_columns)
-            .load(self.0)?;
+            .load(self.connection)?;
         if rows.is_empty() {
             return Ok(Vec::new());
         }
         let head: Option<(i64, Vec<u8>)> = seals::table
             .order(seals::seq.desc())
             .select((seals::seq, seals::mac))
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         let (mut seq, mut previous) = head.unwrap_or_default();
         let mut sealed = Vec::new();
@@ -114,7 +112,7 @@ impl Transaction<'_> {
             if !self.put_seal(seq, &row.id, &mac)? {
                 break;
             }
-            diesel::delete(waiting::table.find(&row.id)).execute(self.0)?;
+            diesel::delete(waiting::table.find(&row.id)).execute(self.connection)?;
             previous.clone_from(&mac);
             sealed.push(Seal {
                 seq,
@@ -126,7 +124,7 @@ impl Transaction<'_> {
         Ok(sealed)
     }
 
-    /// `false` when the place is taken, or the event is sealed already.
+    /// Returns `false` if the number is taken or the event is sealed already.
     fn put_seal(&mut self, seq: i64, event_id: &str, mac: &[u8]) -> Result<bool, Error> {
         use diesel::sql_types::{BigInt, Binary, Text};
         let rows = diesel::sql_query(
@@ -135,11 +133,11 @@ impl Transaction<'_> {
         .bind::<BigInt, _>(seq)
         .bind::<Text, _>(event_id)
         .bind::<Binary, _>(mac)
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(rows == 1)
     }
 
-    /// The seals after a place, in order, with their events.
+    /// Returns the seals after a number, in order, with their events.
     ///
     /// # Errors
     /// [`Error`].
@@ -150,7 +148,7 @@ impl Transaction<'_> {
             .order(seals::seq)
             .limit(limit)
             .select((seals::all_columns, t::all_columns.nullable()))
-            .load(self.0)?;
+            .load(self.connection)?;
         let seal = |((seq, event_id, mac), columns): SealColumns| Seal {
             seq,
             event_id,
@@ -160,7 +158,7 @@ impl Transaction<'_> {
         Ok(rows.into_iter().map(seal).collect())
     }
 
-    /// Row ids of events without a seal from before `at`: what a sealer has had time for.
+    /// Returns the row ids of events before `at` that have no seal.
     ///
     /// # Errors
     /// [`Error`].
@@ -172,20 +170,23 @@ impl Transaction<'_> {
             .order(t::id)
             .limit(limit)
             .select(t::id)
-            .load(self.0)?)
+            .load(self.connection)?)
     }
 
-    /// The newest events, oldest of them first.
+    /// Returns the newest events, in order of time.
     ///
     /// # Errors
     /// [`Error`].
     pub fn last_audit(&mut self, count: i64) -> Result<Vec<Row>, Error> {
-        let mut rows: Vec<Columns> = t::table.order(t::id.desc()).limit(count).load(self.0)?;
+        let mut rows: Vec<Columns> = t::table
+            .order(t::id.desc())
+            .limit(count)
+            .load(self.connection)?;
         rows.reverse();
         Ok(rows.into_iter().map(row).collect())
     }
 
-    /// The events after a row id, in order.
+    /// Returns the events after a row id, in order.
     ///
     /// # Errors
     /// [`Error`].
@@ -194,12 +195,12 @@ impl Transaction<'_> {
             .filter(t::id.gt(id))
             .order(t::id)
             .limit(limit)
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(rows.into_iter().map(row).collect())
     }
 
-    /// Removes sealed events past their time, a batch, with their seals but the last: the chain goes
-    /// on from it, and an event says so.
+    /// Removes a batch of sealed events past their retention, with their seals except the last, from which
+    /// the chain continues. An event records the removal.
     ///
     /// # Errors
     /// [`Error`].
@@ -209,16 +210,16 @@ impl Transaction<'_> {
             .order(seals::seq)
             .limit(CLEAN_UP_BATCH)
             .select((t::all_columns, seals::seq, seals::mac))
-            .load(self.0)?;
+            .load(self.connection)?;
         let limit = now - KEPT;
-        // A day's worth at a time, since each time is an event itself.
+        // At most once a day, because each removal is an event itself.
         if oldest
             .first()
             .is_none_or(|(columns, ..)| columns.1 >= (limit - DAY).micros())
         {
             return Ok(0);
         }
-        // From the beginning on, so that no younger event loses its seal.
+        // From the start of the chain, so that no later event loses its seal.
         let old: Vec<(Columns, i64, Vec<u8>)> = oldest
             .into_iter()
             .take_while(|(columns, ..)| columns.1 < limit.micros())
@@ -236,8 +237,8 @@ impl Transaction<'_> {
                 "events": old.len(), "through": last, "seal": base64url(mac),
             }),
         })?;
-        diesel::delete(seals::table.filter(seals::seq.lt(*last))).execute(self.0)?;
+        diesel::delete(seals::table.filter(seals::seq.lt(*last))).execute(self.connection)?;
         let ids: Vec<&str> = old.iter().map(|(columns, ..)| columns.0.as_str()).collect();
-        Ok(diesel::delete(t::table.filter(t::id.eq_any(ids))).execute(self.0)?)
+        Ok(diesel::delete(t::table.filter(t::id.eq_any(ids))).execute(self.connection)?)
     }
 }

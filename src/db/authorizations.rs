@@ -1,4 +1,4 @@
-//! `authorizations`: requests on their way.
+//! `authorizations`: authorization requests in progress.
 
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
@@ -93,7 +93,7 @@ fn authorization(row: Row) -> Result<Authorization, Error> {
     })
 }
 
-/// The authorization of this id, while it is open.
+/// Selects the authorization of this id if it is open.
 #[diesel::dsl::auto_type(no_type_alias)]
 fn open<'a>(id: &'a AuthorizationId, now: Timestamp) -> _ {
     let (id, now): (&'a str, i64) = (id.as_str(), now.micros());
@@ -104,7 +104,7 @@ fn open<'a>(id: &'a AuthorizationId, now: Timestamp) -> _ {
 }
 
 impl Transaction<'_> {
-    /// An authorization, answered or not, expired or not.
+    /// Returns an authorization, in any state.
     ///
     /// # Errors
     /// [`Error`].
@@ -115,13 +115,13 @@ impl Transaction<'_> {
         let row: Option<Row> = t::table
             .find(id.as_str())
             .select(COLUMNS)
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         row.map(authorization).transpose()
     }
 
-    /// Writes an authorization that begins. One network has so many on their way: beyond that, its oldest
-    /// that nobody signed in for goes.
+    /// Inserts an authorization. If its network then has more than [`OPEN_AUTHORIZATIONS_PER_IP`] in
+    /// progress, the oldest without a sign-in are removed.
     ///
     /// # Errors
     /// [`Error`].
@@ -142,34 +142,34 @@ impl Transaction<'_> {
                 t::expires_at.eq(authorization.expires_at.micros()),
                 t::network.eq(&network),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         let beyond: Vec<String> = t::table
             .filter(t::network.eq(&network))
             .filter(t::sid.is_null())
             .filter(t::taken_at.is_null())
-            // Ids are in the order of time (RFC 9562 §5.7).
+            // Ids are ordered by time (RFC 9562 §5.7).
             .order(t::id.desc())
             .offset(OPEN_AUTHORIZATIONS_PER_IP)
             .limit(CLEAN_UP_BATCH)
             .select(t::id)
-            .load(self.0)?;
+            .load(self.connection)?;
         if !beyond.is_empty() {
-            diesel::delete(t::table.filter(t::id.eq_any(beyond))).execute(self.0)?;
+            diesel::delete(t::table.filter(t::id.eq_any(beyond))).execute(self.connection)?;
         }
         Ok(())
     }
 
-    /// Keeps the number of authorizations on their way under its cap: the oldest that nobody signed in
-    /// for go, with some to spare for those that begin until the next look.
+    /// Keeps the number of authorizations in progress below [`OPEN_AUTHORIZATIONS`], with room for those
+    /// that start before the next call, by removing the oldest without a sign-in.
     ///
     /// # Errors
     /// [`Error`].
     pub fn cap_authorizations(&mut self) -> Result<usize, Error> {
-        // Expired ones count until they are removed: they take the same room.
+        // Expired ones count until they are removed.
         let open: i64 = t::table
             .filter(t::taken_at.is_null())
             .count()
-            .get_result(self.0)?;
+            .get_result(self.connection)?;
         let excess = open - (OPEN_AUTHORIZATIONS - CLEAN_UP_BATCH);
         if excess <= 0 {
             return Ok(0);
@@ -180,12 +180,12 @@ impl Transaction<'_> {
             .order(t::id)
             .limit(excess.min(CLEAN_UP_BATCH))
             .select(t::id)
-            .load(self.0)?;
-        Ok(diesel::delete(t::table.filter(t::id.eq_any(oldest))).execute(self.0)?)
+            .load(self.connection)?;
+        Ok(diesel::delete(t::table.filter(t::id.eq_any(oldest))).execute(self.connection)?)
     }
 
-    /// Binds an authorization that came by a cross-site POST to the browser that first opens it.
-    /// `false` when another browser was first.
+    /// Binds an authorization from a cross-site POST to the browser that opens it first. Returns `false` if
+    /// another browser was first.
     ///
     /// # Errors
     /// [`Error`].
@@ -200,12 +200,12 @@ impl Transaction<'_> {
                 .filter(t::browser.is_null()),
         )
         .set(t::browser.eq(browser.as_bytes()))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(rows == 1)
     }
 
-    /// Records the login that was done for an open authorization. A decision on consent that was made
-    /// before it is void. `false` when the authorization is not open.
+    /// Records the sign-in for an open authorization, and discards an earlier decision on consent. Returns
+    /// `false` if the authorization is not open.
     ///
     /// # Errors
     /// [`Error`].
@@ -222,11 +222,11 @@ impl Transaction<'_> {
             t::login_sid.eq(login.1.as_str()),
             t::scope.eq(None::<String>),
         ));
-        Ok(Prepared(record).execute(self.0)? == 1)
+        Ok(Prepared(record).execute(self.connection)? == 1)
     }
 
     /// Records the decision of the user of `login` on an open authorization: the granted scope, or `None`
-    /// for a denial. `false` when the authorization is not open.
+    /// for a denial. Returns `false` if the authorization is not open.
     ///
     /// # Errors
     /// [`Error`].
@@ -247,10 +247,10 @@ impl Transaction<'_> {
             t::sid.eq(login.1.as_str()),
             t::scope.eq(granted.map(ToString::to_string)),
         ));
-        Ok(Prepared(record).execute(self.0)? == 1)
+        Ok(Prepared(record).execute(self.connection)? == 1)
     }
 
-    /// Takes an authorization to answer it: at most once, and only while it is open.
+    /// Takes an open authorization in order to answer it. Succeeds at most once.
     ///
     /// # Errors
     /// [`Error`].
@@ -260,7 +260,7 @@ impl Transaction<'_> {
         now: Timestamp,
     ) -> Result<bool, Error> {
         let take = diesel::update(open(id, now)).set(t::taken_at.eq(now.micros()));
-        Ok(Prepared(take).execute(self.0)? == 1)
+        Ok(Prepared(take).execute(self.connection)? == 1)
     }
 
     /// Removes authorizations that expired more than [`AUTHORIZATION_KEPT`] before `now`, at most `batch` of
@@ -278,7 +278,7 @@ impl Transaction<'_> {
             .order(t::expires_at)
             .limit(batch)
             .select(t::id)
-            .load(self.0)?;
-        Ok(diesel::delete(t::table.filter(t::id.eq_any(ids))).execute(self.0)?)
+            .load(self.connection)?;
+        Ok(diesel::delete(t::table.filter(t::id.eq_any(ids))).execute(self.connection)?)
     }
 }

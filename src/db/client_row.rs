@@ -1,4 +1,4 @@
-//! What a row of `clients` says.
+//! Conversion between [`Client`] and a row of `clients`.
 
 use super::schema::clients as t;
 use super::{Error, list, to_list, unreadable};
@@ -91,7 +91,7 @@ impl Row {
     }
 }
 
-/// What a registration says: everything but the id and the client's life.
+/// The columns of a registration, without id, auth epoch and timestamps.
 #[derive(diesel::Insertable, diesel::AsChangeset)]
 #[diesel(table_name = t, treat_none_as_null = true)]
 pub(super) struct Columns {

@@ -1,4 +1,4 @@
-//! `client_secrets`: several may be live at once.
+//! `client_secrets`. Several secrets of a client may be valid at once.
 
 use diesel::{BoolExpressionMethods, ExpressionMethods, QueryDsl, RunQueryDsl};
 
@@ -53,12 +53,12 @@ impl Transaction<'_> {
                 t::created_at.eq(secret.created_at.micros()),
                 t::expires_at.eq(secret.expires_at.map(Timestamp::micros)),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         self.raise_config_version()
     }
 
-    /// Lets the secrets of a client that are live now end at `at` (or before, if they would anyway),
-    /// but for the one with the row id `kept`; how many there were.
+    /// Lets the secrets of a client expire at `at` unless they expire earlier, except for the one with the
+    /// row id `kept`. Returns how many there were.
     ///
     /// # Errors
     /// [`Error`].
@@ -75,12 +75,12 @@ impl Transaction<'_> {
                 .filter(t::expires_at.is_null().or(t::expires_at.gt(at.micros()))),
         )
         .set(t::expires_at.eq(at.micros()))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         self.raise_config_version()?;
         Ok(rows)
     }
 
-    /// Notes that a secret is in use; the hour is enough.
+    /// Records that a secret is in use, at most once an hour.
     ///
     /// # Errors
     /// [`Error`].
@@ -92,7 +92,7 @@ impl Transaction<'_> {
                 .filter(t::last_used_at.is_null().or(t::last_used_at.le(hour_ago))),
         )
         .set(t::last_used_at.eq(now.micros()))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(())
     }
 }

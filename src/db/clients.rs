@@ -10,13 +10,14 @@ use super::client_row::{Columns, Row};
 use super::revocations::Record;
 use super::schema::{client_secrets as s, clients as t, feed_head};
 use super::{Error, Transaction, client_secrets};
+use crate::audit::{Actor, RevocationReason};
 use crate::id::ClientId;
 use crate::keys::Alg;
 use crate::oauth::client::{Client, Registration};
 use crate::time::Timestamp;
 
 impl Transaction<'_> {
-    /// A client that is not switched off, with its secrets, in one statement.
+    /// Returns a client that is not disabled, with its secrets, in one statement.
     ///
     /// # Errors
     /// [`Error`].
@@ -25,7 +26,7 @@ impl Transaction<'_> {
         Ok(client.filter(|client| client.disabled_at.is_none()))
     }
 
-    /// A client with its secrets, switched off or not, but not a deleted one.
+    /// Returns a client with its secrets, disabled or not, unless it was deleted.
     ///
     /// # Errors
     /// [`Error`].
@@ -36,7 +37,7 @@ impl Transaction<'_> {
             .filter(t::deleted_at.is_null())
             .order((s::created_at, s::id))
             .select((t::all_columns, s::all_columns.nullable()))
-            .load(self.0)?;
+            .load(self.connection)?;
         let mut secrets = Vec::new();
         let mut client = None;
         for (row, secret) in rows {
@@ -46,7 +47,7 @@ impl Transaction<'_> {
         client.map(|row| row.client(secrets)).transpose()
     }
 
-    /// A client that is not switched off, with all that its token requests need to know.
+    /// Returns a client that is not disabled, with everything that its token requests need.
     ///
     /// # Errors
     /// [`Error`].
@@ -67,7 +68,8 @@ impl Transaction<'_> {
         }))
     }
 
-    /// All clients but deleted ones, by name, without their secrets; those that are switched off too.
+    /// Returns all clients that were not deleted, by name, without their secrets. Disabled ones are
+    /// included.
     ///
     /// # Errors
     /// [`Error`].
@@ -75,11 +77,12 @@ impl Transaction<'_> {
         let rows: Vec<Row> = t::table
             .filter(t::deleted_at.is_null())
             .order((t::name, t::id))
-            .load(self.0)?;
+            .load(self.connection)?;
         rows.into_iter().map(|row| row.client(Vec::new())).collect()
     }
 
-    /// A client, if there is one, whose ID tokens or userinfo answers are signed with none of these.
+    /// Returns a client whose ID tokens or userinfo responses are signed with an algorithm that `offered`
+    /// omits, if there is one.
     ///
     /// # Errors
     /// [`Error`].
@@ -93,12 +96,12 @@ impl Transaction<'_> {
             .filter(t::deleted_at.is_null())
             .filter(beyond)
             .select(t::id)
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(found.map(ClientId::from))
     }
 
-    /// The resource servers that are not switched off, with their auth epochs.
+    /// Returns the resource servers that are not disabled, with their auth epochs.
     ///
     /// # Errors
     /// [`Error`].
@@ -108,7 +111,7 @@ impl Transaction<'_> {
             .filter(t::deleted_at.is_null())
             .filter(t::serves.ne("[]"))
             .select((t::id, t::auth_epoch))
-            .load(self.0)?;
+            .load(self.connection)?;
         let subscriber = |(id, epoch)| (ClientId::from(id), epoch);
         Ok(rows.into_iter().map(subscriber).collect())
     }
@@ -125,15 +128,15 @@ impl Transaction<'_> {
                 t::created_at.eq(client.created_at.micros()),
                 Columns::of(client),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         for secret in &client.secrets {
             self.put_client_secret(&client.id, secret)?;
         }
         self.raise_config_version()
     }
 
-    /// Replaces what a registration says; `false` when there is no such client. Whoever may do less
-    /// than before is cut off by [`Transaction::revoke_all_for_client`], not by this.
+    /// Replaces a registration. Returns `false` if the client does not exist. This revokes nothing; for a
+    /// client with fewer rights than before, call [`Transaction::revoke_all_for_client`].
     ///
     /// # Errors
     /// [`Error`].
@@ -144,27 +147,28 @@ impl Transaction<'_> {
                 .filter(t::deleted_at.is_null()),
         )
         .set(Columns::of(client))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         self.raise_config_version()?;
         Ok(rows == 1)
     }
 
-    /// Cuts a client off: raises its auth epoch, so that every code, grant and token that it got
-    /// before is dead, and puts the record on the blocklist. `false` when there is no such client.
+    /// Revokes everything that a client holds: raises its auth epoch, so that every older code, grant and
+    /// token becomes inactive, and inserts the revocation record. Returns `false` if the client does not
+    /// exist.
     ///
     /// # Errors
     /// [`Error`].
     pub fn revoke_all_for_client(
         &mut self,
         id: &ClientId,
-        reason: &str,
-        actor: &str,
+        reason: &RevocationReason,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<bool, Error> {
         let floor: Option<i64> = diesel::update(t::table.find(id.as_str()))
             .set(t::auth_epoch.eq(t::auth_epoch + 1))
             .returning(t::auth_epoch)
-            .get_result(self.0)
+            .get_result(self.connection)
             .optional()?;
         let Some(floor) = floor else {
             return Ok(false);
@@ -181,14 +185,14 @@ impl Transaction<'_> {
         Ok(true)
     }
 
-    /// Switches a client off, and cuts it off; `false` when it was off already.
+    /// Disables a client and revokes everything that it holds. Returns `false` if it was disabled before.
     ///
     /// # Errors
     /// [`Error`].
     pub fn disable_client(
         &mut self,
         id: &ClientId,
-        actor: &str,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<bool, Error> {
         let rows = diesel::update(
@@ -197,11 +201,11 @@ impl Transaction<'_> {
                 .filter(t::disabled_at.is_null()),
         )
         .set(t::disabled_at.eq(now.micros()))
-        .execute(self.0)?;
-        Ok(rows == 1 && self.revoke_all_for_client(id, "disabled", actor, now)?)
+        .execute(self.connection)?;
+        Ok(rows == 1 && self.revoke_all_for_client(id, &RevocationReason::Disabled, actor, now)?)
     }
 
-    /// Switches a client on again; what it held before stays dead. `false` when it was not off.
+    /// Enables a client. What it held before stays revoked. Returns `false` if it was not disabled.
     ///
     /// # Errors
     /// [`Error`].
@@ -213,20 +217,20 @@ impl Transaction<'_> {
                 .filter(t::deleted_at.is_null()),
         )
         .set(t::disabled_at.eq(None::<i64>))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         self.raise_config_version()?;
         Ok(rows == 1)
     }
 
-    /// Deletes a client: it is cut off, its secrets are gone, its id stays taken. `false` when there
-    /// is no such client.
+    /// Deletes a client: revokes everything that it holds and removes its secrets. Its id is never assigned
+    /// again. Returns `false` if the client does not exist.
     ///
     /// # Errors
     /// [`Error`].
     pub fn delete_client(
         &mut self,
         id: &ClientId,
-        actor: &str,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<bool, Error> {
         let rows = diesel::update(
@@ -238,12 +242,12 @@ impl Transaction<'_> {
             t::deleted_at.eq(now.micros()),
             t::disabled_at.eq(now.micros()),
         ))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         if rows == 0 {
             return Ok(false);
         }
-        diesel::delete(s::table.filter(s::client_id.eq(id.as_str()))).execute(self.0)?;
-        self.revoke_all_for_client(id, "deleted", actor, now)
+        diesel::delete(s::table.filter(s::client_id.eq(id.as_str()))).execute(self.connection)?;
+        self.revoke_all_for_client(id, &RevocationReason::Deleted, actor, now)
     }
 
     /// Returns a client to be changed, deleted ones too. Until this transaction ends, nothing else changes
@@ -259,15 +263,15 @@ impl Transaction<'_> {
         self.find_registered(id)
     }
 
-    /// Tells every node that clients or resources changed.
+    /// Raises the version by which nodes detect that clients or resources changed.
     pub(super) fn raise_config_version(&mut self) -> Result<(), Error> {
         diesel::update(feed_head::table)
             .set(feed_head::config_version.eq(feed_head::config_version + 1))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
-    /// Whether some live client has registered the origin for cross-origin calls.
+    /// Returns whether an enabled client has registered the origin for cross-origin calls.
     ///
     /// # Errors
     /// [`Error`].
@@ -276,14 +280,14 @@ impl Transaction<'_> {
             .filter(t::disabled_at.is_null())
             .filter(t::cors_origins.ne("[]"))
             .select(t::cors_origins)
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(lists.iter().any(|text| {
             serde_json::from_str::<Vec<String>>(text)
                 .is_ok_and(|known| known.iter().any(|o| o == origin))
         }))
     }
 
-    /// Whether the id was ever given out.
+    /// Returns whether the id was ever assigned.
     ///
     /// # Errors
     /// [`Error`].
@@ -291,7 +295,7 @@ impl Transaction<'_> {
         let found: Option<String> = t::table
             .find(id.as_str())
             .select(t::id)
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(found.is_some())
     }

@@ -39,7 +39,7 @@ fn code(
 }
 
 impl Transaction<'_> {
-    /// Writes a code.
+    /// Inserts a code.
     ///
     /// # Errors
     /// [`Error`].
@@ -55,11 +55,11 @@ impl Transaction<'_> {
                 t::nonce.eq(&code.nonce),
                 t::expires_at.eq(code.expires_at.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
-    /// Uses a code up: one conditional statement, and its row count is the verdict.
+    /// Redeems a code in one conditional statement. Returns `None` if it is unknown, expired or used.
     ///
     /// # Errors
     /// [`Error`].
@@ -71,11 +71,11 @@ impl Transaction<'_> {
         let take = diesel::update(unused)
             .set(t::used_at.eq(now.micros()))
             .returning(t::all_columns);
-        let row: Option<Row> = Prepared(take).get_result(self.0).optional()?;
+        let row: Option<Row> = Prepared(take).get_result(self.connection).optional()?;
         Ok(row.map(code))
     }
 
-    /// A code that was used before.
+    /// Returns a code that was used before.
     ///
     /// # Errors
     /// [`Error`].
@@ -83,19 +83,19 @@ impl Transaction<'_> {
         let row: Option<Row> = t::table
             .filter(t::hash.eq(hash.as_bytes()))
             .filter(t::used_at.is_not_null())
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(row.map(code))
     }
 
-    /// Whether a code was ever given out.
+    /// Returns whether the code was ever issued.
     ///
     /// # Errors
     /// [`Error`].
     pub fn has_code(&mut self, hash: &Hash) -> Result<bool, Error> {
         Ok(
             diesel::select(diesel::dsl::exists(t::table.find(hash.as_bytes())))
-                .get_result(self.0)?,
+                .get_result(self.connection)?,
         )
     }
 }

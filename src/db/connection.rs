@@ -1,4 +1,4 @@
-//! A connection to either database: one enum, so that one code serves both.
+//! A connection to either database, so that the same code serves both.
 
 /// SQLite or PostgreSQL.
 #[derive(diesel::MultiConnection)]

@@ -1,4 +1,4 @@
-//! `consents`: one standing row per person and client.
+//! `consents`: one active row per user and client.
 
 use diesel::sql_types::{BigInt, Binary, Text};
 use diesel::{ExpressionMethods, JoinOnDsl, OptionalExtension, QueryDsl, RunQueryDsl};
@@ -6,6 +6,7 @@ use diesel::{ExpressionMethods, JoinOnDsl, OptionalExtension, QueryDsl, RunQuery
 use super::schema::{clients, consents as t, grants};
 use super::{Error, Transaction};
 use crate::accounts::consent::Consent;
+use crate::audit::{Actor, RevocationReason};
 use crate::id::{ClientId, ConsentId, GrantId, UserId};
 use crate::secret::Hash;
 use crate::time::Timestamp;
@@ -34,7 +35,7 @@ fn consent((id, user_id, client_id, scope, shape, granted_at, expires_at, _): Ro
 }
 
 impl Transaction<'_> {
-    /// What the person allowed the client.
+    /// Returns the consent of a user to a client.
     ///
     /// # Errors
     /// [`Error`].
@@ -47,12 +48,12 @@ impl Transaction<'_> {
             .filter(t::user_id.eq(user.as_str()))
             .filter(t::client_id.eq(client.as_str()))
             .filter(t::ended_at.is_null())
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(row.map(consent))
     }
 
-    /// What a person allowed and has not withdrawn, with the names of the applications.
+    /// Returns the consents of a user that are neither withdrawn nor expired, with the names of the clients.
     ///
     /// # Errors
     /// [`Error`].
@@ -69,15 +70,15 @@ impl Transaction<'_> {
             .filter(clients::deleted_at.is_null())
             .order((clients::name, t::id))
             .select((t::all_columns, clients::name))
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(rows
             .into_iter()
             .map(|(row, name)| (consent(row), name))
             .collect())
     }
 
-    /// Withdraws a consent of this person, and ends every grant that rests on it. Returns whom it was
-    /// given to; `None` when it is not theirs, or was withdrawn before.
+    /// Withdraws a consent of a user and revokes every grant that depends on it. Returns the client, or
+    /// `None` if the consent is not of this user or was withdrawn before.
     ///
     /// # Errors
     /// [`Error`].
@@ -95,25 +96,30 @@ impl Transaction<'_> {
         )
         .set(t::ended_at.eq(now.micros()))
         .returning(t::client_id)
-        .get_result(self.0)
+        .get_result(self.connection)
         .optional()?;
         let Some(client) = client else {
             return Ok(None);
         };
-        let standing: Vec<String> = grants::table
+        let dependent: Vec<String> = grants::table
             .filter(grants::consent_id.eq(id.as_str()))
             .filter(grants::ended_at.is_null())
             .select(grants::id)
-            .load(self.0)?;
-        let actor = format!("user:{user}");
-        for grant in standing {
-            self.revoke_grant(&GrantId::from(grant), "consent withdrawn", &actor, now)?;
+            .load(self.connection)?;
+        let actor = Actor::User(user.clone());
+        for grant in dependent {
+            self.revoke_grant(
+                &GrantId::from(grant),
+                &RevocationReason::ConsentWithdrawn,
+                &actor,
+                now,
+            )?;
         }
         Ok(Some(ClientId::from(client)))
     }
 
-    /// Stores a consent. An active one of the same user and client keeps its id, because grants rest on it;
-    /// several requests at once leave one row.
+    /// Stores a consent. An active one of the same user and client keeps its id, because grants refer to it.
+    /// Concurrent requests result in one row.
     ///
     /// # Errors
     /// [`Error`].
@@ -132,7 +138,7 @@ impl Transaction<'_> {
             .bind::<Binary, _>(consent.client_shape.as_bytes())
             .bind::<BigInt, _>(consent.granted_at.micros())
             .bind::<BigInt, _>(consent.expires_at.micros())
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
-//! Copies of an embedded database: taken while servers write to it, checked, and marked as restored.
+//! Copies of an embedded database: made while servers write to it, checked, and marked as restored.
 //!
-//! The files are not copied byte by byte: a checkpoint between two reads moves pages from the
+//! The files are not copied byte by byte, because a checkpoint between two reads moves pages from the
 //! write-ahead log into a file that was read before (SQLite, "How To Corrupt An SQLite Database File"
 //! §1.2).
 
@@ -22,30 +22,30 @@ pub enum CopyError {
     /// Another process has the file open.
     #[error("another process has the database open")]
     InUse,
-    /// SQLite could not do it.
+    /// SQLite reported an error.
     #[error("{0}")]
     Failed(String),
 }
 
 impl From<diesel::result::Error> for CopyError {
     fn from(error: diesel::result::Error) -> Self {
-        let said = error.to_string();
-        match said.as_str() {
-            said if said.contains("locked") => Self::InUse,
+        let message = error.to_string();
+        match message.as_str() {
+            message if message.contains("locked") => Self::InUse,
             "file is not a database" | "database disk image is malformed" => {
-                Self::Damaged(said.to_owned())
+                Self::Damaged(message.clone())
             }
-            _ => Self::Failed(said),
+            _ => Self::Failed(message),
         }
     }
 }
 
-/// What a checked file holds.
+/// The state of a checked file.
 #[derive(Clone, Copy, Debug)]
 pub struct Copied {
-    /// Its feed epoch.
+    /// The feed epoch.
     pub epoch: i64,
-    /// The last instant of which it knows.
+    /// The last heartbeat.
     pub beat: Timestamp,
 }
 
@@ -71,7 +71,7 @@ struct Head {
 
 impl Store {
     /// Writes a copy of an embedded database as it is at one instant into `file`, which must be empty
-    /// or absent. Transactions go on meanwhile.
+    /// or absent. Transactions continue meanwhile.
     ///
     /// # Errors
     /// [`CopyError`]; then `file` is incomplete.
@@ -90,8 +90,8 @@ impl Store {
         }
     }
 
-    /// Looks for damage in an embedded database, less thoroughly than [`verify`], and returns what
-    /// SQLite reports.
+    /// Checks an embedded database for damage, less thoroughly than [`verify`], and returns the findings of
+    /// SQLite.
     ///
     /// # Errors
     /// [`Error`].
@@ -126,13 +126,13 @@ pub fn verify(file: &Path) -> Result<Copied, CopyError> {
     let mut connection = open(file)?;
     let check = "SELECT integrity_check AS line FROM pragma_integrity_check LIMIT 5";
     let lines: Vec<Line> = sql_query(check).load(&mut connection)?;
-    let wrong: Vec<String> = lines
+    let findings: Vec<String> = lines
         .into_iter()
         .map(|row| row.line)
         .filter(|line| line != "ok")
         .collect();
-    if !wrong.is_empty() {
-        return Err(CopyError::Damaged(wrong.join("; ")));
+    if !findings.is_empty() {
+        return Err(CopyError::Damaged(findings.join("; ")));
     }
     let check = "SELECT count(*) AS n FROM pragma_foreign_key_check";
     let dangling: Count = sql_query(check).get_result(&mut connection)?;
@@ -152,7 +152,7 @@ pub fn verify(file: &Path) -> Result<Copied, CopyError> {
 }
 
 /// Marks a copy as restored from a backup, so that a node that starts on it issues nothing until
-/// `recover`. A file with the schema of before the feed has no such mark.
+/// `recover`. A file with a schema older than the feed has no such mark.
 ///
 /// # Errors
 /// [`CopyError`].
@@ -165,7 +165,7 @@ pub fn mark_restored(file: &Path, now: Timestamp) -> Result<(), CopyError> {
     Ok(())
 }
 
-/// Moves the write-ahead log of a file that no process uses into it, so that the file is whole alone.
+/// Moves the write-ahead log of a database into its file, so that the file is complete without the log.
 ///
 /// # Errors
 /// [`CopyError::InUse`] when another process has it open.

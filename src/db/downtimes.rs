@@ -1,5 +1,5 @@
-//! `downtimes`: the times in which no server ran on this database. Nothing can have been issued in one
-//! of them, so a genuine value that was is of a later state that this database has lost.
+//! `downtimes`: times in which no server ran on this database. Nothing was issued in a downtime, so an
+//! authentic value from a downtime shows that the database lost a later state.
 
 use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
 
@@ -17,13 +17,13 @@ impl Transaction<'_> {
     pub fn last_alive(&mut self) -> Result<Option<Timestamp>, Error> {
         let (epoch, beat): (i64, i64) = feed_head::table
             .select((feed_head::epoch, feed_head::beat))
-            .first(self.0)?;
+            .first(self.connection)?;
         if beat == 0 {
             return Ok(None);
         }
         let newest: Option<String> = grants::table
             .select(diesel::dsl::max(grants::id))
-            .first(self.0)?;
+            .first(self.connection)?;
         let newest = newest.and_then(|id| GrantId::from(id).made_at());
         // `recover` begins an epoch with the second in which it runs.
         let recovered = Timestamp::from_secs(u64::try_from(epoch).unwrap_or(0));
@@ -31,7 +31,8 @@ impl Transaction<'_> {
         Ok(Some(newest.map_or(alive, |newest| alive.max(newest))))
     }
 
-    /// Records that no server ran from `began` until `ended`, and forgets what ended before `kept`.
+    /// Records that no server ran from `began` until `ended`, and removes downtimes that ended before
+    /// `kept`.
     ///
     /// # Errors
     /// [`Error`].
@@ -40,13 +41,17 @@ impl Transaction<'_> {
         (began, ended): (Timestamp, Timestamp),
         kept: Timestamp,
     ) -> Result<(), Error> {
-        diesel::delete(t::table.filter(t::ended.lt(kept.micros()))).execute(self.0)?;
-        // A server that ended before its first beat leaves the beginning as it was.
-        let again = diesel::update(t::table.find(began.micros()));
-        if again.set(t::ended.eq(ended.micros())).execute(self.0)? == 0 {
+        diesel::delete(t::table.filter(t::ended.lt(kept.micros()))).execute(self.connection)?;
+        // After a server that stopped before its first heartbeat, the start is the same as before.
+        let extended = diesel::update(t::table.find(began.micros()));
+        if extended
+            .set(t::ended.eq(ended.micros()))
+            .execute(self.connection)?
+            == 0
+        {
             diesel::insert_into(t::table)
                 .values((t::began.eq(began.micros()), t::ended.eq(ended.micros())))
-                .execute(self.0)?;
+                .execute(self.connection)?;
         }
         Ok(())
     }
@@ -56,7 +61,7 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn list_downtimes(&mut self) -> Result<Vec<(Timestamp, Timestamp)>, Error> {
-        let rows: Vec<(i64, i64)> = t::table.order(t::began).load(self.0)?;
+        let rows: Vec<(i64, i64)> = t::table.order(t::began).load(self.connection)?;
         let instant = Timestamp::from_micros;
         Ok(rows
             .into_iter()
@@ -64,17 +69,18 @@ impl Transaction<'_> {
             .collect())
     }
 
-    /// Takes out of every downtime what is later than `now`: a server is running, so a clock was ahead
-    /// when that was recorded. Returns whether there was any.
+    /// Removes times after `now` from every downtime: a server is running, so a clock was ahead when they
+    /// were recorded. Returns whether there were any.
     ///
     /// # Errors
     /// [`Error`].
     pub fn trim_downtimes(&mut self, now: Timestamp) -> Result<bool, Error> {
-        let gone = diesel::delete(t::table.filter(t::began.ge(now.micros()))).execute(self.0)?;
+        let removed =
+            diesel::delete(t::table.filter(t::began.ge(now.micros()))).execute(self.connection)?;
         let late = t::table.filter(t::ended.gt(now.micros()));
         let cut = diesel::update(late)
             .set(t::ended.eq(now.micros()))
-            .execute(self.0)?;
-        Ok(gone + cut > 0)
+            .execute(self.connection)?;
+        Ok(removed + cut > 0)
     }
 }

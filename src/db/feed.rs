@@ -1,8 +1,8 @@
-//! `feed_head` and the numbers of `revocations`: how far the feed is, and who gives the numbers.
+//! `feed_head`, and the numbers of `revocations`.
 //!
-//! An act only inserts its record. A sequencer round numbers it after the commit, so that numbers follow
-//! the order of commits and have no gaps, whatever transactions overlap. The row lock of `feed_head`
-//! lets one round run at a time, on whatever node; nobody leads.
+//! A revocation only inserts its record. A sequencer round numbers it after the commit, so that numbers
+//! follow the order of commits and have no gaps, even if transactions overlap. The row lock of
+//! `feed_head` lets one round run at a time, on any node; there is no leader.
 
 use diesel::sql_types::{BigInt, Nullable};
 use diesel::{
@@ -23,35 +23,35 @@ use crate::config::limits::{
 };
 use crate::time::{Clock, Timestamp};
 
-/// The instant of the database's own clock, in microseconds; an embedded one has none of its own.
+/// The time of the database server in microseconds. An embedded database has no clock of its own.
 #[cfg(feature = "postgres")]
 const POSTGRES_NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 const SQLITE_NOW: &str = "CAST(NULL AS BIGINT)";
 
-/// Whether the server refuses writes. An embedded database has no server.
+/// Whether the server rejects writes. An embedded database has no server.
 #[cfg(feature = "postgres")]
 const POSTGRES_READ_ONLY: &str =
     "CAST(current_setting('transaction_read_only')::bool::int AS BIGINT)";
 const SQLITE_READ_ONLY: &str = "CAST(0 AS BIGINT)";
 
-/// What one poll of the database reads.
+/// The state of the feed and of other versions, which each poll reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
-    /// The feed epoch: it grows when the database went back in time.
+    /// The feed epoch, which grows with each recovery of a restored database.
     pub epoch: i64,
-    /// How many records were numbered in it.
+    /// The number of the last record in this epoch.
     pub seq: i64,
-    /// All that was committed before this instant has its number.
+    /// Every record that was committed before this instant has a number.
     pub beat: Timestamp,
     /// Grows with each change of keys.
     pub keys_version: i64,
     /// Grows with each change of clients and resources.
     pub config_version: i64,
-    /// When somebody saw that the database had gone back; until `recover`.
+    /// When a restore of the database was detected; until `recover`.
     pub restored_at: Option<Timestamp>,
-    /// Whether records wait for their numbers.
+    /// Whether there are records without a number.
     pub waiting: bool,
-    /// What the clock of the database shows; an embedded one has none of its own.
+    /// The time of the database server; absent for an embedded database.
     pub database: Option<Timestamp>,
 }
 
@@ -91,20 +91,20 @@ struct Locked {
     database: Option<i64>,
 }
 
-/// What a recovery replaced.
+/// The result of a recovery.
 #[derive(Clone, Copy, Debug)]
 pub struct Recovered {
-    /// The feed epoch that began.
+    /// The new feed epoch.
     pub epoch: i64,
-    /// The last moment of which the database knows.
+    /// The last heartbeat before the recovery.
     pub last_beat: Timestamp,
 }
 
 impl Transaction<'_> {
-    /// How far the feed is, in one statement.
+    /// Reads the head of the feed in one statement.
     ///
     /// # Errors
-    /// [`Error`]; also when the server refuses writes, since what a standby says may be old.
+    /// [`Error`]; also if the server rejects writes, because the data of a standby may be old.
     pub fn read_head(&mut self) -> Result<Head, Error> {
         let head = sql_query(format!(
             "SELECT epoch, seq, beat, keys_version, config_version, restored_at, \
@@ -113,7 +113,7 @@ impl Transaction<'_> {
             self.is_read_only(),
             self.database_now()
         ));
-        let row: HeadRow = Prepared(head).get_result(self.0)?;
+        let row: HeadRow = Prepared(head).get_result(self.connection)?;
         if row.read_only != 0 {
             return Err(pool::read_only());
         }
@@ -129,8 +129,8 @@ impl Transaction<'_> {
         })
     }
 
-    /// Returns the present instant by the clock of the database, which all nodes share; an embedded
-    /// database goes by the clock of its process.
+    /// Returns the current time of the database server, which all nodes share, or of `clock` for an
+    /// embedded database.
     ///
     /// # Errors
     /// [`Error`].
@@ -141,29 +141,32 @@ impl Transaction<'_> {
             database: Option<i64>,
         }
         let query = sql_query(format!("SELECT {} AS database", self.database_now()));
-        let row: Measured = Prepared(query).get_result(self.0)?;
+        let row: Measured = Prepared(query).get_result(self.connection)?;
         let measured = row.database.map(Timestamp::from_micros);
         Ok(measured.map_or_else(|| clock.now(), |measured| clock.database(measured)))
     }
 
-    /// One sequencer round: numbers waiting records, at most [`NUMBERED_AT_ONCE`], in the order of
-    /// their ids; moves the beat unless some are left. Returns whether some are.
+    /// Runs one sequencer round: numbers at most [`NUMBERED_AT_ONCE`] records in the order of their ids,
+    /// and advances the heartbeat unless some are left. Returns whether some are left.
     ///
     /// # Errors
     /// [`Error`].
     pub fn number_revocations(&mut self, clock: &Clock) -> Result<bool, Error> {
-        // 1. The row lock: whoever waits for it sees what the winner wrote. The clock is read once it
-        //    is held, and before the records are: all that was committed until then is seen below.
+        // 1. Take the row lock. The time is read while the lock is held and before the records are read,
+        //    so every record that was committed before that time is read below.
         let lock = format!(
             "UPDATE feed_head SET seq = seq WHERE restored_at IS NULL RETURNING epoch, seq, beat, longest_life, {} AS database",
             self.database_now()
         );
-        let Some(head) = sql_query(lock).get_result::<Locked>(self.0).optional()? else {
+        let Some(head) = sql_query(lock)
+            .get_result::<Locked>(self.connection)
+            .optional()?
+        else {
             return Ok(false);
         };
         let measured = head.database.map(Timestamp::from_micros);
         let now = measured.map_or_else(|| clock.now(), |measured| clock.database(measured));
-        // 2. The numbers, in one statement.
+        // 2. Number the records in one statement.
         let numbered = sql_query(
             "UPDATE revocations SET epoch = $1, seq = $2 + waiting.place, expires_at = CASE kind \
                WHEN 'J' THEN token_exp + $3 WHEN 'K' THEN $4 ELSE $5 END \
@@ -177,23 +180,23 @@ impl Transaction<'_> {
         .bind::<BigInt, _>((now + KEY_RECORD_KEPT).micros())
         .bind::<BigInt, _>(others_expire(head.longest_life, now).micros())
         .bind::<BigInt, _>(NUMBERED_AT_ONCE)
-        .execute(self.0)?;
+        .execute(self.connection)?;
         let numbered = i64::try_from(numbered).unwrap_or(i64::MAX);
         let left = numbered >= NUMBERED_AT_ONCE;
-        // 3. How far it is; while some are left, nothing is known up to now.
+        // 3. Store the position. While records are left, the heartbeat must not advance.
         let seq = h::seq.eq(h::seq + numbered);
         if left {
-            diesel::update(h::table).set(seq).execute(self.0)?;
+            diesel::update(h::table).set(seq).execute(self.connection)?;
         } else {
             let beat = now.micros().max(head.beat + 1);
             diesel::update(h::table)
                 .set((seq, h::beat.eq(beat)))
-                .execute(self.0)?;
+                .execute(self.connection)?;
         }
         Ok(left)
     }
 
-    /// Records of an epoch by number, above `after` and up to `last`, at most `limit`.
+    /// Returns at most `limit` records of an epoch with numbers above `after` and up to `last`, in order.
     ///
     /// # Errors
     /// [`Error`].
@@ -211,7 +214,7 @@ impl Transaction<'_> {
             .order(t::seq)
             .limit(limit)
             .select((t::seq, t::kind, t::value, t::floor, t::expires_at, t::id))
-            .load(self.0)?;
+            .load(self.connection)?;
         let record = |(seq, kind, value, floor, expires, id): Row| {
             let broken = |column| unreadable("revocations", column, &id);
             let mut letters = kind.chars();
@@ -228,45 +231,45 @@ impl Transaction<'_> {
         rows.into_iter().map(record).collect()
     }
 
-    /// Says that access tokens may live so long from now on. Records outlive what is longest; it falls
-    /// again once nobody has needed it for two hours, when the last such token is long dead.
+    /// Announces the maximum lifetime of access tokens that a node issues. Records are kept longer than the
+    /// longest announced one, which is forgotten when no node has announced it for 2 h.
     ///
     /// # Errors
     /// [`Error`].
     pub fn require_max_token_ttl(
         &mut self,
-        life: std::time::Duration,
+        ttl: std::time::Duration,
         now: Timestamp,
     ) -> Result<(), Error> {
         let forgotten = (now - LIFE_NEEDED_FOR).micros();
         let need = h::longest_life
-            .le(micros(life))
+            .le(micros(ttl))
             .or(h::longest_at.lt(forgotten));
         diesel::update(h::table.filter(need))
             .set((
-                h::longest_life.eq(micros(life)),
+                h::longest_life.eq(micros(ttl)),
                 h::longest_at.eq(now.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
-    /// The longest life of access tokens that a resource asks for.
+    /// Returns the longest access token lifetime of all resources.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn longest_resource_life(&mut self) -> Result<Option<std::time::Duration>, Error> {
+    pub fn max_resource_access_ttl(&mut self) -> Result<Option<std::time::Duration>, Error> {
         use super::schema::resources;
         let longest: Option<i64> = resources::table
             .select(diesel::dsl::max(resources::access_ttl))
-            .first(self.0)?;
+            .first(self.connection)?;
         Ok(longest
             .and_then(|secs| u64::try_from(secs).ok())
             .map(std::time::Duration::from_secs))
     }
 
-    /// Writes down, for every node, that the database went back in time within a feed epoch. `false`
-    /// when that is known, or was recovered meanwhile.
+    /// Records for every node that the database was restored from an older copy in this feed epoch. Returns
+    /// `false` if that is recorded already or was recovered meanwhile.
     ///
     /// # Errors
     /// [`Error`].
@@ -274,18 +277,20 @@ impl Transaction<'_> {
         let unknown = h::restored_at.is_null().and(h::epoch.eq(epoch));
         let rows = diesel::update(h::table.filter(unknown))
             .set(h::restored_at.eq(now.micros()))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(rows == 1)
     }
 
-    /// Begins a new feed epoch, and ends every grant, code, session and authorization: whatever was
-    /// issued since the copy was made is unknown, and whatever was ended since would stand again.
+    /// Starts a new feed epoch, and invalidates every grant, code, session and authorization: what was
+    /// issued since the copy was made is unknown, and what was revoked since would be active again.
     ///
     /// # Errors
     /// [`Error`].
     pub fn recover(&mut self, now: Timestamp) -> Result<Recovered, Error> {
         self.without_time_limit()?;
-        let (old, beat): (i64, i64) = h::table.select((h::epoch, h::beat)).first(self.0)?;
+        let (old, beat): (i64, i64) = h::table
+            .select((h::epoch, h::beat))
+            .first(self.connection)?;
         let seconds = i64::try_from(now.secs()).unwrap_or(i64::MAX);
         let epoch = (old + 1).max(seconds);
         diesel::update(h::table)
@@ -295,38 +300,38 @@ impl Transaction<'_> {
                 h::restored_at.eq(None::<i64>),
                 h::config_version.eq(h::config_version + 1),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         diesel::update(sessions::table.filter(sessions::ended_at.is_null()))
             .set(sessions::ended_at.eq(now.micros()))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         diesel::update(grants::table.filter(grants::ended_at.is_null()))
             .set(grants::ended_at.eq(now.micros()))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         diesel::update(codes::table.filter(codes::used_at.is_null()))
             .set(codes::used_at.eq(now.micros()))
-            .execute(self.0)?;
-        diesel::delete(authorizations::table).execute(self.0)?;
-        // What was issued in the lost time proves nothing any more.
-        diesel::delete(downtimes::table).execute(self.0)?;
+            .execute(self.connection)?;
+        diesel::delete(authorizations::table).execute(self.connection)?;
+        // Values that were issued in the lost time are no longer evidence.
+        diesel::delete(downtimes::table).execute(self.connection)?;
         Ok(Recovered {
             epoch,
             last_beat: Timestamp::from_micros(beat),
         })
     }
 
-    /// Removes a batch of records that no token is left for.
+    /// Removes a batch of records whose tokens have all expired.
     pub(super) fn sweep_revocations(&mut self, now: Timestamp) -> Result<usize, Error> {
         let ids: Vec<String> = t::table
             .filter(t::expires_at.lt(now.micros()))
             .order(t::expires_at)
             .limit(CLEAN_UP_BATCH)
             .select(t::id)
-            .load(self.0)?;
-        Ok(diesel::delete(t::table.filter(t::id.eq_any(ids))).execute(self.0)?)
+            .load(self.connection)?;
+        Ok(diesel::delete(t::table.filter(t::id.eq_any(ids))).execute(self.connection)?)
     }
 
     fn database_now(&self) -> &'static str {
-        match &*self.0 {
+        match &*self.connection {
             AnyConnection::Sqlite(_) => SQLITE_NOW,
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(_) => POSTGRES_NOW,
@@ -334,16 +339,16 @@ impl Transaction<'_> {
     }
 
     fn is_read_only(&self) -> &'static str {
-        match &*self.0 {
+        match &*self.connection {
             AnyConnection::Sqlite(_) => SQLITE_READ_ONLY,
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(_) => POSTGRES_READ_ONLY,
         }
     }
 
-    /// For the one transaction that may touch every row.
+    /// Lifts the statement timeout, for the one transaction that may change every row.
     fn without_time_limit(&mut self) -> Result<(), Error> {
-        match &mut *self.0 {
+        match &mut *self.connection {
             AnyConnection::Sqlite(_) => Ok(()),
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(inner) => {
@@ -354,10 +359,10 @@ impl Transaction<'_> {
     }
 }
 
-/// When a record of a grant, session, user or client may go: the longest life of an access token that
-/// a node may still issue, the clocks' difference, and the age of what nodes remember of clients.
+/// Returns when a record of a grant, session, user or client expires: after the longest lifetime of an
+/// access token that a node may still issue, the clock skew, and the maximum age of cached registrations.
 fn others_expire(longest_life: i64, now: Timestamp) -> Timestamp {
-    // Nobody has said what he needs yet, so nobody issues; the cap is always enough.
+    // No node has announced a lifetime yet, so none issues tokens; the cap is always enough.
     let longest = match u64::try_from(longest_life) {
         Ok(micros) if micros > 0 => std::time::Duration::from_micros(micros),
         _ => RESOURCE_ACCESS_CAP,
@@ -369,7 +374,7 @@ fn micros(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Rounded up, so that a record is never gone too early.
+/// Rounds up, so that a record never expires too early.
 fn seconds_up(micros: i64) -> u32 {
     let seconds = micros.div_euclid(1_000_000) + i64::from(micros.rem_euclid(1_000_000) > 0);
     u32::try_from(seconds).unwrap_or(if seconds < 0 { 0 } else { u32::MAX })

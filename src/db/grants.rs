@@ -2,15 +2,16 @@
 
 use diesel::dsl::{exists, not};
 use diesel::{
-    BoolExpressionMethods, ExpressionMethods, JoinOnDsl, NullableExpressionMethods,
-    OptionalExtension, QueryDsl, RunQueryDsl,
+    BoolExpressionMethods, ExpressionMethods, NullableExpressionMethods, OptionalExtension,
+    QueryDsl, RunQueryDsl,
 };
 use portcullis_verifier::Kind;
 
 use super::prepared::Prepared;
 use super::revocations::Record;
-use super::schema::{clients, codes, consents, feed_head, grants as t, sessions, users};
+use super::schema::{codes, grants as t};
 use super::{Error, Transaction, list, to_list, unreadable};
+use crate::audit::{Actor, RevocationReason};
 use crate::config::limits::{CLEAN_UP_BATCH, FAMILIES};
 use crate::id::{ClientId, ConsentId, GrantId, Sid, UserId};
 use crate::oauth::grants::Grant;
@@ -71,7 +72,7 @@ impl Row {
 }
 
 impl Transaction<'_> {
-    /// Writes a grant.
+    /// Inserts a grant.
     ///
     /// # Errors
     /// [`Error`].
@@ -102,11 +103,11 @@ impl Transaction<'_> {
                     t::created_at.eq(grant.created_at.micros()),
                 ),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
-    /// A grant that still stands, with all that it rests on, in one statement.
+    /// Returns a grant if it is active, in one statement.
     ///
     /// # Errors
     /// [`Error`].
@@ -116,44 +117,15 @@ impl Transaction<'_> {
         now: Timestamp,
     ) -> Result<Option<Grant>, Error> {
         let row: Option<Row> = t::table
-            .inner_join(users::table)
-            .inner_join(clients::table)
-            .inner_join(feed_head::table.on(feed_head::epoch.eq(t::feed_epoch)))
-            .left_join(
-                sessions::table.on(sessions::sid.eq(t::sid).and(sessions::ended_at.is_null())),
-            )
-            .left_join(
-                consents::table.on(consents::id
-                    .nullable()
-                    .eq(t::consent_id)
-                    .and(consents::ended_at.is_null())),
-            )
             .filter(t::id.eq(id.as_str()))
-            .filter(t::ended_at.is_null())
-            .filter(t::expires_at.gt(now.micros()))
-            .filter(t::idle_until.gt(now.micros()))
-            .filter(users::auth_epoch.eq(t::user_epoch))
-            .filter(users::disabled_at.is_null())
-            .filter(clients::auth_epoch.eq(t::client_epoch))
-            .filter(clients::disabled_at.is_null())
-            .filter(
-                t::offline
-                    .eq(true)
-                    .or(sessions::sid.nullable().is_not_null()),
-            )
-            .filter(
-                t::consent_id
-                    .is_null()
-                    .or(consents::id.nullable().is_not_null()),
-            )
-            .select(t::all_columns)
-            .first(self.0)
+            .filter(is_grant_active!(now))
+            .first(self.connection)
             .optional()?;
         row.map(Row::grant).transpose()
     }
 
-    /// Raises the generation of a standing grant, in one conditional statement: whoever changes it
-    /// from `generation` first has won.
+    /// Raises the generation of an active grant from `generation`, in one conditional statement. Of
+    /// several concurrent calls with the same generation one succeeds.
     ///
     /// # Errors
     /// [`Error`].
@@ -165,77 +137,46 @@ impl Transaction<'_> {
         idle_until: Timestamp,
         now: Timestamp,
     ) -> Result<Option<Grant>, Error> {
-        let user_stands = exists(
-            users::table
-                .filter(users::id.eq(t::user_id))
-                .filter(users::auth_epoch.eq(t::user_epoch))
-                .filter(users::disabled_at.is_null()),
-        );
-        let client_stands = exists(
-            clients::table
-                .filter(clients::id.eq(t::client_id))
-                .filter(clients::auth_epoch.eq(t::client_epoch))
-                .filter(clients::disabled_at.is_null()),
-        );
-        let session_stands = exists(
-            sessions::table
-                .filter(sessions::sid.eq(t::sid))
-                .filter(sessions::ended_at.is_null()),
-        );
-        let consent_stands = exists(
-            consents::table
-                .filter(consents::id.nullable().eq(t::consent_id))
-                .filter(consents::ended_at.is_null()),
-        );
         let rotate = diesel::update(t::table)
             .filter(t::id.eq(id.as_str()))
             .filter(t::generation.eq(generation))
             .filter(t::client_id.eq(client.as_str()))
-            .filter(t::ended_at.is_null())
-            .filter(t::expires_at.gt(now.micros()))
-            .filter(t::idle_until.gt(now.micros()))
-            .filter(user_stands)
-            .filter(client_stands)
-            .filter(exists(
-                feed_head::table.filter(feed_head::epoch.eq(t::feed_epoch)),
-            ))
-            .filter(t::offline.eq(true).or(session_stands))
-            .filter(t::consent_id.is_null().or(consent_stands))
+            .filter(is_grant_active!(now))
             .set((
                 t::generation.eq(t::generation + 1),
                 t::rotated_at.eq(now.micros()),
                 t::idle_until.eq(idle_until.micros()),
             ))
             .returning(t::all_columns);
-        let row: Option<Row> = Prepared(rotate).get_result(self.0).optional()?;
+        let row: Option<Row> = Prepared(rotate).get_result(self.connection).optional()?;
         row.map(Row::grant).transpose()
     }
 
-    /// Whether a grant that nobody ended ran out of time.
+    /// Returns whether a grant expired without being revoked.
     ///
     /// # Errors
     /// [`Error`].
     pub fn is_expired(&mut self, id: &GrantId, now: Timestamp) -> Result<bool, Error> {
-        let late = t::expires_at
+        let expired = t::expires_at
             .le(now.micros())
             .or(t::idle_until.le(now.micros()));
         let row = t::table
             .filter(t::id.eq(id.as_str()))
             .filter(t::ended_at.is_null())
-            .filter(late);
-        Ok(diesel::select(exists(row)).get_result(self.0)?)
+            .filter(expired);
+        Ok(diesel::select(exists(row)).get_result(self.connection)?)
     }
 
-    /// Whether there is such a grant, ended or not.
+    /// Returns whether the grant exists, active or not.
     ///
     /// # Errors
     /// [`Error`].
     pub fn has_grant(&mut self, id: &GrantId) -> Result<bool, Error> {
-        Ok(diesel::select(exists(t::table.find(id.as_str()))).get_result(self.0)?)
+        Ok(diesel::select(exists(t::table.find(id.as_str()))).get_result(self.connection)?)
     }
 
-    /// Ends every standing grant of a person to a client, as when the person removes the application:
-    /// one record each. Says how many there were.
+    /// Revokes every grant of a user to a client, as when the user removes the application, with one
+    /// record for each. Returns how many there were.
     ///
     /// # Errors
     /// [`Error`].
@@ -243,8 +184,8 @@ impl Transaction<'_> {
         &mut self,
         user: &UserId,
         client: &ClientId,
-        reason: &str,
-        actor: &str,
+        reason: &RevocationReason,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<usize, Error> {
         let ids: Vec<String> = diesel::update(
@@ -255,7 +196,7 @@ impl Transaction<'_> {
         )
         .set(t::ended_at.eq(now.micros()))
         .returning(t::id)
-        .get_results(self.0)?;
+        .get_results(self.connection)?;
         for id in &ids {
             let record = Record {
                 kind: Kind::Grant,
@@ -283,7 +224,7 @@ impl Transaction<'_> {
         let surplus: Vec<String> = t::table
             .filter(t::user_id.eq(new.user_id.as_str()))
             .filter(t::client_id.eq(new.client_id.as_str()))
-            // Those of an older epoch are dead already.
+            // Those of an older epoch are inactive already.
             .filter(t::user_epoch.eq(new.user_epoch))
             .filter(t::client_epoch.eq(new.client_epoch))
             .filter(t::feed_epoch.eq(new.feed_epoch))
@@ -296,29 +237,34 @@ impl Transaction<'_> {
             .offset(FAMILIES - 1)
             .limit(CLEAN_UP_BATCH)
             .select(t::id)
-            .load(self.0)?;
+            .load(self.connection)?;
         for id in surplus {
-            self.revoke_grant(&GrantId::from(id), "too many grants", "node", now)?;
+            self.revoke_grant(
+                &GrantId::from(id),
+                &RevocationReason::TooManyGrants,
+                &Actor::System,
+                now,
+            )?;
         }
         Ok(())
     }
 
-    /// Ends a grant and puts its record on the blocklist; `false` when it had ended before.
+    /// Revokes a grant and inserts its record. Returns `false` if it was revoked before.
     ///
     /// # Errors
     /// [`Error`].
     pub fn revoke_grant(
         &mut self,
         id: &GrantId,
-        reason: &str,
-        actor: &str,
+        reason: &RevocationReason,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<bool, Error> {
-        let standing = t::table
+        let grant = t::table
             .filter(t::id.eq(id.as_str()))
             .filter(t::ended_at.is_null());
-        let end = diesel::update(standing).set(t::ended_at.eq(now.micros()));
-        let rows = Prepared(end).execute(self.0)?;
+        let revoke = diesel::update(grant).set(t::ended_at.eq(now.micros()));
+        let rows = Prepared(revoke).execute(self.connection)?;
         if rows == 1 {
             let record = Record {
                 kind: Kind::Grant,

@@ -1,5 +1,5 @@
 //! `signing_keys` and `server_secrets`. Every update is a compare-and-swap on the sealed value, and
-//! whoever changes a row raises `keys_version` in the same transaction.
+//! each change of a row raises `keys_version` in the same transaction.
 
 use std::collections::HashSet;
 
@@ -9,6 +9,7 @@ use portcullis_verifier::Kind;
 use super::revocations::Record;
 use super::schema::{feed_head as h, revocations as r, server_secrets as s, signing_keys as t};
 use super::{Error, Transaction, unreadable};
+use crate::audit::{Actor, RevocationReason};
 use crate::config::limits::KEY_RECORD_KEPT;
 use crate::keys::{Alg, SealedSecret, SigningKey, Use};
 use crate::time::Timestamp;
@@ -67,7 +68,7 @@ fn signing_key(row: Row) -> Result<SigningKey, Error> {
 }
 
 impl Transaction<'_> {
-    /// All keys of an issuer, by ring and generation.
+    /// Returns all keys of an issuer, by ring and generation.
     ///
     /// # Errors
     /// [`Error`].
@@ -75,14 +76,14 @@ impl Transaction<'_> {
         let rows: Vec<Row> = t::table
             .filter(t::issuer.eq(issuer))
             .order((t::use_, t::alg, t::generation))
-            .load(self.0)?;
+            .load(self.connection)?;
         rows.into_iter().map(signing_key).collect()
     }
 
     /// Inserts a key.
     ///
     /// # Errors
-    /// [`Error::Duplicate`] when another node made this generation first.
+    /// [`Error::Duplicate`] if another node created this generation first.
     pub fn put_key(&mut self, key: &SigningKey) -> Result<(), Error> {
         diesel::insert_into(t::table)
             .values((
@@ -99,15 +100,15 @@ impl Transaction<'_> {
                 t::remove_at.eq(key.remove_at.map(Timestamp::micros)),
                 t::created_at.eq(key.created_at.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
-    /// Puts `new` in the place of the row that is still sealed as `old`. Nothing ever takes back a
-    /// revocation, not even one that somebody wrote by hand.
+    /// Replaces the row that is still sealed as `old`. A revocation is never undone, even one that an
+    /// operator wrote into the table by hand.
     ///
     /// # Errors
-    /// [`Error::Overtaken`] when it is not: somebody else changed it first.
+    /// [`Error::Overtaken`] if the row was changed meanwhile.
     pub fn swap_key(&mut self, old: &str, new: &SigningKey) -> Result<(), Error> {
         let revoked = new.revoked_at.map_or(-1, Timestamp::micros);
         let row = t::table
@@ -123,22 +124,22 @@ impl Transaction<'_> {
                 t::revoked_at.eq(new.revoked_at.map(Timestamp::micros)),
                 t::revoke_reason.eq(&new.revoke_reason),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         match swapped {
             1 => Ok(()),
             _ => Err(Error::Overtaken(format!("signing_keys {}", new.kid))),
         }
     }
 
-    /// Puts a key on the blocklist: it rejects every token with that kid, whatever it claims.
+    /// Inserts the revocation record of a key, which rejects every token with its kid.
     ///
     /// # Errors
     /// [`Error`].
     pub fn block_key(
         &mut self,
         kid: &str,
-        reason: &str,
-        actor: &str,
+        reason: &RevocationReason,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<(), Error> {
         let record = Record {
@@ -151,7 +152,7 @@ impl Transaction<'_> {
         self.put_revocation(&record, now)
     }
 
-    /// The kids that stand on the blocklist.
+    /// Returns the kids of revoked keys.
     ///
     /// # Errors
     /// [`Error`].
@@ -160,35 +161,36 @@ impl Transaction<'_> {
             .filter(r::kind.eq("K"))
             .filter(r::created_at.gt((now - KEY_RECORD_KEPT).micros()))
             .select(r::value)
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(kids.into_iter().collect())
     }
 
-    /// The number that grows with each change of keys.
+    /// Returns the version of the keys, which each change raises.
     ///
     /// # Errors
     /// [`Error`].
     pub fn keys_version(&mut self) -> Result<i64, Error> {
-        Ok(h::table.select(h::keys_version).first(self.0)?)
+        Ok(h::table.select(h::keys_version).first(self.connection)?)
     }
 
-    /// Lets every node see that keys have changed.
+    /// Raises the version by which nodes detect a change of keys.
     ///
     /// # Errors
     /// [`Error`].
     pub fn raise_keys_version(&mut self) -> Result<(), Error> {
         diesel::update(h::table)
             .set(h::keys_version.eq(h::keys_version + 1))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
-    /// All server secrets, the oldest first.
+    /// Returns all server secrets, the oldest first.
     ///
     /// # Errors
     /// [`Error`].
     pub fn list_server_secrets(&mut self) -> Result<Vec<SealedSecret>, Error> {
-        let rows: Vec<(String, i64, String, i64)> = s::table.order(s::generation).load(self.0)?;
+        let rows: Vec<(String, i64, String, i64)> =
+            s::table.order(s::generation).load(self.connection)?;
         let secret = |(id, generation, sealed, created_at)| SealedSecret {
             id,
             generation,
@@ -198,14 +200,14 @@ impl Transaction<'_> {
         Ok(rows.into_iter().map(secret).collect())
     }
 
-    /// Puts `new` in the place of the row that is still sealed as `old`.
+    /// Replaces the server secret that is still sealed as `old`.
     ///
     /// # Errors
-    /// [`Error::Overtaken`] when it is not: somebody else changed it first.
+    /// [`Error::Overtaken`] if the row was changed meanwhile.
     pub fn swap_server_secret(&mut self, old: &str, new: &SealedSecret) -> Result<(), Error> {
         let swapped = diesel::update(s::table.filter(s::id.eq(&new.id)).filter(s::sealed.eq(old)))
             .set(s::sealed.eq(&new.sealed))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         match swapped {
             1 => Ok(()),
             _ => Err(Error::Overtaken(format!("server_secrets {}", new.id))),
@@ -215,7 +217,7 @@ impl Transaction<'_> {
     /// Inserts a server secret.
     ///
     /// # Errors
-    /// [`Error::Duplicate`] when another node made this generation first.
+    /// [`Error::Duplicate`] if another node created this generation first.
     pub fn put_server_secret(&mut self, secret: &SealedSecret) -> Result<(), Error> {
         diesel::insert_into(s::table)
             .values((
@@ -224,7 +226,7 @@ impl Transaction<'_> {
                 s::sealed.eq(&secret.sealed),
                 s::created_at.eq(secret.created_at.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 }

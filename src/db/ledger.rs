@@ -1,7 +1,7 @@
-//! What the protocol asks to be remembered, fulfilled.
+//! Implements the storage interface of the protocol.
 
 use super::{Error, Transaction};
-use crate::audit::Event;
+use crate::audit::{Actor, Event, RevocationReason};
 use crate::id::{ClientId, GrantId};
 use crate::oauth::Ledger;
 use crate::oauth::grants::Grant;
@@ -52,8 +52,8 @@ impl Ledger for Transaction<'_> {
     fn revoke_grant(
         &mut self,
         id: &GrantId,
-        reason: &str,
-        actor: &str,
+        reason: &RevocationReason,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<bool, Error> {
         self.revoke_grant(id, reason, actor, now)
@@ -71,8 +71,8 @@ impl Ledger for Transaction<'_> {
         &mut self,
         jti: &str,
         expires_at: Timestamp,
-        reason: &str,
-        actor: &str,
+        reason: &RevocationReason,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<(), Error> {
         self.revoke_token(jti, expires_at, reason, actor, now)

@@ -1,7 +1,8 @@
-//! Storage: one [`Store`] over SQLite and Postgres, from one code. Fulfils what
-//! [`crate::oauth::Ledger`] asks for.
+//! Storage: a [`Store`] over SQLite or PostgreSQL. Implements [`crate::oauth::Ledger`].
 
 mod acks;
+#[macro_use]
+mod active_grant;
 mod admins;
 mod audit;
 mod authorizations;
@@ -21,6 +22,7 @@ mod keys;
 mod ledger;
 mod pool;
 mod prepared;
+mod registrations;
 mod resources;
 mod revocations;
 #[allow(missing_docs)]
@@ -46,20 +48,42 @@ pub use feed::{Head, Recovered};
 pub use janitor::{SWEEPS, Sweep};
 use pool::Pool;
 pub use pool::{Claim, OpenError, PoolMetrics};
+pub use registrations::Registrations;
 pub use revocations::Record;
 use tokio::sync::Notify;
 use writer::Writer;
 
-/// The open transaction of one request, whether it put a record on the blocklist, and whether it is to
-/// be rolled back all the same.
-pub struct Transaction<'a>(&'a mut AnyConnection, bool, bool);
+use crate::secret::Entropy;
 
-/// The database. Cheap to clone.
+/// An open transaction.
+pub struct Transaction<'a> {
+    connection: &'a mut AnyConnection,
+    /// For the ids of rows that have no id of their own.
+    entropy: &'a Entropy,
+    /// Whether it inserted a revocation record.
+    has_revoked: bool,
+    /// Whether it is rolled back although it succeeds.
+    is_undone: bool,
+}
+
+impl<'a> Transaction<'a> {
+    fn new(connection: &'a mut AnyConnection, entropy: &'a Entropy) -> Self {
+        Self {
+            connection,
+            entropy,
+            has_revoked: false,
+            is_undone: false,
+        }
+    }
+}
+
+/// The database. Clones share the same connections.
 #[derive(Clone)]
 pub struct Store {
     pool: Pool,
-    // SQLite has one writer; Postgres needs none.
+    // Present for SQLite, which allows one writer at a time.
     writer: Option<Writer>,
+    entropy: Entropy,
     revoked: Arc<Notify>,
 }
 
@@ -67,14 +91,14 @@ const SQLITE: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
 #[cfg(feature = "postgres")]
 const POSTGRES: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
-/// How the schema of the database stands to the one of this binary.
+/// The schema of the database, compared with the one of this binary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Schema {
-    /// The same.
+    /// The schemas are the same.
     Current,
-    /// Some migrations are missing, by name.
+    /// The database lacks these migrations.
     Older(Vec<String>),
-    /// A later version migrated it, by name.
+    /// A later version of the program applied these migrations.
     Newer(Vec<String>),
 }
 
@@ -82,38 +106,43 @@ impl Store {
     /// Opens the database that `url` names: `sqlite:PATH` or `postgres://…`.
     ///
     /// # Errors
-    /// One sentence: unreachable, not readable, or in use by another server.
-    pub fn open(url: &str, pool_size: u32) -> Result<Self, OpenError> {
+    /// [`OpenError`].
+    pub fn open(url: &str, pool_size: u32, entropy: Entropy) -> Result<Self, OpenError> {
         let pool = Pool::open(url, pool_size)?;
         let writer = if pool.is_sqlite() {
-            Some(Writer::start(pool.connect()?))
+            Some(Writer::start(pool.connect()?, entropy.clone()))
         } else {
             None
         };
         Ok(Self {
             pool,
             writer,
+            entropy,
             revoked: Arc::default(),
         })
     }
 
-    /// Whether it is the embedded one.
+    /// Returns whether the database is embedded.
     pub fn is_sqlite(&self) -> bool {
         self.writer.is_some()
     }
 
-    /// Runs `work` in one transaction and commits; rolls back if it fails. A refusal that must be
-    /// remembered is an `Ok`.
+    /// Runs `work` in one transaction. Commits on `Ok` and rolls back on `Err`, so a refusal whose changes
+    /// must be kept is an `Ok`.
     ///
     /// # Errors
-    /// What `work` failed with, or the commit.
+    /// The error of `work` or of the commit.
     pub async fn transaction<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let outcome = match &self.writer {
             Some(writer) => writer.run(work).await,
-            None => self.blocking(move |open| transact(open, work)).await,
+            None => {
+                let entropy = self.entropy.clone();
+                self.blocking(move |connection| transact(connection, &entropy, work))
+                    .await
+            }
         };
         let (value, revoked) = outcome?;
         if revoked {
@@ -122,21 +151,22 @@ impl Store {
         Ok(value)
     }
 
-    /// Waits until a transaction of this node has put a record on the blocklist: a number can be had
-    /// for it sooner than the next poll would see it.
+    /// Waits until a transaction of this node has inserted a revocation record, so that it can be numbered
+    /// before the next poll.
     pub async fn revoked(&self) {
         self.revoked.notified().await;
     }
 
-    /// Runs single reads, outside any transaction.
+    /// Runs single reads outside a transaction.
     ///
     /// # Errors
-    /// What `work` failed with.
+    /// The error of `work`.
     pub async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.blocking(move |connection| work(&mut Transaction(connection, false, false)))
+        let entropy = self.entropy.clone();
+        self.blocking(move |connection| work(&mut Transaction::new(connection, &entropy)))
             .await
     }
 
@@ -159,11 +189,12 @@ impl Store {
             .map_err(|error| Error::Statement(error.to_string()))?
     }
 
-    /// Closes every connection, after what was begun. An embedded database is then whole in its one
-    /// file, unless another process has it open. Later calls fail.
+    /// Closes every connection after running calls. An embedded database is then complete in its one file,
+    /// unless another process has it open. Later calls fail.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the log of an embedded database could not be moved into its file.
+    /// [`Error::Unavailable`] if the write-ahead log of an embedded database could not be moved into
+    /// its file.
     pub async fn close(&self) -> Result<(), Error> {
         self.pool.close().await;
         // Last, so that SQLite removes the log with the connection.
@@ -173,16 +204,16 @@ impl Store {
         }
     }
 
-    /// How the pool stands.
+    /// Returns the metrics of the connection pool.
     pub fn pool_metrics(&self) -> PoolMetrics {
         self.pool.metrics()
     }
 
-    /// Whether the database, which must accept writes, has the newest migration that this binary
-    /// knows, for readiness.
+    /// Returns whether the database has the newest migration of this binary, for readiness. Fails if the
+    /// database accepts no writes.
     ///
     /// # Errors
-    /// When it does not answer.
+    /// [`Error`].
     pub async fn has_schema(&self) -> Result<bool, Error> {
         #[derive(diesel::QueryableByName)]
         struct Count {
@@ -219,25 +250,25 @@ impl Store {
             .filter(|version| !applied.contains(version))
             .cloned()
             .collect();
-        let strangers: Vec<String> = applied
+        let unknown: Vec<String> = applied
             .into_iter()
             .filter(|version| !known.contains(version))
             .collect();
-        Ok(match (strangers.is_empty(), pending.is_empty()) {
-            (false, _) => Schema::Newer(strangers),
+        Ok(match (unknown.is_empty(), pending.is_empty()) {
+            (false, _) => Schema::Newer(unknown),
             (true, false) => Schema::Older(pending),
             (true, true) => Schema::Current,
         })
     }
 
-    /// Brings the schema up to date: one node migrates, the others wait.
+    /// Applies missing migrations and returns their names. One node migrates at a time.
     ///
     /// # Errors
     /// [`OpenError`].
     pub fn migrate(&self) -> Result<Vec<String>, OpenError> {
         let mut connection = self.pool.connect()?;
         let run = match &mut connection {
-            // Its lock is that of every writer.
+            // The lock is the one of every writer.
             AnyConnection::Sqlite(inner) => {
                 inner.immediate_transaction(|inner| apply(inner, SQLITE))
             }
@@ -252,22 +283,23 @@ impl Store {
     }
 }
 
-/// One transaction, or a savepoint inside one, and whether it revoked something. A panic rolls it back
-/// like any failure: it must not take the connection from everybody else.
+/// Runs a transaction, or a savepoint inside one, and returns whether it revoked something. A panic rolls
+/// it back like an error, so that the connection stays usable.
 fn transact<T>(
     connection: &mut AnyConnection,
+    entropy: &Entropy,
     work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error>,
 ) -> Result<(T, bool), Error> {
     let mut undone = None;
     let outcome = connection.transaction(|connection| {
-        let mut tx = Transaction(connection, false, false);
+        let mut tx = Transaction::new(connection, entropy);
         let value = catch_unwind(AssertUnwindSafe(|| work(&mut tx)))
             .unwrap_or_else(|_| Err(Error::Statement("the transaction panicked".to_owned())))?;
-        if tx.2 {
+        if tx.is_undone {
             undone = Some(value);
             return Err(Error::Statement("undone".to_owned()));
         }
-        Ok((value, tx.1))
+        Ok((value, tx.has_revoked))
     });
     match undone {
         Some(value) => Ok((value, false)),
@@ -287,13 +319,13 @@ where
     Ok(versions.iter().map(ToString::to_string).collect())
 }
 
-/// The version of the last migration; both databases have the same.
+/// Returns the version of the last migration, which is the same for both databases.
 fn newest_migration() -> Result<String, Boxed> {
     let known = names::<diesel::sqlite::Sqlite>(&SQLITE)?;
     Ok(known.into_iter().max().unwrap_or_default())
 }
 
-/// The versions that this binary brings.
+/// Returns the versions of the migrations in this binary.
 fn names<DB: diesel::backend::Backend>(
     migrations: &EmbeddedMigrations,
 ) -> Result<Vec<String>, Boxed>
@@ -306,8 +338,8 @@ where
     Ok(versions.collect())
 }
 
-/// The versions that the database has. Diesel's own look at them makes the table where it is missing,
-/// which the role of a running server may not.
+/// Returns the versions of the applied migrations. Diesel's own function creates a missing table, which
+/// the role of a running server may not do.
 fn applied(connection: &mut AnyConnection) -> Result<Vec<String>, Boxed> {
     #[derive(diesel::QueryableByName)]
     struct Version {
@@ -343,14 +375,14 @@ impl From<diesel::result::Error> for Error {
             Diesel::DatabaseError(Kind::ClosedConnection | Kind::UnableToSendCommand, info) => {
                 Self::Unavailable(info.message().to_owned())
             }
-            // SQLSTATE 25006: this is not the primary server, or not any more.
+            // SQLSTATE 25006: this is not the primary server, or no longer.
             Diesel::DatabaseError(Kind::ReadOnlyTransaction, _) => pool::read_only(),
             other => Self::Statement(other.to_string()),
         }
     }
 }
 
-/// Fails a row that contradicts itself, by table, column and id.
+/// Returns the error for a value that cannot be parsed.
 fn unreadable(table: &'static str, column: &'static str, id: &str) -> Error {
     Error::Row {
         table,
@@ -359,7 +391,7 @@ fn unreadable(table: &'static str, column: &'static str, id: &str) -> Error {
     }
 }
 
-/// A JSON list of texts.
+/// Parses a JSON list of strings.
 fn list(
     table: &'static str,
     column: &'static str,
@@ -374,17 +406,16 @@ fn to_list(texts: &[String]) -> String {
 }
 
 impl Transaction<'_> {
-    /// Rolls this transaction back at its end, although it succeeds: its result is returned, and nothing
-    /// that it wrote stays.
+    /// Makes this transaction roll back at its end and return its result nevertheless.
     pub fn undo(&mut self) {
-        self.2 = true;
+        self.is_undone = true;
     }
 
-    /// Locks the row that `query` selects by the text `id`, where the database has row locks. What is read
-    /// next is what the last change has left.
+    /// Locks the row that `query` selects by the text `id`, if the database has row locks, so that the next
+    /// read sees the last committed change.
     fn lock_row(&mut self, query: &'static str, id: &str) -> Result<(), Error> {
         #[cfg(feature = "postgres")]
-        if let AnyConnection::Postgres(inner) = &mut *self.0 {
+        if let AnyConnection::Postgres(inner) = &mut *self.connection {
             let query = diesel::sql_query(query);
             query
                 .bind::<diesel::sql_types::Text, _>(id)
@@ -395,7 +426,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// The feed epoch, which grants inherit.
+    /// Returns the feed epoch, which is stored in new grants.
     ///
     /// # Errors
     /// [`Error`].
@@ -403,6 +434,6 @@ impl Transaction<'_> {
         use diesel::QueryDsl;
         Ok(schema::feed_head::table
             .select(schema::feed_head::epoch)
-            .first(self.0)?)
+            .first(self.connection)?)
     }
 }

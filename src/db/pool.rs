@@ -1,4 +1,4 @@
-//! Connections: which database a URL names, how each connection is set up, and the pool.
+//! The connection pool: selection of the database by URL, and the settings of each connection.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -18,10 +18,10 @@ use crate::metrics::POOL_TIMEOUTS;
 /// Why a database cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// It is not there, or refuses us.
+    /// It cannot be reached, or rejects the connection.
     #[error("{0}")]
     Unavailable(String),
-    /// The configuration names something that cannot be used.
+    /// The configuration is unusable.
     #[error("{0}")]
     Configuration(String),
 }
@@ -30,11 +30,11 @@ pub enum OpenError {
 pub(super) struct Pool {
     connections: r2d2::Pool<Connector>,
     connector: Connector,
-    /// One for each connection. Whoever waits here costs no thread.
+    /// One permit for each connection. A task that waits here blocks no thread.
     turns: Arc<Semaphore>,
 }
 
-/// The pool at this moment.
+/// Metrics of the pool.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolMetrics {
     /// Connections that may be open.
@@ -43,11 +43,11 @@ pub struct PoolMetrics {
     pub open: u32,
     /// Connections that are open and unused.
     pub idle: u32,
-    /// Reads and transactions that hold a connection or are about to.
+    /// Reads and transactions that hold a connection or are about to take one.
     pub busy: u32,
 }
 
-/// Opens connections of exactly one backend, so that its real error is the one that is shown.
+/// Opens connections of exactly one backend, so that the original error is shown.
 #[derive(Clone, Debug)]
 pub(super) enum Manager {
     Sqlite(PathBuf),
@@ -55,11 +55,11 @@ pub(super) enum Manager {
     Postgres(String),
 }
 
-/// Opens the connections of the pool and tells those of a lost server from later ones.
+/// Opens the connections of the pool, and distinguishes those of a lost server from later ones.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     manager: Manager,
-    /// Grows when the server is lost. A connection of an earlier generation is closed, not lent.
+    /// Grows when the server is lost. A connection of an earlier generation is closed instead of used.
     generation: Arc<AtomicU64>,
 }
 
@@ -72,7 +72,7 @@ pub(super) struct Pooled {
 impl Pool {
     pub(super) fn open(url: &str, size: u32) -> Result<Self, OpenError> {
         let manager = Manager::of(url)?;
-        // The first connections are made here, so that what is wrong is said at once and in full.
+        // Connect once here, so that an error is reported at once and in full.
         manager.check()?;
         let connector = Connector {
             manager,
@@ -96,7 +96,7 @@ impl Pool {
         matches!(self.connector.manager, Manager::Sqlite(_))
     }
 
-    /// A connection of one's own, beside the pool.
+    /// Opens a connection outside the pool.
     pub(super) fn connect(&self) -> Result<AnyConnection, OpenError> {
         self.connector.manager.establish()
     }
@@ -132,9 +132,9 @@ impl Pool {
         let _ = generation.compare_exchange(lost, next, order, order);
     }
 
-    /// Lends no more connections, waits for those in use, and closes all.
+    /// Stops handing out connections, waits for those in use, and closes all.
     pub(super) async fn close(&self) {
-        // A connection in use holds a permit. Already closed is as good.
+        // A connection in use holds a permit. The semaphore may be closed already.
         let _all = self.turns.acquire_many(self.connections.max_size()).await;
         self.turns.close();
         while let Some(idle) = self.connections.try_get() {
@@ -172,7 +172,7 @@ impl Manager {
         ))
     }
 
-    /// Connects as any request will.
+    /// Connects in the same way as a request.
     fn check(&self) -> Result<(), OpenError> {
         match self.establish()? {
             AnyConnection::Sqlite(_) => Ok(()),
@@ -194,10 +194,10 @@ impl Manager {
             }),
             #[cfg(feature = "postgres")]
             Self::Postgres(url) => postgres(url).map_err(|error| {
-                let said = one_line(&error);
-                OpenError::Unavailable(match said.contains(READ_ONLY_SESSION) {
-                    true => format!("PostgreSQL accepts no writes: {said}; `database.url` must lead to the primary server"),
-                    false => format!("PostgreSQL cannot be reached: {said}"),
+                let message = one_line(&error);
+                OpenError::Unavailable(match message.contains(READ_ONLY_SESSION) {
+                    true => format!("PostgreSQL accepts no writes: {message}; `database.url` must lead to the primary server"),
+                    false => format!("PostgreSQL cannot be reached: {message}"),
                 })
             }),
         }
@@ -215,7 +215,7 @@ impl r2d2::ManageConnection for Connector {
     type Error = OpenError;
 
     fn connect(&self) -> Result<Pooled, OpenError> {
-        // Before the server is asked: it may be lost meanwhile.
+        // Read before connecting, because the server may be lost meanwhile.
         let generation = self.generation();
         Ok(Pooled {
             connection: self.manager.establish()?,
@@ -237,12 +237,13 @@ impl r2d2::ManageConnection for Connector {
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(inner) => inner.is_broken(),
         };
-        // diesel does not report a connection whose server is gone.
+        // diesel does not report a connection to a lost server.
         broken || pooled.generation != self.generation()
     }
 }
 
-/// WAL for readers beside the writer; `FULL`, since a power cut must lose nothing that was answered.
+/// Opens an SQLite connection. WAL allows readers beside the writer; `FULL` keeps every answered
+/// transaction after a power failure.
 fn sqlite(path: &Path) -> Result<AnyConnection, Box<dyn std::error::Error>> {
     let mut connection = SqliteConnection::establish(&path.to_string_lossy())?;
     connection.batch_execute(
@@ -254,10 +255,10 @@ fn sqlite(path: &Path) -> Result<AnyConnection, Box<dyn std::error::Error>> {
     Ok(AnyConnection::Sqlite(connection))
 }
 
-/// How libpq finds out that its server is gone without a word, and which of several servers it takes,
-/// unless the URL says otherwise.
+/// Defaults for libpq, which the URL may override: how to detect a server that disappeared silently, and
+/// which of several servers to use.
 #[cfg(feature = "postgres")]
-const PATIENCE: [(&str, &str); 6] = [
+const LIBPQ_DEFAULTS: [(&str, &str); 6] = [
     ("connect_timeout", "5"),
     ("tcp_user_timeout", "5000"),
     ("keepalives_idle", "5"),
@@ -266,19 +267,20 @@ const PATIENCE: [(&str, &str); 6] = [
     ("target_session_attrs", "read-write"),
 ];
 
-/// libpq's message about a server that `target_session_attrs` refuses.
+/// libpq's message about a server that `target_session_attrs` excludes.
 #[cfg(feature = "postgres")]
 const READ_ONLY_SESSION: &str = "session is read-only";
 
 #[cfg(feature = "postgres")]
-fn with_patience(url: &str) -> String {
-    let (_, said) = url.split_once('?').unwrap_or((url, ""));
-    let is_said = |name: &str| {
-        said.split('&')
+fn with_defaults(url: &str) -> String {
+    let (_, query) = url.split_once('?').unwrap_or((url, ""));
+    let is_set = |name: &str| {
+        query
+            .split('&')
             .any(|pair| pair.split('=').next() == Some(name))
     };
     let mut whole = url.to_owned();
-    for (name, value) in PATIENCE.iter().filter(|(name, _)| !is_said(name)) {
+    for (name, value) in LIBPQ_DEFAULTS.iter().filter(|(name, _)| !is_set(name)) {
         match whole.find('?') {
             None => whole.push('?'),
             Some(at) if at + 1 == whole.len() => {}
@@ -289,10 +291,11 @@ fn with_patience(url: &str) -> String {
     whole
 }
 
-/// A frozen node must hold no lock for long: every wait is bounded, here and at the server.
+/// Opens a PostgreSQL connection. Every wait has a limit, on both sides, so that a frozen node holds no
+/// lock for long.
 #[cfg(feature = "postgres")]
 fn postgres(url: &str) -> Result<AnyConnection, Box<dyn std::error::Error>> {
-    let mut connection = diesel::PgConnection::establish(&with_patience(url))?;
+    let mut connection = diesel::PgConnection::establish(&with_defaults(url))?;
     connection.batch_execute(
         "SET statement_timeout = '2s';
          SET lock_timeout = '1s';
@@ -300,14 +303,14 @@ fn postgres(url: &str) -> Result<AnyConnection, Box<dyn std::error::Error>> {
          SET tcp_user_timeout = '5s';
          SET client_min_messages = warning;",
     )?;
-    // The URL may allow any server, and a standby would answer reads with the state of yesterday.
+    // The URL may allow any server, and the data of a standby may be old.
     if is_read_only(&mut connection)? {
         return Err(READ_ONLY_SESSION.into());
     }
     Ok(AnyConnection::Postgres(connection))
 }
 
-/// Returns whether the server refuses writes: a standby, or `default_transaction_read_only`.
+/// Returns whether the server rejects writes: a standby, or `default_transaction_read_only`.
 #[cfg(feature = "postgres")]
 fn is_read_only(connection: &mut diesel::PgConnection) -> diesel::QueryResult<bool> {
     use diesel::RunQueryDsl;
@@ -321,7 +324,7 @@ fn is_read_only(connection: &mut diesel::PgConnection) -> diesel::QueryResult<bo
     Ok(setting.read_only)
 }
 
-/// Fails on a connection whose server refuses writes, so that it is not lent again.
+/// Fails if the server of a connection rejects writes, so that the connection is not used again.
 pub(super) fn check_writable(connection: &mut AnyConnection) -> Result<(), Error> {
     match connection {
         AnyConnection::Sqlite(_) => Ok(()),
@@ -333,40 +336,44 @@ pub(super) fn check_writable(connection: &mut AnyConnection) -> Result<(), Error
     }
 }
 
-/// The error of a server that answers reads and refuses writes.
+/// The error of a server that accepts only reads.
 pub(super) fn read_only() -> Error {
     Error::Unavailable("it is read-only: a standby, or `default_transaction_read_only`".to_owned())
 }
 
-/// Refuses a pooler that lends one connection of the server to several of ours, a transaction each:
-/// time limits, locks and prepared statements belong to a connection. Through such a pooler the same
-/// server process answers both of ours, or another one than before.
+/// Rejects a pooler in transaction mode, which shares one server connection between several client
+/// connections: time limits, locks and prepared statements belong to a connection. Behind such a pooler,
+/// both connections reach the same server process, or a different process than before.
 #[cfg(feature = "postgres")]
 fn are_apart(
     one: &mut diesel::PgConnection,
     other: &mut diesel::PgConnection,
 ) -> Result<(), OpenError> {
     let failed = |error: diesel::result::Error| {
-        OpenError::Unavailable(format!("PostgreSQL cannot be asked: {}", one_line(&error)))
+        OpenError::Unavailable(format!(
+            "PostgreSQL cannot be queried: {}",
+            one_line(&error)
+        ))
     };
     let first = (
         backend(one).map_err(failed)?,
         backend(other).map_err(failed)?,
     );
-    let again = (
+    let second = (
         backend(one).map_err(failed)?,
         backend(other).map_err(failed)?,
     );
-    if first.0 != first.1 && first == again {
+    if first.0 != first.1 && first == second {
         return Ok(());
     }
     Err(OpenError::Configuration(
-        "configuration key `database.url`: a pooler in transaction mode stands before PostgreSQL; connect to PostgreSQL itself, or set the pooler to session mode"
+        "configuration key `database.url`: there is a pooler in transaction mode before PostgreSQL; connect to PostgreSQL directly, or set the pooler to session mode"
             .to_owned(),
     ))
 }
 
-/// Which process of which server answers. In a transaction, since a pooler may change it in between.
+/// Returns process id and start time of the server process. Runs in a transaction, because a pooler may
+/// switch processes between transactions.
 #[cfg(feature = "postgres")]
 fn backend(connection: &mut diesel::PgConnection) -> diesel::QueryResult<(i32, i64)> {
     use diesel::RunQueryDsl;
@@ -377,7 +384,7 @@ fn backend(connection: &mut diesel::PgConnection) -> diesel::QueryResult<(i32, i
         #[diesel(sql_type = diesel::sql_types::BigInt)]
         since: i64,
     }
-    // Numbers of processes are few: two servers may have one in common, but not its beginning.
+    // Processes of two servers may have the same id, but not the same start time.
     let query = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint AS since FROM pg_stat_activity WHERE pid = pg_backend_pid()";
     let found: Backend =
         connection.transaction(|connection| diesel::sql_query(query).get_result(connection))?;
@@ -400,7 +407,7 @@ pub(super) fn with_migration_lock<T>(
     })
 }
 
-/// What a library says, without its line breaks.
+/// Formats the error of a library without line breaks.
 pub(super) fn one_line(error: &dyn std::fmt::Display) -> String {
     error
         .to_string()
@@ -412,7 +419,7 @@ pub(super) fn one_line(error: &dyn std::fmt::Display) -> String {
 fn create_file(path: &Path) -> Result<(), OpenError> {
     let verb = match path.exists() {
         true => "written to",
-        false => "made",
+        false => "created",
     };
     let failed = |error: std::io::Error| {
         OpenError::Unavailable(format!(
@@ -437,7 +444,7 @@ fn create_file(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Takes every right of others on a file of the database, if it is there.
+/// Removes the permissions of group and others on a file of the database, if it exists.
 #[cfg(unix)]
 fn close_to_others(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
@@ -450,24 +457,24 @@ fn close_to_others(path: &Path) -> std::io::Result<()> {
         return Ok(());
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    // The lock is empty, and nobody minds who reads it.
+    // The lock file is empty, so its mode needs no warning.
     if path.extension().is_none_or(|ext| ext != "lock") {
-        tracing::warn!(event = "db.mode", severity = "high", path = %path.display(), mode = format!("{:o}", mode & 0o777), "the database could be read by others; now it is its owner's alone");
+        tracing::warn!(event = "db.mode", severity = "high", path = %path.display(), mode = format!("{:o}", mode & 0o777), "the database was readable by other users; now only its owner can read it");
     }
     Ok(())
 }
 
-/// One server's claim on an embedded database; given up when dropped or when the process ends.
+/// The exclusive claim of a server on an embedded database, released on drop and at process exit.
 #[derive(Debug)]
 pub struct Claim {
     _lock: Option<File>,
 }
 
 impl Claim {
-    /// Claims the database that `url` names; on Postgres any number of servers may.
+    /// Claims the database of `url`. A PostgreSQL database needs no claim.
     ///
     /// # Errors
-    /// [`OpenError::Unavailable`] when another server has it.
+    /// [`OpenError::Unavailable`] if another server has claimed it.
     pub fn on(url: &str) -> Result<Self, OpenError> {
         let Some(path) = url.strip_prefix("sqlite:") else {
             return Ok(Self { _lock: None });
@@ -492,18 +499,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_url_says_of_time_limits_stands() {
+    fn url_parameters_override_libpq_defaults() {
         assert_eq!(
-            with_patience("postgres://db/x"),
+            with_defaults("postgres://db/x"),
             "postgres://db/x?connect_timeout=5&tcp_user_timeout=5000&keepalives_idle=5&keepalives_interval=2&keepalives_count=3&target_session_attrs=read-write"
         );
         assert_eq!(
-            with_patience(
+            with_defaults(
                 "postgres://db/x?sslmode=verify-full&connect_timeout=30&keepalives_idle=60"
             ),
             "postgres://db/x?sslmode=verify-full&connect_timeout=30&keepalives_idle=60&tcp_user_timeout=5000&keepalives_interval=2&keepalives_count=3&target_session_attrs=read-write"
         );
-        let any = with_patience("postgres://a:1,b:2/x?target_session_attrs=any");
+        let any = with_defaults("postgres://a:1,b:2/x?target_session_attrs=any");
         assert!(any.starts_with("postgres://a:1,b:2/x?target_session_attrs=any&"));
         assert!(!any.contains("read-write"));
     }

@@ -1,13 +1,13 @@
-//! Statements that the server of the database parses and plans once.
+//! Statements that a connection keeps prepared.
 
 use diesel::QueryResult;
 use diesel::RunQueryDsl;
 use diesel::backend::Backend;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 
-/// A statement whose text is always the same: a connection keeps it prepared. Diesel prepares every
-/// UPDATE anew, since a changeset may leave columns out; for the ones on the way of each token that costs
-/// as much as their work. It is kept under its text, so a text that does change is merely another one.
+/// A statement with a constant text, which a connection keeps prepared. Diesel prepares every UPDATE each
+/// time, because a changeset may omit columns; for the statements of a token request that costs as much as
+/// their execution. The cache key is the text, so a text that varies is safe.
 pub(super) struct Prepared<S>(pub(super) S);
 
 impl<S, DB> QueryFragment<DB> for Prepared<S>

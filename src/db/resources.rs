@@ -42,7 +42,7 @@ fn resource(
     })
 }
 
-/// A negative number stands for no limit.
+/// A negative number means no limit.
 fn to_max_age(secs: i64) -> MaxAge {
     u64::try_from(secs).map_or(MaxAge::FAIL_OPEN, MaxAge::secs)
 }
@@ -58,7 +58,7 @@ fn whole_seconds(resource: &Resource) -> Option<i64> {
 }
 
 impl Transaction<'_> {
-    /// The registered resources among `audiences`, in that order.
+    /// Returns the registered resources among `audiences`, in that order.
     ///
     /// # Errors
     /// [`Error`].
@@ -68,33 +68,35 @@ impl Transaction<'_> {
         }
         let rows: Vec<Row> = t::table
             .filter(t::audience.eq_any(audiences))
-            .load(self.0)?;
-        let mut known: Vec<Resource> = rows.into_iter().map(resource).collect::<Result<_, _>>()?;
-        known.sort_by_key(|r| {
+            .load(self.connection)?;
+        let mut resources: Vec<Resource> =
+            rows.into_iter().map(resource).collect::<Result<_, _>>()?;
+        resources.sort_by_key(|r| {
             audiences
                 .iter()
                 .position(|audience| *audience == r.audience)
         });
-        Ok(known)
+        Ok(resources)
     }
 
-    /// All resources, by audience.
+    /// Returns all resources, by audience.
     ///
     /// # Errors
     /// [`Error`].
     pub fn list_resources(&mut self) -> Result<Vec<Resource>, Error> {
-        let rows: Vec<Row> = t::table.order(t::audience).load(self.0)?;
+        let rows: Vec<Row> = t::table.order(t::audience).load(self.connection)?;
         rows.into_iter().map(resource).collect()
     }
 
-    /// The audience of a resource, if there is one, whose tokens are signed with none of these.
+    /// Returns the audience of a resource whose tokens are signed with an algorithm that `offered` omits, if
+    /// there is one.
     ///
     /// # Errors
     /// [`Error`].
     pub fn find_resource_beyond(&mut self, offered: &[Alg]) -> Result<Option<String>, Error> {
         let names = offered.iter().map(|alg| alg.name());
         let found = t::table.filter(t::alg.ne_all(names)).select(t::audience);
-        Ok(found.first(self.0).optional()?)
+        Ok(found.first(self.connection).optional()?)
     }
 
     /// Registers a resource.
@@ -113,9 +115,9 @@ impl Transaction<'_> {
                 t::max_age.eq(max_age_column(resource.max_age)),
                 t::created_at.eq(resource.created_at.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         if let Some(ttl) = resource.access_ttl {
-            // Before any node issues a token that lives so long.
+            // Before a node issues a token with this lifetime.
             self.require_max_token_ttl(ttl, resource.created_at)?;
         }
         self.raise_config_version()
@@ -132,7 +134,7 @@ impl Transaction<'_> {
         Ok(self.find_resources(&[audience.to_owned()])?.pop())
     }
 
-    /// Replaces what a registration says; `false` when there is no such resource.
+    /// Replaces a registration. Returns `false` if the resource does not exist.
     ///
     /// # Errors
     /// [`Error`].
@@ -145,7 +147,7 @@ impl Transaction<'_> {
                 t::alg.eq(resource.alg.name()),
                 t::max_age.eq(max_age_column(resource.max_age)),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         if let Some(ttl) = resource.access_ttl {
             self.require_max_token_ttl(ttl, now)?;
         }
@@ -153,50 +155,51 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// Takes a resource out of the register; `false` when there is no such resource.
+    /// Deletes a registration. Returns `false` if the resource does not exist.
     ///
     /// # Errors
     /// [`Error`].
     pub fn delete_resource(&mut self, audience: &str) -> Result<bool, Error> {
-        let rows = diesel::delete(t::table.filter(t::audience.eq(audience))).execute(self.0)?;
+        let rows =
+            diesel::delete(t::table.filter(t::audience.eq(audience))).execute(self.connection)?;
         self.raise_config_version()?;
         Ok(rows == 1)
     }
 
-    /// Forgets what the consent page says about a scope; `false` when it says nothing.
+    /// Deletes the description of a scope. Returns `false` if there is none.
     ///
     /// # Errors
     /// [`Error`].
     pub fn delete_scope_description(&mut self, name: &str) -> Result<bool, Error> {
-        Ok(diesel::delete(scopes::table.find(name)).execute(self.0)? == 1)
+        Ok(diesel::delete(scopes::table.find(name)).execute(self.connection)? == 1)
     }
 
-    /// Everything that the consent page says about scopes, by scope.
+    /// Returns the descriptions of all scopes, by scope.
     ///
     /// # Errors
     /// [`Error`].
     pub fn list_scope_descriptions(&mut self) -> Result<BTreeMap<String, String>, Error> {
-        let rows: Vec<(String, String)> = scopes::table.load(self.0)?;
+        let rows: Vec<(String, String)> = scopes::table.load(self.connection)?;
         Ok(rows.into_iter().collect())
     }
 
-    /// Sets what the consent page says about a scope.
+    /// Sets the description of a scope for the consent page.
     ///
     /// # Errors
     /// [`Error`].
     pub fn put_scope_description(&mut self, name: &str, description: &str) -> Result<(), Error> {
         let updated = diesel::update(scopes::table.find(name))
             .set(scopes::description.eq(description))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         if updated == 0 {
             diesel::insert_into(scopes::table)
                 .values((scopes::name.eq(name), scopes::description.eq(description)))
-                .execute(self.0)?;
+                .execute(self.connection)?;
         }
         Ok(())
     }
 
-    /// What the consent page says about these scopes, where somebody wrote it down.
+    /// Returns the descriptions of these scopes, where there is one.
     ///
     /// # Errors
     /// [`Error`].
@@ -207,7 +210,7 @@ impl Transaction<'_> {
         let names: Vec<&str> = scope.iter().collect();
         let rows: Vec<(String, String)> = scopes::table
             .filter(scopes::name.eq_any(names))
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(rows.into_iter().collect())
     }
 }

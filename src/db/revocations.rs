@@ -1,30 +1,31 @@
-//! `revocations`: the blocklist. An act that ends something inserts its record in the same
-//! transaction; it is numbered and published later.
+//! `revocations`: records of what was revoked. A change that revokes something inserts its record in the
+//! same transaction; the sequencer numbers it later.
 
 use diesel::{ExpressionMethods, RunQueryDsl};
 use portcullis_verifier::Kind;
 
 use super::schema::revocations as t;
 use super::{Error, Transaction};
+use crate::audit::{Actor, RevocationReason};
 use crate::time::Timestamp;
 
-/// A record before it is numbered.
+/// A revocation record before it is numbered.
 #[derive(Debug)]
 pub struct Record<'a> {
-    /// What it names.
+    /// The kind of what is revoked.
     pub kind: Kind,
     /// Its id.
     pub value: &'a str,
-    /// For a person or a client: tokens with a lower number are dead.
+    /// For a user or a client: tokens with a lower auth epoch are revoked.
     pub floor: i64,
-    /// Why.
-    pub reason: &'a str,
-    /// Who did it.
-    pub actor: &'a str,
+    /// Why it was revoked.
+    pub reason: &'a RevocationReason,
+    /// Who revoked it.
+    pub actor: &'a Actor,
 }
 
 impl Transaction<'_> {
-    /// Puts a record on the blocklist.
+    /// Inserts a revocation record.
     ///
     /// # Errors
     /// [`Error`].
@@ -32,7 +33,7 @@ impl Transaction<'_> {
         self.insert(record, None, now)
     }
 
-    /// Puts an access token on the blocklist until it expires.
+    /// Revokes an access token until it expires.
     ///
     /// # Errors
     /// [`Error`].
@@ -40,8 +41,8 @@ impl Transaction<'_> {
         &mut self,
         jti: &str,
         expires_at: Timestamp,
-        reason: &str,
-        actor: &str,
+        reason: &RevocationReason,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<(), Error> {
         let record = Record {
@@ -60,7 +61,7 @@ impl Transaction<'_> {
         token_exp: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<(), Error> {
-        let id = crate::id::uuid(&crate::secret::Entropy::system(), now);
+        let id = crate::id::uuid(self.entropy, now);
         diesel::insert_into(t::table)
             .values((
                 t::id.eq(id),
@@ -68,12 +69,12 @@ impl Transaction<'_> {
                 t::value.eq(record.value),
                 t::floor.eq(record.floor),
                 t::token_exp.eq(token_exp.map(Timestamp::micros)),
-                t::reason.eq(record.reason),
-                t::actor.eq(record.actor),
+                t::reason.eq(record.reason.as_str()),
+                t::actor.eq(record.actor.to_string()),
                 t::created_at.eq(now.micros()),
             ))
-            .execute(self.0)?;
-        self.1 = true;
+            .execute(self.connection)?;
+        self.has_revoked = true;
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The tables, as both migration folders make them.
+//! The tables, as created by the migrations of both databases.
 
 diesel::table! {
     clients (id) {

@@ -8,6 +8,7 @@ use super::schema::{grants, sessions as t, users};
 use super::{Error, Transaction};
 use crate::accounts::session::{Login, Session};
 use crate::accounts::user::Username;
+use crate::audit::{Actor, RevocationReason};
 use crate::config::limits::{CLEAN_UP_BATCH, SESSION_TOUCH, SESSIONS_PER_USER};
 use crate::id::{Sid, UserId};
 use crate::secret::Hash;
@@ -45,8 +46,8 @@ fn session(
 }
 
 impl Transaction<'_> {
-    /// The session of a cookie, if it has not ended and its person was not cut off since, with the
-    /// person's name. Whether it ran out of time is for [`Session::is_over`].
+    /// Returns the session of a cookie, with the name of its user, unless the session was revoked. Whether
+    /// it is expired is for [`Session::is_over`] to decide.
     ///
     /// # Errors
     /// [`Error`].
@@ -58,13 +59,13 @@ impl Transaction<'_> {
             .filter(users::auth_epoch.eq(t::user_epoch))
             .filter(users::disabled_at.is_null())
             .select((t::all_columns, users::username))
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(row.map(|(row, username)| (session(row), Username::from_stored(username))))
     }
 
-    /// The standing sessions of a person, the newest login first; those that ran out of time since
-    /// are among them until they are cleaned up.
+    /// Returns the sessions of a user that are not revoked, the newest sign-in first. Expired ones are
+    /// included until clean-up removes them.
     ///
     /// # Errors
     /// [`Error`].
@@ -76,11 +77,11 @@ impl Transaction<'_> {
             .filter(users::auth_epoch.eq(t::user_epoch))
             .order(t::auth_time.desc())
             .select(t::all_columns)
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(rows.into_iter().map(session).collect())
     }
 
-    /// Writes a new session.
+    /// Inserts a session.
     ///
     /// # Errors
     /// [`Error`].
@@ -98,12 +99,12 @@ impl Transaction<'_> {
                 t::seen_at.eq(session.seen_at.micros()),
                 t::expires_at.eq(session.expires_at.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
-    /// The same person signed in again in the same browser: the login keeps its `sid` under a new
-    /// cookie, and the old cookie is dead. `false` when the old one is no longer there.
+    /// Replaces the cookie of a session after the same user signed in again in the same browser. The
+    /// `sid` stays, and the old cookie becomes invalid. Returns `false` if the old session no longer exists.
     ///
     /// # Errors
     /// [`Error`].
@@ -123,11 +124,11 @@ impl Transaction<'_> {
             t::seen_at.eq(new.seen_at.micros()),
             t::expires_at.eq(new.expires_at.micros()),
         ))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(rows == 1)
     }
 
-    /// Notes that a session is in use, at most once a minute.
+    /// Records that a session is in use, at most once a minute.
     ///
     /// # Errors
     /// [`Error`].
@@ -135,30 +136,30 @@ impl Transaction<'_> {
         if now.since(session.seen_at) >= SESSION_TOUCH {
             diesel::update(t::table.find(session.id_hash.as_bytes()))
                 .set(t::seen_at.eq(now.micros()))
-                .execute(self.0)?;
+                .execute(self.connection)?;
         }
         Ok(())
     }
 
-    /// Whether there is such a session, ended or not.
+    /// Returns whether the session exists, active or not.
     ///
     /// # Errors
     /// [`Error`].
     pub fn has_session(&mut self, sid: &Sid) -> Result<bool, Error> {
         let found = t::table.filter(t::sid.eq(sid.as_str()));
-        Ok(diesel::select(diesel::dsl::exists(found)).get_result(self.0)?)
+        Ok(diesel::select(diesel::dsl::exists(found)).get_result(self.connection)?)
     }
 
-    /// Ends a session by its person's wish: with it end its grants, but for offline ones, and the
-    /// record goes on the blocklist. `false` when it had ended before.
+    /// Revokes a session and its grants except offline ones, and inserts the record. Returns `false` if the
+    /// session was revoked before.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn end_session(
+    pub fn revoke_session(
         &mut self,
         sid: &Sid,
-        reason: &str,
-        actor: &str,
+        reason: &RevocationReason,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<bool, Error> {
         let rows = diesel::update(
@@ -167,7 +168,7 @@ impl Transaction<'_> {
                 .filter(t::ended_at.is_null()),
         )
         .set(t::ended_at.eq(now.micros()))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         if rows == 0 {
             return Ok(false);
         }
@@ -178,7 +179,7 @@ impl Transaction<'_> {
                 .filter(grants::ended_at.is_null()),
         )
         .set(grants::ended_at.eq(now.micros()))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         let record = Record {
             kind: Kind::Session,
             value: sid.as_str(),
@@ -190,15 +191,14 @@ impl Transaction<'_> {
         Ok(true)
     }
 
-    /// Ends the oldest sessions of a person who with a new one has more than one person may have
-    /// (policy §6), and names them.
+    /// Revokes the oldest sessions of a user who, with a new one, has more than allowed (policy §6), and
+    /// returns them.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn end_surplus_sessions(
+    pub fn revoke_surplus_sessions(
         &mut self,
         new: &Session,
-        reason: &str,
         now: Timestamp,
     ) -> Result<Vec<Sid>, Error> {
         let login = &new.login;
@@ -212,16 +212,16 @@ impl Transaction<'_> {
             .offset(SESSIONS_PER_USER - 1)
             .limit(CLEAN_UP_BATCH)
             .select(t::sid)
-            .load(self.0)?;
+            .load(self.connection)?;
         let surplus: Vec<Sid> = surplus.into_iter().map(Sid::from).collect();
         for sid in &surplus {
-            self.end_session(sid, reason, "node", now)?;
+            self.revoke_session(sid, &RevocationReason::TooManySessions, &Actor::System, now)?;
         }
         Ok(surplus)
     }
 
-    /// Removes a session that ran out of time. That ends no grant, since time alone is no sign-out:
-    /// while one rests on it, the row stays without its cookie.
+    /// Removes an expired session. Its grants stay active, because expiry is not a sign-out: while a grant
+    /// refers to the session, the row stays without its cookie.
     ///
     /// # Errors
     /// [`Error`].
@@ -231,11 +231,11 @@ impl Transaction<'_> {
             .filter(grants::sid.eq(t::sid))
             .filter(grants::ended_at.is_null());
         let unused = row.filter(diesel::dsl::not(diesel::dsl::exists(grants)));
-        if diesel::delete(unused).execute(self.0)? == 0 {
-            let nobody = Hash::of(&format!("expired {}", session.login.sid));
+        if diesel::delete(unused).execute(self.connection)? == 0 {
+            let no_cookie = Hash::of(&format!("expired {}", session.login.sid));
             diesel::update(row)
-                .set(t::id_hash.eq(nobody.as_bytes()))
-                .execute(self.0)?;
+                .set(t::id_hash.eq(no_cookie.as_bytes()))
+                .execute(self.connection)?;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! `throttles` and `known_devices`: what failed sign-ins cost, the same on every node. All instants are
-//! of the clock of the database ([`Transaction::database_time`]).
+//! `throttles` and `known_devices`: counters of failed sign-ins, shared by all nodes. All instants are
+//! times of the database ([`Transaction::database_time`]).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -24,11 +24,11 @@ use crate::id::UserId;
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
-/// Takes the room of one failure for an attempt whose outcome is open: the row count is the verdict. A
-/// wait that is due refuses, so do a full series and a full window; after a wait there is one attempt at
-/// a time. A name that got or lost its user begins a new series.
+/// Reserves a failure for an attempt whose outcome is not known yet. The row count tells whether it is
+/// admitted: not during a wait, and not if the series or the window is full; after a wait, one attempt is
+/// admitted at a time. A name that was given to or taken from a user starts a new series.
 ///
-/// $1 key · $2 user · $3 now · $4 when the row may go · $5 when the attempt is abandoned · $6 longest
+/// $1 key · $2 user · $3 now · $4 when the row expires · $5 when the attempt is abandoned · $6 longest
 /// wait · $7 failures in a row · $8 window · $9 free
 const RESERVE: &str = "
 INSERT INTO throttles (key, user_id, failures, in_a_row, attempts, window_ends, next_at, last_at, expires_at,
@@ -48,12 +48,12 @@ WHERE (throttles.next_at <= $3 OR throttles.next_at > $3 + $6)
         + CASE WHEN throttles.window_ends > $3 AND throttles.window_ends <= $3 + $8 THEN throttles.failures ELSE 0 END
         < $9)";
 
-/// Counts one failure, of an attempt in progress or at once ($6). At once it counts unless a wait is due:
-/// the row count is the verdict.
+/// Counts one failure, of an attempt in progress or immediately ($6). An immediate failure is counted
+/// unless a wait is due, and the row count tells which.
 ///
-/// $1 key · $2 user · $3 end of a window that begins now · $4 now · $5 when the row may go · $6 1 when it
-/// was no attempt in progress · $7 1 when each failure begins a new window · $8 free · $9 longest wait ·
-/// $10 doublings · $11 first wait · $12 a long series · $13 when the row of a long series may go
+/// $1 key · $2 user · $3 end of a window that starts now · $4 now · $5 when the row expires · $6 1 if it
+/// was not an attempt in progress · $7 1 if each failure starts a new window · $8 free · $9 longest wait ·
+/// $10 doublings · $11 first wait · $12 a long series · $13 when the row of a long series expires
 const FAIL: &str = "
 INSERT INTO throttles (key, user_id, failures, in_a_row, attempts, window_ends, next_at, last_at, expires_at,
     in_progress, in_progress_until)
@@ -78,10 +78,9 @@ ON CONFLICT (key) DO UPDATE SET
 WHERE $6 = 0 OR throttles.next_at <= $4 OR throttles.next_at > $4 + $9
 RETURNING failures";
 
-/// Counts abandoned attempts as failures: nothing is known of them, so they were not successes. They
-/// cause no wait.
+/// Counts abandoned attempts as failures, because their outcome is unknown. They cause no wait.
 ///
-/// $1 now · $2 end of a window that begins now · $3 key · $4 when an attempt that begins now is abandoned
+/// $1 now · $2 end of a window that starts now · $3 key · $4 when an attempt that starts now is abandoned
 const ABANDON: &str = "
 UPDATE throttles SET
     failures = in_progress + CASE WHEN window_ends <= $1 OR window_ends > $2 THEN 0 ELSE failures END,
@@ -121,11 +120,20 @@ fn reserve(
     Ok(rows == 1)
 }
 
-/// Failures in the window with this one; `None` when it does not count.
+/// How a failure comes to its bucket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FailureKind {
+    /// Its attempt was admitted before, and holds a place.
+    Admitted,
+    /// It is counted without an admission, if the bucket has room.
+    Immediate,
+}
+
+/// Counts a failure. Returns the number of failures in the window, or `None` if it was not counted.
 fn fail(
     connection: &mut AnyConnection,
     bucket: &Bucket,
-    at_once: bool,
+    kind: FailureKind,
     now: Timestamp,
 ) -> Result<Option<i64>, Diesel> {
     let Rule {
@@ -143,7 +151,7 @@ fn fail(
         .bind::<BigInt, _>((now + *window).micros())
         .bind::<BigInt, _>(now.micros())
         .bind::<BigInt, _>((now + THROTTLE_KEPT).micros())
-        .bind::<BigInt, _>(i64::from(at_once))
+        .bind::<BigInt, _>(i64::from(kind == FailureKind::Immediate))
         .bind::<BigInt, _>(i64::from(*rolling))
         .bind::<BigInt, _>(i64::from(*free))
         .bind::<BigInt, _>(micros(*most))
@@ -210,12 +218,12 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn admit(&mut self, attempt: &Attempt, now: Timestamp) -> Result<Verdict, Error> {
-        // An attempt that must wait takes no lock, so that a storm on one account delays no other.
+        // An attempt that must wait takes no lock, so that many attempts on one account delay no other.
         let counters = self.counters(attempt)?;
         if let Some(verdict) = refusal(attempt, &counters, now) {
-            return self.put_off(attempt, verdict);
+            return self.reject(attempt, verdict);
         }
-        let all = self.0.transaction(|connection| {
+        let all = self.connection.transaction(|connection| {
             for bucket in attempt.buckets() {
                 let counter = counters.get(&bucket.key).map(|(counter, _)| counter);
                 if counter.is_some_and(|counter| counter.is_abandoned(now)) {
@@ -231,30 +239,29 @@ impl Transaction<'_> {
             Ok(()) => Ok(Verdict::Admitted),
             Err(Diesel::RollbackTransaction) => {
                 let counters = self.counters(attempt)?;
-                // Another attempt took the room, and may have given it back since.
+                // Another attempt took the place, and may have released it since.
                 let verdict = refusal(attempt, &counters, now).unwrap_or(Verdict::Busy);
-                self.put_off(attempt, verdict)
+                self.reject(attempt, verdict)
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Counts an admitted attempt as a failure. Returns whether a network has spent with it the last
-    /// of its free failures.
+    /// Counts an admitted attempt as a failure. Returns whether it used the last free failure of a network.
     ///
     /// # Errors
     /// [`Error`].
     pub fn record_failure(&mut self, attempt: &Attempt, now: Timestamp) -> Result<bool, Error> {
         let mut spray = false;
         for bucket in attempt.buckets() {
-            let failures = fail(self.0, bucket, false, now)?;
+            let failures = fail(self.connection, bucket, FailureKind::Admitted, now)?;
             spray |= bucket.is_network() && failures == Some(i64::from(bucket.rule.free));
         }
         Ok(spray)
     }
 
-    /// Ends an admitted attempt that was a success: what counts this account from here begins from zero,
-    /// and `account` begins a new series.
+    /// Completes an admitted attempt that succeeded: the counters of the account from this address are reset,
+    /// and `account` starts a new series.
     ///
     /// # Errors
     /// [`Error`].
@@ -265,8 +272,8 @@ impl Transaction<'_> {
                 continue;
             }
             let row = t::table.find(&bucket.key);
-            if diesel::delete(row.filter(t::in_progress.le(1))).execute(self.0)? == 0 {
-                // Others are in progress.
+            if diesel::delete(row.filter(t::in_progress.le(1))).execute(self.connection)? == 0 {
+                // Other attempts are in progress.
                 diesel::update(row)
                     .set((
                         t::failures.eq(0),
@@ -274,16 +281,16 @@ impl Transaction<'_> {
                         t::next_at.eq(0),
                         t::in_progress.eq(t::in_progress - 1),
                     ))
-                    .execute(self.0)?;
+                    .execute(self.connection)?;
             }
         }
         diesel::update(t::table.find(&account.key))
             .set(t::in_a_row.eq(0))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
-    /// Ends an admitted attempt that was not evaluated.
+    /// Completes an admitted attempt whose password was not checked.
     ///
     /// # Errors
     /// [`Error`].
@@ -298,11 +305,11 @@ impl Transaction<'_> {
         let open = t::table.find(&bucket.key).filter(t::in_progress.gt(0));
         diesel::update(open)
             .set(t::in_progress.eq(t::in_progress - 1))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
-    /// Counts one failure in one bucket; how long to wait when there is no room.
+    /// Counts one failure in one bucket. Returns how long to wait if the bucket has no room.
     ///
     /// # Errors
     /// [`Error`].
@@ -311,13 +318,13 @@ impl Transaction<'_> {
         bucket: &Bucket,
         now: Timestamp,
     ) -> Result<Option<Duration>, Error> {
-        if fail(self.0, bucket, true, now)?.is_some() {
+        if fail(self.connection, bucket, FailureKind::Immediate, now)?.is_some() {
             return Ok(None);
         }
         let next: Option<i64> = t::table
             .find(&bucket.key)
             .select(t::next_at)
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(next.map(|next| Timestamp::from_micros(next).since(now)))
     }
@@ -330,7 +337,7 @@ impl Transaction<'_> {
         let id: Option<String> = users::table
             .filter(users::username.eq(username.as_str()))
             .select(users::id)
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         Ok(id.map(UserId::from))
     }
@@ -352,31 +359,31 @@ impl Transaction<'_> {
                 t::in_progress,
                 t::in_progress_until,
             ))
-            .load(self.0)?;
+            .load(self.connection)?;
         Ok(rows.into_iter().map(counter).collect())
     }
 
-    /// Counts an attempt that was put off because of others that failed.
-    fn put_off(&mut self, attempt: &Attempt, verdict: Verdict) -> Result<Verdict, Error> {
+    /// Counts an attempt that was rejected because of earlier failures.
+    fn reject(&mut self, attempt: &Attempt, verdict: Verdict) -> Result<Verdict, Error> {
         if verdict != Verdict::Busy {
             diesel::update(t::table.find(&attempt.account().key))
                 .set(t::attempts.eq(t::attempts + 1))
-                .execute(self.0)?;
+                .execute(self.connection)?;
         }
         Ok(verdict)
     }
 
-    /// Clears all counters of a user: a new password ends every wait and every series. Returns how many
-    /// there were.
+    /// Clears all counters of a user, because a new password ends every wait and every series. Returns how
+    /// many there were.
     ///
     /// # Errors
     /// [`Error`].
     pub fn clear_user_throttles(&mut self, user: &UserId) -> Result<usize, Error> {
-        // Account rows last, as attempts take them.
+        // Account rows last, in the order in which attempts lock them.
         let rows = || t::table.filter(t::user_id.eq(user.as_str()));
         let mut cleared = 0;
         for keys in ["pair:%", "device:%", "%"] {
-            cleared += diesel::delete(rows().filter(t::key.like(keys))).execute(self.0)?;
+            cleared += diesel::delete(rows().filter(t::key.like(keys))).execute(self.connection)?;
         }
         Ok(cleared)
     }
@@ -389,10 +396,10 @@ impl Transaction<'_> {
         let (keys, pairs) = keys_of_address(address);
         let mut cleared = 0;
         for key in keys {
-            cleared += diesel::delete(t::table.find(key)).execute(self.0)?;
+            cleared += diesel::delete(t::table.find(key)).execute(self.connection)?;
         }
         let pairs = t::table.filter(t::key.like(format!("pair:%{pairs}")));
-        Ok(cleared + diesel::delete(pairs).execute(self.0)?)
+        Ok(cleared + diesel::delete(pairs).execute(self.connection)?)
     }
 
     /// Clears all counters. Returns how many there were.
@@ -401,15 +408,15 @@ impl Transaction<'_> {
     /// [`Error`].
     pub fn clear_throttles(&mut self) -> Result<usize, Error> {
         let mut cleared = 0;
-        // In the order in which attempts take them.
+        // In the order in which attempts lock them.
         for keys in ["network:%/24", "network:%", "pair:%", "%"] {
             let rows = t::table.filter(t::key.like(keys));
-            cleared += diesel::delete(rows).execute(self.0)?;
+            cleared += diesel::delete(rows).execute(self.connection)?;
         }
         Ok(cleared)
     }
 
-    /// Whether somebody signed in to this account from this browser before.
+    /// Returns whether this browser signed in to this account before.
     ///
     /// # Errors
     /// [`Error`].
@@ -425,11 +432,11 @@ impl Transaction<'_> {
             .filter(d::expires_at.gt(now.micros()))
             .filter(users::username.eq(username.map_or("", Username::as_str)))
             .count()
-            .get_result(self.0)?;
+            .get_result(self.connection)?;
         Ok(known > 0)
     }
 
-    /// Remembers a browser that signed in.
+    /// Records a browser that signed in.
     ///
     /// # Errors
     /// [`Error`].
@@ -446,36 +453,36 @@ impl Transaction<'_> {
         .bind::<Binary, _>(device.as_bytes())
         .bind::<Text, _>(user.as_str())
         .bind::<BigInt, _>((now + DEVICE_KNOWN).micros())
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(())
     }
 
-    /// Removes throttles that no longer hold anybody back, and browsers that were not seen for long.
+    /// Removes expired counters and expired browsers.
     pub(super) fn sweep_throttles(&mut self, now: Timestamp) -> Result<usize, Error> {
         let keys: Vec<String> = t::table
             .filter(t::expires_at.lt(now.micros()))
             .order(t::expires_at)
             .limit(CLEAN_UP_BATCH)
             .select(t::key)
-            .load(self.0)?;
+            .load(self.connection)?;
         let throttles = diesel::delete(
             t::table
                 .filter(t::key.eq_any(keys))
                 .filter(t::expires_at.lt(now.micros())),
         )
-        .execute(self.0)?;
+        .execute(self.connection)?;
         let hashes: Vec<Vec<u8>> = d::table
             .filter(d::expires_at.lt(now.micros()))
             .order(d::expires_at)
             .limit(CLEAN_UP_BATCH)
             .select(d::id_hash)
-            .load(self.0)?;
+            .load(self.connection)?;
         let devices = diesel::delete(
             d::table
                 .filter(d::id_hash.eq_any(hashes))
                 .filter(d::expires_at.lt(now.micros())),
         )
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(throttles + devices)
     }
 }

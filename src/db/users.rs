@@ -12,6 +12,7 @@ use super::revocations::Record;
 use super::schema::{passwords as p, users as t};
 use super::{Error, Transaction, unreadable};
 use crate::accounts::user::{User, Username};
+use crate::audit::{Actor, RevocationReason};
 use crate::id::UserId;
 use crate::time::Timestamp;
 
@@ -31,7 +32,7 @@ type Row = (
 #[derive(diesel::QueryableByName)]
 struct Id {
     #[diesel(sql_type = Text)]
-    #[allow(dead_code, reason = "whether there is a row is all that is asked")]
+    #[allow(dead_code, reason = "only the existence of the row matters")]
     id: String,
 }
 
@@ -53,7 +54,7 @@ fn user(row: Row) -> Result<User, Error> {
 }
 
 impl Transaction<'_> {
-    /// The person of a name, switched off or not, with the hash of their password.
+    /// Returns the user of a name, disabled or not, with the hash of the password.
     ///
     /// # Errors
     /// [`Error`].
@@ -65,30 +66,33 @@ impl Transaction<'_> {
             .left_join(p::table.on(p::user_id.eq(t::id)))
             .filter(t::username.eq(username.as_str()))
             .select((t::all_columns, p::phc.nullable()))
-            .first(self.0)
+            .first(self.connection)
             .optional()?;
         row.map(|(row, phc)| Ok((user(row)?, phc))).transpose()
     }
 
-    /// A person by id.
+    /// Returns a user by id.
     ///
     /// # Errors
     /// [`Error`].
     pub fn find_user(&mut self, id: &UserId) -> Result<Option<User>, Error> {
-        let row: Option<Row> = t::table.find(id.as_str()).first(self.0).optional()?;
+        let row: Option<Row> = t::table
+            .find(id.as_str())
+            .first(self.connection)
+            .optional()?;
         row.map(user).transpose()
     }
 
-    /// All people, by name.
+    /// Returns all users, by name.
     ///
     /// # Errors
     /// [`Error`].
     pub fn list_users(&mut self) -> Result<Vec<User>, Error> {
-        let rows: Vec<Row> = t::table.order(t::username).load(self.0)?;
+        let rows: Vec<Row> = t::table.order(t::username).load(self.connection)?;
         rows.into_iter().map(user).collect()
     }
 
-    /// Adds a person.
+    /// Adds a user.
     ///
     /// # Errors
     /// [`Error::Duplicate`] when the name is taken.
@@ -105,11 +109,11 @@ impl Transaction<'_> {
                 t::created_at.eq(user.created_at.micros()),
                 t::updated_at.eq(user.created_at.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(())
     }
 
-    /// Replaces what is known about a person; `false` when there is no such person. Name, state and
+    /// Replaces the profile of a user. Returns `false` if the user does not exist. User name, state and
     /// auth epoch have their own statements.
     ///
     /// # Errors
@@ -123,7 +127,7 @@ impl Transaction<'_> {
                 t::claims.eq(serde_json::Value::from(user.claims.clone()).to_string()),
                 t::updated_at.eq(now.micros()),
             ))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(rows == 1)
     }
 
@@ -136,11 +140,11 @@ impl Transaction<'_> {
         let values = (p::phc.eq(phc), p::set_at.eq(now.micros()));
         let updated = diesel::update(p::table.find(id.as_str()))
             .set(values)
-            .execute(self.0)?;
+            .execute(self.connection)?;
         if updated == 0 {
             diesel::insert_into(p::table)
                 .values((p::user_id.eq(id.as_str()), values))
-                .execute(self.0)?;
+                .execute(self.connection)?;
         }
         Ok(())
     }
@@ -159,7 +163,7 @@ impl Transaction<'_> {
         let unchanged = p::table.find(id.as_str()).filter(p::phc.eq(old));
         let rows = diesel::update(unchanged)
             .set(p::phc.eq(new))
-            .execute(self.0)?;
+            .execute(self.connection)?;
         Ok(rows == 1)
     }
 
@@ -170,7 +174,7 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn holds_auth_epoch(&mut self, id: &UserId, epoch: i64) -> Result<bool, Error> {
-        let lock = match &*self.0 {
+        let lock = match &*self.connection {
             AnyConnection::Sqlite(_) => "",
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(_) => " FOR SHARE",
@@ -180,20 +184,20 @@ impl Transaction<'_> {
         ))
         .bind::<Text, _>(id.as_str())
         .bind::<BigInt, _>(epoch)
-        .load::<Id>(self.0)?;
+        .load::<Id>(self.connection)?;
         Ok(!rows.is_empty())
     }
 
-    /// Cuts a person off: raises the auth epoch, so that every session, code, grant and token that
-    /// began before is dead, and puts the record on the blocklist.
+    /// Revokes everything that a user holds: raises the auth epoch, so that every older session, code,
+    /// grant and token becomes inactive, and inserts the revocation record.
     ///
     /// # Errors
     /// [`Error`].
     pub fn revoke_all_for_user(
         &mut self,
         id: &UserId,
-        reason: &str,
-        actor: &str,
+        reason: &RevocationReason,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<(), Error> {
         let floor: i64 = diesel::update(t::table.find(id.as_str()))
@@ -202,7 +206,7 @@ impl Transaction<'_> {
                 t::updated_at.eq(now.micros()),
             ))
             .returning(t::auth_epoch)
-            .get_result(self.0)?;
+            .get_result(self.connection)?;
         let record = Record {
             kind: Kind::User,
             value: id.as_str(),
@@ -213,14 +217,14 @@ impl Transaction<'_> {
         self.put_revocation(&record, now)
     }
 
-    /// Switches an account off, and cuts it off; `false` when it was off already.
+    /// Disables an account and revokes everything that it holds. Returns `false` if it was disabled before.
     ///
     /// # Errors
     /// [`Error`].
     pub fn disable_user(
         &mut self,
         id: &UserId,
-        actor: &str,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<bool, Error> {
         let rows = diesel::update(
@@ -229,14 +233,14 @@ impl Transaction<'_> {
                 .filter(t::disabled_at.is_null()),
         )
         .set(t::disabled_at.eq(now.micros()))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         if rows == 1 {
-            self.revoke_all_for_user(id, "disabled", actor, now)?;
+            self.revoke_all_for_user(id, &RevocationReason::Disabled, actor, now)?;
         }
         Ok(rows == 1)
     }
 
-    /// Switches an account on again; what it held before stays dead. `false` when it was not off.
+    /// Enables an account. What it held before stays revoked. Returns `false` if it was not disabled.
     ///
     /// # Errors
     /// [`Error`].
@@ -247,7 +251,7 @@ impl Transaction<'_> {
                 .filter(t::disabled_at.is_not_null()),
         )
         .set(t::disabled_at.eq(None::<i64>))
-        .execute(self.0)?;
+        .execute(self.connection)?;
         Ok(rows == 1)
     }
 }

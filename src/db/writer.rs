@@ -1,5 +1,6 @@
-//! SQLite's one writer: a thread that runs the waiting transactions together, a savepoint each,
-//! commits once, then answers them all. One fsync for all of them, and no lock errors.
+//! The writer of an embedded database: a thread that runs waiting transactions together, each in a
+//! savepoint, commits once and then returns all results. This needs one fsync for all of them and causes
+//! no lock errors.
 
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -9,11 +10,12 @@ use diesel::{QueryableByName, RunQueryDsl};
 use tokio::sync::oneshot;
 
 use super::{AnyConnection, Error, Transaction, transact};
+use crate::secret::Entropy;
 
-/// Transactions that share one commit, at most.
+/// The maximum number of transactions that share one commit.
 const GROUP: usize = 256;
 
-/// Runs inside the group's transaction, and returns what answers its caller after the commit.
+/// Runs inside the transaction of the group, and returns a function that sends the result after the commit.
 type Job = Box<dyn FnOnce(&mut AnyConnection) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(&Result<(), String>) + Send>;
 
@@ -27,6 +29,7 @@ enum Message {
 pub(super) struct Writer {
     // Declared first, so dropped first: the thread ends when the last sender is dropped.
     messages: mpsc::Sender<Message>,
+    entropy: Entropy,
     _thread: Arc<Thread>,
 }
 
@@ -47,11 +50,12 @@ impl Drop for Thread {
 }
 
 impl Writer {
-    pub(super) fn start(connection: AnyConnection) -> Self {
+    pub(super) fn start(connection: AnyConnection, entropy: Entropy) -> Self {
         let (messages, waiting) = mpsc::channel();
         let handle = std::thread::spawn(move || run_groups(connection, &waiting));
         Self {
             messages,
+            entropy,
             _thread: Arc::new(Thread(Some(handle))),
         }
     }
@@ -72,20 +76,21 @@ impl Writer {
         closed.map_err(|why| Error::Unavailable(format!("the last checkpoint failed: {why}")))
     }
 
-    /// What `work` made, and whether it put a record on the blocklist.
+    /// Returns the result of `work`, and whether it inserted a revocation record.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error> + Send + 'static,
     ) -> Result<(T, bool), Error> {
         let (reply, answered) = oneshot::channel();
+        let entropy = self.entropy.clone();
         let job: Job = Box::new(move |connection| {
-            let outcome = transact(connection, work);
+            let outcome = transact(connection, &entropy, work);
             Box::new(move |commit: &Result<(), String>| {
                 let outcome = match commit {
                     Ok(()) => outcome,
                     Err(why) => Err(Error::Statement(format!("commit failed: {why}"))),
                 };
-                // The caller may have gone; the work is done all the same.
+                // The caller may have stopped waiting; the work is committed anyway.
                 let _ = reply.send(outcome);
             })
         });
@@ -112,8 +117,8 @@ fn run_groups(mut connection: AnyConnection, waiting: &mpsc::Receiver<Message>) 
         }
         run_group(&mut connection, group);
     }
-    // SQLite itself makes a checkpoint when the last connection to a file is closed, and keeps its
-    // failures to itself. Beside a running server, a command leaves the log to that server.
+    // SQLite itself makes a checkpoint when the last connection to a file is closed, but reports no
+    // failure. When a server is running, a command leaves the log to that server.
     let Some(reply) = end else { return };
     let outcome = checkpoint(&mut connection);
     drop(connection);
@@ -128,7 +133,7 @@ fn run_group(connection: &mut AnyConnection, group: Vec<Job>) {
     if let Err(why) = begin(connection) {
         let refused = Err(why);
         for job in group {
-            // Without a transaction the job must not run; its answer is made of nothing else.
+            // Without a transaction the job must not run.
             drop_unrun(job, &refused);
         }
         return;
@@ -147,14 +152,14 @@ fn checkpoint(connection: &mut AnyConnection) -> Result<(), String> {
         #[diesel(sql_type = diesel::sql_types::Integer)]
         busy: i32,
     }
-    let told = |error: diesel::result::Error| error.to_string();
-    // A command may be reading at this moment; one that follows the audit log reads for a moment only.
+    let failed = |error: diesel::result::Error| error.to_string();
+    // A command may be reading; even one that follows the audit log reads only briefly.
     connection
         .batch_execute("PRAGMA busy_timeout = 1000")
-        .map_err(told)?;
+        .map_err(failed)?;
     let row: Row = diesel::sql_query("PRAGMA wal_checkpoint(TRUNCATE)")
         .get_result(connection)
-        .map_err(told)?;
+        .map_err(failed)?;
     if row.busy != 0 {
         tracing::warn!(
             event = "storage.error",
@@ -165,9 +170,9 @@ fn checkpoint(connection: &mut AnyConnection) -> Result<(), String> {
     Ok(())
 }
 
-/// The caller sees the writer's channel close, which is "unavailable".
+/// Drops a job, so that its caller receives [`Error::Unavailable`].
 fn drop_unrun(job: Job, refused: &Result<(), String>) {
-    tracing::error!(event = "storage.error", reason = "begin", severity = "high", error = ?refused, "the embedded database refuses a transaction");
+    tracing::error!(event = "storage.error", reason = "begin", severity = "high", error = ?refused, "the embedded database rejected a transaction");
     drop(job);
 }
 

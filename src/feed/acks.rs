@@ -1,25 +1,25 @@
-//! What the instances of subscribers have applied, as this node heard it. Written down in the database
-//! now and then, so that every node and the command line can see it.
+//! Acknowledgements that this node received from instances of subscribers. A background task stores them
+//! in the database, so that every node and the command line can read them.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use portcullis_verifier::Ack;
 
-use super::signed;
+use super::feed_position::signed;
 use crate::config::limits::{ACK_KEPT, INSTANCES};
 use crate::db::Acknowledged;
 use crate::id::ClientId;
 use crate::time::{Clock, Timestamp};
 
-/// A subscriber has more instances than are kept apart.
+/// A subscriber has more than [`INSTANCES`] instances.
 #[derive(Debug)]
 pub struct TooManyInstances;
 
 /// The newest acknowledgement of each instance.
 pub struct Acks {
     clock: Clock,
-    heard: Mutex<HashMap<ClientId, HashMap<String, InstanceAck>>>,
+    by_client: Mutex<HashMap<ClientId, HashMap<String, InstanceAck>>>,
 }
 
 struct InstanceAck {
@@ -37,25 +37,25 @@ impl Acks {
     pub(super) fn new(clock: Clock) -> Self {
         Self {
             clock,
-            heard: Mutex::default(),
+            by_client: Mutex::default(),
         }
     }
 
-    /// Notes what an instance says, and when.
+    /// Records an acknowledgement with the current time.
     ///
     /// # Errors
     /// [`TooManyInstances`].
-    pub fn note(&self, client: &ClientId, ack: Ack) -> Result<(), TooManyInstances> {
+    pub fn record(&self, client: &ClientId, ack: Ack) -> Result<(), TooManyInstances> {
         let now = self.clock.now();
-        let mut heard = self.lock();
-        let theirs = heard.entry(client.clone()).or_default();
-        if theirs.len() >= INSTANCES && !theirs.contains_key(&ack.instance) {
-            theirs.retain(|_, heard| heard.is_recent(now));
-            if theirs.len() >= INSTANCES {
+        let mut by_client = self.lock();
+        let instances = by_client.entry(client.clone()).or_default();
+        if instances.len() >= INSTANCES && !instances.contains_key(&ack.instance) {
+            instances.retain(|_, ack| ack.is_recent(now));
+            if instances.len() >= INSTANCES {
                 return Err(TooManyInstances);
             }
         }
-        let noted = Acknowledged {
+        let ack_row = Acknowledged {
             client_id: client.clone(),
             instance: ack.instance.clone(),
             epoch: signed(ack.epoch),
@@ -65,49 +65,51 @@ impl Acks {
             acked_at: now,
         };
         let new = InstanceAck {
-            ack: noted,
+            ack: ack_row,
             is_written: false,
         };
-        theirs.insert(ack.instance, new);
+        instances.insert(ack.instance, new);
         Ok(())
     }
 
-    /// What was not written down yet. It counts as written until [`Acks::put_back`]. Instances that were
-    /// not heard of for long are forgotten.
-    pub fn to_write(&self) -> Vec<Acknowledged> {
+    /// Returns acknowledgements that are not stored yet, and marks them as stored until [`Acks::put_back`].
+    /// Removes instances that sent nothing for [`ACK_KEPT`].
+    pub fn take_unwritten(&self) -> Vec<Acknowledged> {
         let now = self.clock.now();
-        let mut heard = self.lock();
-        heard.retain(|_, theirs| {
-            theirs.retain(|_, heard| !heard.is_written || heard.is_recent(now));
-            !theirs.is_empty()
+        let mut by_client = self.lock();
+        by_client.retain(|_, instances| {
+            instances.retain(|_, ack| !ack.is_written || ack.is_recent(now));
+            !instances.is_empty()
         });
-        let all = heard.values_mut().flat_map(HashMap::values_mut);
-        let new = all.filter(|heard| !heard.is_written);
-        let new = new.map(|heard| {
-            heard.is_written = true;
-            heard.ack.clone()
+        let all = by_client.values_mut().flat_map(HashMap::values_mut);
+        let new = all.filter(|ack| !ack.is_written);
+        let new = new.map(|new| {
+            new.is_written = true;
+            new.ack.clone()
         });
         let mut new: Vec<Acknowledged> = new.collect();
-        // In one order on every node: two that write the same rows wait for each other, and not in a ring.
+        // In the same order on every node, so that concurrent writers of the same rows cannot deadlock.
         new.sort_by(|a, b| {
             (a.client_id.as_str(), &a.instance).cmp(&(b.client_id.as_str(), &b.instance))
         });
         new
     }
 
-    /// These could not be written.
+    /// Marks acknowledgements as not stored, because storing them failed.
     pub fn put_back(&self, acks: &[Acknowledged]) {
-        let mut heard = self.lock();
+        let mut by_client = self.lock();
         for ack in acks {
-            let theirs = heard.get_mut(&ack.client_id);
-            if let Some(known) = theirs.and_then(|theirs| theirs.get_mut(&ack.instance)) {
+            let instances = by_client.get_mut(&ack.client_id);
+            if let Some(known) = instances.and_then(|instances| instances.get_mut(&ack.instance)) {
                 known.is_written = false;
             }
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ClientId, HashMap<String, InstanceAck>>> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_client
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -116,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instance_that_is_gone_for_long_is_forgotten() {
+    fn silent_instance_is_removed() {
         let clock = Clock::settable(Timestamp::from_secs(1_000));
         let acks = Acks::new(clock.clone());
         let ack = |instance: &str| Ack {
@@ -128,13 +130,13 @@ mod tests {
             frame: None,
         };
         let client = ClientId::from("orders".to_owned());
-        acks.note(&client, ack("gone")).unwrap();
-        assert_eq!(acks.to_write().len(), 1);
+        acks.record(&client, ack("gone")).unwrap();
+        assert_eq!(acks.take_unwritten().len(), 1);
         clock.advance(ACK_KEPT);
-        acks.note(&client, ack("here")).unwrap();
-        assert_eq!(acks.to_write().len(), 1);
-        let heard = acks.lock();
-        let names: Vec<&String> = heard[&client].keys().collect();
+        acks.record(&client, ack("here")).unwrap();
+        assert_eq!(acks.take_unwritten().len(), 1);
+        let by_client = acks.lock();
+        let names: Vec<&String> = by_client[&client].keys().collect();
         assert_eq!(names, ["here"]);
     }
 }

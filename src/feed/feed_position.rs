@@ -1,24 +1,23 @@
-//! How far a node is, and how far the database: whoever is ahead has seen something that the other forgot.
+//! Positions in the feed. A node that is ahead of its database shows that the database lost data.
 
 use portcullis_verifier::Position;
 
-use super::number;
 use crate::db::Head;
 use crate::time::Timestamp;
 
-/// How far a node is.
+/// The position of a node, a database or a high-water mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FeedPosition {
     /// Feed epoch.
     pub epoch: u64,
-    /// Records that were numbered in it.
+    /// The number of the last record in this epoch.
     pub seq: u64,
-    /// All that was committed before this instant is in memory.
+    /// Every record that was committed before this instant is included.
     pub beat: Timestamp,
 }
 
 impl FeedPosition {
-    /// Where the database stands.
+    /// Returns the position of the database.
     pub fn of(head: &Head) -> Self {
         Self {
             epoch: number(head.epoch),
@@ -27,8 +26,8 @@ impl FeedPosition {
         }
     }
 
-    /// Whether a database that stands at `other` has forgotten something of this one. A database never
-    /// goes back by itself: numbers and beat only grow within an epoch, and epochs only grow.
+    /// Returns whether a database at `other` has lost something that this position includes. In a healthy
+    /// database, number and heartbeat only grow within an epoch, and epochs only grow.
     pub fn is_ahead_of(&self, other: &Self) -> bool {
         match self.epoch.cmp(&other.epoch) {
             std::cmp::Ordering::Equal => self.seq > other.seq || self.beat > other.beat,
@@ -44,6 +43,15 @@ impl FeedPosition {
     }
 }
 
+/// Converts an epoch, a number or an instant of the database, which are never negative.
+pub(super) fn number(stored: i64) -> u64 {
+    u64::try_from(stored).unwrap_or(0)
+}
+
+pub(super) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -57,7 +65,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_database_that_forgot_anything_is_behind() {
+    fn database_that_lost_anything_is_behind() {
         let here = place(2, 10, 500);
         for behind in [place(2, 9, 600), place(2, 11, 499), place(1, 99, 999)] {
             assert!(here.is_ahead_of(&behind), "{behind:?}");

@@ -1,24 +1,24 @@
-//! The mark files: how far the feed of each database was, kept beside the KEK and never beside the
-//! database. A database that is behind its mark was restored from an older copy.
+//! High-water marks: the last position of the feed of each database, stored in files beside the KEK and
+//! never beside the database. A database that is behind its mark was restored from an older copy.
 //!
-//! Each database has a file of its own, `feed-ID.mark`, so that a server which starts on another
-//! database, even by mistake on an empty one, leaves the marks of the others as they are.
+//! Each database has its own file, `feed-ID.mark`, so that a server that starts on another database, for
+//! example by mistake on an empty one, does not change the marks of other databases.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::FeedPosition;
+use super::feed_position::FeedPosition;
 use crate::time::Timestamp;
 
-/// The one file of earlier versions, which every database wrote to. It is read and left alone.
+/// The mark file of earlier versions, shared by all databases. It is read and never changed.
 const SHARED: &str = "feed.mark";
 
-/// The mark of one database: named by the id of its first server secret, which a copy of the database
-/// carries and another database does not.
+/// The high-water mark of one database, named by the id of its first server secret, which copies of the
+/// database share.
 #[derive(Clone, Debug)]
 pub struct HighWaterMark {
-    /// The folders of all KEK files; the first is written to.
+    /// The folders of all KEK files. Marks are written to the first.
     folders: Vec<PathBuf>,
     database: String,
 }
@@ -45,12 +45,11 @@ impl HighWaterMark {
         found.map(|(_, place)| place).max()
     }
 
-    /// Moves the mark forward: whole or not at all. One that is further already stays, because a node
-    /// that lags behind another must not hide what that one has seen. `durable` waits until the mark
-    /// would survive a power cut.
+    /// Moves the mark forward atomically. A mark that is further ahead is kept, because a node that lags
+    /// behind must not hide the position of another. With `durable` the mark is flushed to disk.
     ///
     /// # Errors
-    /// Of the file system, as where the folder of the KEK is read-only.
+    /// Of the file system, for example if the folder of the KEK is read-only.
     pub fn write(&self, place: &FeedPosition, durable: bool) -> std::io::Result<()> {
         let Some(folder) = self.folders.first() else {
             return Ok(());
@@ -69,7 +68,7 @@ impl HighWaterMark {
         }
         std::fs::rename(draft, &path)?;
         if durable {
-            // The name, too. A relative path without a folder has an empty one.
+            // Flush the name, too. The folder of a relative path may be empty.
             let folder = if folder.as_os_str().is_empty() {
                 Path::new(".")
             } else {
@@ -80,8 +79,7 @@ impl HighWaterMark {
         Ok(())
     }
 
-    /// Returns the last instant that a mark of another database beside the KEK files knows, if there is
-    /// such a mark.
+    /// Returns the newest heartbeat in the marks of other databases beside the KEK files, if there are any.
     pub fn newest_of_others(&self) -> Option<Timestamp> {
         let files = self.folders.iter().flat_map(|folder| {
             let folder = if folder.as_os_str().is_empty() {
@@ -102,7 +100,7 @@ impl HighWaterMark {
     }
 }
 
-/// Returns the oldest change of a KEK file, if any KEK is a file.
+/// Returns the oldest modification time of a KEK file, if any KEK is a file.
 pub fn kek_since(keks: &[String]) -> Option<Timestamp> {
     let times = kek_files(keks).filter_map(|kek| {
         let changed = std::fs::metadata(kek).ok()?.modified().ok()?;
@@ -121,7 +119,7 @@ fn is_mark(name: &str) -> bool {
     name == SHARED || (name.starts_with("feed-") && name.ends_with(".mark"))
 }
 
-/// The id of a database and its place.
+/// Reads the id of a database and its position from a mark file.
 fn read(file: &Path) -> Option<(String, FeedPosition)> {
     let text = std::fs::read_to_string(file).ok()?;
     let mut words = text.split_whitespace();
@@ -134,7 +132,7 @@ fn read(file: &Path) -> Option<(String, FeedPosition)> {
     Some((database, place))
 }
 
-/// Creates or empties a file that its owner alone can read, like the KEK beside it.
+/// Creates or truncates a file that only its owner can read, like the KEK beside it.
 fn create(path: &Path) -> std::io::Result<File> {
     let mut options = File::options();
     options.write(true).create(true).truncate(true);

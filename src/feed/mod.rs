@@ -1,14 +1,16 @@
-//! The revocation feed of one node: the live records in memory, and signed frames made of them.
+//! The revocation feed of a node: unexpired records in memory, and signed frames.
 //!
-//! The database says how far the feed is; [`Feed::take`] follows it and [`Feed::publish`] tells the
-//! streams. A frame says: these are all live records with `after` < number ≤ `last`. One signature
-//! serves all subscribers that stand at or behind `after` and need nothing before it; for whoever is
-//! further behind, frames are made from memory.
+//! [`Feed::take`] reads new records from the database and [`Feed::publish`] sends them to the streams. A
+//! frame contains all unexpired records with `after` < number ≤ `last`. One signed frame serves all
+//! subscribers whose position is between `after` and `last`; for subscribers that are further behind,
+//! frames are created from memory.
 
 mod acks;
 mod feed_position;
 mod high_water_mark;
 mod records;
+mod restore_detector;
+mod sequencer;
 mod streams;
 
 use std::collections::VecDeque;
@@ -22,35 +24,37 @@ use crate::db::{Error, Head, Store};
 use crate::keys::{KeyError, KeyView, Use};
 use crate::time::Clock;
 
+use feed_position::{number, signed};
 use records::{RecordTail, Sent};
 
 pub use acks::{Acks, TooManyInstances};
 pub use feed_position::FeedPosition;
-pub use high_water_mark::{HighWaterMark, kek_since};
 pub use records::{Next, Signed, event};
-pub use streams::{Standing, Stream, Streams, TooManyStreams};
+pub use restore_detector::{RestoreDetector, is_marked_by_another, mark_database};
+pub use sequencer::number_revocations;
+pub use streams::{ActiveSubscribers, Stream, Streams, TooManyStreams};
 
-/// RecordTail that one statement of the tail brings, at most.
+/// The maximum number of records that one statement reads.
 const TAIL: i64 = 20_000;
 
-/// What following the database found.
+/// The result of [`Feed::take`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// Nothing but the beat.
+    /// Only the heartbeat advanced.
     Beat,
-    /// New records.
+    /// There are new records.
     Records,
-    /// The database is behind what this node has seen: it was restored from an older copy.
+    /// The database is behind this node, so it was restored from an older copy.
     Behind,
 }
 
-/// Why there are no frames.
+/// Why no frame can be created.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
-    /// The database was never read, or went back in time.
+    /// The database was not read yet, or was restored from an older copy.
     #[error("the feed is not ready")]
     Feed,
-    /// They cannot be signed.
+    /// The frame cannot be signed.
     #[error(transparent)]
     Keys(#[from] KeyError),
 }
@@ -59,23 +63,23 @@ pub enum FeedError {
 pub struct Feed {
     issuer: String,
     clock: Clock,
-    known: Mutex<RecordTail>,
+    tail: Mutex<RecordTail>,
     news: watch::Sender<u64>,
     restored: AtomicBool,
-    /// One poll at a time, so that an older one never looks like a database that went back.
+    /// Allows one poll at a time, so that an older result is not mistaken for a restored database.
     polling: tokio::sync::Mutex<()>,
-    /// Its open event streams.
+    /// The open event streams.
     pub streams: Streams,
-    /// What its subscribers said.
+    /// The acknowledgements of subscribers.
     pub acks: Acks,
 }
 
 impl Feed {
-    /// A feed that knows nothing yet.
+    /// Creates a feed without records.
     pub fn new(issuer: &str, clock: Clock) -> Self {
         Self {
             issuer: issuer.to_owned(),
-            known: Mutex::default(),
+            tail: Mutex::default(),
             news: watch::Sender::new(0),
             restored: AtomicBool::new(false),
             polling: tokio::sync::Mutex::default(),
@@ -85,32 +89,32 @@ impl Feed {
         }
     }
 
-    /// A turn to read the head and take it.
+    /// Waits for the right to poll: to read the head and [`Feed::take`] it.
     pub async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.polling.lock().await
     }
 
-    /// Follows the database to where `head` says it is. Within one [`Feed::turn`].
+    /// Reads the records up to `head`. The caller holds the guard of [`Feed::turn`].
     ///
     /// # Errors
-    /// [`Error`]; then this node stays where it was, and what it says grows old.
+    /// [`Error`]; then the position of this node stays the same and its feed becomes stale.
     pub async fn take(&self, head: &Head, store: &Store) -> Result<Taken, Error> {
-        let there = FeedPosition::of(head);
+        let database = FeedPosition::of(head);
         let here = self.lock().place;
-        let behind = here.is_some_and(|here| here.is_ahead_of(&there));
+        let behind = here.is_some_and(|here| here.is_ahead_of(&database));
         if behind || head.restored_at.is_some() {
             if !self.restored.swap(true, Ordering::SeqCst) {
-                self.tell();
+                self.notify();
             }
             return Ok(match head.restored_at {
                 Some(_) => Taken::Beat,
                 None => Taken::Behind,
             });
         }
-        let same_epoch = here.filter(|here| here.epoch == there.epoch);
+        let same_epoch = here.filter(|here| here.epoch == database.epoch);
         let mut after = same_epoch.map_or(0, |here| here.seq);
-        let mut tail = VecDeque::new();
-        while after < there.seq {
+        let mut records = VecDeque::new();
+        while after < database.seq {
             let span = (signed(after), head.seq);
             let epoch = head.epoch;
             let page = store
@@ -118,73 +122,78 @@ impl Feed {
                 .await?;
             let Some((last, _)) = page.last() else { break };
             after = number(*last);
-            tail.extend(page.into_iter().map(|(seq, record)| (number(seq), record)));
+            records.extend(page.into_iter().map(|(seq, record)| (number(seq), record)));
         }
-        let mut known = self.lock();
+        let mut tail = self.lock();
         if same_epoch.is_none() {
-            *known = RecordTail {
-                told: if here.is_none() { there.seq } else { 0 },
-                beats: known.beats,
+            *tail = RecordTail {
+                published: if here.is_none() { database.seq } else { 0 },
+                beats: tail.beats,
                 ..RecordTail::default()
             };
         }
-        let news = !tail.is_empty();
-        known.records.append(&mut tail);
-        known.place = Some(there);
-        drop(known);
+        let is_new = !records.is_empty();
+        tail.records.append(&mut records);
+        tail.place = Some(database);
+        drop(tail);
         if self.restored.swap(false, Ordering::SeqCst) {
-            self.tell();
+            self.notify();
         }
-        Ok(if news { Taken::Records } else { Taken::Beat })
+        Ok(if is_new { Taken::Records } else { Taken::Beat })
     }
 
-    /// Whether the database went back in time, and nobody has recovered it yet.
+    /// Returns whether the database was restored from an older copy and not recovered yet.
     pub fn is_restored(&self) -> bool {
         self.restored.load(Ordering::SeqCst)
     }
 
-    /// Where this node stands.
+    /// Returns the position of this node; `None` before the first poll.
     pub fn place(&self) -> Option<FeedPosition> {
         self.lock().place
     }
 
-    /// How many records are in memory.
+    /// Returns the position to store as high-water mark; `None` while the database is restored.
+    pub fn markable_place(&self) -> Option<FeedPosition> {
+        self.place().filter(|_| !self.is_restored())
+    }
+
+    /// Returns the number of records in memory.
     pub fn live_records(&self) -> usize {
         self.lock().records.len()
     }
 
-    /// Changes whenever streams have something new to read.
+    /// Returns a receiver that changes when there is something new to read.
     pub fn news(&self) -> watch::Receiver<u64> {
         self.news.subscribe()
     }
 
-    /// Tells the streams what is new since they were told.
+    /// Sends new records to the streams.
     ///
     /// # Errors
-    /// [`KeyError`]; then it is told with the next success.
+    /// [`KeyError`]; then the next call sends them.
     pub fn publish(&self, keys: &KeyView) -> Result<(), KeyError> {
-        while let Some(made) = self.untold(keys) {
-            // Streams read on while it is signed; somebody else may tell the same meanwhile.
+        while let Some(made) = self.unpublished(keys) {
+            // The lock is not held during signing, so another task may publish the same records.
             let sent = Sent::of(&made, self.sign(&made, keys)?);
-            let mut known = self.lock();
-            if known.told == made.after && known.is_in(made.epoch) {
-                known.told = made.last;
-                known.keep(sent);
-                drop(known);
-                self.tell();
+            let mut tail = self.lock();
+            if tail.published == made.after && tail.is_in(made.epoch) {
+                tail.published = made.last;
+                tail.keep(sent);
+                drop(tail);
+                self.notify();
             }
         }
         Ok(())
     }
 
-    /// The next frame that the streams were not told.
-    fn untold(&self, keys: &KeyView) -> Option<Frame> {
-        let known = self.lock();
-        let place = known.place?;
-        (known.told < place.seq).then(|| self.frame(&known, known.told, keys))
+    /// Returns the next frame that was not published.
+    fn unpublished(&self, keys: &KeyView) -> Option<Frame> {
+        let tail = self.lock();
+        let place = tail.place?;
+        (tail.published < place.seq).then(|| self.frame(&tail, tail.published, keys))
     }
 
-    /// Tells the streams that this node is still there, and how far it is.
+    /// Sends a heartbeat with the position of this node to the streams.
     ///
     /// # Errors
     /// [`KeyError`].
@@ -194,33 +203,33 @@ impl Feed {
         }
         self.publish(keys)?;
         let made = {
-            let known = self.lock();
-            let Some(place) = known.place else {
+            let tail = self.lock();
+            let Some(place) = tail.place else {
                 return Ok(());
             };
-            self.frame(&known, place.seq, keys)
+            self.frame(&tail, place.seq, keys)
         };
         let sent = Sent::of(&made, self.sign(&made, keys)?);
-        let mut known = self.lock();
-        if known.is_in(made.epoch) {
-            known.heartbeat = Some(Arc::new(sent));
-            known.beats += 1;
+        let mut tail = self.lock();
+        if tail.is_in(made.epoch) {
+            tail.heartbeat = Some(Arc::new(sent));
+            tail.beats += 1;
         }
-        drop(known);
-        self.tell();
+        drop(tail);
+        self.notify();
         Ok(())
     }
 
-    /// Leaves out what has expired: by the beat, since a clock of ours that jumps ahead for a moment
-    /// must not cost a record that tokens still need.
+    /// Removes expired records. Expiry is measured by the heartbeat of the database, because a node clock
+    /// that jumps ahead must not remove a record that is still needed.
     pub fn prune(&self) {
-        let mut known = self.lock();
-        let Some(place) = known.place else { return };
+        let mut tail = self.lock();
+        let Some(place) = tail.place else { return };
         let now = u32::try_from(place.beat.secs()).unwrap_or(u32::MAX);
-        known.records.retain(|(_, record)| record.expires > now);
+        tail.records.retain(|(_, record)| record.expires > now);
     }
 
-    /// What a stream at `at`, which has seen so many heartbeats, reads next.
+    /// Returns the next step of a stream at the position `at` that has read `beats` heartbeats.
     pub fn next(&self, at: Position, beats: &mut u64) -> Next {
         if self.is_restored() {
             return Next::Over;
@@ -228,22 +237,22 @@ impl Feed {
         self.lock().next(at, beats)
     }
 
-    /// One frame with live records after `after`. It says up to when nothing is missing, unless more
-    /// must follow.
+    /// Returns a frame with unexpired records after `after`. It states the time up to which it is complete
+    /// unless more frames follow.
     ///
     /// # Errors
     /// [`FeedError`].
     pub fn frame_after(&self, after: Position, keys: &KeyView) -> Result<Signed, FeedError> {
         let made = {
-            let known = self.lock();
-            let place = known.place.filter(|_| !self.is_restored());
+            let tail = self.lock();
+            let place = tail.place.filter(|_| !self.is_restored());
             let place = place.ok_or(FeedError::Feed)?;
             let after = if after.epoch == place.epoch {
                 after.seq.min(place.seq)
             } else {
                 0
             };
-            self.frame(&known, after, keys)
+            self.frame(&tail, after, keys)
         };
         Ok(Signed {
             jws: self.sign(&made, keys)?,
@@ -251,15 +260,15 @@ impl Feed {
         })
     }
 
-    /// The frame after `after`: as many live records as one holds, or none.
-    fn frame(&self, known: &RecordTail, after: u64, keys: &KeyView) -> Frame {
+    /// Creates the frame after `after`, with as many unexpired records as it can hold.
+    fn frame(&self, tail: &RecordTail, after: u64, keys: &KeyView) -> Frame {
         let now = self.clock.now();
-        let place = known.place.unwrap_or(FeedPosition {
+        let place = tail.place.unwrap_or(FeedPosition {
             epoch: 0,
             seq: after,
             beat: now,
         });
-        let (records, last) = known.live_after(after, now);
+        let (records, last) = tail.live_after(after, now);
         Frame {
             iss: self.issuer.clone(),
             v: FRAME_VERSION,
@@ -279,22 +288,13 @@ impl Feed {
         keys.sign_frame(FRAME_TYP, frame)
     }
 
-    fn tell(&self) {
+    fn notify(&self) {
         self.news.send_modify(|count| *count += 1);
     }
 
     fn lock(&self) -> MutexGuard<'_, RecordTail> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Epochs, numbers and instants of the database are never negative.
-fn number(stored: i64) -> u64 {
-    u64::try_from(stored).unwrap_or(0)
-}
-
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -306,7 +306,7 @@ mod tests {
     use crate::time::Timestamp;
 
     #[test]
-    fn a_clock_that_jumps_ahead_costs_no_record() {
+    fn clock_jump_removes_no_record() {
         let clock = Clock::settable(Timestamp::from_secs(1_000));
         let feed = Feed::new("https://id.example", clock.clone());
         let record = Record::new(portcullis_verifier::Kind::Session, "one", 0, 1_500);
@@ -320,16 +320,16 @@ mod tests {
         assert_eq!(feed.live_records(), 0);
     }
 
-    /// Between the reading of records and their frame, a stream waits and makes none of its own.
+    /// Until new records are published, a stream waits and creates no frame itself.
     #[test]
-    fn what_was_not_told_yet_is_waited_for() {
+    fn stream_waits_for_unpublished_records() {
         let feed = Feed::new(
             "https://id.example",
             Clock::settable(Timestamp::from_secs(1_000)),
         );
         *feed.lock() = RecordTail {
             place: Some(place(1, 5, 1_000_000_000)),
-            told: 3,
+            published: 3,
             ..RecordTail::default()
         };
         let next = |seq| feed.next(Position { epoch: 1, seq }, &mut 0);

@@ -1,4 +1,4 @@
-//! What a node keeps of the feed in memory, and what a stream reads of it.
+//! The revocation records in the memory of a node, and the frames that streams read.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use portcullis_verifier::{FRAME_MAX_RECORDS, Frame, Position, Record};
 
-use super::FeedPosition;
+use super::feed_position::FeedPosition;
 use crate::config::limits::RECENT_BYTES;
 use crate::time::Timestamp;
 
@@ -15,34 +15,34 @@ use crate::time::Timestamp;
 pub struct Signed {
     /// Compact JWS.
     pub jws: String,
-    /// Where a subscriber stands that has applied it.
+    /// The position of a subscriber that has applied it.
     pub position: Position,
 }
 
-/// A frame as it went to the streams.
+/// A frame that was sent to the streams.
 pub(super) struct Sent {
     after: u64,
     last: u64,
     event: Bytes,
 }
 
-/// What a stream reads next.
+/// The next step of a stream.
 pub enum Next {
-    /// Nothing new.
+    /// There is nothing new.
     Nothing,
-    /// An event, and where a subscriber stands that has applied it.
+    /// An event, and the position of a subscriber that has applied it.
     Event(Bytes, Position),
-    /// The stream is further behind than what is kept of sent frames.
+    /// The stream is behind the oldest frame in memory.
     Behind,
-    /// There is no feed at the moment.
+    /// The feed is not available, so the stream ends.
     Over,
 }
 
-/// What is in memory.
+/// The records and recent frames in memory.
 #[derive(Default)]
 pub(super) struct RecordTail {
     pub(super) place: Option<FeedPosition>,
-    /// In the order of their numbers. Those that expired are left out now and then.
+    /// In the order of their numbers. Expired records are removed periodically.
     pub(super) records: VecDeque<(u64, Record)>,
     /// Frames with records, the newest last.
     pub(super) recent: VecDeque<Arc<Sent>>,
@@ -50,8 +50,8 @@ pub(super) struct RecordTail {
     /// The newest heartbeat, and how many there were.
     pub(super) heartbeat: Option<Arc<Sent>>,
     pub(super) beats: u64,
-    /// Up to where the streams were told.
-    pub(super) told: u64,
+    /// The last number that was published to the streams.
+    pub(super) published: u64,
 }
 
 impl RecordTail {
@@ -59,7 +59,7 @@ impl RecordTail {
         self.place.is_some_and(|place| place.epoch == epoch)
     }
 
-    /// What a stream at `at`, which has seen so many heartbeats, reads next.
+    /// Returns the next step of a stream at the position `at` that has read `beats` heartbeats.
     pub(super) fn next(&self, at: Position, beats: &mut u64) -> Next {
         let Some(place) = self.place else {
             return Next::Over;
@@ -67,8 +67,8 @@ impl RecordTail {
         if at.epoch != place.epoch || at.seq > place.seq {
             return Next::Behind;
         }
-        // What was read and not yet told will be told in a moment, to all at once.
-        if at.seq < self.told {
+        // Records that are not published yet will be sent to all streams at once.
+        if at.seq < self.published {
             let next = self
                 .recent
                 .iter()
@@ -88,8 +88,8 @@ impl RecordTail {
         }
     }
 
-    /// The live records after a number, as many as one frame holds, and the number up to which none is
-    /// missing then.
+    /// Returns the unexpired records after a number, as many as one frame holds, and the number up to which
+    /// they are complete.
     pub(super) fn live_after(&self, after: u64, now: Timestamp) -> (Vec<Record>, u64) {
         let now = u32::try_from(now.secs()).unwrap_or(u32::MAX);
         let from = self.records.partition_point(|(seq, _)| *seq <= after);

@@ -1,4 +1,4 @@
-//! Open event streams: how many there are, and whose may go on.
+//! Open event streams: their limits, and which of them may continue.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,62 +12,63 @@ use crate::id::ClientId;
 #[derive(Default)]
 pub struct Streams {
     open: Arc<Mutex<HashMap<ClientId, usize>>>,
-    standing: watch::Sender<Arc<Standing>>,
+    active: watch::Sender<Arc<ActiveSubscribers>>,
 }
 
-/// The subscribers of this moment, with their auth epochs: one look for all streams, whenever some
-/// registration changed.
+/// The enabled subscribers with their auth epochs, read once for all streams after each change of a
+/// registration.
 #[derive(Debug, Default)]
-pub struct Standing(HashMap<ClientId, i64>);
+pub struct ActiveSubscribers(HashMap<ClientId, i64>);
 
-impl Standing {
-    /// Whether a stream that began with this auth epoch may go on.
+impl ActiveSubscribers {
+    /// Returns whether a stream that was opened with this auth epoch may continue.
     pub fn includes(&self, client: &ClientId, auth_epoch: i64) -> bool {
         self.0.get(client) == Some(&auth_epoch)
     }
 }
 
-/// One of them; it counts until it is dropped.
+/// An open stream, which counts until it is dropped.
 #[derive(Debug)]
 pub struct Stream {
     client: ClientId,
     open: Arc<Mutex<HashMap<ClientId, usize>>>,
 }
 
-/// There is no room for one more.
+/// The node or the subscriber has too many open streams.
 #[derive(Debug)]
 pub struct TooManyStreams;
 
 impl Streams {
-    /// Opens one for a subscriber.
+    /// Opens a stream for a subscriber.
     ///
     /// # Errors
     /// [`TooManyStreams`].
     pub fn open(&self, client: &ClientId) -> Result<Stream, TooManyStreams> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let theirs = open.get(client).copied().unwrap_or(0);
-        if theirs >= STREAMS_PER_CLIENT || open.values().sum::<usize>() >= STREAMS {
+        let own = open.get(client).copied().unwrap_or(0);
+        if own >= STREAMS_PER_CLIENT || open.values().sum::<usize>() >= STREAMS {
             return Err(TooManyStreams);
         }
-        open.insert(client.clone(), theirs + 1);
+        open.insert(client.clone(), own + 1);
         Ok(Stream {
             client: client.clone(),
             open: Arc::clone(&self.open),
         })
     }
 
-    /// These may go on, and no others.
+    /// Lets the streams of these subscribers continue, and ends all others.
     pub fn keep(&self, subscribers: HashMap<ClientId, i64>) {
-        self.standing.send_replace(Arc::new(Standing(subscribers)));
+        self.active
+            .send_replace(Arc::new(ActiveSubscribers(subscribers)));
     }
 
-    /// Changes with [`Streams::keep`]. To be had before a subscriber is looked at, so that nothing is
-    /// missed in between.
-    pub fn standing(&self) -> watch::Receiver<Arc<Standing>> {
-        self.standing.subscribe()
+    /// Watches the subscribers of [`Streams::keep`]. Subscribe before checking a subscriber, so that no
+    /// change is missed.
+    pub fn active_subscribers(&self) -> watch::Receiver<Arc<ActiveSubscribers>> {
+        self.active.subscribe()
     }
 
-    /// How many are open.
+    /// Returns the number of open streams.
     pub fn count(&self) -> usize {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.values().sum()
@@ -77,9 +78,9 @@ impl Streams {
 impl Drop for Stream {
     fn drop(&mut self) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(theirs) = open.get_mut(&self.client) {
-            *theirs -= 1;
-            if *theirs == 0 {
+        if let Some(own) = open.get_mut(&self.client) {
+            *own -= 1;
+            if *own == 0 {
                 open.remove(&self.client);
             }
         }
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_subscriber_has_sixteen_and_gets_back_what_it_closes() {
+    fn closed_stream_makes_room_for_another() {
         let streams = Streams::default();
         let (one, other) = (ClientId::from("one"), ClientId::from("other"));
         let mut held: Vec<Stream> = (0..STREAMS_PER_CLIENT)

@@ -17,7 +17,7 @@ use crate::app::App;
 use crate::config::limits::{
     ACK_KIDS, BODY_BYTES, BODY_TIME, INSTANCE_BYTES, LONGEST_POLL, STREAM_LIFE,
 };
-use crate::feed::{self, FeedError, Next, Standing, Stream};
+use crate::feed::{self, ActiveSubscribers, FeedError, Next, Stream};
 use crate::http::error;
 use crate::http::extract;
 use crate::http::oauth::discovery;
@@ -225,7 +225,7 @@ fn position(query: &Params) -> Result<Position, HandlerError> {
 }
 
 async fn subscribe(request: &HttpRequest, app: &Data<App>) -> Result<Subscriber, Stopped> {
-    let standing = app.feed.streams.standing();
+    let standing = app.feed.streams.active_subscribers();
     let proven = subscriber(request, app).await?;
     let resumed = request.headers().get("Last-Event-ID");
     let at = match resumed {
@@ -274,7 +274,7 @@ struct Subscriber {
     begun: bool,
     over: bool,
     news: watch::Receiver<u64>,
-    standing: watch::Receiver<Arc<Standing>>,
+    standing: watch::Receiver<Arc<ActiveSubscribers>>,
     begun_at: Uptime,
     life: Duration,
     _counted: Stream,
@@ -367,11 +367,11 @@ async fn acknowledge(
         if let (Stopped::Ahead { is_certain: true }, Some(frame)) = (&ahead, &ack.frame)
             && proves_more(app, &app.keys(), frame)
         {
-            app.proven_restored("subscriber").await?;
+            app.note_restored("subscriber").await?;
         }
         return Err(ahead);
     }
-    let noted = app.feed.acks.note(&proven.client().id, ack);
+    let noted = app.feed.acks.record(&proven.client().id, ack);
     noted.map_err(|_| full("instances"))?;
     Ok(AckAnswer {
         max_age: proven.max_age().as_secs(),

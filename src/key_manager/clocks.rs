@@ -1,5 +1,5 @@
-//! Two clocks that must agree: the node's and the database's. While they do not, this node issues
-//! nothing; until they have for an hour, it changes and removes nothing.
+//! Detects clock skew between node and database. A skewed node stops issuing tokens; until the clocks have
+//! agreed for an hour, it changes no keys and removes no rows.
 
 use std::time::Duration;
 
@@ -8,32 +8,32 @@ use crate::config::limits::{
 };
 use crate::time::{Timestamp, Uptime};
 
-/// What one poll saw.
+/// The clocks at one poll.
 #[derive(Clone, Copy, Debug)]
 pub struct ClockSample {
     /// The node's own clock, uncorrected, in the middle of the poll.
     pub node: Timestamp,
     /// The database's clock.
     pub database: Timestamp,
-    /// What the feed's head says that the database's clock once showed.
+    /// The heartbeat of the feed, which is a past time of the database's clock.
     pub beat: Timestamp,
-    /// The clock that only grows.
+    /// The monotonic clock of the node.
     pub up: Uptime,
 }
 
-/// What is wrong with the clocks.
+/// A disagreement of the clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The node is more than a minute off.
+    /// The node's clock is off by more than a minute.
     NodeOff,
     /// The database's clock jumped.
     DatabaseJumped,
-    /// The database's clock is behind what it once wrote.
+    /// The database's clock is behind its own heartbeat.
     DatabaseBehind,
 }
 
 impl Fault {
-    /// The reason in the log.
+    /// Returns the reason for the log.
     pub fn reason(self) -> &'static str {
         match self {
             Self::NodeOff => "node_clock",
@@ -43,25 +43,25 @@ impl Fault {
     }
 }
 
-/// What the clocks looked like so far.
+/// Compares the clocks at each poll.
 #[derive(Debug, Default)]
 pub struct ClockMonitor {
     last: Option<ClockSample>,
     fault: Option<Fault>,
-    /// When they last disagreed; `None`: never.
+    /// When the clocks last disagreed; `None`: never.
     disagreed: Option<Uptime>,
     warned: bool,
 }
 
 impl ClockMonitor {
-    /// Takes a sight. The answer is the fault that begins or ends with it.
-    pub fn record(&mut self, sight: ClockSample) -> Option<(Fault, bool)> {
-        let fault = self.fault_of(&sight);
+    /// Records a sample. Returns the fault that starts (`true`) or ends (`false`) with it.
+    pub fn record(&mut self, sample: ClockSample) -> Option<(Fault, bool)> {
+        let fault = self.fault_of(&sample);
         let before = std::mem::replace(&mut self.fault, fault);
         if fault.is_some() {
-            self.disagreed = Some(sight.up);
+            self.disagreed = Some(sample.up);
         }
-        self.last = Some(sight);
+        self.last = Some(sample);
         match (before, fault) {
             (before, Some(fault)) if before != Some(fault) => Some((fault, true)),
             (Some(before), None) => Some((before, false)),
@@ -69,7 +69,7 @@ impl ClockMonitor {
         }
     }
 
-    /// Whether this node may issue.
+    /// Returns whether the clocks agree, so that this node may issue tokens.
     pub fn agree(&self) -> bool {
         self.fault.is_none()
     }
@@ -79,7 +79,7 @@ impl ClockMonitor {
         self.agreed_for(CLOCK_READY_AFTER, up)
     }
 
-    /// Whether this node may change keys and remove rows.
+    /// Returns whether the clocks have agreed long enough to change keys and remove rows.
     pub fn is_stable(&self, up: Uptime) -> bool {
         self.agreed_for(CLOCKS_AGREE_FOR, up)
     }
@@ -88,34 +88,34 @@ impl ClockMonitor {
         self.fault.is_none() && self.disagreed.is_none_or(|then| up.since(then) >= span)
     }
 
-    /// What the node's clock lacks to the database's, in microseconds: 0 while they disagree.
+    /// Returns the offset of the database's clock from the node's, in microseconds; 0 while they disagree.
     pub fn correction(&self) -> i64 {
         match self.last {
-            Some(sight) if self.fault.is_none() => sight.database.micros() - sight.node.micros(),
+            Some(sample) if self.fault.is_none() => sample.database.micros() - sample.node.micros(),
             _ => 0,
         }
     }
 
-    /// Whether the node is worth a warning now and was not before.
+    /// Returns the skew if it needs a warning now and did not before.
     pub fn warns(&mut self) -> Option<Duration> {
         let off = self
             .last
-            .map(|sight| apart(sight.node, sight.database))
+            .map(|sample| apart(sample.node, sample.database))
             .filter(|off| *off > CLOCK_OFF_WARNS);
         let warned = std::mem::replace(&mut self.warned, off.is_some());
         off.filter(|_| !warned)
     }
 
-    fn fault_of(&self, sight: &ClockSample) -> Option<Fault> {
-        if apart(sight.node, sight.database) > CLOCK_OFF_STOPS {
+    fn fault_of(&self, sample: &ClockSample) -> Option<Fault> {
+        if apart(sample.node, sample.database) > CLOCK_OFF_STOPS {
             return Some(Fault::NodeOff);
         }
-        if sight.beat.since(sight.database) > DATABASE_BEHIND {
+        if sample.beat.since(sample.database) > DATABASE_BEHIND {
             return Some(Fault::DatabaseBehind);
         }
         let last = self.last?;
-        let passed = last.database + sight.up.since(last.up);
-        (apart(passed, sight.database) > CLOCK_OFF_STOPS).then_some(Fault::DatabaseJumped)
+        let passed = last.database + sample.up.since(last.up);
+        (apart(passed, sample.database) > CLOCK_OFF_STOPS).then_some(Fault::DatabaseJumped)
     }
 }
 
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
     use crate::time::Clock;
 
-    /// A node's clock beside the database's; both move by themselves, and jump when told.
+    /// The clocks of a node and its database, which a test can set independently.
     struct Scene {
         up: Clock,
         node: AtomicI64,
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_off_stops_and_rests_for_an_hour_after_it_is_right_again() {
+    fn skewed_node_stops_and_becomes_stable_an_hour_after_correction() {
         let mut scene = Scene::new();
         assert_eq!(scene.after(1), None);
         scene.node.fetch_add(86_400_000_000, Ordering::SeqCst);
@@ -181,7 +181,7 @@ mod tests {
         scene.node.fetch_sub(86_400_000_000, Ordering::SeqCst);
         assert_eq!(scene.after(1), Some((Fault::NodeOff, false)));
         assert!(scene.clocks.agree() && !scene.is_stable());
-        // Readiness comes back a few seconds after the fault was last seen.
+        // The node becomes ready a few seconds after the fault was last detected.
         scene.after(3);
         assert!(!scene.clocks.ready(scene.up.uptime()));
         scene.after(1);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn both_clocks_jumping_together_are_seen_by_the_one_that_only_grows() {
+    fn common_jump_is_detected_by_monotonic_clock() {
         let mut scene = Scene::new();
         scene.after(1);
         for clock in [&scene.node, &scene.database] {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_behind_its_own_beat_stops_everybody() {
+    fn database_behind_its_heartbeat_stops_issuing() {
         let mut scene = Scene::new();
         for clock in [&scene.node, &scene.database] {
             clock.store(998_600_000_000, Ordering::SeqCst);
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_seconds_are_put_right_and_warned_of_once() {
+    fn small_skew_is_corrected_and_warned_of_once() {
         let mut scene = Scene::new();
         scene.node.fetch_sub(7_000_000, Ordering::SeqCst);
         assert_eq!(scene.after(1), None);

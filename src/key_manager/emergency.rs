@@ -1,4 +1,4 @@
-//! A key, a ring or everything may have leaked: keys that end at once, and what takes their place.
+//! Immediate revocation of a key, a ring or all keys that may have leaked, and their replacement.
 
 use super::table::{KeyManagerError, KeyTable};
 use super::write::{Act, KeyWrite};
@@ -7,7 +7,7 @@ use crate::keys::{Ring, SigningKey};
 use crate::time::Timestamp;
 
 impl KeyTable {
-    /// Ends a key everywhere: see `Change::revoke`. A key that was revoked before stays as it is.
+    /// Revokes a key; see `Change::revoke`. A key that was revoked before is not changed.
     ///
     /// # Errors
     /// [`KeyManagerError`].
@@ -18,7 +18,7 @@ impl KeyTable {
         act: &Act,
     ) -> Result<KeyWrite, KeyManagerError> {
         let ring = self.ring_of(kid, act.now).await?;
-        // A ring that the configuration leaves out gets no successor.
+        // A ring that the configuration omits gets no new key.
         let kept = self.rings().contains(&ring);
         self.change_with(ring, Some(kid), act, |change| match kept {
             true => change.revoke(kid, reason),
@@ -27,7 +27,7 @@ impl KeyTable {
         .await
     }
 
-    /// Ends every key of a ring, standby included. One that is kept gets fresh ones.
+    /// Revokes every key of a ring, including the next key. A configured ring gets new keys.
     ///
     /// # Errors
     /// [`KeyManagerError`].
@@ -42,8 +42,8 @@ impl KeyTable {
             .await
     }
 
-    /// Prepares the end of every key of every ring, with fresh ones and a fresh server secret: for a
-    /// transaction that does more, such as a recovery. To be written as soon as it is made.
+    /// Prepares the revocation of every key of every ring, with new keys and a new server secret, for a
+    /// larger transaction such as a recovery. The caller must write it without delay.
     ///
     /// # Errors
     /// [`KeyManagerError`].
@@ -63,7 +63,7 @@ impl KeyTable {
             let change = end_ring(change, self.rings().contains(&ring), reason);
             write.append(self.prepare(&snapshot, ring, change, act).await?);
         }
-        // Some records may be lost with the rest: one for every key that ever was.
+        // Earlier records may be lost, so every key gets one.
         for key in &snapshot.keys {
             write.block(&key.kid, reason);
         }
@@ -71,7 +71,7 @@ impl KeyTable {
         Ok(write)
     }
 
-    /// The ring of a key.
+    /// Returns the ring of a key.
     ///
     /// # Errors
     /// [`KeyManagerError::NoSuchKey`].

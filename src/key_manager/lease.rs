@@ -1,5 +1,5 @@
-//! The lease: a node signs tokens only while it knows that no key was revoked meanwhile. A read alone
-//! proves nothing, because a stale server answers it as well; so the lease needs an own write, too.
+//! The lease on the keys: a node signs tokens only while it knows that no key was revoked meanwhile. The
+//! lease requires reads and writes, because a stale server also answers reads.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use crate::config::limits::{KEY_LEASE, LEASE_WAIT};
 use crate::time::{Clock, Timestamp, Uptime};
 
-/// An instant by both clocks of a node. A machine that slept wakes up with an uptime that stood
-/// still and a wall clock that did not.
+/// An instant by both clocks of a node. While a machine is suspended, its uptime pauses and its wall clock
+/// does not.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
     wall: Timestamp,
@@ -18,7 +18,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Now.
+    /// Reads both clocks.
     pub fn of(clock: &Clock) -> Self {
         Self {
             wall: clock.now(),
@@ -31,38 +31,38 @@ impl Reading {
         if other.up < self.up { other } else { self }
     }
 
-    /// Whether this instant is later than another one by more than the lease.
+    /// Returns whether this instant is later than another one by more than the lease.
     fn is_past(self, earlier: Self) -> bool {
         self.up.since(earlier.up) > KEY_LEASE || self.wall.since(earlier.wall) > KEY_LEASE
     }
 }
 
-/// Since when the keys are known to be the right ones.
+/// The time from which the keys are known to be current.
 pub(super) struct Lease {
-    /// The earlier of the last good poll and the last own write.
-    held: watch::Sender<Reading>,
-    /// When the last committed write of this node began; `None` before the first one.
+    /// The earlier of the last successful poll and the last own write.
+    renewed_at: watch::Sender<Reading>,
+    /// When the last committed write of this node started; `None` before the first one.
     written: Mutex<Option<Reading>>,
 }
 
 impl Lease {
-    pub(super) fn begun(at: Reading) -> Self {
+    pub(super) fn starting_at(at: Reading) -> Self {
         Self {
-            held: watch::Sender::new(at),
+            renewed_at: watch::Sender::new(at),
             written: Mutex::default(),
         }
     }
 
-    /// A poll that was asked at `asked` found nothing that we do not know.
+    /// Renews the lease after a poll that started at `asked` and was applied.
     pub(super) fn renew(&self, asked: Reading) {
         if let Some(written) = self.written() {
-            self.held.send_replace(asked.earlier(written));
+            self.renewed_at.send_replace(asked.earlier(written));
         }
     }
 
-    /// Records that the database took a write that began at `begun`.
-    pub(super) fn record_write(&self, begun: Reading) {
-        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun);
+    /// Records that the database accepted a write that started at `started`.
+    pub(super) fn record_write(&self, started: Reading) {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
     }
 
     /// Returns the age of the last own write; `None` before the first one.
@@ -75,16 +75,17 @@ impl Lease {
         *self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn holds(&self, clock: &Clock) -> bool {
-        !Reading::of(clock).is_past(*self.held.borrow())
+    pub(super) fn is_valid(&self, clock: &Clock) -> bool {
+        !Reading::of(clock).is_past(*self.renewed_at.borrow())
     }
 
-    /// Waits a little for the next poll: after a pause of the machine it is under way already.
-    pub(super) async fn waits(&self, clock: &Clock) -> bool {
-        if self.holds(clock) {
+    /// Returns whether the lease is valid, after waiting up to [`LEASE_WAIT`] for the next poll: after a
+    /// suspension of the machine a poll is in progress.
+    pub(super) async fn is_valid_soon(&self, clock: &Clock) -> bool {
+        if self.is_valid(clock) {
             return true;
         }
-        let mut renewals = self.held.subscribe();
+        let mut renewals = self.renewed_at.subscribe();
         let renewed = renewals.wait_for(|asked| !Reading::of(clock).is_past(*asked));
         tokio::time::timeout(LEASE_WAIT, renewed)
             .await
@@ -93,7 +94,7 @@ impl Lease {
 
     /// Returns how long ago the database last confirmed the keys.
     pub(super) fn age(&self, clock: &Clock) -> Duration {
-        clock.uptime().since(self.held.borrow().up)
+        clock.uptime().since(self.renewed_at.borrow().up)
     }
 }
 
@@ -104,40 +105,40 @@ mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
     #[test]
-    fn a_lease_lasts_thirty_seconds_by_either_clock() {
+    fn lease_lasts_thirty_seconds_by_either_clock() {
         let (world, off) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(0)));
         let clock = Clock::Skewed(world, Arc::clone(&off));
-        let lease = Lease::begun(Reading::of(&clock));
+        let lease = Lease::starting_at(Reading::of(&clock));
         clock.advance(Duration::from_secs(30));
-        assert!(lease.holds(&clock));
+        assert!(lease.is_valid(&clock));
         clock.advance(Duration::from_secs(1));
-        assert!(!lease.holds(&clock));
+        assert!(!lease.is_valid(&clock));
         lease.record_write(Reading::of(&clock));
         lease.renew(Reading::of(&clock));
-        assert!(lease.holds(&clock));
+        assert!(lease.is_valid(&clock));
         off.store(31_000_000, Ordering::SeqCst);
-        assert!(!lease.holds(&clock), "the wall clock went on alone");
+        assert!(!lease.is_valid(&clock), "only the wall clock advanced");
     }
 
     #[test]
     fn polls_without_own_write_do_not_renew_lease() {
         let clock = Clock::settable(Timestamp::from_secs(1));
-        let lease = Lease::begun(Reading::of(&clock));
+        let lease = Lease::starting_at(Reading::of(&clock));
         assert_eq!(lease.write_age(&clock), None);
         lease.record_write(Reading::of(&clock));
         for _ in 0..30 {
             clock.advance(Duration::from_secs(1));
             lease.renew(Reading::of(&clock));
-            assert!(lease.holds(&clock));
+            assert!(lease.is_valid(&clock));
         }
         assert_eq!(lease.write_age(&clock), Some(KEY_LEASE));
         clock.advance(Duration::from_secs(1));
         lease.renew(Reading::of(&clock));
-        assert!(!lease.holds(&clock));
+        assert!(!lease.is_valid(&clock));
         // A write without a poll renews nothing: a key may have been revoked.
         lease.record_write(Reading::of(&clock));
-        assert!(!lease.holds(&clock));
+        assert!(!lease.is_valid(&clock));
         lease.renew(Reading::of(&clock));
-        assert!(lease.holds(&clock));
+        assert!(lease.is_valid(&clock));
     }
 }

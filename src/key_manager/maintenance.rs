@@ -1,4 +1,5 @@
-//! What every node does to the keys by itself: the first ones, standbys, and the end of private halves.
+//! Maintenance of the keys, which every node performs: the first keys, next keys, and the destruction of
+//! private halves.
 
 use super::table::{KeyManagerError, KeyTable, TRIES};
 use super::write::{Act, KeyWrite};
@@ -6,7 +7,7 @@ use crate::keys::rotation::{Change, private_half_is_due, signer};
 use crate::keys::{KeyError, SealedSecret, ServerSecret};
 
 impl KeyTable {
-    /// Makes what a first start lacks: the first server secret, and a key that signs in each ring.
+    /// Creates what a first start lacks: a server secret, and a signing key in each ring.
     ///
     /// # Errors
     /// [`KeyManagerError`].
@@ -15,21 +16,19 @@ impl KeyTable {
             Some(_) => change,
             None => change.add(),
         };
-        if self.read(act.now).await?.secrets.is_empty() {
-            self.add_secret(act, true).await?;
-        }
+        self.add_first_secret(act).await?;
         for ring in self.rings() {
             self.change(*ring, act, begin).await?;
         }
         Ok(())
     }
 
-    /// Adds each missing standby, and destroys private halves that have done their work. Idempotent.
-    /// Says whether anything changed.
+    /// Adds each missing next key, and destroys private halves that are no longer needed. Returns whether
+    /// anything changed. Idempotent.
     ///
     /// # Errors
     /// [`KeyManagerError`].
-    pub async fn keep(&self, act: &Act) -> Result<bool, KeyManagerError> {
+    pub async fn maintain(&self, act: &Act) -> Result<bool, KeyManagerError> {
         let mut changed = false;
         for ring in self.rings() {
             let add = |change: Change| match change.lacks_standby() {
@@ -41,23 +40,39 @@ impl KeyTable {
         Ok(self.destroy(act).await? || changed)
     }
 
-    /// Adds a server secret; `first` adds none to one that is there.
+    /// Adds a server secret, which is used for new MACs from then on.
     ///
     /// # Errors
     /// [`KeyManagerError`].
-    pub async fn add_secret(&self, act: &Act, first: bool) -> Result<(), KeyManagerError> {
+    pub async fn add_secret(&self, act: &Act) -> Result<(), KeyManagerError> {
         for _ in 0..TRIES {
             let rows = self.read(act.now).await?.secrets;
-            if first && !rows.is_empty() {
-                return Ok(());
-            }
-            let mut write = KeyWrite::default();
-            write.create_secret(self.next_secret(&rows, act)?, act);
-            if self.write(write, act).await?.is_some() {
+            if self.try_add_secret(&rows, act).await? {
                 return Ok(());
             }
         }
         Err(KeyManagerError::Overtaken)
+    }
+
+    /// Adds a server secret unless there is one.
+    async fn add_first_secret(&self, act: &Act) -> Result<(), KeyManagerError> {
+        for _ in 0..TRIES {
+            let rows = self.read(act.now).await?.secrets;
+            if !rows.is_empty() || self.try_add_secret(&rows, act).await? {
+                return Ok(());
+            }
+        }
+        Err(KeyManagerError::Overtaken)
+    }
+
+    async fn try_add_secret(
+        &self,
+        rows: &[SealedSecret],
+        act: &Act,
+    ) -> Result<bool, KeyManagerError> {
+        let mut write = KeyWrite::default();
+        write.create_secret(self.next_secret(rows, act)?, act);
+        Ok(self.write(write, act).await?.is_some())
     }
 
     pub(super) fn next_secret(
@@ -73,11 +88,11 @@ impl KeyTable {
         let (snapshot, keychain) = (self.read(act.now).await?, self.keychain());
         let mut changed = false;
         for key in &snapshot.keys {
-            let holds_one = || {
+            let has_private_half = || {
                 key.open(&keychain)
                     .is_ok_and(|opened| opened.private.is_some())
             };
-            if !private_half_is_due(key, act.now) || !holds_one() {
+            if !private_half_is_due(key, act.now) || !has_private_half() {
                 continue;
             }
             let mut write = KeyWrite::default();

@@ -1,4 +1,4 @@
-//! The figures that an operator watches, as plain values.
+//! Metrics of the keys, as plain values.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,53 +7,53 @@ use super::KeyManager;
 use crate::keys::Ring;
 use crate::keys::rotation::{State, state};
 
-/// One ring.
+/// Metrics of a ring.
 #[derive(Clone, Debug)]
 pub struct KeySetMetrics {
-    /// Which.
+    /// The ring.
     pub ring: Ring,
-    /// How long its signer has been signing; alarm over R + 1 d.
+    /// How long its signing key has been signing. Alert above R + 1 d.
     pub age: Option<Duration>,
-    /// Seconds until the next key signs, negative when that is overdue; alarm below 0 for an hour.
+    /// Seconds until the next key signs, negative if overdue. Alert below 0 for an hour.
     pub next_rotation_secs: Option<i64>,
-    /// Whether a standby is published; alarm when not for 10 minutes.
+    /// Whether a next key is published. Alert if not for 10 minutes.
     pub standby: bool,
-    /// Rows that do not open; alarm above 0.
+    /// The number of rows that do not open. Alert above 0.
     pub corrupt: usize,
 }
 
-/// All that is to be known of the keys.
+/// Metrics of all keys.
 #[derive(Clone, Debug)]
 pub struct KeyMetrics {
     /// By ring.
     pub rings: Vec<KeySetMetrics>,
-    /// How many values stand under each KEK; alarm when one that is not `first_kek` has any for 7 d.
+    /// The number of values sealed under each KEK. Alert if a KEK other than `first_kek` has any for 7 d.
     pub kek_values: BTreeMap<String, usize>,
-    /// The KEK that seals.
+    /// The KEK that seals new values.
     pub first_kek: String,
-    /// Since the last good poll; alarm over 5 s.
+    /// Time since the last successful poll. Alert above 5 s.
     pub view_age: Duration,
 }
 
 impl KeyManager {
-    /// The figures of this moment, from memory.
+    /// Returns the current metrics, from memory.
     pub fn metrics(&self) -> KeyMetrics {
         let (view, now) = (self.view(), self.clock.now());
         let rotate_every = self.table.schedule().rotate_every;
         let ring = |ring: &Ring| {
             let keys: Vec<_> = ring.among(view.rows()).collect();
             let signer = keys.iter().find(|key| view.signer(*ring) == Some(&key.kid));
-            // The standby says when it begins; without one it should begin R after the signer did.
-            let standby = keys.iter().filter(|key| {
+            // The next key states when it starts to sign; without one it should start R after the signer.
+            let next_keys = keys.iter().filter(|key| {
                 state(key, now) == State::Published && view.signer(*ring) != Some(&key.kid)
             });
-            let begins = standby.map(|key| key.activate_at).min();
-            let next = begins.or_else(|| signer.map(|key| key.activate_at + rotate_every));
+            let starts = next_keys.map(|key| key.activate_at).min();
+            let next = starts.or_else(|| signer.map(|key| key.activate_at + rotate_every));
             KeySetMetrics {
                 ring: *ring,
                 age: signer.map(|key| now.since(key.activate_at)),
                 next_rotation_secs: next.map(|at| (at.micros() - now.micros()) / 1_000_000),
-                standby: begins.is_some(),
+                standby: starts.is_some(),
                 corrupt: view.corrupt_in(*ring),
             }
         };

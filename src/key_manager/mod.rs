@@ -1,8 +1,9 @@
-//! The key_manager: standbys, destruction of private halves, and the node's view of the keys. It runs in
-//! every node, and no node leads.
+//! The key manager: maintenance of the keys, their lease, and the key view of a node. It runs in every
+//! node; there is no leader.
 
 mod clocks;
 mod emergency;
+mod kek_file;
 mod lease;
 mod maintenance;
 mod metrics;
@@ -28,8 +29,10 @@ use crate::keys::{KeyError, KeyView, ServerSecrets, Use};
 use crate::time::{Clock, Timestamp};
 
 pub use clocks::{ClockMonitor, ClockSample, Fault};
+pub use kek_file::write_kek;
 pub use lease::Reading;
 pub use metrics::{KeyMetrics, KeySetMetrics};
+pub use plan::Rotation;
 pub use rewrap::{RemainingSecrets, Rewrapped};
 pub use snapshot::Snapshot;
 pub use table::{KeyManagerError, KeyTable};
@@ -37,27 +40,27 @@ pub use write::{Act, KeyWrite};
 
 use lease::Lease;
 
-/// A change of the clock's correction that is worth making, in microseconds.
+/// The smallest change of the clock correction that is applied, in microseconds.
 const CORRECTION_STEP: i64 = 250_000;
 
-/// What a node holds of the keys, and how it stays true.
+/// The keys of a node and their lease.
 pub struct KeyManager {
     table: KeyTable,
     clock: Clock,
     view: ArcSwap<KeyView>,
     secrets: Arc<ServerSecrets>,
     verifier: Verifier,
-    /// How many values stand under each KEK.
+    /// The number of values sealed under each KEK.
     keks: ArcSwap<BTreeMap<String, usize>>,
-    /// The version of the table that the view shows.
+    /// The version of the table in the view.
     version: AtomicI64,
-    /// One refresh at a time, so that an older one never replaces a newer one.
+    /// Allows one refresh at a time, so that an older result never replaces a newer one.
     refreshing: tokio::sync::Mutex<()>,
     lease: Lease,
     clocks: Mutex<ClockMonitor>,
 }
 
-/// When a poll was begun, before the database was asked.
+/// The start of a poll, before the database is queried.
 #[derive(Clone, Copy, Debug)]
 pub struct Poll {
     asked: Reading,
@@ -65,8 +68,8 @@ pub struct Poll {
 }
 
 impl Poll {
-    /// Now, by the node's own clock.
-    pub fn begun(clock: &Clock) -> Self {
+    /// Reads the clocks of the node.
+    pub fn started(clock: &Clock) -> Self {
         Self {
             asked: Reading::of(clock),
             node: clock.raw().now(),
@@ -75,11 +78,11 @@ impl Poll {
 }
 
 impl KeyManager {
-    /// Checks what is there, makes what a first start lacks, and builds the first view.
+    /// Checks the stored keys, creates what a first start lacks, and builds the first view.
     ///
     /// # Errors
-    /// [`KeyManagerError`]. Nothing is made while a value is under a KEK that is not configured, or the newest
-    /// server secret does not open.
+    /// [`KeyManagerError`]. Nothing is created if a value is sealed under a KEK that is not configured, or if
+    /// the newest server secret does not open.
     pub async fn start(
         table: KeyTable,
         clock: Clock,
@@ -87,10 +90,10 @@ impl KeyManager {
     ) -> Result<Self, KeyManagerError> {
         let asked = Reading::of(&clock);
         let now = clock.now();
-        let found = table.read(now).await?;
-        found.check_keks(&table.keychain())?;
-        if !found.secrets.is_empty() {
-            ServerSecrets::open(&found.secrets, &table.keychain(), now)?;
+        let stored = table.read(now).await?;
+        stored.check_keks(&table.keychain())?;
+        if !stored.secrets.is_empty() {
+            ServerSecrets::open(&stored.secrets, &table.keychain(), now)?;
         }
         table
             .begin(&Act {
@@ -110,35 +113,35 @@ impl KeyManager {
             keks: ArcSwap::from_pointee(rows.keks()),
             version: AtomicI64::new(rows.version),
             refreshing: tokio::sync::Mutex::default(),
-            lease: Lease::begun(asked),
+            lease: Lease::starting_at(asked),
             clocks: Mutex::default(),
             table,
             clock,
         })
     }
 
-    /// The table behind the view.
+    /// Returns the key table.
     pub fn table(&self) -> &KeyTable {
         &self.table
     }
 
-    /// The keys of this moment: to publish, to read hints with, to sign frames with.
+    /// Returns the current key view.
     pub fn view(&self) -> Arc<KeyView> {
         self.view.load_full()
     }
 
-    /// The server secrets.
+    /// Returns the server secrets.
     pub fn secrets(&self) -> Arc<ServerSecrets> {
         Arc::clone(&self.secrets)
     }
 
-    /// Reads our own access tokens, whatever their audience, as any service would.
+    /// Returns the verifier of access tokens of this issuer, for any audience.
     pub fn verifier(&self) -> &Verifier {
         &self.verifier
     }
 
-    /// Checks that this node agrees with its database about the time, and that the database took a
-    /// write of this node and confirmed its keys in the last 30 s.
+    /// Checks that the clocks of node and database agree, and that the database accepted a write of this
+    /// node and confirmed its keys in the last 30 s.
     ///
     /// # Errors
     /// [`KeyError::NoLease`], [`KeyError::Clock`].
@@ -146,13 +149,13 @@ impl KeyManager {
         if !self.clocks().agree() {
             return Err(KeyError::Clock);
         }
-        match self.lease.waits(&self.clock).await {
+        match self.lease.is_valid_soon(&self.clock).await {
             true => Ok(()),
             false => Err(KeyError::NoLease),
         }
     }
 
-    /// The keys, to publish them: from memory, for a day at most.
+    /// Returns the key view for publication, at most a day after the database last confirmed it.
     ///
     /// # Errors
     /// [`KeyError::NoLease`].
@@ -163,9 +166,9 @@ impl KeyManager {
         }
     }
 
-    /// Records that the database took a write of this node that began at `begun`.
-    pub fn record_write(&self, begun: Reading) {
-        self.lease.record_write(begun);
+    /// Records that the database accepted a write of this node that started at `started`.
+    pub fn record_write(&self, started: Reading) {
+        self.lease.record_write(started);
     }
 
     /// Returns the age of the last own write; `None` before the first one.
@@ -188,29 +191,29 @@ impl KeyManager {
         self.clocks().ready(self.clock.uptime())
     }
 
-    /// Whether the last good poll and the last own write are recent enough to sign tokens.
+    /// Returns whether the last successful poll and the last own write are recent enough to sign tokens.
     pub fn lease_holds(&self) -> bool {
-        self.lease.holds(&self.clock)
+        self.lease.is_valid(&self.clock)
     }
 
-    /// Whether every ring can sign.
+    /// Returns whether every ring has a signing key.
     pub fn can_sign(&self) -> bool {
         self.view.load().can_sign(self.table.rings())
     }
 
-    /// Whether this node may change keys and remove rows: the clocks have agreed for long enough.
+    /// Returns whether the clocks have agreed long enough to change keys and remove rows.
     pub fn is_stable(&self) -> bool {
         self.clocks().is_stable(self.clock.uptime())
     }
 
-    /// Takes what a poll found: compares the clocks; reads the table again if it changed, if a key
-    /// changes its state about now, or if the view is a minute old; then renews the lease.
+    /// Applies a poll: compares the clocks; refreshes the view if the table changed, if a key changes its
+    /// state now, or if the view is a minute old; then renews the lease.
     ///
     /// # Errors
-    /// [`KeyManagerError`]; then the lease runs on.
+    /// [`KeyManagerError`]; then the lease is not renewed.
     pub async fn follow(&self, poll: Poll, head: &db::Head) -> Result<(), KeyManagerError> {
         if let Some(measured) = head.database {
-            // An embedded database has no clock of its own that could disagree.
+            // An embedded database has no clock of its own.
             self.record(ClockSample {
                 node: self.clock.raw().halfway(poll.node),
                 database: self.clock.database(measured),
@@ -221,7 +224,7 @@ impl KeyManager {
         let (view, now) = (self.view.load_full(), self.clock.now());
         let changed = head.keys_version != self.version.load(Ordering::SeqCst);
         let due = view.next_change().is_some_and(|at| now >= at);
-        // A clock that went back makes the view one of the future.
+        // After the clock went back, the view is from the future.
         let old = now.since(view.built_at()) >= KEY_VIEW_AGE || now < view.built_at();
         if changed || due || old {
             self.refresh().await?;
@@ -230,18 +233,18 @@ impl KeyManager {
         Ok(())
     }
 
-    /// Takes a sight of the clocks: warns, corrects, or stops this node.
-    pub fn record(&self, sight: ClockSample) {
+    /// Records a sample of the clocks: warns, corrects the clock, or stops this node from issuing.
+    pub fn record(&self, sample: ClockSample) {
         let mut clocks = self.clocks();
-        match clocks.record(sight) {
+        match clocks.record(sample) {
             Some((fault, true)) => {
-                tracing::error!(event = "node.degraded", severity = "high", reason = fault.reason(), node_time = %sight.node, database = %sight.database, "this node issues nothing until its clock and the database's agree");
+                tracing::error!(event = "node.degraded", severity = "high", reason = fault.reason(), node_time = %sample.node, database = %sample.database, "this node issues nothing until its clock and the database's agree");
             }
             Some((fault, false)) => {
                 tracing::warn!(
                     event = "node.recovered",
                     reason = fault.reason(),
-                    "the clocks agree again; keys and clean-up rest for an hour"
+                    "the clocks agree again; key maintenance and clean-up pause for an hour"
                 );
             }
             None => {}
@@ -262,10 +265,10 @@ impl KeyManager {
         }
     }
 
-    /// Reads the table and swaps the view, the server secrets and the verifier.
+    /// Reads the table and replaces the view, the server secrets and the keys of the verifier.
     ///
     /// # Errors
-    /// [`KeyManagerError`]; then all stays as it was.
+    /// [`KeyManagerError`]; then nothing is replaced.
     pub async fn refresh(&self) -> Result<(), KeyManagerError> {
         let _alone = self.refreshing.lock().await;
         let now = self.clock.now();
@@ -273,7 +276,7 @@ impl KeyManager {
         let (last, keychain) = (self.view.load_full(), self.table.keychain());
         let view = KeyView::build(&rows.keys, &rows.blocked, &keychain, Some(&last), now)?;
         if let Err(error) = self.secrets.replace(&rows.secrets, &keychain, now) {
-            tracing::error!(event = "key.corrupt", reason = "unusable", severity = "critical", %error, "the server secrets stay as they were");
+            tracing::error!(event = "key.corrupt", reason = "unusable", severity = "critical", %error, "the server secrets are not replaced");
         }
         if let Err(error) = self.verifier.replace_keys(&view.published(Use::Token).set) {
             tracing::error!(event = "key.corrupt", reason = "unusable", severity = "critical", %error, "no key is left to verify with");
@@ -285,18 +288,19 @@ impl KeyManager {
         Ok(())
     }
 
-    /// Adds missing standbys and destroys what has done its work, unless the clocks are in doubt.
+    /// Creates missing next keys and destroys private halves that are no longer needed, if the clocks are
+    /// stable.
     ///
     /// # Errors
     /// [`KeyManagerError`]; another node, or the next round, does it.
-    pub async fn keep(&self) -> Result<(), KeyManagerError> {
+    pub async fn run_maintenance(&self) -> Result<(), KeyManagerError> {
         if !self.is_stable() {
             return Ok(());
         }
         let now = self.clock.now();
         if self
             .table
-            .keep(&Act {
+            .maintain(&Act {
                 actor: Actor::System,
                 now,
             })
@@ -312,7 +316,7 @@ impl KeyManager {
     }
 }
 
-/// Says what is different from the last view, in the log.
+/// Logs the differences from the last view.
 fn report(last: Option<&KeyView>, view: &KeyView, now: Timestamp) {
     for (kid, (_, error)) in view.corrupt() {
         if last.is_none_or(|last| !last.corrupt().contains_key(kid)) {
@@ -322,7 +326,7 @@ fn report(last: Option<&KeyView>, view: &KeyView, now: Timestamp) {
                 severity = "critical",
                 kid,
                 error,
-                "a signing key is left out"
+                "a signing key is not used"
             );
         }
     }
@@ -339,16 +343,16 @@ fn report(last: Option<&KeyView>, view: &KeyView, now: Timestamp) {
             tracing::info!(event = "key.state", kid = key.kid, ring = %ring, generation = key.generation, state = after.name());
         }
     }
-    for gone in last.rows() {
-        if view.rows().all(|key| key.kid != gone.kid) {
-            tracing::info!(event = "key.state", kid = gone.kid, ring = %gone.ring(), generation = gone.generation, state = "revoked");
+    for removed in last.rows() {
+        if view.rows().all(|key| key.kid != removed.kid) {
+            tracing::info!(event = "key.state", kid = removed.kid, ring = %removed.ring(), generation = removed.generation, state = "revoked");
         }
     }
 }
 
 impl From<KeyManagerError> for db::Error {
-    fn from(failed: KeyManagerError) -> Self {
-        match failed {
+    fn from(error: KeyManagerError) -> Self {
+        match error {
             KeyManagerError::Database(error) => error,
             other => Self::Statement(other.to_string()),
         }

@@ -1,4 +1,4 @@
-//! What an operator plans: the next change of a ring, brought forward, or made with a key of his own.
+//! Changes that an operator plans: an early rotation, and the import of a key.
 
 use super::table::{KeyManagerError, KeyTable, TRIES};
 use super::write::{Act, KeyWrite};
@@ -6,11 +6,20 @@ use crate::config::limits::JWKS_BYTES;
 use crate::keys::rotation::{Change, in_jwks, state};
 use crate::keys::{Generated, KeyError, KeySource, Ring, Use};
 
-/// An RSA key of 4096 bits with all its members, and what is around the keys.
+/// When the next key of a ring starts to sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// As soon as every cache of the key document contains it.
+    Scheduled,
+    /// Now: verifiers with an older key document reject its tokens until they fetch a new one.
+    Immediate,
+}
+
+/// Bytes of the largest JWK: an RSA key of 4096 bits with all its members.
 const LARGEST_JWK: usize = 1_024;
 
 impl KeyTable {
-    /// What a change would do, without doing any of it: the usable rows of the ring before and after.
+    /// Returns the usable rows of a ring before and after a change, without writing anything.
     ///
     /// # Errors
     /// [`KeyManagerError`].
@@ -21,38 +30,38 @@ impl KeyTable {
         change: impl FnOnce(Change) -> Change,
     ) -> Result<(Change, Change), KeyManagerError> {
         let snapshot = self.read(act.now).await?;
-        let (sound, newest) = snapshot.ring(ring, &self.keychain());
-        let before = Change::of(&sound, newest, *self.schedule(), act.now);
+        let (usable, newest) = snapshot.ring(ring, &self.keychain());
+        let before = Change::of(&usable, newest, *self.schedule(), act.now);
         Ok((before.clone(), change(before)))
     }
 
-    /// Lets the standby of a ring sign as soon as every cache knows it, or at once.
+    /// Brings forward the next rotation of a ring.
     ///
     /// # Errors
     /// [`KeyManagerError`].
     pub async fn rotate(
         &self,
         ring: Ring,
-        at_once: bool,
+        rotation: Rotation,
         act: &Act,
     ) -> Result<KeyWrite, KeyManagerError> {
-        self.change(ring, act, |change| forward(change, at_once))
+        self.change(ring, act, |change| forward(change, rotation))
             .await
     }
 
-    /// Takes a private key (PKCS#8, PEM) as the next standby of its ring.
+    /// Imports a private key (PKCS#8, PEM) as the next key of its ring.
     ///
     /// # Errors
-    /// [`KeyError::Refused`] for one that is not good enough, [`KeyManagerError::KnownKey`].
+    /// [`KeyError::Refused`] for a key that does not meet the requirements, [`KeyManagerError::KnownKey`].
     pub async fn import(&self, pem: &str, act: &Act) -> Result<KeyWrite, KeyManagerError> {
-        let taken = match Generated::from_pem(pem) {
-            Ok(pair) => self.take(pair, act).await,
+        let imported = match Generated::from_pem(pem) {
+            Ok(pair) => self.add_imported(pair, act).await,
             Err(error) => Err(error.into()),
         };
-        taken.inspect_err(|error| tracing::warn!(event = "key.rejected", reason = %error))
+        imported.inspect_err(|error| tracing::warn!(event = "key.rejected", reason = %error))
     }
 
-    async fn take(&self, pair: Generated, act: &Act) -> Result<KeyWrite, KeyManagerError> {
+    async fn add_imported(&self, pair: Generated, act: &Act) -> Result<KeyWrite, KeyManagerError> {
         let ring = Ring::token(pair.alg());
         let kid = pair.public().thumbprint();
         if !self.rings().contains(&ring) {
@@ -60,16 +69,16 @@ impl KeyTable {
         }
         let with = self.with_source(KeySource::from_fn(move |_, _| Ok(pair.clone())));
         for _ in 0..TRIES {
-            let known = self.read(act.now).await?.keys;
-            if known.iter().any(|key| key.kid == kid) {
+            let keys = self.read(act.now).await?.keys;
+            if keys.iter().any(|key| key.kid == kid) {
                 return Err(KeyManagerError::KnownKey);
             }
-            let published = known
+            let published = keys
                 .iter()
                 .filter(|key| key.use_ == Use::Token && in_jwks(state(key, act.now)));
             let bytes = published.map(|key| key.public_jwk.len() + 1).sum::<usize>();
             if bytes + LARGEST_JWK > JWKS_BYTES {
-                let why = "with it the published keys would have more than 16 KiB; wait until old ones are gone";
+                let why = "with this key the key document would exceed 16 KiB; wait until old keys are removed";
                 return Err(KeyError::Refused(why).into());
             }
             if let Some(write) = with.try_change(ring, None, act, &Change::add).await? {
@@ -80,10 +89,10 @@ impl KeyTable {
     }
 }
 
-fn forward(change: Change, at_once: bool) -> Change {
+fn forward(change: Change, rotation: Rotation) -> Change {
     let change = match change.lacks_standby() {
         true => change.add(),
         false => change,
     };
-    change.bring_forward(at_once)
+    change.bring_forward(rotation == Rotation::Immediate)
 }

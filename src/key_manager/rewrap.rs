@@ -1,4 +1,4 @@
-//! `rewrap`: every sealed value anew under the first KEK, so that the others can be destroyed.
+//! `rewrap`: seals every value under the first KEK, so that the other KEKs can be destroyed.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +11,18 @@ use crate::keys::seal::kek_id;
 use crate::keys::{Keychain, SigningKey};
 use crate::secret::Entropy;
 
-/// What a rewrap did.
+/// The result of a rewrap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rewrapped {
-    /// The KEK that everything is under now.
+    /// The first KEK.
     pub kek: String,
-    /// Values that were sealed anew, by the KEK that they came from.
+    /// The number of values that were resealed, by their former KEK.
     pub moved: BTreeMap<String, usize>,
-    /// Values that are left under another KEK, with the reason.
+    /// Values that remain under another KEK.
     pub left: Vec<RemainingSecrets>,
 }
 
-/// A value that could not be moved.
+/// A value that could not be resealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemainingSecrets {
     /// Table and id.
@@ -34,11 +34,11 @@ pub struct RemainingSecrets {
 }
 
 impl KeyTable {
-    /// Seals every value anew that is not under the first KEK, in one transaction, and opens each
-    /// result; a signing key also signs once. It may be interrupted and repeated.
+    /// Reseals every value that is not under the first KEK, in one transaction. Each result is opened, and
+    /// a signing key signs once as a test. May be interrupted and repeated.
     ///
     /// # Errors
-    /// [`KeyManagerError`]; a value that does not open is no failure but stands in [`Rewrapped::left`].
+    /// [`KeyManagerError`]; a value that does not open is reported in [`Rewrapped::left`].
     pub async fn rewrap(&self, act: &Act) -> Result<Rewrapped, KeyManagerError> {
         for _ in 0..TRIES {
             let snapshot = self.read(act.now).await?;
@@ -107,7 +107,7 @@ fn is_old(sealed: &str, keychain: &Keychain) -> bool {
     kek_id(sealed) != keychain.first()
 }
 
-/// The row under the first KEK, proven: it opens, and what it held signs as before.
+/// Returns the row under the first KEK after checking that it opens and that its key signs as before.
 fn rewrapped(
     key: &SigningKey,
     keychain: &Keychain,

@@ -1,6 +1,6 @@
-//! The key table, and how it is changed. Any node, and the command line, may: a change is prepared
-//! outside the database, and written by compare-and-swap in one transaction. Whoever is overtaken
-//! drops what he made, reads again and decides anew.
+//! The key table and its changes, which any node and the command line may make. A change is prepared
+//! outside the database and written by compare-and-swap in one transaction. If another change was faster,
+//! the prepared change is discarded and prepared again from the new rows.
 
 use std::sync::Arc;
 
@@ -15,33 +15,33 @@ use crate::keys::{KeyError, KeySource, Keychain, Ring, SigningKey};
 use crate::secret::Entropy;
 use crate::time::Timestamp;
 
-/// How often a change that was overtaken is prepared anew.
+/// How often a change is prepared again after another change was faster.
 pub(super) const TRIES: usize = 10;
 
-/// Why keys were not changed, or a node has none.
+/// Why keys were not changed, or a node has no keys.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyManagerError {
-    /// Of the database.
+    /// The database failed.
     #[error(transparent)]
     Database(#[from] db::Error),
-    /// Of the keys themselves.
+    /// A key is unusable.
     #[error(transparent)]
     Keys(#[from] KeyError),
-    /// There is no such key.
+    /// The key does not exist.
     #[error("no signing key of this issuer has the kid {0}")]
     NoSuchKey(String),
-    /// It is there already.
-    #[error("this key is known already")]
+    /// The key exists already.
+    #[error("this key exists already")]
     KnownKey,
-    /// A ring that is not configured, or has no key.
+    /// The ring is not configured, or has no key.
     #[error("there is no ring {0}")]
     NoSuchRing(String),
-    /// Others were always faster.
-    #[error("others change the keys at the same time; try again")]
+    /// Concurrent changes were faster each time.
+    #[error("the keys are being changed concurrently; try again")]
     Overtaken,
 }
 
-/// The table and what is needed to change it.
+/// The key table and everything that is needed to change it.
 #[derive(Clone)]
 pub struct KeyTable {
     store: Store,
@@ -54,7 +54,7 @@ pub struct KeyTable {
 }
 
 impl KeyTable {
-    /// The table of a configuration.
+    /// Creates the table of a configuration.
     pub fn new(
         config: &Config,
         issuer: &str,
@@ -74,26 +74,26 @@ impl KeyTable {
         }
     }
 
-    /// The rings that are kept.
+    /// Returns the configured rings.
     pub fn rings(&self) -> &[Ring] {
         &self.rings
     }
 
-    /// The waiting times.
+    /// Returns the schedule of rotations.
     pub fn schedule(&self) -> &Schedule {
         &self.schedule
     }
 
-    /// The KEKs.
+    /// Returns the KEKs.
     pub fn keychain(&self) -> Arc<Keychain> {
         self.keychain.load_full()
     }
 
-    /// Takes other KEKs, after a change of the configuration.
+    /// Replaces the KEKs after a change of the configuration.
     ///
     /// # Errors
-    /// [`KeyError::UnknownKek`] when a value is sealed under one that is no longer there; then the
-    /// old ones stay.
+    /// [`KeyError::UnknownKek`] if a value is sealed under a KEK that is not in the new keychain; then the
+    /// old KEKs stay.
     pub async fn replace_keychain(
         &self,
         keychain: Keychain,
@@ -112,7 +112,7 @@ impl KeyTable {
         let issuer = self.issuer.clone();
         let snapshot = move |tx: &mut Transaction<'_>| {
             Ok(Snapshot {
-                // First: rows that are newer than their version are only read once more.
+                // Read first: if the rows are newer than the version, they are read once more.
                 version: tx.keys_version()?,
                 keys: tx.list_keys(&issuer)?,
                 secrets: tx.list_server_secrets()?,
@@ -146,8 +146,8 @@ impl KeyTable {
         Err(KeyManagerError::Overtaken)
     }
 
-    /// One try: `None` when somebody else was faster. `also` is a key that counts although its row
-    /// may not open.
+    /// Tries a change once. Returns `None` if another change was faster. `also` names a key that is included
+    /// even if its row does not open.
     pub(super) async fn try_change(
         &self,
         ring: Ring,
@@ -171,7 +171,7 @@ impl KeyTable {
         self.write(write, act).await
     }
 
-    /// Makes the keys and seals the rows of a change, outside any transaction.
+    /// Generates the keys and seals the rows of a change, outside a transaction.
     pub(super) async fn prepare(
         &self,
         snapshot: &Snapshot,
@@ -207,7 +207,7 @@ impl KeyTable {
         Ok(write)
     }
 
-    /// Writes; `None` when somebody else was faster.
+    /// Writes a change. Returns `None` if another change was faster.
     pub(super) async fn write(
         &self,
         write: KeyWrite,
@@ -225,7 +225,7 @@ impl KeyTable {
         }
     }
 
-    /// The same table with key pairs from elsewhere.
+    /// Returns the same table with another source of key pairs.
     pub(super) fn with_source(&self, source: KeySource) -> Self {
         Self {
             source,

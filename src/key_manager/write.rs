@@ -1,25 +1,25 @@
-//! A prepared change of the key table: who makes it, what is written, and what the audit log says.
+//! A prepared change of the key table, with its audit events.
 
 use serde_json::{Value, json};
 
-use crate::audit::{Actor, Event, Name, Target};
+use crate::audit::{Actor, Event, Name, RevocationReason, Target};
 use crate::db::{Error, Transaction};
 use crate::keys::{SealedSecret, SigningKey};
 use crate::time::Timestamp;
 
-/// Who changes keys, when.
+/// The actor and the instant of a change.
 #[derive(Clone, Debug)]
 pub struct Act {
     /// The server itself or an operator.
     pub actor: Actor,
-    /// The instant that the change goes by.
+    /// The instant of the change.
     pub now: Timestamp,
 }
 
-/// A prepared change of the table: written as a whole or not at all.
+/// A prepared change of the table, which is written atomically.
 #[derive(Default)]
 pub struct KeyWrite {
-    /// The sealed value that must still stand there, and the row as it will be.
+    /// The sealed value that the row must still have, and the new row.
     swaps: Vec<(String, SigningKey)>,
     inserts: Vec<SigningKey>,
     secrets: Vec<(Option<String>, SealedSecret)>,
@@ -29,17 +29,17 @@ pub struct KeyWrite {
 }
 
 impl KeyWrite {
-    /// Whether there is nothing to write.
+    /// Returns whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.swaps.is_empty() && self.inserts.is_empty() && self.secrets.is_empty()
     }
 
-    /// The rows that it makes.
+    /// Returns the new rows.
     pub fn inserts(&self) -> &[SigningKey] {
         &self.inserts
     }
 
-    /// The rows that it changes, as they will be.
+    /// Returns the changed rows.
     pub fn changes(&self) -> impl Iterator<Item = &SigningKey> {
         self.swaps.iter().map(|(_, key)| key)
     }
@@ -55,7 +55,7 @@ impl KeyWrite {
         self.swaps.push((old.sealed.clone(), new));
     }
 
-    /// Ends a key for good.
+    /// Revokes a key.
     pub(super) fn revoke(&mut self, old: &SigningKey, new: SigningKey, act: &Act) {
         let reason = new.revoke_reason.clone().unwrap_or_default();
         let why = Some(reason.as_str());
@@ -64,13 +64,13 @@ impl KeyWrite {
         self.swap(old, new);
     }
 
-    /// Empties a row of its private half.
+    /// Destroys the private half of a key.
     pub(super) fn destroy(&mut self, old: &SigningKey, new: SigningKey, act: &Act) {
         self.note(act, Name::KeyDestroyed, target(old), None, about(old));
         self.swap(old, new);
     }
 
-    /// Puts a kid on the blocklist, once.
+    /// Adds the revocation record of a kid, once.
     pub(super) fn block(&mut self, kid: &str, reason: &str) {
         if self.records.iter().any(|(known, _)| known == kid) {
             return;
@@ -90,7 +90,7 @@ impl KeyWrite {
         self.secrets.push((Some(old.sealed.clone()), new));
     }
 
-    /// Adds a line to the audit log.
+    /// Adds an audit event.
     pub(super) fn note(
         &mut self,
         act: &Act,
@@ -109,7 +109,7 @@ impl KeyWrite {
         });
     }
 
-    /// Takes over all of another one.
+    /// Adds everything of another change.
     pub(super) fn append(&mut self, other: Self) {
         self.swaps.extend(other.swaps);
         self.inserts.extend(other.inserts);
@@ -118,12 +118,13 @@ impl KeyWrite {
         self.events.extend(other.events);
     }
 
-    /// Writes it in an open transaction.
+    /// Writes the change in an open transaction.
     ///
     /// # Errors
-    /// [`Error::Overtaken`], [`Error::Duplicate`]: somebody was faster, and all must be rolled back.
+    /// [`Error::Overtaken`], [`Error::Duplicate`] if another change was faster; then the transaction must be
+    /// rolled back.
     pub fn run(&self, tx: &mut Transaction<'_>, act: &Act) -> Result<(), Error> {
-        // Always in this order, by generation: two writers wait for each other and never in a ring.
+        // Always in this order, by generation, so that concurrent writers cannot deadlock.
         for (old, new) in &self.swaps {
             tx.swap_key(old, new)?;
         }
@@ -137,7 +138,8 @@ impl KeyWrite {
             }
         }
         for (kid, reason) in &self.records {
-            tx.block_key(kid, reason, &act.actor.to_string(), act.now)?;
+            let reason = RevocationReason::Stated(reason.clone());
+            tx.block_key(kid, &reason, &act.actor, act.now)?;
         }
         for event in &self.events {
             tx.put_audit(event)?;

@@ -3,7 +3,7 @@
 
 use super::grants::Grant;
 use super::grants::authorization_code::Code;
-use crate::audit::Event;
+use crate::audit::{Actor, Event, RevocationReason};
 use crate::id::{ClientId, GrantId};
 use crate::secret::Hash;
 use crate::time::Timestamp;
@@ -78,8 +78,8 @@ pub trait Ledger {
     fn revoke_grant(
         &mut self,
         id: &GrantId,
-        why: &str,
-        actor: &str,
+        reason: &RevocationReason,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<bool, StorageError>;
 
@@ -95,8 +95,8 @@ pub trait Ledger {
         &mut self,
         jti: &str,
         expires_at: Timestamp,
-        reason: &str,
-        actor: &str,
+        reason: &RevocationReason,
+        actor: &Actor,
         now: Timestamp,
     ) -> Result<(), StorageError>;
 

@@ -7,7 +7,7 @@ use super::client_auth::AuthenticatedClient;
 use super::error::{Description, Detail, Error};
 use super::ledger::{Ledger, StorageError};
 use super::request::params::Params;
-use crate::audit::{Actor, Event, Name, Target};
+use crate::audit::{Actor, Event, Name, RevocationReason, Target};
 use crate::id::GrantId;
 use crate::keys::ServerSecrets;
 use crate::oauth::token::refuse;
@@ -63,7 +63,6 @@ pub fn revoke(
 ) -> Result<Result<(), Error>, StorageError> {
     let client = proven.client();
     let actor = Actor::Client(client.id.clone());
-    let by = actor.to_string();
     let denied = Detail::new("revocation.denied", "client").described(Description::OTHER_CLIENT);
     let denied = || Error::invalid_request(denied);
     match presented {
@@ -73,7 +72,7 @@ pub fn revoke(
                 if grant.client_id != client.id {
                     return Ok(Err(denied()));
                 }
-                if ledger.revoke_grant(&grant.id, "revoked", &by, now)? {
+                if ledger.revoke_grant(&grant.id, &RevocationReason::Revoked, &actor, now)? {
                     done(ledger, actor, Target::Grant(grant.id), now)?;
                 }
             }
@@ -85,8 +84,8 @@ pub fn revoke(
             ledger.revoke_token(
                 &claims.jti,
                 Timestamp::from_secs(claims.exp),
-                "revoked",
-                &by,
+                &RevocationReason::Revoked,
+                &actor,
                 now,
             )?;
             done(ledger, actor, Target::Token(claims.jti.clone()), now)?;

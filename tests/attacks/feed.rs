@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use portcullis::audit::{Actor, RevocationReason};
 use portcullis::db::{Record, Transaction};
 use portcullis::id::uuid;
 use portcullis::oauth::resource::Resource;
@@ -71,8 +72,8 @@ async fn a429_feed_positions_follow_the_commit_order(stage: &Stage) {
                         kind: Kind::Grant,
                         value: &value,
                         floor: 0,
-                        reason: "test",
-                        actor: "test",
+                        reason: &RevocationReason::Revoked,
+                        actor: &Actor::Operator,
                     };
                     tx.put_revocation(&record, now)
                 };
@@ -176,8 +177,8 @@ async fn a434_feed_records_outlive_their_tokens(stage: &Stage) {
                     kind: Kind::Session,
                     value: &value,
                     floor: 0,
-                    reason: "test",
-                    actor: "test",
+                    reason: &RevocationReason::Revoked,
+                    actor: &Actor::Operator,
                 };
                 tx.put_revocation(&record, at)
             })

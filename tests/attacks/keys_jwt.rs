@@ -88,11 +88,18 @@ async fn a280_jwks_contains_no_private_members(stage: &Stage) {
     };
     // Every key state: published, active, retiring, destroyed, archived, revoked.
     look(1).await;
-    table.rotate(ES256, true, &act(stage)).await.unwrap();
+    table
+        .rotate(
+            ES256,
+            portcullis::key_manager::Rotation::Immediate,
+            &act(stage),
+        )
+        .await
+        .unwrap();
     look(1).await;
     for wait in [70, 3_700, 100_000] {
         stage.server.advance(Duration::from_secs(wait));
-        table.keep(&act(stage)).await.unwrap();
+        table.maintain(&act(stage)).await.unwrap();
         look(1).await;
     }
     let kid = stage.server.app.keys().signer(ES256).unwrap().to_owned();
@@ -214,7 +221,14 @@ async fn a284_keys_are_published_before_they_sign(stage: &Stage) {
         &table.read(act(stage).now).await.unwrap().keys,
         act(stage).now,
     );
-    table.rotate(ES256, false, &act(stage)).await.unwrap();
+    table
+        .rotate(
+            ES256,
+            portcullis::key_manager::Rotation::Scheduled,
+            &act(stage),
+        )
+        .await
+        .unwrap();
     let mut waited = Duration::ZERO;
     let next = loop {
         stage.server.advance(Duration::from_secs(3_600));
@@ -230,7 +244,7 @@ async fn a284_keys_are_published_before_they_sign(stage: &Stage) {
     stage.check(1, known >= DAY, || {
         format!("signs {known:?} after it was published")
     });
-    table.keep(&act(stage)).await.unwrap();
+    table.maintain(&act(stage)).await.unwrap();
     let standby = table
         .read(act(stage).now)
         .await
@@ -256,7 +270,14 @@ async fn a284_keys_are_published_before_they_sign(stage: &Stage) {
 async fn a285_retired_keys_stay_published_while_tokens_live(stage: &Stage) {
     let table = stage.server.app.key_manager.table();
     let kid = stage.server.app.keys().signer(ES256).unwrap().to_owned();
-    table.rotate(ES256, true, &act(stage)).await.unwrap();
+    table
+        .rotate(
+            ES256,
+            portcullis::key_manager::Rotation::Immediate,
+            &act(stage),
+        )
+        .await
+        .unwrap();
     let shows = async || {
         poll_all_nodes(stage).await;
         let jwks = stage.server.browser().get("/oauth2/jwks").await.body;
@@ -264,7 +285,7 @@ async fn a285_retired_keys_stay_published_while_tokens_live(stage: &Stage) {
     };
     for hours in [1, 12, 12] {
         stage.check(1, shows().await, || "gone too early".to_owned());
-        table.keep(&act(stage)).await.unwrap();
+        table.maintain(&act(stage)).await.unwrap();
         stage.server.advance(Duration::from_secs(hours * 3_600));
     }
     stage.check(1, shows().await, || "gone after 25 hours".to_owned());
@@ -280,7 +301,7 @@ async fn a286_concurrent_rotations_create_one_key(stage: &Stage) {
             .all()
             .map(|node| {
                 let (table, act) = (node.app.key_manager.table().clone(), act(stage));
-                actix_web::rt::spawn(async move { table.keep(&act).await })
+                actix_web::rt::spawn(async move { table.maintain(&act).await })
             })
             .collect();
         for task in tasks {
@@ -312,7 +333,7 @@ async fn a289_revoked_key_is_rejected_at_once(stage: &Stage) {
         let now = act(stage);
         let (revoked, kept, rewrapped) = tokio::join!(
             table.revoke(&kid, "leaked", &now),
-            table.keep(&now),
+            table.maintain(&now),
             table.rewrap(&now)
         );
         stage.check(

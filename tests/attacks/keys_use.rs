@@ -301,8 +301,22 @@ async fn a301_private_keys_appear_in_no_output(stage: &Stage) {
     // The key is imported, published, used, resealed and destroyed.
     let taken = table.import(&pem, &act(stage)).await.unwrap();
     let kid = taken.inserts()[0].kid.clone();
-    table.rotate(ES256, true, &act(stage)).await.unwrap();
-    table.rotate(ES256, true, &act(stage)).await.unwrap();
+    table
+        .rotate(
+            ES256,
+            portcullis::key_manager::Rotation::Immediate,
+            &act(stage),
+        )
+        .await
+        .unwrap();
+    table
+        .rotate(
+            ES256,
+            portcullis::key_manager::Rotation::Immediate,
+            &act(stage),
+        )
+        .await
+        .unwrap();
     let mut shown = Vec::new();
     for _ in 0..2 {
         for node in stage.all() {

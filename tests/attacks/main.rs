@@ -190,7 +190,7 @@ impl Stage {
     /// Drops the cached registrations of all nodes, as their poll does after a client has changed.
     pub fn forget_registrations(&self) {
         for node in self.all() {
-            node.app.registrations.forget();
+            node.app.registrations.clear();
         }
     }
 

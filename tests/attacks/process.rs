@@ -30,7 +30,7 @@ impl Site {
             std::process::id()
         );
         let folder = empty_folder(&name);
-        portcullis::app::write_kek(&folder.join("kek"), &Entropy::system()).unwrap();
+        portcullis::key_manager::write_kek(&folder.join("kek"), &Entropy::system()).unwrap();
         let url = match db {
             Db::Sqlite => format!("sqlite:{}", folder.join("portcullis.db").display()),
             Db::Postgres => postgres::empty_database(&name),

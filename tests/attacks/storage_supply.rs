@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use diesel::connection::SimpleConnection;
 use diesel::{Connection, PgConnection};
 use portcullis::app::{App, key_table};
+use portcullis::audit::Actor;
 use portcullis::config::{Overrides, load};
 use portcullis::db::{Error, Store};
 use portcullis::id::{ClientId, UserId};
@@ -137,7 +138,7 @@ async fn a476_database_role_cannot_change_the_schema(stage: &Stage) {
         stage.check(14, app.is_ok(), || format!("{:?}", app.as_ref().err()));
         if let Ok(app) = app {
             let now = app.clock.now();
-            stage.check(14, app.key_manager.keep().await.is_ok(), || {
+            stage.check(14, app.key_manager.run_maintenance().await.is_ok(), || {
                 "keeper".to_owned()
             });
             let swept = app.store.transaction(move |tx| sweep(tx, now)).await;
@@ -294,7 +295,7 @@ async fn a478_sqlite_file_is_private_and_locked(stage: &Stage) {
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
     let (mark, url) = (log::mark(), config.database_url());
-    let store = portcullis::db::Store::open(&url, 2).unwrap();
+    let store = portcullis::db::Store::open(&url, 2, Entropy::system()).unwrap();
     stage.check(1, mode(&path) == 0o600, || format!("{:o}", mode(&path)));
     for beside in std::fs::read_dir(&config.data_dir.0).unwrap() {
         let beside = beside.unwrap().path();
@@ -372,7 +373,7 @@ async fn a480_extreme_lifetimes_and_clocks_do_not_overflow(stage: &Stage) {
         let server = Server::start(stage.db()).await;
         server.advance(Timestamp::from_secs(second).since(server.clock.now()));
         server.app.poll().await.ok();
-        server.app.key_manager.keep().await.ok();
+        server.app.key_manager.run_maintenance().await.ok();
         server.app.poll().await.ok();
         let mut flow = Flow::begin(&server).await;
         let tokens = redeem_new_code(&mut flow).await;
@@ -410,7 +411,7 @@ async fn a481_ids_are_never_reused(stage: &Stage) {
             for n in 0..100 {
                 let id = format!("client-{batch}-{n}");
                 tx.put_client(&confidential(&id, "https://app.example/cb"))?;
-                tx.delete_client(&ClientId::from(id.as_str()), "test", now)?;
+                tx.delete_client(&ClientId::from(id.as_str()), &Actor::Operator, now)?;
                 ids.push(id);
             }
             Ok(ids)
@@ -662,7 +663,7 @@ async fn a490_insecure_configuration_is_refused(stage: &Stage) {
     let open = with("[database]\nurl_file = \"url\"\n");
     start_is_refused(stage, 2, &open, 78, "database.url_file");
     let kek = folder.join("kek");
-    portcullis::app::write_kek(&kek, &Entropy::seeded(1)).unwrap();
+    portcullis::key_manager::write_kek(&kek, &Entropy::seeded(1)).unwrap();
     std::fs::set_permissions(&kek, std::fs::Permissions::from_mode(0o640)).unwrap();
     let open = with("[keys]\nkek = [\"file:kek\"]\n");
     start_is_refused(stage, 2, &open, 78, "kek");
@@ -751,9 +752,12 @@ async fn a524_read_only_database_causes_503(stage: &Stage) {
     primary.is_followed_by(&standby);
     standby.is_promoted();
     primary.is_demoted();
-    let (store, now) = (Store::open(&promoted, 2).unwrap(), server.clock.now());
+    let (store, now) = (
+        Store::open(&promoted, 2, Entropy::system()).unwrap(),
+        server.clock.now(),
+    );
     let id = bad.client.id.clone();
-    let disabled = store.transaction(move |tx| tx.disable_client(&id, "test", now));
+    let disabled = store.transaction(move |tx| tx.disable_client(&id, &Actor::Operator, now));
     stage.check(1, disabled.await.unwrap(), || "not disabled".to_owned());
     let table = key_table(&server.config, &store, &server.app.entropy);
     let act = Act {

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use portcullis::app::{App, StartError, write_kek};
+use portcullis::app::{App, StartError};
+use portcullis::key_manager::write_kek;
 use portcullis::keys::rotation::{State, state};
 use portcullis::keys::{Alg, KeyError, Ring, SigningKey};
 use portcullis::secret::Entropy;

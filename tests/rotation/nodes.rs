@@ -72,7 +72,7 @@ impl Node {
     /// Does the work of one minute of its background tasks.
     pub async fn minute(&self) {
         self.app.poll().await.unwrap();
-        self.app.key_manager.keep().await.unwrap();
+        self.app.key_manager.run_maintenance().await.unwrap();
     }
 
     /// Issues a token with the longest possible lifetime for each algorithm.

@@ -4,8 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use portcullis::app::write_kek;
-use portcullis::key_manager::{Act, KeyManagerError, KeyTable};
+use portcullis::key_manager::{Act, KeyManagerError, KeyTable, Rotation, write_kek};
 use portcullis::keys::rotation::{Change, State, signer, state};
 use portcullis::keys::{Alg, Keychain, Ring};
 use portcullis::secret::Entropy;
@@ -153,7 +152,7 @@ async fn key_manager_rewrap_and_revocation_race_on_one_row(#[case] db: Db) {
         let (key_manager, rewrapper, revoker) = (new.clone(), new.clone(), new.clone());
         let act = act(&world);
         let (kept, rewrapped, revoked) = tokio::join!(
-            async { key_manager.keep(&act).await },
+            async { key_manager.maintain(&act).await },
             async { rewrapper.rewrap(&act).await },
             async { revoker.revoke(&kid, "leaked", &act).await },
         );
@@ -172,7 +171,7 @@ async fn key_manager_rewrap_and_revocation_race_on_one_row(#[case] db: Db) {
         let next = signer(ES256.among(&after.keys), world.now()).unwrap();
         assert!(next.kid != kid && next.open(&new.keychain()).unwrap().private.is_some());
         new.rewrap(&act).await.unwrap();
-        new.keep(&act).await.unwrap();
+        new.maintain(&act).await.unwrap();
     }
     assert_eq!(records(&world), 20);
 }
@@ -203,9 +202,9 @@ async fn concurrent_rotation_and_revocation_both_apply(#[case] db: Db) {
         let kid = signer(ES256.among(&rows), world.now()).unwrap().kid.clone();
         let act = act(&world);
         let (rotated, revoked, kept) = tokio::join!(
-            table.rotate(ES256, false, &act),
+            table.rotate(ES256, Rotation::Scheduled, &act),
             table.revoke(&kid, "leaked", &act),
-            table.keep(&act),
+            table.maintain(&act),
         );
         rotated.unwrap();
         revoked.unwrap();

@@ -71,7 +71,7 @@ async fn single_ring_serves_all_endpoints(#[case] db: Db) {
         [Ring::token(Alg::ES256), Ring::FEED]
     );
     assert!(key_manager.can_sign());
-    key_manager.keep().await.unwrap();
+    key_manager.run_maintenance().await.unwrap();
     let published = server.app.keys().published(Use::Token).set.clone();
     assert_eq!(published.keys.len(), 2, "the signer and its next key");
     let es256 = |alg: &Option<String>| alg.as_deref() == Some("ES256");
@@ -90,7 +90,7 @@ async fn single_ring_serves_all_endpoints(#[case] db: Db) {
     // Its keys rotate like all others.
     server.advance(DAY * 91);
     server.app.poll().await.unwrap();
-    key_manager.keep().await.unwrap();
+    key_manager.run_maintenance().await.unwrap();
     let code = server.browser().allows(&shop).await;
     let later = shop.redeems(&code).await.ok();
     assert_ne!(
@@ -129,7 +129,7 @@ async fn omitted_ring_can_be_revoked() {
         let again = table.revoke_ring(rsa, "left out", &act).await.unwrap();
         assert!(again.is_empty());
         server.app.poll().await.unwrap();
-        server.app.key_manager.keep().await.unwrap();
+        server.app.key_manager.run_maintenance().await.unwrap();
         assert!(!shows());
         let after = server.count("SELECT count(*) AS n FROM signing_keys");
         assert_eq!(before, after, "no key is made");

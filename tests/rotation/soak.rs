@@ -136,7 +136,7 @@ async fn soak(server: Server) {
             table
                 .rotate(
                     ES256,
-                    true,
+                    portcullis::key_manager::Rotation::Immediate,
                     &Act {
                         actor: portcullis::audit::Actor::Operator,
                         now,
@@ -144,7 +144,12 @@ async fn soak(server: Server) {
                 )
                 .await
                 .unwrap();
-            soak.nodes[0].app.key_manager.keep().await.unwrap();
+            soak.nodes[0]
+                .app
+                .key_manager
+                .run_maintenance()
+                .await
+                .unwrap();
         }
     }
     // The emergency revocation.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use portcullis::audit::{Actor, RevocationReason};
 use portcullis::oauth::client::ClientSecret;
 use portcullis::secret::Secret;
 
@@ -133,7 +134,12 @@ async fn compromised_client_secret_revokes_all_grants(#[case] db: Db) {
     server
         .write(move |tx| {
             tx.expire_client_secrets(&id, &kept.id, now)?;
-            tx.revoke_all_for_client(&id, "secret compromised", "test", now)
+            tx.revoke_all_for_client(
+                &id,
+                &RevocationReason::SecretCompromised,
+                &Actor::Operator,
+                now,
+            )
         })
         .await;
     let thief = shop.refreshes(tokens.refresh(), &[]).await;

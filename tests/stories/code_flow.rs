@@ -1,5 +1,6 @@
 //! The authorization code flow.
 
+use portcullis::audit::{Actor, RevocationReason};
 use std::time::Duration;
 
 use portcullis_verifier::{Need, Rejected};
@@ -146,7 +147,12 @@ async fn code_is_rejected_after_user_revocation(#[case] db: Db) {
     server
         .write(move |tx| {
             let (user, _) = tx.find_credentials(&name)?.unwrap();
-            tx.revoke_all_for_user(&user.id, "sign out everywhere", "test", now)
+            tx.revoke_all_for_user(
+                &user.id,
+                &RevocationReason::SignedOutEverywhere,
+                &Actor::Operator,
+                now,
+            )
         })
         .await;
     shop.redeems(&code)

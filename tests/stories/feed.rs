@@ -1,5 +1,6 @@
 //! The revocation feed, and services that follow it.
 
+use portcullis::audit::{Actor, RevocationReason};
 use std::time::{Duration, Instant};
 
 use portcullis_verifier::{Need, Rejected, Verifier};
@@ -194,7 +195,7 @@ async fn every_kind_of_revocation_reaches_the_services(#[case] db: Db) {
     assert!(accepts(&service, held.access()));
     let (id, now) = (shop.client.id.clone(), server.clock.now());
     server
-        .write(move |tx| tx.disable_client(&id, "test", now))
+        .write(move |tx| tx.disable_client(&id, &Actor::Operator, now))
         .await;
     refuses(&service, held.access()).await;
 }
@@ -204,7 +205,7 @@ async fn every_kind_of_revocation_reaches_the_services(#[case] db: Db) {
 async fn revoked_key_is_rejected_and_successor_accepted(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let shop = server.shop().await;
-    server.app.key_manager.keep().await.unwrap();
+    server.app.key_manager.run_maintenance().await.unwrap();
     server.app.poll().await.unwrap();
     let service = server.service("orders-1").await;
     let old = tokens(&server, &shop).await;
@@ -698,7 +699,7 @@ async fn stream_closes_when_subscriber_is_deleted(#[case] db: Db) {
     let mut stream = opens_stream(&server, &api).await;
     let (id, now) = (api.client.id.clone(), server.clock.now());
     server
-        .write(move |tx| tx.disable_client(&id, "test", now))
+        .write(move |tx| tx.disable_client(&id, &Actor::Operator, now))
         .await;
     let mut seen = String::new();
     while let Some(chunk) = stream.chunk().await.unwrap() {
@@ -717,11 +718,11 @@ async fn opening_stream_is_closed_when_subscriber_is_deleted(#[case] db: Db) {
     let api = server.api_server().await;
     server.app.poll().await.unwrap();
     // The stream has checked its subscriber a moment ago, and is not counted yet.
-    let mut standing = server.app.feed.streams.standing();
+    let mut standing = server.app.feed.streams.active_subscribers();
     assert_eq!(server.app.feed.streams.count(), 0);
     let (id, now) = (api.client.id.clone(), server.clock.now());
     server
-        .write(move |tx| tx.disable_client(&id, "test", now))
+        .write(move |tx| tx.disable_client(&id, &Actor::Operator, now))
         .await;
     server.app.poll().await.unwrap();
     assert!(standing.has_changed().unwrap());
@@ -822,7 +823,14 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     let before = records(&server);
     let user = bob.clone();
     server
-        .write(move |tx| tx.revoke_all_for_user(&user, "password", "test", now))
+        .write(move |tx| {
+            tx.revoke_all_for_user(
+                &user,
+                &RevocationReason::PasswordChanged,
+                &Actor::Operator,
+                now,
+            )
+        })
         .await;
     assert_records(
         "a password is set, or the user signs out everywhere",
@@ -832,7 +840,7 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     .await;
     let before = records(&server);
     server
-        .write(move |tx| tx.disable_user(&dave, "test", now))
+        .write(move |tx| tx.disable_user(&dave, &Actor::Operator, now))
         .await;
     assert_records("an account is locked", before, "U").await;
     type Act = fn(
@@ -842,13 +850,18 @@ async fn every_revocation_writes_a_feed_record(#[case] db: Db) {
     ) -> Result<bool, portcullis::db::Error>;
     let acts: [(&str, Act); 3] = [
         ("a client's secret is compromised", |tx, id, now| {
-            tx.revoke_all_for_client(id, "secret compromised", "test", now)
+            tx.revoke_all_for_client(
+                id,
+                &RevocationReason::SecretCompromised,
+                &Actor::Operator,
+                now,
+            )
         }),
         ("a client is switched off", |tx, id, now| {
-            tx.disable_client(id, "test", now)
+            tx.disable_client(id, &Actor::Operator, now)
         }),
         ("a client is deleted", |tx, id, now| {
-            tx.delete_client(id, "test", now)
+            tx.delete_client(id, &Actor::Operator, now)
         }),
     ];
     for (act, work) in acts {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use portcullis::audit::{Actor, RevocationReason};
 use portcullis::db::{Record, Store};
 use portcullis::time::Timestamp;
 use portcullis_verifier::Kind;
@@ -19,8 +20,8 @@ async fn revokes(store: &Store, name: String) {
             kind: Kind::Session,
             value: &name,
             floor: 0,
-            reason: "test",
-            actor: "test",
+            reason: &RevocationReason::Revoked,
+            actor: &Actor::Operator,
         };
         tx.put_revocation(&record, start_of_time())
     };
@@ -126,8 +127,8 @@ async fn late_commit_gets_a_later_number() {
                     kind: Kind::Session,
                     value: "early",
                     floor: 0,
-                    reason: "test",
-                    actor: "test",
+                    reason: &RevocationReason::Revoked,
+                    actor: &Actor::Operator,
                 };
                 // Its id is the smallest of all.
                 tx.put_revocation(&record, Timestamp::from_secs(1))?;

@@ -1,6 +1,7 @@
 //! Token introspection: which tokens a resource server or client may introspect, and what it learns about
 //! them.
 
+use portcullis::audit::{Actor, RevocationReason};
 use portcullis::id::{ClientId, UserId};
 use portcullis::oauth::resource::Resource;
 use serde_json::{Value, json};
@@ -146,17 +147,34 @@ async fn introspection_reflects_revocations_at_once(#[case] db: Db) {
             "grant" => drop(shop.revokes(tokens.refresh()).await),
             "session" => assert!(
                 server
-                    .write(move |tx| tx.end_session(&sid.into(), "test", "test", now))
+                    .write(move |tx| tx.revoke_session(
+                        &sid.into(),
+                        &RevocationReason::Revoked,
+                        &Actor::Operator,
+                        now
+                    ))
                     .await
             ),
             "user" => {
                 server
-                    .write(move |tx| tx.revoke_all_for_user(&user, "test", "test", now))
+                    .write(move |tx| {
+                        tx.revoke_all_for_user(
+                            &user,
+                            &RevocationReason::Revoked,
+                            &Actor::Operator,
+                            now,
+                        )
+                    })
                     .await
             }
             "client" => assert!(
                 server
-                    .write(move |tx| tx.revoke_all_for_client(&client, "test", "test", now))
+                    .write(move |tx| tx.revoke_all_for_client(
+                        &client,
+                        &RevocationReason::Revoked,
+                        &Actor::Operator,
+                        now
+                    ))
                     .await
             ),
             _ => server.execute("UPDATE feed_head SET epoch = epoch + 1"),
@@ -203,7 +221,14 @@ async fn client_token_is_inactive_after_client_deletion(#[case] db: Db) {
     assert_eq!(robot.finds(tokens.access()).await["active"], true);
     let now = server.clock.now();
     server
-        .write(move |tx| tx.revoke_all_for_client(&"robot".into(), "test", "test", now))
+        .write(move |tx| {
+            tx.revoke_all_for_client(
+                &"robot".into(),
+                &RevocationReason::Revoked,
+                &Actor::Operator,
+                now,
+            )
+        })
         .await;
     assert_eq!(robot.introspects(tokens.access()).await.body, INACTIVE);
     let fresh = robot.posts("/oauth2/token", &[grant]).await.ok();

@@ -332,7 +332,7 @@ async fn configured_password_must_be_strong() {
     .await;
     let refused = server.app.bootstrap().await.unwrap_err().to_string();
     assert!(
-        refused.contains("`bootstrap.admin_password_hash`: is no Argon2id hash"),
+        refused.contains("`bootstrap.admin_password_hash`: is not an Argon2id hash"),
         "{refused}"
     );
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Finding, fail, ok, warn};
 use crate::app;
+use crate::checks;
 use crate::config::Config;
 use crate::config::limits::{CLOCK_OFF_STOPS, CLOCK_OFF_WARNS, DATABASE_BEHIND};
 use crate::db::{Schema, Store};
@@ -50,7 +51,7 @@ fn schema(config: &Config, store: &Store) -> Finding {
         ),
         Ok(Schema::Older(missing)) => {
             let what = format!("the schema lacks {} migration(s)", missing.len());
-            match config.database.auto_migrate.unwrap_or(store.is_sqlite()) {
+            match checks::migrates_itself(config, store) {
                 true => warn("database", format!("{what}; the next start makes them")),
                 false => fail("database", format!("{what}: run `portcullis migrate up`")),
             }

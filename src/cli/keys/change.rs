@@ -9,7 +9,7 @@ use super::super::propagation::{Wait, propagate};
 use super::super::{Exit, Output, open};
 use super::{act, distance, done, failure, list, ring, table};
 use crate::config::Config;
-use crate::key_manager::{Act, KeyWrite};
+use crate::key_manager::{Act, KeyWrite, Rotation};
 use crate::keys::{Ring, SigningKey};
 
 #[derive(clap::Args)]
@@ -66,7 +66,7 @@ pub fn rotate(arguments: &Rotate, config: &Config, format: Output) -> anyhow::Re
     let table = table(config)?;
     if arguments.server_secret {
         confirm(arguments.yes, "Add a server secret?")?;
-        done(table.add_secret(&act(), false))?;
+        done(table.add_secret(&act()))?;
         return say(format, json!({ "server_secret": "added" }), || {
             "A server secret is added. Older ones check what was made with them.".to_owned()
         });
@@ -81,11 +81,15 @@ pub fn rotate(arguments: &Rotate, config: &Config, format: Output) -> anyhow::Re
         None => table.rings().to_vec(),
     };
     let mut writes = Vec::new();
+    let rotation = match arguments.now {
+        true => Rotation::Immediate,
+        false => Rotation::Scheduled,
+    };
     for ring in rings {
         if !table.rings().contains(&ring) {
             return Err(failure(format!("there is no ring {ring}")));
         }
-        writes.push((ring, done(table.rotate(ring, arguments.now, &act))?));
+        writes.push((ring, done(table.rotate(ring, rotation, &act))?));
     }
     let values: Vec<Value> = writes
         .iter()

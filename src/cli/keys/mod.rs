@@ -11,10 +11,10 @@ use anyhow::Context;
 use clap::Subcommand;
 
 use super::{Exit, Output, block_on, open};
-use crate::app::{key_table, write_kek};
+use crate::app::key_table;
 use crate::audit::Actor;
 use crate::config::Config;
-use crate::key_manager::{Act, KeyManagerError, KeyTable};
+use crate::key_manager::{Act, KeyManagerError, KeyTable, write_kek};
 use crate::keys::{Alg, Ring, Use};
 use crate::secret::Entropy;
 use crate::time::{Clock, Timestamp};

@@ -1,21 +1,21 @@
-//! What a service manager is told (sd_notify(3)): ready, reloading, stopping, alive. Without one nobody
-//! is told anything.
+//! Notifications to a service manager (sd_notify(3)): ready, reloading, stopping, watchdog. Without a
+//! service manager they have no effect.
 
 use std::future::pending;
 
 pub use sd_notify::NotifyState as State;
 
-/// The node answers.
+/// The node accepts requests.
 pub const READY: State<'static> = State::Ready;
 
-/// Tells it; whoever cannot be told does without.
-pub fn tell(states: &[State<'_>]) {
+/// Sends notifications. A failure is logged and has no other effect.
+pub fn notify(states: &[State<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(event = "server.manager_deaf", reason = "notify", %error);
     }
 }
 
-/// Says twice in the time that it allows that this node's event loop turns.
+/// Sends two watchdog notifications in each watchdog period while the event loop runs.
 pub async fn watchdog() {
     let Some(limit) = sd_notify::watchdog_enabled() else {
         return pending().await;
@@ -23,6 +23,6 @@ pub async fn watchdog() {
     let mut turn = tokio::time::interval(limit / 2);
     loop {
         turn.tick().await;
-        tell(&[State::Watchdog]);
+        notify(&[State::Watchdog]);
     }
 }

@@ -1,5 +1,5 @@
-//! SIGHUP: certificates, key-encrypting keys, log level and limits are read again. What is wrong is
-//! told, and what there was stays.
+//! SIGHUP: reads certificates, key-encrypting keys, log level and limits again. Invalid settings are logged,
+//! and the old ones stay in force.
 
 use actix_web::web::Data;
 use anyhow::Context;
@@ -14,10 +14,10 @@ use crate::http::Limits;
 use crate::keys::Keychain;
 use crate::log;
 
-/// Keys that take effect without a restart. Certificates are followed by their files.
+/// Configuration keys that take effect without a restart. Certificate files are watched separately.
 const LIVE: [&str; 3] = ["keys.kek", "log.level", "limits."];
 
-/// Catches SIGHUP. One that comes before there is something to reload is kept.
+/// Catches SIGHUP. A signal that arrives before [`on_hangup`] runs is kept.
 pub fn catch() -> anyhow::Result<Signal> {
     signal(SignalKind::hangup()).context("signals cannot be caught")
 }
@@ -32,7 +32,7 @@ pub async fn on_hangup(
     let mut current = app.config.clone();
     while hangups.recv().await.is_some() {
         let since = State::monotonic_usec_now().ok();
-        manager::tell(
+        manager::notify(
             &[Some(State::Reloading), since]
                 .into_iter()
                 .flatten()
@@ -40,15 +40,15 @@ pub async fn on_hangup(
         );
         let read = config::environment().and_then(|all| config::load(&overrides, all));
         match read {
-            Ok(new) => current = take(&app, &limits, &current, new).await,
-            Err(refused) => refuse("configuration", &refused),
+            Ok(new) => current = apply(&app, &limits, &current, new).await,
+            Err(error) => reject("configuration", &error),
         }
-        manager::tell(&[manager::READY]);
+        manager::notify(&[manager::READY]);
     }
 }
 
-/// Takes what can be taken, and returns what is now in force.
-async fn take(app: &App, limits: &Limits, old: &Config, new: Config) -> Config {
+/// Applies the settings that can change at run time, and returns the settings in force.
+async fn apply(app: &App, limits: &Limits, old: &Config, new: Config) -> Config {
     app.certificates.notify_waiters();
     let mut now = old.clone();
     let mut taken = Vec::new();
@@ -67,16 +67,16 @@ async fn take(app: &App, limits: &Limits, old: &Config, new: Config) -> Config {
                 now.log.level.clone_from(&new.log.level);
                 taken.push("log.level");
             }
-            Err(why) => refuse("log.level", &why),
+            Err(why) => reject("log.level", &why),
         }
     }
-    // The list may be the same and a file of it another.
+    // Always, because the content of a KEK file may have changed.
     match replace_keks(app, &new).await {
         Ok(()) => {
             now.keys.kek.clone_from(&new.keys.kek);
             taken.push("keys.kek");
         }
-        Err(why) => refuse("keys.kek", &why),
+        Err(why) => reject("keys.kek", &why),
     }
     let later: Vec<String> = changes(old, &new)
         .into_iter()
@@ -110,11 +110,11 @@ async fn replace_keks(app: &App, new: &Config) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-fn refuse(what: &str, why: &dyn std::fmt::Display) {
-    tracing::error!(event = "config.rejected", reason = "reload", severity = "high", what, error = %why, "what was in force stays in force");
+fn reject(what: &str, why: &dyn std::fmt::Display) {
+    tracing::error!(event = "config.rejected", reason = "reload", severity = "high", what, error = %why, "the old settings stay in force");
 }
 
-/// The keys whose values differ.
+/// Returns the configuration keys whose values differ.
 fn changes(old: &Config, new: &Config) -> Vec<String> {
     let mut found = Vec::new();
     let value = |config: &Config| serde_json::to_value(config).unwrap_or_default();
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_differs_is_named_by_its_key() {
+    fn changes_are_named_by_key() {
         let old = Config::default();
         let mut new = old.clone();
         new.limits.per_ip = 7;

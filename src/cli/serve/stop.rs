@@ -1,5 +1,5 @@
-//! The stop: readiness says no, load balancers get time to see it, what runs is finished, what was
-//! written down is sealed. Nobody who honours readiness sees a failed request.
+//! Graceful shutdown: readiness fails, load balancers get time to notice, running requests are completed,
+//! and audit events are sealed. Clients behind a load balancer that honours readiness see no failed request.
 
 use std::time::Duration;
 
@@ -9,19 +9,18 @@ use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
-use super::super::audit;
 use super::manager::{self, State};
 use crate::app::{App, StartError};
 use crate::http::Listeners;
 
-/// How long the last acknowledgements, seals and the mark may take.
+/// The time limit for the last acknowledgements, seals and the mark.
 const LAST_WRITES: Duration = Duration::from_secs(2);
-/// The same for the mark alone after a second signal.
+/// The time limit for the mark after a second signal.
 const LAST_MARK: Duration = Duration::from_millis(500);
-/// How long statements that still run and the last checkpoint may take.
+/// The time limit for running statements and the last checkpoint.
 const LAST_CLOSE: Duration = Duration::from_secs(5);
 
-/// The signals that stop a server. Caught from the moment on when this is made.
+/// The signals that stop the server, caught from the construction of this value.
 pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
@@ -45,12 +44,12 @@ impl StopSignals {
     }
 }
 
-/// What a node does beside answering; it ends with the node.
+/// The background tasks of a node.
 #[derive(Default)]
 pub struct Background(Vec<JoinHandle<()>>);
 
 impl Background {
-    /// One more.
+    /// Starts a task.
     pub fn run(&mut self, task: impl Future<Output = ()> + 'static) {
         self.0.push(actix_web::rt::spawn(task));
     }
@@ -58,13 +57,13 @@ impl Background {
     async fn end(self) {
         for task in self.0 {
             task.abort();
-            // Cancelled, as wanted.
+            // The error is the cancellation.
             let _ = task.await;
         }
     }
 }
 
-/// Serves until a signal, then stops in order; a second signal stops at once.
+/// Serves until a signal and then shuts down gracefully. A second signal stops at once.
 pub async fn run_until_stopped(
     app: Data<App>,
     listeners: Listeners,
@@ -77,17 +76,17 @@ pub async fn run_until_stopped(
         outcome = &mut running => return outcome.context("the server failed"),
         () = signals.next() => {}
     }
-    // 1. Nothing new is sent here, if somebody looks.
+    // 1. Readiness fails.
     let times = &app.config.shutdown;
     app.draining.begin();
-    manager::tell(&[State::Stopping]);
+    manager::notify(&[State::Stopping]);
     tracing::info!(event = "server.draining", reason = "signal", delay = %times.delay, drain = %times.drain);
     let delay = times.delay.0;
     let orderly = async {
-        // 2. Whoever sends requests here gets time to look.
+        // 2. Load balancers get time to notice.
         tokio::time::sleep(delay).await;
         tracing::info!(event = "server.stopping", reason = "signal");
-        // 3. No new connections; what runs is finished, or cut off after its time.
+        // 3. Accept no new connections; complete running requests, or abort them after the drain time.
         handle.stop(true).await;
     };
     let stopped = async { tokio::join!(orderly, &mut running).1 };
@@ -98,11 +97,11 @@ pub async fn run_until_stopped(
         }
         () = signals.next() => true,
     };
-    // Dropped while it runs, it hangs up on everybody.
+    // Closes all connections if the server still runs.
     drop(running);
     tasks.end().await;
-    // 4. What only this node knows is written down, and the database is closed. A second signal leaves
-    //    the seals to the next node.
+    // 4. Store what only this node holds, and close the database. After a second signal, the seals are left
+    //    to the next node.
     write_down(&app, hurried).await;
     let closed = close(&app).await;
     match hurried {
@@ -112,8 +111,8 @@ pub async fn run_until_stopped(
     closed
 }
 
-/// Writes what periodic tasks would have written later: acknowledgements, seals of the audit log, and
-/// the mark of the feed.
+/// Stores what periodic tasks would have stored later: acknowledgements, seals of the audit log, and the
+/// high-water mark.
 async fn write_down(app: &Data<App>, hurried: bool) {
     let marked = async {
         let limit = if hurried { LAST_MARK } else { LAST_WRITES };
@@ -133,11 +132,7 @@ async fn write_down(app: &Data<App>, hurried: bool) {
         if hurried {
             return;
         }
-        let written = async {
-            app.write_acks().await;
-            audit::seal(app).await
-        };
-        match timeout(LAST_WRITES, written).await {
+        match timeout(LAST_WRITES, app.write_acks_and_seals()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::error!(event = "audit.unsealed", reason = "storage", severity = "high", %error);
@@ -150,8 +145,8 @@ async fn write_down(app: &Data<App>, hurried: bool) {
     tokio::join!(marked, sealed);
 }
 
-/// Closes the database, so that after exit code 0 an embedded one is whole in its one file. A connection
-/// to PostgreSQL that is not closed in time leaves nothing behind.
+/// Closes the database, so that after exit code 0 an embedded one is complete in its one file. An open
+/// connection to PostgreSQL at exit does no harm.
 async fn close(app: &App) -> anyhow::Result<()> {
     let closed = timeout(LAST_CLOSE, app.store.close()).await;
     let why = match closed {
@@ -166,7 +161,6 @@ async fn close(app: &App) -> anyhow::Result<()> {
         severity = "high",
         error = why
     );
-    let why =
-        format!("{why}; what was answered is in the write-ahead log beside the database file");
+    let why = format!("{why}; committed data is in the write-ahead log beside the database file");
     Err(StartError::Unavailable(why).into())
 }

@@ -51,7 +51,7 @@ async fn introspect(
             match &found {
                 None => token::check_lost(app, Some(&grant)).await?,
                 Some(found) if found.generation < generation => {
-                    app.proven_restored("refresh").await.map_err(degraded)?;
+                    app.note_restored("refresh").await.map_err(degraded)?;
                 }
                 Some(_) => {}
             }

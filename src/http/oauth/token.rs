@@ -214,7 +214,7 @@ async fn answer(
             let decided = decide.await.map_err(storage)?;
             if let Err(refused) = &decided {
                 if refused.detail == Refresh::Ahead.into() {
-                    app.proven_restored("refresh").await.map_err(storage)?;
+                    app.note_restored("refresh").await.map_err(storage)?;
                 }
                 if let Some(grant) = &refreshed
                     && refused.detail == Refresh::GrantEnded.into()

@@ -8,7 +8,7 @@ use askama::Template;
 use crate::accounts::session::Session;
 use crate::accounts::user::Username;
 use crate::app::App;
-use crate::audit::{Actor, Event, Name, Target};
+use crate::audit::{Actor, Event, Name, RevocationReason, Target};
 use crate::http::assets::Assets;
 use crate::http::authorization_context::HandlerError;
 use crate::http::error::{self, ErrorPage};
@@ -189,7 +189,7 @@ async fn end(app: &App, session: Session) -> Result<(), HandlerError> {
     let now = app.clock.now();
     let ended = app.store.transaction(move |tx| {
         let actor = Actor::User(session.login.user_id.clone());
-        if tx.end_session(&session.login.sid, "logout", &actor.to_string(), now)? {
+        if tx.revoke_session(&session.login.sid, &RevocationReason::Logout, &actor, now)? {
             tx.put_audit(&Event {
                 at: now,
                 name: Name::SessionEnded,

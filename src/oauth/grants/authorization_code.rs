@@ -8,7 +8,7 @@ use oxide_auth::code_grant::extensions::Pkce;
 use oxide_auth::primitives::grant as primitive;
 
 use super::Grant;
-use crate::audit::{Actor, Event, Name, Target};
+use crate::audit::{Actor, Event, Name, RevocationReason, Target};
 use crate::id::{ClientId, GrantId};
 use crate::oauth::client::{Client, GrantType};
 use crate::oauth::client_auth::AuthenticatedClient;
@@ -213,7 +213,7 @@ fn refuse_replay(
         return Ok(Error::invalid_grant(Redeem::ReplayedByStranger));
     }
     let actor = Actor::Client(client.id.clone());
-    if ledger.revoke_grant(&code.grant_id, "code replay", &actor.to_string(), now)? {
+    if ledger.revoke_grant(&code.grant_id, &RevocationReason::CodeReplay, &actor, now)? {
         ledger.put_audit(&Event {
             at: now,
             name: Name::CodeReplay,

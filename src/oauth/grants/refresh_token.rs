@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::Grant;
-use crate::audit::{Actor, Event, Name, Target};
+use crate::audit::{Actor, Event, Name, RevocationReason, Target};
 use crate::id::GrantId;
 use crate::oauth::client::Client;
 use crate::oauth::client_auth::AuthenticatedClient;
@@ -216,7 +216,7 @@ fn retried(
 /// RFC 9700 §4.14.2: somebody else has a token of this grant.
 fn end(grant: &Grant, ledger: &mut dyn Ledger, now: Timestamp) -> Result<(), StorageError> {
     let actor = Actor::Client(grant.client_id.clone());
-    if ledger.revoke_grant(&grant.id, "refresh token reuse", &actor.to_string(), now)? {
+    if ledger.revoke_grant(&grant.id, &RevocationReason::RefreshTokenReuse, &actor, now)? {
         ledger.put_audit(&Event {
             at: now,
             name: Name::RefreshReuse,

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use portcullis::audit::Actor;
 use portcullis::oauth::request::authorize::KNOWN;
 
 use super::{AUTHORIZE, STATE, both, form, posts_across, with_raw};
@@ -131,7 +132,7 @@ async fn a005_unusable_client_ids_are_indistinguishable(stage: &Stage) {
     let (id, now) = (disabled.client.id.clone(), stage.server.clock.now());
     stage
         .server
-        .write(move |tx| tx.disable_client(&id, "test", now))
+        .write(move |tx| tx.disable_client(&id, &Actor::Operator, now))
         .await;
     stage.forget_registrations();
     let spaced = format!("{} ", web.id());

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use portcullis::accounts::password::Password;
 use portcullis::accounts::user::Username;
-use portcullis::audit::{Actor, Event, Name, Target};
+use portcullis::audit::{Actor, Event, Name, RevocationReason, Target};
 use portcullis::config::Argon2;
 use portcullis::secret::{from_base64url, sha256};
 
@@ -174,7 +174,12 @@ async fn replaces_hash(server: &Server, phc: String) {
                 .find_credentials(&Username::parse("alice").unwrap())?
                 .unwrap();
             tx.put_password(&user.id, &phc, now)?;
-            tx.revoke_all_for_user(&user.id, "password changed", "test", now)?;
+            tx.revoke_all_for_user(
+                &user.id,
+                &RevocationReason::PasswordChanged,
+                &Actor::Operator,
+                now,
+            )?;
             tx.put_audit(&Event {
                 at: now,
                 name: Name::UserCredentialChanged,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use portcullis::accounts::user::Username;
+use portcullis::audit::Actor;
 use portcullis::oauth::client::Client;
 use portcullis::oauth::request::scope::Scope;
 use portcullis::secret::{base64url, sha256};
@@ -175,7 +176,7 @@ async fn a222_refresh_for_disabled_user_or_client_is_rejected(stage: &Stage) {
         .write(move |tx| {
             let alice = Username::parse("alice").unwrap();
             let (user, _) = tx.find_credentials(&alice)?.unwrap();
-            tx.disable_user(&user.id, "test", now)
+            tx.disable_user(&user.id, &Actor::Operator, now)
         })
         .await;
     for node in stage.all() {
@@ -191,7 +192,7 @@ async fn a222_refresh_for_disabled_user_or_client_is_rejected(stage: &Stage) {
     // 2. The client is deleted.
     stage
         .server
-        .write(move |tx| tx.delete_client(&flow.web.client.id, "test", now))
+        .write(move |tx| tx.delete_client(&flow.web.client.id, &Actor::Operator, now))
         .await;
     stage.server.advance(CACHED);
     for node in stage.all() {

@@ -1,6 +1,7 @@
 //! Refreshes raced with each other and with revocations. `races` has thousands of rounds.
 
 use portcullis::accounts::user::Username;
+use portcullis::audit::{Actor, RevocationReason};
 
 use super::{grant_is_revoked, on_all_nodes, redeem_new_code, rejected_on_all_nodes};
 use crate::expect::{json_error, logged, summary};
@@ -122,7 +123,12 @@ async fn change_password(server: &Server) {
             let alice = Username::parse("alice").unwrap();
             let (user, phc) = tx.find_credentials(&alice)?.unwrap();
             tx.put_password(&user.id, &phc.unwrap(), now)?;
-            tx.revoke_all_for_user(&user.id, "password changed", "test", now)
+            tx.revoke_all_for_user(
+                &user.id,
+                &RevocationReason::PasswordChanged,
+                &Actor::Operator,
+                now,
+            )
         })
         .await;
 }

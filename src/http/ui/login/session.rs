@@ -6,7 +6,7 @@ use crate::accounts::session::{ACR_PASSWORD, Login, Session};
 use crate::accounts::throttle::{Attempt, Bucket};
 use crate::accounts::user::User;
 use crate::app::App;
-use crate::audit::{Actor, Event, Name, Target};
+use crate::audit::{Actor, Event, Name, RevocationReason, Target};
 use crate::db;
 use crate::http::authorization_context::HandlerError;
 use crate::http::error::ErrorPage;
@@ -130,27 +130,27 @@ fn replace(
         if standing.login.user_id == new.login.user_id && tx.renew_session(old, new)? {
             return Ok(standing.login.sid);
         }
-        let why = "another person signed in";
-        if tx.end_session(&standing.login.sid, why, "node", now)? {
+        let reason = RevocationReason::AnotherUser;
+        if tx.revoke_session(&standing.login.sid, &reason, &Actor::System, now)? {
             tx.put_audit(&Event {
                 at: now,
                 name: Name::SessionEnded,
                 actor: Actor::User(new.login.user_id.clone()),
                 target: Target::Session(standing.login.sid.clone()),
-                reason: Some(why.to_owned()),
+                reason: Some(reason.as_str().to_owned()),
                 detail: serde_json::json!({}),
             })?;
         }
     }
     tx.put_session(new)?;
-    let why = "too many sessions";
-    for surplus in tx.end_surplus_sessions(new, why, now)? {
+    let reason = RevocationReason::TooManySessions;
+    for surplus in tx.revoke_surplus_sessions(new, now)? {
         tx.put_audit(&Event {
             at: now,
             name: Name::SessionEnded,
             actor: Actor::System,
             target: Target::Session(surplus),
-            reason: Some(why.to_owned()),
+            reason: Some(reason.as_str().to_owned()),
             detail: serde_json::json!({}),
         })?;
     }
