@@ -352,7 +352,8 @@ async fn session_lookup_requires_current_user_epoch(#[case] db: Db) {
     let user = scene.session.login.user_id.clone();
     server
         .write(move |tx| {
-            tx.revoke_all_for_user(&user, &RevocationReason::Revoked, &Actor::Operator, now())
+            let reason = RevocationReason::Stated("test".to_owned());
+            tx.revoke_all_for_user(&user, &reason, &Actor::Operator, now())
         })
         .await;
     assert!(
