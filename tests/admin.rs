@@ -11,19 +11,24 @@ use std::time::Duration;
 use fixtures::server::confidential;
 use fixtures::{Db, Server, apply, on_both_databases};
 use portcullis::accounts::admin::GrantedBy;
-use portcullis::accounts::session::{ACR_PASSWORD, Login, Session};
+use portcullis::accounts::session::{Acr, Amr, Factor, Login, Session};
+use portcullis::accounts::throttle::{Attempt, account};
 use portcullis::accounts::user::{User, Username};
 use portcullis::admin::clients::{NewSecret, OldSecrets, Rules};
+use portcullis::admin::consents::{Decision, Granted};
 use portcullis::admin::revocations::Revocation;
+use portcullis::admin::sessions::VerifiedSignIn;
 use portcullis::admin::throttles::Counters;
 use portcullis::admin::users::{Administrator, NewUser};
 use portcullis::admin::{
-    self, AdminError, Context, clients, first_admin, resources, revocations, sessions, throttles,
-    users,
+    self, AdminError, Context, clients, consents, first_admin, resources, revocations, sessions,
+    throttles, users,
 };
 use portcullis::audit::Actor;
+use portcullis::config::Network;
 use portcullis::db::Transaction;
-use portcullis::id::{ClientId, Sid, UserId};
+use portcullis::id::{AuthorizationId, ClientId, Sid, UserId};
+use portcullis::oauth::request::next_action::{Authorization, Stage};
 use portcullis::oauth::request::scope::Scope;
 use portcullis::oauth::resource::Resource;
 use portcullis::secret::{Entropy, Hash};
@@ -78,11 +83,28 @@ fn session(user: &UserId, now: Timestamp) -> Session {
             user_id: user.clone(),
             user_epoch: 1,
             auth_time: now,
-            acr: ACR_PASSWORD.to_owned(),
-            amr: vec!["pwd".to_owned()],
+            acr: Acr::Password,
+            amr: Amr::new(vec![Factor::Password]),
         },
         seen_at: now,
         expires_at: now + Duration::from_secs(3_600),
+    }
+}
+
+fn authorization(client: &ClientId, now: Timestamp) -> Authorization {
+    Authorization {
+        id: AuthorizationId::new(&Entropy::system(), now),
+        client_id: client.clone(),
+        params: String::new(),
+        browser: None,
+        user_id: None,
+        sid: None,
+        login_sid: None,
+        stage: Stage::Begun,
+        scope: None,
+        created_at: now,
+        expires_at: now + Duration::from_secs(600),
+        taken_at: None,
     }
 }
 
@@ -209,11 +231,77 @@ async fn admin_operations_write_audit_events(#[case] db: Db) {
             users::set_password(tx, ctx, &of, PHC)
         })
         .await;
-    let mut login = session(&id, now);
-    login.login.user_epoch =
-        server.count("SELECT auth_epoch AS n FROM users WHERE username = 'erin'");
-    let (sid, of) = (login.login.sid.clone(), id.clone());
-    server.write(move |tx| tx.put_session(&login)).await;
+    // Sessions and consents.
+    let epoch = server.count("SELECT auth_epoch AS n FROM users WHERE username = 'erin'");
+    let new_session = |cookie: &str| {
+        let mut new = session(&id, now);
+        (new.id_hash, new.login.user_epoch) = (Hash::of(cookie), epoch);
+        new
+    };
+    let client = server.shop().await.client;
+    let requests = [
+        authorization(&client.id, now),
+        authorization(&client.id, now),
+    ];
+    let [signs_in, decides] = requests.clone().map(|request| request.id);
+    let network = Network::around([192, 0, 2, 1].into(), 32, 64);
+    server
+        .write(move |tx| {
+            requests
+                .iter()
+                .try_for_each(|request| tx.put_authorization(request, &network))
+        })
+        .await;
+    let new = VerifiedSignIn {
+        authorization: signs_in,
+        session: new_session("signed in"),
+        old_cookie: None,
+        device: Hash::of("device"),
+        rehash: None,
+        attempt: Attempt::from_anywhere("erin", Some(&id), [192, 0, 2, 1].into()),
+        account: account("erin", Some(&id)),
+    };
+    let login = new.session.login.clone();
+    ledger
+        .performs("sessions::sign_in", move |tx, ctx| {
+            sessions::sign_in(tx, ctx, &new)
+        })
+        .await;
+    let decision = Decision {
+        authorization: decides,
+        login: login.clone(),
+        client_id: client.id.clone(),
+        granted: Some(Granted {
+            scope: Scope::parse("openid").unwrap(),
+            client_shape: client.shape(),
+            expires_at: now + Duration::from_secs(3_600),
+        }),
+    };
+    ledger
+        .performs("consents::decide", move |tx, ctx| {
+            consents::decide(tx, ctx, &decision)
+        })
+        .await;
+    let (of, allowed) = (id.clone(), client.id.clone());
+    ledger
+        .performs("consents::withdraw", move |tx, ctx| {
+            let consent = tx.find_consent(&of, &allowed)?;
+            let consent = consent.expect("the decision is stored").id;
+            consents::withdraw(tx, ctx, &of, &consent)
+        })
+        .await;
+    ledger
+        .performs("sessions::log_out", move |tx, ctx| {
+            sessions::log_out(tx, ctx, &login.sid)
+        })
+        .await;
+    let new = new_session("another");
+    let of = id.clone();
+    let sid = ledger
+        .performs("sessions::open", move |tx, ctx| {
+            sessions::open(tx, ctx, &new, None)
+        })
+        .await;
     ledger
         .performs("sessions::end", move |tx, ctx| {
             sessions::end(tx, ctx, &of, &sid)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use fixtures::server::{confidential, start_of_time, sweep};
 use fixtures::{Db, Server, apply, on_both_databases};
 use portcullis::accounts::consent::Consent;
-use portcullis::accounts::session::{ACR_PASSWORD, Login, Session};
+use portcullis::accounts::session::{Acr, Amr, Factor, Login, Session};
 use portcullis::accounts::throttle::{Attempt, Verdict, failed_client};
 use portcullis::accounts::user::Username;
 use portcullis::audit::{Actor, RevocationReason};
@@ -47,8 +47,8 @@ async fn scene(server: &fixtures::Server) -> Scene {
         user_id: alice,
         user_epoch: 1,
         auth_time: now(),
-        acr: ACR_PASSWORD.to_owned(),
-        amr: vec!["pwd".to_owned()],
+        acr: Acr::Password,
+        amr: Amr::new(vec![Factor::Password]),
     };
     let session = Session {
         id_hash: Hash::of("cookie"),

@@ -126,7 +126,11 @@ fn only_credentials_may_be_group_readable() {
         installation.run(&["serve"], &tls)
     };
     allow("credentials/key", 0o440);
-    refused(&serve(folder.to_str().unwrap()), 78, "holds no certificate");
+    refused(
+        &serve(folder.to_str().unwrap()),
+        78,
+        "contains no certificate",
+    );
     refused(&serve("elsewhere"), 78, sentence);
 }
 

@@ -1,39 +1,39 @@
-//! Administrators: people who may administer the server, for good or for a while.
+//! Administrators of the server, permanent or temporary.
 
 use std::time::Duration;
 
 use crate::id::UserId;
 use crate::time::Timestamp;
 
-/// How long an administrator from the configuration may.
+/// Lifetime of the administrator that the configuration creates.
 pub const TEMPORARY: Duration = Duration::from_secs(7 * 86_400);
 
-/// Who may, and since when.
+/// A user who administers the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// Who.
+    /// The user.
     pub user_id: UserId,
-    /// By what they came to it.
+    /// How the user became an administrator.
     pub granted_by: GrantedBy,
-    /// When.
+    /// When the user became an administrator.
     pub granted_at: Timestamp,
-    /// Until when; for good if absent.
+    /// Expiry; permanent if absent.
     pub expires_at: Option<Timestamp>,
 }
 
-/// How somebody became an administrator.
+/// How a user becomes an administrator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GrantedBy {
-    /// By the one-time link of the first start.
+    /// With the one-time link of the first start.
     Setup,
-    /// By the configuration, for a while.
+    /// By the configuration, temporarily.
     Bootstrap,
     /// By an operator of the host.
     Operator,
 }
 
 impl GrantedBy {
-    /// As stored.
+    /// The stored text.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Setup => "setup",
@@ -42,7 +42,7 @@ impl GrantedBy {
         }
     }
 
-    /// From the database.
+    /// Reads the stored text.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Setup, Self::Bootstrap, Self::Operator]
             .into_iter()
@@ -51,7 +51,7 @@ impl GrantedBy {
 }
 
 impl Admin {
-    /// Whether they still may.
+    /// Returns whether the role is not expired.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.expires_at.is_none_or(|at| now < at)
     }

@@ -1,24 +1,24 @@
-//! What a person allowed a client, remembered.
+//! Consents: what a user allowed a client.
 
 use crate::id::{ClientId, ConsentId, UserId};
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
-/// A row of `consents` that has not ended.
+/// A row of `consents` that was not withdrawn.
 #[derive(Clone, Debug)]
 pub struct Consent {
-    /// Row id; grants that rest on it name it.
+    /// Row id. Grants that rest on the consent refer to it.
     pub id: ConsentId,
-    /// Who allowed.
+    /// The user.
     pub user_id: UserId,
-    /// Whom.
+    /// The client.
     pub client_id: ClientId,
-    /// What: a scope as RFC 6749 §3.3 writes it.
+    /// The allowed scope in the syntax of RFC 6749 §3.3.
     pub scope: String,
-    /// What the client looked like then; when that changes, people are asked again.
+    /// Hash of the client's registration at the time. If it changes, the user is asked again.
     pub client_shape: Hash,
-    /// When.
+    /// When the user last decided.
     pub granted_at: Timestamp,
-    /// When it is asked again.
+    /// When the user is asked again.
     pub expires_at: Timestamp,
 }

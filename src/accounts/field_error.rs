@@ -1,18 +1,18 @@
-//! What is wrong with a field of an input.
+//! Errors of the fields of an input.
 
 use std::fmt;
 
-/// A field of the input that is not accepted.
+/// A rejected field of an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
-    /// The field, as files and the API name it.
+    /// The name of the field in files and in the API.
     pub field: &'static str,
     /// The rest of a sentence that begins with the field.
     pub message: String,
 }
 
 impl FieldError {
-    /// An error of a field.
+    /// Creates an error.
     pub fn new(field: &'static str, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { field, message }
@@ -25,12 +25,12 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// All errors of an input, a line each.
+/// All errors of an input. Displays one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldErrors(pub Vec<FieldError>);
 
 impl FieldErrors {
-    /// No error yet.
+    /// Creates an empty list.
     pub fn none() -> Self {
         Self(Vec::new())
     }
@@ -40,10 +40,10 @@ impl FieldErrors {
         self.0.push(FieldError::new(field, message));
     }
 
-    /// Whether the input is accepted.
+    /// Accepts the input if the list is empty.
     ///
     /// # Errors
-    /// All errors.
+    /// The list, if it is not empty.
     pub fn into_result(self) -> Result<(), Self> {
         match self.0.is_empty() {
             true => Ok(()),

@@ -1,4 +1,4 @@
-//! People: who they are, how they prove it, their logins and what they allowed.
+//! Users: accounts, passwords, sign-in, sessions and consents.
 
 pub mod admin;
 pub mod consent;
@@ -6,6 +6,7 @@ mod field_error;
 pub mod name;
 pub mod password;
 pub mod session;
+pub mod sign_in;
 pub mod throttle;
 pub mod user;
 

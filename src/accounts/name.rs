@@ -1,6 +1,7 @@
-//! Names that people see: of applications, APIs, people, scopes.
+//! Displayed names of clients, APIs, users and scopes.
 
-/// Whether a name may be shown: not empty, not too long, one line that runs one way.
+/// Checks that a name can be displayed: 1 to `most` characters, on one line, without characters that change the
+/// direction of text.
 ///
 /// # Errors
 /// The rest of a sentence that begins with the field.
@@ -14,7 +15,7 @@ pub fn check(name: &str, most: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// UAX #9: characters that turn the direction of text around.
+/// Returns whether a character changes the direction of text (UAX #9).
 fn is_bidi_control(c: char) -> bool {
     matches!(c, '\u{061C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
@@ -24,7 +25,7 @@ mod tests {
     use super::check;
 
     #[test]
-    fn a_name_is_one_line_that_runs_one_way() {
+    fn names_are_one_line_in_one_direction() {
         assert_eq!(check("Corner Shop", 64), Ok(()));
         assert_eq!(check(&"x".repeat(64), 64), Ok(()));
         for bad in ["", "  ", "a\nb", "a\u{202e}b", &"x".repeat(65)] {

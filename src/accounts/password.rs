@@ -1,5 +1,5 @@
-//! Passwords: Argon2id (RFC 9106), NFC once at set and at check, no composition rules, a blocklist
-//! (NIST SP 800-63B-4 §3.1.1).
+//! Passwords: Argon2id (RFC 9106), Unicode normalization form NFC, no composition rules, and a blocklist (NIST SP
+//! 800-63B-4 §3.1.1).
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
@@ -11,15 +11,15 @@ use crate::config;
 use crate::config::limits::{PASSWORD_BYTES, PASSWORD_CHARS};
 use crate::secret::Entropy;
 
-/// A typed password in its one form. `Debug` shows nothing.
+/// A typed password in NFC. Its `Debug` output does not contain the password.
 pub struct Password(Zeroizing<String>);
 
-/// Why a typed text cannot be a password at all.
+/// Why a typed text cannot be a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unusable {
-    /// More than 1,024 bytes: refused before any hashing.
+    /// More than 1,024 bytes. Rejected before hashing.
     TooLong,
-    /// It holds a NUL.
+    /// It contains a NUL character.
     Nul,
 }
 
@@ -29,10 +29,10 @@ pub enum Weak {
     /// Fewer than 15 characters.
     #[error("a password needs at least 15 characters")]
     Short,
-    /// Little more than the user's or the product's name.
+    /// The user's or the product's name with simple padding.
     #[error("this password is little more than a name; choose something unrelated")]
     Name,
-    /// On a list of common passwords, or made of entries of one.
+    /// On a list of common passwords, or composed of entries of the list.
     #[error(
         "this password is easy to guess; choose several unrelated words or let a password manager make one"
     )]
@@ -46,7 +46,7 @@ impl std::fmt::Debug for Password {
 }
 
 impl Password {
-    /// From what was typed, spaces and all.
+    /// Normalizes what the user typed. Spaces are kept.
     ///
     /// # Errors
     /// [`Unusable`].
@@ -60,10 +60,10 @@ impl Password {
         Ok(Self(Zeroizing::new(typed.nfc().collect())))
     }
 
-    /// Whether it may be set for this user.
+    /// Checks that the password may be set for this user.
     ///
     /// # Errors
-    /// [`Weak`], with a sentence for the person.
+    /// [`Weak`], with a sentence for the user.
     pub fn check_new(&self, user: &Username, product: &str) -> Result<(), Weak> {
         if self.0.chars().count() < PASSWORD_CHARS {
             return Err(Weak::Short);
@@ -74,8 +74,8 @@ impl Password {
         {
             return Err(Weak::Name);
         }
-        // zxcvbn knows about 94,000 common passwords, words and names, and their spellings,
-        // repetitions and combinations. It is quadratic: 100 characters say enough.
+        // zxcvbn recognizes about 94,000 common passwords, words and names, and their spellings, repetitions and
+        // combinations. Its time is quadratic, so only the first 100 characters are estimated.
         let head: String = self.0.chars().take(100).collect();
         let estimate = zxcvbn::zxcvbn(&head, &[user.as_str(), product]);
         if estimate.score() < zxcvbn::Score::Three {
@@ -84,10 +84,10 @@ impl Password {
         Ok(())
     }
 
-    /// The hash to store, as a PHC string. Costs some 20 ms and 19 MiB.
+    /// Returns the hash to store, as a PHC string. With the default parameters this takes about 20 ms and 19 MiB.
     ///
     /// # Errors
-    /// A sentence, when the parameters are impossible.
+    /// A sentence, if the parameters are invalid.
     pub fn hash(&self, cost: &config::Argon2, entropy: &Entropy) -> Result<String, String> {
         let salt: [u8; 16] = entropy.bytes();
         hasher(cost)?
@@ -96,8 +96,8 @@ impl Password {
             .map_err(|error| error.to_string())
     }
 
-    /// Whether it is the one that `stored` was made of. Without a stored hash the same work is done
-    /// on a dummy, so that time tells nothing, and the answer is no.
+    /// Returns whether `stored` is a hash of this password. Without a stored hash the same work is done on a dummy hash,
+    /// so that the time does not reveal it, and the result is `false`.
     pub fn matches(&self, stored: Option<&str>, cost: &config::Argon2) -> bool {
         let dummy;
         let phc = match stored {
@@ -114,16 +114,16 @@ impl Password {
                 &dummy
             }
         };
-        let right = PasswordHash::new(phc).is_ok_and(|hash| {
+        let is_match = PasswordHash::new(phc).is_ok_and(|hash| {
             Argon2::default()
                 .verify_password(self.0.as_bytes(), &hash)
                 .is_ok()
         });
-        right && stored.is_some()
+        is_match && stored.is_some()
     }
 }
 
-/// Whether a stored hash was made at another cost than today's, so a successful login renews it.
+/// Returns whether a stored hash has another cost than the configured one. A successful sign-in then replaces it.
 pub fn is_outdated(phc: &str, cost: &config::Argon2) -> bool {
     let config::Argon2 {
         memory_kib,
@@ -135,7 +135,8 @@ pub fn is_outdated(phc: &str, cost: &config::Argon2) -> bool {
     ))
 }
 
-/// Whether somebody else's hash may be stored: Argon2id in the current version, within our bounds.
+/// Returns whether a hash from another system may be stored: Argon2id in the current version, with a cost within the
+/// bounds of `login.argon2`.
 pub fn is_acceptable(phc: &str) -> bool {
     let Ok(hash) = PasswordHash::new(phc) else {
         return false;
@@ -159,7 +160,7 @@ fn hasher(cost: &config::Argon2) -> Result<Argon2<'static>, String> {
     Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, params))
 }
 
-/// Whether a password is a name and simple padding: digits, punctuation, repeated characters.
+/// Returns whether a password is a name with simple padding: digits, punctuation, repeated characters.
 fn is_padded(password: &str, name: &str) -> bool {
     let fold = |text: &str| {
         text.chars()
@@ -179,7 +180,7 @@ fn is_padded(password: &str, name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn refusal(password: &str) -> Result<(), Weak> {
+    fn check(password: &str) -> Result<(), Weak> {
         let user = Username::parse("margarethe").unwrap();
         Password::parse(password)
             .unwrap()
@@ -187,19 +188,19 @@ mod tests {
     }
 
     #[test]
-    fn short_named_and_common_passwords_are_refused() {
-        assert_eq!(refusal("vK4!tq9#xW2$aa"), Err(Weak::Short));
-        assert_eq!(refusal("margarethe12345"), Err(Weak::Name));
-        assert_eq!(refusal("Portcullis!!!!!"), Err(Weak::Name));
-        assert_eq!(refusal("password1234567"), Err(Weak::Common));
-        assert_eq!(refusal("aaaaaaaaaaaaaaaa"), Err(Weak::Common));
-        assert_eq!(refusal("qwertyuiopasdfgh"), Err(Weak::Common));
-        assert_eq!(refusal("gravel-otter-92-lamp"), Ok(()));
-        assert_eq!(refusal("kq7xw-3mfpz-9rtb"), Ok(()));
+    fn short_named_and_common_passwords_are_rejected() {
+        assert_eq!(check("vK4!tq9#xW2$aa"), Err(Weak::Short));
+        assert_eq!(check("margarethe12345"), Err(Weak::Name));
+        assert_eq!(check("Portcullis!!!!!"), Err(Weak::Name));
+        assert_eq!(check("password1234567"), Err(Weak::Common));
+        assert_eq!(check("aaaaaaaaaaaaaaaa"), Err(Weak::Common));
+        assert_eq!(check("qwertyuiopasdfgh"), Err(Weak::Common));
+        assert_eq!(check("gravel-otter-92-lamp"), Ok(()));
+        assert_eq!(check("kq7xw-3mfpz-9rtb"), Ok(()));
     }
 
     #[test]
-    fn a_hash_matches_its_password_in_any_normal_form() {
+    fn hash_matches_password_in_any_normal_form() {
         let cost = config::Argon2::default();
         let password = Password::parse(" pässwörd with späces ").unwrap();
         let phc = password.hash(&cost, &Entropy::seeded(1)).unwrap();
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_cut_off() {
+    fn long_passwords_are_rejected_and_not_truncated() {
         assert!(matches!(
             Password::parse(&"x".repeat(1_025)),
             Err(Unusable::TooLong)

@@ -1,5 +1,5 @@
-//! Throttles of sign-in and client authentication (policy §4): failures cost time. The wait grows,
-//! ends by itself, and locks nobody out: a browser that signed in before has a bucket of its own.
+//! Throttling of sign-in and client authentication (policy §4): failures cause waiting times that grow and end without
+//! intervention. A user is never locked out, because a browser in which they signed in before has its own bucket.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,22 +9,22 @@ use crate::config::limits::ATTEMPT_IN_PROGRESS;
 use crate::id::UserId;
 use crate::time::Timestamp;
 
-/// How one kind of bucket fills.
+/// The limits of one kind of bucket.
 #[derive(Debug)]
 pub struct Rule {
-    /// Failures in a window that cost nothing.
+    /// Failures in a window that cause no waiting time.
     pub free: u32,
-    /// How long failures count together: from the first on, or always from the last when `rolling`.
+    /// Length of the window. It starts with the first failure, or with the last one if `rolling`.
     pub window: Duration,
-    /// Whether each failure begins the window anew.
+    /// Whether each failure restarts the window.
     pub rolling: bool,
-    /// The wait after the last free failure.
+    /// The waiting time after the last free failure.
     pub step: Duration,
-    /// How often the wait doubles before it is `most`.
+    /// How often the waiting time doubles before it is `most`.
     pub doublings: u32,
-    /// The longest wait.
+    /// The longest waiting time.
     pub most: Duration,
-    /// Failures without a success between them, after which there is no further try.
+    /// Consecutive failures after which no attempt is admitted.
     pub in_a_row: u32,
 }
 
@@ -44,7 +44,7 @@ const fn steady(free: u32, window: Duration, step: Duration) -> Rule {
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// One account from one address: five free, then 1, 2, 4 … 900 s.
+/// One account from one address: five free failures, then 1, 2, 4 … 900 s.
 pub static ACCOUNT_AND_ADDRESS: Rule = Rule {
     free: 5,
     window: Duration::from_secs(86_400),
@@ -54,25 +54,25 @@ pub static ACCOUNT_AND_ADDRESS: Rule = Rule {
     most: Duration::from_secs(900),
     in_a_row: ENDLESS,
 };
-/// One account from anywhere: ten an hour, then one try each 30 s; after a hundred in a row only a known
-/// device may try, until there is a new password.
+/// One account from any address: ten free failures per hour, then one attempt every 30 s. After 100 consecutive failures
+/// only a known device is admitted until the password is replaced.
 pub static ACCOUNT: Rule = Rule {
     in_a_row: 100,
     ..steady(10, HOUR, Duration::from_secs(30))
 };
-/// One account from a browser that signed in to it before.
+/// One account from a browser in which the user signed in before.
 pub static DEVICE: Rule = steady(10, HOUR, Duration::from_secs(30));
-/// All sign-ins from an address or its network.
+/// All sign-ins from one address or its network.
 pub static NETWORK: Rule = steady(30, Duration::from_secs(600), Duration::from_secs(600));
-/// Clients that fail to authenticate, from one address.
+/// Failed client authentications from one address.
 pub static CLIENTS: Rule = steady(60, Duration::from_secs(60), Duration::from_secs(60));
 
-/// A counter and its rule.
+/// A counter with its rule.
 #[derive(Clone, Debug)]
 pub struct Bucket {
-    /// Its name in the database; of a person only what the log has, too.
+    /// Key of the database row. It contains the keyed hash of a user name, as log lines do.
     pub key: String,
-    /// How it fills.
+    /// The limits.
     pub rule: &'static Rule,
     /// The user whose attempts it counts; `None` for a network, and for a name that no user has.
     pub user: Option<UserId>,
@@ -87,13 +87,13 @@ impl Bucket {
         }
     }
 
-    /// Whether it counts a network.
+    /// Returns whether the bucket counts a network.
     pub fn is_network(&self) -> bool {
         std::ptr::eq(self.rule, &raw const NETWORK)
     }
 }
 
-/// A try to sign in with a password.
+/// An attempt to sign in with a password.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     account: Bucket,
@@ -101,44 +101,44 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// An attempt from an unknown browser. `person` is the keyed hash of the name, and `user` the user
-    /// of that name, if there is one.
-    pub fn from_anywhere(person: &str, user: Option<&UserId>, address: IpAddr) -> Self {
+    /// An attempt from an unknown browser. `user_ref` is the keyed hash of the user name, and `user` the
+    /// user of that name, if there is one.
+    pub fn from_anywhere(user_ref: &str, user: Option<&UserId>, address: IpAddr) -> Self {
         let mut others = networks(address);
-        let pair = format!("{person}:{}", single(address));
+        let pair = format!("{user_ref}:{}", single(address));
         others.push(Bucket::new("pair", &pair, &ACCOUNT_AND_ADDRESS, user));
         Self {
-            account: account(person, user),
+            account: account(user_ref, user),
             others,
         }
     }
 
-    /// An attempt from a browser that signed in to this account before.
-    pub fn from_known_device(person: &str, user: Option<&UserId>, device: &str) -> Self {
-        let key = format!("{person}:{device}");
+    /// An attempt from a browser in which the user signed in before.
+    pub fn from_known_device(user_ref: &str, user: Option<&UserId>, device: &str) -> Self {
+        let key = format!("{user_ref}:{device}");
         Self {
             account: Bucket::new("device", &key, &DEVICE, user),
             others: Vec::new(),
         }
     }
 
-    /// All that must have room, always in one order.
+    /// The buckets that must have room, always in the same order.
     pub fn buckets(&self) -> impl Iterator<Item = &Bucket> {
         self.others.iter().chain(std::iter::once(&self.account))
     }
 
-    /// The one that stands for the account.
+    /// The bucket that counts the account.
     pub fn account(&self) -> &Bucket {
         &self.account
     }
 }
 
-/// What counts an account from anywhere.
-pub fn account(person: &str, user: Option<&UserId>) -> Bucket {
-    Bucket::new("account", person, &ACCOUNT, user)
+/// The bucket that counts an account from any address.
+pub fn account(user_ref: &str, user: Option<&UserId>) -> Bucket {
+    Bucket::new("account", user_ref, &ACCOUNT, user)
 }
 
-/// A client that fails to authenticate.
+/// The bucket that counts failed client authentications from an address.
 pub fn failed_client(address: IpAddr) -> Bucket {
     Bucket::new("clients", &single(address).to_string(), &CLIENTS, None)
 }
@@ -157,8 +157,8 @@ fn networks(address: IpAddr) -> Vec<Bucket> {
     different.iter().map(bucket).collect()
 }
 
-/// The keys of all counters of an address: those of its networks and of clients there, the widest
-/// network first, and what the keys end with that count one account from there.
+/// The keys of all counters of an address: those of its networks, the widest first, and of client authentication. Second,
+/// the suffix of the keys that count one account from this address.
 pub fn keys_of_address(address: IpAddr) -> (Vec<String>, String) {
     let networks = networks(address).into_iter().map(|bucket| bucket.key);
     let clients = failed_client(address).key;
@@ -166,16 +166,16 @@ pub fn keys_of_address(address: IpAddr) -> (Vec<String>, String) {
     (networks.chain([clients]).collect(), pairs)
 }
 
-/// Whether a try may be evaluated. While its outcome is open it takes the room of a failure.
+/// Whether an attempt may be evaluated. Until its outcome is recorded it occupies the room of one failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It may.
+    /// The attempt may be evaluated.
     Admitted,
-    /// Not before this time is over: others failed.
+    /// Not before this waiting time is over, because earlier attempts failed.
     Wait(Duration),
-    /// Only from a known device, or after a new password.
+    /// Only from a known device, or after the password is replaced.
     Exhausted,
-    /// Not while the outcome of as many others is open as may fail.
+    /// Not now: if all open attempts fail, the bucket has no room left.
     Busy,
 }
 
@@ -186,24 +186,23 @@ pub struct Counter {
     pub failures: i64,
     /// When the window ends.
     pub window_ends: Timestamp,
-    /// Failures without a success between them.
+    /// Consecutive failures.
     pub in_a_row: i64,
-    /// The end of the wait, if one is due.
+    /// The end of the waiting time, if there is one.
     pub next_at: Timestamp,
     /// Attempts whose outcome is open.
     pub in_progress: i64,
-    /// When those that are still open have been abandoned.
+    /// When attempts that are still open count as abandoned.
     pub in_progress_until: Timestamp,
 }
 
 impl Counter {
-    /// Returns whether the outcome of attempts will stay open: their node has stopped.
+    /// Returns whether the open attempts will never have an outcome, because their node has stopped.
     pub fn is_abandoned(&self, now: Timestamp) -> bool {
         self.in_progress > 0 && !is_due(self.in_progress_until, ATTEMPT_IN_PROGRESS, now)
     }
 
-    /// Returns why a further attempt is not admitted, if it is not. The statements of `db::throttles`
-    /// decide by the same conditions.
+    /// Returns why a further attempt is rejected, if it is. The statements of `db::throttles` use the same conditions.
     pub fn refusal(&self, rule: &Rule, now: Timestamp) -> Option<Verdict> {
         if is_due(self.next_at, rule.most, now) {
             return Some(Verdict::Wait(self.next_at.since(now)));
@@ -223,8 +222,8 @@ impl Counter {
     }
 }
 
-/// Returns whether a stored instant is still to come. One that is further away than `longest` was
-/// written by a clock that was wrong, and counts as past.
+/// Returns whether a stored instant is in the future. One that is further away than `longest` was written by a wrong
+/// clock and counts as past.
 fn is_due(at: Timestamp, longest: Duration, now: Timestamp) -> bool {
     now < at && at <= now + longest
 }

@@ -1,4 +1,4 @@
-//! A person.
+//! Users and user names.
 
 use precis_profiles::UsernameCaseMapped;
 use precis_profiles::precis_core::profile::Profile;
@@ -9,33 +9,33 @@ use crate::id::UserId;
 use crate::secret::Entropy;
 use crate::time::Timestamp;
 
-/// A person.
+/// A user.
 #[derive(Clone, Debug)]
 pub struct User {
-    /// `sub`.
+    /// The claim `sub`.
     pub id: UserId,
-    /// What they type.
+    /// The name that the user signs in with.
     pub username: Username,
-    /// What others call them.
+    /// Displayed name.
     pub name: Option<String>,
     /// E-mail address.
     pub email: Option<String>,
-    /// Whether the address was proven.
+    /// Whether the address was verified.
     pub email_verified: bool,
     /// Further standard claims (OIDC Core §5.1), by name.
     pub claims: serde_json::Map<String, serde_json::Value>,
-    /// Raised by a cut-off.
+    /// Increased when everything that the user holds is revoked.
     pub auth_epoch: i64,
-    /// Set when the account is switched off.
+    /// When the account was disabled, if it is.
     pub disabled_at: Option<Timestamp>,
-    /// When the account was made.
+    /// When the account was created.
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
 }
 
 impl User {
-    /// A person of whom nothing is known but the name.
+    /// Creates a user with a name only.
     pub fn new(username: Username, entropy: &Entropy, now: Timestamp) -> Self {
         Self {
             id: UserId::new(entropy, now),
@@ -51,10 +51,10 @@ impl User {
         }
     }
 
-    /// Checks what is known about a user.
+    /// Checks the fields of the user.
     ///
     /// # Errors
-    /// All fields that are not accepted.
+    /// All rejected fields.
     pub fn check(&self) -> Result<(), FieldErrors> {
         let mut errors = FieldErrors::none();
         if let Some(Err(why)) = (self.name.as_ref()).map(|shown| name::check(shown, USERNAME_CHARS))
@@ -68,23 +68,24 @@ impl User {
     }
 }
 
-/// RFC 5321 §4.1.2, as far as it can be told without sending anything.
+/// Returns whether a text may be a mailbox (RFC 5321 §4.1.2), as far as its syntax shows.
 fn is_address(text: &str) -> bool {
-    let clean =
+    let is_clean =
         |part: &str| !part.is_empty() && !part.chars().any(|c| c.is_control() || c.is_whitespace());
     let parts = text.rsplit_once('@');
     text.chars().count() <= EMAIL_CHARS
-        && parts
-            .is_some_and(|(local, domain)| clean(local) && clean(domain) && !local.contains('@'))
+        && parts.is_some_and(|(local, domain)| {
+            is_clean(local) && is_clean(domain) && !local.contains('@')
+        })
 }
 
-/// A user name in its one form: trimmed, then PRECIS UsernameCaseMapped (RFC 8265 §3.3), so that
+/// A user name in canonical form: trimmed, then PRECIS UsernameCaseMapped (RFC 8265 §3.3), so that
 /// `John`, fullwidth `ｊｏｈｎ` and decomposed forms are one name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Username(String);
 
 impl Username {
-    /// From what was typed; `None` when it cannot be a name.
+    /// Parses what the user typed. Returns `None` if it cannot be a user name.
     pub fn parse(typed: &str) -> Option<Self> {
         let trimmed = typed.trim();
         if trimmed.is_empty() || trimmed.chars().count() > USERNAME_CHARS {
@@ -94,12 +95,12 @@ impl Username {
         Some(Self(mapped.into_owned()))
     }
 
-    /// From the database.
+    /// Wraps the stored text.
     pub fn from_stored(text: String) -> Self {
         Self(text)
     }
 
-    /// The text.
+    /// The canonical name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_has_two_parts() {
+    fn address_has_local_part_and_domain() {
         for good in ["a@b", "alice@mail.example", "\u{fc}@m\u{fc}ller.example"] {
             assert!(is_address(good), "{good}");
         }
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_one_name_are_one_name() {
+    fn spellings_of_a_name_are_equal() {
         let name = Username::parse("john").unwrap();
         for spelling in ["John", "JOHN", "john ", "ｊｏｈｎ"] {
             assert_eq!(Username::parse(spelling), Some(name.clone()), "{spelling}");

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::context::{AdminError, Context};
+use super::sessions;
 use super::users::{Administrator, insert};
 use crate::accounts::admin::{GrantedBy, TEMPORARY};
 use crate::accounts::session::Session;
@@ -73,12 +74,10 @@ pub fn set_up(
         expires_at: None,
     };
     insert(tx, ctx, user, Some(password_hash), Some(admin))?;
-    tx.put_session(session)?;
     let ctx = ctx.clone().because("setup link");
     let target = Target::User(user.id.clone());
     ctx.record(tx, Name::AdminBootstrap, target, json!({}))?;
-    let target = Target::Session(session.login.sid.clone());
-    ctx.record(tx, Name::SessionBegun, target, json!({}))?;
+    sessions::open(tx, &ctx, session, None)?;
     Ok(())
 }
 

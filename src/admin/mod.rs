@@ -6,6 +6,7 @@
 //! as hashing a password, precedes it, and the result is part of the input.
 
 pub mod clients;
+pub mod consents;
 mod context;
 pub mod first_admin;
 pub mod resources;

@@ -5,8 +5,8 @@ use portcullis_verifier::Kind;
 
 use super::revocations::Record;
 use super::schema::{grants, sessions as t, users};
-use super::{Error, Transaction};
-use crate::accounts::session::{Login, Session};
+use super::{Error, Transaction, unreadable};
+use crate::accounts::session::{Acr, Amr, Login, Session};
 use crate::accounts::user::Username;
 use crate::audit::{Actor, RevocationReason};
 use crate::config::limits::{CLEAN_UP_BATCH, SESSION_TOUCH, SESSIONS_PER_USER};
@@ -29,8 +29,14 @@ type Row = (
 
 fn session(
     (id_hash, sid, user_id, user_epoch, auth_time, acr, amr, seen_at, expires_at, _): Row,
-) -> Session {
-    Session {
+) -> Result<Session, Error> {
+    let broken = |column| unreadable("sessions", column, &sid);
+    let (acr, amr) = (Acr::parse(&acr), Amr::parse(&amr));
+    let (acr, amr) = (
+        acr.ok_or_else(|| broken("acr"))?,
+        amr.ok_or_else(|| broken("amr"))?,
+    );
+    Ok(Session {
         id_hash: Hash::from_bytes(id_hash),
         login: Login {
             sid: Sid::from(sid),
@@ -38,16 +44,16 @@ fn session(
             user_epoch,
             auth_time: Timestamp::from_micros(auth_time),
             acr,
-            amr: amr.split(' ').map(str::to_owned).collect(),
+            amr,
         },
         seen_at: Timestamp::from_micros(seen_at),
         expires_at: Timestamp::from_micros(expires_at),
-    }
+    })
 }
 
 impl Transaction<'_> {
     /// Returns the session of a cookie, with the name of its user, unless the session was revoked. Whether
-    /// it is expired is for [`Session::is_over`] to decide.
+    /// it is expired is for [`Session::is_expired`] to decide.
     ///
     /// # Errors
     /// [`Error`].
@@ -61,7 +67,8 @@ impl Transaction<'_> {
             .select((t::all_columns, users::username))
             .first(self.connection)
             .optional()?;
-        Ok(row.map(|(row, username)| (session(row), Username::from_stored(username))))
+        row.map(|(row, username)| Ok((session(row)?, Username::from_stored(username))))
+            .transpose()
     }
 
     /// Returns the sessions of a user that are not revoked, the newest sign-in first. Expired ones are
@@ -78,7 +85,7 @@ impl Transaction<'_> {
             .order(t::auth_time.desc())
             .select(t::all_columns)
             .load(self.connection)?;
-        Ok(rows.into_iter().map(session).collect())
+        rows.into_iter().map(session).collect()
     }
 
     /// Inserts a session.
@@ -94,8 +101,8 @@ impl Transaction<'_> {
                 t::user_id.eq(login.user_id.as_str()),
                 t::user_epoch.eq(login.user_epoch),
                 t::auth_time.eq(login.auth_time.micros()),
-                t::acr.eq(&login.acr),
-                t::amr.eq(login.amr.join(" ")),
+                t::acr.eq(login.acr.as_str()),
+                t::amr.eq(login.amr.to_string()),
                 t::seen_at.eq(session.seen_at.micros()),
                 t::expires_at.eq(session.expires_at.micros()),
             ))
@@ -119,8 +126,8 @@ impl Transaction<'_> {
         .set((
             t::id_hash.eq(new.id_hash.as_bytes()),
             t::auth_time.eq(new.login.auth_time.micros()),
-            t::acr.eq(&new.login.acr),
-            t::amr.eq(new.login.amr.join(" ")),
+            t::acr.eq(new.login.acr.as_str()),
+            t::amr.eq(new.login.amr.to_string()),
             t::seen_at.eq(new.seen_at.micros()),
             t::expires_at.eq(new.expires_at.micros()),
         ))

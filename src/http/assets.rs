@@ -1,62 +1,50 @@
-//! `/assets/<hash>.<ext>`: the stylesheet and the mark, immutable under the hash of their bytes.
+//! The stylesheet and the icon of all pages. Their paths contain the hash of their bytes, so that caches may keep
+//! them without end.
 
-use actix_web::web::{Data, Path};
-use actix_web::{HttpRequest, HttpResponse};
-
-use crate::app::App;
-use crate::http::error;
-use crate::http::response::Frame;
 use crate::secret::{base64url, sha256};
 
 const STYLESHEET: &str = include_str!("../../templates/assets/portcullis.css");
-const MARK: &str = include_str!("../../templates/assets/portcullis.svg");
+const ICON: &str = include_str!("../../templates/assets/portcullis.svg");
 
-/// The files, and where pages find them.
+/// The values that the layout of every page needs.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// Product name.
+    pub product: String,
+    /// Path of the stylesheet.
+    pub stylesheet: String,
+    /// Path of the icon.
+    pub icon: String,
+}
+
+/// The asset files and the paths under which they are served.
 pub struct Assets {
-    /// What every page shows.
+    /// Refers to the files in every page.
     pub frame: Frame,
 }
 
 impl Assets {
-    /// For pages of the product `product`.
+    /// Creates the assets of pages that show the product name `product`.
     pub fn new(product: &str) -> Self {
         let path = |content: &str, ext: &str| {
-            format!(
-                "/assets/{}.{ext}",
-                base64url(&sha256(content.as_bytes())[..12])
-            )
+            let hash = base64url(&sha256(content.as_bytes())[..12]);
+            format!("/assets/{hash}.{ext}")
         };
         Self {
             frame: Frame {
                 product: product.to_owned(),
                 stylesheet: path(STYLESHEET, "css"),
-                icon: path(MARK, "svg"),
+                icon: path(ICON, "svg"),
             },
         }
     }
 
-    /// The file of a path, with its type.
+    /// Returns the content and the media type of the file at a path.
     pub fn find(&self, path: &str) -> Option<(&'static str, &'static str)> {
         match path {
             _ if path == self.frame.stylesheet => Some((STYLESHEET, "text/css; charset=utf-8")),
-            _ if path == self.frame.icon => Some((MARK, "image/svg+xml")),
+            _ if path == self.frame.icon => Some((ICON, "image/svg+xml")),
             _ => None,
         }
-    }
-}
-
-/// `GET /assets/{name}`.
-pub async fn get(
-    request: HttpRequest,
-    app: Data<App>,
-    assets: Data<Assets>,
-    name: Path<String>,
-) -> HttpResponse {
-    match assets.find(&format!("/assets/{name}")) {
-        Some((content, kind)) => HttpResponse::Ok()
-            .insert_header(("Content-Type", kind))
-            .insert_header(("Cache-Control", "public, max-age=31536000, immutable"))
-            .body(content),
-        None => error::not_found(request, app, assets).await,
     }
 }

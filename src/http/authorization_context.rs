@@ -1,117 +1,36 @@
-//! A request for authorization under way, as the dispatcher and the pages of login and consent meet it: read
-//! anew each time, with the session and the consent that there are by now.
+//! An authorization request with the session and the consent of the browser. The dispatcher and the pages of login and
+//! consent load it for each request, because both may have changed since the last one.
 
-use actix_web::http::header::LOCATION;
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::HttpRequest;
 
 use crate::accounts::consent::Consent;
 use crate::accounts::session::{Login, Session};
 use crate::accounts::user::Username;
-use crate::admin::AdminError;
 use crate::app::App;
 use crate::db::{self, Transaction};
-use crate::http::assets::Assets;
+pub(in crate::http) use crate::http::error::HandlerError;
 use crate::http::error::{self, ErrorPage, Link};
 use crate::http::extract::{self, Browser, CookieKind};
-use crate::http::response::{continue_to, deliver};
 use crate::http::server::access_log;
 use crate::id::{AuthorizationId, ClientId};
+use crate::oauth::Detail;
 use crate::oauth::client::Client;
 use crate::oauth::id_token::Hint;
-use crate::oauth::request::authorize::{self as rules, AuthorizeError, Request, ValidationContext};
+use crate::oauth::request::authorize::{self as rules, Request, ValidationContext};
 use crate::oauth::request::next_action::{Authorization, NextAction, next_action};
 use crate::oauth::request::params::Params;
-use crate::oauth::{Detail, Error};
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
-/// The address at which an authorization continues.
+/// The path at which an authorization continues.
 pub(in crate::http) fn dispatcher(id: &AuthorizationId) -> String {
     format!("/oauth2/authorize?authorization={id}")
 }
 
-/// The longest request that an expired authorization restarts with: a GET has 8 KiB for its address.
+/// Longest request that the page of an expired authorization offers to restart. The URL of a GET is limited to 8 KiB.
 const RESTART_BYTES: usize = 7 * 1024;
 
-/// Why there is no next page.
-pub(in crate::http) enum HandlerError {
-    ErrorPage(ErrorPage),
-    /// A notice with a way on.
-    Linked(ErrorPage, Box<Option<Link>>),
-    AuthorizeError(AuthorizeError),
-}
-
-impl From<AuthorizeError> for HandlerError {
-    fn from(refused: AuthorizeError) -> Self {
-        Self::AuthorizeError(refused)
-    }
-}
-
-impl From<Error> for HandlerError {
-    fn from(error: Error) -> Self {
-        Self::AuthorizeError(AuthorizeError::Page(error))
-    }
-}
-
-impl From<db::Error> for HandlerError {
-    fn from(error: db::Error) -> Self {
-        Error::from(error).into()
-    }
-}
-
-impl From<AdminError> for HandlerError {
-    fn from(error: AdminError) -> Self {
-        match error {
-            AdminError::Storage(error) => error.into(),
-            // Handlers answer the refusals that a user can correct; others mean a form that was altered.
-            _ => Self::ErrorPage(ErrorPage::BAD_FORM),
-        }
-    }
-}
-
-impl HandlerError {
-    /// Answers a form of this server: a refusal that the client is told leaves the origin like any other
-    /// answer, by a page that continues.
-    pub(in crate::http) fn respond_to_form(
-        self,
-        request: &HttpRequest,
-        app: &App,
-        assets: &Assets,
-    ) -> HttpResponse {
-        let response = self.respond(request, app, assets);
-        let to = response.headers().get(LOCATION);
-        match to.and_then(|to| to.to_str().ok()) {
-            Some(to) => continue_to(to, assets),
-            None => response,
-        }
-    }
-
-    pub(in crate::http) fn respond(
-        self,
-        request: &HttpRequest,
-        app: &App,
-        assets: &Assets,
-    ) -> HttpResponse {
-        match self {
-            Self::ErrorPage(notice) => error::error_page(request, app, assets, notice),
-            Self::Linked(notice, link) => error::linked_error_page(request, assets, notice, *link),
-            Self::AuthorizeError(AuthorizeError::Page(error)) => {
-                error::protocol_page(request, assets, &error)
-            }
-            Self::AuthorizeError(AuthorizeError::Callback(callback, refusal)) => {
-                error::refused(
-                    request,
-                    refusal.code.as_str(),
-                    refusal.detail,
-                    refusal.source.as_deref(),
-                );
-                deliver(callback.refuse(&refusal, app.issuer.as_str()), app, assets)
-            }
-        }
-    }
-}
-
-/// What is stored about whoever makes a request.
+/// The stored state of the browser that sends a request.
 pub(in crate::http) struct Stored {
     pub(in crate::http) session: Option<(Session, Username)>,
     pub(in crate::http) consent: Option<Consent>,
@@ -132,16 +51,16 @@ impl Stored {
     }
 }
 
-/// A request that may be answered, with what is known about it.
+/// A valid authorization request with the state that it is decided on.
 pub(in crate::http) struct AuthorizationContext {
     pub(in crate::http) request: Request,
     pub(in crate::http) stored: Stored,
-    /// The feed epoch when the client was read.
+    /// The epoch of the revocation feed when the client was read.
     pub(in crate::http) feed_epoch: i64,
 }
 
 impl AuthorizationContext {
-    /// The login of the browser that asks.
+    /// The login of the browser.
     pub(in crate::http) fn login(&self) -> Option<&Login> {
         self.stored
             .session
@@ -149,38 +68,38 @@ impl AuthorizationContext {
             .map(|(session, _)| &session.login)
     }
 
-    /// What the request needs next. Every handler that advances an authorization asks this first.
+    /// Returns what the request needs next. Every handler that advances an authorization calls this first.
     pub(in crate::http) fn next_action(
         &self,
-        begun: Option<&Authorization>,
+        authorization: Option<&Authorization>,
         now: Timestamp,
     ) -> NextAction {
         let consent = self.stored.consent.as_ref();
-        next_action(&self.request, begun, self.login(), consent, now)
+        next_action(&self.request, authorization, self.login(), consent, now)
     }
 }
 
-/// Loads and checks a request; refusals are where RFC 6749 §4.1.2.1 wants them.
+/// Validates a request and loads its context. Errors are shown or redirected as RFC 6749 §4.1.2.1 requires.
 pub(in crate::http) async fn load_authorization_request(
     http: &HttpRequest,
     app: &App,
     params: &Params,
     now: Timestamp,
 ) -> Result<AuthorizationContext, HandlerError> {
-    // 1. The client, and where the answer may go.
+    // 1. The client and its callback.
     let client_id = rules::client_id(params)?;
     let known = app.registrations.find(&app.store, &client_id, now).await?;
     let client = known.as_ref().map(|known| known.client.clone());
     let (client, callback) = rules::callback(params, client)?;
     access_log::name_client(http, &client_id);
-    // 2. Everything else.
+    // 2. All other parameters.
     let keys = app.keys();
-    let around = ValidationContext {
+    let context = ValidationContext {
         resources: known.as_ref().map_or(&[], |known| &known.resources),
         hint: &|token| Hint::read(token, &keys, app.issuer.as_str()).map(|hint| hint.user_id),
     };
-    let request = rules::validate(params, client, callback, &around)?;
-    // 3. Who asks.
+    let request = rules::validate(params, client, callback, &context)?;
+    // 3. The browser's session and consent.
     let mut stored = match CookieKind::Session
         .read(http, app)
         .map(|cookie| cookie.hash())
@@ -199,7 +118,7 @@ pub(in crate::http) async fn load_authorization_request(
     }
     expire(http, app, &mut stored, now).await?;
     if let Some((_, username)) = &stored.session {
-        access_log::name_person(http, &app.secret.user_ref(username.as_str()));
+        access_log::name_user(http, &app.secret.user_ref(username.as_str()));
     }
     Ok(AuthorizationContext {
         feed_epoch: known.map_or(0, |known| known.feed_epoch),
@@ -208,7 +127,7 @@ pub(in crate::http) async fn load_authorization_request(
     })
 }
 
-/// Forgets a session that ran out of time.
+/// Removes the session if it is expired.
 async fn expire(
     http: &HttpRequest,
     app: &App,
@@ -218,7 +137,7 @@ async fn expire(
     let idle = app.config.login.session_idle.0;
     if let Some((session, _)) = stored
         .session
-        .take_if(|(session, _)| session.is_over(idle, now))
+        .take_if(|(session, _)| session.is_expired(idle, now))
     {
         stored.consent = None;
         let limit = if now >= session.expires_at {
@@ -234,7 +153,7 @@ async fn expire(
     Ok(())
 }
 
-/// An authorization that this browser began, still open.
+/// Loads an authorization that this browser started and that is still open.
 pub(in crate::http) async fn open(
     app: &App,
     id: &AuthorizationId,
@@ -246,10 +165,10 @@ pub(in crate::http) async fn open(
         .store
         .read(move |tx| tx.find_authorization(&wanted))
         .await?;
-    let begun = found.ok_or(HandlerError::ErrorPage(ErrorPage::OTHER_BROWSER))?;
-    match &begun.browser {
+    let authorization = found.ok_or(ErrorPage::OTHER_BROWSER)?;
+    match &authorization.browser {
         Some(bound) if bound.matches(&browser.hash()) => {}
-        Some(_) => return Err(HandlerError::ErrorPage(ErrorPage::OTHER_BROWSER)),
+        Some(_) => return Err(ErrorPage::OTHER_BROWSER.into()),
         None => {
             let (id, hash) = (id.clone(), browser.hash());
             if !app
@@ -257,43 +176,75 @@ pub(in crate::http) async fn open(
                 .transaction(move |tx| tx.bind_authorization(&id, &hash))
                 .await?
             {
-                return Err(HandlerError::ErrorPage(ErrorPage::OTHER_BROWSER));
+                return Err(ErrorPage::OTHER_BROWSER.into());
             }
         }
     }
-    if begun.taken_at.is_some() {
-        let client = app.registrations.find(&app.store, &begun.client_id, now);
+    if authorization.taken_at.is_some() {
+        let client = app
+            .registrations
+            .find(&app.store, &authorization.client_id, now);
         let client = client.await?.map(|known| known.client.clone());
-        let link = client.as_ref().and_then(|client| to_client(client, &begun));
+        let link = client
+            .as_ref()
+            .and_then(|client| to_client(client, &authorization));
         return Err(HandlerError::Linked(
             ErrorPage::ALREADY_DONE,
             Box::new(link),
         ));
     }
-    if now >= begun.expires_at {
+    if now >= authorization.expires_at {
         return Err(HandlerError::Linked(
             ErrorPage::TOO_LATE,
-            Box::new(restart(&begun)),
+            Box::new(restart(&authorization)),
         ));
     }
-    Ok(begun)
+    Ok(authorization)
 }
 
-/// The request of an expired authorization once more, if it fits into an address.
-fn restart(begun: &Authorization) -> Option<Link> {
-    (begun.params.len() <= RESTART_BYTES).then(|| Link {
+/// Returns the authorization that the query of a page names.
+///
+/// # Errors
+/// [`ErrorPage::NO_START`].
+pub(in crate::http) fn id_in_query(http: &HttpRequest) -> Result<AuthorizationId, ErrorPage> {
+    let query = extract::query(http).ok();
+    let id = query
+        .as_ref()
+        .and_then(|query| query.one("authorization").ok());
+    let id = id.flatten().map(AuthorizationId::from);
+    id.ok_or(ErrorPage::NO_START)
+}
+
+/// Loads an open authorization of this browser and the context of its request.
+pub(in crate::http) async fn resume(
+    http: &HttpRequest,
+    app: &App,
+    id: &AuthorizationId,
+    browser: &Browser,
+    now: Timestamp,
+) -> Result<(AuthorizationContext, Authorization), HandlerError> {
+    let authorization = open(app, id, browser, now).await?;
+    let params =
+        Params::parse(authorization.params.as_bytes()).map_err(|_| ErrorPage::TOO_MANY_FIELDS)?;
+    let context = load_authorization_request(http, app, &params, now).await?;
+    Ok((context, authorization))
+}
+
+/// A link that repeats the request of an expired authorization, if it fits into a URL.
+fn restart(authorization: &Authorization) -> Option<Link> {
+    (authorization.params.len() <= RESTART_BYTES).then(|| Link {
         label: "Start again".to_owned(),
-        href: format!("/oauth2/authorize?{}", begun.params),
+        href: format!("/oauth2/authorize?{}", authorization.params),
     })
 }
 
-/// The home page of the client of an authorization, or the site that its answer went to.
-fn to_client(client: &Client, begun: &Authorization) -> Option<Link> {
+/// A link to the client's home page, or to the site that the response went to.
+fn to_client(client: &Client, authorization: &Authorization) -> Option<Link> {
     let site = || {
-        let params = Params::parse(begun.params.as_bytes()).ok()?;
+        let params = Params::parse(authorization.params.as_bytes()).ok()?;
         let uri = params.one("redirect_uri").ok().flatten();
         let uri = uri.or(client.redirect_uris.first().map(String::as_str))?;
-        // Only what the registration names, whatever the request said.
+        // Only a registered URI, whatever the request contained.
         let known = client.redirect_uris.iter().any(|known| known == uri);
         let url = url::Url::parse(uri).ok()?;
         (known && url.scheme() == "https").then(|| url.origin().ascii_serialization())

@@ -1,26 +1,28 @@
-//! The one map from refusals to answers: JSON, redirect or page. Each is logged once, here, with its
-//! private reason; the answer carries the public code and an id to quote.
+//! The one map from errors to responses: JSON, redirect or page. Each error is logged once, here, with its private
+//! reason. The response contains the public code and an error id that the user can quote.
 
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderValue, RETRY_AFTER};
+use actix_web::http::header::{HeaderValue, LOCATION, RETRY_AFTER};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
+use crate::admin::AdminError;
 use crate::app::App;
-use crate::http::assets::Assets;
-use crate::http::response::{PagePolicy, page};
+use crate::db;
+use crate::http::assets::{Assets, Frame};
+use crate::http::response::{PagePolicy, continue_to, deliver, page, whole_seconds};
 use crate::http::server::access_log::{self, About, RequestId};
-use crate::http::server::rate_limit::whole_seconds;
 use crate::metrics::REFUSED;
+use crate::oauth::request::authorize::AuthorizeError;
 use crate::oauth::{Code, Description, Detail, Error, Severity};
 
 #[derive(Template)]
 #[template(path = "error.html")]
 struct ErrorTemplate<'a> {
-    frame: &'a crate::http::response::Frame,
+    frame: &'a Frame,
     title: &'a str,
     reason: &'a str,
     advice: Option<&'a str>,
@@ -29,16 +31,16 @@ struct ErrorTemplate<'a> {
     detail: Option<String>,
 }
 
-/// The way on from an error page.
+/// A link by which the user can continue from an error page.
 #[derive(Clone, Debug)]
 pub struct Link {
-    /// The text of the button.
+    /// Label of the button.
     pub label: String,
-    /// A path of this server, or an address of the client.
+    /// A path of this server, or a URI of the client.
     pub href: String,
 }
 
-/// A refusal that people see, with a fixed text.
+/// An error page with fixed text.
 #[derive(Clone, Copy, Debug)]
 pub struct ErrorPage {
     status: u16,
@@ -48,7 +50,7 @@ pub struct ErrorPage {
     detail: Detail,
 }
 
-macro_rules! notices {
+macro_rules! error_pages {
     ($($name:ident $status:literal $title:literal $reason:literal $advice:expr, $event:literal $why:literal;)*) => {
         impl ErrorPage {$(
             #[doc = $title]
@@ -60,42 +62,42 @@ macro_rules! notices {
     };
 }
 
-notices! {
-    NOT_FOUND 404 "There is no such page" "Nothing is served at this address." None, "http.404" "path";
-    FORGED 403 "This form was not accepted" "The form did not come from a page of ours, or the page is from an earlier visit." Some("Go back to the application and start again."), "csrf.rejected" "token";
+error_pages! {
+    NOT_FOUND 404 "Page not found" "There is no page at this address." None, "http.404" "path";
+    FORGED 403 "This form was not accepted" "The form did not come from a page of this server, or the page is from an earlier visit." Some("Go back to the application and start again."), "csrf.rejected" "token";
     CROSS_SITE 403 "This form was not accepted" "The form was sent by another site." Some("Go back to the application and start again."), "csrf.rejected" "origin";
-    OTHER_BROWSER 400 "This sign-in belongs elsewhere" "It was not begun in this browser, or its address is incomplete." Some("Go back to the application and start again. Cookies must be allowed for this site."), "authorization.binding_failed" "binding";
-    ALREADY_DONE 400 "This sign-in is already done" "It was answered before and cannot be used a second time." Some("Go back to the application; you may be signed in already."), "authorization.replay" "taken";
+    OTHER_BROWSER 400 "This sign-in belongs to another browser" "It was not started in this browser, or its address is incomplete." Some("Go back to the application and start again. Cookies must be allowed for this site."), "authorization.binding_failed" "binding";
+    ALREADY_DONE 400 "This sign-in is already done" "It was completed before and cannot be used a second time." Some("Go back to the application; you may be signed in already."), "authorization.replay" "taken";
     TOO_LATE 400 "This sign-in took too long" "It was open for longer than a sign-in may take." Some("Nothing is lost: you can start again."), "authorization.expired" "expired";
     NO_START 400 "Sign-in starts at an application" "This page has nothing to continue." Some("Open the application that you want to use and sign in there."), "authorization.binding_failed" "missing";
-    SETUP_LINK 400 "This set-up link does not work" "It is mistyped, older than an hour, or was opened before; or there is an administrator already." Some("While there is none, the command portcullis setup link shows a fresh one."), "admin.bootstrap_refused" "link";
+    SETUP_LINK 400 "This set-up link does not work" "It is incomplete, has expired or was opened before, or the server has an administrator already." Some("As long as there is no administrator, the command portcullis setup link shows a new link."), "admin.bootstrap_refused" "link";
     LOGOUT 400 "This request to log out was not accepted" "The application that sent you here made a request that cannot be understood. You are still signed in." Some("Go back to the application, or log out on your account page."), "logout.rejected" "malformed";
     BAD_FORM 400 "This form could not be read" "A field is missing, sent twice, too long or malformed." Some("Go back and try again."), "http.malformed" "form";
     PASSWORD_TOO_LONG 400 "This password cannot be used" "A password has at most 1024 bytes." Some("Go back and try again."), "login.failed" "too_long";
-    PASSWORD_WITH_NUL 400 "This password cannot be used" "A password has no NUL character." Some("Go back and try again."), "login.failed" "nul";
-    TAMPERED 400 "This form was not accepted" "It allows something that the application did not ask for." Some("Go back to the application and start again."), "consent.tampered" "scope";
-    BUSY 503 "Too many people sign in right now" "Please try again in a few seconds." None, "login.busy" "hashing";
-    RESTORED 503 "Sign-in is closed for a moment" "The database was restored from an older copy and is being checked." Some("Please try again later."), "db.restored" "waiting";
-    CLOCK 503 "Sign-in is closed for a moment" "The clock of this server is wrong." Some("Please try again in a few seconds."), "node.unready" "clock";
-    LEASE 503 "Sign-in is closed for a moment" "The server cannot write to its database." Some("Please try again in a few seconds."), "node.unready" "lease";
-    BODY_TOO_LARGE 413 "This is too much" "The request has more than 16 KiB." None, "http.too_large" "body";
-    URL_TOO_LONG 414 "This address is too long" "The address has more than 8 KiB." None, "http.too_large" "url";
-    HEADERS_TOO_LARGE 431 "This request is too large" "Its headers have more than 32 KiB or 100 fields." None, "http.too_large" "headers";
+    PASSWORD_WITH_NUL 400 "This password cannot be used" "A password must not contain a NUL character." Some("Go back and try again."), "login.failed" "nul";
+    TAMPERED 400 "This form was not accepted" "It grants something that the application did not request." Some("Go back to the application and start again."), "consent.tampered" "scope";
+    BUSY 503 "Too many sign-ins at the moment" "Please try again in a few seconds." None, "login.busy" "hashing";
+    RESTORED 503 "Sign-in is temporarily unavailable" "The database was restored from an older copy and is being checked." Some("Please try again later."), "db.restored" "waiting";
+    CLOCK 503 "Sign-in is temporarily unavailable" "The clock of this server is wrong." Some("Please try again in a few seconds."), "node.unready" "clock";
+    LEASE 503 "Sign-in is temporarily unavailable" "The server cannot write to its database." Some("Please try again in a few seconds."), "node.unready" "lease";
+    BODY_TOO_LARGE 413 "Request too large" "The request has more than 16 KiB." None, "http.too_large" "body";
+    URL_TOO_LONG 414 "Address too long" "The address has more than 8 KiB." None, "http.too_large" "url";
+    HEADERS_TOO_LARGE 431 "Request too large" "Its headers have more than 32 KiB or 100 fields." None, "http.too_large" "headers";
     ENCODED_BODY 415 "This encoding is not accepted" "Bodies must not be compressed." None, "http.too_large" "encoding";
     TOO_MANY 429 "Too many requests" "Too many requests came from your network in a short time." Some("Please wait a moment and try again."), "ratelimit.hit" "ip";
-    FORWARDED 400 "This request cannot be read" "The proxy in front passed on an address that is none." None, "http.bad_forwarded" "address";
-    NETWORK 403 "Not from here" "This server does not answer your network." None, "http.denied" "network";
+    FORWARDED 400 "This request cannot be read" "The reverse proxy sent an invalid client address." None, "http.bad_forwarded" "address";
+    NETWORK 403 "Access denied" "This server does not accept requests from your network." None, "http.denied" "network";
     DUPLICATE_COOKIE 400 "This form was not accepted" "Your browser sent a cookie of this site twice. Another site of the same domain may have set one of them." Some("Delete the cookies of this site, then start again."), "session.dup_cookie" "count";
-    EMBEDDED 400 "This page must be opened by itself" "It was requested as a part of another page." Some("Open the application in a window of its own and start again."), "authz.rejected" "fetch_dest";
-    HOST 400 "This request cannot be read" "It must say once which server it is for." None, "http.bad_host" "count";
-    PLAIN 403 "Not without encryption" "This server is to be used over https only." None, "http.plain" "scheme";
-    TOO_SLOW 408 "This took too long" "The request did not arrive in time." None, "http.timeout" "body";
-    TOO_MANY_FORM_FIELDS 400 "This form has too many fields" "At most 64 are read." None, "http.too_large" "fields";
-    TOO_MANY_FIELDS 400 "This request has too many fields" "At most 64 are read." None, "authz.rejected" "too_many";
+    EMBEDDED 400 "This page cannot be embedded" "It was requested as a part of another page." Some("Open the application in a window of its own and start again."), "authz.rejected" "fetch_dest";
+    HOST 400 "This request cannot be read" "It must have exactly one Host header." None, "http.bad_host" "count";
+    PLAIN 403 "Encryption required" "This server accepts requests over https only." None, "http.plain" "scheme";
+    TOO_SLOW 408 "Request timed out" "The request did not arrive in time." None, "http.timeout" "body";
+    TOO_MANY_FORM_FIELDS 400 "This form has too many fields" "At most 64 fields are accepted." None, "http.too_large" "fields";
+    TOO_MANY_FIELDS 400 "This request has too many fields" "At most 64 fields are accepted." None, "authz.rejected" "too_many";
 }
 
 impl ErrorPage {
-    /// The status, as figures name it.
+    /// The status as a metric label.
     fn code(self) -> &'static str {
         match self.status {
             400 => "400",
@@ -111,54 +113,127 @@ impl ErrorPage {
         }
     }
 
-    /// The same words for another private reason.
-    pub(in crate::http) const fn because(self, detail: Detail) -> Self {
+    /// Returns the page with another private reason.
+    pub(in crate::http) const fn with_detail(self, detail: Detail) -> Self {
         Self { detail, ..self }
     }
 }
 
-/// How long those wait who find us busy.
-const BUSY_FOR: Duration = Duration::from_secs(2);
-
-/// Says no on a page of ours.
-pub fn error_page(
-    request: &HttpRequest,
-    app: &App,
-    assets: &Assets,
-    notice: ErrorPage,
-) -> HttpResponse {
-    let _ = app;
-    linked_error_page(request, assets, notice, None)
+/// Why a handler renders no page of its own.
+pub(in crate::http) enum HandlerError {
+    ErrorPage(ErrorPage),
+    /// An error page with a link by which the user can continue.
+    Linked(ErrorPage, Box<Option<Link>>),
+    AuthorizeError(AuthorizeError),
 }
 
-/// Renders the error page of a notice, with a way on.
-pub fn linked_error_page(
+impl From<ErrorPage> for HandlerError {
+    fn from(page: ErrorPage) -> Self {
+        Self::ErrorPage(page)
+    }
+}
+
+impl From<AuthorizeError> for HandlerError {
+    fn from(error: AuthorizeError) -> Self {
+        Self::AuthorizeError(error)
+    }
+}
+
+impl From<Error> for HandlerError {
+    fn from(error: Error) -> Self {
+        Self::AuthorizeError(AuthorizeError::Page(error))
+    }
+}
+
+impl From<db::Error> for HandlerError {
+    fn from(error: db::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
+impl From<AdminError> for HandlerError {
+    fn from(error: AdminError) -> Self {
+        match error {
+            AdminError::Storage(error) => error.into(),
+            // Handlers answer the errors that a user can correct. Others mean that the form was altered.
+            _ => Self::ErrorPage(ErrorPage::BAD_FORM),
+        }
+    }
+}
+
+impl HandlerError {
+    /// Answers a form of this server. An error that is sent to the client leaves the origin by a page that
+    /// continues, like every response to a form.
+    pub(in crate::http) fn respond_to_form(
+        self,
+        request: &HttpRequest,
+        app: &App,
+        assets: &Assets,
+    ) -> HttpResponse {
+        let response = self.respond(request, app, assets);
+        let to = response.headers().get(LOCATION);
+        match to.and_then(|to| to.to_str().ok()) {
+            Some(to) => continue_to(to, assets),
+            None => response,
+        }
+    }
+
+    pub(in crate::http) fn respond(
+        self,
+        request: &HttpRequest,
+        app: &App,
+        assets: &Assets,
+    ) -> HttpResponse {
+        match self {
+            Self::ErrorPage(page) => error_page(request, assets, page),
+            Self::Linked(page, link) => linked_error_page(request, assets, page, *link),
+            Self::AuthorizeError(AuthorizeError::Page(error)) => {
+                protocol_page(request, assets, &error)
+            }
+            Self::AuthorizeError(AuthorizeError::Callback(callback, error)) => {
+                let source = error.source.as_deref();
+                refused(request, error.code.as_str(), error.detail, source);
+                deliver(callback.refuse(&error, app.issuer.as_str()), app, assets)
+            }
+        }
+    }
+}
+
+/// `Retry-After` of 503 responses.
+const BUSY_RETRY: Duration = Duration::from_secs(2);
+
+/// Renders an error page.
+pub fn error_page(request: &HttpRequest, assets: &Assets, error: ErrorPage) -> HttpResponse {
+    linked_error_page(request, assets, error, None)
+}
+
+fn linked_error_page(
     request: &HttpRequest,
     assets: &Assets,
-    notice: ErrorPage,
+    error: ErrorPage,
     link: Option<Link>,
 ) -> HttpResponse {
-    refused(request, notice.code(), notice.detail, None);
+    refused(request, error.code(), error.detail, None);
     let id = RequestId::of(request);
     let template = ErrorTemplate {
         frame: &assets.frame,
-        title: notice.title,
-        reason: notice.reason,
-        advice: notice.advice,
+        title: error.title,
+        reason: error.reason,
+        advice: error.advice,
         link,
         error_id: &id,
         detail: None,
     };
-    let status = StatusCode::from_u16(notice.status).unwrap_or(StatusCode::BAD_REQUEST);
+    let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::BAD_REQUEST);
     let mut response = page(status, &template, &PagePolicy::default());
-    if notice.status == 503 {
-        retry_after(&mut response, BUSY_FOR);
+    if error.status == 503 {
+        retry_after(&mut response, BUSY_RETRY);
     }
     response
 }
 
-/// Says a protocol error on a page: the callback is not proven, so it goes nowhere else.
-pub fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> HttpResponse {
+/// Renders a protocol error as a page, where there is no verified callback to redirect to.
+fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> HttpResponse {
     refused(
         request,
         error.code.as_str(),
@@ -167,9 +242,9 @@ pub fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> H
     );
     let reason = match (error.detail.event, error.detail.reason) {
         ("redirect_uri.mismatch", _) | (_, "no_redirect_uri") => {
-            "The application wants the answer at an address that is not registered for it."
+            "The application requested a redirect to an address that is not registered for it."
         }
-        (_, "client") => "The application that sent you here is not known, or is switched off.",
+        (_, "client") => "The application that sent you here is not registered, or is disabled.",
         _ if error.code == Code::TemporarilyUnavailable => {
             "The server cannot answer at the moment. Please try again shortly."
         }
@@ -184,7 +259,7 @@ pub fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> H
         advice: Some(if unavailable {
             "Reload this page in a few seconds."
         } else {
-            "Tell the people who run the application, and quote the error id."
+            "Contact the operator of the application and quote the error id."
         }),
         link: None,
         error_id: &id,
@@ -193,12 +268,12 @@ pub fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> H
     let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let mut response = page(status, &template, &PagePolicy::default());
     if unavailable {
-        retry_after(&mut response, BUSY_FOR);
+        retry_after(&mut response, BUSY_RETRY);
     }
     response
 }
 
-/// Says a protocol error as JSON (RFC 6749 §5.2).
+/// Renders a protocol error as JSON (RFC 6749 §5.2).
 pub fn json(request: &HttpRequest, error: &Error) -> HttpResponse {
     refused(
         request,
@@ -219,37 +294,37 @@ pub fn json(request: &HttpRequest, error: &Error) -> HttpResponse {
     }
     let mut response = response.json(body);
     if error.code == Code::TemporarilyUnavailable {
-        retry_after(&mut response, BUSY_FOR);
+        retry_after(&mut response, BUSY_RETRY);
     }
     response
 }
 
-/// Says an HTTP refusal of an endpoint that programs call.
-pub fn json_error_page(request: &HttpRequest, notice: ErrorPage) -> HttpResponse {
-    refused(request, "invalid_request", notice.detail, None);
-    let status = StatusCode::from_u16(notice.status).unwrap_or(StatusCode::BAD_REQUEST);
+/// Renders an HTTP error of a machine-facing endpoint as JSON.
+pub fn json_error_page(request: &HttpRequest, error: ErrorPage) -> HttpResponse {
+    refused(request, "invalid_request", error.detail, None);
+    let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::BAD_REQUEST);
     HttpResponse::build(status)
         .insert_header(("Cache-Control", "no-store"))
         .json(serde_json::json!({
             "error": "invalid_request",
-            "error_description": notice.reason,
+            "error_description": error.reason,
             "error_id": RequestId::of(request),
         }))
 }
 
-/// When to come again: whole seconds, at least one.
+/// Sets `Retry-After` to whole seconds, at least one.
 pub(in crate::http) fn retry_after(response: &mut HttpResponse, wait: Duration) {
     let seconds = HeaderValue::from(whole_seconds(wait).max(1));
     response.headers_mut().insert(RETRY_AFTER, seconds);
 }
 
-/// 404, as a page.
-pub async fn not_found(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
-    error_page(&request, &app, &assets, ErrorPage::NOT_FOUND)
+/// Answers 404 with a page.
+pub async fn not_found(request: HttpRequest, assets: Data<Assets>) -> HttpResponse {
+    error_page(&request, &assets, ErrorPage::NOT_FOUND)
 }
 
-/// 405 with what may be.
-pub fn method_not_allowed(request: &HttpRequest, _: &App, methods: &[&str]) -> HttpResponse {
+/// Answers 405 with the allowed methods.
+pub fn method_not_allowed(request: &HttpRequest, methods: &[&str]) -> HttpResponse {
     refused(request, "405", Detail::new("http.method", "method"), None);
     HttpResponse::MethodNotAllowed()
         .insert_header(("Allow", methods.join(", ")))
@@ -257,8 +332,8 @@ pub fn method_not_allowed(request: &HttpRequest, _: &App, methods: &[&str]) -> H
         .finish()
 }
 
-/// A refusal: counted, and told in one log line with what the client was not told. `code` is what it
-/// was told: the protocol's error code, or the status.
+/// Counts and logs a rejected request, with the reason that the response does not contain. `code` is the one in the
+/// response: the protocol's error code, or the status.
 pub fn refused(
     request: &HttpRequest,
     code: &'static str,
@@ -270,7 +345,7 @@ pub fn refused(
     log(request, detail, source);
 }
 
-/// One log line for something that an operator may have to look at.
+/// Writes a log line that an operator may have to act on.
 pub fn log(
     request: &HttpRequest,
     detail: Detail,
@@ -331,7 +406,7 @@ pub fn log(
     }
 }
 
-/// One log line for something that went well and that operators follow.
+/// Writes a log line about a success that operators follow.
 pub fn note(request: &HttpRequest, event: &'static str, reason: &'static str) {
     let About {
         request_id,

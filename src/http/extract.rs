@@ -1,4 +1,4 @@
-//! What comes in: queries, forms, cookies, credentials. Parsed here, so that inside there are types.
+//! Reads queries, forms, cookies and credentials of requests into types.
 
 use actix_web::HttpRequest;
 use actix_web::cookie::{Cookie, SameSite};
@@ -12,13 +12,22 @@ use crate::oauth::Detail;
 use crate::oauth::request::params::{Params, TooMany};
 use crate::secret::{Hash, Secret};
 
-/// Why a body is not read.
+/// Why the form of a request cannot be read.
 #[derive(Debug)]
 pub enum FormError {
-    /// The HTTP layer says no.
+    /// It exceeds a limit of HTTP requests.
     ErrorPage(ErrorPage),
-    /// It is no form.
+    /// The body is not a form.
     NotAForm,
+}
+
+impl From<FormError> for ErrorPage {
+    fn from(error: FormError) -> Self {
+        match error {
+            FormError::ErrorPage(page) => page,
+            FormError::NotAForm => Self::BAD_FORM,
+        }
+    }
 }
 
 impl From<TooMany> for FormError {
@@ -27,7 +36,7 @@ impl From<TooMany> for FormError {
     }
 }
 
-/// The query of a request.
+/// Reads the query of a request.
 ///
 /// # Errors
 /// [`TooMany`] fields.
@@ -35,7 +44,7 @@ pub fn query(request: &HttpRequest) -> Result<Params, TooMany> {
     Params::parse(request.query_string().as_bytes())
 }
 
-/// The form in the body of a request: `application/x-www-form-urlencoded` in UTF-8, at most 16 KiB,
+/// Reads the form in the body of a request: `application/x-www-form-urlencoded` in UTF-8, at most 16 KiB,
 /// not compressed.
 ///
 /// # Errors
@@ -44,26 +53,7 @@ pub async fn form(request: &HttpRequest, body: Payload) -> Result<Params, FormEr
     Ok(form_and_text(request, body).await?.0)
 }
 
-/// The form of a page of ours, and not of another site. A form token is checked besides.
-///
-/// # Errors
-/// The page that says no.
-pub async fn own_form(
-    request: &HttpRequest,
-    app: &App,
-    body: Payload,
-) -> Result<Params, ErrorPage> {
-    let form = form(request, body).await.map_err(|unread| match unread {
-        FormError::ErrorPage(notice) => notice,
-        FormError::NotAForm => ErrorPage::BAD_FORM,
-    })?;
-    match is_same_origin(request, app) {
-        true => Ok(form),
-        false => Err(ErrorPage::CROSS_SITE),
-    }
-}
-
-/// The same, with the text it was read from.
+/// Like [`form`], and returns the text of the body as well.
 ///
 /// # Errors
 /// [`FormError`].
@@ -110,7 +100,7 @@ fn is_form(headers: &HeaderMap) -> bool {
     })
 }
 
-/// All values of the `Authorization` header.
+/// Returns all values of the `Authorization` header.
 pub fn authorization(request: &HttpRequest) -> Vec<&[u8]> {
     request
         .headers()
@@ -136,20 +126,20 @@ fn cookies_named<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Ite
         })
 }
 
-/// A cookie of ours (policy §7).
+/// The cookies of this server (policy §7).
 #[derive(Clone, Copy, Debug)]
 pub enum CookieKind {
-    /// The browser's login.
+    /// The browser's session.
     Session,
-    /// The browser's authorizations on their way.
+    /// The browser that open authorizations are bound to.
     Interaction,
-    /// A browser that somebody signed in from. For throttling only; it proves nothing.
+    /// A browser in which a user signed in. Only throttling uses it; it authenticates no one.
     Device,
 }
 
 impl CookieKind {
-    /// `__Host-` over https; without prefix and `Secure` on a plain loopback issuer, where browsers
-    /// would refuse it.
+    /// The name with the prefix `__Host-` over https. A loopback issuer without TLS has neither prefix nor `Secure`,
+    /// because browsers would reject the cookie.
     fn name(self, app: &App) -> String {
         let bare = match self {
             Self::Session => "sid",
@@ -163,7 +153,7 @@ impl CookieKind {
         }
     }
 
-    /// The cookie's value, if it was sent exactly once and has the form that the server sets. A second
+    /// Returns the cookie's value, if it was sent exactly once and has the form that the server sets. A second
     /// cookie of the same name was set by another host of the domain.
     pub fn read(self, request: &HttpRequest, app: &App) -> Option<Secret> {
         let name = self.name(app);
@@ -175,13 +165,13 @@ impl CookieKind {
         (value.len() == COOKIE_CHARS).then(|| Secret::from_text(value))
     }
 
-    /// Whether a cookie of the name was sent at all, of whatever form.
+    /// Returns whether a cookie of the name was sent, well-formed or not.
     pub fn is_sent(self, request: &HttpRequest, app: &App) -> bool {
         let name = self.name(app);
         cookies_named(request.headers(), &name).next().is_some()
     }
 
-    /// Whether a cookie of the server was sent twice.
+    /// Returns whether any cookie of this server was sent twice.
     pub fn is_any_repeated(request: &HttpRequest, app: &App) -> bool {
         [Self::Session, Self::Interaction, Self::Device]
             .into_iter()
@@ -192,26 +182,26 @@ impl CookieKind {
             })
     }
 
-    /// The cookie that keeps `value`.
+    /// The cookie that stores `value`.
     pub fn keep(self, app: &App, value: &Secret) -> Cookie<'static> {
         let mut cookie = Cookie::build(self.name(app), value.expose().to_owned())
             .path("/")
             .http_only(true)
             .same_site(SameSite::Lax)
             .secure(app.issuer.is_https());
-        let life = match self {
-            // The browser keeps them as long as it runs. A cookie that expired together with its
+        let max_age = match self {
+            // Session cookies, which the browser keeps until it is closed. A cookie that expired together with its
             // authorization could not explain to the user that the sign-in took too long.
             Self::Session | Self::Interaction => None,
             Self::Device => Some(DEVICE_KNOWN),
         };
-        if let Some(life) = life.and_then(|life| i64::try_from(life.as_secs()).ok()) {
-            cookie = cookie.max_age(actix_web::cookie::time::Duration::seconds(life));
+        if let Some(secs) = max_age.and_then(|max_age| i64::try_from(max_age.as_secs()).ok()) {
+            cookie = cookie.max_age(actix_web::cookie::time::Duration::seconds(secs));
         }
         cookie.finish()
     }
 
-    /// The cookie that removes it.
+    /// The cookie that removes the stored one.
     pub fn forget(self, app: &App) -> Cookie<'static> {
         let mut cookie = self.keep(app, &Secret::from_text(""));
         cookie.make_removal();
@@ -219,44 +209,45 @@ impl CookieKind {
     }
 }
 
-/// Logs a session cookie that stands for no session: guessed, altered, or ended elsewhere.
+/// Logs a session cookie that belongs to no active session: it was guessed or altered, or its session was ended
+/// elsewhere.
 pub fn log_unknown_session(request: &HttpRequest, app: &App) {
     if CookieKind::Session.is_sent(request, app) {
         error::log(request, Detail::new("session.invalid", "unknown"), None);
     }
 }
 
-/// The browser that an authorization is bound to: its cookie, or a fresh one to set.
+/// The browser that an authorization is bound to, by its cookie.
 pub struct Browser {
     /// The cookie's value.
     pub secret: Secret,
-    /// Whether it must be set.
-    pub fresh: bool,
+    /// Whether the value was created for this request, because the browser sent none.
+    pub is_new: bool,
 }
 
 impl Browser {
-    /// Reads the cookie, or makes one.
+    /// Reads the cookie, or creates its value.
     pub fn of(request: &HttpRequest, app: &App) -> Self {
         match CookieKind::Interaction.read(request, app) {
             Some(secret) => Self {
                 secret,
-                fresh: false,
+                is_new: false,
             },
             None => Self {
                 secret: Secret::opaque(&app.entropy),
-                fresh: true,
+                is_new: true,
             },
         }
     }
 
-    /// What the database keeps of it.
+    /// The hash that the database stores.
     pub fn hash(&self) -> Hash {
         self.secret.hash()
     }
 }
 
-/// Whether a form POST comes from a page of ours: `Sec-Fetch-Site` and `Origin` (policy §8). A
-/// form token is checked besides.
+/// Returns whether a form comes from a page of this server, by `Sec-Fetch-Site` and `Origin` (policy §8). The CSRF
+/// token is verified in addition.
 pub fn is_same_origin(request: &HttpRequest, app: &App) -> bool {
     let text = |name: &str| {
         request

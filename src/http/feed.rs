@@ -22,8 +22,8 @@ use crate::http::error;
 use crate::http::extract;
 use crate::http::oauth::discovery;
 use crate::http::oauth::token::{self, HandlerError};
-use crate::http::server::connections;
 use crate::http::server::rate_limit;
+use crate::http::server::timed_stream;
 use crate::id::ClientId;
 use crate::keys::{KeyView, Use};
 use crate::oauth::client_auth::AuthenticatedClient;
@@ -243,7 +243,7 @@ async fn subscribe(request: &HttpRequest, app: &Data<App>) -> Result<Subscriber,
     let counted = app.feed.streams.open(&client.id);
     let counted = counted.map_err(|_| full("streams"))?;
     // A stream counts for its subscriber, and no longer for its address.
-    connections::release(request);
+    timed_stream::release(request);
     let [chance] = app.entropy.bytes::<1>();
     // From nine tenths to eleven tenths of the hour.
     let life = STREAM_LIFE.mul_f64(0.9 + 0.2 * f64::from(chance) / 255.0);

@@ -1,4 +1,4 @@
-//! Endpoints and pages. Every route stands on this page.
+//! Endpoints and pages. This file contains every route.
 
 mod admin;
 mod assets;
@@ -15,21 +15,20 @@ mod ui;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
-use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::web::{self, ServiceConfig};
 use actix_web::{guard, middleware};
 
-pub use assets::Assets;
-pub use response::{FormTarget, Frame, PagePolicy, page, see_other};
+pub use assets::{Assets, Frame};
+pub use response::{FormTarget, PagePolicy, page, see_other};
 pub use server::listeners::{BindError, Listeners};
 pub use server::rate_limit::Limits;
 pub use server::tls::{expiry_of, inspect as inspect_certificate};
 
-use crate::app::App;
 use management::{health, metrics};
 use oauth::{authorize, cors, discovery, introspect, revoke, token, userinfo};
-use ui::{account, consent, login, logout, setup};
+use ui::{account, assets as asset, consent, login, logout, setup};
 
-/// The public listener: protocol and pages.
+/// The routes of the public listener: protocol and pages.
 pub fn public(config: &mut ServiceConfig) {
     config
         .service(only(
@@ -89,11 +88,11 @@ pub fn public(config: &mut ServiceConfig) {
                 .route(web::get().to(feed::jwks))
                 .route(web::head().to(feed::jwks)),
         ))
-        .service(lasting(
+        .service(without_timeout(
             &["GET"],
             web::resource("/revocations").route(web::get().to(feed::get)),
         ))
-        .service(lasting(
+        .service(without_timeout(
             &["GET"],
             web::resource("/revocations/stream").route(web::get().to(feed::stream)),
         ))
@@ -132,13 +131,13 @@ pub fn public(config: &mut ServiceConfig) {
         .service(only(
             &["GET"],
             web::resource("/assets/{name}")
-                .route(web::get().to(assets::get))
-                .route(web::head().to(assets::get)),
+                .route(web::get().to(asset::get))
+                .route(web::head().to(asset::get)),
         ))
         .default_service(web::to(error::not_found));
 }
 
-/// The management listener: health, figures and version.
+/// The routes of the management listener: health, metrics and version.
 pub fn management(config: &mut ServiceConfig) {
     config
         .service(
@@ -164,11 +163,11 @@ pub fn management(config: &mut ServiceConfig) {
         )
         .service(web::resource("/metrics").route(web::get().to(metrics::get)))
         .service(web::resource("/version").route(web::get().to(health::version)))
-        // Nothing is behind it yet; it is shut all the same.
-        .service(web::scope("/api").wrap(middleware::from_fn(admin::door)));
+        // Reserved for the admin API; always 403 or 404 until it exists.
+        .service(web::scope("/api").wrap(middleware::from_fn(admin::guard_network)));
 }
 
-/// Everything else at a known path is 405 and says what may be. None takes for ever.
+/// Answers other methods with 405 and `Allow`, and applies the request timeout.
 fn only(
     methods: &'static [&'static str],
     resource: actix_web::Resource,
@@ -181,10 +180,11 @@ fn only(
         InitError = (),
     >,
 > {
-    lasting(methods, resource).wrap(middleware::from_fn(server::middleware::in_time))
+    without_timeout(methods, resource)
+        .wrap(middleware::from_fn(server::middleware::request_timeout))
 }
 
-/// The same for pages, which only a navigation may open.
+/// Like [`only`], for pages, which only a navigation may open.
 fn pages(
     methods: &'static [&'static str],
     resource: actix_web::Resource,
@@ -200,11 +200,12 @@ fn pages(
     only(methods, resource).wrap(middleware::from_fn(navigation::documents_only))
 }
 
-/// The same for what waits for news.
-fn lasting(methods: &'static [&'static str], resource: actix_web::Resource) -> actix_web::Resource {
-    resource.default_service(web::to(
-        move |request: actix_web::HttpRequest, app: Data<App>| async move {
-            error::method_not_allowed(&request, &app, methods)
-        },
-    ))
+/// Like [`only`], without a timeout, for long polls and event streams.
+fn without_timeout(
+    methods: &'static [&'static str],
+    resource: actix_web::Resource,
+) -> actix_web::Resource {
+    resource.default_service(web::to(move |request: actix_web::HttpRequest| async move {
+        error::method_not_allowed(&request, methods)
+    }))
 }

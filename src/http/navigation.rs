@@ -1,5 +1,6 @@
-//! Which loads of a page are a user's navigation (Fetch Metadata Request Headers §2). A prefetch, an image
-//! or a script must receive no code and must consume no link, although browsers send cookies with them.
+//! Distinguishes a user's navigation from other loads of a page (Fetch Metadata Request Headers §2). A
+//! prefetch, an image or a script must receive no code and must consume no link, although browsers send cookies with
+//! them.
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -24,14 +25,14 @@ pub(in crate::http) enum Load {
         /// Whether the embedding page is on the site of the issuer. Only then are cookies sent.
         is_same_site: bool,
     },
-    /// Ahead of a navigation that the user may never make.
+    /// A load ahead of a navigation that the user may never make.
     Prefetch,
     /// An image, a script, a `fetch`, an object: never a navigation.
     Subresource,
 }
 
 impl Load {
-    /// Reads the headers of a request. Absent ones mean a client that is not a browser, or an old one.
+    /// Reads the headers of a request. Clients that are not browsers, and old browsers, send none.
     pub(in crate::http) fn of(request: &HttpRequest) -> Self {
         let header = |name: &str| {
             let value = request.headers().get(name);
@@ -54,11 +55,10 @@ impl Load {
         }
     }
 
-    /// The refusal of a load that is not a navigation; `None` for a document and for a frame.
+    /// Rejects a load that is not a navigation. Returns `None` for a document and for a frame.
     pub(in crate::http) fn refuse(
         self,
         request: &HttpRequest,
-        app: &App,
         assets: &Assets,
     ) -> Option<HttpResponse> {
         match self {
@@ -72,17 +72,17 @@ impl Load {
                     .finish();
                 Some(response)
             }
-            Self::Subresource => Some(error::error_page(request, app, assets, ErrorPage::EMBEDDED)),
+            Self::Subresource => Some(error::error_page(request, assets, ErrorPage::EMBEDDED)),
         }
     }
 }
 
-/// Around the pages: only the navigation of a window or tab may GET them, and a form is not accepted with two
-/// cookies of one name. Which of them is the user's is not known, so the form would report an effect that it
-/// does not have: a logout of another session, for instance.
+/// Protects pages: only the navigation of a window or tab may GET them, and a form is rejected if a cookie was sent
+/// twice. The server cannot know which cookie belongs to the user, so the form could have another effect than the one it
+/// reports: the logout of another session, for instance.
 ///
 /// # Errors
-/// None of its own.
+/// Those of the inner service.
 pub(in crate::http) async fn documents_only(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -92,11 +92,11 @@ pub(in crate::http) async fn documents_only(
         http.app_data::<Data<App>>(),
         http.app_data::<Data<Assets>>(),
     ) {
-        let notice = |notice| Some(error::error_page(http, app, assets, notice));
+        let reject = |page| Some(error::error_page(http, assets, page));
         let refusal = match (http.method(), Load::of(http)) {
-            (&Method::GET, Load::Frame { .. }) => notice(ErrorPage::EMBEDDED),
-            (&Method::GET, load) => load.refuse(http, app, assets),
-            _ if CookieKind::is_any_repeated(http, app) => notice(ErrorPage::DUPLICATE_COOKIE),
+            (&Method::GET, Load::Frame { .. }) => reject(ErrorPage::EMBEDDED),
+            (&Method::GET, load) => load.refuse(http, assets),
+            _ if CookieKind::is_any_repeated(http, app) => reject(ErrorPage::DUPLICATE_COOKIE),
             _ => None,
         };
         if let Some(refusal) = refusal {

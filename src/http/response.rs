@@ -1,25 +1,17 @@
-//! Pages and redirects: what the browser gets.
+//! Pages, redirects and cookies of responses.
+
+use std::time::Duration;
 
 use actix_web::HttpResponse;
+use actix_web::cookie::Cookie;
 use actix_web::http::StatusCode;
 use actix_web::http::header::LOCATION;
 use askama::Template;
 
 use crate::app::App;
-use crate::http::assets::Assets;
+use crate::http::assets::{Assets, Frame};
 use crate::oauth::request::callback::Delivery;
 use crate::secret::Secret;
-
-/// What every page shows.
-#[derive(Clone, Debug)]
-pub struct Frame {
-    /// Product name.
-    pub product: String,
-    /// Path of the stylesheet.
-    pub stylesheet: String,
-    /// Path of the mark.
-    pub icon: String,
-}
 
 /// Where the forms of a page may lead: the directive `form-action` (CSP3 §6.4.1). Chromium applies it to
 /// every redirect that follows the POST, those of the client included, so no list of sources lets a form
@@ -81,7 +73,7 @@ pub fn page(status: StatusCode, template: &impl Template, policy: &PagePolicy<'_
     response.body(html)
 }
 
-/// 303 to a place of ours or a proven callback.
+/// Redirects with 303 to a path of this server or to a verified callback.
 pub fn see_other(to: &str) -> HttpResponse {
     HttpResponse::SeeOther()
         .insert_header((LOCATION, to))
@@ -89,7 +81,7 @@ pub fn see_other(to: &str) -> HttpResponse {
         .finish()
 }
 
-/// A page that continues by itself.
+/// A page that continues without a click.
 #[derive(Template)]
 #[template(path = "continue.html")]
 struct ContinuePage<'a> {
@@ -112,7 +104,7 @@ pub fn continue_to(to: &str, assets: &Assets) -> HttpResponse {
     page(StatusCode::OK, &template, &policy)
 }
 
-/// A page that posts itself (OAuth 2.0 Form Post Response Mode §4).
+/// A page that submits its form without a click (OAuth 2.0 Form Post Response Mode §4).
 #[derive(Template)]
 #[template(path = "form_post.html")]
 struct FormPost<'a> {
@@ -122,7 +114,7 @@ struct FormPost<'a> {
     nonce: String,
 }
 
-/// Delivers the answer of an authorization request.
+/// Sends the response of an authorization request to the client.
 pub fn deliver(delivery: Delivery, app: &App, assets: &Assets) -> HttpResponse {
     match delivery {
         Delivery::Redirect(to) => see_other(&to),
@@ -142,4 +134,16 @@ pub fn deliver(delivery: Delivery, app: &App, assets: &Assets) -> HttpResponse {
             page(StatusCode::OK, &form, &policy)
         }
     }
+}
+
+/// Adds a cookie to a response.
+pub(in crate::http) fn add_cookie(response: &mut HttpResponse, cookie: &Cookie<'_>) {
+    if let Err(error) = response.add_cookie(cookie) {
+        tracing::error!(event = "http.cookie", %error);
+    }
+}
+
+/// Returns a duration in seconds, rounded up.
+pub(in crate::http) fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }

@@ -357,7 +357,13 @@ async fn tampered_key_row_is_never_published_or_used(#[case] db: Db) {
             assert!(node.accepts(&token), "{name}");
         }
         // A node without a valid copy never publishes a row that does not open, and another key signs.
-        let snapshot = node.app.key_manager.table().read(world.now()).await.unwrap();
+        let snapshot = node
+            .app
+            .key_manager
+            .table()
+            .read(world.now())
+            .await
+            .unwrap();
         let keychain = node.app.key_manager.table().keychain();
         let view = KeyView::build(
             &snapshot.keys,

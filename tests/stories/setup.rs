@@ -180,7 +180,7 @@ async fn invalid_setup_form_creates_no_user(#[case] db: Db) {
         (&[("username", "a b")], "This cannot be a user name"),
         (
             &[("username", "alice")],
-            "There is an account of this name already",
+            "An account with this name exists already",
         ),
         (&[("repeat", "something else entirely")], "not the same"),
         (

@@ -16,7 +16,7 @@ pub fn list(config: &Config, username: &str, output: Output) -> anyhow::Result<(
     let all = block_on(async { Ok(store.read(move |tx| tx.list_sessions(&user)).await?) })?;
     let sessions: Vec<_> = all
         .into_iter()
-        .filter(|session| !session.is_over(idle, now))
+        .filter(|session| !session.is_expired(idle, now))
         .collect();
     let facts = |session: &Session| {
         [

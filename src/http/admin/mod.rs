@@ -1,4 +1,4 @@
-//! The door of the admin API, on the management listener: from where anybody may come in at all.
+//! Access to the admin API, on the management listener.
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -12,20 +12,20 @@ use crate::http::error;
 use crate::http::server::client_address;
 use crate::oauth::Detail;
 
-/// Lets in who connects from `admin.allow`, whatever the listener is bound to. What a proxy says of
-/// others does not count here.
+/// Admits only connections from `admin.allow`, whatever address the listener is bound to. Forwarding headers are
+/// ignored.
 ///
 /// # Errors
-/// None of its own.
-pub async fn door(
+/// Those of the inner service.
+pub async fn guard_network(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let allowed = request
-        .app_data::<Data<App>>()
-        .map(|app| app.config.admin.allow.clone())
-        .unwrap_or_default();
-    if is_in(&allowed, client_address::peer(request.peer_addr())) {
+    let is_allowed = request.app_data::<Data<App>>().is_some_and(|app| {
+        let peer = client_address::peer(request.peer_addr());
+        is_in(&app.config.admin.allow, peer)
+    });
+    if is_allowed {
         return Ok(next.call(request).await?.map_into_boxed_body());
     }
     error::log(
@@ -34,9 +34,9 @@ pub async fn door(
         None,
     );
     // RFC 9457.
-    let refusal = HttpResponse::Forbidden()
+    let response = HttpResponse::Forbidden()
         .insert_header(("Cache-Control", "no-store"))
         .insert_header(("Content-Type", "application/problem+json"))
         .body(r#"{"type":"about:blank","title":"Forbidden","status":403}"#);
-    Ok(request.into_response(refusal))
+    Ok(request.into_response(response))
 }

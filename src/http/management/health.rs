@@ -8,18 +8,18 @@ use tokio::time::timeout;
 use crate::app::App;
 use crate::config::limits::READY_TIME;
 
-/// `GET /livez`: the process answers. It never touches the database.
+/// `GET /livez`: the process is running. Does not access the database.
 pub async fn live() -> HttpResponse {
     HttpResponse::Ok()
         .insert_header(("Cache-Control", "no-store"))
         .json(json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: the database accepts writes and has our schema, this node wrote to it lately and agrees
-/// with it about the time, every ring has a signer, the feed goes on, and the node is not on its way out.
-/// Each reason of [`App::may_change_state`] has its check here.
+/// `GET /readyz`: the database is reachable and has the expected schema, this node made a write recently and its clock
+/// agrees with the database, every key set has a signing key, the feed is current, and the node is not draining. Each
+/// error of [`App::may_change_state`] has a check here.
 pub async fn ready(app: Data<App>) -> HttpResponse {
-    // A network that swallows packets does not say that the database is away.
+    // If the network drops packets, the query fails only by this timeout.
     let schema = timeout(READY_TIME, app.store.has_schema()).await;
     let schema = schema.ok().and_then(Result::ok);
     let (database, schema) = (schema.is_some(), schema.unwrap_or(false));
@@ -27,13 +27,13 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     let feed = app.feed.place().is_some() && !app.feed.is_restored();
     let (clock, write) = (app.key_manager.clock_ready(), app.key_manager.can_write());
     let serving = !app.draining.is_on();
-    let word = |good: bool| if good { "ok" } else { "failed" };
+    let check = |is_ok: bool| if is_ok { "ok" } else { "failed" };
     let status = match (
         database && schema && keys && feed && clock && write,
         serving,
     ) {
         (_, false) => "draining",
-        (good, true) => word(good),
+        (is_ok, true) => check(is_ok),
     };
     let mut response = if status == "ok" {
         HttpResponse::Ok()
@@ -45,13 +45,13 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
         .json(json!({
             "status": status,
             "checks": {
-                "database": word(database),
-                "schema": word(schema),
-                "keys": word(keys),
-                "feed": word(feed),
-                "clock": word(clock),
-                "write": word(write),
-                "serving": word(serving),
+                "database": check(database),
+                "schema": check(schema),
+                "keys": check(keys),
+                "feed": check(feed),
+                "clock": check(clock),
+                "write": check(write),
+                "serving": check(serving),
             },
         }))
 }

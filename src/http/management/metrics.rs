@@ -1,5 +1,5 @@
-//! `GET /metrics` on the management listener: what was counted, and what can be measured now. Each part
-//! of the server adds its gauges in a function of its own below.
+//! `GET /metrics` on the management listener: counters, and gauges that are measured for each scrape. Each part of the
+//! server has its own function below.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn build(page: &mut Page, app: &App) {
     } else {
         "postgres"
     };
-    page.gauge("portcullis_build_info", "What runs here")
+    page.gauge("portcullis_build_info", "Version and database of this node")
         .sample(
             [
                 ("version", env!("CARGO_PKG_VERSION")),
@@ -38,7 +38,7 @@ fn build(page: &mut Page, app: &App) {
             ],
             1,
         );
-    page.gauge("portcullis_draining", "Whether this node is being stopped")
+    page.gauge("portcullis_draining", "Whether this node is draining")
         .sample([], u8::from(app.draining.is_on()));
 }
 
@@ -69,15 +69,15 @@ fn passwords(page: &mut Page, app: &App) {
     let (running, waiting) = app.hashing();
     let mut passwords = page.gauge(
         "portcullis_passwords",
-        "Passwords that are checked or set now",
+        "Passwords that are being hashed or wait for it",
     );
     passwords.sample([("state", "hashed")], running);
     passwords.sample([("state", "waiting")], waiting);
 }
 
-/// What an operator watches of the keys (docs/keys.md).
+/// The gauges of the keys (docs/keys.md).
 fn keys(page: &mut Page, app: &App) {
-    let figures = app.key_metrics();
+    let metrics = app.key_metrics();
     let labels = |ring: &crate::key_manager::KeySetMetrics| {
         [
             ("use", ring.ring.use_.as_str()),
@@ -86,18 +86,18 @@ fn keys(page: &mut Page, app: &App) {
     };
     let mut age = page.gauge(
         "portcullis_signing_key_age_seconds",
-        "How long the signing key has been signing",
+        "How long the signing key has been in use",
     );
-    for ring in &figures.rings {
+    for ring in &metrics.rings {
         if let Some(signing) = ring.age {
             age.sample(labels(ring), signing.as_secs());
         }
     }
     let mut next = page.gauge(
         "portcullis_signing_key_next_rotation_seconds",
-        "Until the next key signs; negative when that is overdue",
+        "Time until the next key signs; negative if overdue",
     );
-    for ring in &figures.rings {
+    for ring in &metrics.rings {
         if let Some(seconds) = ring.next_rotation_secs {
             next.sample(labels(ring), seconds);
         }
@@ -106,22 +106,22 @@ fn keys(page: &mut Page, app: &App) {
         "portcullis_signing_key_standby",
         "Whether the next key is published",
     );
-    for ring in &figures.rings {
+    for ring in &metrics.rings {
         standby.sample(labels(ring), u8::from(ring.standby));
     }
     let mut corrupt = page.gauge(
         "portcullis_signing_key_corrupt",
-        "Keys that do not open or do not fit",
+        "Keys that cannot be decrypted or do not match their row",
     );
-    for ring in &figures.rings {
+    for ring in &metrics.rings {
         corrupt.sample(labels(ring), ring.corrupt);
     }
     let mut values = page.gauge(
         "portcullis_kek_values",
         "Values sealed under each key-encrypting key; the first of the list seals",
     );
-    for (kek, count) in &figures.kek_values {
-        let first = if *kek == figures.first_kek {
+    for (kek, count) in &metrics.kek_values {
+        let first = if *kek == metrics.first_kek {
             "yes"
         } else {
             "no"
@@ -130,13 +130,13 @@ fn keys(page: &mut Page, app: &App) {
     }
     page.gauge(
         "portcullis_key_view_age_seconds",
-        "Since the database last confirmed the keys",
+        "Time since the database last confirmed the keys",
     )
-    .sample([], seconds(figures.view_age));
+    .sample([], seconds(metrics.view_age));
     if let Some(age) = app.key_manager.write_age() {
         page.gauge(
             "portcullis_write_age_seconds",
-            "Since the database last took a write of this node",
+            "Time since the last write of this node",
         )
         .sample([], seconds(age));
     }
@@ -149,12 +149,12 @@ fn keys(page: &mut Page, app: &App) {
     let unknown = verifier.rejected.get("unknown_key").copied();
     page.counter(
         "portcullis_verifier_unknown_kid_total",
-        "Our own tokens presented here whose key is not known",
+        "Tokens with the issuer of this server and an unknown key",
     )
     .sample([], unknown.unwrap_or_default());
 }
 
-/// What an operator watches of the revocation feed (docs/revocation.md).
+/// The gauges of the revocation feed (docs/revocation.md).
 fn feed(page: &mut Page, app: &App) {
     let place = app.feed.place();
     page.gauge(
@@ -167,7 +167,7 @@ fn feed(page: &mut Page, app: &App) {
     if let Some(place) = place {
         page.gauge(
             "portcullis_feed_as_of_age_seconds",
-            "Since the instant up to which all records are known here",
+            "Age of the revocation data of this node",
         )
         .sample([], seconds(app.clock.now().since(place.beat)));
     }
@@ -175,24 +175,27 @@ fn feed(page: &mut Page, app: &App) {
         .sample([], app.feed.streams.count());
     page.gauge(
         "portcullis_feed_restored",
-        "Whether the database went back in time and waits for `recover`",
+        "Whether the database was restored and waits for `recover`",
     )
     .sample([], u8::from(app.feed.is_restored()));
 }
 
-/// The figures that client libraries give under these very names. Only where Linux tells them.
+/// The process metrics that Prometheus client libraries export under these names. Linux only.
 fn process(page: &mut Page) {
-    let Some(figures) = Process::read() else {
+    let Some(process) = Process::read() else {
         return;
     };
     page.counter("process_cpu_seconds_total", "Processor time used")
-        .sample([], figures.cpu_seconds);
+        .sample([], process.cpu_seconds);
     page.gauge("process_resident_memory_bytes", "Memory in use")
-        .sample([], figures.resident_bytes);
+        .sample([], process.resident_bytes);
     page.gauge("process_open_fds", "Open files and sockets")
-        .sample([], figures.open_files);
-    page.gauge("process_start_time_seconds", "When it began, as Unix time")
-        .sample([], figures.started_at);
+        .sample([], process.open_files);
+    page.gauge(
+        "process_start_time_seconds",
+        "Start of the process in Unix time",
+    )
+    .sample([], process.started_at);
 }
 
 struct Process {

@@ -31,11 +31,11 @@ use crate::time::Timestamp;
 /// `GET`: begins an authorization, or goes on with the one that `authorization` names.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
     let load = Load::of(&request);
-    if let Some(refusal) = load.refuse(&request, &app, &assets) {
+    if let Some(refusal) = load.refuse(&request, &assets) {
         return refusal;
     }
     let Ok(params) = extract::query(&request) else {
-        return error::error_page(&request, &app, &assets, ErrorPage::TOO_MANY_FIELDS);
+        return error::error_page(&request, &assets, ErrorPage::TOO_MANY_FIELDS);
     };
     let browser = Browser::of(&request, &app);
     let outcome = match params.one("authorization") {

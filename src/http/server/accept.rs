@@ -1,10 +1,14 @@
-//! From a connection to the requests on it: each worker counts what was accepted, lets TLS shake hands, and
-//! hands it to the HTTP layer. Also what becomes of requests that the HTTP layer refuses before we see them.
+//! Accepts connections: each worker counts a connection, performs the TLS handshake and passes the connection to the
+//! HTTP layer. Requests that the HTTP layer rejects by itself are counted and logged here.
 
 use std::fmt::Debug;
+use std::fs::Permissions;
 use std::future::ready;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::Duration;
 
 use actix_http::error::{DispatchError, ParseError};
@@ -26,36 +30,35 @@ use crate::config::Address;
 use crate::config::limits::{HANDSHAKE_TIME, HEADER_TIME, KEEP_ALIVE};
 use crate::http::server::client_address;
 use crate::http::server::connections::{Connections, Slot};
-use crate::http::server::listeners;
 use crate::http::server::timed_stream::{ConnectionState, Stream, TimedStream};
 use crate::metrics::REFUSED;
 use crate::time::Clock;
 
-/// Connections that the system holds until a worker takes them.
+/// Connections that the system queues until a worker accepts them.
 const BACKLOG: i32 = 1_024;
-/// How exact the HTTP layer's clock is.
+/// Precision of the HTTP layer's clock.
 const TICK: Duration = Duration::from_millis(600);
-/// How long a connection may take to end.
+/// Longest time for the shutdown of a connection.
 const GOODBYE: Duration = Duration::from_secs(1);
 
-/// A connection that was counted for its source.
+/// A connection that is counted for its source.
 struct Admitted<T> {
     stream: T,
     slot: Slot,
 }
 
-/// What all connections of a listener share; `app` makes the application of a worker.
+/// What the connections of a listener share.
 #[derive(Clone)]
 pub struct Accept<F> {
-    /// The name of the listener.
+    /// Name of the listener.
     pub name: &'static str,
-    /// How many there are.
+    /// Counts the connections.
     pub connections: Connections,
-    /// When to stop.
+    /// Signals graceful shutdown.
     pub stop: GracefulShutdownSignal,
-    /// How long they last.
+    /// Measures how long connections last.
     pub clock: Clock,
-    /// What answers.
+    /// Creates the application of a worker.
     pub app: F,
 }
 
@@ -68,10 +71,10 @@ where
     S::Service: 'static,
     <S::Service as Service<Request>>::Future: 'static,
 {
-    /// Binds a server to an address, over TLS if it is to be spoken; the addresses of its sockets.
+    /// Binds a server to an address, with TLS if configured. Returns the addresses of its TCP sockets.
     ///
     /// # Errors
-    /// When the address is not to be had.
+    /// When the address cannot be bound.
     pub fn bind(
         self,
         mut server: ServerBuilder,
@@ -79,9 +82,9 @@ where
         tls: Option<ServerConfig>,
     ) -> std::io::Result<(ServerBuilder, Vec<SocketAddr>)> {
         let (host, port) = match address {
-            Address::Tcp { host, port } => (listeners::bare(host), *port),
+            Address::Tcp { host, port } => (bare(host), *port),
             Address::Unix(path) => {
-                let socket = listeners::socket(path)?;
+                let socket = unix_socket(path)?;
                 let server = server.listen_uds(self.name, socket, move || self.plain())?;
                 return Ok((server, Vec::new()));
             }
@@ -108,7 +111,7 @@ where
         Ok((server, addresses))
     }
 
-    /// Serves requests without encryption.
+    /// Serves connections without TLS.
     fn plain<T: Stream>(
         &self,
     ) -> impl ServiceFactory<T, Config = (), Response = (), Error = (), InitError = ()> + use<T, F, S>
@@ -121,8 +124,8 @@ where
         admit.and_then(self.service().map_err(drop))
     }
 
-    /// Counts a connection and lets it shake hands. It is closed when the handshake takes too long, or when
-    /// it is the oldest and another needs its place.
+    /// Counts a connection and performs its TLS handshake. Closes it when the handshake takes too long, or when it is
+    /// the oldest one and a new one needs its place.
     fn handshake(
         &self,
         acceptor: Acceptor,
@@ -139,13 +142,13 @@ where
                 return Either::Left(ready(Err(())));
             };
             let peer = stream.peer_addr().ok();
-            let (clock, begun) = (clock.clone(), clock.uptime());
-            // Its state is not kept beside that of the requests that follow.
+            let (clock, started) = (clock.clone(), clock.uptime());
+            // Boxed, so that its state does not occupy memory while requests are served.
             let accepted = Box::pin(Service::call(tls, stream));
             Either::Right(select(accepted, handshake).map(move |first| match first {
                 Either::Left((Ok(stream), _)) => Ok(Admitted { stream, slot }),
                 Either::Left((Err(()), _)) => {
-                    if clock.uptime().since(begun) >= HANDSHAKE_TIME {
+                    if clock.uptime().since(started) >= HANDSHAKE_TIME {
                         report("closed", "http.timeout", "handshake", peer);
                     }
                     Err(())
@@ -177,43 +180,45 @@ where
                 let stop = stop.clone();
                 async move { stop.notified().await }
             })
-            .on_connect_ext(|wire: &TimedStream<T>, connection| {
-                connection.insert(wire.pulse());
+            .on_connect_ext(|stream: &TimedStream<T>, connection| {
+                connection.insert(stream.state());
             })
             .finish(map_config(app, |()| AppConfig::default()));
         let clock = self.clock.clone();
         apply_fn_factory(http, move |admitted: Admitted<T>, http: &_| {
             let Admitted { stream, slot } = admitted;
             let peer = stream.tcp().and_then(|tcp| tcp.peer_addr().ok());
-            let wire = TimedStream::new(stream, slot);
-            let pulse = wire.pulse();
-            let served = Service::call(http, (wire, Protocol::Http1, peer));
-            let (clock, begun) = (clock.clone(), clock.uptime());
-            // No async block: that would hold the connection twice, before and while it waits for it.
+            let stream = TimedStream::new(stream, slot);
+            let state = stream.state();
+            let served = Service::call(http, (stream, Protocol::Http1, peer));
+            let (clock, started) = (clock.clone(), clock.uptime());
+            // Not an async block, which would store the connection twice: before and during the await.
             served.inspect(move |outcome| {
-                log_closed_connection(peer, outcome, &pulse, clock.uptime().since(begun));
+                log_closed_connection(peer, outcome, &state, clock.uptime().since(started));
             })
         })
     }
 }
 
-/// Says what ended a connection, if a request on it was refused before it came to us.
+/// Logs why a connection was closed, if the HTTP layer or a timeout closed it.
 fn log_closed_connection(
     peer: Option<SocketAddr>,
     outcome: &Result<(), DispatchError>,
-    pulse: &ConnectionState,
-    lived: Duration,
+    state: &ConnectionState,
+    duration: Duration,
 ) {
     let (code, event, reason) = match outcome {
         Err(DispatchError::Parse(ParseError::TooLarge)) => ("431", "http.too_large", "head"),
         Err(DispatchError::Parse(_)) => ("400", "http.malformed", "request"),
-        // By us, or by the kernel, which has the same patience with whoever takes nothing.
-        Err(DispatchError::Io(error)) if error.kind() == ErrorKind::TimedOut => {
-            ("closed", "http.timeout", pulse.cut().unwrap_or("answer"))
-        }
-        _ => match pulse.cut() {
-            Some(what) => ("closed", "http.timeout", what),
-            None if pulse.is_unused() && lived + TICK >= HEADER_TIME => {
+        // By this server, or by the kernel, which has the same timeout for a peer that acknowledges nothing.
+        Err(DispatchError::Io(error)) if error.kind() == ErrorKind::TimedOut => (
+            "closed",
+            "http.timeout",
+            state.timeout().unwrap_or("answer"),
+        ),
+        _ => match state.timeout() {
+            Some(reason) => ("closed", "http.timeout", reason),
+            None if state.is_unused() && duration + TICK >= HEADER_TIME => {
                 ("408", "http.timeout", "head")
             }
             None => return,
@@ -222,22 +227,22 @@ fn log_closed_connection(
     report(code, event, reason, peer);
 }
 
-/// Counts and logs a connection that was closed, or a request that was refused, before it came to us.
+/// Counts and logs a connection or a request that was rejected before the application received it.
 fn report(code: &'static str, event: &'static str, reason: &'static str, peer: Option<SocketAddr>) {
     REFUSED.count(["none".into(), code.into(), reason.into()]);
     tracing::warn!(event, reason, ip = %client_address::peer(peer));
 }
 
-/// Listens on every address of a host that can be had.
+/// Listens on every address of a host that can be bound.
 fn listen(host: impl ToSocketAddrs) -> std::io::Result<Vec<TcpListener>> {
-    let (mut bound, mut refused) = (Vec::new(), None);
+    let (mut bound, mut failed) = (Vec::new(), None);
     for address in host.to_socket_addrs()? {
         match listen_on(address) {
             Ok(listener) => bound.push(listener),
-            Err(error) => refused = Some(error),
+            Err(error) => failed = Some(error),
         }
     }
-    match refused {
+    match failed {
         Some(error) if bound.is_empty() => Err(error),
         _ => Ok(bound),
     }
@@ -249,4 +254,24 @@ fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// A host without the brackets of an IPv6 address.
+fn bare(host: &str) -> String {
+    host.trim_matches(['[', ']']).to_owned()
+}
+
+/// Creates a Unix socket that its owner and group may use. Replaces the file that a killed server left behind, but not
+/// a socket on which another process listens.
+fn unix_socket(path: &Path) -> std::io::Result<UnixListener> {
+    if UnixStream::connect(path).is_ok() {
+        return Err(ErrorKind::AddrInUse.into());
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o660))?;
+    Ok(listener)
 }

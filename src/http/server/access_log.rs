@@ -1,5 +1,5 @@
-//! What a request is called and what is known of it, its one line in the log, and its place in the
-//! figures.
+//! The id of a request, the client and the user that it belongs to, its access log line, its trace span and its
+//! metrics.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,48 +16,48 @@ use crate::metrics::{HTTP_DURATION, HTTP_REQUESTS, Label};
 use crate::telemetry::{self, Span};
 use crate::time::Uptime;
 
-/// Longest request id that a proxy may give.
+/// Longest request id that is accepted from a proxy.
 const LONGEST_ID: usize = 64;
 
-/// A request in log lines, in its answer and on its error page. Made here, or by a proxy that we trust.
+/// The id of a request in log lines, in the response and on an error page. Created here, or by a trusted proxy.
 #[derive(Clone, Debug)]
 pub struct RequestId {
     id: String,
     /// W3C Trace Context §3.2.2.3: `trace-id`.
     trace: String,
-    /// Our own `parent-id`, for whatever is called from here.
+    /// The `parent-id` of this server, for requests that it sends.
     span: String,
-    /// The proxy's.
+    /// The `parent-id` of the proxy.
     parent: Option<String>,
     flags: String,
 }
 
-/// Who a request turned out to come from.
+/// The client and the user that a request belongs to, as far as known.
 #[derive(Clone, Debug, Default)]
-struct Party {
+struct Subject {
     client_id: Option<String>,
     user_ref: Option<String>,
 }
 
 impl RequestId {
-    /// Takes what a proxy says if it is `trusted` and well-formed, and makes the rest.
+    /// Takes the well-formed values of a `trusted` proxy and creates the others.
     pub(in crate::http) fn begin(headers: &HeaderMap, trusted: bool, app: &App) -> Self {
         let own = id::uuid(&app.entropy, app.clock.now());
         let hex: String = own.chars().filter(|c| *c != '-').collect();
-        let said = |name: &str| {
+        let received = |name: &str| {
             let mut values = headers.get_all(name).filter(|_| trusted);
             let (value, None) = (values.next()?, values.next()) else {
                 return None;
             };
             value.to_str().ok()
         };
-        let given = said("traceparent").and_then(parse_trace);
-        let (trace, parent, flags) = match given {
+        let parsed = received("traceparent").and_then(parse_trace);
+        let (trace, parent, flags) = match parsed {
             Some((trace, parent, flags)) => (Some(trace), Some(parent), flags),
             None => (None, None, if telemetry::is_on() { "01" } else { "00" }),
         };
         Self {
-            id: said("x-request-id")
+            id: received("x-request-id")
                 .filter(|id| is_well_formed(id))
                 .map_or(own, str::to_owned),
             // The right half of a UUIDv7 is random.
@@ -68,7 +68,7 @@ impl RequestId {
         }
     }
 
-    /// The id of a request, as its answer carries it.
+    /// The id of a request, as in the response.
     pub fn of(request: &HttpRequest) -> String {
         Self::find(request).map(|id| id.id).unwrap_or_default()
     }
@@ -77,12 +77,12 @@ impl RequestId {
         request.extensions().get::<Self>().cloned()
     }
 
-    /// W3C Trace Context §3.2.2.5: the lowest bit.
+    /// Returns whether the lowest bit of the flags is set (W3C Trace Context §3.2.2.5).
     fn is_sampled(&self) -> bool {
         u8::from_str_radix(&self.flags, 16).is_ok_and(|flags| flags & 1 == 1)
     }
 
-    /// Tells both on the answer.
+    /// Sets the headers of the response.
     pub(in crate::http) fn describe(&self, headers: &mut HeaderMap) {
         let traceparent = format!("00-{}-{}-{}", self.trace, self.span, self.flags);
         for (name, value) in [
@@ -103,7 +103,7 @@ fn is_well_formed(id: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
 }
 
-/// W3C Trace Context §3.2: `00-<trace-id>-<parent-id>-<flags>`; all zeros are no id.
+/// Parses `00-<trace-id>-<parent-id>-<flags>` (W3C Trace Context §3.2). An id of zeros is invalid.
 fn parse_trace(text: &str) -> Option<(&str, &str, &str)> {
     let parts: Vec<&str> = text.split('-').collect();
     let ["00", trace, parent, flags] = parts[..] else {
@@ -115,29 +115,37 @@ fn parse_trace(text: &str) -> Option<(&str, &str, &str)> {
                 .bytes()
                 .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     };
-    let real = |text: &str| text.bytes().any(|b| b != b'0');
-    let good = hex(trace, 32) && hex(parent, 16) && hex(flags, 2) && real(trace) && real(parent);
-    good.then_some((trace, parent, flags))
+    let is_nonzero = |text: &str| text.bytes().any(|b| b != b'0');
+    let is_valid = hex(trace, 32)
+        && hex(parent, 16)
+        && hex(flags, 2)
+        && is_nonzero(trace)
+        && is_nonzero(parent);
+    is_valid.then_some((trace, parent, flags))
 }
 
-/// From now on the request's lines name the client that it is from or about. Only a registered one.
+/// Names the client in the log lines of a request from now on. The client must be registered.
 pub(in crate::http) fn name_client(request: &HttpRequest, client: &ClientId) {
-    party(request, |party| party.client_id = Some(client.to_string()));
+    set_subject(request, |subject| {
+        subject.client_id = Some(client.to_string())
+    });
 }
 
-/// The same for the person, by their hashed name.
-pub(in crate::http) fn name_person(request: &HttpRequest, user_ref: &str) {
-    party(request, |party| party.user_ref = Some(user_ref.to_owned()));
+/// Names the user, by the keyed hash of the user name, in the log lines of a request from now on.
+pub(in crate::http) fn name_user(request: &HttpRequest, user_ref: &str) {
+    set_subject(request, |subject| {
+        subject.user_ref = Some(user_ref.to_owned())
+    });
 }
 
-fn party(request: &HttpRequest, change: impl FnOnce(&mut Party)) {
+fn set_subject(request: &HttpRequest, change: impl FnOnce(&mut Subject)) {
     let mut extensions = request.extensions_mut();
-    let mut party = extensions.remove::<Party>().unwrap_or_default();
-    change(&mut party);
-    extensions.insert(party);
+    let mut subject = extensions.remove::<Subject>().unwrap_or_default();
+    change(&mut subject);
+    extensions.insert(subject);
 }
 
-/// What every line about a request says of it.
+/// The fields of every log line about a request.
 pub(in crate::http) struct About {
     pub(in crate::http) request_id: String,
     pub(in crate::http) trace_id: String,
@@ -151,11 +159,11 @@ impl About {
         let (request_id, trace_id) = RequestId::find(request)
             .map(|id| (id.id, id.trace))
             .unwrap_or_default();
-        let party = request.extensions().get::<Party>().cloned();
-        let Party {
+        let subject = request.extensions().get::<Subject>().cloned();
+        let Subject {
             client_id,
             user_ref,
-        } = party.unwrap_or_default();
+        } = subject.unwrap_or_default();
         Self {
             request_id,
             trace_id,
@@ -166,21 +174,22 @@ impl About {
     }
 }
 
-/// The pattern of a request's route; what has none shares one name.
+/// The pattern of a request's route; `none` for requests without a route.
 pub(in crate::http) fn route(request: &HttpRequest) -> Label {
     request
         .match_pattern()
         .map_or(Cow::Borrowed("none"), Cow::Owned)
 }
 
-/// The one line of a request, written when its answer begins, without its query.
+/// Writes the access log line of a request when its response starts. The query is left out. Records the metrics and
+/// the trace span as well.
 pub(in crate::http) fn write_access_log(
     request: &HttpRequest,
     status: StatusCode,
-    begun: Uptime,
+    started: Uptime,
     app: &App,
 ) {
-    let took = app.clock.uptime().since(begun);
+    let duration = app.clock.uptime().since(started);
     let (method, route) = (method(request.method()), route(request));
     let about = About::of(request);
     tracing::info!(
@@ -195,20 +204,20 @@ pub(in crate::http) fn write_access_log(
         route = &*route,
         path = request.path(),
         status = status.as_u16(),
-        took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        took_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
     );
-    trace(request, method, &route, status, took, app);
-    HTTP_DURATION.observe(route.clone(), took);
+    trace(request, method, &route, status, duration, app);
+    HTTP_DURATION.observe(route.clone(), duration);
     HTTP_REQUESTS.count([route, method.into(), status.as_str().to_owned().into()]);
 }
 
-/// Its span, if somebody collects them and the proxy wants this one.
+/// Records the span of a request if traces are exported and the request is sampled.
 fn trace(
     request: &HttpRequest,
     method: &'static str,
     route: &str,
     status: StatusCode,
-    took: Duration,
+    duration: Duration,
     app: &App,
 ) {
     let Some(id) = RequestId::find(request).filter(|id| telemetry::is_on() && id.is_sampled())
@@ -219,8 +228,8 @@ fn trace(
         trace_id: id.trace,
         span_id: id.span,
         parent_id: id.parent,
-        begun: app.clock.now() - took,
-        took,
+        begun: app.clock.now() - duration,
+        took: duration,
         method,
         route: route.to_owned(),
         status: status.as_u16(),
@@ -229,7 +238,7 @@ fn trace(
     });
 }
 
-/// A method that exists; whatever else was sent is one.
+/// The method as a label. All unknown methods share one.
 fn method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -248,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_proxy_names_is_taken_only_in_the_right_form() {
+    fn only_well_formed_ids_of_a_proxy_are_accepted() {
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
         let good = format!("00-{trace}-00f067aa0ba902b7-01");
         assert_eq!(parse_trace(&good), Some((trace, "00f067aa0ba902b7", "01")));

@@ -1,5 +1,5 @@
-//! The address that a request comes from: the peer's, or what a proxy that we trust says of it
-//! (RFC 7239). Never a look-up of names.
+//! The client address of a request: the address of the peer, or the one that a trusted proxy forwards (RFC 7239). Names
+//! are never looked up.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -8,16 +8,16 @@ use actix_web::{HttpMessage, HttpRequest};
 
 use crate::config::{Network, is_in};
 
-/// The address that buckets, logs and access lists see.
+/// The address that rate limits, logs and access lists use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 
-/// A trusted proxy says something that is no address, or says two things.
+/// A trusted proxy sent an invalid address, or two different ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadForwarded;
 
 impl ClientAddress {
-    /// The address of a request, as the outermost layer found it.
+    /// The address of a request, as the outermost layer determined it.
     pub fn of(request: &HttpRequest) -> IpAddr {
         request
             .extensions()
@@ -26,15 +26,15 @@ impl ClientAddress {
     }
 }
 
-/// The address of the other end of the connection. A Unix socket has none: it is this machine.
+/// The address of the peer of a connection. A Unix socket has none and counts as this machine.
 pub fn peer(address: Option<SocketAddr>) -> IpAddr {
     address.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| {
         peer.ip().to_canonical()
     })
 }
 
-/// Who sent a request that `peer` handed over. Read from right to left: each proxy appends the address
-/// that it saw, so what stands left of the first stranger is the stranger's own invention.
+/// Determines the client address of a request from `peer`. Forwarded addresses are read from right to left: each proxy
+/// appends the address of its peer, so everything to the left of the first untrusted address may be forged.
 ///
 /// # Errors
 /// [`BadForwarded`].
@@ -52,45 +52,45 @@ pub fn resolve(
         let lines: Option<Vec<&str>> = values.map(|value| value.to_str().ok()).collect();
         Some(lines.ok_or(BadForwarded).and_then(|lines| {
             let entries = lines.iter().flat_map(|line| line.split(','));
-            first_stranger(peer, entries.rev().map(|text| entry(text.trim())), trusted)
+            first_untrusted(peer, entries.rev().map(|text| entry(text.trim())), trusted)
         }))
     };
     match (read("x-forwarded-for", hop), read("forwarded", element)) {
         (None, None) => Ok(peer),
         (Some(found), None) | (None, Some(found)) => found,
-        // A proxy writes one of the two. Whatever the other says, it is not the proxy that said it.
+        // A proxy sets one of the two. The other was set by the client.
         (Some(one), Some(other)) if one? == other? => one,
         _ => Err(BadForwarded),
     }
 }
 
-/// Whether somebody in our own network passes an address on whom nobody declared: a proxy that was
-/// forgotten. What strangers from afar write there is their own business.
+/// Returns whether a peer in a private network sends forwarding headers although it is not a trusted proxy: it is
+/// probably missing in the configuration. Peers in public networks may send anything.
 pub fn is_undeclared_proxy(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> bool {
-    let near = match peer {
+    let is_near = match peer {
         IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
     };
-    let tells = headers.contains_key("x-forwarded-for") || headers.contains_key("forwarded");
-    near && tells && !is_in(trusted, peer)
+    let forwards = headers.contains_key("x-forwarded-for") || headers.contains_key("forwarded");
+    is_near && forwards && !is_in(trusted, peer)
 }
 
-fn first_stranger(
+fn first_untrusted(
     peer: IpAddr,
     hops: impl Iterator<Item = Option<IpAddr>>,
     trusted: &[Network],
 ) -> Result<IpAddr, BadForwarded> {
-    let mut seen = peer;
+    let mut address = peer;
     for hop in hops {
-        seen = hop.ok_or(BadForwarded)?;
-        if !is_in(trusted, seen) {
+        address = hop.ok_or(BadForwarded)?;
+        if !is_in(trusted, address) {
             break;
         }
     }
-    Ok(seen)
+    Ok(address)
 }
 
-/// An address, with or without a port; IPv6 with a port in brackets.
+/// Parses an address with or without a port. An IPv6 address with a port is in brackets.
 fn hop(text: &str) -> Option<IpAddr> {
     let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     let address = text
@@ -101,7 +101,7 @@ fn hop(text: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// RFC 7239 §4: `for=192.0.2.60;proto=https`, `for="[2001:db8::1]:4711"`.
+/// Parses an element of `Forwarded` (RFC 7239 §4): `for=192.0.2.60;proto=https`, `for="[2001:db8::1]:4711"`.
 fn element(text: &str) -> Option<IpAddr> {
     let mut nodes = text.split(';').filter_map(|pair| {
         let (name, value) = pair.trim().split_once('=')?;
@@ -133,13 +133,13 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_who_it_is() {
+    fn untrusted_peer_is_the_client() {
         let forged = [("x-forwarded-for", "203.0.113.9"), ("forwarded", "for=x")];
         assert_eq!(seen("192.0.2.1", &forged), Ok("192.0.2.1".to_owned()));
     }
 
     #[test]
-    fn the_right_most_address_that_is_no_proxy() {
+    fn right_most_untrusted_address_is_the_client() {
         let cases: [(&[(&str, &str)], &str); 10] = [
             (&[], "10.0.0.1"),
             (&[("x-forwarded-for", "203.0.113.9")], "203.0.113.9"),
@@ -182,29 +182,29 @@ mod tests {
     }
 
     #[test]
-    fn a_forgotten_proxy_is_near_and_tells() {
-        let tells = |name: &'static str| {
+    fn undeclared_proxy_is_in_a_private_network_and_forwards() {
+        let headers_with = |name: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static("x"));
             headers
         };
-        let forgotten = |peer: &str, headers: &HeaderMap| {
+        let is_undeclared = |peer: &str, headers: &HeaderMap| {
             let trusted = ["10.0.0.0/8".parse().unwrap()];
             is_undeclared_proxy(peer.parse().unwrap(), headers, &trusted)
         };
-        let forwarded = tells("x-forwarded-for");
+        let forwarded = headers_with("x-forwarded-for");
         for peer in ["127.0.0.1", "172.17.0.1", "192.168.1.1", "::1", "fd00::1"] {
-            assert!(forgotten(peer, &forwarded), "{peer}");
-            assert!(forgotten(peer, &tells("forwarded")), "{peer}");
-            assert!(!forgotten(peer, &tells("x-real-ip")), "{peer}");
+            assert!(is_undeclared(peer, &forwarded), "{peer}");
+            assert!(is_undeclared(peer, &headers_with("forwarded")), "{peer}");
+            assert!(!is_undeclared(peer, &headers_with("x-real-ip")), "{peer}");
         }
         for peer in ["10.0.0.1", "203.0.113.9", "2001:db8::1"] {
-            assert!(!forgotten(peer, &forwarded), "{peer}");
+            assert!(!is_undeclared(peer, &forwarded), "{peer}");
         }
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn invalid_addresses_are_rejected() {
         let cases: [&[(&str, &str)]; 8] = [
             &[("x-forwarded-for", "not-an-ip")],
             &[("x-forwarded-for", "")],

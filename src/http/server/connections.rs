@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use actix_web::HttpRequest;
 use actix_web::rt::net::TcpStream;
 use socket2::SockRef;
 use tokio::sync::oneshot;
@@ -18,7 +17,6 @@ use crate::config::limits::{CONNECTIONS_PER_IP, HANDSHAKES, HANDSHAKES_PER_IP, U
 use crate::config::{Network, is_in};
 use crate::http::server::client_address;
 use crate::http::server::rate_limit::source;
-use crate::http::server::timed_stream::ConnectionState;
 use crate::metrics::REFUSED;
 
 /// The open connections of a listener, by source: an IPv4 address or an IPv6 /64. Trusted proxies may hold
@@ -63,15 +61,8 @@ pub struct Handshake {
     closed: oneshot::Receiver<()>,
 }
 
-/// Stops counting the connection of this request.
-pub fn release(request: &HttpRequest) {
-    if let Some(pulse) = ConnectionState::of(request) {
-        pulse.release();
-    }
-}
-
 impl Connections {
-    /// Counts nothing yet.
+    /// Creates the counters of a listener.
     pub fn new(trusted: &[Network]) -> Self {
         Self {
             open: Arc::default(),
@@ -91,7 +82,7 @@ impl Connections {
         Some(self.slot(source))
     }
 
-    /// The same for a connection that begins with a TLS handshake.
+    /// Like [`Self::admit`], for a connection that starts with a TLS handshake.
     pub fn admit_handshake(&self, stream: &TcpStream) -> Option<(Slot, Handshake)> {
         let address = self.prepare(Some(stream));
         self.take_handshake(address)
@@ -190,11 +181,11 @@ impl Open {
         Some((number, closed))
     }
 
-    fn give_back(&mut self, source: Option<Network>, give_back: impl FnOnce(&mut Counts)) {
+    fn release(&mut self, source: Option<Network>, release: impl FnOnce(&mut Counts)) {
         let Some(source) = source else { return };
         if let Entry::Occupied(mut entry) = self.sources.entry(source) {
             let counts = entry.get_mut();
-            give_back(counts);
+            release(counts);
             if counts.connections == 0 && counts.handshakes == 0 {
                 entry.remove();
             }
@@ -204,7 +195,7 @@ impl Open {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        lock(&self.open).give_back(self.source, |counts| counts.connections -= 1);
+        lock(&self.open).release(self.source, |counts| counts.connections -= 1);
     }
 }
 
@@ -220,7 +211,7 @@ impl Drop for Handshake {
     fn drop(&mut self) {
         let mut open = lock(&self.open);
         open.handshakes.remove(&self.number);
-        open.give_back(self.source, |counts| counts.handshakes -= 1);
+        open.release(self.source, |counts| counts.handshakes -= 1);
     }
 }
 

@@ -1,11 +1,7 @@
 //! The two listeners, public and management: plain or over TLS.
 
-use std::fs::Permissions;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use actix_server::Server;
@@ -19,10 +15,11 @@ use crate::app::App;
 use crate::config::Address;
 use crate::config::limits::{CONNECTIONS, THREAD_KEPT};
 use crate::http::assets::Assets;
+use crate::http::response::whole_seconds;
 use crate::http::server::accept::Accept;
 use crate::http::server::connections::Connections;
 use crate::http::server::middleware as stages;
-use crate::http::server::rate_limit::{Limits, whole_seconds};
+use crate::http::server::rate_limit::Limits;
 use crate::http::server::tls;
 use crate::http::{management, public};
 
@@ -36,39 +33,19 @@ pub struct Listeners {
     limits: Data<Limits>,
 }
 
-/// Why a listener cannot be had.
+/// Why a listener cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// The address is not to be had.
+    /// The address cannot be bound.
     #[error("cannot listen on {0}: {1}")]
     Address(Address, std::io::Error),
-    /// Its certificate is of no use.
+    /// The certificate cannot be used.
     #[error(transparent)]
-    Tls(#[from] tls::Unusable),
+    Tls(#[from] tls::TlsError),
 }
 
-/// A host without the brackets of an IPv6 address.
-pub(in crate::http) fn bare(host: &str) -> String {
-    host.trim_matches(['[', ']']).to_owned()
-}
-
-/// A Unix socket that its owner and group may use. A file that a killed server left behind is replaced;
-/// one on which somebody listens is not.
-pub(in crate::http) fn socket(path: &Path) -> std::io::Result<UnixListener> {
-    if UnixStream::connect(path).is_ok() {
-        return Err(ErrorKind::AddrInUse.into());
-    }
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path)?,
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, Permissions::from_mode(0o660))?;
-    Ok(listener)
-}
-
-/// Keeps one of this worker's threads for blocking work alive, which would end after ten seconds without
-/// work: where the system has no thread to give, what comes next would find none.
+/// Keeps one of this worker's threads for blocking work alive. It would end after ten seconds without work, and if the
+/// system then refuses to start a new thread, the next blocking work could not run.
 async fn keep_a_thread() {
     loop {
         let _ = actix_web::rt::task::spawn_blocking(|| ()).await;
@@ -76,7 +53,7 @@ async fn keep_a_thread() {
     }
 }
 
-/// The address as configured, with the port that was chosen.
+/// The address as configured, with the port that the system chose.
 fn chosen(address: &Address, bound: &[SocketAddr]) -> String {
     match (address.port(), bound.first()) {
         (Some(0), Some(bound)) => bound.to_string(),
@@ -179,35 +156,35 @@ impl Listeners {
         })
     }
 
-    /// The public addresses, with the port that was chosen.
+    /// The public addresses, with the port that the system chose.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.public
     }
 
-    /// Where it answers: the public and the management address.
+    /// The public and the management address, for log lines.
     pub fn shown(&self) -> (&str, &str) {
         (&self.shown.0, &self.shown.1)
     }
 
-    /// The rates of the public listener.
+    /// The rate limits of the public listener.
     pub fn limits(&self) -> Data<Limits> {
         self.limits.clone()
     }
 
-    /// What stops it.
+    /// The handle that stops the public listener.
     pub fn handle(&self) -> ServerHandle {
         self.server.handle()
     }
 
-    /// Serves until it is stopped; health is answered until the last request is done.
+    /// Serves until the listener is stopped. Health endpoints are served until the last request is done.
     ///
     /// # Errors
-    /// When accepting fails for good.
+    /// When accepting connections fails permanently.
     pub async fn run(self) -> std::io::Result<()> {
         let outcome = self.server.await;
         self.health.stop(false).await;
         for socket in self.sockets {
-            // Whoever comes next replaces what is left.
+            // If this fails, the next start replaces the file.
             let _ = std::fs::remove_file(socket);
         }
         outcome

@@ -1,6 +1,5 @@
-//! What holds for every request and every answer of the public listener: who asks, how often, from
-//! where and over what; one canonical path, our host alone, the size limits, the security headers, a
-//! request id.
+//! Checks and headers of every request of the public listener: client address, rate limits, access lists, transport,
+//! canonical path, host, size limits, security headers and request id.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -28,7 +27,7 @@ use crate::http::error::{self, ErrorPage};
 use crate::http::server::access_log::{self, RequestId};
 use crate::http::server::client_address::{self, BadForwarded, ClientAddress};
 use crate::http::server::rate_limit::{self, Class, Limits};
-use crate::http::server::timed_stream::{Busy, ConnectionState};
+use crate::http::server::timed_stream::{ActiveRequest, ConnectionState};
 use crate::keys::KeyError;
 use crate::oauth::{Code, Detail};
 
@@ -44,10 +43,10 @@ const FIXED: [(&str, &str); 4] = [
     ),
 ];
 
-/// The outermost layer.
+/// The outermost layer of the public listener.
 ///
 /// # Errors
-/// None of its own.
+/// Those of the inner service.
 pub async fn guard(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -59,31 +58,31 @@ pub async fn guard(
     ) else {
         return Ok(request.into_response(HttpResponse::InternalServerError().finish()));
     };
-    let begun = app.clock.uptime();
-    let busy = ConnectionState::begin(request.request());
+    let started = app.clock.uptime();
+    let active = ConnectionState::begin(request.request());
     let peer = client_address::peer(request.peer_addr());
     let trusted = is_in(&app.config.http.trusted_proxies, peer);
     let request_id = RequestId::begin(request.headers(), trusted, &app);
     request.extensions_mut().insert(request_id.clone());
     let (request, body) = retain_body(request);
     let found = locate(&request, &app);
-    // Before anything is refused, so that whoever is refused meets a limit as well.
-    let refusal = too_many(request.request(), &limits, &app, &assets)
+    // Rate limits precede all other checks, so that rejected requests are limited as well.
+    let refusal = too_many(request.request(), &limits, &assets)
         .or_else(|| reject_bad_forwarded(&request, found, &app, &assets))
-        .or_else(|| refuse(&request, &app, &assets));
+        .or_else(|| reject_malformed(&request, &app, &assets));
     let refusal = match refusal {
         Some(refusal) => Some(refusal),
-        None => unfit(request.request(), &app, &assets).await,
+        None => reject_unready(request.request(), &app, &assets).await,
     };
     let response = match refusal {
         Some(refusal) => request.into_response(refusal),
         None => next.call(request).await?.map_into_boxed_body(),
     };
-    let mut response = response.map_body(|_, answer| {
-        BoxBody::new(Holding {
-            answer,
+    let mut response = response.map_body(|_, inner| {
+        BoxBody::new(ResponseBody {
+            inner,
             _body: body,
-            _busy: busy,
+            _active: active,
         })
     });
     let http = response.request().clone();
@@ -103,39 +102,40 @@ pub async fn guard(
     }
     request_id.describe(headers);
     if app.draining.is_on() {
-        // Whoever asks again does so elsewhere.
+        // Close the connection so that the client reconnects to another node.
         let head = response.response_mut().head_mut();
         head.set_connection_type(ConnectionType::Close);
     }
-    access_log::write_access_log(&http, response.status(), begun, &app);
+    access_log::write_access_log(&http, response.status(), started, &app);
     Ok(response)
 }
 
-/// Around the management listener: a request is being answered, so that its connection is watched as on the
+/// The outermost layer of the management listener. Marks the connection as in use, so that its timeouts apply as on the
 /// public listener.
 ///
 /// # Errors
-/// None of its own.
+/// Those of the inner service.
 pub async fn in_use(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let busy = ConnectionState::begin(request.request());
+    let active = ConnectionState::begin(request.request());
     let response = next.call(request).await?.map_into_boxed_body();
-    Ok(response.map_body(|_, answer| {
-        BoxBody::new(Holding {
-            answer,
+    Ok(response.map_body(|_, inner| {
+        BoxBody::new(ResponseBody {
+            inner,
             _body: None,
-            _busy: busy,
+            _active: active,
         })
     }))
 }
 
-/// Around each route: a request that takes too long is given up. Work on it begins when its body is here.
+/// Applies the request timeout of a route: the time to receive the body (`BODY_TIME`) and to handle the request
+/// (`HANDLER_TIME`).
 ///
 /// # Errors
-/// None of its own.
-pub async fn in_time(
+/// Those of the inner service.
+pub async fn request_timeout(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
@@ -143,7 +143,7 @@ pub async fn in_time(
     match tokio::time::timeout(BODY_TIME + HANDLER_TIME, next.call(request)).await {
         Ok(response) => Ok(response?.map_into_boxed_body()),
         Err(_) => {
-            let refusal = error::json(
+            let response = error::json(
                 &http,
                 &crate::oauth::Error {
                     code: Code::TemporarilyUnavailable,
@@ -151,33 +151,33 @@ pub async fn in_time(
                     source: None,
                 },
             );
-            Ok(ServiceResponse::new(http, refusal))
+            Ok(ServiceResponse::new(http, response))
         }
     }
 }
 
-/// A request's body that lives until the answer is sent. actix reads a chunked body that was dropped to
-/// its end, however long; one that is still there and unfinished makes it hang up.
+/// A request body that is kept until the response is sent. actix reads a dropped chunked body to its end, however long
+/// it is. If an unfinished body still exists, actix closes the connection instead.
 type Body = Rc<RefCell<Payload>>;
 
-struct Holding {
-    answer: BoxBody,
+struct ResponseBody {
+    inner: BoxBody,
     _body: Option<Body>,
-    _busy: Busy,
+    _active: ActiveRequest,
 }
 
-impl MessageBody for Holding {
+impl MessageBody for ResponseBody {
     type Error = Box<dyn std::error::Error>;
 
     fn size(&self) -> BodySize {
-        self.answer.size()
+        self.inner.size()
     }
 
     fn poll_next(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.answer).poll_next(context)
+        Pin::new(&mut self.inner).poll_next(context)
     }
 }
 
@@ -191,7 +191,7 @@ impl Stream for Reader {
     }
 }
 
-/// Keeps a hand on the request's body, if it has one.
+/// Keeps the payload alive until the response is sent (actix drains dropped payloads).
 fn retain_body(mut request: ServiceRequest) -> (ServiceRequest, Option<Body>) {
     let payload = request.take_payload();
     if matches!(payload, Payload::None) {
@@ -203,19 +203,20 @@ fn retain_body(mut request: ServiceRequest) -> (ServiceRequest, Option<Body>) {
     (request, Some(body))
 }
 
-/// Finds out where a request comes from. When that cannot be said it counts for the peer.
+/// Determines the client address of a request and stores it with the request. If it is unknown, the address of the peer
+/// is stored.
 fn locate(request: &ServiceRequest, app: &App) -> Result<IpAddr, BadForwarded> {
     let rules = &app.config.http;
     let peer = client_address::peer(request.peer_addr());
     let found = client_address::resolve(peer, request.headers(), &rules.trusted_proxies);
     if client_address::is_undeclared_proxy(peer, request.headers(), &rules.trusted_proxies) {
-        static TOLD: Once = Once::new();
-        TOLD.call_once(|| {
+        static LOGGED: Once = Once::new();
+        LOGGED.call_once(|| {
             tracing::warn!(
                 event = "http.proxy_undeclared",
                 reason = "forwarded",
                 ip = %peer,
-                "a proxy passes on for whom it speaks, and is not believed; name it in `http.trusted_proxies`, or all people share its address and its limits"
+                "a proxy that is not in `http.trusted_proxies` sends forwarding headers, which are ignored; add it, or all users share its address and its rate limits"
             );
         });
     }
@@ -225,8 +226,8 @@ fn locate(request: &ServiceRequest, app: &App) -> Result<IpAddr, BadForwarded> {
     found
 }
 
-/// Refuses a request when nobody can say where it comes from, when its network is shut out, or when it
-/// came in the clear from another machine.
+/// Rejects a request whose client address is invalid, whose network is denied, or that arrives unencrypted from another
+/// machine.
 fn reject_bad_forwarded(
     request: &ServiceRequest,
     found: Result<IpAddr, BadForwarded>,
@@ -234,20 +235,20 @@ fn reject_bad_forwarded(
     assets: &Assets,
 ) -> Option<HttpResponse> {
     let (http, rules) = (request.request(), &app.config.http);
-    let notice = |notice| Some(error::error_page(http, app, assets, notice));
+    let reject = |page| Some(error::error_page(http, assets, page));
     let peer = client_address::peer(request.peer_addr());
     let Ok(address) = found else {
-        return notice(ErrorPage::FORWARDED);
+        return reject(ErrorPage::FORWARDED);
     };
     let allowed = rules.allow.is_empty() || is_in(&rules.allow, address);
     if !allowed || is_in(&rules.deny, address) {
-        return notice(ErrorPage::NETWORK);
+        return reject(ErrorPage::NETWORK);
     }
-    let sheltered = ConnectionState::is_encrypted(http)
+    let is_protected = ConnectionState::is_encrypted(http)
         || !app.issuer.is_https()
         || peer.is_loopback()
         || is_in(&rules.trusted_proxies, peer);
-    if sheltered {
+    if is_protected {
         return None;
     }
     if request.method() == Method::GET && request.path() == "/" {
@@ -259,30 +260,25 @@ fn reject_bad_forwarded(
                 .finish(),
         );
     }
-    notice(ErrorPage::PLAIN)
+    reject(ErrorPage::PLAIN)
 }
 
 /// Charges the request to its address.
-fn too_many(
-    request: &HttpRequest,
-    limits: &Limits,
-    app: &App,
-    assets: &Assets,
-) -> Option<HttpResponse> {
+fn too_many(request: &HttpRequest, limits: &Limits, assets: &Assets) -> Option<HttpResponse> {
     let too_many = limits.charge_address(request).err()?;
-    Some(too_many.respond(request, app, assets))
+    Some(too_many.respond(request, assets))
 }
 
-/// What is refused before any route is looked at.
-fn refuse(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
+/// Rejects a request that exceeds a size limit, or whose path or host is wrong.
+fn reject_malformed(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
     let http = request.request();
-    let notice = |notice| Some(error::error_page(http, app, assets, notice));
+    let reject = |page| Some(error::error_page(http, assets, page));
     let target = http
         .uri()
         .path_and_query()
         .map_or(0, |target| target.as_str().len());
     if target > URL_BYTES {
-        return notice(ErrorPage::URL_TOO_LONG);
+        return reject(ErrorPage::URL_TOO_LONG);
     }
     let (fields, bytes) =
         request
@@ -292,32 +288,32 @@ fn refuse(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpRe
                 (fields + 1, bytes + name.as_str().len() + value.len() + 4)
             });
     if fields > HEADER_FIELDS || bytes > HEADER_BYTES {
-        return notice(ErrorPage::HEADERS_TOO_LARGE);
+        return reject(ErrorPage::HEADERS_TOO_LARGE);
     }
     if !is_canonical(http.uri().path()) {
-        return notice(ErrorPage::NOT_FOUND);
+        return reject(ErrorPage::NOT_FOUND);
     }
     reject_wrong_host(request, app, assets)
 }
 
-/// While this node must not change state, nothing that rests on the database is answered: not from one
-/// that went back in time, not by a wrong clock, and not without an own write in the last 30 s. Keys and
-/// metadata are, and the feed reports its own state. With a database that is the current one, what only
-/// revokes goes on: a revocation does more good than harm.
-async fn unfit(request: &HttpRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
+/// Rejects requests that depend on the database while this node must not change state: the database was restored from
+/// an older backup, the clock is wrong, or the node made no write in the last 30 s. Keys and metadata are served, and
+/// the feed reports its own state. Unless the database was restored, revocation and logout are served, because a
+/// revocation does more good than harm.
+async fn reject_unready(request: &HttpRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
     let class = Class::of(request.path())?;
     if matches!(class, Class::Metadata | Class::Feed) {
         return None;
     }
     let error = app.may_change_state().await.err()?;
-    let notice = match &error {
+    let page = match &error {
         KeyError::Restored => ErrorPage::RESTORED,
         _ if matches!(class, Class::Revoke | Class::Logout) => return None,
         KeyError::Clock => ErrorPage::CLOCK,
         _ => ErrorPage::LEASE,
     };
     Some(match (class.is_page(), error) {
-        (true, _) => error::error_page(request, app, assets, notice),
+        (true, _) => error::error_page(request, assets, page),
         (false, KeyError::Restored) => error::json(
             request,
             &crate::oauth::Error {
@@ -330,7 +326,8 @@ async fn unfit(request: &HttpRequest, app: &App, assets: &Assets) -> Option<Http
     })
 }
 
-/// Router and access rules see one and the same path: no escapes, no empty, dot or parameter parts.
+/// Returns whether a path has its one spelling: no escapes, and no empty, dot or parameter segments. Router and access
+/// rules of a proxy then match the same path.
 fn is_canonical(path: &str) -> bool {
     path.starts_with('/')
         && path
@@ -340,14 +337,14 @@ fn is_canonical(path: &str) -> bool {
         && !path.split('/').any(|part| part == "." || part == "..")
 }
 
-/// The issuer is a constant, never taken from `Host`. Another loopback spelling of a loopback issuer
-/// is sent to the right one; everything else is 421.
+/// Rejects with 421 a request for another host. The issuer is a constant, never taken from `Host`. Another loopback
+/// spelling of a loopback issuer is redirected to the configured one.
 fn reject_wrong_host(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
     let mut hosts = request.headers().get_all(HOST);
-    // RFC 9112 §3.2: exactly one, whatever the target says.
+    // RFC 9112 §3.2: exactly one, even if the target has an authority.
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         let http = request.request();
-        return Some(error::error_page(http, app, assets, ErrorPage::HOST));
+        return Some(error::error_page(http, assets, ErrorPage::HOST));
     };
     let host = match request.uri().authority() {
         Some(target) => target.as_str(),
@@ -382,8 +379,8 @@ fn reject_wrong_host(request: &ServiceRequest, app: &App, assets: &Assets) -> Op
         Detail::new("http.bad_host", "host"),
         None,
     );
-    // The one page that shows a part of the request: whoever set up the proxy needs to see it.
-    let seen: String = host
+    // The one response that repeats a part of the request, because the operator of the proxy needs it.
+    let received: String = host
         .chars()
         .filter(|c| c.is_ascii_graphic())
         .take(255)
@@ -392,7 +389,7 @@ fn reject_wrong_host(request: &ServiceRequest, app: &App, assets: &Assets) -> Op
         HttpResponse::MisdirectedRequest()
             .insert_header((header::CONTENT_TYPE, "text/plain; charset=utf-8"))
             .insert_header((header::CACHE_CONTROL, "no-store"))
-            .body(format!("Error: this server answers for {authority}, and was asked for {seen}. Check the issuer setting and the proxy's Host header.\n")),
+            .body(format!("Error: this server answers for {authority}, and was asked for {received}. Check the issuer setting and the proxy's Host header.\n")),
     )
 }
 

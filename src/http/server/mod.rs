@@ -1,4 +1,4 @@
-//! Connections and what every request passes: listeners, TLS, client addresses, rate limits, headers, access log.
+//! Connections, and the processing of every request: listeners, TLS, client addresses, rate limits, headers, access log.
 
 pub(in crate::http) mod accept;
 pub(in crate::http) mod access_log;

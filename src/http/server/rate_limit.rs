@@ -1,5 +1,5 @@
-//! Rates (policy §5): a sliding window by GCRA, per address and route class, and per client once it has
-//! proven who it is. Counted in this node's memory, which is bounded.
+//! Rate limits (policy §5): a sliding window by GCRA, per address and route class, and per client once it is
+//! authenticated. Counted in the memory of this node, which is bounded.
 
 mod class;
 mod rate;
@@ -16,7 +16,9 @@ use arc_swap::ArcSwap;
 
 use crate::config::limits::REFRESHES_PER_MINUTE;
 use crate::config::{self, Mode, Network};
-use crate::http::error;
+use crate::http::assets::Assets;
+use crate::http::error::{self, ErrorPage};
+use crate::http::response::whole_seconds;
 use crate::http::server::client_address::ClientAddress;
 use crate::id::{ClientId, GrantId};
 use crate::oauth::Detail;
@@ -24,23 +26,23 @@ use crate::time::Clock;
 pub use class::Class;
 use rate::{Budget, Rate};
 
-/// Whose budget an address spends: an IPv4 address its own, an IPv6 address that of its /64.
+/// The network whose budget an address uses: an IPv4 address alone, an IPv6 address with its /64.
 pub(in crate::http) fn source(address: IpAddr) -> Network {
     Network::around(address, 32, 64)
 }
 
-/// A request that comes too early, and how long it should have waited.
+/// A request that exceeds a rate limit, and how long the caller must wait.
 #[derive(Clone, Copy, Debug)]
 pub struct TooMany {
     wait: Duration,
     bucket: &'static str,
 }
 
-/// All rates of a node, as the configuration says now.
+/// The rate limits of a node, as currently configured.
 pub struct Limits {
     rates: ArcSwap<Rates>,
     clock: Clock,
-    begun: AtomicU64,
+    authorizations: AtomicU64,
 }
 
 struct Rates {
@@ -62,58 +64,57 @@ impl Rates {
         }
     }
 
-    /// The budgets of another one go on where the rate is the same.
+    /// Keeps the budgets of `old` where the rate is unchanged.
     fn keeping(self, old: &Self) -> Self {
         Self {
             enforce: self.enforce,
-            per_ip: Rate::kept(self.per_ip, &old.per_ip),
-            per_client: Rate::kept(self.per_client, &old.per_client),
-            introspect: Rate::kept(self.introspect, &old.introspect),
-            refreshes: Rate::kept(self.refreshes, &old.refreshes),
+            per_ip: Rate::keep(self.per_ip, &old.per_ip),
+            per_client: Rate::keep(self.per_client, &old.per_client),
+            introspect: Rate::keep(self.introspect, &old.introspect),
+            refreshes: Rate::keep(self.refreshes, &old.refreshes),
         }
     }
 }
 
-/// What a request has spent so far; kept with the request.
+/// What a request was charged; stored with the request.
 struct Spent {
     class: Class,
     source: Network,
-    /// Of the bucket of its address.
+    /// Remaining budget of its address.
     address: Budget,
-    /// Of every other bucket.
+    /// The smallest remaining budget of its other buckets.
     others: Option<Budget>,
     refused: bool,
 }
 
 impl Limits {
-    /// Full budgets for everybody.
+    /// Creates limits with full budgets.
     pub fn new(config: &config::Limits, clock: &Clock) -> Self {
         Self {
             rates: ArcSwap::from_pointee(Rates::new(config, clock)),
             clock: clock.clone(),
-            begun: AtomicU64::new(0),
+            authorizations: AtomicU64::new(0),
         }
     }
 
-    /// Takes other rates from now on; the budgets of a rate that changed are full again.
+    /// Applies a changed configuration. The budgets of a changed rate are full again.
     pub fn replace(&self, config: &config::Limits) {
         let new = Rates::new(config, &self.clock).keeping(&self.rates.load());
         self.rates.store(Arc::new(new));
     }
 
-    /// Whether it is time to look at how many authorizations are on their way: with each hundredth that
-    /// begins here.
+    /// Returns whether the open authorizations are to be counted: with every hundredth one of this node.
     fn is_time_to_count(&self) -> bool {
-        self.begun.fetch_add(1, Ordering::Relaxed) % 100 == 99
+        self.authorizations.fetch_add(1, Ordering::Relaxed) % 100 == 99
     }
 
-    /// Charges a request to its address. Every request for a limited route is, whatever comes of it.
+    /// Charges a request to its address, whatever its result.
     pub(in crate::http) fn charge_address(&self, request: &HttpRequest) -> Result<(), TooMany> {
         let Some(class) = Class::of(request.path()) else {
             return Ok(());
         };
         let source = source(ClientAddress::of(request));
-        let (address, outcome) = self.rates.load().per_ip.spend(&(class, source));
+        let (address, outcome) = self.rates.load().per_ip.charge(&(class, source));
         request.extensions_mut().insert(Spent {
             class,
             source,
@@ -124,18 +125,17 @@ impl Limits {
         self.judge(request, outcome, "ip")
     }
 
-    /// Charges a request to the client that proved by a secret that it sent it, and gives the address
-    /// its own back.
+    /// Charges a request to its authenticated client, and refunds the address.
     fn charge_client(&self, request: &HttpRequest, client: &ClientId) -> Result<(), TooMany> {
         let Some(class) = class_of(request) else {
             return Ok(());
         };
         self.give_back(request);
         let (budget, outcome, bucket) = if class == Class::Introspect {
-            let (budget, outcome) = self.rates.load().introspect.spend(client);
+            let (budget, outcome) = self.rates.load().introspect.charge(client);
             (budget, outcome, "introspect")
         } else {
-            let (budget, outcome) = self.rates.load().per_client.spend(client);
+            let (budget, outcome) = self.rates.load().per_client.charge(client);
             (budget, outcome, "client")
         };
         note(request, budget);
@@ -143,13 +143,13 @@ impl Limits {
     }
 
     fn admit_refresh(&self, request: &HttpRequest, grant: &GrantId) -> Result<(), TooMany> {
-        let (budget, outcome) = self.rates.load().refreshes.look(grant);
+        let (budget, outcome) = self.rates.load().refreshes.peek(grant);
         note(request, budget);
         self.judge(request, outcome, "refresh")
     }
 
     fn charge_refresh(&self, request: &HttpRequest, grant: &GrantId) {
-        let (budget, _) = self.rates.load().refreshes.spend(grant);
+        let (budget, _) = self.rates.load().refreshes.charge(grant);
         note(request, budget);
     }
 
@@ -159,7 +159,7 @@ impl Limits {
                 .rates
                 .load()
                 .per_ip
-                .give_back(&(spent.class, spent.source));
+                .refund(&(spent.class, spent.source));
         }
     }
 
@@ -187,7 +187,7 @@ fn class_of(request: &HttpRequest) -> Option<Class> {
     request.extensions().get::<Spent>().map(|spent| spent.class)
 }
 
-/// Remembers the tightest budget.
+/// Stores the smallest remaining budget.
 fn note(request: &HttpRequest, budget: Budget) {
     if let Some(spent) = request.extensions_mut().get_mut::<Spent>() {
         let tightest = spent
@@ -197,8 +197,8 @@ fn note(request: &HttpRequest, budget: Budget) {
     }
 }
 
-/// Charges the request to a client that has proven by a secret who it is. Anybody can say a public
-/// client's name, so those stay with their address.
+/// Charges the request to a client that authenticated with a secret. A public client is charged to its address, because
+/// any caller can use its `client_id`.
 ///
 /// # Errors
 /// [`TooMany`].
@@ -212,15 +212,15 @@ pub(in crate::http) fn charge_client(
     }
 }
 
-/// Gives the address back what this request was charged: somebody else answers for it.
+/// Refunds the address what this request was charged, because another bucket counts it.
 pub(in crate::http) fn give_back(request: &HttpRequest) {
     if let Some(limits) = request.app_data::<Data<Limits>>() {
         limits.give_back(request);
     }
 }
 
-/// Whether a grant may be refreshed now; the MAC of the token that was presented was checked. Only a
-/// refresh that happens is charged, so that nobody else's tries stand in the client's way.
+/// Checks whether a grant may be refreshed now; the caller has verified the MAC of the refresh token. Only successful
+/// refreshes are charged, so that requests of other callers do not block the client.
 ///
 /// # Errors
 /// [`TooMany`].
@@ -234,14 +234,14 @@ pub(in crate::http) fn admit_refresh(
     }
 }
 
-/// Charges a refresh that happened to its grant.
+/// Charges a successful refresh to its grant.
 pub(in crate::http) fn charge_refresh(request: &HttpRequest, grant: &GrantId) {
     if let Some(limits) = request.app_data::<Data<Limits>>() {
         limits.charge_refresh(request, grant);
     }
 }
 
-/// Whether the authorization that this request begins is one after which they are counted.
+/// Returns whether the open authorizations are to be counted after the one that this request starts.
 pub(in crate::http) fn is_time_to_count(request: &HttpRequest) -> bool {
     request
         .app_data::<Data<Limits>>()
@@ -249,7 +249,7 @@ pub(in crate::http) fn is_time_to_count(request: &HttpRequest) -> bool {
 }
 
 impl TooMany {
-    /// Of an address whose clients fail to authenticate.
+    /// The error for an address whose clients fail to authenticate.
     pub(in crate::http) const fn failures(wait: Duration) -> Self {
         Self {
             wait,
@@ -257,7 +257,7 @@ impl TooMany {
         }
     }
 
-    /// 429 for programs; logged.
+    /// Logs the error and answers 429 as JSON.
     pub(in crate::http) fn json(self, request: &HttpRequest) -> HttpResponse {
         let detail = Detail::new("ratelimit.hit", self.bucket);
         error::refused(request, "temporarily_unavailable", detail, None);
@@ -267,17 +267,12 @@ impl TooMany {
             .json(serde_json::json!({ "error": "temporarily_unavailable" }))
     }
 
-    /// 429 in the form that the route's callers read.
-    pub(in crate::http) fn respond(
-        self,
-        request: &HttpRequest,
-        app: &crate::app::App,
-        assets: &crate::http::assets::Assets,
-    ) -> HttpResponse {
+    /// Logs the error and answers 429 as a page or as JSON, as the route does.
+    pub(in crate::http) fn respond(self, request: &HttpRequest, assets: &Assets) -> HttpResponse {
         if class_of(request).is_some_and(Class::is_page) {
-            let notice =
-                error::ErrorPage::TOO_MANY.because(Detail::new("ratelimit.hit", self.bucket));
-            let mut response = error::error_page(request, app, assets, notice);
+            let detail = Detail::new("ratelimit.hit", self.bucket);
+            let page = ErrorPage::TOO_MANY.with_detail(detail);
+            let mut response = error::error_page(request, assets, page);
             error::retry_after(&mut response, self.wait);
             return response;
         }
@@ -285,12 +280,7 @@ impl TooMany {
     }
 }
 
-/// Rounded up.
-pub(in crate::http) fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
-}
-
-/// Tells on the answer how much is left in the bucket with the least left.
+/// Sets the headers that describe the bucket with the smallest remaining budget.
 pub(in crate::http) fn describe(request: &HttpRequest, headers: &mut HeaderMap) {
     let extensions = request.extensions();
     let Some(spent) = extensions.get::<Spent>() else {

@@ -1,5 +1,6 @@
-//! A connection as the HTTP layer reads and writes it. That layer gives its first request a time, but not
-//! those that follow, nor does it mind how slowly an answer is taken: both are watched here, in the stream.
+//! A connection with timeouts that the HTTP layer does not have. That layer limits the time to receive the first
+//! request head, but not the following ones, and not how slowly the peer receives a response. Both are limited here, in
+//! the stream.
 
 use std::cell::Cell;
 use std::io::{Error, ErrorKind};
@@ -17,16 +18,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::config::limits::{HEADER_TIME, TAKEN_BYTES, UNREAD_TIME};
 use crate::http::server::connections::Slot;
 
-/// How often in a row the HTTP layer may look after a connection without reading or writing anything. With
-/// a full buffer of requests that nobody waits for (pipelining) it would look for ever.
-const IDLE_LOOKS: usize = 1_000;
+/// How often in a row the HTTP layer may poll a connection without reading or writing. With a full buffer of pipelined
+/// requests it would poll without end.
+const IDLE_POLLS: usize = 1_000;
 
-/// A stream that requests come over.
+/// A stream that carries requests.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + 'static {
-    /// Whether it is encrypted.
+    /// Whether the stream is encrypted.
     const ENCRYPTED: bool;
 
-    /// The TCP connection below; none for a Unix socket.
+    /// Returns the TCP connection below; `None` for a Unix socket.
     fn tcp(&self) -> Option<&TcpStream>;
 }
 
@@ -54,92 +55,96 @@ impl Stream for UnixStream {
     }
 }
 
-/// What is known of a connection while it lasts.
+/// The state of an open connection.
 pub struct ConnectionState {
-    encrypted: bool,
+    is_encrypted: bool,
     /// Counts the connection for its source.
     slot: Cell<Option<Slot>>,
-    /// Requests that got as far as us.
+    /// Requests that the application received.
     requests: Cell<usize>,
     /// Whether one of them is being answered.
-    busy: Cell<bool>,
-    /// What was too slow.
-    cut: Cell<Option<&'static str>>,
+    is_busy: Cell<bool>,
+    /// What exceeded its time, as a log reason.
+    timeout: Cell<Option<&'static str>>,
 }
 
-/// A request that is being answered.
-pub struct Busy(Option<Rc<ConnectionState>>);
+/// A request that is being answered, until it is dropped.
+pub struct ActiveRequest(Option<Rc<ConnectionState>>);
 
-impl Drop for Busy {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        if let Some(pulse) = &self.0 {
-            pulse.busy.set(false);
+        if let Some(state) = &self.0 {
+            state.is_busy.set(false);
         }
+    }
+}
+
+/// Stops counting the connection of a request for its source.
+pub(in crate::http) fn release(request: &HttpRequest) {
+    if let Some(state) = ConnectionState::of(request) {
+        drop(state.slot.take());
     }
 }
 
 impl ConnectionState {
-    pub(in crate::http) fn of(request: &HttpRequest) -> Option<&Rc<Self>> {
+    fn of(request: &HttpRequest) -> Option<&Rc<Self>> {
         request.conn_data()
     }
 
-    /// Stops counting the connection for its source.
-    pub(in crate::http) fn release(&self) {
-        drop(self.slot.take());
-    }
-
-    /// A request is answered from now until what is returned goes.
-    pub(in crate::http) fn begin(request: &HttpRequest) -> Busy {
-        let pulse = Self::of(request).cloned();
-        if let Some(pulse) = &pulse {
-            pulse.requests.set(pulse.requests.get() + 1);
-            pulse.busy.set(true);
+    /// Marks the connection of a request as busy until the returned value is dropped.
+    pub(in crate::http) fn begin(request: &HttpRequest) -> ActiveRequest {
+        let state = Self::of(request).cloned();
+        if let Some(state) = &state {
+            state.requests.set(state.requests.get() + 1);
+            state.is_busy.set(true);
         }
-        Busy(pulse)
+        ActiveRequest(state)
     }
 
-    /// Whether a request came over TLS that ends here.
+    /// Returns whether a request arrived over TLS that this server terminates.
     pub(in crate::http) fn is_encrypted(request: &HttpRequest) -> bool {
-        Self::of(request).is_some_and(|pulse| pulse.encrypted)
+        Self::of(request).is_some_and(|state| state.is_encrypted)
     }
 
-    /// What was too slow, if we hung up.
-    pub(in crate::http) fn cut(&self) -> Option<&'static str> {
-        self.cut.get()
+    /// Returns what exceeded its time, if the connection was closed for that.
+    pub(in crate::http) fn timeout(&self) -> Option<&'static str> {
+        self.timeout.get()
     }
 
-    /// Whether no request came over it.
+    /// Returns whether the connection carried no request.
     pub(in crate::http) fn is_unused(&self) -> bool {
         self.requests.get() == 0
     }
 
-    /// Whether the next request is waited for, and is not the first: that one the HTTP layer sees to.
-    fn is_kept(&self) -> bool {
-        self.requests.get() > 0 && !self.busy.get()
+    /// Returns whether the connection waits for a further request. The HTTP layer limits the time of the first one.
+    fn is_kept_alive(&self) -> bool {
+        self.requests.get() > 0 && !self.is_busy.get()
     }
 }
 
-/// The stream with a watch on it.
+/// A stream with timeouts.
 pub struct TimedStream<T> {
     stream: T,
-    pulse: Rc<ConnectionState>,
-    /// Whether a part of the next head is here, and how many requests there were before it.
-    begun: bool,
-    heard: usize,
+    state: Rc<ConnectionState>,
+    /// Whether a part of the next request head was received.
+    has_partial_head: bool,
+    /// The number of requests when the head was last awaited.
+    requests: usize,
     head: Deadline,
     answer: Deadline,
-    /// Bytes of the answer that were taken since its watch began.
+    /// Bytes of the response that the peer received since the deadline was set.
     taken: usize,
-    idle: usize,
+    /// Polls in a row without reading or writing.
+    idle_polls: usize,
 }
 
-/// A timer that wakes whoever waits.
+/// A timer that wakes the task when it elapses.
 #[derive(Default)]
 struct Deadline(Option<Pin<Box<Sleep>>>);
 
 impl Deadline {
-    /// Whether a time has passed since this was asked first.
-    fn is_over(&mut self, time: Duration, context: &mut Context<'_>) -> bool {
+    /// Returns whether `time` has elapsed since the first call.
+    fn is_elapsed(&mut self, time: Duration, context: &mut Context<'_>) -> bool {
         let timer = self.0.get_or_insert_with(|| Box::pin(sleep(time)));
         timer.as_mut().poll(context).is_ready()
     }
@@ -150,51 +155,51 @@ impl Deadline {
 }
 
 impl<T: Stream> TimedStream<T> {
-    /// A connection that was just accepted and counted.
+    /// Wraps a connection that was accepted and counted.
     pub(in crate::http) fn new(stream: T, slot: Slot) -> Self {
-        let pulse = ConnectionState {
-            encrypted: T::ENCRYPTED,
+        let state = ConnectionState {
+            is_encrypted: T::ENCRYPTED,
             slot: Cell::new(Some(slot)),
             requests: Cell::new(0),
-            busy: Cell::new(false),
-            cut: Cell::new(None),
+            is_busy: Cell::new(false),
+            timeout: Cell::new(None),
         };
         Self {
             stream,
-            pulse: Rc::new(pulse),
-            begun: false,
-            heard: 0,
+            state: Rc::new(state),
+            has_partial_head: false,
+            requests: 0,
             head: Deadline::default(),
             answer: Deadline::default(),
             taken: 0,
-            idle: 0,
+            idle_polls: 0,
         }
     }
 
-    /// What is known of it.
-    pub(in crate::http) fn pulse(&self) -> Rc<ConnectionState> {
-        Rc::clone(&self.pulse)
+    /// The state of the connection.
+    pub(in crate::http) fn state(&self) -> Rc<ConnectionState> {
+        Rc::clone(&self.state)
     }
 
-    /// Hangs up.
-    fn cut(&self, what: &'static str) -> Error {
-        self.pulse.cut.set(Some(what));
+    /// Records a timeout. Returns the error that closes the connection.
+    fn time_out(&self, reason: &'static str) -> Error {
+        self.state.timeout.set(Some(reason));
         ErrorKind::TimedOut.into()
     }
 
-    /// Nothing moved. That may not go on for ever, and not in circles.
-    fn waits<R>(&mut self, context: &mut Context<'_>) -> Poll<Result<R, Error>> {
-        if self.answer.is_over(UNREAD_TIME, context) {
-            return Poll::Ready(Err(self.cut("answer")));
+    /// Handles a poll that wrote nothing: limits the time and the number of such polls.
+    fn wait<R>(&mut self, context: &mut Context<'_>) -> Poll<Result<R, Error>> {
+        if self.answer.is_elapsed(UNREAD_TIME, context) {
+            return Poll::Ready(Err(self.time_out("answer")));
         }
-        self.looked()?;
+        self.count_idle_poll()?;
         Poll::Pending
     }
 
-    fn looked(&mut self) -> Result<(), Error> {
-        self.idle += 1;
-        match self.idle > IDLE_LOOKS {
-            true => Err(self.cut("pipeline")),
+    fn count_idle_poll(&mut self) -> Result<(), Error> {
+        self.idle_polls += 1;
+        match self.idle_polls > IDLE_POLLS {
+            true => Err(self.time_out("pipeline")),
             false => Ok(()),
         }
     }
@@ -206,20 +211,20 @@ impl<T: Stream> AsyncRead for TimedStream<T> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<Result<(), Error>> {
-        self.idle = 0;
-        // A request may be answered before we are asked to read again, so its number tells.
-        let requests = self.pulse.requests.get();
-        if requests != self.heard || !self.pulse.is_kept() {
-            self.heard = requests;
-            self.begun = false;
+        self.idle_polls = 0;
+        // A request may be answered before the next read, so the number of requests is compared.
+        let requests = self.state.requests.get();
+        if requests != self.requests || !self.state.is_kept_alive() {
+            self.requests = requests;
+            self.has_partial_head = false;
             self.head.stop();
-        } else if self.begun && self.head.is_over(HEADER_TIME, context) {
-            return Poll::Ready(Err(self.cut("head")));
+        } else if self.has_partial_head && self.head.is_elapsed(HEADER_TIME, context) {
+            return Poll::Ready(Err(self.time_out("head")));
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        // The HTTP layer reads on until nothing is there; then the watch wakes it.
-        self.begun |= buffer.filled().len() > before;
+        // The HTTP layer reads until nothing is left. Then the deadline wakes it.
+        self.has_partial_head |= buffer.filled().len() > before;
         read
     }
 }
@@ -231,9 +236,9 @@ impl<T: Stream> AsyncWrite for TimedStream<T> {
         bytes: &[u8],
     ) -> Poll<Result<usize, Error>> {
         let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(context, bytes)? else {
-            return self.waits(context);
+            return self.wait(context);
         };
-        self.idle = 0;
+        self.idle_polls = 0;
         self.taken += written;
         if self.taken >= TAKEN_BYTES {
             self.taken = 0;
@@ -244,9 +249,9 @@ impl<T: Stream> AsyncWrite for TimedStream<T> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if Pin::new(&mut self.stream).poll_flush(context)?.is_pending() {
-            return self.waits(context);
+            return self.wait(context);
         }
-        self.looked()?;
+        self.count_idle_poll()?;
         self.taken = 0;
         self.answer.stop();
         Poll::Ready(Ok(()))

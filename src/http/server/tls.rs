@@ -1,5 +1,5 @@
-//! TLS (RFC 8446, RFC 5246 as RFC 9325 narrows it) by rustls and aws-lc-rs. The certificate is read
-//! again when its files change; a bad one is reported and the good one stays.
+//! TLS (RFC 8446; RFC 5246 with the restrictions of RFC 9325) by rustls and aws-lc-rs. The certificate is reloaded when
+//! its files change. If the new one is unusable, an error is logged and the old one remains in use.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -26,7 +26,7 @@ use crate::config::read_secret_file;
 use crate::secret::sha256;
 use crate::time::{Clock, Timestamp};
 
-/// Forward secrecy and authenticated encryption alone (RFC 9325 §4.2).
+/// Only suites with forward secrecy and authenticated encryption (RFC 9325 §4.2).
 const SUITES: [SupportedCipherSuite; 9] = [
     suite::TLS13_AES_256_GCM_SHA384,
     suite::TLS13_AES_128_GCM_SHA256,
@@ -39,19 +39,19 @@ const SUITES: [SupportedCipherSuite; 9] = [
     suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 ];
 
-/// Why a certificate cannot be used: one sentence with the path.
+/// Why TLS cannot be configured: one sentence with the path of the file.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Unusable(String);
+pub struct TlsError(String);
 
-/// What a certificate's files say.
+/// The content of the certificate's files.
 struct Loaded {
     key: Arc<CertifiedKey>,
     expires_at: Timestamp,
     fingerprint: [u8; 32],
 }
 
-/// The certificate of a listener, as its files say now.
+/// The certificate of a listener, as its files currently contain it.
 pub struct Certificate {
     files: (PathBuf, PathBuf),
     current: ArcSwap<Loaded>,
@@ -71,33 +71,33 @@ impl ResolvesServerCert for Certificate {
     }
 }
 
-/// How a listener speaks TLS, with a certificate that follows its files.
+/// Returns the TLS configuration of a listener. Its certificate follows the files.
 ///
 /// # Errors
-/// [`Unusable`].
-pub fn configure(files: (PathBuf, PathBuf), app: &Data<App>) -> Result<ServerConfig, Unusable> {
+/// [`TlsError`].
+pub fn configure(files: (PathBuf, PathBuf), app: &Data<App>) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(provider());
     let current = ArcSwap::from_pointee(load(&files, &provider)?);
     let certificate = Arc::new(Certificate { files, current });
-    alarm(&certificate, &app.clock);
+    alert_if_expiring(&certificate, &app.clock);
     actix_web::rt::spawn(follow(
         Arc::downgrade(&certificate),
         Arc::clone(&provider),
         app.clock.clone(),
         Arc::clone(&app.certificates),
     ));
-    let refuse = |error: rustls::Error| Unusable(format!("TLS cannot be set up: {error}"));
+    let failed = |error: rustls::Error| TlsError(format!("TLS cannot be configured: {error}"));
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13, &TLS12])
-        .map_err(refuse)?
+        .map_err(failed)?
         .with_no_client_auth()
         .with_cert_resolver(certificate);
-    // Our order counts, not that of the client's suites: a client may be told to prefer a weaker one.
+    // The server's order of suites applies, because a client may be configured to prefer a weaker one.
     config.ignore_client_order = true;
-    // A ticket key is used for six hours and forgotten after twelve.
-    config.ticketer = Ticketer::new().map_err(refuse)?;
+    // A ticket key is used for 6 h and deleted after 12 h.
+    config.ticketer = Ticketer::new().map_err(failed)?;
     config.send_tls13_tickets = 2;
-    // No early data: what is replayed must not act (RFC 8470).
+    // No early data, because it can be replayed (RFC 8470).
     config.max_early_data_size = 0;
     Ok(config)
 }
@@ -110,21 +110,21 @@ fn provider() -> CryptoProvider {
     }
 }
 
-fn load(files: &(PathBuf, PathBuf), provider: &CryptoProvider) -> Result<Loaded, Unusable> {
+fn load(files: &(PathBuf, PathBuf), provider: &CryptoProvider) -> Result<Loaded, TlsError> {
     let (chain_file, key_file) = files;
     let refuse = |path: &PathBuf, why: &dyn std::fmt::Display| {
-        Unusable(format!("{}: {why}", path.display()))
+        TlsError(format!("{}: {why}", path.display()))
     };
     let chain_text = std::fs::read(chain_file).map_err(|error| refuse(chain_file, &error))?;
-    let key_text = read_secret_file(key_file).map_err(Unusable)?;
+    let key_text = read_secret_file(key_file).map_err(TlsError)?;
     let chain = CertificateDer::pem_slice_iter(&chain_text)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| refuse(chain_file, &error))?;
     let leaf = chain
         .first()
-        .ok_or_else(|| refuse(chain_file, &"holds no certificate"))?;
+        .ok_or_else(|| refuse(chain_file, &"contains no certificate"))?;
     let expires_at =
-        expiry(leaf).ok_or_else(|| refuse(chain_file, &"holds no X.509 certificate"))?;
+        expiry(leaf).ok_or_else(|| refuse(chain_file, &"contains no X.509 certificate"))?;
     let key = PrivateKeyDer::from_pem_slice(key_text.as_bytes())
         .map_err(|error| refuse(key_file, &error))?;
     let signing = provider
@@ -145,14 +145,14 @@ fn fingerprint(chain: &[u8], key: &[u8]) -> [u8; 32] {
     sha256(&[sha256(chain), sha256(key)].concat())
 }
 
-/// When the certificate of these files expires, and whether it is for the host, if one is given.
+/// Returns when the certificate of these files expires, and whether it is valid for `host`, if one is given.
 ///
 /// # Errors
-/// [`Unusable`].
+/// [`TlsError`].
 pub fn inspect(
     files: &(PathBuf, PathBuf),
     host: Option<&str>,
-) -> Result<(Timestamp, bool), Unusable> {
+) -> Result<(Timestamp, bool), TlsError> {
     let loaded = load(files, &provider())?;
     let names = |host: &str| {
         let leaf = loaded.key.end_entity_cert().ok()?;
@@ -165,7 +165,7 @@ pub fn inspect(
     Ok((loaded.expires_at, named))
 }
 
-/// When a certificate (DER) expires.
+/// Returns when a certificate (DER) expires.
 pub fn expiry_of(leaf: &[u8]) -> Option<Timestamp> {
     expiry(&CertificateDer::from(leaf))
 }
@@ -176,27 +176,27 @@ fn expiry(leaf: &CertificateDer<'_>) -> Option<Timestamp> {
     Some(Timestamp::from_secs(not_after.to_unix_duration().as_secs()))
 }
 
-/// Looks at the files again and again, for as long as somebody serves the certificate.
+/// Reloads the certificate when its files change, for as long as a listener uses it.
 async fn follow(
     certificate: Weak<Certificate>,
     provider: Arc<CryptoProvider>,
     clock: Clock,
-    asked: Arc<Notify>,
+    reload: Arc<Notify>,
 ) {
-    let mut look = tokio::time::interval(CERTIFICATE_LOOK);
-    let (mut seen_bad, mut looks) = (None, 0_u32);
+    let mut interval = tokio::time::interval(CERTIFICATE_LOOK);
+    let (mut rejected, mut checks) = (None, 0_u32);
     loop {
         tokio::select! {
-            _ = look.tick() => {}
-            // Somebody wants to hear what is wrong, though it was told before.
-            () = asked.notified() => seen_bad = None,
+            _ = interval.tick() => {}
+            // On request an error that was logged before is logged again.
+            () = reload.notified() => rejected = None,
         }
         let Some(certificate) = certificate.upgrade() else {
             return;
         };
-        looks = looks.wrapping_add(1);
-        if looks % ALARM_EVERY == 0 {
-            alarm(&certificate, &clock);
+        checks = checks.wrapping_add(1);
+        if checks % ALERT_EVERY == 0 {
+            alert_if_expiring(&certificate, &clock);
         }
         let (chain, key) = &certificate.files;
         let texts = (std::fs::read(chain), std::fs::read(key));
@@ -205,33 +205,33 @@ async fn follow(
             _ => None,
         };
         if found == Some(certificate.current.load().fingerprint) {
-            seen_bad = None;
+            rejected = None;
             continue;
         }
-        if seen_bad == Some(found) {
+        if rejected == Some(found) {
             continue;
         }
         match load(&certificate.files, &provider) {
             Ok(loaded) => {
                 let expires_at = loaded.expires_at;
                 certificate.current.store(Arc::new(loaded));
-                seen_bad = None;
+                rejected = None;
                 tracing::info!(event = "tls.reloaded", reason = "changed", %expires_at, certificate = %chain.display());
-                alarm(&certificate, &clock);
+                alert_if_expiring(&certificate, &clock);
             }
             Err(error) => {
-                seen_bad = Some(found);
+                rejected = Some(found);
                 tracing::error!(event = "tls.reload_failed", reason = "unusable", severity = "high", certificate = %chain.display(), %error);
             }
         }
     }
 }
 
-/// Looks between two alarms: an hour.
-const ALARM_EVERY: u32 = 3_600 / CERTIFICATE_LOOK.as_secs() as u32;
+/// Checks between two alerts: one hour.
+const ALERT_EVERY: u32 = 3_600 / CERTIFICATE_LOOK.as_secs() as u32;
 
-/// Tells that the certificate expires soon.
-fn alarm(certificate: &Certificate, clock: &Clock) {
+/// Logs an alert if the certificate expires soon.
+fn alert_if_expiring(certificate: &Certificate, clock: &Clock) {
     let expires_at = certificate.current.load().expires_at;
     let left: Duration = expires_at.since(clock.now());
     if left < CERTIFICATE_ALARM {

@@ -1,21 +1,21 @@
-//! `/account`: who is signed in here, what they allowed whom, and the way out. `/` leads to it.
+//! `/account`: the signed-in user, the clients that they allowed access, and logout. `/` redirects to it.
 
 use actix_web::http::StatusCode;
-use actix_web::web::{Data, Payload};
+use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
 use crate::accounts::consent::Consent;
-use crate::accounts::session::Login;
+use crate::admin::{self, AdminError, Context, consents};
 use crate::app::App;
-use crate::audit::{Actor, Event, Name, Target};
+use crate::audit::Actor;
 use crate::db::{Error, Transaction};
-use crate::http::assets::Assets;
-use crate::http::authorization_context::HandlerError;
-use crate::http::error::{self, ErrorPage};
-use crate::http::extract::{self, CookieKind};
-use crate::http::response::{Frame, PagePolicy, page, see_other};
+use crate::http::assets::{Assets, Frame};
+use crate::http::error::{self, ErrorPage, HandlerError};
+use crate::http::response::{PagePolicy, page, see_other};
+use crate::http::ui::form::CsrfForm;
 use crate::http::ui::logout;
+use crate::http::ui::session::SignedInUser;
 use crate::id::{ConsentId, UserId};
 use crate::time::Timestamp;
 
@@ -30,7 +30,7 @@ struct AccountPage<'a> {
     withdraw: String,
 }
 
-/// What an application may do.
+/// A client that the user allowed access.
 struct Application {
     id: String,
     name: String,
@@ -49,13 +49,13 @@ impl Application {
     }
 }
 
-/// What is said to somebody who may administer.
+/// What an administrator is shown in addition.
 struct Administrator {
-    /// Until when, if not for good.
+    /// When the role expires, if it is temporary.
     until: Option<String>,
-    /// Whether nobody may for good.
+    /// Whether all administrators are temporary.
     alone: bool,
-    /// Whether no application is registered yet.
+    /// Whether no client is registered yet.
     first_steps: bool,
 }
 
@@ -86,123 +86,80 @@ pub async fn home() -> HttpResponse {
     see_other("/account")
 }
 
-/// What a form token of this page is for.
+/// The purpose of the CSRF tokens by which consents are withdrawn.
 const PURPOSE: &str = "account";
-
-/// Who is signed in, and what there is to say to them.
-struct Person {
-    login: Login,
-    username: String,
-    admin: Option<Administrator>,
-    consents: Vec<Application>,
-}
-
-/// The person of a living session, if there is one.
-async fn person(request: &HttpRequest, app: &App) -> Result<Option<Person>, HandlerError> {
-    let hash = CookieKind::Session
-        .read(request, app)
-        .map(|cookie| cookie.hash());
-    let (idle, now) = (app.config.login.session_idle.0, app.clock.now());
-    let found = app.store.read(move |tx| {
-        let found = hash.map(|hash| tx.find_session(&hash)).transpose()?;
-        let Some((session, name)) = found.flatten() else {
-            return Ok(None);
-        };
-        let user = &session.login.user_id;
-        let admin = Administrator::of(user, tx, now)?;
-        let consents = tx.list_consents(user, now)?;
-        Ok(Some((session, name, admin, consents)))
-    });
-    let Some((session, name, admin, consents)) = found.await? else {
-        extract::log_unknown_session(request, app);
-        return Ok(None);
-    };
-    Ok((!session.is_over(idle, now)).then(|| Person {
-        login: session.login,
-        username: name.as_str().to_owned(),
-        admin,
-        consents: consents.into_iter().map(Application::of).collect(),
-    }))
-}
 
 /// `GET /account`.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
-    let person = match person(&request, &app).await {
-        Ok(person) => person,
-        Err(stop) => return stop.respond(&request, &app, &assets),
-    };
-    let token = |purpose| {
-        let sid = person.as_ref().map(|person| person.login.sid.as_str());
-        sid.map_or_else(String::new, |sid| app.secret.form_token(sid, purpose))
-    };
-    let (csrf, withdraw) = (token(logout::PURPOSE), token(PURPOSE));
-    let (username, admin, consents) = match person {
-        Some(person) => (Some(person.username), person.admin, person.consents),
-        None => (None, None, Vec::new()),
-    };
-    page(
-        StatusCode::OK,
-        &AccountPage {
-            frame: &assets.frame,
-            username,
-            admin,
-            consents,
-            csrf,
-            withdraw,
-        },
-        &PagePolicy::default(),
-    )
+    match show(&request, &app, &assets).await {
+        Ok(response) => response,
+        Err(error) => error.respond(&request, &app, &assets),
+    }
 }
 
-/// `POST /account`: takes back what an application was allowed.
+async fn show(
+    request: &HttpRequest,
+    app: &App,
+    assets: &Assets,
+) -> Result<HttpResponse, HandlerError> {
+    let now = app.clock.now();
+    let mut template = AccountPage {
+        frame: &assets.frame,
+        username: None,
+        admin: None,
+        consents: Vec::new(),
+        csrf: String::new(),
+        withdraw: String::new(),
+    };
+    if let Some(user) = SignedInUser::find(request, app, now).await? {
+        template.csrf = app.secret.form_token(user.sid(), logout::PURPOSE);
+        template.withdraw = app.secret.form_token(user.sid(), PURPOSE);
+        template.username = Some(user.username.as_str().to_owned());
+        let id = user.session.login.user_id;
+        let loaded = app.store.read(move |tx| {
+            let admin = Administrator::of(&id, tx, now)?;
+            Ok((admin, tx.list_consents(&id, now)?))
+        });
+        let (admin, consents) = loaded.await?;
+        template.admin = admin;
+        template.consents = consents.into_iter().map(Application::of).collect();
+    }
+    Ok(page(StatusCode::OK, &template, &PagePolicy::default()))
+}
+
+/// `POST /account`: withdraws a consent.
 pub async fn post(
     request: HttpRequest,
     app: Data<App>,
     assets: Data<Assets>,
-    body: Payload,
+    form: CsrfForm,
 ) -> HttpResponse {
-    match withdraw(&request, &app, body).await {
+    match withdraw(&request, &app, &form).await {
         Ok(response) => response,
-        Err(stop) => stop.respond(&request, &app, &assets),
+        Err(error) => error.respond(&request, &app, &assets),
     }
 }
 
 async fn withdraw(
     request: &HttpRequest,
     app: &App,
-    body: Payload,
+    form: &CsrfForm,
 ) -> Result<HttpResponse, HandlerError> {
-    // 1. The form is ours, and this login's.
-    let form = extract::own_form(request, app, body)
-        .await
-        .map_err(HandlerError::ErrorPage)?;
-    let bad_form = |_| HandlerError::ErrorPage(ErrorPage::BAD_FORM);
-    let token = form.one("csrf").map_err(bad_form)?.unwrap_or_default();
-    let forged = || HandlerError::ErrorPage(ErrorPage::FORGED);
-    let login = person(request, app).await?.ok_or_else(forged)?.login;
-    if !app.secret.accepts_form(token, login.sid.as_str(), PURPOSE) {
-        return Err(forged());
-    }
-    // 2. The consent is theirs. One that was withdrawn before stays so.
-    let id = form.one("consent").map_err(bad_form)?;
-    let id = ConsentId::from(id.ok_or(HandlerError::ErrorPage(ErrorPage::BAD_FORM))?);
-    let now = app.clock.now();
-    let ended = app.store.transaction(move |tx| {
-        let Some(client) = tx.withdraw_consent(&id, &login.user_id, now)? else {
-            return Ok(false);
-        };
-        tx.put_audit(&Event {
-            at: now,
-            name: Name::ConsentRevoked,
-            actor: Actor::User(login.user_id.clone()),
-            target: Target::Client(client),
-            reason: None,
-            detail: serde_json::json!({}),
-        })?;
-        Ok(true)
+    let (token, now) = (form.token()?, app.clock.now());
+    let user = SignedInUser::find(request, app, now).await?;
+    let user = user.ok_or(ErrorPage::FORGED)?;
+    token.verify(app, user.sid(), PURPOSE)?;
+    let id = ConsentId::from(form.one("consent")?.ok_or(ErrorPage::BAD_FORM)?);
+    let user = user.session.login.user_id;
+    let ctx = Context::new(Actor::User(user.clone()), app.entropy.clone(), now);
+    let withdrawn = admin::execute(&app.store, ctx, move |tx, ctx| {
+        consents::withdraw(tx, ctx, &user, &id)
     });
-    if ended.await? {
-        error::note(request, "consent.revoked", "account");
+    match withdrawn.await {
+        Ok(()) => error::note(request, "consent.revoked", "account"),
+        // Withdrawn before, or the consent of another user.
+        Err(AdminError::Unchanged(_)) => {}
+        Err(error) => return Err(error.into()),
     }
     Ok(see_other("/account"))
 }

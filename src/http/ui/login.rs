@@ -1,36 +1,30 @@
-//! `/login`: the page and its form. What happened is recorded, and the authorization goes on at
-//! `/oauth2/authorize`.
+//! `/login`: the page and its form. A sign-in is recorded, and the authorization continues at `/oauth2/authorize`.
 
-mod session;
-
-use std::time::Duration;
+mod attempt;
+mod password;
 
 use actix_web::http::StatusCode;
-use actix_web::web::{Data, Payload};
+use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
-use crate::accounts::password::{Password, Unusable, is_outdated};
-use crate::accounts::throttle::{self, ACCOUNT_AND_ADDRESS, Attempt, Verdict};
-use crate::accounts::user::{User, Username};
+use crate::accounts::password::{Password, Unusable};
+use crate::accounts::user::Username;
 use crate::app::App;
 use crate::config::limits::LOGIN_HINT_CHARS;
-use crate::http::assets::Assets;
+use crate::http::assets::{Assets, Frame};
 use crate::http::authorization_context::{self, AuthorizationContext, HandlerError, dispatcher};
 use crate::http::error::{self, ErrorPage};
-use crate::http::extract::{self, Browser, CookieKind};
-use crate::http::response::{Frame, PagePolicy, continue_to, page, see_other};
+use crate::http::extract::{Browser, CookieKind};
+use crate::http::response::{PagePolicy, add_cookie, continue_to, page, see_other};
 use crate::http::server::access_log;
-use crate::http::server::client_address::ClientAddress;
-use crate::http::server::rate_limit::whole_seconds;
+use crate::http::ui::form::CsrfForm;
 use crate::id::AuthorizationId;
-use crate::metrics::LOGINS;
 use crate::oauth::Detail;
 use crate::oauth::request::next_action::NextAction;
-use crate::oauth::request::params::Params;
-use crate::secret::{Secret, base64url};
-pub(in crate::http) use session::fresh_session;
-use session::{Proof, Renewal, begin_session};
+use crate::secret::Secret;
+use attempt::{Admission, AdmittedAttempt, count};
+use password::{SignInOutcome, sign_in};
 
 #[derive(Template)]
 #[template(path = "login.html")]
@@ -46,24 +40,20 @@ struct LoginPage<'a> {
     tos_uri: Option<String>,
 }
 
-/// What a form token of this page is for.
+/// The purpose of this page's CSRF tokens.
 const PURPOSE: &str = "login";
 
 /// `GET /login?authorization=ID`.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
-    let id = match extract::query(&request).map(|query| {
-        query
-            .one("authorization")
-            .map(|id| id.map(AuthorizationId::from))
-    }) {
-        Ok(Ok(Some(id))) => id,
-        _ => return error::error_page(&request, &app, &assets, ErrorPage::NO_START),
+    let id = match authorization_context::id_in_query(&request) {
+        Ok(id) => id,
+        Err(page) => return error::error_page(&request, &assets, page),
     };
     let browser = Browser::of(&request, &app);
-    match pending(&request, &app, &id, &browser).await {
-        Ok(Some(pending)) => show(&app, &assets, &id, &browser, &pending, None),
+    match load(&request, &app, &id, &browser).await {
+        Ok(Some(context)) => show(&app, &assets, &id, &browser, &context, None),
         Ok(None) => see_other(&dispatcher(&id)),
-        Err(stop) => stop.respond(&request, &app, &assets),
+        Err(error) => error.respond(&request, &app, &assets),
     }
 }
 
@@ -72,301 +62,155 @@ pub async fn post(
     request: HttpRequest,
     app: Data<App>,
     assets: Data<Assets>,
-    body: Payload,
+    form: CsrfForm,
 ) -> HttpResponse {
-    match sign_in(&request, &app, &assets, body).await {
+    match submit(&request, &app, &assets, &form).await {
         Ok(response) => response,
-        Err(stop) => stop.respond_to_form(&request, &app, &assets),
+        Err(error) => error.respond_to_form(&request, &app, &assets),
     }
 }
 
-/// The open authorization. `None` when it is to be refused, which a login would not change: the dispatcher
-/// says so to the client. Where no login is due, one is still welcome: with another account, for instance.
-async fn pending(
+/// Loads the open authorization. Returns `None` if the client gets an error, which a sign-in would not change; the
+/// dispatcher sends it. Where no sign-in is required, one is accepted nevertheless: with another account, for
+/// instance.
+async fn load(
     request: &HttpRequest,
     app: &App,
     id: &AuthorizationId,
     browser: &Browser,
 ) -> Result<Option<AuthorizationContext>, HandlerError> {
     let now = app.clock.now();
-    let begun = authorization_context::open(app, id, browser, now).await?;
-    let params = Params::parse(begun.params.as_bytes())
-        .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
-    let pending =
-        authorization_context::load_authorization_request(request, app, &params, now).await?;
+    let (context, authorization) =
+        authorization_context::resume(request, app, id, browser, now).await?;
     let is_refused = matches!(
-        pending.next_action(Some(&begun), now),
+        context.next_action(Some(&authorization), now),
         NextAction::Refuse(_)
     );
-    Ok((!is_refused).then_some(pending))
+    Ok((!is_refused).then_some(context))
 }
 
+/// Renders the page, after a failed sign-in with the typed user name and a message.
 fn show(
     app: &App,
     assets: &Assets,
     id: &AuthorizationId,
     browser: &Browser,
-    pending: &AuthorizationContext,
+    context: &AuthorizationContext,
     failed: Option<(&str, String)>,
 ) -> HttpResponse {
-    let request = &pending.request;
-    let known = pending
-        .stored
-        .session
-        .as_ref()
-        .map(|(_, username)| username.as_str().to_owned());
+    let request = &context.request;
+    let session = context.stored.session.as_ref();
+    let signed_in = session.map(|(_, username)| username.as_str().to_owned());
     let hint = request
         .login_hint
         .as_ref()
         .map(|hint| hint.chars().take(LOGIN_HINT_CHARS).collect());
+    let (typed, error) = failed.unzip();
     let template = LoginPage {
         frame: &assets.frame,
         authorization: id.to_string(),
         csrf: app.secret.form_token(browser.secret.expose(), PURPOSE),
         client: Some(request.client.name.clone()),
-        reauthenticate: known.is_some(),
-        username: failed
-            .as_ref()
-            .map(|(typed, _)| (*typed).to_owned())
+        reauthenticate: signed_in.is_some(),
+        username: typed
+            .map(str::to_owned)
             .or(hint)
-            .or(known)
+            .or(signed_in)
             .unwrap_or_default(),
-        error: failed.map(|(_, message)| message),
+        error,
         policy_uri: request.client.policy_uri.clone(),
         tos_uri: request.client.tos_uri.clone(),
     };
-    let allowed = PagePolicy {
+    let policy = PagePolicy {
         popup: true,
         ..PagePolicy::default()
     };
-    page(StatusCode::OK, &template, &allowed)
+    page(StatusCode::OK, &template, &policy)
 }
 
-async fn sign_in(
+async fn submit(
     request: &HttpRequest,
     app: &App,
     assets: &Assets,
-    body: Payload,
+    form: &CsrfForm,
 ) -> Result<HttpResponse, HandlerError> {
-    // 1. The form is ours, and this browser's.
-    let form = extract::own_form(request, app, body)
-        .await
-        .map_err(HandlerError::ErrorPage)?;
-    let bad_form = |_| HandlerError::ErrorPage(ErrorPage::BAD_FORM);
+    // 1. The form was issued to this browser.
     let browser = Browser::of(request, app);
-    let token = form.one("csrf").map_err(bad_form)?.unwrap_or_default();
-    if browser.fresh
-        || !app
-            .secret
-            .accepts_form(token, browser.secret.expose(), PURPOSE)
-    {
-        return Err(HandlerError::ErrorPage(ErrorPage::FORGED));
+    let token = form.token()?;
+    if browser.is_new {
+        return Err(ErrorPage::FORGED.into());
     }
-    // 2. The authorization is open, and this browser's.
-    let id = form
-        .one("authorization")
-        .map_err(bad_form)?
-        .map(AuthorizationId::from);
-    let id = id.ok_or(HandlerError::ErrorPage(ErrorPage::OTHER_BROWSER))?;
-    let Some(pending) = pending(request, app, &id, &browser).await? else {
+    token.verify(app, browser.secret.expose(), PURPOSE)?;
+    // 2. The authorization is open and belongs to this browser.
+    let id = form.one("authorization")?.map(AuthorizationId::from);
+    let id = id.ok_or(ErrorPage::OTHER_BROWSER)?;
+    let Some(context) = load(request, app, &id, &browser).await? else {
         return Ok(continue_to(&dispatcher(&id), assets));
     };
-    // 3. The person is who they say.
-    // As typed: a tab that a password manager or a paste leaves at its end is cut off with other space.
-    let typed = form.verbatim("username").map_err(bad_form)?.trim();
-    let password = form.verbatim("password").map_err(bad_form)?;
-    let password = Password::parse(password).map_err(|unusable| {
-        HandlerError::ErrorPage(match unusable {
-            Unusable::TooLong => ErrorPage::PASSWORD_TOO_LONG,
-            Unusable::Nul => ErrorPage::PASSWORD_WITH_NUL,
-        })
+    // 3. The attempt is admitted.
+    // Verbatim, because a password manager may leave a tab at the end, which `trim` removes like other space.
+    let typed = form.verbatim("username")?.trim();
+    let password = Password::parse(form.verbatim("password")?).map_err(|error| match error {
+        Unusable::TooLong => ErrorPage::PASSWORD_TOO_LONG,
+        Unusable::Nul => ErrorPage::PASSWORD_WITH_NUL,
     })?;
     let username = Username::parse(typed);
     let name = username.as_ref().map_or("", Username::as_str);
-    let user_ref = app.secret.user_ref(name);
-    access_log::name_person(request, &user_ref);
-    let shown: String = typed.chars().take(LOGIN_HINT_CHARS).collect();
+    access_log::name_user(request, &app.secret.user_ref(name));
     let device = CookieKind::Device.read(request, app);
-    let (attempt, verdict) = admit(request, app, username.clone(), device.as_ref()).await?;
-    match verdict {
-        Verdict::Admitted => {}
-        Verdict::Busy => {
-            count("unavailable");
-            let detail = Detail::new("login.busy", "in_progress");
-            return Err(HandlerError::ErrorPage(ErrorPage::BUSY.because(detail)));
-        }
-        too_many_attempts_page => {
-            let (reason, wait, advice) = throttled(too_many_attempts_page);
-            let detail = Detail::new("login.throttled", reason);
-            error::refused(request, "429", detail, None);
-            count("throttled");
-            let message =
-                format!("Too many failed sign-ins. The password was not checked. {advice}");
-            let failed = Some((shown.as_str(), message));
-            let mut response = show(app, assets, &id, &browser, &pending, failed);
-            *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-            error::retry_after(&mut response, wait);
-            return Ok(response);
-        }
-    }
-    let authenticated = match authenticate(app, username, password).await {
-        Ok(authenticated) => authenticated,
-        Err(stop) => return Err(refund(app, &attempt, stop).await),
+    let shown: String = typed.chars().take(LOGIN_HINT_CHARS).collect();
+    let fail = |message| {
+        let failed = Some((shown.as_str(), message));
+        show(app, assets, &id, &browser, &context, failed)
     };
-    // 4. A new session id, always.
+    let attempt =
+        match AdmittedAttempt::admit(request, app, username.as_ref(), device.as_ref()).await? {
+            Admission::Admitted(attempt) => attempt,
+            Admission::Busy => {
+                count("unavailable");
+                let detail = Detail::new("login.busy", "in_progress");
+                return Err(ErrorPage::BUSY.with_detail(detail).into());
+            }
+            Admission::Throttled(throttled) => {
+                count("throttled");
+                let detail = Detail::new("login.throttled", throttled.reason);
+                error::refused(request, "429", detail, None);
+                let mut response = fail(format!(
+                    "Too many failed sign-ins. The password was not checked. {}",
+                    throttled.advice
+                ));
+                *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+                error::retry_after(&mut response, throttled.retry_after);
+                return Ok(response);
+            }
+        };
+    // 4. The password is right, and a session begins, always with a new cookie.
     let device = device.unwrap_or_else(|| Secret::opaque(&app.entropy));
-    let mut reason = "credentials";
-    let mut begun = None;
-    if let Some((user, renewal)) = authenticated {
-        let proof = Proof {
-            attempt: attempt.clone(),
-            account: throttle::account(&user_ref, Some(&user.id)),
-            device: device.hash(),
-            renewal,
-        };
-        begun = match begin_session(request, app, id.clone(), user, proof).await {
-            Ok(begun) => begun,
-            Err(stop) => return Err(refund(app, &attempt, stop).await),
-        };
-        reason = "epoch";
-    }
-    let Some(cookie) = begun else {
-        let spray = record_failure(app, attempt).await?;
-        error::log(request, Detail::new("login.failed", reason), None);
-        count("failed");
-        if spray {
-            error::log(request, Detail::high("login.spray", "network"), None);
+    let outcome = sign_in(request, app, &id, username, password, &attempt, &device);
+    let cookie = match outcome.await {
+        Ok(SignInOutcome::SignedIn(cookie)) => cookie,
+        Ok(SignInOutcome::Failed(reason)) => {
+            let is_spray = attempt.record_failure(app).await?;
+            error::log(request, Detail::new("login.failed", reason), None);
+            count("failed");
+            if is_spray {
+                error::log(request, Detail::high("login.spray", "network"), None);
+            }
+            return Ok(fail("Invalid user name or password".to_owned()));
         }
-        let failed = Some((shown.as_str(), "Invalid user name or password".to_owned()));
-        return Ok(show(app, assets, &id, &browser, &pending, failed));
+        Err(error) => {
+            count("unavailable");
+            attempt.refund(app).await;
+            return Err(error);
+        }
     };
     count("success");
     error::note(request, "session.rotated", "login");
-    if pending.stored.session.is_some() {
+    if context.stored.session.is_some() {
         error::note(request, "login.reauth", "login");
     }
     let mut response = continue_to(&dispatcher(&id), assets);
-    for (jar, value) in [
-        (CookieKind::Session, &cookie),
-        (CookieKind::Device, &device),
-    ] {
-        if let Err(error) = response.add_cookie(&jar.keep(app, value)) {
-            tracing::error!(event = "http.cookie", %error);
-        }
-    }
+    add_cookie(&mut response, &CookieKind::Session.keep(app, &cookie));
+    add_cookie(&mut response, &CookieKind::Device.keep(app, &device));
     Ok(response)
-}
-
-fn count(result: &'static str) {
-    LOGINS.count(["password".into(), result.into()]);
-}
-
-/// Gives back the room of an attempt that was not evaluated, or whose session could not be written, and
-/// returns `stop`. If the database is away, the attempt counts as abandoned.
-async fn refund(app: &App, attempt: &Attempt, stop: HandlerError) -> HandlerError {
-    count("unavailable");
-    let attempt = attempt.clone();
-    let refunded = app.store.transaction(move |tx| tx.refund_attempt(&attempt));
-    if let Err(error) = refunded.await {
-        tracing::warn!(event = "storage.error", reason = "throttle", %error);
-    }
-    stop
-}
-
-/// Counts a failed attempt before it is answered. Returns whether its network has spent the last of its
-/// free failures.
-async fn record_failure(app: &App, attempt: Attempt) -> Result<bool, HandlerError> {
-    let clock = app.clock.clone();
-    let counted = app.store.transaction(move |tx| {
-        let now = tx.database_time(&clock)?;
-        tx.record_failure(&attempt, now)
-    });
-    Ok(counted.await?)
-}
-
-/// Whether this attempt may be evaluated. It takes the room of a failure while its outcome is open.
-async fn admit(
-    request: &HttpRequest,
-    app: &App,
-    username: Option<Username>,
-    device: Option<&Secret>,
-) -> Result<(Attempt, Verdict), HandlerError> {
-    let (clock, address) = (app.clock.clone(), ClientAddress::of(request));
-    let name = username.as_ref().map_or("", Username::as_str);
-    let person = app.secret.user_ref(name);
-    let device = device.map(Secret::hash);
-    let admitted = app.store.transaction(move |tx| {
-        let now = tx.database_time(&clock)?;
-        let known = match &device {
-            Some(device) => tx.is_known_device(device, username.as_ref(), now)?,
-            None => false,
-        };
-        let user = match &username {
-            Some(username) => tx.find_user_id(username)?,
-            None => None,
-        };
-        let attempt = match &device {
-            Some(device) if known => {
-                let device = base64url(device.as_bytes());
-                Attempt::from_known_device(&person, user.as_ref(), &device)
-            }
-            _ => Attempt::from_anywhere(&person, user.as_ref(), address),
-        };
-        let verdict = tx.admit(&attempt, now)?;
-        Ok((attempt, verdict))
-    });
-    Ok(admitted.await?)
-}
-
-/// What is said of a try that comes too early: the private reason, the wait, the advice.
-fn throttled(verdict: Verdict) -> (&'static str, Duration, String) {
-    let Verdict::Wait(wait) = verdict else {
-        return (
-            "in_a_row",
-            ACCOUNT_AND_ADDRESS.most,
-            "Use a browser that signed in before, or ask for a new password.".to_owned(),
-        );
-    };
-    let seconds = whole_seconds(wait);
-    let wait_for = match seconds {
-        1 => "a second".to_owned(),
-        2..=90 => format!("{seconds} seconds"),
-        _ => format!("{} minutes", seconds.div_ceil(60)),
-    };
-    let advice = format!("Wait {wait_for}, then try again.");
-    ("wait", wait, advice)
-}
-
-/// The person of a name and password, with a new hash where the cost of the stored one is outdated. The
-/// same work is done for a name that does not exist.
-async fn authenticate(
-    app: &App,
-    username: Option<Username>,
-    password: Password,
-) -> Result<Option<(User, Option<Renewal>)>, HandlerError> {
-    let found = match username {
-        Some(username) => {
-            app.store
-                .read(move |tx| tx.find_credentials(&username))
-                .await?
-        }
-        None => None,
-    };
-    let (user, phc) = found.map_or((None, None), |(user, phc)| (Some(user), phc));
-    let outdated = phc
-        .clone()
-        .filter(|phc| is_outdated(phc, &app.config.login.argon2));
-    let busy = |_| HandlerError::ErrorPage(ErrorPage::BUSY);
-    let (password, right) = app.password_matches(password, phc).await.map_err(busy)?;
-    let Some(user) = user.filter(|user| right && user.disabled_at.is_none()) else {
-        return Ok(None);
-    };
-    let renewal = match outdated {
-        Some(old) => {
-            let new = app.password_hash(password).await.map_err(busy)?;
-            Some(Renewal { old, new })
-        }
-        None => None,
-    };
-    Ok(Some((user, renewal)))
 }

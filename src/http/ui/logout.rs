@@ -1,19 +1,20 @@
-//! `/oauth2/end_session`: OpenID Connect RP-Initiated Logout, and the log-out button of our own pages.
+//! `/oauth2/end_session`: OpenID Connect RP-Initiated Logout, and the logout button of this server's pages.
 
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
-use crate::accounts::session::Session;
-use crate::accounts::user::Username;
+use crate::accounts::session::Login;
+use crate::admin::{self, AdminError, Context, sessions};
 use crate::app::App;
-use crate::audit::{Actor, Event, Name, RevocationReason, Target};
-use crate::http::assets::Assets;
-use crate::http::authorization_context::HandlerError;
-use crate::http::error::{self, ErrorPage};
-use crate::http::extract::{self, CookieKind, FormError};
-use crate::http::response::{Frame, PagePolicy, continue_to, page, see_other};
+use crate::audit::Actor;
+use crate::http::assets::{Assets, Frame};
+use crate::http::error::{self, ErrorPage, HandlerError};
+use crate::http::extract::{self, CookieKind};
+use crate::http::response::{PagePolicy, add_cookie, continue_to, page, see_other};
+use crate::http::ui::form;
+use crate::http::ui::session::SignedInUser;
 use crate::oauth::Detail;
 use crate::oauth::client::Client;
 use crate::oauth::id_token::Hint;
@@ -36,22 +37,22 @@ struct SignedOut<'a> {
     frame: &'a Frame,
 }
 
-/// The longest request that is repeated by GET, whose address may have 8 KiB.
+/// Longest request that is repeated by GET, whose URL is limited to 8 KiB.
 const QUERY_BYTES: usize = 7 * 1024;
 
-/// What a form token of the question is for.
+/// The purpose of the CSRF tokens of logout forms.
 pub(in crate::http) const PURPOSE: &str = "logout";
 
-/// `GET`: logs out at once for a genuine hint of this login, else asks. Without a session there is nothing
-/// to ask about.
+/// `GET`: logs out at once if the ID token hint belongs to this session, and asks the user otherwise. Without a session
+/// there is nothing to confirm.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
     let Ok(params) = extract::query(&request) else {
-        return error::error_page(&request, &app, &assets, ErrorPage::TOO_MANY_FIELDS);
+        return error::error_page(&request, &assets, ErrorPage::TOO_MANY_FIELDS);
     };
     respond(&request, &app, &assets, &params).await
 }
 
-/// `POST`: the same, and the answer to the question.
+/// `POST`: the same, and the user's confirmation.
 pub async fn post(
     request: HttpRequest,
     app: Data<App>,
@@ -60,8 +61,7 @@ pub async fn post(
 ) -> HttpResponse {
     match extract::form(&request, body).await {
         Ok(form) => respond(&request, &app, &assets, &form).await,
-        Err(FormError::ErrorPage(notice)) => error::error_page(&request, &app, &assets, notice),
-        Err(FormError::NotAForm) => error::error_page(&request, &app, &assets, ErrorPage::BAD_FORM),
+        Err(error) => error::error_page(&request, &assets, error.into()),
     }
 }
 
@@ -73,7 +73,7 @@ async fn respond(
 ) -> HttpResponse {
     match log_out(request, app, assets, params).await {
         Ok(response) => response,
-        Err(stop) => stop.respond(request, app, assets),
+        Err(error) => error.respond(request, app, assets),
     }
 }
 
@@ -83,92 +83,71 @@ async fn log_out(
     assets: &Assets,
     params: &Params,
 ) -> Result<HttpResponse, HandlerError> {
-    // 1. Which client asks, and for which session.
-    let asked = LogoutRequest::parse(params).map_err(rejected)?;
+    // 1. The client that requests the logout, and the session.
+    let logout = LogoutRequest::parse(params).map_err(rejected)?;
     let read = |token| Hint::read(token, &app.keys(), app.issuer.as_str());
-    let hint = asked.id_token_hint.and_then(read);
-    if asked.id_token_hint.is_some() && hint.is_none() {
+    let hint = logout.id_token_hint.and_then(read);
+    if logout.id_token_hint.is_some() && hint.is_none() {
         error::log(request, UNREADABLE_HINT, None);
     }
-    let client_id = asked.requested_by(hint.as_ref()).map_err(rejected)?;
-    let cookie = CookieKind::Session.read(request, app);
-    let hash = cookie.map(|cookie| cookie.hash());
-    let loaded = app.store.read(move |tx| {
-        let session = hash
-            .map(|hash| tx.find_session(&hash))
-            .transpose()?
-            .flatten();
-        let client = client_id
-            .map(|id| tx.find_client(&id))
-            .transpose()?
-            .flatten();
-        Ok((session, client))
-    });
-    let (session, client) = loaded.await?;
-    let to = asked
+    let client_id = logout.requested_by(hint.as_ref()).map_err(rejected)?;
+    let user = SignedInUser::of_cookie(request, app).await?;
+    let client = match client_id {
+        Some(id) => app.store.read(move |tx| tx.find_client(&id)).await?,
+        None => None,
+    };
+    let to = logout
         .destination(client.as_ref())
         .unwrap_or_else(|refused| {
             error::log(request, refused, None);
             None
         });
-    let answered = params.has("csrf");
+    let is_confirmed = params.has("csrf");
     let by_form = request.method() == Method::POST;
-    if session.is_none() && by_form && !answered && !extract::is_same_origin(request, app) {
-        // The POST of another site carries no cookie, so whether there is a session is not known. By
-        // GET the cookie is sent, and the question can be asked.
+    if user.is_none() && by_form && !is_confirmed && !extract::is_same_origin(request, app) {
+        // Browsers send no cookie with the POST of another site, so the session is unknown. With a GET they send
+        // it, and the user can be asked.
         let query = form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(asked.fields())
+            .extend_pairs(logout.fields())
             .finish();
         if query.len() <= QUERY_BYTES {
             return Ok(see_other(&format!("/oauth2/end_session?{query}")));
         }
     }
-    let Some((session, username)) = session else {
+    let Some(user) = user else {
         extract::log_unknown_session(request, app);
         return Ok(done(app, assets, to.as_deref(), by_form));
     };
-    // 2. A genuine hint of this very login, or the person's own answer; otherwise the question.
-    let hinted = hint
+    // 2. A hint of this session, or the user's confirmation. Otherwise the user is asked.
+    let is_hinted = hint
         .as_ref()
-        .is_some_and(|hint| hint.sid.as_deref() == Some(session.login.sid.as_str()));
-    if answered && !extract::is_same_origin(request, app) {
-        return Err(HandlerError::ErrorPage(ErrorPage::CROSS_SITE));
-    }
-    if answered
-        && !app.secret.accepts_form(
-            params.one("csrf").ok().flatten().unwrap_or_default(),
-            session.login.sid.as_str(),
-            PURPOSE,
-        )
-    {
-        return Err(HandlerError::ErrorPage(ErrorPage::FORGED));
-    }
-    if !hinted && !answered {
+        .is_some_and(|hint| hint.sid.as_deref() == Some(user.sid()));
+    if is_confirmed {
+        form::verify_params(request, app, params, user.sid(), PURPOSE)?;
+    } else if !is_hinted {
         error::note(request, "logout.confirm", "asked");
         let question = Question {
-            asked: &asked,
-            sid: session.login.sid.as_str(),
-            username: &username,
+            logout: &logout,
+            user: &user,
             client: client.as_ref(),
         };
         return Ok(question.ask(app, assets));
     }
     // 3. The session ends, and with it its grants.
-    end(app, session).await?;
+    end(app, user.session.login).await?;
     error::note(request, "session.ended", "logout");
     Ok(done(app, assets, to.as_deref(), by_form))
 }
 
-/// The page of a logout request that is not understood. The session stays active.
+/// The error page of an invalid logout request. The session remains active.
 fn rejected(error: impl Into<Detail>) -> HandlerError {
-    HandlerError::ErrorPage(ErrorPage::LOGOUT.because(error.into()))
+    HandlerError::ErrorPage(ErrorPage::LOGOUT.with_detail(error.into()))
 }
 
-/// What the page asks about.
+/// The logout that the user is asked to confirm.
 struct Question<'a> {
-    asked: &'a LogoutRequest<'a>,
-    sid: &'a str,
-    username: &'a Username,
+    logout: &'a LogoutRequest<'a>,
+    user: &'a SignedInUser,
     client: Option<&'a Client>,
 }
 
@@ -176,32 +155,26 @@ impl Question<'_> {
     fn ask(&self, app: &App, assets: &Assets) -> HttpResponse {
         let template = LogoutPage {
             frame: &assets.frame,
-            csrf: app.secret.form_token(self.sid, PURPOSE),
-            username: Some(self.username.as_str().to_owned()),
+            csrf: app.secret.form_token(self.user.sid(), PURPOSE),
+            username: Some(self.user.username.as_str().to_owned()),
             client: self.client.map(|client| client.name.clone()),
-            fields: self.asked.fields(),
+            fields: self.logout.fields(),
         };
         page(StatusCode::OK, &template, &PagePolicy::default())
     }
 }
 
-async fn end(app: &App, session: Session) -> Result<(), HandlerError> {
+async fn end(app: &App, login: Login) -> Result<(), HandlerError> {
     let now = app.clock.now();
-    let ended = app.store.transaction(move |tx| {
-        let actor = Actor::User(session.login.user_id.clone());
-        if tx.revoke_session(&session.login.sid, &RevocationReason::Logout, &actor, now)? {
-            tx.put_audit(&Event {
-                at: now,
-                name: Name::SessionEnded,
-                target: Target::Session(session.login.sid.clone()),
-                actor,
-                reason: None,
-                detail: serde_json::json!({}),
-            })?;
-        }
-        Ok(())
+    let ctx = Context::new(Actor::User(login.user_id), app.entropy.clone(), now);
+    let ended = admin::execute(&app.store, ctx, move |tx, ctx| {
+        sessions::log_out(tx, ctx, &login.sid)
     });
-    Ok(ended.await?)
+    match ended.await {
+        // Another request may have ended the session.
+        Ok(()) | Err(AdminError::Unchanged(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn done(app: &App, assets: &Assets, to: Option<&str>, by_form: bool) -> HttpResponse {
@@ -221,8 +194,6 @@ fn done(app: &App, assets: &Assets, to: Option<&str>, by_form: bool) -> HttpResp
         actix_web::http::header::HeaderName::from_static("clear-site-data"),
         actix_web::http::header::HeaderValue::from_static("\"cache\",\"storage\""),
     );
-    if let Err(error) = response.add_cookie(&CookieKind::Session.forget(app)) {
-        tracing::error!(event = "http.cookie", %error);
-    }
+    add_cookie(&mut response, &CookieKind::Session.forget(app));
     response
 }

@@ -1,8 +1,8 @@
-//! `/setup`: the first administrator sets a name and a password. The one-time link is exchanged at once
-//! for a cookie, so that it does not stay in the address bar, the history or a `Referer`.
+//! `/setup`: the first administrator chooses a user name and a password. The one-time link is exchanged for a cookie
+//! at once, so that it does not remain in the address bar, the history or a `Referer`.
 
 use actix_web::http::StatusCode;
-use actix_web::web::{Data, Payload};
+use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
@@ -13,12 +13,12 @@ use crate::app::App;
 use crate::audit::Actor;
 use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::db;
-use crate::http::assets::Assets;
-use crate::http::authorization_context::HandlerError;
-use crate::http::error::{self, ErrorPage};
+use crate::http::assets::{Assets, Frame};
+use crate::http::error::{self, ErrorPage, HandlerError};
 use crate::http::extract::{self, CookieKind};
-use crate::http::response::{Frame, PagePolicy, page, see_other};
-use crate::http::ui::login::fresh_session;
+use crate::http::response::{PagePolicy, add_cookie, page, see_other};
+use crate::http::ui::form::CsrfForm;
+use crate::http::ui::session::password_session;
 use crate::secret::Secret;
 
 #[derive(Template)]
@@ -30,7 +30,7 @@ struct SetupPage<'a> {
     error: Option<Problem>,
 }
 
-/// Why nobody was made: which field, and what to say.
+/// Why a field was rejected.
 struct Problem {
     field: &'static str,
     text: String,
@@ -44,7 +44,7 @@ impl SetupPage<'_> {
     }
 }
 
-/// What a form token of this page is for.
+/// The purpose of this page's CSRF tokens.
 const PURPOSE: &str = "setup";
 
 /// `GET /setup?token=…`, and the page itself.
@@ -53,13 +53,12 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
         .map(|query| query.one("token").map(|t| t.map(Secret::from_text)))
     {
         Ok(Ok(Some(link))) => exchange(&request, &app, &link).await,
-        Ok(Ok(None)) => match opened(&request, &app).await {
-            Ok(browser) => Ok(show(&app, &assets, &browser, "", None)),
-            Err(stop) => Err(stop),
-        },
-        _ => Err(HandlerError::ErrorPage(ErrorPage::SETUP_LINK)),
+        Ok(Ok(None)) => find_browser(&request, &app)
+            .await
+            .map(|browser| show(&app, &assets, &browser, "", None)),
+        _ => Err(ErrorPage::SETUP_LINK.into()),
     };
-    shown.unwrap_or_else(|stop| stop.respond(&request, &app, &assets))
+    shown.unwrap_or_else(|error| error.respond(&request, &app, &assets))
 }
 
 /// `POST /setup`.
@@ -67,15 +66,15 @@ pub async fn post(
     request: HttpRequest,
     app: Data<App>,
     assets: Data<Assets>,
-    body: Payload,
+    form: CsrfForm,
 ) -> HttpResponse {
-    match set_up(&request, &app, &assets, body).await {
+    match set_up(&request, &app, &assets, &form).await {
         Ok(response) => response,
-        Err(stop) => stop.respond(&request, &app, &assets),
+        Err(error) => error.respond(&request, &app, &assets),
     }
 }
 
-/// Exchanges the link, which works once, for a cookie that this browser never had before.
+/// Exchanges the link, which works once, for a new cookie.
 async fn exchange(
     request: &HttpRequest,
     app: &App,
@@ -83,38 +82,34 @@ async fn exchange(
 ) -> Result<HttpResponse, HandlerError> {
     let browser = Secret::opaque(&app.entropy);
     let (hash, cookie, now) = (link.hash(), browser.hash(), app.clock.now());
-    // Once there is one, a stranger's guess costs no writer.
+    // Once there is an administrator, a guess costs no write transaction.
     if app.store.read(move |tx| tx.has_admin(now)).await? {
-        return Err(HandlerError::ErrorPage(ErrorPage::SETUP_LINK));
+        return Err(ErrorPage::SETUP_LINK.into());
     }
     let ctx = Context::new(Actor::System, app.entropy.clone(), now);
     let opened = admin::execute(&app.store, ctx, move |tx, ctx| {
         first_admin::open_link(tx, ctx, &hash, &cookie)
     });
     if !opened.await? {
-        return Err(HandlerError::ErrorPage(ErrorPage::SETUP_LINK));
+        return Err(ErrorPage::SETUP_LINK.into());
     }
     error::note(request, "admin.bootstrap", "link");
     let mut response = see_other("/setup");
-    if let Err(error) = response.add_cookie(&CookieKind::Interaction.keep(app, &browser)) {
-        tracing::error!(event = "http.cookie", %error);
-    }
+    add_cookie(&mut response, &CookieKind::Interaction.keep(app, &browser));
     Ok(response)
 }
 
-/// The browser that opened a link which is still good, while there is no administrator.
-async fn opened(request: &HttpRequest, app: &App) -> Result<Secret, HandlerError> {
-    let closed = || HandlerError::ErrorPage(ErrorPage::SETUP_LINK);
-    let browser = CookieKind::Interaction
-        .read(request, app)
-        .ok_or_else(closed)?;
+/// Returns the cookie of a browser that opened a valid link, as long as there is no administrator.
+async fn find_browser(request: &HttpRequest, app: &App) -> Result<Secret, HandlerError> {
+    let browser = CookieKind::Interaction.read(request, app);
+    let browser = browser.ok_or(ErrorPage::SETUP_LINK)?;
     let (hash, now) = (browser.hash(), app.clock.now());
     let open = app
         .store
         .read(move |tx| Ok(tx.has_setup_link(&hash, now)? && !tx.has_admin(now)?));
     match open.await? {
         true => Ok(browser),
-        false => Err(closed()),
+        false => Err(ErrorPage::SETUP_LINK.into()),
     }
 }
 
@@ -132,10 +127,7 @@ fn show(
         error,
     };
     let mut response = page(StatusCode::OK, &template, &PagePolicy::default());
-    // Ten minutes from here.
-    if let Err(error) = response.add_cookie(&CookieKind::Interaction.keep(app, browser)) {
-        tracing::error!(event = "http.cookie", %error);
-    }
+    add_cookie(&mut response, &CookieKind::Interaction.keep(app, browser));
     response
 }
 
@@ -143,23 +135,16 @@ async fn set_up(
     request: &HttpRequest,
     app: &App,
     assets: &Assets,
-    body: Payload,
+    form: &CsrfForm,
 ) -> Result<HttpResponse, HandlerError> {
-    // 1. The form is ours, and this browser's.
-    let form = extract::own_form(request, app, body)
-        .await
-        .map_err(HandlerError::ErrorPage)?;
-    let browser = opened(request, app).await?;
-    let bad_form = |_| HandlerError::ErrorPage(ErrorPage::BAD_FORM);
-    let token = form.one("csrf").map_err(bad_form)?.unwrap_or_default();
-    if !app.secret.accepts_form(token, browser.expose(), PURPOSE) {
-        return Err(HandlerError::ErrorPage(ErrorPage::FORGED));
-    }
-    // 2. A name and a password that may be.
-    let typed = form.one("username").map_err(bad_form)?.unwrap_or_default();
-    let password = form.verbatim("password").map_err(bad_form)?;
-    let repeated = form.verbatim("repeat").map_err(bad_form)?;
-    let again = |field, text: String| {
+    // 1. The form was issued to this browser.
+    let browser = find_browser(request, app).await?;
+    form.token()?.verify(app, browser.expose(), PURPOSE)?;
+    // 2. The user name and the password are acceptable.
+    let typed = form.one("username")?.unwrap_or_default();
+    let password = form.verbatim("password")?;
+    let repeated = form.verbatim("repeat")?;
+    let reject = |field, text: String| {
         Ok(show(
             app,
             assets,
@@ -169,56 +154,54 @@ async fn set_up(
         ))
     };
     let Some(username) = Username::parse(typed) else {
-        return again(
+        return reject(
             "username",
-            "This cannot be a user name. Letters, digits, dots and hyphens always can.".to_owned(),
+            "This cannot be a user name. Use letters, digits, dots and hyphens.".to_owned(),
         );
     };
     if password != repeated {
-        return again("password", "The two passwords are not the same.".to_owned());
+        return reject("password", "The two passwords are not the same.".to_owned());
     }
-    let password = match checked(password, &username, &app.config.branding.product) {
+    let password = match check_password(password, &username, &app.config.branding.product) {
         Ok(password) => password,
-        Err(why) => return again("password", why),
+        Err(why) => return reject("password", why),
     };
-    let busy = |_| HandlerError::ErrorPage(ErrorPage::BUSY);
-    let phc = app.password_hash(password).await.map_err(busy)?;
-    // 3. One administrator, and a login; all of it once.
+    let phc = app.password_hash(password).await;
+    let phc = phc.map_err(|_| ErrorPage::BUSY)?;
+    // 3. The administrator and the session are created in one transaction.
     let now = app.clock.now();
     let user = User::new(username, &app.entropy, now);
     let cookie = Secret::opaque(&app.entropy);
-    let session = fresh_session(app, &user, &cookie, now);
+    let session = password_session(app, &user, &cookie, now);
     let hash = browser.hash();
     let actor = Actor::User(user.id.clone());
     let ctx = Context::new(actor, app.entropy.clone(), now);
-    let made = admin::execute(&app.store, ctx, move |tx, ctx| {
+    let created = admin::execute(&app.store, ctx, move |tx, ctx| {
         first_admin::set_up(tx, ctx, &hash, (&user, &phc), &session)
     });
-    match made.await {
+    match created.await {
         Ok(()) => {}
         Err(AdminError::Exists { .. }) => {
-            return again(
+            return reject(
                 "username",
-                "There is an account of this name already.".to_owned(),
+                "An account with this name exists already.".to_owned(),
             );
         }
         Err(AdminError::Unchanged(_) | AdminError::Storage(db::Error::Duplicate(_))) => {
-            return Err(HandlerError::ErrorPage(ErrorPage::SETUP_LINK));
+            return Err(ErrorPage::SETUP_LINK.into());
         }
         Err(error) => return Err(error.into()),
     }
     error::note(request, "admin.bootstrap", "setup");
     let mut response = see_other("/account");
-    if let Err(error) = response.add_cookie(&CookieKind::Session.keep(app, &cookie)) {
-        tracing::error!(event = "http.cookie", %error);
-    }
+    add_cookie(&mut response, &CookieKind::Session.keep(app, &cookie));
     Ok(response)
 }
 
-fn checked(typed: &str, user: &Username, product: &str) -> Result<Password, String> {
+fn check_password(typed: &str, user: &Username, product: &str) -> Result<Password, String> {
     let password = Password::parse(typed).map_err(|unusable| match unusable {
         Unusable::TooLong => "A password has at most 1024 bytes.".to_owned(),
-        Unusable::Nul => "A password has no NUL character.".to_owned(),
+        Unusable::Nul => "A password must not contain a NUL character.".to_owned(),
     })?;
     password.check_new(user, product).map_err(|weak| {
         match weak {

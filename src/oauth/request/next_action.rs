@@ -207,7 +207,7 @@ mod tests {
     use super::super::authorize::Prompt;
     use super::super::callback::Callback;
     use super::*;
-    use crate::accounts::session::ACR_PASSWORD;
+    use crate::accounts::session::{Acr, Amr, Factor};
     use crate::oauth::client::{Client, GrantType};
 
     const NOW: Timestamp = Timestamp::from_secs(1_000_000);
@@ -241,8 +241,8 @@ mod tests {
             user_id: "alice".into(),
             user_epoch: 1,
             auth_time: NOW - Duration::from_secs(age),
-            acr: ACR_PASSWORD.to_owned(),
-            amr: vec!["pwd".to_owned()],
+            acr: Acr::Password,
+            amr: Amr::new(vec![Factor::Password]),
         }
     }
 

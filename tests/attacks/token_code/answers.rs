@@ -219,7 +219,7 @@ pub fn fixed_text(answer: &Answer) -> Result<(), String> {
     const HTTP: [&str; 4] = [
         "The request has more than 16 KiB.",
         "Bodies must not be compressed.",
-        "At most 64 are read.",
+        "At most 64 fields are accepted.",
         "The address has more than 8 KiB.",
     ];
     const OAUTH: [Code; 8] = [

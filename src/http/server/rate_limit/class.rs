@@ -1,6 +1,6 @@
 //! Classes of routes (policy §5).
 
-/// Routes that share a budget, whatever address or spelling they have.
+/// Routes that share a budget, in every spelling of their path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
     /// `/oauth2/authorize`.
@@ -32,7 +32,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// The class of a path; upper case and a slash at the end change nothing.
+    /// The class of a path. Upper case and a trailing slash are ignored.
     pub fn of(path: &str) -> Option<Self> {
         let path = path.trim_end_matches('/').to_ascii_lowercase();
         let below = |root: &str| {
@@ -58,7 +58,7 @@ impl Class {
         })
     }
 
-    /// Whether people see its answers.
+    /// Returns whether its responses are pages.
     pub fn is_page(self) -> bool {
         matches!(
             self,
@@ -66,7 +66,7 @@ impl Class {
         )
     }
 
-    /// Whether caches keep its answers, so that only a 429 may speak of one caller's budget.
+    /// Returns whether caches may store its responses, so that only a 429 may describe the budget of one caller.
     pub(in crate::http) fn is_cached(self) -> bool {
         self == Self::Metadata
     }

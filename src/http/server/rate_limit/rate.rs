@@ -1,4 +1,4 @@
-//! One rate: GCRA per key, in a memory that is bounded.
+//! One rate limit: GCRA per key, in bounded memory.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -17,18 +17,18 @@ use governor::{Quota, RateLimiter};
 use crate::config::limits::COUNTED_KEYS;
 use crate::time::{Clock, Uptime};
 
-/// What is left of a budget.
+/// The state of a budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Of a full one.
+    /// Requests of a full budget.
     pub limit: u32,
-    /// Requests.
+    /// Remaining requests.
     pub remaining: u32,
-    /// Until it is full again.
+    /// Time until the budget is full again.
     pub reset: Duration,
 }
 
-/// One rate: a budget per key.
+/// A rate limit with a budget per key.
 pub struct Rate<K: Clone + Eq + Hash> {
     limiter: RateLimiter<K, Shared<K>, Ticks, NoOpMiddleware<Duration>>,
     memory: Arc<Memory<K>>,
@@ -38,7 +38,7 @@ pub struct Rate<K: Clone + Eq + Hash> {
 }
 
 impl<K: Clone + Eq + Hash> Rate<K> {
-    /// A full budget of so many a minute for everybody.
+    /// Creates a rate of `limit` requests per minute, with full budgets.
     pub fn per_minute(limit: u32, clock: &Clock) -> Self {
         let limit = NonZeroU32::new(limit).unwrap_or(NonZeroU32::MIN);
         let ticks = Ticks {
@@ -60,25 +60,25 @@ impl<K: Clone + Eq + Hash> Rate<K> {
         }
     }
 
-    /// The old one with all that was spent, if the new one is no other.
-    pub fn kept(new: Arc<Self>, old: &Arc<Self>) -> Arc<Self> {
+    /// Returns `old` with its used budgets if the limit is unchanged, and `new` otherwise.
+    pub fn keep(new: Arc<Self>, old: &Arc<Self>) -> Arc<Self> {
         match new.limit == old.limit {
             true => Arc::clone(old),
             false => new,
         }
     }
 
-    /// Spends one, or says how long to wait.
-    pub fn spend(&self, key: &K) -> (Budget, Result<(), Duration>) {
-        let spent = self
+    /// Charges one request, or returns how long to wait.
+    pub fn charge(&self, key: &K) -> (Budget, Result<(), Duration>) {
+        let outcome = self
             .limiter
             .check_key(key)
             .map_err(|refused| refused.wait_time_from(self.ticks.now()));
-        (self.left(key), spent)
+        (self.left(key), outcome)
     }
 
-    /// Whether one is left; how long to wait when none is.
-    pub fn look(&self, key: &K) -> (Budget, Result<(), Duration>) {
+    /// Returns whether one request is left, or how long to wait.
+    pub fn peek(&self, key: &K) -> (Budget, Result<(), Duration>) {
         let budget = self.left(key);
         let all_but_one = self.interval() * u64::from(self.limit.get() - 1);
         let wait = budget
@@ -88,8 +88,8 @@ impl<K: Clone + Eq + Hash> Rate<K> {
         (budget, outcome)
     }
 
-    /// Gives one back.
-    pub fn give_back(&self, key: &K) -> Budget {
+    /// Refunds one request.
+    pub fn refund(&self, key: &K) -> Budget {
         self.memory.lower(key, self.interval());
         self.left(key)
     }
@@ -116,7 +116,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// The node's clock, as the limiter reads it: it never goes back.
+/// The node's clock for the limiter. It never goes backwards.
 #[derive(Clone)]
 struct Ticks {
     clock: Clock,
@@ -134,14 +134,13 @@ impl Ticking for Ticks {
 
 const SHARDS: usize = 16;
 
-/// When each key's budget would be full again (GCRA's theoretical arrival time), for a bounded number
-/// of keys.
+/// The time at which each key's budget is full again (GCRA's theoretical arrival time), for a bounded number of keys.
 struct Memory<K> {
     shards: [Mutex<HashMap<K, u64>>; SHARDS],
     hasher: RandomState,
 }
 
-/// The same memory, as the limiter holds it.
+/// The memory as the state store of the limiter.
 struct Shared<K>(Arc<Memory<K>>);
 
 impl<K: Clone + Eq + Hash> Memory<K> {
@@ -191,7 +190,8 @@ impl<K: Clone + Eq + Hash> StateStore for Shared<K> {
     }
 }
 
-/// Makes room: those who have spent the least are forgotten, and begin anew with little gained.
+/// Makes room by deleting the half of the keys that used the least. They restart with a full budget, which is little more
+/// than they had.
 fn forget_half<K: Clone + Eq + Hash>(map: &mut HashMap<K, u64>) {
     let mut instants: Vec<u64> = map.values().copied().collect();
     let middle = instants.len() / 2;

@@ -1,0 +1,95 @@
+//! Sign-in with a password.
+
+use actix_web::HttpRequest;
+
+use super::attempt::AdmittedAttempt;
+use crate::accounts::password::{Password, is_outdated};
+use crate::accounts::user::{User, Username};
+use crate::admin::sessions::{self, Rehash, SignInResult, VerifiedSignIn};
+use crate::admin::{self, AdminError, Context};
+use crate::app::App;
+use crate::audit::Actor;
+use crate::http::error::{ErrorPage, HandlerError};
+use crate::http::extract::CookieKind;
+use crate::http::ui::session::password_session;
+use crate::id::AuthorizationId;
+use crate::secret::Secret;
+
+/// Result of a sign-in whose password was checked.
+pub(super) enum SignInOutcome {
+    /// A session is stored. Its cookie.
+    SignedIn(Secret),
+    /// The log reason. The user is not told which.
+    Failed(&'static str),
+}
+
+/// Checks the password and opens the session.
+pub(super) async fn sign_in(
+    request: &HttpRequest,
+    app: &App,
+    authorization: &AuthorizationId,
+    username: Option<Username>,
+    password: Password,
+    attempt: &AdmittedAttempt,
+    device: &Secret,
+) -> Result<SignInOutcome, HandlerError> {
+    let Some((user, rehash)) = verify(app, username, password).await? else {
+        return Ok(SignInOutcome::Failed("credentials"));
+    };
+    let (now, cookie) = (app.clock.now(), Secret::opaque(&app.entropy));
+    let (attempt, account) = attempt.buckets(&user.id);
+    let verified = VerifiedSignIn {
+        authorization: authorization.clone(),
+        session: password_session(app, &user, &cookie, now),
+        old_cookie: CookieKind::Session
+            .read(request, app)
+            .map(|cookie| cookie.hash()),
+        device: device.hash(),
+        rehash,
+        attempt,
+        account,
+    };
+    let ctx = Context::new(Actor::User(user.id), app.entropy.clone(), now);
+    let opened = admin::execute(&app.store, ctx, move |tx, ctx| {
+        sessions::sign_in(tx, ctx, &verified)
+    });
+    match opened.await {
+        Ok(SignInResult::SignedIn) => Ok(SignInOutcome::SignedIn(cookie)),
+        Ok(SignInResult::EpochChanged) => Ok(SignInOutcome::Failed("epoch")),
+        Err(AdminError::Unchanged(_)) => Err(ErrorPage::ALREADY_DONE.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Returns the user of a name and password, with a new hash if the cost of the stored one is outdated. Does the same
+/// work for a name that does not exist.
+async fn verify(
+    app: &App,
+    username: Option<Username>,
+    password: Password,
+) -> Result<Option<(User, Option<Rehash>)>, HandlerError> {
+    let found = match username {
+        Some(username) => {
+            let find = app.store.read(move |tx| tx.find_credentials(&username));
+            find.await?
+        }
+        None => None,
+    };
+    let (user, phc) = found.map_or((None, None), |(user, phc)| (Some(user), phc));
+    let outdated = phc
+        .clone()
+        .filter(|phc| is_outdated(phc, &app.config.login.argon2));
+    let busy = |_| ErrorPage::BUSY;
+    let (password, is_right) = app.password_matches(password, phc).await.map_err(busy)?;
+    let Some(user) = user.filter(|user| is_right && user.disabled_at.is_none()) else {
+        return Ok(None);
+    };
+    let rehash = match outdated {
+        Some(old) => {
+            let new = app.password_hash(password).await.map_err(busy)?;
+            Some(Rehash { old, new })
+        }
+        None => None,
+    };
+    Ok(Some((user, rehash)))
+}
