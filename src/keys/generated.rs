@@ -9,8 +9,10 @@ use rsa::pkcs1::EncodeRsaPrivateKey;
 use rsa::traits::PublicKeyParts;
 use zeroize::Zeroizing;
 
+use super::error::KeyError;
 use super::provider::Parsed;
-use super::{Alg, KeyError, Unsealed};
+use super::ring::Alg;
+use super::seal::Unsealed;
 use crate::secret::Entropy;
 
 /// The only public exponent that is taken: 65537.

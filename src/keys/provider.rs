@@ -15,7 +15,8 @@ use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, EncodingKey};
 use portcullis_verifier::Jwk;
 
-use super::Alg;
+use super::decoding::decoding_key;
+use super::ring::Alg;
 use crate::secret::{base64url, from_base64url};
 
 /// A private key, parsed once.
@@ -102,10 +103,10 @@ impl Parsed {
     }
 
     /// Signs once and verifies that with `public`; `None` when the two do not belong together.
-    pub fn proves_itself(&self, public: &Jwk) -> Option<()> {
+    pub fn self_test(&self, public: &Jwk) -> Option<()> {
         const MESSAGE: &[u8] = b"portcullis";
         let signature = base64url(&self.sign(MESSAGE).ok()?);
-        let (alg, key) = super::view::decoding(public)?;
+        let (alg, key) = decoding_key(public)?;
         let verified = jsonwebtoken::crypto::verify(&signature, MESSAGE, &key, alg);
         verified.is_ok_and(|good| good).then_some(())
     }

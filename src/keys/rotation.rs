@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::SigningKey;
+use super::signing_key::{SigningKey, Timetable};
 use crate::config;
 use crate::config::limits::{CLOCK_SKEW, KEY_CHANGE_SEEN, LONGEST_SIGNED, PRIVATE_HALF_KEPT};
 use crate::time::Timestamp;
@@ -127,21 +127,6 @@ impl Schedule {
     pub fn remove_at(&self, retire_at: Timestamp) -> Timestamp {
         retire_at + LONGEST_SIGNED + self.verifier_cache + CLOCK_SKEW + KEY_CHANGE_SEEN
     }
-}
-
-/// The instants of a key that is yet to be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timetable {
-    /// Its place in the ring.
-    pub generation: i64,
-    /// When it is published.
-    pub publish_at: Timestamp,
-    /// When it begins to sign.
-    pub activate_at: Timestamp,
-    /// When it stops, if its successor is made in the same breath.
-    pub retire_at: Option<Timestamp>,
-    /// When it leaves the JWKS.
-    pub remove_at: Option<Timestamp>,
 }
 
 /// A change of one ring, before anything of it is done: rows as they shall be, and keys to be made.

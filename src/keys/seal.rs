@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::KeyError;
+use super::error::KeyError;
 use crate::secret::{Entropy, base64url, from_base64url, sha256};
 
 /// A secret in the clear, wiped when dropped.

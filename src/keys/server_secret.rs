@@ -4,14 +4,27 @@
 use aws_lc_rs::{hkdf, hmac};
 use zeroize::Zeroizing;
 
-use super::seal::Row;
-use super::{KeyError, Keychain, SealedSecret};
+use super::error::KeyError;
+use super::seal::{Keychain, Row};
 use crate::audit;
 use crate::id::GrantId;
 use crate::secret::{Entropy, REFRESH_PREFIX, Secret, base64url, equal, from_base64url};
 use crate::time::Timestamp;
 
-/// The root of form tokens and other MACs.
+/// A row of `server_secrets`.
+#[derive(Clone, Debug)]
+pub struct SealedSecret {
+    /// Row id.
+    pub id: String,
+    /// 1, 2, 3 and so on; unique, so two nodes cannot both create the same one.
+    pub generation: i64,
+    /// The sealed value.
+    pub sealed: String,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+/// The keys of form tokens, refresh tokens and other MACs, derived from one secret.
 pub struct ServerSecret {
     number: u8,
     csrf: hmac::Key,

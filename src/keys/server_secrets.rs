@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::{KeyError, Keychain, SealedSecret, ServerSecret};
+use super::error::KeyError;
+use super::seal::Keychain;
+use super::server_secret::{SealedSecret, ServerSecret};
 use crate::audit;
 use crate::config::limits::{LONGEST_FORM, SECRET_CHANGE_SEEN};
 use crate::id::GrantId;

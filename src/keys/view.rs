@@ -5,15 +5,17 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{EncodingKey, Header};
 use portcullis_verifier::{FRAME_TYP, Frame, Jwk, JwkSet};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
+use super::decoding::{jwt_algorithm, signed_claims};
+use super::error::KeyError;
 use super::provider::Parsed;
-use super::ring::{Opened, Ring};
+use super::ring::{Alg, Ring, Use};
 use super::rotation::{State, in_jwks, next_change, signer, state};
-use super::{Alg, KeyError, Keychain, SigningKey, Use};
+use super::seal::Keychain;
+use super::signing_key::{Opened, SigningKey};
 use crate::secret::{base64url, sha256};
 use crate::time::Timestamp;
 
@@ -153,7 +155,7 @@ impl KeyView {
         let header = Header {
             typ: Some(typ.to_owned()),
             kid: Some(signer.kid.clone()),
-            ..Header::new(wire(ring.alg))
+            ..Header::new(jwt_algorithm(ring.alg))
         };
         Ok(jsonwebtoken::encode(&header, claims, &signer.key)?)
     }
@@ -254,34 +256,6 @@ fn signers(standing: &[&KeyEntry], now: Timestamp) -> HashMap<Ring, Signer> {
         }
     }
     signers
-}
-
-fn wire(alg: Alg) -> Algorithm {
-    match alg {
-        Alg::ES256 => Algorithm::ES256,
-        Alg::RS256 => Algorithm::RS256,
-    }
-}
-
-/// The claims of a JWS that this key signed; nothing else is checked.
-fn signed_claims<T: DeserializeOwned>(jws: &str, jwk: &Jwk) -> Option<T> {
-    let (alg, key) = decoding(jwk)?;
-    let mut only_the_signature = Validation::new(alg);
-    only_the_signature.validate_exp = false;
-    only_the_signature.validate_aud = false;
-    only_the_signature.required_spec_claims.clear();
-    let data = jsonwebtoken::decode(jws, &key, &only_the_signature).ok()?;
-    Some(data.claims)
-}
-
-pub(super) fn decoding(jwk: &Jwk) -> Option<(Algorithm, DecodingKey)> {
-    let member = |value: &'_ Option<String>| value.clone().unwrap_or_default();
-    let alg = Alg::from_name(jwk.alg.as_deref()?)?;
-    let key = match alg {
-        Alg::ES256 => DecodingKey::from_ec_components(&member(&jwk.x), &member(&jwk.y)),
-        Alg::RS256 => DecodingKey::from_rsa_components(&member(&jwk.n), &member(&jwk.e)),
-    };
-    Some((wire(alg), key.ok()?))
 }
 
 impl Published {
