@@ -26,9 +26,8 @@ use crate::key_manager::KeyManager;
 use crate::keys::ring::offered;
 use crate::keys::{KeySource, ServerSecrets, provider};
 use crate::oauth::discovery::Metadata;
-use crate::oauth::grants::GrantLife;
-use crate::oauth::grants::refresh_token::RefreshLifetimes;
-use crate::oauth::issue::{TokenIssuer, TokenLifetimes};
+use crate::oauth::grant::GrantLifetimes;
+use crate::oauth::issue::{RefreshLifetimes, TokenIssuer, TokenLifetimes};
 use crate::secret::{Entropy, base64url, sha256};
 use crate::time::{Clock, Timestamp};
 
@@ -194,8 +193,8 @@ impl App {
     }
 
     /// How long grants live.
-    pub fn grant_life(&self) -> GrantLife {
-        GrantLife {
+    pub fn grant_life(&self) -> GrantLifetimes {
+        GrantLifetimes {
             idle: self.config.tokens.refresh_idle.0,
             absolute: self.config.tokens.refresh_absolute.0,
         }
@@ -205,7 +204,7 @@ impl App {
     pub fn mint(&self, now: Timestamp) -> TokenIssuer<'_> {
         TokenIssuer {
             issuer: self.issuer.as_str(),
-            lives: TokenLifetimes {
+            lifetimes: TokenLifetimes {
                 access: self.config.tokens.access.0,
                 id: self.config.tokens.id.0,
             },

@@ -13,7 +13,7 @@ use super::schema::{clients, codes, consents, feed_head, grants as t, sessions, 
 use super::{Error, Transaction, list, to_list, unreadable};
 use crate::config::limits::{CLEAN_UP_BATCH, FAMILIES};
 use crate::id::{ClientId, ConsentId, GrantId, Sid, UserId};
-use crate::oauth::grants::Grant;
+use crate::oauth::grant::Grant;
 use crate::oauth::request::scope::Scope;
 use crate::time::Timestamp;
 

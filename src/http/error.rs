@@ -15,7 +15,7 @@ use crate::http::response::{PagePolicy, page};
 use crate::http::server::access_log::{self, About, RequestId};
 use crate::http::server::rate_limit::whole_seconds;
 use crate::metrics::REFUSED;
-use crate::oauth::{Code, Description, Detail, Error, Severity};
+use crate::oauth::{Cause, Code, Description, Detail, Error, Severity};
 
 #[derive(Template)]
 #[template(path = "error.html")]
@@ -165,11 +165,13 @@ pub fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> H
         error.detail,
         error.source.as_deref(),
     );
-    let reason = match (error.detail.event, error.detail.reason) {
-        ("redirect_uri.mismatch", _) | (_, "no_redirect_uri") => {
+    let reason = match error.detail.cause {
+        Cause::UnregisteredRedirectUri => {
             "The application wants the answer at an address that is not registered for it."
         }
-        (_, "client") => "The application that sent you here is not known, or is switched off.",
+        Cause::UnknownClient => {
+            "The application that sent you here is not known, or is switched off."
+        }
         _ if error.code == Code::TemporarilyUnavailable => {
             "The server cannot answer at the moment. Please try again shortly."
         }
@@ -288,6 +290,7 @@ pub fn log(
         reason,
         severity,
         description,
+        ..
     } = detail;
     let description = description.map(Description::as_str);
     let source = source.map(ToString::to_string);

@@ -1,6 +1,7 @@
 //! Endpoints and pages. Every route stands on this page.
 
 mod admin;
+mod api;
 mod assets;
 mod authorization_context;
 mod error;

@@ -16,7 +16,7 @@ use crate::http::extract::{self, CookieKind, FormError};
 use crate::http::response::{Frame, PagePolicy, continue_to, page, see_other};
 use crate::oauth::Detail;
 use crate::oauth::client::Client;
-use crate::oauth::id_token::Hint;
+use crate::oauth::issue::id_token::Hint;
 use crate::oauth::logout::{LogoutRequest, UNREADABLE_HINT};
 use crate::oauth::request::params::Params;
 
