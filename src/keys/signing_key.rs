@@ -176,12 +176,12 @@ impl SigningKey {
             });
         }
         let parsed = Parsed::new(self.alg, &private).ok_or_else(corrupt)?;
-        if !parsed.fits(&public) {
+        if !parsed.matches(&public) {
             return Err(corrupt());
         }
         Ok(Opened {
             public,
-            private: Some(parsed.known_as(&self.kid)),
+            private: Some(parsed.registered_as(&self.kid)),
         })
     }
 
