@@ -105,14 +105,15 @@ details! {
 /// Returns what the request needs next. The same state always gives the same action.
 pub fn next_action(
     request: &Request,
-    begun: Option<&Authorization>,
+    authorization: Option<&Authorization>,
     login: Option<&Login>,
     consent: Option<&Consent>,
     now: Timestamp,
 ) -> NextAction {
     let sid = login.map(|login| &login.sid);
-    let has_own_login = sid.is_some() && begun.and_then(|begun| begun.login_sid.as_ref()) == sid;
-    if begun.is_some_and(|begun| begun.stage == Stage::Denied) {
+    let has_own_login = sid.is_some()
+        && authorization.and_then(|authorization| authorization.login_sid.as_ref()) == sid;
+    if authorization.is_some_and(|authorization| authorization.stage == Stage::Denied) {
         return NextAction::Refuse(Error::access_denied(Rejection::Denied));
     }
     let Some(login) = login.filter(|login| has_own_login || !must_sign_in(request, login, now))
@@ -145,9 +146,12 @@ pub fn next_action(
                     .is_ok_and(|active| granted.is_none_or(|granted| granted.is_within(&active)))
             })
     };
-    let consented =
-        begun.filter(|begun| begun.stage == Stage::Consented && begun.sid.as_ref() == sid);
-    if let Some(consented) = consented.filter(|begun| is_covered(begun.scope.as_ref())) {
+    let consented = authorization.filter(|authorization| {
+        authorization.stage == Stage::Consented && authorization.sid.as_ref() == sid
+    });
+    if let Some(consented) =
+        consented.filter(|authorization| is_covered(authorization.scope.as_ref()))
+    {
         let scope = consented.scope.clone().unwrap_or_default();
         return NextAction::Answer {
             scope,
@@ -260,7 +264,7 @@ mod tests {
         }
     }
 
-    fn begun(stage: Stage, sid: Option<&str>, login_sid: Option<&str>) -> Authorization {
+    fn started(stage: Stage, sid: Option<&str>, login_sid: Option<&str>) -> Authorization {
         Authorization {
             id: "authorization".into(),
             client_id: "shop".into(),
@@ -292,13 +296,13 @@ mod tests {
         ];
         let progress = [
             None,
-            Some(begun(Stage::Begun, None, None)),
-            Some(begun(Stage::SignedIn, Some("sid"), Some("sid"))),
-            Some(begun(Stage::SignedIn, Some("other"), Some("other"))),
-            Some(begun(Stage::Consented, Some("sid"), Some("sid"))),
-            Some(begun(Stage::Consented, Some("sid"), Some("other"))),
-            Some(begun(Stage::Consented, Some("sid"), None)),
-            Some(begun(Stage::Denied, Some("sid"), None)),
+            Some(started(Stage::Begun, None, None)),
+            Some(started(Stage::SignedIn, Some("sid"), Some("sid"))),
+            Some(started(Stage::SignedIn, Some("other"), Some("other"))),
+            Some(started(Stage::Consented, Some("sid"), Some("sid"))),
+            Some(started(Stage::Consented, Some("sid"), Some("other"))),
+            Some(started(Stage::Consented, Some("sid"), None)),
+            Some(started(Stage::Denied, Some("sid"), None)),
         ];
         let logins = [None, Some(login(5)), Some(login(500))];
         let mut combinations = 0;
@@ -325,28 +329,30 @@ mod tests {
                 .flat_map(|(progress, login)| consents.iter().map(move |c| (progress, login, c)))
             {
                 combinations += 1;
-                let given = (progress.as_ref(), login.as_ref(), consent.as_ref());
-                holds(&request, given.0, given.1, given.2);
+                let stored = (progress.as_ref(), login.as_ref(), consent.as_ref());
+                assert_rules(&request, stored.0, stored.1, stored.2);
             }
         }
         assert_eq!(combinations, 5 * 3 * 3 * 8 * 3 * 5);
     }
 
-    fn holds(
+    fn assert_rules(
         request: &Request,
-        begun: Option<&Authorization>,
+        authorization: Option<&Authorization>,
         login: Option<&Login>,
         consent: Option<&Consent>,
     ) {
-        let step = next_action(request, begun, login, consent, NOW);
+        let step = next_action(request, authorization, login, consent, NOW);
         let context = format!(
-            "{:?} {begun:?} {login:?} {consent:?} → {step:?}",
+            "{:?} {authorization:?} {login:?} {consent:?} → {step:?}",
             request.prompt
         );
-        let stage = begun.map(|begun| begun.stage);
+        let stage = authorization.map(|authorization| authorization.stage);
         let sid = login.map(|login| login.sid.clone());
-        let has_own_login = sid.is_some() && begun.is_some_and(|begun| begun.login_sid == sid);
-        let own_decision = sid.is_some() && begun.is_some_and(|begun| begun.sid == sid);
+        let has_own_login = sid.is_some()
+            && authorization.is_some_and(|authorization| authorization.login_sid == sid);
+        let own_decision =
+            sid.is_some() && authorization.is_some_and(|authorization| authorization.sid == sid);
         let asks_again = request.prompt.login
             || request.max_age.is_some_and(|limit| {
                 limit.is_zero() || login.is_some_and(|l| NOW.since(l.auth_time) > limit)
