@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loopback_literal_may_change_its_port_and_nothing_else() {
+    fn only_the_port_of_a_loopback_literal_may_differ() {
         for good in [
             "http://127.0.0.1/cb",
             "http://127.0.0.1:1/cb",
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn registration_takes_https_loopback_and_reversed_domains() {
+    fn registration_accepts_https_loopback_and_reversed_domains() {
         let (public, confidential) = (ClientType::Public, ClientType::Confidential);
         let forbidden = Localhost::Forbidden;
         assert!(check("https://app.example/cb?a=1", confidential, forbidden).is_ok());

@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_method_at_a_time() {
+    fn only_one_method_is_accepted() {
         let form = |text: &str| Params::parse(text.as_bytes()).unwrap();
         let header = format!("basic {}", STANDARD.encode("web:s"));
         let with = |text: &str| {

@@ -98,7 +98,7 @@ impl Hint {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn at_hash_is_that_of_oidc_core_appendix_a() {
+    fn at_hash_matches_oidc_core_appendix_a() {
         // OIDC Core A.3: the access token and its at_hash.
         assert_eq!(
             super::at_hash("jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y"),

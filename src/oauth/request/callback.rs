@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_registered_query_is_kept_and_state_is_exact() {
+    fn response_keeps_registered_query_and_exact_state() {
         let callback = Callback::validated("https://app.example/cb?a=1".into(), true)
             .with(Some("x y&=%\"<+".into()), ResponseMode::Query);
         let Delivery::Redirect(to) = callback.answer(&Secret::from_text("c"), "https://op.example")

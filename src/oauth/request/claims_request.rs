@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_essential_acr_is_read_and_a_voluntary_one_is_not() {
+    fn only_essential_acr_is_read() {
         let essential =
             ClaimsRequest::parse(r#"{"id_token":{"acr":{"essential":true,"values":["a","b"]}}}"#);
         assert_eq!(
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_doubles_and_trailing_data_are_malformed() {
+    fn depth_duplicates_and_trailing_data_are_malformed() {
         let nested = |n: usize| {
             format!(
                 r#"{{"userinfo":{}{}}}"#,

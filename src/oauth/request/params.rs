@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_stands_once_and_an_empty_one_is_absent() {
+    fn repeated_parameter_is_rejected_and_empty_one_is_absent() {
         let params = params("a=1&a=1&b=&c&resource=x&resource=y&resource=");
         assert_eq!(params.one("a"), Err(Problem::Duplicate));
         assert_eq!(params.one("b"), Ok(None));
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_is_named_and_not_passed_on() {
+    fn malformed_values_are_reported_by_problem() {
         for (text, problem) in [
             ("a=%zz", Problem::Encoding),
             ("a=%", Problem::Encoding),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_64_fields_are_refused() {
+    fn more_than_64_fields_are_rejected() {
         let fields = |n: usize| {
             (0..n)
                 .map(|i| format!("x{i}=1"))

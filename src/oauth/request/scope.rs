@@ -100,20 +100,20 @@ mod tests {
     }
 
     #[test]
-    fn order_stays_and_doubles_go() {
+    fn parse_keeps_the_order_and_drops_duplicates() {
         assert_eq!(scope("b a  b c").to_string(), "b a c");
         assert_eq!(scope("a").union(&scope("b a")).to_string(), "a b");
     }
 
     #[test]
-    fn within_is_the_subset() {
+    fn is_within_tests_for_a_subset() {
         assert!(scope("a b").is_within(&scope("b c a")));
         assert!(!scope("a d").is_within(&scope("b c a")));
         assert!(scope("").is_within(&scope("a")));
     }
 
     #[test]
-    fn the_alphabet_and_the_limits_hold() {
+    fn parse_rejects_other_characters_and_sizes() {
         for bad in ["a\"b", "a\\b", "ä", "a\tb"] {
             assert_eq!(Scope::parse(bad), Err(Malformed), "{bad}");
         }
