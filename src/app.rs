@@ -21,9 +21,8 @@ use crate::key_manager::{KeyManager, KeyManagerError, KeyMetrics, KeyTable, writ
 use crate::keys::ring::offered;
 use crate::keys::{KeyError, KeySource, KeyView, Keychain, ServerSecrets, Use, provider};
 use crate::oauth::discovery::Metadata;
-use crate::oauth::grants::GrantLife;
-use crate::oauth::grants::refresh_token::RefreshLifetimes;
-use crate::oauth::issue::{TokenIssuer, TokenLifetimes};
+use crate::oauth::grant::GrantLifetimes;
+use crate::oauth::issue::{RefreshLifetimes, TokenIssuer, TokenLifetimes};
 use crate::secret::{Entropy, base64url, sha256};
 use crate::tasks::{self, feed::FeedTask};
 use crate::time::{Clock, Timestamp};
@@ -271,9 +270,9 @@ impl App {
         &self.metadata
     }
 
-    /// Returns the idle and absolute lifetime of grants.
-    pub fn grant_life(&self) -> GrantLife {
-        GrantLife {
+    /// How long grants live.
+    pub fn grant_life(&self) -> GrantLifetimes {
+        GrantLifetimes {
             idle: self.config.tokens.refresh_idle.0,
             absolute: self.config.tokens.refresh_absolute.0,
         }
@@ -283,7 +282,7 @@ impl App {
     pub fn mint(&self, now: Timestamp) -> TokenIssuer<'_> {
         TokenIssuer {
             issuer: self.issuer.as_str(),
-            lives: TokenLifetimes {
+            lifetimes: TokenLifetimes {
                 access: self.config.tokens.access.0,
                 id: self.config.tokens.id.0,
             },

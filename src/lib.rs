@@ -29,7 +29,7 @@
 //!
 //! | Document | File |
 //! |---|---|
-//! | RFC 6749 §2.3 client authentication | `oauth/client_auth.rs` |
+//! | RFC 6749 §2.3 client authentication | `oauth/client_auth/mod.rs` |
 //! | RFC 6749 §3.1.2 redirection endpoint, RFC 8252 native apps | `oauth/redirect_uri.rs` |
 //! | RFC 6749 §3.2 token endpoint | `oauth/token.rs` |
 //! | RFC 6749 §3.3 scope | `oauth/request/scope.rs` |
@@ -46,8 +46,8 @@
 //! | RFC 7662 introspection | `oauth/introspection.rs` |
 //! | RFC 8414 metadata | `oauth/discovery.rs` |
 //! | RFC 8707 resource indicators | `oauth/resource.rs` |
-//! | RFC 9068 JWT access tokens | `oauth/issue.rs` |
-//! | OIDC Core §2 ID token | `oauth/id_token.rs` |
+//! | RFC 9068 JWT access tokens | `oauth/issue/access_token.rs` |
+//! | OIDC Core §2 ID token | `oauth/issue/id_token.rs` |
 //! | OIDC Core §5.3 userinfo | `oauth/userinfo.rs` |
 //! | OIDC Core §3.1.2.3 sign-in and consent | `oauth/request/next_action.rs` |
 //! | OIDC Core §5.5 claims parameter | `oauth/request/claims_request.rs` |

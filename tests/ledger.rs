@@ -17,8 +17,8 @@ use portcullis::audit::{Actor, RevocationReason};
 use portcullis::db::{Error, Transaction};
 use portcullis::id::{AuthorizationId, ClientId, ConsentId, Sid, UserId};
 use portcullis::oauth::client::Client;
-use portcullis::oauth::grants::authorization_code::Code;
-use portcullis::oauth::grants::{Grant, GrantLife, NewGrant};
+use portcullis::oauth::code::Code;
+use portcullis::oauth::grant::{Grant, GrantLifetimes, NewGrant};
 use portcullis::oauth::request::next_action::{Authorization, Stage};
 use portcullis::oauth::request::scope::Scope;
 use portcullis::secret::{Entropy, Hash, Secret};
@@ -58,14 +58,15 @@ async fn scene(server: &fixtures::Server) -> Scene {
     };
     let consent = consent(&login.user_id, &client.id, &entropy);
     let given = NewGrant {
-        client: &client,
+        client_id: client.id.clone(),
+        client_epoch: client.auth_epoch,
         login: &login,
         consent_id: Some(consent.id.clone()),
         scope: Scope::parse("openid").unwrap(),
         resources: Vec::new(),
         feed_epoch: 1,
     };
-    let life = GrantLife {
+    let life = GrantLifetimes {
         idle: Duration::from_secs(600),
         absolute: Duration::from_secs(1_200),
     };

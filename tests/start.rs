@@ -202,7 +202,7 @@ fn postgres_needs_a_configured_kek_and_a_migrated_schema() {
     refused(
         &installation.run(&["serve"], &[database]),
         78,
-        "make one with `portcullis keys generate-kek",
+        "create one with `portcullis keys generate-kek",
     );
     installation.done(&["keys", "generate-kek", "--out", "keys/kek"]);
     let _running = installation.serve(&[database]);

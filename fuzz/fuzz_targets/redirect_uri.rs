@@ -3,19 +3,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use portcullis::id::ClientId;
-use portcullis::oauth::client::{AuthMethod, Client};
-use portcullis::oauth::redirect_uri::{check, is_native, resolve};
-use portcullis::time::Timestamp;
+use portcullis::oauth::redirect_uri::{
+    ClientType, Localhost, Presence, check, is_native, resolve,
+};
 use url::{Host, Url};
-
-fn client(redirect_uri: &str) -> Client {
-    Client {
-        auth_method: AuthMethod::None,
-        redirect_uris: vec![redirect_uri.to_owned()],
-        ..Client::new(ClientId::from("app"), Timestamp::from_secs(0))
-    }
-}
 
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
@@ -27,9 +18,9 @@ fn is_loopback(url: &Url) -> bool {
 
 /// Asserts that a URI that can be registered has the same target whatever its base.
 fn registered(uri: &str) {
-    for public in [false, true] {
-        for localhost in [false, true] {
-            if check(uri, public, localhost).is_err() {
+    for client_type in [ClientType::Confidential, ClientType::Public] {
+        for localhost in [Localhost::Forbidden, Localhost::Allowed] {
+            if check(uri, client_type, localhost).is_err() {
                 continue;
             }
             let url = Url::parse(uri).expect("an absolute URI");
@@ -44,11 +35,11 @@ fn registered(uri: &str) {
                 "https" => assert!(url.has_host() && !is_native(uri)),
                 "http" => {
                     let name = url.host_str() == Some("localhost");
-                    assert!(is_loopback(&url) || (localhost && name), "{url}");
+                    assert!(is_loopback(&url) || (localhost == Localhost::Allowed && name), "{url}");
                     assert!(is_native(uri));
                 }
                 scheme => {
-                    assert!(public && scheme.contains('.'), "{url}");
+                    assert!(client_type == ClientType::Public && scheme.contains('.'), "{url}");
                     assert!(is_native(uri));
                 }
             }
@@ -59,7 +50,7 @@ fn registered(uri: &str) {
 fuzz_target!(|text: &str| {
     let (known, presented) = text.split_once('\n').unwrap_or((text, text));
     registered(known);
-    let Ok(callback) = resolve(&client(known), Some(presented), true) else {
+    let Ok(callback) = resolve(&[known.to_owned()], Some(presented), Presence::Required) else {
         assert_ne!(
             known, presented,
             "a registered URI always matches itself, unless it is too long"
@@ -77,7 +68,7 @@ fuzz_target!(|text: &str| {
     // The one exception is the port of a loopback literal.
     let (Ok(mut known), Ok(mut presented)) = (Url::parse(known), Url::parse(presented)) else {
         // Such a URI cannot be registered, so the match has no effect.
-        assert!(check(known, true, true).is_err(), "{known} → {presented}");
+        assert!(check(known, ClientType::Public, Localhost::Allowed).is_err(), "{known} → {presented}");
         return;
     };
     assert_eq!(presented.scheme(), "http");

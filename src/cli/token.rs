@@ -63,8 +63,9 @@ fn tell(token: &str, config: &Config, now: Timestamp) -> anyhow::Result<Value> {
                     return Ok(None);
                 };
                 let registration = tx.find_registration(&grant.client_id)?;
-                let within = registration
-                    .and_then(|known| Some(grant.within(&known.client, &known.resources)?.scope));
+                let within = registration.and_then(|known| {
+                    Some(grant.within(&known.client.scopes, &known.resources)?.scope)
+                });
                 Ok(Some((grant, within)))
             });
             Ok(found.await?)

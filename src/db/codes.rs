@@ -6,7 +6,7 @@ use super::prepared::Prepared;
 use super::schema::codes as t;
 use super::{Error, Transaction};
 use crate::id::{ClientId, GrantId};
-use crate::oauth::grants::authorization_code::Code;
+use crate::oauth::code::Code;
 use crate::oauth::pkce::Challenge;
 use crate::secret::Hash;
 use crate::time::Timestamp;

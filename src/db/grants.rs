@@ -14,7 +14,7 @@ use super::{Error, Transaction, list, to_list, unreadable};
 use crate::audit::{Actor, RevocationReason};
 use crate::config::limits::{CLEAN_UP_BATCH, FAMILIES};
 use crate::id::{ClientId, ConsentId, GrantId, Sid, UserId};
-use crate::oauth::grants::Grant;
+use crate::oauth::grant::Grant;
 use crate::oauth::request::scope::Scope;
 use crate::time::Timestamp;
 

@@ -4,8 +4,8 @@ use super::{Error, Transaction};
 use crate::audit::{Actor, Event, RevocationReason};
 use crate::id::{ClientId, GrantId};
 use crate::oauth::Ledger;
-use crate::oauth::grants::Grant;
-use crate::oauth::grants::authorization_code::Code;
+use crate::oauth::code::Code;
+use crate::oauth::grant::Grant;
 use crate::secret::Hash;
 use crate::time::Timestamp;
 

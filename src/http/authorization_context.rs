@@ -15,7 +15,7 @@ use crate::http::server::access_log;
 use crate::id::{AuthorizationId, ClientId};
 use crate::oauth::Detail;
 use crate::oauth::client::Client;
-use crate::oauth::id_token::Hint;
+use crate::oauth::issue::id_token::Hint;
 use crate::oauth::request::authorize::{self as rules, Request, ValidationContext};
 use crate::oauth::request::next_action::{Authorization, NextAction, next_action};
 use crate::oauth::request::params::Params;

@@ -17,7 +17,7 @@ use crate::http::response::{PagePolicy, continue_to, deliver, page, whole_second
 use crate::http::server::access_log::{self, About, RequestId};
 use crate::metrics::REFUSED;
 use crate::oauth::request::authorize::AuthorizeError;
-use crate::oauth::{Code, Description, Detail, Error, Severity};
+use crate::oauth::{Cause, Code, Description, Detail, Error, Severity};
 
 #[derive(Template)]
 #[template(path = "error.html")]
@@ -240,11 +240,13 @@ fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> HttpR
         error.detail,
         error.source.as_deref(),
     );
-    let reason = match (error.detail.event, error.detail.reason) {
-        ("redirect_uri.mismatch", _) | (_, "no_redirect_uri") => {
+    let reason = match error.detail.cause {
+        Cause::UnregisteredRedirectUri => {
             "The application requested a redirect to an address that is not registered for it."
         }
-        (_, "client") => "The application that sent you here is not registered, or is disabled.",
+        Cause::UnknownClient => {
+            "The application that sent you here is not registered, or is disabled."
+        }
         _ if error.code == Code::TemporarilyUnavailable => {
             "The server cannot answer at the moment. Please try again shortly."
         }
@@ -363,6 +365,7 @@ pub fn log(
         reason,
         severity,
         description,
+        ..
     } = detail;
     let description = description.map(Description::as_str);
     let source = source.map(ToString::to_string);

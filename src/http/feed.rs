@@ -1,6 +1,6 @@
-//! `/revocations`: the feed, for registered resource servers. Frames are signed, so what a subscriber
-//! believes does not rest on this connection; its credentials are asked for so that nobody else can
-//! count our revocations.
+//! `/revocations`: the revocation feed for registered resource servers. Frames are signed, so a subscriber does not
+//! have to trust the connection. Subscribers authenticate so that no other party learns how many revocations there
+//! are.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,42 +18,44 @@ use crate::config::limits::{
     ACK_KIDS, BODY_BYTES, BODY_TIME, INSTANCE_BYTES, LONGEST_POLL, STREAM_LIFE,
 };
 use crate::feed::{self, ActiveSubscribers, FeedError, Next, Stream};
-use crate::http::error;
+use crate::http::api::{HandlerError, published_keys};
+use crate::http::error::{self, ErrorPage};
 use crate::http::extract;
-use crate::http::oauth::discovery;
-use crate::http::oauth::token::{self, HandlerError};
+use crate::http::oauth::client_auth::authenticate_header;
 use crate::http::server::rate_limit;
 use crate::http::server::timed_stream;
 use crate::id::ClientId;
 use crate::keys::{KeyView, Use};
 use crate::oauth::client_auth::AuthenticatedClient;
+use crate::oauth::macros::details;
 use crate::oauth::request::params::Params;
-use crate::oauth::{Code, Detail, Error};
+use crate::oauth::{Code, Error};
 use crate::time::Uptime;
 
-/// So many records are packed and signed in about the time of one signature.
-const FEW: usize = 1_000;
+/// Up to this number of records, a frame is built in about the time of one signature.
+const SMALL_FRAME_RECORDS: usize = 1_000;
 
-/// When a stream that ended may be opened again, in milliseconds.
+/// The last event of a stream: the client may reconnect after 500 ms.
 const RETRY: &str = "retry: 500\n\n";
 
-/// `GET /revocations/jwks`: the keys that frames are signed with (RFC 7517 §5).
+/// Handles `GET /revocations/jwks`: responds with the public keys for frames (RFC 7517 §5).
 pub async fn jwks(request: HttpRequest, app: Data<App>) -> HttpResponse {
-    discovery::published(&request, &app, Use::Feed)
+    published_keys(&request, &app, Use::Feed)
 }
 
-/// `GET /revocations?after=E:S[&wait=20]`: all live records after a position, as signed frames.
+/// Handles `GET /revocations?after=E:S[&wait=20]`: responds with all unexpired records after a position, as signed
+/// frames.
 pub async fn get(request: HttpRequest, app: Data<App>) -> HttpResponse {
     match frames(&request, &app).await {
         Ok(frames) => HttpResponse::Ok()
             .insert_header((CACHE_CONTROL, "no-store"))
             .json(Frames { frames }),
-        Err(stopped) => stopped.respond(&request),
+        Err(error) => error.respond(&request),
     }
 }
 
-/// `GET /revocations/stream`: the same frames as server-sent events (HTML Living Standard §9.2), from
-/// `Last-Event-ID` or `after`, then live, with a heartbeat each second.
+/// Handles `GET /revocations/stream`: sends the same frames as server-sent events (HTML Living Standard §9.2). The
+/// stream starts after `Last-Event-ID` or `after` and has a heartbeat each second.
 pub async fn stream(request: HttpRequest, app: Data<App>) -> HttpResponse {
     match subscribe(&request, &app).await {
         Ok(subscriber) => HttpResponse::Ok()
@@ -64,42 +66,42 @@ pub async fn stream(request: HttpRequest, app: Data<App>) -> HttpResponse {
                 let bytes = subscriber.read().await?;
                 Some((Ok::<_, std::io::Error>(bytes), subscriber))
             })),
-        Err(stopped) => stopped.respond(&request),
+        Err(error) => error.respond(&request),
     }
 }
 
-/// `POST /revocations/ack`: what an instance of a subscriber has applied.
+/// Handles `POST /revocations/ack`: an instance of a subscriber reports the position that it has applied.
 pub async fn ack(request: HttpRequest, app: Data<App>, body: Payload) -> HttpResponse {
     match acknowledge(&request, &app, body).await {
         Ok(answer) => HttpResponse::Ok()
             .insert_header((CACHE_CONTROL, "no-store"))
             .json(answer),
-        Err(stopped) => stopped.respond(&request),
+        Err(error) => error.respond(&request),
     }
 }
 
-/// Why a subscriber gets nothing.
-enum Stopped {
+/// An error response of this endpoint.
+enum SubscriberError {
     HandlerError(HandlerError),
-    /// 409: it stands where this feed has not been.
+    /// 409: the subscriber's position is ahead of this feed.
     Ahead {
-        /// Whether the database itself says so, and not only what this node last read of it.
+        /// Whether the database confirmed it. Otherwise this node only compared with its last known position.
         is_certain: bool,
     },
 }
 
-impl<E: Into<HandlerError>> From<E> for Stopped {
-    fn from(stop: E) -> Self {
-        Self::HandlerError(stop.into())
+impl<E: Into<HandlerError>> From<E> for SubscriberError {
+    fn from(error: E) -> Self {
+        Self::HandlerError(error.into())
     }
 }
 
-impl Stopped {
+impl SubscriberError {
     fn respond(self, request: &HttpRequest) -> HttpResponse {
         match self {
-            Self::HandlerError(stop) => stop.respond(request),
+            Self::HandlerError(error) => error.respond(request),
             Self::Ahead { .. } => {
-                error::log(request, Detail::new("feed.ahead", "position"), None);
+                error::log(request, Rejection::Ahead.into(), None);
                 HttpResponse::Conflict()
                     .insert_header((CACHE_CONTROL, "no-store"))
                     .insert_header((RETRY_AFTER, "2"))
@@ -110,82 +112,101 @@ impl Stopped {
 }
 
 impl From<FeedError> for HandlerError {
-    fn from(unready: FeedError) -> Self {
-        Self::Error(match unready {
-            FeedError::Feed => Error {
-                code: Code::TemporarilyUnavailable,
-                detail: Detail::new("feed.unready", "restored"),
-                source: None,
-            },
+    fn from(error: FeedError) -> Self {
+        Self::Error(match error {
+            FeedError::Feed => unavailable(Rejection::Restored),
             FeedError::Keys(error) => error.into(),
         })
     }
 }
 
-/// No room for another stream or instance: 503, elsewhere there may be.
-fn full(bucket: &'static str) -> HandlerError {
-    HandlerError::Error(Error {
-        code: Code::TemporarilyUnavailable,
-        detail: Detail::new("ratelimit.hit", bucket),
-        source: None,
-    })
-}
-
-fn malformed(reason: &'static str) -> HandlerError {
-    HandlerError::Error(Error::invalid_request(Detail::new("feed.denied", reason)))
-}
-
-/// The resource server that asks: HTTP Basic alone (RFC 6749 §2.3.1). Whoever is none learns no more
-/// than whoever gives no credentials.
-async fn subscriber(request: &HttpRequest, app: &App) -> Result<AuthenticatedClient, HandlerError> {
-    let proven = token::authenticate(request, app, &Params::default(), app.clock.now()).await?;
-    if proven.client().serves.is_empty() {
-        let detail = Detail::new("feed.denied", "no_resource_server");
-        return Err(HandlerError::Error(Error::invalid_client(detail)));
+details! {
+    enum Rejection {
+        Ahead => Detail::new("feed.ahead", "position"),
+        Restored => Detail::new("feed.unready", "restored"),
+        TooManyStreams => Detail::new("ratelimit.hit", "streams"),
+        TooManyInstances => Detail::new("ratelimit.hit", "instances"),
+        NoResourceServer => Detail::new("feed.denied", "no_resource_server"),
+        Query => Detail::new("feed.denied", "query"),
+        Wait => Detail::new("feed.denied", "wait"),
+        After => Detail::new("feed.denied", "after"),
+        LastEventId => Detail::new("feed.denied", "last_event_id"),
+        Body => Detail::new("feed.denied", "body"),
+        Instance => Detail::new("feed.denied", "instance"),
+        Kids => Detail::new("feed.denied", "kids"),
     }
-    Ok(proven)
 }
 
-async fn frames(request: &HttpRequest, app: &Data<App>) -> Result<Vec<String>, Stopped> {
-    subscriber(request, app).await?;
+/// The 503 error of a node that cannot serve the subscriber. Another node may be able to.
+fn unavailable(rejection: Rejection) -> Error {
+    Error {
+        code: Code::TemporarilyUnavailable,
+        detail: rejection.into(),
+        source: None,
+    }
+}
+
+fn malformed(rejection: Rejection) -> HandlerError {
+    Error::invalid_request(rejection).into()
+}
+
+/// Authenticates the resource server, only by HTTP Basic (RFC 6749 §2.3.1). Another client receives the same
+/// response as a request without credentials.
+async fn authenticate(
+    request: &HttpRequest,
+    app: &App,
+) -> Result<AuthenticatedClient, HandlerError> {
+    let client = authenticate_header(request, app).await?;
+    if client.client().serves.is_empty() {
+        return Err(Error::invalid_client(Rejection::NoResourceServer).into());
+    }
+    Ok(client)
+}
+
+async fn frames(request: &HttpRequest, app: &Data<App>) -> Result<Vec<String>, SubscriberError> {
+    authenticate(request, app).await?;
     let query = query(request)?;
     let after = position(&query)?;
-    let wait = query.one("wait").map_err(|_| malformed("wait"))?;
+    let wait = query.one("wait").map_err(|_| malformed(Rejection::Wait))?;
     let wait = match wait.map(str::parse::<u64>) {
         None => Duration::ZERO,
         Some(Ok(secs)) if secs <= LONGEST_POLL.as_secs() => Duration::from_secs(secs),
-        Some(_) => return Err(malformed("wait").into()),
+        Some(_) => return Err(malformed(Rejection::Wait).into()),
     };
-    must_not_be_ahead(request, app, after).await?;
-    wait_for_news(app, after, wait).await;
-    // One for each question: what an answer costs in memory does not grow with the feed.
-    Ok(vec![make(app, after).await?.jws])
+    reject_ahead(request, app, after).await?;
+    wait_for_records(app, after, wait).await;
+    // One frame per response, so that its memory does not grow with the feed.
+    Ok(vec![build_frame(app, after).await?.jws])
 }
 
-/// Off the event loop where there is much to sign. A thread for each of a thousand subscribers that come
-/// back at once would cost more than all their frames.
-async fn make(app: &Data<App>, after: Position) -> Result<feed::Signed, HandlerError> {
+/// Builds a frame, outside the event loop if it is large. For small frames, a thread for each of a thousand
+/// subscribers that reconnect at once would cost more than the frames.
+async fn build_frame(app: &Data<App>, after: Position) -> Result<feed::Signed, HandlerError> {
     let (node, keys) = (app.clone(), app.keys());
-    if app.feed.live_records() <= FEW {
+    if app.feed.live_records() <= SMALL_FRAME_RECORDS {
         return Ok(app.feed.frame_after(after, &keys)?);
     }
-    let made = tokio::task::spawn_blocking(move || node.feed.frame_after(after, &keys));
-    let made = made.await.map_err(Error::unsigned)?;
-    Ok(made?)
+    let frame = tokio::task::spawn_blocking(move || node.feed.frame_after(after, &keys));
+    let frame = frame.await.map_err(Error::unsigned)?;
+    Ok(frame?)
 }
 
-/// A position that this feed has not been at: asked once more, since another node may be ahead. That
-/// costs us a look at the database, so it counts for the caller's address; nothing else here does.
-async fn must_not_be_ahead(request: &HttpRequest, app: &App, at: Position) -> Result<(), Stopped> {
+/// Rejects a position that is ahead of the feed. Because another node may be ahead of this one, the database is
+/// read first. That request counts against the rate limit of the address; all others here do not.
+async fn reject_ahead(
+    request: &HttpRequest,
+    app: &App,
+    at: Position,
+) -> Result<(), SubscriberError> {
     if !is_ahead(app, at) {
         rate_limit::give_back(request);
         return Ok(());
     }
-    // Without an answer the old place is good enough to say no, and not to say that the database went
-    // back: a node that is cut off is behind its neighbours.
+    // If the database does not respond, the last known position suffices to reject the request, but is not evidence
+    // that the database was restored: a node without database is behind the other nodes.
     let is_certain = app.poll().await.is_ok();
     if is_ahead(app, at) {
-        return Err(Stopped::Ahead { is_certain });
+        return Err(SubscriberError::Ahead { is_certain });
     }
     Ok(())
 }
@@ -196,16 +217,16 @@ fn is_ahead(app: &App, at: Position) -> bool {
         .is_some_and(|here| (at.epoch, at.seq) > (here.epoch, here.seq))
 }
 
-/// Until there is something after the position, or the time is over.
-async fn wait_for_news(app: &App, after: Position, wait: Duration) {
+/// Waits until there is a record after the position, or until the time is over.
+async fn wait_for_records(app: &App, after: Position, wait: Duration) {
     let mut news = app.feed.news();
-    let stands = || {
+    let is_current = || {
         app.feed
             .place()
             .is_some_and(|here| (here.epoch, here.seq) == (after.epoch, after.seq))
     };
-    let changed = async { while stands() && news.changed().await.is_ok() {} };
-    // Nothing new is an answer, too, and a node that stops keeps nobody waiting.
+    let changed = async { while is_current() && news.changed().await.is_ok() {} };
+    // A response without new records is valid, so a draining node responds at once.
     tokio::select! {
         _ = timeout(wait, changed) => {}
         () = app.draining.begun() => {}
@@ -213,94 +234,96 @@ async fn wait_for_news(app: &App, after: Position, wait: Duration) {
 }
 
 fn query(request: &HttpRequest) -> Result<Params, HandlerError> {
-    extract::query(request).map_err(|_| malformed("query"))
+    extract::query(request).map_err(|_| malformed(Rejection::Query))
 }
 
-/// `after`; absent or `0`: from the beginning.
+/// Parses `after`. If it is absent or `0`, the feed is read from the beginning.
 fn position(query: &Params) -> Result<Position, HandlerError> {
-    match query.one("after").map_err(|_| malformed("after"))? {
+    match query
+        .one("after")
+        .map_err(|_| malformed(Rejection::After))?
+    {
         None | Some("0") => Ok(Position::default()),
-        Some(text) => text.parse().map_err(|_| malformed("after")),
+        Some(text) => text.parse().map_err(|_| malformed(Rejection::After)),
     }
 }
 
-async fn subscribe(request: &HttpRequest, app: &Data<App>) -> Result<Subscriber, Stopped> {
+async fn subscribe(request: &HttpRequest, app: &Data<App>) -> Result<Subscriber, SubscriberError> {
     let standing = app.feed.streams.active_subscribers();
-    let proven = subscriber(request, app).await?;
-    let resumed = request.headers().get("Last-Event-ID");
-    let at = match resumed {
+    let client = authenticate(request, app).await?;
+    let at = match request.headers().get("Last-Event-ID") {
         None => position(&query(request)?)?,
         Some(id) => {
             let id = id.to_str().ok().and_then(|id| id.parse().ok());
-            id.ok_or_else(|| malformed("last_event_id"))?
+            id.ok_or_else(|| malformed(Rejection::LastEventId))?
         }
     };
-    must_not_be_ahead(request, app, at).await?;
+    reject_ahead(request, app, at).await?;
     if app.feed.place().is_none() || app.feed.is_restored() {
         return Err(HandlerError::from(FeedError::Feed).into());
     }
-    let client = proven.client();
-    let counted = app.feed.streams.open(&client.id);
-    let counted = counted.map_err(|_| full("streams"))?;
-    // A stream counts for its subscriber, and no longer for its address.
+    let client = client.client();
+    let slot = app.feed.streams.open(&client.id);
+    let slot = slot.map_err(|_| unavailable(Rejection::TooManyStreams))?;
+    // From now on the connection counts as a stream of the subscriber, not as a connection of its address.
     timed_stream::release(request);
-    let [chance] = app.entropy.bytes::<1>();
-    // From nine tenths to eleven tenths of the hour.
-    let life = STREAM_LIFE.mul_f64(0.9 + 0.2 * f64::from(chance) / 255.0);
+    let [jitter] = app.entropy.bytes::<1>();
+    // 90 % to 110 % of an hour, so that streams do not all reconnect at once.
+    let lifetime = STREAM_LIFE.mul_f64(0.9 + 0.2 * f64::from(jitter) / 255.0);
     Ok(Subscriber {
         client: client.id.clone(),
         auth_epoch: client.auth_epoch,
         at,
-        beats: 0,
-        begun: false,
-        over: false,
+        heartbeats: 0,
+        is_started: false,
+        is_closed: false,
         news: app.feed.news(),
         standing,
-        begun_at: app.clock.uptime(),
-        life,
+        started_at: app.clock.uptime(),
+        lifetime,
         app: app.clone(),
-        _counted: counted,
+        _slot: slot,
     })
 }
 
-/// An open stream. It has no queue: it knows where it stands, and reads on when its reader has taken
-/// what it had, so that a slow one costs no memory.
+/// An open stream. It has no queue: it stores its position and reads the next frame when the client has taken the
+/// previous one, so a slow client needs no memory.
 struct Subscriber {
     app: Data<App>,
     client: ClientId,
     auth_epoch: i64,
     at: Position,
-    beats: u64,
-    begun: bool,
-    over: bool,
+    heartbeats: u64,
+    is_started: bool,
+    is_closed: bool,
     news: watch::Receiver<u64>,
     standing: watch::Receiver<Arc<ActiveSubscribers>>,
-    begun_at: Uptime,
-    life: Duration,
-    _counted: Stream,
+    started_at: Uptime,
+    lifetime: Duration,
+    _slot: Stream,
 }
 
 impl Subscriber {
-    /// The next bytes; `None` at the end.
+    /// Returns the next bytes; `None` at the end of the stream.
     async fn read(&mut self) -> Option<Bytes> {
-        if !std::mem::replace(&mut self.begun, true) {
+        if !std::mem::replace(&mut self.is_started, true) {
             return Some(Bytes::from_static(b": portcullis\n\n"));
         }
-        if self.over {
+        if self.is_closed {
             return None;
         }
         loop {
-            if self.app.draining.is_on() || self.is_old() {
-                return Some(self.last_words());
+            if self.app.draining.is_on() || self.is_expired() {
+                return Some(self.close());
             }
             self.news.mark_unchanged();
-            match self.app.feed.next(self.at, &mut self.beats) {
+            match self.app.feed.next(self.at, &mut self.heartbeats) {
                 Next::Event(bytes, at) => {
                     self.at = at;
                     return Some(bytes);
                 }
                 Next::Behind => return self.catch_up().await,
-                Next::Over => return Some(self.last_words()),
+                Next::Over => return Some(self.close()),
                 Next::Nothing => {}
             }
             tokio::select! {
@@ -310,27 +333,27 @@ impl Subscriber {
                     changed.ok()?;
                     let standing = Arc::clone(&self.standing.borrow_and_update());
                     if !standing.includes(&self.client, self.auth_epoch) {
-                        return Some(self.last_words());
+                        return Some(self.close());
                     }
                 }
             }
         }
     }
 
-    /// What this stream missed, in a frame of its own.
+    /// Returns the records that this stream missed, in one frame.
     async fn catch_up(&mut self) -> Option<Bytes> {
-        let signed = make(&self.app, self.at).await.ok()?;
+        let signed = build_frame(&self.app, self.at).await.ok()?;
         self.at = signed.position;
         Some(feed::event(&signed))
     }
 
-    /// Heartbeats wake it often enough to see that.
-    fn is_old(&self) -> bool {
-        self.app.clock.uptime().since(self.begun_at) >= self.life
+    /// Returns whether the lifetime is over. Heartbeats wake the stream often enough to check it.
+    fn is_expired(&self) -> bool {
+        self.app.clock.uptime().since(self.started_at) >= self.lifetime
     }
 
-    fn last_words(&mut self) -> Bytes {
-        self.over = true;
+    fn close(&mut self) -> Bytes {
+        self.is_closed = true;
         Bytes::from_static(RETRY.as_bytes())
     }
 }
@@ -339,47 +362,47 @@ async fn acknowledge(
     request: &HttpRequest,
     app: &Data<App>,
     body: Payload,
-) -> Result<AckAnswer, Stopped> {
-    let proven = subscriber(request, app).await?;
-    // One that proves that we are behind carries a frame.
+) -> Result<AckAnswer, SubscriberError> {
+    let client = authenticate(request, app).await?;
+    // An acknowledgement may contain a frame as evidence that this feed is behind.
     let read = body.to_bytes_limited(BODY_BYTES + FRAME_MAX_BYTES);
     let body = match tokio::time::timeout(BODY_TIME, read).await {
         Ok(Ok(Ok(body))) => body,
-        Ok(Err(_)) => return Err(HandlerError::ErrorPage(error::ErrorPage::BODY_TOO_LARGE).into()),
-        Ok(Ok(Err(_))) => return Err(malformed("body").into()),
-        Err(_) => return Err(HandlerError::ErrorPage(error::ErrorPage::TOO_SLOW).into()),
+        Ok(Err(_)) => return Err(HandlerError::ErrorPage(ErrorPage::BODY_TOO_LARGE).into()),
+        Ok(Ok(Err(_))) => return Err(malformed(Rejection::Body).into()),
+        Err(_) => return Err(HandlerError::ErrorPage(ErrorPage::TOO_SLOW).into()),
     };
-    let ack: Ack = serde_json::from_slice(&body).map_err(|_| malformed("body"))?;
-    let is_name = |text: &str, most: usize| {
-        (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+    let ack: Ack = serde_json::from_slice(&body).map_err(|_| malformed(Rejection::Body))?;
+    let is_name = |text: &str, max_bytes: usize| {
+        (1..=max_bytes).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
     };
     if !is_name(&ack.instance, INSTANCE_BYTES) {
-        return Err(malformed("instance").into());
+        return Err(malformed(Rejection::Instance).into());
     }
     if ack.kids.len() > ACK_KIDS || !ack.kids.iter().all(|kid| is_name(kid, 64)) {
-        return Err(malformed("kids").into());
+        return Err(malformed(Rejection::Kids).into());
     }
     let at = Position {
         epoch: ack.epoch,
         seq: ack.seq,
     };
-    if let Err(ahead) = must_not_be_ahead(request, app, at).await {
-        if let (Stopped::Ahead { is_certain: true }, Some(frame)) = (&ahead, &ack.frame)
-            && proves_more(app, &app.keys(), frame)
+    if let Err(error) = reject_ahead(request, app, at).await {
+        if let (SubscriberError::Ahead { is_certain: true }, Some(frame)) = (&error, &ack.frame)
+            && is_frame_ahead(app, &app.keys(), frame)
         {
             app.note_restored("subscriber").await?;
         }
-        return Err(ahead);
+        return Err(error);
     }
-    let noted = app.feed.acks.record(&proven.client().id, ack);
-    noted.map_err(|_| full("instances"))?;
+    let noted = app.feed.acks.record(&client.client().id, ack);
+    noted.map_err(|_| unavailable(Rejection::TooManyInstances))?;
     Ok(AckAnswer {
-        max_age: proven.max_age().as_secs(),
+        max_age: client.max_age().as_secs(),
     })
 }
 
-/// Whether a frame that we signed ourselves stands where we are not. A bare claim proves nothing.
-fn proves_more(app: &App, keys: &KeyView, jws: &str) -> bool {
+/// Returns whether this server signed a frame that is ahead of its feed. A position without a frame is not evidence.
+fn is_frame_ahead(app: &App, keys: &KeyView, jws: &str) -> bool {
     keys.read_frame(jws, app.issuer.as_str())
         .is_some_and(|frame| is_ahead(app, frame.position()))
 }

@@ -1,6 +1,7 @@
 //! Endpoints and pages. This file contains every route.
 
 mod admin;
+mod api;
 mod assets;
 mod authorization_context;
 mod error;

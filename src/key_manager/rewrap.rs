@@ -116,6 +116,6 @@ fn rewrapped(
     let before = key.open(keychain)?;
     let new = key.resealed(key, keychain, entropy)?;
     let after = new.open(keychain)?;
-    after.proves_itself(before.private.is_some(), &key.kid)?;
+    after.self_test(&before, &key.kid)?;
     Ok(new)
 }

@@ -1,6 +1,6 @@
-//! Our crypto provider for `jsonwebtoken`. The stock one parses the private key at every signature,
-//! which costs more than the signature itself; this one finds the parsed key by its kid. Everything
-//! else is the stock aws-lc provider. The factory is also the seam for other kinds of signers.
+//! A crypto provider for `jsonwebtoken`. The default provider parses the private key at every signature, which costs
+//! more than the signature itself. This one finds the parsed key by its kid; everything else is the default aws-lc
+//! provider. Other kinds of signers can be added in `signer_factory`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Weak};
@@ -15,10 +15,11 @@ use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, EncodingKey};
 use portcullis_verifier::Jwk;
 
-use super::Alg;
+use super::decoding::decoding_key;
+use super::ring::Alg;
 use crate::secret::{base64url, from_base64url};
 
-/// A private key, parsed once.
+/// A parsed private key.
 pub struct Parsed(Pair);
 
 enum Pair {
@@ -34,14 +35,14 @@ static PROVIDER: LazyLock<CryptoProvider> = LazyLock::new(|| CryptoProvider {
     key_utils: aws_lc::DEFAULT_PROVIDER.key_utils.clone(),
 });
 
-/// Makes this provider the process's own. Calling it again changes nothing.
+/// Installs this provider for the process. Further calls have no effect.
 pub fn install() {
-    // Err means that it is installed already.
+    // It returns an error if a provider is already installed.
     let _ = PROVIDER.install_default();
 }
 
 impl Parsed {
-    /// Parses a private key (PKCS#8 for ES256, PKCS#1 for RS256). `None` when it is no such key.
+    /// Parses a private key (PKCS#8 for ES256, PKCS#1 for RS256). `None` if it is not such a key.
     pub fn new(alg: Alg, private: &[u8]) -> Option<Self> {
         Some(Self(match alg {
             Alg::ES256 => Pair::Es256(
@@ -51,28 +52,29 @@ impl Parsed {
         }))
     }
 
-    /// Makes it known under `kid` until the last `Arc` is dropped. It must fit the published half, so
-    /// one that is known already is the same key, and stays: who holds it must go on signing.
-    pub fn known_as(self, kid: &str) -> Arc<Self> {
-        let ours = Arc::new(self);
-        let mut parsed = Arc::clone(&ours);
-        KEYS.rcu(|known| {
-            let mut known: HashMap<_, _> = known
+    /// Registers the key under `kid` until the last `Arc` is dropped. The caller has checked that it matches the public
+    /// key, so a key that is already registered is the same one. It stays registered, because its owner still signs
+    /// with it.
+    pub fn registered_as(self, kid: &str) -> Arc<Self> {
+        let new = Arc::new(self);
+        let mut parsed = Arc::clone(&new);
+        KEYS.rcu(|keys| {
+            let mut keys: HashMap<_, _> = keys
                 .iter()
                 .filter(|(_, key)| key.strong_count() > 0)
                 .map(|(kid, key)| (kid.clone(), Weak::clone(key)))
                 .collect();
-            parsed = match known.get(kid).and_then(Weak::upgrade) {
-                Some(standing) => standing,
-                None => Arc::clone(&ours),
+            parsed = match keys.get(kid).and_then(Weak::upgrade) {
+                Some(registered) => registered,
+                None => Arc::clone(&new),
             };
-            known.insert(kid.to_owned(), Arc::downgrade(&parsed));
-            known
+            keys.insert(kid.to_owned(), Arc::downgrade(&parsed));
+            keys
         });
         parsed
     }
 
-    /// What `jsonwebtoken` carries around: the kid in the place of key bytes.
+    /// Returns the key for `jsonwebtoken`, which contains the kid in the place of the key.
     pub fn encoding_key(&self, kid: &str) -> EncodingKey {
         match self.0 {
             Pair::Es256(_) => EncodingKey::from_ec_der(kid.as_bytes()),
@@ -80,8 +82,8 @@ impl Parsed {
         }
     }
 
-    /// Whether the private half belongs to this public one.
-    pub fn fits(&self, public: &Jwk) -> bool {
+    /// Returns whether the public key belongs to this private key.
+    pub fn matches(&self, public: &Jwk) -> bool {
         let member = |value: &Option<String>| {
             value
                 .as_deref()
@@ -101,13 +103,13 @@ impl Parsed {
         }
     }
 
-    /// Signs once and verifies that with `public`; `None` when the two do not belong together.
-    pub fn proves_itself(&self, public: &Jwk) -> Option<()> {
+    /// Signs a test message and verifies it with `public`. `None` if the two keys do not match.
+    pub fn self_test(&self, public: &Jwk) -> Option<()> {
         const MESSAGE: &[u8] = b"portcullis";
         let signature = base64url(&self.sign(MESSAGE).ok()?);
-        let (alg, key) = super::view::decoding(public)?;
+        let (alg, key) = decoding_key(public)?;
         let verified = jsonwebtoken::crypto::verify(&signature, MESSAGE, &key, alg);
-        verified.is_ok_and(|good| good).then_some(())
+        verified.is_ok_and(|valid| valid).then_some(())
     }
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, signature::Error> {
@@ -158,7 +160,7 @@ fn signer_factory(alg: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigne
             }
             Ok(Box::new(signer))
         }
-        // Not one of ours: keys by value, as in tests of other parties.
+        // The key is not registered: it contains the key itself, as in tests that sign as another party.
         None => (aws_lc::DEFAULT_PROVIDER.signer_factory)(alg, key),
     }
 }

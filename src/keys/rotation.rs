@@ -1,30 +1,30 @@
-//! Rotation: the state of a key is a pure function of its row and the clock, and each change of a
-//! ring a pure function of its rows, the settings and the clock. No job moves a key.
+//! Rotation. The state of a key is a pure function of its row and the clock, so no job changes states. Each change of
+//! a ring is a pure function of its rows, the settings and the clock.
 
 use std::time::Duration;
 
-use super::SigningKey;
+use super::signing_key::{SigningKey, Timetable};
 use crate::config;
 use crate::config::limits::{CLOCK_SKEW, KEY_CHANGE_SEEN, LONGEST_SIGNED, PRIVATE_HALF_KEPT};
 use crate::time::Timestamp;
 
-/// Where a key stands.
+/// The state of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Compromised: signs nothing, verifies nothing, is not published.
+    /// Revoked: it is not published, does not sign and is not used for verification.
     Revoked,
-    /// Known to caches, not yet signing.
+    /// In the JWKS, but not signing yet.
     Published,
-    /// May sign, if it is the newest of its ring.
+    /// Signs, if it is the newest active key of its ring.
     Active,
-    /// Verifies what it signed; signs no more.
+    /// In the JWKS for the verification of earlier signatures, no longer signing.
     Retiring,
-    /// Gone from the JWKS.
+    /// No longer in the JWKS.
     Archived,
 }
 
 impl State {
-    /// The word for it, in logs and on the command line.
+    /// Returns the name in logs and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Revoked => "revoked",
@@ -36,7 +36,7 @@ impl State {
     }
 }
 
-/// The state of `key` at `now`.
+/// Returns the state of a key.
 pub fn state(key: &SigningKey, now: Timestamp) -> State {
     if key.revoked_at.is_some() {
         State::Revoked
@@ -51,12 +51,12 @@ pub fn state(key: &SigningKey, now: Timestamp) -> State {
     }
 }
 
-/// Whether the JWKS holds a key in this state.
+/// Returns whether the JWKS contains keys in this state.
 pub fn in_jwks(state: State) -> bool {
     matches!(state, State::Published | State::Active | State::Retiring)
 }
 
-/// The signer of one ring: its highest active generation, or else its highest published one.
+/// Returns the key of a ring that signs: its highest active generation, or else its highest published one.
 pub fn signer<'k>(
     ring: impl IntoIterator<Item = &'k SigningKey>,
     now: Timestamp,
@@ -71,7 +71,7 @@ pub fn signer<'k>(
         .map(|(_, key)| key)
 }
 
-/// The next instant after `now` at which the state of a key changes by itself.
+/// Returns the next instant after `now` at which a key changes its state.
 pub fn next_change<'k>(
     keys: impl IntoIterator<Item = &'k SigningKey>,
     now: Timestamp,
@@ -84,7 +84,7 @@ pub fn next_change<'k>(
         .min()
 }
 
-/// Whether the private half has done its work: an hour after the key signed last.
+/// Returns whether the private key is to be destroyed: one hour after its last signature, or when it is revoked.
 pub fn private_half_is_due(key: &SigningKey, now: Timestamp) -> bool {
     key.revoked_at.is_some()
         || key
@@ -92,19 +92,19 @@ pub fn private_half_is_due(key: &SigningKey, now: Timestamp) -> bool {
             .is_some_and(|at| now >= at + PRIVATE_HALF_KEPT)
 }
 
-/// The waiting times, computed from the settings.
+/// The waiting times of a rotation, from the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
     /// How long a key signs.
     pub rotate_every: Duration,
     /// How long a key is published before it signs.
     pub lead: Duration,
-    /// The longest time that a verifier may keep a JWKS.
+    /// The maximum time for which a verifier may cache a JWKS.
     pub verifier_cache: Duration,
 }
 
 impl Schedule {
-    /// The waiting times of a configuration.
+    /// Reads the waiting times from the configuration.
     pub fn of(keys: &config::Keys) -> Self {
         Self {
             rotate_every: keys.rotate_every.0,
@@ -113,43 +113,28 @@ impl Schedule {
         }
     }
 
-    /// When every cache holds a key that is published at `publish_at`: C + S + P later.
+    /// Returns when every cache contains a key that is published at `publish_at`: after C + S + P.
     pub fn known_everywhere(&self, publish_at: Timestamp) -> Timestamp {
         publish_at + self.verifier_cache + CLOCK_SKEW + KEY_CHANGE_SEEN
     }
 
-    /// When a key stops signing whose successor begins at `successor`: both are active for S + P.
+    /// Returns when a key stops signing whose successor starts at `successor`. Both are active for S + P.
     pub fn retire_at(&self, successor: Timestamp) -> Timestamp {
         successor + CLOCK_SKEW + KEY_CHANGE_SEEN
     }
 
-    /// When a key leaves the JWKS: A + C + S + P after it stopped signing.
+    /// Returns when a key leaves the JWKS: A + C + S + P after it stopped signing.
     pub fn remove_at(&self, retire_at: Timestamp) -> Timestamp {
         retire_at + LONGEST_SIGNED + self.verifier_cache + CLOCK_SKEW + KEY_CHANGE_SEEN
     }
 }
 
-/// The instants of a key that is yet to be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timetable {
-    /// Its place in the ring.
-    pub generation: i64,
-    /// When it is published.
-    pub publish_at: Timestamp,
-    /// When it begins to sign.
-    pub activate_at: Timestamp,
-    /// When it stops, if its successor is made in the same breath.
-    pub retire_at: Option<Timestamp>,
-    /// When it leaves the JWKS.
-    pub remove_at: Option<Timestamp>,
-}
-
-/// A change of one ring, before anything of it is done: rows as they shall be, and keys to be made.
+/// A planned change of one ring: its rows after the change, and the keys to be generated.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// All rows of the ring that can be used, as they stand after the change; by generation.
+    /// All usable rows of the ring after the change, ordered by generation.
     pub ring: Vec<SigningKey>,
-    /// The keys that it needs, in order.
+    /// The keys to be generated, in order.
     pub made: Vec<Timetable>,
     schedule: Schedule,
     now: Timestamp,
@@ -157,8 +142,8 @@ pub struct Change {
 }
 
 impl Change {
-    /// Nothing changes yet. `sound` are the rows of one ring that open; `newest` is the highest
-    /// generation that the ring ever had, whether it opens or not.
+    /// Creates an empty change. `sound` are the rows of one ring that open. `newest` is the highest generation that the
+    /// ring ever had, whether its row opens or not.
     pub fn of(sound: &[SigningKey], newest: i64, schedule: Schedule, now: Timestamp) -> Self {
         let mut ring = sound.to_vec();
         ring.sort_by_key(|key| key.generation);
@@ -171,7 +156,7 @@ impl Change {
         }
     }
 
-    /// Whether the ring lacks a standby: its newest key is missing, dead, or signs already.
+    /// Returns whether the ring needs a next key: the newest key is missing, revoked, or already signing.
     pub fn lacks_standby(&self) -> bool {
         let Some(newest) = self.ring.iter().rev().find(|key| key.revoked_at.is_none()) else {
             return true;
@@ -184,12 +169,12 @@ impl Change {
         }
     }
 
-    /// Adds a generation. It signs R after its predecessor began, but never before every cache knows
-    /// it; in a ring without a signer it signs at once, since waiting would help nobody.
+    /// Adds a generation. It starts to sign R after its predecessor started, but not before every cache contains it.
+    /// In a ring without a signer it signs at once.
     #[must_use]
     pub fn add(mut self) -> Self {
         let now = self.now;
-        let last = self.last_that_will_sign();
+        let last = self.last_activation();
         let published_before = self.made.last().map(|made| made.activate_at);
         let (publish_at, activate_at) = match published_before.or(last) {
             Some(activate_at) => (
@@ -214,7 +199,7 @@ impl Change {
         self.link()
     }
 
-    /// Lets the standby sign as soon as every cache knows it, or, `at_once`, now.
+    /// Activates the next key as soon as every cache contains it or, with `at_once`, now.
     #[must_use]
     pub fn bring_forward(mut self, at_once: bool) -> Self {
         let (now, schedule) = (self.now, self.schedule);
@@ -224,13 +209,13 @@ impl Change {
                 .known_everywhere(key.publish_at)
                 .max(now + KEY_CHANGE_SEEN),
         };
-        if let Some(standby) = self.standby() {
-            standby.activate_at = standby.activate_at.min(earliest(standby));
+        if let Some(next) = self.next_key() {
+            next.activate_at = next.activate_at.min(earliest(next));
         }
         self.link()
     }
 
-    /// Takes a key out of use for good, and adds a standby if none is left.
+    /// Revokes a key, and adds a next key if none is left.
     #[must_use]
     pub fn revoke(self, kid: &str, reason: &str) -> Self {
         let change = self.end(kid, reason);
@@ -241,27 +226,27 @@ impl Change {
         }
     }
 
-    /// Takes a key out of use for good. If it was the signer, the standby signs at once: caches have
-    /// known it for long.
+    /// Revokes a key without adding one. If it was the signer, the next key signs at once, because caches already
+    /// contain it.
     #[must_use]
     pub fn end(mut self, kid: &str, reason: &str) -> Self {
         let now = self.now;
         let was_signer = signer(&self.ring, now).is_some_and(|signer| signer.kid == kid);
         self.mark_revoked(reason, |key| key.kid == kid);
-        if was_signer && let Some(standby) = self.standby() {
-            let begins = (now - CLOCK_SKEW).max(standby.publish_at);
-            standby.activate_at = standby.activate_at.min(begins);
+        if was_signer && let Some(next) = self.next_key() {
+            let begins = (now - CLOCK_SKEW).max(next.publish_at);
+            next.activate_at = next.activate_at.min(begins);
         }
         self.link()
     }
 
-    /// Takes every key of the ring out of use. A fresh one signs at once, and has its standby.
+    /// Revokes every key of the ring. Adds a key that signs at once, and a next key.
     #[must_use]
     pub fn revoke_all(self, reason: &str) -> Self {
         self.end_all(reason).add().add()
     }
 
-    /// Takes every key of the ring out of use.
+    /// Revokes every key of the ring without adding one.
     #[must_use]
     pub fn end_all(mut self, reason: &str) -> Self {
         self.mark_revoked(reason, |_| true);
@@ -276,24 +261,24 @@ impl Change {
         }
     }
 
-    /// The next key that will sign.
-    fn standby(&mut self) -> Option<&mut SigningKey> {
+    /// Returns the next key that will sign.
+    fn next_key(&mut self) -> Option<&mut SigningKey> {
         let now = self.now;
         self.ring
             .iter_mut()
             .find(|key| state(key, now) == State::Published)
     }
 
-    /// When the newest key begins that signs or will; `None` when nothing of the ring can sign.
-    fn last_that_will_sign(&self) -> Option<Timestamp> {
-        let living =
+    /// Returns when the newest active or published key starts to sign. `None` if no key can sign.
+    fn last_activation(&self) -> Option<Timestamp> {
+        let can_sign =
             |key: &&SigningKey| matches!(state(key, self.now), State::Active | State::Published);
-        let newest = self.ring.iter().rev().find(living)?;
+        let newest = self.ring.iter().rev().find(can_sign)?;
         Some(newest.activate_at)
     }
 
-    /// Lets each key that still signs or will stop S + P after its successor begins. Instants that
-    /// have passed stay as they are.
+    /// Sets the end of every active or published key to S + P after the start of its successor. Instants in the past do
+    /// not change.
     fn link(mut self) -> Self {
         let (now, schedule) = (self.now, self.schedule);
         let mut successor = self.made.first().map(|made| made.activate_at);

@@ -1,6 +1,6 @@
-//! Sealed values: `v1.<kek_id>.<nonce>.<ciphertext>`, AES-256-GCM under a key derived from a
-//! key-encrypting key (KEK). Every other column of the row is associated data, so that no value can
-//! be moved and no column changed by somebody who can only write to the database.
+//! Sealed values: `v1.<kek_id>.<nonce>.<ciphertext>`, AES-256-GCM under a key derived from a key-encrypting key (KEK).
+//! Every other column of the row is associated data. Therefore an attacker who can only write to the database can
+//! neither move a value to another row nor change a column.
 
 use std::path::{Path, PathBuf};
 
@@ -10,10 +10,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::KeyError;
+use super::error::KeyError;
 use crate::secret::{Entropy, base64url, from_base64url, sha256};
 
-/// A secret in the clear, wiped when dropped.
+/// A secret in plain text, wiped when dropped.
 pub type Unsealed = Zeroizing<Vec<u8>>;
 
 /// One key-encrypting key.
@@ -23,10 +23,10 @@ pub struct Kek {
 }
 
 impl Kek {
-    /// From 32 bytes in base64.
+    /// Parses 32 bytes in base64. `source` names the key in errors.
     ///
     /// # Errors
-    /// [`KeyError::Kek`] when it is not 32 bytes.
+    /// [`KeyError::Kek`] if the text is not 32 bytes in base64.
     pub fn from_base64(text: &str, source: &str) -> Result<Self, KeyError> {
         let bytes = STANDARD
             .decode(text.trim())
@@ -57,25 +57,25 @@ impl Kek {
         })
     }
 
-    /// A fresh KEK as the text that its file holds.
+    /// Generates a KEK in the form of its file.
     pub fn generate(entropy: &Entropy) -> Zeroizing<String> {
         Zeroizing::new(STANDARD.encode(entropy.bytes::<32>()))
     }
 
-    /// What tells KEKs apart: 16 hexadecimal digits that say nothing about the key.
+    /// Returns the id of the KEK: 16 hexadecimal digits that reveal nothing about the key.
     pub fn id(&self) -> &str {
         &self.id
     }
 }
 
-/// The configured KEKs: the first seals, all open.
+/// The configured KEKs. The first one seals; all of them open.
 pub struct Keychain(Vec<Kek>);
 
 impl Keychain {
-    /// A keychain; never empty.
+    /// Creates a keychain.
     ///
     /// # Errors
-    /// [`KeyError::Kek`] without any KEK.
+    /// [`KeyError::Kek`] if there is no KEK.
     pub fn new(keks: Vec<Kek>) -> Result<Self, KeyError> {
         if keks.is_empty() {
             return Err(KeyError::Kek(
@@ -85,10 +85,10 @@ impl Keychain {
         Ok(Self(keks))
     }
 
-    /// Reads every source of `keys.kek`.
+    /// Reads all KEKs of `keys.kek`.
     ///
     /// # Errors
-    /// [`KeyError::Kek`] that names the source that cannot be read.
+    /// [`KeyError::Kek`], which names the source that cannot be read.
     pub fn read(sources: &[String]) -> Result<Self, KeyError> {
         Self::new(
             sources
@@ -98,20 +98,20 @@ impl Keychain {
         )
     }
 
-    /// The id of the KEK that seals.
+    /// Returns the id of the KEK that seals.
     pub fn first(&self) -> &str {
         self.0.first().map_or("", Kek::id)
     }
 
-    /// Whether a KEK of this id is configured.
+    /// Returns whether a KEK with this id is configured.
     pub fn knows(&self, kek: &str) -> bool {
-        self.0.iter().any(|known| known.id == kek)
+        self.0.iter().any(|configured| configured.id == kek)
     }
 
-    /// Seals `plain` for the row that `row` names.
+    /// Seals `plain` for a row.
     ///
     /// # Errors
-    /// [`KeyError::Generate`] when the cipher refuses, which it never should.
+    /// [`KeyError::Generate`] if the cipher fails, which is not expected.
     pub fn seal(&self, row: &Row<'_>, plain: &[u8], entropy: &Entropy) -> Result<String, KeyError> {
         let kek = &self.0[0];
         let nonce: [u8; 12] = entropy.bytes();
@@ -131,10 +131,10 @@ impl Keychain {
         ))
     }
 
-    /// Opens what [`Keychain::seal`] made for the same row.
+    /// Opens a value that [`Keychain::seal`] sealed for the same row.
     ///
     /// # Errors
-    /// [`KeyError::UnknownKek`] or [`KeyError::Corrupt`], each naming the row.
+    /// [`KeyError::UnknownKek`] or [`KeyError::Corrupt`], which name the row.
     pub fn open(&self, row: &Row<'_>, sealed: &str) -> Result<Unsealed, KeyError> {
         let corrupt = || KeyError::Corrupt(row.name());
         let mut parts = sealed.split('.');
@@ -173,7 +173,7 @@ impl Keychain {
     }
 }
 
-/// The id of the KEK that a value is sealed under; empty for what is no sealed value.
+/// Returns the id of the KEK of a sealed value. Empty if `sealed` is not a sealed value.
 pub fn kek_id(sealed: &str) -> String {
     let id = sealed
         .strip_prefix("v1.")
@@ -181,13 +181,13 @@ pub fn kek_id(sealed: &str) -> String {
     id.unwrap_or_default().to_owned()
 }
 
-/// The row that a sealed value belongs to: the table and every other column, in order.
+/// The row of a sealed value: the table and all other columns, in order.
 pub struct Row<'a> {
     /// Table.
     pub table: &'a str,
-    /// Primary key, to name the row in messages; also the first column.
+    /// Primary key, which is the first column and names the row in messages.
     pub key: &'a str,
-    /// The other columns, as text; an absent value is `None`, which differs from an empty one.
+    /// The other columns as text. `None` is NULL, which differs from an empty text.
     pub columns: Vec<Option<String>>,
 }
 
@@ -218,14 +218,15 @@ fn read(source: &str) -> Result<Kek, KeyError> {
     let (kind, name) = source.split_once(':').unwrap_or(("", source));
     let missing = |why: String| {
         KeyError::Kek(format!(
-            "the key-encrypting key {source} cannot be read: {why}; make one with `portcullis keys generate-kek --out FILE`"
+            "the key-encrypting key {source} cannot be read: {why}; create one with `portcullis keys generate-kek --out FILE`"
         ))
     };
     let text = match kind {
         "file" => crate::config::read_secret_file(Path::new(name)).map_err(missing)?,
         "credential" => {
-            let folder = std::env::var_os("CREDENTIALS_DIRECTORY")
-                .ok_or_else(|| missing("systemd set no CREDENTIALS_DIRECTORY".to_owned()))?;
+            let folder = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                missing("the variable CREDENTIALS_DIRECTORY of systemd is not set".to_owned())
+            })?;
             let path = PathBuf::from(folder).join(name);
             std::fs::read_to_string(path).map_err(|error| missing(error.to_string()))?
         }
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_value_opens_in_its_own_row_alone() {
+    fn sealed_value_opens_only_in_its_own_row() {
         let entropy = Entropy::seeded(3);
         let chain = Keychain::new(vec![kek(1)]).unwrap();
         let sealed = chain.seal(&row(Some("a")), b"private", &entropy).unwrap();
@@ -288,10 +289,10 @@ mod tests {
                 .contains(kek(2).id())
         );
         let new = Keychain::new(vec![kek(2)]).unwrap();
-        let refusal = new.open(&row(None), &sealed).unwrap_err().to_string();
+        let error = new.open(&row(None), &sealed).unwrap_err().to_string();
         assert!(
-            refusal.contains("signing_keys k1") && refusal.contains(kek(1).id()),
-            "{refusal}"
+            error.contains("signing_keys k1") && error.contains(kek(1).id()),
+            "{error}"
         );
     }
 }

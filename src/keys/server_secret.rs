@@ -1,17 +1,30 @@
-//! The server secret: 32 random bytes, sealed like a key. The keys of MACs derive from it by HKDF,
-//! one label each, so that none can be taken for another.
+//! The server secret: 32 random bytes, sealed like a signing key. HKDF derives a key for each kind of MAC from it, with
+//! a different label each, so that a MAC of one kind is not valid as another.
 
 use aws_lc_rs::{hkdf, hmac};
 use zeroize::Zeroizing;
 
-use super::seal::Row;
-use super::{KeyError, Keychain, SealedSecret};
+use super::error::KeyError;
+use super::seal::{Keychain, Row};
 use crate::audit;
 use crate::id::GrantId;
 use crate::secret::{Entropy, REFRESH_PREFIX, Secret, base64url, equal, from_base64url};
 use crate::time::Timestamp;
 
-/// The root of form tokens and other MACs.
+/// A row of `server_secrets`.
+#[derive(Clone, Debug)]
+pub struct SealedSecret {
+    /// Row id.
+    pub id: String,
+    /// 1, 2, 3 and so on; unique, so two nodes cannot both create the same one.
+    pub generation: i64,
+    /// The sealed value.
+    pub sealed: String,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+/// The keys of form tokens, refresh tokens and other MACs, derived from one secret.
 pub struct ServerSecret {
     number: u8,
     csrf: hmac::Key,
@@ -20,11 +33,11 @@ pub struct ServerSecret {
     audit: hmac::Key,
 }
 
-/// Secret number, grant id, generation.
+/// The length of secret number, grant id and generation.
 const REFRESH_HEAD_BYTES: usize = 1 + 16 + 4;
 
 impl ServerSecret {
-    /// Makes and seals a secret: the `generation`-th.
+    /// Generates and seals the secret number `generation`.
     ///
     /// # Errors
     /// [`KeyError::Generate`].
@@ -60,14 +73,14 @@ impl ServerSecret {
         })
     }
 
-    /// The token of a form: bound to the browser's cookie and to what the form is for.
+    /// Returns the CSRF token of a form, bound to the browser's cookie and the purpose of the form.
     pub fn form_token(&self, cookie: &str, purpose: &str) -> String {
         let tag = hmac::sign(&self.csrf, form(cookie, purpose).as_bytes());
         base64url(tag.as_ref())
     }
 
-    /// The refresh token of a grant's generation: both, and a MAC over them. The same each time it is
-    /// made, so nothing needs to be stored.
+    /// Returns the refresh token of a generation of a grant: both, and a MAC over them. The result is always the same, so
+    /// it is not stored.
     pub fn refresh_token(&self, grant: &GrantId, generation: i64) -> Secret {
         let grant = uuid::Uuid::parse_str(grant.as_str()).unwrap_or_default();
         let generation = u32::try_from(generation).unwrap_or(u32::MAX);
@@ -79,7 +92,7 @@ impl ServerSecret {
         Secret::from_text(format!("{REFRESH_PREFIX}{}", base64url(&bytes)))
     }
 
-    /// Grant and generation of a refresh token that this secret made; the MAC is checked first.
+    /// Returns grant and generation of a refresh token of this secret. The MAC is checked first.
     pub fn read_refresh_token(&self, token: &str) -> Option<(GrantId, i64)> {
         let bytes = from_base64url(token.strip_prefix(REFRESH_PREFIX)?)?;
         let (head, tag) = bytes.split_at_checked(REFRESH_HEAD_BYTES)?;
@@ -89,7 +102,7 @@ impl ServerSecret {
         (head[0] == self.number).then(|| (GrantId::from(grant.to_string()), generation.into()))
     }
 
-    /// Whether `token` is [`ServerSecret::form_token`] of the same cookie and purpose.
+    /// Returns whether `token` is the [`ServerSecret::form_token`] of this cookie and purpose.
     pub fn accepts_form(&self, token: &str, cookie: &str, purpose: &str) -> bool {
         equal(
             token.as_bytes(),
@@ -97,8 +110,8 @@ impl ServerSecret {
         )
     }
 
-    /// The seal of an audit row: the number of this secret, and a MAC over the row, its place in the
-    /// chain and the seal before it.
+    /// Returns the seal of an audit row: the number of this secret, and a MAC over the row, its position in the chain and
+    /// the previous seal.
     pub fn audit_seal(&self, seq: i64, previous: &[u8], row: &audit::Row) -> Vec<u8> {
         let mut context = hmac::Context::with_key(&self.audit);
         context.update(&seq.to_be_bytes());
@@ -110,7 +123,7 @@ impl ServerSecret {
         seal
     }
 
-    /// What the log calls a person: nobody learns or tries names from it.
+    /// Returns the pseudonym of a user in the log. Without the secret, names cannot be recovered or tested.
     pub fn user_ref(&self, username: &str) -> String {
         let tag = hmac::sign(&self.log, username.as_bytes());
         base64url(&tag.as_ref()[..12])
@@ -132,7 +145,7 @@ fn derive(root: &[u8], label: &[u8]) -> Result<hmac::Key, KeyError> {
 }
 
 impl SealedSecret {
-    /// This row sealed anew under the KEK that seals now; its secret stays the same.
+    /// Returns this row sealed again under the first KEK, with the same secret.
     ///
     /// # Errors
     /// [`KeyError::UnknownKek`], [`KeyError::Corrupt`].

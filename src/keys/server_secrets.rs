@@ -1,50 +1,52 @@
-//! All server secrets: the newest makes, all check. An old one checks nothing that began more than a
-//! minute after its successor was made, so a stolen one is worth nothing for what comes later.
+//! All server secrets. The newest creates MACs; all of them verify. An older one verifies only values that were created
+//! up to one minute after its successor was, so a stolen secret cannot forge later values.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use super::{KeyError, Keychain, SealedSecret, ServerSecret};
+use super::error::KeyError;
+use super::seal::Keychain;
+use super::server_secret::{SealedSecret, ServerSecret};
 use crate::audit;
 use crate::config::limits::{LONGEST_FORM, SECRET_CHANGE_SEEN};
 use crate::id::GrantId;
 use crate::secret::{Secret, equal};
 use crate::time::Timestamp;
 
-/// The server secrets in force; replaced as a whole when rows change.
-pub struct ServerSecrets(ArcSwap<SecretEntry>);
+/// The current server secrets, replaced as a whole when rows change.
+pub struct ServerSecrets(ArcSwap<OpenedSecrets>);
 
-struct SecretEntry {
+struct OpenedSecrets {
     newest: Arc<ServerSecret>,
     older: Vec<Older>,
 }
 
 struct Older {
     secret: ServerSecret,
-    /// What began later than this it does not check.
+    /// It verifies only values that were created until this time.
     until: Timestamp,
-    /// Forms carry no time of their own: it checks them while any may be left.
+    /// Whether it verifies forms. Forms have no time of creation, so this is `true` while one may still be open.
     forms: bool,
 }
 
 impl ServerSecrets {
-    /// Opens the rows, the oldest first.
+    /// Opens the rows; the oldest is first.
     ///
     /// # Errors
-    /// [`KeyError::UnknownKek`], [`KeyError::Corrupt`]: without the newest nothing can be made.
+    /// [`KeyError::UnknownKek`] or [`KeyError::Corrupt`] if the newest does not open.
     pub fn open(
         rows: &[SealedSecret],
         keychain: &Keychain,
         now: Timestamp,
     ) -> Result<Self, KeyError> {
-        SecretEntry::open(rows, keychain, now).map(|held| Self(ArcSwap::from_pointee(held)))
+        OpenedSecrets::open(rows, keychain, now).map(|secrets| Self(ArcSwap::from_pointee(secrets)))
     }
 
-    /// Takes the rows as they are now.
+    /// Replaces the secrets by the current rows.
     ///
     /// # Errors
-    /// As [`ServerSecrets::open`]; then all stays as it was.
+    /// As [`ServerSecrets::open`]. Then the secrets do not change.
     pub fn replace(
         &self,
         rows: &[SealedSecret],
@@ -52,66 +54,66 @@ impl ServerSecrets {
         now: Timestamp,
     ) -> Result<(), KeyError> {
         self.0
-            .store(Arc::new(SecretEntry::open(rows, keychain, now)?));
+            .store(Arc::new(OpenedSecrets::open(rows, keychain, now)?));
         Ok(())
     }
 
-    /// The one that makes.
+    /// Returns the secret used to create new MACs.
     pub fn newest(&self) -> Arc<ServerSecret> {
         Arc::clone(&self.0.load().newest)
     }
 
-    /// The token of a form; see [`ServerSecret::form_token`].
+    /// Returns the CSRF token of a form; see [`ServerSecret::form_token`].
     pub fn form_token(&self, cookie: &str, purpose: &str) -> String {
         self.0.load().newest.form_token(cookie, purpose)
     }
 
-    /// Whether `token` is the form token of this cookie and purpose.
+    /// Returns whether `token` is the CSRF token of this cookie and purpose.
     pub fn accepts_form(&self, token: &str, cookie: &str, purpose: &str) -> bool {
-        let held = self.0.load();
-        let older = held.older.iter().filter(|older| older.forms);
-        std::iter::once(&*held.newest)
+        let secrets = self.0.load();
+        let older = secrets.older.iter().filter(|older| older.forms);
+        std::iter::once(&*secrets.newest)
             .chain(older.map(|older| &older.secret))
             .any(|secret| secret.accepts_form(token, cookie, purpose))
     }
 
-    /// The refresh token of a grant's generation; see [`ServerSecret::refresh_token`].
+    /// Returns the refresh token of a generation of a grant; see [`ServerSecret::refresh_token`].
     pub fn refresh_token(&self, grant: &GrantId, generation: i64) -> Secret {
         self.0.load().newest.refresh_token(grant, generation)
     }
 
-    /// Grant and generation of a refresh token of ours.
+    /// Returns grant and generation of a refresh token of this server.
     pub fn read_refresh_token(&self, token: &str) -> Option<(GrantId, i64)> {
-        let held = self.0.load();
-        held.newest.read_refresh_token(token).or_else(|| {
-            held.older.iter().find_map(|older| {
+        let secrets = self.0.load();
+        secrets.newest.read_refresh_token(token).or_else(|| {
+            secrets.older.iter().find_map(|older| {
                 let (grant, generation) = older.secret.read_refresh_token(token)?;
                 (grant.made_at()? <= older.until).then_some((grant, generation))
             })
         })
     }
 
-    /// The seal of an audit row; see [`ServerSecret::audit_seal`].
+    /// Returns the seal of an audit row; see [`ServerSecret::audit_seal`].
     pub fn audit_seal(&self, seq: i64, previous: &[u8], row: &audit::Row) -> Vec<u8> {
         self.0.load().newest.audit_seal(seq, previous, row)
     }
 
-    /// Whether `seal` is the seal of an audit row, by the newest secret or by one of its time.
+    /// Returns whether `seal` is the seal of an audit row by the newest secret, or by one that was valid at its time.
     pub fn accepts_seal(&self, seal: &[u8], seq: i64, previous: &[u8], row: &audit::Row) -> bool {
-        let held = self.0.load();
-        let older = held.older.iter().filter(|older| row.at <= older.until);
-        std::iter::once(&*held.newest)
+        let secrets = self.0.load();
+        let older = secrets.older.iter().filter(|older| row.at <= older.until);
+        std::iter::once(&*secrets.newest)
             .chain(older.map(|older| &older.secret))
             .any(|secret| equal(&secret.audit_seal(seq, previous, row), seal))
     }
 
-    /// What the log calls a person.
+    /// Returns the pseudonym of a user in the log.
     pub fn user_ref(&self, username: &str) -> String {
         self.0.load().newest.user_ref(username)
     }
 }
 
-impl SecretEntry {
+impl OpenedSecrets {
     fn open(rows: &[SealedSecret], keychain: &Keychain, now: Timestamp) -> Result<Self, KeyError> {
         let Some((newest, before)) = rows.split_last() else {
             return Err(KeyError::Corrupt(
@@ -128,7 +130,7 @@ impl SecretEntry {
                     forms: now <= until + LONGEST_FORM,
                 }),
                 Err(error) => {
-                    tracing::error!(event = "key.corrupt", reason = "unusable", severity = "critical", %error, "an old server secret is left out");
+                    tracing::error!(event = "key.corrupt", reason = "unusable", severity = "critical", %error, "an old server secret does not open and is ignored");
                 }
             }
         }
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_secret_checks_what_began_before_its_successor_was_known_everywhere() {
+    fn older_secret_verifies_only_values_from_before_its_successor_was_known() {
         let entropy = Entropy::seeded(1);
         let keychain = Keychain::new(vec![
             Kek::from_base64(&Kek::generate(&entropy), "test").unwrap(),
@@ -162,11 +164,11 @@ mod tests {
         let second = ServerSecret::generate(2, &keychain, &entropy, at(1_000)).unwrap();
         let old = ServerSecret::open(&first, &keychain).unwrap();
         let both = ServerSecrets::open(&[first, second], &keychain, at(1_001)).unwrap();
-        for (began, accepted) in [(10, true), (1_060, true), (1_061, false)] {
-            let grant = GrantId::new(&entropy, at(began));
+        for (created, accepted) in [(10, true), (1_060, true), (1_061, false)] {
+            let grant = GrantId::new(&entropy, at(created));
             let token = old.refresh_token(&grant, 3);
             let read = both.read_refresh_token(token.expose());
-            assert_eq!(read, accepted.then_some((grant.clone(), 3)), "{began}");
+            assert_eq!(read, accepted.then_some((grant.clone(), 3)), "{created}");
             let new = both.refresh_token(&grant, 3);
             assert_ne!(new.expose(), token.expose());
             assert_eq!(both.read_refresh_token(new.expose()), Some((grant, 3)));
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_form_ends_when_none_can_be_left() {
+    fn older_secret_rejects_forms_after_their_lifetime() {
         let entropy = Entropy::seeded(1);
         let keychain = Keychain::new(vec![
             Kek::from_base64(&Kek::generate(&entropy), "test").unwrap(),

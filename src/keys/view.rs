@@ -1,42 +1,44 @@
-//! What a node holds of its keys: the signer of each ring, and each JWKS as ready bytes
-//! (RFC 7517 §5). Built from the rows, swapped as a whole.
+//! The keys of a node: the signer of each ring, and each JWKS (RFC 7517 §5) as serialised bytes. Built from the rows and
+//! replaced as a whole.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{EncodingKey, Header};
 use portcullis_verifier::{FRAME_TYP, Frame, Jwk, JwkSet};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
+use super::decoding::{jwt_algorithm, signed_claims};
+use super::error::KeyError;
 use super::provider::Parsed;
-use super::ring::{Opened, Ring};
+use super::ring::{Alg, Ring, Use};
 use super::rotation::{State, in_jwks, next_change, signer, state};
-use super::{Alg, KeyError, Keychain, SigningKey, Use};
+use super::seal::Keychain;
+use super::signing_key::{Opened, SigningKey};
 use crate::secret::{base64url, sha256};
 use crate::time::Timestamp;
 
-/// A set of public keys, serialised once.
+/// A set of public keys and its serialised form.
 pub struct Published {
     /// The set.
     pub set: JwkSet,
-    /// Its bytes.
+    /// The serialised set.
     pub bytes: Bytes,
-    /// Strong entity tag of the bytes, with its quotes.
+    /// The strong entity tag of the bytes, with quotes.
     pub etag: String,
 }
 
-/// The keys as a node knows them at one instant.
+/// The keys of a node at one instant.
 pub struct KeyView {
     signers: HashMap<Ring, Signer>,
     token: Published,
     feed: Published,
-    /// Out of the JWKS, and still able to say whom an old ID token was about.
+    /// No longer in the JWKS, but still used to read old ID tokens as hints.
     archived: Vec<Jwk>,
-    held: HashMap<String, KeyEntry>,
-    /// Kids that never count again, whatever the table says later.
-    dead: HashSet<String>,
+    usable: HashMap<String, KeyEntry>,
+    /// Kids that are never used again, whatever the table contains later.
+    revoked: HashSet<String>,
     corrupt: BTreeMap<String, (Ring, String)>,
     built_at: Timestamp,
     next_change: Option<Timestamp>,
@@ -45,11 +47,11 @@ pub struct KeyView {
 struct Signer {
     kid: String,
     key: EncodingKey,
-    // The provider finds the parsed key by kid for as long as somebody holds it.
+    // The provider finds the parsed key by its kid while an `Arc` exists.
     _parsed: Arc<Parsed>,
 }
 
-/// A row as it was when it last opened.
+/// A row that opened.
 #[derive(Clone)]
 struct KeyEntry {
     row: SigningKey,
@@ -57,12 +59,11 @@ struct KeyEntry {
 }
 
 impl KeyView {
-    /// Builds the view at `now`. A row that does not open is left out, never published and never
-    /// signs; if `last` holds a good copy of it, that one goes on. Nothing brings back a key whose
-    /// row says that it is revoked, or whose kid stands in `blocked`.
+    /// Builds the view at `now`. A row that does not open is neither published nor used, unless `last` contains an
+    /// opened copy, which stays in use. A key stays revoked if its row once said so, or if its kid is in `blocked`.
     ///
     /// # Errors
-    /// [`KeyError::Generate`] if the set cannot be serialised, which it always can.
+    /// [`KeyError::Generate`] if the set cannot be serialised, which is not expected.
     pub fn build(
         rows: &[SigningKey],
         blocked: &HashSet<String>,
@@ -70,64 +71,64 @@ impl KeyView {
         last: Option<&Self>,
         now: Timestamp,
     ) -> Result<Self, KeyError> {
-        let mut held = HashMap::new();
+        let mut usable = HashMap::new();
         let mut corrupt = BTreeMap::new();
-        let mut dead = last.map(|last| last.dead.clone()).unwrap_or_default();
-        dead.extend(blocked.iter().cloned());
-        let revoked = rows.iter().filter(|row| row.revoked_at.is_some());
-        dead.extend(revoked.map(|row| row.kid.clone()));
+        let mut revoked = last.map(|last| last.revoked.clone()).unwrap_or_default();
+        revoked.extend(blocked.iter().cloned());
+        let revoked_rows = rows.iter().filter(|row| row.revoked_at.is_some());
+        revoked.extend(revoked_rows.map(|row| row.kid.clone()));
         for row in rows {
-            let dead = dead.contains(&row.kid);
+            let is_revoked = revoked.contains(&row.kid);
             match row.open(keychain) {
-                Ok(opened) if !dead => {
+                Ok(opened) if !is_revoked => {
                     let row = row.clone();
-                    held.insert(row.kid.clone(), KeyEntry { row, opened });
+                    usable.insert(row.kid.clone(), KeyEntry { row, opened });
                 }
                 Ok(_) => {}
                 Err(error) => {
                     corrupt.insert(row.kid.clone(), (row.ring(), error.to_string()));
-                    if let Some(good) = last.and_then(|last| last.held.get(&row.kid))
-                        && !dead
+                    if let Some(entry) = last.and_then(|last| last.usable.get(&row.kid))
+                        && !is_revoked
                     {
-                        held.insert(row.kid.clone(), good.clone());
+                        usable.insert(row.kid.clone(), entry.clone());
                     }
                 }
             }
         }
-        let mut standing: Vec<&KeyEntry> = held.values().collect();
-        // The newest first; the order is part of the entity tag.
-        standing.sort_by_key(|held| {
-            let row = &held.row;
+        let mut entries: Vec<&KeyEntry> = usable.values().collect();
+        // The newest key is first. The entity tag depends on the order.
+        entries.sort_by_key(|entry| {
+            let row = &entry.row;
             (row.use_, row.alg.name(), std::cmp::Reverse(row.generation))
         });
-        let shown = |use_| {
-            standing
+        let published = |use_| {
+            entries
                 .iter()
-                .filter(|held| held.row.use_ == use_ && in_jwks(state(&held.row, now)))
-                .map(|held| held.opened.public.clone())
+                .filter(|entry| entry.row.use_ == use_ && in_jwks(state(&entry.row, now)))
+                .map(|entry| entry.opened.public.clone())
                 .collect()
         };
-        let archived = |held: &&&KeyEntry| {
-            held.row.use_ == Use::Token && state(&held.row, now) == State::Archived
+        let archived = |entry: &&&KeyEntry| {
+            entry.row.use_ == Use::Token && state(&entry.row, now) == State::Archived
         };
         Ok(Self {
-            signers: signers(&standing, now),
-            token: Published::of(shown(Use::Token))?,
-            feed: Published::of(shown(Use::Feed))?,
-            archived: standing
+            signers: signers(&entries, now),
+            token: Published::of(published(Use::Token))?,
+            feed: Published::of(published(Use::Feed))?,
+            archived: entries
                 .iter()
                 .filter(archived)
-                .map(|held| held.opened.public.clone())
+                .map(|entry| entry.opened.public.clone())
                 .collect(),
             built_at: now,
-            next_change: next_change(standing.iter().map(|held| &held.row), now),
-            held,
-            dead,
+            next_change: next_change(entries.iter().map(|entry| &entry.row), now),
+            usable,
+            revoked,
             corrupt,
         })
     }
 
-    /// Signs `claims` as a compact JWS (RFC 7515 §3.1) with the signer of the token ring.
+    /// Signs `claims` as a compact JWS (RFC 7515 §3.1) with the signer of a token ring.
     ///
     /// # Errors
     /// [`KeyError::NoSigner`], [`KeyError::Sign`].
@@ -135,7 +136,7 @@ impl KeyView {
         self.sign_with(Ring::token(alg), typ, claims)
     }
 
-    /// Signs a frame of the revocation feed. Verifiers of tokens never hold this key.
+    /// Signs a frame of the revocation feed. Its keys are not in the JWKS for tokens.
     ///
     /// # Errors
     /// [`KeyError::NoSigner`], [`KeyError::Sign`].
@@ -153,25 +154,25 @@ impl KeyView {
         let header = Header {
             typ: Some(typ.to_owned()),
             kid: Some(signer.kid.clone()),
-            ..Header::new(wire(ring.alg))
+            ..Header::new(jwt_algorithm(ring.alg))
         };
         Ok(jsonwebtoken::encode(&header, claims, &signer.key)?)
     }
 
-    /// The frame of a JWS that a published feed key of ours signed for `issuer`, whatever its age.
+    /// Returns the frame of a JWS that a published feed key signed for `issuer`, whatever its age.
     pub fn read_frame(&self, jws: &str, issuer: &str) -> Option<Frame> {
         let header = jsonwebtoken::decode_header(jws).ok()?;
         if header.typ.as_deref() != Some(FRAME_TYP) || header.crit.is_some() {
             return None;
         }
         let kid = header.kid?;
-        let mut known = self.feed.set.keys.iter();
-        let jwk = known.find(|jwk| jwk.kid.as_ref() == Some(&kid))?;
+        let mut keys = self.feed.set.keys.iter();
+        let jwk = keys.find(|jwk| jwk.kid.as_ref() == Some(&kid))?;
         let frame: Frame = signed_claims(jws, jwk)?;
         (frame.iss == issuer).then_some(frame)
     }
 
-    /// The published keys of a use.
+    /// Returns the published keys of a use.
     pub fn published(&self, use_: Use) -> &Published {
         match use_ {
             Use::Token => &self.token,
@@ -179,8 +180,8 @@ impl KeyView {
         }
     }
 
-    /// The claims of a token that a key of ours signed, whatever its expiry; `None` unless its type is
-    /// `typ`. For hints: who was this about? So keys that left the JWKS count, revoked ones never.
+    /// Returns the claims of a token of this server, for hints. Expiry does not matter, and keys that left the JWKS are
+    /// accepted; revoked keys are not. `None` if the type is not `typ`.
     pub fn verify(
         &self,
         token: &str,
@@ -191,97 +192,68 @@ impl KeyView {
             return None;
         }
         let kid = header.kid?;
-        let known = self.token.set.keys.iter().chain(&self.archived);
-        let jwk = known
-            .into_iter()
-            .find(|jwk| jwk.kid.as_ref() == Some(&kid))?;
+        let mut keys = self.token.set.keys.iter().chain(&self.archived);
+        let jwk = keys.find(|jwk| jwk.kid.as_ref() == Some(&kid))?;
         signed_claims(token, jwk)
     }
 
-    /// Whether each of these rings has a signer.
+    /// Returns whether each of these rings has a signer.
     pub fn can_sign(&self, rings: &[Ring]) -> bool {
         rings.iter().all(|ring| self.signers.contains_key(ring))
     }
 
-    /// The kid of a ring's signer.
+    /// Returns the kid of the signer of a ring.
     pub fn signer(&self, ring: Ring) -> Option<&str> {
         self.signers.get(&ring).map(|signer| signer.kid.as_str())
     }
 
-    /// When it was built.
+    /// Returns when the view was built.
     pub fn built_at(&self) -> Timestamp {
         self.built_at
     }
 
-    /// When the state of a key changes by itself: then a new view is due.
+    /// Returns when a key changes its state, so that a new view must be built.
     pub fn next_change(&self) -> Option<Timestamp> {
         self.next_change
     }
 
-    /// The rows that do not open: kid, ring and reason.
+    /// Returns ring and reason of the rows that do not open, by kid.
     pub fn corrupt(&self) -> &BTreeMap<String, (Ring, String)> {
         &self.corrupt
     }
 
-    /// How many rows of a ring do not open.
+    /// Returns how many rows of a ring do not open.
     pub fn corrupt_in(&self, ring: Ring) -> usize {
         let of_ring = |(other, _): &&(Ring, String)| *other == ring;
         self.corrupt.values().filter(of_ring).count()
     }
 
-    /// The keys that count: they opened, and are not revoked.
+    /// Returns the usable keys: they opened and are not revoked.
     pub fn rows(&self) -> impl Iterator<Item = &SigningKey> {
-        self.held.values().map(|held| &held.row)
+        self.usable.values().map(|entry| &entry.row)
     }
 }
 
-fn signers(standing: &[&KeyEntry], now: Timestamp) -> HashMap<Ring, Signer> {
+fn signers(entries: &[&KeyEntry], now: Timestamp) -> HashMap<Ring, Signer> {
     let mut signers = HashMap::new();
-    let able: Vec<&&KeyEntry> = standing
+    let with_private_key: Vec<&&KeyEntry> = entries
         .iter()
-        .filter(|held| held.opened.private.is_some())
+        .filter(|entry| entry.opened.private.is_some())
         .collect();
-    for held in &able {
-        let ring = held.row.ring();
-        let best = signer(ring.among(able.iter().map(|held| &held.row)), now);
-        if best.is_some_and(|best| best.kid == held.row.kid)
-            && let Some(parsed) = &held.opened.private
+    for entry in &with_private_key {
+        let ring = entry.row.ring();
+        let rows = with_private_key.iter().map(|entry| &entry.row);
+        let best = signer(ring.among(rows), now);
+        if best.is_some_and(|best| best.kid == entry.row.kid)
+            && let Some(parsed) = &entry.opened.private
         {
-            let kid = held.row.kid.clone();
+            let kid = entry.row.kid.clone();
             let key = parsed.encoding_key(&kid);
             let _parsed = Arc::clone(parsed);
             signers.insert(ring, Signer { kid, key, _parsed });
         }
     }
     signers
-}
-
-fn wire(alg: Alg) -> Algorithm {
-    match alg {
-        Alg::ES256 => Algorithm::ES256,
-        Alg::RS256 => Algorithm::RS256,
-    }
-}
-
-/// The claims of a JWS that this key signed; nothing else is checked.
-fn signed_claims<T: DeserializeOwned>(jws: &str, jwk: &Jwk) -> Option<T> {
-    let (alg, key) = decoding(jwk)?;
-    let mut only_the_signature = Validation::new(alg);
-    only_the_signature.validate_exp = false;
-    only_the_signature.validate_aud = false;
-    only_the_signature.required_spec_claims.clear();
-    let data = jsonwebtoken::decode(jws, &key, &only_the_signature).ok()?;
-    Some(data.claims)
-}
-
-pub(super) fn decoding(jwk: &Jwk) -> Option<(Algorithm, DecodingKey)> {
-    let member = |value: &'_ Option<String>| value.clone().unwrap_or_default();
-    let alg = Alg::from_name(jwk.alg.as_deref()?)?;
-    let key = match alg {
-        Alg::ES256 => DecodingKey::from_ec_components(&member(&jwk.x), &member(&jwk.y)),
-        Alg::RS256 => DecodingKey::from_rsa_components(&member(&jwk.n), &member(&jwk.e)),
-    };
-    Some((wire(alg), key.ok()?))
 }
 
 impl Published {

@@ -4,8 +4,10 @@ use std::net::IpAddr;
 
 use portcullis_verifier::MaxAge;
 
-use super::error::{Detail, Error};
-use super::redirect_uri;
+use super::error::Error;
+pub use super::grant::GrantType;
+use super::macros::{details, names};
+use super::redirect_uri::{self, ClientType, Localhost};
 use super::request::scope::Scope;
 use super::resource::Resource;
 use crate::accounts::{FieldError, FieldErrors, name};
@@ -21,25 +23,25 @@ use crate::time::Timestamp;
 pub struct Client {
     /// `client_id`.
     pub id: ClientId,
-    /// What people see.
+    /// The name that users see.
     pub name: String,
-    /// How it authenticates; `none` makes it a public client.
+    /// The authentication method; `none` makes it a public client.
     pub auth_method: AuthMethod,
-    /// Where answers may go.
+    /// Where authorization responses may be sent.
     pub redirect_uris: Vec<String>,
-    /// The grants it may use.
+    /// The grants that it may use.
     pub grant_types: Vec<GrantType>,
-    /// The scopes it may ask for.
+    /// The scopes that it may request.
     pub scopes: Scope,
-    /// The APIs it may ask tokens for, by audience; the first is the default.
+    /// The audiences of the APIs for which it may request tokens; the first is the default.
     pub resources: Vec<String>,
     /// Origins whose scripts may call the token endpoint.
     pub cors_origins: Vec<String>,
     /// Where a browser may be sent after logout.
     pub post_logout_redirect_uris: Vec<String>,
-    /// Signature algorithm of its ID tokens.
+    /// The signature algorithm of its ID tokens.
     pub id_token_alg: Alg,
-    /// When people are asked.
+    /// When users are asked for consent.
     pub consent: ConsentPolicy,
     /// Whether PKCE is required.
     pub require_pkce: bool,
@@ -51,46 +53,45 @@ pub struct Client {
     pub policy_uri: Option<String>,
     /// Its terms of service.
     pub tos_uri: Option<String>,
-    /// The APIs that it is the resource server of, by audience: it may introspect their tokens
-    /// (RFC 7662).
+    /// The audiences of the APIs that it is the resource server for. It may introspect their tokens (RFC 7662).
     pub serves: Vec<String>,
-    /// `userinfo_signed_response_alg` (OIDC Registration §2): signed answers, if set.
+    /// `userinfo_signed_response_alg` (OIDC Registration §2): UserInfo responses are signed if it is set.
     pub userinfo_alg: Option<Alg>,
-    /// Networks that it may prove itself from; empty is all.
+    /// Networks from which it may authenticate; if empty, all.
     pub allow_networks: Vec<Network>,
-    /// Networks that it may not, whatever the others say.
+    /// Networks from which it may not authenticate. They take precedence over `allow_networks`.
     pub deny_networks: Vec<Network>,
-    /// Raised by a cut-off.
+    /// Incremented to revoke all grants and tokens of the client.
     pub auth_epoch: i64,
-    /// Set when it is switched off.
+    /// Set while it is disabled.
     pub disabled_at: Option<Timestamp>,
-    /// Set when it is deleted: the row stays, its id is never given out again.
+    /// Set when it is deleted. The row remains, so that its id is never assigned again.
     pub deleted_at: Option<Timestamp>,
     /// When it was registered.
     pub created_at: Timestamp,
-    /// Its secrets, the oldest first.
+    /// Its secrets; the oldest is first.
     pub secrets: Vec<ClientSecret>,
 }
 
-/// One of a client's secrets; the database knows its hash alone.
+/// A client secret, of which only the hash is stored.
 #[derive(Clone, Debug)]
 pub struct ClientSecret {
     /// Row id.
     pub id: String,
     /// SHA-256.
     pub hash: Hash,
-    /// What the operator calls it.
+    /// The label that the operator chose.
     pub label: String,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// When it ends.
+    /// When it expires.
     pub expires_at: Option<Timestamp>,
-    /// When it last proved its client, to the hour.
+    /// When it was last used, to the hour.
     pub last_used_at: Option<Timestamp>,
 }
 
 impl ClientSecret {
-    /// What is kept of a fresh secret.
+    /// Creates the row of a new secret.
     pub fn keep(secret: &Secret, label: &str, entropy: &Entropy, now: Timestamp) -> Self {
         Self {
             id: crate::id::uuid(entropy, now),
@@ -102,84 +103,53 @@ impl ClientSecret {
         }
     }
 
-    /// Whether it is still good.
+    /// Returns whether the secret has not expired.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.expires_at.is_none_or(|at| now < at)
     }
 }
 
-/// A client and the APIs that it may ask for, as they were read together.
+/// A client and its APIs, read in one transaction.
 #[derive(Clone, Debug)]
 pub struct Registration {
     /// The client.
     pub client: Client,
     /// Its registered resources, in the client's order.
     pub resources: Vec<Resource>,
-    /// The feed epoch of that moment, which tokens carry.
+    /// The feed epoch at that time, which becomes part of tokens.
     pub feed_epoch: i64,
-    /// For a resource server: the oldest news of revocations that the registrations of all its APIs
-    /// allow it.
+    /// For a resource server: the maximum staleness of revocation data that the registrations of all its APIs
+    /// permit.
     pub max_age: MaxAge,
 }
 
 /// `token_endpoint_auth_method` (RFC 7591 §2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuthMethod {
-    /// HTTP Basic.
+    /// The client secret in an HTTP Basic header.
     Basic,
-    /// In the form.
+    /// The client secret in the form.
     Post,
-    /// A public client.
+    /// No authentication: a public client.
     None,
 }
 
-/// `grant_types` (RFC 7591 §2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GrantType {
-    /// `authorization_code`.
-    AuthorizationCode,
-    /// `refresh_token`.
-    RefreshToken,
-    /// `client_credentials`.
-    ClientCredentials,
-}
-
-/// When people are asked for consent.
+/// When users are asked for consent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConsentPolicy {
-    /// Once, and again when more is asked for.
+    /// Once, and again if a request exceeds the remembered consent.
     Remember,
-    /// Each time.
+    /// For each request.
     Always,
-    /// Never: the operator's own application.
+    /// Never, for applications of the operator.
     Skip,
 }
 
-macro_rules! names {
-    ($type:ident: $($variant:ident $name:literal),*) => {
-        impl $type {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
-
-            /// The registered name, also as stored.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $name),* }
-            }
-
-            /// From the registered name.
-            pub fn parse(text: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|known| known.as_str() == text)
-            }
-        }
-    };
-}
-
 names!(AuthMethod: Basic "client_secret_basic", Post "client_secret_post", None "none");
-names!(GrantType: AuthorizationCode "authorization_code", RefreshToken "refresh_token", ClientCredentials "client_credentials");
 names!(ConsentPolicy: Remember "remember", Always "always", Skip "skip");
 
 impl Client {
-    /// A confidential client with all defaults (RFC 7591 §2): it has no name yet, and nowhere to go.
+    /// Creates a confidential client with all defaults (RFC 7591 §2), without a name and redirect URIs.
     pub fn new(id: ClientId, now: Timestamp) -> Self {
         Self {
             id,
@@ -210,49 +180,49 @@ impl Client {
         }
     }
 
-    /// Whether it can keep a secret.
+    /// Returns whether it can keep a secret.
     pub fn is_confidential(&self) -> bool {
         self.auth_method != AuthMethod::None
     }
 
-    /// Whether it may use the grant.
+    /// Returns whether it may use the grant.
     pub fn may_use(&self, grant: GrantType) -> bool {
         self.grant_types.contains(&grant)
     }
 
-    /// Whether it asks for tokens of an API, or is its resource server.
+    /// Returns whether it requests tokens for an API or is its resource server.
     pub fn names(&self, audience: &str) -> bool {
         let mut named = self.resources.iter().chain(&self.serves);
         named.any(|known| known == audience)
     }
 
-    /// Whether it may prove itself from this address.
+    /// Returns whether it may authenticate from this address.
     pub fn admits(&self, address: IpAddr) -> bool {
         let allowed = self.allow_networks.is_empty() || is_in(&self.allow_networks, address);
         allowed && !is_in(&self.deny_networks, address)
     }
 
-    /// What a remembered consent rests on: when it changes, people are asked again.
+    /// Returns a hash of the redirect URIs. A remembered consent is no longer valid when it changes.
     pub fn shape(&self) -> Hash {
         let mut uris = self.redirect_uris.clone();
         uris.sort();
         Hash::from_bytes(sha256(uris.join("\n").as_bytes()).to_vec())
     }
 
-    /// The algorithms that answers to it are signed with.
+    /// Returns the signature algorithms of its ID tokens and UserInfo responses.
     pub fn algorithms(&self) -> impl Iterator<Item = Alg> {
         std::iter::once(self.id_token_alg).chain(self.userinfo_alg)
     }
 
-    /// Checks a registration as RFC 7591 §2 and the policy demand.
+    /// Checks a registration against RFC 7591 §2 and the policy.
     ///
     /// # Errors
-    /// All fields that are not accepted; [`rejected`] is the error of the protocol.
+    /// All invalid fields. [`rejected`] converts them to an error of the protocol.
     pub fn check(&self, issuer_is_loopback: bool) -> Result<(), FieldErrors> {
         let mut errors = FieldErrors::none();
-        let mut refuse = |field, why: &str| errors.add(field, why);
+        let mut reject = |field, why: &str| errors.add(field, why);
         if let Err(why) = name::check(&self.name, CLIENT_NAME_CHARS) {
-            refuse("client_name", &why);
+            reject("client_name", &why);
         }
         for (field, uri) in [
             ("client_uri", &self.client_uri),
@@ -260,43 +230,49 @@ impl Client {
             ("tos_uri", &self.tos_uri),
         ] {
             if uri.as_ref().is_some_and(|uri| !is_plain_https(uri)) {
-                refuse(field, "expected an https URL");
+                reject(field, "expected an https URL");
             }
         }
         for odd in self.cors_origins.iter().filter(|origin| !is_origin(origin)) {
             let why = format!("`{odd}` is not an origin such as https://app.example");
-            refuse("cors_origins", &why);
+            reject("cors_origins", &why);
         }
         if !self.is_confidential() {
             if self.may_use(GrantType::ClientCredentials) {
                 let why = "a public client has no secret, so it cannot use client_credentials";
-                refuse("grant_types", why);
+                reject("grant_types", why);
             }
             if !self.serves.is_empty() {
                 let why = "a resource server must authenticate, so it cannot be a public client";
-                refuse("serves", why);
+                reject("serves", why);
             }
             if !self.require_pkce {
-                refuse("require_pkce", "a public client always needs PKCE");
+                reject("require_pkce", "a public client always needs PKCE");
             }
         }
         if self.redirect_uris.len() > REDIRECT_URIS {
             let why = format!("a client has at most {REDIRECT_URIS}");
-            refuse("redirect_uris", &why);
+            reject("redirect_uris", &why);
         }
         if self.may_use(GrantType::AuthorizationCode) && self.redirect_uris.is_empty() {
             let why = "the authorization_code grant needs a redirect URI";
-            refuse("redirect_uris", why);
+            reject("redirect_uris", why);
         }
-        let localhost = self.allow_localhost_redirect || issuer_is_loopback;
+        let localhost = match self.allow_localhost_redirect || issuer_is_loopback {
+            true => Localhost::Allowed,
+            false => Localhost::Forbidden,
+        };
+        let client_type = match self.is_confidential() {
+            true => ClientType::Confidential,
+            false => ClientType::Public,
+        };
         for (field, uris) in [
             ("redirect_uris", &self.redirect_uris),
             ("post_logout_redirect_uris", &self.post_logout_redirect_uris),
         ] {
             for uri in uris {
-                if let Err((_, why)) = redirect_uri::check(uri, !self.is_confidential(), localhost)
-                {
-                    refuse(field, &why);
+                if let Err((_, why)) = redirect_uri::check(uri, client_type, localhost) {
+                    reject(field, &why);
                 }
             }
         }
@@ -304,23 +280,30 @@ impl Client {
     }
 }
 
-/// The error of a registration that was refused (RFC 7591 §3.2.2).
+details! {
+    enum Rejection {
+        RedirectUri => Detail::new("registration.rejected", "redirect_uri"),
+        Metadata => Detail::new("registration.rejected", "metadata"),
+    }
+}
+
+/// Returns the error of a rejected registration (RFC 7591 §3.2.2).
 pub fn rejected(errors: &FieldErrors) -> Error {
     let is_uri = |error: &FieldError| error.field == "redirect_uris";
     if errors.0.iter().any(is_uri) {
-        return Error::invalid_redirect_uri(Detail::new("registration.rejected", "redirect_uri"));
+        return Error::invalid_redirect_uri(Rejection::RedirectUri);
     }
-    Error::invalid_client_metadata(Detail::new("registration.rejected", "metadata"))
+    Error::invalid_client_metadata(Rejection::Metadata)
 }
 
-/// Checks an id that an operator chose: RFC 6749 appendix A.1, without the space and the colon, which
-/// would need care in HTTP Basic.
+/// Checks a client id that the operator chose: RFC 6749 appendix A.1, without space and colon, which HTTP Basic
+/// cannot carry unencoded.
 ///
 /// # Errors
-/// The rest of a sentence that begins with the field.
+/// The rest of a sentence that starts with the name of the field.
 pub fn check_id(id: &str) -> Result<(), String> {
-    let good = |b: u8| b.is_ascii_graphic() && b != b':';
-    if (1..=CLIENT_ID_CHARS).contains(&id.len()) && id.bytes().all(good) {
+    let is_allowed = |b: u8| b.is_ascii_graphic() && b != b':';
+    if (1..=CLIENT_ID_CHARS).contains(&id.len()) && id.bytes().all(is_allowed) {
         return Ok(());
     }
     Err(format!(

@@ -1,15 +1,16 @@
-//! Metadata: RFC 8414, OpenID Connect Discovery. The same document for both, without members of our
-//! own. Only what is served is listed.
+//! Metadata: RFC 8414 and OpenID Connect Discovery share one document, which has only registered members and
+//! lists only supported features.
 
 use serde::Serialize;
 
-use super::client::{AuthMethod, GrantType};
+use super::client::AuthMethod;
+use super::grant::GrantType;
 use super::request::scope::IDENTITY;
 use crate::accounts::session::ACR_PASSWORD;
 use crate::config::Issuer;
 use crate::keys::Alg;
 
-/// The document (RFC 8414 §2).
+/// The metadata document (RFC 8414 §2).
 #[derive(Debug, Serialize)]
 #[allow(missing_docs)] // the registered members
 pub struct Metadata {
@@ -42,7 +43,7 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// The metadata of this issuer, which signs tokens with `algorithms`.
+    /// Creates the metadata of an issuer that signs tokens with `algorithms`.
     pub fn of(issuer: &Issuer, algorithms: &[Alg]) -> Self {
         let algorithms: Vec<_> = algorithms.iter().map(|alg| alg.name()).collect();
         Self {

@@ -1,19 +1,19 @@
-//! Errors of the protocol: a public code with its status, and a private reason that is logged and
-//! never sent. RFC 6749 §4.1.2.1, §5.2, and the codes of each extension.
+//! Errors of the protocol: a public code with its HTTP status, and a private reason that is logged and never
+//! sent. RFC 6749 §4.1.2.1, §5.2, and the codes of each extension.
 
-/// What went wrong, for the other side (`code`) and for the operator (`detail`, `source`).
+/// An error of the protocol: `code` is for the client, `detail` and `source` are for the operator.
 #[derive(Debug, thiserror::Error)]
 #[error("{} ({}: {})", code.as_str(), detail.event, detail.reason)]
 pub struct Error {
-    /// What the client is told.
+    /// The public error code.
     pub code: Code,
-    /// Why, for the log alone.
+    /// The private reason, only for the log.
     pub detail: Detail,
-    /// What failed underneath, if it was ours.
+    /// The underlying error, if this server caused it.
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
-/// The registered error codes, in the order of their documents. Each knows its status and sentence.
+/// The registered error codes, in the order of their documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     /// RFC 6749 §4.1.2.1, §5.2.
@@ -28,7 +28,7 @@ pub enum Code {
     InvalidScope,
     /// RFC 6749 §4.1.2.1.
     ServerError,
-    /// RFC 6749 §4.1.2.1; at the token endpoint the body of a 503.
+    /// RFC 6749 §4.1.2.1; also in the body of a 503 of the token endpoint.
     TemporarilyUnavailable,
     /// RFC 6749 §5.2.
     InvalidClient,
@@ -55,7 +55,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// The registered name.
+    /// Returns the registered name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidRequest => "invalid_request",
@@ -79,7 +79,7 @@ impl Code {
         }
     }
 
-    /// The HTTP status where the answer is not a redirect.
+    /// Returns the HTTP status of a response that is not a redirect.
     pub fn status(self) -> u16 {
         match self {
             Self::InvalidClient => 401,
@@ -89,7 +89,8 @@ impl Code {
         }
     }
 
-    /// The fixed sentence: printable ASCII, nothing of the request in it (RFC 6749 §4.1.2.1).
+    /// Returns the fixed sentence. It is printable ASCII and contains nothing of the request (RFC 6749
+    /// §4.1.2.1).
     pub fn sentence(self) -> &'static str {
         match self {
             Self::InvalidRequest => {
@@ -126,9 +127,9 @@ impl Code {
     }
 }
 
-/// The public description of an error that one parameter causes: it names the parameter, so that the
-/// developer of a client sees what to change (RFC 7636 §4.4.1, RFC 6749 §5.2). There are these texts and no
-/// others, so nothing of a request is in them.
+/// The public description of an error that one parameter causes. It names the parameter, so that the developer
+/// of the client knows what to change (RFC 7636 §4.4.1, RFC 6749 §5.2). The texts are fixed, so they contain
+/// nothing of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Description(&'static str);
 
@@ -137,7 +138,7 @@ macro_rules! descriptions {
         impl Description {
             $(#[doc = $text] pub const $name: Self = Self($text);)*
 
-            /// The text.
+            /// Returns the text.
             pub const fn as_str(self) -> &'static str {
                 self.0
             }
@@ -175,51 +176,67 @@ descriptions! {
     CONTROL_CHARACTER "A parameter has a control character."
 }
 
-/// The private reason: the log's `event` and `reason`, and how loud it is. One enum per file of the
-/// protocol turns into it.
+/// The private reason of an error, for the log. Each file of the protocol defines its reasons as an enum that
+/// converts to this type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Detail {
-    /// `noun.verb`, such as `token.rejected`.
+    /// The log event, such as `token.rejected`.
     pub event: &'static str,
-    /// One word or two, such as `pkce`.
+    /// One or two words, such as `pkce`.
     pub reason: &'static str,
-    /// Whether an operator should be told.
+    /// Whether it needs the attention of an operator.
     pub severity: Severity,
     /// The public description, if it says more than the sentence of the code.
     pub description: Option<Description>,
+    /// The cause, if a caller acts on it.
+    pub cause: Cause,
 }
 
-/// How loud an event is.
+/// How much attention an event needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// Daily life.
+    /// Expected during normal operation.
     Normal,
     /// Has a metric and an alert.
     High,
 }
 
+/// A cause on which a caller acts, by another text for the user or by a check of the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// No caller acts on it.
+    Other,
+    /// The client is unknown, disabled or not named.
+    UnknownClient,
+    /// The redirect URI is not registered for the client, or is missing.
+    UnregisteredRedirectUri,
+    /// The grant of a token is unknown, revoked or expired.
+    GrantInactive,
+    /// A refresh token is newer than its stored grant.
+    RefreshTokenAhead,
+}
+
 impl Detail {
-    /// An ordinary refusal.
+    /// An ordinary rejection.
     pub const fn new(event: &'static str, reason: &'static str) -> Self {
         Self {
             event,
             reason,
             severity: Severity::Normal,
             description: None,
+            cause: Cause::Other,
         }
     }
 
-    /// A refusal that an operator should see.
+    /// A rejection that needs the attention of an operator.
     pub const fn high(event: &'static str, reason: &'static str) -> Self {
         Self {
-            event,
-            reason,
             severity: Severity::High,
-            description: None,
+            ..Self::new(event, reason)
         }
     }
 
-    /// The same with a public description.
+    /// Adds a public description.
     #[must_use]
     pub const fn described(self, description: Description) -> Self {
         Self {
@@ -227,12 +244,18 @@ impl Detail {
             ..self
         }
     }
+
+    /// Adds the cause.
+    #[must_use]
+    pub const fn caused_by(self, cause: Cause) -> Self {
+        Self { cause, ..self }
+    }
 }
 
 macro_rules! constructors {
     ($($name:ident $code:ident)*) => {
         impl Error {$(
-            #[doc = concat!("`", stringify!($name), "` with its private reason.")]
+            #[doc = concat!("Creates `", stringify!($name), "` with its private reason.")]
             pub fn $name(detail: impl Into<Detail>) -> Self {
                 Self { code: Code::$code, detail: detail.into(), source: None }
             }
@@ -241,14 +264,14 @@ macro_rules! constructors {
 }
 
 impl Error {
-    /// The `error_description`: printable ASCII from a fixed table (RFC 6749 §4.1.2.1).
+    /// Returns the `error_description`: printable ASCII from a fixed table (RFC 6749 §4.1.2.1).
     pub fn description(&self) -> &'static str {
         self.detail
             .description
             .map_or(self.code.sentence(), Description::as_str)
     }
 
-    /// 503: nothing could be signed.
+    /// Creates the 503 error of a failed signature.
     pub fn unsigned(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self {
             code: Code::TemporarilyUnavailable,
@@ -275,17 +298,6 @@ constructors! {
     invalid_redirect_uri InvalidRedirectUri
     invalid_client_metadata InvalidClientMetadata
     invalid_target InvalidTarget
-}
-
-impl From<super::ledger::StorageError> for Error {
-    /// Nothing is answered from doubtful state: any storage failure is a 503.
-    fn from(failure: super::ledger::StorageError) -> Self {
-        Self {
-            code: Code::TemporarilyUnavailable,
-            detail: Detail::high("storage.error", "storage"),
-            source: Some(Box::new(failure)),
-        }
-    }
 }
 
 impl From<crate::keys::KeyError> for Error {

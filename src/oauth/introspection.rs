@@ -1,66 +1,67 @@
-//! Token introspection: RFC 7662. For registered resource servers alone, and each learns of tokens of
-//! its own audiences only: every other token is "not active", whatever it is.
+//! Token introspection: RFC 7662, only for registered resource servers. A token for an audience of another
+//! resource server is reported as inactive.
 
 use portcullis_verifier::{Claims, Need, Rejected, Verifier};
 use serde_json::{Map, Value, json};
 
 use super::client_auth::AuthenticatedClient;
-use super::error::{Description, Detail, Error};
-use super::grants::Grant;
-use super::request::params::Params;
-use super::token::refuse;
+use super::error::{Description, Error};
+use super::grant::Grant;
+use super::macros::details;
+use super::request::params::{Params, Problem};
 use crate::id::GrantId;
 use crate::keys::ServerSecrets;
 use crate::time::Timestamp;
 
-/// What the token turned out to be, before anything is looked up.
+/// The token to introspect, before any look-up.
 #[derive(Debug)]
 pub enum IntrospectionRequest {
-    /// A genuine access token for an audience of the caller, in time.
+    /// A genuine access token for an audience of the caller that has not expired.
     Access(Box<Claims>),
-    /// A genuine refresh token: its grant and its generation.
+    /// A genuine refresh token: its grant and generation.
     Refresh(GrantId, i64),
-    /// Nothing that this caller may learn about.
+    /// A value that is reported as inactive without a look-up.
     Inactive,
 }
 
+details! {
+    enum Rejection {
+        NoResourceServer => Detail::new("introspection.denied", "no_resource_server"),
+        MissingToken => Detail::new("token.rejected", "token").described(Description::TOKEN),
+    }
+}
+
 impl IntrospectionRequest {
-    /// Reads `token` of the form (§2.1). The hint about its type is not needed.
+    /// Reads the parameter `token` (§2.1). `token_type_hint` is not needed.
     ///
     /// # Errors
-    /// `unauthorized_client` for a client that is no resource server, `invalid_request`.
+    /// `unauthorized_client` for a client that is not a resource server, `invalid_request`.
     pub fn read(
         form: &Params,
-        proven: &AuthenticatedClient,
+        client: &AuthenticatedClient,
         secret: &ServerSecrets,
         verifier: &Verifier,
         now: Timestamp,
     ) -> Result<Self, Error> {
-        if let Some(problem) = form.first_problem() {
-            return Err(refuse(problem));
+        form.check_token_request()?;
+        let audiences = &client.client().serves;
+        if audiences.is_empty() {
+            return Err(Error::unauthorized_client(Rejection::NoResourceServer));
         }
-        let served = &proven.client().serves;
-        if served.is_empty() {
-            let detail = Detail::new("introspection.denied", "no_resource_server");
-            return Err(Error::unauthorized_client(detail));
-        }
-        let token = form.one("token").map_err(refuse)?;
-        let token = token.ok_or_else(|| {
-            let detail = Detail::new("token.rejected", "token").described(Description::TOKEN);
-            Error::invalid_request(detail)
-        })?;
+        let token = form.one("token").map_err(Problem::in_token_request)?;
+        let token = token.ok_or_else(|| Error::invalid_request(Rejection::MissingToken))?;
         if let Some((grant, generation)) = secret.read_refresh_token(token) {
             return Ok(Self::Refresh(grant, generation));
         }
         let claims = verify_own(verifier, token, &Need::any(), now).ok();
-        let ours = claims.filter(|claims| served.contains(&claims.aud));
-        Ok(ours.map_or(Self::Inactive, |claims| Self::Access(Box::new(claims))))
+        let claims = claims.filter(|claims| audiences.contains(&claims.aud));
+        Ok(claims.map_or(Self::Inactive, |claims| Self::Access(Box::new(claims))))
     }
 }
 
-/// Verifies an access token that this server issued. Unlike for a resource server there is no leeway at
-/// `exp`: the clock that set it is this server's own (§4). The leeway of `verifier` is for `iat`, since
-/// another node may have issued the token.
+/// Verifies an access token that this server issued. Unlike at a resource server there is no leeway at `exp`,
+/// because this server's own clock set it (§4). The leeway of `verifier` is for `iat`, because another node may
+/// have issued the token.
 ///
 /// # Errors
 /// [`Rejected`].
@@ -77,47 +78,48 @@ pub fn verify_own(
     }
 }
 
-/// §2.2: nothing else is told about a token that is not active.
+/// Returns the response for an inactive token, which reveals nothing else (§2.2).
 pub fn inactive() -> Map<String, Value> {
     Map::from_iter([("active".to_owned(), false.into())])
 }
 
-/// §2.2: what an active access token says, in the words of its own claims.
+/// Returns the response for an active access token: its own claims (§2.2).
 pub fn access(claims: &Claims) -> Map<String, Value> {
-    let mut told = match serde_json::to_value(claims) {
-        Ok(Value::Object(told)) => told,
+    let mut response = match serde_json::to_value(claims) {
+        Ok(Value::Object(response)) => response,
         _ => return inactive(),
     };
-    told.insert("active".to_owned(), true.into());
-    told.insert("token_type".to_owned(), "Bearer".into());
-    told
+    response.insert("active".to_owned(), true.into());
+    response.insert("token_type".to_owned(), "Bearer".into());
+    response
 }
 
-/// §2.2 for the live refresh token of a standing grant, asked for by the client that holds it. A
-/// resource server that was given one by mistake learns nothing.
+/// Returns the response for a refresh token (§2.2). It is active if it is the current one of an active grant and
+/// if its own client asks. A resource server that received one by mistake learns nothing.
 pub fn refresh(
     grant: Option<&Grant>,
     generation: i64,
-    proven: &AuthenticatedClient,
+    client: &AuthenticatedClient,
     issuer: &str,
 ) -> Map<String, Value> {
-    let held = grant
-        .filter(|grant| grant.generation == generation && grant.client_id == proven.client().id);
-    let within = held.and_then(|grant| grant.within(proven.client(), proven.resources()));
-    let (Some(grant), Some(within)) = (held, within) else {
+    let grant = grant
+        .filter(|grant| grant.generation == generation && grant.client_id == client.client().id);
+    let effective =
+        grant.and_then(|grant| grant.within(&client.client().scopes, client.resources()));
+    let (Some(grant), Some(effective)) = (grant, effective) else {
         return inactive();
     };
-    let told = json!({
+    let response = json!({
         "active": true,
         "iss": issuer,
         "sub": grant.user_id.as_str(),
         "client_id": grant.client_id.as_str(),
-        "scope": within.scope.to_string(),
+        "scope": effective.scope.to_string(),
         "iat": grant.rotated_at.secs(),
         "exp": grant.idle_until.min(grant.expires_at).secs(),
     });
-    match told {
-        Value::Object(told) => told,
+    match response {
+        Value::Object(response) => response,
         _ => inactive(),
     }
 }

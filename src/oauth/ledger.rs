@@ -1,17 +1,22 @@
-//! What the protocol asks to be remembered, in its own words. `find_` may find none, `take_`
-//! succeeds at most once ever, `put_` writes, `end_` ends.
+//! The storage interface of the protocol. `find_` reads, `take_` succeeds at most once per value, `put_`
+//! inserts, `revoke_` revokes.
 
-use super::grants::Grant;
-use super::grants::authorization_code::Code;
+use super::code::Code;
+use super::error::{self, Detail, Error};
+use super::grant::Grant;
 use crate::audit::{Actor, Event, RevocationReason};
 use crate::id::{ClientId, GrantId};
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
-/// A storage failure: nothing is known, nothing may be answered from it.
+/// The result of a step inside a transaction. The inner error is a rejection, which commits. A
+/// [`StorageError`] rolls the transaction back.
+pub type Outcome<T, E = Error> = Result<Result<T, E>, StorageError>;
+
+/// A storage failure. The state is unknown, so the request fails as well.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// The database cannot be reached, or is too busy.
+    /// The database cannot be reached or is too busy.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
     /// A statement failed.
@@ -30,38 +35,49 @@ pub enum StorageError {
     /// The value exists already.
     #[error("it exists already: {0}")]
     Duplicate(String),
-    /// Somebody else changed the row first.
+    /// Another transaction changed the row first.
     #[error("{0} was changed concurrently")]
     Overtaken(String),
 }
 
-/// One transaction's view of what is stored.
+impl From<StorageError> for Error {
+    /// Every storage failure is a 503, because no response may depend on unknown state.
+    fn from(error: StorageError) -> Self {
+        Self {
+            code: error::Code::TemporarilyUnavailable,
+            detail: Detail::high("storage.error", "storage"),
+            source: Some(Box::new(error)),
+        }
+    }
+}
+
+/// The operations of one transaction.
 pub trait Ledger {
-    /// Writes a code beside its grant.
+    /// Inserts an authorization code.
     fn put_code(&mut self, code: &Code) -> Result<(), StorageError>;
 
-    /// Writes a grant.
+    /// Inserts a grant.
     fn put_grant(&mut self, grant: &Grant) -> Result<(), StorageError>;
 
-    /// Uses a code up, whoever presents it. `None` when it is unknown, too old or used already.
+    /// Consumes a code, whichever client sent it. `None` if it is unknown, expired or already used.
     fn take_code(&mut self, hash: &Hash, now: Timestamp) -> Result<Option<Code>, StorageError>;
 
-    /// A code that was used before.
+    /// Finds a code that was used before.
     fn find_used_code(&mut self, hash: &Hash) -> Result<Option<Code>, StorageError>;
 
-    /// Whether a code was ever given out.
+    /// Returns whether a code was ever issued.
     fn has_code(&mut self, hash: &Hash) -> Result<bool, StorageError>;
 
-    /// A grant that still stands: not ended, not expired, begun under the current auth epochs of
-    /// client, user and feed, its session (unless offline) and its consent not ended.
+    /// Finds an active grant: it is neither revoked nor expired, it has the current auth epochs of client,
+    /// user and feed, and its consent and (unless it is offline) its session are active.
     fn find_active_grant(
         &mut self,
         id: &GrantId,
         now: Timestamp,
     ) -> Result<Option<Grant>, StorageError>;
 
-    /// Raises the generation of a standing grant of this client from `generation` by one, in one
-    /// conditional statement: `None` when it is not there any more.
+    /// Increments the generation of an active grant of this client, if it is `generation`, in one conditional
+    /// statement. `None` if the condition does not hold.
     fn rotate_grant(
         &mut self,
         id: &GrantId,
@@ -71,10 +87,10 @@ pub trait Ledger {
         now: Timestamp,
     ) -> Result<Option<Grant>, StorageError>;
 
-    /// Whether a grant that nobody ended ran out of time, at rest or in all.
+    /// Returns whether the idle or the absolute lifetime of a grant that is not revoked is over.
     fn is_expired(&mut self, id: &GrantId, now: Timestamp) -> Result<bool, StorageError>;
 
-    /// Ends a grant and puts its record on the blocklist; `false` when it had ended before.
+    /// Revokes a grant and writes its revocation record. Returns `false` if it was revoked before.
     fn revoke_grant(
         &mut self,
         id: &GrantId,
@@ -83,14 +99,14 @@ pub trait Ledger {
         now: Timestamp,
     ) -> Result<bool, StorageError>;
 
-    /// Revokes the oldest grants of a user to a client that with `new`, whose code was just redeemed, has
-    /// more than it may. Grants whose code was not redeemed do not count.
+    /// Revokes the oldest grants of a user to a client if `new`, whose code was just consumed, exceeds the
+    /// limit. Grants whose code was not consumed do not count.
     fn revoke_surplus_grants(&mut self, new: &Grant, now: Timestamp) -> Result<(), StorageError>;
 
-    /// Undoes all that the transaction wrote; a refusal is answered all the same.
+    /// Undoes everything that the transaction wrote. The request is still answered.
     fn undo(&mut self);
 
-    /// Puts an access token on the blocklist until it expires.
+    /// Writes the revocation record of an access token, which is kept until the token expires.
     fn revoke_token(
         &mut self,
         jti: &str,
@@ -100,6 +116,6 @@ pub trait Ledger {
         now: Timestamp,
     ) -> Result<(), StorageError>;
 
-    /// Writes an audit event; without it the change does not happen.
+    /// Writes an audit event in the transaction of the change.
     fn put_audit(&mut self, event: &Event) -> Result<(), StorageError>;
 }

@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::error::Detail;
-use super::id_token::Hint;
+use super::issue::id_token::Hint;
 use super::request::params::{Params, Problem};
 use crate::id::ClientId;
 
@@ -110,7 +110,7 @@ impl<'a> LogoutRequest<'a> {
             return Ok(None);
         };
         let registered = &client.ok_or(NO_CLIENT)?.post_logout_redirect_uris;
-        if !registered.iter().any(|known| known == uri) {
+        if !registered.iter().any(|registered| registered == uri) {
             return Err(UNREGISTERED);
         }
         Ok(Some(match self.state {

@@ -5,63 +5,77 @@ use std::borrow::Cow;
 use oxide_auth::code_grant::extensions::Pkce;
 use oxide_auth::primitives::grant::Value;
 
-use super::error::{Description, Detail, Error};
+use super::error::{Description, Error};
+use super::macros::details;
 use crate::secret::from_base64url;
 
 /// An S256 challenge: 43 canonical base64url characters (§4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Challenge(String);
 
-/// The switch of the client that makes a challenge required is `require_pkce` (policy §10).
-const MISSING: Detail =
-    Detail::new("authz.rejected", "require_pkce").described(Description::CODE_CHALLENGE);
-const STRAY_METHOD: Detail =
-    Detail::new("authz.rejected", "pkce").described(Description::CODE_CHALLENGE);
-const METHOD: Detail =
-    Detail::new("authz.rejected", "pkce").described(Description::CODE_CHALLENGE_METHOD);
-const FORM: Detail =
-    Detail::new("authz.rejected", "pkce").described(Description::CODE_CHALLENGE_FORM);
+/// Whether a client must use PKCE: `require_pkce` of its registration (policy §10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requirement {
+    /// Requests without a challenge are rejected.
+    Required,
+    /// A challenge may be omitted.
+    Optional,
+}
+
+details! {
+    enum Rejection {
+        Missing =>
+            Detail::new("authz.rejected", "require_pkce").described(Description::CODE_CHALLENGE),
+        MethodWithoutChallenge =>
+            Detail::new("authz.rejected", "pkce").described(Description::CODE_CHALLENGE),
+        Method =>
+            Detail::new("authz.rejected", "pkce").described(Description::CODE_CHALLENGE_METHOD),
+        Form => Detail::new("authz.rejected", "pkce").described(Description::CODE_CHALLENGE_FORM),
+    }
+}
 
 impl Challenge {
     /// Reads `code_challenge` and `code_challenge_method` of an authorization request.
     ///
     /// # Errors
-    /// `invalid_request` when it is required and missing, or anything but S256.
+    /// `invalid_request` if the challenge is required and missing, or if it is not S256.
     pub fn from_request(
         challenge: Option<&str>,
         method: Option<&str>,
-        required: bool,
+        requirement: Requirement,
     ) -> Result<Option<Self>, Error> {
         let Some(challenge) = challenge else {
             return match method {
-                _ if required => Err(Error::invalid_request(MISSING)),
-                Some(_) => Err(Error::invalid_request(STRAY_METHOD)),
+                _ if requirement == Requirement::Required => {
+                    Err(Error::invalid_request(Rejection::Missing))
+                }
+                Some(_) => Err(Error::invalid_request(Rejection::MethodWithoutChallenge)),
                 None => Ok(None),
             };
         };
         if method != Some("S256") {
-            return Err(Error::invalid_request(METHOD));
+            return Err(Error::invalid_request(Rejection::Method));
         }
-        // from_base64url refuses padding and non-zero trailing bits, so the form is canonical.
+        // `from_base64url` rejects padding and non-zero trailing bits, so the form is canonical.
         let canonical =
             challenge.len() == 43 && from_base64url(challenge).is_some_and(|b| b.len() == 32);
         if !canonical {
-            return Err(Error::invalid_request(FORM));
+            return Err(Error::invalid_request(Rejection::Form));
         }
         Ok(Some(Self(challenge.to_owned())))
     }
 
-    /// From the database.
+    /// Restores a stored challenge.
     pub fn from_stored(text: String) -> Self {
         Self(text)
     }
 
-    /// As stored.
+    /// Returns the stored text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// As oxide-auth carries it in a grant's extensions.
+    /// Returns the challenge as an extension of an oxide-auth grant.
     pub fn extension(&self) -> Option<Value> {
         Pkce::required()
             .challenge(Some(Cow::Borrowed("S256")), Some(Cow::Borrowed(&self.0)))
@@ -70,8 +84,9 @@ impl Challenge {
     }
 }
 
-/// Whether `verifier` (§4.1: 43 to 128 unreserved characters) opens what the code was bound to. A
-/// code without a challenge refuses a verifier: somebody stripped the challenge (RFC 9700 §4.8.2).
+/// Returns whether `verifier` (§4.1: 43 to 128 unreserved characters) matches the challenge of the code. A
+/// verifier without a challenge does not match, because an attacker may have removed the challenge from the
+/// authorization request (RFC 9700 §4.8.2).
 pub fn verifies(extension: Option<Value>, verifier: Option<&str>) -> bool {
     let well_formed = |verifier: &str| {
         (43..=128).contains(&verifier.len())
@@ -97,9 +112,10 @@ mod tests {
 
     #[test]
     fn rfc_7636_appendix_b() {
-        let challenge = Challenge::from_request(Some(CHALLENGE), Some("S256"), true)
-            .unwrap()
-            .unwrap();
+        let challenge =
+            Challenge::from_request(Some(CHALLENGE), Some("S256"), Requirement::Required)
+                .unwrap()
+                .unwrap();
         assert!(verifies(challenge.extension(), Some(VERIFIER)));
         assert!(!verifies(challenge.extension(), Some(CHALLENGE)));
         assert!(!verifies(challenge.extension(), None));
@@ -118,13 +134,13 @@ mod tests {
             ("E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw+cM", Some("S256")),
         ] {
             assert!(
-                Challenge::from_request(Some(challenge), method, false).is_err(),
+                Challenge::from_request(Some(challenge), method, Requirement::Optional).is_err(),
                 "{challenge} {method:?}"
             );
         }
-        assert!(Challenge::from_request(None, None, true).is_err());
+        assert!(Challenge::from_request(None, None, Requirement::Required).is_err());
         assert!(matches!(
-            Challenge::from_request(None, None, false),
+            Challenge::from_request(None, None, Requirement::Optional),
             Ok(None)
         ));
     }

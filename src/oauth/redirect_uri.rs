@@ -1,59 +1,88 @@
-//! Redirect URIs: RFC 6749 §3.1.2, RFC 8252 §7, RFC 9700 §2.1. Compared as bytes, never after
-//! normalising; the one exception is the port of a loopback address.
+//! Redirect URIs: RFC 6749 §3.1.2, RFC 8252 §7, RFC 9700 §2.1. They are compared byte for byte, without
+//! normalisation. The one exception is the port of a loopback address.
 
 use url::Url;
 
-use super::client::Client;
-use super::error::{Detail, Error};
+use super::error::{Cause, Error};
+use super::macros::details;
 use super::request::callback::Callback;
 use crate::config::limits::REDIRECT_URI_BYTES;
 
-const MISMATCH: Detail = Detail::new("redirect_uri.mismatch", "mismatch");
-const REJECTED: Detail = Detail::new("registration.rejected", "redirect_uri");
+details! {
+    enum Rejection {
+        Mismatch => Detail::new("redirect_uri.mismatch", "mismatch")
+            .caused_by(Cause::UnregisteredRedirectUri),
+        Missing => Detail::new("authz.rejected", "no_redirect_uri")
+            .caused_by(Cause::UnregisteredRedirectUri),
+        Registration => Detail::new("registration.rejected", "redirect_uri"),
+    }
+}
 
-/// Finds where the answer to a request may go. Only this function makes a [`Callback`].
+/// Whether an authorization request must contain its redirect URI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It must (OIDC Core §3.1.2.1).
+    Required,
+    /// It may be omitted if the client registered exactly one (RFC 6749 §3.1.2.3).
+    Optional,
+}
+
+/// The kind of client that registers a redirect URI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientType {
+    /// It cannot keep a secret, such as a native application.
+    Public,
+    /// It can keep a secret.
+    Confidential,
+}
+
+/// Whether the host name `localhost` may be registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Localhost {
+    /// It may.
+    Allowed,
+    /// It may not (RFC 8252 §8.3).
+    Forbidden,
+}
+
+/// Returns where the response to a request may be sent. Only this function creates a [`Callback`].
 ///
 /// # Errors
-/// `invalid_request`, to be shown on a page and never sent anywhere.
-pub fn resolve(client: &Client, presented: Option<&str>, openid: bool) -> Result<Callback, Error> {
-    let uri = match presented {
-        Some(uri) => is_registered(client, uri)
-            .then(|| uri.to_owned())
-            .ok_or_else(|| Error::invalid_request(MISMATCH))?,
-        // OIDC Core §3.1.2.1 requires it; RFC 6749 §3.1.2.3 lets a single one stand in.
-        None => match client.redirect_uris.as_slice() {
-            [only] if !openid => only.clone(),
-            _ => {
-                return Err(Error::invalid_request(Detail::new(
-                    "authz.rejected",
-                    "no_redirect_uri",
-                )));
-            }
-        },
+/// `invalid_request`, to be shown on a page and never sent to a redirect URI.
+pub fn resolve(
+    registered: &[String],
+    requested: Option<&str>,
+    presence: Presence,
+) -> Result<Callback, Error> {
+    let uri = match (requested, registered, presence) {
+        (Some(uri), _, _) if is_registered(registered, uri) => uri,
+        (Some(_), _, _) => return Err(Error::invalid_request(Rejection::Mismatch)),
+        (None, [only], Presence::Optional) => only,
+        (None, _, _) => return Err(Error::invalid_request(Rejection::Missing)),
     };
-    Ok(Callback::validated(uri, presented.is_some()))
+    Ok(Callback::validated(uri.to_owned(), requested.is_some()))
 }
 
-/// Returns whether the client is registered for a redirect URI.
-pub fn is_registered(client: &Client, presented: &str) -> bool {
-    let mut registered = client.redirect_uris.iter();
-    registered.any(|registered| matches(registered, presented))
+/// Returns whether a redirect URI is registered.
+pub fn is_registered(registered: &[String], requested: &str) -> bool {
+    let mut registered = registered.iter();
+    registered.any(|registered| matches(registered, requested))
 }
 
-/// Whether `presented` is `registered`, byte for byte, but for the port of a loopback literal.
-fn matches(registered: &str, presented: &str) -> bool {
-    if presented.len() > REDIRECT_URI_BYTES {
+/// Returns whether the two are equal, byte for byte, except for the port of a loopback literal.
+fn matches(registered: &str, requested: &str) -> bool {
+    if requested.len() > REDIRECT_URI_BYTES {
         return false;
     }
-    registered == presented
-        || match (split_loopback(registered), split_loopback(presented)) {
-            (Some(ours), Some(theirs)) => ours == theirs,
+    registered == requested
+        || match (split_loopback(registered), split_loopback(requested)) {
+            (Some(registered), Some(requested)) => registered == requested,
             _ => false,
         }
 }
 
-/// RFC 8252 §7.3: `http://127.0.0.1` or `http://[::1]` and what follows the port; `None` for
-/// everything else.
+/// Splits a loopback URI (RFC 8252 §7.3) into `http://127.0.0.1` or `http://[::1]` and the part after the
+/// port. `None` for all other URIs.
 fn split_loopback(uri: &str) -> Option<(&str, &str)> {
     let literal = ["http://127.0.0.1", "http://[::1]"]
         .into_iter()
@@ -66,12 +95,12 @@ fn split_loopback(uri: &str) -> Option<(&str, &str)> {
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(after_colon.len());
     let (port, tail) = after_colon.split_at(end);
-    let good = !port.starts_with('0') && port.parse::<u16>().is_ok();
-    (good && (tail.is_empty() || tail.starts_with('/'))).then_some((literal, tail))
+    let is_port = !port.starts_with('0') && port.parse::<u16>().is_ok();
+    (is_port && (tail.is_empty() || tail.starts_with('/'))).then_some((literal, tail))
 }
 
-/// Whether an answer there can be taken by any program of the same machine, so that consent is
-/// asked each time (RFC 8252 §8.6).
+/// Returns whether any program on the user's device could receive the response, so that consent is requested
+/// each time (RFC 8252 §8.6).
 pub fn is_native(uri: &str) -> bool {
     match Url::parse(uri) {
         Ok(url) if url.scheme() == "https" => false,
@@ -85,69 +114,66 @@ pub fn is_native(uri: &str) -> bool {
 /// Checks a redirect URI at registration.
 ///
 /// # Errors
-/// `invalid_redirect_uri`; the sentence for the operator says what to change.
+/// `invalid_redirect_uri`, and a sentence that says to the operator what to change.
 pub fn check(
     uri: &str,
-    public_client: bool,
-    localhost_allowed: bool,
+    client_type: ClientType,
+    localhost: Localhost,
 ) -> Result<(), (Error, String)> {
-    let refuse = |why: &str| {
+    let reject = |why: &str| {
         Err((
-            Error::invalid_redirect_uri(REJECTED),
+            Error::invalid_redirect_uri(Rejection::Registration),
             format!("redirect URI `{uri}` {why}"),
         ))
     };
     if uri.len() > REDIRECT_URI_BYTES {
-        return refuse("is longer than 2048 bytes");
+        return reject("is longer than 2048 bytes");
     }
-    // RFC 3986 §2 without `*`, which only ever means a wildcard here.
+    // RFC 3986 §2 without `*`, which can only be meant as a wildcard here.
     if !uri
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()+,;=%".contains(&b))
     {
-        return refuse(
+        return reject(
             "has a character that a URI must not have; wildcards and non-ASCII hosts are not accepted (write A-labels)",
         );
     }
     let Ok(url) = Url::parse(uri) else {
-        return refuse("is not an absolute URI");
+        return reject("is not an absolute URI");
     };
     if uri.contains('#') {
-        return refuse("has a fragment");
+        return reject("has a fragment");
     }
     if !url.username().is_empty() || url.password().is_some() || uri.contains('@') {
-        return refuse("has a user part");
+        return reject("has a user part");
     }
-    // `https:host/cb` is an absolute URI to a parser that knows the scheme, and a path of ours to a
-    // browser that follows our answer.
+    // A URL parser accepts `https:host/cb` as an absolute URI, but a browser that receives it in a redirect
+    // from this server resolves it as a path.
     let web = ["https", "http"].contains(&url.scheme());
     if web && !has_authority(uri, url.scheme()) {
-        return refuse("does not begin with https:// or http:// and a host");
+        return reject("does not begin with https:// or http:// and a host");
     }
     match url.scheme() {
         "https" if url.host_str().is_some() => Ok(()),
         "http" if split_loopback(uri).is_some() => Ok(()),
-        "http" if url.host_str() == Some("localhost") => {
-            if localhost_allowed {
-                Ok(())
-            } else {
-                refuse(
-                    "uses the name localhost; use http://127.0.0.1 or http://[::1], or allow it for this client with allow_localhost_redirect=true",
-                )
-            }
-        }
-        "http" => refuse("is plain http; only loopback addresses may be"),
-        scheme if !scheme.contains('.') => refuse(
+        "http" if url.host_str() == Some("localhost") => match localhost {
+            Localhost::Allowed => Ok(()),
+            Localhost::Forbidden => reject(
+                "uses the name localhost; use http://127.0.0.1 or http://[::1], or allow it for this client with allow_localhost_redirect=true",
+            ),
+        },
+        "http" => reject("uses plain http, which is allowed only for loopback addresses"),
+        scheme if !scheme.contains('.') => reject(
             "has a scheme that is neither https nor a reversed domain name such as com.example.app (RFC 8252 §7.1)",
         ),
-        _ if !public_client => {
-            refuse("has a private-use scheme, which is for public (native) clients")
+        _ if client_type == ClientType::Confidential => {
+            reject("has a private-use scheme, which is for public (native) clients")
         }
         _ => Ok(()),
     }
 }
 
-/// Whether the host follows two slashes, as RFC 3986 §3.2 writes it.
+/// Returns whether `//` and a host follow the scheme (RFC 3986 §3.2).
 fn has_authority(uri: &str, scheme: &str) -> bool {
     let rest = uri[scheme.len()..].strip_prefix("://");
     rest.is_some_and(|rest| !rest.starts_with('/'))
@@ -158,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loopback_literal_may_change_its_port_and_nothing_else() {
+    fn only_the_port_of_a_loopback_literal_may_differ() {
         for good in [
             "http://127.0.0.1/cb",
             "http://127.0.0.1:1/cb",
@@ -183,11 +209,13 @@ mod tests {
     }
 
     #[test]
-    fn registration_takes_https_loopback_and_reversed_domains() {
-        assert!(check("https://app.example/cb?a=1", false, false).is_ok());
-        assert!(check("http://[::1]:99/cb", false, false).is_ok());
-        assert!(check("com.example.app:/cb", true, false).is_ok());
-        assert!(check("http://localhost:3000/cb", false, true).is_ok());
+    fn registration_accepts_https_loopback_and_reversed_domains() {
+        let (public, confidential) = (ClientType::Public, ClientType::Confidential);
+        let forbidden = Localhost::Forbidden;
+        assert!(check("https://app.example/cb?a=1", confidential, forbidden).is_ok());
+        assert!(check("http://[::1]:99/cb", confidential, forbidden).is_ok());
+        assert!(check("com.example.app:/cb", public, forbidden).is_ok());
+        assert!(check("http://localhost:3000/cb", confidential, Localhost::Allowed).is_ok());
         for bad in [
             "https://*.example/cb",
             "https://app.example/*",
@@ -207,8 +235,8 @@ mod tests {
             "http:localhost/cb",
             "/cb",
         ] {
-            assert!(check(bad, true, false).is_err(), "{bad}");
+            assert!(check(bad, public, forbidden).is_err(), "{bad}");
         }
-        assert!(check("com.example.app:/cb", false, false).is_err());
+        assert!(check("com.example.app:/cb", confidential, forbidden).is_err());
     }
 }

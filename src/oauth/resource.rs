@@ -2,8 +2,8 @@
 
 use portcullis_verifier::MaxAge;
 
-use super::client::Client;
-use super::error::{Detail, Error};
+use super::error::Error;
+use super::macros::details;
 use super::request::scope::{IDENTITY, Scope};
 use crate::accounts::{FieldErrors, name};
 use crate::config::limits::{
@@ -17,30 +17,35 @@ use crate::time::Timestamp;
 pub struct Resource {
     /// Row id.
     pub id: String,
-    /// Its identifier: the `aud` of its tokens.
+    /// The identifier, which is `aud` of its tokens.
     pub audience: String,
-    /// What people see.
+    /// The name that users see.
     pub name: String,
-    /// What can be asked of it.
+    /// Its scopes.
     pub scopes: Scope,
-    /// Lifetime of its access tokens, if not the server's.
+    /// The lifetime of its access tokens, if it differs from the server's.
     pub access_ttl: Option<std::time::Duration>,
-    /// Signature algorithm of its access tokens.
+    /// The signature algorithm of its access tokens.
     pub alg: Alg,
-    /// The oldest news of revocations on which its tokens may be accepted.
+    /// The maximum staleness of the revocation data with which its tokens may be accepted.
     pub max_age: MaxAge,
     /// When it was registered.
     pub created_at: Timestamp,
 }
 
-const REJECTED: Detail = Detail::new("authz.rejected", "resource");
+details! {
+    enum Rejection {
+        Resource => Detail::new("authz.rejected", "resource"),
+        Scope => Detail::new("authz.rejected", "scope"),
+    }
+}
 
 impl Resource {
-    /// Checks a registration: among others that the identifier is an absolute URI without a fragment (RFC
-    /// 8707 §2).
+    /// Checks a registration. Among others, the identifier must be an absolute URI without a fragment (RFC 8707
+    /// §2).
     ///
     /// # Errors
-    /// All fields that are not accepted.
+    /// All invalid fields.
     pub fn check(&self) -> Result<(), FieldErrors> {
         let mut errors = FieldErrors::none();
         if !is_identifier(&self.audience) {
@@ -72,7 +77,8 @@ impl Resource {
         errors.into_result()
     }
 
-    /// The scopes of a token for this resource: its own, and those that speak about the person.
+    /// Returns the part of `scope` that a token for this resource contains: scopes of the resource, and those that
+    /// describe the user.
     pub fn narrow(&self, scope: &Scope) -> Scope {
         scope.retain(|token| IDENTITY.contains(&token) || self.scopes.contains(token))
     }
@@ -82,51 +88,52 @@ fn is_identifier(text: &str) -> bool {
     text.len() <= REDIRECT_URI_BYTES && url::Url::parse(text).is_ok() && !text.contains('#')
 }
 
-/// Checks what the consent page says about a scope.
+/// Checks the description of a scope for the consent page.
 ///
 /// # Errors
-/// The rest of a sentence that begins with the field.
+/// The rest of a sentence that starts with the name of the field.
 pub fn check_description(text: &str) -> Result<(), String> {
     name::check(text, DESCRIPTION_CHARS)
 }
 
-/// The APIs that a request is about: those it names, else those of the client whose scopes it asks
-/// for, else the client's default. `known` are the registered resources of the client, in order.
+/// Returns the audiences of a request: the requested resources; or else the client's resources whose scopes are
+/// requested; or else the client's default. `registered` are the resources of the client, in order.
 ///
 /// # Errors
-/// `invalid_target` (§2); `invalid_scope` when a scope belongs to none of them or is not the client's.
+/// `invalid_target` (§2); `invalid_scope` if a scope belongs to none of the resources, or if the client is not
+/// registered for it.
 pub fn targets(
-    client: &Client,
-    known: &[Resource],
-    named: &[&str],
+    client_scopes: &Scope,
+    registered: &[Resource],
+    requested: &[&str],
     scope: &Scope,
 ) -> Result<Vec<String>, Error> {
-    if named.len() > RESOURCES {
-        return Err(Error::invalid_target(REJECTED));
+    if requested.len() > RESOURCES {
+        return Err(Error::invalid_target(Rejection::Resource));
     }
     let mut chosen: Vec<&Resource> = Vec::new();
-    for name in named {
-        let resource = known
+    for name in requested {
+        let resource = registered
             .iter()
             .find(|r| r.audience == *name && is_identifier(name));
-        let resource = resource.ok_or_else(|| Error::invalid_target(REJECTED))?;
+        let resource = resource.ok_or_else(|| Error::invalid_target(Rejection::Resource))?;
         if !chosen.iter().any(|r| r.audience == resource.audience) {
             chosen.push(resource);
         }
     }
-    let asked = scope.retain(|token| !IDENTITY.contains(&token));
-    if named.is_empty() {
-        chosen = known
+    let api_scope = scope.retain(|token| !IDENTITY.contains(&token));
+    if requested.is_empty() {
+        chosen = registered
             .iter()
-            .filter(|r| asked.iter().any(|token| r.scopes.contains(token)))
+            .filter(|r| api_scope.iter().any(|token| r.scopes.contains(token)))
             .collect();
         if chosen.is_empty() {
-            chosen.extend(known.first());
+            chosen.extend(registered.first());
         }
     }
     let offered = |token: &str| chosen.iter().any(|r| r.scopes.contains(token));
-    if !asked.iter().all(offered) || !scope.is_within(&client.scopes) {
-        return Err(Error::invalid_scope(Detail::new("authz.rejected", "scope")));
+    if !api_scope.iter().all(offered) || !scope.is_within(client_scopes) {
+        return Err(Error::invalid_scope(Rejection::Scope));
     }
     Ok(chosen.into_iter().map(|r| r.audience.clone()).collect())
 }

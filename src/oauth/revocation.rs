@@ -1,31 +1,39 @@
-//! Token revocation: RFC 7009. Both kinds of tokens, honest answers: an unknown or dead token is
-//! fine, another client's is not.
+//! Token revocation: RFC 7009, for access and refresh tokens. An unknown or invalid token is accepted; a token
+//! of another client is rejected.
 
 use portcullis_verifier::{Claims, Need, Verifier};
 
 use super::client_auth::AuthenticatedClient;
-use super::error::{Description, Detail, Error};
-use super::ledger::{Ledger, StorageError};
-use super::request::params::Params;
+use super::error::{Description, Error};
+use super::ledger::{Ledger, Outcome, StorageError};
+use super::macros::details;
+use super::request::params::{Params, Problem};
 use crate::audit::{Actor, Event, Name, RevocationReason, Target};
 use crate::id::GrantId;
 use crate::keys::ServerSecrets;
-use crate::oauth::token::refuse;
 use crate::time::Timestamp;
 
-/// What the token turned out to be, before anything is looked up.
+/// The token to revoke, before any look-up.
 #[derive(Debug)]
 pub enum RevocationRequest {
-    /// A refresh token of ours.
+    /// A refresh token of this server.
     Refresh(GrantId),
-    /// An access token of ours that has not expired.
+    /// An access token of this server that has not expired.
     Access(Box<Claims>),
-    /// Nothing that could still be used.
-    Dead,
+    /// A value that cannot be used anyway.
+    Invalid,
+}
+
+details! {
+    enum Rejection {
+        MissingToken => Detail::new("token.rejected", "token").described(Description::TOKEN),
+        OtherClient =>
+            Detail::new("revocation.denied", "client").described(Description::OTHER_CLIENT),
+    }
 }
 
 impl RevocationRequest {
-    /// Reads `token` of the form (§2.1). The hint about its type is not needed.
+    /// Reads the parameter `token` (§2.1). `token_type_hint` is not needed.
     ///
     /// # Errors
     /// `invalid_request`.
@@ -35,45 +43,39 @@ impl RevocationRequest {
         verifier: &Verifier,
         now: Timestamp,
     ) -> Result<Self, Error> {
-        if let Some(problem) = form.first_problem() {
-            return Err(refuse(problem));
-        }
-        let token = form.one("token").map_err(refuse)?;
-        let token = token.ok_or_else(|| {
-            let detail = Detail::new("token.rejected", "token").described(Description::TOKEN);
-            Error::invalid_request(detail)
-        })?;
+        form.check_token_request()?;
+        let token = form.one("token").map_err(Problem::in_token_request)?;
+        let token = token.ok_or_else(|| Error::invalid_request(Rejection::MissingToken))?;
         if let Some((grant, _)) = secret.read_refresh_token(token) {
             return Ok(Self::Refresh(grant));
         }
         let claims = verifier.verify_at(token, &Need::any(), now.secs());
-        Ok(claims.map_or(Self::Dead, |claims| Self::Access(Box::new(claims))))
+        Ok(claims.map_or(Self::Invalid, |claims| Self::Access(Box::new(claims))))
     }
 }
 
-/// Ends what the token stands for: the grant of a refresh token, an access token alone.
+/// Revokes an access token, or the grant of a refresh token.
 ///
 /// # Errors
-/// [`StorageError`]; `invalid_request` inside, for another client's token (§2.1).
+/// [`StorageError`]; the inner error is `invalid_request`, for a token of another client (§2.1).
 pub fn revoke(
-    presented: &RevocationRequest,
-    proven: &AuthenticatedClient,
+    request: &RevocationRequest,
+    client: &AuthenticatedClient,
     ledger: &mut dyn Ledger,
     now: Timestamp,
-) -> Result<Result<(), Error>, StorageError> {
-    let client = proven.client();
+) -> Outcome<()> {
+    let client = client.client();
     let actor = Actor::Client(client.id.clone());
-    let denied = Detail::new("revocation.denied", "client").described(Description::OTHER_CLIENT);
-    let denied = || Error::invalid_request(denied);
-    match presented {
-        RevocationRequest::Dead => {}
+    let denied = || Error::invalid_request(Rejection::OtherClient);
+    match request {
+        RevocationRequest::Invalid => {}
         RevocationRequest::Refresh(id) => {
             if let Some(grant) = ledger.find_active_grant(id, now)? {
                 if grant.client_id != client.id {
                     return Ok(Err(denied()));
                 }
                 if ledger.revoke_grant(&grant.id, &RevocationReason::Revoked, &actor, now)? {
-                    done(ledger, actor, Target::Grant(grant.id), now)?;
+                    audit(ledger, actor, Target::Grant(grant.id), now)?;
                 }
             }
         }
@@ -88,13 +90,13 @@ pub fn revoke(
                 &actor,
                 now,
             )?;
-            done(ledger, actor, Target::Token(claims.jti.clone()), now)?;
+            audit(ledger, actor, Target::Token(claims.jti.clone()), now)?;
         }
     }
     Ok(Ok(()))
 }
 
-fn done(
+fn audit(
     ledger: &mut dyn Ledger,
     actor: Actor,
     target: Target,

@@ -1,131 +1,147 @@
-//! The token endpoint: RFC 6749 §3.2. The phases that every grant shares, and the choice of grant.
+//! The token endpoint: RFC 6749 §3.2. The phases that all grants share, and the choice of the grant.
 
-use super::client::GrantType;
 use super::client_auth::AuthenticatedClient;
-use super::error::{Description, Detail, Error};
+use super::error::{Description, Error};
+use super::grant::{GrantType, grant_types};
+use super::grants::request::{GrantContext, GrantRequest as _};
 use super::grants::{authorization_code, client_credentials, refresh_token};
 use super::issue::{PendingTokens, TokenIssuer};
-use super::ledger::{Ledger, StorageError};
+use super::ledger::{Ledger, Outcome};
+use super::macros::details;
 use super::request::params::{Params, Problem};
 
-/// A token request after parsing.
+/// A parsed token request.
 #[derive(Clone, Debug)]
 pub struct TokenRequest {
     grant: GrantRequest,
-    /// `resource` (RFC 8707 §2.2): at most one here, since a token has one audience.
-    pub resource: Option<String>,
+    /// `resource` (RFC 8707 §2.2): at most one, because a token has one audience.
+    resource: Option<String>,
 }
 
-#[derive(Clone, Debug)]
-enum GrantRequest {
-    AuthorizationCode(authorization_code::CodeRequest),
-    RefreshToken(refresh_token::RefreshRequest),
-    ClientCredentials(client_credentials::ClientCredentialsRequest),
-}
+macro_rules! define_grant_request {
+    ($($variant:ident $name:literal $module:ident::$request:ident,)*) => {
+        /// The parameters of the requested grant.
+        #[derive(Clone, Debug)]
+        enum GrantRequest {
+            $($variant($module::$request),)*
+        }
 
-fn rejected(reason: &'static str) -> Detail {
-    Detail::new("token.rejected", reason)
-}
+        impl GrantRequest {
+            fn parse(grant_type: GrantType, form: &Params) -> Result<Self, Error> {
+                Ok(match grant_type {
+                    $(GrantType::$variant => Self::$variant($module::$request::parse(form)?),)*
+                })
+            }
 
-pub(super) fn refuse(problem: Problem) -> Error {
-    Error::invalid_request(rejected(problem.reason()).described(problem.description()))
+            fn grant_type(&self) -> GrantType {
+                match self {
+                    $(Self::$variant(_) => GrantType::$variant,)*
+                }
+            }
+
+            fn issue(
+                &self,
+                context: &GrantContext<'_>,
+                ledger: &mut dyn Ledger,
+            ) -> Outcome<PendingTokens> {
+                match self {
+                    $(Self::$variant(request) => request.issue(context, ledger),)*
+                }
+            }
+
+            fn issue_without_ledger(
+                &self,
+                context: &GrantContext<'_>,
+            ) -> Option<Result<PendingTokens, Error>> {
+                match self {
+                    $(Self::$variant(request) => request.issue_without_ledger(context),)*
+                }
+            }
+        }
+    };
+}
+grant_types!(define_grant_request);
+
+details! {
+    enum Rejection {
+        MissingGrantType =>
+            Detail::new("token.rejected", "grant_type").described(Description::GRANT_TYPE),
+        GrantType => Detail::new("token.rejected", "grant_type"),
+        ManyResources =>
+            Detail::new("token.rejected", "resource").described(Description::ONE_RESOURCE),
+    }
 }
 
 impl TokenRequest {
     /// Parses the form.
     ///
     /// # Errors
-    /// `invalid_request` for anything malformed or repeated, `unsupported_grant_type`.
+    /// `invalid_request` for a malformed or repeated parameter, `unsupported_grant_type`.
     pub fn parse(form: &Params) -> Result<Self, Error> {
-        if let Some(problem) = form.first_problem() {
-            return Err(refuse(problem));
-        }
-        let grant_type = form.one("grant_type").map_err(refuse)?;
-        let missing = rejected("grant_type").described(Description::GRANT_TYPE);
-        let grant_type = grant_type.ok_or_else(|| Error::invalid_request(missing))?;
-        let grant = match GrantType::parse(grant_type) {
-            Some(GrantType::AuthorizationCode) => {
-                GrantRequest::AuthorizationCode(authorization_code::CodeRequest::parse(form)?)
-            }
-            Some(GrantType::RefreshToken) => {
-                GrantRequest::RefreshToken(refresh_token::RefreshRequest::parse(form)?)
-            }
-            Some(GrantType::ClientCredentials) => GrantRequest::ClientCredentials(
-                client_credentials::ClientCredentialsRequest::parse(form)?,
-            ),
-            None => return Err(Error::unsupported_grant_type(rejected("grant_type"))),
-        };
-        let resource = match form.many("resource").map_err(refuse)?.as_slice() {
+        form.check_token_request()?;
+        let grant_type = form.one("grant_type").map_err(Problem::in_token_request)?;
+        let grant_type =
+            grant_type.ok_or_else(|| Error::invalid_request(Rejection::MissingGrantType))?;
+        let grant_type = GrantType::parse(grant_type)
+            .ok_or_else(|| Error::unsupported_grant_type(Rejection::GrantType))?;
+        let grant = GrantRequest::parse(grant_type, form)?;
+        let resources = form.many("resource").map_err(Problem::in_token_request)?;
+        let resource = match resources.as_slice() {
             [] => None,
-            [one] => Some((*one).to_owned()),
-            _ => {
-                let detail = rejected("resource").described(Description::ONE_RESOURCE);
-                return Err(Error::invalid_target(detail));
-            }
+            [resource] => Some((*resource).to_owned()),
+            _ => return Err(Error::invalid_target(Rejection::ManyResources)),
         };
         Ok(Self { grant, resource })
     }
 
-    /// Which grant it asks for.
+    /// Returns the requested grant type.
     pub fn grant_type(&self) -> GrantType {
-        match self.grant {
-            GrantRequest::AuthorizationCode(_) => GrantType::AuthorizationCode,
-            GrantRequest::RefreshToken(_) => GrantType::RefreshToken,
-            GrantRequest::ClientCredentials(_) => GrantType::ClientCredentials,
+        self.grant.grant_type()
+    }
+
+    /// Decides the request without the database, if its grant does not need it or if the client may not use
+    /// the grant.
+    pub fn issue_without_ledger(
+        &self,
+        client: &AuthenticatedClient,
+        issuer: TokenIssuer<'_>,
+    ) -> Option<Result<PendingTokens, Error>> {
+        match self.context(client, issuer) {
+            Ok(context) => self.grant.issue_without_ledger(&context),
+            Err(error) => Some(Err(error)),
         }
     }
-}
 
-/// Decides what needs no database: a machine that acts for itself. `None` for every other grant.
-pub fn decide_alone(
-    request: &TokenRequest,
-    proven: &AuthenticatedClient,
-    mint: TokenIssuer<'_>,
-) -> Option<Result<PendingTokens, Error>> {
-    let GrantRequest::ClientCredentials(presented) = &request.grant else {
-        return None;
-    };
-    let resource = request.resource.as_deref();
-    let decided = may_use(request, proven)
-        .and_then(|()| client_credentials::grant(presented, resource, proven, mint));
-    Some(decided)
-}
-
-/// Decides inside one transaction. A refusal that records something commits too; only a [`StorageError`]
-/// rolls back.
-///
-/// # Errors
-/// [`StorageError`].
-pub fn decide(
-    request: &TokenRequest,
-    proven: &AuthenticatedClient,
-    ledger: &mut dyn Ledger,
-    mint: TokenIssuer<'_>,
-) -> Result<Result<PendingTokens, Error>, StorageError> {
-    // 1. The client is proven: its type says so.
-    // 2. It may use this grant.
-    if let Err(error) = may_use(request, proven) {
-        return Ok(Err(error));
-    }
-    // 3. The grant.
-    let resource = request.resource.as_deref();
-    match &request.grant {
-        GrantRequest::AuthorizationCode(presented) => {
-            authorization_code::redeem(presented, resource, proven, ledger, mint)
-        }
-        GrantRequest::RefreshToken(presented) => {
-            refresh_token::rotate(presented, resource, proven, ledger, mint)
-        }
-        GrantRequest::ClientCredentials(presented) => {
-            Ok(client_credentials::grant(presented, resource, proven, mint))
+    /// Decides the request inside one transaction. A rejection, which may record something, commits.
+    ///
+    /// # Errors
+    /// [`StorageError`](super::StorageError); the transaction is rolled back.
+    pub fn issue(
+        &self,
+        client: &AuthenticatedClient,
+        ledger: &mut dyn Ledger,
+        issuer: TokenIssuer<'_>,
+    ) -> Outcome<PendingTokens> {
+        match self.context(client, issuer) {
+            Ok(context) => self.grant.issue(&context, ledger),
+            Err(error) => Ok(Err(error)),
         }
     }
-}
 
-fn may_use(request: &TokenRequest, proven: &AuthenticatedClient) -> Result<(), Error> {
-    if proven.client().may_use(request.grant_type()) {
-        Ok(())
-    } else {
-        Err(Error::unauthorized_client(rejected("grant_type")))
+    /// Checks that the client is registered for the grant. The type of `client` says that it is
+    /// authenticated.
+    fn context<'a>(
+        &'a self,
+        client: &'a AuthenticatedClient,
+        issuer: TokenIssuer<'a>,
+    ) -> Result<GrantContext<'a>, Error> {
+        if !client.client().may_use(self.grant_type()) {
+            return Err(Error::unauthorized_client(Rejection::GrantType));
+        }
+        Ok(GrantContext {
+            client,
+            resource: self.resource.as_deref(),
+            issuer,
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! UserInfo: OIDC Core §5.3, §5.4. What the scope of a token allows to be told about its person.
+//! UserInfo: OIDC Core §5.3, §5.4. Selects the claims of a user by the scope of a token.
 
 use serde_json::{Map, Value};
 
@@ -8,7 +8,7 @@ use crate::accounts::user::User;
 use crate::id::ClientId;
 use crate::keys::{Alg, KeyView};
 
-/// The standard claims of each scope (§5.4); those that an account does not have are left out.
+/// The standard claims of each scope (§5.4). Claims that an account does not have are omitted.
 const CLAIMS: [(&str, &[&str]); 4] = [
     (
         "profile",
@@ -34,42 +34,42 @@ const CLAIMS: [(&str, &[&str]); 4] = [
     ("phone", &["phone_number", "phone_number_verified"]),
 ];
 
-/// What `scope` allows to be told about `user`. `sub` always.
+/// Returns `sub` and the claims of `user` that `scope` permits.
 pub fn claims(user: &User, scope: &Scope) -> Map<String, Value> {
-    let known = known(user);
-    let mut told = Map::new();
-    told.insert("sub".to_owned(), user.id.as_str().into());
+    let all = all_claims(user);
+    let mut claims = Map::new();
+    claims.insert("sub".to_owned(), user.id.as_str().into());
     for (_, names) in CLAIMS.iter().filter(|(name, _)| scope.contains(name)) {
         for name in *names {
-            if let Some(value) = known.get(*name) {
-                told.insert((*name).to_owned(), value.clone());
+            if let Some(value) = all.get(*name) {
+                claims.insert((*name).to_owned(), value.clone());
             }
         }
     }
-    told
+    claims
 }
 
-/// The same as a signed JWT (§5.3.2): from us, for the client. It has no `exp`, so nobody takes it for
-/// an ID token.
+/// Signs the claims as a JWT for the client (§5.3.2). It has no `exp`, so that it cannot be mistaken for an ID
+/// token.
 ///
 /// # Errors
-/// 503 without a usable signer.
+/// 503 without a usable signing key.
 pub fn sign(
-    mut told: Map<String, Value>,
+    mut claims: Map<String, Value>,
     client: &ClientId,
     issuer: &str,
     alg: Alg,
     keys: &KeyView,
 ) -> Result<String, Error> {
-    told.insert("iss".to_owned(), issuer.into());
-    told.insert("aud".to_owned(), client.as_str().into());
-    Ok(keys.sign(alg, "JWT", &told)?)
+    claims.insert("iss".to_owned(), issuer.into());
+    claims.insert("aud".to_owned(), client.as_str().into());
+    Ok(keys.sign(alg, "JWT", &claims)?)
 }
 
-/// Everything that is known about a person, under the names of §5.1.
-fn known(user: &User) -> Map<String, Value> {
-    let mut known = user.claims.clone();
-    let mut put = |name: &str, value: Value| known.insert(name.to_owned(), value);
+/// Returns all claims of a user, by the names of §5.1.
+fn all_claims(user: &User) -> Map<String, Value> {
+    let mut claims = user.claims.clone();
+    let mut put = |name: &str, value: Value| claims.insert(name.to_owned(), value);
     put("preferred_username", user.username.as_str().into());
     put("updated_at", user.updated_at.secs().into());
     if let Some(name) = &user.name {
@@ -79,24 +79,24 @@ fn known(user: &User) -> Map<String, Value> {
         put("email", email.as_str().into());
         put("email_verified", user.email_verified.into());
     }
-    known
+    claims
 }
 
-/// Whether a name is a standard claim that an operator may set, and its value has the right type:
-/// `address` an object, `phone_number_verified` a boolean, all others text (§5.1).
+/// Returns whether an operator may set a claim: it is a standard claim that has no column of its own, and its value
+/// has the type of §5.1: `address` is an object, `phone_number_verified` a boolean, all others are strings.
 pub fn is_settable(name: &str, value: &Value) -> bool {
-    let ours = [
+    let from_columns = [
         "name",
         "preferred_username",
         "updated_at",
         "email",
         "email_verified",
     ];
-    let standard = CLAIMS.iter().any(|(_, names)| names.contains(&name));
-    let typed = match name {
+    let is_standard = CLAIMS.iter().any(|(_, names)| names.contains(&name));
+    let has_type = match name {
         "address" => value.is_object(),
         "phone_number_verified" => value.is_boolean(),
         _ => value.is_string(),
     };
-    standard && !ours.contains(&name) && typed
+    is_standard && !from_columns.contains(&name) && has_type
 }

@@ -170,7 +170,7 @@ fn nonces(stage: &Stage, count: usize) {
     let kid = format!("nonces-{:?}", stage.db());
     let held = Parsed::new(Alg::ES256, pkcs8.as_bytes())
         .unwrap()
-        .known_as(&kid);
+        .registered_as(&kid);
     let key = held.encoding_key(&kid);
     let d = *secret.to_nonzero_scalar();
     let mut seen = HashSet::new();

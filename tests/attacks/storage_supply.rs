@@ -17,7 +17,7 @@ use portcullis::db::{Error, Store};
 use portcullis::id::{ClientId, UserId};
 use portcullis::key_manager::Act;
 use portcullis::oauth::client::GrantType;
-use portcullis::oauth::grants::authorization_code::Code;
+use portcullis::oauth::code::Code;
 use portcullis::secret::{Entropy, Hash, Secret};
 use portcullis::time::Timestamp;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};

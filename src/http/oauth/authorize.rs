@@ -1,5 +1,5 @@
-//! `/oauth2/authorize`: RFC 6749 §3.1, §4.1; OIDC Core §3.1.2. One dispatcher; the pages of login and
-//! consent record what happened and come back here.
+//! `/oauth2/authorize`: RFC 6749 §3.1, §4.1; OIDC Core §3.1.2. The pages for login and consent store the result and
+//! return to this endpoint, which decides the next step.
 
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
@@ -17,22 +17,23 @@ use crate::http::response::{deliver, see_other};
 use crate::http::server::client_address::ClientAddress;
 use crate::http::server::rate_limit;
 use crate::id::{AuthorizationId, ConsentId};
-use crate::oauth::grants::authorization_code::Code;
-use crate::oauth::grants::{Grant, NewGrant};
+use crate::oauth::Error;
+use crate::oauth::code::Code;
+use crate::oauth::grant::{Grant, NewGrant};
+use crate::oauth::macros::details;
 use crate::oauth::request::authorize::{self as rules, AuthorizeError, Request};
 use crate::oauth::request::callback::{Callback, Delivery};
 use crate::oauth::request::next_action::{Authorization, NextAction, Stage};
-use crate::oauth::request::params::Params;
+use crate::oauth::request::params::{Params, Problem};
 use crate::oauth::request::scope::Scope;
-use crate::oauth::{Detail, Error};
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
-/// `GET`: begins an authorization, or goes on with the one that `authorization` names.
+/// Handles `GET`: starts an authorization, or continues the one that the parameter `authorization` names.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
     let load = Load::of(&request);
-    if let Some(refusal) = load.refuse(&request, &assets) {
-        return refusal;
+    if let Some(response) = load.refuse(&request, &assets) {
+        return response;
     }
     let Ok(params) = extract::query(&request) else {
         return error::error_page(&request, &assets, ErrorPage::TOO_MANY_FIELDS);
@@ -40,23 +41,23 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
     let browser = Browser::of(&request, &app);
     let outcome = match params.one("authorization") {
         Ok(Some(id)) => resume(&request, &app, AuthorizationId::from(id), &browser, load).await,
-        _ => begin(&request, &app, &params, &browser, load).await,
+        _ => start(&request, &app, &params, &browser, load).await,
     };
     match outcome {
         Ok(next) => next.respond(&request, &app, &assets, &browser),
-        Err(stop) => stop.respond(&request, &app, &assets),
+        Err(error) => error.respond(&request, &app, &assets),
     }
 }
 
-/// `HEAD`: nothing happens.
+/// Handles `HEAD`: has no effect.
 pub async fn head() -> HttpResponse {
     HttpResponse::Ok()
         .insert_header(("Cache-Control", "no-store"))
         .finish()
 }
 
-/// `POST`: stores the request and goes on by GET. From another site the browser sends no `Lax`
-/// cookie here, so nothing is decided yet and no cookie is touched.
+/// Handles `POST`: stores the request and redirects to GET. A browser sends no `Lax` cookie with a POST from another
+/// site, so nothing is decided here and no cookie is set.
 pub async fn post(
     request: HttpRequest,
     app: Data<App>,
@@ -65,11 +66,17 @@ pub async fn post(
 ) -> HttpResponse {
     match store(&request, &app, body).await {
         Ok(id) => see_other(&dispatcher(&id)),
-        Err(stop) => stop.respond(&request, &app, &assets),
+        Err(error) => error.respond(&request, &app, &assets),
     }
 }
 
-/// Where the browser goes next.
+details! {
+    enum Rejection {
+        CrossSiteFrame => Detail::new("authz.rejected", "cross_site_frame"),
+    }
+}
+
+/// The next page of the browser, or the response to the client.
 enum Next {
     Login(AuthorizationId),
     Consent(AuthorizationId),
@@ -93,7 +100,7 @@ impl Next {
             Self::Consent(id) => format!("/consent?authorization={id}"),
         };
         let mut response = see_other(&page);
-        // Set again each time, so that it lives ten minutes after the last authorization.
+        // Set each time, so that it expires ten minutes after the last authorization.
         if let Err(error) = response.add_cookie(&CookieKind::Interaction.keep(app, &browser.secret))
         {
             tracing::error!(event = "http.cookie", %error);
@@ -102,7 +109,7 @@ impl Next {
     }
 }
 
-async fn begin(
+async fn start(
     http: &HttpRequest,
     app: &App,
     params: &Params,
@@ -110,25 +117,24 @@ async fn begin(
     load: Load,
 ) -> Result<Next, HandlerError> {
     let now = app.clock.now();
-    let pending = load_authorization_request(http, app, params, now).await?;
-    allow_frame(load, &pending.request)?;
-    // 3. The next step.
-    match pending.next_action(None, now) {
-        NextAction::Refuse(error) => Err(refuse(&pending.request.callback, error)),
+    let context = load_authorization_request(http, app, params, now).await?;
+    allow_frame(load, &context.request)?;
+    match context.next_action(None, now) {
+        NextAction::Refuse(error) => Err(refuse(&context.request.callback, error)),
         NextAction::Answer { scope, consent_id } => {
-            answer(app, pending, None, scope, consent_id, now).await
+            answer(app, context, None, scope, consent_id, now).await
         }
-        step => {
-            let begun = authorization(
+        action => {
+            let authorization = new_authorization(
                 app,
-                &pending.request,
+                &context.request,
                 http.query_string(),
                 Some(browser.hash()),
                 now,
             );
-            let id = begun.id.clone();
-            put(http, app, begun).await?;
-            Ok(if matches!(step, NextAction::Login) {
+            let id = authorization.id.clone();
+            put(http, app, authorization).await?;
+            Ok(if matches!(action, NextAction::Login) {
                 Next::Login(id)
             } else {
                 Next::Consent(id)
@@ -145,12 +151,12 @@ async fn resume(
     load: Load,
 ) -> Result<Next, HandlerError> {
     let now = app.clock.now();
-    let begun = open(app, &id, browser, now).await?;
-    let params = Params::parse(begun.params.as_bytes())
+    let authorization = open(app, &id, browser, now).await?;
+    let params = Params::parse(authorization.params.as_bytes())
         .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
-    let pending = load_authorization_request(http, app, &params, now).await?;
-    allow_frame(load, &pending.request)?;
-    match pending.next_action(Some(&begun), now) {
+    let context = load_authorization_request(http, app, &params, now).await?;
+    allow_frame(load, &context.request)?;
+    match context.next_action(Some(&authorization), now) {
         NextAction::Login => Ok(Next::Login(id)),
         NextAction::Consent => Ok(Next::Consent(id)),
         NextAction::Refuse(error) => {
@@ -159,19 +165,19 @@ async fn resume(
                 .transaction(move |tx| tx.take_authorization(&id, now))
                 .await?;
             Err(if taken {
-                refuse(&pending.request.callback, error)
+                refuse(&context.request.callback, error)
             } else {
                 HandlerError::ErrorPage(ErrorPage::ALREADY_DONE)
             })
         }
         NextAction::Answer { scope, consent_id } => {
-            answer(app, pending, Some(id), scope, consent_id, now).await
+            answer(app, context, Some(id), scope, consent_id, now).await
         }
     }
 }
 
-/// Silent renewal (`prompt=none`) is the only request that a frame may make. On another site it is a
-/// stranger's page, and no cookies are sent: the user counts as signed out there.
+/// Rejects requests in a frame, except silent renewal (`prompt=none`) in a frame of the same site. In a frame of
+/// another site the browser sends no cookies, so the user counts as signed out.
 fn allow_frame(load: Load, request: &Request) -> Result<(), HandlerError> {
     match load {
         Load::Frame { .. } if !request.prompt.none => {
@@ -180,17 +186,17 @@ fn allow_frame(load: Load, request: &Request) -> Result<(), HandlerError> {
         Load::Frame {
             is_same_site: false,
         } => {
-            let detail = Detail::new("authz.rejected", "cross_site_frame");
-            Err(refuse(&request.callback, Error::login_required(detail)))
+            let error = Error::login_required(Rejection::CrossSiteFrame);
+            Err(refuse(&request.callback, error))
         }
         _ => Ok(()),
     }
 }
 
-/// Takes the authorization, writes grant and code, and answers: one transaction.
+/// Consumes the authorization and stores grant and code in one transaction, then returns the response.
 async fn answer(
     app: &App,
-    pending: AuthorizationContext,
+    context: AuthorizationContext,
     id: Option<AuthorizationId>,
     scope: Scope,
     consent_id: Option<ConsentId>,
@@ -200,19 +206,20 @@ async fn answer(
         request,
         stored,
         feed_epoch,
-    } = pending;
+    } = context;
     let Some((session, _)) = stored.session else {
         return Err(HandlerError::ErrorPage(ErrorPage::NO_START));
     };
-    let given = NewGrant {
-        client: &request.client,
+    let new = NewGrant {
+        client_id: request.client.id.clone(),
+        client_epoch: request.client.auth_epoch,
         login: &session.login,
         consent_id,
         scope,
         resources: request.resources.clone(),
         feed_epoch,
     };
-    let grant = Grant::new(given, app.grant_life(), &app.entropy, now);
+    let grant = Grant::new(new, app.grant_life(), &app.entropy, now);
     let (secret, code) = Code::issue(
         &grant,
         &request,
@@ -246,35 +253,32 @@ async fn store(
 ) -> Result<AuthorizationId, HandlerError> {
     let too_many = |_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS);
     let query = extract::query(http).map_err(too_many)?;
-    let (params, text) =
-        extract::form_and_text(http, body)
-            .await
-            .map_err(|unread| match unread {
-                FormError::ErrorPage(notice) => HandlerError::ErrorPage(notice),
-                FormError::NotAForm => HandlerError::ErrorPage(ErrorPage::BAD_FORM),
-            })?;
-    // RFC 6749 §3.1: a parameter stands once, wherever it stands.
+    let (params, text) = extract::form_and_text(http, body)
+        .await
+        .map_err(|error| match error {
+            FormError::ErrorPage(page) => HandlerError::ErrorPage(page),
+            FormError::NotAForm => HandlerError::ErrorPage(ErrorPage::BAD_FORM),
+        })?;
+    // RFC 6749 §3.1: a parameter may occur once, in query and form together.
     if rules::KNOWN
         .iter()
         .any(|name| query.has(name) && params.has(name))
     {
-        return Err(
-            crate::oauth::Error::from(crate::oauth::request::params::Problem::Duplicate).into(),
-        );
+        return Err(Error::from(Problem::Duplicate).into());
     }
     let now = app.clock.now();
-    let pending = load_authorization_request(http, app, &params, now).await?;
-    let begun = authorization(app, &pending.request, &text, None, now);
-    let id = begun.id.clone();
-    put(http, app, begun).await?;
+    let context = load_authorization_request(http, app, &params, now).await?;
+    let authorization = new_authorization(app, &context.request, &text, None, now);
+    let id = authorization.id.clone();
+    put(http, app, authorization).await?;
     Ok(id)
 }
 
-async fn put(http: &HttpRequest, app: &App, begun: Authorization) -> Result<(), db::Error> {
+async fn put(http: &HttpRequest, app: &App, authorization: Authorization) -> Result<(), db::Error> {
     let network = rate_limit::source(ClientAddress::of(http));
     let count = rate_limit::is_time_to_count(http);
     let put = app.store.transaction(move |tx| {
-        tx.put_authorization(&begun, &network)?;
+        tx.put_authorization(&authorization, &network)?;
         if count {
             tx.cap_authorizations()?;
         }
@@ -283,7 +287,7 @@ async fn put(http: &HttpRequest, app: &App, begun: Authorization) -> Result<(), 
     put.await
 }
 
-fn authorization(
+fn new_authorization(
     app: &App,
     request: &Request,
     params: &str,
@@ -306,6 +310,7 @@ fn authorization(
     }
 }
 
+/// Returns an error that is sent to the redirect URI.
 fn refuse(callback: &Callback, error: Error) -> HandlerError {
     HandlerError::AuthorizeError(AuthorizeError::Callback(Box::new(callback.clone()), error))
 }

@@ -1,5 +1,5 @@
-//! CORS: exact origins that a client registered, on the endpoints that browsers' scripts need; `*`
-//! without credentials for public metadata (policy §8).
+//! CORS: the endpoints that browser scripts need allow the exact origins that clients registered. Public metadata
+//! allows `*` without credentials (policy §8).
 
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::web::Data;
@@ -7,10 +7,10 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::app::App;
 
-/// What scripts may read besides the body: when to try again, and why a token was refused.
+/// The response headers that scripts may read: when to retry, and why a token was rejected.
 const EXPOSED: &str = "retry-after, www-authenticate, x-request-id, ratelimit-limit, ratelimit-remaining, ratelimit-reset";
 
-/// Answers a preflight: what is allowed, or nothing at all.
+/// Handles a preflight request. An unregistered origin receives no CORS headers.
 pub async fn preflight(request: HttpRequest, app: Data<App>) -> HttpResponse {
     let mut response = HttpResponse::NoContent().finish();
     allow(&request, &app, &mut response).await;
@@ -35,7 +35,7 @@ pub async fn preflight(request: HttpRequest, app: Data<App>) -> HttpResponse {
     response
 }
 
-/// Lets a registered origin read the answer.
+/// Allows a registered origin to read the response.
 pub async fn allow(request: &HttpRequest, app: &App, response: &mut HttpResponse) {
     let headers = response.headers_mut();
     headers.append(header::VARY, HeaderValue::from_static("Origin"));

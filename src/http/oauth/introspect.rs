@@ -5,20 +5,21 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Value};
 
 use crate::app::App;
-use crate::http::oauth::token::{self, HandlerError};
+use crate::http::api::HandlerError;
+use crate::http::oauth::client_auth::authenticate_form;
+use crate::http::oauth::restored::check_lost_grant;
 use crate::id::GrantId;
 use crate::oauth::introspection::{self, IntrospectionRequest};
-use crate::oauth::ledger::StorageError;
-use crate::oauth::{Detail, Error};
+use crate::oauth::{Detail, Error, StorageError};
 
-/// `POST /oauth2/introspect`: a JSON answer, whatever `Accept` says; signed ones (RFC 9701) are not
-/// offered. No CORS: a resource server is no browser.
+/// Handles `POST /oauth2/introspect`. The response is JSON whatever `Accept` says, because signed responses (RFC
+/// 9701) are not supported. There is no CORS, because a resource server is not a browser.
 pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpResponse {
     match introspect(&request, &app, body).await {
-        Ok(told) => HttpResponse::Ok()
+        Ok(response) => HttpResponse::Ok()
             .insert_header(("Cache-Control", "no-store"))
-            .json(told),
-        Err(stop) => stop.respond(&request),
+            .json(response),
+        Err(error) => error.respond(&request),
     }
 }
 
@@ -27,44 +28,47 @@ async fn introspect(
     app: &App,
     body: Payload,
 ) -> Result<Map<String, Value>, HandlerError> {
-    // 1. Parse, prove the resource server, read the token.
+    // 1. Authenticate the resource server and read the token.
     let now = app.clock.now();
-    let (form, proven) = token::authenticated_client(request, app, body, now).await?;
-    let presented = IntrospectionRequest::read(&form, &proven, &app.secret, app.verifier(), now)?;
-    // 2. Whether anything ended it.
-    let (issuer, store) = (app.issuer.as_str(), &app.store);
-    match presented {
+    let (form, client) = authenticate_form(request, app, body, now).await?;
+    let token = IntrospectionRequest::read(&form, &client, &app.secret, app.verifier(), now)?;
+    // 2. Determine whether it is active.
+    match token {
         IntrospectionRequest::Inactive => Ok(introspection::inactive()),
         IntrospectionRequest::Access(claims) => {
-            let stands = app.is_token_active(&claims).await.map_err(degraded)?;
-            if stands {
+            if app.is_token_active(&claims).await.map_err(degraded)? {
                 return Ok(introspection::access(&claims));
             }
             let grant = claims.grant_id.as_deref().map(GrantId::from);
-            token::check_lost(app, grant.as_ref()).await?;
+            check_lost_grant(app, grant.as_ref()).await?;
             Ok(introspection::inactive())
         }
-        IntrospectionRequest::Refresh(grant, generation) => {
-            let id = grant.clone();
-            let found = store.read(move |tx| tx.find_active_grant(&id, now));
-            let found = found.await.map_err(degraded)?;
-            match &found {
-                None => token::check_lost(app, Some(&grant)).await?,
-                Some(found) if found.generation < generation => {
+        IntrospectionRequest::Refresh(grant_id, generation) => {
+            let id = grant_id.clone();
+            let grant = app.store.read(move |tx| tx.find_active_grant(&id, now));
+            let grant = grant.await.map_err(degraded)?;
+            match &grant {
+                None => check_lost_grant(app, Some(&grant_id)).await?,
+                Some(grant) if grant.generation < generation => {
                     app.note_restored("refresh").await.map_err(degraded)?;
                 }
                 Some(_) => {}
             }
-            let found = found.as_ref();
-            Ok(introspection::refresh(found, generation, &proven, issuer))
+            let issuer = app.issuer.as_str();
+            Ok(introspection::refresh(
+                grant.as_ref(),
+                generation,
+                &client,
+                issuer,
+            ))
         }
     }
 }
 
-/// Never "active" from doubtful state: 503.
-fn degraded(failure: StorageError) -> Error {
+/// The error of a failed look-up: 503, because a token must not be reported as active without one.
+fn degraded(error: StorageError) -> Error {
     Error {
         detail: Detail::high("introspection.degraded", "storage"),
-        ..failure.into()
+        ..error.into()
     }
 }

@@ -4,34 +4,35 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::app::App;
+use crate::http::api::HandlerError;
 use crate::http::error;
-use crate::http::oauth::cors;
-use crate::http::oauth::token::{self, HandlerError};
+use crate::http::oauth::client_auth::authenticate_form;
+use crate::http::oauth::{cors, restored};
 use crate::oauth::revocation::{self, RevocationRequest};
 
-/// `POST /oauth2/revoke`: 200 with an empty body once the revocation is committed.
+/// Handles `POST /oauth2/revoke`. Responds with 200 and an empty body after the commit.
 pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpResponse {
     let mut response = match revoke(&request, &app, body).await {
         Ok(()) => HttpResponse::Ok()
             .insert_header(("Cache-Control", "no-store"))
             .finish(),
-        Err(stop) => stop.respond(&request),
+        Err(error) => error.respond(&request),
     };
     cors::allow(&request, &app, &mut response).await;
     response
 }
 
 async fn revoke(request: &HttpRequest, app: &App, body: Payload) -> Result<(), HandlerError> {
-    // 1. Parse, and prove the client.
+    // 1. Authenticate the client and parse the request.
     let now = app.clock.now();
-    let (form, proven) = token::authenticated_client(request, app, body, now).await?;
-    let presented = RevocationRequest::read(&form, &app.secret, app.verifier(), now)?;
-    if let RevocationRequest::Refresh(grant) = &presented {
-        token::check_lost(app, Some(grant)).await?;
+    let (form, client) = authenticate_form(request, app, body, now).await?;
+    let revocation = RevocationRequest::read(&form, &app.secret, app.verifier(), now)?;
+    if let RevocationRequest::Refresh(grant) = &revocation {
+        restored::check_lost_grant(app, Some(grant)).await?;
     }
-    // 2. End it, in one transaction.
+    // 2. Revoke the token in one transaction.
     app.store
-        .transaction(move |tx| revocation::revoke(&presented, &proven, tx, now))
+        .transaction(move |tx| revocation::revoke(&revocation, &client, tx, now))
         .await??;
     error::note(request, "revocation.done", "token");
     Ok(())

@@ -1,4 +1,4 @@
-//! `/oauth2/userinfo`: OIDC Core §5.3. The token comes in the header, or on POST in the form.
+//! `/oauth2/userinfo`: OIDC Core §5.3. The access token is in the `Authorization` header or, for POST, in the form.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
@@ -10,19 +10,18 @@ use serde_json::{Map, Value};
 use crate::app::App;
 use crate::http::error;
 use crate::http::extract::{self, FormError};
-use crate::http::oauth::cors;
-use crate::http::oauth::token;
+use crate::http::oauth::{cors, restored};
 use crate::id::{ClientId, GrantId, UserId};
 use crate::oauth::request::scope::Scope;
 use crate::oauth::{Detail, Error, introspection, userinfo};
 
-/// `GET /oauth2/userinfo`.
+/// Handles `GET /oauth2/userinfo`.
 pub async fn get(request: HttpRequest, app: Data<App>) -> HttpResponse {
     let token = header(&request);
     respond(&request, &app, token).await
 }
 
-/// `POST /oauth2/userinfo`.
+/// Handles `POST /oauth2/userinfo`.
 pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpResponse {
     let token = match (header(&request), form(&request, body).await) {
         (Ok(Some(_)), Ok(Some(_))) => Err(Rejected::Request),
@@ -32,13 +31,15 @@ pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpRe
     respond(&request, &app, token).await
 }
 
-enum HandlerError {
+enum UserInfoError {
+    /// The access token is rejected (RFC 6750 §3.1).
     Rejected(Rejected),
+    /// Any other error.
     Error(Error),
 }
 
-impl From<crate::db::Error> for HandlerError {
-    fn from(error: crate::db::Error) -> Self {
+impl<E: Into<Error>> From<E> for UserInfoError {
+    fn from(error: E) -> Self {
         Self::Error(error.into())
     }
 }
@@ -48,77 +49,70 @@ async fn respond(
     app: &App,
     token: Result<Option<String>, Rejected>,
 ) -> HttpResponse {
-    let told = match token {
-        Err(rejected) => Err(HandlerError::Rejected(rejected)),
+    let result = match token {
+        Err(rejected) => Err(UserInfoError::Rejected(rejected)),
         Ok(token) => serve_userinfo(app, token).await,
     };
-    let mut response = match told {
-        Ok(UserInfoRequest::Plain(claims)) => HttpResponse::Ok()
+    let mut response = match result {
+        Ok(UserInfo::Plain(claims)) => HttpResponse::Ok()
             .insert_header(("Cache-Control", "no-store"))
             .json(claims),
-        Ok(UserInfoRequest::Signed(jwt)) => HttpResponse::Ok()
+        Ok(UserInfo::Signed(jwt)) => HttpResponse::Ok()
             .insert_header(("Cache-Control", "no-store"))
             .content_type("application/jwt")
             .body(jwt),
-        Err(HandlerError::Error(error)) => error::json(request, &error),
-        Err(HandlerError::Rejected(rejected)) => refuse(request, &rejected),
+        Err(UserInfoError::Error(error)) => error::json(request, &error),
+        Err(UserInfoError::Rejected(rejected)) => reject(request, &rejected),
     };
     cors::allow(request, app, &mut response).await;
     response
 }
 
-/// OIDC Core §5.3.2.
-enum UserInfoRequest {
+/// A successful response (OIDC Core §5.3.2).
+enum UserInfo {
     Plain(Map<String, Value>),
     Signed(String),
 }
 
-async fn serve_userinfo(app: &App, token: Option<String>) -> Result<UserInfoRequest, HandlerError> {
-    // 1. A genuine token of ours with scope `openid`, whatever its audience.
-    let token = token.ok_or(HandlerError::Rejected(Rejected::Missing))?;
+async fn serve_userinfo(app: &App, token: Option<String>) -> Result<UserInfo, UserInfoError> {
+    // 1. A genuine token of this server with scope `openid`, for any audience.
+    let token = token.ok_or(UserInfoError::Rejected(Rejected::Missing))?;
     let (need, now) = (Need::scope("openid"), app.clock.now());
-    let verified = introspection::verify_own(app.verifier(), &token, &need, now);
-    let claims = verified.map_err(HandlerError::Rejected)?;
-    // 2. About a person, and nothing that it rests on has ended.
-    let dead = || HandlerError::Rejected(Rejected::Claims("revoked"));
+    let claims = introspection::verify_own(app.verifier(), &token, &need, now)
+        .map_err(UserInfoError::Rejected)?;
+    // 2. It is active, and it was issued for a user.
+    let revoked = || UserInfoError::Rejected(Rejected::Revoked);
     if claims.rev.user_epoch.is_none() || !app.is_token_active(&claims).await? {
         let grant = claims.grant_id.as_deref().map(GrantId::from);
-        let checked = token::check_lost(app, grant.as_ref()).await;
-        checked.map_err(HandlerError::Error)?;
-        return Err(dead());
+        restored::check_lost_grant(app, grant.as_ref()).await?;
+        return Err(revoked());
     }
     let (user, client) = (UserId::from(claims.sub), ClientId::from(claims.client_id));
     let user = app.store.read(move |tx| tx.find_user(&user)).await?;
-    let user = user.ok_or_else(dead)?;
-    // 3. What its scope allows, as far as its client is still registered for that; signed if the client
-    //    registered that.
-    let scope = Scope::parse(&claims.scope).map_err(|_| dead())?;
-    let known = app.registrations.find(&app.store, &client, now).await?;
-    let known = known.ok_or_else(dead)?;
-    let scope = scope.retain(|token| known.client.scopes.contains(token));
-    let told = userinfo::claims(&user, &scope);
-    match known.client.userinfo_alg {
-        None => Ok(UserInfoRequest::Plain(told)),
-        Some(alg) => {
-            let (keys, issuer) = (app.keys(), app.issuer.as_str().to_owned());
-            let signed =
-                web::block(move || userinfo::sign(told, &client, &issuer, alg, &keys)).await;
-            let signed = signed.map_err(|error| HandlerError::Error(Error::unsigned(error)))?;
-            Ok(UserInfoRequest::Signed(
-                signed.map_err(HandlerError::Error)?,
-            ))
-        }
-    }
+    let user = user.ok_or_else(revoked)?;
+    // 3. The claims of its scope, as far as the client is still registered for it; signed if the client
+    //    registered an algorithm.
+    let scope = Scope::parse(&claims.scope).map_err(|_| revoked())?;
+    let registration = app.registrations.find(&app.store, &client, now).await?;
+    let registration = registration.ok_or_else(revoked)?;
+    let scope = scope.retain(|token| registration.client.scopes.contains(token));
+    let claims = userinfo::claims(&user, &scope);
+    let Some(alg) = registration.client.userinfo_alg else {
+        return Ok(UserInfo::Plain(claims));
+    };
+    let (keys, issuer) = (app.keys(), app.issuer.as_str().to_owned());
+    let signed = web::block(move || userinfo::sign(claims, &client, &issuer, alg, &keys)).await;
+    Ok(UserInfo::Signed(signed.map_err(Error::unsigned)??))
 }
 
-/// RFC 6750 §3.
-fn refuse(request: &HttpRequest, rejected: &Rejected) -> HttpResponse {
+/// The response for a rejected access token (RFC 6750 §3).
+fn reject(request: &HttpRequest, rejected: &Rejected) -> HttpResponse {
     let reason = match rejected {
         Rejected::Missing => "missing",
         Rejected::Request => "request",
         Rejected::Expired => "expired",
         Rejected::Scope { .. } => "scope",
-        Rejected::Claims("revoked") => "revoked",
+        Rejected::Revoked => "revoked",
         _ => "invalid",
     };
     let code = rejected.code().unwrap_or("401");
@@ -136,8 +130,8 @@ fn refuse(request: &HttpRequest, rejected: &Rejected) -> HttpResponse {
     }
 }
 
-/// RFC 6750 §2.1: one header, the scheme in any case, one space, one token. A token in the query
-/// (§2.3) is refused.
+/// Reads the token of the `Authorization` header (RFC 6750 §2.1): one header, the scheme in any case, one space,
+/// one token. A token in the query (§2.3) is rejected.
 fn header(request: &HttpRequest) -> Result<Option<String>, Rejected> {
     if extract::query(request).is_ok_and(|query| query.has("access_token")) {
         return Err(Rejected::Request);
@@ -152,14 +146,14 @@ fn header(request: &HttpRequest) -> Result<Option<String>, Rejected> {
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Ok(None);
     }
-    let legal = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
-    if token.is_empty() || !token.bytes().all(legal) {
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
+    if token.is_empty() || !token.bytes().all(is_allowed) {
         return Err(Rejected::Request);
     }
     Ok(Some(token.to_owned()))
 }
 
-/// RFC 6750 §2.2.
+/// Reads the token of the form (RFC 6750 §2.2).
 async fn form(request: &HttpRequest, body: Payload) -> Result<Option<String>, Rejected> {
     if !request.headers().contains_key(CONTENT_TYPE) {
         return Ok(None);

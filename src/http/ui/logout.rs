@@ -17,7 +17,7 @@ use crate::http::ui::form;
 use crate::http::ui::session::SignedInUser;
 use crate::oauth::Detail;
 use crate::oauth::client::Client;
-use crate::oauth::id_token::Hint;
+use crate::oauth::issue::id_token::Hint;
 use crate::oauth::logout::{LogoutRequest, UNREADABLE_HINT};
 use crate::oauth::request::params::Params;
 

@@ -1,73 +1,28 @@
 //! The authorization code grant: RFC 6749 §4.1.3, §10.5.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use oxide_auth::code_grant::accesstoken as machine;
 use oxide_auth::code_grant::extensions::Pkce;
 use oxide_auth::primitives::grant as primitive;
 
-use super::Grant;
+use super::request::{GrantContext, GrantRequest};
 use crate::audit::{Actor, Event, Name, RevocationReason, Target};
-use crate::id::{ClientId, GrantId};
-use crate::oauth::client::{Client, GrantType};
-use crate::oauth::client_auth::AuthenticatedClient;
-use crate::oauth::error::{Description, Detail, Error};
-use crate::oauth::issue::{PendingTokens, TokenGrant, TokenIssuer};
-use crate::oauth::ledger::{Ledger, StorageError};
+use crate::oauth::client::Client;
+use crate::oauth::code::Code;
+use crate::oauth::error::{Cause, Description, Error};
+use crate::oauth::grant::GrantType;
+use crate::oauth::issue::{PendingTokens, TokenGrant};
+use crate::oauth::ledger::{Ledger, Outcome, StorageError};
+use crate::oauth::macros::details;
 use crate::oauth::pkce::{self, Challenge};
 use crate::oauth::redirect_uri;
-use crate::oauth::request::params::Params;
-use crate::oauth::token::refuse;
-use crate::secret::{Hash, Secret};
+use crate::oauth::request::params::{Params, Problem};
+use crate::oauth::request::scope::Scope;
+use crate::secret::Secret;
 use crate::time::Timestamp;
 
-/// A row of `codes`.
-#[derive(Clone, Debug)]
-pub struct Code {
-    /// SHA-256 of the code.
-    pub hash: Hash,
-    /// What it buys.
-    pub grant_id: GrantId,
-    /// Who may redeem it.
-    pub client_id: ClientId,
-    /// Where it was sent.
-    pub redirect_uri: String,
-    /// Whether the authorization request named it.
-    pub redirect_uri_sent: bool,
-    /// PKCE.
-    pub challenge: Option<Challenge>,
-    /// For the ID token.
-    pub nonce: Option<String>,
-    /// Its end.
-    pub expires_at: Timestamp,
-}
-
-impl Code {
-    /// A fresh code that buys `grant`, and what to remember of it.
-    pub fn issue(
-        grant: &Grant,
-        request: &crate::oauth::request::authorize::Request,
-        life: Duration,
-        entropy: &crate::secret::Entropy,
-        now: Timestamp,
-    ) -> (Secret, Self) {
-        let secret = Secret::code(entropy);
-        let code = Self {
-            hash: secret.hash(),
-            grant_id: grant.id.clone(),
-            client_id: grant.client_id.clone(),
-            redirect_uri: request.callback.uri().to_owned(),
-            redirect_uri_sent: request.callback.sent(),
-            challenge: request.challenge.clone(),
-            nonce: request.nonce.clone(),
-            expires_at: now + life,
-        };
-        (secret, code)
-    }
-}
-
-/// What the client brought.
+/// The parameters of the grant.
 #[derive(Clone, Debug)]
 pub struct CodeRequest {
     code: Secret,
@@ -75,142 +30,112 @@ pub struct CodeRequest {
     verifier: Option<String>,
 }
 
-impl CodeRequest {
+details! {
+    /// Why a code is not exchanged for tokens.
+    enum Rejection {
+        /// The request contains no code.
+        Missing => Detail::new("token.rejected", "code").described(Description::CODE),
+        /// The value does not have the prefix of codes.
+        Kind => Detail::new("token.rejected", "kind"),
+        /// This server did not issue the code.
+        Unknown => Detail::new("token.rejected", "unknown"),
+        /// The code was used before, and its client itself sent it again: the grant is revoked.
+        Replayed => Detail::high("code.replay", "replayed"),
+        /// The code was used before, and the caller did not prove to be its client.
+        ReplayedByStranger => Detail::new("token.rejected", "replayed_by_stranger"),
+        /// The code was issued to another client.
+        OtherClient => Detail::high("code.client_mismatch", "other_client"),
+        /// The redirect URI is not the one of the authorization request.
+        RedirectUri => Detail::new("token.rejected", "redirect_uri"),
+        /// The code expired.
+        Expired => Detail::new("token.rejected", "expired"),
+        /// The code verifier does not match the challenge.
+        Pkce => Detail::new("token.rejected", "pkce"),
+        /// The grant, or what it depends on, was revoked or expired.
+        GrantInactive =>
+            Detail::new("token.rejected", "grant_ended").caused_by(Cause::GrantInactive),
+        /// The client is no longer registered for the granted scope.
+        Scope => Detail::new("token.rejected", "scope"),
+    }
+}
+
+impl GrantRequest for CodeRequest {
     /// Parses the form of §4.1.3.
-    ///
-    /// # Errors
-    /// `invalid_request`.
-    pub fn parse(form: &Params) -> Result<Self, Error> {
-        let code = form.one("code").map_err(refuse)?;
-        let code = code.ok_or_else(|| Error::invalid_request(Redeem::Missing))?;
+    fn parse(form: &Params) -> Result<Self, Error> {
+        let one = |name| form.one(name).map_err(Problem::in_token_request);
+        let code = one("code")?.ok_or_else(|| Error::invalid_request(Rejection::Missing))?;
         Ok(Self {
             code: Secret::from_text(code),
-            redirect_uri: form.one("redirect_uri").map_err(refuse)?.map(str::to_owned),
-            verifier: form
-                .one("code_verifier")
-                .map_err(refuse)?
-                .map(str::to_owned),
+            redirect_uri: one("redirect_uri")?.map(str::to_owned),
+            verifier: one("code_verifier")?.map(str::to_owned),
         })
     }
-}
 
-/// Why a code buys nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Redeem {
-    /// None was sent.
-    Missing,
-    /// Something else of ours, or nothing of ours at all: codes have their own prefix.
-    Kind,
-    /// Nobody was given this code.
-    Unknown,
-    /// It was used before, and whoever comes now is its client: the grant ends.
-    Replayed,
-    /// It was used before; who comes now has not shown to be its client.
-    ReplayedByStranger,
-    /// Another client's.
-    OtherClient,
-    /// Another redirect URI than in the authorization request.
-    RedirectUri,
-    /// Too late.
-    Expired,
-    /// The verifier does not fit.
-    Pkce,
-    /// The grant ended, or what it rests on did.
-    GrantEnded,
-    /// The client is no longer registered for what was granted.
-    Scope,
-}
-
-impl From<Redeem> for Detail {
-    fn from(redeem: Redeem) -> Self {
-        match redeem {
-            Redeem::Missing => Detail::new("token.rejected", "code").described(Description::CODE),
-            Redeem::Kind => Detail::new("token.rejected", "kind"),
-            Redeem::Unknown => Detail::new("token.rejected", "unknown"),
-            Redeem::Replayed => Detail::high("code.replay", "replayed"),
-            Redeem::ReplayedByStranger => Detail::new("token.rejected", "replayed_by_stranger"),
-            Redeem::OtherClient => Detail::high("code.client_mismatch", "other_client"),
-            Redeem::RedirectUri => Detail::new("token.rejected", "redirect_uri"),
-            Redeem::Expired => Detail::new("token.rejected", "expired"),
-            Redeem::Pkce => Detail::new("token.rejected", "pkce"),
-            Redeem::GrantEnded => Detail::new("token.rejected", "grant_ended"),
-            Redeem::Scope => Detail::new("token.rejected", "scope"),
+    /// Exchanges a code for tokens. Every attempt consumes the code, also one by another client.
+    fn issue(&self, context: &GrantContext<'_>, ledger: &mut dyn Ledger) -> Outcome<PendingTokens> {
+        let (client, issuer) = (context.client.client(), &context.issuer);
+        // 1. One conditional statement consumes the code. A request that loses a race sees a replay.
+        let Some(code) = ledger.take_code(&self.code.hash(), issuer.now)? else {
+            return Ok(Err(reject_replay(self, client, ledger, issuer.now)?));
+        };
+        // 2. Client, redirect URI and PKCE challenge, in the order of oxide-auth.
+        if let Err(reason) = check(self, &code, client) {
+            return Ok(Err(Error::invalid_grant(reason)));
         }
+        // 3. The grant, its session and its consent are active.
+        let Some(grant) = ledger.find_active_grant(&code.grant_id, issuer.now)? else {
+            return Ok(Err(Error::invalid_grant(Rejection::GrantInactive)));
+        };
+        // 4. The part of the grant for which the client is still registered, and one audience: the
+        //    requested resource, or the default of the grant.
+        let Some(effective) = grant.within(&client.scopes, context.client.resources()) else {
+            return Ok(Err(Error::invalid_grant(Rejection::Scope)));
+        };
+        let resource = match effective.audience(context.resource) {
+            Ok(resource) => resource,
+            Err(error) => return Ok(Err(error)),
+        };
+        // 5. From now on the grant has refresh tokens, if the client uses them.
+        let is_refreshable = client.may_use(GrantType::RefreshToken);
+        if is_refreshable {
+            ledger.revoke_surplus_grants(&grant, issuer.now)?;
+        }
+        Ok(Ok(issuer.for_grant(TokenGrant {
+            grant: &grant,
+            scope: &effective.scope,
+            resource,
+            nonce: code.nonce,
+            id_alg: client.id_token_alg,
+            generation: is_refreshable.then_some(grant.generation),
+        })))
     }
 }
 
-/// Redeems a code, once. Whoever presents it uses it up.
-///
-/// # Errors
-/// [`StorageError`]; a refusal is an `Ok(Err(…))` and commits.
-pub fn redeem(
-    presented: &CodeRequest,
-    resource: Option<&str>,
-    proven: &AuthenticatedClient,
-    ledger: &mut dyn Ledger,
-    mint: TokenIssuer<'_>,
-) -> Result<Result<PendingTokens, Error>, StorageError> {
-    let client = proven.client();
-    // 1. Taken in time, by one conditional statement; the loser of a race sees a replay.
-    let Some(code) = ledger.take_code(&presented.code.hash(), mint.now)? else {
-        return Ok(Err(refuse_replay(presented, client, ledger, mint.now)?));
-    };
-    // 2. Bound to client, redirect URI and PKCE challenge; oxide-auth's machine has the order.
-    if let Err(reason) = check(presented, &code, client) {
-        return Ok(Err(Error::invalid_grant(reason)));
-    }
-    // 3. The grant and all that it rests on still stand.
-    let Some(grant) = ledger.find_active_grant(&code.grant_id, mint.now)? else {
-        return Ok(Err(Error::invalid_grant(Redeem::GrantEnded)));
-    };
-    // 4. What of it the client is still registered for, for one audience: the resource asked for, or the
-    //    grant's default.
-    let Some(allowed) = grant.within(client, proven.resources()) else {
-        return Ok(Err(Error::invalid_grant(Redeem::Scope)));
-    };
-    let target = match allowed.audience(resource) {
-        Ok(target) => target,
-        Err(error) => return Ok(Err(error)),
-    };
-    // 5. It is a refresh-token family from now on.
-    let is_family = client.may_use(GrantType::RefreshToken);
-    if is_family {
-        ledger.revoke_surplus_grants(&grant, mint.now)?;
-    }
-    Ok(Ok(mint.for_grant(TokenGrant {
-        grant: &grant,
-        scope: &allowed.scope,
-        resource: target,
-        nonce: code.nonce,
-        id_alg: client.id_token_alg,
-        generation: is_family.then_some(grant.generation),
-    })))
-}
-
-/// RFC 6749 §4.1.2, §10.5: a code used twice ends what it bought, when its client itself comes
-/// again: authenticated, or as a public client with the right verifier.
-fn refuse_replay(
-    presented: &CodeRequest,
+/// Rejects a code that could not be consumed. If the client of a used code sends it again, authenticated or
+/// as a public client with the right code verifier, the grant is revoked (RFC 6749 §4.1.2, §10.5).
+fn reject_replay(
+    request: &CodeRequest,
     client: &Client,
     ledger: &mut dyn Ledger,
     now: Timestamp,
 ) -> Result<Error, StorageError> {
-    let hash = presented.code.hash();
+    let hash = request.code.hash();
     let Some(code) = ledger.find_used_code(&hash)? else {
-        // The same statements for all of these: time does not tell an old code from no code.
-        let known = ledger.has_code(&hash)?;
-        return Ok(Error::invalid_grant(match presented.code.is_code() {
-            false => Redeem::Kind,
-            true if known => Redeem::Expired,
-            true => Redeem::Unknown,
+        // All three cases run the same statements, so that the response time does not reveal whether a
+        // code existed.
+        let exists = ledger.has_code(&hash)?;
+        return Ok(Error::invalid_grant(match request.code.is_code() {
+            false => Rejection::Kind,
+            true if exists => Rejection::Expired,
+            true => Rejection::Unknown,
         }));
     };
     let verified = pkce::verifies(
         code.challenge.as_ref().and_then(Challenge::extension),
-        presented.verifier.as_deref(),
+        request.verifier.as_deref(),
     );
     if code.client_id != client.id || !(client.is_confidential() || verified) {
-        return Ok(Error::invalid_grant(Redeem::ReplayedByStranger));
+        return Ok(Error::invalid_grant(Rejection::ReplayedByStranger));
     }
     let actor = Actor::Client(client.id.clone());
     if ledger.revoke_grant(&code.grant_id, &RevocationReason::CodeReplay, &actor, now)? {
@@ -223,30 +148,30 @@ fn refuse_replay(
             detail: serde_json::json!({}),
         })?;
     }
-    Ok(Error::invalid_grant(Redeem::Replayed))
+    Ok(Error::invalid_grant(Rejection::Replayed))
 }
 
-/// Drives oxide-auth's access-token machine over a code that is taken.
-fn check(presented: &CodeRequest, code: &Code, client: &Client) -> Result<(), Redeem> {
+/// Drives oxide-auth's access-token machine over a consumed code.
+fn check(request: &CodeRequest, code: &Code, client: &Client) -> Result<(), Rejection> {
     if code.client_id != client.id {
-        return Err(Redeem::OtherClient);
+        return Err(Rejection::OtherClient);
     }
-    // The client may have lost the URI since the code was sent there.
-    if !redirect_uri::is_registered(client, &code.redirect_uri) {
-        return Err(Redeem::RedirectUri);
+    // The URI may have been removed from the registration after the code was issued.
+    if !redirect_uri::is_registered(&client.redirect_uris, &code.redirect_uri) {
+        return Err(Rejection::RedirectUri);
     }
-    // §4.1.3: required if the authorization request had it, and then identical.
-    let redirect_uri = match (&presented.redirect_uri, code.redirect_uri_sent) {
+    // §4.1.3: required if the authorization request contained it, and then identical.
+    let redirect_uri = match (&request.redirect_uri, code.redirect_uri_sent) {
         (Some(uri), _) if *uri == code.redirect_uri => uri,
         (None, false) => &code.redirect_uri,
-        _ => return Err(Redeem::RedirectUri),
+        _ => return Err(Rejection::RedirectUri),
     };
-    let request = Asked {
-        presented,
+    let machine_request = MachineRequest {
+        request,
         client,
         redirect_uri,
     };
-    let mut token = machine::AccessToken::new(&request);
+    let mut token = machine::AccessToken::new(&machine_request);
     let mut input = machine::Input::None;
     loop {
         input = match token.advance(input) {
@@ -256,22 +181,22 @@ fn check(presented: &CodeRequest, code: &Code, client: &Client) -> Result<(), Re
             }
             machine::Output::Extend { extensions } => {
                 let bound = extensions.remove(&Pkce::required());
-                if !pkce::verifies(bound, presented.verifier.as_deref()) {
-                    return Err(Redeem::Pkce);
+                if !pkce::verifies(bound, request.verifier.as_deref()) {
+                    return Err(Rejection::Pkce);
                 }
                 machine::Input::Extended {
                     access_extensions: std::mem::take(extensions),
                 }
             }
             machine::Output::Issue { .. } | machine::Output::Ok(_) => return Ok(()),
-            machine::Output::Err(_) => return Err(Redeem::RedirectUri),
+            machine::Output::Err(_) => return Err(Rejection::RedirectUri),
         };
     }
 }
 
-/// The grant as the machine wants it. It reads the system clock; the code was taken in time by the
-/// request's own instant, so its copy never expires.
-fn recovered(code: &Code) -> Result<primitive::Grant, Redeem> {
+/// The grant in oxide-auth's form. The machine compares its expiry with the system clock, but the code was
+/// already consumed in time by the clock of the request, so this copy never expires.
+fn recovered(code: &Code) -> Result<primitive::Grant, Rejection> {
     let mut extensions = primitive::Extensions::new();
     if let Some(challenge) = code.challenge.as_ref().and_then(Challenge::extension) {
         extensions.set(&Pkce::required(), challenge);
@@ -279,28 +204,31 @@ fn recovered(code: &Code) -> Result<primitive::Grant, Redeem> {
     Ok(primitive::Grant {
         owner_id: String::new(),
         client_id: code.client_id.as_str().to_owned(),
-        scope: crate::oauth::request::scope::Scope::default().set(),
-        redirect_uri: code.redirect_uri.parse().map_err(|_| Redeem::RedirectUri)?,
+        scope: Scope::default().set(),
+        redirect_uri: code
+            .redirect_uri
+            .parse()
+            .map_err(|_| Rejection::RedirectUri)?,
         until: chrono::DateTime::<chrono::Utc>::MAX_UTC,
         extensions,
     })
 }
 
-struct Asked<'a> {
-    presented: &'a CodeRequest,
+struct MachineRequest<'a> {
+    request: &'a CodeRequest,
     client: &'a Client,
     redirect_uri: &'a str,
 }
 
-impl machine::Request for Asked<'_> {
+impl machine::Request for MachineRequest<'_> {
     fn valid(&self) -> bool {
         true
     }
     fn code(&self) -> Option<Cow<'_, str>> {
-        Some(Cow::Borrowed(self.presented.code.expose()))
+        Some(Cow::Borrowed(self.request.code.expose()))
     }
     fn authorization(&self) -> machine::Authorization<'_> {
-        // The client is proven; the machine gets its identity alone.
+        // The client is already authenticated, so the machine receives only its id.
         machine::Authorization::Username(Cow::Borrowed(self.client.id.as_str()))
     }
     fn client_id(&self) -> Option<Cow<'_, str>> {

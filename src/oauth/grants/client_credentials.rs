@@ -1,79 +1,88 @@
-//! The client credentials grant: RFC 6749 §4.4. A machine acts for itself; there is no refresh token.
+//! The client credentials grant: RFC 6749 §4.4. A confidential client acts for itself, without a user and
+//! without a refresh token.
 
-use crate::oauth::client::Client;
+use super::request::{GrantContext, GrantRequest};
 use crate::oauth::client_auth::AuthenticatedClient;
-use crate::oauth::error::{Detail, Error};
-use crate::oauth::issue::{PendingTokens, TokenIssuer};
-use crate::oauth::request::params::Params;
+use crate::oauth::error::Error;
+use crate::oauth::issue::PendingTokens;
+use crate::oauth::ledger::{Ledger, Outcome};
+use crate::oauth::macros::details;
+use crate::oauth::request::params::{Params, Problem};
 use crate::oauth::request::scope::{IDENTITY, Scope};
 use crate::oauth::resource::{self, Resource};
-use crate::oauth::token::refuse;
 
-/// What the client brought.
+/// The parameters of the grant.
 #[derive(Clone, Debug)]
 pub struct ClientCredentialsRequest {
     scope: Option<Scope>,
 }
 
-fn rejected(reason: &'static str) -> Detail {
-    Detail::new("token.rejected", reason)
+details! {
+    enum Rejection {
+        Scope => Detail::new("token.rejected", "scope"),
+        PublicClient => Detail::new("token.rejected", "public"),
+    }
 }
 
-impl ClientCredentialsRequest {
-    /// Parses the form of §4.4.2.
-    ///
-    /// # Errors
-    /// `invalid_scope`, also for scopes that speak about a person: there is none.
-    pub fn parse(form: &Params) -> Result<Self, Error> {
-        let refused = || Error::invalid_scope(rejected("scope"));
-        let scope = form.one("scope").map_err(refuse)?.map(Scope::parse);
-        let scope = scope.transpose().map_err(|_| refused())?;
-        if scope
-            .iter()
-            .flat_map(Scope::iter)
-            .any(|token| IDENTITY.contains(&token))
-        {
-            return Err(refused());
+impl GrantRequest for ClientCredentialsRequest {
+    /// Parses the form of §4.4.2. A scope that describes a user is invalid, because there is no user.
+    fn parse(form: &Params) -> Result<Self, Error> {
+        let invalid = || Error::invalid_scope(Rejection::Scope);
+        let scope = form.one("scope").map_err(Problem::in_token_request)?;
+        let scope = scope.map(Scope::parse).transpose().map_err(|_| invalid())?;
+        let is_identity = |token: &str| IDENTITY.contains(&token);
+        if scope.iter().flat_map(Scope::iter).any(is_identity) {
+            return Err(invalid());
         }
         Ok(Self { scope })
     }
-}
 
-/// Decides what the client gets for itself. Nothing is looked up: what is known of the client is
-/// enough, and its token carries the numbers by which a cut-off finds it.
-///
-/// # Errors
-/// `invalid_scope`, `invalid_target`, `unauthorized_client`.
-pub fn grant(
-    presented: &ClientCredentialsRequest,
-    asked: Option<&str>,
-    proven: &AuthenticatedClient,
-    mint: TokenIssuer<'_>,
-) -> Result<PendingTokens, Error> {
-    let client = proven.client();
-    // 1. §4.4: confidential clients alone.
-    if !client.is_confidential() {
-        return Err(Error::unauthorized_client(rejected("public")));
+    fn issue(&self, context: &GrantContext<'_>, _: &mut dyn Ledger) -> Outcome<PendingTokens> {
+        Ok(self.decide(context))
     }
-    // 2. One API, and scopes of it that the client may ask for; without a wish, all of them.
-    let (scope, target) = resolve_audience(client, presented, asked, proven.resources())?;
-    Ok(mint.for_client(client, proven.feed_epoch(), &scope, target))
+
+    fn issue_without_ledger(
+        &self,
+        context: &GrantContext<'_>,
+    ) -> Option<Result<PendingTokens, Error>> {
+        Some(self.decide(context))
+    }
 }
 
-fn resolve_audience<'k>(
-    client: &Client,
-    presented: &ClientCredentialsRequest,
-    asked: Option<&str>,
-    known: &'k [Resource],
-) -> Result<(Scope, Option<&'k Resource>), Error> {
-    let wanted = presented.scope.clone().unwrap_or_default();
-    let named: Vec<&str> = asked.into_iter().collect();
-    let targets = resource::targets(client, known, &named, &wanted)?;
-    let target = known.iter().find(|r| Some(&r.audience) == targets.first());
-    let scope = match (&presented.scope, target) {
-        (Some(scope), _) => scope.clone(),
-        (None, Some(target)) => client.scopes.retain(|token| target.scopes.contains(token)),
-        (None, None) => Scope::default(),
-    };
-    Ok((scope, target))
+impl ClientCredentialsRequest {
+    /// Needs no database: the cached registration is enough, and the token carries the epochs that revoke
+    /// it with its client.
+    fn decide(&self, context: &GrantContext<'_>) -> Result<PendingTokens, Error> {
+        let client = context.client.client();
+        // 1. §4.4: only confidential clients.
+        if !client.is_confidential() {
+            return Err(Error::unauthorized_client(Rejection::PublicClient));
+        }
+        // 2. One API, and its scopes for which the client is registered: the requested ones, or all.
+        let (scope, target) = self.resolve_audience(context.client, context.resource)?;
+        let feed_epoch = context.client.feed_epoch();
+        Ok(context
+            .issuer
+            .for_client(client, feed_epoch, &scope, target))
+    }
+
+    fn resolve_audience<'r>(
+        &self,
+        client: &'r AuthenticatedClient,
+        requested: Option<&str>,
+    ) -> Result<(Scope, Option<&'r Resource>), Error> {
+        let (scopes, registered) = (&client.client().scopes, client.resources());
+        let scope = self.scope.clone().unwrap_or_default();
+        let requested: Vec<&str> = requested.into_iter().collect();
+        let targets = resource::targets(scopes, registered, &requested, &scope)?;
+        let target = registered
+            .iter()
+            .find(|resource| Some(&resource.audience) == targets.first());
+        let scope = match (&self.scope, target) {
+            (Some(scope), _) => scope.clone(),
+            (None, Some(target)) => scopes.retain(|token| target.scopes.contains(token)),
+            (None, None) => Scope::default(),
+        };
+        Ok((scope, target))
+    }
 }

@@ -1,5 +1,5 @@
-//! The authorization endpoint: RFC 6749 §4.1.1, OIDC Core §3.1.2. A request becomes a [`Request`];
-//! `next_action` says what it needs.
+//! The authorization endpoint: RFC 6749 §4.1.1, OIDC Core §3.1.2. Validates the parameters as a [`Request`];
+//! `next_action` determines what the request needs.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -16,13 +16,15 @@ use super::scope::Scope;
 use crate::accounts::session::ACR_PASSWORD;
 use crate::config::limits::{NONCE_CHARS, STATE_CHARS};
 use crate::id::{ClientId, UserId};
-use crate::oauth::client::{Client, GrantType};
-use crate::oauth::error::{Description, Detail, Error};
-use crate::oauth::pkce::Challenge;
-use crate::oauth::redirect_uri;
+use crate::oauth::client::Client;
+use crate::oauth::error::{Cause, Description, Error};
+use crate::oauth::grant::GrantType;
+use crate::oauth::macros::details;
+use crate::oauth::pkce::{self, Challenge};
+use crate::oauth::redirect_uri::{self, Presence};
 use crate::oauth::resource::{self, Resource};
 
-/// Every parameter that we read; the ones that may not stand twice.
+/// Every parameter that this server reads and that may occur only once.
 pub const KNOWN: [&str; 19] = [
     "client_id",
     "redirect_uri",
@@ -45,68 +47,81 @@ pub const KNOWN: [&str; 19] = [
     "request_uri",
 ];
 
-/// A refusal, and where it may be said.
+/// Why an authorization request is rejected, and where the error may be sent.
 #[derive(Debug)]
 pub enum AuthorizeError {
-    /// On a page of ours: the redirect URI is not proven.
+    /// The redirect URI is not validated, so the error is shown on a page.
     Page(Error),
-    /// At the client.
+    /// The error is sent to the redirect URI.
     Callback(Box<Callback>, Error),
 }
 
 /// A valid authorization request.
 #[derive(Debug)]
 pub struct Request {
-    /// Who asks.
+    /// The client.
     pub client: Client,
-    /// Where the answer goes.
+    /// Where the response is sent.
     pub callback: Callback,
-    /// What is asked for.
+    /// The requested scope.
     pub scope: Scope,
-    /// Of which APIs.
+    /// The audiences of the requested APIs.
     pub resources: Vec<String>,
-    /// Comes back in the ID token.
+    /// `nonce` of the ID token.
     pub nonce: Option<String>,
-    /// PKCE.
+    /// The PKCE challenge.
     pub challenge: Option<Challenge>,
-    /// OIDC Core §3.1.2.1.
+    /// `prompt` (OIDC Core §3.1.2.1).
     pub prompt: Prompt,
-    /// Longest time since the login.
+    /// The maximum time since the user authenticated.
     pub max_age: Option<Duration>,
-    /// Whom the client expects.
+    /// The user name that the client expects.
     pub login_hint: Option<String>,
-    /// Whom an ID token of ours says it should be.
+    /// The user that `id_token_hint` names.
     pub hinted: Option<UserId>,
 }
 
 /// `prompt`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prompt {
-    /// No page at all.
+    /// Show no page.
     pub none: bool,
-    /// Ask for credentials again (`login`, `select_account`).
+    /// Request credentials again (`login`, `select_account`).
     pub login: bool,
-    /// Ask for consent again.
+    /// Request consent again.
     pub consent: bool,
 }
 
-fn rejected(reason: &'static str) -> Detail {
-    Detail::new("authz.rejected", reason)
-}
-
-/// `invalid_request` because of one parameter.
-fn invalid(reason: &'static str, description: Description) -> Error {
-    Error::invalid_request(rejected(reason).described(description))
-}
-
-impl From<Problem> for Error {
-    fn from(problem: Problem) -> Self {
-        Error::invalid_request(rejected(problem.reason()).described(problem.description()))
+details! {
+    enum Rejection {
+        UnknownClient =>
+            Detail::new("authz.rejected", "client").caused_by(Cause::UnknownClient),
+        GrantType => Detail::new("authz.rejected", "grant_type"),
+        Request => Detail::new("authz.rejected", "request"),
+        RequestUri => Detail::new("authz.rejected", "request_uri"),
+        RedirectUri => Detail::new("authz.rejected", "redirect_uri"),
+        ResponseTypeMissing =>
+            Detail::new("authz.rejected", "response_type").described(Description::RESPONSE_TYPE),
+        ResponseType => Detail::new("authz.rejected", "response_type"),
+        ResponseMode =>
+            Detail::new("authz.rejected", "response_mode").described(Description::RESPONSE_MODE),
+        ScopeMissing => Detail::new("authz.rejected", "scope").described(Description::SCOPE),
+        Scope => Detail::new("authz.rejected", "scope"),
+        Resource => Detail::new("authz.rejected", "resource"),
+        State => Detail::new("authz.rejected", "state").described(Description::STATE),
+        Nonce => Detail::new("authz.rejected", "nonce").described(Description::NONCE),
+        Claims => Detail::new("authz.rejected", "json").described(Description::CLAIMS),
+        Acr => Detail::new("authz.rejected", "acr"),
+        IdTokenHint =>
+            Detail::new("authz.rejected", "id_token_hint").described(Description::ID_TOKEN_HINT),
+        Prompt => Detail::new("authz.rejected", "prompt").described(Description::PROMPT),
+        MaxAge => Detail::new("authz.rejected", "max_age").described(Description::MAX_AGE),
+        Malformed => Detail::new("authz.rejected", "malformed"),
     }
 }
 
-/// 1. The client and where the answer may go; anything wrong here is a page, never a redirect
-///    (RFC 6749 §4.1.2.1).
+/// Step 1: determines the client and where the response may be sent. An error is shown on a page and never sent
+/// to a redirect URI (RFC 6749 §4.1.2.1).
 ///
 /// # Errors
 /// [`AuthorizeError::Page`].
@@ -114,17 +129,17 @@ pub fn callback(
     params: &Params,
     client: Option<Client>,
 ) -> Result<(Client, Callback), AuthorizeError> {
-    let client =
-        client.ok_or_else(|| AuthorizeError::Page(Error::invalid_request(rejected("client"))))?;
+    let client = client.ok_or_else(unknown_client)?;
     let uri = params
         .one("redirect_uri")
         .map_err(|problem| AuthorizeError::Page(problem.into()))?;
-    let openid = params
-        .one("scope")
-        .ok()
-        .flatten()
-        .is_some_and(|s| s.split(' ').any(|t| t == "openid"));
-    let callback = redirect_uri::resolve(&client, uri, openid).map_err(AuthorizeError::Page)?;
+    let scope = params.one("scope").ok().flatten().unwrap_or_default();
+    let presence = match scope.split(' ').any(|token| token == "openid") {
+        true => Presence::Required,
+        false => Presence::Optional,
+    };
+    let callback = redirect_uri::resolve(&client.redirect_uris, uri, presence)
+        .map_err(AuthorizeError::Page)?;
     let state = params
         .one("state")
         .ok()
@@ -138,29 +153,31 @@ pub fn callback(
     Ok((client, callback.with(state, mode)))
 }
 
-/// The `client_id` of a request.
+/// Returns the `client_id` of a request.
 ///
 /// # Errors
 /// [`AuthorizeError::Page`].
 pub fn client_id(params: &Params) -> Result<ClientId, AuthorizeError> {
     match params.one("client_id") {
         Ok(Some(id)) => Ok(ClientId::from(id)),
-        Ok(None) => Err(AuthorizeError::Page(Error::invalid_request(rejected(
-            "client",
-        )))),
+        Ok(None) => Err(unknown_client()),
         Err(problem) => Err(AuthorizeError::Page(problem.into())),
     }
 }
 
-/// What validation needs besides the request.
+fn unknown_client() -> AuthorizeError {
+    AuthorizeError::Page(Error::invalid_request(Rejection::UnknownClient))
+}
+
+/// The input of [`validate`] besides the request.
 pub struct ValidationContext<'a> {
     /// The registered resources of the client.
     pub resources: &'a [Resource],
-    /// Reads an `id_token_hint`: the person a genuine ID token of ours is about.
+    /// Reads an `id_token_hint`: returns the user of an ID token that this server issued.
     pub hint: &'a dyn Fn(&str) -> Option<UserId>,
 }
 
-/// 2. Everything else; from here on refusals go to the client.
+/// Step 2: validates everything else. Errors are sent to the redirect URI.
 ///
 /// # Errors
 /// [`AuthorizeError::Callback`].
@@ -168,58 +185,54 @@ pub fn validate(
     params: &Params,
     client: Client,
     callback: Callback,
-    around: &ValidationContext<'_>,
+    context: &ValidationContext<'_>,
 ) -> Result<Request, AuthorizeError> {
-    match read(params, &client, &callback, around) {
-        Ok(read) => Ok(Request {
-            client,
-            callback,
-            ..read
-        }),
-        Err(error) => Err(AuthorizeError::Callback(Box::new(callback), error)),
-    }
+    read(params, &client, &callback, context)
+        .map_err(|error| AuthorizeError::Callback(Box::new(callback), error))
 }
 
 fn read(
     params: &Params,
     client: &Client,
     callback: &Callback,
-    around: &ValidationContext<'_>,
+    context: &ValidationContext<'_>,
 ) -> Result<Request, Error> {
     for name in KNOWN.into_iter().filter(|name| *name != "scope") {
         params.one(name)?;
     }
     unsupported(params)?;
     if !client.may_use(GrantType::AuthorizationCode) {
-        return Err(Error::unauthorized_client(rejected("grant_type")));
+        return Err(Error::unauthorized_client(Rejection::GrantType));
     }
     let scope = requested_scope(params)?;
     let challenge = Challenge::from_request(
         params.one("code_challenge")?,
         params.one("code_challenge_method")?,
-        client.require_pkce,
+        match client.require_pkce {
+            true => pkce::Requirement::Required,
+            false => pkce::Requirement::Optional,
+        },
     )?;
     negotiate(params, client, callback, &scope, challenge.as_ref())?;
-    let named = params
+    let requested = params
         .many("resource")
-        .map_err(|_| Error::invalid_target(rejected("resource")))?;
-    let resources = resource::targets(client, around.resources, &named, &scope)?;
+        .map_err(|_| Error::invalid_target(Rejection::Resource))?;
+    let resources = resource::targets(&client.scopes, context.resources, &requested, &scope)?;
     if params.one("state")?.is_some_and(|state| !is_state(state)) {
-        return Err(invalid("state", Description::STATE));
+        return Err(Error::invalid_request(Rejection::State));
     }
     let nonce = params.one("nonce")?.map(str::to_owned);
     if nonce
         .as_ref()
         .is_some_and(|nonce| nonce.chars().count() > NONCE_CHARS)
     {
-        return Err(invalid("nonce", Description::NONCE));
+        return Err(Error::invalid_request(Rejection::Nonce));
     }
     essential_acr(params)?;
     let hinted = match params.one("id_token_hint")? {
         None => None,
         Some(hint) => Some(
-            (around.hint)(hint)
-                .ok_or_else(|| invalid("id_token_hint", Description::ID_TOKEN_HINT))?,
+            (context.hint)(hint).ok_or_else(|| Error::invalid_request(Rejection::IdTokenHint))?,
         ),
     };
     Ok(Request {
@@ -236,41 +249,38 @@ fn read(
     })
 }
 
-/// What we do not offer is refused by name (OIDC Core §3.1.2.6), never ignored.
+/// Rejects unsupported parameters and values with their own errors (OIDC Core §3.1.2.6). They are never ignored.
 fn unsupported(params: &Params) -> Result<(), Error> {
     if params.has("request") {
-        return Err(Error::request_not_supported(rejected("request")));
+        return Err(Error::request_not_supported(Rejection::Request));
     }
     if params.has("request_uri") {
-        return Err(Error::request_uri_not_supported(rejected("request_uri")));
+        return Err(Error::request_uri_not_supported(Rejection::RequestUri));
     }
     match params.one("response_type")? {
-        None => return Err(invalid("response_type", Description::RESPONSE_TYPE)),
+        None => return Err(Error::invalid_request(Rejection::ResponseTypeMissing)),
         Some("code") => {}
-        Some(_) => return Err(Error::unsupported_response_type(rejected("response_type"))),
+        Some(_) => return Err(Error::unsupported_response_type(Rejection::ResponseType)),
     }
     match params.one("response_mode")? {
         None | Some("query" | "form_post") => Ok(()),
-        Some(_) => Err(invalid("response_mode", Description::RESPONSE_MODE)),
+        Some(_) => Err(Error::invalid_request(Rejection::ResponseMode)),
     }
 }
 
 fn requested_scope(params: &Params) -> Result<Scope, Error> {
-    let refuse = || Error::invalid_scope(rejected("scope"));
+    let invalid = || Error::invalid_scope(Rejection::Scope);
     let text = match params.one("scope") {
         Ok(Some(text)) => text,
-        Ok(None) => {
-            let detail = rejected("scope").described(Description::SCOPE);
-            return Err(Error::invalid_scope(detail));
-        }
-        Err(Problem::Encoding) => return Err(refuse()),
+        Ok(None) => return Err(Error::invalid_scope(Rejection::ScopeMissing)),
+        Err(Problem::Encoding) => return Err(invalid()),
         Err(problem) => return Err(problem.into()),
     };
-    Scope::parse(text).map_err(|_| refuse())
+    Scope::parse(text).map_err(|_| invalid())
 }
 
-/// Drives oxide-auth's authorization machine: it owns the order of RFC 6749 §4.1.1, we answer its
-/// questions from the registration.
+/// Drives oxide-auth's authorization machine, which implements the order of RFC 6749 §4.1.1. Its queries are
+/// answered from the registration.
 fn negotiate(
     params: &Params,
     client: &Client,
@@ -278,9 +288,9 @@ fn negotiate(
     scope: &Scope,
     challenge: Option<&Challenge>,
 ) -> Result<(), Error> {
-    let request = Asked { params, callback };
-    let refuse_uri = || Error::invalid_request(rejected("redirect_uri"));
-    let exact: ExactUrl = callback.uri().parse().map_err(|_| refuse_uri())?;
+    let request = MachineRequest { params, callback };
+    let uri = callback.uri().parse::<ExactUrl>();
+    let exact = uri.map_err(|_| Error::invalid_request(Rejection::RedirectUri))?;
     let url = RegisteredUrl::Exact(exact);
     let mut authorization = machine::Authorization::new(&request);
     let mut input = machine::Input::None;
@@ -302,13 +312,13 @@ fn negotiate(
             }
             machine::Output::Negotiate {
                 bound_client,
-                scope: asked,
+                scope: requested,
             } => {
-                if !asked
+                if !requested
                     .as_ref()
-                    .is_some_and(|asked| client.scopes.set().priviledged_to(asked))
+                    .is_some_and(|requested| client.scopes.set().priviledged_to(requested))
                 {
-                    return Err(Error::invalid_scope(rejected("scope")));
+                    return Err(Error::invalid_scope(Rejection::Scope));
                 }
                 let pre_grant = PreGrant {
                     client_id: bound_client.client_id.clone().into_owned(),
@@ -321,23 +331,23 @@ fn negotiate(
                 }
             }
             machine::Output::Ok { .. } => return Ok(()),
-            machine::Output::Err(_) => return Err(Error::invalid_request(rejected("malformed"))),
+            machine::Output::Err(_) => return Err(Error::invalid_request(Rejection::Malformed)),
         };
     }
 }
 
-struct Asked<'a> {
+struct MachineRequest<'a> {
     params: &'a Params,
     callback: &'a Callback,
 }
 
-impl Asked<'_> {
+impl MachineRequest<'_> {
     fn param(&self, name: &str) -> Option<Cow<'_, str>> {
         self.params.one(name).ok().flatten().map(Cow::Borrowed)
     }
 }
 
-impl machine::Request for Asked<'_> {
+impl machine::Request for MachineRequest<'_> {
     fn valid(&self) -> bool {
         true
     }
@@ -361,7 +371,7 @@ impl machine::Request for Asked<'_> {
     }
 }
 
-/// RFC 6749 App. A.5: printable ASCII.
+/// Returns whether `state` is printable ASCII (RFC 6749 App. A.5) within the limit.
 fn is_state(state: &str) -> bool {
     state.len() <= STATE_CHARS && state.bytes().all(|b| (0x20..=0x7e).contains(&b))
 }
@@ -370,10 +380,11 @@ fn essential_acr(params: &Params) -> Result<(), Error> {
     let Some(text) = params.one("claims")? else {
         return Ok(());
     };
-    let claims = ClaimsRequest::parse(text).map_err(|_| invalid("json", Description::CLAIMS))?;
+    let claims =
+        ClaimsRequest::parse(text).map_err(|_| Error::invalid_request(Rejection::Claims))?;
     match claims.essential_acr {
         Some(values) if !values.is_empty() && values.iter().all(|value| value != ACR_PASSWORD) => {
-            Err(Error::unmet_authentication_requirements(rejected("acr")))
+            Err(Error::unmet_authentication_requirements(Rejection::Acr))
         }
         _ => Ok(()),
     }
@@ -381,20 +392,17 @@ fn essential_acr(params: &Params) -> Result<(), Error> {
 
 fn prompt(text: Option<&str>) -> Result<Prompt, Error> {
     let mut prompt = Prompt::default();
-    for word in text
-        .unwrap_or_default()
-        .split(' ')
-        .filter(|word| !word.is_empty())
-    {
-        match word {
+    let values = text.unwrap_or_default().split(' ');
+    for value in values.filter(|value| !value.is_empty()) {
+        match value {
             "none" => prompt.none = true,
             "login" | "select_account" => prompt.login = true,
             "consent" => prompt.consent = true,
-            _ => return Err(invalid("prompt", Description::PROMPT)),
+            _ => return Err(Error::invalid_request(Rejection::Prompt)),
         }
     }
     if prompt.none && (prompt.login || prompt.consent) {
-        return Err(invalid("prompt", Description::PROMPT));
+        return Err(Error::invalid_request(Rejection::Prompt));
     }
     Ok(prompt)
 }
@@ -404,6 +412,6 @@ fn max_age(text: Option<&str>) -> Result<Option<Duration>, Error> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     match text.parse::<u32>() {
         Ok(seconds) if digits => Ok(Some(Duration::from_secs(seconds.into()))),
-        _ => Err(invalid("max_age", Description::MAX_AGE)),
+        _ => Err(Error::invalid_request(Rejection::MaxAge)),
     }
 }

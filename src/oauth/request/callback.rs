@@ -1,10 +1,9 @@
-//! Where the answer of an authorization request may go, and in what form: RFC 6749 §4.1.2, OAuth
-//! 2.0 Form Post Response Mode, `iss` (RFC 9207).
+//! The authorization response: RFC 6749 §4.1.2, OAuth 2.0 Form Post Response Mode, `iss` (RFC 9207).
 
 use crate::oauth::error::Error;
 use crate::secret::Secret;
 
-/// A proven redirect URI. Nobody can redirect without one, and only `redirect_uri::resolve` makes it.
+/// A validated redirect URI. Every redirect to a client needs one, and only `redirect_uri::resolve` creates it.
 #[derive(Clone, Debug)]
 pub struct Callback {
     uri: String,
@@ -13,22 +12,22 @@ pub struct Callback {
     state: Option<String>,
 }
 
-/// How the answer travels.
+/// How the response is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ResponseMode {
     /// In the query of the redirect URI.
     #[default]
     Query,
-    /// As a form that the browser posts.
+    /// In a form that the browser posts.
     FormPost,
 }
 
-/// An answer that is ready to be delivered.
+/// A response that is ready to be sent.
 #[derive(Clone, Debug)]
 pub enum Delivery {
-    /// Send the browser here.
+    /// Redirect the browser to this URI.
     Redirect(String),
-    /// Let the browser post these fields there.
+    /// Let the browser post a form.
     Form {
         /// The redirect URI.
         action: String,
@@ -47,7 +46,7 @@ impl Callback {
         }
     }
 
-    /// The same, answering with this `state` and in this mode.
+    /// Sets `state` and mode of the response.
     #[must_use]
     pub fn with(mut self, state: Option<String>, mode: ResponseMode) -> Self {
         self.state = state;
@@ -55,22 +54,22 @@ impl Callback {
         self
     }
 
-    /// The redirect URI, exactly as it was presented.
+    /// Returns the redirect URI, exactly as in the request.
     pub fn uri(&self) -> &str {
         &self.uri
     }
 
-    /// Whether the request named it; then the token request must too (RFC 6749 §4.1.3).
+    /// Returns whether the request contained it. Then the token request must contain it as well (RFC 6749 §4.1.3).
     pub fn sent(&self) -> bool {
         self.sent
     }
 
-    /// The success answer (§4.1.2).
+    /// Returns the successful response (§4.1.2).
     pub fn answer(&self, code: &Secret, issuer: &str) -> Delivery {
         self.deliver(vec![("code".into(), code.expose().into())], issuer)
     }
 
-    /// The error answer (§4.1.2.1).
+    /// Returns the error response (§4.1.2.1).
     pub fn refuse(&self, error: &Error, issuer: &str) -> Delivery {
         let fields = vec![
             ("error".into(), error.code.as_str().into()),
@@ -103,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_registered_query_is_kept_and_state_is_exact() {
+    fn response_keeps_registered_query_and_exact_state() {
         let callback = Callback::validated("https://app.example/cb?a=1".into(), true)
             .with(Some("x y&=%\"<+".into()), ResponseMode::Query);
         let Delivery::Redirect(to) = callback.answer(&Secret::from_text("c"), "https://op.example")

@@ -1,5 +1,5 @@
-//! The `claims` request parameter: OIDC Core §5.5. Read strictly: a member twice or JSON deeper than
-//! 8 is malformed. Unknown claims are ignored.
+//! The `claims` request parameter: OIDC Core §5.5. A repeated member or a depth of more than 8 is malformed.
+//! Unknown claims are ignored.
 
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -7,19 +7,19 @@ use serde_json::{Map, Value};
 
 use crate::config::limits::JSON_DEPTH;
 
-/// What of the parameter we act on.
+/// The part of the parameter that this server evaluates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClaimsRequest {
-    /// Values of `acr` of which one must be met (§5.5.1.1); `None` when it is not essential.
+    /// The values of `acr` of which one must be met (§5.5.1.1). `None` if `acr` is not essential.
     pub essential_acr: Option<Vec<String>>,
 }
 
-/// Not JSON of the right shape.
+/// The value is not JSON of the expected form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
 impl ClaimsRequest {
-    /// Parses the parameter's value.
+    /// Parses the value of the parameter.
     ///
     /// # Errors
     /// [`Malformed`].
@@ -55,7 +55,7 @@ fn accepted_values(request: &Value) -> Vec<String> {
         .collect()
 }
 
-/// Builds a value while counting depth and refusing repeated members.
+/// Deserialises a value, limits its depth and rejects repeated members.
 #[derive(Clone, Copy)]
 struct Strict {
     depth: usize,
@@ -123,7 +123,7 @@ impl<'de> Visitor<'de> for Strict {
         while let Some(name) = map.next_key_seed(Name)? {
             let value = map.next_value_seed(inner)?;
             if members.insert(name, value).is_some() {
-                return Err(de::Error::custom("a member twice"));
+                return Err(de::Error::custom("a repeated member"));
             }
         }
         Ok(members.into())
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_essential_acr_is_read_and_a_voluntary_one_is_not() {
+    fn only_essential_acr_is_read() {
         let essential =
             ClaimsRequest::parse(r#"{"id_token":{"acr":{"essential":true,"values":["a","b"]}}}"#);
         assert_eq!(
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_doubles_and_trailing_data_are_malformed() {
+    fn depth_duplicates_and_trailing_data_are_malformed() {
         let nested = |n: usize| {
             format!(
                 r#"{{"userinfo":{}{}}}"#,

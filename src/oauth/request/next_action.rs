@@ -1,5 +1,5 @@
-//! What an authorization needs next: OIDC Core §3.1.2.3, §3.1.2.4. A pure function over what is
-//! stored; login and consent know nothing of one another.
+//! Determines what an authorization needs next: OIDC Core §3.1.2.3, §3.1.2.4. A pure function of the stored state,
+//! so that login and consent do not depend on each other.
 
 use super::authorize::Request;
 use super::scope::Scope;
@@ -7,57 +7,57 @@ use crate::accounts::consent::Consent;
 use crate::accounts::session::Login;
 use crate::id::{AuthorizationId, ClientId, ConsentId, Sid, UserId};
 use crate::oauth::client::ConsentPolicy;
-use crate::oauth::error::{Detail, Error};
+use crate::oauth::error::Error;
+use crate::oauth::macros::details;
 use crate::oauth::redirect_uri;
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
-/// An authorization on its way: the request as stored, and what has happened to it.
+/// A started authorization: the stored request and its progress.
 #[derive(Clone, Debug)]
 pub struct Authorization {
-    /// Stands in the URL of each page.
+    /// The id in the URL of each page.
     pub id: AuthorizationId,
-    /// Who asks.
+    /// The client.
     pub client_id: ClientId,
     /// The request, form-encoded.
     pub params: String,
-    /// The browser that began it: SHA-256 of its cookie. None until the first GET after a
-    /// cross-site POST.
+    /// SHA-256 of the cookie of the browser that started it. `None` until the first GET after a cross-site POST.
     pub browser: Option<Hash>,
-    /// Who signed in for it.
+    /// The user who signed in for it.
     pub user_id: Option<UserId>,
-    /// The login in which the latest step was made.
+    /// The session in which the latest step was made.
     pub sid: Option<Sid>,
-    /// The login that was done for this authorization. Only it waives re-authentication (OIDC Core
-    /// §3.1.2.1, `prompt` and `max_age`).
+    /// The session of the login that was done for this authorization. Only such a login fulfils `prompt` and
+    /// `max_age` (OIDC Core §3.1.2.1).
     pub login_sid: Option<Sid>,
-    /// How far it came.
+    /// Its progress.
     pub stage: Stage,
-    /// What the person ticked.
+    /// The scope that the user selected.
     pub scope: Option<Scope>,
-    /// When it began.
+    /// When it was started.
     pub created_at: Timestamp,
-    /// When it must be done.
+    /// When it expires.
     pub expires_at: Timestamp,
-    /// When it was answered.
+    /// When the response was sent.
     pub taken_at: Option<Timestamp>,
 }
 
-/// How far an authorization came.
+/// The progress of an authorization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Nothing yet.
+    /// It was started.
     Begun,
-    /// Its own login was done.
+    /// The user signed in for it.
     SignedIn,
-    /// Its own consent was given.
+    /// The user gave consent for it.
     Consented,
-    /// The person refused.
+    /// The user denied it.
     Denied,
 }
 
 impl Stage {
-    /// As stored.
+    /// Returns the stored text.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Begun => "begun",
@@ -67,7 +67,7 @@ impl Stage {
         }
     }
 
-    /// From the stored form.
+    /// Parses the stored text.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::Begun, Self::SignedIn, Self::Consented, Self::Denied]
             .into_iter()
@@ -78,47 +78,50 @@ impl Stage {
 /// What an authorization needs next.
 #[derive(Debug)]
 pub enum NextAction {
-    /// The person must sign in.
+    /// The user must sign in.
     Login,
-    /// The person must be asked.
+    /// The user must be asked for consent.
     Consent,
-    /// Everything is there: issue a code for this scope.
+    /// Issue a code for this scope.
     Answer {
-        /// What is granted.
+        /// The granted scope.
         scope: Scope,
-        /// The consent it rests on.
+        /// The consent on which the grant depends.
         consent_id: Option<ConsentId>,
     },
-    /// The client is told no.
+    /// Send an error to the client.
     Refuse(Error),
 }
 
-fn rejected(reason: &'static str) -> Detail {
-    Detail::new("authz.rejected", reason)
+details! {
+    enum Rejection {
+        Denied => Detail::new("consent.denied", "denied"),
+        Login => Detail::new("authz.rejected", "login"),
+        OtherUser => Detail::new("authz.rejected", "other_user"),
+        Consent => Detail::new("authz.rejected", "consent"),
+    }
 }
 
-/// What the request needs, from what is stored. Pure: the same state gives the same step.
+/// Returns what the request needs next. The same state always gives the same action.
 pub fn next_action(
     request: &Request,
-    begun: Option<&Authorization>,
+    authorization: Option<&Authorization>,
     login: Option<&Login>,
     consent: Option<&Consent>,
     now: Timestamp,
 ) -> NextAction {
     let sid = login.map(|login| &login.sid);
-    let has_own_login = sid.is_some() && begun.and_then(|begun| begun.login_sid.as_ref()) == sid;
-    if begun.is_some_and(|begun| begun.stage == Stage::Denied) {
-        return NextAction::Refuse(Error::access_denied(Detail::new(
-            "consent.denied",
-            "denied",
-        )));
+    let has_own_login = sid.is_some()
+        && authorization.and_then(|authorization| authorization.login_sid.as_ref()) == sid;
+    if authorization.is_some_and(|authorization| authorization.stage == Stage::Denied) {
+        return NextAction::Refuse(Error::access_denied(Rejection::Denied));
     }
     let Some(login) = login.filter(|login| has_own_login || !must_sign_in(request, login, now))
     else {
         return unless_silent(
             request,
             NextAction::Login,
-            Error::login_required(rejected("login")),
+            Error::login_required(Rejection::Login),
         );
     };
     if request
@@ -126,16 +129,16 @@ pub fn next_action(
         .as_ref()
         .is_some_and(|hinted| *hinted != login.user_id)
     {
-        let other = Error::login_required(rejected("other_user"));
-        // Whoever just signed in is somebody else: asking once more would not change that.
+        let other = Error::login_required(Rejection::OtherUser);
+        // The user just signed in and is another one. A second login page would not change that.
         return if has_own_login {
             NextAction::Refuse(other)
         } else {
             unless_silent(request, NextAction::Login, other)
         };
     }
-    // A consent that was withdrawn or replaced since no longer counts. A client that asks for none has none
-    // to withdraw.
+    // A consent that was withdrawn or replaced in the meantime no longer counts, unless the client skips
+    // consent.
     let is_covered = |granted: Option<&Scope>| {
         request.client.consent == ConsentPolicy::Skip
             || consent.is_some_and(|consent| {
@@ -143,9 +146,12 @@ pub fn next_action(
                     .is_ok_and(|active| granted.is_none_or(|granted| granted.is_within(&active)))
             })
     };
-    let consented =
-        begun.filter(|begun| begun.stage == Stage::Consented && begun.sid.as_ref() == sid);
-    if let Some(consented) = consented.filter(|begun| is_covered(begun.scope.as_ref())) {
+    let consented = authorization.filter(|authorization| {
+        authorization.stage == Stage::Consented && authorization.sid.as_ref() == sid
+    });
+    if let Some(consented) =
+        consented.filter(|authorization| is_covered(authorization.scope.as_ref()))
+    {
         let scope = consented.scope.clone().unwrap_or_default();
         return NextAction::Answer {
             scope,
@@ -156,7 +162,7 @@ pub fn next_action(
         return unless_silent(
             request,
             NextAction::Consent,
-            Error::consent_required(rejected("consent")),
+            Error::consent_required(Rejection::Consent),
         );
     }
     NextAction::Answer {
@@ -167,15 +173,15 @@ pub fn next_action(
     }
 }
 
-fn unless_silent(request: &Request, step: NextAction, error: Error) -> NextAction {
+fn unless_silent(request: &Request, action: NextAction, error: Error) -> NextAction {
     if request.prompt.none {
         NextAction::Refuse(error)
     } else {
-        step
+        action
     }
 }
 
-/// `prompt=login` and `max_age` (OIDC Core §3.1.2.1).
+/// Returns whether `prompt=login` or `max_age` requires a new login (OIDC Core §3.1.2.1).
 fn must_sign_in(request: &Request, login: &Login, now: Timestamp) -> bool {
     request.prompt.login
         || request
@@ -190,13 +196,13 @@ fn must_ask(request: &Request, consent: Option<&Consent>, now: Timestamp) -> boo
             && consent.client_shape.matches(&client.shape())
             && Scope::parse(&consent.scope).is_ok_and(|granted| request.scope.is_within(&granted))
     });
-    let anyone_can_answer =
+    let is_interceptable =
         !client.is_confidential() && redirect_uri::is_native(request.callback.uri());
     request.prompt.consent
         || match client.consent {
             ConsentPolicy::Skip => false,
             ConsentPolicy::Always => true,
-            ConsentPolicy::Remember => anyone_can_answer || !remembered,
+            ConsentPolicy::Remember => is_interceptable || !remembered,
         }
 }
 
@@ -258,7 +264,7 @@ mod tests {
         }
     }
 
-    fn begun(stage: Stage, sid: Option<&str>, login_sid: Option<&str>) -> Authorization {
+    fn started(stage: Stage, sid: Option<&str>, login_sid: Option<&str>) -> Authorization {
         Authorization {
             id: "authorization".into(),
             client_id: "shop".into(),
@@ -275,7 +281,7 @@ mod tests {
         }
     }
 
-    /// Every combination of prompt, max_age, policy, progress, session and consent.
+    /// Checks every combination of `prompt`, `max_age`, policy, progress, session and consent.
     #[test]
     fn every_combination_keeps_the_rules() {
         let prompts = ["", "none", "login", "consent", "login consent"].map(|text| Prompt {
@@ -290,13 +296,13 @@ mod tests {
         ];
         let progress = [
             None,
-            Some(begun(Stage::Begun, None, None)),
-            Some(begun(Stage::SignedIn, Some("sid"), Some("sid"))),
-            Some(begun(Stage::SignedIn, Some("other"), Some("other"))),
-            Some(begun(Stage::Consented, Some("sid"), Some("sid"))),
-            Some(begun(Stage::Consented, Some("sid"), Some("other"))),
-            Some(begun(Stage::Consented, Some("sid"), None)),
-            Some(begun(Stage::Denied, Some("sid"), None)),
+            Some(started(Stage::Begun, None, None)),
+            Some(started(Stage::SignedIn, Some("sid"), Some("sid"))),
+            Some(started(Stage::SignedIn, Some("other"), Some("other"))),
+            Some(started(Stage::Consented, Some("sid"), Some("sid"))),
+            Some(started(Stage::Consented, Some("sid"), Some("other"))),
+            Some(started(Stage::Consented, Some("sid"), None)),
+            Some(started(Stage::Denied, Some("sid"), None)),
         ];
         let logins = [None, Some(login(5)), Some(login(500))];
         let mut combinations = 0;
@@ -323,28 +329,30 @@ mod tests {
                 .flat_map(|(progress, login)| consents.iter().map(move |c| (progress, login, c)))
             {
                 combinations += 1;
-                let given = (progress.as_ref(), login.as_ref(), consent.as_ref());
-                holds(&request, given.0, given.1, given.2);
+                let stored = (progress.as_ref(), login.as_ref(), consent.as_ref());
+                assert_rules(&request, stored.0, stored.1, stored.2);
             }
         }
         assert_eq!(combinations, 5 * 3 * 3 * 8 * 3 * 5);
     }
 
-    fn holds(
+    fn assert_rules(
         request: &Request,
-        begun: Option<&Authorization>,
+        authorization: Option<&Authorization>,
         login: Option<&Login>,
         consent: Option<&Consent>,
     ) {
-        let step = next_action(request, begun, login, consent, NOW);
+        let step = next_action(request, authorization, login, consent, NOW);
         let context = format!(
-            "{:?} {begun:?} {login:?} {consent:?} → {step:?}",
+            "{:?} {authorization:?} {login:?} {consent:?} → {step:?}",
             request.prompt
         );
-        let stage = begun.map(|begun| begun.stage);
+        let stage = authorization.map(|authorization| authorization.stage);
         let sid = login.map(|login| login.sid.clone());
-        let has_own_login = sid.is_some() && begun.is_some_and(|begun| begun.login_sid == sid);
-        let own_decision = sid.is_some() && begun.is_some_and(|begun| begun.sid == sid);
+        let has_own_login = sid.is_some()
+            && authorization.is_some_and(|authorization| authorization.login_sid == sid);
+        let own_decision =
+            sid.is_some() && authorization.is_some_and(|authorization| authorization.sid == sid);
         let asks_again = request.prompt.login
             || request.max_age.is_some_and(|limit| {
                 limit.is_zero() || login.is_some_and(|l| NOW.since(l.auth_time) > limit)
@@ -355,8 +363,9 @@ mod tests {
                 && consent.client_shape.matches(&request.client.shape())
         });
         if stage == Some(Stage::Denied) {
-            let told = matches!(&step, NextAction::Refuse(e) if e.code.as_str() == "access_denied");
-            assert!(told, "who denied is told so: {context}");
+            let is_denied =
+                matches!(&step, NextAction::Refuse(e) if e.code.as_str() == "access_denied");
+            assert!(is_denied, "a denial is reported: {context}");
             return;
         }
         if request.prompt.none {
@@ -380,7 +389,7 @@ mod tests {
         }
         assert!(
             !matches!(step, NextAction::Login),
-            "nobody signs in twice: {context}"
+            "a user signs in once: {context}"
         );
         let is_active = consent.is_some() || request.client.consent == ConsentPolicy::Skip;
         let consented = own_decision && is_active && stage == Some(Stage::Consented);
@@ -394,11 +403,7 @@ mod tests {
         assert_eq!(matches!(step, NextAction::Answer { .. }), !due, "{context}");
         if let NextAction::Answer { scope, .. } = step {
             let expected = if consented { "openid" } else { "openid a" };
-            assert_eq!(
-                scope.to_string(),
-                expected,
-                "what was ticked is what is granted"
-            );
+            assert_eq!(scope.to_string(), expected, "the selected scope is granted");
         }
     }
 }

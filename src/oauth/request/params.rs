@@ -1,8 +1,8 @@
-//! A query or form, parsed once and strictly: RFC 6749 §3.1, §3.2 and App. B. A parameter stands at
-//! most once, but for `resource` (RFC 8707 §2).
+//! Strict parsing of a query or form: RFC 6749 §3.1, §3.2 and App. B. A parameter may occur once, except
+//! `resource` (RFC 8707 §2).
 
 use crate::config::limits::FIELDS;
-use crate::oauth::error::Description;
+use crate::oauth::error::{Description, Detail, Error};
 
 /// The fields of a query or form, in order.
 #[derive(Clone, Debug, Default)]
@@ -11,23 +11,23 @@ pub struct Params {
     malformed_name: bool,
 }
 
-/// Why a parameter cannot be used.
+/// Why a parameter is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// It stands more than once.
+    /// It occurs more than once.
     Duplicate,
-    /// Its percent-encoding or its UTF-8 is broken.
+    /// Its percent-encoding or its UTF-8 is invalid.
     Encoding,
-    /// It holds a control character.
+    /// It contains a control character.
     ControlChar,
 }
 
-/// More fields than the limit.
+/// There are more fields than the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooMany;
 
 impl Problem {
-    /// As logged.
+    /// Returns the reason in the log.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Duplicate => "dup_param",
@@ -36,7 +36,7 @@ impl Problem {
         }
     }
 
-    /// The public description.
+    /// Returns the public description.
     pub fn description(self) -> Description {
         match self {
             Self::Duplicate => Description::REPEATED,
@@ -44,13 +44,30 @@ impl Problem {
             Self::ControlChar => Description::CONTROL_CHARACTER,
         }
     }
+
+    /// Returns the error of a request to the token, revocation or introspection endpoint.
+    pub(in crate::oauth) fn in_token_request(self) -> Error {
+        self.error("token.rejected")
+    }
+
+    fn error(self, event: &'static str) -> Error {
+        let detail = Detail::new(event, self.reason());
+        Error::invalid_request(detail.described(self.description()))
+    }
+}
+
+impl From<Problem> for Error {
+    /// The error of an authorization request.
+    fn from(problem: Problem) -> Self {
+        problem.error("authz.rejected")
+    }
 }
 
 impl Params {
     /// Parses `application/x-www-form-urlencoded` text.
     ///
     /// # Errors
-    /// [`TooMany`] beyond 64 fields.
+    /// [`TooMany`] for more than 64 fields.
     pub fn parse(text: &[u8]) -> Result<Self, TooMany> {
         let mut params = Self::default();
         for field in text
@@ -71,7 +88,7 @@ impl Params {
         Ok(params)
     }
 
-    /// The value of a parameter that may stand once. An empty value counts as absent (§3.1).
+    /// Returns the value of a parameter that may occur once. An empty value counts as absent (§3.1).
     ///
     /// # Errors
     /// The parameter's [`Problem`].
@@ -86,7 +103,7 @@ impl Params {
         }
     }
 
-    /// The value of a parameter that may stand once, kept as typed, control characters and all: for
+    /// Returns the value of a parameter that may occur once, unchanged and possibly with control characters. For
     /// passwords.
     ///
     /// # Errors
@@ -103,7 +120,7 @@ impl Params {
         }
     }
 
-    /// All values of a parameter that may repeat.
+    /// Returns all values of a parameter that may occur more than once.
     ///
     /// # Errors
     /// The first value's [`Problem`].
@@ -118,13 +135,12 @@ impl Params {
             .collect()
     }
 
-    /// Whether the parameter stands at all, even empty or malformed.
+    /// Returns whether the parameter occurs, even if it is empty or malformed.
     pub fn has(&self, name: &str) -> bool {
         self.values(name).next().is_some()
     }
 
-    /// The first problem of any field, known or not, duplicates aside. The token endpoint refuses
-    /// such a body whole.
+    /// Returns the first problem of any field, known or unknown, except duplicates.
     pub fn first_problem(&self) -> Option<Problem> {
         if self.malformed_name {
             return Some(Problem::Encoding);
@@ -135,7 +151,15 @@ impl Params {
         })
     }
 
-    /// The names, in order, repeated ones too.
+    /// Rejects a request to the token, revocation or introspection endpoint if any field has a problem.
+    pub(in crate::oauth) fn check_token_request(&self) -> Result<(), Error> {
+        match self.first_problem() {
+            Some(problem) => Err(problem.in_token_request()),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the names in order, including repeated ones.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.fields.iter().map(|(name, _)| name.as_str())
     }
@@ -148,8 +172,8 @@ impl Params {
     }
 }
 
-/// App. B: `+` is a space, `%XX` a byte, the bytes UTF-8. Unlike the WHATWG parser, nothing broken
-/// is passed on as it is.
+/// Decodes a name or value (App. B): `+` is a space, `%XX` is a byte, the bytes are UTF-8. Unlike the WHATWG
+/// parser, it rejects malformed input.
 fn decode(text: &[u8]) -> Result<String, Problem> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.iter();
@@ -190,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parameter_stands_once_and_an_empty_one_is_absent() {
+    fn repeated_parameter_is_rejected_and_empty_one_is_absent() {
         let params = params("a=1&a=1&b=&c&resource=x&resource=y&resource=");
         assert_eq!(params.one("a"), Err(Problem::Duplicate));
         assert_eq!(params.one("b"), Ok(None));
@@ -200,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_is_named_and_not_passed_on() {
+    fn malformed_values_are_reported_by_problem() {
         for (text, problem) in [
             ("a=%zz", Problem::Encoding),
             ("a=%", Problem::Encoding),
@@ -216,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_64_fields_are_refused() {
+    fn more_than_64_fields_are_rejected() {
         let fields = |n: usize| {
             (0..n)
                 .map(|i| format!("x{i}=1"))

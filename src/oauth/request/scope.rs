@@ -1,5 +1,4 @@
-//! Scope: RFC 6749 §3.3. oxide-auth's scope is a set in random order; ours keeps the order in which
-//! it was asked for.
+//! Scope: RFC 6749 §3.3. Unlike oxide-auth's scope, which is a set, it keeps the requested order.
 
 use std::fmt;
 
@@ -7,7 +6,7 @@ use oxide_auth::primitives::scope::Scope as Set;
 
 use crate::config::limits::{SCOPE_BYTES, SCOPE_ITEMS};
 
-/// Scopes that speak about the person rather than an API (OIDC Core §5.4, §11).
+/// Scopes that describe the user rather than an API (OIDC Core §5.4, §11).
 pub const IDENTITY: [&str; 6] = [
     "openid",
     "profile",
@@ -21,15 +20,15 @@ pub const IDENTITY: [&str; 6] = [
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scope(Vec<String>);
 
-/// Not a scope, or more than the limits allow.
+/// The text is not a scope, or it exceeds a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
 impl Scope {
-    /// Parses a space-separated list; repeated tokens count once.
+    /// Parses a space-separated list. Repeated tokens count once.
     ///
     /// # Errors
-    /// [`Malformed`] for characters outside §3.3 and beyond 1,024 bytes or 32 tokens.
+    /// [`Malformed`] for characters outside §3.3, more than 1,024 bytes or more than 32 tokens.
     pub fn parse(text: &str) -> Result<Self, Malformed> {
         if text.len() > SCOPE_BYTES || text.parse::<Set>().is_err() {
             return Err(Malformed);
@@ -46,42 +45,42 @@ impl Scope {
         Ok(Self(tokens))
     }
 
-    /// Whether it holds the token.
+    /// Returns whether it contains the token.
     pub fn contains(&self, token: &str) -> bool {
         self.0.iter().any(|known| known == token)
     }
 
-    /// Whether every token of this one is in `other`.
+    /// Returns whether `other` contains every token.
     pub fn is_within(&self, other: &Scope) -> bool {
         self.set() <= other.set()
     }
 
-    /// The tokens for which `keep` holds, in order.
+    /// Returns the tokens for which `keep` returns `true`, in order.
     #[must_use]
     pub fn retain(&self, keep: impl Fn(&str) -> bool) -> Self {
         Self(self.0.iter().filter(|token| keep(token)).cloned().collect())
     }
 
-    /// Both together, this one's order first.
+    /// Returns the tokens of this scope, followed by the additional ones of `other`.
     #[must_use]
     pub fn union(&self, other: &Scope) -> Self {
         let more = other.0.iter().filter(|token| !self.contains(token));
         Self(self.0.iter().chain(more).cloned().collect())
     }
 
-    /// The tokens.
+    /// Returns the tokens in order.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
 
-    /// Whether there is none.
+    /// Returns whether it has no token.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The same as oxide-auth knows it.
+    /// Returns the scope as a type of oxide-auth.
     pub fn set(&self) -> Set {
-        // A scope was parsed by the same rules when it was made.
+        // `parse` checked the same rules.
         self.to_string().parse().unwrap_or_else(|_| unreachable!())
     }
 }
@@ -101,20 +100,20 @@ mod tests {
     }
 
     #[test]
-    fn order_stays_and_doubles_go() {
+    fn parse_keeps_the_order_and_drops_duplicates() {
         assert_eq!(scope("b a  b c").to_string(), "b a c");
         assert_eq!(scope("a").union(&scope("b a")).to_string(), "a b");
     }
 
     #[test]
-    fn within_is_the_subset() {
+    fn is_within_tests_for_a_subset() {
         assert!(scope("a b").is_within(&scope("b c a")));
         assert!(!scope("a d").is_within(&scope("b c a")));
         assert!(scope("").is_within(&scope("a")));
     }
 
     #[test]
-    fn the_alphabet_and_the_limits_hold() {
+    fn parse_rejects_other_characters_and_sizes() {
         for bad in ["a\"b", "a\\b", "ä", "a\tb"] {
             assert_eq!(Scope::parse(bad), Err(Malformed), "{bad}");
         }

@@ -3,37 +3,36 @@
 use serde::Serialize;
 
 use crate::id::UserId;
-use crate::keys::{Alg, KeyView};
-use crate::oauth::grants::Grant;
+use crate::keys::{Alg, KeyError, KeyView};
+use crate::oauth::grant::Grant;
 use crate::secret::{base64url, sha256};
 use crate::time::Timestamp;
 
-/// The claims, in the order in which they are written. Instants are seconds.
+/// The claims, in the order in which they are serialised. Instants are in seconds.
 #[derive(Clone, Debug, Serialize)]
-#[allow(missing_docs)] // the registered claims
-pub struct IdClaims {
-    pub iss: String,
-    pub sub: String,
-    pub aud: String,
-    pub iat: u64,
-    pub exp: u64,
-    pub auth_time: u64,
+pub(super) struct IdClaims {
+    pub(super) iss: String,
+    pub(super) sub: String,
+    pub(super) aud: String,
+    pub(super) iat: u64,
+    pub(super) exp: u64,
+    pub(super) auth_time: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub nonce: Option<String>,
-    pub acr: String,
-    pub amr: Vec<String>,
-    pub sid: String,
+    pub(super) nonce: Option<String>,
+    pub(super) acr: String,
+    pub(super) amr: Vec<String>,
+    pub(super) sid: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub at_hash: Option<String>,
+    pub(super) at_hash: Option<String>,
 }
 
 impl IdClaims {
-    /// The claims about the person who gave `grant`, for its client.
-    pub fn of(
+    /// Creates the claims about the user of a grant, for its client.
+    pub(super) fn of(
         grant: &Grant,
         nonce: Option<String>,
         issuer: &str,
-        life: std::time::Duration,
+        lifetime: std::time::Duration,
         now: Timestamp,
     ) -> Self {
         Self {
@@ -41,7 +40,7 @@ impl IdClaims {
             sub: grant.user_id.as_str().to_owned(),
             aud: grant.client_id.as_str().to_owned(),
             iat: now.secs(),
-            exp: (now + life).secs(),
+            exp: (now + lifetime).secs(),
             auth_time: grant.auth_time.secs(),
             nonce,
             acr: grant.acr.clone(),
@@ -50,27 +49,33 @@ impl IdClaims {
             at_hash: None,
         }
     }
+
+    /// Signs the claims with the client's registered algorithm.
+    pub(super) fn sign(&self, alg: Alg, keys: &KeyView) -> Result<String, KeyError> {
+        keys.sign(alg, "JWT", self)
+    }
 }
 
-/// §3.1.3.6: the left half of SHA-256 of the access token. Both our algorithms hash with SHA-256.
-pub fn at_hash(access_token: &str) -> String {
+/// Returns the left half of the SHA-256 hash of the access token (§3.1.3.6). Both algorithms of this server use
+/// SHA-256.
+pub(super) fn at_hash(access_token: &str) -> String {
     base64url(&sha256(access_token.as_bytes())[..16])
 }
 
-/// Whom an ID token of ours was about, for hints. Its signature, type and issuer must be right; its
-/// expiry does not matter (§3.1.2.1).
+/// The content of an ID token that a client sends as a hint. Signature, type and issuer must be valid; expiry
+/// does not matter (§3.1.2.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hint {
-    /// The person.
+    /// The user.
     pub user_id: UserId,
-    /// The client it was made for.
+    /// The client that the ID token was issued to.
     pub client_id: String,
-    /// The login.
+    /// The session.
     pub sid: Option<String>,
 }
 
 impl Hint {
-    /// Reads a hint.
+    /// Reads an ID token of this server.
     pub fn read(token: &str, keys: &KeyView, issuer: &str) -> Option<Self> {
         let claims = keys.verify(token, "JWT")?;
         let text = |name: &str| {
@@ -90,18 +95,10 @@ impl Hint {
     }
 }
 
-/// Signs the claims for the client's registered algorithm.
-///
-/// # Errors
-/// [`crate::keys::KeyError`].
-pub fn sign(claims: &IdClaims, alg: Alg, keys: &KeyView) -> Result<String, crate::keys::KeyError> {
-    keys.sign(alg, "JWT", claims)
-}
-
 #[cfg(test)]
 mod tests {
     #[test]
-    fn at_hash_is_that_of_oidc_core_appendix_a() {
+    fn at_hash_matches_oidc_core_appendix_a() {
         // OIDC Core A.3: the access token and its at_hash.
         assert_eq!(
             super::at_hash("jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y"),
