@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::{Exit, Output, open};
+use crate::cli::command::clock;
 use crate::config::Config;
 use crate::db::{Copied, Store, mark_restored, verify};
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -35,7 +36,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         )));
     }
     let store = open(config)?;
-    let now = Clock::System.now();
+    let now = clock().now();
     let draft = Draft::beside(file)?;
     let copied = copy(&store, &draft.0, now).map_err(|why| failed(file, why))?;
     draft.becomes(file)?;

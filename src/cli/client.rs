@@ -7,8 +7,8 @@ mod view;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::command::{context, execute, read};
-use super::{Exit, Output, confirm, open, open_or_make, table};
+use super::command::{confirm, context, execute, read};
+use super::{Exit, Output, open, open_or_make, table};
 use crate::accounts::FieldErrors;
 use crate::admin::clients::{self, Rules, view};
 use crate::admin::{AdminError, Context};

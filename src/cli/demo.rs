@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use actix_web::web::Data;
 use anyhow::Context;
 use cast::Cast;
+use portcullis_runtime::ShutdownSignals;
 
 use super::Exit;
-use super::serve::{StopSignals, background, bind, run_until_stopped};
+use super::serve::{background, bind, run_until_stopped};
 use crate::app::App;
 use crate::config::{Address, Config, DataDir, HumanDuration};
 use crate::secret::Entropy;
@@ -31,7 +32,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let port = choose_port(arguments.port)?;
     let folder = Folder::fresh()?;
     let config = configuration(port, &folder.0);
-    log::start(&config.log);
+    log::start(&config.log, Clock::System);
     metrics::begin();
     actix_web::rt::System::new().block_on(demonstrate(config, port))
 }
@@ -114,7 +115,10 @@ async fn demonstrate(config: Config, port: u16) -> anyhow::Result<()> {
     let app = Data::new(App::start(config, Clock::System, Entropy::system()).await?);
     let application = format!("http://localhost:{}", port + 1);
     let cast = Cast::register(&app, &application).await?;
-    let (listeners, signals) = (bind(&app)?, StopSignals::catch()?);
+    let (listeners, signals) = (
+        bind(&app)?,
+        ShutdownSignals::install().context("cannot install the signal handlers")?,
+    );
     let tasks = background(&app);
     let server = actix_web::rt::spawn(run_until_stopped(app.clone(), listeners, signals, tasks));
     let demo = application::start(&app, &cast, port + 1).await?;

@@ -4,10 +4,11 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::{Output, block_on, open, table};
+use crate::cli::command::clock;
 use crate::config::Config;
 use crate::config::limits::ACK_CONNECTED;
 use crate::db::{Acknowledged, Head};
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -29,7 +30,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let store = open(config)?;
     let read = store.read(|tx| Ok((tx.read_head()?, tx.list_acks()?)));
     let (head, acks) = block_on(async { Ok(read.await?) })?;
-    let now = head.database.unwrap_or_else(|| Clock::System.now());
+    let now = head.database.unwrap_or_else(|| clock().now());
     if arguments.format == Output::Table {
         println!(
             "feed at {}:{}, {} behind the clock{}",

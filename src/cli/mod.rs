@@ -216,7 +216,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 fn configured(overrides: &Overrides) -> anyhow::Result<Config> {
     let config = configuration::load(overrides, configuration::environment()?)?;
-    log::start(&config.log);
+    log::start(&config.log, command::clock());
     Ok(config)
 }
 
@@ -270,30 +270,6 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
         .build()
         .context("the runtime does not start")?
         .block_on(work)
-}
-
-/// Asks before something that cannot be taken back; `yes` is the answer that was given on the command
-/// line.
-fn confirm(question: &str, yes: bool) -> anyhow::Result<()> {
-    if yes {
-        return Ok(());
-    }
-    let refuse = |message: &str| Exit {
-        code: 2,
-        message: message.to_owned(),
-    };
-    if !std::io::stdin().is_terminal() {
-        return Err(refuse("there is no terminal to ask on; pass --yes").into());
-    }
-    eprint!("{question} [y/N] ");
-    let mut answer = String::new();
-    std::io::stdin()
-        .read_line(&mut answer)
-        .context("the terminal cannot be read")?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(refuse("nothing is changed").into()),
-    }
 }
 
 /// A secret from stdin (one line) or, on a terminal, from a prompt that shows nothing.

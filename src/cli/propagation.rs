@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use super::feed::is_connected;
 use super::{Exit, Output, block_on};
 use crate::app::{mark_database, number};
+use crate::cli::command::clock;
 use crate::config::limits::RESOURCE_ACCESS_CAP;
 use crate::config::{Config, HumanDuration};
 use crate::db::{Acknowledged, Store};
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 /// Between two looks at what was acknowledged; nodes write that down once a second.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -58,7 +59,7 @@ pub fn propagate(
     wait: &Wait,
 ) -> anyhow::Result<Propagated> {
     block_on(async {
-        number(store, Clock::System).await?;
+        number(store, clock()).await?;
         let head = store.read(|tx| tx.read_head()).await?;
         // It has no number then, and the place that instances have confirmed is before it.
         if head.restored_at.is_some() {
@@ -74,17 +75,17 @@ pub fn propagate(
         let mut propagated = Propagated {
             name: name.to_owned(),
             position: format!("{}:{}", head.epoch, head.seq),
-            done: head.database.unwrap_or_else(|| Clock::System.now()),
+            done: head.database.unwrap_or_else(|| clock().now()),
             seen: None,
         };
         let Some(span) = wait.wait else {
             return Ok(propagated);
         };
-        let begun = Clock::System.uptime();
+        let begun = clock().uptime();
         loop {
             let at = (head.epoch, head.seq);
             let seen = look(store, wait.require, at, propagated.done).await?;
-            if seen.waiting.is_empty() || Clock::System.uptime().since(begun) >= span.0 {
+            if seen.waiting.is_empty() || clock().uptime().since(begun) >= span.0 {
                 propagated.seen = Some(seen);
                 return Ok(propagated);
             }

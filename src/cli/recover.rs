@@ -3,14 +3,14 @@
 
 use serde_json::json;
 
-use super::{Exit, Output, block_on, confirm, open};
+use super::command::{clock, confirm, entropy};
+use super::{Exit, Output, block_on, open};
 use crate::app::{key_table, mark_database, marked_by_another, number};
 use crate::audit::{Actor, Event, Name, Target};
 use crate::config::Config;
 use crate::db::{Error, Recovered};
 use crate::key_manager::Act;
-use crate::secret::Entropy;
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 const REASON: &str = "the database was restored from an older copy";
 /// How often a renewal that somebody overtook is prepared anew.
@@ -33,16 +33,16 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     )?;
     let store = open(config)?;
     let recovered = block_on(async {
-        if marked_by_another(config, &store, &Clock::System).await? {
+        if marked_by_another(config, &store, &clock()).await? {
             eprintln!(
                 "portcullis: warning: the mark beside the KEK is ahead of this database and was moved just now: a server on the original database seems to be running with the same KEK folder. Stop it, or its next start will find its own database restored."
             );
         }
-        let table = key_table(config, &store, &Entropy::system()).await?;
+        let table = key_table(config, &store, &entropy()).await?;
         for _ in 0..TRIES {
             let act = Act {
                 actor: Actor::Operator,
-                now: Clock::System.now(),
+                now: clock().now(),
             };
             let renewal = table.renewal(REASON, &act).await?;
             let work = move |tx: &mut crate::db::Transaction<'_>| {
@@ -54,7 +54,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             };
             match store.transaction(work).await {
                 Ok(done) => {
-                    number(&store, Clock::System).await?;
+                    number(&store, clock()).await?;
                     mark_database(config, &store).await?;
                     return Ok(done);
                 }

@@ -5,8 +5,8 @@ mod registration;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::command::{context, execute, read};
-use super::{Exit, Output, confirm, open, open_or_make, table};
+use super::command::{confirm, context, execute, read};
+use super::{Exit, Output, open, open_or_make, table};
 use crate::admin::resources::{self, view};
 use crate::admin::{AdminError, Context};
 use crate::config::Config;

@@ -9,11 +9,11 @@ use serde_json::json;
 use super::backup::{Draft, failed, refuse, sync_folder};
 use super::{Exit, Output, block_on};
 use crate::app::{StartError, key_table};
+use crate::cli::command::{clock, entropy};
 use crate::config::Config;
 use crate::db::{Claim, Copied, CopyError, Schema, Store, fold_log, mark_restored, verify};
 use crate::keys::Keychain;
-use crate::secret::Entropy;
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 /// Of the one connection that the copy needs.
 const CONNECTIONS: u32 = 1;
@@ -58,7 +58,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         )));
     }
     let _claim = Claim::on(&url).map_err(StartError::from)?;
-    let now = Clock::System.now();
+    let now = clock().now();
     // 2. The copy is complete, of this version, sealed under our KEKs, and marked.
     let draft = Draft::beside(path)?;
     std::fs::copy(file, &draft.0).map_err(|error| failed(file, error))?;
@@ -128,8 +128,8 @@ fn prepare(draft: &Path, config: &Config, now: Timestamp) -> Result<Copied, Unfi
 fn check_keks(config: &Config, store: &Store) -> anyhow::Result<()> {
     block_on(async {
         let keychain = Keychain::read(&config.keys.kek).map_err(StartError::from)?;
-        let table = key_table(config, store, &Entropy::system()).await?;
-        let snapshot = table.read(Clock::System.now()).await;
+        let table = key_table(config, store, &entropy()).await?;
+        let snapshot = table.read(clock().now()).await;
         let snapshot = snapshot.map_err(StartError::from)?;
         let checked = snapshot.check_keks(&keychain).map_err(StartError::from);
         checked.map_err(|error| {

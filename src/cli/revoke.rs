@@ -4,7 +4,7 @@
 use portcullis_verifier::Need;
 use serde_json::json;
 
-use super::command::{context, execute, read};
+use super::command::{context, entropy, execute, read};
 use super::propagation::{Wait, propagate};
 use super::{Exit, Output, block_on, open, read_secret};
 use crate::accounts::user::Username;
@@ -14,7 +14,6 @@ use crate::config::Config;
 use crate::config::limits::RESOURCE_ACCESS_CAP;
 use crate::db::{Store, Transaction};
 use crate::id::{ClientId, GrantId, Sid, UserId};
-use crate::secret::Entropy;
 use crate::time::Timestamp;
 
 #[derive(clap::Args)]
@@ -146,7 +145,7 @@ fn read_token(
     now: Timestamp,
 ) -> anyhow::Result<(String, Timestamp)> {
     let (rows, keychain) = block_on(async {
-        let table = key_table(config, store, &Entropy::system()).await?;
+        let table = key_table(config, store, &entropy()).await?;
         Ok((table.read(now).await?, table.keychain()))
     })?;
     let claims = super::token::verifier(config, &rows, &keychain, now)?

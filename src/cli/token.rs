@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 use super::{Output, block_on, open, read_secret, table};
 use crate::app::key_table;
+use crate::cli::command::{clock, entropy};
 use crate::config::Config;
 use crate::db::Store;
 use crate::key_manager::Snapshot;
 use crate::keys::{KeyView, Keychain, ServerSecrets, Use};
 use crate::oauth::introspection;
-use crate::secret::Entropy;
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -34,24 +34,15 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let Action::Introspect = arguments.action;
     let piped = !std::io::IsTerminal::is_terminal(&std::io::stdin());
     let token = read_secret("Token: ", piped)?;
-    let told = tell(token.trim(), config, Clock::System.now())?;
-    let rows: Vec<Vec<String>> = told
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(name, value)| {
-            let text = value.as_str().map(str::to_owned);
-            vec![name.clone(), text.unwrap_or_else(|| value.to_string())]
-        })
-        .collect();
-    table::print(arguments.format, &["field", "value"], &rows, &told);
+    let described = describe(token.trim(), config, clock().now())?;
+    table::print_one(arguments.format, &described);
     Ok(())
 }
 
-fn tell(token: &str, config: &Config, now: Timestamp) -> anyhow::Result<Value> {
+fn describe(token: &str, config: &Config, now: Timestamp) -> anyhow::Result<Value> {
     let store = open(config)?;
     let (rows, keychain) = block_on(async {
-        let table = key_table(config, &store, &Entropy::system()).await?;
+        let table = key_table(config, &store, &entropy()).await?;
         Ok((table.read(now).await?, table.keychain()))
     })?;
     let secrets = ServerSecrets::open(&rows.secrets, &keychain, now)?;

@@ -8,7 +8,7 @@ mod view;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::command::{context, execute, read};
+use super::command::{context, entropy, execute, read};
 use super::{Exit, Output, UsageError, open, open_or_make, read_secret, table};
 use crate::accounts::admin::GrantedBy;
 use crate::accounts::password::{Password, Unusable};
@@ -18,7 +18,6 @@ use crate::admin::{self, AdminError, Context};
 use crate::config::Config;
 use crate::db::{Store, Transaction};
 use crate::id::{Sid, UserId};
-use crate::secret::Entropy;
 pub use registration::Fields;
 use view::print;
 pub use view::view;
@@ -231,7 +230,7 @@ fn new_password(config: &Config, user: &Username, from_stdin: bool) -> anyhow::R
         .check_new(user, &config.branding.product)
         .map_err(|weak| refused(weak.to_string()))?;
     password
-        .hash(&config.login.argon2, &Entropy::system())
+        .hash(&config.login.argon2, &entropy())
         .map_err(|why| refused(why).into())
 }
 

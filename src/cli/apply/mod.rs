@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::command::{context, execute, read};
-use super::{Exit, Output, confirm, open_or_make, table};
+use super::command::{confirm, context, execute, read};
+use super::{Exit, Output, open_or_make, table};
 use crate::admin::{self, AdminError};
 use crate::config::Config;
 use file::Wanted;

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use super::{Finding, fail, ok, warn};
 use crate::app;
+use crate::cli::command::clock;
 use crate::config::Config;
 use crate::config::limits::{CLOCK_OFF_STOPS, CLOCK_OFF_WARNS, DATABASE_BEHIND};
 use crate::db::{Schema, Store};
-use crate::time::Clock;
 
 /// The findings, and the database if the other checks can use it.
 pub async fn check(config: &Config) -> (Option<Store>, Vec<Finding>) {
@@ -31,7 +31,7 @@ pub async fn check(config: &Config) -> (Option<Store>, Vec<Finding>) {
     }
     let mut findings = vec![schema];
     findings.extend(damage(&store).await);
-    findings.push(clock(&store).await);
+    findings.push(clock_skew(&store).await);
     findings.push(administrators(&store).await);
     (Some(store), findings)
 }
@@ -72,13 +72,13 @@ async fn damage(store: &Store) -> Option<Finding> {
 }
 
 /// Nodes go by the database's clock; an embedded one has none, but knows what it once wrote.
-async fn clock(store: &Store) -> Finding {
-    let before = Clock::System.now();
+async fn clock_skew(store: &Store) -> Finding {
+    let before = clock().now();
     let (database, written) = match store.read(|tx| tx.read_head()).await {
         Ok(head) => (head.database, head.beat),
         Err(error) => return fail("clock", error.to_string()),
     };
-    let here = Clock::System.halfway(before);
+    let here = clock().halfway(before);
     let Some(database) = database else {
         return match written.since(here) > DATABASE_BEHIND {
             true => fail(
@@ -105,7 +105,7 @@ async fn clock(store: &Store) -> Finding {
 }
 
 async fn administrators(store: &Store) -> Finding {
-    let now = Clock::System.now();
+    let now = clock().now();
     let read = store.read(move |tx| {
         let mut admins = tx.list_admins()?;
         admins.retain(|admin| admin.is_live(now));

@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use super::{Finding, fail, ok, warn};
+use crate::cli::command::clock;
 use crate::config::limits::CERTIFICATE_ALARM;
 use crate::config::{Config, read_secret_file};
 use crate::http::inspect_certificate;
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 pub fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -62,7 +63,7 @@ fn certificate(
 
 /// How a certificate stands to its end.
 pub fn expiry(check: &'static str, which: &str, expires_at: Timestamp) -> Finding {
-    let now = Clock::System.now();
+    let now = clock().now();
     if now >= expires_at {
         return fail(check, format!("{which} expired at {expires_at}: renew it"));
     }

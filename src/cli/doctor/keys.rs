@@ -2,13 +2,13 @@
 
 use super::{Finding, fail, ok, warn};
 use crate::app::key_table;
+use crate::cli::command::{clock, entropy};
 use crate::config::Config;
 use crate::db::Store;
 use crate::key_manager::{KeyTable, Snapshot};
 use crate::keys::rotation::{Change, State, signer, state};
 use crate::keys::{Keychain, Ring};
-use crate::secret::Entropy;
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 /// A keeper adds the successor long before; a day late means that none runs.
 const LATE: std::time::Duration = std::time::Duration::from_secs(86_400);
@@ -28,8 +28,8 @@ pub async fn check(config: &Config, store: Option<&Store>) -> Vec<Finding> {
     let Some(store) = store else {
         return vec![ok("KEK", "can be read")];
     };
-    let now = Clock::System.now();
-    let table = match key_table(config, store, &Entropy::system()).await {
+    let now = clock().now();
+    let table = match key_table(config, store, &entropy()).await {
         Ok(table) => table,
         Err(error) => return vec![fail("KEK", error.to_string())],
     };

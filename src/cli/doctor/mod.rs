@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use super::{Exit, Output, block_on};
 use crate::accounts::password::Password;
+use crate::cli::command::{clock, entropy};
 use crate::config::{self, Config, Overrides};
 use crate::keys::provider;
-use crate::secret::{Entropy, Secret};
-use crate::time::Clock;
+use crate::secret::Secret;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -77,7 +77,7 @@ pub fn run(arguments: &Arguments, overrides: &Overrides) -> anyhow::Result<()> {
     });
     let findings = match read {
         Ok((config, exposed)) => {
-            crate::log::start(&config.log);
+            crate::log::start(&config.log, clock());
             provider::install();
             let mut findings = examine(&config)?;
             findings.extend(exposed.map(|path| files::exposed(&path)));
@@ -145,12 +145,12 @@ fn configuration(config: &Config) -> Finding {
 
 /// How long a sign-in keeps a core busy.
 fn hashing(config: &Config) -> Finding {
-    let (entropy, begun) = (Entropy::system(), Clock::System.uptime());
+    let (entropy, begun) = (entropy(), clock().uptime());
     let text = Secret::readable(&entropy);
     let hashed = Password::parse(text.expose())
         .map_err(|_| "this cannot be a password".to_owned())
         .and_then(|password| password.hash(&config.login.argon2, &entropy));
-    let took = Clock::System.uptime().since(begun).as_millis();
+    let took = clock().uptime().since(begun).as_millis();
     let threads = config.login.hash_threads();
     match hashed {
         Err(why) => fail("password hash", why),

@@ -1,10 +1,10 @@
 //! `keys rotate`, `revoke`, `import`, `rewrap`: what changes keys. Each says what follows.
 
-use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::super::command::confirm;
 use super::super::propagation::{Wait, propagate};
 use super::super::{Exit, Output, open};
 use super::{act, distance, done, failure, list, ring, table};
@@ -65,15 +65,16 @@ pub fn rotate(arguments: &Rotate, config: &Config, format: Output) -> anyhow::Re
     }
     let table = table(config)?;
     if arguments.server_secret {
-        confirm(arguments.yes, "Add a server secret?")?;
+        confirm("Add a server secret?", arguments.yes)?;
         done(table.add_secret(&act(), false))?;
-        return say(format, json!({ "server_secret": "added" }), || {
-            "A server secret is added. Older ones check what was made with them.".to_owned()
-        });
+        let text =
+            "A server secret was added. The older ones still verify the values made with them.";
+        format.say(&json!({ "server_secret": "added" }), text);
+        return Ok(());
     }
     confirm(
+        "Let the next key sign early? After a leak, use `keys revoke` instead: rotation revokes no key.",
         arguments.yes,
-        "Let the standby sign early? After a leak, use `keys revoke` instead: this ends no key.",
     )?;
     let act = act();
     let rings = match arguments.ring {
@@ -91,17 +92,17 @@ pub fn rotate(arguments: &Rotate, config: &Config, format: Output) -> anyhow::Re
         .iter()
         .map(|(ring, write)| view(*ring, write, &act))
         .collect();
-    say(format, values.into(), || {
-        let lines = writes.iter().map(|(ring, write)| {
-            let next = write.changes().chain(write.inserts());
-            let next = next.filter(|key| key.retire_at.is_none()).last();
-            next.map_or_else(
-                || format!("{ring}: the standby signs as early as it can already"),
-                |key| begins(*ring, key, &act),
-            )
-        });
-        lines.collect::<Vec<_>>().join("\n")
-    })
+    let lines = writes.iter().map(|(ring, write)| {
+        let next = write.changes().chain(write.inserts());
+        let next = next.filter(|key| key.retire_at.is_none()).last();
+        next.map_or_else(
+            || format!("{ring}: the next key signs as early as possible already"),
+            |key| describe_start(*ring, key, &act),
+        )
+    });
+    let text = lines.collect::<Vec<_>>().join("\n");
+    format.say(&values.into(), text);
+    Ok(())
 }
 
 pub fn revoke(arguments: &Revoke, config: &Config, format: Output) -> anyhow::Result<()> {
@@ -115,10 +116,10 @@ pub fn revoke(arguments: &Revoke, config: &Config, format: Output) -> anyhow::Re
         (None, None) => return Err(usage("which key?")),
     };
     confirm(
-        arguments.yes,
         &format!(
-            "Revoke {what}? Every token that it signed is refused from now on, and it never comes back."
+            "Revoke {what}? Every token that it signed is refused from now on. This cannot be undone."
         ),
+        arguments.yes,
     )?;
     let act = act();
     let write = match (&arguments.kid, arguments.ring) {
@@ -131,40 +132,38 @@ pub fn revoke(arguments: &Revoke, config: &Config, format: Output) -> anyhow::Re
         (None, kid) => done(table.ring_of(kid.as_deref().unwrap_or_default(), act.now))?,
     };
     if write.is_empty() {
-        return say(format, view(ring, &write, &act), || {
-            format!("{what} was revoked before; nothing changes")
-        });
+        let text = format!("{what} was already revoked; nothing was changed");
+        format.say(&view(ring, &write, &act), text);
+        return Ok(());
     }
     let propagated = propagate(&what, config, &open(config)?, &arguments.wait)?;
-    let mut told = view(ring, &write, &act);
-    told["feed"] = propagated.view();
-    say(format, told, || {
-        let mut lines: Vec<String> = write
-            .changes()
-            .filter(|key| key.revoked_at == Some(act.now))
-            .map(|key| {
-                format!(
-                    "revoked: {ring} generation {}, kid {}",
-                    key.generation, key.kid
-                )
-            })
-            .collect();
-        let others = write.changes().filter(|key| key.revoked_at.is_none());
-        let moved = others.filter(|key| key.retire_at.is_none_or(|at| at > act.now));
-        lines.extend(
-            moved
-                .chain(write.inserts())
-                .map(|key| begins(ring, key, &act)),
-        );
-        lines.push(FOLLOWS.to_owned());
-        lines.push(propagated.to_string());
-        lines.join("\n")
-    })?;
+    let mut value = view(ring, &write, &act);
+    value["feed"] = propagated.view();
+    let mut lines: Vec<String> = write
+        .changes()
+        .filter(|key| key.revoked_at == Some(act.now))
+        .map(|key| {
+            format!(
+                "revoked: {ring} generation {}, kid {}",
+                key.generation, key.kid
+            )
+        })
+        .collect();
+    let others = write.changes().filter(|key| key.revoked_at.is_none());
+    let moved = others.filter(|key| key.retire_at.is_none_or(|at| at > act.now));
+    lines.extend(
+        moved
+            .chain(write.inserts())
+            .map(|key| describe_start(ring, key, &act)),
+    );
+    lines.push(CONSEQUENCES.to_owned());
+    lines.push(propagated.to_string());
+    format.say(&value, lines.join("\n"));
     propagated.confirmed()
 }
 
 /// What holds after a key was revoked.
-const FOLLOWS: &str = "\
+const CONSEQUENCES: &str = "\
 in a second     our nodes and all subscribers of the feed refuse its tokens; the next key signs
 the same second clients get 401 and refresh; refresh tokens, codes and sessions live on
 up to 5 min     verifiers that only follow the keys' max-age still accept its tokens
@@ -176,12 +175,13 @@ pub fn import(file: &Path, config: &Config, format: Output) -> anyhow::Result<()
     let act = act();
     let write = done(table.import(&pem, &act))?;
     let ring = write.inserts().first().map_or(Ring::FEED, SigningKey::ring);
-    say(format, view(ring, &write, &act), || {
-        let made = write.inserts().iter();
-        made.map(|key| begins(ring, key, &act))
-            .collect::<Vec<_>>()
-            .join("\n")
-    })
+    let lines = write
+        .inserts()
+        .iter()
+        .map(|key| describe_start(ring, key, &act));
+    let text = lines.collect::<Vec<_>>().join("\n");
+    format.say(&view(ring, &write, &act), text);
+    Ok(())
 }
 
 pub fn rewrap(config: &Config, format: Output) -> anyhow::Result<()> {
@@ -193,36 +193,31 @@ pub fn rewrap(config: &Config, format: Output) -> anyhow::Result<()> {
         .map(|left| json!({ "value": left.what, "kek": left.kek, "reason": left.why }))
         .collect();
     let value = json!({ "kek": rewrapped.kek, "moved": rewrapped.moved, "left": left });
-    say(format, value, || {
-        let mut lines = Vec::new();
-        for (kek, count) in &rewrapped.moved {
-            let left = rewrapped
-                .left
-                .iter()
-                .filter(|left| left.kek == *kek)
-                .count();
-            lines.push(format!("{count} values moved to KEK {}", rewrapped.kek));
-            lines.push(format!("{left} values left under KEK {kek}"));
-        }
-        if lines.is_empty() {
-            lines.push(format!(
-                "every value that opens is under KEK {} already",
-                rewrapped.kek
-            ));
-        }
+    let mut lines = Vec::new();
+    for (kek, count) in &rewrapped.moved {
         let left = rewrapped.left.iter();
-        lines.extend(
-            left.map(|left| format!("left: {} under KEK {}: {}", left.what, left.kek, left.why)),
-        );
-        lines.join("\n")
-    })?;
+        let left = left.filter(|left| left.kek == *kek).count();
+        lines.push(format!("{count} values moved to KEK {}", rewrapped.kek));
+        lines.push(format!("{left} values left under KEK {kek}"));
+    }
+    if lines.is_empty() {
+        lines.push(format!(
+            "every readable value is already encrypted under KEK {}",
+            rewrapped.kek
+        ));
+    }
+    let left = rewrapped.left.iter();
+    lines.extend(
+        left.map(|left| format!("left: {} under KEK {}: {}", left.what, left.kek, left.why)),
+    );
+    format.say(&value, lines.join("\n"));
     match rewrapped.left.len() {
         0 => Ok(()),
         left => Err(failure(format!("{left} values could not be moved"))),
     }
 }
 
-fn begins(ring: Ring, key: &SigningKey, act: &Act) -> String {
+fn describe_start(ring: Ring, key: &SigningKey, act: &Act) -> String {
     let at = key.activate_at;
     let verb = if at <= act.now {
         "signs since"
@@ -243,30 +238,7 @@ fn view(ring: Ring, write: &KeyWrite, act: &Act) -> Value {
     json!({ "ring": ring.to_string(), "keys": keys.collect::<Vec<_>>() })
 }
 
-fn say(format: Output, value: Value, text: impl FnOnce() -> String) -> anyhow::Result<()> {
-    format.say(&value, text());
-    Ok(())
-}
-
 fn usage(message: impl Into<String>) -> anyhow::Error {
     let message = message.into();
     Exit { code: 2, message }.into()
-}
-
-/// Asks on the terminal, unless `yes`.
-fn confirm(yes: bool, question: &str) -> anyhow::Result<()> {
-    if yes {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        return Err(usage("there is no terminal to ask on; pass --yes"));
-    }
-    eprint!("{question} [y/N] ");
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(failure("nothing was changed")),
-    }
 }

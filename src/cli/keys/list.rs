@@ -4,15 +4,16 @@ use serde_json::{Value, json};
 
 use super::super::{Output, block_on, open, table};
 use super::timeline;
+use crate::cli::command::clock;
 use crate::config::Config;
 use crate::keys::rotation::{Schedule, State, signer, state};
 use crate::keys::{Ring, SigningKey};
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 pub fn run(config: &Config, format: Output) -> anyhow::Result<()> {
     let (store, issuer) = (open(config)?, config.issuer()?.to_string());
     let keys = block_on(async { Ok(store.read(move |tx| tx.list_keys(&issuer)).await?) })?;
-    let now = Clock::System.now();
+    let now = clock().now();
     let rows: Vec<Vec<String>> = keys.iter().map(|key| row(key, &keys, now)).collect();
     let values: Vec<Value> = keys.iter().map(|key| view(key, &keys, now)).collect();
     let columns = [

@@ -13,11 +13,11 @@ use clap::Subcommand;
 use super::{Exit, Output, block_on, open};
 use crate::app::{key_table, write_kek};
 use crate::audit::Actor;
+use crate::cli::command::{clock, entropy};
 use crate::config::Config;
 use crate::key_manager::{Act, KeyManagerError, KeyTable};
 use crate::keys::{Alg, Ring, Use};
-use crate::secret::Entropy;
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -76,7 +76,7 @@ fn generate_kek(out: &std::path::Path, if_missing: bool) -> anyhow::Result<()> {
     if if_missing && out.exists() {
         return Ok(());
     }
-    write_kek(out, &Entropy::system()).map_err(|message| Exit { code: 1, message })?;
+    write_kek(out, &entropy()).map_err(|message| Exit { code: 1, message })?;
     println!(
         "A key-encrypting key is in {}. Keep a copy apart from the database's backups.",
         out.display()
@@ -88,8 +88,8 @@ fn generate_kek(out: &std::path::Path, if_missing: bool) -> anyhow::Result<()> {
 fn table(config: &Config) -> anyhow::Result<KeyTable> {
     let store = open(config)?;
     block_on(async {
-        let table = key_table(config, &store, &Entropy::system()).await?;
-        let snapshot = table.read(Clock::System.now()).await?;
+        let table = key_table(config, &store, &entropy()).await?;
+        let snapshot = table.read(clock().now()).await?;
         snapshot
             .check_keks(&table.keychain())
             .map_err(crate::app::StartError::from)?;
@@ -106,7 +106,7 @@ fn table(config: &Config) -> anyhow::Result<KeyTable> {
 fn act() -> Act {
     Act {
         actor: Actor::Operator,
-        now: Clock::System.now(),
+        now: clock().now(),
     }
 }
 
