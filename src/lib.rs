@@ -16,6 +16,7 @@
 //! | [`oauth`] | the protocol, free of HTTP and SQL |
 //! | [`accounts`] | people, passwords, sessions, consent |
 //! | [`keys`] | signing keys, sealed values |
+//! | [`outbound`] | the guarded HTTP client for URLs that others supply |
 //! | [`telemetry`] | traces, with the feature `otel` |
 //! | [`log`] | the log's lines, and the thread that writes them |
 //! | [`audit`] | audit events: actors, targets, names |
@@ -68,6 +69,7 @@ pub mod keys;
 pub mod log;
 pub mod metrics;
 pub mod oauth;
+pub mod outbound;
 pub mod secret;
 pub mod telemetry;
 pub mod time;

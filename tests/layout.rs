@@ -17,7 +17,7 @@ const ORDER: [&[&str]; 11] = [
     &["db"],
     &["oauth"],
     &["accounts", "keys"],
-    &["log", "telemetry"],
+    &["log", "outbound", "telemetry"],
     &["audit", "config", "id", "metrics", "secret", "time"],
 ];
 
