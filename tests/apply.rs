@@ -276,7 +276,7 @@ fn invalid_description_is_rejected_with_its_location() {
         ),
         (
             client("allow_networks = [\"10.0.0.1/8\"]"),
-            "all.toml:1: client `x`: allow_networks: `10.0.0.1/8` names an address inside its network",
+            "all.toml:1: client `x`: allow_networks: `10.0.0.1/8` is an address inside its network",
         ),
         (
             client("grant_types = [\"password\"]"),

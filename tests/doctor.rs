@@ -232,7 +232,7 @@ fn doctor_reports_kek_problems() {
     installation.doctor(&[]).says(
         "KEK",
         "fail",
-        "can be read by others (mode 644); run: chmod 600",
+        "can be read by other users (mode 644); run: chmod 600",
     );
     std::fs::remove_file(&kek).unwrap();
     installation
@@ -378,7 +378,7 @@ fn doctor_reports_certificate_problems() {
     .unwrap();
     installation
         .doctor(&variables)
-        .says("certificate", "fail", "can be read by others");
+        .says("certificate", "fail", "can be read by other users");
 }
 
 #[test]
@@ -410,7 +410,7 @@ fn doctor_reports_inconsistent_configuration() {
     let file = [("PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_FILE", "password")];
     installation
         .doctor(&file)
-        .says("bootstrap", "fail", "can be read by others");
+        .says("bootstrap", "fail", "can be read by other users");
     std::fs::set_permissions(
         installation.folder.join("password"),
         std::fs::Permissions::from_mode(0o600),

@@ -118,7 +118,7 @@ fn unix_sockets_serve_and_are_removed() {
             ],
         ),
         78,
-        "is a Unix socket, which speaks plain HTTP",
+        "is a Unix socket, which serves plain HTTP",
     );
     std::fs::remove_dir_all(folder).unwrap();
 }
