@@ -100,9 +100,9 @@ fn doctor_passes_on_healthy_server(#[case] db: Db) {
     ];
     // Before the first start there is little to look at, and no server.
     let before = installation.doctor(&variables);
-    before.says("issuer", "fail", "is the server running");
-    before.says("listen.public", "warn", "nobody listens on localhost");
-    before.says("listen.management", "warn", "nobody answers");
+    before.says("issuer", "fail", "check that the server is running");
+    before.says("listen.public", "warn", "no program listens on localhost");
+    before.says("listen.management", "warn", "no response");
     let running = installation.serve(&variables);
     // The standbys are made beside the start.
     running.waits_for(|line| line.contains("key.state") && line.contains("feed/ES256"));
@@ -115,11 +115,11 @@ fn doctor_passes_on_healthy_server(#[case] db: Db) {
     assert!(found.findings.iter().any(hashed), "{:#?}", found.findings);
     found.says("database", "ok", "schema current");
     found.says("clock", "ok", "");
-    found.says("administrator", "warn", "there is none");
-    found.says("KEK", "ok", "seals all");
+    found.says("administrator", "warn", "no administrator exists yet");
+    found.says("KEK", "ok", "encrypts all");
     found.says("rotation", "ok", "token/ES256: signs until");
-    found.says("issuer", "ok", "its metadata is ours");
-    found.says("listen.public", "ok", "somebody listens");
+    found.says("issuer", "ok", "its metadata is that of this configuration");
+    found.says("listen.public", "ok", "a program listens");
     found.says("listen.management", "ok", "is ready");
     assert_eq!(found.code, Some(0), "{:#?}", found.findings);
     installation.told(
@@ -178,7 +178,7 @@ fn doctor_reports_database_problems() {
     let installation = Installation::new();
     installation
         .doctor(&[])
-        .says("database", "warn", "the first start makes it");
+        .says("database", "warn", "the first start creates it");
     let away = (
         "PORTCULLIS__DATABASE__URL",
         "postgres://127.0.0.1:1/nothing?connect_timeout=2",
@@ -195,7 +195,7 @@ fn doctor_reports_database_problems() {
         .execute("DELETE FROM __diesel_schema_migrations WHERE version IN ('9999', '0006')");
     installation
         .doctor(&[])
-        .says("database", "warn", "the next start makes them");
+        .says("database", "warn", "the next start applies them");
     let by_hand = ("PORTCULLIS__DATABASE__AUTO_MIGRATE", "false");
     installation
         .doctor(&[by_hand])
@@ -255,7 +255,7 @@ fn doctor_reports_issuer_problems() {
         )
     };
     let (found, _) = seen("200 OK", "", "<h1>It works!</h1>");
-    found.says("issuer", "fail", "something else than portcullis");
+    found.says("issuer", "fail", "another program responds");
     let (found, _) = seen("200 OK", "", "{\"issuer\":\"https://other.example\"}");
     found.says("issuer", "fail", "calls itself https://other.example");
     let (found, _) = seen("421 Misdirected Request", "", "");
@@ -363,13 +363,13 @@ fn doctor_reports_certificate_problems() {
     certify(&installation.folder, "localhost", 90);
     let running = installation.serve(&variables);
     let found = installation.doctor(&variables);
-    found.says("certificate", "ok", "is good until");
-    found.says("issuer", "fail", "is the certificate trusted?");
+    found.says("certificate", "ok", "is valid until");
+    found.says("issuer", "fail", "that the certificate is trusted");
     // Whoever trusts it sees the same through the front door.
     let trusting = [&variables[..], &[("SSL_CERT_FILE", "tls.pem")]].concat();
     let found = installation.doctor(&trusting);
-    found.says("issuer", "ok", "its metadata is ours");
-    found.says("issuer TLS", "ok", "is good until");
+    found.says("issuer", "ok", "its metadata is that of this configuration");
+    found.says("issuer TLS", "ok", "is valid until");
     drop(running);
     std::fs::set_permissions(
         installation.folder.join("tls.key"),
@@ -419,12 +419,12 @@ fn doctor_reports_inconsistent_configuration() {
     installation.doctor(&file).says(
         "bootstrap",
         "warn",
-        "remove it once there is a lasting administrator",
+        "remove it once there is a permanent administrator",
     );
     drop(installation.serve(&file));
     installation
         .doctor(&file)
-        .says("administrator", "warn", "there is none for good");
+        .says("administrator", "warn", "there is no permanent one");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `feed status`: who follows the revocation feed, and how far each instance is.
+//! `feed status`: shows the subscribers of the revocation feed, and the position of each instance.
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -14,14 +14,14 @@ use crate::time::Timestamp;
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
-    /// How to print.
+    /// Output format.
     #[arg(long, global = true, value_enum, default_value_t)]
     format: Output,
 }
 
 #[derive(Subcommand)]
 enum Action {
-    /// Every instance that was heard within a day: its position, how far behind, what it holds.
+    /// Show every instance that acknowledged within a day: its position, its lag and its keys.
     Status,
 }
 
@@ -68,12 +68,12 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether an instance was heard lately enough to count.
+/// Returns whether the last acknowledgement of an instance is recent enough to count as connected.
 pub fn is_connected(ack: &Acknowledged, now: Timestamp) -> bool {
     now.since(ack.acked_at) <= ACK_CONNECTED
 }
 
-/// How many records an instance lacks; `None` where that cannot be counted.
+/// Returns the number of records that an instance lacks, or `None` if it is in another epoch.
 fn behind(ack: &Acknowledged, head: &Head) -> Option<i64> {
     (ack.epoch == head.epoch).then(|| (head.seq - ack.seq).max(0))
 }

@@ -1,4 +1,4 @@
-//! `keys rotate`, `revoke`, `import`, `rewrap`: what changes keys. Each says what follows.
+//! `keys rotate`, `revoke`, `import` and `rewrap`: change keys, and print the consequences.
 
 use std::path::Path;
 
@@ -7,33 +7,33 @@ use serde_json::{Value, json};
 use super::super::command::confirm;
 use super::super::propagation::{Wait, propagate};
 use super::super::{Exit, Output, open};
-use super::{act, distance, done, failure, list, ring, table};
+use super::{act, distance, failure, list, perform, ring, table};
 use crate::config::Config;
 use crate::key_manager::{Act, KeyWrite};
 use crate::keys::{Ring, SigningKey};
 
 #[derive(clap::Args)]
 pub struct Rotate {
-    /// This ring only, such as token/ES256; all of them by default.
+    /// Rotate only this ring, such as token/ES256 [default: all].
     #[arg(long, value_name = "RING", value_parser = ring)]
     ring: Option<Ring>,
-    /// Do not wait until caches know the standby: tokens fail for a while. Needs --insecure-dev.
+    /// Do not wait until caches have the next key, so that tokens fail for a while. Requires --insecure-dev.
     #[arg(long)]
     now: bool,
-    /// Allow what is not safe, on a loopback issuer.
+    /// Allow unsafe changes for a loopback issuer.
     #[arg(long)]
     insecure_dev: bool,
-    /// Add a server secret instead: form tokens and refresh tokens are made with it from now on.
+    /// Add a server secret instead, for new form tokens and refresh tokens.
     #[arg(long, conflicts_with_all = ["ring", "now"])]
     server_secret: bool,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
 }
 
 #[derive(clap::Args)]
 pub struct Revoke {
-    /// The key.
+    /// The `kid` of the key.
     // One kid in 64 begins with a hyphen.
     #[arg(
         value_name = "KID",
@@ -41,15 +41,15 @@ pub struct Revoke {
         allow_hyphen_values = true
     )]
     kid: Option<String>,
-    /// Every key of this ring instead, the standby included.
+    /// Revoke every key of this ring instead, including the next key.
     #[arg(long, value_name = "RING", value_parser = ring, conflicts_with = "kid")]
     ring: Option<Ring>,
-    /// Why; it stands in the audit log.
+    /// Reason, for the audit log.
     #[arg(long)]
     reason: String,
     #[command(flatten)]
     wait: Wait,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
 }
@@ -57,19 +57,19 @@ pub struct Revoke {
 pub fn rotate(arguments: &Rotate, config: &Config, format: Output) -> anyhow::Result<()> {
     if arguments.now && !arguments.insecure_dev {
         return Err(usage(
-            "--now lets tokens fail at every cache that does not know the standby yet; it needs --insecure-dev",
+            "with --now, tokens fail at every cache that does not have the next key yet; it requires --insecure-dev",
         ));
     }
     if arguments.insecure_dev && !config.issuer()?.is_loopback() {
-        return Err(usage("--insecure-dev is for an issuer on loopback"));
+        return Err(usage("--insecure-dev requires a loopback issuer"));
     }
     let table = table(config)?;
     if arguments.server_secret {
         confirm("Add a server secret?", arguments.yes)?;
-        done(table.add_secret(&act(), false))?;
+        perform(table.add_secret(&act(), false))?;
         let text =
             "A server secret was added. The older ones still verify the values made with them.";
-        format.say(&json!({ "server_secret": "added" }), text);
+        format.print(&json!({ "server_secret": "added" }), text);
         return Ok(());
     }
     confirm(
@@ -86,7 +86,7 @@ pub fn rotate(arguments: &Rotate, config: &Config, format: Output) -> anyhow::Re
         if !table.rings().contains(&ring) {
             return Err(failure(format!("there is no ring {ring}")));
         }
-        writes.push((ring, done(table.rotate(ring, arguments.now, &act))?));
+        writes.push((ring, perform(table.rotate(ring, arguments.now, &act))?));
     }
     let values: Vec<Value> = writes
         .iter()
@@ -101,7 +101,7 @@ pub fn rotate(arguments: &Rotate, config: &Config, format: Output) -> anyhow::Re
         )
     });
     let text = lines.collect::<Vec<_>>().join("\n");
-    format.say(&values.into(), text);
+    format.print(&values.into(), text);
     Ok(())
 }
 
@@ -113,7 +113,7 @@ pub fn revoke(arguments: &Revoke, config: &Config, format: Output) -> anyhow::Re
     let what = match (&arguments.kid, arguments.ring) {
         (Some(kid), _) => format!("key {kid}"),
         (None, Some(ring)) => format!("every key of {ring}"),
-        (None, None) => return Err(usage("which key?")),
+        (None, None) => return Err(usage("a KID or --ring is required")),
     };
     confirm(
         &format!(
@@ -123,17 +123,17 @@ pub fn revoke(arguments: &Revoke, config: &Config, format: Output) -> anyhow::Re
     )?;
     let act = act();
     let write = match (&arguments.kid, arguments.ring) {
-        (Some(kid), _) => done(table.revoke(kid, &arguments.reason, &act))?,
-        (None, Some(ring)) => done(table.revoke_ring(ring, &arguments.reason, &act))?,
-        (None, None) => return Err(usage("which key?")),
+        (Some(kid), _) => perform(table.revoke(kid, &arguments.reason, &act))?,
+        (None, Some(ring)) => perform(table.revoke_ring(ring, &arguments.reason, &act))?,
+        (None, None) => return Err(usage("a KID or --ring is required")),
     };
     let ring = match (arguments.ring, &arguments.kid) {
         (Some(ring), _) => ring,
-        (None, kid) => done(table.ring_of(kid.as_deref().unwrap_or_default(), act.now))?,
+        (None, kid) => perform(table.ring_of(kid.as_deref().unwrap_or_default(), act.now))?,
     };
     if write.is_empty() {
         let text = format!("{what} was already revoked; nothing was changed");
-        format.say(&view(ring, &write, &act), text);
+        format.print(&view(ring, &write, &act), text);
         return Ok(());
     }
     let propagated = propagate(&what, config, &open(config)?, &arguments.wait)?;
@@ -158,35 +158,35 @@ pub fn revoke(arguments: &Revoke, config: &Config, format: Output) -> anyhow::Re
     );
     lines.push(CONSEQUENCES.to_owned());
     lines.push(propagated.to_string());
-    format.say(&value, lines.join("\n"));
-    propagated.confirmed()
+    format.print(&value, lines.join("\n"));
+    propagated.require_confirmed()
 }
 
-/// What holds after a key was revoked.
+/// The consequences of the revocation of a key.
 const CONSEQUENCES: &str = "\
-in a second     our nodes and all subscribers of the feed refuse its tokens; the next key signs
-the same second clients get 401 and refresh; refresh tokens, codes and sessions live on
-up to 5 min     verifiers that only follow the keys' max-age still accept its tokens
-up to 24 h      so do those behind a cache that serves stale on error";
+within 1 s      servers and all subscribers of the feed refuse its tokens; the next key signs
+within 1 s      clients get 401 and refresh; refresh tokens, codes and sessions stay valid
+up to 5 min     verifiers that only use the max-age of the keys still accept its tokens
+up to 24 h      so do verifiers behind a cache that serves stale responses on errors";
 
 pub fn import(file: &Path, config: &Config, format: Output) -> anyhow::Result<()> {
     let table = table(config)?;
     let pem = crate::config::read_secret_file(file).map_err(failure)?;
     let act = act();
-    let write = done(table.import(&pem, &act))?;
+    let write = perform(table.import(&pem, &act))?;
     let ring = write.inserts().first().map_or(Ring::FEED, SigningKey::ring);
     let lines = write
         .inserts()
         .iter()
         .map(|key| describe_start(ring, key, &act));
     let text = lines.collect::<Vec<_>>().join("\n");
-    format.say(&view(ring, &write, &act), text);
+    format.print(&view(ring, &write, &act), text);
     Ok(())
 }
 
 pub fn rewrap(config: &Config, format: Output) -> anyhow::Result<()> {
     let table = table(config)?;
-    let rewrapped = done(table.rewrap(&act()))?;
+    let rewrapped = perform(table.rewrap(&act()))?;
     let left: Vec<Value> = rewrapped
         .left
         .iter()
@@ -210,7 +210,7 @@ pub fn rewrap(config: &Config, format: Output) -> anyhow::Result<()> {
     lines.extend(
         left.map(|left| format!("left: {} under KEK {}: {}", left.what, left.kek, left.why)),
     );
-    format.say(&value, lines.join("\n"));
+    format.print(&value, lines.join("\n"));
     match rewrapped.left.len() {
         0 => Ok(()),
         left => Err(failure(format!("{left} values could not be moved"))),

@@ -1,4 +1,4 @@
-//! `keys list`: a row per key, and the timeline of each ring.
+//! `keys list`: shows the keys, and the timeline of each ring.
 
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ pub fn run(config: &Config, format: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How a key stands, in one word.
+/// Returns the state of a key in one word.
 pub(super) fn word(key: &SigningKey, all: &[SigningKey], now: Timestamp) -> &'static str {
     match state(key, now) {
         State::Active | State::Published
@@ -60,7 +60,7 @@ fn row(key: &SigningKey, all: &[SigningKey], now: Timestamp) -> Vec<String> {
     ]
 }
 
-/// A key for scripts.
+/// Returns a key as JSON.
 pub(super) fn view(key: &SigningKey, all: &[SigningKey], now: Timestamp) -> Value {
     let text = |at: Option<Timestamp>| at.map(|at| at.to_string());
     let Ring { use_, alg } = key.ring();
