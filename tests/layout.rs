@@ -243,7 +243,12 @@ fn each_template_has_its_page() {
 
 #[test]
 fn every_source_file_says_what_it_is() {
-    for folder in ["src", "crates/guard/src", "crates/verifier/src"] {
+    for folder in [
+        "src",
+        "crates/guard/src",
+        "crates/runtime/src",
+        "crates/verifier/src",
+    ] {
         for file in sources(&root().join(folder)) {
             let text = fs::read_to_string(&file).unwrap();
             assert!(

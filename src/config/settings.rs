@@ -72,7 +72,7 @@ fn redacted(key: &str, value: &serde_json::Value) -> serde_json::Value {
 }
 
 /// Hides the user information of a URL, because both the user name and the password may be a token. Returns
-/// `None` if there is none.
+/// `None` for a URL without it.
 fn without_userinfo(text: &str) -> Option<String> {
     let mut url = url::Url::parse(text).ok()?;
     if url.username().is_empty() && url.password().is_none() {

@@ -399,7 +399,7 @@ mod tests {
             ),
             (
                 ("PORTCULLIS__KEYS__KEK", "keys/kek"),
-                "`keys/kek` is none of",
+                "expected file:PATH, credential:NAME or env:NAME, got `keys/kek`",
             ),
             (("PORTCULLIS__LOGIN__ARGON2__PASSES", "1"), "`login.argon2`"),
             (
