@@ -275,7 +275,7 @@ fn doctor_reports_issuer_problems() {
     found.says(
         "proxy",
         "warn",
-        "`nginx/1.26` answers for the issuer, and `http.trusted_proxies` is empty",
+        "`nginx/1.26` responds for the issuer, and `http.trusted_proxies` is empty",
     );
     let port = impostor(
         "503 Service Unavailable",

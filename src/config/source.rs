@@ -365,7 +365,7 @@ mod tests {
         assert!(from_environment(&[https, anywhere, tls[0], tls[1]]).is_ok());
         let message = from_environment(&tls).unwrap_err().to_string();
         assert!(
-            message.contains("`listen.tls`: the listener speaks TLS, while the issuer"),
+            message.contains("`listen.tls`: the listener uses TLS, but the issuer"),
             "{message}"
         );
     }
@@ -383,7 +383,7 @@ mod tests {
             ),
             (
                 ("PORTCULLIS__TOKENS__ACCESS", "soon"),
-                "`soon` is no duration",
+                "invalid duration `soon`",
             ),
             (
                 ("PORTCULLIS__ISSUER", "http://id.example.com"),
@@ -408,7 +408,7 @@ mod tests {
             ),
             (
                 ("PORTCULLIS__HTTP__TRUSTED_PROXIES", "10.0.0.1/8"),
-                "write 10.0.0.0/8, or the address alone",
+                "use 10.0.0.0/8, or the address alone",
             ),
             (
                 ("PORTCULLIS__HTTP__DENY", "example.com"),
@@ -421,7 +421,7 @@ mod tests {
             (("PORTCULLIS__LIMITS__MODE", "off"), "does not have variant"),
             (
                 ("PORTCULLIS__LISTEN__TLS__KEY", "/x"),
-                "`listen.tls`: needs both",
+                "`listen.tls`: requires both",
             ),
         ];
         for (pair, expected) in refusals {
