@@ -80,7 +80,7 @@ fn give_way(path: &Path) -> std::io::Result<()> {
     };
     if !found.file_type().is_socket() {
         return Err(std::io::Error::other(
-            "there is something that is no socket",
+            "the file exists and is not a socket",
         ));
     }
     if UnixStream::connect(path).is_ok() {
