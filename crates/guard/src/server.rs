@@ -79,9 +79,7 @@ fn give_way(path: &Path) -> std::io::Result<()> {
         return Ok(());
     };
     if !found.file_type().is_socket() {
-        return Err(std::io::Error::other(
-            "the file exists and is not a socket",
-        ));
+        return Err(std::io::Error::other("the file exists and is not a socket"));
     }
     if UnixStream::connect(path).is_ok() {
         return Err(std::io::Error::other("another program is listening there"));
