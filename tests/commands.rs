@@ -620,7 +620,7 @@ fn recover_returns_restored_database_to_service(#[case] db: Db) {
     let said = desk.done(&["recover", "--yes"]);
     assert_eq!(desk.count(numbered), 1);
     assert!(
-        said.contains("Feed epoch") && said.contains("Lost:"),
+        said.contains("Feed epoch") && said.contains("are lost"),
         "{said}"
     );
     assert!(desk.count("SELECT epoch AS n FROM feed_head") > 1_700_000_000);

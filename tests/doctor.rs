@@ -107,7 +107,7 @@ fn doctor_passes_on_healthy_server(#[case] db: Db) {
     // The standbys are made beside the start.
     running.waits_for(|line| line.contains("key.state") && line.contains("feed/ES256"));
     let found = installation.doctor(&variables);
-    found.says("configuration", "ok", "can be read");
+    found.says("configuration", "ok", "readable");
     // How long it takes is up to the machine.
     let hashed = |(check, _, what): &(String, String, String)| {
         check == "password hash" && what.starts_with("one takes ")
@@ -161,7 +161,7 @@ fn doctor_passes_on_healthy_server(#[case] db: Db) {
     installation.execute("UPDATE signing_keys SET retire_at = NULL, remove_at = NULL WHERE generation = 1 AND alg = 'ES256' AND use = 'token'");
     installation
         .doctor(&variables)
-        .says("rotation", "warn", "token/ES256: there is no standby");
+        .says("rotation", "warn", "token/ES256: there is no next key");
     installation.execute(&later(92));
     installation
         .doctor(&variables)
@@ -257,12 +257,16 @@ fn doctor_reports_issuer_problems() {
     let (found, _) = seen("200 OK", "", "<h1>It works!</h1>");
     found.says("issuer", "fail", "another program responds");
     let (found, _) = seen("200 OK", "", "{\"issuer\":\"https://other.example\"}");
-    found.says("issuer", "fail", "calls itself https://other.example");
+    found.says(
+        "issuer",
+        "fail",
+        "a server with the issuer https://other.example",
+    );
     let (found, _) = seen("421 Misdirected Request", "", "");
     found.says(
         "issuer",
         "fail",
-        "must pass the host name on (`Host: localhost:",
+        "must pass on the host name (`Host: localhost:",
     );
     let (found, _) = seen(
         "301 Moved Permanently",
@@ -271,7 +275,7 @@ fn doctor_reports_issuer_problems() {
     );
     found.says("issuer", "fail", "redirects to https://www.example/");
     let (found, _) = seen("502 Bad Gateway", "Server: nginx/1.26\r\n", "");
-    found.says("issuer", "fail", "gives 502");
+    found.says("issuer", "fail", "returns 502");
     found.says(
         "proxy",
         "warn",
@@ -288,7 +292,7 @@ fn doctor_reports_issuer_problems() {
         .says(
             "listen.management",
             "fail",
-            "is not ready (503): database; look at its log",
+            "is not ready (503): database; see its log",
         );
     // The same issuer, other values.
     let port = impostor_that(|port| {
@@ -302,7 +306,7 @@ fn doctor_reports_issuer_problems() {
         .says(
             "issuer",
             "warn",
-            "publishes other values than this version does: acr_values_supported",
+            "publishes values that differ from those of this version: acr_values_supported",
         );
 }
 
@@ -347,11 +351,9 @@ fn doctor_reports_certificate_problems() {
         .doctor(&variables)
         .says("certificate", "fail", "tls.pem: No such file");
     certify(&installation.folder, "other.example", 90);
-    installation.doctor(&variables).says(
-        "certificate",
-        "fail",
-        "is for another name than localhost",
-    );
+    installation
+        .doctor(&variables)
+        .says("certificate", "fail", "is not valid for localhost");
     certify(&installation.folder, "localhost", -1);
     installation
         .doctor(&variables)
@@ -545,7 +547,7 @@ fn config_dump_shows_sources_and_no_secrets() {
     assert!(
         installation
             .done(&["config", "check"])
-            .starts_with("The configuration is good: 4 of ")
+            .starts_with("The configuration is valid: 4 of ")
     );
     refused(
         &installation.run(&["config", "check"], &[("PORTCULLIS__TOKENS__CODE", "11m")]),
