@@ -182,7 +182,7 @@ fn description_is_applied(#[case] db: Db) {
             "{words:?} is not in\n{told}"
         );
     }
-    assert!(told.ends_with("3 changes are made.\n"), "{told}");
+    assert!(told.ends_with("3 changes were made.\n"), "{told}");
     assert_eq!(desk.done(&["apply", "all.toml"]), "Nothing to change.\n");
     // A node runs on what was applied.
     let _running = desk.serve(&[]);
