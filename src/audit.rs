@@ -1,4 +1,4 @@
-//! Audit events: what is written down in the transaction of the change, and its names.
+//! Audit events, which are stored in the transaction of the change, and their names.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,10 +9,10 @@ use serde_json::Value;
 use crate::id::{ClientId, GrantId, Sid, UserId};
 use crate::time::Timestamp;
 
-/// How long an event is kept.
+/// Time that an event is kept.
 pub const KEPT: Duration = Duration::from_secs(400 * 86_400);
 
-/// One audit event, insert-only.
+/// One audit event. Events are only inserted, never changed.
 #[derive(Clone, Debug)]
 pub struct Event {
     /// When it happened.
@@ -23,9 +23,9 @@ pub struct Event {
     pub actor: Actor,
     /// What it was done to.
     pub target: Target,
-    /// Why, where a reason was given.
+    /// The reason, if there is one.
     pub reason: Option<String>,
-    /// More, as JSON. Never a secret, never a personal value.
+    /// Details as JSON, without secrets and personal data.
     pub detail: Value,
 }
 
@@ -170,7 +170,7 @@ impl fmt::Display for Target {
     }
 }
 
-/// An event as its row has it, byte for byte: what a seal covers.
+/// A stored event, byte for byte as a seal covers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// Row id, ordered by time.
@@ -183,14 +183,14 @@ pub struct Row {
     pub actor: String,
     /// What it was done to.
     pub target: String,
-    /// Why.
+    /// The reason.
     pub reason: Option<String>,
-    /// More, as JSON text.
+    /// Details, as JSON text.
     pub detail: String,
 }
 
 impl Row {
-    /// The whole row as bytes that no other row has: each field behind its length.
+    /// Returns an injective encoding of the row: each field is preceded by its length.
     pub fn bytes(&self) -> Vec<u8> {
         let at = self.at.micros().to_be_bytes();
         let fields: [Option<&[u8]>; 7] = [
@@ -215,17 +215,17 @@ impl Row {
 
 macro_rules! names {
     ($($(#[doc = $doc:literal])* $variant:ident $name:literal;)*) => {
-        /// The names of all audit events: `noun.verb`. `docs/audit.md` lists them.
+/// The name of an audit event: `noun.verb`. `docs/audit.md` lists all of them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Name {
             $($(#[doc = $doc])* $variant,)*
         }
 
         impl Name {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+        /// All names.
+pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
-            /// The name as stored and logged.
+/// Returns the name as it is stored and logged.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name),* }
             }
@@ -238,13 +238,13 @@ names! {
     ClientCreated "client.created";
     /// A client's registration was changed.
     ClientUpdated "client.updated";
-    /// A client was switched off; everything that it holds is dead.
+/// A client was disabled, and its codes, grants and tokens were revoked.
     ClientDisabled "client.disabled";
-    /// A client was switched on again.
+/// A client was enabled.
     ClientEnabled "client.enabled";
-    /// A client was deleted; everything that it holds is dead, its id stays taken.
+/// A client was deleted, and its codes, grants and tokens were revoked. Its id is never assigned again.
     ClientDeleted "client.deleted";
-    /// A client got a secret.
+/// A secret of a client was created.
     ClientSecretCreated "client.secret_created";
     /// An API was registered.
     ResourceCreated "resource.created";
@@ -252,55 +252,55 @@ names! {
     ResourceUpdated "resource.updated";
     /// An API's registration was removed.
     ResourceDeleted "resource.deleted";
-    /// What the consent page says about a scope was changed.
+/// The description of a scope on the consent page was changed.
     ScopeDescribed "scope.described";
-    /// A person was added.
+/// A user was created.
     UserCreated "user.created";
-    /// What is known about a person was changed.
+/// The claims of a user were changed.
     UserUpdated "user.updated";
-    /// A person was switched off; everything that they are signed in to is dead.
+/// A user was disabled, and their sessions, grants and tokens were revoked.
     UserDisabled "user.disabled";
-    /// A person was switched on again.
+/// A user was enabled.
     UserEnabled "user.enabled";
-    /// A person was signed out everywhere; everything older is cut off.
+/// A user was signed out everywhere, and all earlier sessions, grants and tokens were revoked.
     UserCutOff "user.cut_off";
-    /// A password was set; everything older than it is cut off.
+/// A password was set, and all earlier sessions, grants and tokens were revoked.
     UserCredentialChanged "user.credential_changed";
-    /// Counters of failed sign-ins were cleared by an operator.
+/// An operator cleared counters of failed sign-ins.
     ThrottlesCleared "throttles.cleared";
-    /// The first administrator was made: by a set-up link, or for a while by the configuration.
+/// The first administrator was created, by a set-up link or temporarily by the configuration.
     AdminBootstrap "admin.bootstrap";
-    /// A one-time link for the first administrator was made.
+/// A one-time link for the first administrator was created.
     SetupLinkCreated "admin.link_created";
     /// A browser opened the link for the first administrator.
     SetupLinkOpened "admin.link_opened";
-    /// A person signed in.
+/// A user signed in.
     SessionBegun "session.begun";
-    /// A login ended: signed out, or replaced by another person's.
+/// A session was revoked, by a sign-out or because another user signed in.
     SessionEnded "session.ended";
-    /// A person allowed a client something.
+/// A user gave consent to a client.
     ConsentGiven "consent.given";
-    /// A person refused a client.
+/// A user denied consent to a client.
     ConsentDenied "consent.denied";
-    /// A person took back what they had allowed a client; its grants are ended.
+/// A user revoked the consent to a client, and with it the client's grants.
     ConsentRevoked "consent.revoked";
-    /// A code was used a second time; its grant is ended.
+/// A code was replayed, so its grant was revoked.
     CodeReplay "code.replay";
-    /// A refresh token was used a second time; its grant is ended.
+/// A refresh token was reused, so its grant was revoked.
     RefreshReuse "token.refresh_reuse";
-    /// A client revoked a token of its own (RFC 7009).
+/// A client revoked one of its tokens (RFC 7009).
     RevocationDone "revocation.done";
-    /// A restored database was recovered: everything that was issued before has ended (critical).
+/// A restored database was recovered, and everything that was issued before was revoked (critical).
     DatabaseRecovered "database.recovered";
-    /// A signing key was made.
+/// A signing key was created.
     KeyCreated "key.created";
-    /// A signing key was taken out of use for good (critical).
+/// A signing key was revoked (critical).
     KeyRevoked "key.revoked";
-    /// The private half of a key that signs no more was destroyed.
+/// The private key of a retired signing key was destroyed.
     KeyDestroyed "key.destroyed";
-    /// Sealed values were sealed anew.
+/// Values were encrypted under another key-encrypting key.
     KeyRewrapped "key.rewrapped";
-    /// The clean-up removed events past their time.
+/// The clean-up removed expired events.
     AuditSwept "audit.swept";
 }
 
@@ -309,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_rows_have_the_same_bytes() {
+    fn different_rows_have_different_bytes() {
         let row = Row {
             id: "1".to_owned(),
             at: Timestamp::from_secs(1),

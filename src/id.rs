@@ -1,11 +1,11 @@
-//! Identifiers: one type for each thing that has one, so that none is taken for another.
+//! Identifiers, with one type per kind so that they cannot be confused.
 
 use std::fmt;
 
 use crate::secret::Entropy;
 use crate::time::Timestamp;
 
-/// A fresh UUIDv7 (RFC 9562 §5.7) as text: ordered by `now`, 74 random bits.
+/// Creates a UUIDv7 (RFC 9562 §5.7) as text: ordered by `now`, with 74 random bits.
 pub fn uuid(entropy: &Entropy, now: Timestamp) -> String {
     uuid::Builder::from_unix_timestamp_millis(now.millis(), &entropy.bytes::<10>())
         .into_uuid()
@@ -19,17 +19,17 @@ macro_rules! ids {
         pub struct $name(String);
 
         impl $name {
-            /// A new one: UUIDv7.
+/// Creates an identifier, a UUIDv7.
             pub fn new(entropy: &Entropy, now: Timestamp) -> Self {
                 Self(uuid(entropy, now))
             }
 
-            /// The text.
+/// Returns the text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
 
-            /// The text, owned.
+/// Returns the text, owned.
             pub fn into_string(self) -> String {
                 self.0
             }
@@ -58,20 +58,20 @@ macro_rules! ids {
 ids! {
     /// A registered client: `client_id`.
     ClientId
-    /// A person: `sub`.
+/// A user: `sub`.
     UserId
-    /// A browser's login as tokens name it: `sid`.
+/// A session: `sid`.
     Sid
-    /// An authorization request on its way.
+/// A pending authorization request.
     AuthorizationId
-    /// What one authorization allowed a client.
+/// A grant: the result of one authorization.
     GrantId
-    /// What a person allowed a client, remembered.
+/// The remembered consent of a user to a client.
     ConsentId
 }
 
 impl GrantId {
-    /// When it was made, to the millisecond: an id of ours carries that (RFC 9562 §5.7).
+    /// Returns the creation time, to the millisecond, which a UUIDv7 contains (RFC 9562 §5.7).
     pub fn made_at(&self) -> Option<Timestamp> {
         let (secs, nanos) = uuid::Uuid::parse_str(&self.0)
             .ok()?

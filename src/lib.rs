@@ -1,31 +1,32 @@
 //! Portcullis: an OAuth 2.0 and OpenID Connect authorization server.
 //!
-//! Imports go one way: `main → cli → http → app → { checks, tasks } → admin → { feed, key_manager } → db → oauth →
-//! { accounts, keys } → { log, telemetry } → { audit, config, id, metrics, secret, time } → portcullis-verifier`.
-//! `tests/layout.rs` fails on an import in the other direction.
+//! Modules import only modules to their right: `main → cli → http → app → { checks, tasks } → admin → { feed, key_manager } → db → oauth →
+//! { accounts, keys } → { log, outbound, telemetry } → { audit, config, id, metrics, secret, time } →
+//! { portcullis-verifier, portcullis-runtime }`. `tests/layout` checks it.
 //!
-//! | Module | What it is |
+//! | Module | Contents |
 //! |---|---|
 //! | [`cli`] | commands, one file per verb |
 //! | [`http`] | endpoints and pages |
-//! | [`app`] | constructs the parts of a node and starts its tasks |
+//! | [`app`] | the state of a node, and its creation |
 //! | [`checks`] | checks of the database at start |
 //! | [`tasks`] | background tasks of a node |
-//! | [`admin`] | operations: each change that is not the protocol's, with its audit event |
+//! | [`admin`] | administrative operations, each with its audit event |
 //! | [`feed`] | the revocation feed: records in memory, signed frames, acknowledgements |
-//! | [`key_manager`] | maintenance of keys, the key view, changes of keys; in every node |
-//! | [`db`] | storage on SQLite and Postgres |
-//! | [`oauth`] | the protocol, free of HTTP and SQL |
-//! | [`accounts`] | people, passwords, sessions, consent |
-//! | [`keys`] | signing keys, sealed values |
+//! | [`key_manager`] | creation, rotation and revocation of keys, and the key view of a node |
+//! | [`db`] | storage on SQLite and PostgreSQL |
+//! | [`oauth`] | the protocol, without HTTP and SQL |
+//! | [`accounts`] | users, passwords, sessions, consent |
+//! | [`keys`] | signing keys, encryption of stored values |
+//! | [`outbound`] | the guarded HTTP client for URLs of clients and administrators |
 //! | [`telemetry`] | traces, with the feature `otel` |
-//! | [`log`] | the log's lines, and the thread that writes them |
+//! | [`log`] | set-up of the log |
 //! | [`audit`] | audit events: actors, targets, names |
 //! | [`config`] | configuration and the policy's limits |
 //! | [`id`] | identifiers |
-//! | [`metrics`] | what is counted, and the page for Prometheus |
+//! | [`metrics`] | counters, and the page for Prometheus |
 //! | [`secret`] | random secrets and their hashes |
-//! | [`time`] | instants and the clock |
+//! | [`time`] | timestamps and the clock |
 //!
 //! | Document | File |
 //! |---|---|
@@ -71,6 +72,7 @@ pub mod keys;
 pub mod log;
 pub mod metrics;
 pub mod oauth;
+pub mod outbound;
 pub mod secret;
 pub mod tasks;
 pub mod telemetry;

@@ -1,6 +1,5 @@
-//! What this process counts, and the page that shows it (Prometheus text format 0.0.4). Whoever counts
-//! something new adds a line to [`counters`]; what is measured at the moment of looking is a
-//! [`Page::gauge`].
+//! The metrics of this process, and the page with them (Prometheus text format 0.0.4). A new counter is a line in
+//! [`counters`]. A value that is measured when the page is requested is a [`Page::gauge`].
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,10 +7,10 @@ use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A label's value. Only from small fixed sets: never a user, a client or a piece of a request.
+/// A label value. Label values come from small fixed sets, never from users, clients or requests.
 pub type Label = Cow<'static, str>;
 
-/// One number per combination of labels; it only grows.
+/// A counter with one value per combination of labels.
 pub struct Counter<const N: usize> {
     name: &'static str,
     help: &'static str,
@@ -29,46 +28,46 @@ impl<const N: usize> Counter<N> {
         }
     }
 
-    /// One more.
+    /// Increments the counter.
     pub fn count(&self, labels: [Label; N]) {
         self.add(labels, 1);
     }
 
-    /// So many more. Zero makes the series appear, so that its first increase is seen as one.
+    /// Adds `more` to the counter. Adding zero creates the series, so that its first increase is visible.
     pub fn add(&self, labels: [Label; N], more: u64) {
-        *held(&self.values).entry(labels).or_default() += more;
+        *lock(&self.values).entry(labels).or_default() += more;
     }
 
-    /// What was counted so far.
+    /// Returns the current value.
     pub fn value(&self, labels: [Label; N]) -> u64 {
-        held(&self.values).get(&labels).copied().unwrap_or_default()
+        lock(&self.values).get(&labels).copied().unwrap_or_default()
     }
 
     fn print(&self, page: &mut Page) {
         let mut samples = page.family(self.name, self.help, "counter");
-        for (values, count) in &*held(&self.values) {
+        for (values, count) in &*lock(&self.values) {
             let labels = self.labels.iter().copied().zip(values.iter().map(|v| &**v));
             samples.line("", labels, count);
         }
     }
 }
 
-/// The upper ends of the buckets, in seconds.
+/// The upper bounds of the buckets, in seconds.
 const BUCKETS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 ];
 
-/// How long things took, by one label.
+/// A histogram of durations with one label.
 pub struct Durations {
     name: &'static str,
     help: &'static str,
     label: &'static str,
-    values: Mutex<BTreeMap<Label, Spread>>,
+    values: Mutex<BTreeMap<Label, Histogram>>,
 }
 
 #[derive(Clone, Copy, Default)]
-struct Spread {
-    /// One per bucket, each without those below it.
+struct Histogram {
+    /// Number of values per bucket, not cumulative.
     buckets: [u64; BUCKETS.len()],
     count: u64,
     total: Duration,
@@ -84,23 +83,23 @@ impl Durations {
         }
     }
 
-    /// One that took so long.
+    /// Records a duration.
     pub fn observe(&self, label: Label, took: Duration) {
-        let mut values = held(&self.values);
-        let spread = values.entry(label).or_default();
+        let mut values = lock(&self.values);
+        let histogram = values.entry(label).or_default();
         let seconds = took.as_secs_f64();
         if let Some(bucket) = BUCKETS.iter().position(|end| seconds <= *end) {
-            spread.buckets[bucket] += 1;
+            histogram.buckets[bucket] += 1;
         }
-        spread.count += 1;
-        spread.total += took;
+        histogram.count += 1;
+        histogram.total += took;
     }
 
     fn print(&self, page: &mut Page) {
         let mut samples = page.family(self.name, self.help, "histogram");
-        for (value, spread) in &*held(&self.values) {
+        for (value, histogram) in &*lock(&self.values) {
             let mut below = 0;
-            for (end, count) in BUCKETS.iter().zip(spread.buckets) {
+            for (end, count) in BUCKETS.iter().zip(histogram.buckets) {
                 below += count;
                 let end = end.to_string();
                 samples.line(
@@ -112,11 +111,11 @@ impl Durations {
             samples.line(
                 "_bucket",
                 [(self.label, &**value), ("le", "+Inf")],
-                spread.count,
+                histogram.count,
             );
             let label = [(self.label, &**value)];
-            samples.line("_sum", label, spread.total.as_secs_f64());
-            samples.line("_count", label, spread.count);
+            samples.line("_sum", label, histogram.total.as_secs_f64());
+            samples.line("_count", label, histogram.count);
         }
     }
 }
@@ -126,7 +125,7 @@ macro_rules! counters {
         $(#[doc = concat!($help, " `", $name, "`.")]
         pub static $static: $kind = <$kind>::new($name, $labels, $help);)*
 
-        /// The page with everything that was counted; gauges are added by whoever has them.
+/// Returns the page with all counters. The caller adds the gauges.
         pub fn page() -> Page {
             let mut page = Page(String::with_capacity(16 * 1024));
             $($static.print(&mut page);)*
@@ -137,17 +136,17 @@ macro_rules! counters {
 
 counters! {
     HTTP_REQUESTS: Counter<3> = "portcullis_http_requests_total" ["route", "method", "status"], "Requests answered on the public listener";
-    HTTP_DURATION: Durations = "portcullis_http_request_duration_seconds" "route", "How long requests took until their answer began";
-    TOKENS_ISSUED: Counter<2> = "portcullis_tokens_issued_total" ["grant", "client_type"], "Token responses given";
-    LOGINS: Counter<2> = "portcullis_login_total" ["method", "result"], "Sign-ins that were tried";
+    HTTP_DURATION: Durations = "portcullis_http_request_duration_seconds" "route", "Time until the response to a request began";
+    TOKENS_ISSUED: Counter<2> = "portcullis_tokens_issued_total" ["grant", "client_type"], "Successful token responses";
+    LOGINS: Counter<2> = "portcullis_login_total" ["method", "result"], "Sign-in attempts";
     REFUSED: Counter<3> = "portcullis_refused_total" ["endpoint", "code", "reason"], "Refusals, by public code and private reason";
     EVENTS: Counter<2> = "portcullis_events_total" ["event", "severity"], "Log events of high and critical severity";
-    LOG_DROPPED: Counter<1> = "portcullis_log_dropped_total" ["kind"], "Log lines that were given up because nobody read them in time";
+    LOG_DROPPED: Counter<1> = "portcullis_log_dropped_total" ["kind"], "Log lines that were dropped because the reader of stderr is too slow";
     POOL_TIMEOUTS: Counter<0> = "portcullis_db_pool_timeouts_total" [], "Requests that got no database connection in time";
 }
 
-/// Every event of high or critical severity: each has a series from the start, so that an alarm sees
-/// its first occurrence.
+/// All events of high or critical severity. Each has a series from the start, so that an alert detects its first
+/// occurrence.
 pub const ALARMS: [(&str, &str); 22] = [
     ("audit.unsealed", "high"),
     ("code.client_mismatch", "high"),
@@ -173,7 +172,7 @@ pub const ALARMS: [(&str, &str); 22] = [
     ("token.storage_error", "high"),
 ];
 
-/// Lets every series appear whose labels are known beforehand.
+/// Creates every series whose labels are known in advance.
 pub fn begin() {
     for (event, severity) in ALARMS {
         EVENTS.add([event.into(), severity.into()], 0);
@@ -187,22 +186,22 @@ pub fn begin() {
     POOL_TIMEOUTS.add([], 0);
 }
 
-/// The text that Prometheus reads.
+/// The page in the text format of Prometheus.
 pub struct Page(String);
 
-/// The samples of one family.
+/// Appends the samples of one metric.
 pub struct Samples<'a> {
     page: &'a mut String,
     name: &'a str,
 }
 
 impl Page {
-    /// A value of this moment. Its samples are given one by one with [`Samples::sample`].
+    /// Adds a gauge. Its samples are added with [`Samples::sample`].
     pub fn gauge<'a>(&'a mut self, name: &'a str, help: &str) -> Samples<'a> {
         self.family(name, help, "gauge")
     }
 
-    /// A number that somebody else counts.
+    /// Adds a counter that is kept elsewhere, such as by the operating system.
     pub fn counter<'a>(&'a mut self, name: &'a str, help: &str) -> Samples<'a> {
         self.family(name, help, "counter")
     }
@@ -216,14 +215,14 @@ impl Page {
         }
     }
 
-    /// The whole text.
+    /// Returns the text of the page.
     pub fn finish(self) -> String {
         self.0
     }
 }
 
 impl Samples<'_> {
-    /// One sample: labels with their values, and the number.
+    /// Adds a sample with its labels.
     pub fn sample<const N: usize>(
         &mut self,
         labels: [(&str, &str); N],
@@ -240,10 +239,10 @@ impl Samples<'_> {
     ) {
         let (page, name) = (&mut *self.page, self.name);
         let _ = write!(page, "{name}{suffix}");
-        let mut opened = false;
+        let mut is_open = false;
         for (label, text) in labels {
-            let before = if opened { ',' } else { '{' };
-            opened = true;
+            let before = if is_open { ',' } else { '{' };
+            is_open = true;
             let _ = write!(page, "{before}{label}=\"");
             for c in text.chars() {
                 match c {
@@ -254,14 +253,14 @@ impl Samples<'_> {
             }
             page.push('"');
         }
-        if opened {
+        if is_open {
             page.push('}');
         }
         let _ = writeln!(page, " {value}");
     }
 }
 
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -270,16 +269,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_is_what_prometheus_reads() {
+    fn page_is_in_the_prometheus_text_format() {
         let mut page = Page(String::new());
-        let counted = Counter::new("c_total", ["a", "b"], "Things");
-        counted.count(["x".into(), "say \"\\\n".into()]);
-        counted.add(["x".into(), "say \"\\\n".into()], 2);
-        counted.print(&mut page);
-        let took = Durations::new("d_seconds", "route", "Times");
-        took.observe("/".into(), Duration::from_millis(3));
-        took.observe("/".into(), Duration::from_secs(60));
-        took.print(&mut page);
+        let counter = Counter::new("c_total", ["a", "b"], "Things");
+        counter.count(["x".into(), "say \"\\\n".into()]);
+        counter.add(["x".into(), "say \"\\\n".into()], 2);
+        counter.print(&mut page);
+        let durations = Durations::new("d_seconds", "route", "Times");
+        durations.observe("/".into(), Duration::from_millis(3));
+        durations.observe("/".into(), Duration::from_secs(60));
+        durations.print(&mut page);
         page.gauge("g", "A value").sample([], 1.5);
         let text = page.finish();
         assert!(text.starts_with("# HELP c_total Things.\n# TYPE c_total counter\n"));

@@ -1,5 +1,5 @@
-//! Random secrets, their recognisable forms, their hashes, and constant-time equality: the only
-//! module that reads the system's randomness.
+//! Random secrets, their prefixes, their hashes, and constant-time equality. This is the only module that reads the
+//! randomness of the system.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{CryptoRng, RngCore, SeedableRng};
 use zeroize::Zeroizing;
 
-/// Where randomness comes from: the system, or a seed in tests.
+/// A source of randomness: the system, or a seed in tests.
 #[derive(Clone)]
 pub struct Entropy(Source);
 
@@ -23,19 +23,19 @@ enum Source {
 }
 
 impl Entropy {
-    /// The operating system's generator.
+    /// Returns the generator of the operating system.
     pub fn system() -> Self {
         Self(Source::System)
     }
 
-    /// The same sequence in each run, for tests.
+    /// Returns a generator with the same sequence in each run, for tests.
     pub fn seeded(seed: u64) -> Self {
         Self(Source::Seeded(Arc::new(Mutex::new(StdRng::seed_from_u64(
             seed,
         )))))
     }
 
-    /// `N` random bytes.
+    /// Returns `N` random bytes.
     pub fn bytes<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
         self.clone().fill_bytes(&mut bytes);
@@ -60,7 +60,7 @@ impl RngCore for Entropy {
 
     fn fill_bytes(&mut self, dest: &mut [u8]) {
         match &self.0 {
-            // Weak randomness is worse than none: a request that cannot be random must not go on.
+            // Weak randomness is worse than an abort, so a request without randomness must not continue.
             #[allow(clippy::expect_used)]
             Source::System => SystemRandom::new()
                 .fill(dest)
@@ -80,27 +80,27 @@ impl RngCore for Entropy {
 
 impl CryptoRng for Entropy {}
 
-/// SHA-256 of a secret: what the database keeps instead of it.
+/// SHA-256 of a secret. The database stores it instead of the secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Hash(Vec<u8>);
 
 impl Hash {
-    /// The hash of the secret's text.
+    /// Hashes the text of a secret.
     pub fn of(secret: &str) -> Self {
         Self(sha256(secret.as_bytes()).to_vec())
     }
 
-    /// From stored bytes.
+    /// Creates a hash from stored bytes.
     pub fn from_bytes(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
 
-    /// The 32 bytes.
+    /// Returns the 32 bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Whether both are the same, in constant time.
+    /// Returns whether both are equal, in constant time.
     pub fn matches(&self, other: &Hash) -> bool {
         equal(&self.0, &other.0)
     }
@@ -112,60 +112,60 @@ impl fmt::Debug for Hash {
     }
 }
 
-/// SHA-256.
+/// Returns the SHA-256 digest.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
     out
 }
 
-/// Constant-time equality.
+/// Returns whether two byte strings are equal, in constant time.
 pub fn equal(a: &[u8], b: &[u8]) -> bool {
     constant_time::verify_slices_are_equal(a, b).is_ok()
 }
 
-/// Base64url without padding (RFC 4648 §5).
+/// Encodes bytes as base64url without padding (RFC 4648 §5).
 pub fn base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Strict base64url without padding; `None` for anything else.
+/// Decodes strict base64url without padding. Returns `None` for anything else.
 pub fn from_base64url(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
 
-/// How an authorization code begins.
+/// Prefix of authorization codes.
 const CODE: &str = "pcl_ac_";
-/// How a refresh token begins.
+/// Prefix of refresh tokens.
 pub const REFRESH_PREFIX: &str = "pcl_rt_";
 
-/// A secret that this server hands out once and keeps only as a [`Hash`]. `Debug` shows nothing.
+/// A secret that this server issues once and stores only as a [`Hash`]. `Debug` does not show it.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// Takes a text that arrived from outside.
+    /// Creates a secret from a received text.
     pub fn from_text(text: impl Into<String>) -> Self {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// An authorization code: `pcl_ac_` and 256 random bits.
+    /// Creates an authorization code: `pcl_ac_` and 256 random bits.
     pub fn code(entropy: &Entropy) -> Self {
         Self::from_text(format!("{CODE}{}", base64url(&entropy.bytes::<32>())))
     }
 
-    /// Whether it begins as an authorization code does.
+    /// Returns whether it has the prefix of authorization codes.
     pub fn is_code(&self) -> bool {
         self.0.starts_with(CODE)
     }
 
-    /// Whether it begins as a refresh token does.
+    /// Returns whether it has the prefix of refresh tokens.
     pub fn is_refresh_token(&self) -> bool {
         self.0.starts_with(REFRESH_PREFIX)
     }
 
-    /// A client secret: `pcl_sec_`, 256 random bits and a CRC-32, so that secret scanners can tell
-    /// a real one from a look-alike.
+    /// Creates a client secret: `pcl_sec_`, 256 random bits and a CRC-32, with which secret scanners avoid false
+    /// positives.
     pub fn client_secret(entropy: &Entropy) -> Self {
         let random = entropy.bytes::<32>();
         let mut bytes = random.to_vec();
@@ -173,12 +173,12 @@ impl Secret {
         Self::from_text(format!("pcl_sec_{}", base62(&bytes)))
     }
 
-    /// The value of a cookie, a link or a form nonce: 256 random bits.
+    /// Creates the value of a cookie, a link or a form nonce: 256 random bits.
     pub fn opaque(entropy: &Entropy) -> Self {
         Self::from_text(base64url(&entropy.bytes::<32>()))
     }
 
-    /// A password to be read out by a person: four groups of five letters and digits, about 99 bits.
+    /// Creates a password that is easy to type: four groups of five letters and digits, about 99 bits.
     pub fn readable(entropy: &Entropy) -> Self {
         const ALPHABET: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz23456789x";
         let groups: Vec<String> = (0..4)
@@ -193,12 +193,12 @@ impl Secret {
         Self::from_text(groups.join("-"))
     }
 
-    /// The text, to hand it out or to compare it.
+    /// Returns the text, to issue or compare it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// What the database keeps.
+    /// Returns the hash, which the database stores.
     pub fn hash(&self) -> Hash {
         Hash::of(&self.0)
     }
@@ -210,7 +210,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// CRC-32 (IEEE 802.3), bit by bit: it runs once per secret that is made.
+/// Returns the CRC-32 (IEEE 802.3). It runs once per created secret, so it needs no table.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc: u32, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
@@ -219,7 +219,7 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-/// Base 62, big-endian, as one number padded to the full width of its bytes.
+/// Encodes bytes in base 62 as one big-endian number, padded to the maximum width.
 fn base62(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let width = (bytes.len() * 8 * 1000).div_ceil(5954); // log2(62) = 5.954…
@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn crc_and_base62_are_the_standard_ones() {
+    fn crc_and_base62_match_known_values() {
         assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
         assert_eq!(base62(&[0]), "00");
         assert_eq!(base62(&[61]), "0z");
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_carry_their_prefix_and_show_nothing_in_debug() {
+    fn secrets_have_prefixes_and_are_hidden_in_debug() {
         let entropy = Entropy::seeded(1);
         assert!(Secret::code(&entropy).expose().starts_with("pcl_ac_"));
         let secret = Secret::client_secret(&entropy);
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_repeats_and_the_system_does_not() {
+    fn seeded_entropy_repeats_and_system_entropy_does_not() {
         assert_eq!(Entropy::seeded(7).bytes::<16>(), Entropy::seeded(7).bytes());
         assert_ne!(
             Entropy::system().bytes::<16>(),

@@ -1,5 +1,5 @@
-//! Traces (OpenTelemetry): one span per request, with the ids that its log lines carry. Without the
-//! feature `otel` nothing is sent.
+//! Traces (OpenTelemetry): one span per request, with the ids of its log lines. Without the feature `otel`, nothing is
+//! sent.
 
 #[cfg(feature = "otel")]
 mod otlp;
@@ -10,38 +10,38 @@ use std::time::Duration;
 use crate::config::Telemetry;
 use crate::time::Timestamp;
 
-/// A request that was answered. Never a query, a secret or a name of a person.
+/// A request with its response. Contains no query, secret or user name.
 #[derive(Clone, Debug)]
 pub struct Span {
     /// 32 hexadecimal digits.
     pub trace_id: String,
-    /// 16 hexadecimal digits: this request.
+    /// 16 hexadecimal digits: the span of this request.
     pub span_id: String,
-    /// 16 hexadecimal digits: the proxy's part in it.
+    /// 16 hexadecimal digits: the span of the reverse proxy.
     pub parent_id: Option<String>,
-    /// When it came.
+    /// When the request arrived.
     pub begun: Timestamp,
-    /// Until its answer began.
+    /// Time until the response began.
     pub took: Duration,
-    /// The method.
+    /// The request method.
     pub method: &'static str,
-    /// The pattern of its route.
+    /// The pattern of the route.
     pub route: String,
-    /// The status of its answer.
+    /// The status of the response.
     pub status: u16,
-    /// Its id in the log.
+    /// The request id in the log.
     pub request_id: String,
-    /// The registered client that it was from or about.
+    /// The registered client that sent the request, or that it is about.
     pub client_id: Option<String>,
 }
 
 #[cfg(feature = "otel")]
 pub use otlp::{flush, is_on, record, start};
 
-/// Starts to send what is recorded. Not from within a runtime.
+/// Starts sending spans. Must not be called within a runtime.
 ///
 /// # Errors
-/// A sentence, when a collector is named and this binary cannot speak to it.
+/// A message if a collector is configured, because this binary does not support it.
 #[cfg(not(feature = "otel"))]
 pub fn start(telemetry: &Telemetry) -> Result<(), String> {
     match telemetry.endpoint {
@@ -50,16 +50,16 @@ pub fn start(telemetry: &Telemetry) -> Result<(), String> {
     }
 }
 
-/// Whether anything is sent.
+/// Returns whether spans are sent.
 #[cfg(not(feature = "otel"))]
 pub const fn is_on() -> bool {
     false
 }
 
-/// Sends a span, some time later.
+/// Queues a span.
 #[cfg(not(feature = "otel"))]
 pub fn record(_: Span) {}
 
-/// Sends what is still here, two seconds at most. Not from within a runtime.
+/// Sends the queued spans, for at most two seconds. Must not be called within a runtime.
 #[cfg(not(feature = "otel"))]
 pub fn flush() {}

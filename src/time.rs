@@ -1,4 +1,4 @@
-//! Instants and the clock: the only module that reads the system's time.
+//! Timestamps and the clock. This is the only module that reads the time of the system.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -7,37 +7,37 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SecondsFormat};
 
-/// An instant: microseconds since 1970-01-01T00:00:00Z. The database stores the same number.
+/// A point in time: microseconds since 1970-01-01T00:00:00Z. The database stores the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// From microseconds since the epoch.
+    /// Creates a timestamp from microseconds since the epoch.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
 
-    /// From whole seconds since the epoch, as JWT claims carry them (RFC 7519 §2, NumericDate).
+    /// Creates a timestamp from seconds since the epoch, as in JWT claims (RFC 7519 §2, NumericDate).
     pub const fn from_secs(secs: u64) -> Self {
         Self((secs as i64).saturating_mul(1_000_000))
     }
 
-    /// Microseconds since the epoch.
+    /// Returns microseconds since the epoch.
     pub const fn micros(self) -> i64 {
         self.0
     }
 
-    /// Milliseconds since the epoch, rounded down; 0 before it.
+    /// Returns milliseconds since the epoch, rounded down; 0 before it.
     pub fn millis(self) -> u64 {
         u64::try_from(self.0 / 1_000).unwrap_or(0)
     }
 
-    /// Whole seconds since the epoch, rounded down; 0 before it.
+    /// Returns whole seconds since the epoch, rounded down; 0 before it.
     pub fn secs(self) -> u64 {
         u64::try_from(self.0 / 1_000_000).unwrap_or(0)
     }
 
-    /// The time from `earlier` to this instant; zero when `earlier` is later.
+    /// Returns the time from `earlier` to this timestamp, or zero if `earlier` is later.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -64,7 +64,7 @@ impl std::ops::Sub<Duration> for Timestamp {
 }
 
 impl Timestamp {
-    /// RFC 3339 in UTC, to the millisecond.
+    /// Formats as RFC 3339 in UTC, to the millisecond.
     pub fn precise(self) -> String {
         DateTime::from_timestamp_micros(self.0).map_or_else(
             || self.to_string(),
@@ -73,7 +73,7 @@ impl Timestamp {
     }
 }
 
-/// RFC 3339 in UTC, to the second.
+/// Formats as RFC 3339 in UTC, to the second.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match DateTime::from_timestamp_micros(self.0) {
@@ -83,38 +83,38 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Where "now" comes from: the system, or a value that a test moves.
+/// The source of the current time: the system, or a value that a test sets.
 #[derive(Clone, Debug)]
 pub enum Clock {
     /// The system's wall clock.
     System,
-    /// A clock that stands still until [`Clock::advance`] moves it.
+    /// A clock that changes only by [`Clock::advance`].
     Settable(Arc<AtomicI64>),
-    /// A settable clock that is wrong: so many microseconds off the one that all others go by.
+    /// A settable clock with an error: the common time, and the difference in microseconds.
     Skewed(Arc<AtomicI64>, Arc<AtomicI64>),
-    /// A clock that is put right by so many microseconds, since the database's counts.
+    /// A clock that is corrected by a number of microseconds, because the time of the database is authoritative.
     Corrected(Box<Clock>, Arc<AtomicI64>),
 }
 
-/// How long this machine has been up: it only grows, whatever is done to the wall clock.
+/// A reading of a monotonic clock, which does not depend on changes of the wall clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Uptime(Duration);
 
 impl Uptime {
-    /// The time from `earlier` to this reading; zero when `earlier` is later.
+    /// Returns the time from `earlier` to this reading, or zero if `earlier` is later.
     pub fn since(self, earlier: Uptime) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 }
 
 impl Clock {
-    /// A clock that stands at `start`.
+    /// Creates a settable clock that shows `start`.
     pub fn settable(start: Timestamp) -> Self {
         Self::Settable(Arc::new(AtomicI64::new(start.micros())))
     }
 
-    /// The present instant. One request reads it once.
-    #[allow(clippy::disallowed_methods)] // the one place that may
+    /// Returns the current time. One request reads it once.
+    #[allow(clippy::disallowed_methods)] // The only place where it is allowed.
     pub fn now(&self) -> Timestamp {
         match self {
             Self::System => Timestamp(chrono::Utc::now().timestamp_micros()),
@@ -131,8 +131,8 @@ impl Clock {
         }
     }
 
-    /// A reading of the clock that only grows.
-    #[allow(clippy::disallowed_methods)] // the one place that may
+    /// Reads the monotonic clock.
+    #[allow(clippy::disallowed_methods)] // The only place where it is allowed.
     pub fn uptime(&self) -> Uptime {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         match self {
@@ -144,8 +144,7 @@ impl Clock {
         }
     }
 
-    /// The reading in the middle between `before` and now. A settable clock stands still but for the
-    /// moment in which it is set, so what it shows now counts.
+    /// Returns the middle between `before` and now. A settable clock does not run, so its current value is returned.
     pub fn halfway(&self, before: Timestamp) -> Timestamp {
         let now = self.now();
         match self {
@@ -155,8 +154,8 @@ impl Clock {
         }
     }
 
-    /// What the database's clock shows, which somebody `measured`. A settable clock sets the whole
-    /// world's, and that of the database with it.
+    /// Returns the time of the database, which the caller `measured`. A settable clock also sets the time of the
+    /// database.
     pub fn database(&self, measured: Timestamp) -> Timestamp {
         match self {
             Self::System => measured,
@@ -165,7 +164,7 @@ impl Clock {
         }
     }
 
-    /// Moves a settable clock forward; the system's clock cannot be moved and stays.
+    /// Moves a settable clock forward. Has no effect on the clock of the system.
     pub fn advance(&self, by: Duration) {
         match self {
             Self::Settable(at) | Self::Skewed(at, _) => {
@@ -179,7 +178,7 @@ impl Clock {
         }
     }
 
-    /// The same clock, to be put right by [`Clock::correct`].
+    /// Returns the same clock, which [`Clock::correct`] can correct.
     #[must_use]
     pub fn correctable(self) -> Self {
         match self {
@@ -188,7 +187,7 @@ impl Clock {
         }
     }
 
-    /// The clock as it runs by itself, without its correction.
+    /// Returns the clock without its correction.
     pub fn raw(&self) -> &Self {
         match self {
             Self::Corrected(clock, _) => clock,
@@ -196,7 +195,7 @@ impl Clock {
         }
     }
 
-    /// Puts a correctable clock right: from now on it shows `micros` more than it does by itself.
+    /// Sets the correction of a correctable clock to `micros` microseconds.
     pub fn correct(&self, micros: i64) {
         if let Self::Corrected(_, by) = self {
             by.store(micros, Ordering::Relaxed);
@@ -209,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instant_counts_whole_seconds_down_and_prints_as_rfc_3339() {
+    fn timestamp_rounds_down_and_prints_as_rfc_3339() {
         let at = Timestamp::from_micros(1_763_752_800_999_999);
         assert_eq!(at.secs(), 1_763_752_800);
         assert_eq!(at.to_string(), "2025-11-21T19:20:00Z");
@@ -217,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_settable_clock_moves_only_when_told() {
+    fn settable_clock_changes_only_by_advance() {
         let clock = Clock::settable(Timestamp::from_secs(10));
         assert_eq!(clock.now(), clock.now());
         clock.advance(Duration::from_secs(5));
@@ -225,17 +224,17 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_clock_is_put_right_and_the_uptime_does_not_care() {
-        let world = Arc::new(AtomicI64::new(10_000_000));
-        let off = Arc::new(AtomicI64::new(3_000_000));
-        let clock = Clock::Skewed(world, off).correctable();
-        let up = clock.uptime();
+    fn correction_changes_time_but_not_uptime() {
+        let common = Arc::new(AtomicI64::new(10_000_000));
+        let difference = Arc::new(AtomicI64::new(3_000_000));
+        let clock = Clock::Skewed(common, difference).correctable();
+        let start = clock.uptime();
         assert_eq!(clock.now().secs(), 13);
         clock.correct(-3_000_000);
         assert_eq!((clock.now().secs(), clock.raw().now().secs()), (10, 13));
-        assert_eq!(clock.uptime(), up);
+        assert_eq!(clock.uptime(), start);
         clock.advance(Duration::from_secs(5));
-        assert_eq!(clock.uptime().since(up), Duration::from_secs(5));
+        assert_eq!(clock.uptime().since(start), Duration::from_secs(5));
         assert_eq!(clock.database(Timestamp::from_secs(1)).secs(), 15);
         assert!(Clock::System.uptime() <= Clock::System.uptime());
     }

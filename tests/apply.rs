@@ -182,7 +182,7 @@ fn description_is_applied(#[case] db: Db) {
             "{words:?} is not in\n{told}"
         );
     }
-    assert!(told.ends_with("3 changes are made.\n"), "{told}");
+    assert!(told.ends_with("3 changes were made.\n"), "{told}");
     assert_eq!(desk.done(&["apply", "all.toml"]), "Nothing to change.\n");
     // A node starts with what was applied.
     let _running = desk.serve(&[]);
@@ -276,15 +276,15 @@ fn invalid_description_is_rejected_with_its_location() {
         ),
         (
             client("allow_networks = [\"10.0.0.1/8\"]"),
-            "all.toml:1: client `x`: allow_networks: `10.0.0.1/8` names an address inside its network",
+            "all.toml:1: client `x`: allow_networks: `10.0.0.1/8` is an address inside its network",
         ),
         (
             client("grant_types = [\"password\"]"),
-            "client `x`: grant_types: `password` is no grant type",
+            "client `x`: grant_types: unsupported grant type `password`",
         ),
         (
             client("scope = \"a\\\"b\""),
-            "client `x`: scope: `a\"b` is no scope",
+            "client `x`: scope: invalid scope `a\"b`",
         ),
         (
             client("cors_origins = [\"https://a.example/\"]"),
@@ -316,7 +316,7 @@ fn invalid_description_is_rejected_with_its_location() {
         ),
         (
             format!("{}{}", client(""), client("")),
-            "all.toml:6: `x` is described twice",
+            "all.toml:6: duplicate entry `x`",
         ),
         (
             api("access_ttl = \"61m\""),
@@ -324,7 +324,7 @@ fn invalid_description_is_rejected_with_its_location() {
         ),
         (
             api("access_ttl = \"soon\""),
-            "access_ttl: `soon` is no duration",
+            "access_ttl: invalid duration `soon`",
         ),
         (
             api("scope = \"openid\""),
@@ -332,7 +332,7 @@ fn invalid_description_is_rejected_with_its_location() {
         ),
         (
             "[scopes]\n\"a b\" = \"Two\"\n".to_owned(),
-            "all.toml: scopes: `a b` is no scope",
+            "all.toml: scopes: invalid scope `a b`",
         ),
         (
             "[scopes]\na = \"\"\n".to_owned(),
@@ -348,7 +348,7 @@ fn invalid_description_is_rejected_with_its_location() {
         ),
         (
             user("claims = { is_admin = \"true\" }"),
-            "claims: `is_admin` is no standard claim",
+            "claims: `is_admin` is not a standard claim",
         ),
         (
             user("admin = true"),
@@ -356,15 +356,15 @@ fn invalid_description_is_rejected_with_its_location() {
         ),
         (
             user("initial_password_hash = \"$2b$12$x\""),
-            "initial_password_hash: is no Argon2id hash",
+            "initial_password_hash: is not an Argon2id hash",
         ),
         (
             "[[users]]\nusername = \"a b\"\n".to_owned(),
-            "user `a b`: username: this cannot be a user name",
+            "user `a b`: username: invalid user name",
         ),
         (
             "[[users]]\nusername = \"x\"\n[[users]]\nusername = \"X\"\n".to_owned(),
-            "all.toml:3: user `X`: username: is another spelling",
+            "all.toml:3: user `X`: username: another spelling",
         ),
         (
             "[client]\n".to_owned(),
@@ -395,7 +395,7 @@ fn several_files_form_one_description() {
     refused(
         &desk.run(&["apply", "a.toml", "a.toml"], &[]),
         1,
-        "a.toml:1: `x` is described twice",
+        "a.toml:1: duplicate entry `x`",
     );
     let phc = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
     let text = format!("[[users]]\nusername = \"carol\"\ninitial_password_hash = \"{phc}\"\n");

@@ -491,7 +491,11 @@ fn revoke_commands_write_revocations(#[case] db: Db) {
             &["setup", "link"],
         ];
         for command in there {
-            elsewhere.refused(command, 78, "run this where the server runs");
+            elsewhere.refused(
+                command,
+                78,
+                "run this command in the directory of the server",
+            );
         }
         assert!(!elsewhere.folder.join("data").exists());
     }
@@ -503,13 +507,13 @@ fn revoke_commands_write_revocations(#[case] db: Db) {
         let refused = desk.run(&["revoke", token], &[]);
         let said = String::from_utf8(refused.stderr).unwrap();
         assert_eq!(refused.status.code(), Some(2), "{said}");
-        assert!(said.contains("give it on stdin"), "{said}");
+        assert!(said.contains("pass it on stdin"), "{said}");
         assert!(!said.contains("eyJ"), "{said}");
     }
     desk.refused(
         &["revoke", "grant:x", "--client", "billing"],
         2,
-        "--client goes with user",
+        "--client requires user",
     );
     desk.refused(
         &["revoke", "user:alice", "--reason", " "],
@@ -519,7 +523,7 @@ fn revoke_commands_write_revocations(#[case] db: Db) {
     for (wrong, why) in [
         ("alice", "KIND:VALUE"),
         ("key:x", "keys revoke"),
-        ("group:x", "cannot be revoked"),
+        ("group:x", "unknown kind `group`"),
         ("user:", "KIND:VALUE"),
     ] {
         let output = desk.run(&["revoke", wrong], &[]);
@@ -621,7 +625,7 @@ fn recover_returns_restored_database_to_service(#[case] db: Db) {
     let said = desk.done(&["recover", "--yes"]);
     assert_eq!(desk.count(numbered), 1);
     assert!(
-        said.contains("Feed epoch") && said.contains("Lost:"),
+        said.contains("Feed epoch") && said.contains("are lost"),
         "{said}"
     );
     assert!(desk.count("SELECT epoch AS n FROM feed_head") > 1_700_000_000);

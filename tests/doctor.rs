@@ -101,14 +101,14 @@ fn doctor_passes_on_healthy_server(#[case] db: Db) {
     ];
     // Before the first start there is little to check, and no server.
     let before = installation.doctor(&variables);
-    before.says("issuer", "fail", "is the server running");
-    before.says("listen.public", "warn", "nobody listens on localhost");
-    before.says("listen.management", "warn", "nobody answers");
+    before.says("issuer", "fail", "check that the server is running");
+    before.says("listen.public", "warn", "no program listens on localhost");
+    before.says("listen.management", "warn", "no response");
     let running = installation.serve(&variables);
     // The next keys are made in the background of the start.
     running.waits_for(|line| line.contains("key.state") && line.contains("feed/ES256"));
     let found = installation.doctor(&variables);
-    found.says("configuration", "ok", "can be read");
+    found.says("configuration", "ok", "readable");
     // How long the Argon2 hash takes depends on the machine.
     let hashed = |(check, _, what): &(String, String, String)| {
         check == "password hash" && what.starts_with("one takes ")
@@ -116,11 +116,11 @@ fn doctor_passes_on_healthy_server(#[case] db: Db) {
     assert!(found.findings.iter().any(hashed), "{:#?}", found.findings);
     found.says("database", "ok", "schema current");
     found.says("clock", "ok", "");
-    found.says("administrator", "warn", "there is none");
-    found.says("KEK", "ok", "seals all");
+    found.says("administrator", "warn", "no administrator exists yet");
+    found.says("KEK", "ok", "encrypts all");
     found.says("rotation", "ok", "token/ES256: signs until");
-    found.says("issuer", "ok", "its metadata is ours");
-    found.says("listen.public", "ok", "somebody listens");
+    found.says("issuer", "ok", "its metadata is that of this configuration");
+    found.says("listen.public", "ok", "a program listens");
     found.says("listen.management", "ok", "is ready");
     assert_eq!(found.code, Some(0), "{:#?}", found.findings);
     installation.told(
@@ -162,7 +162,7 @@ fn doctor_passes_on_healthy_server(#[case] db: Db) {
     installation.execute("UPDATE signing_keys SET retire_at = NULL, remove_at = NULL WHERE generation = 1 AND alg = 'ES256' AND use = 'token'");
     installation
         .doctor(&variables)
-        .says("rotation", "warn", "token/ES256: there is no standby");
+        .says("rotation", "warn", "token/ES256: there is no next key");
     installation.execute(&later(92));
     installation
         .doctor(&variables)
@@ -179,7 +179,7 @@ fn doctor_reports_database_problems() {
     let installation = Installation::new();
     installation
         .doctor(&[])
-        .says("database", "warn", "the first start makes it");
+        .says("database", "warn", "the first start creates it");
     let away = (
         "PORTCULLIS__DATABASE__URL",
         "postgres://127.0.0.1:1/nothing?connect_timeout=2",
@@ -196,7 +196,7 @@ fn doctor_reports_database_problems() {
         .execute("DELETE FROM __diesel_schema_migrations WHERE version IN ('9999', '0006')");
     installation
         .doctor(&[])
-        .says("database", "warn", "the next start makes them");
+        .says("database", "warn", "the next start applies them");
     let by_hand = ("PORTCULLIS__DATABASE__AUTO_MIGRATE", "false");
     installation
         .doctor(&[by_hand])
@@ -233,7 +233,7 @@ fn doctor_reports_kek_problems() {
     installation.doctor(&[]).says(
         "KEK",
         "fail",
-        "can be read by others (mode 644); run: chmod 600",
+        "can be read by other users (mode 644); run: chmod 600",
     );
     std::fs::remove_file(&kek).unwrap();
     installation
@@ -256,14 +256,18 @@ fn doctor_reports_issuer_problems() {
         )
     };
     let (found, _) = seen("200 OK", "", "<h1>It works!</h1>");
-    found.says("issuer", "fail", "something else than portcullis");
+    found.says("issuer", "fail", "another program responds");
     let (found, _) = seen("200 OK", "", "{\"issuer\":\"https://other.example\"}");
-    found.says("issuer", "fail", "calls itself https://other.example");
+    found.says(
+        "issuer",
+        "fail",
+        "a server with the issuer https://other.example",
+    );
     let (found, _) = seen("421 Misdirected Request", "", "");
     found.says(
         "issuer",
         "fail",
-        "must pass the host name on (`Host: localhost:",
+        "must pass on the host name (`Host: localhost:",
     );
     let (found, _) = seen(
         "301 Moved Permanently",
@@ -272,11 +276,11 @@ fn doctor_reports_issuer_problems() {
     );
     found.says("issuer", "fail", "redirects to https://www.example/");
     let (found, _) = seen("502 Bad Gateway", "Server: nginx/1.26\r\n", "");
-    found.says("issuer", "fail", "gives 502");
+    found.says("issuer", "fail", "returns 502");
     found.says(
         "proxy",
         "warn",
-        "`nginx/1.26` answers for the issuer, and `http.trusted_proxies` is empty",
+        "`nginx/1.26` responds for the issuer, and `http.trusted_proxies` is empty",
     );
     let port = impostor(
         "503 Service Unavailable",
@@ -289,7 +293,7 @@ fn doctor_reports_issuer_problems() {
         .says(
             "listen.management",
             "fail",
-            "is not ready (503): database; look at its log",
+            "is not ready (503): database; see its log",
         );
     // The same issuer with other values.
     let port = impostor_that(|port| {
@@ -303,7 +307,7 @@ fn doctor_reports_issuer_problems() {
         .says(
             "issuer",
             "warn",
-            "publishes other values than this version does: acr_values_supported",
+            "publishes values that differ from those of this version: acr_values_supported",
         );
 }
 
@@ -348,11 +352,9 @@ fn doctor_reports_certificate_problems() {
         .doctor(&variables)
         .says("certificate", "fail", "tls.pem: No such file");
     certify(&installation.folder, "other.example", 90);
-    installation.doctor(&variables).says(
-        "certificate",
-        "fail",
-        "is for another name than localhost",
-    );
+    installation
+        .doctor(&variables)
+        .says("certificate", "fail", "is not valid for localhost");
     certify(&installation.folder, "localhost", -1);
     installation
         .doctor(&variables)
@@ -364,13 +366,13 @@ fn doctor_reports_certificate_problems() {
     certify(&installation.folder, "localhost", 90);
     let running = installation.serve(&variables);
     let found = installation.doctor(&variables);
-    found.says("certificate", "ok", "is good until");
-    found.says("issuer", "fail", "is the certificate trusted?");
+    found.says("certificate", "ok", "is valid until");
+    found.says("issuer", "fail", "that the certificate is trusted");
     // A client that trusts the certificate sees the same over HTTPS.
     let trusting = [&variables[..], &[("SSL_CERT_FILE", "tls.pem")]].concat();
     let found = installation.doctor(&trusting);
-    found.says("issuer", "ok", "its metadata is ours");
-    found.says("issuer TLS", "ok", "is good until");
+    found.says("issuer", "ok", "its metadata is that of this configuration");
+    found.says("issuer TLS", "ok", "is valid until");
     drop(running);
     std::fs::set_permissions(
         installation.folder.join("tls.key"),
@@ -379,7 +381,7 @@ fn doctor_reports_certificate_problems() {
     .unwrap();
     installation
         .doctor(&variables)
-        .says("certificate", "fail", "can be read by others");
+        .says("certificate", "fail", "can be read by other users");
 }
 
 #[test]
@@ -411,7 +413,7 @@ fn doctor_reports_inconsistent_configuration() {
     let file = [("PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_FILE", "password")];
     installation
         .doctor(&file)
-        .says("bootstrap", "fail", "can be read by others");
+        .says("bootstrap", "fail", "can be read by other users");
     std::fs::set_permissions(
         installation.folder.join("password"),
         std::fs::Permissions::from_mode(0o600),
@@ -420,12 +422,12 @@ fn doctor_reports_inconsistent_configuration() {
     installation.doctor(&file).says(
         "bootstrap",
         "warn",
-        "remove it once there is a lasting administrator",
+        "remove it once there is a permanent administrator",
     );
     drop(installation.serve(&file));
     installation
         .doctor(&file)
-        .says("administrator", "warn", "there is none for good");
+        .says("administrator", "warn", "there is no permanent one");
 }
 
 #[test]
@@ -546,7 +548,7 @@ fn config_dump_shows_sources_and_no_secrets() {
     assert!(
         installation
             .done(&["config", "check"])
-            .starts_with("The configuration is good: 4 of ")
+            .starts_with("The configuration is valid: 4 of ")
     );
     refused(
         &installation.run(&["config", "check"], &[("PORTCULLIS__TOKENS__CODE", "11m")]),

@@ -76,7 +76,7 @@ fn secret_file_readable_by_others_is_rejected() {
     std::fs::write(&file, "sqlite:x.db").unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     let output = installation.run(&["serve"], &[("PORTCULLIS__DATABASE__URL_FILE", "url")]);
-    refused(&output, 78, "can be read by others");
+    refused(&output, 78, "can be read by other users");
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn only_credentials_may_be_group_readable() {
     };
     allow("credentials/url", 0o440);
     allow("outside", 0o440);
-    let (inside, sentence) = ("credentials/url", "can be read by others (mode 440)");
+    let (inside, sentence) = ("credentials/url", "can be read by other users (mode 440)");
     assert!(check(inside, true).status.success());
     refused(&check(inside, false), 78, sentence);
     for outside in ["outside", "credentials/../outside", "credentials/link"] {
@@ -109,7 +109,7 @@ fn only_credentials_may_be_group_readable() {
     }
     for (mode, shown) in [(0o460, "460"), (0o444, "444"), (0o442, "442")] {
         allow(inside, mode);
-        let sentence = format!("can be read by others (mode {shown})");
+        let sentence = format!("can be read by other users (mode {shown})");
         refused(&check(inside, true), 78, &sentence);
     }
     // The same rule applies to the key of a certificate. Once the key is accepted, the missing certificate is
@@ -610,7 +610,7 @@ fn unattended_first_start_creates_temporary_administrator() {
     let file = installation.folder.join("password");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     let variable = ("PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_FILE", "password");
-    let sentence = "`bootstrap.admin_password_file`: password can be read by others";
+    let sentence = "`bootstrap.admin_password_file`: password can be read by other users";
     refused(&installation.run(&["serve"], &[variable]), 78, sentence);
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
     let running = installation.serve(&[variable]);
@@ -622,7 +622,7 @@ fn unattended_first_start_creates_temporary_administrator() {
     let again = installation.serve(&[variable]);
     assert!(!again.log().iter().any(|line| line.contains("/setup?")));
     let both = ("PORTCULLIS__BOOTSTRAP__ADMIN_PASSWORD_HASH", "$argon2id$x");
-    let sentence = "`bootstrap.admin_password_hash`: is given together with";
+    let sentence = "`bootstrap.admin_password_hash`: cannot be combined with";
     refused(
         &installation.run(&["serve"], &[variable, both]),
         78,

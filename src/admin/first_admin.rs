@@ -1,4 +1,4 @@
-//! The first administrator: by a one-time link, or for a while by the configuration.
+//! Creates the first administrator: by a one-time link, or temporarily by the configuration.
 
 use serde_json::json;
 
@@ -13,7 +13,7 @@ use crate::db::Transaction;
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
-/// Stores a one-time link, unless there is an administrator; whether it was stored.
+/// Stores a one-time link unless there is an administrator. Returns whether it was stored.
 ///
 /// # Errors
 /// [`AdminError::Storage`].
@@ -32,7 +32,7 @@ pub fn create_link(
     Ok(true)
 }
 
-/// Exchanges a link for the browser that opened it; whether the link was good. It works once.
+/// Binds a link to the browser that opened it. Returns whether the link was valid. A link works once.
 ///
 /// # Errors
 /// [`AdminError::Storage`].
@@ -81,7 +81,7 @@ pub fn set_up(
     Ok(())
 }
 
-/// Creates the administrator of the configuration, for [`TEMPORARY`].
+/// Creates the administrator of the configuration, who expires after [`TEMPORARY`].
 ///
 /// # Errors
 /// [`AdminError::Exists`] for a user name that is taken.

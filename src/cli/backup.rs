@@ -1,4 +1,4 @@
-//! `backup`: a copy of the embedded database in one file, taken while servers use it.
+//! `backup`: copies the embedded database to one file while servers use it.
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
@@ -7,61 +7,62 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::{Exit, Output, open};
+use crate::cli::command::clock;
 use crate::config::Config;
 use crate::db::{Copied, Store, mark_restored, verify};
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The new file. An existing one is never overwritten.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     format: Output,
 }
 
 pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     if !config.database_url().starts_with("sqlite:") {
-        return Err(refuse(
+        return Err(usage_error(
             "the database is PostgreSQL; copy it with `pg_dump --format=custom --file=FILE URL` (docs/operations.md, \"Back up\")",
         ));
     }
     let file = &arguments.file;
     if file.symlink_metadata().is_ok() {
-        return Err(refuse(format!(
-            "{} exists; name a new file",
+        return Err(usage_error(format!(
+            "{} exists; use a new file name",
             file.display()
         )));
     }
     let store = open(config)?;
-    let now = Clock::System.now();
+    let now = clock().now();
     let draft = Draft::beside(file)?;
     let copied = copy(&store, &draft.0, now).map_err(|why| failed(file, why))?;
-    draft.becomes(file)?;
-    say(arguments.format, file, &copied);
+    draft.rename_to(file)?;
+    report(arguments.format, file, &copied);
     Ok(())
 }
 
-/// Fills the draft, marks it as a copy and checks it.
+/// Copies the database into the draft, marks it as a copy and checks it.
 fn copy(store: &Store, draft: &Path, now: Timestamp) -> Result<Copied, String> {
-    let told = |error: &dyn std::fmt::Display| error.to_string();
+    let text = |error: &dyn std::fmt::Display| error.to_string();
     let name = draft.to_str().ok_or("the name is not UTF-8")?;
-    store.copy_to(name).map_err(|error| told(&error))?;
-    // However it comes back, by `restore` or by hand, on this machine or another: no node issues
-    // anything from it until `recover`.
-    mark_restored(draft, now).map_err(|error| told(&error))?;
-    let copied = verify(draft).map_err(|error| told(&error))?;
-    let file = File::open(draft).map_err(|error| told(&error))?;
-    file.sync_all().map_err(|error| told(&error))?;
+    store.copy_to(name).map_err(|error| text(&error))?;
+    // Whether the copy is used by `restore` or by hand, on this machine or another, no node issues anything from
+    // it until `recover`.
+    mark_restored(draft, now).map_err(|error| text(&error))?;
+    let copied = verify(draft).map_err(|error| text(&error))?;
+    let file = File::open(draft).map_err(|error| text(&error))?;
+    file.sync_all().map_err(|error| text(&error))?;
     Ok(copied)
 }
 
-/// A file beside its final name, which its owner alone can read; removed unless it becomes that file.
+/// A temporary file beside the final one. Only its owner can read it. It is removed unless it is renamed.
 pub(super) struct Draft(pub(super) PathBuf);
 
 impl Draft {
-    /// Makes an empty one.
+    /// Creates an empty draft.
     ///
     /// # Errors
     /// [`Exit`] with the path.
@@ -79,18 +80,18 @@ impl Draft {
         }
     }
 
-    /// Gives a complete draft its final name, which must not exist.
-    fn becomes(&self, file: &Path) -> anyhow::Result<()> {
-        // Unlike a rename, a link does not replace a file that was made meanwhile.
+    /// Renames the draft to its final name, which must not exist.
+    fn rename_to(&self, file: &Path) -> anyhow::Result<()> {
+        // Unlike a rename, a link does not replace a file that was created in the meantime.
         match std::fs::hard_link(&self.0, file) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                return Err(refuse(format!(
-                    "{} exists; name a new file",
+                return Err(usage_error(format!(
+                    "{} exists; use a new file name",
                     file.display()
                 )));
             }
-            // Some file systems have no links.
+            // Some file systems do not support links.
             Err(_) => std::fs::rename(&self.0, file).map_err(|error| failed(file, error))?,
         }
         sync_folder(file).map_err(|error| failed(file, error))
@@ -102,13 +103,13 @@ impl Drop for Draft {
         for suffix in ["", "-journal", "-wal", "-shm"] {
             let mut name = self.0.as_os_str().to_owned();
             name.push(suffix);
-            // Usually it is not there any more.
+            // Usually the file does not exist any more.
             let _ = std::fs::remove_file(name);
         }
     }
 }
 
-/// Makes the name of a file survive a power cut.
+/// Writes the directory of a file to disk, so that its name survives a power failure.
 pub(super) fn sync_folder(file: &Path) -> std::io::Result<()> {
     let folder = file
         .parent()
@@ -116,7 +117,7 @@ pub(super) fn sync_folder(file: &Path) -> std::io::Result<()> {
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-pub(super) fn refuse(message: impl Into<String>) -> anyhow::Error {
+pub(super) fn usage_error(message: impl Into<String>) -> anyhow::Error {
     let message = message.into();
     Exit { code: 2, message }.into()
 }
@@ -129,14 +130,14 @@ pub(super) fn failed(file: &Path, why: impl std::fmt::Display) -> anyhow::Error 
     .into()
 }
 
-fn say(output: Output, file: &Path, copied: &Copied) {
+fn report(output: Output, file: &Path, copied: &Copied) {
     let bytes = std::fs::metadata(file).map_or(0, |file| file.len());
     let view = json!({ "file": file.display().to_string(), "bytes": bytes, "as_of": copied.beat.to_string(), "feed_epoch": copied.epoch });
-    output.say(
+    output.print(
         &view,
         format!(
-            "{} holds the database as of {} ({bytes} bytes, checked).\n\
-             Keep the key-encrypting keys of `keys.kek` too, apart from it: neither is worth anything without the other.",
+            "{} contains the database as of {} ({bytes} bytes, checked).\n\
+             Keep the key-encrypting keys of `keys.kek` in another place: the copy cannot be used without them.",
             file.display(),
             copied.beat
         ),

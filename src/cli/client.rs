@@ -1,4 +1,4 @@
-//! `client`: registered applications.
+//! `client`: manages registered applications.
 
 mod registration;
 mod secret;
@@ -7,8 +7,8 @@ mod view;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::command::{context, execute, read};
-use super::{Exit, Output, confirm, open, open_or_make, table};
+use super::command::{confirm, context, execute, read};
+use super::{Exit, Output, open, open_or_create, table};
 use crate::accounts::FieldErrors;
 use crate::admin::clients::{self, Rules, view};
 use crate::admin::{AdminError, Context};
@@ -25,41 +25,41 @@ use view::{row, view_with_secrets};
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
-    /// How to print.
+    /// Output format.
     #[arg(long, global = true, value_enum, default_value_t)]
     format: Output,
 }
 
 #[derive(Subcommand)]
 enum Action {
-    /// Register an application. A confidential one gets a secret, printed once.
+    /// Register an application. The secret of a confidential client is printed once.
     Create(Box<Create>),
-    /// All applications.
+    /// List all applications.
     List,
-    /// One application, with the life of its secrets.
+    /// Show an application, with the dates of its secrets.
     Get {
-        /// Its client id.
+        /// The client id.
         id: String,
     },
-    /// Change what a registration says: what is not given stays as it is.
+    /// Change a registration. Fields without an option keep their value.
     Update(Box<Update>),
-    /// Give a confidential application a fresh secret, printed once.
+    /// Create a new secret for a confidential client, and print it once.
     RotateSecret(RotateSecret),
-    /// Switch an application off. Every code, grant and token that it got is dead.
+    /// Disable an application, and revoke all its codes, grants and tokens.
     Disable {
-        /// Its client id.
+        /// The client id.
         id: String,
     },
-    /// Switch an application on again. What it held before stays dead.
+    /// Enable an application. Its earlier codes, grants and tokens stay revoked.
     Enable {
-        /// Its client id.
+        /// The client id.
         id: String,
     },
-    /// Delete an application. Its id is never given out again.
+    /// Delete an application. Its id is never assigned again.
     Delete {
-        /// Its client id.
+        /// The client id.
         id: String,
-        /// Do not ask.
+        /// Do not ask for confirmation.
         #[arg(long)]
         yes: bool,
     },
@@ -67,10 +67,10 @@ enum Action {
 
 #[derive(clap::Args)]
 struct Create {
-    /// Its client id; made up if absent.
+    /// The client id. Generated if absent.
     #[arg(long)]
     id: Option<String>,
-    /// A public client (native app, single-page app): no secret.
+    /// Register a public client (native app, single-page app), which has no secret.
     #[arg(long)]
     public: bool,
     #[command(flatten)]
@@ -79,7 +79,7 @@ struct Create {
 
 #[derive(clap::Args)]
 struct Update {
-    /// Its client id.
+    /// The client id.
     id: String,
     #[command(flatten)]
     fields: Fields,
@@ -99,19 +99,19 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         Action::RotateSecret(rotate) => rotate.run(config, output),
         Action::Disable { id } => {
             change(config, id, clients::disable)?;
-            println!("{id} is disabled. Every code, grant and token that it got is revoked.");
+            println!("{id} is disabled. All its codes, grants and tokens are revoked.");
             Ok(())
         }
         Action::Enable { id } => {
             change(config, id, clients::enable)?;
-            println!("{id} is enabled. What it held before stays revoked.");
+            println!("{id} is enabled. Its earlier codes, grants and tokens stay revoked.");
             Ok(())
         }
         Action::Delete { id, yes } => {
             find(&open(config)?, id)?;
-            confirm(&format!("Delete {id} and everything that it holds?"), *yes)?;
+            confirm(&format!("Delete {id} and all its grants and tokens?"), *yes)?;
             change(config, id, clients::delete)?;
-            println!("{id} is deleted. Every code, grant and token that it got is revoked.");
+            println!("{id} is deleted. All its codes, grants and tokens are revoked.");
             Ok(())
         }
     }
@@ -137,9 +137,9 @@ fn list(config: &Config, output: Output) -> anyhow::Result<()> {
 }
 
 fn find(store: &Store, id: &str) -> anyhow::Result<Client> {
-    let wanted = ClientId::from(id);
-    let found = read(store, move |tx| tx.find_registered(&wanted))?;
-    found.ok_or_else(|| {
+    let client_id = ClientId::from(id);
+    let client = read(store, move |tx| tx.find_registered(&client_id))?;
+    client.ok_or_else(|| {
         Exit {
             code: 1,
             message: format!("there is no client `{id}`"),
@@ -156,8 +156,8 @@ fn register(create: &Create, config: &Config, output: Output) -> anyhow::Result<
     let fields = &create.fields;
     let client = fields.create(id, create.public, &algorithms, ctx.now)?;
     let rules = Rules::of(config)?;
-    refuse_invalid(&rules, &client)?;
-    let store = open_or_make(config)?;
+    check(&rules, &client)?;
+    let store = open_or_create(config)?;
     let created = execute(&store, ctx, move |tx, ctx| {
         clients::create(tx, ctx, &rules, client, None)
     })?;
@@ -180,14 +180,14 @@ fn update(update: &Update, config: &Config, output: Output) -> anyhow::Result<()
     Ok(())
 }
 
-/// Refuses a registration before a database is made for it.
-fn refuse_invalid(rules: &Rules, client: &Client) -> anyhow::Result<()> {
+/// Rejects an invalid registration before a database is created for it.
+fn check(rules: &Rules, client: &Client) -> anyhow::Result<()> {
     let message = |errors: FieldErrors| errors.to_string();
     let checked = rules.check(client).map_err(message);
     Ok(checked.map_err(|message| Exit { code: 1, message })?)
 }
 
-/// Runs an operation on a client.
+/// Performs an operation on a client.
 fn change(
     config: &Config,
     id: &str,

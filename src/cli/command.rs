@@ -1,5 +1,9 @@
-//! How a command performs operations: as the operator of the host, by the clock and the randomness of the
-//! system, in one transaction.
+//! How a command performs operations: as the operator of the host, with the clock and the randomness of
+//! the system, in one transaction.
+
+use std::io::IsTerminal;
+
+use anyhow::Context as _;
 
 use super::{Exit, block_on};
 use crate::admin::{self, AdminError, Context};
@@ -8,22 +12,39 @@ use crate::db::{self, Store, Transaction};
 use crate::secret::Entropy;
 use crate::time::Clock;
 
-/// The circumstances of a command.
-pub fn context() -> Context {
-    Context::new(Actor::Operator, Entropy::system(), Clock::System.now())
+/// Returns the clock of the system.
+pub fn clock() -> Clock {
+    Clock::System
 }
 
-/// Runs operations in one transaction.
+/// Returns the randomness of the system.
+pub fn entropy() -> Entropy {
+    Entropy::system()
+}
+
+/// Returns the circumstances of an operation that starts now.
+pub fn context() -> Context {
+    Context::new(Actor::Operator, entropy(), clock().now())
+}
+
+/// Performs operations in one transaction.
 ///
 /// # Errors
-/// [`Exit`] with code 1 and all reasons for a refusal; the storage error itself.
+/// [`Exit`] with code 1 and all reasons if an operation is refused; the storage error itself.
 pub fn execute<T: Send + 'static>(
     store: &Store,
     ctx: Context,
     operations: impl FnOnce(&mut Transaction<'_>, &Context) -> Result<T, AdminError> + Send + 'static,
 ) -> anyhow::Result<T> {
-    let done = block_on(async { Ok(admin::execute(store, ctx, operations).await) })?;
-    done.map_err(refused)
+    let result = block_on(async { Ok(admin::execute(store, ctx, operations).await) })?;
+    result.map_err(|error| match error {
+        AdminError::Storage(error) => error.into(),
+        refused => Exit {
+            code: 1,
+            message: refused.to_string(),
+        }
+        .into(),
+    })
 }
 
 /// Reads from the database.
@@ -37,13 +58,28 @@ pub fn read<T: Send + 'static>(
     block_on(async { Ok(store.read(work).await?) })
 }
 
-fn refused(error: AdminError) -> anyhow::Error {
-    match error {
-        AdminError::Storage(error) => error.into(),
-        refused => Exit {
-            code: 1,
-            message: refused.to_string(),
-        }
-        .into(),
+/// Asks for confirmation of a change that cannot be undone, unless `yes` is set.
+///
+/// # Errors
+/// [`Exit`] with code 2 if the operator declines or there is no terminal.
+pub fn confirm(question: &str, yes: bool) -> anyhow::Result<()> {
+    if yes {
+        return Ok(());
+    }
+    let refuse = |message: &str| Exit {
+        code: 2,
+        message: message.to_owned(),
+    };
+    if !std::io::stdin().is_terminal() {
+        return Err(refuse("confirmation needs a terminal; pass --yes").into());
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .context("cannot read from the terminal")?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(refuse("nothing was changed").into()),
     }
 }

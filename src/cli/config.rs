@@ -1,4 +1,4 @@
-//! `config check`, `config dump`.
+//! `config`: checks or shows the configuration.
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -14,11 +14,11 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Whether a server would start with it (exit code 78 if not). The database is not asked.
+    /// Check whether a server would start with it (exit code 78 if not). Does not connect to the database.
     Check,
-    /// Every value and where it comes from; secrets are hidden.
+    /// Show every value and its source. Secrets are hidden.
     Dump {
-        /// How to print.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         format: Output,
     },
@@ -30,7 +30,7 @@ pub fn run(arguments: &Arguments, overrides: &Overrides) -> anyhow::Result<()> {
         Action::Check => {
             let set = settings.iter().filter(|setting| setting.is_set()).count();
             println!(
-                "The configuration is good: {set} of {} keys are set.",
+                "The configuration is valid: {set} of {} keys are set.",
                 settings.len()
             );
         }

@@ -1,12 +1,12 @@
-//! The memory of this process holds private keys: it never ends in a file, and no other process of the
-//! same account looks into it.
+//! Prevents memory dumps. The memory of this process contains private keys, so it must neither be written to a
+//! file nor be read by another process of the same account.
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-/// No core file, and on Linux no `ptrace` and no `/proc/PID/mem` for processes without privileges.
+/// Disables core files and, on Linux, `ptrace` and `/proc/PID/mem` for unprivileged processes.
 ///
 /// # Errors
-/// Of the system.
+/// The error of the operating system.
 pub fn forbid() -> rustix::io::Result<()> {
     let none = Rlimit {
         current: Some(0),
@@ -23,7 +23,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_this_process_is_dumped() {
+    fn process_memory_is_not_dumped() {
         forbid().unwrap();
         let limit = rustix::process::getrlimit(Resource::Core);
         assert_eq!((limit.current, limit.maximum), (Some(0), Some(0)));

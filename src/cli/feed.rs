@@ -1,26 +1,27 @@
-//! `feed status`: who follows the revocation feed, and how far each instance is.
+//! `feed status`: shows the subscribers of the revocation feed, and the position of each instance.
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::{Output, block_on, open, table};
+use crate::cli::command::clock;
 use crate::config::Config;
 use crate::config::limits::ACK_CONNECTED;
 use crate::db::{Acknowledged, Head};
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
-    /// How to print.
+    /// Output format.
     #[arg(long, global = true, value_enum, default_value_t)]
     format: Output,
 }
 
 #[derive(Subcommand)]
 enum Action {
-    /// Every instance that was heard within a day: its position, how far behind, what it holds.
+    /// Show every instance that acknowledged within a day: its position, its lag and its keys.
     Status,
 }
 
@@ -29,7 +30,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let store = open(config)?;
     let read = store.read(|tx| Ok((tx.read_head()?, tx.list_acks()?)));
     let (head, acks) = block_on(async { Ok(read.await?) })?;
-    let now = head.database.unwrap_or_else(|| Clock::System.now());
+    let now = head.database.unwrap_or_else(|| clock().now());
     if arguments.format == Output::Table {
         println!(
             "feed at {}:{}, {} behind the clock{}",
@@ -67,12 +68,12 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether an instance was heard lately enough to count.
+/// Returns whether the last acknowledgement of an instance is recent enough to count as connected.
 pub fn is_connected(ack: &Acknowledged, now: Timestamp) -> bool {
     now.since(ack.acked_at) <= ACK_CONNECTED
 }
 
-/// How many records an instance lacks; `None` where that cannot be counted.
+/// Returns the number of records that an instance lacks, or `None` if it is in another epoch.
 fn behind(ack: &Acknowledged, head: &Head) -> Option<i64> {
     (ack.epoch == head.epoch).then(|| (head.seq - ack.seq).max(0))
 }

@@ -1,4 +1,4 @@
-//! `healthcheck`: asks the management listener of this configuration, for images without curl.
+//! `healthcheck`: queries the management listener of this configuration, for images without curl.
 
 use std::time::Duration;
 
@@ -7,11 +7,12 @@ use anyhow::Context;
 use super::{Exit, block_on};
 use crate::config::{Address, Config, Listen};
 
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Maximum time of the request.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Ask only whether the process answers, not whether it can serve.
+    /// Check only whether the process responds, not whether it is ready.
     #[arg(long)]
     live: bool,
 }
@@ -19,21 +20,21 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let path = if arguments.live { "/livez" } else { "/readyz" };
     let failed = |message: String| Exit { code: 1, message };
-    let (status, said) = block_on(ask(&config.listen, path)).map_err(|error| {
+    let (status, body) = block_on(request(&config.listen, path)).map_err(|error| {
         failed(format!(
-            "no answer from {}: {error:#}",
+            "no response from {}: {error:#}",
             config.listen.management
         ))
     })?;
-    println!("{said}");
+    println!("{body}");
     if status == 200 {
         return Ok(());
     }
-    Err(failed(format!("{path} says {status}")).into())
+    Err(failed(format!("{path} has the status {status}")).into())
 }
 
-async fn ask(listen: &Listen, path: &str) -> anyhow::Result<(u16, String)> {
-    let builder = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
+async fn request(listen: &Listen, path: &str) -> anyhow::Result<(u16, String)> {
+    let builder = reqwest::Client::builder().timeout(TIMEOUT).no_proxy();
     let (builder, authority) = match &listen.management {
         Address::Unix(socket) => (
             builder.unix_socket(socket.as_path()),
@@ -42,21 +43,21 @@ async fn ask(listen: &Listen, path: &str) -> anyhow::Result<(u16, String)> {
         Address::Tcp { host, port } => (builder, format!("{}:{port}", reachable(host))),
     };
     let (builder, scheme) = match listen.management_tls.files() {
-        // Its certificate is for other names than this one. Nothing secret is said here, and nothing is
-        // believed but a status.
+        // The certificate is not for this address. The request contains no secret, and only the status of the
+        // response is used.
         Some(_) => (builder.tls_danger_accept_invalid_certs(true), "https"),
         None => (builder.tls_certs_only([]), "http"),
     };
-    let client = builder.build().context("the client cannot be made")?;
-    let answer = client
+    let client = builder.build().context("cannot create the HTTP client")?;
+    let response = client
         .get(format!("{scheme}://{authority}{path}"))
         .send()
         .await?;
-    let status = answer.status().as_u16();
-    Ok((status, answer.text().await?))
+    let status = response.status().as_u16();
+    Ok((status, response.text().await?))
 }
 
-/// Where to reach a listener that is bound to every address.
+/// Returns the loopback address of a listener that is bound to all addresses.
 fn reachable(host: &str) -> &str {
     match host {
         "0.0.0.0" => "127.0.0.1",

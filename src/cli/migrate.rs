@@ -1,4 +1,4 @@
-//! `migrate up`, `migrate status`.
+//! `migrate`: migrates the database schema.
 
 use clap::Subcommand;
 
@@ -14,9 +14,9 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Apply what is missing; several nodes may run it at once.
+    /// Apply the missing migrations. Several nodes may run it at the same time.
     Up,
-    /// Show how the schema stands.
+    /// Show whether migrations are missing.
     Status,
 }
 
@@ -24,9 +24,9 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let store = app::open(config)?;
     let schema = store.schema().map_err(StartError::from)?;
     match (&arguments.action, schema) {
-        (_, Schema::Newer(strange)) => Err(StartError::Configuration(format!(
+        (_, Schema::Newer(unknown)) => Err(StartError::Configuration(format!(
             "the database was migrated by a newer version of portcullis ({})",
-            strange.join(", ")
+            unknown.join(", ")
         ))
         .into()),
         (Action::Status, Schema::Current) => {

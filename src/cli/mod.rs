@@ -1,4 +1,5 @@
-//! Commands: one file per verb. Data on stdout, logs on stderr, secrets from a prompt or stdin.
+//! The commands, one file per verb. They print data to stdout and logs to stderr, and read secrets from a
+//! prompt or stdin.
 
 mod apply;
 mod audit;
@@ -41,7 +42,7 @@ use crate::log;
 #[derive(Parser)]
 #[command(name = "portcullis", version, about, arg_required_else_help = true)]
 struct Arguments {
-    /// Configuration file (TOML); may be given several times, later ones win.
+    /// Configuration file (TOML). Repeatable: later files override earlier ones.
     #[arg(long, global = true, value_name = "FILE")]
     config: Vec<PathBuf>,
     #[command(subcommand)]
@@ -52,57 +53,57 @@ struct Arguments {
 enum Verb {
     /// Run the server.
     Serve(serve::Arguments),
-    /// Try it: a server on a fresh embedded database, a demo user, a demo application and a demo API.
+    /// Start a demo: a server with an empty embedded database, a user, an application and an API.
     Demo(demo::Arguments),
-    /// Show a link that makes the first administrator.
+    /// Show the link that creates the first administrator.
     Setup(setup::Arguments),
-    /// Bring the database schema up to date, or show how it stands.
+    /// Migrate the database schema, or show its state.
     Migrate(migrate::Arguments),
-    /// Register and show applications.
+    /// Register, change and show applications.
     Client(client::Arguments),
-    /// Register and show APIs (resource servers).
+    /// Register, change and show APIs (resource servers).
     Resource(resource::Arguments),
-    /// Add people and set their passwords.
+    /// Manage users, their passwords and their sessions.
     User(user::Arguments),
-    /// Say what a token is and whether it stands.
+    /// Show what a token is and whether it is active.
     Token(token::Arguments),
-    /// Signing keys: show, plan, rotate, revoke, import; the keys that encrypt them.
+    /// Show, plan, rotate, revoke and import signing keys, and manage the keys that encrypt them.
     Keys(keys::Arguments),
-    /// End a token, a session, a grant, or everything of a user or client.
+    /// Revoke a token, a session, a grant, or everything of a user or client.
     Revoke(revoke::Arguments),
-    /// Who follows the revocation feed.
+    /// Show the subscribers of the revocation feed.
     Feed(feed::Arguments),
-    /// After the database was restored from an older copy: end everything that is in doubt.
+    /// Revoke everything that is in doubt after the database was restored from an older copy.
     Recover(recover::Arguments),
-    /// Copy the embedded database into a new file, while servers and commands use it.
+    /// Copy the embedded database to a new file while servers and commands use it.
     Backup(backup::Arguments),
-    /// Put a copy in the place of the embedded database. Nothing is issued until `recover`.
+    /// Replace the embedded database by a copy. No server issues anything from it until `recover`.
     Restore(restore::Arguments),
-    /// Ask the server of this configuration whether it is ready; exit code 0 when it is.
+    /// Check whether the server of this configuration is ready. The exit code is 0 if it is.
     Healthcheck(healthcheck::Arguments),
-    /// Check the seals of the audit log, or follow it.
+    /// Verify the seals of the audit log, or follow it.
     Audit(audit::Arguments),
-    /// Make applications, APIs, scopes and people as files say.
+    /// Create and change applications, APIs, scopes and users as described in files.
     Apply(apply::Arguments),
-    /// Check the configuration, or show every value and where it comes from.
+    /// Check the configuration, or show every value and its source.
     Config(config::Arguments),
     /// Find the common mistakes: issuer, TLS, database, clock, keys, proxies, listeners.
     Doctor(doctor::Arguments),
 }
 
-/// How data is printed.
+/// Format of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// For people.
+    /// A table.
     #[default]
     Table,
-    /// For scripts.
+    /// JSON.
     Json,
 }
 
 impl Output {
-    /// Prints the one or the other.
-    fn say(self, value: &serde_json::Value, text: impl std::fmt::Display) {
+    /// Prints a value as JSON, or the text.
+    fn print(self, value: &serde_json::Value, text: impl std::fmt::Display) {
         match self {
             Self::Json => println!("{value:#}"),
             Self::Table => println!("{text}"),
@@ -110,7 +111,7 @@ impl Output {
     }
 }
 
-/// A failure with the exit code of its kind.
+/// An error with its exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 struct Exit {
@@ -118,7 +119,7 @@ struct Exit {
     message: String,
 }
 
-/// A value that cannot be what was given: the field, as files name it, and what is wrong with it.
+/// An invalid value: the field, as files name it, and what is wrong.
 #[derive(Debug)]
 struct UsageError {
     field: &'static str,
@@ -139,10 +140,10 @@ impl std::fmt::Display for UsageError {
 }
 
 impl From<UsageError> for anyhow::Error {
-    fn from(wrong: UsageError) -> Self {
+    fn from(error: UsageError) -> Self {
         Exit {
             code: 2,
-            message: wrong.to_string(),
+            message: error.to_string(),
         }
         .into()
     }
@@ -151,7 +152,7 @@ impl From<UsageError> for anyhow::Error {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     if let Err(error) = dumps::forbid() {
-        eprintln!("portcullis: this system lets the memory of the process be dumped: {error}");
+        eprintln!("portcullis: cannot prevent memory dumps of this process: {error}");
     }
     let arguments = Arguments::parse();
     let outcome = run(arguments);
@@ -165,7 +166,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The exit codes that scripts and service managers rely on.
+/// Returns the exit code of an error. Scripts and service managers rely on these codes.
 fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(exit) = error.downcast_ref::<Exit>() {
         return exit.code;
@@ -195,34 +196,34 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.verb {
         Verb::Serve(arguments) => serve::run(&arguments, overrides),
         Verb::Demo(arguments) => demo::run(&arguments),
-        Verb::Setup(arguments) => setup::run(&arguments, &configured(&overrides)?),
-        Verb::Migrate(arguments) => migrate::run(&arguments, &configured(&overrides)?),
-        Verb::Client(arguments) => client::run(&arguments, &configured(&overrides)?),
-        Verb::Resource(arguments) => resource::run(&arguments, &configured(&overrides)?),
-        Verb::User(arguments) => user::run(&arguments, &configured(&overrides)?),
-        Verb::Token(arguments) => token::run(&arguments, &configured(&overrides)?),
-        Verb::Keys(arguments) => keys::run(&arguments, || configured(&overrides)),
-        Verb::Revoke(arguments) => revoke::run(&arguments, &configured(&overrides)?),
-        Verb::Feed(arguments) => feed::run(&arguments, &configured(&overrides)?),
-        Verb::Recover(arguments) => recover::run(&arguments, &configured(&overrides)?),
-        Verb::Backup(arguments) => backup::run(&arguments, &configured(&overrides)?),
-        Verb::Restore(arguments) => restore::run(&arguments, &configured(&overrides)?),
-        Verb::Healthcheck(arguments) => healthcheck::run(&arguments, &configured(&overrides)?),
-        Verb::Audit(arguments) => audit::run(&arguments, &configured(&overrides)?),
-        Verb::Apply(arguments) => apply::run(&arguments, &configured(&overrides)?),
+        Verb::Setup(arguments) => setup::run(&arguments, &load(&overrides)?),
+        Verb::Migrate(arguments) => migrate::run(&arguments, &load(&overrides)?),
+        Verb::Client(arguments) => client::run(&arguments, &load(&overrides)?),
+        Verb::Resource(arguments) => resource::run(&arguments, &load(&overrides)?),
+        Verb::User(arguments) => user::run(&arguments, &load(&overrides)?),
+        Verb::Token(arguments) => token::run(&arguments, &load(&overrides)?),
+        Verb::Keys(arguments) => keys::run(&arguments, || load(&overrides)),
+        Verb::Revoke(arguments) => revoke::run(&arguments, &load(&overrides)?),
+        Verb::Feed(arguments) => feed::run(&arguments, &load(&overrides)?),
+        Verb::Recover(arguments) => recover::run(&arguments, &load(&overrides)?),
+        Verb::Backup(arguments) => backup::run(&arguments, &load(&overrides)?),
+        Verb::Restore(arguments) => restore::run(&arguments, &load(&overrides)?),
+        Verb::Healthcheck(arguments) => healthcheck::run(&arguments, &load(&overrides)?),
+        Verb::Audit(arguments) => audit::run(&arguments, &load(&overrides)?),
+        Verb::Apply(arguments) => apply::run(&arguments, &load(&overrides)?),
         Verb::Config(arguments) => config::run(&arguments, &overrides),
         Verb::Doctor(arguments) => doctor::run(&arguments, &overrides),
     }
 }
 
-fn configured(overrides: &Overrides) -> anyhow::Result<Config> {
+fn load(overrides: &Overrides) -> anyhow::Result<Config> {
     let config = configuration::load(overrides, configuration::environment()?)?;
-    log::start(&config.log);
+    log::start(&config.log, command::clock());
     Ok(config)
 }
 
-/// The database for a command. An embedded one must be there: in another folder than the server's an
-/// empty one would be made, and would answer.
+/// Opens the database of a command. An embedded database must exist: otherwise a command that is run in the wrong
+/// directory would create an empty one.
 fn open(config: &Config) -> anyhow::Result<Store> {
     let url = config.database_url();
     if let Some(path) = url.strip_prefix("sqlite:")
@@ -230,73 +231,49 @@ fn open(config: &Config) -> anyhow::Result<Store> {
     {
         let place = std::path::absolute(path).unwrap_or_else(|_| path.into());
         return Err(StartError::Configuration(format!(
-            "there is no database at {}; run this where the server runs, with its configuration",
+"there is no database at {}; run this command in the directory of the server, with its configuration",
             place.display()
         ))
         .into());
     }
-    open_or_make(config)
+    open_or_create(config)
 }
 
-/// The database for a command that adds to it, which may come before the first start of a server. The
-/// schema must be this binary's.
-fn open_or_make(config: &Config) -> anyhow::Result<Store> {
+/// Opens the database of a command that may run before the first start of a server. The schema must be the one
+/// of this binary.
+fn open_or_create(config: &Config) -> anyhow::Result<Store> {
     let store = app::open(config)?;
     checks::schema(config, &store)?;
     Ok(store)
 }
 
-/// A runtime for a command that is over when its work is.
+/// Runs the asynchronous work of a command.
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("the runtime does not start")?
+        .context("cannot start the runtime")?
         .block_on(work)
 }
 
-/// Asks before something that cannot be taken back; `yes` is the answer that was given on the command
-/// line.
-fn confirm(question: &str, yes: bool) -> anyhow::Result<()> {
-    if yes {
-        return Ok(());
-    }
-    let refuse = |message: &str| Exit {
-        code: 2,
-        message: message.to_owned(),
-    };
-    if !std::io::stdin().is_terminal() {
-        return Err(refuse("there is no terminal to ask on; pass --yes").into());
-    }
-    eprint!("{question} [y/N] ");
-    let mut answer = String::new();
-    std::io::stdin()
-        .read_line(&mut answer)
-        .context("the terminal cannot be read")?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(refuse("nothing is changed").into()),
-    }
-}
-
-/// A secret from stdin (one line) or, on a terminal, from a prompt that shows nothing.
+/// Reads a secret from stdin (one line) or, on a terminal, from a prompt that does not show it.
 fn read_secret(prompt: &str, from_stdin: bool) -> anyhow::Result<String> {
     if from_stdin {
         let mut text = String::new();
         std::io::stdin()
             .take(64 * 1024)
             .read_to_string(&mut text)
-            .context("stdin cannot be read")?;
+            .context("cannot read stdin")?;
         return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
     }
     if !std::io::stdin().is_terminal() {
         return Err(Exit {
             code: 2,
-            message: "there is no terminal to ask on; pass --password-stdin".into(),
+            message: "the prompt needs a terminal; pass --password-stdin".into(),
         }
         .into());
     }
-    rpassword::prompt_password(prompt).context("the terminal cannot be read")
+    rpassword::prompt_password(prompt).context("cannot read from the terminal")
 }
 
 #[cfg(test)]
@@ -304,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kid_may_begin_with_hyphens() {
+    fn kid_may_begin_with_hyphens() {
         for kid in ["-SjDlVHGH3r", "-h-Vq", "--Ab", "-"] {
             for arguments in [
                 vec!["keys", "revoke", kid, "--reason", "leaked", "--yes"],

@@ -1,5 +1,5 @@
-//! How far a revocation has come: its number, and which services have applied it. For `revoke` and
-//! `keys revoke`.
+//! The propagation of a revocation: its position in the feed, and the services that have applied it. Used by
+//! `revoke` and `keys revoke`.
 
 use std::time::Duration;
 
@@ -7,25 +7,26 @@ use serde_json::{Value, json};
 
 use super::feed::is_connected;
 use super::{Exit, Output, block_on};
+use crate::cli::command::clock;
 use crate::config::limits::RESOURCE_ACCESS_CAP;
 use crate::config::{Config, HumanDuration};
 use crate::db::{Acknowledged, Store};
 use crate::feed::{mark_database, number_revocations};
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
-/// Between two looks at what was acknowledged; nodes write that down once a second.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How far clocks may be apart before a verifier stops trusting what it hears.
+/// Interval between reads of the acknowledgements. Nodes write them once a second.
+const READ_EVERY: Duration = Duration::from_millis(50);
+/// Maximum difference between the clocks of server and verifier before the verifier rejects the feed.
 const CLOCK_ERROR: Duration = Duration::from_secs(30);
 
-/// Whether, and for whom, to wait.
+/// Options about waiting.
 #[derive(clap::Args, Clone)]
 pub struct Wait {
-    /// Wait until every connected instance has applied it, 10s if nothing else is said; exit code 75
-    /// when that takes longer.
+    /// Wait until every connected instance has applied it, by default for 10s. The exit code is 75 if it takes
+    /// longer.
     #[arg(long, value_name = "DURATION", num_args = 0..=1, require_equals = true, default_missing_value = "10s")]
     wait: Option<HumanDuration>,
-    /// `registered` also waits for resource servers of which no instance is connected.
+    /// Instances to wait for: `registered` also waits for resource servers without a connected instance.
     #[arg(long, value_enum, default_value_t)]
     require: Require,
 }
@@ -37,20 +38,21 @@ enum Require {
     Registered,
 }
 
-/// How far what was revoked has come.
+/// The propagation of one revocation.
 pub struct Propagated {
     name: String,
     position: String,
-    done: Timestamp,
-    /// Without waiting nobody was looked at.
-    seen: Option<InstanceAck>,
+    committed_at: Timestamp,
+    /// `None` if the command does not wait.
+    acks: Option<Acks>,
 }
 
-/// Gives the numbers, moves the mark of the database there, because no server may be running, and
-/// waits if asked.
+/// Assigns positions to new records and moves the high-water mark, because no server may be running. Waits if the
+/// options require it.
 ///
 /// # Errors
-/// Of the database; [`Exit`] with code 75 while it stands as restored, since nothing is numbered then.
+/// The storage error; [`Exit`] with code 75 if the database is marked as restored, because records get no positions
+/// then.
 pub fn propagate(
     name: &str,
     config: &Config,
@@ -58,14 +60,14 @@ pub fn propagate(
     wait: &Wait,
 ) -> anyhow::Result<Propagated> {
     block_on(async {
-        number_revocations(store, &Clock::System).await?;
+        number_revocations(store, &clock()).await?;
         let head = store.read(|tx| tx.read_head()).await?;
-        // It has no number then, and the place that instances have confirmed is before it.
+        // The record has no position then, so no instance can have applied it.
         if head.restored_at.is_some() {
             return Err(Exit {
                 code: 75,
                 message: format!(
-                    "{name} is revoked, and no service has learnt it: the database was restored from an older copy; run `portcullis recover`"
+                    "{name} is revoked, but no service has received it because the database was restored from an older copy; run `portcullis recover`"
                 ),
             }
             .into());
@@ -74,40 +76,42 @@ pub fn propagate(
         let mut propagated = Propagated {
             name: name.to_owned(),
             position: format!("{}:{}", head.epoch, head.seq),
-            done: head.database.unwrap_or_else(|| Clock::System.now()),
-            seen: None,
+            committed_at: head.database.unwrap_or_else(|| clock().now()),
+            acks: None,
         };
-        let Some(span) = wait.wait else {
+        let Some(limit) = wait.wait else {
             return Ok(propagated);
         };
-        let begun = Clock::System.uptime();
+        let start = clock().uptime();
         loop {
-            let at = (head.epoch, head.seq);
-            let seen = look(store, wait.require, at, propagated.done).await?;
-            if seen.waiting.is_empty() || Clock::System.uptime().since(begun) >= span.0 {
-                propagated.seen = Some(seen);
+            let position = (head.epoch, head.seq);
+            let acks = read_acks(store, wait.require, position, propagated.committed_at).await?;
+            if acks.waiting.is_empty() || clock().uptime().since(start) >= limit.0 {
+                propagated.acks = Some(acks);
                 return Ok(propagated);
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(READ_EVERY).await;
         }
     })
 }
 
 impl Propagated {
-    /// Says it, and fails with exit code 75 when not everybody has confirmed it.
+    /// Prints the propagation.
     ///
     /// # Errors
-    /// [`Propagated::confirmed`].
-    pub fn say(&self, output: Output) -> anyhow::Result<()> {
-        output.say(&self.view(), self);
-        self.confirmed()
+    /// As [`Self::require_confirmed`].
+    pub fn report(&self, output: Output) -> anyhow::Result<()> {
+        output.print(&self.view(), self);
+        self.require_confirmed()
     }
 
+    /// Fails if an instance has not applied the revocation.
+    ///
     /// # Errors
-    /// [`Exit`] with code 75 when not everybody who was waited for has confirmed it.
-    pub fn confirmed(&self) -> anyhow::Result<()> {
-        match &self.seen {
-            Some(seen) if !seen.waiting.is_empty() => Err(Exit {
+    /// [`Exit`] with code 75.
+    pub fn require_confirmed(&self) -> anyhow::Result<()> {
+        match &self.acks {
+            Some(acks) if !acks.waiting.is_empty() => Err(Exit {
                 code: 75,
                 message: format!(
                     "{} is revoked; not every service has confirmed it",
@@ -119,17 +123,17 @@ impl Propagated {
         }
     }
 
-    /// For scripts.
+    /// Returns the propagation as JSON.
     pub fn view(&self) -> Value {
         let mut view = json!({ "revoked": true, "position": self.position });
-        if let Some(seen) = &self.seen {
-            view["applied"] = seen.applied.into();
-            view["instances"] = (seen.applied + seen.waiting.len()).into();
-            view["last_ms"] = u64::try_from(seen.last.as_millis())
+        if let Some(acks) = &self.acks {
+            view["applied"] = acks.applied.into();
+            view["instances"] = (acks.applied + acks.waiting.len()).into();
+            view["last_ms"] = u64::try_from(acks.last.as_millis())
                 .unwrap_or(u64::MAX)
                 .into();
-            let waiting = seen.waiting.iter().map(|waiting| {
-                let until = waiting.refuses_from(self.done);
+            let waiting = acks.waiting.iter().map(|waiting| {
+                let until = waiting.refuses_from(self.committed_at);
                 json!({ "instance": waiting.name, "refuses_from": until.map(|at| at.to_string()) })
             });
             view["waiting"] = waiting.collect::<Vec<Value>>().into();
@@ -141,31 +145,31 @@ impl Propagated {
 impl std::fmt::Display for Propagated {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} is revoked: {} of the feed", self.name, self.position)?;
-        let Some(seen) = &self.seen else {
+        let Some(acks) = &self.acks else {
             return Ok(());
         };
-        let all = seen.applied + seen.waiting.len();
+        let all = acks.applied + acks.waiting.len();
         if all == 0 {
             return write!(
                 f,
-                "\nno instance is connected; services that follow the feed learn of it when they are"
+                "\nno instance is connected; services receive it when they connect"
             );
         }
         write!(
             f,
             "\napplied by {} of {all} connected instances",
-            seen.applied
+            acks.applied
         )?;
-        if seen.applied > 0 {
-            write!(f, ", the last after {} ms", seen.last.as_millis())?;
+        if acks.applied > 0 {
+            write!(f, ", the last after {} ms", acks.last.as_millis())?;
         }
-        for waiting in &seen.waiting {
+        for waiting in &acks.waiting {
             write!(f, "\nwaiting: {}; ", waiting.name)?;
-            match waiting.refuses_from(self.done) {
+            match waiting.refuses_from(self.committed_at) {
                 Some(at) => write!(f, "refuses at the latest at {at}")?,
                 None => write!(
                     f,
-                    "it fails open, and may accept for as long as tokens live"
+                    "it fails open, so it may accept tokens until they expire"
                 )?,
             }
         }
@@ -173,8 +177,8 @@ impl std::fmt::Display for Propagated {
     }
 }
 
-/// Who has applied it, and who has not.
-struct InstanceAck {
+/// The instances that have applied a revocation, and those that have not.
+struct Acks {
     applied: usize,
     last: Duration,
     waiting: Vec<Waiting>,
@@ -185,18 +189,21 @@ struct Waiting {
     max_age: Option<i64>,
 }
 
-async fn look(
+async fn read_acks(
     store: &Store,
     require: Require,
     (epoch, seq): (i64, i64),
-    done: Timestamp,
-) -> anyhow::Result<InstanceAck> {
+    committed_at: Timestamp,
+) -> anyhow::Result<Acks> {
     let read = store.read(|tx| Ok((tx.list_acks()?, tx.list_clients()?)));
     let (acks, clients) = read.await?;
-    let connected: Vec<&Acknowledged> = acks.iter().filter(|ack| is_connected(ack, done)).collect();
-    let has = |ack: &&&Acknowledged| (ack.epoch, ack.seq) >= (epoch, seq);
-    let applied: Vec<&&Acknowledged> = connected.iter().filter(has).collect();
-    let late = connected.iter().filter(|ack| !has(ack));
+    let connected: Vec<&Acknowledged> = acks
+        .iter()
+        .filter(|ack| is_connected(ack, committed_at))
+        .collect();
+    let has_applied = |ack: &&&Acknowledged| (ack.epoch, ack.seq) >= (epoch, seq);
+    let applied: Vec<&&Acknowledged> = connected.iter().filter(has_applied).collect();
+    let late = connected.iter().filter(|ack| !has_applied(ack));
     let mut waiting: Vec<Waiting> = late
         .map(|ack| Waiting {
             name: format!("{} {}", ack.client_id, ack.instance),
@@ -214,8 +221,11 @@ async fn look(
             max_age: Some(RESOURCE_ACCESS_CAP.as_secs().try_into().unwrap_or(i64::MAX)),
         }));
     }
-    let last = applied.iter().map(|ack| ack.acked_at.since(done)).max();
-    Ok(InstanceAck {
+    let last = applied
+        .iter()
+        .map(|ack| ack.acked_at.since(committed_at))
+        .max();
+    Ok(Acks {
         applied: applied.len(),
         last: last.unwrap_or_default(),
         waiting,
@@ -223,9 +233,10 @@ async fn look(
 }
 
 impl Waiting {
-    /// Without the record its news cannot be younger than the commit, so from then on it is too old.
-    fn refuses_from(&self, done: Timestamp) -> Option<Timestamp> {
+    /// Returns the time from which the instance refuses all tokens: without this record, its revocation data is not
+    /// newer than the commit, so it becomes too old.
+    fn refuses_from(&self, committed_at: Timestamp) -> Option<Timestamp> {
         let secs = self.max_age.and_then(|secs| u64::try_from(secs).ok());
-        secs.map(|secs| done + Duration::from_secs(secs) + CLOCK_ERROR)
+        secs.map(|secs| committed_at + Duration::from_secs(secs) + CLOCK_ERROR)
     }
 }

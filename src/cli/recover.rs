@@ -1,49 +1,49 @@
-//! `recover`: after the database was restored from an older copy. Nothing that was issued since the copy
-//! was made is known any more, and whatever was ended since would stand again; so all of it ends.
+//! `recover`: revokes everything after the database was restored from an older copy. What was issued since the
+//! copy is unknown, and what was revoked since would be active again.
 
 use serde_json::json;
 
-use super::{Exit, Output, block_on, confirm, open};
+use super::command::{clock, confirm, entropy};
+use super::{Exit, Output, block_on, open};
 use crate::app::key_table;
 use crate::audit::{Actor, Event, Name, Target};
 use crate::config::Config;
 use crate::db::{Error, Recovered};
 use crate::feed::{is_marked_by_another, mark_database, number_revocations};
 use crate::key_manager::Act;
-use crate::secret::Entropy;
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 const REASON: &str = "the database was restored from an older copy";
-/// How often a renewal that somebody overtook is prepared anew.
+/// Number of attempts if the keys are changed concurrently.
 const TRIES: usize = 5;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     format: Output,
 }
 
 pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     confirm(
-        "Begin a new feed epoch? Everybody is signed out: every session, grant, code and token ends, and all signing keys are renewed.",
+        "Begin a new feed epoch? All users are signed out: every session, grant, code and token is revoked, and all signing keys are replaced.",
         arguments.yes,
     )?;
     let store = open(config)?;
     let recovered = block_on(async {
-        if is_marked_by_another(&config.keys.kek, &store, &Clock::System).await? {
+        if is_marked_by_another(&config.keys.kek, &store, &clock()).await? {
             eprintln!(
-                "portcullis: warning: the mark beside the KEK is ahead of this database and was moved just now: a server on the original database seems to be running with the same KEK folder. Stop it, or its next start will find its own database restored."
+                "portcullis: warning: the high-water mark beside the KEK is ahead of this database and was moved just now: a server on the original database seems to be running with the same KEK directory. Stop it, or its next start will take its own database for a restored one."
             );
         }
-        let table = key_table(config, &store, &Entropy::system()).await?;
+        let table = key_table(config, &store, &entropy()).await?;
         for _ in 0..TRIES {
             let act = Act {
                 actor: Actor::Operator,
-                now: Clock::System.now(),
+                now: clock().now(),
             };
             let renewal = table.renewal(REASON, &act).await?;
             let work = move |tx: &mut crate::db::Transaction<'_>| {
@@ -54,10 +54,10 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
                 Ok((recovered, act.now))
             };
             match store.transaction(work).await {
-                Ok(done) => {
-                    number_revocations(&store, &Clock::System).await?;
+                Ok(recovered) => {
+                    number_revocations(&store, &clock()).await?;
                     mark_database(&config.keys.kek, &store).await?;
-                    return Ok(done);
+                    return Ok(recovered);
                 }
                 Err(Error::Overtaken(_) | Error::Duplicate(_)) => {}
                 Err(error) => return Err(error.into()),
@@ -65,11 +65,11 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         }
         Err(Exit {
             code: 1,
-            message: "others change the keys at the same time; try again".into(),
+            message: "the keys were changed concurrently; run it again".into(),
         }
         .into())
     })?;
-    say(arguments.format, recovered);
+    report(arguments.format, recovered);
     Ok(())
 }
 
@@ -84,15 +84,15 @@ fn event(recovered: &Recovered, now: Timestamp) -> Event {
     }
 }
 
-fn say(output: Output, (recovered, now): (Recovered, Timestamp)) {
+fn report(output: Output, (recovered, now): (Recovered, Timestamp)) {
     let (epoch, from) = (recovered.epoch, recovered.last_beat);
     let view = json!({ "epoch": epoch, "lost_from": from.to_string(), "lost_to": now.to_string() });
-    output.say(
+    output.print(
         &view,
         format!(
-            "Feed epoch {epoch} has begun; all keys and the server secret are renewed; every session, grant and code has ended.\n\
-             Lost: what was changed between {from} and now ({now}).\n\
-             Set again what was set in that time: passwords, locked accounts, disabled clients, rotated client secrets."
+            "Feed epoch {epoch} has begun. All keys and the server secret are replaced. Every session, grant and code is revoked.\n\
+             Changes between {from} and now ({now}) are lost.\n\
+             Repeat the changes of that time: passwords, locked accounts, disabled clients, rotated client secrets."
         ),
     );
 }

@@ -1,12 +1,12 @@
-//! `resource`: registered APIs.
+//! `resource`: manages registered APIs.
 
 mod registration;
 
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::command::{context, execute, read};
-use super::{Exit, Output, confirm, open, open_or_make, table};
+use super::command::{confirm, context, execute, read};
+use super::{Exit, Output, open, open_or_create, table};
 use crate::admin::resources::{self, view};
 use crate::admin::{AdminError, Context};
 use crate::config::Config;
@@ -18,7 +18,7 @@ pub use registration::Fields;
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
-    /// How to print.
+    /// Output format.
     #[arg(long, global = true, value_enum, default_value_t)]
     format: Output,
 }
@@ -27,7 +27,7 @@ pub struct Arguments {
 enum Action {
     /// Register an API.
     Create {
-        /// Its identifier, an absolute URI: the `aud` of its tokens.
+        /// The audience, an absolute URI: `aud` of its tokens.
         #[arg(long, value_name = "URI")]
         audience: String,
         #[command(flatten)]
@@ -35,27 +35,27 @@ enum Action {
         #[command(flatten)]
         fields: Fields,
     },
-    /// All APIs.
+    /// List all APIs.
     List,
-    /// One API.
+    /// Show an API.
     Get {
-        /// Its identifier.
+        /// The audience.
         audience: String,
     },
-    /// Change what a registration says: what is not given stays as it is.
+    /// Change a registration. Fields without an option keep their value.
     Update {
-        /// Its identifier.
+        /// The audience.
         audience: String,
         #[command(flatten)]
         scopes: Scopes,
         #[command(flatten)]
         fields: Fields,
     },
-    /// Take an API out of the register, once no client names it any more.
+    /// Delete an API that no client names.
     Delete {
-        /// Its identifier.
+        /// The audience.
         audience: String,
-        /// Do not ask.
+        /// Do not ask for confirmation.
         #[arg(long)]
         yes: bool,
     },
@@ -63,14 +63,14 @@ enum Action {
 
 #[derive(clap::Args)]
 struct Scopes {
-    /// What can be asked of it, separated by spaces. `orders:read=See your orders` also sets the
-    /// text of the consent page; repeat the option then.
+    /// Scopes of the API, separated by spaces. `orders:read=See your orders` also sets the description on the
+    /// consent page; repeat the option for each such scope.
     #[arg(long = "scope", value_name = "SCOPE")]
     scopes: Vec<String>,
 }
 
 impl Scopes {
-    /// The names alone, if any was given.
+    /// Returns the names of the scopes, or `None` without the option.
     fn names(&self) -> Option<String> {
         let names = self.scopes.iter().map(|scope| {
             let named = scope.split_once('=');
@@ -80,14 +80,14 @@ impl Scopes {
         (!names.is_empty()).then(|| names.join(" "))
     }
 
-    /// The names that have a text.
+    /// Returns the scopes that have a description.
     fn described(&self) -> anyhow::Result<Vec<(String, String)>> {
         let described = self.scopes.iter().filter_map(|scope| scope.split_once('='));
         described
             .map(|(scope, text)| {
                 check_description(text).map_err(|why| Exit {
                     code: 1,
-                    message: format!("the text of `{scope}` {why}"),
+                    message: format!("the description of `{scope}` {why}"),
                 })?;
                 Ok((scope.to_owned(), text.to_owned()))
             })
@@ -108,9 +108,9 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             let mut fields = fields.clone();
             fields.scope = scopes.names();
             let resource = fields.create(audience, &ctx.entropy, ctx.now)?;
-            refuse_invalid(&resource, config)?;
+            check(&resource, config)?;
             let (stored, keys) = (resource.clone(), config.keys.clone());
-            execute(&open_or_make(config)?, ctx, move |tx, ctx| {
+            execute(&open_or_create(config)?, ctx, move |tx, ctx| {
                 resources::create(tx, ctx, &keys, &stored)?;
                 describe(tx, ctx, &described)
             })?;
@@ -147,9 +147,9 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         Action::Delete { audience, yes } => {
             find(config, audience)?;
             confirm(&format!("Delete {audience}?"), *yes)?;
-            let wanted = audience.clone();
+            let deleted = audience.clone();
             execute(&open(config)?, context(), move |tx, ctx| {
-                resources::delete(tx, ctx, &wanted)
+                resources::delete(tx, ctx, &deleted)
             })?;
             println!("{audience} is deleted.");
             Ok(())
@@ -158,9 +158,9 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
 }
 
 fn find(config: &Config, audience: &str) -> anyhow::Result<Resource> {
-    let wanted = [audience.to_owned()];
-    let found = read(&open(config)?, move |tx| tx.find_resources(&wanted))?;
-    found.into_iter().next().ok_or_else(|| {
+    let audiences = [audience.to_owned()];
+    let resources = read(&open(config)?, move |tx| tx.find_resources(&audiences))?;
+    resources.into_iter().next().ok_or_else(|| {
         Exit {
             code: 1,
             message: format!("there is no resource `{audience}`"),
@@ -169,8 +169,8 @@ fn find(config: &Config, audience: &str) -> anyhow::Result<Resource> {
     })
 }
 
-/// Refuses a registration before a database is made for it.
-fn refuse_invalid(resource: &Resource, config: &Config) -> anyhow::Result<()> {
+/// Rejects an invalid registration before a database is created for it.
+fn check(resource: &Resource, config: &Config) -> anyhow::Result<()> {
     let checked = resources::validate(resource, &config.keys);
     let checked = checked.map_err(|errors| errors.to_string());
     Ok(checked.map_err(|message| Exit { code: 1, message })?)

@@ -1,10 +1,10 @@
-//! `revoke KIND:VALUE`: ends a token, session, grant, user's or client's everything, and if asked waits
-//! until every connected service has applied it.
+//! `revoke KIND:VALUE`: revokes a token, a session, a grant, or everything of a user or client, and optionally
+//! waits until every connected service has applied it.
 
 use portcullis_verifier::Need;
 use serde_json::json;
 
-use super::command::{context, execute, read};
+use super::command::{context, entropy, execute, read};
 use super::propagation::{Wait, propagate};
 use super::{Exit, Output, block_on, open, read_secret};
 use crate::accounts::user::Username;
@@ -14,24 +14,23 @@ use crate::config::Config;
 use crate::config::limits::RESOURCE_ACCESS_CAP;
 use crate::db::{Store, Transaction};
 use crate::id::{ClientId, GrantId, Sid, UserId};
-use crate::secret::Entropy;
 use crate::time::Timestamp;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// token:JTI, token:- (the JWT comes from stdin), session:SID, grant:ID, user:SUB or user:NAME,
-    /// client:ID. For a signing key use `keys revoke`.
+    /// What to revoke: token:JTI, token:- (reads the token from stdin), session:SID, grant:ID, user:SUB, user:NAME or
+    /// client:ID. For a signing key, use `keys revoke`.
     #[arg(value_name = "KIND:VALUE", value_parser = target)]
     target: Target,
-    /// With user: only what this application holds of the person.
+    /// With user: revoke only the grants and tokens of this application.
     #[arg(long, value_name = "ID")]
     client: Option<String>,
-    /// Why; it stands in the audit log.
+    /// Reason, for the audit log.
     #[arg(long, default_value = "revoked")]
     reason: String,
     #[command(flatten)]
     wait: Wait,
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     format: Output,
 }
@@ -48,7 +47,7 @@ enum Target {
 fn target(text: &str) -> Result<Target, String> {
     let (kind, value) = text.split_once(':').unwrap_or((text, ""));
     if value.is_empty() {
-        return Err("write KIND:VALUE, such as user:alice".to_owned());
+        return Err("expected KIND:VALUE, such as user:alice".to_owned());
     }
     let value = value.to_owned();
     match kind {
@@ -59,14 +58,14 @@ fn target(text: &str) -> Result<Target, String> {
         "client" => Ok(Target::Client(value)),
         "key" => Err("signing keys are revoked with `keys revoke KID --reason …`".to_owned()),
         other => Err(format!(
-            "`{other}` cannot be revoked; token, session, grant, user and client can"
+            "unknown kind `{other}`; expected token, session, grant, user or client"
         )),
     }
 }
 
 pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     if arguments.client.is_some() && !matches!(arguments.target, Target::User(_)) {
-        return Err(usage("--client goes with user:…"));
+        return Err(usage("--client requires user:…"));
     }
     if arguments.reason.trim().is_empty() {
         return Err(usage("--reason is empty"));
@@ -75,30 +74,30 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         && jti != "-"
         && !is_identifier(jti)
     {
-        // Whatever it is, it is not shown: it may be a token.
+        // The value is not printed because it may be a token.
         return Err(usage(
-            "what stands after token: is no identifier (jti); to revoke a whole token give it on stdin: portcullis revoke token:-",
+            "`token:` expects a `jti`; to revoke a complete token use `token:-` and pass it on stdin",
         ));
     }
     let store = open(config)?;
     let ctx = context().because(&*arguments.reason);
     let client = arguments.client.clone().map(ClientId::from);
-    let what = resolve(&arguments.target, client, config, &store, ctx.now)?;
-    let name = what.target().to_string();
-    match execute(&store, ctx, move |tx, ctx| revoke(tx, ctx, &what))? {
+    let revocation = resolve(&arguments.target, client, config, &store, ctx.now)?;
+    let name = revocation.target().to_string();
+    match execute(&store, ctx, move |tx, ctx| revoke(tx, ctx, &revocation))? {
         Revoked::Unknown => Err(failed(format!(
-            "{name} is unknown; is this the configuration of the server?"
+            "{name} is unknown; check that this is the configuration of the server"
         ))),
         Revoked::Before => {
-            let said = format!("{name} was revoked before");
-            arguments.format.say(&json!({ "revoked": false }), said);
+            let text = format!("{name} was already revoked");
+            arguments.format.print(&json!({ "revoked": false }), text);
             Ok(())
         }
-        Revoked::Now => propagate(&name, config, &store, &arguments.wait)?.say(arguments.format),
+        Revoked::Now => propagate(&name, config, &store, &arguments.wait)?.report(arguments.format),
     }
 }
 
-/// Whether a text has the shape of an access token's `jti`, which is a UUID.
+/// Returns whether a text has the form of an access token's `jti`, which is a UUID.
 fn is_identifier(text: &str) -> bool {
     text.len() == 36 && text.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit())
 }
@@ -112,12 +111,12 @@ fn resolve(
 ) -> anyhow::Result<Revocation> {
     Ok(match target {
         Target::Token(jti) if jti == "-" => {
-            let piped = !std::io::IsTerminal::is_terminal(&std::io::stdin());
-            let token = read_secret("Token: ", piped)?;
+            let is_piped = !std::io::IsTerminal::is_terminal(&std::io::stdin());
+            let token = read_secret("Token: ", is_piped)?;
             let (jti, expires_at) = read_token(token.trim(), config, store, now)?;
             Revocation::Token(jti, expires_at)
         }
-        // Nobody has written down when it expires; no token lives longer than this.
+        // The expiry of the token is not stored. No token has a longer lifetime than this.
         Target::Token(jti) => Revocation::Token(jti.clone(), now + RESOURCE_ACCESS_CAP),
         Target::Session(sid) => Revocation::Session(Sid::from(sid.clone())),
         Target::Grant(id) => Revocation::Grant(GrantId::from(id.clone())),
@@ -131,14 +130,14 @@ fn resolve(
                 let named = name.map(|name| tx.find_credentials(&name)).transpose()?;
                 Ok(named.flatten().map(|(user, _)| user.id))
             };
-            let found = read(store, find)?;
-            let found = found.ok_or_else(|| failed(format!("there is no user {text}")))?;
-            Revocation::User(found, client)
+            let user = read(store, find)?;
+            let user = user.ok_or_else(|| failed(format!("there is no user {text}")))?;
+            Revocation::User(user, client)
         }
     })
 }
 
-/// The `jti` and `exp` of a token of ours that has not expired.
+/// Returns the `jti` and `exp` of a valid token of this server.
 fn read_token(
     token: &str,
     config: &Config,
@@ -146,12 +145,12 @@ fn read_token(
     now: Timestamp,
 ) -> anyhow::Result<(String, Timestamp)> {
     let (rows, keychain) = block_on(async {
-        let table = key_table(config, store, &Entropy::system()).await?;
+        let table = key_table(config, store, &entropy()).await?;
         Ok((table.read(now).await?, table.keychain()))
     })?;
     let claims = super::token::verifier(config, &rows, &keychain, now)?
         .verify_at(token, &Need::any(), now.secs())
-        .map_err(|rejected| failed(format!("this token is no good anyway: {rejected}")))?;
+        .map_err(|rejected| failed(format!("the token is already invalid: {rejected}")))?;
     Ok((claims.jti, Timestamp::from_secs(claims.exp)))
 }
 

@@ -8,6 +8,8 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use actix_web::web::Data;
+use anyhow::Context;
+use portcullis_runtime::ShutdownSignals;
 
 use super::Exit;
 use crate::app::{App, StartError};
@@ -18,7 +20,7 @@ use crate::secret::Entropy;
 use crate::time::Clock;
 use crate::{log, metrics, telemetry};
 
-pub use stop::{Background, StopSignals, run_until_stopped};
+pub use stop::{Background, run_until_stopped};
 
 /// The first and the longest pause between two attempts to reach the database.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -45,7 +47,7 @@ pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()
             .map(|value| ("listen.public", value)),
     );
     let config = config::load(&overrides, config::environment()?)?;
-    log::start(&config.log);
+    log::start(&config.log, Clock::System);
     metrics::begin();
     if let Err(why) = telemetry::start(&config.telemetry) {
         tracing::warn!(
@@ -64,7 +66,7 @@ async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     // Before waiting for the database, because an uncaught SIGHUP ends the process.
     let hangups = reload::catch()?;
     let app = Data::new(start(config).await?);
-    let signals = StopSignals::catch()?;
+    let signals = ShutdownSignals::install().context("cannot install the signal handlers")?;
     let listeners = bind(&app)?;
     warn_of_relaxations(&app);
     invite_administrator(&app).await?;

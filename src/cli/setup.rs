@@ -1,4 +1,4 @@
-//! `setup link`: the one-time link by which the first administrator comes to be.
+//! `setup link`: shows the one-time link that creates the first administrator.
 
 use clap::Subcommand;
 use serde_json::json;
@@ -16,9 +16,9 @@ pub struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
-    /// A fresh link that makes the first administrator; it works once.
+    /// Create a link for the first administrator. It works once.
     Link {
-        /// How to print.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         format: Output,
     },
@@ -33,10 +33,10 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let Some(link) = link else {
         return Err(Exit {
             code: 1,
-            message: "there is an administrator already; make another one with `portcullis user create NAME --admin`".to_owned(),
+            message: "there is an administrator already; create another one with `portcullis user create NAME --admin`".to_owned(),
         }
         .into());
     };
-    format.say(&json!({ "link": link }), &link);
+    format.print(&json!({ "link": link }), &link);
     Ok(())
 }

@@ -1,10 +1,10 @@
-//! What commands print: a table for people, or JSON for scripts.
+//! Prints the data of commands as a table or as JSON.
 
 use serde_json::Value;
 
 use super::Output;
 
-/// Prints rows under their column names. JSON is the list of `values` themselves.
+/// Prints rows under their column names, or `values` as JSON.
 pub fn print(output: Output, columns: &[&str], rows: &[Vec<String>], values: &Value) {
     match output {
         Output::Json => println!("{values:#}"),
@@ -12,7 +12,7 @@ pub fn print(output: Output, columns: &[&str], rows: &[Vec<String>], values: &Va
     }
 }
 
-/// Prints one thing, a line for each field that says something.
+/// Prints one object, with a line for each field that is not null.
 pub fn print_one(output: Output, value: &Value) {
     let rows: Vec<Vec<String>> = value
         .as_object()
@@ -57,7 +57,7 @@ fn aligned(columns: &[&str], rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
+    fn column_is_as_wide_as_its_widest_cell() {
         let rows = vec![
             vec!["a".to_owned(), "ü".to_owned()],
             vec!["long".to_owned(), "b".to_owned()],

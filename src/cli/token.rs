@@ -1,4 +1,4 @@
-//! `token introspect`: what a token is and whether it still stands, as the server itself sees it.
+//! `token introspect`: shows what a token is and whether it is active, by the rules of the server.
 
 use clap::Subcommand;
 use portcullis_verifier::{Need, Verifier};
@@ -6,77 +6,72 @@ use serde_json::{Value, json};
 
 use super::{Output, block_on, open, read_secret, table};
 use crate::app::key_table;
+use crate::cli::command::{clock, entropy};
 use crate::config::Config;
 use crate::db::Store;
 use crate::key_manager::Snapshot;
 use crate::keys::{KeyView, Keychain, ServerSecrets, Use};
 use crate::oauth::introspection;
-use crate::secret::Entropy;
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
-    /// How to print.
+    /// Output format.
     #[arg(long, global = true, value_enum, default_value_t)]
     format: Output,
 }
 
 #[derive(Subcommand)]
 enum Action {
-    /// Read a token, an access token or a refresh token, and say whether it stands and why not. The
-    /// token comes from stdin or a prompt, never from the command line.
+    /// Show whether an access token or a refresh token is active, and if not, why. Reads the token from stdin or a
+    /// prompt, because arguments are visible to other users.
     Introspect,
 }
 
 pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let Action::Introspect = arguments.action;
-    let piped = !std::io::IsTerminal::is_terminal(&std::io::stdin());
-    let token = read_secret("Token: ", piped)?;
-    let told = tell(token.trim(), config, Clock::System.now())?;
-    let rows: Vec<Vec<String>> = told
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(name, value)| {
-            let text = value.as_str().map(str::to_owned);
-            vec![name.clone(), text.unwrap_or_else(|| value.to_string())]
-        })
-        .collect();
-    table::print(arguments.format, &["field", "value"], &rows, &told);
+    let is_piped = !std::io::IsTerminal::is_terminal(&std::io::stdin());
+    let token = read_secret("Token: ", is_piped)?;
+    let described = describe(token.trim(), config, clock().now())?;
+    table::print_one(arguments.format, &described);
     Ok(())
 }
 
-fn tell(token: &str, config: &Config, now: Timestamp) -> anyhow::Result<Value> {
+fn describe(token: &str, config: &Config, now: Timestamp) -> anyhow::Result<Value> {
     let store = open(config)?;
     let (rows, keychain) = block_on(async {
-        let table = key_table(config, &store, &Entropy::system()).await?;
+        let table = key_table(config, &store, &entropy()).await?;
         Ok((table.read(now).await?, table.keychain()))
     })?;
     let secrets = ServerSecrets::open(&rows.secrets, &keychain, now)?;
     if let Some((grant, generation)) = secrets.read_refresh_token(token) {
         let id = grant.clone();
-        let found = block_on(async {
-            let found = store.read(move |tx| {
+        let grant = block_on(async {
+            let read = store.read(move |tx| {
                 let Some(grant) = tx.find_active_grant(&grant, now)? else {
                     return Ok(None);
                 };
                 let registration = tx.find_registration(&grant.client_id)?;
-                let within = registration.and_then(|known| {
-                    Some(grant.within(&known.client.scopes, &known.resources)?.scope)
+                let allowed = registration.and_then(|cached| {
+                    Some(
+                        grant
+                            .within(&cached.client.scopes, &cached.resources)?
+                            .scope,
+                    )
                 });
-                Ok(Some((grant, within)))
+                Ok(Some((grant, allowed)))
             });
-            Ok(found.await?)
+            Ok(read.await?)
         })?;
-        let Some((grant, within)) = found else {
+        let Some((grant, allowed)) = grant else {
             return Ok(
                 json!({ "active": false, "kind": "refresh_token", "grant_id": id.as_str(),
-                "why": "its grant ended, or what it rests on did" }),
+                "why": "its grant, or the session that it depends on, is revoked or expired" }),
             );
         };
-        return Ok(match within {
+        return Ok(match allowed {
             None => json!({ "active": false, "kind": "refresh_token", "grant_id": id.as_str(),
                 "why": "its client is no longer registered for what was granted" }),
             Some(_) if grant.generation != generation => {
@@ -99,10 +94,10 @@ fn tell(token: &str, config: &Config, now: Timestamp) -> anyhow::Result<Value> {
     )
 }
 
-/// Reads our own access tokens, whatever their audience, with the keys that stand in these rows.
+/// Returns a verifier of this server's access tokens for any audience, with the keys of a snapshot.
 ///
 /// # Errors
-/// Of the configuration, or when no key can be used.
+/// An invalid configuration, or no usable key.
 pub fn verifier(
     config: &Config,
     rows: &Snapshot,
@@ -130,16 +125,17 @@ fn access_token(
             return Ok(json!({ "active": false, "why": rejected.to_string() }));
         }
     };
-    let asked = claims.clone();
-    let stands = block_on(async {
-        let stands = store.read(move |tx| tx.is_token_active(&asked));
-        Ok(stands.await?)
+    let presented = claims.clone();
+    let is_active = block_on(async {
+        let read = store.read(move |tx| tx.is_token_active(&presented));
+        Ok(read.await?)
     })?;
-    let mut told = Value::Object(introspection::access(&claims));
-    told["kind"] = "access_token".into();
-    told["active"] = stands.into();
-    if !stands {
-        told["why"] = "it is revoked, or what it rests on has ended".into();
+    let mut described = Value::Object(introspection::access(&claims));
+    described["kind"] = "access_token".into();
+    described["active"] = is_active.into();
+    if !is_active {
+        described["why"] =
+            "it is revoked, or its grant, session or client is no longer active".into();
     }
-    Ok(told)
+    Ok(described)
 }

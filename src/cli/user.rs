@@ -1,4 +1,4 @@
-//! `user`: people, their passwords, their sessions.
+//! `user`: manages users, their passwords and their sessions.
 
 mod registration;
 mod sessions;
@@ -8,8 +8,8 @@ mod view;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::command::{context, execute, read};
-use super::{Exit, Output, UsageError, open, open_or_make, read_secret, table};
+use super::command::{context, entropy, execute, read};
+use super::{Exit, Output, UsageError, open, open_or_create, read_secret, table};
 use crate::accounts::admin::GrantedBy;
 use crate::accounts::password::{Password, Unusable};
 use crate::accounts::user::{User, Username};
@@ -18,7 +18,6 @@ use crate::admin::{self, AdminError, Context};
 use crate::config::Config;
 use crate::db::{Store, Transaction};
 use crate::id::{Sid, UserId};
-use crate::secret::Entropy;
 pub use registration::Fields;
 use view::print;
 pub use view::view;
@@ -27,66 +26,65 @@ pub use view::view;
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
-    /// How to print.
+    /// Output format.
     #[arg(long, global = true, value_enum, default_value_t)]
     format: Output,
 }
 
 #[derive(Subcommand)]
 enum Action {
-    /// Add a person.
+    /// Create a user.
     Create {
-        /// The name to sign in with.
+        /// The user name.
         username: String,
         #[command(flatten)]
         fields: Fields,
-        /// A further standard claim, such as given_name=Alice; repeatable.
+        /// Standard claim, such as given_name=Alice; repeatable.
         #[arg(long = "claim", value_name = "NAME=VALUE")]
         claims: Vec<String>,
-        /// Make them an administrator.
+        /// Make the user an administrator.
         #[arg(long)]
         admin: bool,
         /// Read the password from stdin instead of asking.
         #[arg(long)]
         password_stdin: bool,
     },
-    /// Everybody.
+    /// List all users.
     List,
-    /// One person, with all claims.
+    /// Show a user, with all claims.
     Get {
-        /// The name to sign in with.
+        /// The user name.
         username: String,
     },
-    /// Lock an account: nobody signs in to it, and everything that it holds is dead.
+    /// Lock an account: prevent sign-ins, and revoke all its sessions, grants and tokens.
     Lock {
-        /// The name to sign in with.
+        /// The user name.
         username: String,
     },
-    /// Unlock an account. What it held before stays dead.
+    /// Unlock an account. Its earlier sessions, grants and tokens stay revoked.
     Unlock {
-        /// The name to sign in with.
+        /// The user name.
         username: String,
     },
-    /// Where somebody is signed in.
+    /// List the sessions of a user.
     ListSessions {
-        /// The name to sign in with.
+        /// The user name.
         username: String,
     },
-    /// Sign somebody out: of one session, or everywhere.
+    /// Sign a user out of one session or of all sessions.
     RevokeSessions {
-        /// The name to sign in with.
+        /// The user name.
         username: String,
-        /// One session of `user list-sessions`; without it all of them end, and with them every grant
-        /// and token, offline ones too.
+        /// Session id from `user list-sessions`. If absent, all sessions, grants and tokens are revoked, including
+        /// offline grants.
         #[arg(long)]
         sid: Option<String>,
     },
-    /// Clear counters of failed sign-ins: waits that they caused end at once.
+    /// Clear counters of failed sign-ins, which ends the resulting delays at once.
     ClearThrottles(throttles::Arguments),
-    /// Set a password. Everything that the person is signed in to ends, and so does every wait after
-    /// failed sign-ins.
+    /// Set a password. Revokes all sessions, grants and tokens of the user, and ends delays after failed sign-ins.
     SetPassword {
-        /// The name to sign in with.
+        /// The user name.
         username: String,
         /// Read the password from stdin instead of asking.
         #[arg(long)]
@@ -118,7 +116,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
                     expires_at: None,
                 }),
             };
-            let store = open_or_make(config)?;
+            let store = open_or_create(config)?;
             let user = execute(&store, ctx, |tx, ctx| users::create(tx, ctx, new))?;
             print(arguments.format, &[user]);
             Ok(())
@@ -141,12 +139,12 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         }
         Action::Lock { username } => {
             change(config, username, users::disable)?;
-            println!("{username} is locked. Every session, grant and token is revoked.");
+            println!("{username} is locked. All sessions, grants and tokens are revoked.");
             Ok(())
         }
         Action::Unlock { username } => {
             change(config, username, users::enable)?;
-            println!("{username} is unlocked, and has to sign in again.");
+            println!("{username} is unlocked and must sign in again.");
             Ok(())
         }
         Action::ListSessions { username } => sessions::list(config, username, arguments.format),
@@ -155,7 +153,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             sid: None,
         } => {
             change(config, username, users::sign_out_everywhere)?;
-            println!("{username} is signed out everywhere. Every grant and token is revoked.");
+            println!("{username} is signed out everywhere. All grants and tokens are revoked.");
             Ok(())
         }
         Action::RevokeSessions {
@@ -167,7 +165,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             change(config, username, move |tx, ctx, user| {
                 admin::sessions::end(tx, ctx, user, &sid)
             })?;
-            println!("The session {shown} is revoked, with its grants.");
+            println!("The session {shown} and its grants are revoked.");
             Ok(())
         }
         Action::ClearThrottles(arguments) => throttles::clear(config, arguments),
@@ -183,7 +181,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
                 users::set_password(tx, ctx, &user.id, &phc)
             })?;
             println!(
-                "The password is set. Sessions and tokens of {} that began before are revoked.",
+                "The password is set. All earlier sessions and tokens of {} are revoked.",
                 username.as_str()
             );
             Ok(())
@@ -191,25 +189,26 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     }
 }
 
-fn parse(typed: &str) -> anyhow::Result<Username> {
-    Username::parse(typed).ok_or_else(|| {
+fn parse(name: &str) -> anyhow::Result<Username> {
+    Username::parse(name).ok_or_else(|| {
         Exit {
             code: 2,
-            message: format!("`{typed}` cannot be a user name"),
+            message: format!("invalid user name `{name}`"),
         }
         .into()
     })
 }
 
-/// Standard claims of OIDC Core §5.1; a value that is JSON is taken as JSON.
+/// Parses standard claims (OIDC Core §5.1) from NAME=VALUE. The values of `address` and
+/// `phone_number_verified` are JSON.
 fn parse_claims(given: &[String]) -> anyhow::Result<serde_json::Map<String, Value>> {
     let mut claims = serde_json::Map::new();
     for pair in given {
-        let wrong = || UsageError::new("claims", format!("`{pair}` is not NAME=VALUE"));
-        let (name, text) = pair.split_once('=').ok_or_else(wrong)?;
+        let invalid = || UsageError::new("claims", format!("`{pair}` is not NAME=VALUE"));
+        let (name, text) = pair.split_once('=').ok_or_else(invalid)?;
         let value = match name {
             "address" | "phone_number_verified" => {
-                serde_json::from_str(text).map_err(|_| wrong())?
+                serde_json::from_str(text).map_err(|_| invalid())?
             }
             _ => Value::from(text),
         };
@@ -220,32 +219,32 @@ fn parse_claims(given: &[String]) -> anyhow::Result<serde_json::Map<String, Valu
 
 fn new_password(config: &Config, user: &Username, from_stdin: bool) -> anyhow::Result<String> {
     let refused = |message: String| Exit { code: 1, message };
-    let typed = read_secret(&format!("New password for {}: ", user.as_str()), from_stdin)?;
-    let password = Password::parse(&typed).map_err(|why| {
+    let text = read_secret(&format!("New password for {}: ", user.as_str()), from_stdin)?;
+    let password = Password::parse(&text).map_err(|why| {
         refused(match why {
             Unusable::TooLong => "a password has at most 1024 bytes".to_owned(),
-            Unusable::Nul => "a password cannot hold a NUL character".to_owned(),
+            Unusable::Nul => "a password cannot contain a NUL character".to_owned(),
         })
     })?;
     password
         .check_new(user, &config.branding.product)
         .map_err(|weak| refused(weak.to_string()))?;
     password
-        .hash(&config.login.argon2, &Entropy::system())
+        .hash(&config.login.argon2, &entropy())
         .map_err(|why| refused(why).into())
 }
 
 fn find(store: &Store, username: &Username) -> anyhow::Result<User> {
-    let wanted = username.clone();
-    let found = read(store, move |tx| tx.find_credentials(&wanted))?;
-    let (user, _) = found.ok_or_else(|| Exit {
+    let name = username.clone();
+    let credentials = read(store, move |tx| tx.find_credentials(&name))?;
+    let (user, _) = credentials.ok_or_else(|| Exit {
         code: 1,
         message: format!("there is no user `{}`", username.as_str()),
     })?;
     Ok(user)
 }
 
-/// Runs an operation on the user of a name.
+/// Performs an operation on the user with this name.
 fn change(
     config: &Config,
     username: &str,

@@ -1,14 +1,14 @@
-//! Section `admin`: who may use the admin API.
+//! Section `admin`: access to the admin API.
 
 use serde::{Deserialize, Serialize};
 
 use super::Network;
 
-/// Where administration comes from.
+/// Networks that may use the admin API.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// Networks whose requests for `/api/` the management listener answers, whatever it is bound to.
+    /// Networks whose requests for `/api/` the management listener serves, regardless of its address.
     /// Default: loopback.
     pub allow: Vec<Network>,
 }

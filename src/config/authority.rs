@@ -23,7 +23,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Parses `host`, `host:` or `host:port`. Returns `None` for everything that is not a registered name
+    /// Parses `host`, `host:` or `host:port`. Returns `None` for anything that is not a registered name
     /// or an IP address, optionally with a port: user information, spaces, lists, percent-encoding.
     pub fn parse(text: &str) -> Option<Self> {
         let (host, port) = match text.strip_prefix('[') {

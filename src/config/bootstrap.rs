@@ -1,4 +1,4 @@
-//! Section `bootstrap`: how the first administrator comes to be.
+//! Section `bootstrap`: how the first administrator is created.
 
 use std::path::PathBuf;
 
@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 use super::limits::caps;
 use super::{ConfigError, HumanDuration};
 
-/// Looked at while there is no administrator. There is no default password.
+/// Used while there is no administrator. There is no default password.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Bootstrap {
-    /// How long the one-time set-up link is good. Default 1h, at most 1h.
+    /// Lifetime of the one-time set-up link. Default 1h, at most 1h.
     pub link: HumanDuration,
-    /// The name of the account that one of the next two makes. Default `admin`.
+    /// User name of the account that one of the next two keys creates. Default `admin`.
     pub admin_username: String,
-    /// A file with the password of a temporary administrator (7 days); others must not be able to read it.
+    /// A file with the password of a temporary administrator (7 days). Only its owner may read it.
     pub admin_password_file: Option<PathBuf>,
-    /// The Argon2id hash of that password, instead.
+    /// The Argon2id hash of that password, instead of the file.
     pub admin_password_hash: Option<String>,
 }
 
@@ -38,7 +38,7 @@ impl Bootstrap {
         if self.admin_password_file.is_some() && self.admin_password_hash.is_some() {
             return Err(ConfigError::key(
                 "bootstrap.admin_password_hash",
-                "is given together with `bootstrap.admin_password_file`",
+                "cannot be combined with `bootstrap.admin_password_file`",
             ));
         }
         Ok(())

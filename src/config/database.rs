@@ -6,20 +6,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, is_loopback_host};
 
-/// Which database, and how many connections.
+/// The database and the number of connections.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Database {
     /// `postgres://…` or `sqlite:PATH`. Default: `sqlite:<data_dir>/portcullis.db`. Alias `DATABASE_URL`.
     pub url: Option<String>,
-    /// A file that holds the URL, since it may hold a password.
+    /// A file with the URL, which may contain a password.
     pub url_file: Option<PathBuf>,
-    /// Says that nobody but the database and these servers is on the network between them, as in the
-    /// compose file: then the link need not be encrypted. Default no.
+    /// Whether only the database and these servers use the network between them, as in the compose file.
+    /// Then the connection need not be encrypted. Default false.
     pub private_network: bool,
-    /// Connections of this node. Default 16.
+    /// Number of connections of this node. Default 16.
     pub pool_size: u32,
-    /// Whether to bring the schema up to date at start. Default: yes on SQLite, no on Postgres.
+    /// Whether to migrate the schema at start. Default: true on SQLite, false on PostgreSQL.
     pub auto_migrate: Option<bool>,
 }
 
@@ -59,43 +59,45 @@ impl Database {
             return Err(ConfigError::key(
                 "database.url",
                 format!(
-                    "sslmode={mode} lets others read or answer for the database; leave it out or write {VERIFIED}, or say `database.private_network` where that is so"
+                    "sslmode={mode} lets an attacker on the network read the connection or impersonate the database; remove it or use {VERIFIED}, or set `database.private_network` if the network is private"
                 ),
             ));
         }
         Ok(())
     }
 
-    /// `url` as it is opened: a server on another machine proves who it is, unless the network is ours.
+    /// Returns the URL to connect to. A server on another machine must present a valid certificate unless the
+    /// network is private.
     pub(super) fn secured(&self, url: String) -> String {
         let link = Link::of(&url);
         if link.sslmode.is_some() || !link.is_remote || self.private_network {
             return url;
         }
-        let joint = if url.contains('?') { '&' } else { '?' };
-        format!("{url}{joint}sslmode={VERIFIED}")
+
+        let separator = if url.contains('?') { '&' } else { '?' };
+        format!("{url}{separator}sslmode={VERIFIED}")
     }
 }
 
 /// The only `sslmode` of libpq that checks certificate and host name.
 const VERIFIED: &str = "verify-full";
 
-/// How a URL leads to a Postgres server.
+/// The parts of a PostgreSQL URL that decide about encryption.
 struct Link {
     is_remote: bool,
     sslmode: Option<String>,
 }
 
 impl Link {
-    /// Reads what libpq would: hosts in the authority or in the query, several of them or none. A
-    /// socket is a path, and libpq ignores `sslmode` there.
+    /// Parses a URL as libpq does: hosts in the authority or in the query, several of them or none. A socket
+    /// is a path, and libpq ignores `sslmode` for it.
     fn of(url: &str) -> Self {
-        let nothing = Self {
+        let local = Self {
             is_remote: false,
             sslmode: None,
         };
         let Some((_, rest)) = url.split_once("://") else {
-            return nothing;
+            return local;
         };
         let (main, query) = rest.split_once('?').unwrap_or((rest, ""));
         let authority = main.split('/').next().unwrap_or_default();
@@ -121,7 +123,7 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// This machine: no host at all, a socket, or loopback.
+/// Returns whether a host is this machine: no host at all, a socket, or loopback.
 fn is_local(host: &str) -> bool {
     host.is_empty() || host.starts_with(['/', '@', '%']) || is_loopback_host(host)
 }
@@ -141,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_on_another_machine_proves_who_it_is() {
+    fn remote_server_requires_verified_tls() {
         for (url, secured) in [
             (
                 "postgres://db.example/p",
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_and_sockets_need_no_tls() {
+    fn local_server_needs_no_tls() {
         for url in [
             "postgres:///p",
             "postgres:///p?host=/run/postgresql&user=u",
@@ -188,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weak_link_is_refused() {
+    fn weak_sslmode_is_rejected() {
         for mode in ["disable", "allow", "prefer", "require", "verify-ca", ""] {
             let url = format!("postgres://u:secret@db.example/p?sslmode={mode}");
             let why = opened(&url, false).unwrap_err();

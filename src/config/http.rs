@@ -1,4 +1,4 @@
-//! Section `http`: what stands between the browser and this server.
+//! Section `http`: the proxies, host names and networks of requests.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,19 +8,18 @@ use super::{Authority, ConfigError, HTTP_PORT, HTTPS_PORT, Network};
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Http {
-    /// Addresses of the proxies in front (CIDR). Empty by default. `X-Forwarded-For` and `Forwarded`
-    /// are read from these peers only. Naming them allows an https issuer over a plain listener that
-    /// is not loopback.
+    /// Addresses of the reverse proxies (CIDR). Empty by default. `X-Forwarded-For` and `Forwarded` are read
+    /// from these peers only. With a proxy, an https issuer may use a plain HTTP listener that is not loopback.
     pub trusted_proxies: Vec<Network>,
     /// Hosts, optionally with a port, that are served besides the issuer's own, for back channels inside a
     /// container network. A missing port, 80 and 443 are equivalent. Empty by default.
     pub accept_hosts: Vec<Authority>,
-    /// A container runtime publishes the port on this machine's loopback only, so a plain http
-    /// issuer is safe although the bind is not loopback. Default false.
+    /// Whether a container runtime publishes the port on loopback only, so that a plain http issuer is safe
+    /// although the listener's address is not loopback. Default false.
     pub published_on_loopback: bool,
-    /// Networks that the public listener serves; empty (default) is all.
+    /// Networks that the public listener serves. Empty (default) means all.
     pub allow: Vec<Network>,
-    /// Networks that it does not serve, whatever `allow` says. Empty by default.
+    /// Networks that the public listener does not serve, even if `allow` contains them. Empty by default.
     pub deny: Vec<Network>,
 }
 
@@ -39,7 +38,7 @@ impl Http {
             return Err(ConfigError::key(
                 "http.trusted_proxies",
                 format!(
-                    "{all} trusts everybody, so that anybody could name any address as their own; name the proxies"
+                    "{all} trusts all clients, so that each could claim any address; list the addresses of the proxies"
                 ),
             ));
         }

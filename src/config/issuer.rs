@@ -6,7 +6,7 @@ use url::Url;
 
 use super::{Authority, ConfigError, HTTP_PORT, HTTPS_PORT};
 
-/// The issuer, byte for byte as it stands in tokens and metadata.
+/// The issuer, byte for byte as in tokens and metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer {
     text: String,
@@ -19,7 +19,7 @@ impl Issuer {
     /// Parses and checks an issuer.
     ///
     /// # Errors
-    /// When it is no plain `https` origin, or `http` on a loopback host.
+    /// When it is not an `https` origin, or an `http` origin on a loopback host.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let refuse = |why: &str| Err(ConfigError::key("issuer", format!("`{text}` {why}")));
         let Ok(url) = Url::parse(text) else {
@@ -29,11 +29,11 @@ impl Issuer {
             return refuse("has no host");
         };
         if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {
-            return refuse("must have no query, fragment or user");
+            return refuse("must not have a query, a fragment or a user");
         }
         if url.path() != "/" || text.ends_with('/') {
             return refuse(
-                "must be a bare origin such as https://id.example.com, with no path and no slash at its end",
+                "must be an origin such as https://id.example.com, without a path or a final slash",
             );
         }
         let https = url.scheme() == "https";
@@ -61,17 +61,17 @@ impl Issuer {
         })
     }
 
-    /// The text, as in `iss`.
+    /// Returns the text, as in `iss`.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Host and port as in the `Host` header.
+    /// Returns host and port as in the `Host` header.
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// The port of a URL of this scheme that names none.
+    /// Returns the port of a URL of this scheme without a port.
     pub fn default_port(&self) -> u16 {
         if self.https { HTTPS_PORT } else { HTTP_PORT }
     }
@@ -90,22 +90,22 @@ impl Issuer {
         })
     }
 
-    /// The host alone; IPv6 in brackets.
+    /// Returns the host without the port; IPv6 in brackets.
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Whether cookies are `Secure` and carry the `__Host-` prefix.
+    /// Returns whether the scheme is `https`. Then cookies are `Secure` and have the prefix `__Host-`.
     pub fn is_https(&self) -> bool {
         self.https
     }
 
-    /// Whether the issuer is on this machine alone.
+    /// Returns whether the host is loopback.
     pub fn is_loopback(&self) -> bool {
         is_loopback_host(&self.host)
     }
 
-    /// The address of an endpoint of ours.
+    /// Returns the URL of an endpoint of this server.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.text)
     }
@@ -117,7 +117,7 @@ impl fmt::Display for Issuer {
     }
 }
 
-/// Whether a host is loopback: the name `localhost`, or a loopback address.
+/// Returns whether a host is loopback: the name `localhost`, or a loopback address.
 pub fn is_loopback_host(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare.eq_ignore_ascii_case("localhost")
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn an_issuer_is_a_canonical_origin() {
+    fn issuer_requires_canonical_origin() {
         for good in [
             "https://id.example.com",
             "https://id.example.com:8443",

@@ -7,27 +7,27 @@ use serde::{Deserialize, Serialize};
 use super::limits::{CLOCK_SKEW, JWKS_CACHED, KEY_CHANGE_SEEN};
 use super::{ConfigError, HumanDuration};
 
-/// Between the last moment at which a standby may be made and its first signature.
+/// Minimum time between the creation of the next key and the start of its lead.
 const SPARE: Duration = Duration::from_secs(86_400);
-const LONGEST_ROTATION: HumanDuration = HumanDuration::secs(180 * 86_400);
+const MAX_ROTATION: HumanDuration = HumanDuration::secs(180 * 86_400);
 
 /// Signing keys.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Keys {
-    /// Where the key-encrypting keys come from: `file:PATH` (mode 0600), `credential:NAME`
-    /// (systemd) or `env:NAME`; 32 bytes in base64. The first seals, all open.
+    /// The key-encrypting keys: `file:PATH` (mode 0600), `credential:NAME` (systemd) or `env:NAME`; 32 bytes
+    /// in base64. The first encrypts, all decrypt.
     /// Default `["file:keys/kek"]`.
     pub kek: Vec<String>,
     /// Size of RSA keys: 2048 (default), 3072 or 4096 bits.
     pub rsa_bits: usize,
-    /// How long a key signs. Default 90d; at most 180d, at least a day more than it is announced.
+    /// Time that a key signs. Default 90d; at most 180d, at least a day more than the lead.
     pub rotate_every: HumanDuration,
-    /// How long people who pin keys are told ahead. Default 7d.
+    /// Time that a key is published before it signs, for operators who pin keys. Default 7d.
     pub notice: HumanDuration,
-    /// The longest time that any verifier keeps the published keys. Default 25h, at least 24h and 5m.
+    /// Maximum time that a verifier caches the published keys. Default 25h, at least 24h and 5m.
     pub verifier_cache: HumanDuration,
-    /// The rings of token keys: `ES256`, `RS256` or both. Default both.
+    /// The algorithms of the token keys: `ES256`, `RS256` or both. Default both.
     pub algorithms: Vec<String>,
 }
 
@@ -45,13 +45,13 @@ impl Default for Keys {
 }
 
 impl Keys {
-    /// How long a key is published before it signs: max(N, C + S + P).
+    /// Returns the time that a key is published before it signs: max(N, C + S + P).
     pub fn lead(&self) -> HumanDuration {
-        let known = self.verifier_cache.0 + CLOCK_SKEW + KEY_CHANGE_SEEN;
-        HumanDuration(self.notice.0.max(known))
+        let cached = self.verifier_cache.0 + CLOCK_SKEW + KEY_CHANGE_SEEN;
+        HumanDuration(self.notice.0.max(cached))
     }
 
-    /// [`Keys::lead`] with its numbers.
+    /// Returns [`Keys::lead`] with its terms.
     pub fn lead_formula(&self) -> String {
         format!(
             "max(notice {}, verifier_cache {} + clock skew {} + poll {}) = {}",
@@ -65,14 +65,17 @@ impl Keys {
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.kek.is_empty() {
-            return Err(ConfigError::key("keys.kek", "names no key-encrypting key"));
+            return Err(ConfigError::key(
+                "keys.kek",
+                "must name at least one key-encrypting key",
+            ));
         }
-        if let Some(odd) = self.kek.iter().find(|source| {
+        if let Some(invalid) = self.kek.iter().find(|source| {
             !matches!(source.split_once(':'), Some(("file" | "credential" | "env", name)) if !name.is_empty())
         }) {
             return Err(ConfigError::key(
                 "keys.kek",
-                format!("`{odd}` is none of file:PATH, credential:NAME, env:NAME"),
+                format!("expected file:PATH, credential:NAME or env:NAME, got `{invalid}`"),
             ));
         }
         if ![2_048, 3_072, 4_096].contains(&self.rsa_bits) {
@@ -96,7 +99,7 @@ impl Keys {
             }
         }
         if !self.algorithms.iter().any(|name| name == "ES256") {
-            return refused("must hold ES256, which signs access tokens".to_owned());
+            return refused("must contain ES256, which signs access tokens".to_owned());
         }
         Ok(())
     }
@@ -113,11 +116,11 @@ impl Keys {
             ));
         }
         let least = HumanDuration(self.lead().0.saturating_add(SPARE));
-        if self.rotate_every < least || self.rotate_every > LONGEST_ROTATION {
+        if self.rotate_every < least || self.rotate_every > MAX_ROTATION {
             return Err(ConfigError::key(
                 "keys.rotate_every",
                 format!(
-                    "{} is out of range; it must be at least lead + {} = {least} and at most {LONGEST_ROTATION}, where lead = {}",
+                    "{} is out of range; it must be at least lead + {} = {least} and at most {MAX_ROTATION}, where lead = {}",
                     self.rotate_every,
                     HumanDuration(SPARE),
                     self.lead_formula(),
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_that_breaks_a_formula_is_refused_with_its_numbers() {
+    fn invalid_schedule_is_rejected_with_the_terms_of_the_formula() {
         assert_eq!(refusal(|_| {}), "");
         assert_eq!(
             refusal(|keys| keys.rotate_every = HumanDuration::secs(7 * 86_400)),
@@ -166,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_notice_leaves_the_lead_to_the_caches() {
+    fn lead_is_at_least_the_cache_time() {
         let keys = Keys {
             notice: HumanDuration::secs(0),
             ..Keys::default()
@@ -181,7 +184,7 @@ mod tests {
             refusal(|keys| keys.algorithms = names)
         };
         assert_eq!(list(&["ES256"]), "");
-        assert!(list(&["RS256"]).ends_with("must hold ES256, which signs access tokens"));
+        assert!(list(&["RS256"]).ends_with("must contain ES256, which signs access tokens"));
         assert!(list(&["ES256", "HS256"]).ends_with("`HS256` is neither ES256 nor RS256"));
         assert!(list(&["ES256", "ES256"]).ends_with("names ES256 twice"));
     }

@@ -18,11 +18,11 @@ pub struct Log {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// By what stderr is.
+    /// `Pretty` if stderr is a terminal, `Json` otherwise.
     Auto,
     /// One JSON object per line.
     Json,
-    /// For people.
+    /// Text for a terminal.
     Pretty,
 }
 
@@ -30,17 +30,17 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 impl Log {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let odd = self.level.split(',').map(str::trim).find(|directive| {
+        let invalid = self.level.split(',').map(str::trim).find(|directive| {
             let level = directive
                 .rsplit_once('=')
                 .map_or(*directive, |(_, level)| level);
             !LEVELS.contains(&level)
         });
-        match odd {
-            Some(odd) => Err(ConfigError::key(
+        match invalid {
+            Some(invalid) => Err(ConfigError::key(
                 "log.level",
                 format!(
-                    "`{odd}` is no level; write error, warn, info, debug or trace, or TARGET=LEVEL"
+                    "invalid level `{invalid}`; expected error, warn, info, debug, trace or TARGET=LEVEL"
                 ),
             )),
             None => Ok(()),

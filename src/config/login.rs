@@ -5,42 +5,42 @@ use serde::{Deserialize, Serialize};
 use super::limits::caps;
 use super::{ConfigError, HumanDuration};
 
-/// How people sign in and for how long.
+/// Sign-in and sessions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Login {
-    /// How long an authorization may wait for login and consent. Default 10m, at most 30m.
+    /// Maximum time of sign-in and consent for one authorization request. Default 10m, at most 30m.
     pub authorization: HumanDuration,
-    /// A session ends when unused for this long. Default 30m, at most 24h.
+    /// Idle lifetime of a session. Default 30m, at most 24h.
     pub session_idle: HumanDuration,
-    /// A session ends after this long in any case. Default 12h, at most 30d.
+    /// Absolute lifetime of a session. Default 12h, at most 30d.
     pub session_absolute: HumanDuration,
-    /// Consent is asked again after this long. Default 180d, at most 400d.
+    /// Time after which the user is asked for consent again. Default 180d, at most 400d.
     pub consent_max_age: HumanDuration,
-    /// Passwords hashed at once. Default: the number of cores, at most 4.
+    /// Number of passwords that are hashed concurrently. Default: the number of cores, at most 4.
     pub hash_threads: Option<usize>,
     /// Cost of a password hash.
     pub argon2: Argon2,
 }
 
-/// `login.argon2`: Argon2id parameters, never below the floor.
+/// `login.argon2`: Argon2id parameters. Each default is also the minimum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Argon2 {
-    /// Memory in KiB. Default and floor 19456, at most 65536.
+    /// Memory in KiB. Default and minimum 19456, at most 65536.
     pub memory_kib: u32,
-    /// Passes. Default and floor 2.
+    /// Passes. Default and minimum 2.
     pub passes: u32,
-    /// Lanes. Default and floor 1.
+    /// Lanes. Default and minimum 1.
     pub lanes: u32,
 }
 
 impl Argon2 {
-    /// As much as one hash may cost.
+    /// Maximum of `memory_kib`.
     pub const MOST_MEMORY_KIB: u32 = 65_536;
-    /// The same in passes.
+    /// Maximum of `passes`.
     pub const MOST_PASSES: u32 = 16;
-    /// The same in lanes.
+    /// Maximum of `lanes`.
     pub const MOST_LANES: u32 = 4;
 }
 
@@ -112,7 +112,7 @@ impl Login {
         Ok(())
     }
 
-    /// Passwords hashed at once.
+    /// Returns the number of passwords that are hashed concurrently.
     pub fn hash_threads(&self) -> usize {
         self.hash_threads
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get().min(4)))

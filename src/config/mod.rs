@@ -1,12 +1,11 @@
-//! Configuration: defaults, then files, then `PORTCULLIS__SECTION__KEY`, then flags. One file per
-//! section. Unknown keys and unsafe combinations refuse the start, and the message names them.
+//! Configuration: defaults, overridden by files, by `PORTCULLIS__SECTION__KEY`, and by flags. One file per
+//! section. Unknown keys and unsafe combinations prevent the start, with a message that names them.
 
 mod admin;
 mod authority;
 mod bootstrap;
 mod database;
 mod http;
-mod human_duration;
 mod issuer;
 mod keys;
 pub mod limits;
@@ -23,6 +22,7 @@ mod tokens;
 
 use std::path::PathBuf;
 
+pub use portcullis_runtime::{Address, HumanDuration};
 use serde::{Deserialize, Serialize};
 
 pub use admin::Admin;
@@ -30,11 +30,10 @@ pub use authority::{Authority, HTTP_PORT, HTTPS_PORT};
 pub use bootstrap::Bootstrap;
 pub use database::Database;
 pub use http::Http;
-pub use human_duration::HumanDuration;
 pub use issuer::{Issuer, is_loopback_host};
 pub use keys::Keys;
 pub use limits::{Limits, Mode};
-pub use listen::{Address, Listen, Tls};
+pub use listen::{Listen, Tls};
 pub use log::{Format, Log};
 pub use login::{Argon2, Login};
 pub use network::{Network, is_in};
@@ -52,7 +51,7 @@ pub struct Config {
     /// The issuer identifier (RFC 8414 §2): an `https` URL without path, query and fragment, or
     /// `http` on a loopback host. Default: `http://localhost:<port of listen.public>`.
     pub issuer: Option<String>,
-    /// Where the embedded database lives. Default: `data`.
+    /// Directory of the embedded database. Default: `data`.
     pub data_dir: DataDir,
     /// The name that pages show. Default: `Portcullis`.
     pub branding: Branding,
@@ -62,17 +61,17 @@ pub struct Config {
     pub login: Login,
     /// Signing keys and the key that encrypts them.
     pub keys: Keys,
-    /// Addresses.
+    /// Addresses and certificates of the listeners.
     pub listen: Listen,
-    /// Proxies and host names.
+    /// Proxies, host names and networks.
     pub http: Http,
-    /// Rates.
+    /// Request rates.
     pub limits: Limits,
-    /// Who may use the admin API.
+    /// Networks that may use the admin API.
     pub admin: Admin,
-    /// How a node is stopped.
+    /// Graceful shutdown.
     pub shutdown: Shutdown,
-    /// How the first administrator comes to be.
+    /// The first administrator.
     pub bootstrap: Bootstrap,
     /// The database.
     pub database: Database,
@@ -109,23 +108,23 @@ impl Default for Branding {
     }
 }
 
-/// Why a configuration is refused: one sentence that names the key (exit code 78).
+/// Why a configuration is rejected: one sentence that names the key (exit code 78).
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
 
 impl ConfigError {
-    /// A refusal of `key`.
+    /// Creates an error about `key`.
     pub fn key(key: &str, why: impl std::fmt::Display) -> Self {
         Self(format!("configuration key `{key}`: {why}"))
     }
 }
 
 impl Config {
-    /// The issuer, checked.
+    /// Returns the checked issuer.
     ///
     /// # Errors
-    /// When it is no URL that may be an issuer.
+    /// When it is not a valid issuer.
     pub fn issuer(&self) -> Result<Issuer, ConfigError> {
         match &self.issuer {
             Some(text) => Issuer::parse(text),
@@ -139,7 +138,7 @@ impl Config {
         }
     }
 
-    /// The URL of the database: as configured, or the SQLite file in `data_dir`.
+    /// Returns the URL of the database: as configured, or the SQLite file in `data_dir`.
     pub fn database_url(&self) -> String {
         match &self.database.url {
             Some(url) => self.database.secured(url.clone()),
@@ -147,10 +146,10 @@ impl Config {
         }
     }
 
-    /// All checks that need more than one key.
+    /// Checks all sections, and the combinations of keys.
     ///
     /// # Errors
-    /// The first thing that is wrong, with its key.
+    /// The first error, with its key.
     pub fn check(&self) -> Result<(), ConfigError> {
         let issuer = self.issuer()?;
         self.tokens.check()?;
@@ -170,7 +169,7 @@ impl Config {
                 return Err(ConfigError::key(
                     "listen.tls",
                     format!(
-                        "the listener speaks TLS, while the issuer {issuer} is plain http; use an https issuer"
+                        "the listener uses TLS, but the issuer {issuer} is plain http; use an https issuer"
                     ),
                 ));
             }
@@ -179,8 +178,8 @@ impl Config {
                 return Err(ConfigError::key(
                     "listen.public",
                     format!(
-                        "{} serves plain HTTP on an address that is not loopback, while the issuer is https; \
-                         set `listen.tls`, bind to loopback, or name the TLS proxy in front in `http.trusted_proxies`",
+                        "{} serves plain HTTP on an address that is not loopback, but the issuer is https; \
+                         set `listen.tls`, bind to loopback, or name the TLS proxy in `http.trusted_proxies`",
                         self.listen.public
                     ),
                 ));
@@ -189,8 +188,8 @@ impl Config {
             return Err(ConfigError::key(
                 "listen.public",
                 format!(
-                    "{} is reachable from other machines, while the issuer {} is plain http; \
-                     use an https issuer, or set `http.published_on_loopback` when a container runtime publishes the port on loopback",
+                    "{} is reachable from other machines, but the issuer {} is plain http; \
+                     use an https issuer, or set `http.published_on_loopback` if a container runtime publishes the port on loopback only",
                     self.listen.public, issuer
                 ),
             ));

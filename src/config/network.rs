@@ -1,4 +1,4 @@
-//! Networks as people write them: `10.0.0.0/8`, `2001:db8::/32`, or one address.
+//! Networks as an operator writes them: `10.0.0.0/8`, `2001:db8::/32`, or one address.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -13,25 +13,26 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Network(IpNet);
 
 impl Network {
-    /// The network of this many bits around an address.
+    /// Returns the network of the given prefix length that contains `address`.
     pub fn around(address: IpAddr, v4_bits: u8, v6_bits: u8) -> Self {
         let address = address.to_canonical();
         let bits = if address.is_ipv4() { v4_bits } else { v6_bits };
         Self(IpNet::new(address, bits).map_or(IpNet::from(address), |net| net.trunc()))
     }
 
-    /// Whether an address is in it. An IPv4 address in IPv6 clothes (RFC 4291 §2.5.5.2) is an IPv4 address.
+    /// Returns whether the network contains `address`. An IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2) is
+    /// treated as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
     }
 
-    /// Whether it is every address there is of its family.
+    /// Returns whether the network contains all addresses of its family.
     pub fn is_everything(&self) -> bool {
         self.0.prefix_len() == 0
     }
 }
 
-/// Whether one of `networks` holds the address.
+/// Returns whether one of `networks` contains `address`.
 pub fn is_in(networks: &[Network], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(address))
 }
@@ -40,15 +41,18 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || format!("`{text}` is no network; write 10.0.0.0/8, 2001:db8::/32 or an address");
+        let invalid = || {
+            format!(
+                "invalid network `{text}`; expected a value such as 10.0.0.0/8, 2001:db8::/32 or an address"
+            )
+        };
         let network = match text.parse::<IpAddr>() {
             Ok(address) => IpNet::from(address.to_canonical()),
-            Err(_) => text.parse::<IpNet>().map_err(|_| wrong())?,
+            Err(_) => text.parse::<IpNet>().map_err(|_| invalid())?,
         };
         if network.trunc() != network {
             return Err(format!(
-                "`{text}` names an address inside its network; write {}, or the address alone",
+                "`{text}` is an address inside its network; use {}, or the address alone",
                 network.trunc()
             ));
         }
@@ -81,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_holds_its_addresses_in_either_clothes() {
+    fn network_contains_ipv4_and_mapped_addresses() {
         let network: Network = "10.1.0.0/16".parse().unwrap();
         for inside in ["10.1.2.3", "::ffff:10.1.2.3"] {
             assert!(network.contains(inside.parse().unwrap()), "{inside}");
@@ -95,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_mean_two_things_is_refused() {
+    fn ambiguous_networks_are_rejected() {
         for bad in [
             "10.1.2.3/8",
             "2001:db8::1/32",

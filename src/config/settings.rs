@@ -1,30 +1,30 @@
-//! The configuration key by key: what holds, and where it comes from.
+//! The configuration key by key, with the source of each value.
 
 use super::source::{flatten, has_password, read};
 use super::{ConfigError, Overrides};
 
-/// One key, its value and where it comes from.
+/// One key with its value and its source.
 #[derive(Clone, Debug)]
 pub struct Setting {
     /// Such as `listen.public`.
     pub key: String,
-    /// What holds; a secret is hidden.
+    /// The effective value. Secrets are hidden.
     pub value: serde_json::Value,
     /// A file, a variable, the command line, or `default`.
     pub source: String,
 }
 
 impl Setting {
-    /// Whether somebody set it.
+    /// Returns whether the value differs from the default source.
     pub fn is_set(&self) -> bool {
         self.source != DEFAULT
     }
 }
 
-/// Where a value comes from that nobody set.
+/// Source of a value that is not set anywhere.
 const DEFAULT: &str = "default";
 
-/// Reads the configuration key by key, with where each value comes from.
+/// Reads the configuration key by key, with the source of each value.
 ///
 /// # Errors
 /// As [`super::load`].
@@ -47,7 +47,7 @@ pub fn settings(
     Ok(settings)
 }
 
-/// A value without what nobody else should read.
+/// Hides the secrets in a value.
 fn redacted(key: &str, value: &serde_json::Value) -> serde_json::Value {
     const HIDDEN: &str = "(hidden)";
     match (key, value.as_str()) {
@@ -71,7 +71,8 @@ fn redacted(key: &str, value: &serde_json::Value) -> serde_json::Value {
     }
 }
 
-/// A URL that names somebody, without them: a token may stand in either half.
+/// Hides the user information of a URL, because both the user name and the password may be a token. Returns
+/// `None` for a URL without it.
 fn without_userinfo(text: &str) -> Option<String> {
     let mut url = url::Url::parse(text).ok()?;
     if url.username().is_empty() && url.password().is_none() {

@@ -1,19 +1,19 @@
-//! Section `shutdown`: how a node is stopped.
+//! Section `shutdown`: the graceful shutdown of a node.
 
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, HumanDuration};
 
-const LONGEST: HumanDuration = HumanDuration::secs(300);
+const MAX: HumanDuration = HumanDuration::secs(300);
 
-/// The time of a stop. A service manager must wait longer than both together.
+/// The phases of a graceful shutdown. A service manager must wait longer than both together.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Shutdown {
-    /// How long a node that says 503 on `/readyz` goes on serving, for load balancers to see it.
-    /// Default 5s; at most 5m; `0s` for a node that nothing stands in front of.
+    /// Time that a node keeps serving while `/readyz` responds with 503, so that load balancers notice.
+    /// Default 5s; at most 5m; `0s` for a node without a load balancer.
     pub delay: HumanDuration,
-    /// How long, at most, what runs is given to finish. Default 10s; at most 5m.
+    /// Maximum time for running requests to finish. Default 10s; at most 5m.
     pub drain: HumanDuration,
 }
 
@@ -28,14 +28,11 @@ impl Default for Shutdown {
 
 impl Shutdown {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        super::limits::caps(&[("shutdown.drain", self.drain, LONGEST)])?;
-        if self.delay > LONGEST {
+        super::limits::caps(&[("shutdown.drain", self.drain, MAX)])?;
+        if self.delay > MAX {
             return Err(ConfigError::key(
                 "shutdown.delay",
-                format!(
-                    "{} is out of range; it must be at most {LONGEST}",
-                    self.delay
-                ),
+                format!("{} is out of range; it must be at most {MAX}", self.delay),
             ));
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Where the values come from, and the refusal of keys that nobody knows.
+//! The sources of the values, and the rejection of unknown keys.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
@@ -9,10 +9,10 @@ use ::config::{Environment, File, FileFormat, Source, Value, ValueKind};
 use super::secret_file::{is_read_by_all, read_secret_file};
 use super::{Config, ConfigError};
 
-/// Used when no `--config` is given and it exists.
+/// The file that is used without `--config`, if it exists.
 const DEFAULT_FILE: &str = "/etc/portcullis/config.toml";
 
-/// What the command line says, which wins over everything else.
+/// Values of the command line, which override all other sources.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// `--config FILE`, repeatable.
@@ -32,7 +32,7 @@ const LISTS: [&str; 7] = [
     "admin.allow",
 ];
 
-/// Other names of keys in the environment; the prefixed name wins.
+/// Other names of keys in the environment. The prefixed name takes precedence.
 const ALIASES: [(&str, &str); 5] = [
     ("DATABASE_URL", "database.url"),
     ("RUST_LOG", "log.level"),
@@ -41,17 +41,17 @@ const ALIASES: [(&str, &str); 5] = [
     ("PORT", "listen.public"),
 ];
 
-/// What the names of our own variables begin with. Without the double underscore it is nobody's: Kubernetes
-/// injects PORTCULLIS_PORT and the like.
+/// Prefix of this program's variables. It ends with a double underscore because Kubernetes sets variables such
+/// as PORTCULLIS_PORT for a service of that name.
 const PREFIX: &str = "PORTCULLIS__";
 
-/// Where each key that is set comes from.
+/// The source of each key that is set.
 pub(super) type Origins = BTreeMap<String, String>;
 
-/// The environment of this process. A variable of somebody else that is no text is none for us.
+/// Returns the environment of this process. Ignores non-UTF-8 variables that do not have our prefix.
 ///
 /// # Errors
-/// A variable of ours that is no UTF-8, by its name.
+/// The name of a variable of this program that is not UTF-8.
 pub fn environment() -> Result<Vec<(String, String)>, ConfigError> {
     texts(std::env::vars_os())
 }
@@ -79,7 +79,7 @@ fn texts(
 /// Reads and checks the configuration from files, the given environment and flags.
 ///
 /// # Errors
-/// A sentence that names source and key: unreadable file, unknown key, wrong type, unsafe value.
+/// A message that names source and key: unreadable file, unknown key, wrong type, unsafe value.
 pub fn load(
     overrides: &Overrides,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -87,7 +87,7 @@ pub fn load(
     Ok(read(overrides, environment)?.0)
 }
 
-/// The same, with where each value comes from.
+/// Reads and checks the configuration, and returns it with the source of each key.
 pub(super) fn read(
     overrides: &Overrides,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -99,7 +99,7 @@ pub(super) fn read(
     for path in files(overrides) {
         let file = File::from(path.as_path()).format(FileFormat::Toml);
         let name = format!("file {}", path.display());
-        let given = given_by(&file, &name, &known)?;
+        let given = keys_set_by(&file, &name, &known)?;
         builder = builder.add_source(file);
         origins.extend(given.into_iter().map(|key| (key, name.clone())));
     }
@@ -116,7 +116,7 @@ pub(super) fn read(
     }
     // Aliases are overrides, so the prefixed names are set as overrides after them.
     let ours = prefixed(&environment);
-    for key in given_by(&ours, "environment", &known)? {
+    for key in keys_set_by(&ours, "environment", &known)? {
         let variable = key.to_uppercase().replace('.', "__");
         origins.insert(key, format!("environment PORTCULLIS__{variable}"));
     }
@@ -131,7 +131,7 @@ pub(super) fn read(
         .build()
         .and_then(::config::Config::try_deserialize)
         .map_err(refused)?;
-    read_twins(&mut config, &mut origins)?;
+    read_url_file(&mut config, &mut origins)?;
     config.check()?;
     Ok((config, origins))
 }
@@ -160,8 +160,8 @@ fn prefixed(environment: &HashMap<String, String>) -> Environment {
         .fold(source, |source, key| source.with_list_parse_key(key))
 }
 
-/// The keys that a source sets, all of them known.
-fn given_by(
+/// Returns the keys that a source sets. Fails if one of them is unknown.
+fn keys_set_by(
     source: &impl Source,
     name: &str,
     known: &BTreeSet<String>,
@@ -177,13 +177,13 @@ fn given_by(
     Ok(given)
 }
 
-/// Each secret has a twin that names a file.
-fn read_twins(config: &mut Config, origins: &mut Origins) -> Result<(), ConfigError> {
+/// Reads the URL of the database from the file that `database.url_file` names.
+fn read_url_file(config: &mut Config, origins: &mut Origins) -> Result<(), ConfigError> {
     if let Some(path) = &config.database.url_file {
         if config.database.url.is_some() {
             return Err(ConfigError::key(
                 "database.url_file",
-                "is given together with `database.url`",
+                "cannot be combined with `database.url`",
             ));
         }
         let text =
@@ -197,8 +197,8 @@ fn read_twins(config: &mut Config, origins: &mut Origins) -> Result<(), ConfigEr
     Ok(())
 }
 
-/// The configuration file that everybody on this machine can read although a password of the database
-/// stands in it.
+/// Returns the configuration file if it contains a password of the database and all users of this machine can
+/// read it.
 pub fn exposed_file(
     overrides: &Overrides,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -209,7 +209,7 @@ pub fn exposed_file(
     (has_password(&url) && is_read_by_all(&path)).then_some(path)
 }
 
-/// Whether a password stands in the URL; libpq takes one in either place.
+/// Returns whether a URL contains a password: in the user information or, as libpq allows, in the query.
 pub(super) fn has_password(url: &url::Url) -> bool {
     url.password().is_some() || url.query_pairs().any(|(name, _)| name.contains("password"))
 }
@@ -218,7 +218,7 @@ fn refused(error: ::config::ConfigError) -> ConfigError {
     ConfigError(format!("configuration: {error}"))
 }
 
-/// Every key there is, from the defaults themselves, so the list cannot go stale.
+/// Returns all keys. They are derived from the defaults, so the list is always complete.
 fn known_keys() -> Result<BTreeSet<String>, ConfigError> {
     let defaults = serde_json::to_value(Config::default())
         .map_err(|error| ConfigError(format!("configuration: {error}")))?;
@@ -229,19 +229,19 @@ fn known_keys() -> Result<BTreeSet<String>, ConfigError> {
     Ok(keys)
 }
 
-/// Tells every key below `path` with its value.
+/// Calls `visit` with every key below `path` and its value.
 pub(super) fn flatten(
     value: &serde_json::Value,
     path: &str,
-    tell: &mut impl FnMut(&str, &serde_json::Value),
+    visit: &mut impl FnMut(&str, &serde_json::Value),
 ) {
     match value {
         serde_json::Value::Object(members) => {
             for (name, value) in members {
-                flatten(value, &join(path, name), tell);
+                flatten(value, &join(path, name), visit);
             }
         }
-        value => tell(path, value),
+        value => visit(path, value),
     }
 }
 
@@ -299,14 +299,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_configured_is_a_working_configuration() {
+    fn defaults_are_a_valid_configuration() {
         let config = from_environment(&[]).unwrap();
         assert_eq!(config.issuer().unwrap().as_str(), "http://localhost:8080");
         assert_eq!(config.database_url(), "sqlite:data/portcullis.db");
     }
 
     #[test]
-    fn the_environment_sets_keys_lists_and_aliases() {
+    fn environment_sets_keys_lists_and_aliases() {
         let config = from_environment(&[
             ("PORTCULLIS__TOKENS__ACCESS", "2m"),
             ("PORTCULLIS__KEYS__KEK", "file:/a,env:B"),
@@ -332,7 +332,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_variable_that_is_no_text_is_refused_if_it_is_ours() {
+    fn non_utf8_variables_are_rejected_only_with_our_prefix() {
         use std::os::unix::ffi::OsStringExt;
         let odd = |start: &str| OsString::from_vec([start.as_bytes(), b"\xff"].concat());
         let fine = || ("PORT".into(), "9".into());
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_stays_on_this_machine_or_behind_a_proxy_that_is_named() {
+    fn plain_http_requires_loopback_or_a_trusted_proxy() {
         let https = ("PORTCULLIS__ISSUER", "https://id.example.com");
         let anywhere = ("PORTCULLIS__LISTEN__PUBLIC", "0.0.0.0:443");
         let tls = [
@@ -365,13 +365,13 @@ mod tests {
         assert!(from_environment(&[https, anywhere, tls[0], tls[1]]).is_ok());
         let message = from_environment(&tls).unwrap_err().to_string();
         assert!(
-            message.contains("`listen.tls`: the listener speaks TLS, while the issuer"),
+            message.contains("`listen.tls`: the listener uses TLS, but the issuer"),
             "{message}"
         );
     }
 
     #[test]
-    fn what_is_unknown_or_unsafe_is_refused_by_name() {
+    fn unknown_and_unsafe_values_are_rejected_with_their_key() {
         let refusals = [
             (
                 ("PORTCULLIS__TOKENS__ACESS", "2m"),
@@ -383,7 +383,7 @@ mod tests {
             ),
             (
                 ("PORTCULLIS__TOKENS__ACCESS", "soon"),
-                "`soon` is no duration",
+                "invalid duration `soon`",
             ),
             (
                 ("PORTCULLIS__ISSUER", "http://id.example.com"),
@@ -399,20 +399,20 @@ mod tests {
             ),
             (
                 ("PORTCULLIS__KEYS__KEK", "keys/kek"),
-                "`keys/kek` is none of",
+                "expected file:PATH, credential:NAME or env:NAME, got `keys/kek`",
             ),
             (("PORTCULLIS__LOGIN__ARGON2__PASSES", "1"), "`login.argon2`"),
             (
                 ("PORTCULLIS__HTTP__TRUSTED_PROXIES", "10.0.0.0/8,0.0.0.0/0"),
-                "`http.trusted_proxies`: 0.0.0.0/0 trusts everybody",
+                "`http.trusted_proxies`: 0.0.0.0/0 trusts all",
             ),
             (
                 ("PORTCULLIS__HTTP__TRUSTED_PROXIES", "10.0.0.1/8"),
-                "write 10.0.0.0/8, or the address alone",
+                "use 10.0.0.0/8, or the address alone",
             ),
             (
                 ("PORTCULLIS__HTTP__DENY", "example.com"),
-                "`example.com` is no network",
+                "invalid network `example.com`",
             ),
             (
                 ("PORTCULLIS__LIMITS__PER_IP", "0"),
@@ -421,7 +421,7 @@ mod tests {
             (("PORTCULLIS__LIMITS__MODE", "off"), "does not have variant"),
             (
                 ("PORTCULLIS__LISTEN__TLS__KEY", "/x"),
-                "`listen.tls`: needs both",
+                "`listen.tls`: requires both",
             ),
         ];
         for (pair, expected) in refusals {

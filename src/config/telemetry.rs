@@ -1,17 +1,17 @@
-//! Section `telemetry`: where traces go. It needs a binary with the feature `otel`.
+//! Section `telemetry`: the collector of traces. Requires a binary with the feature `otel`.
 
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
 
-/// Traces by OpenTelemetry, over OTLP with HTTP.
+/// Traces in the OpenTelemetry format, over OTLP with HTTP.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Telemetry {
-    /// The collector, such as `http://127.0.0.1:4318`; without one nothing is sent. Alias
+    /// The collector, such as `http://127.0.0.1:4318`. Without one, no traces are sent. Alias
     /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub endpoint: Option<String>,
-    /// How this server is called there. Default `portcullis`. Alias `OTEL_SERVICE_NAME`.
+    /// The name of this server in traces. Default `portcullis`. Alias `OTEL_SERVICE_NAME`.
     pub service_name: String,
 }
 
@@ -33,7 +33,7 @@ impl Telemetry {
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(()),
             _ => Err(ConfigError::key(
                 "telemetry.endpoint",
-                "is no http or https URL",
+                "is not an http or https URL",
             )),
         }
     }

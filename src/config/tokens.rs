@@ -1,31 +1,32 @@
-//! Section `tokens`: how long codes and tokens live.
+//! Section `tokens`: lifetimes of codes and tokens.
 
 use serde::{Deserialize, Serialize};
 
 use super::limits::{SECRET_OVERLAP_CAP, caps};
 use super::{ConfigError, HumanDuration};
 
-/// Lifetimes; each has a cap that refuses the start.
+/// Lifetimes. The server does not start with a lifetime above its maximum.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tokens {
-    /// An authorization code. Default 60s, at most 10m.
+    /// Lifetime of an authorization code. Default 60s, at most 10m.
     pub code: HumanDuration,
-    /// An access token, unless its resource server's registration says otherwise. Default 5m, at most 15m.
+    /// Lifetime of an access token, unless the registration of its resource server overrides it. Default 5m, at
+    /// most 15m.
     pub access: HumanDuration,
-    /// An ID token. Default 5m, at most 60m.
+    /// Lifetime of an ID token. Default 5m, at most 60m.
     pub id: HumanDuration,
-    /// How long a grant may rest unused. Default 14d, at most 30d.
+    /// Idle lifetime of a grant. Default 14d, at most 30d.
     pub refresh_idle: HumanDuration,
-    /// How long a grant may live at all. Default 30d, at most 30d.
+    /// Absolute lifetime of a grant. Default 30d, at most 30d.
     pub refresh_absolute: HumanDuration,
-    /// How long a used refresh token gets the same successor again; 0s is never. Default 30s, at
-    /// most 60s. Over at once when the successor is used.
+    /// Time in which a used refresh token returns the same successor again, or until the successor is used.
+    /// `0s` disables it. Default 30s, at most 60s.
     pub refresh_grace: HumanDuration,
-    /// How long a client's old secrets go on after `client rotate-secret`. Default 24h, at most 7d.
+    /// Time that the old secrets of a client stay valid after `client rotate-secret`. Default 24h, at most 7d.
     pub secret_overlap: HumanDuration,
-    /// Leeway for the clocks of others. Default 30s, at most 60s. Never for one-time things of ours, nor
-    /// at `exp` of the server's own tokens.
+    /// Leeway for the clocks of other parties. Default 30s, at most 60s. It does not apply to the server's
+    /// one-time values, nor to `exp` of its own tokens.
     pub clock_leeway: HumanDuration,
 }
 

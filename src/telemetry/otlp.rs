@@ -1,4 +1,4 @@
-//! OTLP over HTTP: a thread sends batches of spans. A collector that does not answer costs spans.
+//! OTLP over HTTP: a thread sends batches of spans. If the collector does not respond, spans are dropped.
 
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,17 +17,17 @@ use super::Span;
 use crate::config::Telemetry;
 use crate::time::Timestamp;
 
-/// How long the collector may take.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long the end of the process waits for the last batch.
-const LAST_BATCH: Duration = Duration::from_secs(2);
+/// Maximum time of a request to the collector.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum time that [`flush`] waits.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 static PROCESSOR: OnceLock<BatchSpanProcessor> = OnceLock::new();
 
-/// Starts to send what is recorded. Not from within a runtime.
+/// Starts sending spans. Must not be called within a runtime.
 ///
 /// # Errors
-/// A sentence, when no client can be made for the collector that is named.
+/// A message if the client of the collector cannot be created.
 pub fn start(telemetry: &Telemetry) -> Result<(), String> {
     let Some(endpoint) = &telemetry.endpoint else {
         return Ok(());
@@ -35,7 +35,7 @@ pub fn start(telemetry: &Telemetry) -> Result<(), String> {
     let exporter = SpanExporter::builder()
         .with_http()
         .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
-        .with_timeout(PATIENCE)
+        .with_timeout(TIMEOUT)
         .build()
         .map_err(|error| error.to_string())?;
     let mut processor = BatchSpanProcessor::builder(exporter).build();
@@ -48,12 +48,12 @@ pub fn start(telemetry: &Telemetry) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether anything is sent.
+/// Returns whether spans are sent.
 pub fn is_on() -> bool {
     PROCESSOR.get().is_some()
 }
 
-/// Sends a span, some time later.
+/// Queues a span.
 pub fn record(span: Span) {
     let Some(processor) = PROCESSOR.get() else {
         return;
@@ -66,7 +66,7 @@ pub fn record(span: Span) {
     };
     let parent = span.parent_id.as_deref();
     let parent = parent.and_then(|id| SpanId::from_hex(id).ok());
-    // OpenTelemetry's names for HTTP servers.
+    // Semantic conventions of OpenTelemetry for HTTP servers.
     let mut attributes = vec![
         KeyValue::new("http.request.method", span.method),
         KeyValue::new("http.route", span.route.clone()),
@@ -77,7 +77,7 @@ pub fn record(span: Span) {
         span.client_id
             .map(|id| KeyValue::new("portcullis.client_id", id)),
     );
-    let begun = instant(span.begun);
+    let start = to_system_time(span.begun);
     processor.on_end(SpanData {
         span_context: SpanContext::new(
             trace,
@@ -90,8 +90,8 @@ pub fn record(span: Span) {
         parent_span_is_remote: parent.is_some(),
         span_kind: SpanKind::Server,
         name: format!("{} {}", span.method, span.route).into(),
-        start_time: begun,
-        end_time: begun + span.took,
+        start_time: start,
+        end_time: start + span.took,
         attributes,
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
@@ -105,14 +105,14 @@ pub fn record(span: Span) {
     });
 }
 
-/// Sends what is still here, two seconds at most. Not from within a runtime.
+/// Sends the queued spans, for at most two seconds. Must not be called within a runtime.
 pub fn flush() {
     if let Some(processor) = PROCESSOR.get() {
-        // Whoever does not listen any more misses it.
-        let _ = processor.shutdown_with_timeout(LAST_BATCH);
+        // Spans are lost if the collector does not respond.
+        let _ = processor.shutdown_with_timeout(FLUSH_TIMEOUT);
     }
 }
 
-fn instant(at: Timestamp) -> SystemTime {
+fn to_system_time(at: Timestamp) -> SystemTime {
     UNIX_EPOCH + Duration::from_micros(u64::try_from(at.micros()).unwrap_or(0))
 }

@@ -53,7 +53,7 @@ for (const javaScriptEnabled of [true, false]) {
     await page.waitForSelector('#step-6.done')
     const revoked = await page.textContent('#step-6')
     assert.match(revoked, /200 OK[^]*401 Unauthorized\s+WWW-Authenticate: Bearer [^]*"invalid_token"[^]*400 Bad Request[^]*invalid_grant/)
-    assert.match(revoked, /the API, which never asked the server, refused the access token/)
+    assert.match(revoked, /the API, which does not call the server, refused the access token/)
     const [, figure] = /^(\d+) ms$/.exec(await page.textContent('#step-6 .finding strong'))
     assert.ok(figure >= 1 && figure < 1000, `${figure} ms until the API refused`)
     for (const gone of ['#demo-refresh', '#demo-revoke']) assert.equal(await page.locator(gone).count(), 0)

@@ -122,7 +122,7 @@ fn f32_backup_is_complete_while_server_runs() {
                 "{:?}",
                 begun.elapsed()
             );
-            assert!(said.contains("holds the database as of"), "{said}");
+            assert!(said.contains("contains the database as of"), "{said}");
             assert_eq!(
                 std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
                 0o600
@@ -136,7 +136,7 @@ fn f32_backup_is_complete_while_server_runs() {
     refused(
         &site.installation.run(&["backup", name], &[]),
         2,
-        "exists; name a new file",
+        "exists; use a new file name",
     );
     let nowhere = folder.join("nowhere/copy.db");
     refused(
@@ -656,7 +656,7 @@ fn f32_restore_refuses_damaged_or_incomplete_copies() {
     assert_eq!(server.stop(), Some(0));
     let mut look = site.installation.look();
     assert!(look.count("SELECT count(*) AS n FROM users") > 0);
-    refused(&restore("copy.db"), 69, "open; end it first");
+    refused(&restore("copy.db"), 69, "open; stop it first");
     drop(look);
     // Whichever page is damaged, nothing of the copy is restored.
     let good = std::fs::read(folder.join("copy.db")).unwrap();

@@ -173,10 +173,11 @@ fn a_process_that_panics() {
     if std::env::var_os("PANICS_FOR_ITS_PARENT").is_none() {
         return;
     }
-    portcullis::log::start(&portcullis::config::Log {
+    let log = portcullis::config::Log {
         format: portcullis::config::Format::Json,
         level: "info".to_owned(),
-    });
+    };
+    portcullis::log::start(&log, portcullis::time::Clock::System);
     for secret in [None, Some("Canary9x7")] {
         let thread = std::thread::spawn(move || match secret {
             None => panic!("a fixed text"),
@@ -308,7 +309,7 @@ fn terminal_log_lines_are_human_readable() {
     assert!(rest.contains(" database=sqlite"), "{line}");
     for wrong in ["loud", "portcullis", "portcullis=loud"] {
         let output = installation.run(&["serve"], &[("PORTCULLIS__LOG__LEVEL", wrong)]);
-        crate::installation::refused(&output, 78, "is no level");
+        crate::installation::refused(&output, 78, "invalid level");
     }
 }
 

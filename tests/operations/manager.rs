@@ -105,7 +105,7 @@ fn unix_sockets_serve_and_are_removed() {
     refused(
         &installation.run(&["healthcheck"], &variables),
         1,
-        "no answer from unix:",
+        "no response from unix:",
     );
     refused(
         &installation.run(
@@ -118,7 +118,7 @@ fn unix_sockets_serve_and_are_removed() {
             ],
         ),
         78,
-        "is a Unix socket, which speaks plain HTTP",
+        "is a Unix socket, which serves plain HTTP",
     );
     std::fs::remove_dir_all(folder).unwrap();
 }
@@ -144,7 +144,7 @@ fn healthcheck_command_needs_no_other_program() {
     refused(
         &installation.run(&["healthcheck"], &at),
         1,
-        "no answer from",
+        "no response from",
     );
 }
 

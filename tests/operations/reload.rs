@@ -74,7 +74,7 @@ fn reload_applies_limits_and_level_and_rejects_errors() {
     for (text, wanted) in [
         ("[limits]\nper_ip = 0\n", "limits.per_ip"),
         ("[limit]\nper_ip = 7\n", "unknown key `limit.per_ip`"),
-        ("[log]\nlevel = \"loud\"\n", "is no level"),
+        ("[log]\nlevel = \"loud\"\n", "invalid level"),
         ("this is no TOML", "portcullis.toml"),
     ] {
         site.installation.write("portcullis.toml", text);

@@ -234,7 +234,7 @@ fn keys_commands_report_their_changes() {
         "{plan}"
     );
     assert!(
-        plan.contains("standby known to all caches: in 25 h") && plan.contains("nothing to do"),
+        plan.contains("next key known to all caches: in 25 h") && plan.contains("nothing to do"),
         "{plan}"
     );
     let early = installation.done(&["keys", "plan", "--if-rotate"]);
@@ -262,7 +262,7 @@ fn keys_commands_report_their_changes() {
     assert!(
         installation
             .done(&["keys", "revoke", kid, "--reason", "leaked", "--yes"])
-            .contains("revoked before")
+            .contains("already revoked")
     );
     let unknown = installation.run(
         &["keys", "revoke", "unknown", "--reason", "x", "--yes"],

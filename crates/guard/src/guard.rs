@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use actix_web::HttpRequest;
@@ -13,7 +13,9 @@ use crate::answer::{Identity, Refusal};
 use crate::asked::{Asked, RequestError};
 use crate::path::Path;
 use crate::route::{Method, Route, Routes};
-use crate::writer;
+
+/// Number of log lines that were dropped because the queue was full.
+pub static DROPPED_LINES: AtomicU64 = AtomicU64::new(0);
 
 /// The routes, the verifier and the counters of this process.
 pub struct Guard {
@@ -157,7 +159,7 @@ impl fmt::Display for Guard {
             writeln!(f, "portcullis_guard_requests_total{{{labels}}} {count}")?;
         }
         writeln!(f, "# TYPE portcullis_guard_log_lines_dropped_total counter")?;
-        let dropped = writer::dropped_lines();
+        let dropped = DROPPED_LINES.load(Ordering::Relaxed);
         writeln!(f, "portcullis_guard_log_lines_dropped_total {dropped}")?;
         match self.verifier.get() {
             Some(verifier) => write!(f, "{}", verifier.metrics()),

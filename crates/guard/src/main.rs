@@ -5,54 +5,54 @@
 //!
 //! | File | Contents |
 //! |---|---|
-//! | `settings.rs`, `address.rs`, `duration.rs` | settings, and the types of their values |
+//! | `settings.rs` | settings, and the types of their values |
 //! | `route.rs`, `path.rs` | the token that a request needs; paths without ambiguity |
 //! | `asked.rs`, `answer.rs` | requests of a proxy, and the responses to them |
 //! | `guard.rs` | the decision |
 //! | `issuer.rs` | the connection to the issuer |
 //! | `server.rs` | the HTTP listener |
-//! | `line.rs`, `writer.rs` | JSON log lines, and the thread that writes them |
+//!
+//! Log lines, durations, addresses and shutdown signals come from `portcullis-runtime`.
 //!
 //! `interpretations.rs` tests that services with other path parsers serve no other route.
 
 #![forbid(unsafe_code)]
 
-mod address;
 mod answer;
 mod asked;
 mod connections;
-mod duration;
 mod guard;
 #[cfg(test)]
 mod interpretations;
 mod issuer;
-mod line;
 mod path;
 mod route;
 mod server;
 mod settings;
-mod writer;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::rt::{System, spawn};
 use actix_web::web::Data;
 use clap::Parser;
+use portcullis_runtime::{Address, LogFormat, LogLines, ShutdownSignals, writer};
 use portcullis_verifier::Builder;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::Layer;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt};
 
-use crate::address::Address;
-use crate::guard::Guard;
-use crate::line::JsonLine;
+use crate::guard::{DROPPED_LINES, Guard};
 use crate::server::Socket;
 use crate::settings::{Format, Log, Settings};
-use crate::writer::LogWriter;
+
+/// Capacity of the log queue, in lines of about 200 bytes.
+const LOG_QUEUE_LINES: usize = 4096;
 
 /// Forward authentication for services behind a reverse proxy: accepts the access tokens of a
 /// Portcullis server and refuses revoked ones within a second.
@@ -126,36 +126,57 @@ fn check_settings(arguments: &Arguments, settings: &Settings) -> Result<(), Exit
 
 /// Starts logging to stderr, as JSON lines or in a human-readable format.
 fn start_log(log: &Log) {
-    let json = match log.format {
-        Format::Json => true,
-        Format::Pretty => false,
-        Format::Auto => !std::io::stderr().is_terminal(),
+    let terminal = std::io::stderr().is_terminal();
+    let pretty = LogFormat::Pretty {
+        color: terminal && std::env::var_os("NO_COLOR").is_none(),
     };
-    // A closed or blocked stderr must not stop the guard.
-    let stderr = LogWriter::start();
-    let lines = fmt::layer()
-        .with_writer(move || stderr)
-        .log_internal_errors(false);
-    let lines = if json {
-        lines.event_format(JsonLine).boxed()
-    } else {
-        lines.compact().boxed()
+    writer::start(writer::Settings {
+        lines: LOG_QUEUE_LINES,
+        bytes: usize::MAX,
+        access_bytes: usize::MAX,
+        count_dropped: |_| {
+            DROPPED_LINES.fetch_add(1, Ordering::Relaxed);
+        },
+        report_dropped: |lines| {
+            tracing::error!(event = "log.dropped", reason = "slow_reader", lines);
+        },
+    });
+    let lines = LogLines {
+        format: match log.format {
+            Format::Pretty => pretty,
+            Format::Auto if terminal => pretty,
+            Format::Json | Format::Auto => LogFormat::Json,
+        },
+        node: None,
+        timestamp: Box::new(timestamp),
+        observe: |_| {},
     };
     let filtered = lines.with_filter(log.level.0.clone());
     tracing_subscriber::registry().with(filtered).init();
 }
 
+/// Returns the current time as RFC 3339 in UTC.
+fn timestamp() -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut text));
+    text
+}
+
 async fn serve(settings: Settings) -> Result<(), Exit> {
-    let signals = ShutdownSignals::install()?;
+    let signals = ShutdownSignals::install().map_err(|error| Exit {
+        code: 1,
+        message: format!("cannot install the signal handlers: {error}"),
+    })?;
     let builder = issuer::verifier_builder(&settings);
     let guard = Data::new(Guard::new(settings.routes));
     let server = server::bind(&guard, &settings.listen)?;
     let socket = match &settings.listen {
         Address::Unix(path) => Socket::at(path),
-        Address::Tcp(..) => None,
+        Address::Tcp { .. } => None,
     };
     let (stopping, handle) = (guard.clone(), server.handle());
-    spawn(async move { signals.shut_down(&stopping, &handle).await });
+    spawn(async move { shut_down(signals, &stopping, &handle).await });
     let result = run_server(server, builder, &guard).await;
     if let Some(socket) = socket {
         socket.remove();
@@ -178,41 +199,13 @@ async fn run_server(mut server: Server, builder: Builder, guard: &Guard) -> Resu
     server.await.map_err(failed)
 }
 
-/// Handlers of SIGTERM and SIGINT, in effect as soon as this value exists.
-struct ShutdownSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl ShutdownSignals {
-    fn install() -> Result<Self, Exit> {
-        let install = |kind| {
-            signal(kind).map_err(|error| Exit {
-                code: 1,
-                message: format!("cannot install the signal handlers: {error}"),
-            })
-        };
-        Ok(Self {
-            terminate: install(SignalKind::terminate())?,
-            interrupt: install(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn recv(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    /// Waits for a signal and shuts the server down gracefully. A second signal stops it at once.
-    async fn shut_down(mut self, guard: &Guard, handle: &ServerHandle) {
-        self.recv().await;
-        tracing::info!(event = "guard.stopping");
-        guard.begin_shutdown();
-        tokio::select! {
-            () = handle.stop(true) => {}
-            () = self.recv() => handle.stop(false).await,
-        }
+/// Waits for a signal and shuts the server down gracefully. A second signal stops it at once.
+async fn shut_down(mut signals: ShutdownSignals, guard: &Guard, handle: &ServerHandle) {
+    signals.recv().await;
+    tracing::info!(event = "guard.stopping");
+    guard.begin_shutdown();
+    tokio::select! {
+        () = handle.stop(true) => {}
+        () = signals.recv() => handle.stop(false).await,
     }
 }

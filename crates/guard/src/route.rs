@@ -1,12 +1,13 @@
 //! Routes: the token that a request needs, by its path and method.
 
 use std::fmt;
+use std::time::Duration;
 
+use portcullis_runtime::HumanDuration;
 use portcullis_verifier::{MaxAge, Need};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::duration::HumanDuration;
 use crate::path::{Path, Prefix, PrefixMatch};
 
 /// One rule of the section `routes`.
@@ -30,7 +31,7 @@ pub struct Route {
     #[serde(default)]
     pub acr: Vec<ScopeToken>,
     /// Maximum time since the user authenticated.
-    pub authenticated_within: Option<HumanDuration>,
+    pub authenticated_within: Option<WholeSeconds>,
 }
 
 impl Route {
@@ -44,9 +45,26 @@ impl Route {
             need = need.and(scope.0.clone());
         }
         match self.authenticated_within {
-            Some(HumanDuration(within)) => need.authenticated_within(within),
+            Some(WholeSeconds(within)) => need.authenticated_within(within),
             None => need,
         }
+    }
+}
+
+/// A duration in whole seconds, such as `5m` or `30s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct WholeSeconds(pub Duration);
+
+impl TryFrom<String> for WholeSeconds {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let duration = text.parse().ok().map(|HumanDuration(duration)| duration);
+        let whole = duration.filter(|duration| duration.subsec_nanos() == 0);
+        whole.map(Self).ok_or_else(|| {
+            format!("invalid duration `{text}`; expected a value such as 30s, 5m, 12h or 90d")
+        })
     }
 }
 
@@ -239,7 +257,7 @@ impl TryFrom<String> for MaxFeedAge {
             "strict" => MaxAge::STRICT,
             "fail_open" => MaxAge::FAIL_OPEN,
             duration => {
-                let HumanDuration(duration) = duration.parse().map_err(|_| {
+                let WholeSeconds(duration) = duration.to_owned().try_into().map_err(|_| {
                     format!(
                         "invalid age `{text}`; expected standard, strict, fail_open or a duration \
                          such as 10s"

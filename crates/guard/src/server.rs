@@ -9,9 +9,9 @@ use actix_web::dev::Server;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
+use portcullis_runtime::Address;
 
 use crate::Exit;
-use crate::address::Address;
 use crate::answer::response;
 use crate::asked::Asked;
 use crate::connections::Connections;
@@ -57,7 +57,7 @@ pub fn bind(guard: &Data<Guard>, address: &Address) -> Result<Server, Exit> {
     .shutdown_timeout(DRAIN_SECS)
     .disable_signals();
     let bound = match address {
-        Address::Tcp(host, port) => server.bind((host.as_str(), *port)),
+        Address::Tcp { port, .. } => server.bind((address.bare_host(), *port)),
         Address::Unix(path) => give_way(path)
             .and_then(|()| server.bind_uds(path))
             .and_then(|server| open_to_all(path).map(|()| server)),
@@ -79,9 +79,7 @@ fn give_way(path: &Path) -> std::io::Result<()> {
         return Ok(());
     };
     if !found.file_type().is_socket() {
-        return Err(std::io::Error::other(
-            "there is something that is no socket",
-        ));
+        return Err(std::io::Error::other("the file exists and is not a socket"));
     }
     if UnixStream::connect(path).is_ok() {
         return Err(std::io::Error::other("another program is listening there"));

@@ -11,11 +11,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use portcullis_runtime::Address;
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
-use crate::address::Address;
 use crate::route::Routes;
 
 /// Prefix of the environment variables of this program.
@@ -24,7 +24,7 @@ const ENV_PREFIX: &str = "PORTCULLIS_GUARD__";
 const CREDENTIALS_ENV: &str = "CREDENTIALS_DIRECTORY";
 
 /// All settings of the guard.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Issuer identifier of the accepted tokens (RFC 8414 §2): an `https` URL, or `http` on a
@@ -134,6 +134,19 @@ impl FromStr for Format {
             "json" => Ok(Self::Json),
             "pretty" => Ok(Self::Pretty),
             _ => Err(format!("expected auto, json or pretty, got `{text}`")),
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            issuer: String::new(),
+            listen: Address::new("127.0.0.1", 9180),
+            listen_anywhere: false,
+            subscriber: Subscriber::default(),
+            log: Log::default(),
+            routes: Routes::default(),
         }
     }
 }
@@ -257,6 +270,14 @@ impl Settings {
         }
         if self.routes.is_empty() {
             return missing("routes", "without a route, every request is denied");
+        }
+        if let Address::Unix(path) = &self.listen
+            && (!path.is_absolute() || path.file_name().is_none())
+        {
+            return Err(format!(
+                "listen: invalid address `{}`; the path of a socket must be absolute",
+                self.listen
+            ));
         }
         if !self.listen.is_local() && !self.listen_anywhere {
             return Err(format!(

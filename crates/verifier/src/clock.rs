@@ -69,7 +69,7 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// A clock for tests that advances only when it is told to. Clones share the same time.
+/// A clock for tests that advances only when it is set. Clones share the same time.
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<ManualTime>);
 

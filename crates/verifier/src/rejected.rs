@@ -175,7 +175,7 @@ impl Rejected {
             Self::Request => "The Authorization header is malformed",
             Self::Expired => "The access token expired",
             Self::Scope { .. } => "The access token lacks a scope that this request needs",
-            Self::StepUp { .. } => "The user must authenticate in another way, or anew",
+            Self::StepUp { .. } => "The user must authenticate in another way, or again",
             Self::Unavailable | Self::Stale => "Access tokens cannot be verified at the moment",
             _ => "The access token is invalid",
         }
@@ -284,7 +284,7 @@ mod tests {
             assert_eq!(rejected.status(), 401);
             rejected.www_authenticate("api")
         };
-        let start = r#"Bearer realm="api", error="insufficient_user_authentication", error_description="The user must authenticate in another way, or anew""#;
+        let start = r#"Bearer realm="api", error="insufficient_user_authentication", error_description="The user must authenticate in another way, or again""#;
         assert_eq!(
             challenge("2 3", Some(300)),
             format!(r#"{start}, acr_values="2 3", max_age="300""#)

@@ -1,4 +1,4 @@
-//! What files say. A refusal names file, line and field.
+//! Reads the files. Error messages name file, line and field.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use crate::cli::{client, resource, user};
 
-/// A file as it is written.
+/// The contents of one file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -19,7 +19,7 @@ struct File {
     users: Option<Vec<Spanned<user::Fields>>>,
 }
 
-/// Everything that the files want. A kind that no file holds is `None`, and nothing of it is removed.
+/// The contents of all files. A kind of object that no file contains is `None`, and none of it is removed.
 pub struct Wanted {
     pub clients: Option<Vec<Entry<client::Fields>>>,
     pub resources: Option<Vec<Entry<resource::Fields>>>,
@@ -28,17 +28,17 @@ pub struct Wanted {
     pub users: Option<Vec<Entry<user::Fields>>>,
 }
 
-/// An entry and where it stands.
+/// An entry and its location.
 pub struct Entry<T> {
-    pub place: String,
+    pub location: String,
     pub fields: T,
 }
 
 impl Wanted {
-    /// Reads files, which together are one description.
+    /// Reads files, which together form one description.
     ///
     /// # Errors
-    /// One sentence or a few lines that name file, line and field.
+    /// A message that names file, line and field.
     pub fn read(paths: &[PathBuf]) -> Result<Self, String> {
         let mut wanted = Self {
             clients: None,
@@ -59,14 +59,15 @@ impl Wanted {
     }
 
     fn add(&mut self, path: &Path, text: &str) -> Result<(), String> {
-        let file: File = toml::from_str(text).map_err(|error| refuse(path, text, &error))?;
-        let place = |span: Range<usize>| format!("{}:{}", path.display(), line(text, span.start));
-        take(&mut self.clients, file.clients, &place);
-        take(&mut self.resources, file.resources, &place);
-        take(&mut self.users, file.users, &place);
+        let file: File = toml::from_str(text).map_err(|error| parse_error(path, text, &error))?;
+        let location =
+            |span: Range<usize>| format!("{}:{}", path.display(), line(text, span.start));
+        take(&mut self.clients, file.clients, &location);
+        take(&mut self.resources, file.resources, &location);
+        take(&mut self.users, file.users, &location);
         if let Some(scopes) = file.scopes {
             let entries = scopes.into_iter().map(|fields| Entry {
-                place: format!("{}: scopes", path.display()),
+                location: format!("{}: scopes", path.display()),
                 fields,
             });
             self.scopes.get_or_insert_default().extend(entries);
@@ -77,26 +78,26 @@ impl Wanted {
 
 fn take<T>(
     all: &mut Option<Vec<Entry<T>>>,
-    given: Option<Vec<Spanned<T>>>,
-    place: &impl Fn(Range<usize>) -> String,
+    entries: Option<Vec<Spanned<T>>>,
+    location: &impl Fn(Range<usize>) -> String,
 ) {
-    if let Some(given) = given {
-        let entries = given.into_iter().map(|entry| Entry {
-            place: place(entry.span()),
+    if let Some(entries) = entries {
+        let entries = entries.into_iter().map(|entry| Entry {
+            location: location(entry.span()),
             fields: entry.into_inner(),
         });
         all.get_or_insert_default().extend(entries);
     }
 }
 
-/// The line of a byte, counted from one.
+/// Returns the line number of a byte offset, starting at 1.
 fn line(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|byte| *byte == b'\n').count()
 }
 
-/// What the parser says, in one line.
-fn refuse(path: &Path, text: &str, error: &toml::de::Error) -> String {
-    let place = error.span().map_or_else(String::new, |span| {
+/// Formats an error of the parser as one line.
+fn parse_error(path: &Path, text: &str, error: &toml::de::Error) -> String {
+    let location = error.span().map_or_else(String::new, |span| {
         let rest = text.get(span.start..).unwrap_or_default();
         let near: String = rest
             .chars()
@@ -106,16 +107,16 @@ fn refuse(path: &Path, text: &str, error: &toml::de::Error) -> String {
         format!(":{}: near `{}`", line(text, span.start), near.trim())
     });
     let why = error.message().replace('\n', " ");
-    format!("{}{place}: {why}", path.display())
+    format!("{}{location}: {why}", path.display())
 }
 
-/// Refuses what is described twice.
+/// Rejects duplicate entries.
 fn unique<T>(entries: &Option<Vec<Entry<T>>>, name: impl Fn(&T) -> &String) -> Result<(), String> {
     let mut seen = BTreeSet::new();
     for entry in entries.iter().flatten() {
         let name = name(&entry.fields);
         if !seen.insert(name) {
-            return Err(format!("{}: `{name}` is described twice", entry.place));
+            return Err(format!("{}: duplicate entry `{name}`", entry.location));
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! `apply`: applications, APIs, scopes and people as files say. What no file names is left alone, unless
-//! `--prune` is given. All of it in one transaction, or nothing.
+//! `apply`: creates and changes applications, APIs, scopes and users as described in files. Objects that no file names
+//! are kept unless `--prune` is given. All changes are made in one transaction.
 
 mod file;
 mod plan;
@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use super::command::{context, execute, read};
-use super::{Exit, Output, confirm, open_or_make, table};
+use super::command::{confirm, context, execute, read};
+use super::{Exit, Output, open_or_create, table};
 use crate::admin::{self, AdminError};
 use crate::config::Config;
 use file::Wanted;
@@ -19,29 +19,29 @@ use write::Secrets;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Files (TOML); together they are one description.
+    /// Files (TOML), which together form one description.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Only show the difference.
+    /// Only show the changes.
     #[arg(long)]
     dry_run: bool,
-    /// Remove what the files do not name: clients, resources and scopes are deleted, accounts locked, of
-    /// the kinds that the files hold at all. Administrators stay.
+    /// Remove objects that the files do not name, of the kinds that the files contain: delete clients, resources and
+    /// scopes, and lock accounts. Administrators are kept.
     #[arg(long)]
     prune: bool,
-    /// Do not ask before something is removed.
+    /// Do not ask for confirmation before something is removed.
     #[arg(long)]
     yes: bool,
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     format: Output,
 }
 
 pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let refused = |message: String| Exit { code: 1, message };
-    // 1. What is wanted, and what there is.
+    // 1. The description and the stored objects.
     let wanted = Wanted::read(&arguments.files).map_err(refused)?;
-    let store = open_or_make(config)?;
+    let store = open_or_create(config)?;
     let ctx = context();
     let rules = Rules {
         prune: arguments.prune,
@@ -53,7 +53,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let with_users = wanted.users.is_some();
     let stored = read(&store, move |tx| Stored::read(tx, with_users))?;
     let plan = Plan::of(&wanted, &stored, &rules).map_err(refused)?;
-    // 2. The difference.
+    // 2. The changes.
     if arguments.format == Output::Table {
         show(&plan);
     }
@@ -65,14 +65,14 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     if !removed.is_empty() {
         confirm(&format!("Remove {}?", removed.join(", ")), arguments.yes)?;
     }
-    // 3. All of it, or nothing: what was shown must be what is done.
+    // 3. One transaction. The changes must still be those that were shown.
     let shown = plan.difference();
     let secrets = execute(&store, ctx, move |tx, ctx| {
         let stored = Stored::read(tx, with_users)?;
         match Plan::of(&wanted, &stored, &rules) {
-            Ok(again) if again.difference() == shown => again.write(tx, ctx, &rules),
+            Ok(plan) if plan.difference() == shown => plan.write(tx, ctx, &rules),
             _ => Err(AdminError::Conflict(
-                "the same objects were changed concurrently; nothing is changed, run it again"
+                "the same objects were changed concurrently; nothing was changed, run it again"
                     .to_owned(),
             )),
         }
@@ -115,7 +115,7 @@ fn show(plan: &Plan) {
     table::print(Output::Table, &columns, &rows, &Value::Null);
 }
 
-/// Says what was done; secrets of new clients are shown here and never again.
+/// Prints the result, including the secrets of new clients, which are not shown again.
 fn finish(arguments: &Arguments, plan: &Plan, applied: Option<Secrets>) {
     if arguments.format == Output::Json {
         let secrets = applied.iter().flatten();
@@ -123,21 +123,21 @@ fn finish(arguments: &Arguments, plan: &Plan, applied: Option<Secrets>) {
             .map(|(id, secret)| (id.clone(), secret.expose().into()))
             .collect();
         let changes: Vec<Value> = plan.changes.iter().map(Change::view).collect();
-        let told =
+        let result =
             json!({ "changes": changes, "applied": applied.is_some(), "client_secrets": secrets });
-        println!("{told:#}");
+        println!("{result:#}");
         return;
     }
     match applied {
         None if plan.changes.is_empty() => {}
-        None => println!("\nNothing is changed: this was a dry run."),
+        None => println!("\nNothing was changed: this was a dry run."),
         Some(secrets) => {
             match plan.changes.len() {
-                1 => println!("\n1 change is made."),
-                many => println!("\n{many} changes are made."),
+                1 => println!("\n1 change was made."),
+                many => println!("\n{many} changes were made."),
             }
             if !secrets.is_empty() {
-                println!("Secrets of new clients, shown only now:");
+                println!("Secrets of new clients, which are not shown again:");
             }
             for (id, secret) in &secrets {
                 println!("  {id}  {}", secret.expose());

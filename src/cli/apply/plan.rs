@@ -1,4 +1,4 @@
-//! The difference between what files want and what there is: a pure function of both.
+//! The plan: the difference between the files and the stored objects, a pure function of both.
 
 mod clients;
 mod resources;
@@ -18,7 +18,7 @@ use crate::oauth::resource::Resource;
 use crate::secret::Entropy;
 use crate::time::Timestamp;
 
-/// What there is.
+/// The stored objects.
 pub struct Stored {
     clients: Vec<Client>,
     resources: Vec<Resource>,
@@ -27,39 +27,39 @@ pub struct Stored {
     admins: BTreeSet<UserId>,
 }
 
-/// By what a plan is made.
+/// The options and the configuration of a plan.
 pub struct Rules {
-    /// Whether what no file names is removed.
+    /// Whether objects that no file names are removed.
     pub prune: bool,
-    /// The configuration of the servers that will run on it.
+    /// The configuration of the servers.
     pub config: Config,
-    /// What that configuration says about clients.
+    /// The rules for clients that follow from the configuration.
     pub clients: crate::admin::clients::Rules,
-    /// The instant of the change.
+    /// The time of the change.
     pub now: Timestamp,
     /// For ids and secrets.
     pub entropy: Entropy,
 }
 
-/// What is to be done.
+/// The changes to make.
 pub struct Plan {
     pub changes: Vec<Change>,
 }
 
-/// One thing that changes.
+/// One object that changes.
 pub struct Change {
     /// `create`, `update`, `delete`, `lock`.
     pub act: &'static str,
     /// `client`, `resource`, `scope`, `user`.
     pub kind: &'static str,
-    /// Which.
+    /// The id or name of the object.
     pub name: String,
-    /// What of it.
+    /// The fields that change.
     pub fields: Vec<Field>,
     pub(super) steps: Vec<Step>,
 }
 
-/// One field that changes. A new thing has no `before`.
+/// One field that changes. A new object has no `before`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Field {
     pub name: String,
@@ -67,7 +67,7 @@ pub struct Field {
     pub after: Value,
 }
 
-/// What is done about it.
+/// One operation.
 pub(super) enum Step {
     PutResource(Resource),
     UpdateResource(Resource, Resource),
@@ -84,7 +84,7 @@ pub(super) enum Step {
 }
 
 impl Change {
-    /// For scripts.
+    /// Returns the change as JSON.
     pub fn view(&self) -> Value {
         let fields: serde_json::Map<String, Value> = self
             .fields
@@ -99,7 +99,8 @@ impl Change {
 }
 
 impl Stored {
-    /// Reads everything that a file can describe; people, of whom there may be many, only if one does.
+    /// Reads all objects that a file can describe. Users are read only if a file describes users, because there may be
+    /// many.
     ///
     /// # Errors
     /// [`db::Error`].
@@ -122,17 +123,17 @@ impl Stored {
 }
 
 impl Plan {
-    /// What brings `stored` to where `wanted` is: APIs and scopes first, since clients name them.
+    /// Creates the plan that changes `stored` to `wanted`. APIs and scopes come first, because clients name them.
     ///
     /// # Errors
-    /// A sentence that names file, line and field.
+    /// A message that names file, line and field.
     pub fn of(wanted: &Wanted, stored: &Stored, rules: &Rules) -> Result<Self, String> {
         let mut changes = resources::resources(wanted, stored, rules)?;
-        let known = resources::resulting(stored, &changes);
+        let apis = resources::resulting(stored, &changes);
         changes.extend(resources::scopes(wanted, stored, rules)?);
-        let clients = clients::clients(wanted, stored, &known, rules)?;
+        let clients = clients::clients(wanted, stored, &apis, rules)?;
         let deletes = |change: &Change| change.kind == "resource" && change.act == "delete";
-        // What is removed goes last: by then no client names it any more.
+        // Deletions come last, when no client names the API any more.
         let (removed, mut first): (Vec<_>, Vec<_>) = changes.into_iter().partition(deletes);
         first.extend(clients);
         first.extend(removed);
@@ -140,12 +141,12 @@ impl Plan {
         Ok(Self { changes: first })
     }
 
-    /// Everything that a person saw of it.
+    /// Returns the changes as they are shown to the operator.
     pub fn difference(&self) -> Vec<Value> {
         self.changes.iter().map(Change::view).collect()
     }
 
-    /// What is deleted or locked because no file names it.
+    /// Returns the objects that are deleted or locked.
     pub fn removed(&self) -> Vec<String> {
         self.changes
             .iter()
@@ -156,7 +157,7 @@ impl Plan {
 }
 
 impl Change {
-    /// Nothing, if nothing is different.
+    /// Returns `None` if the object exists and no field changes.
     fn if_any(self, new: bool) -> Option<Self> {
         (new || !self.fields.is_empty()).then_some(self)
     }
@@ -177,10 +178,10 @@ fn switched(before: Option<bool>, after: bool) -> Field {
     }
 }
 
-/// What two views differ in. Of a new thing everything is different that says anything at all.
+/// Returns the fields in which two views differ. For a new object, these are all fields that are not empty.
 fn difference(before: Option<Value>, after: &Value) -> Vec<Field> {
-    // The name stands beside it, and nobody chooses the others.
-    const NOT_OURS: [&str; 6] = [
+    // Fields that are shown separately, or that the operator does not choose.
+    const EXCLUDED: [&str; 6] = [
         "client_id",
         "audience",
         "username",
@@ -190,7 +191,7 @@ fn difference(before: Option<Value>, after: &Value) -> Vec<Field> {
     ];
     let is_new = before.is_none();
     let before = before.unwrap_or(Value::Null);
-    let empty = |value: &Value| match value {
+    let is_empty = |value: &Value| match value {
         Value::Null => true,
         Value::String(text) => text.is_empty(),
         Value::Array(items) => items.is_empty(),
@@ -199,9 +200,9 @@ fn difference(before: Option<Value>, after: &Value) -> Vec<Field> {
     };
     let fields = after.as_object().into_iter().flatten();
     fields
-        .filter(|(name, _)| !NOT_OURS.contains(&name.as_str()))
+        .filter(|(name, _)| !EXCLUDED.contains(&name.as_str()))
         .filter(|(name, value)| match is_new {
-            true => !empty(value),
+            true => !is_empty(value),
             false => before[name.as_str()] != **value,
         })
         .map(|(name, value)| Field {

@@ -1,5 +1,5 @@
-//! What a registration says: as options of `client create` and `client update`, and as an entry of a
-//! file for `apply`. The names in files are those of RFC 7591 §2 where it has one.
+//! The fields of a client's registration: options of `client create` and `client update`, and entries in a file
+//! for `apply`. Files use the names of RFC 7591 §2 where it has one.
 
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -12,78 +12,78 @@ use crate::oauth::client::{AuthMethod, Client, ConsentPolicy, GrantType, check_i
 use crate::oauth::request::scope::Scope;
 use crate::time::Timestamp;
 
-/// What was given; the rest stays as it is. A list is replaced whole. On the command line one empty
-/// value empties it, as an empty text empties a text.
+/// The fields to set. Absent fields keep their value. A list is replaced completely. On the command line, one
+/// empty value empties a list, and an empty text empties a text.
 #[derive(clap::Args, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fields {
-    /// Which client; only files say it here.
+    /// The client id. Set in files only.
     #[arg(skip)]
     pub client_id: String,
-    /// Whether it is switched off; only files say it here.
+    /// Whether the client is disabled. Set in files only.
     #[arg(skip)]
     pub disabled: Option<bool>,
-    /// What people see on the consent page.
+    /// Name on the consent page.
     #[arg(long)]
     #[serde(rename = "client_name")]
     name: Option<String>,
-    /// Where answers may go; repeatable, compared byte for byte.
+    /// Redirect URI; repeatable, compared byte for byte.
     #[arg(long = "redirect-uri", value_name = "URI")]
     redirect_uris: Option<Vec<String>>,
-    /// How it authenticates; none is a public client [default: client_secret_basic].
+    /// Authentication method; none means a public client [default: client_secret_basic].
     #[arg(long, value_enum)]
     #[serde(rename = "token_endpoint_auth_method")]
     auth_method: Option<Method>,
-    /// The scopes it may ask for, separated by spaces [default: openid profile email].
+    /// Scopes that it may request, separated by spaces [default: openid profile email].
     #[arg(long)]
     scope: Option<String>,
-    /// The grants it may use; repeatable [default: authorization_code, refresh_token].
+    /// Grant type that it may use; repeatable [default: authorization_code, refresh_token].
     #[arg(long = "grant-type", value_name = "GRANT")]
     grant_types: Option<Vec<String>>,
-    /// An API that it may ask tokens for, by audience; repeatable, the first is the default.
+    /// Audience of an API that it may request tokens for; repeatable, the first is the default.
     #[arg(long = "resource", value_name = "AUDIENCE")]
     resources: Option<Vec<String>>,
-    /// An API that it is the resource server of, by audience: it may introspect its tokens; repeatable.
+    /// Audience of an API that it is the resource server for, whose tokens it may introspect; repeatable.
     #[arg(long = "serves", value_name = "AUDIENCE")]
     serves: Option<Vec<String>>,
     /// Origin whose scripts may call the token endpoint; repeatable.
     #[arg(long = "cors-origin", value_name = "ORIGIN")]
     cors_origins: Option<Vec<String>>,
-    /// Where a browser may be sent after logout; repeatable.
+    /// URI to which a browser may be redirected after logout; repeatable.
     #[arg(long = "post-logout-redirect-uri", value_name = "URI")]
     post_logout_redirect_uris: Option<Vec<String>>,
-    /// Signature algorithm of its ID tokens: RS256 or ES256 [default: RS256, or what is offered].
+    /// Signature algorithm of its ID tokens: RS256 or ES256 [default: RS256 if `keys.algorithms` contains it].
     #[arg(long, value_name = "ALG")]
     #[serde(rename = "id_token_signed_response_alg")]
     id_token_alg: Option<String>,
-    /// Signature algorithm of its userinfo answers: RS256, ES256, or none for plain JSON
+    /// Signature algorithm of its userinfo responses: RS256, ES256, or none for plain JSON
     /// [default: none].
     #[arg(long, value_name = "ALG")]
     #[serde(rename = "userinfo_signed_response_alg")]
     userinfo_alg: Option<String>,
-    /// When people are asked for consent [default: remember].
+    /// When users are asked for consent [default: remember].
     #[arg(long, value_enum)]
     consent: Option<Consent>,
-    /// Whether PKCE is required; false is for confidential clients whose library cannot
+    /// Whether PKCE is required; false is allowed for confidential clients whose library does not support it
     /// [default: true].
     #[arg(long, value_name = "BOOL")]
     require_pkce: Option<bool>,
     /// Whether http://localhost redirect URIs are accepted [default: false].
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     allow_localhost_redirect: Option<bool>,
-    /// A network that it may prove itself from, such as 10.0.0.0/8; repeatable [default: all].
+    /// Network from which it may authenticate, such as 10.0.0.0/8; repeatable [default: all].
     #[arg(long = "allow-network", value_name = "CIDR")]
     allow_networks: Option<Vec<String>>,
-    /// A network that it may not, whatever the others say; repeatable.
+    /// Network from which it may not authenticate, even if it is allowed otherwise; repeatable.
     #[arg(long = "deny-network", value_name = "CIDR")]
     deny_networks: Option<Vec<String>>,
-    /// Its home page (https).
+    /// Home page (https).
     #[arg(long)]
     client_uri: Option<String>,
-    /// Its privacy policy (https).
+    /// Privacy policy (https).
     #[arg(long)]
     policy_uri: Option<String>,
-    /// Its terms of service (https).
+    /// Terms of service (https).
     #[arg(long)]
     tos_uri: Option<String>,
 }
@@ -100,19 +100,19 @@ enum Method {
 #[derive(Clone, Copy, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 enum Consent {
-    /// Once, and again when more is asked for.
+    /// Once, and again if the client requests more.
     Remember,
-    /// Each time.
+    /// On each authorization request.
     Always,
-    /// Never: your own application.
+    /// Never. For applications of the operator.
     Skip,
 }
 
 impl Fields {
-    /// A new client; its ID tokens are signed with the first of `algorithms` unless it says otherwise.
+    /// Creates a client. Its ID tokens are signed with the first of `algorithms` unless the fields name another.
     ///
     /// # Errors
-    /// [`UsageError`] for a value that cannot be read.
+    /// [`UsageError`] for an invalid value.
     pub fn create(
         &self,
         id: ClientId,
@@ -134,10 +134,10 @@ impl Fields {
         self.update(blank)
     }
 
-    /// A client as these fields want it.
+    /// Applies the fields to a client.
     ///
     /// # Errors
-    /// [`UsageError`] for a value that cannot be read.
+    /// [`UsageError`] for an invalid value.
     pub fn update(&self, mut client: Client) -> Result<Client, UsageError> {
         for (list, given) in [
             (&mut client.redirect_uris, &self.redirect_uris),
@@ -161,7 +161,7 @@ impl Fields {
         }
         if let Some(scope) = &self.scope {
             client.scopes = Scope::parse(scope)
-                .map_err(|_| UsageError::new("scope", format!("`{scope}` is no scope")))?;
+                .map_err(|_| UsageError::new("scope", format!("invalid scope `{scope}`")))?;
         }
         if let Some(given) = &self.grant_types {
             client.grant_types = filled(given).map(grant).collect::<Result<_, _>>()?;
@@ -205,8 +205,8 @@ impl Fields {
 }
 
 impl Method {
-    /// A public client stays one: whoever holds its tokens could not prove a secret. A confidential
-    /// one stays one, too: its grants rest on its proof.
+    /// Returns the new authentication method. A public client stays public, because the holders of its tokens have
+    /// no secret. A confidential client stays confidential, because its grants rely on authentication.
     fn of(self, client: &Client) -> Result<AuthMethod, UsageError> {
         let refuse = |why: &str| Err(UsageError::new("token_endpoint_auth_method", why));
         match (self, client.is_confidential()) {
@@ -229,7 +229,7 @@ fn filled(given: &[String]) -> impl Iterator<Item = &str> {
 }
 
 fn grant(name: &str) -> Result<GrantType, UsageError> {
-    let why = || format!("`{name}` is no grant type that is offered");
+    let why = || format!("unsupported grant type `{name}`");
     GrantType::parse(name).ok_or_else(|| UsageError::new("grant_types", why()))
 }
 

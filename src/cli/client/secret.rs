@@ -1,4 +1,4 @@
-//! `client rotate-secret`: a fresh secret beside the old ones, which end after an overlap.
+//! `client rotate-secret`: creates a new secret. The old secrets expire after an overlap.
 
 use serde_json::json;
 
@@ -12,22 +12,22 @@ use crate::config::limits::{CLIENT_NAME_CHARS, SECRET_OVERLAP_CAP};
 
 #[derive(clap::Args)]
 pub struct RotateSecret {
-    /// Its client id.
+    /// The client id.
     id: String,
-    /// What to call the new secret, such as the place that it is for.
+    /// Label of the new secret, for example where it is used.
     #[arg(long, default_value = "rotated")]
     label: String,
-    /// How long the new secret is good, such as 90d; for ever if absent.
-    #[arg(long, value_name = "SPAN")]
+    /// Lifetime of the new secret, such as 90d. Unlimited if absent.
+    #[arg(long, value_name = "DURATION")]
     expires_in: Option<HumanDuration>,
-    /// How long the old secrets go on beside it, at most 7d (`tokens.secret_overlap`).
-    #[arg(long, value_name = "SPAN", conflicts_with_all = ["keep", "compromised"])]
+    /// Time that the old secrets stay valid, at most 7d [default: `tokens.secret_overlap`].
+    #[arg(long, value_name = "DURATION", conflicts_with_all = ["keep", "compromised"])]
     overlap: Option<HumanDuration>,
-    /// Let the old secrets be: several live side by side.
+    /// Keep the old secrets valid beside the new one.
     #[arg(long, conflicts_with = "compromised")]
     keep: bool,
-    /// Somebody else knows an old secret: they end at once, and so does every code, grant and token
-    /// of the client.
+    /// Revoke the old secrets at once, and all codes, grants and tokens of the client. Use it if an attacker may
+    /// know a secret.
     #[arg(long)]
     compromised: bool,
 }
@@ -36,27 +36,27 @@ impl RotateSecret {
     pub fn run(&self, config: &Config, output: Output) -> anyhow::Result<()> {
         let refused = |message: String| Exit { code: 2, message };
         if self.label.is_empty() || self.label.chars().count() > CLIENT_NAME_CHARS {
-            let why = format!("a label has 1 to {CLIENT_NAME_CHARS} characters");
+            let why = format!("a label must have 1 to {CLIENT_NAME_CHARS} characters");
             return Err(refused(why).into());
         }
         let overlap = self.overlap.unwrap_or(config.tokens.secret_overlap).0;
         if overlap > SECRET_OVERLAP_CAP {
-            return Err(refused("old secrets go on for at most 7d".to_owned()).into());
+            return Err(refused("old secrets may stay valid for at most 7d".to_owned()).into());
         }
         let (store, ctx) = (open(config)?, context());
         let id = find(&store, &self.id)?.id;
         let new = NewSecret {
             label: self.label.clone(),
-            expires_at: self.expires_in.map(|span| ctx.now + span.0),
+            expires_at: self.expires_in.map(|lifetime| ctx.now + lifetime.0),
             old: match (self.keep, self.compromised) {
                 (true, _) => OldSecrets::Keep,
                 (_, true) => OldSecrets::Compromised,
                 _ => OldSecrets::ExpireAfter(overlap),
             },
         };
-        let (now, wanted, stored) = (ctx.now, id.clone(), new.clone());
+        let (now, client_id, stored) = (ctx.now, id.clone(), new.clone());
         let secret = execute(&store, ctx, move |tx, ctx| {
-            clients::rotate_secret(tx, ctx, &wanted, &stored)
+            clients::rotate_secret(tx, ctx, &client_id, &stored)
         })?;
         let shown = json!({
             "client_id": id.as_str(),

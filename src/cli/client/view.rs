@@ -1,4 +1,4 @@
-//! What commands show of a client.
+//! The output of commands about clients.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ pub(super) fn row(client: &Client) -> Vec<String> {
     ]
 }
 
-/// A client with its secrets, of which nothing but their life is known.
+/// Returns a client with the labels and dates of its secrets.
 pub(super) fn view_with_secrets(client: &Client) -> Value {
     let mut shown = view(client);
     let secret = |secret: &ClientSecret| {

@@ -1,5 +1,5 @@
-//! The demo application and its API: what a service does with Portcullis, shown step by step. The
-//! API is guarded by `portcullis-verifier`, which follows the revocation feed, as any service would be.
+//! The demo application and its API, which show step by step how a service uses Portcullis. The API verifies tokens
+//! with `portcullis-verifier`, which reads the revocation feed.
 
 mod messages;
 mod revocation;
@@ -23,14 +23,14 @@ use serde_json::json;
 use visit::{Outcome, Panel, Step, Visit};
 
 use super::Exit;
-use super::cast::{Cast, SCOPE, USERNAME};
+use super::fixtures::{Fixtures, SCOPE, USERNAME};
 use crate::app::App;
 use crate::http::{Assets, FormTarget, Frame, PagePolicy, page, see_other};
 use crate::id::ClientId;
 use crate::secret::{Entropy, Secret, base64url, sha256};
 use crate::time::Clock;
 
-/// The application's own settings, as an operator would give them.
+/// The settings and the state of the application.
 struct Application {
     issuer: String,
     client_id: ClientId,
@@ -41,7 +41,7 @@ struct Application {
     entropy: Entropy,
     http: reqwest::Client,
     visits: Mutex<HashMap<String, Visit>>,
-    /// Held while a button works: who presses it twice sees what came of it once.
+    /// Held while a request changes a visit, so that two clicks have the effect of one.
     turn: tokio::sync::Mutex<()>,
 }
 
@@ -66,13 +66,17 @@ struct Action {
 }
 
 /// Starts the application on its own port.
-pub async fn start(app: &Data<App>, cast: &Cast, port: u16) -> anyhow::Result<ServerHandle> {
+pub async fn start(
+    app: &Data<App>,
+    fixtures: &Fixtures,
+    port: u16,
+) -> anyhow::Result<ServerHandle> {
     let application = Data::new(Application {
         issuer: app.issuer.to_string(),
-        client_id: cast.client_id.clone(),
-        client_secret: cast.client_secret.clone(),
-        home: cast.application.clone(),
-        password: cast.password.clone(),
+        client_id: fixtures.client_id.clone(),
+        client_secret: fixtures.client_secret.clone(),
+        home: fixtures.application.clone(),
+        password: fixtures.password.clone(),
         clock: app.clock.clone(),
         entropy: app.entropy.clone(),
         http: reqwest::Client::builder()
@@ -82,8 +86,11 @@ pub async fn start(app: &Data<App>, cast: &Cast, port: u16) -> anyhow::Result<Se
         turn: tokio::sync::Mutex::default(),
     });
     let assets = Data::new(Assets::new(&app.config.branding.product));
-    let verifier = Verifier::builder(app.issuer.as_str(), cast.audience.as_str())
-        .subscriber(cast.api_client_id.as_str(), cast.api_client_secret.expose())
+    let verifier = Verifier::builder(app.issuer.as_str(), fixtures.audience.as_str())
+        .subscriber(
+            fixtures.api_client_id.as_str(),
+            fixtures.api_client_secret.expose(),
+        )
         .start()
         .await
         .context("the demo API cannot read the server's keys and revocations")?;
@@ -222,38 +229,38 @@ async fn callback(
     answer: Query<Answer>,
 ) -> HttpResponse {
     let (cookie, mut visit) = application.visit(&request);
-    let shown = [
+    let parameters = [
         ("code", answer.code.as_deref()),
         ("error", answer.error.as_deref()),
         ("state", answer.state.as_deref()),
         ("iss", answer.iss.as_deref()),
     ];
-    let shown: Vec<(&str, &str)> = shown
+    let parameters: Vec<(&str, &str)> = parameters
         .into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
         .collect();
-    // Two checks that every client owes its users: the answer belongs to this browser's request, and
-    // comes from the server that was asked (RFC 9207).
-    let ours = !visit.state.is_empty()
+    // Every client must check that the response belongs to a request of this browser, and that it comes from the
+    // expected issuer (RFC 9207).
+    let is_expected = !visit.state.is_empty()
         && answer.state.as_deref() == Some(&visit.state)
         && answer.iss.as_deref() == Some(&application.issuer);
     let panel = Panel::new(
         "Came back through your browser",
-        message("GET", &application.callback(), &shown),
+        message("GET", &application.callback(), &parameters),
     );
-    let outcome = match ours && answer.error.as_deref() == Some("access_denied") {
+    let outcome = match is_expected && answer.error.as_deref() == Some("access_denied") {
         true => Outcome::Refused,
-        false => Outcome::of(ours && answer.code.is_some()),
+        false => Outcome::of(is_expected && answer.code.is_some()),
     };
     visit.show(2, outcome, vec![panel]);
-    if let (true, Some(code)) = (ours, &answer.code) {
+    if let (true, Some(code)) = (is_expected, &answer.code) {
         application.redeem(&mut visit, code).await;
     }
     application.remember(&cookie, visit);
     see_other("/")
 }
 
-/// The buttons of somebody who is signed in: what the application does, and which step shows it.
+/// Handles the buttons of a signed-in user, and redirects to the step that shows the result.
 async fn act(
     request: HttpRequest,
     application: Data<Application>,
@@ -294,7 +301,7 @@ async fn reset(
     see_other("/")
 }
 
-/// The demo API: behind the verifier, like any service.
+/// The demo API. The extractor verifies the token.
 async fn orders(caller: Authorized) -> Result<HttpResponse, Rejected> {
     caller.require("orders:read")?;
     Ok(HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(json!({
@@ -322,16 +329,16 @@ impl Application {
         self.visits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// This browser's cookie, or a new one, and what happened in it.
+    /// Returns the cookie of the browser, or a new one, and its visit.
     #[allow(
         clippy::disallowed_methods,
         reason = "the demo application is a client: its cookie protects nothing of the server"
     )]
     fn visit(&self, request: &HttpRequest) -> (String, Visit) {
-        let known = request
+        let value = request
             .cookie("demo")
             .map(|cookie| cookie.value().to_owned());
-        let cookie = known
+        let cookie = value
             .filter(|value| value.len() == 43)
             .unwrap_or_else(|| Secret::opaque(&self.entropy).expose().to_owned());
         let visit = self.visits().get(&cookie).cloned().unwrap_or_default();
@@ -340,7 +347,7 @@ impl Application {
 
     fn remember(&self, cookie: &str, visit: Visit) {
         let mut visits = self.visits();
-        // A demo has a handful of browsers; a flood must not fill the memory.
+        // A demo has few browsers. The bound protects the memory.
         if visits.len() >= 1_000 {
             visits.clear();
         }
@@ -348,7 +355,7 @@ impl Application {
     }
 }
 
-/// Bound to the browser by its cookie, which no other site can read.
+/// Returns the form token of a browser. It is derived from the cookie, which no other site can read.
 fn form_token(cookie: &str) -> String {
     base64url(&sha256(format!("demo form {cookie}").as_bytes()))
 }

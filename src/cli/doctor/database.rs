@@ -1,28 +1,28 @@
-//! The database: reached, up to date, agreed with about the time; and who administers.
+//! Checks of the database: connection, schema, clock and administrators.
 
 use std::path::Path;
 
 use super::{Finding, fail, ok, warn};
 use crate::app;
 use crate::checks;
+use crate::cli::command::clock;
 use crate::config::Config;
 use crate::config::limits::{CLOCK_OFF_STOPS, CLOCK_OFF_WARNS, DATABASE_BEHIND};
 use crate::db::{Schema, Store};
-use crate::time::Clock;
 
-/// The findings, and the database if the other checks can use it.
+/// Returns the findings, and the database if the other checks can use it.
 pub async fn check(config: &Config) -> (Option<Store>, Vec<Finding>) {
     let url = config.database_url();
     if let Some(path) = url.strip_prefix("sqlite:")
         && !Path::new(path).exists()
     {
-        let what = format!("{path} is not there yet; the first start makes it");
+        let what = format!("{path} does not exist yet; the first start creates it");
         return (None, vec![warn("database", what)]);
     }
     let store = match app::open(config) {
         Ok(store) => store,
         Err(error) => {
-            let what = format!("{error}; look at `database.url`");
+            let what = format!("{error}; check `database.url`");
             return (None, vec![fail("database", what)]);
         }
     };
@@ -32,7 +32,7 @@ pub async fn check(config: &Config) -> (Option<Store>, Vec<Finding>) {
     }
     let mut findings = vec![schema];
     findings.extend(damage(&store).await);
-    findings.push(clock(&store).await);
+    findings.push(clock_skew(&store).await);
     findings.push(administrators(&store).await);
     (Some(store), findings)
 }
@@ -44,7 +44,7 @@ fn schema(config: &Config, store: &Store) -> Finding {
     };
     match store.schema() {
         Err(error) => fail("database", error.to_string()),
-        Ok(Schema::Current) => ok("database", format!("{kind}, reached, schema current")),
+        Ok(Schema::Current) => ok("database", format!("{kind}, reachable, schema current")),
         Ok(Schema::Newer(_)) => fail(
             "database",
             "migrated by a newer version of portcullis: run that version here",
@@ -52,53 +52,54 @@ fn schema(config: &Config, store: &Store) -> Finding {
         Ok(Schema::Older(missing)) => {
             let what = format!("the schema lacks {} migration(s)", missing.len());
             match checks::migrates_itself(config, store) {
-                true => warn("database", format!("{what}; the next start makes them")),
+                true => warn("database", format!("{what}; the next start applies them")),
                 false => fail("database", format!("{what}: run `portcullis migrate up`")),
             }
         }
     }
 }
 
-/// Looks for damaged pages of an embedded database. A server notices one only when it reads it.
+/// Checks an embedded database for damaged pages. A server detects one only when it reads it.
 async fn damage(store: &Store) -> Option<Finding> {
     if !store.is_sqlite() {
         return None;
     }
     let advice = "stop the server and restore a backup: `portcullis restore`";
     Some(match store.quick_check().await {
-        Ok(wrong) if wrong.is_empty() => ok("database file", "no damage found"),
-        Ok(wrong) => fail("database file", format!("{}; {advice}", wrong.join("; "))),
+        Ok(errors) if errors.is_empty() => ok("database file", "no damage found"),
+        Ok(errors) => fail("database file", format!("{}; {advice}", errors.join("; "))),
         Err(error) => fail("database file", format!("{error}; {advice}")),
     })
 }
 
-/// Nodes go by the database's clock; an embedded one has none, but knows what it once wrote.
-async fn clock(store: &Store) -> Finding {
-    let before = Clock::System.now();
+/// Compares the clocks of this machine and the database. An embedded database has no clock, so its last timestamp is
+/// used.
+async fn clock_skew(store: &Store) -> Finding {
+    let before = clock().now();
     let (database, written) = match store.read(|tx| tx.read_head()).await {
         Ok(head) => (head.database, head.beat),
         Err(error) => return fail("clock", error.to_string()),
     };
-    let here = Clock::System.halfway(before);
+    let here = clock().halfway(before);
     let Some(database) = database else {
         return match written.since(here) > DATABASE_BEHIND {
             true => fail(
                 "clock",
                 format!(
-                    "this machine says {here}, while the database was written to at {written}: set the clock"
+                    "the clock of this machine shows {here}, but the database was written at {written}: set the clock"
                 ),
             ),
-            false => ok("clock", "not behind what the database once wrote"),
+            false => ok("clock", "not behind the last timestamp of the database"),
         };
     };
-    let off = here.since(database).max(database.since(here));
-    let what = format!("{} ms off the database's", off.as_millis());
-    if off > CLOCK_OFF_STOPS {
+    let difference = here.since(database).max(database.since(here));
+    let what = format!("{} ms off the database's", difference.as_millis());
+    if difference > CLOCK_OFF_STOPS {
         fail(
             "clock",
             format!("{what}: no tokens are issued; run NTP on both"),
         )
-    } else if off > CLOCK_OFF_WARNS {
+    } else if difference > CLOCK_OFF_WARNS {
         warn("clock", format!("{what}: run NTP on both"))
     } else {
         ok("clock", what)
@@ -106,7 +107,7 @@ async fn clock(store: &Store) -> Finding {
 }
 
 async fn administrators(store: &Store) -> Finding {
-    let now = Clock::System.now();
+    let now = clock().now();
     let read = store.read(move |tx| {
         let mut admins = tx.list_admins()?;
         admins.retain(|admin| admin.is_live(now));
@@ -126,11 +127,11 @@ async fn administrators(store: &Store) -> Finding {
     if admins.is_empty() {
         return warn(
             "administrator",
-            "there is none: open the link that `portcullis setup link` shows, or run `portcullis user create NAME --admin`",
+            "no administrator exists yet: open the link that `portcullis setup link` shows, or run `portcullis user create NAME --admin`",
         );
     }
     if open.is_empty() {
-        // Whoever was locked out on purpose must not come back by a link, so none is offered.
+        // No link is suggested, because it could let an administrator in who was locked out on purpose.
         return warn(
             "administrator",
             "all are locked: run `portcullis user unlock NAME`, or `portcullis user create NAME --admin`",
@@ -139,7 +140,7 @@ async fn administrators(store: &Store) -> Finding {
     if open.iter().all(|admin| admin.expires_at.is_some()) {
         return warn(
             "administrator",
-            "there is none for good: run `portcullis user create NAME --admin`",
+            "there is no permanent one: run `portcullis user create NAME --admin`",
         );
     }
     ok("administrator", "there is one")

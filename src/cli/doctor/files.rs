@@ -1,12 +1,13 @@
-//! What lies on this host's disk: certificates, secrets.
+//! Checks of files on this host: certificates and secrets.
 
 use std::path::Path;
 
 use super::{Finding, fail, ok, warn};
+use crate::cli::command::clock;
 use crate::config::limits::CERTIFICATE_ALARM;
 use crate::config::{Config, read_secret_file};
 use crate::http::inspect_certificate;
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 pub fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -24,7 +25,7 @@ pub fn check(config: &Config) -> Vec<Finding> {
         findings.push(match read_secret_file(path) {
             Ok(_) => warn(
                 "bootstrap",
-                "`bootstrap.admin_password_file` is for the first start: remove it once there is a lasting administrator",
+                "`bootstrap.admin_password_file` is for the first start: remove it once there is a permanent administrator",
             ),
             Err(why) => fail("bootstrap", format!("`bootstrap.admin_password_file`: {why}")),
         });
@@ -32,11 +33,11 @@ pub fn check(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// A configuration file with a password in it that everybody can read.
+/// Reports a configuration file with a password that all users can read.
 pub fn exposed(path: &Path) -> Finding {
     let path = path.display();
     let what = format!(
-        "the password in `database.url` of {path} can be read by everybody on this machine: run `chmod 640 {path}`, or move the URL into a file of its own (`database.url_file`)"
+        "the password in `database.url` of {path} can be read by all users of this machine: run `chmod 640 {path}`, or move the URL into a file of its own (`database.url_file`)"
     );
     warn("secrets", what)
 }
@@ -52,7 +53,7 @@ fn certificate(
         Ok((_, false)) => fail(
             check,
             format!(
-                "{chain} is for another name than {}, the host of `issuer`",
+                "{chain} is not valid for {}, the host of `issuer`",
                 host.unwrap_or_default()
             ),
         ),
@@ -60,14 +61,14 @@ fn certificate(
     }
 }
 
-/// How a certificate stands to its end.
+/// Checks the expiry of a certificate.
 pub fn expiry(check: &'static str, which: &str, expires_at: Timestamp) -> Finding {
-    let now = Clock::System.now();
+    let now = clock().now();
     if now >= expires_at {
         return fail(check, format!("{which} expired at {expires_at}: renew it"));
     }
     if expires_at.since(now) < CERTIFICATE_ALARM {
         return warn(check, format!("{which} expires at {expires_at}: renew it"));
     }
-    ok(check, format!("{which} is good until {expires_at}"))
+    ok(check, format!("{which} is valid until {expires_at}"))
 }

@@ -1,35 +1,35 @@
-//! The keys: those that seal, and the rings of those that sign.
+//! Checks of the key-encrypting keys and of the rotation of signing keys.
 
 use super::{Finding, fail, ok, warn};
 use crate::app::key_table;
+use crate::cli::command::{clock, entropy};
 use crate::config::Config;
 use crate::db::Store;
 use crate::key_manager::{KeyTable, Snapshot};
 use crate::keys::rotation::{Change, State, signer, state};
 use crate::keys::{Keychain, Ring};
-use crate::secret::Entropy;
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
-/// A keeper adds the successor long before; a day late means that none runs.
+/// Delay of a rotation that shows that no key manager is running (1 d). It adds the next key long before.
 const LATE: std::time::Duration = std::time::Duration::from_secs(86_400);
 
 pub async fn check(config: &Config, store: Option<&Store>) -> Vec<Finding> {
     let keychain = match Keychain::read(&config.keys.kek) {
         Ok(keychain) => keychain,
-        // On an empty embedded database the first start makes one.
+        // The first start creates a KEK for a new embedded database.
         Err(error) if store.is_none() && config.database_url().starts_with("sqlite:") => {
             return vec![warn(
                 "KEK",
-                format!("{error}, or let the first start do it"),
+                format!("{error}, or let the first start create it"),
             )];
         }
         Err(error) => return vec![fail("KEK", error.to_string())],
     };
     let Some(store) = store else {
-        return vec![ok("KEK", "can be read")];
+        return vec![ok("KEK", "readable")];
     };
-    let now = Clock::System.now();
-    let table = match key_table(config, store, &Entropy::system()).await {
+    let now = clock().now();
+    let table = match key_table(config, store, &entropy()).await {
         Ok(table) => table,
         Err(error) => return vec![fail("KEK", error.to_string())],
     };
@@ -58,12 +58,12 @@ fn kek(snapshot: &Snapshot, keychain: &Keychain) -> Finding {
     match old {
         0 => ok(
             "KEK",
-            format!("seals all {} values", keks.values().sum::<usize>()),
+            format!("encrypts all {} values", keks.values().sum::<usize>()),
         ),
         old => warn(
             "KEK",
             format!(
-                "{old} values are not sealed under the first of `keys.kek`: run `portcullis keys rewrap`"
+                "{old} values are not encrypted under the first key of `keys.kek`: run `portcullis keys rewrap`"
             ),
         ),
     }
@@ -75,7 +75,7 @@ fn rotation(ring: Ring, snapshot: &Snapshot, table: &KeyTable, now: Timestamp) -
         return match snapshot.keys.is_empty() {
             true => warn(
                 "rotation",
-                format!("{ring}: no key yet; the first start makes it"),
+                format!("{ring}: no key yet; the first start creates it"),
             ),
             false => fail(
                 "rotation",
@@ -86,7 +86,7 @@ fn rotation(ring: Ring, snapshot: &Snapshot, table: &KeyTable, now: Timestamp) -
     let schedule = table.schedule();
     let due = signing.activate_at + schedule.rotate_every;
     let newest = keys.iter().map(|key| key.generation).max().unwrap_or(0);
-    let has_standby = !Change::of(&keys, newest, *schedule, now).lacks_standby();
+    let has_next = !Change::of(&keys, newest, *schedule, now).lacks_standby();
     if now > due + LATE {
         return fail(
             "rotation",
@@ -95,14 +95,14 @@ fn rotation(ring: Ring, snapshot: &Snapshot, table: &KeyTable, now: Timestamp) -
             ),
         );
     }
-    if !has_standby || state(signing, now) != State::Active {
+    if !has_next || state(signing, now) != State::Active {
         return warn(
             "rotation",
-            format!("{ring}: there is no standby; a running server makes one within a minute"),
+            format!("{ring}: there is no next key; a running server creates one within a minute"),
         );
     }
     ok(
         "rotation",
-        format!("{ring}: signs until {due}, its successor is published"),
+        format!("{ring}: signs until {due}, the next key is published"),
     )
 }

@@ -1,4 +1,4 @@
-//! `doctor`: finds the common mistakes. One line per check, with what to do about it.
+//! `doctor`: finds common mistakes. Prints one line per check, with advice.
 
 mod database;
 mod files;
@@ -9,23 +9,23 @@ use serde_json::{Value, json};
 
 use super::{Exit, Output, block_on};
 use crate::accounts::password::Password;
+use crate::cli::command::{clock, entropy};
 use crate::config::{self, Config, Overrides};
 use crate::keys::provider;
-use crate::secret::{Entropy, Secret};
-use crate::time::Clock;
+use crate::secret::Secret;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// How to print.
+    /// Output format.
     #[arg(long, value_enum, default_value_t)]
     format: Output,
 }
 
-/// How a check ended.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Ok,
-    /// Works, and will not for long, or not for everybody.
+    /// It works, but not for long or not for all users.
     Warn,
     Fail,
 }
@@ -40,7 +40,7 @@ impl Verdict {
     }
 }
 
-/// What a check found, and what to do.
+/// The result of a check, with advice.
 struct Finding {
     check: &'static str,
     verdict: Verdict,
@@ -48,19 +48,19 @@ struct Finding {
 }
 
 fn ok(check: &'static str, what: impl Into<String>) -> Finding {
-    found(check, Verdict::Ok, what)
+    finding(check, Verdict::Ok, what)
 }
 
 fn warn(check: &'static str, what: impl Into<String>) -> Finding {
-    found(check, Verdict::Warn, what)
+    finding(check, Verdict::Warn, what)
 }
 
 fn fail(check: &'static str, what: impl Into<String>) -> Finding {
-    found(check, Verdict::Fail, what)
+    finding(check, Verdict::Fail, what)
 }
 
-fn found(check: &'static str, verdict: Verdict, what: impl Into<String>) -> Finding {
-    // One line each, whatever a library has to say.
+fn finding(check: &'static str, verdict: Verdict, what: impl Into<String>) -> Finding {
+    // One line, even if the message of a library has several.
     let what: String = what.into();
     let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
     Finding {
@@ -77,13 +77,13 @@ pub fn run(arguments: &Arguments, overrides: &Overrides) -> anyhow::Result<()> {
     });
     let findings = match read {
         Ok((config, exposed)) => {
-            crate::log::start(&config.log);
+            crate::log::start(&config.log, clock());
             provider::install();
             let mut findings = examine(&config)?;
             findings.extend(exposed.map(|path| files::exposed(&path)));
             findings
         }
-        Err(refused) => vec![fail("configuration", refused.to_string())],
+        Err(error) => vec![fail("configuration", error.to_string())],
     };
     match arguments.format {
         Output::Table => findings.iter().for_each(|finding| {
@@ -117,8 +117,8 @@ fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
     findings.extend(files::check(config));
     findings.push(hashing(config));
     block_on(async {
-        let (store, mut found) = database::check(config).await;
-        findings.append(&mut found);
+        let (store, database) = database::check(config).await;
+        findings.extend(database);
         findings.extend(keys::check(config, store.as_ref()).await);
         findings.extend(outside::check(config).await);
         Ok(())
@@ -133,31 +133,31 @@ fn configuration(config: &Config) -> Finding {
     if https && listen.tls.files().is_none() && http.trusted_proxies.is_empty() {
         return warn(
             "configuration",
-            "the issuer is https and `listen.public` is not, so a TLS proxy must stand in front; name it in `http.trusted_proxies`, or all people share one address and its limits",
+            "the issuer is https and `listen.public` is not, so a TLS proxy is required; name it in `http.trusted_proxies`, or all users share one address and its limits",
         );
     }
     if !loose.is_empty() {
         let what = format!("looser than the default: {}", loose.join(", "));
         return warn("configuration", what);
     }
-    ok("configuration", "can be read, nothing unknown")
+    ok("configuration", "readable, no unknown keys")
 }
 
-/// How long a sign-in keeps a core busy.
+/// Measures the time of one password hash.
 fn hashing(config: &Config) -> Finding {
-    let (entropy, begun) = (Entropy::system(), Clock::System.uptime());
+    let (entropy, start) = (entropy(), clock().uptime());
     let text = Secret::readable(&entropy);
     let hashed = Password::parse(text.expose())
-        .map_err(|_| "this cannot be a password".to_owned())
+        .map_err(|_| "invalid password".to_owned())
         .and_then(|password| password.hash(&config.login.argon2, &entropy));
-    let took = Clock::System.uptime().since(begun).as_millis();
+    let took = clock().uptime().since(start).as_millis();
     let threads = config.login.hash_threads();
     match hashed {
         Err(why) => fail("password hash", why),
         Ok(_) if took > 1_000 => warn(
             "password hash",
             format!(
-                "one takes {took} ms on this machine, {threads} at once: lower `login.argon2`, or give it a faster core"
+                "one takes {took} ms on this machine, {threads} at once: lower `login.argon2`, or use a faster core"
             ),
         ),
         Ok(_) => ok(

@@ -1,4 +1,4 @@
-//! What others see: the issuer as clients reach it, and the listeners of this host.
+//! Checks from outside: the issuer as clients reach it, and the listeners of this host.
 
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use crate::http::expiry_of;
 use crate::keys::ring::offered;
 use crate::oauth::discovery::Metadata;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum time of a request.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub async fn check(config: &Config) -> Vec<Finding> {
     let Ok(issuer) = config.issuer() else {
@@ -25,36 +26,40 @@ pub async fn check(config: &Config) -> Vec<Finding> {
 
 fn client(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, String> {
     builder
-        .timeout(PATIENCE)
+        .timeout(TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .build()
-        .map_err(|error| told(&error))
+        .map_err(|error| with_causes(&error))
 }
 
-/// An error with everything that stands below it.
-fn told(error: &dyn std::error::Error) -> String {
+/// Formats an error with its causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut below = error.source();
-    while let Some(source) = below {
+    let mut cause = error.source();
+    while let Some(source) = cause {
         text = format!("{text}: {source}");
-        below = source.source();
+        cause = source.source();
     }
     text
 }
 
-/// The metadata as every client fetches it.
+/// Fetches the metadata from the issuer, as clients do.
 async fn issuer(config: &Config, issuer: &Issuer) -> Vec<Finding> {
     let url = issuer.url("/.well-known/openid-configuration");
     let fetched = match client(reqwest::Client::builder().tls_info(true)) {
-        Ok(client) => client.get(&url).send().await.map_err(|error| told(&error)),
+        Ok(client) => client
+            .get(&url)
+            .send()
+            .await
+            .map_err(|error| with_causes(&error)),
         Err(why) => Err(why),
     };
     let answer = match fetched {
         Ok(answer) => answer,
         Err(why) => {
             let what = format!(
-                "{why}. Clients cannot reach {issuer} from here: is the server running, does the name lead here, is the certificate trusted?"
+                "{why}. Clients cannot reach {issuer} from here: check that the server is running, that the name resolves to it, and that the certificate is trusted"
             );
             return vec![fail("issuer", what)];
         }
@@ -75,72 +80,72 @@ async fn issuer(config: &Config, issuer: &Issuer) -> Vec<Finding> {
         (200, Some(document)) => compare(config, issuer, &document),
         (200, None) => fail(
             "issuer",
-            format!("{url} gives no JSON: something else than portcullis answers there"),
+            format!("{url} does not return JSON: another program responds there"),
         ),
         (421, _) => fail(
             "issuer",
             format!(
-                "{url} gives 421: the proxy in front must pass the host name on (`Host: {}`)",
+                "{url} returns 421: the reverse proxy must pass on the host name (`Host: {}`)",
                 issuer.authority()
             ),
         ),
         (300..=399, _) => fail(
             "issuer",
             format!(
-                "{url} redirects to {}: set `issuer` to where clients end",
+                "{url} redirects to {}: set `issuer` to the final URL",
                 location
                     .as_ref()
                     .map_or("nowhere", |to| to.to_str().unwrap_or("?"))
             ),
         ),
-        (status, _) => fail("issuer", format!("{url} gives {status}")),
+        (status, _) => fail("issuer", format!("{url} returns {status}")),
     };
     let mut findings = vec![metadata];
     findings.extend(certificate);
     if let Some(proxy) = proxy.filter(|_| config.http.trusted_proxies.is_empty()) {
         findings.push(warn(
             "proxy",
-            format!("`{proxy}` answers for the issuer, and `http.trusted_proxies` is empty: all people share its address and their limits. Name the addresses that it connects from"),
+            format!("`{proxy}` responds for the issuer, and `http.trusted_proxies` is empty: all users share its address and one limit. Add the addresses that it connects from"),
         ));
     }
     findings
 }
 
-/// Whether it is what this configuration publishes.
-fn compare(config: &Config, issuer: &Issuer, seen: &Value) -> Finding {
-    let wanted =
+/// Compares published metadata with that of this configuration.
+fn compare(config: &Config, issuer: &Issuer, published: &Value) -> Finding {
+    let expected =
         serde_json::to_value(Metadata::of(issuer, &offered(&config.keys))).unwrap_or_default();
-    if seen["issuer"] != wanted["issuer"] {
-        let other = seen["issuer"].as_str().unwrap_or("nobody");
+    if published["issuer"] != expected["issuer"] {
+        let other = published["issuer"].as_str().unwrap_or("(none)");
         return fail(
             "issuer",
             format!(
-                "a server that calls itself {other} answers at {issuer}: `issuer` must be the same in all nodes"
+                "a server with the issuer {other} responds at {issuer}: `issuer` must be the same on all nodes"
             ),
         );
     }
-    let members = wanted.as_object().into_iter().flatten();
+    let members = expected.as_object().into_iter().flatten();
     let other: Vec<&str> = members
-        .filter(|(name, value)| seen[name.as_str()] != **value)
+        .filter(|(name, value)| published[name.as_str()] != **value)
         .map(|(name, _)| name.as_str())
         .collect();
     match other.is_empty() {
         true => ok(
             "issuer",
-            format!("{issuer} is reached, its metadata is ours"),
+            format!("{issuer} is reachable, its metadata is that of this configuration"),
         ),
         false => warn(
             "issuer",
             format!(
-                "{issuer} publishes other values than this version does: {}. Does another version run, or does a cache stand in front?",
-                few(&other)
+                "{issuer} publishes values that differ from those of this version: {}. Check whether another version is running or a cache returns old metadata",
+                abbreviate(&other)
             ),
         ),
     }
 }
 
-/// The first of many names.
-fn few(names: &[&str]) -> String {
+/// Joins names, at most three of them.
+fn abbreviate(names: &[&str]) -> String {
     let shown = names.iter().take(3).copied().collect::<Vec<_>>().join(", ");
     match names.len() {
         0..=3 => shown,
@@ -148,7 +153,7 @@ fn few(names: &[&str]) -> String {
     }
 }
 
-/// What to connect to: who listens on every address answers on loopback.
+/// Returns the address to connect to: loopback for a listener that is bound to all addresses.
 fn reachable(address: &Address) -> String {
     let text = address.to_string();
     let bound = [("0.0.0.0:", "127.0.0.1:"), ("[::]:", "[::1]:")];
@@ -158,38 +163,38 @@ fn reachable(address: &Address) -> String {
         .unwrap_or(text)
 }
 
-/// Whether somebody takes a connection.
-async fn listens(address: &Address) -> bool {
+/// Returns whether a program accepts connections.
+async fn accepts_connections(address: &Address) -> bool {
     let target = reachable(address);
     match target.strip_prefix("unix:") {
         Some(path) => std::os::unix::net::UnixStream::connect(path).is_ok(),
         None => {
             let connecting = tokio::net::TcpStream::connect(&target);
-            matches!(tokio::time::timeout(PATIENCE, connecting).await, Ok(Ok(_)))
+            matches!(tokio::time::timeout(TIMEOUT, connecting).await, Ok(Ok(_)))
         }
     }
 }
 
 async fn public(address: &Address) -> Finding {
-    match listens(address).await {
-        true => ok("listen.public", format!("somebody listens on {address}")),
+    match accepts_connections(address).await {
+        true => ok("listen.public", format!("a program listens on {address}")),
         false => warn(
             "listen.public",
-            format!("nobody listens on {address}: no server runs here"),
+            format!("no program listens on {address}: no server is running here"),
         ),
     }
 }
 
-/// Readiness, as load balancers ask for it.
+/// Queries readiness, as load balancers do.
 async fn management(config: &Config) -> Finding {
     let check = "listen.management";
     let address = &config.listen.management;
     if reachable(address).starts_with("unix:") {
-        return match listens(address).await {
-            true => ok(check, format!("somebody listens on {address}")),
+        return match accepts_connections(address).await {
+            true => ok(check, format!("a program listens on {address}")),
             false => warn(
                 check,
-                format!("nobody listens on {address}: no server runs here"),
+                format!("no program listens on {address}: no server is running here"),
             ),
         };
     }
@@ -198,24 +203,28 @@ async fn management(config: &Config) -> Finding {
         None => "http",
     };
     let url = format!("{scheme}://{}/readyz", reachable(address));
-    // It is ourselves that are asked, by an address that no certificate names.
+    // The request goes to this host, by an address that no certificate names.
     let fetched = match client(reqwest::Client::builder().tls_danger_accept_invalid_certs(true)) {
-        Ok(client) => client.get(&url).send().await.map_err(|error| told(&error)),
+        Ok(client) => client
+            .get(&url)
+            .send()
+            .await
+            .map_err(|error| with_causes(&error)),
         Err(why) => Err(why),
     };
     let answer = match fetched {
         Ok(answer) => answer,
         Err(_) => {
-            let what = format!("nobody answers on {address}: no server runs here");
+            let what = format!("no response on {address}: no server is running here");
             return warn(check, what);
         }
     };
     let status = answer.status().as_u16();
-    let told: Value = answer.json().await.unwrap_or_default();
+    let body: Value = answer.json().await.unwrap_or_default();
     if status == 200 {
         return ok(check, format!("the server on {address} is ready"));
     }
-    let checks = told["checks"].as_object().into_iter().flatten();
+    let checks = body["checks"].as_object().into_iter().flatten();
     let failed: Vec<&str> = checks
         .filter(|(_, word)| *word != "ok")
         .map(|(name, _)| name.as_str())
@@ -223,7 +232,7 @@ async fn management(config: &Config) -> Finding {
     fail(
         check,
         format!(
-            "the server on {address} is not ready ({status}): {}; look at its log",
+            "the server on {address} is not ready ({status}): {}; see its log",
             failed.join(", ")
         ),
     )

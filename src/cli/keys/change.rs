@@ -1,39 +1,39 @@
-//! `keys rotate`, `revoke`, `import`, `rewrap`: what changes keys. Each says what follows.
+//! `keys rotate`, `revoke`, `import` and `rewrap`: change keys, and print the consequences.
 
-use std::io::{IsTerminal, Write};
 use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::super::command::confirm;
 use super::super::propagation::{Wait, propagate};
 use super::super::{Exit, Output, open};
-use super::{act, distance, done, failure, list, ring, table};
+use super::{act, distance, failure, list, perform, ring, table};
 use crate::config::Config;
 use crate::key_manager::{Act, KeyWrite, Rotation};
 use crate::keys::{Ring, SigningKey};
 
 #[derive(clap::Args)]
 pub struct Rotate {
-    /// This ring only, such as token/ES256; all of them by default.
+    /// Rotate only this ring, such as token/ES256 [default: all].
     #[arg(long, value_name = "RING", value_parser = ring)]
     ring: Option<Ring>,
-    /// Do not wait until caches know the standby: tokens fail for a while. Needs --insecure-dev.
+    /// Do not wait until caches have the next key, so that tokens fail for a while. Requires --insecure-dev.
     #[arg(long)]
     now: bool,
-    /// Allow what is not safe, on a loopback issuer.
+    /// Allow unsafe changes for a loopback issuer.
     #[arg(long)]
     insecure_dev: bool,
-    /// Add a server secret instead: form tokens and refresh tokens are made with it from now on.
+    /// Add a server secret instead, for new form tokens and refresh tokens.
     #[arg(long, conflicts_with_all = ["ring", "now"])]
     server_secret: bool,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
 }
 
 #[derive(clap::Args)]
 pub struct Revoke {
-    /// The key.
+    /// The `kid` of the key.
     // One kid in 64 begins with a hyphen.
     #[arg(
         value_name = "KID",
@@ -41,15 +41,15 @@ pub struct Revoke {
         allow_hyphen_values = true
     )]
     kid: Option<String>,
-    /// Every key of this ring instead, the standby included.
+    /// Revoke every key of this ring instead, including the next key.
     #[arg(long, value_name = "RING", value_parser = ring, conflicts_with = "kid")]
     ring: Option<Ring>,
-    /// Why; it stands in the audit log.
+    /// Reason, for the audit log.
     #[arg(long)]
     reason: String,
     #[command(flatten)]
     wait: Wait,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
 }
@@ -57,23 +57,24 @@ pub struct Revoke {
 pub fn rotate(arguments: &Rotate, config: &Config, format: Output) -> anyhow::Result<()> {
     if arguments.now && !arguments.insecure_dev {
         return Err(usage(
-            "--now lets tokens fail at every cache that does not know the standby yet; it needs --insecure-dev",
+            "with --now, tokens fail at every cache that does not have the next key yet; it requires --insecure-dev",
         ));
     }
     if arguments.insecure_dev && !config.issuer()?.is_loopback() {
-        return Err(usage("--insecure-dev is for an issuer on loopback"));
+        return Err(usage("--insecure-dev requires a loopback issuer"));
     }
     let table = table(config)?;
     if arguments.server_secret {
-        confirm(arguments.yes, "Add a server secret?")?;
-        done(table.add_secret(&act()))?;
-        return say(format, json!({ "server_secret": "added" }), || {
-            "A server secret is added. Older ones check what was made with them.".to_owned()
-        });
+        confirm("Add a server secret?", arguments.yes)?;
+        perform(table.add_secret(&act()))?;
+        let text =
+            "A server secret was added. The older ones still verify the values made with them.";
+        format.print(&json!({ "server_secret": "added" }), text);
+        return Ok(());
     }
     confirm(
+        "Let the next key sign early? After a leak, use `keys revoke` instead: rotation revokes no key.",
         arguments.yes,
-        "Let the standby sign early? After a leak, use `keys revoke` instead: this ends no key.",
     )?;
     let act = act();
     let rings = match arguments.ring {
@@ -89,23 +90,23 @@ pub fn rotate(arguments: &Rotate, config: &Config, format: Output) -> anyhow::Re
         if !table.rings().contains(&ring) {
             return Err(failure(format!("there is no ring {ring}")));
         }
-        writes.push((ring, done(table.rotate(ring, rotation, &act))?));
+        writes.push((ring, perform(table.rotate(ring, rotation, &act))?));
     }
     let values: Vec<Value> = writes
         .iter()
         .map(|(ring, write)| view(*ring, write, &act))
         .collect();
-    say(format, values.into(), || {
-        let lines = writes.iter().map(|(ring, write)| {
-            let next = write.changes().chain(write.inserts());
-            let next = next.filter(|key| key.retire_at.is_none()).last();
-            next.map_or_else(
-                || format!("{ring}: the standby signs as early as it can already"),
-                |key| begins(*ring, key, &act),
-            )
-        });
-        lines.collect::<Vec<_>>().join("\n")
-    })
+    let lines = writes.iter().map(|(ring, write)| {
+        let next = write.changes().chain(write.inserts());
+        let next = next.filter(|key| key.retire_at.is_none()).last();
+        next.map_or_else(
+            || format!("{ring}: the next key signs as early as possible already"),
+            |key| describe_start(*ring, key, &act),
+        )
+    });
+    let text = lines.collect::<Vec<_>>().join("\n");
+    format.print(&values.into(), text);
+    Ok(())
 }
 
 pub fn revoke(arguments: &Revoke, config: &Config, format: Output) -> anyhow::Result<()> {
@@ -116,117 +117,111 @@ pub fn revoke(arguments: &Revoke, config: &Config, format: Output) -> anyhow::Re
     let what = match (&arguments.kid, arguments.ring) {
         (Some(kid), _) => format!("key {kid}"),
         (None, Some(ring)) => format!("every key of {ring}"),
-        (None, None) => return Err(usage("which key?")),
+        (None, None) => return Err(usage("a KID or --ring is required")),
     };
     confirm(
-        arguments.yes,
         &format!(
-            "Revoke {what}? Every token that it signed is refused from now on, and it never comes back."
+            "Revoke {what}? Every token that it signed is refused from now on. This cannot be undone."
         ),
+        arguments.yes,
     )?;
     let act = act();
     let write = match (&arguments.kid, arguments.ring) {
-        (Some(kid), _) => done(table.revoke(kid, &arguments.reason, &act))?,
-        (None, Some(ring)) => done(table.revoke_ring(ring, &arguments.reason, &act))?,
-        (None, None) => return Err(usage("which key?")),
+        (Some(kid), _) => perform(table.revoke(kid, &arguments.reason, &act))?,
+        (None, Some(ring)) => perform(table.revoke_ring(ring, &arguments.reason, &act))?,
+        (None, None) => return Err(usage("a KID or --ring is required")),
     };
     let ring = match (arguments.ring, &arguments.kid) {
         (Some(ring), _) => ring,
-        (None, kid) => done(table.ring_of(kid.as_deref().unwrap_or_default(), act.now))?,
+        (None, kid) => perform(table.ring_of(kid.as_deref().unwrap_or_default(), act.now))?,
     };
     if write.is_empty() {
-        return say(format, view(ring, &write, &act), || {
-            format!("{what} was revoked before; nothing changes")
-        });
+        let text = format!("{what} was already revoked; nothing was changed");
+        format.print(&view(ring, &write, &act), text);
+        return Ok(());
     }
     let propagated = propagate(&what, config, &open(config)?, &arguments.wait)?;
-    let mut told = view(ring, &write, &act);
-    told["feed"] = propagated.view();
-    say(format, told, || {
-        let mut lines: Vec<String> = write
-            .changes()
-            .filter(|key| key.revoked_at == Some(act.now))
-            .map(|key| {
-                format!(
-                    "revoked: {ring} generation {}, kid {}",
-                    key.generation, key.kid
-                )
-            })
-            .collect();
-        let others = write.changes().filter(|key| key.revoked_at.is_none());
-        let moved = others.filter(|key| key.retire_at.is_none_or(|at| at > act.now));
-        lines.extend(
-            moved
-                .chain(write.inserts())
-                .map(|key| begins(ring, key, &act)),
-        );
-        lines.push(FOLLOWS.to_owned());
-        lines.push(propagated.to_string());
-        lines.join("\n")
-    })?;
-    propagated.confirmed()
+    let mut value = view(ring, &write, &act);
+    value["feed"] = propagated.view();
+    let mut lines: Vec<String> = write
+        .changes()
+        .filter(|key| key.revoked_at == Some(act.now))
+        .map(|key| {
+            format!(
+                "revoked: {ring} generation {}, kid {}",
+                key.generation, key.kid
+            )
+        })
+        .collect();
+    let others = write.changes().filter(|key| key.revoked_at.is_none());
+    let moved = others.filter(|key| key.retire_at.is_none_or(|at| at > act.now));
+    lines.extend(
+        moved
+            .chain(write.inserts())
+            .map(|key| describe_start(ring, key, &act)),
+    );
+    lines.push(CONSEQUENCES.to_owned());
+    lines.push(propagated.to_string());
+    format.print(&value, lines.join("\n"));
+    propagated.require_confirmed()
 }
 
-/// What holds after a key was revoked.
-const FOLLOWS: &str = "\
-in a second     our nodes and all subscribers of the feed refuse its tokens; the next key signs
-the same second clients get 401 and refresh; refresh tokens, codes and sessions live on
-up to 5 min     verifiers that only follow the keys' max-age still accept its tokens
-up to 24 h      so do those behind a cache that serves stale on error";
+/// The consequences of the revocation of a key.
+const CONSEQUENCES: &str = "\
+within 1 s      servers and all subscribers of the feed refuse its tokens; the next key signs
+within 1 s      clients get 401 and refresh; refresh tokens, codes and sessions stay valid
+up to 5 min     verifiers that only use the max-age of the keys still accept its tokens
+up to 24 h      so do verifiers behind a cache that serves stale responses on errors";
 
 pub fn import(file: &Path, config: &Config, format: Output) -> anyhow::Result<()> {
     let table = table(config)?;
     let pem = crate::config::read_secret_file(file).map_err(failure)?;
     let act = act();
-    let write = done(table.import(&pem, &act))?;
+    let write = perform(table.import(&pem, &act))?;
     let ring = write.inserts().first().map_or(Ring::FEED, SigningKey::ring);
-    say(format, view(ring, &write, &act), || {
-        let made = write.inserts().iter();
-        made.map(|key| begins(ring, key, &act))
-            .collect::<Vec<_>>()
-            .join("\n")
-    })
+    let lines = write
+        .inserts()
+        .iter()
+        .map(|key| describe_start(ring, key, &act));
+    let text = lines.collect::<Vec<_>>().join("\n");
+    format.print(&view(ring, &write, &act), text);
+    Ok(())
 }
 
 pub fn rewrap(config: &Config, format: Output) -> anyhow::Result<()> {
     let table = table(config)?;
-    let rewrapped = done(table.rewrap(&act()))?;
+    let rewrapped = perform(table.rewrap(&act()))?;
     let left: Vec<Value> = rewrapped
         .left
         .iter()
         .map(|left| json!({ "value": left.what, "kek": left.kek, "reason": left.why }))
         .collect();
     let value = json!({ "kek": rewrapped.kek, "moved": rewrapped.moved, "left": left });
-    say(format, value, || {
-        let mut lines = Vec::new();
-        for (kek, count) in &rewrapped.moved {
-            let left = rewrapped
-                .left
-                .iter()
-                .filter(|left| left.kek == *kek)
-                .count();
-            lines.push(format!("{count} values moved to KEK {}", rewrapped.kek));
-            lines.push(format!("{left} values left under KEK {kek}"));
-        }
-        if lines.is_empty() {
-            lines.push(format!(
-                "every value that opens is under KEK {} already",
-                rewrapped.kek
-            ));
-        }
+    let mut lines = Vec::new();
+    for (kek, count) in &rewrapped.moved {
         let left = rewrapped.left.iter();
-        lines.extend(
-            left.map(|left| format!("left: {} under KEK {}: {}", left.what, left.kek, left.why)),
-        );
-        lines.join("\n")
-    })?;
+        let left = left.filter(|left| left.kek == *kek).count();
+        lines.push(format!("{count} values moved to KEK {}", rewrapped.kek));
+        lines.push(format!("{left} values left under KEK {kek}"));
+    }
+    if lines.is_empty() {
+        lines.push(format!(
+            "every readable value is already encrypted under KEK {}",
+            rewrapped.kek
+        ));
+    }
+    let left = rewrapped.left.iter();
+    lines.extend(
+        left.map(|left| format!("left: {} under KEK {}: {}", left.what, left.kek, left.why)),
+    );
+    format.print(&value, lines.join("\n"));
     match rewrapped.left.len() {
         0 => Ok(()),
         left => Err(failure(format!("{left} values could not be moved"))),
     }
 }
 
-fn begins(ring: Ring, key: &SigningKey, act: &Act) -> String {
+fn describe_start(ring: Ring, key: &SigningKey, act: &Act) -> String {
     let at = key.activate_at;
     let verb = if at <= act.now {
         "signs since"
@@ -247,30 +242,7 @@ fn view(ring: Ring, write: &KeyWrite, act: &Act) -> Value {
     json!({ "ring": ring.to_string(), "keys": keys.collect::<Vec<_>>() })
 }
 
-fn say(format: Output, value: Value, text: impl FnOnce() -> String) -> anyhow::Result<()> {
-    format.say(&value, text());
-    Ok(())
-}
-
 fn usage(message: impl Into<String>) -> anyhow::Error {
     let message = message.into();
     Exit { code: 2, message }.into()
-}
-
-/// Asks on the terminal, unless `yes`.
-fn confirm(yes: bool, question: &str) -> anyhow::Result<()> {
-    if yes {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        return Err(usage("there is no terminal to ask on; pass --yes"));
-    }
-    eprint!("{question} [y/N] ");
-    std::io::stderr().flush()?;
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(failure("nothing was changed")),
-    }
 }

@@ -1,18 +1,19 @@
-//! `keys list`: a row per key, and the timeline of each ring.
+//! `keys list`: shows the keys, and the timeline of each ring.
 
 use serde_json::{Value, json};
 
 use super::super::{Output, block_on, open, table};
 use super::timeline;
+use crate::cli::command::clock;
 use crate::config::Config;
 use crate::keys::rotation::{Schedule, State, signer, state};
 use crate::keys::{Ring, SigningKey};
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 pub fn run(config: &Config, format: Output) -> anyhow::Result<()> {
     let (store, issuer) = (open(config)?, config.issuer()?.to_string());
     let keys = block_on(async { Ok(store.read(move |tx| tx.list_keys(&issuer)).await?) })?;
-    let now = Clock::System.now();
+    let now = clock().now();
     let rows: Vec<Vec<String>> = keys.iter().map(|key| row(key, &keys, now)).collect();
     let values: Vec<Value> = keys.iter().map(|key| view(key, &keys, now)).collect();
     let columns = [
@@ -34,7 +35,7 @@ pub fn run(config: &Config, format: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How a key stands, in one word.
+/// Returns the state of a key in one word.
 pub(super) fn word(key: &SigningKey, all: &[SigningKey], now: Timestamp) -> &'static str {
     match state(key, now) {
         State::Active | State::Published
@@ -59,7 +60,7 @@ fn row(key: &SigningKey, all: &[SigningKey], now: Timestamp) -> Vec<String> {
     ]
 }
 
-/// A key for scripts.
+/// Returns a key as JSON.
 pub(super) fn view(key: &SigningKey, all: &[SigningKey], now: Timestamp) -> Value {
     let text = |at: Option<Timestamp>| at.map(|at| at.to_string());
     let Ring { use_, alg } = key.ring();

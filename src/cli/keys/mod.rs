@@ -1,4 +1,4 @@
-//! `keys`: signing keys, server secrets and the keys that encrypt them.
+//! `keys`: manages signing keys, server secrets and the keys that encrypt them.
 
 mod change;
 mod list;
@@ -13,44 +13,44 @@ use clap::Subcommand;
 use super::{Exit, Output, block_on, open};
 use crate::app::key_table;
 use crate::audit::Actor;
+use crate::cli::command::{clock, entropy};
 use crate::config::Config;
 use crate::key_manager::{Act, KeyManagerError, KeyTable, write_kek};
 use crate::keys::{Alg, Ring, Use};
-use crate::secret::Entropy;
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
-    /// How to print.
+    /// Output format.
     #[arg(long, global = true, value_enum, default_value_t)]
     format: Output,
 }
 
 #[derive(Subcommand)]
 enum Action {
-    /// All signing keys of the issuer, how they stand, and the year to come.
+    /// List all signing keys of the issuer, their state, and the schedule of the next year.
     List,
-    /// What the keeper will do, and what a change would do. Changes nothing.
+    /// Show what the key manager will do, or what a change would do. Changes nothing.
     Plan(plan::Arguments),
-    /// Let the standby sign as soon as every cache knows it. No answer to a leak: that is `revoke`.
+    /// Let the next key sign as soon as every cache has it. After a leak, use `revoke` instead.
     Rotate(change::Rotate),
-    /// End a leaked key everywhere, at once and for good. The standby signs in its place.
+    /// Revoke a leaked key everywhere, at once and permanently. The next key signs in its place.
     Revoke(change::Revoke),
-    /// Take a private key (PKCS#8, PEM) as the next standby of its ring.
+    /// Import a private key (PKCS#8, PEM) as the next key of its ring.
     Import {
         /// The file.
         file: PathBuf,
     },
-    /// Seal every value anew under the first key-encrypting key of `keys.kek`.
+    /// Encrypt every value again under the first key-encrypting key of `keys.kek`.
     Rewrap,
-    /// Make a key-encrypting key in a new file that its owner alone can read.
+    /// Create a key-encrypting key in a new file that only its owner can read.
     GenerateKek {
         /// The file.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// An existing file is fine and stays as it is.
+        /// Succeed without a change if the file exists.
         #[arg(long)]
         if_missing: bool,
     },
@@ -76,37 +76,38 @@ fn generate_kek(out: &std::path::Path, if_missing: bool) -> anyhow::Result<()> {
     if if_missing && out.exists() {
         return Ok(());
     }
-    write_kek(out, &Entropy::system()).map_err(|message| Exit { code: 1, message })?;
+    write_kek(out, &entropy()).map_err(|message| Exit { code: 1, message })?;
     println!(
-        "A key-encrypting key is in {}. Keep a copy apart from the database's backups.",
+        "A key-encrypting key was created in {}. Keep a copy of it apart from the backups of the database.",
         out.display()
     );
     Ok(())
 }
 
-/// The key table of a configuration, which must have keys: commands change them, a server makes them.
+/// Returns the key table of a configuration. Fails if it is empty: commands change keys, only a server creates the
+/// first ones.
 fn table(config: &Config) -> anyhow::Result<KeyTable> {
     let store = open(config)?;
     block_on(async {
-        let table = key_table(config, &store, &Entropy::system()).await?;
-        let snapshot = table.read(Clock::System.now()).await?;
+        let table = key_table(config, &store, &entropy()).await?;
+        let snapshot = table.read(clock().now()).await?;
         snapshot
             .check_keks(&table.keychain())
             .map_err(crate::app::StartError::from)?;
         if snapshot.keys.is_empty() {
             return Err(failure(
-                "there are no keys yet; the server makes them at its first start",
+                "there are no keys yet; the server creates them at its first start",
             ));
         }
         Ok(table)
     })
 }
 
-/// A change made here and now.
+/// Returns the actor and the time of a change by this command.
 fn act() -> Act {
     Act {
         actor: Actor::Operator,
-        now: Clock::System.now(),
+        now: clock().now(),
     }
 }
 
@@ -115,7 +116,7 @@ fn failure(message: impl Into<String>) -> anyhow::Error {
     Exit { code: 1, message }.into()
 }
 
-/// `token/ES256` as a ring.
+/// Parses a ring, such as `token/ES256`.
 fn ring(text: &str) -> Result<Ring, String> {
     let parsed = text.split_once('/').and_then(|(use_, alg)| {
         Some(Ring {
@@ -123,21 +124,24 @@ fn ring(text: &str) -> Result<Ring, String> {
             alg: Alg::from_name(alg)?,
         })
     });
-    parsed
-        .ok_or_else(|| format!("`{text}` is no ring; write token/ES256, token/RS256 or feed/ES256"))
+    parsed.ok_or_else(|| {
+        format!("invalid ring `{text}`; expected token/ES256, token/RS256 or feed/ES256")
+    })
 }
 
-/// RFC 3339, such as 2027-01-31T12:00:00Z.
+/// Parses a time in RFC 3339, such as 2027-01-31T12:00:00Z.
 fn instant(text: &str) -> Result<Timestamp, String> {
     chrono::DateTime::parse_from_rfc3339(text)
         .map(|at| Timestamp::from_micros(at.timestamp_micros()))
-        .map_err(|_| format!("`{text}` is no instant; write 2027-01-31T12:00:00Z"))
+        .map_err(|_| {
+            format!("invalid time `{text}`; expected a value such as 2027-01-31T12:00:00Z")
+        })
 }
 
-/// `in 19h`, `3d ago`.
+/// Describes a time relative to `now`: `in 19 h`, `3 d ago`.
 fn distance(at: Timestamp, now: Timestamp) -> String {
-    let words = |span: std::time::Duration| {
-        let secs = span.as_secs();
+    let words = |duration: std::time::Duration| {
+        let secs = duration.as_secs();
         match secs {
             0..120 => format!("{secs} s"),
             120..7_200 => format!("{} min", secs / 60),
@@ -153,18 +157,18 @@ fn distance(at: Timestamp, now: Timestamp) -> String {
 }
 
 impl From<KeyManagerError> for Exit {
-    fn from(failed: KeyManagerError) -> Self {
-        let code = match &failed {
+    fn from(error: KeyManagerError) -> Self {
+        let code = match &error {
             KeyManagerError::Database(crate::db::Error::Unavailable(_)) => 69,
             KeyManagerError::Keys(crate::keys::KeyError::UnknownKek { .. }) => 78,
             _ => 1,
         };
-        let message = failed.to_string();
+        let message = error.to_string();
         Self { code, message }
     }
 }
 
-/// Runs a change; its failure has the exit code of its kind.
-fn done<T>(work: impl Future<Output = Result<T, KeyManagerError>>) -> anyhow::Result<T> {
-    block_on(async { Ok(work.await.map_err(Exit::from)?) }).context("the keys stay as they were")
+/// Runs an operation of the key manager, and converts its error to an [`Exit`].
+fn perform<T>(work: impl Future<Output = Result<T, KeyManagerError>>) -> anyhow::Result<T> {
+    block_on(async { Ok(work.await.map_err(Exit::from)?) }).context("the keys were not changed")
 }

@@ -1,9 +1,9 @@
-//! `keys plan`: a dry run. The same functions as the change itself, without writing anything.
+//! `keys plan`: shows future changes. Uses the functions of the changes themselves, without writing.
 
 use serde_json::{Value, json};
 
 use super::super::Output;
-use super::{act, distance, done, instant, list, table};
+use super::{act, distance, instant, list, perform, table};
 use crate::config::{Config, HumanDuration, limits};
 use crate::key_manager::{Act, KeyManagerError};
 use crate::keys::rotation::{Change, Schedule, State, state};
@@ -12,13 +12,13 @@ use crate::time::Timestamp;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Look from this instant instead of now: 2027-01-31T12:00:00Z.
-    #[arg(long, value_name = "INSTANT", value_parser = instant)]
+    /// Plan from this time instead of now, such as 2027-01-31T12:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = instant)]
     at: Option<Timestamp>,
-    /// What `keys rotate` would do.
+    /// Show what `keys rotate` would do.
     #[arg(long, conflicts_with = "if_revoke")]
     if_rotate: bool,
-    /// What `keys revoke KID` would do.
+    /// Show what `keys revoke KID` would do.
     #[arg(long, value_name = "KID", allow_hyphen_values = true)]
     if_revoke: Option<String>,
 }
@@ -29,7 +29,7 @@ pub fn run(arguments: &Arguments, config: &Config, format: Output) -> anyhow::Re
         now: arguments.at.unwrap_or(act().now),
         ..act()
     };
-    let plans = done(async {
+    let plans = perform(async {
         let only = match &arguments.if_revoke {
             Some(kid) => Some(table.ring_of(kid, act.now).await?),
             None => None,
@@ -67,7 +67,7 @@ pub fn run(arguments: &Arguments, config: &Config, format: Output) -> anyhow::Re
     Ok(())
 }
 
-/// A ring before and after.
+/// A ring before and after a change.
 struct Plan {
     ring: Ring,
     now: Timestamp,
@@ -93,11 +93,11 @@ impl Plan {
                 key.kid,
             ));
         }
-        if let Some(standby) = standby(&self.before.ring, now) {
-            let known = schedule.known_everywhere(standby.publish_at);
-            lines.push(match known <= now {
-                true => "  standby known to all caches: yes".to_owned(),
-                false => format!("  standby known to all caches: {}", distance(known, now)),
+        if let Some(next) = next_key(&self.before.ring, now) {
+            let cached = schedule.known_everywhere(next.publish_at);
+            lines.push(match cached <= now {
+                true => "  next key known to all caches: yes".to_owned(),
+                false => format!("  next key known to all caches: {}", distance(cached, now)),
             });
         }
         let changes = self.changes();
@@ -109,7 +109,7 @@ impl Plan {
         lines.join("\n")
     }
 
-    /// What would be different, a sentence each.
+    /// Returns the differences, one sentence each.
     fn changes(&self) -> Vec<String> {
         let mut changes = Vec::new();
         for key in &self.after.ring {
@@ -118,7 +118,7 @@ impl Plan {
             };
             let name = format!("generation {}", key.generation);
             if key.revoked_at != old.revoked_at {
-                changes.push(format!("{name} is revoked, and its private half destroyed"));
+                changes.push(format!("{name} is revoked, and its private key destroyed"));
             }
             if key.activate_at != old.activate_at {
                 let at = key.activate_at;
@@ -139,7 +139,7 @@ impl Plan {
         for made in &self.after.made {
             let at = made.activate_at;
             changes.push(format!(
-                "generation {} is made and published, and signs from {at} ({})",
+                "generation {} is created and published, and signs from {at} ({})",
                 made.generation,
                 distance(at, self.now),
             ));
@@ -170,19 +170,19 @@ fn shown(ring: &[SigningKey], now: Timestamp) -> impl Iterator<Item = &SigningKe
         .filter(move |key| !matches!(state(key, now), State::Archived))
 }
 
-fn standby(ring: &[SigningKey], now: Timestamp) -> Option<&SigningKey> {
+fn next_key(ring: &[SigningKey], now: Timestamp) -> Option<&SigningKey> {
     ring.iter().find(|key| state(key, now) == State::Published)
 }
 
-/// The waiting times, with their numbers.
+/// Returns the waiting times with their terms.
 fn formulas(config: &Config) -> String {
     let (keys, show) = (&config.keys, HumanDuration);
     let overlap = limits::CLOCK_SKEW + limits::KEY_CHANGE_SEEN;
     let verify_only = limits::LONGEST_SIGNED + keys.verifier_cache.0 + overlap;
     format!(
         "lead = {}\n\
-         a key signs for {} (rotate_every), both for {} around a change (clock skew {} + poll {})\n\
-         then it verifies for {} (longest token {} + verifier_cache {} + {})\n",
+a key signs for {} (rotate_every); both keys sign for {} around a change (clock skew {} + poll {})\n\
+         then it verifies for {} (longest token lifetime {} + verifier_cache {} + {})\n",
         keys.lead_formula(),
         keys.rotate_every,
         show(overlap),

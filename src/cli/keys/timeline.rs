@@ -1,4 +1,4 @@
-//! The life of each ring, drawn: what was, what is, and the year to come.
+//! Draws the timeline of each ring: the past 100 days and the next year.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -12,7 +12,7 @@ const WIDTH: u32 = 66;
 const PAST: Duration = Duration::from_secs(100 * 86_400);
 const FUTURE: Duration = Duration::from_secs(365 * 86_400);
 
-/// Draws every ring of `keys`: a line per generation, those that are yet to come included.
+/// Draws every ring of `keys`, with a line per generation, including planned ones.
 pub fn draw(keys: &[SigningKey], schedule: &Schedule, now: Timestamp) -> String {
     let scale = Scale { now };
     let mut rings: Vec<Ring> = Vec::new();
@@ -24,10 +24,10 @@ pub fn draw(keys: &[SigningKey], schedule: &Schedule, now: Timestamp) -> String 
     let mut text = String::new();
     for ring in rings {
         let own: Vec<SigningKey> = ring.among(keys).cloned().collect();
-        let foreseen = foresee(own, schedule, now + FUTURE);
+        let generations = with_planned(own, schedule, now + FUTURE);
         // Writing to a String cannot fail.
         let _ = writeln!(text, "\n{:<14}{}", ring.to_string(), scale.axis());
-        for (key, planned) in &foreseen {
+        for (key, planned) in &generations {
             let line = scale.line(key);
             if line.trim().is_empty() {
                 continue;
@@ -44,8 +44,9 @@ pub fn draw(keys: &[SigningKey], schedule: &Schedule, now: Timestamp) -> String 
     text
 }
 
-/// The keys of a ring and those that the keeper will add, each as soon as its predecessor signs.
-fn foresee(
+/// Returns the keys of a ring, followed by those that the key manager will add, each when its predecessor starts to
+/// sign. The boolean is `true` for the latter.
+fn with_planned(
     keys: Vec<SigningKey>,
     schedule: &Schedule,
     until: Timestamp,
@@ -90,7 +91,7 @@ impl Scale {
             .unwrap_or(0)
     }
 
-    /// The first and last month, and where now is.
+    /// Returns the axis: the first month, the current position and the last month.
     fn axis(&self) -> String {
         let month = |at: Timestamp| at.to_string().chars().take(7).collect::<String>();
         let (first, last) = (month(self.at(0)), month(self.at(WIDTH)));
@@ -105,7 +106,7 @@ impl Scale {
         line.trim_end().to_owned()
     }
 
-    /// What a key does in a column; short things win over long ones, or nobody would see them.
+    /// Returns the symbol of a key in a column. Short events take precedence because they would be invisible otherwise.
     fn mark(&self, key: &SigningKey, column: u32) -> char {
         let (from, to) = (self.at(column), self.at(column + 1));
         let holds = |at: Timestamp| from <= at && at < to;
@@ -131,7 +132,7 @@ mod tests {
     use crate::keys::{Alg, Use};
 
     #[test]
-    fn the_year_to_come_is_drawn() {
+    fn timeline_shows_planned_generations() {
         let now = Timestamp::from_secs(1_800_000_000);
         let schedule = Schedule::of(&config::Keys::default());
         let begun = now - Duration::from_secs(30 * 86_400);

@@ -1,5 +1,5 @@
-//! What the registration of an API says: as options of `resource create` and `resource update`, and as
-//! an entry of a file for `apply`.
+//! The fields of an API's registration: options of `resource create` and `resource update`, and entries in a file
+//! for `apply`.
 
 use portcullis_verifier::MaxAge;
 use serde::Deserialize;
@@ -14,36 +14,36 @@ use crate::oauth::resource::Resource;
 use crate::secret::Entropy;
 use crate::time::Timestamp;
 
-/// What was given; the rest stays as it is.
+/// The fields to set. Absent fields keep their value.
 #[derive(Clone, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fields {
-    /// Which API; only files say it here.
+    /// The audience. Set in files only.
     #[arg(skip)]
     pub audience: String,
-    /// What people see.
+    /// Display name.
     #[arg(long)]
     name: Option<String>,
-    /// What can be asked of it, separated by spaces; the command line has an option of its own.
+    /// Scopes, separated by spaces. The command line has a separate option.
     #[arg(skip)]
     pub scope: Option<String>,
     /// Signature algorithm of its access tokens: ES256 or RS256 [default: ES256].
     #[arg(long)]
     alg: Option<String>,
-    /// Lifetime of its access tokens, at most 60m; empty is the server's.
+    /// Lifetime of its access tokens, at most 60m; empty means `tokens.access`.
     #[arg(long, value_name = "DURATION")]
     access_ttl: Option<String>,
-    /// How old the news of revocations may be on which its services accept tokens, such as 3s; at most
-    /// 60m, or `none` for any age [default: 60s].
+    /// Maximum age of the revocation data with which its services accept tokens, such as 3s; at most 60m, or
+    /// `none` for any age [default: 60s].
     #[arg(long, value_name = "DURATION")]
     max_age: Option<String>,
 }
 
 impl Fields {
-    /// A new API.
+    /// Creates an API.
     ///
     /// # Errors
-    /// [`UsageError`] for a value that cannot be read.
+    /// [`UsageError`] for an invalid value.
     pub fn create(
         &self,
         audience: &str,
@@ -62,17 +62,17 @@ impl Fields {
         })
     }
 
-    /// An API as these fields want it.
+    /// Applies the fields to an API.
     ///
     /// # Errors
-    /// [`UsageError`] for a value that cannot be read.
+    /// [`UsageError`] for an invalid value.
     pub fn update(&self, mut resource: Resource) -> Result<Resource, UsageError> {
         if let Some(name) = &self.name {
             resource.name.clone_from(name);
         }
         if let Some(scope) = &self.scope {
             resource.scopes = Scope::parse(scope)
-                .map_err(|_| UsageError::new("scope", format!("`{scope}` is no scope")))?;
+                .map_err(|_| UsageError::new("scope", format!("invalid scope `{scope}`")))?;
         }
         if let Some(name) = &self.alg {
             let why = || format!("`{name}` is neither ES256 nor RS256");
@@ -82,10 +82,10 @@ impl Fields {
             resource.access_ttl = match ttl.as_str() {
                 "" => None,
                 text => {
-                    let span: HumanDuration = text
+                    let duration: HumanDuration = text
                         .parse()
                         .map_err(|why| UsageError::new("access_ttl", why))?;
-                    Some(span.0)
+                    Some(duration.0)
                 }
             };
         }
@@ -100,6 +100,6 @@ fn max_age(text: &str) -> Result<MaxAge, String> {
     if text == NO_LIMIT {
         return Ok(MaxAge::FAIL_OPEN);
     }
-    let span: HumanDuration = text.parse()?;
-    Ok(MaxAge::secs(span.0.as_secs()))
+    let duration: HumanDuration = text.parse()?;
+    Ok(MaxAge::secs(duration.0.as_secs()))
 }

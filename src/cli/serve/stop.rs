@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix_web::rt::time::timeout;
 use actix_web::web::Data;
 use anyhow::Context;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use portcullis_runtime::ShutdownSignals;
 use tokio::task::JoinHandle;
 
 use super::manager::{self, State};
@@ -19,30 +19,6 @@ const LAST_WRITES: Duration = Duration::from_secs(2);
 const LAST_MARK: Duration = Duration::from_millis(500);
 /// The time limit for running statements and the last checkpoint.
 const LAST_CLOSE: Duration = Duration::from_secs(5);
-
-/// The signals that stop the server, caught from the construction of this value.
-pub struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl StopSignals {
-    /// Catches SIGTERM and Ctrl-C.
-    pub fn catch() -> anyhow::Result<Self> {
-        let catch = |kind| signal(kind).context("signals cannot be caught");
-        Ok(Self {
-            terminate: catch(SignalKind::terminate())?,
-            interrupt: catch(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
 
 /// The background tasks of a node.
 #[derive(Default)]
@@ -67,14 +43,14 @@ impl Background {
 pub async fn run_until_stopped(
     app: Data<App>,
     listeners: Listeners,
-    mut signals: StopSignals,
+    mut signals: ShutdownSignals,
     tasks: Background,
 ) -> anyhow::Result<()> {
     let handle = listeners.handle();
     let mut running = Box::pin(listeners.run());
     tokio::select! {
         outcome = &mut running => return outcome.context("the server failed"),
-        () = signals.next() => {}
+        () = signals.recv() => {}
     }
     // 1. Readiness fails.
     let times = &app.config.shutdown;
@@ -95,7 +71,7 @@ pub async fn run_until_stopped(
             outcome.context("the server failed")?;
             false
         }
-        () = signals.next() => true,
+        () = signals.recv() => true,
     };
     // Closes all connections if the server still runs.
     drop(running);

@@ -1,4 +1,4 @@
-//! What is known about a person: as options of `user create`, and as an entry of a file for `apply`.
+//! The fields of a user: options of `user create`, and entries in a file for `apply`.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -10,38 +10,38 @@ use crate::oauth::userinfo::is_settable;
 use crate::secret::Entropy;
 use crate::time::Timestamp;
 
-/// What was given; the rest stays as it is. An empty text empties a text.
+/// The fields to set. Absent fields keep their value, and an empty text empties a text.
 #[derive(Clone, Default, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fields {
-    /// Who; only files say it here.
+    /// The user name. Set in files only.
     #[arg(skip)]
     pub username: String,
-    /// Whether the account is locked; only files say it here.
+    /// Whether the account is locked. Set in files only.
     #[arg(skip)]
     pub disabled: Option<bool>,
-    /// The hash of the password that a new account begins with; only files say it here.
+    /// The hash of the first password of a new account. Set in files only.
     #[arg(skip)]
     initial_password_hash: Option<String>,
-    /// What others call them.
+    /// Display name.
     #[arg(long)]
     name: Option<String>,
     /// E-mail address.
     #[arg(long)]
     email: Option<String>,
-    /// Whether the address was proven; only files say it here.
+    /// Whether the e-mail address is verified. Set in files only.
     #[arg(skip)]
     email_verified: Option<bool>,
-    /// Further standard claims (OIDC Core §5.1); the command line has an option of its own.
+    /// Standard claims (OIDC Core §5.1). The command line has a separate option.
     #[arg(skip)]
     pub claims: Option<Map<String, Value>>,
 }
 
 impl Fields {
-    /// A new person.
+    /// Creates a user.
     ///
     /// # Errors
-    /// [`UsageError`] for a value that cannot be.
+    /// [`UsageError`] for an invalid value.
     pub fn create(
         &self,
         username: Username,
@@ -51,10 +51,10 @@ impl Fields {
         self.update(User::new(username, entropy, now))
     }
 
-    /// A person as these fields want it.
+    /// Applies the fields to a user.
     ///
     /// # Errors
-    /// [`UsageError`] for a value that cannot be.
+    /// [`UsageError`] for an invalid value.
     pub fn update(&self, mut user: User) -> Result<User, UsageError> {
         let filled = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         if let Some(name) = &self.name {
@@ -62,7 +62,7 @@ impl Fields {
         }
         if let Some(email) = &self.email {
             let email = filled(email);
-            // Whoever proved one address has not proved another.
+            // A new address is not verified yet.
             user.email_verified &= user.email == email;
             user.email = email;
         }
@@ -72,7 +72,8 @@ impl Fields {
                 .iter()
                 .find(|(name, value)| !is_settable(name, value))
             {
-                let why = format!("`{name}` is no standard claim with a value of its type");
+                let why =
+                    format!("`{name}` is not a standard claim with a value of the right type");
                 return Err(UsageError::new("claims", why));
             }
             user.claims.clone_from(claims);
@@ -80,15 +81,15 @@ impl Fields {
         Ok(user)
     }
 
-    /// The hash of the first password, if one was given.
+    /// Returns the hash of the first password, if there is one.
     ///
     /// # Errors
-    /// [`UsageError`] when it is no hash that this server would check.
+    /// [`UsageError`] when this server would not verify the hash.
     pub fn first_password(&self) -> Result<Option<&str>, UsageError> {
         match self.initial_password_hash.as_deref() {
             Some(phc) if !is_acceptable(phc) => Err(UsageError::new(
                 "initial_password_hash",
-                "is no Argon2id hash ($argon2id$v=19$m=…,t=…,p=…$…) within the bounds of `login.argon2`",
+                "is not an Argon2id hash ($argon2id$v=19$m=…,t=…,p=…$…) within the bounds of `login.argon2`",
             )),
             given => Ok(given),
         }

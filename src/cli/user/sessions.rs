@@ -4,14 +4,14 @@ use serde_json::{Value, json};
 
 use super::{find, parse};
 use crate::accounts::session::Session;
+use crate::cli::command::clock;
 use crate::cli::{Output, block_on, open, table};
 use crate::config::Config;
-use crate::time::Clock;
 
 pub fn list(config: &Config, username: &str, output: Output) -> anyhow::Result<()> {
     let store = open(config)?;
     let user = find(&store, &parse(username)?)?.id;
-    let now = Clock::System.now();
+    let now = clock().now();
     let idle = config.login.session_idle.0;
     let all = block_on(async { Ok(store.read(move |tx| tx.list_sessions(&user)).await?) })?;
     let sessions: Vec<_> = all

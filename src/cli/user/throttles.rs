@@ -11,12 +11,12 @@ use crate::config::Config;
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 pub struct Arguments {
-    /// Those of one user, from everywhere: the name to sign in with.
+    /// Name of the user whose counters are cleared, for all addresses.
     username: Option<String>,
-    /// Those of one address and of its networks, whatever the user name.
+    /// Address whose counters are cleared, with those of its networks, for all users.
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
-    /// All of them.
+    /// Clear all counters.
     #[arg(long)]
     all: bool,
 }

@@ -1,4 +1,4 @@
-//! What commands show of a person.
+//! The output of commands about users.
 
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ pub fn print(output: Output, users: &[User]) {
     );
 }
 
-/// What commands show of a person.
+/// Returns a user as JSON.
 pub fn view(user: &User) -> Value {
     json!({
         "sub": user.id.as_str(), "username": user.username.as_str(), "name": user.name, "email": user.email,

@@ -147,7 +147,7 @@ async fn weak_authentication_requires_step_up() {
     assert_eq!(status, 401);
     assert_eq!(
         challenge,
-        r#"Bearer realm="api", error="insufficient_user_authentication", error_description="The user must authenticate in another way, or anew", acr_values="2""#
+        r#"Bearer realm="api", error="insufficient_user_authentication", error_description="The user must authenticate in another way, or again", acr_values="2""#
     );
     assert!(
         body.starts_with(r#"{"error":"insufficient_user_authentication","#),

@@ -86,7 +86,7 @@ async fn rejections_have_status_and_challenge() {
         (
             with_token(&changed_claims(|claims| claims.acr = None)),
             401,
-            r#"Bearer realm="api", error="insufficient_user_authentication", error_description="The user must authenticate in another way, or anew", acr_values="1 2""#,
+            r#"Bearer realm="api", error="insufficient_user_authentication", error_description="The user must authenticate in another way, or again", acr_values="1 2""#,
         ),
         (
             with_token(&Claims {

@@ -123,13 +123,13 @@ fn good(cases: &mut Cases) {
         Ok(()),
     );
     cases.add_replaced(
-        "a claim that nobody knows",
+        "an unknown claim",
         r#""sub""#,
         r#""x":{"y":[1,{"z":null}]},"sub""#,
         Ok(()),
     );
     cases.add_replaced(
-        "a claim that nobody knows, twice inside",
+        "an unknown claim, twice inside",
         r#""sub""#,
         r#""x":{"y":1,"y":2},"sub""#,
         Ok(()),
@@ -242,7 +242,7 @@ fn headers(cases: &mut Cases) {
     let unknown = || Err(Rejected::UnknownKey);
     cases.add_header("no kid", r#"{"alg":"ES256","typ":"at+jwt"}"#, unknown());
     cases.add_header(
-        "a kid that nobody has",
+        "an unknown kid",
         r#"{"alg":"ES256","typ":"at+jwt","kid":"../../etc/passwd"}"#,
         unknown(),
     );

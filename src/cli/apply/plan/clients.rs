@@ -1,4 +1,4 @@
-//! What changes of applications.
+//! Changes of applications.
 
 use super::{Change, Rules, Step, Stored, act, difference, switched};
 use crate::accounts::FieldErrors;
@@ -10,11 +10,11 @@ use crate::keys::ring::offered;
 use crate::oauth::client::Client;
 use crate::oauth::resource::Resource;
 
-/// `known`: the APIs that there are when everything is done.
+/// Plans the changes of clients. `apis` are the APIs that exist after the plan.
 pub(super) fn clients(
     wanted: &Wanted,
     stored: &Stored,
-    known: &[Resource],
+    apis: &[Resource],
     rules: &Rules,
 ) -> Result<Vec<Change>, String> {
     let entries = wanted.clients.as_deref().unwrap_or_default();
@@ -24,7 +24,7 @@ pub(super) fn clients(
     let mut changes = Vec::new();
     for entry in entries {
         let id = &entry.fields.client_id;
-        let at = |why: String| format!("{}: client `{id}`: {why}", entry.place);
+        let at = |why: String| format!("{}: client `{id}`: {why}", entry.location);
         let before = stored.clients.iter().find(|c| c.id.as_str() == id);
         let after = match before {
             Some(before) => entry.fields.update(before.clone()),
@@ -35,13 +35,13 @@ pub(super) fn clients(
                 rules.now,
             ),
         };
-        let after = after.map_err(|wrong: UsageError| at(wrong.to_string()))?;
+        let after = after.map_err(|error: UsageError| at(error.to_string()))?;
         let mut errors = rules
             .clients
             .check(&after)
             .err()
             .unwrap_or_else(FieldErrors::none);
-        check_names(&after, known, &mut errors);
+        check_names(&after, apis, &mut errors);
         let one_line = |errors: FieldErrors| at(errors.to_string().replace('\n', "; "));
         errors.into_result().map_err(one_line)?;
         changes.extend(client_change(entry, before, after));
@@ -56,11 +56,11 @@ pub(super) fn clients(
                 steps: vec![Step::DeleteClient(client.id.clone())],
             });
         } else if !described(&client.id)
-            && let Some(gone) = (client.resources.iter().chain(&client.serves))
-                .find(|audience| !known.iter().any(|api| api.audience == **audience))
+            && let Some(removed) = (client.resources.iter().chain(&client.serves))
+                .find(|audience| !apis.iter().any(|api| api.audience == **audience))
         {
             return Err(format!(
-                "the resource `{gone}` cannot be removed: the client `{}` still names it",
+                "the resource `{removed}` cannot be removed: the client `{}` still names it",
                 client.id
             ));
         }

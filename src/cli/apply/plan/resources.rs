@@ -1,4 +1,4 @@
-//! What changes of APIs and scopes.
+//! Changes of APIs and scopes.
 
 use serde_json::{Value, json};
 
@@ -21,13 +21,13 @@ pub(super) fn resources(
     let mut changes = Vec::new();
     for entry in entries {
         let audience = &entry.fields.audience;
-        let at = |why: String| format!("{}: resource `{audience}`: {why}", entry.place);
+        let at = |why: String| format!("{}: resource `{audience}`: {why}", entry.location);
         let before = stored.resources.iter().find(|r| r.audience == *audience);
         let after = match before {
             Some(before) => entry.fields.update(before.clone()),
             None => entry.fields.create(audience, &rules.entropy, rules.now),
         };
-        let after = after.map_err(|wrong: UsageError| at(wrong.to_string()))?;
+        let after = after.map_err(|error: UsageError| at(error.to_string()))?;
         let checked = validate(&after, &rules.config.keys).map_err(|errors| errors.to_string());
         checked.map_err(|errors| at(errors.replace('\n', "; ")))?;
         let change = Change {
@@ -55,21 +55,21 @@ pub(super) fn resources(
     Ok(changes)
 }
 
-/// The APIs that there are when these changes are done.
+/// Returns the APIs that exist after the changes.
 pub(super) fn resulting(stored: &Stored, changes: &[Change]) -> Vec<Resource> {
-    let mut known = stored.resources.clone();
+    let mut apis = stored.resources.clone();
     for step in changes.iter().flat_map(|change| &change.steps) {
         match step {
-            Step::PutResource(new) => known.push(new.clone()),
+            Step::PutResource(new) => apis.push(new.clone()),
             Step::UpdateResource(_, new) => {
-                let old = known.iter_mut().find(|api| api.audience == new.audience);
+                let old = apis.iter_mut().find(|api| api.audience == new.audience);
                 old.into_iter().for_each(|old| old.clone_from(new));
             }
-            Step::DeleteResource(old) => known.retain(|api| api.audience != old.audience),
+            Step::DeleteResource(old) => apis.retain(|api| api.audience != old.audience),
             _ => {}
         }
     }
-    known
+    apis
 }
 
 pub(super) fn scopes(
@@ -92,15 +92,15 @@ pub(super) fn scopes(
         steps: vec![step],
     };
     let mut changes = Vec::new();
-    for Entry { place, fields } in entries {
+    for Entry { location, fields } in entries {
         let (scope, text) = fields;
-        let one = Scope::parse(scope).is_ok_and(|scope| scope.iter().count() == 1);
-        if !one || scope.contains(' ') {
+        let is_one = Scope::parse(scope).is_ok_and(|scope| scope.iter().count() == 1);
+        if !is_one || scope.contains(' ') {
             return Err(format!(
-                "{place}: `{scope}` is no scope: one word of at most {SCOPE_BYTES} bytes (RFC 6749 §3.3)"
+                "{location}: invalid scope `{scope}`; expected one word of at most {SCOPE_BYTES} bytes (RFC 6749 §3.3)"
             ));
         }
-        check_description(text).map_err(|why| format!("{place}: `{scope}` {why}"))?;
+        check_description(text).map_err(|why| format!("{location}: `{scope}` {why}"))?;
         let before = stored.scopes.get(scope);
         if before != Some(text) {
             let step = Step::Describe(scope.clone(), text.clone());

@@ -1,4 +1,4 @@
-//! What changes of people.
+//! Changes of users.
 
 use std::collections::BTreeSet;
 
@@ -18,13 +18,13 @@ pub(super) fn users(
     let mut changes = Vec::new();
     let mut described: BTreeSet<String> = BTreeSet::new();
     for entry in entries {
-        let typed = &entry.fields.username;
-        let at = |why: String| format!("{}: user `{typed}`: {why}", entry.place);
-        let username = Username::parse(typed)
-            .ok_or_else(|| at("username: this cannot be a user name".to_owned()))?;
+        let name = &entry.fields.username;
+        let at = |why: String| format!("{}: user `{name}`: {why}", entry.location);
+        let username =
+            Username::parse(name).ok_or_else(|| at("username: invalid user name".to_owned()))?;
         if !described.insert(username.as_str().to_owned()) {
             return Err(at(
-                "username: is another spelling of a name that is described already".to_owned(),
+                "username: another spelling of a name that has an entry already".to_owned(),
             ));
         }
         let before = stored.users.iter().find(|user| user.username == username);
@@ -32,20 +32,20 @@ pub(super) fn users(
             Some(before) => entry.fields.update(before.clone()),
             None => entry.fields.create(username, &rules.entropy, rules.now),
         };
-        let after = after.map_err(|wrong: UsageError| at(wrong.to_string()))?;
+        let after = after.map_err(|error: UsageError| at(error.to_string()))?;
         let checked = after.check().map_err(|errors| errors.to_string());
         checked.map_err(|errors| at(errors.replace('\n', "; ")))?;
         let phc = entry.fields.first_password();
-        let phc = phc.map_err(|wrong| at(wrong.to_string()))?;
+        let phc = phc.map_err(|error| at(error.to_string()))?;
         changes.extend(user_change(entry, before, after, phc));
     }
     if rules.prune {
-        let stays = |user: &&User| {
+        let is_pruned = |user: &&User| {
             !described.contains(user.username.as_str())
                 && user.disabled_at.is_none()
                 && !stored.admins.contains(&user.id)
         };
-        changes.extend(stored.users.iter().filter(stays).map(|user| Change {
+        changes.extend(stored.users.iter().filter(is_pruned).map(|user| Change {
             act: "lock",
             kind: "user",
             name: user.username.as_str().to_owned(),

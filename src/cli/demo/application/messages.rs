@@ -1,5 +1,4 @@
-//! What the application says to the server and to its API, over its own connection, and how that is
-//! shown.
+//! Requests of the application to the server and to its API, and how they are displayed.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use super::visit::{Outcome, Panel, Tokens, Visit};
 use crate::secret::from_base64url;
 
 impl Application {
-    /// Trades the code for tokens.
+    /// Exchanges the code for tokens.
     pub async fn redeem(&self, visit: &mut Visit, code: &str) {
         let form = [
             ("grant_type", "authorization_code"),
@@ -21,30 +20,30 @@ impl Application {
             ("redirect_uri", &self.callback()),
             ("code_verifier", &visit.verifier),
         ];
-        let (sent, answer) = self.asks("/oauth2/token", &form).await;
-        let genuine = decoded(&answer.body, "id_token")
+        let (sent, answer) = self.post("/oauth2/token", &form).await;
+        let is_genuine = decoded(&answer.body, "id_token")
             .is_some_and(|(_, claims)| claims["nonce"] == visit.nonce.as_str());
-        visit.tokens = self.tokens(&answer.body).filter(|_| genuine);
+        visit.tokens = self.tokens(&answer.body).filter(|_| is_genuine);
         visit.show(
             3,
             Outcome::of(visit.tokens.is_some()),
-            told(sent, &answer.body),
+            panels(sent, &answer.body),
         );
     }
 
-    /// Buys the next tokens with the refresh token.
+    /// Requests new tokens with the refresh token.
     pub async fn refresh(&self, visit: &mut Visit) {
-        let Some(held) = visit.tokens.clone() else {
+        let Some(tokens) = visit.tokens.clone() else {
             return;
         };
         let form = [
             ("grant_type", "refresh_token"),
-            ("refresh_token", held.refresh.as_str()),
+            ("refresh_token", tokens.refresh.as_str()),
         ];
-        let (sent, answer) = self.asks("/oauth2/token", &form).await;
+        let (sent, answer) = self.post("/oauth2/token", &form).await;
         let next = self.tokens(&answer.body);
-        visit.show(5, Outcome::of(next.is_some()), told(sent, &answer.body));
-        visit.tokens = next.or(Some(held));
+        visit.show(5, Outcome::of(next.is_some()), panels(sent, &answer.body));
+        visit.tokens = next.or(Some(tokens));
     }
 
     /// Calls the API with the access token.
@@ -57,7 +56,7 @@ impl Application {
         let sent = format!("GET {}\nAuthorization: Bearer {start}…", self.api());
         let panels = vec![
             Panel::new("Sent by the application", sent),
-            Panel::new("The API's answer", answer.to_string()),
+            Panel::new("The API's response", answer.to_string()),
         ];
         let outcome = match visit.revoked && answer.is(StatusCode::UNAUTHORIZED) {
             true => Outcome::Refused,
@@ -66,7 +65,7 @@ impl Application {
         visit.show(4, outcome, panels);
     }
 
-    /// What the API answers to this access token.
+    /// Returns the API's response to this access token.
     pub async fn orders(&self, access: &str) -> Answer {
         Answer::of(self.http.get(self.api()).bearer_auth(access)).await
     }
@@ -75,8 +74,8 @@ impl Application {
         format!("{}/api/orders", self.home)
     }
 
-    /// A form with the client's credentials: what was sent, and what came back.
-    pub async fn asks(&self, path: &str, form: &[(&str, &str)]) -> (String, Answer) {
+    /// Posts a form with the client's credentials. Returns the displayed request and the response.
+    pub async fn post(&self, path: &str, form: &[(&str, &str)]) -> (String, Answer) {
         let url = format!("{}{path}", self.issuer);
         let secret = Some(self.client_secret.expose());
         let request = self.http.post(&url).form(form);
@@ -95,9 +94,9 @@ impl Application {
     }
 }
 
-/// What came back.
+/// A response.
 pub struct Answer {
-    /// `None`: nothing did.
+    /// `None` if there was no response.
     status: Option<StatusCode>,
     /// Why a token was refused (RFC 6750 §3).
     challenge: Option<String>,
@@ -123,7 +122,7 @@ impl Answer {
         }
     }
 
-    /// Whether the status is this one.
+    /// Returns whether the response has this status.
     pub fn is(&self, status: StatusCode) -> bool {
         self.status == Some(status)
     }
@@ -133,7 +132,7 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.status {
             Some(status) => write!(f, "{status}")?,
-            None => write!(f, "no answer")?,
+            None => write!(f, "no response")?,
         }
         if let Some(challenge) = &self.challenge {
             write!(f, "\nWWW-Authenticate: {challenge}")?;
@@ -145,7 +144,7 @@ impl fmt::Display for Answer {
     }
 }
 
-fn told(sent: String, answer: &Value) -> Vec<Panel> {
+fn panels(sent: String, answer: &Value) -> Vec<Panel> {
     let mut panels = vec![Panel::new(
         "Sent by the application, with its client secret",
         sent,
@@ -154,7 +153,7 @@ fn told(sent: String, answer: &Value) -> Vec<Panel> {
         ("id_token", "ID token, decoded: who signed in"),
         (
             "access_token",
-            "Access token, decoded: what the API will see",
+            "Access token, decoded: what the API receives",
         ),
     ] {
         if let Some((header, claims)) = decoded(answer, name) {
@@ -162,12 +161,12 @@ fn told(sent: String, answer: &Value) -> Vec<Panel> {
         }
     }
     if panels.len() == 1 {
-        panels.push(Panel::new("The answer", format!("{answer:#}")));
+        panels.push(Panel::new("The response", format!("{answer:#}")));
     }
     panels
 }
 
-/// A message as people read it.
+/// Formats a request for display.
 pub fn message(method: &str, url: &str, parameters: &[(&str, &str)]) -> String {
     let lines: Vec<String> = parameters
         .iter()
@@ -176,7 +175,7 @@ pub fn message(method: &str, url: &str, parameters: &[(&str, &str)]) -> String {
     format!("{method} {url}\n{}", lines.join("\n"))
 }
 
-/// Header and claims of a JWT, to be looked at; the API verifies, this page only shows.
+/// Decodes header and claims of a JWT for display, without verification.
 fn decoded(answer: &Value, name: &str) -> Option<(Value, Value)> {
     let mut parts = answer[name].as_str()?.split('.');
     let mut part = || serde_json::from_slice(&from_base64url(parts.next()?)?).ok();

@@ -1,5 +1,5 @@
-//! Revocation (RFC 7009): the application hands its tokens back, and measures how soon its API refuses
-//! what it has just accepted.
+//! Revocation (RFC 7009): the application revokes its tokens, and measures how soon its API refuses the access token
+//! that it has just accepted.
 
 use std::time::Duration;
 
@@ -10,60 +10,60 @@ use super::Application;
 use super::messages::Answer;
 use super::visit::{Finding, Outcome, Panel, Visit};
 
-/// How long the API may take: three times what is promised.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Between two calls.
+/// Maximum time until the API refuses the token (3 s), three times the promised time.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// Interval between two calls.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The API's refusal.
+/// The refusal of the access token.
 struct Refusal {
     answer: Answer,
-    /// How many calls it answered before.
+    /// Number of calls that the API accepted before.
     accepted: u32,
-    /// From the request to revoke on.
+    /// Time since the revocation request.
     after: Duration,
 }
 
 impl Application {
-    /// Hands the refresh token back, and shows that neither token is good for anything any more.
+    /// Revokes the refresh token, and shows that both tokens are refused.
     pub async fn revoke(&self, visit: &mut Visit) {
         if visit.revoked {
             return;
         }
-        // A token that is about to expire would prove nothing. The API gives 30 s on top, so this
-        // one cannot expire while it is tried.
-        if (visit.tokens.as_ref()).is_some_and(|held| held.expires_at <= self.clock.now()) {
+        // The token must not expire during the measurement. The API allows 30 s of leeway, so a token that has not
+        // expired yet is sufficient.
+        if (visit.tokens.as_ref()).is_some_and(|tokens| tokens.expires_at <= self.clock.now()) {
             self.refresh(visit).await;
         }
-        let Some(held) = visit.tokens.clone() else {
+        let Some(tokens) = visit.tokens.clone() else {
             return;
         };
-        let before = self.orders(&held.access).await;
-        let begun = self.clock.uptime();
-        let form = [("token", held.refresh.as_str())];
-        let (sent, answer) = self.asks("/oauth2/revoke", &form).await;
+        let before = self.orders(&tokens.access).await;
+        let start = self.clock.uptime();
+        let form = [("token", tokens.refresh.as_str())];
+        let (sent, answer) = self.post("/oauth2/revoke", &form).await;
         let refusal = self
-            .refusal(&held.access)
+            .refusal(&tokens.access)
             .await
             .map(|(answer, accepted)| Refusal {
                 answer,
                 accepted,
-                after: self.clock.uptime().since(begun),
+                after: self.clock.uptime().since(start),
             });
         let form = [
             ("grant_type", "refresh_token"),
-            ("refresh_token", held.refresh.as_str()),
+            ("refresh_token", tokens.refresh.as_str()),
         ];
-        let (_, retried) = self.asks("/oauth2/token", &form).await;
+        let (_, retried) = self.post("/oauth2/token", &form).await;
         visit.revoked = answer.is(StatusCode::OK) && retried.is(StatusCode::BAD_REQUEST);
         let panels = vec![
             Panel::new("Sent by the application, with its client secret", sent),
-            Panel::new("The answer", answer.to_string()),
+            Panel::new("The response", answer.to_string()),
             Panel::new(
                 "The same access token, at the API",
                 match &refusal {
                     Some(refusal) => refusal.answer.to_string(),
-                    None => format!("not refused within {} s", PATIENCE.as_secs()),
+                    None => format!("not refused within {} s", TIMEOUT.as_secs()),
                 },
             ),
             Panel::new(
@@ -72,13 +72,13 @@ impl Application {
             ),
         ];
         visit.show(6, Outcome::of(visit.revoked && refusal.is_some()), panels);
-        // What was refused before says nothing about the time that news takes.
+        // If the API refused the token before, the time means nothing.
         if let Some(refusal) = refusal.filter(|_| before.is(StatusCode::OK)) {
             visit.find(6, refusal.finding());
         }
     }
 
-    /// Calls the API until it refuses: its answer, and how often it accepted the token before.
+    /// Calls the API until it refuses the token. Returns the response, and how often the API accepted the token before.
     async fn refusal(&self, access: &str) -> Option<(Answer, u32)> {
         let calls = async {
             let mut accepted = 0;
@@ -91,7 +91,7 @@ impl Application {
                 sleep(PAUSE).await;
             }
         };
-        timeout(PATIENCE, calls).await.ok()
+        timeout(TIMEOUT, calls).await.ok()
     }
 }
 
@@ -99,13 +99,13 @@ impl Refusal {
     fn finding(&self) -> Finding {
         let meanwhile = match self.accepted {
             0 => String::new(),
-            1 => ", and once more meanwhile".to_owned(),
-            times => format!(", and {times} times more meanwhile"),
+            1 => ", and once more in the meantime".to_owned(),
+            times => format!(", and {times} more times in the meantime"),
         };
         Finding {
             figure: format!("{} ms", self.after.as_millis().max(1)),
             text: format!(
-                "from the request to revoke until the API, which never asked the server, refused \
+                "from the revocation request until the API, which does not call the server, refused \
                  the access token. It accepted the token just before{meanwhile}."
             ),
         }

@@ -1,4 +1,4 @@
-//! What happened in one browser, step by step.
+//! The steps of one browser's visit.
 
 use crate::secret::{Entropy, Secret};
 use crate::time::Timestamp;
@@ -14,12 +14,12 @@ pub struct Visit {
     steps: Vec<Step>,
 }
 
-/// What the application holds for its visitor.
+/// The tokens of the user.
 #[derive(Clone)]
 pub struct Tokens {
     pub access: String,
     pub refresh: String,
-    /// When the access token is to be replaced.
+    /// When the access token expires.
     pub expires_at: Timestamp,
 }
 
@@ -33,23 +33,23 @@ pub struct Step {
     pub panels: Vec<Panel>,
 }
 
-/// How a step ended.
+/// The result of a step.
 #[derive(Clone, Copy)]
 pub enum Outcome {
     Todo,
     Done,
-    /// As it has to be: who was asked said no.
+    /// Refused, as expected.
     Refused,
     Failed,
 }
 
 impl Outcome {
-    /// Done, or else failed.
+    /// Returns `Done` or `Failed`.
     pub fn of(done: bool) -> Self {
         if done { Self::Done } else { Self::Failed }
     }
 
-    /// Its class on the page.
+    /// Returns the CSS class.
     pub fn class(self) -> &'static str {
         match self {
             Self::Todo => "todo",
@@ -59,7 +59,7 @@ impl Outcome {
         }
     }
 
-    /// What the page says.
+    /// Returns the label on the page.
     pub fn label(self) -> &'static str {
         match self {
             Self::Todo => "To come",
@@ -70,12 +70,12 @@ impl Outcome {
     }
 }
 
-/// What was measured.
+/// A measurement.
 #[derive(Clone)]
 pub struct Finding {
     /// The number, with its unit.
     pub figure: String,
-    /// What it says.
+    /// What was measured.
     pub text: String,
 }
 
@@ -88,27 +88,27 @@ pub struct Panel {
 const TITLES: [(&str, &str); 6] = [
     (
         "Authorization request",
-        "The application sends your browser to Portcullis and says what it wants.",
+        "The application redirects your browser to Portcullis with an authorization request.",
     ),
     (
         "Authorization code",
-        "You sign in and allow it. Portcullis sends your browser back with a code that works once, for a minute.",
+        "You sign in and give consent. Portcullis redirects your browser back with a code that works once, for a minute.",
     ),
     (
         "Tokens",
-        "The application trades the code for tokens, over its own connection.",
+        "The application exchanges the code for tokens, over its own connection.",
     ),
     (
         "API call",
-        "The API checks the signature of the access token, and that it was not revoked. It asks nobody.",
+        "The API checks the signature of the access token, and that it was not revoked. It does so without a request to the server.",
     ),
     (
         "Refresh",
-        "Access tokens live five minutes. The refresh token buys the next one, and the next refresh token with it.",
+        "Access tokens expire after five minutes. The application exchanges the refresh token for a new access token and a new refresh token.",
     ),
     (
         "Revocation",
-        "The application hands its refresh token back, and the grant ends; your consent is remembered. The token buys nothing more, and the API refuses the access token, which is genuine and has not expired.",
+        "The application revokes its refresh token, and with it the grant. Your consent is remembered. The refresh token is rejected, and the API refuses the access token, although it is genuine and has not expired.",
     ),
 ];
 
@@ -122,7 +122,7 @@ impl Panel {
 }
 
 impl Visit {
-    /// A request that nobody can guess.
+    /// Starts a visit with an unpredictable authorization request.
     pub fn begin(entropy: &Entropy) -> Self {
         let random = || Secret::opaque(entropy).expose().to_owned();
         Self {
@@ -133,13 +133,13 @@ impl Visit {
         }
     }
 
-    /// Shows what a step did; a step that is done again is shown anew.
+    /// Shows the result of a step, and replaces its earlier result.
     pub fn show(&mut self, number: usize, outcome: Outcome, panels: Vec<Panel>) {
         self.steps.retain(|step| step.number != number);
         self.steps.push(step(number, outcome, panels));
     }
 
-    /// Adds to a step that is shown what was measured in it.
+    /// Adds a measurement to a displayed step.
     pub fn find(&mut self, number: usize, finding: Finding) {
         let mut steps = self.steps.iter_mut();
         if let Some(step) = steps.find(|step| step.number == number) {
@@ -147,13 +147,13 @@ impl Visit {
         }
     }
 
-    /// What happened, and what is to come.
+    /// Returns all steps, including those that are not done yet.
     pub fn all_steps(&self) -> Vec<Step> {
         let shown = |number| self.steps.iter().find(|step| step.number == number);
         (1..=TITLES.len())
             .map(|number| {
-                let known = shown(number).cloned();
-                known.unwrap_or_else(|| step(number, Outcome::Todo, Vec::new()))
+                let done = shown(number).cloned();
+                done.unwrap_or_else(|| step(number, Outcome::Todo, Vec::new()))
             })
             .collect()
     }

@@ -1,54 +1,54 @@
-//! One event as a line. Whatever a stranger sent stays within its field: control characters are
-//! escaped, and no field is longer than 256 characters.
+//! Formats an event as one line. Text of an attacker cannot leave its field: control characters are
+//! escaped, and a field has at most 256 characters.
 
 use std::fmt::{self, Write};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
 
-use crate::config::limits::LOG_FIELD_CHARS;
-use crate::time::Timestamp;
+/// Maximum number of characters of a field.
+const FIELD_CHARS: usize = 256;
 
-/// The values of an event, in its order.
+/// The fields of an event, in the order in which they were recorded.
 #[derive(Default)]
-pub(super) struct Fields {
+pub struct Fields {
     values: Vec<(&'static str, Value)>,
     message: Option<String>,
-    /// Of an event that came through the crate `log`, which keeps it in a field.
-    pub(super) target: Option<String>,
+    /// The target of an event of the crate `log`, which records it as a field.
+    pub(crate) target: Option<String>,
 }
 
 enum Value {
     Text(String),
-    /// Written as it is: a number or a truth value.
+    /// A number or a boolean, which is written without quotation marks.
     Plain(String),
 }
 
-/// One line to be.
-pub(super) struct Line<'a> {
-    pub(super) at: Timestamp,
-    pub(super) level: Level,
-    pub(super) node: &'a str,
-    pub(super) target: &'a str,
-    pub(super) fields: &'a Fields,
+/// An event and its circumstances.
+pub(crate) struct Line<'a> {
+    pub(crate) timestamp: String,
+    pub(crate) level: Level,
+    pub(crate) node: Option<&'a str>,
+    pub(crate) target: &'a str,
+    pub(crate) fields: &'a Fields,
 }
 
 impl Fields {
-    pub(super) fn of(event: &Event<'_>) -> Self {
+    pub(crate) fn of(event: &Event<'_>) -> Self {
         let mut fields = Self::default();
         event.record(&mut fields);
         fields
     }
 
-    /// The text of a field.
-    pub(super) fn text(&self, name: &str) -> Option<&str> {
-        self.values.iter().find_map(|(known, value)| match value {
-            Value::Text(text) if *known == name => Some(text.as_str()),
+    /// Returns the value of a text field.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.values.iter().find_map(|(field, value)| match value {
+            Value::Text(text) if *field == name => Some(text.as_str()),
             _ => None,
         })
     }
 
-    fn put(&mut self, field: &Field, value: Value) {
+    fn insert(&mut self, field: &Field, value: Value) {
         match (field.name(), value) {
             ("message", Value::Text(text)) => self.message = Some(text),
             ("log.target", Value::Text(text)) => self.target = Some(text),
@@ -60,41 +60,46 @@ impl Fields {
 
 impl Visit for Fields {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, Value::Text(clip(value)));
+        self.insert(field, Value::Text(clip(value)));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, Value::Text(clip(&format!("{value:?}"))));
+        self.insert(field, Value::Text(clip(&format!("{value:?}"))));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, Value::Plain(value.to_string()));
+        self.insert(field, Value::Plain(value.to_string()));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, Value::Plain(value.to_string()));
+        self.insert(field, Value::Plain(value.to_string()));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, Value::Plain(value.to_string()));
+        self.insert(field, Value::Plain(value.to_string()));
     }
 }
 
 impl Line<'_> {
-    /// `ts`, `level`, the event's own fields, `node`, `target`, `message`.
-    pub(super) fn json(&self) -> String {
+    /// Returns a JSON object with `ts`, `level`, the fields of the event, `node`, `target` and `message`.
+    pub(crate) fn json(&self) -> String {
         let mut line = String::with_capacity(384);
-        let (at, level) = (self.at.precise(), lower(self.level));
-        let _ = write!(line, "{{\"ts\":\"{at}\",\"level\":\"{level}\"");
-        let own = self.fields.values.iter().map(|(name, value)| match value {
+        let (timestamp, level) = (&self.timestamp, lower_case(self.level));
+        let _ = write!(line, "{{\"ts\":\"{timestamp}\",\"level\":\"{level}\"");
+        let values = self.fields.values.iter().map(|(name, value)| match value {
             Value::Text(text) => (*name, text.as_str(), true),
             Value::Plain(text) => (*name, text.as_str(), false),
         });
-        let around = [("node", self.node, true), ("target", self.target, true)];
-        let message = self.fields.message.as_deref();
-        let message = message.map(|text| ("message", text, true));
-        for (name, text, quoted) in own.chain(around).chain(message) {
-            let quote = if quoted { "\"" } else { "" };
+        let common = [
+            ("node", self.node),
+            ("target", Some(self.target)),
+            ("message", self.fields.message.as_deref()),
+        ];
+        let common = common
+            .into_iter()
+            .filter_map(|(name, text)| Some((name, text?, true)));
+        for (name, text, is_quoted) in values.chain(common) {
+            let quote = if is_quoted { "\"" } else { "" };
             let _ = write!(line, ",\"{name}\":{quote}");
             escape(&mut line, text);
             line.push_str(quote);
@@ -103,8 +108,8 @@ impl Line<'_> {
         line
     }
 
-    /// Time, level, event, message, then the rest as `name=value`.
-    pub(super) fn pretty(&self, color: bool) -> String {
+    /// Returns time, level, event and message, followed by the other fields as `name=value`.
+    pub(crate) fn pretty(&self, color: bool) -> String {
         let mut line = String::with_capacity(256);
         let (on, off) = match (color, self.level) {
             (false, _) => ("", ""),
@@ -112,8 +117,8 @@ impl Line<'_> {
             (true, Level::WARN) => ("\x1b[33m", "\x1b[0m"),
             (true, _) => ("\x1b[2m", "\x1b[0m"),
         };
-        let (at, level) = (self.at.precise(), self.level.as_str());
-        let _ = write!(line, "{at} {on}{level:>5}{off}");
+        let (timestamp, level) = (&self.timestamp, self.level.as_str());
+        let _ = write!(line, "{timestamp} {on}{level:>5}{off}");
         let event = self.fields.text("event").unwrap_or(self.target);
         for text in [Some(event), self.fields.message.as_deref()]
             .into_iter()
@@ -139,7 +144,7 @@ impl Line<'_> {
     }
 }
 
-fn lower(level: Level) -> &'static str {
+fn lower_case(level: Level) -> &'static str {
     match level {
         Level::ERROR => "error",
         Level::WARN => "warn",
@@ -150,17 +155,17 @@ fn lower(level: Level) -> &'static str {
 }
 
 fn clip(text: &str) -> String {
-    match text.char_indices().nth(LOG_FIELD_CHARS) {
+    match text.char_indices().nth(FIELD_CHARS) {
         None => text.to_owned(),
         Some(_) => {
-            let kept = text.chars().take(LOG_FIELD_CHARS - 1);
-            kept.chain(['…']).collect()
+            let start = text.chars().take(FIELD_CHARS - 1);
+            start.chain(['…']).collect()
         }
     }
 }
 
-/// The inside of a JSON string (RFC 8259 §7). Escaped beyond what JSON asks for: everything that moves
-/// a terminal's cursor, breaks a line, or turns the direction of what follows.
+/// Appends the contents of a JSON string (RFC 8259 §7). In addition to the characters that JSON requires,
+/// escapes all that move the cursor of a terminal, break a line, or change the direction of text.
 fn escape(line: &mut String, text: &str) {
     for c in text.chars() {
         match c {
@@ -168,7 +173,7 @@ fn escape(line: &mut String, text: &str) {
             '\n' => line.push_str("\\n"),
             '\r' => line.push_str("\\r"),
             '\t' => line.push_str("\\t"),
-            c if c.is_control() || turns(c) => {
+            c if c.is_control() || changes_layout(c) => {
                 let _ = write!(line, "\\u{:04x}", u32::from(c));
             }
             c => line.push(c),
@@ -176,8 +181,9 @@ fn escape(line: &mut String, text: &str) {
     }
 }
 
-/// Line and paragraph separators, marks and overrides of direction, the byte order mark.
-fn turns(c: char) -> bool {
+/// Returns whether `c` is a line or paragraph separator, a directional mark or override, or the byte order
+/// mark.
+fn changes_layout(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
@@ -196,9 +202,9 @@ mod tests {
             target: None,
         };
         let line = Line {
-            at: Timestamp::from_micros(1_763_752_800_123_456),
+            timestamp: "2025-11-21T19:20:00.123Z".to_owned(),
             level: Level::WARN,
-            node: "web1/7",
+            node: Some("web1/7"),
             target: "portcullis",
             fields: &fields,
         };
@@ -208,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_one_object_whatever_it_is_about() {
+    fn json_line_is_one_object_for_hostile_text() {
         assert_eq!(
             line("x"),
             "{\"ts\":\"2025-11-21T19:20:00.123Z\",\"level\":\"warn\",\"event\":\"login.failed\",\"reason\":\"x\",\
@@ -223,20 +229,20 @@ mod tests {
         ] {
             let line = line(text);
             assert_eq!(line.matches('\n').count(), 1, "{line}");
-            let odd = line
+            let unescaped = line
                 .trim_end()
                 .chars()
-                .find(|c| c.is_control() || turns(*c));
-            assert_eq!(odd, None, "{line}");
-            let read: serde_json::Value = serde_json::from_str(&line).unwrap();
-            assert_eq!(read["reason"], text);
+                .find(|c| c.is_control() || changes_layout(*c));
+            assert_eq!(unescaped, None, "{line}");
+            let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(parsed["reason"], text);
         }
     }
 
     #[test]
-    fn a_field_has_at_most_256_characters() {
-        let read: serde_json::Value = serde_json::from_str(&line(&"ä".repeat(100_000))).unwrap();
-        let text = read["reason"].as_str().unwrap();
+    fn field_is_truncated_to_256_characters() {
+        let parsed: serde_json::Value = serde_json::from_str(&line(&"ä".repeat(100_000))).unwrap();
+        let text = parsed["reason"].as_str().unwrap();
         assert_eq!(text.chars().count(), 256);
         assert!(text.ends_with("ä…"));
     }

@@ -1,23 +1,25 @@
-//! Durations as people write them: `90d`, `12h`, `5m`, `30s`, `500ms`.
+//! Durations as an operator writes them: `90d`, `12h`, `5m`, `30s`, `500ms`.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use crate::serde_as_text;
 
-/// A duration with its unit.
+/// A duration that is written as a whole number and a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HumanDuration(pub Duration);
 
+serde_as_text!(HumanDuration);
+
 impl HumanDuration {
-    /// From seconds.
+    /// Creates a duration from seconds.
     pub const fn secs(secs: u64) -> Self {
         Self(Duration::from_secs(secs))
     }
 }
 
+/// The units and their length in milliseconds, shortest first.
 const UNITS: [(&str, u64); 5] = [
     ("ms", 1),
     ("s", 1_000),
@@ -36,12 +38,16 @@ impl FromStr for HumanDuration {
             .iter()
             .find(|(name, _)| *name == unit)
             .and_then(|(_, millis)| digits.parse::<u64>().ok()?.checked_mul(*millis));
-        millis
-            .map(|millis| Self(Duration::from_millis(millis)))
-            .ok_or_else(|| format!("`{text}` is no duration; write 90d, 12h, 5m, 30s or 500ms"))
+        let duration = millis.map(|millis| Self(Duration::from_millis(millis)));
+        duration.ok_or_else(|| {
+            format!(
+                "invalid duration `{text}`; expected a value such as 90d, 12h, 5m, 30s or 500ms"
+            )
+        })
     }
 }
 
+/// Uses the largest unit that needs no fraction.
 impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
@@ -54,36 +60,27 @@ impl fmt::Display for HumanDuration {
     }
 }
 
-impl Serialize for HumanDuration {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for HumanDuration {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(D::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_span_reads_and_writes_its_largest_whole_unit() {
-        for text in ["90d", "12h", "5m", "30s", "250ms"] {
-            assert_eq!(
-                text.parse::<HumanDuration>().map(|s| s.to_string()),
-                Ok(text.to_owned())
-            );
+    fn duration_is_written_in_its_largest_whole_unit() {
+        for (text, written) in [
+            ("90d", "90d"),
+            ("12h", "12h"),
+            ("5m", "5m"),
+            ("30s", "30s"),
+            ("250ms", "250ms"),
+            ("120s", "2m"),
+        ] {
+            let duration: HumanDuration = text.parse().unwrap();
+            assert_eq!(duration.to_string(), written);
         }
-        assert_eq!(
-            "120s".parse::<HumanDuration>().map(|s| s.to_string()),
-            Ok("2m".to_owned())
-        );
+    }
+
+    #[test]
+    fn duration_requires_number_and_unit() {
         for bad in ["", "5", "m", "5 m", "-5m", "5w", "99999999999999999999d"] {
             assert!(bad.parse::<HumanDuration>().is_err(), "{bad}");
         }

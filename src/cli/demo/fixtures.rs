@@ -1,5 +1,5 @@
-//! Who takes part in the demo: a person, an API that follows the revocation feed, an application, and
-//! the registration of an application of one's own.
+//! The fixtures of the demo: a user, an API that reads the revocation feed, an application, and the registration of
+//! an application that a developer brings.
 
 use anyhow::Context;
 
@@ -18,13 +18,13 @@ use crate::oauth::resource::Resource;
 use crate::secret::{Entropy, Secret};
 use crate::time::Timestamp;
 
-/// Whom the demo signs in.
+/// The user name of the demo user.
 pub const USERNAME: &str = "demo";
-/// What the applications ask for.
+/// The scope that the applications request.
 pub const SCOPE: &str = "openid orders:read";
 
-/// Where an application of one's own may be answered: any port of the loopback literals, and the
-/// usual ports of local development.
+/// Redirect URIs of a developer's application: any port of the loopback addresses, and the usual ports of local
+/// development.
 const OWN_REDIRECT_URIS: [&str; 5] = [
     "http://127.0.0.1/callback",
     "http://[::1]/callback",
@@ -33,34 +33,34 @@ const OWN_REDIRECT_URIS: [&str; 5] = [
     "http://localhost:8000/callback",
 ];
 
-/// Who takes part, with this run's secrets.
-pub struct Cast {
-    /// The person's.
+/// The fixtures, with the secrets of this run.
+pub struct Fixtures {
+    /// The user's password.
     pub password: Secret,
-    /// Where the application is.
+    /// URL of the application.
     pub application: String,
-    /// Where its API is, which is also how tokens name it.
+    /// URL and audience of the API.
     pub audience: String,
-    /// The application's.
+    /// The application's client id.
     pub client_id: ClientId,
-    /// The application's.
+    /// The application's secret.
     pub client_secret: Secret,
-    /// The API's own, with which it follows the revocation feed.
+    /// The client id with which the API reads the revocation feed.
     pub api_client_id: ClientId,
-    /// The API's own.
+    /// The API's secret.
     pub api_client_secret: Secret,
     own_client_id: ClientId,
     own_client_secret: Secret,
 }
 
-impl Cast {
-    /// Writes user, API and applications into the fresh database.
+impl Fixtures {
+    /// Creates user, API and applications in the empty database.
     ///
     /// # Errors
-    /// The database's, or the password hash's.
+    /// The error of the database or of the password hash.
     pub async fn register(app: &App, application: &str) -> anyhow::Result<Self> {
         let now = app.clock.now();
-        let cast = Self {
+        let fixtures = Self {
             password: Secret::readable(&app.entropy),
             application: application.to_owned(),
             audience: format!("{application}/api"),
@@ -71,7 +71,7 @@ impl Cast {
             own_client_id: ClientId::from("my-application"),
             own_client_secret: Secret::client_secret(&app.entropy),
         };
-        let password = Password::parse(cast.password.expose())
+        let password = Password::parse(fixtures.password.expose())
             .map_err(|_| anyhow::anyhow!("the demo password"))?;
         let phc = app
             .password_hash(password)
@@ -90,20 +90,20 @@ impl Cast {
             created_at: now,
             updated_at: now,
         };
-        let resource = cast.resource(&app.entropy, now)?;
-        let demo = cast.client(
-            &cast.client_id,
+        let resource = fixtures.resource(&app.entropy, now)?;
+        let demo = fixtures.client(
+            &fixtures.client_id,
             "Demo application",
             vec![format!("{application}/callback")],
             now,
         )?;
         let own_uris = OWN_REDIRECT_URIS.map(str::to_owned).to_vec();
-        let own = cast.client(&cast.own_client_id, "My application", own_uris, now)?;
-        let api = cast.resource_server(now)?;
+        let own = fixtures.client(&fixtures.own_client_id, "My application", own_uris, now)?;
+        let api = fixtures.resource_server(now)?;
         let clients = [
-            (demo, cast.client_secret.clone()),
-            (api, cast.api_client_secret.clone()),
-            (own, cast.own_client_secret.clone()),
+            (demo, fixtures.client_secret.clone()),
+            (api, fixtures.api_client_secret.clone()),
+            (own, fixtures.own_client_secret.clone()),
         ];
         let ctx = crate::admin::Context::new(Actor::Operator, app.entropy.clone(), now);
         let rules = Rules::of(&app.config)?;
@@ -124,7 +124,7 @@ impl Cast {
             Ok(())
         })
         .await?;
-        Ok(cast)
+        Ok(fixtures)
     }
 
     fn resource(&self, entropy: &Entropy, now: Timestamp) -> anyhow::Result<Resource> {
@@ -140,7 +140,7 @@ impl Cast {
         })
     }
 
-    /// The API as a client: it asks for no tokens, and may read the revocation feed.
+    /// Returns the API as a client, which requests no tokens and may read the revocation feed.
     fn resource_server(&self, now: Timestamp) -> anyhow::Result<Client> {
         let client = self.client(&self.api_client_id, "Demo orders API", Vec::new(), now)?;
         Ok(Client {
@@ -168,8 +168,8 @@ impl Cast {
         })
     }
 
-    /// Says where to look and what an application of one's own needs.
-    pub fn introduce(&self, app: &App) {
+    /// Prints the URL of the demo and the settings for a developer's application.
+    pub fn print_instructions(&self, app: &App) {
         let issuer = app.issuer.as_str();
         println!("\n  Open    {}/\n", self.application);
         println!(
@@ -189,14 +189,14 @@ impl Cast {
         if std::env::var_os("SSH_CONNECTION").is_some() {
             let port = app.config.listen.public.port().unwrap_or_default();
             let ports = (port, port + 1);
-            println!("\n  You are here over ssh. On your own machine, run:");
+            println!("\n  You are connected over ssh. On your own machine, run:");
             println!(
                 "    ssh -L {0}:localhost:{0} -L {1}:localhost:{1} <this host>",
                 ports.0, ports.1
             );
         }
         println!(
-            "\n  Everything is in memory of this run and in a temporary folder. Ctrl-C ends it.\n"
+            "\n  All data is in a temporary directory. Ctrl-C stops the demo and removes it.\n"
         );
     }
 }
