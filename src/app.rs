@@ -85,7 +85,7 @@ impl App {
         provider::install();
         let issuer = config.issuer()?;
         let claim = Claim::on(&config.database_url())?;
-        let store = open(&config)?;
+        let store = open(&config, entropy.clone())?;
         checks::schema(&config, &store)?;
         checks::algorithms(&config, &store).await?;
         let secrets = store.read(|tx| tx.list_server_secrets()).await?;
@@ -308,12 +308,11 @@ fn serialize(document: &impl serde::Serialize) -> Result<(Bytes, String), String
 ///
 /// # Errors
 /// [`StartError`].
-pub fn open(config: &Config) -> Result<Store, StartError> {
-    // Row ids of the database guard nothing, so they need no seed in tests.
+pub fn open(config: &Config, entropy: Entropy) -> Result<Store, StartError> {
     Ok(Store::open(
         &config.database_url(),
         config.database.pool_size,
-        Entropy::system(),
+        entropy,
     )?)
 }
 

@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use super::{Exit, Output, block_on, open, table};
 use crate::app::StartError;
 use crate::audit::{Name, Row};
+use crate::cli::command::clock;
 use crate::config::Config;
 use crate::db::{Seal, Store};
 use crate::keys::{Keychain, ServerSecrets};
 use crate::secret::base64url;
-use crate::time::{Clock, Timestamp};
+use crate::time::Timestamp;
 
 /// An event that has no seal after this time is a finding, because every node seals events.
 const SEALED_BY: Duration = Duration::from_secs(60);
@@ -55,7 +56,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         Action::Verify { expect } => {
             let expect = expect.as_deref().map(parse_head).transpose()?;
             let secret = server_secrets(config, &store)?;
-            let now = Clock::System.now();
+            let now = clock().now();
             let found = block_on(async { Ok(check(&store, &secret, expect, now).await?) })?;
             found.print(arguments.format);
             if found.problems.is_empty() {
@@ -84,7 +85,7 @@ fn server_secrets(config: &Config, store: &Store) -> anyhow::Result<ServerSecret
         .into());
     }
     let keychain = Keychain::read(&config.keys.kek).map_err(StartError::from)?;
-    let now = Clock::System.now();
+    let now = clock().now();
     Ok(ServerSecrets::open(&stored, &keychain, now).map_err(StartError::from)?)
 }
 

@@ -3,6 +3,7 @@
 use clap::Subcommand;
 
 use crate::app::{self, StartError};
+use crate::cli::command::entropy;
 use crate::config::Config;
 use crate::db::Schema;
 
@@ -21,7 +22,7 @@ enum Action {
 }
 
 pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
-    let store = app::open(config)?;
+    let store = app::open(config, entropy())?;
     let schema = store.schema().map_err(StartError::from)?;
     match (&arguments.action, schema) {
         (_, Schema::Newer(unknown)) => Err(StartError::Configuration(format!(

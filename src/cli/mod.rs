@@ -34,6 +34,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::app::{self, StartError};
 use crate::checks;
+use crate::cli::command::entropy;
 use crate::config::{self as configuration, Config, ConfigError, Overrides};
 use crate::db::{self, Store};
 use crate::log;
@@ -242,7 +243,7 @@ fn open(config: &Config) -> anyhow::Result<Store> {
 /// Opens the database of a command that may run before the first start of a server. The schema must be the one
 /// of this binary.
 fn open_or_create(config: &Config) -> anyhow::Result<Store> {
-    let store = app::open(config)?;
+    let store = app::open(config, entropy())?;
     checks::schema(config, &store)?;
     Ok(store)
 }

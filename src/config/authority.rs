@@ -7,8 +7,6 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::is_loopback_host;
-
 /// The port of `http` (RFC 9110 §4.2.1).
 pub const HTTP_PORT: u16 = 80;
 /// The port of `https` (RFC 9110 §4.2.2).
@@ -123,6 +121,15 @@ impl<'de> Deserialize<'de> for Authority {
             .parse()
             .map_err(D::Error::custom)
     }
+}
+
+/// Returns whether a host is loopback: the name `localhost`, or a loopback address.
+pub fn is_loopback_host(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.eq_ignore_ascii_case("localhost")
+        || bare
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]

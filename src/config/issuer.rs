@@ -4,7 +4,8 @@ use std::fmt;
 
 use url::Url;
 
-use super::{Authority, ConfigError, HTTP_PORT, HTTPS_PORT};
+use super::ConfigError;
+use super::authority::{Authority, HTTP_PORT, HTTPS_PORT, is_loopback_host};
 
 /// The issuer, byte for byte as in tokens and metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,15 +116,6 @@ impl fmt::Display for Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
-}
-
-/// Returns whether a host is loopback: the name `localhost`, or a loopback address.
-pub fn is_loopback_host(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.eq_ignore_ascii_case("localhost")
-        || bare
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]

@@ -26,11 +26,11 @@ pub use portcullis_runtime::{Address, HumanDuration};
 use serde::{Deserialize, Serialize};
 
 pub use admin::Admin;
-pub use authority::{Authority, HTTP_PORT, HTTPS_PORT};
+pub use authority::{Authority, HTTP_PORT, HTTPS_PORT, is_loopback_host};
 pub use bootstrap::Bootstrap;
 pub use database::Database;
 pub use http::Http;
-pub use issuer::{Issuer, is_loopback_host};
+pub use issuer::Issuer;
 pub use keys::Keys;
 pub use limits::{Limits, Mode};
 pub use listen::{Listen, Tls};

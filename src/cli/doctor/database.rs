@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Finding, fail, ok, warn};
 use crate::app;
 use crate::checks;
-use crate::cli::command::clock;
+use crate::cli::command::{clock, entropy};
 use crate::config::Config;
 use crate::config::limits::{CLOCK_OFF_STOPS, CLOCK_OFF_WARNS, DATABASE_BEHIND};
 use crate::db::{Schema, Store};
@@ -19,7 +19,7 @@ pub async fn check(config: &Config) -> (Option<Store>, Vec<Finding>) {
         let what = format!("{path} does not exist yet; the first start creates it");
         return (None, vec![warn("database", what)]);
     }
-    let store = match app::open(config) {
+    let store = match app::open(config, entropy()) {
         Ok(store) => store,
         Err(error) => {
             let what = format!("{error}; check `database.url`");
