@@ -271,7 +271,7 @@ impl App {
     }
 
     /// How long grants live.
-    pub fn grant_life(&self) -> GrantLifetimes {
+    pub fn grant_lifetimes(&self) -> GrantLifetimes {
         GrantLifetimes {
             idle: self.config.tokens.refresh_idle.0,
             absolute: self.config.tokens.refresh_absolute.0,
@@ -279,7 +279,7 @@ impl App {
     }
 
     /// Returns the issuer of tokens at the instant `now`.
-    pub fn mint(&self, now: Timestamp) -> TokenIssuer<'_> {
+    pub fn token_issuer(&self, now: Timestamp) -> TokenIssuer<'_> {
         TokenIssuer {
             issuer: self.issuer.as_str(),
             lifetimes: TokenLifetimes {

@@ -147,7 +147,7 @@ counters! {
 
 /// All events of high or critical severity. Each has a series from the start, so that an alert detects its first
 /// occurrence.
-pub const ALARMS: [(&str, &str); 22] = [
+pub const ALERTS: [(&str, &str); 22] = [
     ("audit.unsealed", "high"),
     ("code.client_mismatch", "high"),
     ("code.replay", "high"),
@@ -174,7 +174,7 @@ pub const ALARMS: [(&str, &str); 22] = [
 
 /// Creates every series whose labels are known in advance.
 pub fn begin() {
-    for (event, severity) in ALARMS {
+    for (event, severity) in ALERTS {
         EVENTS.add([event.into(), severity.into()], 0);
     }
     for kind in ["access", "event"] {

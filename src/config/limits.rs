@@ -118,7 +118,7 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// Interval at which the files of a certificate are checked for changes.
 pub const CERTIFICATE_LOOK: Duration = Duration::from_secs(2);
 /// Time before the expiry of a certificate from which operators are alerted.
-pub const CERTIFICATE_ALARM: Duration = Duration::from_secs(14 * 86_400);
+pub const CERTIFICATE_ALERT: Duration = Duration::from_secs(14 * 86_400);
 /// Maximum time to receive the head of a request.
 pub const HEADER_TIME: Duration = Duration::from_secs(5);
 /// Time that an idle connection is kept open.

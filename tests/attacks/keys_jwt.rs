@@ -661,7 +661,7 @@ async fn a295_invalid_claims_are_rejected(stage: &Stage) {
         format!(r#""{}""#, &ISSUER[..ISSUER.len() - 1]),
     );
     let substring = format!(r#""{}""#, &AUDIENCE[..AUDIENCE.len() - 1]);
-    let cases: [(usize, &str, Option<&str>); 14] = [
+    let cases = [
         (1, "exp", None),
         (1, "exp", Some(r#""9999999999""#)),
         (1, "exp", Some("NaN")),
@@ -671,7 +671,6 @@ async fn a295_invalid_claims_are_rejected(stage: &Stage) {
         (2, "nbf", Some(r#""99999999999""#)),
         (3, "iat", Some(&late)),
         (4, "aud", None),
-        (4, "aud", Some(&substring)),
         (
             4,
             "aud",
@@ -684,6 +683,11 @@ async fn a295_invalid_claims_are_rejected(stage: &Stage) {
     for (case, claim, value) in cases {
         refused(stage, case, &with(claim, value)).await;
     }
+    // UserInfo is not the audience of these tokens, so only the API compares it.
+    let token = with("aud", Some(&substring));
+    let now = stage.server.clock.now().secs();
+    let verdict = stage.server.api().verify_at(&token, &Need::any(), now);
+    stage.check(4, verdict.is_err(), || format!("accepted {token}"));
 }
 
 async fn a532_tokens_that_live_too_long_are_rejected(stage: &Stage) {

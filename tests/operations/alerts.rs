@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use portcullis::metrics::ALARMS;
+use portcullis::metrics::ALERTS;
 
 use crate::installation::Installation;
 use crate::site::{Site, asks, management};
@@ -135,12 +135,12 @@ fn loud_events_have_metric_and_alert_rule() {
         }
     }
     assert!(loud.len() > 15, "{loud:?}");
-    let known: BTreeSet<(String, String)> = ALARMS
+    let known: BTreeSet<(String, String)> = ALERTS
         .iter()
         .map(|(event, severity)| ((*event).to_owned(), (*severity).to_owned()))
         .collect();
     let lacking: Vec<_> = loud.difference(&known).collect();
-    assert!(lacking.is_empty(), "not in metrics::ALARMS: {lacking:?}");
+    assert!(lacking.is_empty(), "not in metrics::ALERTS: {lacking:?}");
     let (rules, _) = shipped();
     for severity in ["high", "critical"] {
         let rule = format!("portcullis_events_total{{severity=\"{severity}\"}}");
@@ -151,7 +151,7 @@ fn loud_events_have_metric_and_alert_rule() {
     }
     // The list of events in the documentation contains each.
     let listed = read("docs/operations.md");
-    for (event, _) in ALARMS {
+    for (event, _) in ALERTS {
         assert!(listed.contains(&format!("| `{event}` |")), "{event}");
     }
 }

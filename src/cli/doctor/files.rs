@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Finding, fail, ok, warn};
 use crate::cli::command::clock;
-use crate::config::limits::CERTIFICATE_ALARM;
+use crate::config::limits::CERTIFICATE_ALERT;
 use crate::config::{Config, read_secret_file};
 use crate::http::inspect_certificate;
 use crate::time::Timestamp;
@@ -67,7 +67,7 @@ pub fn expiry(check: &'static str, which: &str, expires_at: Timestamp) -> Findin
     if now >= expires_at {
         return fail(check, format!("{which} expired at {expires_at}: renew it"));
     }
-    if expires_at.since(now) < CERTIFICATE_ALARM {
+    if expires_at.since(now) < CERTIFICATE_ALERT {
         return warn(check, format!("{which} expires at {expires_at}: renew it"));
     }
     ok(check, format!("{which} is valid until {expires_at}"))

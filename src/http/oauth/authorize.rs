@@ -219,7 +219,7 @@ async fn answer(
         resources: request.resources.clone(),
         feed_epoch,
     };
-    let grant = Grant::new(new, app.grant_life(), &app.entropy, now);
+    let grant = Grant::new(new, app.grant_lifetimes(), &app.entropy, now);
     let (secret, code) = Code::issue(
         &grant,
         &request,

@@ -96,13 +96,13 @@ async fn issue(
     refreshed: Option<&GrantId>,
     now: Timestamp,
 ) -> Result<PendingTokens, Error> {
-    if let Some(decided) = token_request.issue_without_ledger(&client, app.mint(now)) {
+    if let Some(decided) = token_request.issue_without_ledger(&client, app.token_issuer(now)) {
         return decided;
     }
     let node = app.clone();
     let decided = app
         .store
-        .transaction(move |tx| token_request.issue(&client, tx, node.mint(now)));
+        .transaction(move |tx| token_request.issue(&client, tx, node.token_issuer(now)));
     match decided.await.map_err(storage_error)? {
         Ok(tokens) => Ok(tokens),
         Err(error) => {

@@ -21,7 +21,7 @@ use x509_cert::Certificate as X509;
 use x509_cert::der::Decode;
 
 use crate::app::App;
-use crate::config::limits::{CERTIFICATE_ALARM, CERTIFICATE_LOOK};
+use crate::config::limits::{CERTIFICATE_ALERT, CERTIFICATE_LOOK};
 use crate::config::read_secret_file;
 use crate::secret::sha256;
 use crate::time::{Clock, Timestamp};
@@ -234,7 +234,7 @@ const ALERT_EVERY: u32 = 3_600 / CERTIFICATE_LOOK.as_secs() as u32;
 fn alert_if_expiring(certificate: &Certificate, clock: &Clock) {
     let expires_at = certificate.current.load().expires_at;
     let left: Duration = expires_at.since(clock.now());
-    if left < CERTIFICATE_ALARM {
+    if left < CERTIFICATE_ALERT {
         let (chain, days) = (certificate.files.0.display(), left.as_secs() / 86_400);
         tracing::error!(event = "tls.expiring", reason = "not_after", severity = "high", certificate = %chain, %expires_at, days);
     }
