@@ -166,7 +166,7 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// Deletes the description of a scope. Returns `false` if there is none.
+    /// Deletes the description of a scope. Returns `false` if it has no description.
     ///
     /// # Errors
     /// [`Error`].

@@ -1,4 +1,4 @@
-// A real browser that notices what should never happen on a page of ours.
+// A real browser that records what must never happen on a page of the server.
 
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'

@@ -30,7 +30,7 @@ for (const javaScriptEnabled of [true, false]) {
     const someone = await person(browser, { javaScriptEnabled })
     const page = await someone.tab()
     await page.goto(demo.home)
-    // What the next page asks for stands on this one.
+    // This page shows what the next one asks for.
     assert.ok((await page.textContent('main')).includes(demo.password))
     assert.deepEqual(await outcomes(page), Array(6).fill('To come'))
     await page.click('#demo-start')
@@ -75,7 +75,7 @@ for (const javaScriptEnabled of [true, false]) {
   })
 }
 
-test('whoever presses again and again sees one revocation', async () => {
+test('repeated presses cause one revocation', async () => {
   const someone = await person(browser)
   const page = await someone.tab()
   await page.goto(demo.home)
@@ -124,7 +124,7 @@ test('denied is shown by the application, and it can be tried again', async () =
   await someone.leave()
 })
 
-test('reload and Back show the application as it stands', async () => {
+test('reload and Back show the current state of the application', async () => {
   const someone = await person(browser)
   const page = await someone.tab()
   await page.goto(demo.home)

@@ -27,8 +27,8 @@ after(async () => {
 })
 
 /**
- * A shop as shops are: it keeps the token of whoever signed in, shows what the orders API says, and sends to
- * sign in whoever the API does not take.
+ * A typical shop: it keeps the token of the signed-in user, shows the response of the orders API, and redirects a
+ * user whose token the API rejects to the sign-in page.
  */
 async function openShop(api) {
   let client, request

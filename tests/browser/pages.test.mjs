@@ -16,7 +16,7 @@ const CALLBACK = 'http://127.0.0.1:5555/cb'
 const LONG = 'Donaudampfschifffahrtsgesellschaftskapitänsanwärter und Töchter'
 
 let browser, server, demo, client, wordy
-/** Servers that nobody administers yet. */
+/** Servers without an administrator. */
 const untouched = []
 before(async () => {
   browser = await launch()
@@ -150,7 +150,7 @@ const STATES = {
       await page.waitForSelector('text=Privacy policy')
     },
   ],
-  'error of a request': [(page) => page.goto(request({ client_id: 'nobody' })), [400]],
+  'error of a request': [(page) => page.goto(request({ client_id: 'unknown' })), [400]],
   'error of an address': [(page) => page.goto(`${server.issuer}/${'nowhere'.repeat(20)}`), [404]],
   'error of a sign-in': [(page) => page.goto(`${server.issuer}/login`), [400]],
   'account signed in': [

@@ -74,7 +74,7 @@ for (const javaScriptEnabled of [true, false]) {
     page.on('response', (response) => response.status() === 200 && shown.push(new URL(response.url()).origin))
     await page.goto(second.url)
     await codeArrives(page, second)
-    assert.ok(!shown.includes(server.issuer), 'a page of ours came between')
+    assert.ok(!shown.includes(server.issuer), 'the server showed a page in between')
     await someone.leave()
   })
 
@@ -254,7 +254,7 @@ test('a form that another site posts to /login is refused', async () => {
   await someone.leave()
 })
 
-test('no page of ours shows inside a frame', async () => {
+test('no page of the server is shown inside a frame', async () => {
   const app = await application()
   const someone = await person(browser)
   const page = await someone.tab()

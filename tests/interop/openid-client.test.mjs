@@ -160,8 +160,8 @@ test('what the person or the server refuses reaches the client as an error', asy
   const person = new Person(server.issuer)
 
   const silent = await begin(config, { prompt: 'none' })
-  const nobody = await person.answers(silent.url)
-  await assert.rejects(client.authorizationCodeGrant(config, nobody.location, silent.checks), refused('login_required'))
+  const signedOut = await person.answers(silent.url)
+  await assert.rejects(client.authorizationCodeGrant(config, signedOut.location, silent.checks), refused('login_required'))
 
   const asked = await begin(config)
   const denied = await person.answers(asked.url, 'deny')
@@ -187,8 +187,8 @@ test('logout at the client ends the session here', async () => {
   const left = await person.open(bye)
   assert.equal(left.location?.href, 'http://127.0.0.1:5555/bye?state=going', left.body)
   const silent = await begin(config, { prompt: 'none' })
-  const nobody = await person.answers(silent.url)
-  assert.equal(nobody.location.searchParams.get('error'), 'login_required')
+  const signedOut = await person.answers(silent.url)
+  assert.equal(signedOut.location.searchParams.get('error'), 'login_required')
 })
 
 /** Signs in for everything that userinfo tells. */

@@ -33,7 +33,7 @@ export class Person {
     return answer
   }
 
-  /** Posts the form of a page of ours, hidden fields and all. */
+  /** Posts the form of a page, including its hidden fields. */
   async submit(path, page, fields) {
     const form = new URLSearchParams([...Object.entries(hidden(page.body)), ...new URLSearchParams(fields)])
     const answer = await this.#send('POST', new URL(path, this.#issuer), form)

@@ -14,7 +14,7 @@ export const AUDIENCE = 'https://api.example'
 
 const BINARY = process.env.PORTCULLIS_BIN ?? new URL('../../target/debug/portcullis', import.meta.url).pathname
 
-/** A port that nobody listens on, followed by one that is free too. */
+/** A free port, followed by another free one. */
 export async function freePort() {
   for (;;) {
     const first = createServer()

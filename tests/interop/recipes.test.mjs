@@ -74,7 +74,7 @@ for (const [name, { guarded }] of Object.entries(SERVICES)) {
       assert.equal((await call(port, other)).status, 200)
     })
 
-    test(`${name}: nobody says himself who he is`, async () => {
+    test(`${name}: clients cannot set the identity headers themselves`, async () => {
       const { port, direct } = addresses[name]
       const good = await issuer.token(`${name} 5`)
       await once(port, good, 200)

@@ -1,5 +1,5 @@
-// What stands around a service: the guard and nginx, both as in the documentation but for the addresses, and the
-// services of docs/examples themselves.
+// The programs around a service: the guard and nginx, configured as in the documentation except for the addresses,
+// and the services of docs/examples.
 
 import { spawn } from 'node:child_process'
 import { existsSync, openSync, readFileSync } from 'node:fs'
