@@ -72,7 +72,7 @@ impl App {
         Self::start_with(config, clock, entropy, source).await
     }
 
-    /// Like [`App::start`], with another source of key pairs.
+    /// Does the same as [`App::start`], with another source of key pairs.
     ///
     /// # Errors
     /// [`StartError`].
@@ -270,7 +270,7 @@ impl App {
         &self.metadata
     }
 
-    /// How long grants live.
+    /// Returns the lifetimes of grants.
     pub fn grant_lifetimes(&self) -> GrantLifetimes {
         GrantLifetimes {
             idle: self.config.tokens.refresh_idle.0,
@@ -346,7 +346,7 @@ fn key_table_with(
     ))
 }
 
-/// Creates the KEK of an empty embedded database if the one configured KEK is a file that does not exist.
+/// Creates the KEK of an empty embedded database if the only configured KEK is a file that does not exist.
 fn create_first_kek(config: &Config, store: &Store, entropy: &Entropy) -> Result<(), StartError> {
     if let [only] = config.keys.kek.as_slice()
         && let Some(path) = only.strip_prefix("file:").map(Path::new)

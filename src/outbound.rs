@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use std::time::Duration;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::HeaderMap;
 use reqwest::{Certificate, Client, RequestBuilder, redirect};
+use tokio::sync::Semaphore;
 use url::{Host, Url};
 
 use crate::config::Network;
@@ -196,12 +197,17 @@ impl Outbound {
             UrlSource::Administrator => self.rules.allow.as_slice(),
             UrlSource::Untrusted => &[],
         };
-        let is_plain = url.scheme() == "http" && self.rules.plain_http && !allow.is_empty();
-        if url.scheme() != "https" && !is_plain {
-            return Err(OutboundError::Url);
-        }
         let host = url.host().ok_or(OutboundError::Url)?;
         let port = url.port_or_known_default().ok_or(OutboundError::Url)?;
+        // Port 443 of a public address needs no entry in `allow`, so plain http must not reach it.
+        let is_plain = url.scheme() == "http"
+            && self.rules.plain_http
+            && !allow.is_empty()
+            && port != HTTPS_PORT;
+        let has_user_info = !url.username().is_empty() || url.password().is_some();
+        if (url.scheme() != "https" && !is_plain) || has_user_info {
+            return Err(OutboundError::Url);
+        }
         let address = match host {
             Host::Ipv4(address) => Some(IpAddr::from(address)),
             Host::Ipv6(address) => Some(IpAddr::from(address)),
@@ -223,6 +229,7 @@ fn client(port: u16, rules: &Rules) -> Result<Client, reqwest::Error> {
     let resolver = CheckedResolver {
         port,
         allow: rules.allow.clone().into(),
+        lookups: Arc::new(Semaphore::new(LOOKUPS)),
     };
     Client::builder()
         .no_proxy()
@@ -254,20 +261,30 @@ async fn send(request: RequestBuilder, limits: Limits) -> Result<Response, Outbo
 #[error("{0}")]
 struct NotAllowed(String);
 
+/// Name look-ups of one client that may run at the same time. A look-up occupies a thread until the resolver of
+/// the operating system gives up, whatever the limit of its request, and other work needs these threads.
+const LOOKUPS: usize = 8;
+
 /// Resolves names, and fails if one of the addresses is not allowed.
 struct CheckedResolver {
     port: u16,
     allow: Arc<[Destination]>,
+    lookups: Arc<Semaphore>,
 }
 
 impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (port, allow) = (self.port, self.allow.clone());
+        let (port, allow, lookups) = (self.port, self.allow.clone(), self.lookups.clone());
         Box::pin(async move {
             let host = name.as_str().to_owned();
-            let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host.as_str(), port))
-                .await?
-                .collect();
+            let permit = lookups.try_acquire_owned()?;
+            let queried = host.clone();
+            let addresses = tokio::task::spawn_blocking(move || {
+                // Kept until the look-up ends, even if the request was given up.
+                let _permit = permit;
+                (queried.as_str(), port).to_socket_addrs()
+            });
+            let addresses: Vec<SocketAddr> = addresses.await??.collect();
             let mut refused = addresses
                 .iter()
                 .filter(|address| !is_allowed(&allow, &host, address.ip(), port));
@@ -406,8 +423,24 @@ mod tests {
                 );
             }
         }
-        for url in ["http://example.com/", "ftp://example.com/", "x"] {
+        for url in [
+            "http://example.com/",
+            "ftp://example.com/",
+            "x",
+            "https://u:p@example.com/",
+        ] {
             assert!(matches!(get(&client, url).await, Err(OutboundError::Url)));
+        }
+    }
+
+    #[tokio::test]
+    async fn plain_http_reaches_only_allowed_destinations() {
+        let client = client(&["127.0.0.1:8080".to_owned()], true);
+        for url in ["http://example.com:443/", "http://1.1.1.1:443/"] {
+            assert!(
+                matches!(get(&client, url).await, Err(OutboundError::Url)),
+                "{url}"
+            );
         }
     }
 

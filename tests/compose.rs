@@ -50,7 +50,7 @@ impl Service {
             .collect()
     }
 
-    /// Volume, path in the container, and whether it is writable.
+    /// Returns the volume and container path of each mount, and whether it is writable.
     fn mounts(&self) -> Vec<(String, String, bool)> {
         let mount = |text: &String| {
             let mut parts = text.split(':').map(str::to_owned);

@@ -57,7 +57,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// How often the denied words and phrases occur as whole words.
+/// Returns how often the denied words and phrases occur as whole words.
 fn occurrences(text: &str) -> usize {
     // `is None` is Python.
     let text = text.replace(" is None", "").to_lowercase();

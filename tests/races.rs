@@ -1,5 +1,5 @@
 //! Concurrent uses of codes and refresh tokens, with three nodes on PostgreSQL and one on SQLite. Whatever
-//! the order of events, no token remains valid that must not.
+//! the order of events, no token remains valid that should have been revoked.
 //!
 //! Each run does a few rounds of each race; `tests/run slow` does 1,000.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]

@@ -65,7 +65,7 @@ fn redact(text: &str, before: &str, after: &str, name: &str) -> String {
     redacted
 }
 
-/// The HTML of a page, without the values that differ between two runs.
+/// Returns the HTML of a page without the values that differ between two runs.
 fn page(answer: &Answer) -> String {
     let mut html = answer.body.clone();
     for (before, after, name) in [
@@ -85,7 +85,7 @@ fn page(answer: &Answer) -> String {
     format!("{}\n\n{}", answer.status, lines.join("\n"))
 }
 
-/// A client with a fixed name in every page.
+/// Returns a client with a fixed name in every page.
 async fn shop(server: &Server) -> TestClient {
     let mut client = confidential("shop", "https://app.example/cb");
     client.client_uri = Some("https://app.example/".to_owned());
@@ -94,7 +94,7 @@ async fn shop(server: &Server) -> TestClient {
     server.register(client).await
 }
 
-/// A client that gets tokens for itself.
+/// Returns a client that gets tokens for itself.
 async fn robot(server: &Server) -> TestClient {
     let mut client = confidential("robot", "");
     client.redirect_uris.clear();

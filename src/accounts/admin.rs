@@ -33,7 +33,7 @@ pub enum GrantedBy {
 }
 
 impl GrantedBy {
-    /// The stored text.
+    /// Returns the stored text.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Setup => "setup",

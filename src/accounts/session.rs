@@ -18,7 +18,7 @@ pub enum Acr {
 }
 
 impl Acr {
-    /// The value of the claim, which is also the stored text.
+    /// Returns the value of the claim, which is also the stored text.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Password => ACR_PASSWORD,
@@ -39,7 +39,7 @@ pub enum Factor {
 }
 
 impl Factor {
-    /// The authentication method reference (RFC 8176 §2).
+    /// Returns the authentication method reference (RFC 8176 §2).
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Password => "pwd",
@@ -58,18 +58,18 @@ impl Factor {
 pub struct Amr(Vec<Factor>);
 
 impl Amr {
-    /// The references of completed factors.
+    /// Creates the references of completed factors.
     pub fn new(factors: Vec<Factor>) -> Self {
         Self(factors)
     }
 
-    /// The values of the claim.
+    /// Returns the values of the claim.
     pub fn values(&self) -> Vec<String> {
         let factors = self.0.iter();
         factors.map(|factor| factor.as_str().to_owned()).collect()
     }
 
-    /// Reads the stored text, the values separated by spaces.
+    /// Reads the stored text: the values separated by spaces.
     pub fn parse(text: &str) -> Option<Self> {
         text.split(' ')
             .map(Factor::parse)

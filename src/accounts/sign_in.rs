@@ -41,12 +41,12 @@ pub struct Authentication {
 }
 
 impl CompletedFactors {
-    /// The factors after the first one is completed.
+    /// Creates the list with the first completed factor.
     pub fn first(factor: Factor) -> Self {
         Self(vec![factor])
     }
 
-    /// Adds a factor, unless it is completed already.
+    /// Adds a factor, unless it is already completed.
     #[must_use]
     pub fn with(mut self, factor: Factor) -> Self {
         if !self.0.contains(&factor) {
@@ -63,7 +63,7 @@ impl CompletedFactors {
         }
     }
 
-    /// The authentication where one factor is sufficient.
+    /// Returns the authentication of a sign-in for which one factor is sufficient.
     pub fn authentication(self) -> Authentication {
         Authentication {
             acr: Acr::Password,
@@ -73,7 +73,7 @@ impl CompletedFactors {
 }
 
 impl Authentication {
-    /// The session of `user` that begins `now` under a new cookie, and expires after `lifetime`.
+    /// Creates the session of `user` that begins at `now` under a new cookie, and expires after `lifetime`.
     pub fn session(
         self,
         user: &User,

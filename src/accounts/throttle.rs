@@ -101,8 +101,8 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// An attempt from an unknown browser. `user_ref` is the keyed hash of the user name, and `user` the
-    /// user of that name, if there is one.
+    /// Creates an attempt from an unknown browser. `user_ref` is the keyed hash of the user name, and `user`
+    /// the user of that name, if there is one.
     pub fn from_anywhere(user_ref: &str, user: Option<&UserId>, address: IpAddr) -> Self {
         let mut others = networks(address);
         let pair = format!("{user_ref}:{}", single(address));
@@ -113,7 +113,7 @@ impl Attempt {
         }
     }
 
-    /// An attempt from a browser in which the user signed in before.
+    /// Creates an attempt from a browser in which the user has signed in before.
     pub fn from_known_device(user_ref: &str, user: Option<&UserId>, device: &str) -> Self {
         let key = format!("{user_ref}:{device}");
         Self {
@@ -122,23 +122,23 @@ impl Attempt {
         }
     }
 
-    /// The buckets that must have room, always in the same order.
+    /// Returns the buckets that must have room, always in the same order.
     pub fn buckets(&self) -> impl Iterator<Item = &Bucket> {
         self.others.iter().chain(std::iter::once(&self.account))
     }
 
-    /// The bucket that counts the account.
+    /// Returns the bucket that counts the account.
     pub fn account(&self) -> &Bucket {
         &self.account
     }
 }
 
-/// The bucket that counts an account from any address.
+/// Returns the bucket that counts an account from any address.
 pub fn account(user_ref: &str, user: Option<&UserId>) -> Bucket {
     Bucket::new("account", user_ref, &ACCOUNT, user)
 }
 
-/// The bucket that counts failed client authentications from an address.
+/// Returns the bucket that counts failed client authentications from an address.
 pub fn failed_client(address: IpAddr) -> Bucket {
     Bucket::new("clients", &single(address).to_string(), &CLIENTS, None)
 }
@@ -147,7 +147,7 @@ fn single(address: IpAddr) -> Network {
     Network::around(address, 32, 64)
 }
 
-/// The networks of an address, the widest first.
+/// Returns the networks of an address, the widest first.
 fn networks(address: IpAddr) -> Vec<Bucket> {
     let wide = Network::around(address, 24, 64);
     let single = single(address);
@@ -157,8 +157,8 @@ fn networks(address: IpAddr) -> Vec<Bucket> {
     different.iter().map(bucket).collect()
 }
 
-/// The keys of all counters of an address: those of its networks, the widest first, and of client authentication. Second,
-/// the suffix of the keys that count one account from this address.
+/// Returns the keys of all counters of an address (those of its networks, the widest first, and that of client
+/// authentication), and the suffix of the keys that count one account from this address.
 pub fn keys_of_address(address: IpAddr) -> (Vec<String>, String) {
     let networks = networks(address).into_iter().map(|bucket| bucket.key);
     let clients = failed_client(address).key;

@@ -100,7 +100,7 @@ impl Username {
         Self(text)
     }
 
-    /// The canonical name.
+    /// Returns the canonical name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

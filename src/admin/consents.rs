@@ -78,8 +78,8 @@ pub fn decide(
     }
 }
 
-/// The scope to remember: what is granted now and what was granted before, unless the client's registration
-/// changed since.
+/// Returns the scope to remember: what is granted now, and what was granted before unless the client's
+/// registration has changed since.
 fn remembered_scope(active: Option<&Consent>, granted: &Granted) -> Scope {
     let before = active
         .filter(|active| active.client_shape.matches(&granted.client_shape))

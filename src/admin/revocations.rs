@@ -41,7 +41,7 @@ impl Revocation {
 pub enum Revoked {
     /// It is revoked now.
     Now,
-    /// It was revoked before.
+    /// It was already revoked.
     Before,
     /// It never existed.
     Unknown,

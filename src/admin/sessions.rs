@@ -138,7 +138,7 @@ fn renew(
 /// Revokes the session of a user who logs out, and its grants except offline ones.
 ///
 /// # Errors
-/// [`AdminError::Unchanged`] if it ended before.
+/// [`AdminError::Unchanged`] if it has already ended.
 pub fn log_out(tx: &mut Transaction<'_>, ctx: &Context, sid: &Sid) -> Result<(), AdminError> {
     revoke_with(tx, ctx, sid, &RevocationReason::Logout)
 }
@@ -146,15 +146,14 @@ pub fn log_out(tx: &mut Transaction<'_>, ctx: &Context, sid: &Sid) -> Result<(),
 /// Revokes one session of a user, and its grants except offline ones.
 ///
 /// # Errors
-/// [`AdminError::Unchanged`] if the user has no such session, or it was revoked before.
+/// [`AdminError::Unchanged`] if the user has no such session, or it was already revoked.
 pub fn end(
     tx: &mut Transaction<'_>,
     ctx: &Context,
     user: &UserId,
     sid: &Sid,
 ) -> Result<(), AdminError> {
-    let sessions = tx.list_sessions(user)?;
-    if !sessions.iter().any(|session| session.login.sid == *sid) {
+    if !tx.is_session_of(user, sid)? {
         return Err(AdminError::Unchanged(sid.to_string()));
     }
     let reason = RevocationReason::stated(ctx.reason.as_deref());

@@ -15,7 +15,7 @@ use crate::keys::{Keychain, ServerSecrets};
 use crate::secret::base64url;
 use crate::time::Timestamp;
 
-/// An event that has no seal after this time is a finding, because every node seals events.
+/// Time after which an event without a seal is reported, because every node seals events.
 const SEALED_BY: Duration = Duration::from_secs(60);
 /// The number of seals that are read at once.
 const PAGE: i64 = 1_000;

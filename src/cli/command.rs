@@ -22,7 +22,7 @@ pub fn entropy() -> Entropy {
     Entropy::system()
 }
 
-/// Returns the circumstances of an operation that starts now.
+/// Returns the context of an operation that the operator starts now.
 pub fn context() -> Context {
     Context::new(Actor::Operator, entropy(), clock().now())
 }

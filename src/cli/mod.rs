@@ -78,7 +78,7 @@ enum Verb {
     Recover(recover::Arguments),
     /// Copy the embedded database to a new file while servers and commands use it.
     Backup(backup::Arguments),
-    /// Replace the embedded database by a copy. No server issues anything from it until `recover`.
+    /// Replace the embedded database with a copy. No server issues anything from it until `recover`.
     Restore(restore::Arguments),
     /// Check whether the server of this configuration is ready. The exit code is 0 if it is.
     Healthcheck(healthcheck::Arguments),

@@ -1,5 +1,5 @@
-//! `restore`: replaces the embedded database by a copy. The copy lacks the revocations since it was made, so no
-//! node issues anything from it until `recover`.
+//! `restore`: replaces the embedded database with a copy. The copy lacks the revocations since it was made, so
+//! no node issues anything from it until `recover`.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -96,8 +96,8 @@ async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     run_until_stopped(app, listeners, signals, tasks).await
 }
 
-/// Tells the operator how to create the first administrator. The link is shown only on a terminal, because
-/// other outputs are logs, which are stored and read by others.
+/// Prints how to create the first administrator. The link is shown only on a terminal, because other outputs
+/// are logs, which are stored and read by others.
 async fn invite_administrator(app: &App) -> Result<(), StartError> {
     if !std::io::stderr().is_terminal() {
         if !app.ensure_admin().await? {

@@ -65,13 +65,13 @@ impl Authority {
         is_loopback_host(&self.host)
     }
 
-    /// The port, if it is written out.
+    /// Returns the port, if the text contains one.
     pub fn port(&self) -> Option<u16> {
         self.port
     }
 }
 
-/// A registered name in ASCII, or an IPv4 address.
+/// Parses a registered name in ASCII or an IPv4 address.
 fn name(text: &str) -> Option<String> {
     let text = text.strip_suffix('.').unwrap_or(text);
     let is_name = !text.is_empty()
@@ -84,7 +84,7 @@ fn name(text: &str) -> Option<String> {
     is_name.then(|| text.to_ascii_lowercase())
 }
 
-/// A port in its one spelling: digits without a sign and without zeros in front.
+/// Parses a port: digits without a sign or leading zeros.
 fn number(digits: &str) -> Option<u16> {
     let port: u16 = digits.parse().ok()?;
     (port.to_string() == digits).then_some(port)

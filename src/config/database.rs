@@ -82,7 +82,7 @@ impl Database {
 /// The only `sslmode` of libpq that checks certificate and host name.
 const VERIFIED: &str = "verify-full";
 
-/// The parts of a PostgreSQL URL that decide about encryption.
+/// The parts of a PostgreSQL URL that determine whether the connection is encrypted.
 struct Link {
     is_remote: bool,
     sslmode: Option<String>,

@@ -1,4 +1,4 @@
-//! `clients`.
+//! The table `clients`.
 
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, JoinOnDsl, NullableExpressionMethods,

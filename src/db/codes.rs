@@ -1,4 +1,4 @@
-//! `codes`.
+//! The table `codes`.
 
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 

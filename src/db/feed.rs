@@ -269,7 +269,7 @@ impl Transaction<'_> {
     }
 
     /// Records for every node that the database was restored from an older copy in this feed epoch. Returns
-    /// `false` if that is recorded already or was recovered meanwhile.
+    /// `false` if that is already recorded, or the database was recovered in the meantime.
     ///
     /// # Errors
     /// [`Error`].
@@ -374,7 +374,7 @@ fn micros(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Rounds up, so that a record never expires too early.
+/// Rounds up to seconds, so that a record never expires too early.
 fn seconds_up(micros: i64) -> u32 {
     let seconds = micros.div_euclid(1_000_000) + i64::from(micros.rem_euclid(1_000_000) > 0);
     u32::try_from(seconds).unwrap_or(if seconds < 0 { 0 } else { u32::MAX })

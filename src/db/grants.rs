@@ -1,4 +1,4 @@
-//! `grants`.
+//! The table `grants`.
 
 use diesel::dsl::{exists, not};
 use diesel::{
@@ -249,7 +249,7 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Revokes a grant and inserts its record. Returns `false` if it was revoked before.
+    /// Revokes a grant and inserts its record. Returns `false` if it was already revoked.
     ///
     /// # Errors
     /// [`Error`].

@@ -108,7 +108,7 @@ impl Transaction<'_> {
     /// operator wrote into the table by hand.
     ///
     /// # Errors
-    /// [`Error::Overtaken`] if the row was changed meanwhile.
+    /// [`Error::Overtaken`] if the row was changed in the meantime.
     pub fn swap_key(&mut self, old: &str, new: &SigningKey) -> Result<(), Error> {
         let revoked = new.revoked_at.map_or(-1, Timestamp::micros);
         let row = t::table
@@ -203,7 +203,7 @@ impl Transaction<'_> {
     /// Replaces the server secret that is still sealed as `old`.
     ///
     /// # Errors
-    /// [`Error::Overtaken`] if the row was changed meanwhile.
+    /// [`Error::Overtaken`] if the row was changed in the meantime.
     pub fn swap_server_secret(&mut self, old: &str, new: &SealedSecret) -> Result<(), Error> {
         let swapped = diesel::update(s::table.filter(s::id.eq(&new.id)).filter(s::sealed.eq(old)))
             .set(s::sealed.eq(&new.sealed))

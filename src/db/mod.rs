@@ -189,8 +189,8 @@ impl Store {
             .map_err(|error| Error::Statement(error.to_string()))?
     }
 
-    /// Closes every connection after running calls. An embedded database is then complete in its one file,
-    /// unless another process has it open. Later calls fail.
+    /// Closes every connection once the running calls are complete. An embedded database is then complete in
+    /// a single file, unless another process has it open. Later calls fail.
     ///
     /// # Errors
     /// [`Error::Unavailable`] if the write-ahead log of an embedded database could not be moved into

@@ -336,7 +336,7 @@ pub(super) fn check_writable(connection: &mut AnyConnection) -> Result<(), Error
     }
 }
 
-/// The error of a server that accepts only reads.
+/// Returns the error of a server that accepts only reads.
 pub(super) fn read_only() -> Error {
     Error::Unavailable("it is read-only: a standby, or `default_transaction_read_only`".to_owned())
 }

@@ -1,4 +1,4 @@
-//! `resources` and `scopes`.
+//! The tables `resources` and `scopes`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -42,7 +42,7 @@ fn resource(
     })
 }
 
-/// A negative number means no limit.
+/// Converts the stored seconds. A negative number means no limit.
 fn to_max_age(secs: i64) -> MaxAge {
     u64::try_from(secs).map_or(MaxAge::FAIL_OPEN, MaxAge::secs)
 }

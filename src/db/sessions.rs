@@ -1,4 +1,4 @@
-//! `sessions`.
+//! The table `sessions`.
 
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 use portcullis_verifier::Kind;
@@ -67,12 +67,34 @@ impl Transaction<'_> {
             .select((t::all_columns, users::username))
             .first(self.connection)
             .optional()?;
-        row.map(|(row, username)| Ok((session(row)?, Username::from_stored(username))))
-            .transpose()
+        let found = row.map(|(row, username)| (session(row), username));
+        match found {
+            None => Ok(None),
+            Some((Ok(session), username)) => Ok(Some((session, Username::from_stored(username)))),
+            // A newer node may have stored values that this one does not know. The user signs in again here.
+            Some((Err(error), _)) => {
+                tracing::warn!(event = "storage.error", reason = "session", %error);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Returns whether a session belongs to a user and is not revoked.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn is_session_of(&mut self, user: &UserId, sid: &Sid) -> Result<bool, Error> {
+        let found = t::table
+            .inner_join(users::table)
+            .filter(t::user_id.eq(user.as_str()))
+            .filter(t::sid.eq(sid.as_str()))
+            .filter(t::ended_at.is_null())
+            .filter(users::auth_epoch.eq(t::user_epoch));
+        Ok(diesel::select(diesel::dsl::exists(found)).get_result(self.connection)?)
     }
 
     /// Returns the sessions of a user that are not revoked, the newest sign-in first. Expired ones are
-    /// included until clean-up removes them.
+    /// included until clean-up removes them. Sessions whose values this version does not know are left out.
     ///
     /// # Errors
     /// [`Error`].
@@ -85,7 +107,10 @@ impl Transaction<'_> {
             .order(t::auth_time.desc())
             .select(t::all_columns)
             .load(self.connection)?;
-        rows.into_iter().map(session).collect()
+        Ok(rows
+            .into_iter()
+            .filter_map(|row| session(row).ok())
+            .collect())
     }
 
     /// Inserts a session.
@@ -158,7 +183,7 @@ impl Transaction<'_> {
     }
 
     /// Revokes a session and its grants except offline ones, and inserts the record. Returns `false` if the
-    /// session was revoked before.
+    /// session was already revoked.
     ///
     /// # Errors
     /// [`Error`].

@@ -24,9 +24,9 @@ use crate::id::UserId;
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
-/// Reserves a failure for an attempt whose outcome is not known yet. The row count tells whether it is
-/// admitted: not during a wait, and not if the series or the window is full; after a wait, one attempt is
-/// admitted at a time. A name that was given to or taken from a user starts a new series.
+/// Reserves a failure for an attempt whose outcome is not known yet. The row count is 1 if it is admitted. No
+/// attempt is admitted during a wait, or if the series or the window is full; after a wait, one attempt is
+/// admitted at a time. If the name was assigned to or removed from a user, a new series starts.
 ///
 /// $1 key · $2 user · $3 now · $4 when the row expires · $5 when the attempt is abandoned · $6 longest
 /// wait · $7 failures in a row · $8 window · $9 free
@@ -48,8 +48,8 @@ WHERE (throttles.next_at <= $3 OR throttles.next_at > $3 + $6)
         + CASE WHEN throttles.window_ends > $3 AND throttles.window_ends <= $3 + $8 THEN throttles.failures ELSE 0 END
         < $9)";
 
-/// Counts one failure, of an attempt in progress or immediately ($6). An immediate failure is counted
-/// unless a wait is due, and the row count tells which.
+/// Counts one failure, of an attempt in progress or immediately ($6). An immediate failure is counted unless
+/// a wait is due; then no row is returned.
 ///
 /// $1 key · $2 user · $3 end of a window that starts now · $4 now · $5 when the row expires · $6 1 if it
 /// was not an attempt in progress · $7 1 if each failure starts a new window · $8 free · $9 longest wait ·

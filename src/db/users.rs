@@ -1,4 +1,4 @@
-//! `users` and `passwords`.
+//! The tables `users` and `passwords`.
 
 use diesel::sql_types::{BigInt, Text};
 use diesel::{
@@ -149,8 +149,8 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Replaces the hash `old` of a password by another one of the same password. Returns `false` when
-    /// the stored hash is no longer `old`: then the password may have been replaced as well.
+    /// Replaces the hash `old` of a password with another one of the same password. Returns `false` when the
+    /// stored hash is no longer `old`: then the password may have been replaced as well.
     ///
     /// # Errors
     /// [`Error`].

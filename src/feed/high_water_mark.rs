@@ -156,7 +156,8 @@ mod tests {
         }
     }
 
-    /// A folder of this test, and the KEKs of a configuration that has one in it.
+    /// Creates an empty folder for a test. Returns it with the KEKs of a configuration, one of which is in
+    /// it.
     fn folder(test: &str) -> (PathBuf, [String; 2]) {
         let name = format!("portcullis-mark-{test}-{}", std::process::id());
         let folder = std::env::temp_dir().join(name);

@@ -51,7 +51,7 @@ pub enum Taken {
 /// Why no frame can be created.
 #[derive(Debug, thiserror::Error)]
 pub enum FeedError {
-    /// The database was not read yet, or was restored from an older copy.
+    /// The database has not been read yet, or was restored from an older copy.
     #[error("the feed is not ready")]
     Feed,
     /// The frame cannot be signed.

@@ -139,7 +139,7 @@ impl Sent {
     }
 }
 
-/// A frame as a server-sent event (HTML Living Standard §9.2).
+/// Formats a frame as a server-sent event (HTML Living Standard §9.2).
 pub fn event(signed: &Signed) -> Bytes {
     format!("id: {}\ndata: {}\n\n", signed.position, signed.jws).into()
 }

@@ -77,8 +77,8 @@ impl RestoreDetector {
         }
     }
 
-    /// Warns that the database is empty if this machine knows another one: the database was deleted,
-    /// or `database.url` names a different one.
+    /// Warns that the database is empty if this machine has the KEK or the mark of another one: the database
+    /// was deleted, or `database.url` names a different one.
     pub fn warn_of_empty_database(&self) {
         let kek = kek_since(&self.keks);
         let kek = kek.filter(|since| self.clock.now().since(*since) >= FIRST_START);
@@ -201,8 +201,8 @@ impl RestoreDetector {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that no server ran since the last write of one to the database. On PostgreSQL other
-    /// nodes may be running whose clocks differ, so only a longer time counts.
+    /// Records that no server has run since a server last wrote to the database. On PostgreSQL other nodes
+    /// whose clocks differ may be running, so only a longer downtime counts.
     async fn record_downtime(&self, head: &Head) -> Result<(), db::Error> {
         let now = head
             .database

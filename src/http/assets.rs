@@ -19,7 +19,7 @@ pub struct Frame {
 
 /// The asset files and the paths under which they are served.
 pub struct Assets {
-    /// Refers to the files in every page.
+    /// References to the files, for every page.
     pub frame: Frame,
 }
 

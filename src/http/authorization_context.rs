@@ -22,7 +22,7 @@ use crate::oauth::request::params::Params;
 use crate::secret::Hash;
 use crate::time::Timestamp;
 
-/// The path at which an authorization continues.
+/// Returns the path at which an authorization continues.
 pub(in crate::http) fn dispatcher(id: &AuthorizationId) -> String {
     format!("/oauth2/authorize?authorization={id}")
 }
@@ -60,7 +60,7 @@ pub(in crate::http) struct AuthorizationContext {
 }
 
 impl AuthorizationContext {
-    /// The login of the browser.
+    /// Returns the login of the browser.
     pub(in crate::http) fn login(&self) -> Option<&Login> {
         self.stored
             .session
@@ -230,7 +230,7 @@ pub(in crate::http) async fn resume(
     Ok((context, authorization))
 }
 
-/// A link that repeats the request of an expired authorization, if it fits into a URL.
+/// Returns a link that repeats the request of an expired authorization, if it fits into a URL.
 fn restart(authorization: &Authorization) -> Option<Link> {
     (authorization.params.len() <= RESTART_BYTES).then(|| Link {
         label: "Start again".to_owned(),
@@ -238,7 +238,7 @@ fn restart(authorization: &Authorization) -> Option<Link> {
     })
 }
 
-/// A link to the client's home page, or to the site that the response went to.
+/// Returns a link to the client's home page, or to the site that the response went to.
 fn to_client(client: &Client, authorization: &Authorization) -> Option<Link> {
     let site = || {
         let params = Params::parse(authorization.params.as_bytes()).ok()?;

@@ -97,7 +97,7 @@ error_pages! {
 }
 
 impl ErrorPage {
-    /// The status as a metric label.
+    /// Returns the status as a metric label.
     fn code(self) -> &'static str {
         match self.status {
             400 => "400",

@@ -53,7 +53,7 @@ pub async fn form(request: &HttpRequest, body: Payload) -> Result<Params, FormEr
     Ok(form_and_text(request, body).await?.0)
 }
 
-/// Like [`form`], and returns the text of the body as well.
+/// Does the same as [`form`], and returns the text of the body as well.
 ///
 /// # Errors
 /// [`FormError`].
@@ -112,9 +112,9 @@ pub fn authorization(request: &HttpRequest) -> Vec<&[u8]> {
 /// Length of a cookie's value: 32 random bytes in base64url.
 const COOKIE_CHARS: usize = 43;
 
-/// The values of all cookies of a name, as the bytes that were sent (RFC 6265 §5.4). Names are not
-/// decoded: browsers enforce the prefix `__Host-` on the name as sent, so another host of the domain may
-/// set `%5F%5FHost-sid`. Cookies that are malformed or belong to other programs do not matter.
+/// Returns the values of all cookies of a name, as the bytes that were sent (RFC 6265 §5.4). Names are not
+/// decoded: browsers enforce the prefix `__Host-` on the name as sent, so another host of the domain may set
+/// `%5F%5FHost-sid`. Cookies that are malformed or belong to other programs are ignored.
 fn cookies_named<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(COOKIE)
@@ -138,8 +138,8 @@ pub enum CookieKind {
 }
 
 impl CookieKind {
-    /// The name with the prefix `__Host-` over https. A loopback issuer without TLS has neither prefix nor `Secure`,
-    /// because browsers would reject the cookie.
+    /// Returns the name with the prefix `__Host-` over https. A loopback issuer without TLS has neither prefix nor
+    /// `Secure`, because browsers would reject the cookie.
     fn name(self, app: &App) -> String {
         let bare = match self {
             Self::Session => "sid",
@@ -182,7 +182,7 @@ impl CookieKind {
             })
     }
 
-    /// The cookie that stores `value`.
+    /// Returns the cookie that stores `value`.
     pub fn keep(self, app: &App, value: &Secret) -> Cookie<'static> {
         let mut cookie = Cookie::build(self.name(app), value.expose().to_owned())
             .path("/")
@@ -201,7 +201,7 @@ impl CookieKind {
         cookie.finish()
     }
 
-    /// The cookie that removes the stored one.
+    /// Returns the cookie that removes the stored one.
     pub fn forget(self, app: &App) -> Cookie<'static> {
         let mut cookie = self.keep(app, &Secret::from_text(""));
         cookie.make_removal();
@@ -240,7 +240,7 @@ impl Browser {
         }
     }
 
-    /// The hash that the database stores.
+    /// Returns the hash that the database stores.
     pub fn hash(&self) -> Hash {
         self.secret.hash()
     }

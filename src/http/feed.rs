@@ -137,7 +137,7 @@ details! {
     }
 }
 
-/// The 503 error of a node that cannot serve the subscriber. Another node may be able to.
+/// Returns the 503 error of a node that cannot serve the subscriber. Another node may be able to.
 fn unavailable(rejection: Rejection) -> Error {
     Error {
         code: Code::TemporarilyUnavailable,

@@ -29,7 +29,7 @@ use management::{health, metrics};
 use oauth::{authorize, cors, discovery, introspect, revoke, token, userinfo};
 use ui::{account, assets as asset, consent, login, logout, setup};
 
-/// The routes of the public listener: protocol and pages.
+/// Adds the routes of the public listener: protocol and pages.
 pub fn public(config: &mut ServiceConfig) {
     config
         .service(only(
@@ -138,7 +138,7 @@ pub fn public(config: &mut ServiceConfig) {
         .default_service(web::to(error::not_found));
 }
 
-/// The routes of the management listener: health, metrics and version.
+/// Adds the routes of the management listener: health, metrics and version.
 pub fn management(config: &mut ServiceConfig) {
     config
         .service(
@@ -185,7 +185,7 @@ fn only(
         .wrap(middleware::from_fn(server::middleware::request_timeout))
 }
 
-/// Like [`only`], for pages, which only a navigation may open.
+/// Does the same as [`only`] for pages, which only a navigation may open.
 fn pages(
     methods: &'static [&'static str],
     resource: actix_web::Resource,
@@ -201,7 +201,7 @@ fn pages(
     only(methods, resource).wrap(middleware::from_fn(navigation::documents_only))
 }
 
-/// Like [`only`], without a timeout, for long polls and event streams.
+/// Does the same as [`only`] without a timeout, for long polls and event streams.
 fn without_timeout(
     methods: &'static [&'static str],
     resource: actix_web::Resource,

@@ -7,7 +7,7 @@ use crate::keys::{Ring, SigningKey};
 use crate::time::Timestamp;
 
 impl KeyTable {
-    /// Revokes a key; see `Change::revoke`. A key that was revoked before is not changed.
+    /// Revokes a key; see `Change::revoke`. A key that is already revoked is not changed.
     ///
     /// # Errors
     /// [`KeyManagerError`].

@@ -1,5 +1,5 @@
-//! The lease on the keys: a node signs tokens only while it knows that no key was revoked meanwhile. The
-//! lease requires reads and writes, because a stale server also answers reads.
+//! The lease on the keys: a node signs tokens only while it has recently confirmed that no key was revoked.
+//! The lease requires reads and writes, because a stale server also answers reads.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -39,7 +39,7 @@ impl Reading {
 
 /// The time from which the keys are known to be current.
 pub(super) struct Lease {
-    /// The earlier of the last successful poll and the last own write.
+    /// The earlier of the last successful poll and the last write of this node.
     renewed_at: watch::Sender<Reading>,
     /// When the last committed write of this node started; `None` before the first one.
     written: Mutex<Option<Reading>>,
@@ -65,7 +65,7 @@ impl Lease {
         *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
     }
 
-    /// Returns the age of the last own write; `None` before the first one.
+    /// Returns the age of the last write of this node; `None` before the first one.
     pub(super) fn write_age(&self, clock: &Clock) -> Option<Duration> {
         self.written()
             .map(|written| clock.uptime().since(written.up))

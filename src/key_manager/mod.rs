@@ -171,7 +171,7 @@ impl KeyManager {
         self.lease.record_write(started);
     }
 
-    /// Returns the age of the last own write; `None` before the first one.
+    /// Returns the age of the last write of this node; `None` before the first one.
     pub fn write_age(&self) -> Option<Duration> {
         self.lease.write_age(&self.clock)
     }
@@ -181,7 +181,7 @@ impl KeyManager {
         self.write_age().is_none_or(|age| age >= WRITE_EVERY)
     }
 
-    /// Returns whether the last own write is recent enough for readiness.
+    /// Returns whether the last write of this node is recent enough for readiness.
     pub fn can_write(&self) -> bool {
         self.write_age().is_some_and(|age| age <= WRITE_AGE)
     }
@@ -191,7 +191,8 @@ impl KeyManager {
         self.clocks().ready(self.clock.uptime())
     }
 
-    /// Returns whether the last successful poll and the last own write are recent enough to sign tokens.
+    /// Returns whether the last successful poll and the last write of this node are recent enough to sign
+    /// tokens.
     pub fn lease_holds(&self) -> bool {
         self.lease.is_valid(&self.clock)
     }

@@ -107,7 +107,7 @@ fn is_old(sealed: &str, keychain: &Keychain) -> bool {
     kek_id(sealed) != keychain.first()
 }
 
-/// Returns the row under the first KEK after checking that it opens and that its key signs as before.
+/// Returns the row sealed under the first KEK, after checking that it opens and that its key signs as before.
 fn rewrapped(
     key: &SigningKey,
     keychain: &Keychain,

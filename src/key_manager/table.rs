@@ -30,7 +30,7 @@ pub enum KeyManagerError {
     /// The key does not exist.
     #[error("no signing key of this issuer has the kid {0}")]
     NoSuchKey(String),
-    /// The key exists already.
+    /// The key already exists.
     #[error("this key exists already")]
     KnownKey,
     /// The ring is not configured, or has no key.

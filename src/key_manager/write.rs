@@ -109,7 +109,7 @@ impl KeyWrite {
         });
     }
 
-    /// Adds everything of another change.
+    /// Adds the content of another change.
     pub(super) fn append(&mut self, other: Self) {
         self.swaps.extend(other.swaps);
         self.inserts.extend(other.inserts);

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::ring::Alg;
 
-/// The algorithm as `jsonwebtoken` names it.
+/// Returns the algorithm as `jsonwebtoken` names it.
 pub(super) fn jwt_algorithm(alg: Alg) -> Algorithm {
     match alg {
         Alg::ES256 => Algorithm::ES256,
@@ -14,7 +14,7 @@ pub(super) fn jwt_algorithm(alg: Alg) -> Algorithm {
     }
 }
 
-/// The algorithm and the key of a JWK.
+/// Returns the algorithm and the key of a JWK.
 pub(super) fn decoding_key(jwk: &Jwk) -> Option<(Algorithm, DecodingKey)> {
     let member = |value: &'_ Option<String>| value.clone().unwrap_or_default();
     let alg = Alg::from_name(jwk.alg.as_deref()?)?;
@@ -25,7 +25,7 @@ pub(super) fn decoding_key(jwk: &Jwk) -> Option<(Algorithm, DecodingKey)> {
     Some((jwt_algorithm(alg), key.ok()?))
 }
 
-/// The claims of a JWS that this key signed. Checks the signature and nothing else.
+/// Returns the claims of a JWS that this key signed. Checks the signature and nothing else.
 pub(super) fn signed_claims<T: DeserializeOwned>(jws: &str, jwk: &Jwk) -> Option<T> {
     let (alg, key) = decoding_key(jwk)?;
     let mut signature_only = Validation::new(alg);

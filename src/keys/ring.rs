@@ -14,7 +14,7 @@ pub enum Use {
 }
 
 impl Use {
-    /// The stored text.
+    /// Returns the stored text.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Token => "token",
@@ -46,7 +46,7 @@ impl Ring {
         alg: Alg::ES256,
     };
 
-    /// The ring of the token keys of an algorithm.
+    /// Returns the ring of the token keys of an algorithm.
     pub const fn token(alg: Alg) -> Self {
         Self {
             use_: Use::Token,
@@ -54,14 +54,14 @@ impl Ring {
         }
     }
 
-    /// The rings of a configuration: one for tokens of each algorithm, and the feed's.
+    /// Returns the rings of a configuration: one for tokens of each algorithm, and the feed's.
     pub fn configured(keys: &config::Keys) -> Vec<Self> {
         let token = offered(keys).into_iter().map(Self::token);
         token.chain([Self::FEED]).collect()
     }
 }
 
-/// The algorithms that the configuration offers for tokens; the default of OpenID Connect is first.
+/// Returns the algorithms that the configuration offers for tokens; the default of OpenID Connect is first.
 pub fn offered(keys: &config::Keys) -> Vec<Alg> {
     let named = |alg: &Alg| keys.algorithms.iter().any(|name| name == alg.name());
     [Alg::RS256, Alg::ES256].into_iter().filter(named).collect()

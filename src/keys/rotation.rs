@@ -118,7 +118,7 @@ impl Schedule {
         publish_at + self.verifier_cache + CLOCK_SKEW + KEY_CHANGE_SEEN
     }
 
-    /// Returns when a key stops signing whose successor starts at `successor`. Both are active for S + P.
+    /// Returns when a key stops signing if its successor starts at `successor`. Both are active for S + P.
     pub fn retire_at(&self, successor: Timestamp) -> Timestamp {
         successor + CLOCK_SKEW + KEY_CHANGE_SEEN
     }

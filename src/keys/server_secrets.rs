@@ -43,7 +43,7 @@ impl ServerSecrets {
         OpenedSecrets::open(rows, keychain, now).map(|secrets| Self(ArcSwap::from_pointee(secrets)))
     }
 
-    /// Replaces the secrets by the current rows.
+    /// Replaces the secrets with those of the current rows.
     ///
     /// # Errors
     /// As [`ServerSecrets::open`]. Then the secrets do not change.

@@ -28,7 +28,7 @@ pub struct Timetable {
 }
 
 impl Ring {
-    /// The keys of this ring among `keys`, in their order.
+    /// Returns the keys of this ring among `keys`, in their order.
     pub fn among<'k>(
         self,
         keys: impl IntoIterator<Item = &'k SigningKey>,

@@ -180,8 +180,8 @@ impl KeyView {
         }
     }
 
-    /// Returns the claims of a token of this server, for hints. Expiry does not matter, and keys that left the JWKS are
-    /// accepted; revoked keys are not. `None` if the type is not `typ`.
+    /// Returns the claims of a token of this server, for hints. Expiry is ignored, and keys that are no longer in the
+    /// JWKS are accepted; revoked keys are not. `None` if the type is not `typ`.
     pub fn verify(
         &self,
         token: &str,
@@ -217,7 +217,7 @@ impl KeyView {
         self.next_change
     }
 
-    /// Returns ring and reason of the rows that do not open, by kid.
+    /// Returns, by kid, the ring of each row that does not open and the reason.
     pub fn corrupt(&self) -> &BTreeMap<String, (Ring, String)> {
         &self.corrupt
     }

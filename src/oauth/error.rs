@@ -217,7 +217,7 @@ pub enum Cause {
 }
 
 impl Detail {
-    /// An ordinary rejection.
+    /// Creates an ordinary rejection.
     pub const fn new(event: &'static str, reason: &'static str) -> Self {
         Self {
             event,
@@ -228,7 +228,7 @@ impl Detail {
         }
     }
 
-    /// A rejection that needs the attention of an operator.
+    /// Creates a rejection that needs the attention of an operator.
     pub const fn high(event: &'static str, reason: &'static str) -> Self {
         Self {
             severity: Severity::High,

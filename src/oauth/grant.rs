@@ -46,7 +46,7 @@ pub struct Grant {
     pub client_id: ClientId,
     /// The user who authorized it.
     pub user_id: UserId,
-    /// The session in which the user did.
+    /// The session in which the user authorized it.
     pub sid: Sid,
     /// The remembered consent, unless the client skips consent.
     pub consent_id: Option<ConsentId>,

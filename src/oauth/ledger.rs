@@ -32,7 +32,7 @@ pub enum StorageError {
         /// Primary key.
         id: String,
     },
-    /// The value exists already.
+    /// The value already exists.
     #[error("it exists already: {0}")]
     Duplicate(String),
     /// Another transaction changed the row first.
@@ -41,7 +41,7 @@ pub enum StorageError {
 }
 
 impl From<StorageError> for Error {
-    /// Every storage failure is a 503, because no response may depend on unknown state.
+    /// Converts every storage failure to a 503 error, because no response may depend on unknown state.
     fn from(error: StorageError) -> Self {
         Self {
             code: error::Code::TemporarilyUnavailable,
@@ -90,7 +90,7 @@ pub trait Ledger {
     /// Returns whether the idle or the absolute lifetime of a grant that is not revoked is over.
     fn is_expired(&mut self, id: &GrantId, now: Timestamp) -> Result<bool, StorageError>;
 
-    /// Revokes a grant and writes its revocation record. Returns `false` if it was revoked before.
+    /// Revokes a grant and writes its revocation record. Returns `false` if it was already revoked.
     fn revoke_grant(
         &mut self,
         id: &GrantId,

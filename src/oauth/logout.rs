@@ -20,7 +20,7 @@ pub const READ: [&str; 4] = [
 pub struct LogoutRequest<'a> {
     /// An ID token of the session that the client wants to end.
     pub id_token_hint: Option<&'a str>,
-    /// The client that asks.
+    /// The client that requests the logout.
     pub client_id: Option<&'a str>,
     /// Where the browser goes after logout.
     pub post_logout_redirect_uri: Option<&'a str>,
@@ -51,7 +51,7 @@ impl From<LogoutError> for Detail {
 
 /// The log event of an ID token hint that is not a genuine ID token of this server. It is ignored.
 pub const UNREADABLE_HINT: Detail = Detail::new("logout.rejected", "id_token_hint");
-/// The log event of a redirect that is refused because no known client asks for it.
+/// The log event of a redirect that is refused because no known client requests it.
 pub const NO_CLIENT: Detail = Detail::new("logout.bad_redirect", "client");
 /// The log event of a redirect to a URI that the client did not register.
 pub const UNREGISTERED: Detail = Detail::new("logout.bad_redirect", "unregistered");
@@ -88,8 +88,8 @@ impl<'a> LogoutRequest<'a> {
             .collect()
     }
 
-    /// The client that asks: the one of the hint, which `client_id` must equal, or the one of `client_id`
-    /// (§2).
+    /// Returns the client that requests the logout: the client of the hint, which `client_id` must equal, or
+    /// without a hint the client of `client_id` (§2).
     ///
     /// # Errors
     /// [`LogoutError::ClientMismatch`].
@@ -100,8 +100,8 @@ impl<'a> LogoutRequest<'a> {
         }
     }
 
-    /// Where the browser goes after logout: the URI must be registered, byte for byte, by the client that
-    /// asks (§3). `None` when it asks for no redirect.
+    /// Returns the URI to which the browser is redirected after logout. The client must have registered it,
+    /// byte for byte (§3). `None` if no redirect is requested.
     ///
     /// # Errors
     /// [`NO_CLIENT`], [`UNREGISTERED`].

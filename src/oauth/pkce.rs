@@ -1,4 +1,4 @@
-//! Proof Key for Code Exchange: RFC 7636, S256 alone (RFC 9700 §2.1.1).
+//! Proof Key for Code Exchange: RFC 7636, S256 only (RFC 9700 §2.1.1).
 
 use std::borrow::Cow;
 

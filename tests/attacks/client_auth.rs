@@ -233,7 +233,7 @@ async fn a240_client_secret_check_is_cheap(stage: &Stage) {
     });
 }
 
-/// A compact JWS with this header, these claims and these signature bytes.
+/// Returns a compact JWS with this header, these claims and these signature bytes.
 fn assertion(header: &Value, claims: &str, signature: &[u8]) -> String {
     format!(
         "{}.{}.{}",

@@ -12,12 +12,12 @@ use crate::{login, token_code};
 /// The redirect URI of `web`.
 pub const WEB_CALLBACK: &str = "https://app.example/cb";
 
-/// PAGE400: an error page with status 400. No `Location`, no session cookie, no code.
+/// Checks PAGE400: an error page with status 400, without `Location`, session cookie or code.
 pub fn page400(answer: &Answer) -> Result<(), String> {
     page(answer, 400)
 }
 
-/// An error page of this server: no `Location`, no session cookie.
+/// Checks an error page of this server, without `Location` or session cookie.
 pub fn page(answer: &Answer, status: u16) -> Result<(), String> {
     if answer.status != status {
         return Err(format!("got {}, want page {status}", summary(answer)));
@@ -51,12 +51,12 @@ pub fn sets_session(answer: &Answer) -> bool {
         .any(|cookie| cookie.as_bytes().starts_with(b"__Host-sid="))
 }
 
-/// REDIR: 303 to the redirect URI of `web` with this error.
+/// Checks REDIR: 303 to the redirect URI of `web` with this error.
 pub fn redirected(answer: &Answer, error: &str, state: Option<&str>) -> Result<(), String> {
     redirected_to(answer, WEB_CALLBACK, error, state)
 }
 
-/// REDIR to another URI: 303 to exactly `uri` with `error`, `iss` and this `state`, without a code.
+/// Checks REDIR to another URI: 303 to exactly `uri` with `error`, `iss` and this `state`, without a code.
 pub fn redirected_to(
     answer: &Answer,
     uri: &str,
@@ -96,7 +96,7 @@ pub fn redirected_to(
     Ok(())
 }
 
-/// JSON400, JSON401: this status, `application/json`, this `error`, `no-store`.
+/// Checks JSON400 and JSON401: this status, `application/json`, this `error`, `no-store`.
 pub fn json_error(answer: &Answer, status: u16, code: &str) -> Result<(), String> {
     let body: serde_json::Value = serde_json::from_str(&answer.body).unwrap_or_default();
     let json = answer
@@ -126,7 +126,7 @@ pub fn logged(answer: &Answer, event: &str, reason: &str) -> Result<(), String> 
     Err(format!("logged {events:?}, want {event}{{{reason}}}"))
 }
 
-/// A success: 303 to exactly `uri` with a code, `iss` and this `state`.
+/// Checks a success: 303 to exactly `uri` with a code, `iss` and this `state`.
 pub fn redirected_with_code(answer: &Answer, uri: &str, state: Option<&str>) -> Result<(), String> {
     let joint = if uri.contains('?') { '&' } else { '?' };
     let there = answer
@@ -187,12 +187,12 @@ pub fn unescape(text: &str) -> String {
         .replace("&amp;", "&")
 }
 
-/// The login page.
+/// Checks that the response is the login page.
 pub fn login_page(answer: &Answer) -> Result<(), String> {
     shows(answer, "login-submit")
 }
 
-/// The consent page.
+/// Checks that the response is the consent page.
 pub fn consent_page(answer: &Answer) -> Result<(), String> {
     shows(answer, "consent-allow")
 }

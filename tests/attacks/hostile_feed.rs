@@ -101,7 +101,7 @@ impl MisledVerifier {
             && verdict(&self.verifier, &self.token(2)) == Ok(())
     }
 
-    /// A valid token of the feed's epoch.
+    /// Returns a valid token of the feed's epoch.
     fn token(&self, number: usize) -> String {
         let mut claims = self.issuer.claims(number);
         claims.rev.feed_epoch = self.issuer.state.lock().unwrap().epoch;
@@ -114,7 +114,7 @@ impl MisledVerifier {
     }
 }
 
-/// A frame that would revoke session 2 if the verifier accepted it.
+/// Returns a frame that would revoke session 2 if the verifier accepted it.
 fn forged_frame(issuer: &FeedIssuer) -> Frame {
     let after = issuer.last();
     let mut frame = issuer.frame(after);

@@ -104,7 +104,7 @@ fn forward_messages(
     }
 }
 
-/// Replaces every value by three bytes that are neither a number nor UTF-8.
+/// Replaces every value with three bytes that are neither a number nor UTF-8.
 fn mistyped(body: &[u8]) -> Vec<u8> {
     let fields = u16::from_be_bytes([body[0], body[1]]);
     let mut odd = fields.to_be_bytes().to_vec();

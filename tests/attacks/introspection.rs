@@ -52,7 +52,7 @@ impl Setup {
     }
 }
 
-/// 200 with exactly `{"active":false}`.
+/// Checks for 200 with exactly `{"active":false}`.
 fn inactive(answer: &Answer) -> Result<(), String> {
     if answer.status == 200 && answer.body == INACTIVE {
         active_member(answer).map(drop)

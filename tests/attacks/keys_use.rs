@@ -278,7 +278,7 @@ fn rsa_operations() -> Vec<String> {
     found
 }
 
-/// The encodings in which the private number of a key could appear.
+/// Returns the encodings in which the private number of a key could appear.
 fn encodings(d: &[u8]) -> Vec<String> {
     use base64::Engine;
     let hex: String = d.iter().map(|byte| format!("{byte:02x}")).collect();

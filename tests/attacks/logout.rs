@@ -53,7 +53,7 @@ async fn is_active(browser: &Browser, client: &TestClient) -> bool {
     silent.callback("error").is_none()
 }
 
-/// CONFIRM: the confirmation page, without a redirect.
+/// Checks CONFIRM: the confirmation page, without a redirect.
 fn confirmation_page(answer: &Answer) -> Result<(), String> {
     let asks = answer.body.contains("id=\"logout-confirm\"");
     match answer.status == 200 && asks && answer.location().is_none() {
@@ -65,7 +65,7 @@ fn confirmation_page(answer: &Answer) -> Result<(), String> {
     }
 }
 
-/// The response contains no redirect of any kind.
+/// Checks that the response contains no redirect of any kind.
 fn does_not_redirect(answer: &Answer) -> Result<(), String> {
     let leads = answer.location().is_some()
         || answer.body.contains("http-equiv=\"refresh\"")
@@ -98,7 +98,7 @@ async fn submit_confirmation(browser: &mut Browser, page: &Answer) -> Answer {
     browser.post("/oauth2/end_session", &fields).await
 }
 
-/// The page that redirects to `uri` (`&` escaped as in HTML).
+/// Checks that the page redirects to `uri` (`&` escaped as in HTML).
 fn page_continues_to(answer: &Answer, uri: &str) -> Result<(), String> {
     let refresh = format!("content=\"0; url={uri}\"");
     let goes = answer.status == 200 && answer.body.contains(&refresh);
@@ -158,7 +158,7 @@ async fn a366_logout_without_hint_and_client_id_never_redirects(stage: &Stage) {
     });
 }
 
-/// A JWT with this header and payload and an invalid signature.
+/// Returns a JWT with this header and payload and an invalid signature.
 fn forged(header: &Value, payload: &Value) -> String {
     let part = |value: &Value| portcullis::secret::base64url(value.to_string().as_bytes());
     let signature = portcullis::secret::base64url(&[7; 64]);

@@ -110,7 +110,7 @@ const OVER_TLS: &[&str] = &[
     "A454", "A458", "A460",
 ];
 
-/// A row that takes longer fails. The slowest rows take a quarter of this on a busy machine.
+/// Time after which a row fails. The slowest rows take a quarter of this on a busy machine.
 const ROW_LIMIT: Duration = Duration::from_secs(180);
 
 /// The code of one row of the catalogue.
@@ -121,7 +121,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// The id of the catalogue, such as `A189`: the first four characters of the name.
+    /// Returns the id of the catalogue, such as `A189`: the first four characters of the name.
     fn id(&self) -> String {
         self.name.chars().take(4).collect::<String>().to_uppercase()
     }
@@ -176,12 +176,12 @@ impl Stage {
         self.server.db
     }
 
-    /// All nodes.
+    /// Returns all nodes.
     pub fn all(&self) -> impl Iterator<Item = &Server> {
         std::iter::once(&self.server).chain(&self.nodes)
     }
 
-    /// The node for the n-th case: cases are spread over the nodes in turn.
+    /// Returns the node for the n-th case: cases are spread over the nodes in turn.
     pub fn node(&self, n: usize) -> &Server {
         let count = self.nodes.len() + 1;
         self.all().nth(n % count).unwrap()

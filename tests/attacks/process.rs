@@ -106,22 +106,22 @@ impl Site {
         Look::at(&self.url)
     }
 
-    /// The folder of its files, in which its nodes run.
+    /// Returns the folder of its files, in which its nodes run.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The URL of its database.
+    /// Returns the URL of its database.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The key-encrypting key, as a value of the configuration.
+    /// Returns the key-encrypting key, as a value of the configuration.
     pub fn kek(&self) -> String {
         format!("file:{}", self.folder.join("kek").display())
     }
 
-    /// The names of the files in its folder.
+    /// Returns the names of the files in its folder.
     pub fn files(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.folder).unwrap();
         entries
@@ -195,7 +195,7 @@ impl Node {
 }
 
 impl Node {
-    /// The process id.
+    /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }

@@ -65,7 +65,7 @@ fn refuse(stage: &Stage, first: usize, uris: &[&str]) {
     }
 }
 
-/// 400 `invalid_redirect_uri`, from the check that every registration passes through.
+/// Checks for 400 `invalid_redirect_uri` from the check that every registration passes through.
 fn refused(client: &Client) -> Result<(), String> {
     match client
         .check(false)

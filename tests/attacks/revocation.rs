@@ -28,7 +28,7 @@ pub const ROWS: &[Row] = &[
 
 const REVOKE: &str = "/oauth2/revoke";
 
-/// 200 with an empty body: the only success response.
+/// Checks for 200 with an empty body: the only success response.
 fn succeeded(answer: &Answer) -> Result<(), String> {
     if answer.status == 200
         && answer.body.is_empty()

@@ -156,7 +156,7 @@ struct FakePostgres {
 }
 
 impl FakePostgres {
-    /// With `None` the server refuses TLS.
+    /// Starts the server. With `None` it refuses TLS.
     fn start(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();

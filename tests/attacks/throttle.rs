@@ -414,8 +414,8 @@ async fn a513_clock_jump_never_throttles_logins(stage: &Stage) {
     journal::strike_out(|exchange| exchange.answer.status == 503 || exchange.target == "/readyz");
 }
 
-/// 503 with a short wait: other attempts are in progress, and none has failed. On a busy machine an attempt
-/// may wait too long for the lock of a row.
+/// Checks for 503 with a short wait: other attempts are in progress, and none has failed. On a busy machine
+/// an attempt may wait too long for the lock of a row.
 fn busy(answer: &Answer) -> Result<(), String> {
     logged(answer, "login.busy", "").or(logged(answer, "storage.error", ""))?;
     let after: u64 = answer

@@ -24,7 +24,7 @@ pub const ROWS: &[Row] = &[
 
 const USERINFO: &str = "/oauth2/userinfo";
 
-/// BEARER401, BEARER403, or a 400 in the same form.
+/// Checks BEARER401, BEARER403, or a 400 in the same form.
 fn bearer(answer: &Answer, status: u16, code: &str) -> Result<(), String> {
     let challenge = answer.header("www-authenticate").unwrap_or_default();
     let named =

@@ -271,7 +271,7 @@ impl Drop for Operator<'_> {
     }
 }
 
-/// Returns the path of `pg_dump`, if it is installed.
+/// Returns the folder that contains `pg_dump`.
 fn programs() -> PathBuf {
     let installed = Path::new("/usr/lib/postgresql").exists();
     if installed {

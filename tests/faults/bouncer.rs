@@ -91,8 +91,9 @@ fn real() -> String {
     parts.join(" ")
 }
 
-/// PgBouncer refuses to run as root. It replaces the program that changes the account, so the process that
-/// the test kills is PgBouncer itself.
+/// Returns the command that starts PgBouncer. PgBouncer refuses to run as root, so `setpriv` changes the
+/// account and then executes it in the same process. The process that the test kills is therefore PgBouncer
+/// itself.
 fn program(folder: &Path) -> Command {
     let bouncer = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]
         .into_iter()

@@ -90,8 +90,8 @@ async fn run_load(clients: &[LoadClient<'_>], time: Duration) {
     futures_util::future::join_all(clients.iter().map(|one| one.repeats(end))).await;
 }
 
-/// Waits until a row is deleted. Looks it up by its key, because counting millions of rows would be a load
-/// itself.
+/// Waits until a row is deleted. Looks it up by its key, because counting millions of rows would itself add
+/// load.
 async fn goes(site: &Site, table: &str, number: i64, nodes: &[&Running]) {
     let there = format!("SELECT count(*) AS n FROM {table} WHERE id = 'old-{number}'");
     let begun = Instant::now();

@@ -1,4 +1,4 @@
-//! F02, F05: the database fails over, or the address leads to a server that takes no writes. Readiness must
+//! F02, F05: the database fails over, or the address leads to a server that accepts no writes. `/readyz` must
 //! name each reason for a 503.
 
 use std::sync::Arc;
@@ -53,7 +53,7 @@ impl Pair {
     }
 }
 
-/// An installation on an empty database.
+/// Creates an installation on an empty database, and migrates its schema.
 fn migrated(url: String) -> Installation {
     let mut installation = Installation::new();
     installation.database = Some(url);
@@ -212,8 +212,8 @@ fn read_only_database_is_not_ready_and_stops_signing() {
     keeps_acknowledged_writes(&group);
 }
 
-/// The primary itself takes no writes for a while: `default_transaction_read_only`, as set by operators, and
-/// by database hosts whose disk is full.
+/// The primary itself accepts no writes for a while: `default_transaction_read_only`, as set by operators,
+/// and by database hosts whose disk is full.
 #[test]
 fn default_transaction_read_only_is_not_ready_and_heals() {
     let _turn = crate::alone();
@@ -328,7 +328,7 @@ fn read_only_sqlite_file_is_not_ready() {
     drop(disk);
 }
 
-/// If an endpoint answers 503, `/readyz` does so as well, and names the cause.
+/// Asserts that `/readyz` fails this check and that the endpoints respond with 503.
 async fn endpoints_and_readiness_refuse(server: &Server, web: &TestClient, check: &str) {
     server.fails_check(check).await;
     let answer = web.refreshes("pcl_rt_none", &[]).await;

@@ -38,11 +38,11 @@ pub struct Promises {
     /// How often the server answered that it is temporarily unavailable and the client retried.
     pub refused: usize,
     /// Codes that were rejected, or whose refresh token was. Alice has at most twenty grants with one client,
-    /// so a slow client may find that others got twenty meanwhile.
+    /// so a slow client may find that others got twenty in the meantime.
     pub surplus: BTreeSet<String>,
     /// Unexpected responses.
     pub failed: Vec<String>,
-    /// Notified after each redeemed code and each 503.
+    /// Notified after each redeemed code, each acknowledged revocation and each 503.
     pub progress: Arc<Notify>,
 }
 
@@ -235,6 +235,7 @@ impl<'p> LoadClient<'p> {
                 let mut promises = self.promises.borrow_mut();
                 promises.ended.insert(grant(&tokens));
                 promises.dead = Some(tokens.refresh().to_owned());
+                promises.progress.notify_waiters();
             }
         }
         Some(())

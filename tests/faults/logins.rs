@@ -23,7 +23,7 @@ fn open() -> (Site, Running) {
     (site, server)
 }
 
-/// Each user has their own network and name, so that no throttle applies.
+/// Returns the address of a user. Each user has their own network and name, so that no throttle applies.
 fn address(n: usize) -> String {
     format!("10.{}.{}.1", n / 250, n % 250)
 }

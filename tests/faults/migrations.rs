@@ -8,7 +8,7 @@ use crate::fixtures::Look;
 use crate::fixtures::installation::{Installation, refused};
 use crate::fixtures::postgres;
 
-/// An installation with an empty database.
+/// Returns an installation with an empty database.
 pub fn empty(name: &str) -> Installation {
     let mut installation = Installation::new();
     let name = format!("{name}_{}", std::process::id());

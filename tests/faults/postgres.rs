@@ -73,8 +73,8 @@ impl NodeGroup {
         self.promises.borrow().took.len() - before
     }
 
-    /// Check K: acknowledged writes are stored, enforced at every node and in the feed; the feed has no gap;
-    /// each ring has one key of each version; the audit log is intact.
+    /// Performs check K: acknowledged writes are stored, enforced at every node and in the feed; the feed has
+    /// no gap; each ring has one key of each version; the audit log is intact.
     pub fn keeps_acknowledged_writes(&self) {
         let url = self.site.installation.database.as_deref().unwrap();
         let lines = |query: &str| {
@@ -291,7 +291,8 @@ fn f04_serialization_failures_answer_503_and_consume_nothing() {
     group.keeps_acknowledged_writes();
 }
 
-/// A node that reaches the database through a relay, and optionally another one without it.
+/// Starts a node that reaches the database through the relay, and optionally a second one that reaches it
+/// directly.
 fn behind(relay: &Relay, beside: bool) -> NodeGroup {
     let installation = Installation::on_postgres();
     let url = relay.through(installation.database.as_deref().unwrap());
@@ -349,8 +350,9 @@ fn f06_slow_database_delays_or_answers_503() {
     group.keeps_acknowledged_writes();
 }
 
-/// F08: one of two nodes is disconnected, in both directions and in each. `tests/rotation/faults.rs` tests
-/// that it signs nothing once its lease has expired, and A330 that its feed stops.
+/// F08: one of two nodes is disconnected, in both directions, and in each direction alone.
+/// `tests/rotation/faults.rs` tests that it signs nothing once its lease has expired, and A330 that its feed
+/// stops.
 #[test]
 fn f08_disconnected_node_is_not_ready_and_others_serve() {
     let _turn = crate::alone();

@@ -459,7 +459,7 @@ fn management_connections_of_one_address_are_limited() {
     assert_eq!(told("\"ip\":\"127.0.3.1\""), 0);
 }
 
-/// A request that is oversized or malformed, and the expected response.
+/// Returns oversized and malformed requests, each with its name and the expected status.
 fn too_much() -> [(&'static str, Vec<u8>, u16); 7] {
     let get = |rest: &str| format!("GET {rest}\r\n\r\n").into_bytes();
     let host = "Host: op.example\r\nConnection: close";

@@ -9,7 +9,7 @@ use crate::fixtures::Browser;
 use crate::fixtures::Look;
 use crate::fixtures::installation::{Installation, Running, refused};
 use crate::fixtures::site::{Site, base};
-use crate::load_clients::{LoadClient, Promises, are_honoured, signed_in};
+use crate::load_clients::{LoadClient, Promises, are_honoured, reached, signed_in};
 use crate::runs;
 
 /// The number of concurrent load clients.
@@ -19,7 +19,7 @@ const LOAD_CLIENTS: usize = 6;
 /// when its last access token has expired, after five minutes.
 const REMEMBERED: u64 = 50;
 
-/// A site on a SQLite database, with alice signed in.
+/// Opens a site on a SQLite database, with alice signed in.
 pub fn site() -> (Site, Browser) {
     let mut site = Site::open(Installation::new());
     site.installation.told.push((
@@ -99,7 +99,10 @@ pub fn kill_cycles(
             count(&promises.take());
         }
         let server = site.installation.serve(variables);
+        let before = promises.borrow().ended.len();
         load(site, &server, alice, &promises, async || {
+            // On a machine of any speed, the load runs when the server is killed.
+            reached(&promises, |promises| promises.ended.len() > before).await;
             moment(cycle).await;
             server.signal("-KILL");
         });

@@ -46,7 +46,7 @@ fn panics(server: &Running) -> usize {
         .count()
 }
 
-/// As a signed-in user, gets a code, exchanges it, and refreshes. Returns the last tokens.
+/// Gets a code as a signed-in user, exchanges it, and refreshes. Returns the last tokens.
 async fn completes_flow(alice: &mut Browser, web: &TestClient) -> String {
     let code = alice.allows(web).await;
     let tokens = web.redeems(&code).await.ok();
@@ -201,9 +201,9 @@ fn grant(token: &str) -> uuid::Uuid {
 }
 
 /// F25. The memory limit is slightly above what the server uses. Four clients send requests, then four more
-/// sign in repeatedly, and each hash needs 19 MiB. The server answers 503 or is killed, and after a restart
-/// everything acknowledged is there. The limit is that of a memory cgroup where the test may create one, else
-/// that of the address space.
+/// sign in repeatedly, and each hash needs 19 MiB. The server responds with 503 or is killed, and after a
+/// restart everything acknowledged is there. The limit is that of a memory cgroup where the test may create
+/// one, else that of the address space.
 #[test]
 fn f25_memory_exhaustion_loses_no_acknowledged_write() {
     let _turn = crate::alone();

@@ -55,24 +55,24 @@ impl Sources {
         Self { files, modules }
     }
 
-    /// The names of the files, relative to `src`.
+    /// Returns the names of the files, relative to `src`.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.files.keys().map(String::as_str)
     }
 
-    /// Whether a file names a path with this end, such as `Event::new`.
+    /// Returns whether a file names a path with this end, such as `Event::new`.
     pub fn calls(&self, name: &str, end: &[&str]) -> bool {
         self.files[name].paths.iter().any(|path| {
             path.len() >= end.len() && path[path.len() - end.len()..].iter().eq(end.iter())
         })
     }
 
-    /// Whether a file builds a type with braces, as in `Event { … }`.
+    /// Returns whether a file builds a type with braces, as in `Event { … }`.
     pub fn builds(&self, name: &str, type_name: &str) -> bool {
         self.files[name].built.contains(type_name)
     }
 
-    /// Whether a file names a crate or module first: `reqwest`, `clap`.
+    /// Returns whether a file names a path that starts with a crate or module, such as `reqwest`.
     pub fn names_crate(&self, name: &str, first: &str) -> bool {
         self.files[name]
             .paths
@@ -80,7 +80,7 @@ impl Sources {
             .any(|path| path.first().is_some_and(|segment| segment == first))
     }
 
-    /// Which file imports which, by name.
+    /// Returns the names of the files that each file imports.
     pub fn imports(&self) -> BTreeMap<&str, BTreeSet<&str>> {
         self.names()
             .map(|name| (name, self.imports_of(name)))
@@ -96,8 +96,8 @@ impl Sources {
         targets.filter(|target| *target != name).collect()
     }
 
-    /// The file that defines a path: the longest module that it begins with. A name that a module re-exports
-    /// from a child belongs to the child.
+    /// Returns the file that defines a path: the longest module that it begins with. A name that a module
+    /// re-exports from a child belongs to the child.
     fn file_of(&self, path: &[String], depth: usize) -> Option<&str> {
         let name = (0..=path.len())
             .rev()
@@ -163,7 +163,7 @@ fn reachable<'s>(
     found
 }
 
-/// `http/ui/login.rs` → `["http", "ui", "login"]`.
+/// Returns the module path of a file: `http/ui/login.rs` → `["http", "ui", "login"]`.
 fn module_of(name: &str) -> Vec<String> {
     let path = name.trim_end_matches(".rs");
     let path = path.trim_end_matches("mod").trim_end_matches('/');

@@ -66,7 +66,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// `src/http/login.rs` → `http`.
+/// Returns the top-level module of a path: `src/http/login.rs` → `http`.
 fn module(file: &Path) -> String {
     let inner = file.strip_prefix(root().join("src")).unwrap();
     let first = inner
@@ -83,7 +83,7 @@ fn place(module: &str) -> Option<usize> {
     ORDER.iter().position(|layer| layer.contains(&module))
 }
 
-/// The code of a file without comments.
+/// Returns the code of a file without comments.
 fn code(file: &Path) -> String {
     let text = fs::read_to_string(file).unwrap();
     text.lines()
@@ -106,7 +106,7 @@ fn forbidden(is_forbidden: impl Fn(&str, &str) -> bool) -> Vec<String> {
     wrong
 }
 
-/// `http/ui/login.rs` → `http`.
+/// Returns the top-level module of a file below `src`: `http/ui/login.rs` → `http`.
 fn top(file: &str) -> &str {
     file.split('/').next().unwrap().trim_end_matches(".rs")
 }
@@ -156,7 +156,7 @@ fn parts_of_http_do_not_import_each_other() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Which files may use what: the end of a path, or the name of a crate, and the places.
+/// What only certain files may use: the end of a path or the name of a crate, and those files.
 const RESERVED: [(&[&str], &[&str]); 6] = [
     (
         &["Event", "new"],
@@ -355,7 +355,7 @@ fn every_source_file_starts_with_module_docs() {
     }
 }
 
-/// Everything between backticks in the tables of a page.
+/// Returns everything between backticks in the tables of a page.
 fn named_in_tables(page: &str) -> Vec<String> {
     let text = fs::read_to_string(root().join(page)).unwrap();
     let rows = text.lines().filter(|line| line.starts_with('|'));
@@ -364,7 +364,7 @@ fn named_in_tables(page: &str) -> Vec<String> {
         .collect()
 }
 
-/// The rows of the attack catalogue that are enabled.
+/// Returns the rows of the attack catalogue that are enabled.
 fn enabled_rows() -> BTreeSet<String> {
     let read = |name: &str| fs::read_to_string(root().join("tests/attacks").join(name)).unwrap();
     let (catalogue, shipped) = (read("attacks.tsv"), read("shipped.txt"));
@@ -418,7 +418,7 @@ fn faults_page_names_every_fault_test() {
     assert!(missing.is_empty(), "not named: {missing:#?}");
 }
 
-/// How many rows, tests and files the tables of a page name; each must be there.
+/// Asserts that each row, test and file that the tables of a page name exists. Returns how many there are.
 #[track_caller]
 fn names_in(page: &str) -> (usize, usize, usize) {
     let enabled = enabled_rows();

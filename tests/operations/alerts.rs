@@ -1,5 +1,5 @@
-//! The shipped alert rules and the dashboard refer to metrics that the server exports, and every loud event
-//! has its series.
+//! The shipped alert rules and the dashboard refer to metrics that the server exports, and every high or
+//! critical event has its own series.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

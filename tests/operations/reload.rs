@@ -20,7 +20,7 @@ fn reloads(server: &Running, event: &str) -> String {
     log.into_iter().rfind(|line| line.contains(event)).unwrap()
 }
 
-/// A server whose settings are in a file.
+/// Writes the settings to the configuration file, and removes those of limits and KEKs from the environment.
 fn configured(site: &mut Site, text: &str) {
     site.installation
         .told

@@ -137,7 +137,7 @@ fn draining_node_keeps_serving_until_second_signal() {
     );
     assert_eq!(health.status.code(), Some(1));
     let said = String::from_utf8_lossy(&health.stderr).into_owned();
-    assert!(said.contains("/readyz says 503"), "{said}");
+    assert!(said.contains("/readyz has the status 503"), "{said}");
     let signalled = Instant::now();
     server.signal("-TERM");
     assert_eq!(server.ends(), Some(0));
@@ -237,8 +237,8 @@ impl Balancer {
     }
 }
 
-/// A user who gets a code, exchanges it, refreshes, and requests the keys, each at the next node. Nothing is
-/// retried, so any failure ends the test.
+/// Acts as a user who gets a code, exchanges it, refreshes, and requests the keys, each at the next node.
+/// Nothing is retried, so any failure ends the test.
 async fn goes_round(
     web: TestClient,
     mut alice: Browser,

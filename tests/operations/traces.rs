@@ -9,7 +9,7 @@ use crate::fixtures::Browser;
 use crate::installation::{Installation, refused};
 use crate::site::{Site, base};
 
-/// A collector that stores what it receives.
+/// Starts a collector that stores what it receives.
 fn collector() -> (String, mpsc::Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());

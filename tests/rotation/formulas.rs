@@ -43,7 +43,7 @@ enum Happens {
     RevokeAll,
 }
 
-/// An ordinary history: time passes, the key manager runs late or often, an operator rotates early.
+/// Generates an ordinary history: time passes, the key manager runs late or often, an operator rotates early.
 fn ordinary() -> impl Strategy<Value = Vec<(u64, Happens)>> {
     let what = prop_oneof![5 => Just(Happens::KeyManager), 1 => Just(Happens::Rotate)];
     prop::collection::vec((waits(), what), 1..40)
@@ -61,7 +61,7 @@ fn troubled() -> impl Strategy<Value = Vec<(u64, Happens)>> {
     prop::collection::vec((waits(), what), 1..40)
 }
 
-/// A number of seconds: within the overlap, within the lifetime of a cache, or weeks.
+/// Generates a number of seconds: within the overlap, within the lifetime of a cache, or weeks.
 fn waits() -> impl Strategy<Value = u64> {
     prop_oneof![0..130_u64, 0..200_000_u64, 0..10_000_000_u64]
 }

@@ -64,7 +64,7 @@ impl World {
 
 pub struct Node {
     pub app: App,
-    /// The difference of its clock, in microseconds.
+    /// The offset of its clock, in microseconds.
     pub off: Arc<AtomicI64>,
 }
 
@@ -121,8 +121,9 @@ fn claims(now: Timestamp) -> Claims {
     }
 }
 
-/// RSA keys take long to generate, so all nodes in this process share the key of one version: of all that
-/// insert it into one database concurrently, one succeeds. P-256 keys are generated each time.
+/// Returns a source of key pairs. RSA keys take long to generate, so all nodes in this process share the RSA
+/// key of each version: of all that insert it into one database concurrently, one succeeds. P-256 keys are
+/// generated each time.
 pub fn stock() -> KeySource {
     static MADE: Mutex<BTreeMap<i64, Generated>> = Mutex::new(BTreeMap::new());
     let fresh = KeySource::fresh(2_048, Entropy::seeded(77));

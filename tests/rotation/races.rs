@@ -16,7 +16,7 @@ use crate::nodes::{Node, World, all_at_once};
 const DAY: Duration = Duration::from_secs(86_400);
 const ES256: Ring = Ring::token(Alg::ES256);
 
-/// Only rings whose keys are fast to generate, except in tests of other rings.
+/// Creates a world with only the rings whose keys are fast to generate.
 async fn world(db: Db) -> World {
     World::new(db, |config| {
         config.keys.algorithms = vec!["ES256".to_owned()]

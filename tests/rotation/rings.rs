@@ -204,7 +204,8 @@ async fn required_algorithm_cannot_be_omitted() {
     }
 }
 
-/// The threads of a stopped node close a SQLite database a little later.
+/// Starts a node once the previous one has closed its database. The threads of a stopped node close a SQLite
+/// database a little later.
 async fn starts(config: &Config, clock: &Clock, entropy: &Entropy) -> Result<App, StartError> {
     let begun = std::time::Instant::now();
     while portcullis::db::Claim::on(&config.database_url()).is_err() {

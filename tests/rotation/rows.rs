@@ -37,8 +37,8 @@ impl Rows {
         table.read(world.now()).await.unwrap().keys
     }
 
-    /// The key of this `generation` in the ring of access tokens is attacked, and parts are taken from
-    /// `other`.
+    /// Reads the rows. The key of this `generation` in the ring of access tokens is attacked, and parts are
+    /// taken from `other`.
     async fn of(world: &World, node: &Node, generation: i64, other: i64) -> Self {
         let all = Self::read(world, node).await;
         let find = |generation| {
@@ -55,7 +55,7 @@ impl Rows {
         ring.among(&self.all).next().unwrap()
     }
 
-    /// All rows before the change.
+    /// Restores all rows to their state before the change.
     fn restore(&self, world: &World) {
         let inserts = self.all.iter().map(insert);
         let all = std::iter::once("DELETE FROM signing_keys".to_owned())
@@ -228,7 +228,7 @@ fn sealed_values(rows: &Rows) -> Vec<(String, String)> {
     values
 }
 
-/// Another public key, or the same one in another format.
+/// Returns another public key, or the same one in another format.
 fn public_halves(rows: &Rows) -> Vec<(&'static str, String)> {
     let own: Value = serde_json::from_str(&rows.victim.public_jwk).unwrap();
     let with = |name: &str, value: &str| {
@@ -272,7 +272,7 @@ const COLUMNS: [&str; 10] = [
     "revoke_reason = 'x'",
 ];
 
-/// Every timestamp, earlier, later and absent.
+/// Returns changes that make each timestamp earlier, later or absent.
 fn instants(rows: &Rows) -> Vec<&'static str> {
     let always = [
         "publish_at = publish_at - 1",
@@ -463,7 +463,7 @@ async fn revoked_key_stays_revoked_after_row_tampering(#[case] db: Db) {
     }
 }
 
-/// The public key of an attacker is never published.
+/// Asserts that the public key of an attacker is never published.
 async fn inserted(world: &World, node: &Node, victim: &SigningKey) {
     let pair = Generated::new(Alg::ES256, 2_048, &Entropy::seeded(66)).unwrap();
     let row = SigningKey {
@@ -482,7 +482,7 @@ async fn inserted(world: &World, node: &Node, victim: &SigningKey) {
     assert_eq!(view.signer(ES256), Some(victim.kid.as_str()));
 }
 
-/// A key revoked by command stays revoked even if its row does not open.
+/// Asserts that a key revoked by command stays revoked even if its row does not open.
 async fn revoked_by_hand(db: Db) {
     let world = World::new(db, |_| {}).await;
     let node = world.node(0).await;

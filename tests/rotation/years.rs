@@ -138,7 +138,7 @@ fn verifier(keys: &JwkSet) -> Verifier {
         .unwrap()
 }
 
-/// All nodes whose clocks are on the same side of a change agree on the signer.
+/// Asserts that all nodes whose clocks are on the same side of a change agree on the signer.
 fn one_signer(nodes: &[Node]) {
     for ring in nodes[0].app.key_manager.table().rings() {
         for node in nodes {

@@ -38,8 +38,8 @@ async fn numbers(store: &Store) -> Vec<i64> {
     store.read(list).await.unwrap()
 }
 
-/// Several nodes assign numbers while many transactions revoke. A reader that follows the head never finds a
-/// record behind its position.
+/// Lets several nodes assign numbers while many transactions revoke, and asserts that a reader that follows
+/// the head never finds a record behind its position.
 async fn storm(server: &Server, nodes: &[&Server]) {
     const WRITERS: usize = 8;
     const EACH: usize = 60;

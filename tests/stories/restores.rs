@@ -113,7 +113,7 @@ async fn swept_grant_from_before_downtime_is_not_evidence(#[case] db: Db) {
 }
 
 /// A clock that is one day ahead at the start records the coming day as downtime. Once the clock is right, a
-/// grant that is created and deleted on that day is no evidence of a restore.
+/// grant that is created and deleted on that day is not evidence of a restore.
 #[actix_web::test]
 async fn downtime_of_fast_clock_is_trimmed() {
     let mut server = Server::start(crate::fixtures::Db::Sqlite).await;

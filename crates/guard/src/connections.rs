@@ -81,7 +81,8 @@ impl Connections {
     }
 }
 
-/// A host may have every address of an IPv6 /64.
+/// Returns the address that identifies a host: the /64 prefix of an IPv6 address, because a host
+/// may have every address in it.
 fn host(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

@@ -16,7 +16,7 @@ pub use line::Fields;
 pub use log::{LogFormat, LogLines};
 pub use signals::ShutdownSignals;
 
-/// Implements `Serialize` by `Display` and `Deserialize` by `FromStr`.
+/// Implements `Serialize` through `Display` and `Deserialize` through `FromStr`.
 macro_rules! serde_as_text {
     ($name:ident) => {
         impl serde::Serialize for $name {

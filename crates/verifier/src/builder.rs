@@ -118,7 +118,7 @@ impl Builder {
     }
 
     /// Sets how far the issuer's clock and the clock of this host may differ. The default is 30 s,
-    /// and longer values than 60 s are reduced to 60 s. Fractions of a second are ignored.
+    /// and values longer than 60 s are reduced to 60 s. Fractions of a second are ignored.
     #[must_use]
     pub fn leeway(mut self, leeway: Duration) -> Self {
         self.leeway = leeway.min(MAX_LEEWAY);

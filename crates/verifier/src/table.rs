@@ -212,7 +212,7 @@ impl Table {
         }
     }
 
-    /// Replaces a shard by a new one with the unexpired records and free slots.
+    /// Replaces a shard with a new one that has the unexpired records and free slots.
     fn rebuild(&self, number: usize, old: &Shard, now: u64) -> Arc<Shard> {
         let live: Vec<_> = old
             .entries()

@@ -162,7 +162,7 @@ mod tests {
         serde_json::from_str(&json).unwrap()
     }
 
-    /// The key of RFC 7515 §A.3.
+    /// Returns the key of RFC 7515 §A.3.
     fn key() -> KeyFingerprint {
         let json = r#"{"kty":"EC","use":"sig","alg":"ES256","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}"#;
         let jwk: Jwk = serde_json::from_str(json).unwrap();

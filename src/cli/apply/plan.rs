@@ -37,7 +37,7 @@ pub struct Rules {
     pub clients: crate::admin::clients::Rules,
     /// The time of the change.
     pub now: Timestamp,
-    /// For ids and secrets.
+    /// The source of randomness for ids and secrets.
     pub entropy: Entropy,
 }
 

@@ -301,7 +301,7 @@ async fn reset(
     see_other("/")
 }
 
-/// The demo API. The extractor verifies the token.
+/// Responds to a request to the demo API. The extractor has verified the token.
 async fn orders(caller: Authorized) -> Result<HttpResponse, Rejected> {
     caller.require("orders:read")?;
     Ok(HttpResponse::Ok().insert_header(("Cache-Control", "no-store")).json(json!({

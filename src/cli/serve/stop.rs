@@ -121,7 +121,7 @@ async fn write_down(app: &Data<App>, hurried: bool) {
     tokio::join!(marked, sealed);
 }
 
-/// Closes the database, so that after exit code 0 an embedded one is complete in its one file. An open
+/// Closes the database, so that after exit code 0 an embedded database is complete in a single file. An open
 /// connection to PostgreSQL at exit does no harm.
 async fn close(app: &App) -> anyhow::Result<()> {
     let closed = timeout(LAST_CLOSE, app.store.close()).await;

@@ -8,16 +8,16 @@ use tokio::time::timeout;
 use crate::app::App;
 use crate::config::limits::READY_TIME;
 
-/// `GET /livez`: the process is running. Does not access the database.
+/// Handles `GET /livez`: responds with 200 while the process runs. Does not access the database.
 pub async fn live() -> HttpResponse {
     HttpResponse::Ok()
         .insert_header(("Cache-Control", "no-store"))
         .json(json!({ "status": "ok" }))
 }
 
-/// `GET /readyz`: the database is reachable and has the expected schema, this node made a write recently and its clock
-/// agrees with the database, every key set has a signing key, the feed is current, and the node is not draining. Each
-/// error of [`App::may_change_state`] has a check here.
+/// Handles `GET /readyz`: responds with 200 if the database is reachable and has the expected schema, this node made a
+/// write recently and its clock agrees with the database, every key set has a signing key, the feed is current, and
+/// the node is not draining. Each error of [`App::may_change_state`] has a check here.
 pub async fn ready(app: Data<App>) -> HttpResponse {
     // If the network drops packets, the query fails only by this timeout.
     let schema = timeout(READY_TIME, app.store.has_schema()).await;
@@ -56,7 +56,7 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
         }))
 }
 
-/// `GET /version`.
+/// Handles `GET /version`.
 pub async fn version() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "name": "portcullis", "version": env!("CARGO_PKG_VERSION") }))
 }

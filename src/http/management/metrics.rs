@@ -9,7 +9,7 @@ use actix_web::web::Data;
 use crate::app::App;
 use crate::metrics::{self, Page};
 
-/// `GET /metrics`.
+/// Handles `GET /metrics`.
 pub async fn get(app: Data<App>) -> HttpResponse {
     let mut page = metrics::page();
     build(&mut page, &app);
@@ -75,7 +75,7 @@ fn passwords(page: &mut Page, app: &App) {
     passwords.sample([("state", "waiting")], waiting);
 }
 
-/// The gauges of the keys (docs/keys.md).
+/// Adds the gauges of the keys (docs/keys.md).
 fn keys(page: &mut Page, app: &App) {
     let metrics = app.key_metrics();
     let labels = |ring: &crate::key_manager::KeySetMetrics| {
@@ -154,7 +154,7 @@ fn keys(page: &mut Page, app: &App) {
     .sample([], unknown.unwrap_or_default());
 }
 
-/// The gauges of the revocation feed (docs/revocation.md).
+/// Adds the gauges of the revocation feed (docs/revocation.md).
 fn feed(page: &mut Page, app: &App) {
     let place = app.feed.place();
     page.gauge(
@@ -180,7 +180,7 @@ fn feed(page: &mut Page, app: &App) {
     .sample([], u8::from(app.feed.is_restored()));
 }
 
-/// The process metrics that Prometheus client libraries export under these names. Linux only.
+/// Adds the process metrics that Prometheus client libraries export under these names. Linux only.
 fn process(page: &mut Page) {
     let Some(process) = Process::read() else {
         return;
@@ -206,7 +206,8 @@ struct Process {
 }
 
 impl Process {
-    /// proc(5): `/proc/self/stat` after the command's closing bracket, the state first.
+    /// Reads the fields of `/proc/self/stat` (proc(5)) after the closing parenthesis of the command. The
+    /// first one is the state.
     #[allow(clippy::cast_precision_loss)] // ticks of centuries fit
     fn read() -> Option<Self> {
         let stat = std::fs::read_to_string("/proc/self/stat").ok()?;

@@ -28,8 +28,8 @@ details! {
     }
 }
 
-/// The error of a request that fails because of the database: 503. The transaction was rolled back, so the client
-/// may retry.
+/// Returns the error of a request that fails because of the database: 503. The transaction was rolled back, so
+/// the client may retry.
 pub(super) fn storage_error(error: StorageError) -> Error {
     Error {
         detail: Rejection::Storage.into(),

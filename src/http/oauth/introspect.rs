@@ -65,7 +65,7 @@ async fn introspect(
     }
 }
 
-/// The error of a failed look-up: 503, because a token must not be reported as active without one.
+/// Returns the error of a failed look-up: 503, because a token must not be reported as active without one.
 fn degraded(error: StorageError) -> Error {
     Error {
         detail: Detail::high("introspection.degraded", "storage"),

@@ -57,7 +57,7 @@ async fn answer(
     Ok(response)
 }
 
-/// The labels of the metric: grant type and client type.
+/// Returns the labels of the metric: grant type and client type.
 fn metric_labels(
     token_request: &TokenRequest,
     client: &AuthenticatedClient,

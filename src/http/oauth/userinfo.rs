@@ -105,7 +105,7 @@ async fn serve_userinfo(app: &App, token: Option<String>) -> Result<UserInfo, Us
     Ok(UserInfo::Signed(signed.map_err(Error::unsigned)??))
 }
 
-/// The response for a rejected access token (RFC 6750 §3).
+/// Returns the response for a rejected access token (RFC 6750 §3).
 fn reject(request: &HttpRequest, rejected: &Rejected) -> HttpResponse {
     let reason = match rejected {
         Rejected::Missing => "missing",

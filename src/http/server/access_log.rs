@@ -68,7 +68,7 @@ impl RequestId {
         }
     }
 
-    /// The id of a request, as in the response.
+    /// Returns the id of a request, as in the response.
     pub fn of(request: &HttpRequest) -> String {
         Self::find(request).map(|id| id.id).unwrap_or_default()
     }
@@ -174,14 +174,14 @@ impl About {
     }
 }
 
-/// The pattern of a request's route; `none` for requests without a route.
+/// Returns the pattern of a request's route; `none` for requests without a route.
 pub(in crate::http) fn route(request: &HttpRequest) -> Label {
     request
         .match_pattern()
         .map_or(Cow::Borrowed("none"), Cow::Owned)
 }
 
-/// Writes the access log line of a request when its response starts. The query is left out. Records the metrics and
+/// Writes the access log line of a request when its response starts. The query is omitted. Records the metrics and
 /// the trace span as well.
 pub(in crate::http) fn write_access_log(
     request: &HttpRequest,
@@ -238,7 +238,7 @@ fn trace(
     });
 }
 
-/// The method as a label. All unknown methods share one.
+/// Returns the method as a label. All unknown methods share one.
 fn method(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

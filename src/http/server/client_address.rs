@@ -17,7 +17,7 @@ pub struct ClientAddress(pub IpAddr);
 pub struct BadForwarded;
 
 impl ClientAddress {
-    /// The address of a request, as the outermost layer determined it.
+    /// Returns the address of a request, as the outermost layer determined it.
     pub fn of(request: &HttpRequest) -> IpAddr {
         request
             .extensions()
@@ -26,7 +26,7 @@ impl ClientAddress {
     }
 }
 
-/// The address of the peer of a connection. A Unix socket has none and counts as this machine.
+/// Returns the address of the peer of a connection. A Unix socket has none and counts as this machine.
 pub fn peer(address: Option<SocketAddr>) -> IpAddr {
     address.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| {
         peer.ip().to_canonical()

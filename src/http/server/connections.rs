@@ -82,7 +82,7 @@ impl Connections {
         Some(self.slot(source))
     }
 
-    /// Like [`Self::admit`], for a connection that starts with a TLS handshake.
+    /// Does the same as [`Self::admit`] for a connection that starts with a TLS handshake.
     pub fn admit_handshake(&self, stream: &TcpStream) -> Option<(Slot, Handshake)> {
         let address = self.prepare(Some(stream));
         self.take_handshake(address)
@@ -160,9 +160,9 @@ impl Open {
         is_free
     }
 
-    /// The number of a new handshake, and what resolves when it is to be closed. At the limit of the node
-    /// the oldest handshake makes room: refusing new ones instead would let a few sources that open and
-    /// never finish handshakes lock all others out.
+    /// Returns the number of a new handshake, and a receiver that resolves when the handshake is to be
+    /// closed. `None` if its source has too many. At the limit of the node the oldest handshake is closed,
+    /// because otherwise a few sources that never finish their handshakes would lock all others out.
     fn take_handshake(&mut self, source: Option<Network>) -> Option<(u64, oneshot::Receiver<()>)> {
         if let Some(source) = source {
             let counts = self.sources.entry(source).or_default();

@@ -44,8 +44,8 @@ pub enum BindError {
     Tls(#[from] tls::TlsError),
 }
 
-/// Keeps one of this worker's threads for blocking work alive. It would end after ten seconds without work, and if the
-/// system then refuses to start a new thread, the next blocking work could not run.
+/// Keeps one of this worker's blocking threads alive. Otherwise it would end after ten seconds without work, and if
+/// the system then refuses to start a new thread, the next blocking work could not run.
 async fn keep_a_thread() {
     loop {
         let _ = actix_web::rt::task::spawn_blocking(|| ()).await;
@@ -53,7 +53,7 @@ async fn keep_a_thread() {
     }
 }
 
-/// The address as configured, with the port that the system chose.
+/// Returns the address as configured, with the port that the system chose.
 fn chosen(address: &Address, bound: &[SocketAddr]) -> String {
     match (address.port(), bound.first()) {
         (Some(0), Some(bound)) => bound.to_string(),
@@ -156,22 +156,22 @@ impl Listeners {
         })
     }
 
-    /// The public addresses, with the port that the system chose.
+    /// Returns the public addresses, with the port that the system chose.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.public
     }
 
-    /// The public and the management address, for log lines.
+    /// Returns the public and the management address, for log lines.
     pub fn shown(&self) -> (&str, &str) {
         (&self.shown.0, &self.shown.1)
     }
 
-    /// The rate limits of the public listener.
+    /// Returns the rate limits of the public listener.
     pub fn limits(&self) -> Data<Limits> {
         self.limits.clone()
     }
 
-    /// The handle that stops the public listener.
+    /// Returns the handle that stops the public listener.
     pub fn handle(&self) -> ServerHandle {
         self.server.handle()
     }

@@ -43,7 +43,7 @@ const FIXED: [(&str, &str); 4] = [
     ),
 ];
 
-/// The outermost layer of the public listener.
+/// Runs as the outermost layer of the public listener.
 ///
 /// # Errors
 /// Those of the inner service.
@@ -110,8 +110,8 @@ pub async fn guard(
     Ok(response)
 }
 
-/// The outermost layer of the management listener. Marks the connection as in use, so that its timeouts apply as on the
-/// public listener.
+/// Runs as the outermost layer of the management listener: marks the connection as in use, so that its timeouts apply
+/// as on the public listener.
 ///
 /// # Errors
 /// Those of the inner service.

@@ -26,7 +26,7 @@ use crate::time::Clock;
 pub use class::Class;
 use rate::{Budget, Rate};
 
-/// The network whose budget an address uses: an IPv4 address alone, an IPv6 address with its /64.
+/// Returns the network whose budget an address uses: an IPv4 address alone, an IPv6 address with its /64.
 pub(in crate::http) fn source(address: IpAddr) -> Network {
     Network::around(address, 32, 64)
 }
@@ -249,7 +249,7 @@ pub(in crate::http) fn is_time_to_count(request: &HttpRequest) -> bool {
 }
 
 impl TooMany {
-    /// The error for an address whose clients fail to authenticate.
+    /// Returns the error for an address whose clients fail to authenticate.
     pub(in crate::http) const fn failures(wait: Duration) -> Self {
         Self {
             wait,
@@ -257,7 +257,7 @@ impl TooMany {
         }
     }
 
-    /// Logs the error and answers 429 as JSON.
+    /// Logs the error, and responds with 429 as JSON.
     pub(in crate::http) fn json(self, request: &HttpRequest) -> HttpResponse {
         let detail = Detail::new("ratelimit.hit", self.bucket);
         error::refused(request, "temporarily_unavailable", detail, None);
@@ -267,7 +267,7 @@ impl TooMany {
             .json(serde_json::json!({ "error": "temporarily_unavailable" }))
     }
 
-    /// Logs the error and answers 429 as a page or as JSON, as the route does.
+    /// Logs the error, and responds with 429 as a page or as JSON, depending on the route.
     pub(in crate::http) fn respond(self, request: &HttpRequest, assets: &Assets) -> HttpResponse {
         if class_of(request).is_some_and(Class::is_page) {
             let detail = Detail::new("ratelimit.hit", self.bucket);

@@ -176,7 +176,7 @@ impl<T: Stream> TimedStream<T> {
         }
     }
 
-    /// The state of the connection.
+    /// Returns the state of the connection.
     pub(in crate::http) fn state(&self) -> Rc<ConnectionState> {
         Rc::clone(&self.state)
     }

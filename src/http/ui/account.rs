@@ -59,7 +59,7 @@ struct Administrator {
     first_steps: bool,
 }
 
-/// `2026-12-02 20:26 UTC`.
+/// Formats a time to the minute: `2026-12-02 20:26 UTC`.
 fn to_the_minute(at: Timestamp) -> String {
     let text = at.to_string();
     let minute = text.get(..16).unwrap_or(&text);
@@ -81,7 +81,7 @@ impl Administrator {
     }
 }
 
-/// `GET /`.
+/// Handles `GET /`.
 pub async fn home() -> HttpResponse {
     see_other("/account")
 }
@@ -89,7 +89,7 @@ pub async fn home() -> HttpResponse {
 /// The purpose of the CSRF tokens by which consents are withdrawn.
 const PURPOSE: &str = "account";
 
-/// `GET /account`.
+/// Handles `GET /account`.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
     match show(&request, &app, &assets).await {
         Ok(response) => response,
@@ -127,7 +127,7 @@ async fn show(
     Ok(page(StatusCode::OK, &template, &PagePolicy::default()))
 }
 
-/// `POST /account`: withdraws a consent.
+/// Handles `POST /account`: withdraws a consent.
 pub async fn post(
     request: HttpRequest,
     app: Data<App>,

@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use crate::http::assets::Assets;
 use crate::http::error;
 
-/// `GET /assets/{name}`.
+/// Handles `GET /assets/{name}`.
 pub async fn get(request: HttpRequest, assets: Data<Assets>, name: Path<String>) -> HttpResponse {
     match assets.find(&format!("/assets/{name}")) {
         Some((content, media_type)) => HttpResponse::Ok()

@@ -47,7 +47,7 @@ struct ScopeLine {
     required: bool,
 }
 
-/// `GET /consent?authorization=ID`.
+/// Handles `GET /consent?authorization=ID`.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
     let id = match authorization_context::id_in_query(&request) {
         Ok(id) => id,
@@ -59,7 +59,7 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
     }
 }
 
-/// `POST /consent`.
+/// Handles `POST /consent`.
 pub async fn post(
     request: HttpRequest,
     app: Data<App>,

@@ -15,7 +15,7 @@ use crate::http::extract;
 use crate::oauth::request::params::Params;
 
 /// The form of a request that comes from a page of this server. The handler verifies its [`CsrfToken`] as soon as it
-/// knows to which browser or session the token must belong.
+/// has determined to which browser or session the token must belong.
 pub(in crate::http) struct CsrfForm(Params);
 
 /// The CSRF token of a form, not verified yet.
@@ -70,7 +70,7 @@ impl CsrfToken<'_> {
     }
 }
 
-/// Verifies the CSRF token of parameters that another site may have sent, too.
+/// Verifies the CSRF token of parameters that another site may also have sent.
 ///
 /// # Errors
 /// [`ErrorPage::CROSS_SITE`], [`ErrorPage::FORGED`].

@@ -43,7 +43,7 @@ struct LoginPage<'a> {
 /// The purpose of this page's CSRF tokens.
 const PURPOSE: &str = "login";
 
-/// `GET /login?authorization=ID`.
+/// Handles `GET /login?authorization=ID`.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
     let id = match authorization_context::id_in_query(&request) {
         Ok(id) => id,
@@ -57,7 +57,7 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
     }
 }
 
-/// `POST /login`.
+/// Handles `POST /login`.
 pub async fn post(
     request: HttpRequest,
     app: Data<App>,

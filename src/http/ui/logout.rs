@@ -43,8 +43,8 @@ const QUERY_BYTES: usize = 7 * 1024;
 /// The purpose of the CSRF tokens of logout forms.
 pub(in crate::http) const PURPOSE: &str = "logout";
 
-/// `GET`: logs out at once if the ID token hint belongs to this session, and asks the user otherwise. Without a session
-/// there is nothing to confirm.
+/// Handles `GET`: logs out at once if the ID token hint belongs to this session, and asks the user otherwise. Without a
+/// session there is nothing to confirm.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
     let Ok(params) = extract::query(&request) else {
         return error::error_page(&request, &assets, ErrorPage::TOO_MANY_FIELDS);
@@ -52,7 +52,7 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
     respond(&request, &app, &assets, &params).await
 }
 
-/// `POST`: the same, and the user's confirmation.
+/// Handles `POST`: does the same as [`get`], and accepts the user's confirmation.
 pub async fn post(
     request: HttpRequest,
     app: Data<App>,
@@ -139,7 +139,7 @@ async fn log_out(
     Ok(done(app, assets, to.as_deref(), by_form))
 }
 
-/// The error page of an invalid logout request. The session remains active.
+/// Returns the error page of an invalid logout request. The session remains active.
 fn rejected(error: impl Into<Detail>) -> HandlerError {
     HandlerError::ErrorPage(ErrorPage::LOGOUT.with_detail(error.into()))
 }

@@ -12,14 +12,14 @@ use crate::id::Sid;
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
-/// The user who is signed in in a browser.
+/// The user who is signed in to a browser.
 pub(in crate::http) struct SignedInUser {
     pub(super) session: Session,
     pub(super) username: Username,
 }
 
 impl SignedInUser {
-    /// The user of the session cookie, whether or not the session is expired.
+    /// Returns the user of the session cookie, whether or not the session is expired.
     pub(super) async fn of_cookie(
         request: &HttpRequest,
         app: &App,
@@ -32,7 +32,8 @@ impl SignedInUser {
         Ok(found.map(|(session, username)| Self { session, username }))
     }
 
-    /// The user whose session is not expired. A cookie without a session is logged.
+    /// Returns the user of the session cookie if the session is not expired. A cookie without a session is
+    /// logged.
     pub(super) async fn find(
         request: &HttpRequest,
         app: &App,
@@ -46,13 +47,13 @@ impl SignedInUser {
         Ok(user.filter(|user| !user.session.is_expired(idle, now)))
     }
 
-    /// The `sid` to which the CSRF tokens of the user's forms belong.
+    /// Returns the `sid` to which the CSRF tokens of the user's forms belong.
     pub(super) fn sid(&self) -> &str {
         self.session.login.sid.as_str()
     }
 }
 
-/// The session of a user whose password was verified, under a new cookie.
+/// Creates the session of a user whose password was verified, under a new cookie.
 pub(super) fn password_session(app: &App, user: &User, cookie: &Secret, now: Timestamp) -> Session {
     let authentication = CompletedFactors::first(Factor::Password).authentication();
     let lifetime = app.config.login.session_absolute.0;

@@ -47,7 +47,7 @@ impl SetupPage<'_> {
 /// The purpose of this page's CSRF tokens.
 const PURPOSE: &str = "setup";
 
-/// `GET /setup?token=…`, and the page itself.
+/// Handles `GET /setup?token=…`, and `GET /setup`, which shows the form.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
     let shown = match extract::query(&request)
         .map(|query| query.one("token").map(|t| t.map(Secret::from_text)))
@@ -61,7 +61,7 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
     shown.unwrap_or_else(|error| error.respond(&request, &app, &assets))
 }
 
-/// `POST /setup`.
+/// Handles `POST /setup`.
 pub async fn post(
     request: HttpRequest,
     app: Data<App>,

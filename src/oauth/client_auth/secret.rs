@@ -31,7 +31,7 @@ impl UsedSecret {
 }
 
 impl ClientSecretCredential {
-    /// `client_secret_post`.
+    /// Creates the credential of `client_secret_post`.
     pub(super) fn in_form(secret: &str) -> Self {
         Self {
             secret: Secret::from_text(secret),

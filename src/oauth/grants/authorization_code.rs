@@ -71,10 +71,10 @@ impl GrantRequest for CodeRequest {
         })
     }
 
-    /// Exchanges a code for tokens. Every attempt consumes the code, also one by another client.
+    /// Exchanges a code for tokens. Every attempt consumes the code, even one by another client.
     fn issue(&self, context: &GrantContext<'_>, ledger: &mut dyn Ledger) -> Outcome<PendingTokens> {
         let (client, issuer) = (context.client.client(), &context.issuer);
-        // 1. One conditional statement consumes the code. A request that loses a race sees a replay.
+        // 1. One conditional statement consumes the code. A request that loses a race is treated as a replay.
         let Some(code) = ledger.take_code(&self.code.hash(), issuer.now)? else {
             return Ok(Err(reject_replay(self, client, ledger, issuer.now)?));
         };
@@ -194,8 +194,8 @@ fn check(request: &CodeRequest, code: &Code, client: &Client) -> Result<(), Reje
     }
 }
 
-/// The grant in oxide-auth's form. The machine compares its expiry with the system clock, but the code was
-/// already consumed in time by the clock of the request, so this copy never expires.
+/// Returns the grant in oxide-auth's form. The machine compares its expiry with the system clock, but the
+/// code was already consumed in time by the clock of the request, so this copy never expires.
 fn recovered(code: &Code) -> Result<primitive::Grant, Rejection> {
     let mut extensions = primitive::Extensions::new();
     if let Some(challenge) = code.challenge.as_ref().and_then(Challenge::extension) {

@@ -50,8 +50,8 @@ impl GrantRequest for ClientCredentialsRequest {
 }
 
 impl ClientCredentialsRequest {
-    /// Needs no database: the cached registration is enough, and the token carries the epochs that revoke
-    /// it with its client.
+    /// Decides whether tokens are issued. Does not access the database: the cached registration is
+    /// sufficient, and the token carries the epochs that revoke it with its client.
     fn decide(&self, context: &GrantContext<'_>) -> Result<PendingTokens, Error> {
         let client = context.client.client();
         // 1. §4.4: only confidential clients.

@@ -116,8 +116,8 @@ impl GrantRequest for RefreshRequest {
 }
 
 impl RefreshRequest {
-    /// Returns scope and audience of the new token: the requested part of the grant, as far as the client is
-    /// still registered for it.
+    /// Returns the scope and audience of the new token: the requested part of the grant, as far as the client
+    /// is still registered for it.
     fn narrow<'p>(
         &self,
         grant: &Grant,

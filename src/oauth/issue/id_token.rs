@@ -63,7 +63,7 @@ pub(super) fn at_hash(access_token: &str) -> String {
 }
 
 /// The content of an ID token that a client sends as a hint. Signature, type and issuer must be valid; expiry
-/// does not matter (§3.1.2.1).
+/// is ignored (§3.1.2.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hint {
     /// The user.

@@ -120,8 +120,8 @@ details! {
     }
 }
 
-/// Step 1: determines the client and where the response may be sent. An error is shown on a page and never sent
-/// to a redirect URI (RFC 6749 §4.1.2.1).
+/// Performs step 1: determines the client and where the response may be sent. An error is shown on a page and
+/// never sent to a redirect URI (RFC 6749 §4.1.2.1).
 ///
 /// # Errors
 /// [`AuthorizeError::Page`].
@@ -177,7 +177,7 @@ pub struct ValidationContext<'a> {
     pub hint: &'a dyn Fn(&str) -> Option<UserId>,
 }
 
-/// Step 2: validates everything else. Errors are sent to the redirect URI.
+/// Performs step 2: validates everything else. Errors are sent to the redirect URI.
 ///
 /// # Errors
 /// [`AuthorizeError::Callback`].
@@ -279,8 +279,8 @@ fn requested_scope(params: &Params) -> Result<Scope, Error> {
     Scope::parse(text).map_err(|_| invalid())
 }
 
-/// Drives oxide-auth's authorization machine, which implements the order of RFC 6749 §4.1.1. Its queries are
-/// answered from the registration.
+/// Drives oxide-auth's authorization state machine, which implements the order of RFC 6749 §4.1.1. Its
+/// queries are answered from the registration.
 fn negotiate(
     params: &Params,
     client: &Client,

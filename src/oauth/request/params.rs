@@ -57,7 +57,7 @@ impl Problem {
 }
 
 impl From<Problem> for Error {
-    /// The error of an authorization request.
+    /// Converts a problem to the error of an authorization request.
     fn from(problem: Problem) -> Self {
         problem.error("authz.rejected")
     }

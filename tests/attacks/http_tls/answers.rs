@@ -12,7 +12,7 @@ pub const ROWS: &[Row] = &[
     row!(a460_path_suffixes_cannot_poison_caches),
 ];
 
-/// One page of each kind.
+/// Opens one page of each kind.
 async fn pages(stage: &Stage) -> Vec<(&'static str, Answer)> {
     let server = &stage.server;
     let web = server.shop().await;

@@ -142,7 +142,8 @@ async fn sends(base: &str, path: &str, cookie: Vec<u8>, form: Option<String>) ->
         .unwrap()
 }
 
-/// Two session cookies: the browser is not signed in, and no form reports an effect that it did not have.
+/// With two session cookies, the browser is not signed in, and no form reports an effect that it did not
+/// have.
 async fn a127_duplicate_session_cookies_are_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let account = alice.get("/account").await;

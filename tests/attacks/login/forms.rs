@@ -118,7 +118,7 @@ async fn a125_login_csrf_creates_no_session(stage: &Stage) {
     }
 }
 
-/// 256 bits.
+/// Returns whether the id consists of 256 bits in base64url.
 fn is_random_id(id: &str) -> bool {
     id.len() == 43 && from_base64url(id).is_some_and(|bytes| bytes.len() == 32)
 }

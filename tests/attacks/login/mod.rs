@@ -103,7 +103,7 @@ pub async fn create_user(server: &Server, username: &str, password: Option<&str>
     id
 }
 
-/// The ordinary failure page.
+/// Checks that the response is the ordinary failure page.
 pub fn failed(answer: &Answer) -> Result<(), String> {
     login_page(answer)?;
     logged(answer, "login.failed", "credentials")?;
@@ -115,7 +115,7 @@ pub fn failed(answer: &Answer) -> Result<(), String> {
     }
 }
 
-/// Signed in: the response sets a session and continues the authorization.
+/// Checks that the user is signed in: the response sets a session and continues the authorization.
 pub fn passed(answer: &Answer) -> Result<(), String> {
     let on = answer.status == 200
         && answer

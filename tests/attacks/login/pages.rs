@@ -120,7 +120,7 @@ pub fn skeleton(html: &str) -> String {
     out
 }
 
-/// 200 ways to break out of a text, an attribute, a script or a style.
+/// Returns 200 ways to break out of a text, an attribute, a script or a style.
 fn payloads() -> Vec<String> {
     let breaks = [
         "",

@@ -70,7 +70,7 @@ async fn a189_code_guesses_are_indistinguishable(stage: &Stage) {
     });
 }
 
-/// A random code of the same form.
+/// Returns a random code of the same form.
 fn random(like: &str) -> String {
     format!("pcl_ac_{}", base64url(&sha256(like.as_bytes())))
 }

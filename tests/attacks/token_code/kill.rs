@@ -8,7 +8,7 @@ use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[row!(a197_code_stays_consumed_after_kill)];
 
-/// Number of attempts: an attempt is repeated if the node answers before it is killed.
+/// Maximum number of attempts: an attempt is repeated if the node answers before it is killed.
 const TRIES: usize = 20;
 
 async fn a197_code_stays_consumed_after_kill(stage: &Stage) {

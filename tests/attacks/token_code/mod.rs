@@ -23,7 +23,8 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// The session is written to the database, because hashing a password takes longer than the flow.
+    /// Creates `web`, and the browser of `alice` with a session and consent. The session is written to the
+    /// database, because hashing a password takes longer than the flow.
     pub async fn begin(server: &Server) -> Self {
         let web = server.shop().await;
         let mut alice = server.enters("alice").await;

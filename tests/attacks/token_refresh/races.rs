@@ -94,7 +94,7 @@ impl RevokingAction {
         }
     }
 
-    /// The record that matches the tokens of the grant, as a condition on `revocations`.
+    /// Returns the record that matches the tokens of the grant, as a condition on `revocations`.
     fn record(self, tokens: &Tokens) -> Option<String> {
         let claims = tokens.access_claims();
         let text = |name: &str| claims[name].as_str().unwrap().to_owned();

@@ -32,7 +32,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// The class of a path. Upper case and a trailing slash are ignored.
+    /// Returns the class of a path. Upper case and a trailing slash are ignored.
     pub fn of(path: &str) -> Option<Self> {
         let path = path.trim_end_matches('/').to_ascii_lowercase();
         let below = |root: &str| {

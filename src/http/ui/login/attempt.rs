@@ -84,7 +84,7 @@ impl AdmittedAttempt {
         })
     }
 
-    /// The attempt and the bucket that counts the account of `user` from any address.
+    /// Returns the attempt and the bucket that counts the account of `user` from any address.
     pub(super) fn buckets(&self, user: &UserId) -> (Attempt, Bucket) {
         let account = throttle::account(&self.user_ref, Some(user));
         (self.attempt.clone(), account)

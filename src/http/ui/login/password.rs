@@ -17,9 +17,9 @@ use crate::secret::Secret;
 
 /// Result of a sign-in whose password was checked.
 pub(super) enum SignInOutcome {
-    /// A session is stored. Its cookie.
+    /// A session is stored; this is its cookie.
     SignedIn(Secret),
-    /// The log reason. The user is not told which.
+    /// The reason for the log. The response does not contain it.
     Failed(&'static str),
 }
 
@@ -61,8 +61,8 @@ pub(super) async fn sign_in(
     }
 }
 
-/// Returns the user of a name and password, with a new hash if the cost of the stored one is outdated. Does the same
-/// work for a name that does not exist.
+/// Returns the user of this name if the password is correct and the account is enabled, with a new hash if the cost
+/// of the stored one is outdated. Does the same work for a name that does not exist.
 async fn verify(
     app: &App,
     username: Option<Username>,
