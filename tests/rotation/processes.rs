@@ -243,7 +243,8 @@ fn keys_commands_report_their_changes() {
     let kid = in_state(&before, ("token", "RS256"), "signing")[0];
     let doomed = installation.done(&["keys", "plan", "--if-revoke", kid]);
     assert!(
-        doomed.contains("→ generation 1 is revoked") && doomed.contains("→ generation 3 is made"),
+        doomed.contains("→ generation 1 is revoked")
+            && doomed.contains("→ generation 3 is created"),
         "{doomed}"
     );
     assert_eq!(keys(&installation), before, "a plan changes nothing");

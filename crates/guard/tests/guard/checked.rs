@@ -319,6 +319,6 @@ async fn unix_socket_is_served_and_never_taken_from_others() {
     std::fs::write(&socket, "notes").unwrap();
     let mut third = start(TempDir::new());
     assert_eq!(third.wait_for_exit().await.code(), Some(1));
-    assert!(third.log().contains("no socket"), "{}", third.log());
+    assert!(third.log().contains("not a socket"), "{}", third.log());
     assert_eq!(std::fs::read_to_string(&socket).unwrap(), "notes");
 }

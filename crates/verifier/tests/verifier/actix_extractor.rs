@@ -10,13 +10,14 @@ use portcullis_verifier::actix::Authorized;
 use portcullis_verifier::{Claims, Confirmation, Need, Rejected, Verifier};
 
 use crate::feed_issuer::FeedIssuer;
-use crate::signer::{Signer, claims};
+use crate::signer::{Signer, claims, system_now};
 
-/// Returns claims that are valid at any time, because the extractor reads the system's clock.
+/// Returns claims that are valid now by the system's clock, which the extractor reads.
 fn valid_claims() -> Claims {
+    let now = system_now();
     Claims {
-        iat: 0,
-        exp: u64::MAX,
+        iat: now,
+        exp: now + 300,
         ..claims()
     }
 }

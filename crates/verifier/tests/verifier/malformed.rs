@@ -138,13 +138,15 @@ fn payload_must_be_one_json_object() {
 }
 
 #[test]
-fn unknown_claims_are_ignored_at_any_depth() {
-    let deep = format!(
-        r#""acr":"1","deep":{}{}"#,
-        "[".repeat(5000),
-        "]".repeat(5000)
-    );
-    assert_eq!(verify_replaced(r#""acr":"1""#, &deep), Ok(claims()));
+fn unknown_claims_are_ignored_and_nest_at_most_eight_deep() {
+    let nested = |levels: usize| {
+        let value = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        verify_replaced(r#""acr":"1""#, &format!(r#""acr":"1","deep":{value}"#))
+    };
+    assert_eq!(nested(7), Ok(claims()));
+    for levels in [8, 5000] {
+        assert_eq!(nested(levels), Err(Rejected::Malformed), "{levels}");
+    }
 }
 
 #[test]

@@ -122,3 +122,14 @@ pub fn claims() -> Claims {
         cnf: None,
     }
 }
+
+/// Returns the seconds of the system's clock.
+#[allow(
+    clippy::disallowed_methods,
+    dead_code,
+    reason = "integrations with web frameworks read this clock"
+)]
+pub fn system_now() -> u64 {
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}

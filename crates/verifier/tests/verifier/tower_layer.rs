@@ -12,7 +12,7 @@ use portcullis_verifier::{Claims, Confirmation, Need, Verifier};
 use tower::ServiceExt;
 
 use crate::feed_issuer::FeedIssuer;
-use crate::signer::{Signer, claims};
+use crate::signer::{Signer, claims, system_now};
 
 async fn orders(Extension(caller): Extension<Claims>) -> String {
     caller.sub
@@ -44,11 +44,12 @@ fn with_token(claims: &Claims) -> request::Builder {
     Request::builder().header(AUTHORIZATION, format!("Bearer {token}"))
 }
 
-/// Returns claims that are valid at any time, because the layer reads the system's clock.
+/// Returns claims that are valid now by the system's clock, which the layer reads.
 fn valid_claims() -> Claims {
+    let now = system_now();
     Claims {
-        iat: 0,
-        exp: u64::MAX,
+        iat: now,
+        exp: now + 300,
         ..claims()
     }
 }
