@@ -287,12 +287,12 @@ impl<'ast> Visit<'ast> for Reader<'_> {
     }
 
     fn visit_macro(&mut self, item: &'ast syn::Macro) {
-        // Arguments of `format!` and its like are expressions; what does not parse as such is skipped.
-        let parsed = item.parse_body_with(
-            syn::punctuated::Punctuated::<syn::Expr, syn::Token![,]>::parse_terminated,
-        );
-        for expression in parsed.iter().flatten() {
-            self.visit_expr(expression);
+        // The arguments of a macro need not be expressions, so paths are taken from its tokens.
+        let text = item.tokens.to_string().replace(" :: ", "::");
+        let words = text.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':'));
+        for path in words.filter(|word| word.contains("::")) {
+            let segments = path.split("::").filter(|segment| !segment.is_empty());
+            self.add(segments.map(str::to_owned).collect());
         }
         self.visit_path(&item.path);
     }
