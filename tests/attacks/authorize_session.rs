@@ -23,11 +23,11 @@ pub const ROWS: &[Row] = &[
     row!(a085_responses_of_two_servers_carry_their_own_iss),
     row!(a086_pages_load_nothing_cross_origin),
     row!(a088_expired_authorization_shows_start_again_page),
-    row!(a090_par_request_uri_is_single_use_and_bound_to_its_client),
-    row!(a092_plain_request_is_rejected_where_par_is_required),
-    row!(a093_parameters_beside_a_request_uri_are_ignored),
-    row!(a094_unauthenticated_and_oversized_par_requests_are_rejected),
-    row!(a096_replayed_request_objects_are_rejected),
+    row!(a090_request_uri_is_rejected_without_par),
+    row!(a092_plain_request_is_accepted_without_par),
+    row!(a093_request_uri_is_rejected_beside_other_parameters),
+    row!(a094_par_endpoint_does_not_exist),
+    row!(a096_request_objects_are_rejected),
     row!(a500_consent_page_cannot_skip_reauthentication),
     row!(a504_expired_authorization_shows_expiry_page),
 ];
@@ -630,7 +630,7 @@ async fn without_par(stage: &Stage, case: usize) {
     }
 }
 
-async fn a090_par_request_uri_is_single_use_and_bound_to_its_client(stage: &Stage) {
+async fn a090_request_uri_is_rejected_without_par(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let web2 = stage
         .server
@@ -670,7 +670,7 @@ async fn a090_par_request_uri_is_single_use_and_bound_to_its_client(stage: &Stag
     without_par(stage, 4).await;
 }
 
-async fn a092_plain_request_is_rejected_where_par_is_required(stage: &Stage) {
+async fn a092_plain_request_is_accepted_without_par(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     // No client can require PAR yet, so a plain request is accepted.
     let answer = alice.clone().get(&web.request(&[])).await;
@@ -683,7 +683,7 @@ async fn a092_plain_request_is_rejected_where_par_is_required(stage: &Stage) {
     without_par(stage, 3).await;
 }
 
-async fn a093_parameters_beside_a_request_uri_are_ignored(stage: &Stage) {
+async fn a093_request_uri_is_rejected_beside_other_parameters(stage: &Stage) {
     let (web, alice) = stage.web_and_alice().await;
     let outer = [
         ("request_uri", PUSHED),
@@ -714,7 +714,7 @@ async fn a093_parameters_beside_a_request_uri_are_ignored(stage: &Stage) {
     );
 }
 
-async fn a094_unauthenticated_and_oversized_par_requests_are_rejected(stage: &Stage) {
+async fn a094_par_endpoint_does_not_exist(stage: &Stage) {
     let web = stage.server.shop().await;
     let answer = web
         .posts_raw(
@@ -736,7 +736,7 @@ async fn a094_unauthenticated_and_oversized_par_requests_are_rejected(stage: &St
     }
 }
 
-async fn a096_replayed_request_objects_are_rejected(stage: &Stage) {
+async fn a096_request_objects_are_rejected(stage: &Stage) {
     let (web, mut alice) = stage.web_and_alice().await;
     let claims = serde_json::json!({ "iss": web.id(), "aud": ISSUER, "jti": "seen-before", "client_id": web.id(), "sub": web.id(), "exp": stage.server.clock.now().secs() + 60 });
     let jar = stage

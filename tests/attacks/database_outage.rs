@@ -84,7 +84,7 @@ async fn a330_node_without_database_issues_no_fresh_revocation_data(stage: &Stag
     };
     let told = until(|| log::since(mark).iter().any(degraded)).await;
     stage.check(1, told, || "no node.degraded".into());
-    let position_before = cut.app.feed.place().unwrap();
+    let position_before = cut.app.feed.position().unwrap();
     // The other node revokes as usual, and its subscribers receive the revocation.
     let revoked = alice.web.revokes(hers.refresh()).await;
     stage.check(3, revoked.status == 200, || summary(&revoked));
@@ -113,7 +113,7 @@ async fn a330_node_without_database_issues_no_fresh_revocation_data(stage: &Stag
         }
     }
     // A frame of the other node only proves that this node is behind, so it must not stop issuing.
-    let ahead = whole.app.feed.place().unwrap();
+    let ahead = whole.app.feed.position().unwrap();
     let keys = whole.app.keys();
     let frame = whole.app.feed.frame_after(Default::default(), &keys);
     let body = json!({
@@ -129,7 +129,7 @@ async fn a330_node_without_database_issues_no_fresh_revocation_data(stage: &Stag
         whole
             .app
             .feed
-            .place()
+            .position()
             .is_some_and(|place| place.beat.since(position_before.beat) >= seconds(60))
     })
     .await;
@@ -137,7 +137,7 @@ async fn a330_node_without_database_issues_no_fresh_revocation_data(stage: &Stag
     let fresh = until(|| verdict(&follows_whole, kept.access()) == Ok(())).await;
     stage.check(3, fresh, || "a valid token is rejected there".into());
     // The disconnected node reports the true age of its revocation data, so its subscribers stop trusting it.
-    let now_at = cut.app.feed.place().unwrap();
+    let now_at = cut.app.feed.position().unwrap();
     stage.check(2, now_at == position_before, || {
         format!("{now_at:?} after {position_before:?}")
     });
@@ -149,11 +149,11 @@ async fn a330_node_without_database_issues_no_fresh_revocation_data(stage: &Stag
     let caught_up = until(|| {
         cut.app
             .feed
-            .place()
+            .position()
             .is_some_and(|place| place.seq >= ahead.seq)
     })
     .await;
-    stage.check(5, caught_up, || format!("{:?}", cut.app.feed.place()));
+    stage.check(5, caught_up, || format!("{:?}", cut.app.feed.position()));
     let trusts = until(|| verdict(&follows_cut, kept.access()) == Ok(())).await;
     stage.check(5, trusts, || {
         format!("{:?}", verdict(&follows_cut, kept.access()))

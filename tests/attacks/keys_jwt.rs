@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use jsonwebtoken::EncodingKey;
-use portcullis::key_manager::{Act, KeyManagerError};
+use portcullis::key_manager::{Act, KeyManagerError, Rotation};
 use portcullis::keys::{Alg, Generated, KeyView, Ring, Use};
 use portcullis::secret::{Entropy, base64url};
 use portcullis_verifier::{Need, Verifier};
@@ -89,11 +89,7 @@ async fn a280_jwks_contains_no_private_members(stage: &Stage) {
     // Every key state: published, active, retiring, destroyed, archived, revoked.
     look(1).await;
     table
-        .rotate(
-            ES256,
-            portcullis::key_manager::Rotation::Immediate,
-            &act(stage),
-        )
+        .rotate(ES256, Rotation::Immediate, &act(stage))
         .await
         .unwrap();
     look(1).await;
@@ -222,11 +218,7 @@ async fn a284_keys_are_published_before_they_sign(stage: &Stage) {
         act(stage).now,
     );
     table
-        .rotate(
-            ES256,
-            portcullis::key_manager::Rotation::Scheduled,
-            &act(stage),
-        )
+        .rotate(ES256, Rotation::Scheduled, &act(stage))
         .await
         .unwrap();
     let mut waited = Duration::ZERO;
@@ -271,11 +263,7 @@ async fn a285_retired_keys_stay_published_while_tokens_live(stage: &Stage) {
     let table = stage.server.app.key_manager.table();
     let kid = stage.server.app.keys().signer(ES256).unwrap().to_owned();
     table
-        .rotate(
-            ES256,
-            portcullis::key_manager::Rotation::Immediate,
-            &act(stage),
-        )
+        .rotate(ES256, Rotation::Immediate, &act(stage))
         .await
         .unwrap();
     let shows = async || {

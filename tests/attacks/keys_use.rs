@@ -13,7 +13,7 @@ use p256::elliptic_curve::PrimeField;
 use p256::elliptic_curve::ops::Reduce;
 use p256::pkcs8::{EncodePrivateKey, LineEnding};
 use p256::{FieldBytes, Scalar, U256};
-use portcullis::key_manager::Act;
+use portcullis::key_manager::{Act, Rotation};
 use portcullis::keys::provider::Parsed;
 use portcullis::keys::{Alg, Ring, Use};
 use portcullis::secret::{Entropy, base64url, from_base64url, sha256};
@@ -302,19 +302,11 @@ async fn a301_private_keys_appear_in_no_output(stage: &Stage) {
     let taken = table.import(&pem, &act(stage)).await.unwrap();
     let kid = taken.inserts()[0].kid.clone();
     table
-        .rotate(
-            ES256,
-            portcullis::key_manager::Rotation::Immediate,
-            &act(stage),
-        )
+        .rotate(ES256, Rotation::Immediate, &act(stage))
         .await
         .unwrap();
     table
-        .rotate(
-            ES256,
-            portcullis::key_manager::Rotation::Immediate,
-            &act(stage),
-        )
+        .rotate(ES256, Rotation::Immediate, &act(stage))
         .await
         .unwrap();
     let mut shown = Vec::new();

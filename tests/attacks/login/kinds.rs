@@ -9,11 +9,11 @@ use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
     row!(a144_credentials_of_another_kind_are_rejected),
-    row!(a145_totp_codes_are_single_use_and_limited),
-    row!(a146_mfa_cannot_be_skipped),
-    row!(a148_upstream_email_is_not_linked_without_proof),
+    row!(a145_totp_is_not_offered),
+    row!(a146_mfa_is_not_offered_and_consent_requires_login),
+    row!(a148_upstream_sign_in_is_not_offered),
     row!(a149_users_cannot_verify_their_own_email),
-    row!(a150_disabled_users_get_no_tokens_from_pending_flows),
+    row!(a150_device_and_ciba_grants_are_not_offered),
 ];
 
 /// Returns the response without the parts that always differ.
@@ -199,7 +199,7 @@ async fn absent(stage: &Stage, case: usize, paths: &[&str]) {
     }
 }
 
-async fn a145_totp_codes_are_single_use_and_limited(stage: &Stage) {
+async fn a145_totp_is_not_offered(stage: &Stage) {
     absent(
         stage,
         1,
@@ -239,7 +239,7 @@ async fn a145_totp_codes_are_single_use_and_limited(stage: &Stage) {
     stage.expect(2, failed(&answer));
 }
 
-async fn a146_mfa_cannot_be_skipped(stage: &Stage) {
+async fn a146_mfa_is_not_offered_and_consent_requires_login(stage: &Stage) {
     absent(
         stage,
         1,
@@ -264,7 +264,7 @@ async fn a146_mfa_cannot_be_skipped(stage: &Stage) {
     stage.expect(2, login_page(&answer));
 }
 
-async fn a148_upstream_email_is_not_linked_without_proof(stage: &Stage) {
+async fn a148_upstream_sign_in_is_not_offered(stage: &Stage) {
     absent(
         stage,
         1,
@@ -303,7 +303,7 @@ async fn a149_users_cannot_verify_their_own_email(stage: &Stage) {
     });
 }
 
-async fn a150_disabled_users_get_no_tokens_from_pending_flows(stage: &Stage) {
+async fn a150_device_and_ciba_grants_are_not_offered(stage: &Stage) {
     absent(
         stage,
         1,
