@@ -21,13 +21,14 @@ use portcullis::admin::sessions::VerifiedSignIn;
 use portcullis::admin::throttles::Counters;
 use portcullis::admin::users::{Administrator, NewUser};
 use portcullis::admin::{
-    self, AdminError, Context, clients, consents, first_admin, resources, revocations, sessions,
-    throttles, users,
+    self, AdminError, Context, clients, consents, first_admin, recovery, resources, revocations,
+    sessions, throttles, users,
 };
 use portcullis::audit::Actor;
 use portcullis::config::Network;
 use portcullis::db::Transaction;
 use portcullis::id::{AuthorizationId, ClientId, Sid, UserId};
+use portcullis::key_manager::Act;
 use portcullis::oauth::request::next_action::{Authorization, Stage};
 use portcullis::oauth::request::scope::Scope;
 use portcullis::oauth::resource::Resource;
@@ -38,7 +39,7 @@ const PHC: &str = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$cGFzc3dvcmQ";
 
 fn context(server: &fixtures::Server) -> Context {
     let now = server.clock.now();
-    Context::new(Actor::Operator, Entropy::system(), now).because("a test")
+    Context::new(Actor::Operator, Entropy::system(), now).with_reason("a test")
 }
 
 async fn execute<T: Send + 'static>(
@@ -385,6 +386,18 @@ async fn admin_operations_write_audit_events(#[case] db: Db) {
     ledger
         .performs("resources::delete", |tx, ctx| {
             resources::delete(tx, ctx, "https://things.example")
+        })
+        .await;
+    // The last one, because it revokes everything.
+    let act = Act {
+        actor: Actor::Operator,
+        now,
+    };
+    let table = server.app.key_manager.table();
+    let renewal = table.renewal("a test", &act).await.unwrap();
+    ledger
+        .performs("recovery::recover", move |tx, ctx| {
+            recovery::recover(tx, ctx, &renewal)
         })
         .await;
     assert_eq!(

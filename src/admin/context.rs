@@ -36,7 +36,7 @@ impl Context {
 
     /// Sets the reason.
     #[must_use]
-    pub fn because(self, reason: impl Into<String>) -> Self {
+    pub fn with_reason(self, reason: impl Into<String>) -> Self {
         Self {
             reason: Some(reason.into()),
             ..self

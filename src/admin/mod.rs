@@ -9,6 +9,7 @@ pub mod clients;
 pub mod consents;
 mod context;
 pub mod first_admin;
+pub mod recovery;
 pub mod resources;
 pub mod revocations;
 pub mod sessions;

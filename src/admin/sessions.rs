@@ -96,7 +96,7 @@ pub fn open(
             tx.put_session(new)?;
             let reason = RevocationReason::TooManySessions;
             let system = Context::new(Actor::System, ctx.entropy.clone(), ctx.now);
-            let system = system.because(reason.as_str());
+            let system = system.with_reason(reason.as_str());
             for surplus in tx.revoke_surplus_sessions(new, ctx.now)? {
                 let target = Target::Session(surplus);
                 system.record(tx, Name::SessionEnded, target, json!({}))?;
@@ -129,7 +129,7 @@ fn renew(
     }
     let reason = RevocationReason::AnotherUser;
     if tx.revoke_session(&sid, &reason, &Actor::System, ctx.now)? {
-        let ctx = ctx.clone().because(reason.as_str());
+        let ctx = ctx.clone().with_reason(reason.as_str());
         ctx.record(tx, Name::SessionEnded, Target::Session(sid), json!({}))?;
     }
     Ok(None)

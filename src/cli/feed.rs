@@ -59,7 +59,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             "behind",
             "max age",
             "keys",
-            "heard",
+            "last ack",
             "connected",
         ],
         &rows,

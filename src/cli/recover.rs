@@ -3,10 +3,10 @@
 
 use serde_json::json;
 
-use super::command::{clock, confirm, entropy};
+use super::command::{clock, confirm, context, entropy};
 use super::{Exit, Output, block_on, open};
+use crate::admin::{self, AdminError, recovery};
 use crate::app::key_table;
-use crate::audit::{Actor, Event, Name, Target};
 use crate::config::Config;
 use crate::db::{Error, Recovered};
 use crate::feed::{is_marked_by_another, mark_database, number_revocations};
@@ -41,25 +41,23 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         }
         let table = key_table(config, &store, &entropy()).await?;
         for _ in 0..TRIES {
+            let ctx = context().with_reason(REASON);
             let act = Act {
-                actor: Actor::Operator,
-                now: clock().now(),
+                actor: ctx.actor.clone(),
+                now: ctx.now,
             };
             let renewal = table.renewal(REASON, &act).await?;
-            let work = move |tx: &mut crate::db::Transaction<'_>| {
-                let recovered = tx.recover(act.now)?;
-                // After the epoch, so that the records of the keys are numbered in the new one.
-                renewal.run(tx, &act)?;
-                tx.put_audit(&event(&recovered, act.now))?;
-                Ok((recovered, act.now))
-            };
-            match store.transaction(work).await {
+            let recovered = admin::execute(&store, ctx, move |tx, ctx| {
+                recovery::recover(tx, ctx, &renewal)
+            });
+            match recovered.await {
                 Ok(recovered) => {
                     number_revocations(&store, &clock()).await?;
                     mark_database(&config.keys.kek, &store).await?;
-                    return Ok(recovered);
+                    return Ok((recovered, act.now));
                 }
-                Err(Error::Overtaken(_) | Error::Duplicate(_)) => {}
+                Err(AdminError::Storage(Error::Overtaken(_) | Error::Duplicate(_))) => {}
+                Err(AdminError::Storage(error)) => return Err(error.into()),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -71,17 +69,6 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     })?;
     report(arguments.format, recovered);
     Ok(())
-}
-
-fn event(recovered: &Recovered, now: Timestamp) -> Event {
-    Event {
-        at: now,
-        name: Name::DatabaseRecovered,
-        actor: Actor::Operator,
-        target: Target::Feed(recovered.epoch),
-        reason: Some(REASON.to_owned()),
-        detail: json!({ "last_known": recovered.last_beat.to_string() }),
-    }
 }
 
 fn report(output: Output, (recovered, now): (Recovered, Timestamp)) {

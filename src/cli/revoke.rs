@@ -80,7 +80,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         ));
     }
     let store = open(config)?;
-    let ctx = context().because(&*arguments.reason);
+    let ctx = context().with_reason(&*arguments.reason);
     let client = arguments.client.clone().map(ClientId::from);
     let revocation = resolve(&arguments.target, client, config, &store, ctx.now)?;
     let name = revocation.target().to_string();

@@ -35,7 +35,7 @@ impl FeedPosition {
         }
     }
 
-    pub(super) fn position(&self) -> Position {
+    pub(super) fn stream_position(&self) -> Position {
         Position {
             epoch: self.epoch,
             seq: self.seq,
@@ -56,7 +56,7 @@ pub(super) fn signed(number: u64) -> i64 {
 pub(super) mod tests {
     use super::*;
 
-    pub fn place(epoch: u64, seq: u64, beat: i64) -> FeedPosition {
+    pub fn position(epoch: u64, seq: u64, beat: i64) -> FeedPosition {
         FeedPosition {
             epoch,
             seq,
@@ -66,11 +66,19 @@ pub(super) mod tests {
 
     #[test]
     fn database_that_lost_anything_is_behind() {
-        let here = place(2, 10, 500);
-        for behind in [place(2, 9, 600), place(2, 11, 499), place(1, 99, 999)] {
+        let here = position(2, 10, 500);
+        for behind in [
+            position(2, 9, 600),
+            position(2, 11, 499),
+            position(1, 99, 999),
+        ] {
             assert!(here.is_ahead_of(&behind), "{behind:?}");
         }
-        for good in [place(2, 10, 500), place(2, 11, 501), place(3, 0, 0)] {
+        for good in [
+            position(2, 10, 500),
+            position(2, 11, 501),
+            position(3, 0, 0),
+        ] {
             assert!(!here.is_ahead_of(&good), "{good:?}");
         }
     }

@@ -42,7 +42,7 @@ impl HighWaterMark {
             .flat_map(|folder| [folder.join(&own), folder.join(SHARED)]);
         let found = files.filter_map(|file| read(&file));
         let found = found.filter(|(database, _)| *database == self.database);
-        found.map(|(_, place)| place).max()
+        found.map(|(_, position)| position).max()
     }
 
     /// Moves the mark forward atomically. A mark that is further ahead is kept, because a node that lags
@@ -50,19 +50,23 @@ impl HighWaterMark {
     ///
     /// # Errors
     /// Of the file system, for example if the folder of the KEK is read-only.
-    pub fn write(&self, place: &FeedPosition, durable: bool) -> std::io::Result<()> {
+    pub fn write(&self, position: &FeedPosition, durable: bool) -> std::io::Result<()> {
         let Some(folder) = self.folders.first() else {
             return Ok(());
         };
         let path = folder.join(self.name());
         let before = read(&path).filter(|(database, _)| *database == self.database);
-        if before.is_some_and(|(_, before)| before >= *place) {
+        if before.is_some_and(|(_, before)| before >= *position) {
             return Ok(());
         }
         let draft = path.with_extension(format!("mark.{}", std::process::id()));
-        let (database, beat) = (&self.database, place.beat.micros());
+        let (database, beat) = (&self.database, position.beat.micros());
         let mut file = create(&draft)?;
-        writeln!(file, "{database} {} {} {beat}", place.epoch, place.seq)?;
+        writeln!(
+            file,
+            "{database} {} {} {beat}",
+            position.epoch, position.seq
+        )?;
         if durable {
             file.sync_all()?;
         }
@@ -92,7 +96,7 @@ impl HighWaterMark {
         let marks = files.filter(|file| is_mark(&file.file_name().to_string_lossy()));
         let marks = marks.filter_map(|file| read(&file.path()));
         let others = marks.filter(|(database, _)| *database != self.database);
-        others.map(|(_, place)| place.beat).max()
+        others.map(|(_, position)| position.beat).max()
     }
 
     fn name(&self) -> String {
@@ -124,12 +128,12 @@ fn read(file: &Path) -> Option<(String, FeedPosition)> {
     let text = std::fs::read_to_string(file).ok()?;
     let mut words = text.split_whitespace();
     let database = words.next()?.to_owned();
-    let place = FeedPosition {
+    let position = FeedPosition {
         epoch: words.next()?.parse().ok()?,
         seq: words.next()?.parse().ok()?,
         beat: Timestamp::from_micros(words.next()?.parse().ok()?),
     };
-    Some((database, place))
+    Some((database, position))
 }
 
 /// Creates or truncates a file that only its owner can read, like the KEK beside it.
@@ -148,7 +152,7 @@ mod tests {
     const ONE: &str = "0198c0de-0000-7000-8000-000000000001";
     const TWO: &str = "0198c0de-0000-7000-8000-000000000002";
 
-    fn place(epoch: u64, seq: u64, beat: i64) -> FeedPosition {
+    fn position(epoch: u64, seq: u64, beat: i64) -> FeedPosition {
         FeedPosition {
             epoch,
             seq,
@@ -175,7 +179,7 @@ mod tests {
             HighWaterMark::beside(&keks, TWO).unwrap(),
         );
         assert_eq!((one.read(), one.newest_of_others()), (None, None));
-        let (far, near) = (place(3, 7, 1_800_000_000_000_001), place(1, 0, 5));
+        let (far, near) = (position(3, 7, 1_800_000_000_000_001), position(1, 0, 5));
         one.write(&far, true).unwrap();
         two.write(&near, false).unwrap();
         assert_eq!((one.read(), two.read()), (Some(far), Some(near)));
@@ -189,13 +193,17 @@ mod tests {
     fn mark_never_goes_back() {
         let (folder, keks) = folder("back");
         let mark = HighWaterMark::beside(&keks, ONE).unwrap();
-        mark.write(&place(2, 7, 900), false).unwrap();
-        for behind in [place(2, 6, 950), place(1, 99, 999), place(2, 7, 899)] {
+        mark.write(&position(2, 7, 900), false).unwrap();
+        for behind in [
+            position(2, 6, 950),
+            position(1, 99, 999),
+            position(2, 7, 899),
+        ] {
             mark.write(&behind, false).unwrap();
-            assert_eq!(mark.read(), Some(place(2, 7, 900)), "{behind:?}");
+            assert_eq!(mark.read(), Some(position(2, 7, 900)), "{behind:?}");
         }
-        mark.write(&place(3, 0, 0), false).unwrap();
-        assert_eq!(mark.read(), Some(place(3, 0, 0)));
+        mark.write(&position(3, 0, 0), false).unwrap();
+        assert_eq!(mark.read(), Some(position(3, 0, 0)));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 
@@ -208,10 +216,10 @@ mod tests {
             HighWaterMark::beside(&keks, ONE).unwrap(),
             HighWaterMark::beside(&keks, TWO).unwrap(),
         );
-        assert_eq!((one.read(), two.read()), (Some(place(1, 9, 700)), None));
-        two.write(&place(1, 1, 1), false).unwrap();
-        one.write(&place(1, 8, 800), false).unwrap();
-        assert_eq!(one.read(), Some(place(1, 9, 700)), "the furthest");
+        assert_eq!((one.read(), two.read()), (Some(position(1, 9, 700)), None));
+        two.write(&position(1, 1, 1), false).unwrap();
+        one.write(&position(1, 8, 800), false).unwrap();
+        assert_eq!(one.read(), Some(position(1, 9, 700)), "the furthest");
         assert_eq!(std::fs::read_to_string(folder.join(SHARED)).unwrap(), text);
         std::fs::remove_dir_all(&folder).unwrap();
     }

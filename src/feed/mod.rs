@@ -64,7 +64,7 @@ pub struct Feed {
     issuer: String,
     clock: Clock,
     tail: Mutex<RecordTail>,
-    news: watch::Sender<u64>,
+    changes: watch::Sender<u64>,
     restored: AtomicBool,
     /// Allows one poll at a time, so that an older result is not mistaken for a restored database.
     polling: tokio::sync::Mutex<()>,
@@ -80,7 +80,7 @@ impl Feed {
         Self {
             issuer: issuer.to_owned(),
             tail: Mutex::default(),
-            news: watch::Sender::new(0),
+            changes: watch::Sender::new(0),
             restored: AtomicBool::new(false),
             polling: tokio::sync::Mutex::default(),
             streams: Streams::default(),
@@ -100,7 +100,7 @@ impl Feed {
     /// [`Error`]; then the position of this node stays the same and its feed becomes stale.
     pub async fn take(&self, head: &Head, store: &Store) -> Result<Taken, Error> {
         let database = FeedPosition::of(head);
-        let here = self.lock().place;
+        let here = self.lock().position;
         let behind = here.is_some_and(|here| here.is_ahead_of(&database));
         if behind || head.restored_at.is_some() {
             if !self.restored.swap(true, Ordering::SeqCst) {
@@ -134,7 +134,7 @@ impl Feed {
         }
         let is_new = !records.is_empty();
         tail.records.append(&mut records);
-        tail.place = Some(database);
+        tail.position = Some(database);
         drop(tail);
         if self.restored.swap(false, Ordering::SeqCst) {
             self.notify();
@@ -148,13 +148,13 @@ impl Feed {
     }
 
     /// Returns the position of this node; `None` before the first poll.
-    pub fn place(&self) -> Option<FeedPosition> {
-        self.lock().place
+    pub fn position(&self) -> Option<FeedPosition> {
+        self.lock().position
     }
 
     /// Returns the position to store as high-water mark; `None` while the database is restored.
-    pub fn markable_place(&self) -> Option<FeedPosition> {
-        self.place().filter(|_| !self.is_restored())
+    pub fn markable_position(&self) -> Option<FeedPosition> {
+        self.position().filter(|_| !self.is_restored())
     }
 
     /// Returns the number of records in memory.
@@ -163,8 +163,8 @@ impl Feed {
     }
 
     /// Returns a receiver that changes when there is something new to read.
-    pub fn news(&self) -> watch::Receiver<u64> {
-        self.news.subscribe()
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Sends new records to the streams.
@@ -189,8 +189,8 @@ impl Feed {
     /// Returns the next frame that was not published.
     fn unpublished(&self, keys: &KeyView) -> Option<Frame> {
         let tail = self.lock();
-        let place = tail.place?;
-        (tail.published < place.seq).then(|| self.frame(&tail, tail.published, keys))
+        let position = tail.position?;
+        (tail.published < position.seq).then(|| self.frame(&tail, tail.published, keys))
     }
 
     /// Sends a heartbeat with the position of this node to the streams.
@@ -204,10 +204,10 @@ impl Feed {
         self.publish(keys)?;
         let made = {
             let tail = self.lock();
-            let Some(place) = tail.place else {
+            let Some(position) = tail.position else {
                 return Ok(());
             };
-            self.frame(&tail, place.seq, keys)
+            self.frame(&tail, position.seq, keys)
         };
         let sent = Sent::of(&made, self.sign(&made, keys)?);
         let mut tail = self.lock();
@@ -224,8 +224,10 @@ impl Feed {
     /// that jumps ahead must not remove a record that is still needed.
     pub fn prune(&self) {
         let mut tail = self.lock();
-        let Some(place) = tail.place else { return };
-        let now = u32::try_from(place.beat.secs()).unwrap_or(u32::MAX);
+        let Some(position) = tail.position else {
+            return;
+        };
+        let now = u32::try_from(position.beat.secs()).unwrap_or(u32::MAX);
         tail.records.retain(|(_, record)| record.expires > now);
     }
 
@@ -245,10 +247,10 @@ impl Feed {
     pub fn frame_after(&self, after: Position, keys: &KeyView) -> Result<Signed, FeedError> {
         let made = {
             let tail = self.lock();
-            let place = tail.place.filter(|_| !self.is_restored());
-            let place = place.ok_or(FeedError::Feed)?;
-            let after = if after.epoch == place.epoch {
-                after.seq.min(place.seq)
+            let position = tail.position.filter(|_| !self.is_restored());
+            let position = position.ok_or(FeedError::Feed)?;
+            let after = if after.epoch == position.epoch {
+                after.seq.min(position.seq)
             } else {
                 0
             };
@@ -263,7 +265,7 @@ impl Feed {
     /// Creates the frame after `after`, with as many unexpired records as it can hold.
     fn frame(&self, tail: &RecordTail, after: u64, keys: &KeyView) -> Frame {
         let now = self.clock.now();
-        let place = tail.place.unwrap_or(FeedPosition {
+        let position = tail.position.unwrap_or(FeedPosition {
             epoch: 0,
             seq: after,
             beat: now,
@@ -274,12 +276,12 @@ impl Feed {
             v: FRAME_VERSION,
             iat: now.secs(),
             exp: now.secs() + FRAME_LIFE_SECS,
-            epoch: place.epoch,
+            epoch: position.epoch,
             after,
             last,
             records: Records(records),
             at_us: number(now.micros()),
-            as_of_us: (last == place.seq).then(|| number(place.beat.micros())),
+            as_of_us: (last == position.seq).then(|| number(position.beat.micros())),
             jwks_etag: keys.published(Use::Token).etag.clone(),
         }
     }
@@ -289,7 +291,7 @@ impl Feed {
     }
 
     fn notify(&self) {
-        self.news.send_modify(|count| *count += 1);
+        self.changes.send_modify(|count| *count += 1);
     }
 
     fn lock(&self) -> MutexGuard<'_, RecordTail> {
@@ -301,7 +303,7 @@ impl Feed {
 mod tests {
     use portcullis_verifier::Record;
 
-    use super::feed_position::tests::place;
+    use super::feed_position::tests::position;
     use super::*;
     use crate::time::Timestamp;
 
@@ -310,12 +312,12 @@ mod tests {
         let clock = Clock::settable(Timestamp::from_secs(1_000));
         let feed = Feed::new("https://id.example", clock.clone());
         let record = Record::new(portcullis_verifier::Kind::Session, "one", 0, 1_500);
-        feed.lock().place = Some(place(1, 1, 1_000_000_000));
+        feed.lock().position = Some(position(1, 1, 1_000_000_000));
         feed.lock().records.push_back((1, record));
         clock.advance(std::time::Duration::from_secs(3_600));
         feed.prune();
         assert_eq!(feed.live_records(), 1);
-        feed.lock().place = Some(place(1, 1, 1_500_000_000));
+        feed.lock().position = Some(position(1, 1, 1_500_000_000));
         feed.prune();
         assert_eq!(feed.live_records(), 0);
     }
@@ -328,7 +330,7 @@ mod tests {
             Clock::settable(Timestamp::from_secs(1_000)),
         );
         *feed.lock() = RecordTail {
-            place: Some(place(1, 5, 1_000_000_000)),
+            position: Some(position(1, 5, 1_000_000_000)),
             published: 3,
             ..RecordTail::default()
         };

@@ -41,7 +41,7 @@ pub enum Next {
 /// The records and recent frames in memory.
 #[derive(Default)]
 pub(super) struct RecordTail {
-    pub(super) place: Option<FeedPosition>,
+    pub(super) position: Option<FeedPosition>,
     /// In the order of their numbers. Expired records are removed periodically.
     pub(super) records: VecDeque<(u64, Record)>,
     /// Frames with records, the newest last.
@@ -56,15 +56,16 @@ pub(super) struct RecordTail {
 
 impl RecordTail {
     pub(super) fn is_in(&self, epoch: u64) -> bool {
-        self.place.is_some_and(|place| place.epoch == epoch)
+        self.position
+            .is_some_and(|position| position.epoch == epoch)
     }
 
     /// Returns the next step of a stream at the position `at` that has read `beats` heartbeats.
     pub(super) fn next(&self, at: Position, beats: &mut u64) -> Next {
-        let Some(place) = self.place else {
+        let Some(position) = self.position else {
             return Next::Over;
         };
-        if at.epoch != place.epoch || at.seq > place.seq {
+        if at.epoch != position.epoch || at.seq > position.seq {
             return Next::Behind;
         }
         // Records that are not published yet will be sent to all streams at once.
@@ -74,7 +75,7 @@ impl RecordTail {
                 .iter()
                 .find(|sent| sent.after <= at.seq && sent.last > at.seq);
             return match next {
-                Some(sent) => Next::Event(sent.event.clone(), sent.position(&place)),
+                Some(sent) => Next::Event(sent.event.clone(), sent.position(&position)),
                 None => Next::Behind,
             };
         }
@@ -104,7 +105,7 @@ impl RecordTail {
             records.push(*record);
         }
         if live.next().is_none() {
-            last = self.place.map_or(after, |place| place.seq);
+            last = self.position.map_or(after, |position| position.seq);
         }
         (records, last)
     }
@@ -131,10 +132,10 @@ impl Sent {
         }
     }
 
-    fn position(&self, place: &FeedPosition) -> Position {
+    fn position(&self, position: &FeedPosition) -> Position {
         Position {
             seq: self.last,
-            ..place.position()
+            ..position.stream_position()
         }
     }
 }

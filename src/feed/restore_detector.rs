@@ -174,24 +174,24 @@ impl RestoreDetector {
     }
 
     /// Moves the mark to a position. A new heartbeat alone is not flushed to disk.
-    pub async fn move_mark(&self, place: FeedPosition) {
+    pub async fn move_mark(&self, position: FeedPosition) {
         let Some(mark) = self.mark.clone() else {
             return;
         };
         let (is_new, failing) = {
-            let position = (place.epoch, place.seq);
+            let reached = (position.epoch, position.seq);
             let mut state = self.lock_mark_state();
-            let is_new = state.last.replace(position) != Some(position);
+            let is_new = state.last.replace(reached) != Some(reached);
             (is_new, state.failing)
         };
-        let failing = write_mark(mark, place, is_new, failing).await;
+        let failing = write_mark(mark, position, is_new, failing).await;
         self.lock_mark_state().failing = failing;
     }
 
     /// Writes and flushes the mark before the node exits.
-    pub async fn write_mark(&self, place: FeedPosition) {
+    pub async fn write_mark(&self, position: FeedPosition) {
         if let Some(mark) = self.mark.clone() {
-            write_mark(mark, place, true, false).await;
+            write_mark(mark, position, true, false).await;
         }
     }
 
@@ -288,11 +288,11 @@ async fn read_with_mark(
 /// Writes a mark and returns whether that failed. Logs a failure unless the last write failed too.
 async fn write_mark(
     mark: HighWaterMark,
-    place: FeedPosition,
+    position: FeedPosition,
     durable: bool,
     failing: bool,
 ) -> bool {
-    let written = tokio::task::spawn_blocking(move || mark.write(&place, durable)).await;
+    let written = tokio::task::spawn_blocking(move || mark.write(&position, durable)).await;
     match written {
         Ok(Err(error)) if !failing => {
             tracing::info!(event = "feed.unmarked", reason = "file", %error, "the position of the feed cannot be stored beside the KEK; a restored database is detected by other evidence only");

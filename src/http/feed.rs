@@ -213,19 +213,19 @@ async fn reject_ahead(
 
 fn is_ahead(app: &App, at: Position) -> bool {
     app.feed
-        .place()
+        .position()
         .is_some_and(|here| (at.epoch, at.seq) > (here.epoch, here.seq))
 }
 
 /// Waits until there is a record after the position, or until the time is over.
 async fn wait_for_records(app: &App, after: Position, wait: Duration) {
-    let mut news = app.feed.news();
+    let mut changes = app.feed.changes();
     let is_current = || {
         app.feed
-            .place()
+            .position()
             .is_some_and(|here| (here.epoch, here.seq) == (after.epoch, after.seq))
     };
-    let changed = async { while is_current() && news.changed().await.is_ok() {} };
+    let changed = async { while is_current() && changes.changed().await.is_ok() {} };
     // A response without new records is valid, so a draining node responds at once.
     tokio::select! {
         _ = timeout(wait, changed) => {}
@@ -249,7 +249,7 @@ fn position(query: &Params) -> Result<Position, HandlerError> {
 }
 
 async fn subscribe(request: &HttpRequest, app: &Data<App>) -> Result<Subscriber, SubscriberError> {
-    let standing = app.feed.streams.active_subscribers();
+    let subscribers = app.feed.streams.active_subscribers();
     let client = authenticate(request, app).await?;
     let at = match request.headers().get("Last-Event-ID") {
         None => position(&query(request)?)?,
@@ -259,7 +259,7 @@ async fn subscribe(request: &HttpRequest, app: &Data<App>) -> Result<Subscriber,
         }
     };
     reject_ahead(request, app, at).await?;
-    if app.feed.place().is_none() || app.feed.is_restored() {
+    if app.feed.position().is_none() || app.feed.is_restored() {
         return Err(HandlerError::from(FeedError::Feed).into());
     }
     let client = client.client();
@@ -277,8 +277,8 @@ async fn subscribe(request: &HttpRequest, app: &Data<App>) -> Result<Subscriber,
         heartbeats: 0,
         is_started: false,
         is_closed: false,
-        news: app.feed.news(),
-        standing,
+        changes: app.feed.changes(),
+        subscribers,
         started_at: app.clock.uptime(),
         lifetime,
         app: app.clone(),
@@ -296,8 +296,8 @@ struct Subscriber {
     heartbeats: u64,
     is_started: bool,
     is_closed: bool,
-    news: watch::Receiver<u64>,
-    standing: watch::Receiver<Arc<ActiveSubscribers>>,
+    changes: watch::Receiver<u64>,
+    subscribers: watch::Receiver<Arc<ActiveSubscribers>>,
     started_at: Uptime,
     lifetime: Duration,
     _slot: Stream,
@@ -316,7 +316,7 @@ impl Subscriber {
             if self.app.draining.is_on() || self.is_expired() {
                 return Some(self.close());
             }
-            self.news.mark_unchanged();
+            self.changes.mark_unchanged();
             match self.app.feed.next(self.at, &mut self.heartbeats) {
                 Next::Event(bytes, at) => {
                     self.at = at;
@@ -327,12 +327,12 @@ impl Subscriber {
                 Next::Nothing => {}
             }
             tokio::select! {
-                changed = self.news.changed() => changed.ok()?,
+                changed = self.changes.changed() => changed.ok()?,
                 () = self.app.draining.begun() => {}
-                changed = self.standing.changed() => {
+                changed = self.subscribers.changed() => {
                     changed.ok()?;
-                    let standing = Arc::clone(&self.standing.borrow_and_update());
-                    if !standing.includes(&self.client, self.auth_epoch) {
+                    let subscribers = Arc::clone(&self.subscribers.borrow_and_update());
+                    if !subscribers.includes(&self.client, self.auth_epoch) {
                         return Some(self.close());
                     }
                 }

@@ -165,8 +165,8 @@ impl FeedTask {
             self.poll().await
         };
         let settled = settle.await;
-        if let Some(place) = self.feed.markable_place() {
-            self.restores.write_mark(place).await;
+        if let Some(position) = self.feed.markable_position() {
+            self.restores.write_mark(position).await;
         }
         settled
     }
@@ -177,7 +177,7 @@ impl FeedTask {
     /// # Errors
     /// [`db::Error`].
     pub async fn note_restored(&self, reason: &'static str) -> Result<(), db::Error> {
-        let epoch = self.feed.place().map_or(0, |here| here.epoch);
+        let epoch = self.feed.position().map_or(0, |here| here.epoch);
         let epoch = i64::try_from(epoch).unwrap_or(i64::MAX);
         self.restores.note(epoch, reason).await?;
         // If this poll fails, the next one reads the flag, as on every other node.
@@ -194,7 +194,7 @@ impl FeedTask {
     /// # Errors
     /// [`db::Error`].
     pub async fn note_lost_grant(&self, grant: &GrantId) -> Result<bool, db::Error> {
-        let Some(here) = self.feed.place() else {
+        let Some(here) = self.feed.position() else {
             return Ok(false);
         };
         let is_lost = self.restores.is_lost(grant, here.epoch).await?;
@@ -337,8 +337,8 @@ impl FeedTask {
             if self.key_manager.clock_ready() {
                 self.restores.trim_downtimes().await;
             }
-            if let Some(place) = self.feed.markable_place() {
-                self.restores.move_mark(place).await;
+            if let Some(position) = self.feed.markable_position() {
+                self.restores.move_mark(position).await;
             }
         }
     }

@@ -24,7 +24,7 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
     let schema = schema.ok().and_then(Result::ok);
     let (database, schema) = (schema.is_some(), schema.unwrap_or(false));
     let keys = app.key_manager.can_sign() && app.key_manager.lease_holds();
-    let feed = app.feed.place().is_some() && !app.feed.is_restored();
+    let feed = app.feed.position().is_some() && !app.feed.is_restored();
     let (clock, write) = (app.key_manager.clock_ready(), app.key_manager.can_write());
     let serving = !app.draining.is_on();
     let check = |is_ok: bool| if is_ok { "ok" } else { "failed" };

@@ -156,20 +156,20 @@ fn keys(page: &mut Page, app: &App) {
 
 /// Adds the gauges of the revocation feed (docs/revocation.md).
 fn feed(page: &mut Page, app: &App) {
-    let place = app.feed.place();
+    let position = app.feed.position();
     page.gauge(
         "portcullis_feed_live_records",
         "Revocation records in memory",
     )
     .sample([], app.feed.live_records());
     page.gauge("portcullis_feed_position", "Records of this feed epoch")
-        .sample([], place.map_or(0, |place| place.seq));
-    if let Some(place) = place {
+        .sample([], position.map_or(0, |position| position.seq));
+    if let Some(position) = position {
         page.gauge(
             "portcullis_feed_as_of_age_seconds",
             "Age of the revocation data of this node",
         )
-        .sample([], seconds(app.clock.now().since(place.beat)));
+        .sample([], seconds(app.clock.now().since(position.beat)));
     }
     page.gauge("portcullis_feed_subscribers", "Open event streams")
         .sample([], app.feed.streams.count());
