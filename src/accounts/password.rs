@@ -15,17 +15,22 @@ use crate::secret::Entropy;
 pub struct Password(Zeroizing<String>);
 
 /// Why a typed text cannot be a password.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unusable {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordError {
     /// More than 1,024 bytes. Rejected before hashing.
+    #[error("a password has at most 1024 bytes")]
     TooLong,
     /// It contains a NUL character.
+    #[error("a password must not contain a NUL character")]
     Nul,
 }
 
-/// Why a password may not be set.
+/// Why a password may not be set. The message is for the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Weak {
+pub enum NewPasswordError {
+    /// The text cannot be a password.
+    #[error(transparent)]
+    Unusable(#[from] PasswordError),
     /// Fewer than 15 characters.
     #[error("a password needs at least 15 characters")]
     Short,
@@ -49,37 +54,47 @@ impl Password {
     /// Normalizes what the user typed. Spaces are kept.
     ///
     /// # Errors
-    /// [`Unusable`].
-    pub fn parse(typed: &str) -> Result<Self, Unusable> {
+    /// [`PasswordError`].
+    pub fn parse(typed: &str) -> Result<Self, PasswordError> {
         if typed.len() > PASSWORD_BYTES {
-            return Err(Unusable::TooLong);
+            return Err(PasswordError::TooLong);
         }
         if typed.contains('\0') {
-            return Err(Unusable::Nul);
+            return Err(PasswordError::Nul);
         }
         Ok(Self(Zeroizing::new(typed.nfc().collect())))
     }
 
-    /// Checks that the password may be set for this user.
+    /// Parses a password that is to be set for a user.
     ///
     /// # Errors
-    /// [`Weak`], with a sentence for the user.
-    pub fn check_new(&self, user: &Username, product: &str) -> Result<(), Weak> {
+    /// [`NewPasswordError`].
+    pub fn parse_new(
+        typed: &str,
+        user: &Username,
+        product: &str,
+    ) -> Result<Self, NewPasswordError> {
+        let password = Self::parse(typed)?;
+        password.check_strength(user, product)?;
+        Ok(password)
+    }
+
+    fn check_strength(&self, user: &Username, product: &str) -> Result<(), NewPasswordError> {
         if self.0.chars().count() < PASSWORD_CHARS {
-            return Err(Weak::Short);
+            return Err(NewPasswordError::Short);
         }
         if [user.as_str(), product]
             .iter()
             .any(|name| is_padded(&self.0, name))
         {
-            return Err(Weak::Name);
+            return Err(NewPasswordError::Name);
         }
         // zxcvbn recognizes about 94,000 common passwords, words and names, and their spellings, repetitions and
         // combinations. Its time is quadratic, so only the first 100 characters are estimated.
         let head: String = self.0.chars().take(100).collect();
         let estimate = zxcvbn::zxcvbn(&head, &[user.as_str(), product]);
         if estimate.score() < zxcvbn::Score::Three {
-            return Err(Weak::Common);
+            return Err(NewPasswordError::Common);
         }
         Ok(())
     }
@@ -180,21 +195,21 @@ fn is_padded(password: &str, name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn check(password: &str) -> Result<(), Weak> {
+    fn check(password: &str) -> Result<(), NewPasswordError> {
         let user = Username::parse("margarethe").unwrap();
         Password::parse(password)
             .unwrap()
-            .check_new(&user, "Portcullis")
+            .check_strength(&user, "Portcullis")
     }
 
     #[test]
     fn short_named_and_common_passwords_are_rejected() {
-        assert_eq!(check("vK4!tq9#xW2$aa"), Err(Weak::Short));
-        assert_eq!(check("margarethe12345"), Err(Weak::Name));
-        assert_eq!(check("Portcullis!!!!!"), Err(Weak::Name));
-        assert_eq!(check("password1234567"), Err(Weak::Common));
-        assert_eq!(check("aaaaaaaaaaaaaaaa"), Err(Weak::Common));
-        assert_eq!(check("qwertyuiopasdfgh"), Err(Weak::Common));
+        assert_eq!(check("vK4!tq9#xW2$aa"), Err(NewPasswordError::Short));
+        assert_eq!(check("margarethe12345"), Err(NewPasswordError::Name));
+        assert_eq!(check("Portcullis!!!!!"), Err(NewPasswordError::Name));
+        assert_eq!(check("password1234567"), Err(NewPasswordError::Common));
+        assert_eq!(check("aaaaaaaaaaaaaaaa"), Err(NewPasswordError::Common));
+        assert_eq!(check("qwertyuiopasdfgh"), Err(NewPasswordError::Common));
         assert_eq!(check("gravel-otter-92-lamp"), Ok(()));
         assert_eq!(check("kq7xw-3mfpz-9rtb"), Ok(()));
     }
@@ -217,9 +232,9 @@ mod tests {
     fn long_passwords_are_rejected_and_not_truncated() {
         assert!(matches!(
             Password::parse(&"x".repeat(1_025)),
-            Err(Unusable::TooLong)
+            Err(PasswordError::TooLong)
         ));
-        assert!(matches!(Password::parse("a\0b"), Err(Unusable::Nul)));
+        assert!(matches!(Password::parse("a\0b"), Err(PasswordError::Nul)));
         assert!(Password::parse(&"x".repeat(1_024)).is_ok());
     }
 }

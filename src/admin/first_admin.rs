@@ -74,7 +74,7 @@ pub fn set_up(
         expires_at: None,
     };
     insert(tx, ctx, user, Some(password_hash), Some(admin))?;
-    let ctx = ctx.clone().because("setup link");
+    let ctx = ctx.clone().with_reason("setup link");
     let target = Target::User(user.id.clone());
     ctx.record(tx, Name::AdminBootstrap, target, json!({}))?;
     sessions::open(tx, &ctx, session, None)?;
@@ -99,7 +99,7 @@ pub fn configure(
     insert(tx, ctx, user, Some(password_hash), Some(admin))?;
     let detail = json!({ "expires_at": expires_at.to_string() });
     let target = Target::User(user.id.clone());
-    let ctx = ctx.clone().because("configuration");
+    let ctx = ctx.clone().with_reason("configuration");
     ctx.record(tx, Name::AdminBootstrap, target, detail)?;
     Ok(())
 }

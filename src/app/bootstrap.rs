@@ -97,10 +97,8 @@ impl App {
     fn hash_of_file(&self, path: &Path, user: &Username) -> Result<String, String> {
         let typed = read_secret_file(path)?;
         let at = |why: &dyn std::fmt::Display| format!("{}: {why}", path.display());
-        let password = Password::parse(&typed).map_err(|_| at(&"this cannot be a password"))?;
-        password
-            .check_new(user, &self.config.branding.product)
-            .map_err(|weak| at(&weak))?;
+        let password = Password::parse_new(&typed, user, &self.config.branding.product)
+            .map_err(|error| at(&error))?;
         password.hash(&self.config.login.argon2, &self.entropy)
     }
 

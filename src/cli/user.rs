@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::command::{context, entropy, execute, read};
 use super::{Exit, Output, UsageError, open, open_or_create, read_secret, table};
 use crate::accounts::admin::GrantedBy;
-use crate::accounts::password::{Password, Unusable};
+use crate::accounts::password::Password;
 use crate::accounts::user::{User, Username};
 use crate::admin::users::{self, Administrator, NewUser};
 use crate::admin::{self, AdminError, Context};
@@ -220,15 +220,8 @@ fn parse_claims(given: &[String]) -> anyhow::Result<serde_json::Map<String, Valu
 fn new_password(config: &Config, user: &Username, from_stdin: bool) -> anyhow::Result<String> {
     let refused = |message: String| Exit { code: 1, message };
     let text = read_secret(&format!("New password for {}: ", user.as_str()), from_stdin)?;
-    let password = Password::parse(&text).map_err(|why| {
-        refused(match why {
-            Unusable::TooLong => "a password has at most 1024 bytes".to_owned(),
-            Unusable::Nul => "a password cannot contain a NUL character".to_owned(),
-        })
-    })?;
-    password
-        .check_new(user, &config.branding.product)
-        .map_err(|weak| refused(weak.to_string()))?;
+    let password = Password::parse_new(&text, user, &config.branding.product)
+        .map_err(|error| refused(error.to_string()))?;
     password
         .hash(&config.login.argon2, &entropy())
         .map_err(|why| refused(why).into())

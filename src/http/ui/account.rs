@@ -111,16 +111,14 @@ async fn show(
         csrf: String::new(),
         withdraw: String::new(),
     };
-    if let Some(user) = SignedInUser::find(request, app, now).await? {
+    let found = SignedInUser::find_with(request, app, now, move |tx, user| {
+        let admin = Administrator::of(user, tx, now)?;
+        Ok((admin, tx.list_consents(user, now)?))
+    });
+    if let Some((user, (admin, consents))) = found.await? {
         template.csrf = app.secret.form_token(user.sid(), logout::PURPOSE);
         template.withdraw = app.secret.form_token(user.sid(), PURPOSE);
         template.username = Some(user.username.as_str().to_owned());
-        let id = user.session.login.user_id;
-        let loaded = app.store.read(move |tx| {
-            let admin = Administrator::of(&id, tx, now)?;
-            Ok((admin, tx.list_consents(&id, now)?))
-        });
-        let (admin, consents) = loaded.await?;
         template.admin = admin;
         template.consents = consents.into_iter().map(Application::of).collect();
     }
@@ -146,8 +144,8 @@ async fn withdraw(
     form: &CsrfForm,
 ) -> Result<HttpResponse, HandlerError> {
     let (token, now) = (form.token()?, app.clock.now());
-    let user = SignedInUser::find(request, app, now).await?;
-    let user = user.ok_or(ErrorPage::FORGED)?;
+    let found = SignedInUser::find_with(request, app, now, |_, _| Ok(()));
+    let (user, ()) = found.await?.ok_or(ErrorPage::FORGED)?;
     token.verify(app, user.sid(), PURPOSE)?;
     let id = ConsentId::from(form.one("consent")?.ok_or(ErrorPage::BAD_FORM)?);
     let user = user.session.login.user_id;

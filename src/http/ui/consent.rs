@@ -21,7 +21,7 @@ use crate::http::ui::form::CsrfForm;
 use crate::http::ui::session::SignedInUser;
 use crate::id::AuthorizationId;
 use crate::oauth::Detail;
-use crate::oauth::request::authorize::Request;
+use crate::oauth::request::authorize::{Request, Selection};
 use crate::oauth::request::next_action::NextAction;
 use crate::time::Timestamp;
 
@@ -213,26 +213,28 @@ async fn decide(
     };
     let ConsentRequest { context, login, .. } = request_for_consent;
     // 3. The selected scope is part of the requested one.
-    let selected = form.many("scope")?;
-    let requested = &context.request.scope;
-    if selected.iter().any(|scope| !requested.contains(scope)) {
-        return Err(ErrorPage::TAMPERED.into());
-    }
-    let granted = requested.retain(|scope| selected.contains(&scope));
+    let selection = context.request.select(&form.many("scope")?);
     let is_willing = form.one("decision")? == Some("allow");
-    let has_required = granted.contains("openid") == requested.contains("openid");
-    if is_willing && !has_required {
-        // The page always sends `openid`, so the form was altered.
-        error::log(request, Detail::new("consent.tampered", "openid"), None);
-    }
-    let is_allowed = is_willing && has_required && !granted.is_empty();
+    let granted = match selection {
+        Selection::Unrequested => return Err(ErrorPage::TAMPERED.into()),
+        Selection::WithoutOpenid if is_willing => {
+            error::log(request, Detail::new("consent.tampered", "openid"), None);
+            None
+        }
+        Selection::Grantable(scope) if is_willing => Some(scope),
+        _ => None,
+    };
+    let event = match granted {
+        Some(_) => "consent.given",
+        None => "consent.denied",
+    };
     // 4. The decision is stored, and the dispatcher continues.
     let client = &context.request.client;
     let decision = Decision {
         authorization: id.clone(),
         client_id: client.id.clone(),
-        granted: is_allowed.then(|| Granted {
-            scope: granted,
+        granted: granted.map(|scope| Granted {
+            scope,
             client_shape: client.shape(),
             expires_at: now + app.config.login.consent_max_age.0,
         }),
@@ -248,10 +250,6 @@ async fn decide(
         Err(AdminError::Unchanged(_)) => return Err(ErrorPage::ALREADY_DONE.into()),
         Err(error) => return Err(error.into()),
     }
-    let event = match is_allowed {
-        true => "consent.given",
-        false => "consent.denied",
-    };
     error::note(request, event, "page");
     Ok(continue_to(&dispatcher(&id), assets))
 }

@@ -8,7 +8,7 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
-use crate::accounts::password::{Password, Unusable};
+use crate::accounts::password::{Password, PasswordError};
 use crate::accounts::user::Username;
 use crate::app::App;
 use crate::config::limits::LOGIN_HINT_CHARS;
@@ -151,8 +151,8 @@ async fn submit(
     // Verbatim, because a password manager may leave a tab at the end, which `trim` removes like other space.
     let typed = form.verbatim("username")?.trim();
     let password = Password::parse(form.verbatim("password")?).map_err(|error| match error {
-        Unusable::TooLong => ErrorPage::PASSWORD_TOO_LONG,
-        Unusable::Nul => ErrorPage::PASSWORD_WITH_NUL,
+        PasswordError::TooLong => ErrorPage::PASSWORD_TOO_LONG,
+        PasswordError::Nul => ErrorPage::PASSWORD_WITH_NUL,
     })?;
     let username = Username::parse(typed);
     let name = username.as_ref().map_or("", Username::as_str);

@@ -91,11 +91,11 @@ async fn log_out(
         error::log(request, UNREADABLE_HINT, None);
     }
     let client_id = logout.requested_by(hint.as_ref()).map_err(rejected)?;
-    let user = SignedInUser::of_cookie(request, app).await?;
-    let client = match client_id {
-        Some(id) => app.store.read(move |tx| tx.find_client(&id)).await?,
-        None => None,
-    };
+    let loaded = SignedInUser::of_cookie_with(request, app, move |tx, _| match client_id {
+        Some(id) => tx.find_client(&id),
+        None => Ok(None),
+    });
+    let (user, client) = loaded.await?;
     let to = logout
         .destination(client.as_ref())
         .unwrap_or_else(|refused| {

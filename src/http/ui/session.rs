@@ -6,9 +6,10 @@ use crate::accounts::session::{Factor, Session};
 use crate::accounts::sign_in::CompletedFactors;
 use crate::accounts::user::{User, Username};
 use crate::app::App;
+use crate::db::{self, Transaction};
 use crate::http::error::HandlerError;
 use crate::http::extract::{self, CookieKind};
-use crate::id::Sid;
+use crate::id::{Sid, UserId};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
@@ -24,27 +25,50 @@ impl SignedInUser {
         request: &HttpRequest,
         app: &App,
     ) -> Result<Option<Self>, HandlerError> {
-        let Some(cookie) = CookieKind::Session.read(request, app) else {
-            return Ok(None);
-        };
-        let found = app.store.read(move |tx| tx.find_session(&cookie.hash()));
-        let found = found.await?;
-        Ok(found.map(|(session, username)| Self { session, username }))
+        Ok(Self::of_cookie_with(request, app, |_, _| Ok(())).await?.0)
     }
 
-    /// Returns the user of the session cookie if the session is not expired. A cookie without a session is
-    /// logged.
-    pub(super) async fn find(
+    /// Does the same as [`of_cookie`](Self::of_cookie), and loads more for the page in the same read.
+    pub(super) async fn of_cookie_with<T: Send + 'static>(
+        request: &HttpRequest,
+        app: &App,
+        load: impl FnOnce(&mut Transaction<'_>, Option<&Session>) -> Result<T, db::Error>
+        + Send
+        + 'static,
+    ) -> Result<(Option<Self>, T), HandlerError> {
+        let cookie = CookieKind::Session.read(request, app);
+        let cookie = cookie.map(|cookie| cookie.hash());
+        let read = app.store.read(move |tx| {
+            let found = match cookie {
+                Some(cookie) => tx.find_session(&cookie)?,
+                None => None,
+            };
+            let loaded = load(tx, found.as_ref().map(|(session, _)| session))?;
+            Ok((found, loaded))
+        });
+        let (found, loaded) = read.await?;
+        let user = found.map(|(session, username)| Self { session, username });
+        Ok((user, loaded))
+    }
+
+    /// Returns the user of the session cookie if the session is not expired, with what `load` returns about
+    /// the user. A cookie without a session is logged.
+    pub(super) async fn find_with<T: Send + 'static>(
         request: &HttpRequest,
         app: &App,
         now: Timestamp,
-    ) -> Result<Option<Self>, HandlerError> {
-        let user = Self::of_cookie(request, app).await?;
-        if user.is_none() {
+        load: impl FnOnce(&mut Transaction<'_>, &UserId) -> Result<T, db::Error> + Send + 'static,
+    ) -> Result<Option<(Self, T)>, HandlerError> {
+        let found = Self::of_cookie_with(request, app, |tx, session| {
+            let user = session.map(|session| &session.login.user_id);
+            user.map(|user| load(tx, user)).transpose()
+        });
+        let (Some(user), Some(loaded)) = found.await? else {
             extract::log_unknown_session(request, app);
-        }
+            return Ok(None);
+        };
         let idle = app.config.login.session_idle.0;
-        Ok(user.filter(|user| !user.session.is_expired(idle, now)))
+        Ok((!user.session.is_expired(idle, now)).then_some((user, loaded)))
     }
 
     /// Returns the `sid` to which the CSRF tokens of the user's forms belong.

@@ -6,7 +6,7 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
-use crate::accounts::password::{Password, Unusable, Weak};
+use crate::accounts::password::Password;
 use crate::accounts::user::{User, Username};
 use crate::admin::{self, AdminError, Context, first_admin};
 use crate::app::App;
@@ -162,9 +162,10 @@ async fn set_up(
     if password != repeated {
         return reject("password", "The two passwords are not the same.".to_owned());
     }
-    let password = match check_password(password, &username, &app.config.branding.product) {
+    let product = &app.config.branding.product;
+    let password = match Password::parse_new(password, &username, product) {
         Ok(password) => password,
-        Err(why) => return reject("password", why),
+        Err(error) => return reject("password", sentence(&error)),
     };
     let phc = app.password_hash(password).await;
     let phc = phc.map_err(|_| ErrorPage::BUSY)?;
@@ -198,20 +199,10 @@ async fn set_up(
     Ok(response)
 }
 
-fn check_password(typed: &str, user: &Username, product: &str) -> Result<Password, String> {
-    let password = Password::parse(typed).map_err(|unusable| match unusable {
-        Unusable::TooLong => "A password has at most 1024 bytes.".to_owned(),
-        Unusable::Nul => "A password must not contain a NUL character.".to_owned(),
-    })?;
-    password.check_new(user, product).map_err(|weak| {
-        match weak {
-            Weak::Short => "The password needs at least 15 characters.",
-            Weak::Name => "This password is little more than a name. Choose something unrelated.",
-            Weak::Common => {
-                "This password is easy to guess. Choose several unrelated words, or let a password manager make one."
-            }
-        }
-        .to_owned()
-    })?;
-    Ok(password)
+/// Turns the message of an error into a sentence.
+fn sentence(error: &impl ToString) -> String {
+    let message = error.to_string();
+    let mut rest = message.chars();
+    let first = rest.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(rest).chain(['.']).collect()
 }

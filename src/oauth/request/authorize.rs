@@ -81,6 +81,36 @@ pub struct Request {
     pub hinted: Option<UserId>,
 }
 
+/// What a user selected on the consent page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// A part of the requested scope that may be granted.
+    Grantable(Scope),
+    /// Nothing.
+    Empty,
+    /// `openid` is missing although it was requested (OIDC Core §3.1.2.1). The page always sends it.
+    WithoutOpenid,
+    /// A scope that was not requested.
+    Unrequested,
+}
+
+impl Request {
+    /// Evaluates the scopes that a user selected.
+    pub fn select(&self, selected: &[&str]) -> Selection {
+        if selected.iter().any(|token| !self.scope.contains(token)) {
+            return Selection::Unrequested;
+        }
+        let granted = self.scope.retain(|token| selected.contains(&token));
+        if granted.contains("openid") != self.scope.contains("openid") {
+            Selection::WithoutOpenid
+        } else if granted.is_empty() {
+            Selection::Empty
+        } else {
+            Selection::Grantable(granted)
+        }
+    }
+}
+
 /// `prompt`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prompt {
