@@ -13,6 +13,7 @@ use crate::id::ClientId;
 use crate::keys::Alg;
 use crate::keys::ring::check_offered;
 use crate::oauth::client::{Client, ClientSecret, check_id};
+use crate::oauth::redirect_uri::Localhost;
 use crate::oauth::request::scope::IDENTITY;
 use crate::oauth::resource::Resource;
 use crate::secret::Secret;
@@ -21,7 +22,7 @@ use crate::time::Timestamp;
 /// Rules of the server configuration for registrations.
 #[derive(Clone, Debug)]
 pub struct Rules {
-    issuer_is_loopback: bool,
+    localhost: Localhost,
     keys: Keys,
 }
 
@@ -32,7 +33,11 @@ impl Rules {
     /// [`ConfigError`]: the issuer is not set.
     pub fn of(config: &Config) -> Result<Self, ConfigError> {
         Ok(Self {
-            issuer_is_loopback: config.issuer()?.is_loopback(),
+            // A server for development: its issuer is on this machine.
+            localhost: match config.issuer()?.is_loopback() {
+                true => Localhost::Allowed,
+                false => Localhost::Forbidden,
+            },
             keys: config.keys.clone(),
         })
     }
@@ -42,7 +47,7 @@ impl Rules {
     /// # Errors
     /// The invalid fields.
     pub fn check(&self, client: &Client) -> Result<(), FieldErrors> {
-        let checked = client.check(self.issuer_is_loopback);
+        let checked = client.check(self.localhost);
         let mut errors = checked.err().unwrap_or_else(FieldErrors::none);
         for (field, alg) in [
             ("id_token_signed_response_alg", Some(client.id_token_alg)),

@@ -28,11 +28,11 @@ use crate::keys::rotation::state;
 use crate::keys::{KeyError, KeyView, ServerSecrets, Use};
 use crate::time::{Clock, Timestamp};
 
+pub use crate::keys::rotation::Rotation;
 pub use clocks::{ClockMonitor, ClockSample, Fault};
 pub use kek_file::write_kek;
 pub use lease::Reading;
 pub use metrics::{KeyMetrics, KeySetMetrics};
-pub use plan::Rotation;
 pub use rewrap::{RemainingSecrets, Rewrapped};
 pub use snapshot::Snapshot;
 pub use table::{KeyManagerError, KeyTable};

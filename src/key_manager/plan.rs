@@ -3,17 +3,8 @@
 use super::table::{KeyManagerError, KeyTable, TRIES};
 use super::write::{Act, KeyWrite};
 use crate::config::limits::JWKS_BYTES;
-use crate::keys::rotation::{Change, in_jwks, state};
+use crate::keys::rotation::{Change, Rotation, in_jwks, state};
 use crate::keys::{Generated, KeyError, KeySource, Ring, Use};
-
-/// When the next key of a ring starts to sign.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rotation {
-    /// As soon as every cache of the key document contains it.
-    Scheduled,
-    /// Now: verifiers with an older key document reject its tokens until they fetch a new one.
-    Immediate,
-}
 
 /// Bytes of the largest JWK: an RSA key of 4096 bits with all its members.
 const LARGEST_JWK: usize = 1_024;
@@ -94,5 +85,5 @@ fn forward(change: Change, rotation: Rotation) -> Change {
         true => change.add(),
         false => change,
     };
-    change.bring_forward(rotation == Rotation::Immediate)
+    change.bring_forward(rotation)
 }

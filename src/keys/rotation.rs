@@ -129,6 +129,15 @@ impl Schedule {
     }
 }
 
+/// When the next key of a ring starts to sign.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// As soon as every cache of the key document contains it.
+    Scheduled,
+    /// Now: verifiers with an older key document reject its tokens until they fetch a new one.
+    Immediate,
+}
+
 /// A planned change of one ring: its rows after the change, and the keys to be generated.
 #[derive(Clone, Debug)]
 pub struct Change {
@@ -199,13 +208,13 @@ impl Change {
         self.link()
     }
 
-    /// Activates the next key as soon as every cache contains it or, with `at_once`, now.
+    /// Activates the next key early.
     #[must_use]
-    pub fn bring_forward(mut self, at_once: bool) -> Self {
+    pub fn bring_forward(mut self, rotation: Rotation) -> Self {
         let (now, schedule) = (self.now, self.schedule);
-        let earliest = |key: &SigningKey| match at_once {
-            true => now.max(key.publish_at),
-            false => schedule
+        let earliest = |key: &SigningKey| match rotation {
+            Rotation::Immediate => now.max(key.publish_at),
+            Rotation::Scheduled => schedule
                 .known_everywhere(key.publish_at)
                 .max(now + KEY_CHANGE_SEEN),
         };

@@ -214,11 +214,12 @@ impl Client {
         std::iter::once(self.id_token_alg).chain(self.userinfo_alg)
     }
 
-    /// Checks a registration against RFC 7591 §2 and the policy.
+    /// Checks a registration against RFC 7591 §2 and the policy. `localhost` states whether every client may register
+    /// the host name `localhost`; otherwise only those with `allow_localhost_redirect` may.
     ///
     /// # Errors
     /// All invalid fields. [`rejected`] converts them to an error of the protocol.
-    pub fn check(&self, issuer_is_loopback: bool) -> Result<(), FieldErrors> {
+    pub fn check(&self, localhost: Localhost) -> Result<(), FieldErrors> {
         let mut errors = FieldErrors::none();
         let mut reject = |field, why: &str| errors.add(field, why);
         if let Err(why) = name::check(&self.name, CLIENT_NAME_CHARS) {
@@ -258,9 +259,9 @@ impl Client {
             let why = "the authorization_code grant needs a redirect URI";
             reject("redirect_uris", why);
         }
-        let localhost = match self.allow_localhost_redirect || issuer_is_loopback {
+        let localhost = match self.allow_localhost_redirect {
             true => Localhost::Allowed,
-            false => Localhost::Forbidden,
+            false => localhost,
         };
         let client_type = match self.is_confidential() {
             true => ClientType::Confidential,

@@ -54,13 +54,14 @@ pub fn resolve(
     requested: Option<&str>,
     presence: Presence,
 ) -> Result<Callback, Error> {
-    let uri = match (requested, registered, presence) {
-        (Some(uri), _, _) if is_registered(registered, uri) => uri,
-        (Some(_), _, _) => return Err(Error::invalid_request(Rejection::Mismatch)),
-        (None, [only], Presence::Optional) => only,
-        (None, _, _) => return Err(Error::invalid_request(Rejection::Missing)),
-    };
-    Ok(Callback::validated(uri.to_owned(), requested.is_some()))
+    match (requested, registered, presence) {
+        (Some(uri), _, _) if is_registered(registered, uri) => {
+            Ok(Callback::requested(uri.to_owned()))
+        }
+        (Some(_), _, _) => Err(Error::invalid_request(Rejection::Mismatch)),
+        (None, [only], Presence::Optional) => Ok(Callback::registered(only.clone())),
+        (None, _, _) => Err(Error::invalid_request(Rejection::Missing)),
+    }
 }
 
 /// Returns whether a redirect URI is registered.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use portcullis::oauth::client::{Client, rejected};
+use portcullis::oauth::redirect_uri::Localhost;
 
 use crate::expect::{consent_page, json_error, logged, page, redirected, summary};
 use crate::fixtures::server::{PASSWORD, confidential, public};
@@ -171,7 +172,7 @@ async fn a161_consent_grants_only_requested_and_ticked_scopes(stage: &Stage) {
 /// Returns the error of a registration: (event, code, status).
 fn registration(client: &Client) -> Result<(), (&'static str, &'static str, u16)> {
     client
-        .check(false)
+        .check(Localhost::Forbidden)
         .map_err(|errors| rejected(&errors))
         .map_err(|error| (error.detail.event, error.code.as_str(), error.code.status()))
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use portcullis::oauth::client::{Client, rejected};
-use portcullis::oauth::redirect_uri::{self, Presence};
+use portcullis::oauth::redirect_uri::{self, Localhost, Presence};
 
 use crate::expect::{
     WEB_CALLBACK, consent_page, json_error, logged, login_page, page400, redirected_with_code,
@@ -68,7 +68,7 @@ fn refuse(stage: &Stage, first: usize, uris: &[&str]) {
 /// Checks for 400 `invalid_redirect_uri` from the check that every registration passes through.
 fn refused(client: &Client) -> Result<(), String> {
     match client
-        .check(false)
+        .check(Localhost::Forbidden)
         .map_err(|errors| (rejected(&errors), errors))
     {
         Err((error, _))
@@ -141,7 +141,7 @@ async fn a056_non_ascii_redirect_hosts_are_rejected(stage: &Stage) {
     ];
     for (n, (registered, presented)) in pairs.into_iter().enumerate() {
         let client = confidential(&format!("client-{n}"), registered);
-        stage.check(n + 6, client.check(false).is_ok(), || {
+        stage.check(n + 6, client.check(Localhost::Forbidden).is_ok(), || {
             format!("{registered} was refused")
         });
         let client = stage.server.register(client).await;
@@ -295,7 +295,9 @@ async fn a064_redirect_uri_lookup_time_is_constant(stage: &Stage) {
     present(stage, &web, &alice, 1, &[sized(2_049)]).await;
     stage.check(
         1,
-        confidential("long", &sized(2_048)).check(false).is_ok(),
+        confidential("long", &sized(2_048))
+            .check(Localhost::Forbidden)
+            .is_ok(),
         || "2,048 bytes were refused".to_owned(),
     );
     stage.expect(1, refused(&confidential("long", &sized(2_049))));
@@ -304,7 +306,7 @@ async fn a064_redirect_uri_lookup_time_is_constant(stage: &Stage) {
     many.redirect_uris = (1..=20)
         .map(|n| format!("https://app.example/cb{n}"))
         .collect();
-    stage.check(2, many.check(false).is_ok(), || {
+    stage.check(2, many.check(Localhost::Forbidden).is_ok(), || {
         "20 were refused".to_owned()
     });
     let party = stage.server.register(many.clone()).await;
@@ -383,7 +385,7 @@ async fn a066_private_use_schemes_need_a_dot_and_pkce_binds_the_code(stage: &Sta
     let (first, second) = (public("first", &[uri]), public("second", &[uri]));
     stage.check(
         2,
-        first.check(false).is_ok() && second.check(false).is_ok(),
+        first.check(Localhost::Forbidden).is_ok() && second.check(Localhost::Forbidden).is_ok(),
         || "the scheme was refused".to_owned(),
     );
     stage.expect(2, refused(&confidential("third", uri)));

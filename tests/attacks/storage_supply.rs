@@ -18,6 +18,7 @@ use portcullis::id::{ClientId, UserId};
 use portcullis::key_manager::Act;
 use portcullis::oauth::client::GrantType;
 use portcullis::oauth::code::Code;
+use portcullis::oauth::redirect_uri::Localhost;
 use portcullis::secret::{Entropy, Hash, Secret};
 use portcullis::time::Timestamp;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -674,7 +675,9 @@ async fn a490_insecure_configuration_is_refused(stage: &Stage) {
     start_is_refused(stage, 4, &star, 78, "http.cors");
     let mut client = confidential("star", "https://app.example/cb");
     client.cors_origins = vec!["*".to_owned()];
-    stage.check(4, client.check(false).is_err(), || "accepted".to_owned());
+    stage.check(4, client.check(Localhost::Forbidden).is_err(), || {
+        "accepted".to_owned()
+    });
     let long = with("[tokens]\naccess = \"16m\"\n");
     start_is_refused(stage, 5, &long, 78, "tokens.access");
     std::fs::remove_dir_all(&folder).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use portcullis::config;
 use portcullis::config::limits::{CLOCK_SKEW, KEY_CHANGE_SEEN, LONGEST_SIGNED, PRIVATE_HALF_KEPT};
 use portcullis::keys::rotation::{
-    Change, Schedule, State, in_jwks, private_half_is_due, signer, state,
+    Change, Rotation, Schedule, State, in_jwks, private_half_is_due, signer, state,
 };
 use portcullis::keys::{Alg, SigningKey, Use};
 use portcullis::time::Timestamp;
@@ -134,7 +134,7 @@ impl Life {
         let now = self.now;
         match what {
             Happens::KeyManager => self.keep(),
-            Happens::Rotate => self.apply(self.change().bring_forward(false)),
+            Happens::Rotate => self.apply(self.change().bring_forward(Rotation::Scheduled)),
             Happens::RevokeSigner => {
                 let kid = self.signer().map(|key| key.kid.clone());
                 self.revoke(kid);

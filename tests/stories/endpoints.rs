@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use portcullis::oauth::client::GrantType;
+use portcullis::oauth::redirect_uri::Localhost;
 use portcullis_verifier::Need;
 
 use crate::fixtures::Answer;
@@ -248,7 +249,7 @@ async fn client_credentials_token_acts_for_the_client(#[case] db: Db) {
     let mut public = crate::fixtures::server::public("p", &["http://127.0.0.1/cb"]);
     public.grant_types.push(GrantType::ClientCredentials);
     assert!(
-        public.check(false).is_err(),
+        public.check(Localhost::Forbidden).is_err(),
         "a public client has no secret to act with"
     );
 }

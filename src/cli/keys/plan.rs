@@ -6,7 +6,7 @@ use super::super::Output;
 use super::{act, distance, instant, list, perform, table};
 use crate::config::{Config, HumanDuration, limits};
 use crate::key_manager::{Act, KeyManagerError};
-use crate::keys::rotation::{Change, Schedule, State, state};
+use crate::keys::rotation::{Change, Rotation, Schedule, State, state};
 use crate::keys::{Ring, SigningKey};
 use crate::time::Timestamp;
 
@@ -38,7 +38,7 @@ pub fn run(arguments: &Arguments, config: &Config, format: Output) -> anyhow::Re
         for ring in table.rings() {
             let asked = |change: Change| match &arguments.if_revoke {
                 Some(kid) if only == Some(*ring) => change.revoke(kid, "plan"),
-                None if arguments.if_rotate => change.bring_forward(false),
+                None if arguments.if_rotate => change.bring_forward(Rotation::Scheduled),
                 _ if change.lacks_standby() => change.add(),
                 _ => change,
             };

@@ -37,10 +37,19 @@ pub enum Delivery {
 }
 
 impl Callback {
-    pub(in crate::oauth) fn validated(uri: String, sent: bool) -> Self {
+    /// Creates the callback of a redirect URI that the request contained.
+    pub(in crate::oauth) fn requested(uri: String) -> Self {
+        Self {
+            sent: true,
+            ..Self::registered(uri)
+        }
+    }
+
+    /// Creates the callback of the only registered redirect URI, for a request without one.
+    pub(in crate::oauth) fn registered(uri: String) -> Self {
         Self {
             uri,
-            sent,
+            sent: false,
             mode: ResponseMode::Query,
             state: None,
         }
@@ -103,7 +112,7 @@ mod tests {
 
     #[test]
     fn response_keeps_registered_query_and_exact_state() {
-        let callback = Callback::validated("https://app.example/cb?a=1".into(), true)
+        let callback = Callback::requested("https://app.example/cb?a=1".into())
             .with(Some("x y&=%\"<+".into()), ResponseMode::Query);
         let Delivery::Redirect(to) = callback.answer(&Secret::from_text("c"), "https://op.example")
         else {

@@ -228,7 +228,7 @@ mod tests {
             ..Client::new("shop".into(), NOW)
         };
         Request {
-            callback: Callback::validated("https://app.example/cb".to_owned(), true),
+            callback: Callback::requested("https://app.example/cb".to_owned()),
             scope: Scope::parse("openid a").unwrap(),
             resources: Vec::new(),
             nonce: None,
