@@ -15,6 +15,7 @@ pub const ROWS: &[Row] = &[
     row!(a369_logout_client_id_must_match_the_hint),
     row!(a370_logout_state_is_percent_encoded),
     row!(a511_logout_without_hint_asks_for_confirmation),
+    row!(a534_logout_hint_ends_its_session_without_a_cookie),
 ];
 
 /// The post-logout redirect URI of every client of these rows.
@@ -349,5 +350,94 @@ async fn a511_logout_without_hint_asks_for_confirmation(stage: &Stage) {
     stage.expect(9, logged(&answer, "logout.rejected", "dup_param"));
     stage.check(10, is_active(&alice, &web).await, || {
         "the session has ended".to_owned()
+    });
+}
+
+/// Sends a form as the back end of a client does: without cookies and without the headers of a browser.
+async fn back_end_posts(web: &TestClient, base: &str, fields: &[(&str, &str)]) -> Answer {
+    web.at(base)
+        .posts_raw("/oauth2/end_session", &[], fields)
+        .await
+}
+
+async fn a534_logout_hint_ends_its_session_without_a_cookie(stage: &Stage) {
+    let web = stage.server.shop().await;
+    let other = other_client(stage).await;
+    let events = |name: &str| {
+        stage.server.count(&format!(
+            "SELECT count(*) AS n FROM audit_events WHERE name = '{name}' AND actor = 'client:{}'",
+            web.id()
+        ))
+    };
+    // 1. Without a cookie: the session of the hint and its refresh tokens end.
+    let mut alice = stage.server.browser();
+    let back = alice.signs_in(&web, "alice").await;
+    let tokens = web.redeems(&back.callback("code").unwrap()).await.ok();
+    let hint = tokens.0["id_token"].as_str().unwrap();
+    let fields = [
+        ("id_token_hint", hint),
+        ("post_logout_redirect_uri", BYE),
+        ("state", "s"),
+    ];
+    let answer = back_end_posts(&web, &stage.node(1).base, &fields).await;
+    let to = format!("{BYE}?state=s");
+    stage.check(1, answer.location() == Some(to.as_str()), || {
+        summary(&answer)
+    });
+    stage.expect(1, logged(&answer, "session.ended", "hint"));
+    stage.check(1, !is_active(&alice, &web).await, || "signed in".to_owned());
+    let refresh = web.refreshes(tokens.refresh(), &[]).await;
+    stage.check(1, refresh.status == 400, || summary(&refresh));
+    stage.check(1, events("session.ended") == 1, || "no event".to_owned());
+    // A GET without an address to return to, as oauth2-proxy sends it.
+    let (carol, hint) = signed_in(stage, &web, "bob").await;
+    let url = url(&[("id_token_hint", &hint)]);
+    let answer = stage.server.browser().get(&url).await;
+    stage.check(1, answer.body.contains("You are logged out"), || {
+        summary(&answer)
+    });
+    stage.check(1, !is_active(&carol, &web).await, || "signed in".to_owned());
+    // 2. The cookie of another user's session: the user is asked, and neither session has ended.
+    let (alice, hint) = signed_in(stage, &web, "alice").await;
+    let (bob, _) = signed_in(stage, &web, "bob").await;
+    let fields = [
+        ("id_token_hint", hint.as_str()),
+        ("post_logout_redirect_uri", BYE),
+    ];
+    let page = bob.clone().post("/oauth2/end_session", &fields).await;
+    stage.expect(2, confirmation_page(&page));
+    for browser in [&alice, &bob] {
+        stage.check(2, is_active(browser, &web).await, || "not asked".to_owned());
+    }
+    // 3. A hint of another client than `client_id`.
+    let wrong = [
+        ("id_token_hint", hint.as_str()),
+        ("client_id", other.id()),
+        ("post_logout_redirect_uri", BYE),
+    ];
+    let answer = back_end_posts(&web, &stage.node(2).base, &wrong).await;
+    stage.expect(3, page400(&answer));
+    stage.check(3, is_active(&alice, &web).await, || "ended".to_owned());
+    // A hint with an invalid signature: the response does not claim a logout, and does not lead to the client.
+    let broken = format!("{}AAAA", &hint[..hint.len() - 4]);
+    let forged = [
+        ("id_token_hint", broken.as_str()),
+        ("client_id", web.id()),
+        ("post_logout_redirect_uri", BYE),
+    ];
+    let answer = back_end_posts(&web, &stage.node(2).base, &forged).await;
+    stage.expect(3, does_not_redirect(&answer));
+    let said = answer.body.contains("You are not signed in");
+    stage.check(3, said, || answer.body.clone());
+    stage.check(3, is_active(&alice, &web).await, || "ended".to_owned());
+    // 4. A hint whose session ended before.
+    let answer = back_end_posts(&web, &stage.node(1).base, &fields).await;
+    stage.check(4, answer.location() == Some(BYE), || summary(&answer));
+    let ended = events("session.ended");
+    let answer = back_end_posts(&web, &stage.node(2).base, &fields).await;
+    stage.check(4, answer.location() == Some(BYE), || summary(&answer));
+    stage.check(4, events("session.ended") == ended, || "twice".to_owned());
+    stage.check(4, is_active(&bob, &web).await, || {
+        "bob has ended".to_owned()
     });
 }

@@ -8,13 +8,15 @@ use askama::Template;
 use crate::accounts::session::Login;
 use crate::admin::{self, AdminError, Context, sessions};
 use crate::app::App;
-use crate::audit::Actor;
+use crate::audit::{Actor, RevocationReason};
 use crate::http::assets::{Assets, Frame};
 use crate::http::error::{self, ErrorPage, HandlerError};
 use crate::http::extract::{self, CookieKind};
 use crate::http::response::{PagePolicy, add_cookie, continue_to, page, see_other};
+use crate::http::server::access_log;
 use crate::http::ui::form;
 use crate::http::ui::session::SignedInUser;
+use crate::id::{ClientId, Sid};
 use crate::oauth::Detail;
 use crate::oauth::client::Client;
 use crate::oauth::issue::id_token::Hint;
@@ -35,6 +37,8 @@ struct LogoutPage<'a> {
 #[template(path = "signed_out.html")]
 struct SignedOut<'a> {
     frame: &'a Frame,
+    /// Whether this request ended a session. Otherwise there was none.
+    ended: bool,
 }
 
 /// Longest request that is repeated by GET, whose URL is limited to 8 KiB.
@@ -44,7 +48,7 @@ const QUERY_BYTES: usize = 7 * 1024;
 pub(in crate::http) const PURPOSE: &str = "logout";
 
 /// Handles `GET`: logs out at once if the ID token hint belongs to this session, and asks the user otherwise. Without a
-/// session there is nothing to confirm.
+/// session of the browser there is nothing to confirm, and the session that the hint names ends.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
     let Ok(params) = extract::query(&request) else {
         return error::error_page(&request, &assets, ErrorPage::TOO_MANY_FIELDS);
@@ -96,12 +100,18 @@ async fn log_out(
         None => Ok(None),
     });
     let (user, client) = loaded.await?;
-    let to = logout
-        .destination(client.as_ref())
-        .unwrap_or_else(|refused| {
+    if let Some(client) = &client {
+        access_log::name_client(request, &client.id);
+    }
+    let to = match logout.destination(client.as_ref()) {
+        // §4: a request with an invalid hint does not lead back to the client, which would take it for a logout.
+        Ok(_) if logout.id_token_hint.is_some() && hint.is_none() => None,
+        Ok(to) => to,
+        Err(refused) => {
             error::log(request, refused, None);
             None
-        });
+        }
+    };
     let is_confirmed = params.has("csrf");
     let by_form = request.method() == Method::POST;
     if user.is_none() && by_form && !is_confirmed && !extract::is_same_origin(request, app) {
@@ -114,11 +124,24 @@ async fn log_out(
             return Ok(see_other(&format!("/oauth2/end_session?{query}")));
         }
     }
+    let answer = Answer {
+        to,
+        by_form: by_form && is_browser(request),
+    };
+    // 2. Without a session of the browser, a back end may have sent the request. The hint, which this server
+    //    signed, says which session it means.
     let Some(user) = user else {
         extract::log_unknown_session(request, app);
-        return Ok(done(app, assets, to.as_deref(), by_form));
+        let ended = match hint {
+            Some(hint) => end_hinted(app, hint).await?,
+            None => false,
+        };
+        if ended {
+            error::note(request, "session.ended", "hint");
+        }
+        return Ok(answer.respond(request, app, assets, ended));
     };
-    // 2. A hint of this session, or the user's confirmation. Otherwise the user is asked.
+    // 3. A hint of this session, or the user's confirmation. Otherwise the user is asked.
     let is_hinted = hint
         .as_ref()
         .is_some_and(|hint| hint.sid.as_deref() == Some(user.sid()));
@@ -133,10 +156,10 @@ async fn log_out(
         };
         return Ok(question.ask(app, assets));
     }
-    // 3. The session ends, and with it its grants.
+    // 4. The session ends, and with it its grants.
     end(app, user.session.login).await?;
     error::note(request, "session.ended", "logout");
-    Ok(done(app, assets, to.as_deref(), by_form))
+    Ok(answer.respond(request, app, assets, true))
 }
 
 /// Returns the error page of an invalid logout request. The session remains active.
@@ -177,23 +200,76 @@ async fn end(app: &App, login: Login) -> Result<(), HandlerError> {
     }
 }
 
-fn done(app: &App, assets: &Assets, to: Option<&str>, by_form: bool) -> HttpResponse {
-    let mut response = match to {
-        Some(to) if by_form => continue_to(to, assets),
-        Some(to) => see_other(to),
-        None => page(
-            StatusCode::OK,
-            &SignedOut {
-                frame: &assets.frame,
-            },
-            &PagePolicy::default(),
-        ),
+/// Ends the session that a hint names, at the request of the client that the hint was issued to. Returns `false` if
+/// there is no such session, or it ended before.
+async fn end_hinted(app: &App, hint: Hint) -> Result<bool, HandlerError> {
+    let Hint {
+        user_id,
+        client_id,
+        sid: Some(sid),
+    } = hint
+    else {
+        return Ok(false);
     };
-    let headers = response.headers_mut();
-    headers.insert(
-        actix_web::http::header::HeaderName::from_static("clear-site-data"),
-        actix_web::http::header::HeaderValue::from_static("\"cache\",\"storage\""),
-    );
-    add_cookie(&mut response, &CookieKind::Session.forget(app));
-    response
+    let (sid, client_id) = (Sid::from(sid), ClientId::from(client_id));
+    let now = app.clock.now();
+    let ctx = Context::new(Actor::Client(client_id), app.entropy.clone(), now)
+        .with_reason(RevocationReason::Logout.as_str());
+    let ended = admin::execute(&app.store, ctx, move |tx, ctx| {
+        sessions::end(tx, ctx, &user_id, &sid)
+    });
+    match ended.await {
+        Ok(()) => Ok(true),
+        Err(AdminError::Unchanged(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Returns whether a browser sent the form. Browsers name its origin, back ends do not.
+fn is_browser(request: &HttpRequest) -> bool {
+    let headers = request.headers();
+    headers.contains_key("origin") || headers.contains_key("sec-fetch-site")
+}
+
+/// The response after a logout.
+struct Answer {
+    /// Where the browser goes.
+    to: Option<String>,
+    /// Whether a browser sent a form, whose response does not redirect.
+    by_form: bool,
+}
+
+impl Answer {
+    /// `ended`: whether a session ended. Otherwise there was none, and the page says so.
+    fn respond(
+        &self,
+        request: &HttpRequest,
+        app: &App,
+        assets: &Assets,
+        ended: bool,
+    ) -> HttpResponse {
+        let mut response = match self.to.as_deref() {
+            Some(to) if self.by_form => continue_to(to, assets),
+            Some(to) => see_other(to),
+            None => page(
+                StatusCode::OK,
+                &SignedOut {
+                    frame: &assets.frame,
+                    ended,
+                },
+                &PagePolicy::default(),
+            ),
+        };
+        let headers = response.headers_mut();
+        headers.insert(
+            actix_web::http::header::HeaderName::from_static("clear-site-data"),
+            actix_web::http::header::HeaderValue::from_static("\"cache\",\"storage\""),
+        );
+        // A cookie that was not sent may belong to a session that has not ended: browsers send none with the form of
+        // another site.
+        if CookieKind::Session.is_sent(request, app) {
+            add_cookie(&mut response, &CookieKind::Session.forget(app));
+        }
+        response
+    }
 }
