@@ -1,5 +1,7 @@
 //! The table `clients`.
 
+use std::collections::HashSet;
+
 use diesel::{
     BoolExpressionMethods, ExpressionMethods, JoinOnDsl, NullableExpressionMethods,
     OptionalExtension, QueryDsl, RunQueryDsl,
@@ -52,10 +54,18 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn find_registration(&mut self, id: &ClientId) -> Result<Option<Registration>, Error> {
-        let Some(client) = self.find_client(id)? else {
-            return Ok(None);
-        };
-        Ok(Some(Registration {
+        let client = self.find_client(id)?;
+        client
+            .map(|client| self.registration_of(client))
+            .transpose()
+    }
+
+    /// Returns a client with everything that its token requests need.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn registration_of(&mut self, client: Client) -> Result<Registration, Error> {
+        Ok(Registration {
             max_age: self
                 .find_resources(&client.serves)?
                 .iter()
@@ -65,7 +75,7 @@ impl Transaction<'_> {
             resources: self.find_resources(&client.resources)?,
             feed_epoch: self.feed_epoch()?,
             client,
-        }))
+        })
     }
 
     /// Returns all clients that were not deleted, by name, without their secrets. Disabled ones are
@@ -271,20 +281,20 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    /// Returns whether an enabled client has registered the origin for cross-origin calls.
+    /// Returns the origins that enabled clients have registered for cross-origin calls.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn is_cors_origin(&mut self, origin: &str) -> Result<bool, Error> {
+    pub fn list_cors_origins(&mut self) -> Result<HashSet<String>, Error> {
         let lists: Vec<String> = t::table
             .filter(t::disabled_at.is_null())
             .filter(t::cors_origins.ne("[]"))
             .select(t::cors_origins)
             .load(self.connection)?;
-        Ok(lists.iter().any(|text| {
-            serde_json::from_str::<Vec<String>>(text)
-                .is_ok_and(|known| known.iter().any(|o| o == origin))
-        }))
+        let parsed = lists
+            .iter()
+            .filter_map(|text| serde_json::from_str::<Vec<String>>(text).ok());
+        Ok(parsed.flatten().collect())
     }
 
     /// Returns whether the id was ever assigned.

@@ -46,7 +46,7 @@ pub(in crate::http) fn published_keys(request: &HttpRequest, app: &App, use_: Us
     public_json(request, &published.bytes, &published.etag, KEY_CACHING)
 }
 
-/// Responds with public JSON and a strong entity tag, readable by every origin.
+/// Responds with public JSON and a strong entity tag.
 pub(in crate::http) fn public_json(
     request: &HttpRequest,
     bytes: &Bytes,
@@ -69,7 +69,6 @@ pub(in crate::http) fn public_json(
     response
         .insert_header((header::ETAG, etag))
         .insert_header((header::CACHE_CONTROL, caching))
-        .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
         .insert_header(("Cross-Origin-Resource-Policy", "cross-origin"));
     if is_current {
         return response.finish();

@@ -16,6 +16,7 @@ mod ui;
 
 use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{guard, middleware};
 
@@ -26,7 +27,8 @@ pub use server::rate_limit::Limits;
 pub use server::tls::{expiry_of, inspect as inspect_certificate};
 
 use management::{health, metrics};
-use oauth::{authorize, cors, discovery, introspect, revoke, token, userinfo};
+use oauth::{authorize, discovery, introspect, revoke, token, userinfo};
+use server::cors;
 use ui::{account, assets as asset, consent, login, logout, setup};
 
 /// Adds the routes of the public listener: protocol and pages.
@@ -43,13 +45,14 @@ pub fn public(config: &mut ServiceConfig) {
             &["POST"],
             web::resource("/oauth2/token")
                 .route(web::post().to(token::post))
-                .route(web::method(actix_web::http::Method::OPTIONS).to(cors::preflight)),
+                .route(web::method(Method::OPTIONS).to(cors::preflight)),
         ))
         .service(only(
             &["GET"],
             web::resource(["/oauth2/jwks", "/.well-known/jwks.json"])
                 .route(web::get().to(discovery::jwks))
-                .route(web::head().to(discovery::jwks)),
+                .route(web::head().to(discovery::jwks))
+                .route(web::method(Method::OPTIONS).to(cors::preflight)),
         ))
         .service(only(
             &["GET"],
@@ -58,13 +61,14 @@ pub fn public(config: &mut ServiceConfig) {
                 "/.well-known/oauth-authorization-server",
             ])
             .route(web::get().to(discovery::metadata))
-            .route(web::head().to(discovery::metadata)),
+            .route(web::head().to(discovery::metadata))
+            .route(web::method(Method::OPTIONS).to(cors::preflight)),
         ))
         .service(only(
             &["POST"],
             web::resource("/oauth2/revoke")
                 .route(web::post().to(revoke::post))
-                .route(web::method(actix_web::http::Method::OPTIONS).to(cors::preflight)),
+                .route(web::method(Method::OPTIONS).to(cors::preflight)),
         ))
         .service(only(
             &["POST"],
@@ -75,7 +79,7 @@ pub fn public(config: &mut ServiceConfig) {
             web::resource("/oauth2/userinfo")
                 .route(web::get().to(userinfo::get))
                 .route(web::post().to(userinfo::post))
-                .route(web::method(actix_web::http::Method::OPTIONS).to(cors::preflight)),
+                .route(web::method(Method::OPTIONS).to(cors::preflight)),
         ))
         .service(pages(
             &["GET", "POST"],
@@ -87,7 +91,8 @@ pub fn public(config: &mut ServiceConfig) {
             &["GET"],
             web::resource("/revocations/jwks")
                 .route(web::get().to(feed::jwks))
-                .route(web::head().to(feed::jwks)),
+                .route(web::head().to(feed::jwks))
+                .route(web::method(Method::OPTIONS).to(cors::preflight)),
         ))
         .service(without_timeout(
             &["GET"],

@@ -9,6 +9,7 @@ mod authorities;
 mod client_secrets;
 mod code_flow;
 mod consent;
+mod cors;
 mod endpoints;
 mod enumeration;
 mod feed;

@@ -2,7 +2,6 @@
 
 pub(in crate::http) mod authorize;
 pub(in crate::http) mod client_auth;
-pub(in crate::http) mod cors;
 pub(in crate::http) mod discovery;
 pub(in crate::http) mod introspect;
 mod restored;

@@ -7,19 +7,17 @@ use crate::app::App;
 use crate::http::api::HandlerError;
 use crate::http::error;
 use crate::http::oauth::client_auth::authenticate_form;
-use crate::http::oauth::{cors, restored};
+use crate::http::oauth::restored;
 use crate::oauth::revocation::{self, RevocationRequest};
 
 /// Handles `POST /oauth2/revoke`. Responds with 200 and an empty body after the commit.
 pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpResponse {
-    let mut response = match revoke(&request, &app, body).await {
+    match revoke(&request, &app, body).await {
         Ok(()) => HttpResponse::Ok()
             .insert_header(("Cache-Control", "no-store"))
             .finish(),
         Err(error) => error.respond(&request),
-    };
-    cors::allow(&request, &app, &mut response).await;
-    response
+    }
 }
 
 async fn revoke(request: &HttpRequest, app: &App, body: Payload) -> Result<(), HandlerError> {

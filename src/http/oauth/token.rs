@@ -7,7 +7,7 @@ use crate::app::App;
 use crate::http::api::HandlerError;
 use crate::http::error;
 use crate::http::oauth::client_auth::{authenticate_form, storage_error};
-use crate::http::oauth::{cors, restored};
+use crate::http::oauth::restored;
 use crate::http::server::rate_limit;
 use crate::id::GrantId;
 use crate::metrics::TOKENS_ISSUED;
@@ -20,14 +20,12 @@ use crate::time::Timestamp;
 
 /// Handles `POST /oauth2/token`.
 pub async fn post(request: HttpRequest, app: Data<App>, body: Payload) -> HttpResponse {
-    let mut response = match answer(&request, &app, body).await {
+    match answer(&request, &app, body).await {
         Ok(tokens) => HttpResponse::Ok()
             .insert_header(("Cache-Control", "no-store"))
             .json(tokens),
         Err(error) => error.respond(&request),
-    };
-    cors::allow(&request, &app, &mut response).await;
-    response
+    }
 }
 
 async fn answer(

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::app::App;
 use crate::http::error;
 use crate::http::extract::{self, FormError};
-use crate::http::oauth::{cors, restored};
+use crate::http::oauth::restored;
 use crate::id::{ClientId, GrantId, UserId};
 use crate::oauth::request::scope::Scope;
 use crate::oauth::{Detail, Error, introspection, userinfo};
@@ -53,7 +53,7 @@ async fn respond(
         Err(rejected) => Err(UserInfoError::Rejected(rejected)),
         Ok(token) => serve_userinfo(app, token).await,
     };
-    let mut response = match result {
+    match result {
         Ok(UserInfo::Plain(claims)) => HttpResponse::Ok()
             .insert_header(("Cache-Control", "no-store"))
             .json(claims),
@@ -63,9 +63,7 @@ async fn respond(
             .body(jwt),
         Err(UserInfoError::Error(error)) => error::json(request, &error),
         Err(UserInfoError::Rejected(rejected)) => reject(request, &rejected),
-    };
-    cors::allow(request, app, &mut response).await;
-    response
+    }
 }
 
 /// A successful response (OIDC Core §5.3.2).

@@ -26,6 +26,7 @@ use crate::http::assets::Assets;
 use crate::http::error::{self, ErrorPage};
 use crate::http::server::access_log::{self, RequestId};
 use crate::http::server::client_address::{self, BadForwarded, ClientAddress};
+use crate::http::server::cors::Readers;
 use crate::http::server::rate_limit::{self, Class, Limits};
 use crate::http::server::timed_stream::{ActiveRequest, ConnectionState};
 use crate::keys::KeyError;
@@ -85,8 +86,11 @@ pub async fn guard(
             _active: active,
         })
     });
-    let http = response.request().clone();
+    let (http, status) = (response.request().clone(), response.status());
     let headers = response.headers_mut();
+    if let Some(readers) = Readers::of(http.path()) {
+        readers.describe(&http, &app, status, headers).await;
+    }
     rate_limit::describe(&http, headers);
     for (name, value) in FIXED {
         let name = HeaderName::from_static(name);
@@ -302,7 +306,8 @@ fn reject_malformed(request: &ServiceRequest, app: &App, assets: &Assets) -> Opt
 /// revocation does more good than harm.
 async fn reject_unready(request: &HttpRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
     let class = Class::of(request.path())?;
-    if matches!(class, Class::Metadata | Class::Feed) {
+    // A preflight changes nothing. Were it refused, a script could not read the refusal of the request that follows.
+    if matches!(class, Class::Metadata | Class::Feed) || request.method() == Method::OPTIONS {
         return None;
     }
     let error = app.may_change_state().await.err()?;

@@ -4,6 +4,7 @@ pub(in crate::http) mod accept;
 pub(in crate::http) mod access_log;
 pub(in crate::http) mod client_address;
 pub(in crate::http) mod connections;
+pub(in crate::http) mod cors;
 pub(in crate::http) mod listeners;
 pub(in crate::http) mod middleware;
 pub(in crate::http) mod rate_limit;
