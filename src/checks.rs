@@ -17,11 +17,6 @@ pub enum StartError {
     Unavailable(String),
 }
 
-/// Returns whether a start of the server migrates an older schema.
-pub fn migrates_itself(config: &Config, store: &Store) -> bool {
-    config.database.auto_migrate.unwrap_or(store.is_sqlite())
-}
-
 /// Fails unless the schema of the database is the one of this binary. Migrates an older one where the
 /// configuration allows that.
 ///
@@ -30,7 +25,7 @@ pub fn migrates_itself(config: &Config, store: &Store) -> bool {
 pub fn schema(config: &Config, store: &Store) -> Result<(), StartError> {
     match store.schema()? {
         Schema::Current => Ok(()),
-        Schema::Older(_) if migrates_itself(config, store) => {
+        Schema::Older(_) if config.migrates_itself() => {
             store.migrate()?;
             Ok(())
         }

@@ -16,6 +16,7 @@ mod keys;
 mod migrate;
 mod propagation;
 mod recover;
+mod request;
 mod resource;
 mod restore;
 mod revoke;
@@ -212,15 +213,33 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Verb::Healthcheck(arguments) => healthcheck::run(&arguments, &load(&overrides)?),
         Verb::Audit(arguments) => audit::run(&arguments, &load(&overrides)?),
         Verb::Apply(arguments) => apply::run(&arguments, &load(&overrides)?),
-        Verb::Config(arguments) => config::run(&arguments, &overrides),
+        Verb::Config(arguments) => {
+            load(&overrides)?;
+            config::run(&arguments, &overrides)
+        }
         Verb::Doctor(arguments) => doctor::run(&arguments, &overrides),
     }
 }
 
 fn load(overrides: &Overrides) -> anyhow::Result<Config> {
-    let config = configuration::load(overrides, configuration::environment()?)?;
+    let environment = configuration::environment()?;
+    let config = configuration::load(overrides, environment.clone())?;
     log::start(&config.log, command::clock());
+    warn_of_ignored(&environment);
     Ok(config)
+}
+
+/// Warns of variables that look like settings and are not read.
+fn warn_of_ignored(environment: &[(String, String)]) {
+    for ignored in configuration::ignored_variables(environment) {
+        tracing::warn!(
+            event = "config.ignored",
+            reason = "spelling",
+            variable = ignored.name,
+            "this variable is not read; did you mean {}?",
+            ignored.expected
+        );
+    }
 }
 
 /// Opens the database of a command. An embedded database must exist: otherwise a command that is run in the wrong

@@ -18,7 +18,7 @@ use crate::config::{self, Config, Overrides};
 use crate::http::{BindError, Listeners};
 use crate::secret::Entropy;
 use crate::time::Clock;
-use crate::{log, metrics, telemetry};
+use crate::{metrics, telemetry};
 
 pub use stop::{Background, run_until_stopped};
 
@@ -46,8 +46,8 @@ pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()
             .clone()
             .map(|value| ("listen.public", value)),
     );
-    let config = config::load(&overrides, config::environment()?)?;
-    log::start(&config.log, Clock::System);
+    let config = super::load(&overrides)?;
+    log_settings(&overrides)?;
     metrics::begin();
     if let Err(why) = telemetry::start(&config.telemetry) {
         tracing::warn!(
@@ -60,6 +60,28 @@ pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()
     let outcome = actix_web::rt::System::new().block_on(serve(config, overrides));
     telemetry::flush();
     outcome
+}
+
+/// Logs the issuer, the database and every value that is not a default, with its source.
+fn log_settings(overrides: &Overrides) -> anyhow::Result<()> {
+    let settings = config::settings(overrides, config::environment()?)?;
+    let is_logged = |setting: &config::Setting| {
+        setting.is_set() || ["issuer", "database.url"].contains(&setting.key.as_str())
+    };
+    for setting in settings.into_iter().filter(is_logged) {
+        let value = match &setting.value {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        tracing::info!(
+            event = "config.value",
+            reason = "start",
+            key = setting.key,
+            value,
+            source = setting.source
+        );
+    }
+    Ok(())
 }
 
 async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
@@ -178,11 +200,19 @@ pub fn bind(app: &Data<App>) -> anyhow::Result<Listeners> {
     let listen = &app.config.listen;
     Listeners::bind(app, &listen.public, &listen.management).map_err(|error| {
         let (code, message) = match &error {
-            BindError::Address(address, io) if io.kind() == std::io::ErrorKind::AddrInUse => (
-                1,
-                format!("cannot listen on {address}: another program is listening there"),
-            ),
-            BindError::Address(..) => (1, error.to_string()),
+            BindError::Address(address, io) => {
+                let why = match io.kind() {
+                    std::io::ErrorKind::AddrInUse => {
+                        "another program is listening there".to_owned()
+                    }
+                    _ => io.to_string(),
+                };
+                let advice = match *address == listen.management {
+                    true => "set another address with `listen.management`",
+                    false => "choose another address with `--listen`, `listen.public` or PORT",
+                };
+                (1, format!("cannot listen on {address}: {why}; {advice}"))
+            }
             BindError::Tls(_) => (78, error.to_string()),
         };
         Exit { code, message }.into()

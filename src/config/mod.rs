@@ -40,7 +40,7 @@ pub use network::{Network, is_in};
 pub(crate) use secret_file::read_secret_file;
 pub use settings::{Setting, settings};
 pub use shutdown::Shutdown;
-pub use source::{Overrides, environment, exposed_file, load};
+pub use source::{IgnoredVariable, Overrides, environment, exposed_file, ignored_variables, load};
 pub use telemetry::Telemetry;
 pub use tokens::Tokens;
 
@@ -144,6 +144,21 @@ impl Config {
             Some(url) => self.database.secured(url.clone()),
             None => format!("sqlite:{}", self.data_dir.0.join("portcullis.db").display()),
         }
+    }
+
+    /// Returns whether a start of the server migrates an older schema: as configured, or on SQLite only.
+    pub fn migrates_itself(&self) -> bool {
+        let sqlite = || self.database_url().starts_with("sqlite:");
+        self.database.auto_migrate.unwrap_or_else(sqlite)
+    }
+
+    /// Returns this configuration with the values that a server derives for keys that are not set.
+    fn effective(mut self) -> Result<Self, ConfigError> {
+        self.issuer = Some(self.issuer()?.as_str().to_owned());
+        self.database.auto_migrate = Some(self.migrates_itself());
+        self.database.url = Some(self.database_url());
+        self.login.hash_threads = Some(self.login.hash_threads());
+        Ok(self)
     }
 
     /// Checks all sections, and the combinations of keys.

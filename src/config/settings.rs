@@ -1,7 +1,7 @@
 //! The configuration key by key, with the source of each value.
 
 use super::source::{flatten, has_password, read};
-use super::{ConfigError, Overrides};
+use super::{Config, ConfigError, Overrides};
 
 /// One key with its value and its source.
 #[derive(Clone, Debug)]
@@ -10,19 +10,22 @@ pub struct Setting {
     pub key: String,
     /// The effective value. Secrets are hidden.
     pub value: serde_json::Value,
-    /// A file, a variable, the command line, or `default`.
+    /// A file, a variable, the command line, `default`, or `derived` from other settings or the machine.
     pub source: String,
 }
 
 impl Setting {
-    /// Returns whether the value differs from the default source.
+    /// Returns whether a file, a variable or the command line sets the value.
     pub fn is_set(&self) -> bool {
-        self.source != DEFAULT
+        self.source != DEFAULT && self.source != DERIVED
     }
 }
 
 /// Source of a value that is not set anywhere.
 const DEFAULT: &str = "default";
+
+/// Source of a value that is not set anywhere, and that the server computes.
+const DERIVED: &str = "derived";
 
 /// Reads the configuration key by key, with the source of each value.
 ///
@@ -33,11 +36,19 @@ pub fn settings(
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Vec<Setting>, ConfigError> {
     let (config, origins) = read(overrides, environment)?;
-    let all = serde_json::to_value(&config)
-        .map_err(|error| ConfigError(format!("configuration: {error}")))?;
+    let json = |config: &Config| {
+        serde_json::to_value(config).map_err(|error| ConfigError(format!("configuration: {error}")))
+    };
+    let configured = json(&config)?;
+    let effective = json(&config.effective()?)?;
     let mut settings = Vec::new();
-    flatten(&all, "", &mut |key, value| {
-        let source = origins.get(key).map_or(DEFAULT, String::as_str);
+    flatten(&effective, "", &mut |key, value| {
+        let pointer = format!("/{}", key.replace('.', "/"));
+        let unset = match configured.pointer(&pointer) == Some(value) {
+            true => DEFAULT,
+            false => DERIVED,
+        };
+        let source = origins.get(key).map_or(unset, String::as_str);
         settings.push(Setting {
             key: key.to_owned(),
             value: redacted(key, value),

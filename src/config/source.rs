@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsString;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use ::config::{Environment, File, FileFormat, Source, Value, ValueKind};
@@ -97,8 +98,12 @@ pub(super) fn read(
     let mut builder = ::config::Config::builder();
     let mut origins = Origins::new();
     for path in files(overrides) {
-        let file = File::from(path.as_path()).format(FileFormat::Toml);
         let name = format!("file {}", path.display());
+        let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => ConfigError(format!("configuration {name}: does not exist")),
+            _ => ConfigError(format!("configuration {name}: {error}")),
+        })?;
+        let file = File::from_str(&text, FileFormat::Toml);
         let given = keys_set_by(&file, &name, &known)?;
         builder = builder.add_source(file);
         origins.extend(given.into_iter().map(|key| (key, name.clone())));
@@ -117,8 +122,8 @@ pub(super) fn read(
     // Aliases are overrides, so the prefixed names are set as overrides after them.
     let ours = prefixed(&environment);
     for key in keys_set_by(&ours, "environment", &known)? {
-        let variable = key.to_uppercase().replace('.', "__");
-        origins.insert(key, format!("environment PORTCULLIS__{variable}"));
+        let source = format!("environment {}", variable_of(&key));
+        origins.insert(key, source);
     }
     for (key, value) in ours.collect().map_err(refused)? {
         builder = builder.set_override(key, value).map_err(refused)?;
@@ -134,6 +139,45 @@ pub(super) fn read(
     read_url_file(&mut config, &mut origins)?;
     config.check()?;
     Ok((config, origins))
+}
+
+/// A variable that looks like a setting of this server, but is not read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct IgnoredVariable {
+    /// Its name, such as `PORTCULLIS_DATABASE_URL`.
+    pub name: String,
+    /// The name that would be read, such as `PORTCULLIS__DATABASE__URL`.
+    pub expected: String,
+}
+
+/// Returns the variables whose name is that of a key, but with other underscores or in lower case. They are not an
+/// error, because Kubernetes sets variables such as PORTCULLIS_PORT for a service of that name.
+pub fn ignored_variables(environment: &[(String, String)]) -> Vec<IgnoredVariable> {
+    let words = |text: &str| {
+        let words = text.split(['_', '.']).filter(|word| !word.is_empty());
+        words.collect::<Vec<_>>().join("_").to_uppercase()
+    };
+    let known = known_keys().unwrap_or_default();
+    let mut ignored: Vec<IgnoredVariable> = environment
+        .iter()
+        .filter(|(name, _)| !name.starts_with(PREFIX))
+        .filter_map(|(name, _)| {
+            let spelled = words(name);
+            let rest = spelled.strip_prefix("PORTCULLIS_")?;
+            let key = known.iter().find(|key| words(key) == rest)?;
+            Some(IgnoredVariable {
+                name: name.clone(),
+                expected: variable_of(key),
+            })
+        })
+        .collect();
+    ignored.sort_by(|a, b| a.name.cmp(&b.name));
+    ignored
+}
+
+/// Returns the variable that sets a key.
+fn variable_of(key: &str) -> String {
+    format!("{PREFIX}{}", key.to_uppercase().replace('.', "__"))
 }
 
 fn files(overrides: &Overrides) -> Vec<PathBuf> {
@@ -174,6 +218,8 @@ fn keys_set_by(
         collect_given(value, key, &mut given);
     }
     refuse_unknown(&given, name, known)?;
+    // An empty table of a known section sets nothing.
+    given.retain(|key| known.contains(key));
     Ok(given)
 }
 
@@ -251,7 +297,11 @@ fn refuse_unknown(
     known: &BTreeSet<String>,
 ) -> Result<(), ConfigError> {
     for key in given {
-        if !known.contains(key) {
+        let is_section = |known: &String| {
+            let rest = known.strip_prefix(key.as_str());
+            rest.is_some_and(|rest| rest.starts_with('.'))
+        };
+        if !known.contains(key) && !known.iter().any(is_section) {
             let hint = known
                 .iter()
                 .min_by_key(|candidate| strsim::levenshtein(candidate, key))
@@ -268,7 +318,7 @@ fn refuse_unknown(
 
 fn collect_given(value: &Value, path: &str, keys: &mut BTreeSet<String>) {
     match &value.kind {
-        ValueKind::Table(members) => {
+        ValueKind::Table(members) if !members.is_empty() => {
             for (name, value) in members {
                 collect_given(value, &join(path, name), keys);
             }
@@ -328,6 +378,44 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(config.database_url(), "sqlite:mine.db");
+    }
+
+    #[test]
+    fn misspelled_variables_are_found_and_injected_ones_are_not() {
+        let names = |names: &[&str]| {
+            let pairs: Vec<(String, String)> = names
+                .iter()
+                .map(|name| ((*name).to_owned(), String::new()))
+                .collect();
+            let found = ignored_variables(&pairs).into_iter();
+            found
+                .map(|found| (found.name, found.expected))
+                .collect::<Vec<_>>()
+        };
+        for (name, expected) in [
+            ("PORTCULLIS_DATABASE_URL", "PORTCULLIS__DATABASE__URL"),
+            ("PORTCULLIS_ISSUER", "PORTCULLIS__ISSUER"),
+            ("portcullis__issuer", "PORTCULLIS__ISSUER"),
+            ("PORTCULLIS_LISTEN__PUBLIC", "PORTCULLIS__LISTEN__PUBLIC"),
+            (
+                "PORTCULLIS_LISTEN_MANAGEMENT_TLS_KEY",
+                "PORTCULLIS__LISTEN__MANAGEMENT_TLS__KEY",
+            ),
+        ] {
+            assert_eq!(names(&[name]), [(name.to_owned(), expected.to_owned())]);
+        }
+        let injected = [
+            "PORTCULLIS_PORT",
+            "PORTCULLIS_SERVICE_HOST",
+            "PORTCULLIS_SERVICE_PORT_HTTPS",
+            "PORTCULLIS_PORT_8080_TCP_ADDR",
+            "PORTCULLIS_DATABASE_PORT",
+            "PORTCULLIS_DATABASE_SERVICE_HOST",
+            "PORTCULLIS_GUARD__ISSUER",
+            "PORTCULLIS__ISSUER",
+            "DATABASE_URL",
+        ];
+        assert_eq!(names(&injected), []);
     }
 
     #[cfg(unix)]

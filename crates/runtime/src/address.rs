@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use crate::serde_as_text;
 
-/// An address to listen on, written as `host:port` or `unix:PATH`.
+/// An address to listen on, written as `host:port`, `:port` (on localhost) or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     /// An address on the network.
@@ -65,7 +65,8 @@ impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let invalid = || format!("invalid address `{text}`; expected host:port or unix:PATH");
+        let invalid =
+            || format!("invalid address `{text}`; expected host:port, :port or unix:PATH");
         if let Some(path) = text.strip_prefix("unix:") {
             return match path {
                 "" => Err(invalid()),
@@ -73,8 +74,9 @@ impl FromStr for Address {
             };
         }
         let (host, port) = text.rsplit_once(':').ok_or_else(invalid)?;
+        let host = if host.is_empty() { "localhost" } else { host };
         let is_bracketed = host.starts_with('[') && host.ends_with(']');
-        if host.is_empty() || host.contains('/') || (host.contains(':') && !is_bracketed) {
+        if host.contains('/') || (host.contains(':') && !is_bracketed) {
             return Err(invalid());
         }
         Ok(Self::new(host, port.parse().map_err(|_| invalid())?))
@@ -100,6 +102,7 @@ mod tests {
             ("127.0.0.1:9180", true),
             ("127.1.2.3:9180", true),
             ("localhost:9180", true),
+            (":9180", true),
             ("[::1]:9180", true),
             ("unix:/run/guard.sock", true),
             ("0.0.0.0:9180", false),
@@ -119,7 +122,6 @@ mod tests {
         for bad in [
             "",
             "9180",
-            ":9180",
             "::1:9180",
             "localhost:",
             "localhost:70000",

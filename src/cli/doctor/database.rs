@@ -4,7 +4,6 @@ use std::path::Path;
 
 use super::{Finding, fail, ok, warn};
 use crate::app;
-use crate::checks;
 use crate::cli::command::{clock, entropy};
 use crate::config::Config;
 use crate::config::limits::{CLOCK_OFF_STOPS, CLOCK_OFF_WARNS, DATABASE_BEHIND};
@@ -51,7 +50,7 @@ fn schema(config: &Config, store: &Store) -> Finding {
         ),
         Ok(Schema::Older(missing)) => {
             let what = format!("the schema lacks {} migration(s)", missing.len());
-            match checks::migrates_itself(config, store) {
+            match config.migrates_itself() {
                 true => warn("database", format!("{what}; the next start applies them")),
                 false => fail("database", format!("{what}: run `portcullis migrate up`")),
             }
