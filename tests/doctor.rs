@@ -101,9 +101,7 @@ fn doctor_passes_on_healthy_server(#[case] db: Db) {
     ];
     // Before the first start there is little to check, and no server.
     let before = installation.doctor(&variables);
-    before.says("issuer", "fail", "check that the server is running");
-    before.says("listen.public", "warn", "no program listens on localhost");
-    before.says("listen.management", "warn", "no response");
+    before.says("server", "fail", "Start it with `portcullis serve`");
     let running = installation.serve(&variables);
     // The next keys are made in the background of the start.
     running.waits_for(|line| line.contains("key.state") && line.contains("feed/ES256"));
@@ -172,6 +170,217 @@ fn doctor_passes_on_healthy_server(#[case] db: Db) {
     installation
         .doctor(&variables)
         .says("rotation", "fail", "token/ES256: no key signs");
+}
+
+/// A stopped server is one finding, in words that no library wrote.
+#[test]
+fn doctor_reports_stopped_server_once() {
+    let desk = Installation::new();
+    let (public, management) = (free_port(), free_port());
+    let listen = format!("localhost:{public}");
+    let health = format!("127.0.0.1:{management}");
+    let variables = [
+        ("PORTCULLIS__LISTEN__PUBLIC", listen.as_str()),
+        ("PORTCULLIS__ISSUER", &format!("http://{listen}")),
+        ("PORTCULLIS__LISTEN__MANAGEMENT", &health),
+    ];
+    let found = desk.doctor(&variables);
+    found.says("server", "fail", "no server is running");
+    let of_server =
+        |check: &str| ["server", "issuer", "listen.public", "listen.management"].contains(&check);
+    let count = found.findings.iter().filter(|(check, ..)| of_server(check));
+    assert_eq!(count.count(), 1, "{:#?}", found.findings);
+    let health = desk.run(&["healthcheck"], &variables);
+    refused(&health, 1, "no program listens there");
+    let nowhere = desk.run(&["--config", "nosuch.toml", "serve"], &[]);
+    refused(
+        &nowhere,
+        78,
+        "configuration file nosuch.toml: does not exist",
+    );
+    for said in [
+        format!("{:?}", found.findings),
+        String::from_utf8_lossy(&health.stderr).into_owned(),
+        String::from_utf8_lossy(&nowhere.stderr).into_owned(),
+    ] {
+        for library in ["tcp connect", "client error", "error sending"] {
+            assert!(!said.contains(library), "{said}");
+        }
+    }
+}
+
+/// Every setting that `doctor` names can be set as it advises.
+#[test]
+fn doctor_advice_is_accepted_by_config_check() {
+    let desk = Installation::new();
+    // The most expensive hash is slow on every machine.
+    let slow = [
+        ("PORTCULLIS__LOGIN__ARGON2__MEMORY_KIB", "65536"),
+        ("PORTCULLIS__LOGIN__ARGON2__PASSES", "16"),
+    ];
+    let found = desk.doctor(&slow);
+    let (_, verdict, what) = found
+        .findings
+        .iter()
+        .find(|(check, ..)| check == "password hash")
+        .unwrap();
+    let advised: Vec<(String, String)> = ["memory_kib", "passes", "lanes"]
+        .iter()
+        .filter_map(|key| {
+            let value = what.split_once(&format!("{key} = "))?.1;
+            let value = value.split(|c: char| !c.is_ascii_digit()).next()?;
+            let name = format!("PORTCULLIS__LOGIN__ARGON2__{}", key.to_uppercase());
+            Some((name, value.to_owned()))
+        })
+        .collect();
+    assert_eq!(
+        advised.len(),
+        if verdict == "warn" { 3 } else { 0 },
+        "{what}"
+    );
+    let advised: Vec<(&str, &str)> = (advised.iter())
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    assert!(desk.run(&["config", "check"], &advised).status.success());
+    let least = desk.doctor(&advised);
+    assert!(
+        !format!("{:?}", least.findings).contains("lower `login.argon2`"),
+        "{:#?}",
+        least.findings
+    );
+    // The advice about other settings.
+    for (wrong, advice) in [
+        (
+            &[
+                ("PORTCULLIS__ISSUER", "https://id.example.com"),
+                ("PORTCULLIS__LISTEN__PUBLIC", "localhost:1"),
+            ][..],
+            ("PORTCULLIS__HTTP__TRUSTED_PROXIES", "10.0.0.7"),
+        ),
+        (
+            &[("PORTCULLIS_ISSUER", "http://localhost:1")],
+            ("PORTCULLIS__ISSUER", "http://localhost:1"),
+        ),
+    ] {
+        let warned = |variables: &[(&str, &str)]| {
+            let found = desk.doctor(variables).findings;
+            found
+                .iter()
+                .any(|(check, verdict, _)| check == "configuration" && verdict == "warn")
+        };
+        assert!(warned(wrong), "{wrong:?}");
+        let kept = wrong
+            .iter()
+            .filter(|(name, _)| name.starts_with("PORTCULLIS__"));
+        let followed: Vec<_> = kept.copied().chain([advice]).collect();
+        assert!(desk.run(&["config", "check"], &followed).status.success());
+        assert!(!warned(&followed), "{followed:?}");
+    }
+}
+
+/// The usual spelling of other programs is not read, and every command says so.
+#[test]
+fn single_underscore_key_is_warned() {
+    let desk = Installation::new();
+    let wrong = ("PORTCULLIS_DATABASE_URL", "postgres://db.example/x");
+    let expected = "did you mean PORTCULLIS__DATABASE__URL?";
+    for command in [
+        &["config", "check"][..],
+        &["config", "dump"],
+        &["user", "list"],
+    ] {
+        let output = desk.run(command, &[wrong]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            said.contains("config.ignored") && said.contains(expected),
+            "{said}"
+        );
+        assert!(!said.contains("db.example"), "{said}");
+    }
+    desk.doctor(&[wrong])
+        .says("configuration", "warn", expected);
+    let running = desk.serve(&[
+        wrong,
+        ("PORTCULLIS_PORT", "tcp://10.0.0.1:80"),
+        ("RUST_LOG", "info"),
+    ]);
+    let log = running.log().join("\n");
+    assert!(
+        log.contains(expected) && !log.contains("PORTCULLIS_PORT"),
+        "{log}"
+    );
+    // The start names the database that is used, and the source of each value that is set.
+    let value = |key: &str| {
+        let line = running.waits_for(|line| {
+            line.contains("config.value") && line.contains(&format!("\"key\":\"{key}\""))
+        });
+        let line: Value = serde_json::from_str(&line).unwrap();
+        (line["value"].clone(), line["source"].clone())
+    };
+    assert_eq!(
+        value("database.url"),
+        ("sqlite:data/portcullis.db".into(), "derived".into())
+    );
+    assert_eq!(
+        value("log.level"),
+        ("info".into(), "environment RUST_LOG".into())
+    );
+    assert_eq!(
+        value("issuer"),
+        (
+            "http://localhost:8080".into(),
+            "environment PORTCULLIS__ISSUER".into()
+        )
+    );
+    // A section without keys is checked like one with keys.
+    desk.write("odd.toml", "[token]\n");
+    let output = desk.run(&["--config", "odd.toml", "config", "check"], &[]);
+    refused(&output, 78, "unknown key `token`");
+    desk.write("odd.toml", "[tokens]\n");
+    desk.done(&["--config", "odd.toml", "config", "check"]);
+}
+
+#[test]
+fn config_dump_equals_effective_configuration() {
+    let desk = Installation::new();
+    let dump = |variables: &[(&str, &str)]| -> Value {
+        let output = desk
+            .command(&["config", "dump", "--format", "json"], variables)
+            .env_remove("PORTCULLIS__ISSUER")
+            .output()
+            .unwrap();
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let value = |dump: &Value, key: &str| {
+        let all = dump.as_array().unwrap();
+        let found = all.iter().find(|setting| setting["key"] == key).unwrap();
+        (
+            found["value"].clone(),
+            found["from"].as_str().unwrap().to_owned(),
+        )
+    };
+    let derived = |value: Value| (value, "derived".to_owned());
+    let told = dump(&[
+        ("PORTCULLIS__LISTEN__PUBLIC", ":18100"),
+        ("PORTCULLIS__DATA_DIR", "mine"),
+    ]);
+    assert_eq!(
+        value(&told, "issuer"),
+        derived("http://localhost:18100".into())
+    );
+    assert_eq!(value(&told, "listen.public").0, "localhost:18100");
+    assert_eq!(
+        value(&told, "database.url"),
+        derived("sqlite:mine/portcullis.db".into())
+    );
+    assert_eq!(value(&told, "database.auto_migrate"), derived(true.into()));
+    assert!(value(&told, "login.hash_threads").0.is_number());
+    let told = dump(&[("DATABASE_URL", "postgres://db.example/x")]);
+    assert_eq!(
+        value(&told, "database.url").0,
+        "postgres://db.example/x?sslmode=verify-full"
+    );
+    assert_eq!(value(&told, "database.auto_migrate"), derived(false.into()));
 }
 
 #[test]
@@ -519,7 +728,7 @@ fn config_dump_shows_sources_and_no_secrets() {
     says(
         &told,
         "database.url",
-        "postgres://me:hidden@db.example/x".into(),
+        "postgres://me:hidden@db.example/x?sslmode=verify-full".into(),
         "file one.toml",
     );
     for (endpoint, shown) in [

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::request::explain;
 use super::{Exit, block_on};
 use crate::config::{Address, Config, Listen};
 
@@ -22,8 +23,12 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let failed = |message: String| Exit { code: 1, message };
     let (status, body) = block_on(request(&config.listen, path)).map_err(|error| {
         failed(format!(
-            "no response from {}: {error:#}",
-            config.listen.management
+            "the server does not respond on {} (`listen.management`): {}",
+            config.listen.management,
+            match error.downcast_ref() {
+                Some(error) => explain(error),
+                None => format!("{error:#}"),
+            }
         ))
     })?;
     println!("{body}");

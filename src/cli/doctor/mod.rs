@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Exit, Output, block_on};
 use crate::accounts::password::Password;
 use crate::cli::command::{clock, entropy};
-use crate::config::{self, Config, Overrides};
+use crate::config::{self, Argon2, Config, Overrides};
 use crate::keys::provider;
 use crate::secret::Secret;
 
@@ -73,13 +73,15 @@ fn finding(check: &'static str, verdict: Verdict, what: impl Into<String>) -> Fi
 pub fn run(arguments: &Arguments, overrides: &Overrides) -> anyhow::Result<()> {
     let read = config::environment().and_then(|all| {
         let config = config::load(overrides, all.clone())?;
-        Ok((config, config::exposed_file(overrides, all)))
+        let ignored = config::ignored_variables(&all);
+        Ok((config, ignored, config::exposed_file(overrides, all)))
     });
     let findings = match read {
-        Ok((config, exposed)) => {
+        Ok((config, ignored, exposed)) => {
             crate::log::start(&config.log, clock());
             provider::install();
-            let mut findings = examine(&config)?;
+            let mut findings: Vec<Finding> = ignored.iter().map(misspelled).collect();
+            findings.extend(examine(&config)?);
             findings.extend(exposed.map(|path| files::exposed(&path)));
             findings
         }
@@ -110,6 +112,14 @@ pub fn run(arguments: &Arguments, overrides: &Overrides) -> anyhow::Result<()> {
         }
         .into()),
     }
+}
+
+fn misspelled(variable: &config::IgnoredVariable) -> Finding {
+    let what = format!(
+        "the variable {} is not read; did you mean {}?",
+        variable.name, variable.expected
+    );
+    warn("configuration", what)
 }
 
 fn examine(config: &Config) -> anyhow::Result<Vec<Finding>> {
@@ -157,12 +167,38 @@ fn hashing(config: &Config) -> Finding {
         Ok(_) if took > 1_000 => warn(
             "password hash",
             format!(
-                "one takes {took} ms on this machine, {threads} at once: lower `login.argon2`, or use a faster core"
+                "one takes {took} ms on this machine, {threads} at once: {}",
+                slow_hash_advice(config.login.argon2)
             ),
         ),
         Ok(_) => ok(
             "password hash",
             format!("one takes {took} ms, {threads} at once"),
         ),
+    }
+}
+
+/// Returns the advice for slow password hashes. The defaults are the minimum, so there is nothing to lower below them.
+fn slow_hash_advice(configured: Argon2) -> String {
+    let least = Argon2::default();
+    match configured == least {
+        true => "the machine is slow or busy; measure again when it is idle".to_owned(),
+        false => format!(
+            "lower `login.argon2` towards its minimum (memory_kib = {}, passes = {}, lanes = {}), or use a faster core",
+            least.memory_kib, least.passes, least.lanes
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hash_settings_at_their_minimum_are_not_to_be_lowered() {
+        let least = Argon2::default();
+        assert!(!slow_hash_advice(least).contains("lower"));
+        let more = Argon2 { passes: 3, ..least };
+        assert!(slow_hash_advice(more).contains("lower `login.argon2`"));
     }
 }

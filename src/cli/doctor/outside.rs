@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::files::expiry;
 use super::{Finding, fail, ok, warn};
+use crate::cli::request::explain;
 use crate::config::{Address, Config, Issuer};
 use crate::http::expiry_of;
 use crate::keys::ring::offered;
@@ -18,10 +19,34 @@ pub async fn check(config: &Config) -> Vec<Finding> {
     let Ok(issuer) = config.issuer() else {
         return Vec::new();
     };
-    let mut findings = self::issuer(config, &issuer).await;
-    findings.push(public(&config.listen.public).await);
-    findings.push(management(config).await);
-    findings
+    let listen = &config.listen;
+    let runs_here =
+        accepts_connections(&listen.public).await || accepts_connections(&listen.management).await;
+    let seen = self::issuer(config, &issuer).await;
+    match (runs_here, seen) {
+        // One finding for one cause.
+        (false, Err(_)) => {
+            let what = format!(
+                "no server is running: no program listens on {} or {}, and {issuer} does not respond. Start it with `portcullis serve`",
+                listen.public, listen.management
+            );
+            vec![fail("server", what)]
+        }
+        (false, Ok(mut findings)) => {
+            let what = format!(
+                "no server is running here: no program listens on {} or {}",
+                listen.public, listen.management
+            );
+            findings.push(warn("server", what));
+            findings
+        }
+        (true, seen) => {
+            let mut findings = seen.unwrap_or_else(|why| vec![fail("issuer", why)]);
+            findings.push(public(&listen.public).await);
+            findings.push(management(config).await);
+            findings
+        }
+    }
 }
 
 fn client(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, String> {
@@ -30,40 +55,28 @@ fn client(builder: reqwest::ClientBuilder) -> Result<reqwest::Client, String> {
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .build()
-        .map_err(|error| with_causes(&error))
-}
-
-/// Formats an error with its causes.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
+        .map_err(|error| explain(&error))
 }
 
 /// Fetches the metadata from the issuer, as clients do.
-async fn issuer(config: &Config, issuer: &Issuer) -> Vec<Finding> {
+///
+/// # Errors
+/// Why there is no response.
+async fn issuer(config: &Config, issuer: &Issuer) -> Result<Vec<Finding>, String> {
     let url = issuer.url("/.well-known/openid-configuration");
     let fetched = match client(reqwest::Client::builder().tls_info(true)) {
         Ok(client) => client
             .get(&url)
             .send()
             .await
-            .map_err(|error| with_causes(&error)),
+            .map_err(|error| explain(&error)),
         Err(why) => Err(why),
     };
-    let answer = match fetched {
-        Ok(answer) => answer,
-        Err(why) => {
-            let what = format!(
-                "{why}. Clients cannot reach {issuer} from here: check that the server is running, that the name resolves to it, and that the certificate is trusted"
-            );
-            return vec![fail("issuer", what)];
-        }
-    };
+    let answer = fetched.map_err(|why| {
+        format!(
+            "clients cannot reach {issuer} from here: {why}. Check that the name resolves to this server, and that the certificate is trusted"
+        )
+    })?;
     let certificate = answer
         .extensions()
         .get::<reqwest::tls::TlsInfo>()
@@ -108,7 +121,7 @@ async fn issuer(config: &Config, issuer: &Issuer) -> Vec<Finding> {
             format!("`{proxy}` responds for the issuer, and `http.trusted_proxies` is empty: all users share its address and one limit. Add the addresses that it connects from"),
         ));
     }
-    findings
+    Ok(findings)
 }
 
 /// Compares published metadata with that of this configuration.
@@ -209,7 +222,7 @@ async fn management(config: &Config) -> Finding {
             .get(&url)
             .send()
             .await
-            .map_err(|error| with_causes(&error)),
+            .map_err(|error| explain(&error)),
         Err(why) => Err(why),
     };
     let answer = match fetched {
