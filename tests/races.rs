@@ -7,10 +7,22 @@
 #[path = "fixtures/mod.rs"]
 mod fixtures;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use fixtures::{Answer, Browser, Db, Server, TestClient, Tokens, apply};
-use portcullis::id::GrantId;
+use fixtures::server::confidential;
+use fixtures::{
+    Answer, Browser, Db, ISSUER, Look, Server, TestClient, Tokens, apply, on_both_databases,
+};
+use portcullis::accounts::admin::{Admin, GrantedBy};
+use portcullis::accounts::consent::Consent;
+use portcullis::accounts::throttle::failed_client;
+use portcullis::accounts::user::{User, Username};
+use portcullis::db::{Acknowledged, Error, Transaction};
+use portcullis::id::{ClientId, ConsentId, GrantId, UserId};
+use portcullis::keys::server_secret::SealedSecret;
+use portcullis::secret::Hash;
+use portcullis::time::Timestamp;
 use portcullis_verifier::Rev;
 use rstest::rstest;
 use rstest_reuse::template;
@@ -433,5 +445,189 @@ async fn refresh_races_revocation(#[case] db: Db, #[case] length: Length) {
         arena.count("SELECT count(*) AS n FROM revocations WHERE kind = 'G'"),
         rounds
     );
+    arena.close().await;
+}
+
+/// What several concurrent inserts of the same value result in. In both cases there is one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Later {
+    /// All but the first are rejected as duplicates, which the caller reports.
+    Rejected,
+    /// All succeed.
+    Merged,
+}
+
+/// Inserts the value of a table. The number differs for each racer.
+type FirstUse = Arc<dyn Fn(&mut Transaction<'_>, usize) -> Result<(), Error> + Send + Sync>;
+
+/// Tables whose keys are random or numbered under a lock, so that no two inserts meet.
+const WITHOUT_RACES: [&str; 11] = [
+    "__diesel_schema_migrations",
+    "audit_events",
+    "audit_waiting",
+    "authorizations",
+    "client_secrets",
+    "codes",
+    "feed_head",
+    "grants",
+    "revocations",
+    "sessions",
+    "setup_links",
+];
+
+fn user(tx: &mut Transaction<'_>, name: &str) -> Result<UserId, Error> {
+    let id = tx.find_user_id(&Username::parse(name).unwrap())?;
+    Ok(id.unwrap())
+}
+
+/// Returns the first use of every other table.
+fn first_uses(server: &Server) -> Vec<(&'static str, Later, FirstUse)> {
+    fn case(
+        table: &'static str,
+        later: Later,
+        run: impl Fn(&mut Transaction<'_>, usize) -> Result<(), Error> + Send + Sync + 'static,
+    ) -> (&'static str, Later, FirstUse) {
+        (table, later, Arc::new(run))
+    }
+    let now = server.clock.now();
+    let secrets = Arc::clone(&server.app.secret);
+    vec![
+        case("users", Later::Rejected, move |tx, n| {
+            tx.put_user(&User {
+                id: UserId::from(format!("racer-{n}")),
+                username: Username::parse("raced").unwrap(),
+                name: None,
+                email: None,
+                email_verified: false,
+                claims: Default::default(),
+                auth_epoch: 1,
+                disabled_at: None,
+                created_at: now,
+                updated_at: now,
+            })
+        }),
+        case("passwords", Later::Merged, move |tx, _| {
+            let user = user(tx, "raced")?;
+            tx.put_password(&user, "$argon2id$none", now)
+        }),
+        case("user_roles", Later::Rejected, move |tx, n| {
+            let user_id = user(tx, ["alice", "raced"][n % 2])?;
+            tx.put_admin(&Admin {
+                user_id,
+                granted_by: GrantedBy::Setup,
+                granted_at: now,
+                expires_at: None,
+            })
+        }),
+        case("clients", Later::Rejected, |tx, _| {
+            tx.put_client(&confidential("raced", "https://raced.example/cb"))
+        }),
+        case("resources", Later::Rejected, |tx, n| {
+            let mut resource = tx.list_resources()?.remove(0);
+            resource.id = format!("racer-{n}");
+            resource.audience = "https://raced.example".to_owned();
+            tx.put_resource(&resource)
+        }),
+        case("scopes", Later::Merged, |tx, _| {
+            tx.put_scope_description("raced:read", "Read races")
+        }),
+        case("consents", Later::Merged, move |tx, n| {
+            let user_id = user(tx, "raced")?;
+            tx.put_consent(&Consent {
+                id: ConsentId::from(format!("racer-{n}")),
+                user_id,
+                client_id: ClientId::from("raced"),
+                scope: "openid".to_owned(),
+                client_shape: Hash::of("shape"),
+                granted_at: now,
+                expires_at: now + Duration::from_secs(60),
+            })
+        }),
+        case("throttles", Later::Merged, move |tx, _| {
+            let counted = tx.count_failure(&failed_client([192, 0, 2, 77].into()), now);
+            counted.map(drop)
+        }),
+        case("known_devices", Later::Merged, move |tx, _| {
+            let user = user(tx, "raced")?;
+            tx.put_known_device(&Hash::of("device"), &user, now)
+        }),
+        case("feed_acks", Later::Merged, move |tx, n| {
+            tx.put_ack(&Acknowledged {
+                client_id: ClientId::from("raced"),
+                instance: "one".to_owned(),
+                epoch: 1,
+                seq: i64::try_from(n).unwrap(),
+                kids: Vec::new(),
+                max_age: None,
+                acked_at: now,
+            })
+        }),
+        case("downtimes", Later::Merged, move |tx, _| {
+            let (began, ended) = (now - Duration::from_secs(60), now);
+            tx.put_downtime((began, ended), Timestamp::from_secs(0))
+        }),
+        case("audit_seals", Later::Merged, move |tx, _| {
+            tx.seal_audit(&secrets).map(drop)
+        }),
+        // The last two, because no node can open these rows.
+        case("signing_keys", Later::Rejected, |tx, n| {
+            let mut key = tx.list_keys(ISSUER)?.remove(0);
+            key.kid = format!("racer-{n}");
+            key.generation = 99;
+            tx.put_key(&key)
+        }),
+        case("server_secrets", Later::Rejected, move |tx, n| {
+            tx.put_server_secret(&SealedSecret {
+                id: format!("racer-{n}"),
+                generation: 99,
+                sealed: "none".to_owned(),
+                created_at: now,
+            })
+        }),
+    ]
+}
+
+/// Every table with a unique index: several nodes insert the same value at the same time. None of them
+/// gets an error, except that a value exists already where each value has one creator.
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn concurrent_first_use_of_every_table_is_answered(#[case] db: Db) {
+    let arena = Arena::open(db, "30s").await;
+    let uses = first_uses(&arena.nodes[0]);
+    let mut tables: Vec<&str> = uses.iter().map(|(table, ..)| *table).collect();
+    tables.extend(WITHOUT_RACES);
+    tables.sort_unstable();
+    let stored = match db {
+        Db::Sqlite => {
+            "SELECT name AS line FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
+        }
+        Db::Postgres => {
+            "SELECT DISTINCT tablename::text AS line FROM pg_indexes WHERE schemaname = 'public' AND indexdef LIKE 'CREATE UNIQUE %' ORDER BY line"
+        }
+    };
+    let mut stored = Look::at(&arena.nodes[0].config.database_url()).lines(stored);
+    stored.sort_unstable();
+    assert_eq!(tables, stored, "a table is missing in this test");
+    for (table, later, run) in uses {
+        let racers: Vec<_> = (0..RACERS)
+            .map(|n| {
+                let (store, run) = (arena.node(n).app.store.clone(), Arc::clone(&run));
+                actix_web::rt::spawn(async move { store.transaction(move |tx| run(tx, n)).await })
+            })
+            .collect();
+        let (mut succeeded, mut rejected) = (0, 0);
+        for racer in racers {
+            match racer.await.unwrap() {
+                Ok(()) => succeeded += 1,
+                Err(Error::Duplicate(_)) => rejected += 1,
+                Err(error) => panic!("{table}: {error}"),
+            }
+        }
+        let wanted = match later {
+            Later::Rejected => (1, RACERS - 1),
+            Later::Merged => (RACERS, 0),
+        };
+        assert_eq!((succeeded, rejected), wanted, "{table}");
+    }
     arena.close().await;
 }

@@ -1,5 +1,6 @@
 //! `feed_acks`: which revocation records each instance of a subscriber has applied.
 
+use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
 
 use super::schema::feed_acks as t;
@@ -34,38 +35,23 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn put_ack(&mut self, ack: &Acknowledged) -> Result<(), Error> {
-        let kids = to_list(&ack.kids);
-        let values = (
-            t::epoch.eq(ack.epoch),
-            t::seq.eq(ack.seq),
-            t::kids.eq(&kids),
-            t::max_age.eq(ack.max_age),
-            t::acked_at.eq(ack.acked_at.micros()),
-        );
-        let row = t::table.find((ack.client_id.as_str(), &ack.instance));
-        let older = t::acked_at.le(ack.acked_at.micros());
-        let updated = diesel::update(row.filter(older))
-            .set(values)
-            .execute(self.connection)?;
-        if updated == 1
-            || self.has_ack(&ack.client_id, &ack.instance)?
-            || !self.has_client(&ack.client_id)?
-        {
-            return Ok(());
-        }
-        diesel::insert_into(t::table)
-            .values((
-                t::client_id.eq(ack.client_id.as_str()),
-                t::instance.eq(&ack.instance),
-                values,
-            ))
+        const UPSERT: &str = "
+            INSERT INTO feed_acks (client_id, instance, epoch, seq, kids, max_age, acked_at)
+            SELECT $1, $2, $3, $4, $5, $6, $7 WHERE EXISTS (SELECT 1 FROM clients WHERE id = $1)
+            ON CONFLICT (client_id, instance) DO UPDATE SET
+                epoch = excluded.epoch, seq = excluded.seq, kids = excluded.kids,
+                max_age = excluded.max_age, acked_at = excluded.acked_at
+            WHERE feed_acks.acked_at <= excluded.acked_at";
+        diesel::sql_query(UPSERT)
+            .bind::<Text, _>(ack.client_id.as_str())
+            .bind::<Text, _>(&ack.instance)
+            .bind::<BigInt, _>(ack.epoch)
+            .bind::<BigInt, _>(ack.seq)
+            .bind::<Text, _>(to_list(&ack.kids))
+            .bind::<Nullable<BigInt>, _>(ack.max_age)
+            .bind::<BigInt, _>(ack.acked_at.micros())
             .execute(self.connection)?;
         Ok(())
-    }
-
-    fn has_ack(&mut self, client: &ClientId, instance: &str) -> Result<bool, Error> {
-        let row = t::table.find((client.as_str(), instance));
-        Ok(diesel::select(diesel::dsl::exists(row)).get_result(self.connection)?)
     }
 
     /// Returns the last acknowledgement of every instance, by subscriber and instance.

@@ -296,17 +296,4 @@ impl Transaction<'_> {
             .filter_map(|text| serde_json::from_str::<Vec<String>>(text).ok());
         Ok(parsed.flatten().collect())
     }
-
-    /// Returns whether the id was ever assigned.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn has_client(&mut self, id: &ClientId) -> Result<bool, Error> {
-        let found: Option<String> = t::table
-            .find(id.as_str())
-            .select(t::id)
-            .first(self.connection)
-            .optional()?;
-        Ok(found.is_some())
-    }
 }

@@ -1,6 +1,7 @@
 //! `downtimes`: times in which no server ran on this database. Nothing was issued in a downtime, so an
 //! authentic value from a downtime shows that the database lost a later state.
 
+use diesel::sql_types::BigInt;
 use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
 
 use super::schema::{downtimes as t, feed_head, grants};
@@ -43,16 +44,13 @@ impl Transaction<'_> {
     ) -> Result<(), Error> {
         diesel::delete(t::table.filter(t::ended.lt(kept.micros()))).execute(self.connection)?;
         // After a server that stopped before its first heartbeat, the start is the same as before.
-        let extended = diesel::update(t::table.find(began.micros()));
-        if extended
-            .set(t::ended.eq(ended.micros()))
-            .execute(self.connection)?
-            == 0
-        {
-            diesel::insert_into(t::table)
-                .values((t::began.eq(began.micros()), t::ended.eq(ended.micros())))
-                .execute(self.connection)?;
-        }
+        diesel::sql_query(
+            "INSERT INTO downtimes (began, ended) VALUES ($1, $2)
+             ON CONFLICT (began) DO UPDATE SET ended = excluded.ended",
+        )
+        .bind::<BigInt, _>(began.micros())
+        .bind::<BigInt, _>(ended.micros())
+        .execute(self.connection)?;
         Ok(())
     }
 

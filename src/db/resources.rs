@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use diesel::sql_types::Text;
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 use portcullis_verifier::MaxAge;
 
@@ -188,14 +189,13 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn put_scope_description(&mut self, name: &str, description: &str) -> Result<(), Error> {
-        let updated = diesel::update(scopes::table.find(name))
-            .set(scopes::description.eq(description))
-            .execute(self.connection)?;
-        if updated == 0 {
-            diesel::insert_into(scopes::table)
-                .values((scopes::name.eq(name), scopes::description.eq(description)))
-                .execute(self.connection)?;
-        }
+        diesel::sql_query(
+            "INSERT INTO scopes (name, description) VALUES ($1, $2)
+             ON CONFLICT (name) DO UPDATE SET description = excluded.description",
+        )
+        .bind::<Text, _>(name)
+        .bind::<Text, _>(description)
+        .execute(self.connection)?;
         Ok(())
     }
 

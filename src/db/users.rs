@@ -137,15 +137,14 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn put_password(&mut self, id: &UserId, phc: &str, now: Timestamp) -> Result<(), Error> {
-        let values = (p::phc.eq(phc), p::set_at.eq(now.micros()));
-        let updated = diesel::update(p::table.find(id.as_str()))
-            .set(values)
-            .execute(self.connection)?;
-        if updated == 0 {
-            diesel::insert_into(p::table)
-                .values((p::user_id.eq(id.as_str()), values))
-                .execute(self.connection)?;
-        }
+        diesel::sql_query(
+            "INSERT INTO passwords (user_id, phc, set_at) VALUES ($1, $2, $3)
+             ON CONFLICT (user_id) DO UPDATE SET phc = excluded.phc, set_at = excluded.set_at",
+        )
+        .bind::<Text, _>(id.as_str())
+        .bind::<Text, _>(phc)
+        .bind::<BigInt, _>(now.micros())
+        .execute(self.connection)?;
         Ok(())
     }
 
