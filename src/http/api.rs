@@ -6,7 +6,7 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use crate::app::App;
 use crate::http::error::{self, ErrorPage};
-use crate::http::server::rate_limit::TooMany;
+use crate::http::server::rate_limit::{self, TooMany};
 use crate::keys::Use;
 use crate::oauth::Error;
 
@@ -22,6 +22,9 @@ pub(in crate::http) enum HandlerError {
 
 impl HandlerError {
     pub(in crate::http) fn respond(self, request: &HttpRequest) -> HttpResponse {
+        if let Some(too_many) = rate_limit::beyond(request) {
+            return too_many.json(request);
+        }
         match self {
             Self::Error(error) => error::json(request, &error),
             Self::ErrorPage(page) => error::json_error_page(request, page),

@@ -202,6 +202,9 @@ async fn reject_ahead(
         rate_limit::give_back(request);
         return Ok(());
     }
+    if let Some(too_many) = rate_limit::beyond(request) {
+        return Err(HandlerError::TooMany(too_many).into());
+    }
     // If the database does not respond, the last known position suffices to reject the request, but is not evidence
     // that the database was restored: a node without database is behind the other nodes.
     let is_certain = app.poll().await.is_ok();

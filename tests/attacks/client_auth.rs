@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::expect::{json_error, logged, summary};
 use crate::fixtures::client::basic;
 use crate::fixtures::server::{confidential, public};
-use crate::fixtures::{Answer, Db, ISSUER, TestClient, VERIFIER};
+use crate::fixtures::{Answer, Db, ISSUER, Server, TestClient, VERIFIER};
 use crate::token_code::Flow;
 use crate::{Row, Stage, row};
 
@@ -30,6 +30,7 @@ pub const ROWS: &[Row] = &[
     row!(a245_client_assertion_headers_fetch_no_keys),
     row!(a246_client_assertions_with_unknown_kid_are_rejected),
     row!(a248_expired_client_secrets_are_rejected),
+    row!(a517_noisy_neighbour_does_not_block_authenticated_clients),
 ];
 
 const TOKEN: &str = "/oauth2/token";
@@ -477,4 +478,64 @@ async fn a248_expired_client_secrets_are_rejected(stage: &Stage) {
         .server
         .execute("UPDATE client_secrets SET expires_at = NULL WHERE id = 'second'");
     code_is_active(stage, 1, &rotated, &code).await;
+}
+
+async fn a517_noisy_neighbour_does_not_block_authenticated_clients(stage: &Stage) {
+    let server = Server::with(stage.db(), |_| {}).await;
+    let (web, api) = (server.shop().await, server.api_server().await);
+    let phone = server.phone().await;
+    let tokens = web.redeems(&server.browser().allows(&web).await).await.ok();
+    // The clients are not cached.
+    server.advance(Duration::from_secs(60));
+    let mut unknown = web.clone();
+    unknown.client = confidential("unknown", "https://unknown.example/cb");
+    let (mut failed, mut limited) = (0, 0);
+    for _ in 0..400 {
+        let answer = unknown.redeems("pcl_ac_nothing").await;
+        match answer.status {
+            401 => failed += 1,
+            _ => {
+                limited += 1;
+                stage.expect(1, json_error(&answer, 429, "temporarily_unavailable"));
+                // The headers describe the bucket that refused.
+                stage.check(1, answer.header("ratelimit-remaining") == Some("0"), || {
+                    format!("{:?}", answer.headers)
+                });
+            }
+        }
+    }
+    stage.check(1, (failed, limited) == (60, 340), || {
+        format!("{failed} failed, {limited} limited")
+    });
+    // The same on the other endpoints that clients call.
+    for _ in 0..310 {
+        unknown.introspects(tokens.access()).await;
+    }
+    let mut refresh = tokens.refresh().to_owned();
+    for _ in 0..5 {
+        let answer = web.refreshes(&refresh, &[]).await;
+        stage.check(2, answer.status == 200, || summary(&answer));
+        stage.check(2, answer.header("ratelimit-remaining") != Some("0"), || {
+            format!("{:?}", answer.headers)
+        });
+        refresh = answer.ok().refresh().to_owned();
+        let answer = api.introspects(tokens.access()).await;
+        stage.check(3, answer.status == 200, || summary(&answer));
+    }
+    // Any caller can name a public client, and guess a secret.
+    let answer = phone.redeems("pcl_ac_nothing").await;
+    stage.expect(4, json_error(&answer, 429, "temporarily_unavailable"));
+    stage.expect(4, logged(&answer, "ratelimit.hit", "ip"));
+    let mut guess = web.clone();
+    guess.secret = Some(Secret::client_secret(&server.app.entropy));
+    let answer = guess.refreshes(&refresh, &[]).await;
+    stage.expect(5, json_error(&answer, 429, "temporarily_unavailable"));
+    // Beyond the budget, the database is read only so often.
+    for _ in 0..300 {
+        unknown.redeems("pcl_ac_nothing").await;
+    }
+    server.app.registrations.clear();
+    let answer = web.refreshes(&refresh, &[]).await;
+    stage.expect(6, json_error(&answer, 429, "temporarily_unavailable"));
+    server.remove().await;
 }

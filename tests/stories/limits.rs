@@ -189,8 +189,20 @@ async fn authenticated_client_spends_its_own_budget() {
     for _ in 0..3 {
         assert_eq!(thief.asks_for_itself().await.status, 401);
     }
-    assert_eq!(thief.asks_for_itself().await.status, 429);
-    assert_eq!(other.asks_for_itself().await.status, 429);
+    let refused = thief.asks_for_itself().await;
+    assert_eq!((refused.status, budget(&refused)), (429, Some([3, 0, 60])));
+    // A right secret still passes, and only the client is charged.
+    let answer = other.asks_for_itself().await;
+    assert_eq!((answer.status, budget(&answer)), (200, Some([5, 3, 24])));
+    for _ in 0..3 {
+        assert_eq!(other.asks_for_itself().await.status, 200);
+    }
+    let refused = other.asks_for_itself().await;
+    assert_eq!((refused.status, budget(&refused)), (429, Some([5, 0, 60])));
+    assert_eq!(
+        refused.logged(),
+        [("ratelimit.hit".to_owned(), "client".to_owned())]
+    );
 }
 
 #[actix_web::test]

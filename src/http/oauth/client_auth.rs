@@ -1,7 +1,5 @@
 //! Client authentication for the endpoints that clients call: RFC 6749 §2.3.
 
-use std::net::IpAddr;
-
 use actix_web::HttpRequest;
 use actix_web::web::Payload;
 
@@ -58,6 +56,9 @@ pub(super) async fn authenticate_form(
     access_log::name_client(request, &client.client().id);
     if client.client().is_confidential() {
         rate_limit::charge_client(request, &client.client().id).map_err(HandlerError::TooMany)?;
+    } else if let Some(too_many) = rate_limit::beyond(request) {
+        // Any caller can name a public client.
+        return Err(HandlerError::TooMany(too_many));
     }
     Ok((form, client))
 }
@@ -77,8 +78,9 @@ async fn authenticate(
     now: Timestamp,
 ) -> Result<AuthenticatedClient, HandlerError> {
     let credentials = client_auth::read_credentials(&extract::authorization(request), form)?;
-    match verify(app, &credentials, ClientAddress::of(request), now).await? {
+    match verify(request, app, &credentials, now).await? {
         Ok(client) => Ok(client),
+        Err(error) if rate_limit::beyond(request).is_some() => Err(error.into()),
         Err(error) => Err(count_failure(request, app, error).await),
     }
 }
@@ -86,17 +88,19 @@ async fn authenticate(
 /// Verifies credentials. A cached registration may be some seconds old, so it is enough to accept a client but
 /// not to reject it.
 async fn verify(
+    request: &HttpRequest,
     app: &App,
     credentials: &ClientCredentials,
-    address: IpAddr,
     now: Timestamp,
-) -> Result<Result<AuthenticatedClient, Error>, Error> {
+) -> Result<Result<AuthenticatedClient, Error>, HandlerError> {
+    let address = ClientAddress::of(request);
     let client_id = &credentials.client_id;
     if let Some(cached) = app.registrations.recall(client_id, now)
         && let Ok(client) = client_auth::authenticate(credentials, Some(cached), address, now)
     {
         return Ok(Ok(client));
     }
+    rate_limit::admit_lookup(request).map_err(HandlerError::TooMany)?;
     let current = app.registrations.read(&app.store, client_id, now).await;
     let current = current.map_err(storage_error)?;
     let verified = client_auth::authenticate(credentials, current, address, now);
@@ -120,7 +124,7 @@ async fn count_failure(request: &HttpRequest, app: &App, error: Error) -> Handle
         Ok(Some(wait)) => {
             // The failed authentication is logged as well.
             error::refused(request, error.code.as_str(), error.detail, None);
-            HandlerError::TooMany(TooMany::failures(wait))
+            HandlerError::TooMany(TooMany::failures(request, wait))
         }
         Err(failure) => HandlerError::Error(storage_error(failure)),
     }

@@ -305,9 +305,13 @@ fn reject_malformed(request: &ServiceRequest, app: &App, assets: &Assets) -> Opt
 /// the feed reports its own state. Unless the database was restored, revocation and logout are served, because a
 /// revocation does more good than harm.
 async fn reject_unready(request: &HttpRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
-    let class = Class::of(request.path())?;
+    let class = Class::of(request.path());
+    let is_static = matches!(
+        class,
+        Class::Metadata | Class::Feed | Class::Assets | Class::Other
+    );
     // A preflight changes nothing. Were it refused, a script could not read the refusal of the request that follows.
-    if matches!(class, Class::Metadata | Class::Feed) || request.method() == Method::OPTIONS {
+    if is_static || request.method() == Method::OPTIONS {
         return None;
     }
     let error = app.may_change_state().await.err()?;

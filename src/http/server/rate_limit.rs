@@ -1,5 +1,8 @@
 //! Rate limits (policy §5): a sliding window by GCRA, per address and route class, and per client once it is
 //! authenticated. Counted in the memory of this node, which is bounded.
+//!
+//! At the endpoints that clients call, a request beyond the budget of its address is still served if its client
+//! authenticates, so that other users of the address do not block the client.
 
 mod class;
 mod rate;
@@ -9,11 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use actix_web::http::Method;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::Data;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse};
 use arc_swap::ArcSwap;
 
+use crate::accounts::throttle;
 use crate::config::limits::REFRESHES_PER_MINUTE;
 use crate::config::{self, Mode, Network};
 use crate::http::assets::Assets;
@@ -51,6 +56,8 @@ struct Rates {
     per_client: Arc<Rate<ClientId>>,
     introspect: Arc<Rate<ClientId>>,
     refreshes: Arc<Rate<GrantId>>,
+    /// Clients that are read from the database for requests beyond the budget of their address.
+    lookups: Arc<Rate<Network>>,
 }
 
 impl Rates {
@@ -61,6 +68,7 @@ impl Rates {
             per_client: Arc::new(Rate::per_minute(config.per_client, clock)),
             introspect: Arc::new(Rate::per_minute(config.introspect, clock)),
             refreshes: Arc::new(Rate::per_minute(REFRESHES_PER_MINUTE, clock)),
+            lookups: Arc::new(Rate::per_minute(config.per_ip, clock)),
         }
     }
 
@@ -72,6 +80,7 @@ impl Rates {
             per_client: Rate::keep(self.per_client, &old.per_client),
             introspect: Rate::keep(self.introspect, &old.introspect),
             refreshes: Rate::keep(self.refreshes, &old.refreshes),
+            lookups: Rate::keep(self.lookups, &old.lookups),
         }
     }
 }
@@ -80,11 +89,16 @@ impl Rates {
 struct Spent {
     class: Class,
     source: Network,
-    /// Remaining budget of its address.
-    address: Budget,
+    /// Remaining budget of its address, unless an authenticated client is charged although that budget is used up.
+    address: Option<Budget>,
     /// The smallest remaining budget of its other buckets.
     others: Option<Budget>,
-    refused: bool,
+    /// The bucket that refused it.
+    refused: Option<Budget>,
+    /// Why it is refused unless its client authenticates.
+    beyond: Option<TooMany>,
+    /// Whether it was charged for reading its client from the database.
+    lookup: bool,
 }
 
 impl Limits {
@@ -110,42 +124,48 @@ impl Limits {
 
     /// Charges a request to its address, whatever its result.
     pub(in crate::http) fn charge_address(&self, request: &HttpRequest) -> Result<(), TooMany> {
-        let Some(class) = Class::of(request.path()) else {
-            return Ok(());
-        };
-        let source = source(ClientAddress::of(request));
+        let (class, source) = (
+            Class::of(request.path()),
+            source(ClientAddress::of(request)),
+        );
         let (address, outcome) = self.rates.load().per_ip.charge(&(class, source));
         request.extensions_mut().insert(Spent {
             class,
             source,
-            address,
+            address: Some(address),
             others: None,
-            refused: false,
+            refused: None,
+            beyond: None,
+            lookup: false,
         });
-        self.judge(request, outcome, "ip")
+        let judged = self.judge(request, address, outcome, "ip");
+        if let Err(beyond) = judged
+            && authenticates_clients(request)
+            && let Some(spent) = request.extensions_mut().get_mut::<Spent>()
+        {
+            (spent.refused, spent.beyond) = (None, Some(beyond));
+            return Ok(());
+        }
+        judged
     }
 
     /// Charges a request to its authenticated client, and refunds the address.
     fn charge_client(&self, request: &HttpRequest, client: &ClientId) -> Result<(), TooMany> {
-        let Some(class) = class_of(request) else {
-            return Ok(());
-        };
         self.give_back(request);
-        let (budget, outcome, bucket) = if class == Class::Introspect {
-            let (budget, outcome) = self.rates.load().introspect.charge(client);
-            (budget, outcome, "introspect")
-        } else {
-            let (budget, outcome) = self.rates.load().per_client.charge(client);
-            (budget, outcome, "client")
+        let rates = self.rates.load();
+        let (rate, bucket) = match class_of(request) {
+            Some(Class::Introspect) => (&rates.introspect, "introspect"),
+            _ => (&rates.per_client, "client"),
         };
+        let (budget, outcome) = rate.charge(client);
         note(request, budget);
-        self.judge(request, outcome, bucket)
+        self.judge(request, budget, outcome, bucket)
     }
 
     fn admit_refresh(&self, request: &HttpRequest, grant: &GrantId) -> Result<(), TooMany> {
         let (budget, outcome) = self.rates.load().refreshes.peek(grant);
         note(request, budget);
-        self.judge(request, outcome, "refresh")
+        self.judge(request, budget, outcome, "refresh")
     }
 
     fn charge_refresh(&self, request: &HttpRequest, grant: &GrantId) {
@@ -154,18 +174,38 @@ impl Limits {
     }
 
     fn give_back(&self, request: &HttpRequest) {
-        if let Some(spent) = request.extensions_mut().get_mut::<Spent>() {
-            spent.address = self
-                .rates
-                .load()
-                .per_ip
-                .refund(&(spent.class, spent.source));
+        let mut extensions = request.extensions_mut();
+        let Some(spent) = extensions.get_mut::<Spent>() else {
+            return;
+        };
+        let rates = self.rates.load();
+        // A request beyond the budget was not charged.
+        spent.address = match spent.beyond.take() {
+            Some(_) => None,
+            None => Some(rates.per_ip.refund(&(spent.class, spent.source))),
+        };
+        if std::mem::take(&mut spent.lookup) {
+            rates.lookups.refund(&spent.source);
         }
+    }
+
+    fn admit_lookup(&self, request: &HttpRequest) -> Result<(), TooMany> {
+        let mut extensions = request.extensions_mut();
+        let Some(spent) = extensions.get_mut::<Spent>() else {
+            return Ok(());
+        };
+        let Some(beyond) = spent.beyond else {
+            return Ok(());
+        };
+        let (_, outcome) = self.rates.load().lookups.charge(&spent.source);
+        spent.lookup = outcome.is_ok();
+        outcome.map_err(|_| beyond)
     }
 
     fn judge(
         &self,
         request: &HttpRequest,
+        budget: Budget,
         outcome: Result<(), Duration>,
         bucket: &'static str,
     ) -> Result<(), TooMany> {
@@ -173,13 +213,23 @@ impl Limits {
             return Ok(());
         };
         if self.rates.load().enforce {
-            if let Some(spent) = request.extensions_mut().get_mut::<Spent>() {
-                spent.refused = true;
-            }
+            note_refusal(request, budget);
             return Err(TooMany { wait, bucket });
         }
         error::log(request, Detail::new("ratelimit.counted", bucket), None);
         Ok(())
+    }
+}
+
+/// Returns whether the handler of a request authenticates its client before anything else.
+fn authenticates_clients(request: &HttpRequest) -> bool {
+    match *request.method() {
+        Method::POST => matches!(
+            request.path(),
+            "/oauth2/token" | "/oauth2/introspect" | "/oauth2/revoke" | "/revocations/ack"
+        ),
+        Method::GET => matches!(request.path(), "/revocations" | "/revocations/stream"),
+        _ => false,
     }
 }
 
@@ -194,6 +244,30 @@ fn note(request: &HttpRequest, budget: Budget) {
             .others
             .filter(|known| known.remaining < budget.remaining);
         spent.others = Some(tightest.unwrap_or(budget));
+    }
+}
+
+fn note_refusal(request: &HttpRequest, budget: Budget) {
+    if let Some(spent) = request.extensions_mut().get_mut::<Spent>() {
+        spent.refused = Some(budget);
+    }
+}
+
+/// Returns why a request is refused although its client may still authenticate: its address has no budget left.
+pub(in crate::http) fn beyond(request: &HttpRequest) -> Option<TooMany> {
+    let extensions = request.extensions();
+    extensions.get::<Spent>().and_then(|spent| spent.beyond)
+}
+
+/// Checks whether the client of a request may be read from the database. The number of such reads beyond the budget
+/// of an address is limited.
+///
+/// # Errors
+/// [`TooMany`].
+pub(in crate::http) fn admit_lookup(request: &HttpRequest) -> Result<(), TooMany> {
+    match request.app_data::<Data<Limits>>() {
+        Some(limits) => limits.admit_lookup(request),
+        None => Ok(()),
     }
 }
 
@@ -250,7 +324,13 @@ pub(in crate::http) fn is_time_to_count(request: &HttpRequest) -> bool {
 
 impl TooMany {
     /// Returns the error for an address whose clients fail to authenticate.
-    pub(in crate::http) const fn failures(wait: Duration) -> Self {
+    pub(in crate::http) fn failures(request: &HttpRequest, wait: Duration) -> Self {
+        let budget = Budget {
+            limit: throttle::CLIENTS.free,
+            remaining: 0,
+            reset: wait,
+        };
+        note_refusal(request, budget);
         Self {
             wait,
             bucket: "client_auth",
@@ -260,6 +340,11 @@ impl TooMany {
     /// Logs the error, and responds with 429 as JSON.
     pub(in crate::http) fn json(self, request: &HttpRequest) -> HttpResponse {
         let detail = Detail::new("ratelimit.hit", self.bucket);
+        if let Some(spent) = request.extensions_mut().get_mut::<Spent>()
+            && spent.beyond.take().is_some()
+        {
+            spent.refused = spent.address;
+        }
         error::refused(request, "temporarily_unavailable", detail, None);
         HttpResponse::TooManyRequests()
             .insert_header(("Retry-After", whole_seconds(self.wait).max(1)))
@@ -280,19 +365,20 @@ impl TooMany {
     }
 }
 
-/// Sets the headers that describe the bucket with the smallest remaining budget.
+/// Sets the headers that describe the bucket that refused the request, or the one with the smallest remaining budget.
 pub(in crate::http) fn describe(request: &HttpRequest, headers: &mut HeaderMap) {
     let extensions = request.extensions();
     let Some(spent) = extensions.get::<Spent>() else {
         return;
     };
-    if spent.class.is_cached() && !spent.refused {
+    if spent.class.is_cached() && spent.refused.is_none() {
         return;
     }
-    let budget = spent
-        .others
-        .filter(|other| other.remaining < spent.address.remaining)
-        .unwrap_or(spent.address);
+    let charged = [spent.address, spent.others].into_iter().flatten();
+    let smallest = charged.min_by_key(|budget| budget.remaining);
+    let Some(budget) = spent.refused.or(smallest) else {
+        return;
+    };
     let values = [
         ("limit", u64::from(budget.limit)),
         ("remaining", u64::from(budget.remaining)),

@@ -10,6 +10,7 @@ pub const ROWS: &[Row] = &[
     row!(a456_static_file_traversal_gets_404),
     row!(a465_rate_limits_cannot_be_evaded),
     row!(a466_management_paths_are_not_on_the_public_listener),
+    row!(a516_every_response_is_rate_limited),
 ];
 
 async fn a453_oversized_headers_are_rejected(stage: &Stage) {
@@ -216,4 +217,41 @@ async fn a466_management_paths_are_not_on_the_public_listener(stage: &Stage) {
             stage.expect(case, logged(&answer, "http.404", "path"));
         }
     }
+}
+
+async fn a516_every_response_is_rate_limited(stage: &Stage) {
+    let nodes = crate::throttle::nodes(stage, |config| config.limits.per_ip = 20).await;
+    let server = &nodes[0];
+    for (case, method, host, wanted) in [
+        (1, "GET", "op.example", 404),
+        (2, "PUT", "op.example", 405),
+        (3, "GET", "evil.example", 421),
+    ] {
+        let (mut answered, mut limited) = (0, 0);
+        for n in 0..40 {
+            let path = match wanted {
+                404 => format!("/nothing{n}"),
+                405 => "/oauth2/userinfo".to_owned(),
+                _ => "/login".to_owned(),
+            };
+            let text = format!(
+                "{method} {path} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-For: 192.0.2.{case}\r\nConnection: close\r\n\r\n"
+            );
+            let answer = raw::bytes(&server.base, text.into_bytes()).await.unwrap();
+            match answer.status {
+                429 => {
+                    limited += 1;
+                    stage.expect(case, logged(&answer, "ratelimit.hit", "ip"));
+                }
+                status => {
+                    answered += 1;
+                    stage.check(case, status == wanted, || summary(&answer));
+                }
+            }
+        }
+        stage.check(case, (answered, limited) == (20, 20), || {
+            format!("{answered} were answered, {limited} limited")
+        });
+    }
+    crate::throttle::end(nodes).await;
 }

@@ -29,17 +29,21 @@ pub enum Class {
     Metadata,
     /// `/revocations`.
     Feed,
+    /// Style sheets and scripts of the pages.
+    Assets,
+    /// Everything else, which does not exist.
+    Other,
 }
 
 impl Class {
     /// Returns the class of a path. Upper case and a trailing slash are ignored.
-    pub fn of(path: &str) -> Option<Self> {
+    pub fn of(path: &str) -> Self {
         let path = path.trim_end_matches('/').to_ascii_lowercase();
         let below = |root: &str| {
             path.strip_prefix(root)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        Some(match path.as_str() {
+        match path.as_str() {
             "/oauth2/authorize" => Self::Authorize,
             "/login" | "/consent" | "/setup" => Self::Login,
             "/oauth2/token" => Self::Token,
@@ -54,8 +58,9 @@ impl Class {
             _ if below("/oauth2/register") => Self::Register,
             _ if below("/.well-known") => Self::Metadata,
             _ if below("/revocations") => Self::Feed,
-            _ => return None,
-        })
+            _ if below("/assets") => Self::Assets,
+            _ => Self::Other,
+        }
     }
 
     /// Returns whether its responses are pages.
@@ -68,6 +73,6 @@ impl Class {
 
     /// Returns whether caches may store its responses, so that only a 429 may describe the budget of one caller.
     pub(in crate::http) fn is_cached(self) -> bool {
-        self == Self::Metadata
+        matches!(self, Self::Metadata | Self::Assets)
     }
 }
