@@ -38,8 +38,12 @@ pub struct App {
     pub config: Config,
     /// The issuer of the configuration.
     pub issuer: Issuer,
-    /// The database.
+    /// The database, for the requests of clients and resource servers.
     pub store: Store,
+    /// The database, for pages and sign-ins.
+    pub page_store: Store,
+    /// The database, for the work of the node itself.
+    pub node_store: Store,
     /// A cache of clients and their resources, at most 5 s old.
     pub registrations: Arc<Registrations>,
     /// The server secrets: keys of form tokens and other MACs.
@@ -94,20 +98,25 @@ impl App {
         if is_empty {
             create_first_kek(&config, &store, &entropy)?;
         }
-        let table = key_table_with(&config, &store, &entropy, source)?;
+        let (node_store, page_store) = (store.for_node(), store.for_pages());
+        let table = key_table_with(&config, &node_store, &entropy, source)?;
         let verifier = |keys: &KeyView| build_verifier(&config, &issuer, keys);
         let key_manager = Arc::new(KeyManager::start(table, clock.clone(), verifier).await?);
         let secrets = store.read(|tx| tx.list_server_secrets()).await?;
         let database = secrets.first().map(|first| first.id.as_str());
-        let restores =
-            RestoreDetector::new(store.clone(), clock.clone(), &config.keys.kek, database);
+        let restores = RestoreDetector::new(
+            node_store.clone(),
+            clock.clone(),
+            &config.keys.kek,
+            database,
+        );
         if is_empty {
             restores.warn_of_empty_database();
         }
         let feed = Arc::new(Feed::new(issuer.as_str(), clock.clone()));
         let registrations = Arc::<Registrations>::default();
         let feed_task = FeedTask::start(tasks::feed::Parts {
-            store: store.clone(),
+            store: node_store.clone(),
             clock: clock.clone(),
             feed: Arc::clone(&feed),
             key_manager: Arc::clone(&key_manager),
@@ -127,6 +136,8 @@ impl App {
             config,
             issuer,
             store,
+            page_store,
+            node_store,
             registrations,
             clock,
             entropy,
@@ -139,7 +150,7 @@ impl App {
     /// Returns the background tasks of the node. None of them ends.
     pub fn tasks(&self) -> Vec<BoxFuture<'static, ()>> {
         let (feed, ttl) = (Arc::clone(&self.feed_task), Arc::clone(&self.feed_task));
-        let (store, key_manager) = (self.store.clone(), Arc::clone(&self.key_manager));
+        let (store, key_manager) = (self.node_store.clone(), Arc::clone(&self.key_manager));
         vec![
             Box::pin(async move { feed.run().await }),
             Box::pin(async move { ttl.publish_max_token_ttl().await }),
@@ -191,7 +202,7 @@ impl App {
     /// [`db::Error`].
     pub async fn write_acks_and_seals(&self) -> Result<(), db::Error> {
         self.feed_task.write_acks().await;
-        tasks::audit_seals::seal_all(&self.store, &self.secret).await
+        tasks::audit_seals::seal_all(&self.node_store, &self.secret).await
     }
 
     /// Records evidence that the database was restored; see [`FeedTask::note_restored`].

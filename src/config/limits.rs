@@ -173,6 +173,10 @@ pub const HASH_QUEUE: usize = 64;
 pub const HASH_WAIT: Duration = Duration::from_secs(2);
 /// Maximum time that a request waits for a database connection.
 pub const POOL_WAIT: Duration = Duration::from_millis(500);
+/// How many times [`POOL_WAIT`] a request waits for a new connection to open, if none fails to open meanwhile.
+pub const OPEN_WAITS: u32 = 4;
+/// Maximum number of pages that wait for a database connection. Beyond it, further pages get 503 at once.
+pub const WAITING_PAGES: usize = 64;
 /// Maximum time that a starting server waits for its database.
 pub const DATABASE_WAIT: Duration = Duration::from_secs(30);
 /// Time that a used code is kept, so that a replay is detected.

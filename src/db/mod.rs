@@ -46,8 +46,8 @@ use connection::AnyConnection;
 pub use copy::{Copied, CopyError, fold_log, mark_restored, verify};
 pub use feed::{Head, Recovered};
 pub use janitor::{SWEEPS, Sweep};
-use pool::Pool;
 pub use pool::{Claim, OpenError, PoolMetrics};
+use pool::{Lane, Pool};
 pub use registrations::Registrations;
 pub use revocations::Record;
 use tokio::sync::Notify;
@@ -81,6 +81,7 @@ impl<'a> Transaction<'a> {
 #[derive(Clone)]
 pub struct Store {
     pool: Pool,
+    lane: Lane,
     // Present for SQLite, which allows one writer at a time.
     writer: Option<Writer>,
     entropy: Entropy,
@@ -116,10 +117,35 @@ impl Store {
         };
         Ok(Self {
             pool,
+            lane: Lane::Clients,
             writer,
             entropy,
             revoked: Arc::default(),
         })
+    }
+
+    /// Returns the same database for the work of the node itself, which has connections of its own.
+    #[must_use]
+    pub fn for_node(&self) -> Self {
+        Self {
+            lane: Lane::Node,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the same database for pages and sign-ins, which leave connections to the requests of clients.
+    /// Fails with [`Error::Busy`] when none becomes free in time.
+    #[must_use]
+    pub fn for_pages(&self) -> Self {
+        Self {
+            lane: Lane::Pages,
+            ..self.clone()
+        }
+    }
+
+    /// Returns how many pages wait for a connection.
+    pub fn waiting_pages(&self) -> usize {
+        self.pool.waiting_pages()
     }
 
     /// Returns whether the database is embedded.
@@ -174,7 +200,7 @@ impl Store {
         &self,
         work: impl FnOnce(&mut AnyConnection) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let (pool, turn) = (self.pool.clone(), self.pool.turn().await?);
+        let (pool, turn) = (self.pool.clone(), self.pool.turn(self.lane).await?);
         let run = move || {
             let _turn = turn;
             let mut pooled = pool.get()?;

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use diesel::Connection as _;
 use diesel::SqliteConnection;
@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::{AnyConnection, Error};
-use crate::config::limits::POOL_WAIT;
+use crate::config::limits::{OPEN_WAITS, POOL_WAIT};
 use crate::metrics::POOL_TIMEOUTS;
 
 /// Why a database cannot be opened.
@@ -30,8 +30,78 @@ pub enum OpenError {
 pub(super) struct Pool {
     connections: r2d2::Pool<Connector>,
     connector: Connector,
-    /// One permit for each connection. A task that waits here blocks no thread.
-    turns: Arc<Semaphore>,
+    lanes: Arc<Lanes>,
+}
+
+/// Who uses a connection. No lane may occupy the whole pool, so that a burst in one does not stop the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// The node itself: polls, heartbeats, audit seals, keys, readiness. Some connections are for it alone.
+    Node,
+    /// Requests of clients and resource servers, and commands.
+    Clients,
+    /// Pages and sign-ins of users.
+    Pages,
+}
+
+/// The permits of the lanes. A task that waits here blocks no thread.
+struct Lanes {
+    /// One permit for each connection.
+    all: Arc<Semaphore>,
+    /// The connections that are not reserved for the node.
+    requests: Arc<Semaphore>,
+    clients: Arc<Semaphore>,
+    pages: Arc<Semaphore>,
+    /// Pages that wait for a connection.
+    waiting_pages: AtomicUsize,
+}
+
+impl Lanes {
+    fn new(size: usize) -> Self {
+        let permits = |n: usize| Arc::new(Semaphore::new(n.max(1)));
+        // A node with one connection has nothing to reserve.
+        let reserved = (size / 8).max(usize::from(size > 1));
+        let requests = size - reserved;
+        Self {
+            all: permits(size),
+            requests: permits(requests),
+            clients: permits(requests - size / 8),
+            pages: permits(requests - size / 4),
+            waiting_pages: AtomicUsize::new(0),
+        }
+    }
+
+    /// Returns the permits that a lane takes, in the order of taking.
+    fn of(&self, lane: Lane) -> impl Iterator<Item = &Arc<Semaphore>> {
+        let (own, shared) = match lane {
+            Lane::Node => (None, None),
+            Lane::Clients => (Some(&self.clients), Some(&self.requests)),
+            Lane::Pages => (Some(&self.pages), Some(&self.requests)),
+        };
+        own.into_iter().chain(shared).chain([&self.all])
+    }
+
+    async fn take(&self, lane: Lane) -> Option<Turn> {
+        let mut turn = Vec::with_capacity(3);
+        for permits in self.of(lane) {
+            turn.push(Arc::clone(permits).acquire_owned().await.ok()?);
+        }
+        Some(Turn { _permits: turn })
+    }
+}
+
+/// The right to use a connection, until it is dropped.
+pub(super) struct Turn {
+    _permits: Vec<OwnedSemaphorePermit>,
+}
+
+/// A place among the waiting pages, which is also given up when the browser disconnects.
+struct WaitingPage<'a>(&'a AtomicUsize);
+
+impl Drop for WaitingPage<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// Metrics of the pool.
@@ -61,6 +131,8 @@ pub(super) struct Connector {
     manager: Manager,
     /// Grows when the server is lost. A connection of an earlier generation is closed instead of used.
     generation: Arc<AtomicU64>,
+    /// How many connections could not be opened.
+    failures: Arc<AtomicU64>,
 }
 
 /// A connection of the pool.
@@ -77,6 +149,7 @@ impl Pool {
         let connector = Connector {
             manager,
             generation: Arc::default(),
+            failures: Arc::default(),
         };
         let connections = r2d2::Pool::builder()
             .max_size(size)
@@ -88,7 +161,7 @@ impl Pool {
         Ok(Self {
             connections,
             connector,
-            turns: Arc::new(Semaphore::new(size as usize)),
+            lanes: Arc::new(Lanes::new(size as usize)),
         })
     }
 
@@ -101,24 +174,45 @@ impl Pool {
         self.connector.manager.establish()
     }
 
-    /// Waits for a connection to become free.
-    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit, Error> {
-        let turn = timeout(POOL_WAIT, Arc::clone(&self.turns).acquire_owned()).await;
-        turn.ok().and_then(Result::ok).ok_or_else(|| {
+    /// Waits until a lane may use a connection.
+    pub(super) async fn turn(&self, lane: Lane) -> Result<Turn, Error> {
+        let _waiting = (lane == Lane::Pages).then(|| {
+            self.lanes.waiting_pages.fetch_add(1, Ordering::SeqCst);
+            WaitingPage(&self.lanes.waiting_pages)
+        });
+        let turn = timeout(POOL_WAIT, self.lanes.take(lane)).await;
+        turn.ok().flatten().ok_or_else(|| {
             POOL_TIMEOUTS.count([]);
-            Error::Unavailable("all connections are in use".to_owned())
+            match lane {
+                Lane::Pages => Error::Busy,
+                _ => Error::Unavailable("all connections are in use".to_owned()),
+            }
         })
     }
 
+    /// Returns how many pages wait for a connection.
+    pub(super) fn waiting_pages(&self) -> usize {
+        self.lanes.waiting_pages.load(Ordering::SeqCst)
+    }
+
     pub(super) fn get(&self) -> Result<r2d2::PooledConnection<Connector>, Error> {
+        let failures = || self.connector.failures.load(Ordering::SeqCst);
+        let (before, mut waits) = (failures(), 0);
         loop {
-            let pooled = self.connections.get().map_err(|error| {
-                POOL_TIMEOUTS.count([]);
-                Error::Unavailable(error.to_string())
-            })?;
-            // An idle connection of a lost server is closed when it is dropped.
-            if pooled.generation == self.connector.generation() {
-                return Ok(pooled);
+            match self.connections.get() {
+                // An idle connection of a lost server is closed when it is dropped.
+                Ok(pooled) if pooled.generation == self.connector.generation() => {
+                    return Ok(pooled);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    waits += 1;
+                    // A loaded server needs longer to open a connection; one that refused it may refuse the next.
+                    if waits == OPEN_WAITS || failures() != before {
+                        POOL_TIMEOUTS.count([]);
+                        return Err(Error::Unavailable(error.to_string()));
+                    }
+                }
             }
         }
     }
@@ -135,8 +229,9 @@ impl Pool {
     /// Stops handing out connections, waits for those in use, and closes all.
     pub(super) async fn close(&self) {
         // A connection in use holds a permit. The semaphore may be closed already.
-        let _all = self.turns.acquire_many(self.connections.max_size()).await;
-        self.turns.close();
+        let turns = &self.lanes.all;
+        let _all = turns.acquire_many(self.connections.max_size()).await;
+        turns.close();
         while let Some(idle) = self.connections.try_get() {
             self.discard(&idle);
         }
@@ -148,10 +243,9 @@ impl Pool {
             size: self.connections.max_size(),
             open: state.connections,
             idle: state.idle_connections,
-            busy: self
-                .connections
-                .max_size()
-                .saturating_sub(u32::try_from(self.turns.available_permits()).unwrap_or(u32::MAX)),
+            busy: self.connections.max_size().saturating_sub(
+                u32::try_from(self.lanes.all.available_permits()).unwrap_or(u32::MAX),
+            ),
         }
     }
 }
@@ -217,8 +311,11 @@ impl r2d2::ManageConnection for Connector {
     fn connect(&self) -> Result<Pooled, OpenError> {
         // Read before connecting, because the server may be lost meanwhile.
         let generation = self.generation();
+        let connection = self.manager.establish().inspect_err(|_| {
+            self.failures.fetch_add(1, Ordering::SeqCst);
+        })?;
         Ok(Pooled {
-            connection: self.manager.establish()?,
+            connection,
             generation,
         })
     }

@@ -88,7 +88,10 @@ pub(in crate::http) async fn load_authorization_request(
 ) -> Result<AuthorizationContext, HandlerError> {
     // 1. The client and its callback.
     let client_id = rules::client_id(params)?;
-    let known = app.registrations.find(&app.store, &client_id, now).await?;
+    let known = app
+        .registrations
+        .find(&app.page_store, &client_id, now)
+        .await?;
     let client = known.as_ref().map(|known| known.client.clone());
     let (client, callback) = rules::callback(params, client)?;
     access_log::name_client(http, &client_id);
@@ -106,7 +109,7 @@ pub(in crate::http) async fn load_authorization_request(
     {
         Some(cookie) => {
             let stored = move |tx: &mut Transaction<'_>| Stored::load(tx, &client_id, &cookie);
-            app.store.read(stored).await?
+            app.page_store.read(stored).await?
         }
         None => Stored {
             session: None,
@@ -146,7 +149,7 @@ async fn expire(
             "idle"
         };
         error::log(http, Detail::new("session.expired", limit), None);
-        app.store
+        app.page_store
             .transaction(move |tx| tx.drop_expired_session(&session))
             .await?;
     }
@@ -162,7 +165,7 @@ pub(in crate::http) async fn open(
 ) -> Result<Authorization, HandlerError> {
     let wanted = id.clone();
     let found = app
-        .store
+        .page_store
         .read(move |tx| tx.find_authorization(&wanted))
         .await?;
     let authorization = found.ok_or(ErrorPage::OTHER_BROWSER)?;
@@ -172,7 +175,7 @@ pub(in crate::http) async fn open(
         None => {
             let (id, hash) = (id.clone(), browser.hash());
             if !app
-                .store
+                .page_store
                 .transaction(move |tx| tx.bind_authorization(&id, &hash))
                 .await?
             {
@@ -183,7 +186,7 @@ pub(in crate::http) async fn open(
     if authorization.taken_at.is_some() {
         let client = app
             .registrations
-            .find(&app.store, &authorization.client_id, now);
+            .find(&app.page_store, &authorization.client_id, now);
         let client = client.await?.map(|known| known.client.clone());
         let link = client
             .as_ref()

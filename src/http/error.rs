@@ -147,7 +147,12 @@ impl From<Error> for HandlerError {
 
 impl From<db::Error> for HandlerError {
     fn from(error: db::Error) -> Self {
-        Error::from(error).into()
+        let busy = matches!(error, db::Error::Busy);
+        let error = Error::from(error);
+        match busy {
+            true => ErrorPage::BUSY.with_detail(error.detail).into(),
+            false => error.into(),
+        }
     }
 }
 

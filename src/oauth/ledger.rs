@@ -19,6 +19,9 @@ pub enum StorageError {
     /// The database cannot be reached or is too busy.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
+    /// Too many pages use the database at the same time.
+    #[error("too many pages use the database at the same time")]
+    Busy,
     /// A statement failed.
     #[error("the database refused a statement: {0}")]
     Statement(String),
@@ -43,9 +46,13 @@ pub enum StorageError {
 impl From<StorageError> for Error {
     /// Converts every storage failure to a 503 error, because no response may depend on unknown state.
     fn from(error: StorageError) -> Self {
+        let detail = match error {
+            StorageError::Busy => Detail::new("login.busy", "connections"),
+            _ => Detail::high("storage.error", "storage"),
+        };
         Self {
             code: error::Code::TemporarilyUnavailable,
-            detail: Detail::high("storage.error", "storage"),
+            detail,
             source: Some(Box::new(error)),
         }
     }

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portcullis::accounts::password::Password;
 use portcullis::accounts::user::{User, Username};
 use portcullis::config::Config;
 
 use crate::expect::{logged, page, summary};
+use crate::fixtures::look::Look;
 use crate::fixtures::server::PASSWORD;
 use crate::fixtures::{Answer, Browser, Db, Server, journal, log};
 use crate::login::{LoginForm, failed, passed};
@@ -23,6 +24,7 @@ pub const ROWS: &[Row] = &[
     row!(a117_password_spraying_is_limited_per_network),
     row!(a513_clock_jump_never_throttles_logins),
     row!(a514_simultaneous_logins_are_not_throttled),
+    row!(a530_login_burst_leaves_connections_to_clients_and_node),
 ];
 
 const WRONG: &str = "not-the-password";
@@ -498,4 +500,71 @@ async fn a514_simultaneous_logins_are_not_throttled(stage: &Stage) {
     }
     end(nodes).await;
     journal::strike_out(|exchange| exchange.answer.status == 503);
+}
+
+async fn a530_login_burst_leaves_connections_to_clients_and_node(stage: &Stage) {
+    let nodes = nodes(stage, |config| config.database.pool_size = 16).await;
+    let (server, web) = (&nodes[0], nodes[0].shop().await);
+    let mut tokens = web.redeems(&server.browser().allows(&web).await).await.ok();
+    let login_form = LoginForm::opens(server, &web).await;
+    // On PostgreSQL every sign-in waits for this lock, so that those in progress hold their connections.
+    // An embedded database has one writer, which needs none.
+    let is_locked = stage.db() == Db::Postgres;
+    let url = server.config.database_url();
+    let lock = tokio::task::spawn_blocking(move || {
+        let mut look = Look::at(&url);
+        if is_locked {
+            look.execute("BEGIN; LOCK TABLE throttles");
+        }
+        look
+    });
+    let lock = lock.await.unwrap();
+    let burst: Vec<_> = (0..200)
+        .map(|n| {
+            let mut login_form = login_form.clone().from(&format!("10.0.{n}.1"));
+            actix_web::rt::spawn(async move { login_form.tries("alice", WRONG).await })
+        })
+        .collect();
+    let begun = Instant::now();
+    while is_locked
+        && server.app.store.waiting_pages() < 40
+        && begun.elapsed() < Duration::from_secs(10)
+    {
+        actix_web::rt::task::yield_now().await;
+    }
+    for _ in 0..20 {
+        let answer = web.refreshes(tokens.refresh(), &[]).await;
+        stage.check(1, answer.status == 200, || summary(&answer));
+        if answer.status == 200 {
+            tokens = answer.ok();
+        }
+        let begun = Instant::now();
+        let polled = server.app.poll().await;
+        let took = begun.elapsed();
+        stage.check(2, polled.is_ok() && took < Duration::from_secs(1), || {
+            format!("{polled:?} after {took:?}")
+        });
+        let sealed = server.app.write_acks_and_seals().await;
+        stage.check(3, sealed.is_ok(), || format!("{sealed:?}"));
+        let (status, failed) = server.readiness().await;
+        stage.check(4, status == 200, || format!("{status} {failed:?}"));
+    }
+    drop(lock);
+    let mut surplus = 0;
+    for answer in burst {
+        let answer = answer.await.unwrap();
+        if answer.status == 503 {
+            surplus += usize::from(logged(&answer, "login.busy", "").is_ok());
+            stage.check(5, answer.header("retry-after") == Some("2"), || {
+                format!("{:?}", answer.headers)
+            });
+        }
+    }
+    stage.check(5, surplus >= 100 || !is_locked, || {
+        format!("{surplus} were told to come back")
+    });
+    let mut login_form = LoginForm::opens(server, &web).await.from("192.0.2.9");
+    stage.expect(6, passed(&login_form.tries("bob", PASSWORD).await));
+    end(nodes).await;
+    journal::strike_out(|exchange| exchange.answer.status == 503 || exchange.target == "/readyz");
 }

@@ -20,7 +20,7 @@ pub async fn live() -> HttpResponse {
 /// the node is not draining. Each error of [`App::may_change_state`] has a check here.
 pub async fn ready(app: Data<App>) -> HttpResponse {
     // If the network drops packets, the query fails only by this timeout.
-    let schema = timeout(READY_TIME, app.store.has_schema()).await;
+    let schema = timeout(READY_TIME, app.node_store.has_schema()).await;
     let schema = schema.ok().and_then(Result::ok);
     let (database, schema) = (schema.is_some(), schema.unwrap_or(false));
     let keys = app.key_manager.can_sign() && app.key_manager.lease_holds();

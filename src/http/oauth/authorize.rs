@@ -161,7 +161,7 @@ async fn resume(
         NextAction::Consent => Ok(Next::Consent(id)),
         NextAction::Refuse(error) => {
             let taken = app
-                .store
+                .page_store
                 .transaction(move |tx| tx.take_authorization(&id, now))
                 .await?;
             Err(if taken {
@@ -227,7 +227,7 @@ async fn answer(
         &app.entropy,
         now,
     );
-    let taken = app.store.transaction(move |tx| {
+    let taken = app.page_store.transaction(move |tx| {
         if let Some(id) = id
             && !tx.take_authorization(&id, now)?
         {
@@ -277,7 +277,7 @@ async fn store(
 async fn put(http: &HttpRequest, app: &App, authorization: Authorization) -> Result<(), db::Error> {
     let network = rate_limit::source(ClientAddress::of(http));
     let count = rate_limit::is_time_to_count(http);
-    let put = app.store.transaction(move |tx| {
+    let put = app.page_store.transaction(move |tx| {
         tx.put_authorization(&authorization, &network)?;
         if count {
             tx.cap_authorizations()?;

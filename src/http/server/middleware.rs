@@ -20,7 +20,9 @@ use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse};
 use futures_core::Stream;
 
 use crate::app::App;
-use crate::config::limits::{BODY_TIME, HANDLER_TIME, HEADER_BYTES, HEADER_FIELDS, URL_BYTES};
+use crate::config::limits::{
+    BODY_TIME, HANDLER_TIME, HEADER_BYTES, HEADER_FIELDS, URL_BYTES, WAITING_PAGES,
+};
 use crate::config::{Authority, is_in};
 use crate::http::assets::Assets;
 use crate::http::error::{self, ErrorPage};
@@ -70,7 +72,8 @@ pub async fn guard(
     // Rate limits precede all other checks, so that rejected requests are limited as well.
     let refusal = too_many(request.request(), &limits, &assets)
         .or_else(|| reject_bad_forwarded(&request, found, &app, &assets))
-        .or_else(|| reject_malformed(&request, &app, &assets));
+        .or_else(|| reject_malformed(&request, &app, &assets))
+        .or_else(|| reject_crowd(request.request(), &app, &assets));
     let refusal = match refusal {
         Some(refusal) => Some(refusal),
         None => reject_unready(request.request(), &app, &assets).await,
@@ -333,6 +336,14 @@ async fn reject_unready(request: &HttpRequest, app: &App, assets: &Assets) -> Op
         ),
         (false, error) => error::json(request, &error.into()),
     })
+}
+
+/// Rejects pages while too many others wait for the database, so that those waiting are served in time.
+fn reject_crowd(request: &HttpRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
+    let is_crowded =
+        Class::of(request.path()).is_page() && app.page_store.waiting_pages() >= WAITING_PAGES;
+    let page = ErrorPage::BUSY.with_detail(Detail::new("login.busy", "queue"));
+    is_crowded.then(|| error::error_page(request, assets, page))
 }
 
 /// Returns whether a path has its one spelling: no escapes, and no empty, dot or parameter segments. Router and access

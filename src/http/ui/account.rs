@@ -150,7 +150,7 @@ async fn withdraw(
     let id = ConsentId::from(form.one("consent")?.ok_or(ErrorPage::BAD_FORM)?);
     let user = user.session.login.user_id;
     let ctx = Context::new(Actor::User(user.clone()), app.entropy.clone(), now);
-    let withdrawn = admin::execute(&app.store, ctx, move |tx, ctx| {
+    let withdrawn = admin::execute(&app.page_store, ctx, move |tx, ctx| {
         consents::withdraw(tx, ctx, &user, &id)
     });
     match withdrawn.await {

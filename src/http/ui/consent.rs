@@ -121,7 +121,7 @@ async fn show(
     error::note(request, "consent.prompted", "page");
     let scope = loaded.context.request.scope.clone();
     let described = app
-        .store
+        .page_store
         .read(move |tx| tx.find_scope_descriptions(&scope))
         .await?;
     let Request {
@@ -242,7 +242,7 @@ async fn decide(
     };
     let actor = Actor::User(decision.login.user_id.clone());
     let ctx = Context::new(actor, app.entropy.clone(), now);
-    let decided = admin::execute(&app.store, ctx, move |tx, ctx| {
+    let decided = admin::execute(&app.page_store, ctx, move |tx, ctx| {
         consents::decide(tx, ctx, &decision)
     });
     match decided.await {

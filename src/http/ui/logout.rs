@@ -190,7 +190,7 @@ impl Question<'_> {
 async fn end(app: &App, login: Login) -> Result<(), HandlerError> {
     let now = app.clock.now();
     let ctx = Context::new(Actor::User(login.user_id), app.entropy.clone(), now);
-    let ended = admin::execute(&app.store, ctx, move |tx, ctx| {
+    let ended = admin::execute(&app.page_store, ctx, move |tx, ctx| {
         sessions::log_out(tx, ctx, &login.sid)
     });
     match ended.await {

@@ -38,7 +38,7 @@ impl SignedInUser {
     ) -> Result<(Option<Self>, T), HandlerError> {
         let cookie = CookieKind::Session.read(request, app);
         let cookie = cookie.map(|cookie| cookie.hash());
-        let read = app.store.read(move |tx| {
+        let read = app.page_store.read(move |tx| {
             let found = match cookie {
                 Some(cookie) => tx.find_session(&cookie)?,
                 None => None,

@@ -83,11 +83,11 @@ async fn exchange(
     let browser = Secret::opaque(&app.entropy);
     let (hash, cookie, now) = (link.hash(), browser.hash(), app.clock.now());
     // Once there is an administrator, a guess costs no write transaction.
-    if app.store.read(move |tx| tx.has_admin(now)).await? {
+    if app.page_store.read(move |tx| tx.has_admin(now)).await? {
         return Err(ErrorPage::SETUP_LINK.into());
     }
     let ctx = Context::new(Actor::System, app.entropy.clone(), now);
-    let opened = admin::execute(&app.store, ctx, move |tx, ctx| {
+    let opened = admin::execute(&app.page_store, ctx, move |tx, ctx| {
         first_admin::open_link(tx, ctx, &hash, &cookie)
     });
     if !opened.await? {
@@ -105,7 +105,7 @@ async fn find_browser(request: &HttpRequest, app: &App) -> Result<Secret, Handle
     let browser = browser.ok_or(ErrorPage::SETUP_LINK)?;
     let (hash, now) = (browser.hash(), app.clock.now());
     let open = app
-        .store
+        .page_store
         .read(move |tx| Ok(tx.has_setup_link(&hash, now)? && !tx.has_admin(now)?));
     match open.await? {
         true => Ok(browser),
@@ -177,7 +177,7 @@ async fn set_up(
     let hash = browser.hash();
     let actor = Actor::User(user.id.clone());
     let ctx = Context::new(actor, app.entropy.clone(), now);
-    let created = admin::execute(&app.store, ctx, move |tx, ctx| {
+    let created = admin::execute(&app.page_store, ctx, move |tx, ctx| {
         first_admin::set_up(tx, ctx, &hash, (&user, &phc), &session)
     });
     match created.await {

@@ -50,7 +50,7 @@ impl AdmittedAttempt {
             .secret
             .user_ref(username.as_ref().map_or("", Username::as_str));
         let hashed_name = user_ref.clone();
-        let admitted = app.store.transaction(move |tx| {
+        let admitted = app.page_store.transaction(move |tx| {
             let now = tx.database_time(&clock)?;
             let is_known = match &device {
                 Some(device) => tx.is_known_device(device, username.as_ref(), now)?,
@@ -93,15 +93,15 @@ impl AdmittedAttempt {
     /// Counts a failure, before it is answered. Returns whether the network has used the last of its free failures.
     pub(super) async fn record_failure(self, app: &App) -> Result<bool, HandlerError> {
         let clock = app.clock.clone();
-        let counted = app.store.transaction(move |tx| {
+        let counted = app.page_store.transaction(move |tx| {
             let now = tx.database_time(&clock)?;
             tx.record_failure(&self.attempt, now)
         });
         Ok(counted.await?)
     }
 
-    /// Returns the room of an attempt that was not evaluated, or whose session was not stored. If the database is
-    /// unavailable, the attempt counts as abandoned.
+    /// Returns the room of an attempt that was not evaluated, or whose session was not stored. Does not wait behind
+    /// other pages, because the attempt counts as abandoned if this fails.
     pub(super) async fn refund(self, app: &App) {
         let refunded = app
             .store

@@ -50,7 +50,7 @@ pub(super) async fn sign_in(
         account,
     };
     let ctx = Context::new(Actor::User(user.id), app.entropy.clone(), now);
-    let opened = admin::execute(&app.store, ctx, move |tx, ctx| {
+    let opened = admin::execute(&app.page_store, ctx, move |tx, ctx| {
         sessions::sign_in(tx, ctx, &verified)
     });
     match opened.await {
@@ -70,7 +70,9 @@ async fn verify(
 ) -> Result<Option<(User, Option<Rehash>)>, HandlerError> {
     let found = match username {
         Some(username) => {
-            let find = app.store.read(move |tx| tx.find_credentials(&username));
+            let find = app
+                .page_store
+                .read(move |tx| tx.find_credentials(&username));
             find.await?
         }
         None => None,
