@@ -1,7 +1,7 @@
 //! The client address of a request: the address of the peer, or the one that a trusted proxy forwards (RFC 7239). Names
 //! are never looked up.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use actix_web::http::header::HeaderMap;
 use actix_web::{HttpMessage, HttpRequest};
@@ -12,7 +12,33 @@ use crate::config::{Network, is_in};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 
-/// A trusted proxy sent an invalid address, or two different ones.
+/// What a trusted proxy says about the client of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Located {
+    /// The address of the client.
+    Client(IpAddr),
+    /// The client is unknown: this trusted address does not name it (RFC 7239 §6.2, §6.3).
+    Behind(IpAddr),
+}
+
+impl Located {
+    /// Returns the address that rate limits charge.
+    pub fn charged(self) -> IpAddr {
+        match self {
+            Self::Client(address) | Self::Behind(address) => address,
+        }
+    }
+}
+
+/// An entry of a forwarding header.
+enum Hop {
+    Address(IpAddr),
+    /// A legal entry without a usable address: `unknown`, an obfuscated identifier, an address with a zone, or nothing.
+    Unknown,
+    Invalid,
+}
+
+/// A trusted proxy sent something that the grammar does not allow, or two different addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadForwarded;
 
@@ -42,25 +68,29 @@ pub fn resolve(
     peer: IpAddr,
     headers: &HeaderMap,
     trusted: &[Network],
-) -> Result<IpAddr, BadForwarded> {
+) -> Result<Located, BadForwarded> {
     if !is_in(trusted, peer) {
-        return Ok(peer);
+        return Ok(Located::Client(peer));
     }
-    let read = |name: &str, entry: fn(&str) -> Option<IpAddr>| {
+    let read = |name: &str, entry: fn(&str) -> Hop| {
         let mut values = headers.get_all(name).peekable();
         values.peek()?;
         let lines: Option<Vec<&str>> = values.map(|value| value.to_str().ok()).collect();
         Some(lines.ok_or(BadForwarded).and_then(|lines| {
-            let entries = lines.iter().flat_map(|line| line.split(','));
-            first_untrusted(peer, entries.rev().map(|text| entry(text.trim())), trusted)
+            let entries = lines.iter().flat_map(|line| split(line, ','));
+            let entries: Vec<&str> = entries.collect();
+            first_untrusted(peer, entries.into_iter().rev().map(entry), trusted)
         }))
     };
-    match (read("x-forwarded-for", hop), read("forwarded", element)) {
-        (None, None) => Ok(peer),
+    match (read("x-forwarded-for", node), read("forwarded", element)) {
+        (None, None) => Ok(Located::Client(peer)),
         (Some(found), None) | (None, Some(found)) => found,
         // A proxy sets one of the two. The other was set by the client.
-        (Some(one), Some(other)) if one? == other? => one,
-        _ => Err(BadForwarded),
+        (Some(one), Some(other)) => match (one?, other?) {
+            (one, other) if one == other => Ok(one),
+            (Located::Client(_), Located::Client(_)) => Err(BadForwarded),
+            _ => Ok(Located::Behind(peer)),
+        },
     }
 }
 
@@ -77,41 +107,119 @@ pub fn is_undeclared_proxy(peer: IpAddr, headers: &HeaderMap, trusted: &[Network
 
 fn first_untrusted(
     peer: IpAddr,
-    hops: impl Iterator<Item = Option<IpAddr>>,
+    hops: impl Iterator<Item = Hop>,
     trusted: &[Network],
-) -> Result<IpAddr, BadForwarded> {
+) -> Result<Located, BadForwarded> {
     let mut address = peer;
     for hop in hops {
-        address = hop.ok_or(BadForwarded)?;
+        address = match hop {
+            Hop::Address(address) => address,
+            Hop::Unknown => return Ok(Located::Behind(address)),
+            Hop::Invalid => return Err(BadForwarded),
+        };
         if !is_in(trusted, address) {
             break;
         }
     }
-    Ok(address)
+    Ok(Located::Client(address))
 }
 
-/// Parses an address with or without a port. An IPv6 address with a port is in brackets.
-fn hop(text: &str) -> Option<IpAddr> {
-    let bracketed = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
-    let address = text
-        .parse::<IpAddr>()
-        .ok()
-        .or_else(|| text.parse::<SocketAddr>().ok().map(|both| both.ip()))
-        .or_else(bracketed)?;
-    Some(address.to_canonical())
+/// Splits a text at a delimiter outside of quoted strings, and trims the parts.
+fn split(text: &str, delimiter: char) -> impl Iterator<Item = &str> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    let parts = text.split(move |c| {
+        let is_literal = is_escaped;
+        is_escaped = is_quoted && c == '\\' && !is_literal;
+        is_quoted ^= c == '"' && !is_literal;
+        c == delimiter && !is_quoted
+    });
+    parts.map(str::trim)
+}
+
+/// Parses a node (RFC 7239 §6): an address or a name, with or without a port. An IPv6 address with a port is in
+/// brackets, but `X-Forwarded-For` has it without brackets too.
+fn node(text: &str) -> Hop {
+    if text.is_empty() {
+        return Hop::Unknown;
+    }
+    let is_port = |port: &str| {
+        is_obfuscated(port)
+            || (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit())
+    };
+    let name = match text.rsplit_once(':') {
+        Some((name, port)) if is_port(port) && !name.contains(':') => name,
+        Some((name, port)) if is_port(port) && name.ends_with(']') => name,
+        _ => text,
+    };
+    let bare = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    let bare = bare.unwrap_or(name);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Hop::Address(address.to_canonical());
+    }
+    let has_zone = bare
+        .split_once('%')
+        .is_some_and(|(address, zone)| address.parse::<Ipv6Addr>().is_ok() && !zone.is_empty());
+    match has_zone || name.eq_ignore_ascii_case("unknown") || is_obfuscated(name) {
+        true => Hop::Unknown,
+        false => Hop::Invalid,
+    }
+}
+
+/// Returns whether a text is an obfuscated identifier (RFC 7239 §6.3).
+fn is_obfuscated(text: &str) -> bool {
+    text.strip_prefix('_').is_some_and(|rest| {
+        !rest.is_empty()
+            && rest
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    })
 }
 
 /// Parses an element of `Forwarded` (RFC 7239 §4): `for=192.0.2.60;proto=https`, `for="[2001:db8::1]:4711"`.
-fn element(text: &str) -> Option<IpAddr> {
-    let mut nodes = text.split(';').filter_map(|pair| {
-        let (name, value) = pair.trim().split_once('=')?;
-        name.eq_ignore_ascii_case("for").then_some(value)
-    });
-    let (node, None) = (nodes.next()?, nodes.next()) else {
-        return None;
-    };
-    let quoted = node.strip_prefix('"').map(|rest| rest.strip_suffix('"'));
-    hop(quoted.unwrap_or(Some(node))?)
+fn element(text: &str) -> Hop {
+    let mut found = Hop::Unknown;
+    let mut is_found = false;
+    for pair in split(text, ';').filter(|pair| !pair.is_empty()) {
+        let Some((name, value)) = pair.split_once('=') else {
+            return Hop::Invalid;
+        };
+        let Some(value) = value_of(value).filter(|_| is_token(name)) else {
+            return Hop::Invalid;
+        };
+        if name.eq_ignore_ascii_case("for") && std::mem::replace(&mut is_found, true) {
+            return Hop::Invalid;
+        }
+        if name.eq_ignore_ascii_case("for") {
+            found = match value.is_empty() {
+                true => Hop::Invalid,
+                false => node(value),
+            };
+        }
+    }
+    found
+}
+
+/// Returns the content of a token or quoted string. One with escapes is no address, so it is returned as it is. Real
+/// proxies send the brackets and colons of an address without quotes too.
+fn value_of(text: &str) -> Option<&str> {
+    match text.strip_prefix('"') {
+        Some(rest) => rest.strip_suffix('"'),
+        None => {
+            let is_value = |b: u8| is_token_byte(b) || b"[]:".contains(&b);
+            (!text.is_empty() && text.bytes().all(is_value)).then_some(text)
+        }
+    }
+}
+
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(is_token_byte)
+}
+
+/// RFC 9110 §5.6.2.
+fn is_token_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
 }
 
 #[cfg(test)]
@@ -120,7 +228,7 @@ mod tests {
 
     use super::*;
 
-    fn seen(peer: &str, lines: &[(&str, &str)]) -> Result<String, BadForwarded> {
+    fn locate(peer: &str, lines: &[(&str, &str)]) -> Result<Located, BadForwarded> {
         let mut headers = HeaderMap::new();
         for (name, value) in lines {
             headers.append(
@@ -129,7 +237,14 @@ mod tests {
             );
         }
         let trusted = ["10.0.0.0/8", "2001:db8:1::/48"].map(|net| net.parse().unwrap());
-        resolve(peer.parse().unwrap(), &headers, &trusted).map(|address| address.to_string())
+        resolve(peer.parse().unwrap(), &headers, &trusted)
+    }
+
+    fn seen(peer: &str, lines: &[(&str, &str)]) -> Result<String, BadForwarded> {
+        match locate(peer, lines)? {
+            Located::Client(address) => Ok(address.to_string()),
+            Located::Behind(proxy) => Ok(format!("behind {proxy}")),
+        }
     }
 
     #[test]
@@ -203,16 +318,78 @@ mod tests {
         }
     }
 
+    /// RFC 7239 §4, §6, and the forms of `X-Forwarded-For` that proxies send.
+    #[test]
+    fn legal_entries_without_an_address_name_no_client() {
+        let cases: [(&[(&str, &str)], &str); 16] = [
+            (
+                &[("x-forwarded-for", "203.0.113.7, unknown")],
+                "behind 10.0.0.1",
+            ),
+            (
+                &[("x-forwarded-for", "203.0.113.7, unknown, 10.0.0.2")],
+                "behind 10.0.0.2",
+            ),
+            (&[("x-forwarded-for", "")], "behind 10.0.0.1"),
+            (&[("x-forwarded-for", "203.0.113.7, ")], "behind 10.0.0.1"),
+            (&[("x-forwarded-for", "fe80::1%eth0")], "behind 10.0.0.1"),
+            (&[("forwarded", "for=_hidden")], "behind 10.0.0.1"),
+            (&[("forwarded", "for=_a.b-c:_port")], "behind 10.0.0.1"),
+            (
+                &[("forwarded", "for=Unknown;proto=https")],
+                "behind 10.0.0.1",
+            ),
+            (&[("forwarded", "for=\"unknown:4711\"")], "behind 10.0.0.1"),
+            (
+                &[("forwarded", "by=203.0.113.43;proto=https")],
+                "behind 10.0.0.1",
+            ),
+            (&[("forwarded", "")], "behind 10.0.0.1"),
+            (
+                &[
+                    ("x-forwarded-for", "203.0.113.7"),
+                    ("forwarded", "proto=https"),
+                ],
+                "behind 10.0.0.1",
+            ),
+            (
+                &[("x-forwarded-for", "unknown"), ("forwarded", "for=unknown")],
+                "behind 10.0.0.1",
+            ),
+            // These name one.
+            (
+                &[("forwarded", "for=192.0.2.60:_port; by=\"a,;\\\"b\"")],
+                "192.0.2.60",
+            ),
+            (
+                &[("forwarded", "for=\"[2001:db8:cafe::17]:4711\";;proto=http")],
+                "2001:db8:cafe::17",
+            ),
+            (
+                &[("forwarded", "host=\"a, for=1.1.1.1\";for=192.0.2.60")],
+                "192.0.2.60",
+            ),
+        ];
+        for (lines, wanted) in cases {
+            assert_eq!(seen("10.0.0.1", lines), Ok(wanted.to_owned()), "{lines:?}");
+        }
+    }
+
     #[test]
     fn invalid_addresses_are_rejected() {
-        let cases: [&[(&str, &str)]; 8] = [
+        let cases: [&[(&str, &str)]; 13] = [
             &[("x-forwarded-for", "not-an-ip")],
-            &[("x-forwarded-for", "")],
-            &[("x-forwarded-for", "203.0.113.9, ")],
-            &[("x-forwarded-for", "203.0.113.9, unknown, 10.0.0.2")],
-            &[("forwarded", "for=_hidden")],
-            &[("forwarded", "proto=https")],
+            &[("x-forwarded-for", "203.0.113.9 10.0.0.2")],
+            &[("x-forwarded-for", "_")],
+            &[("x-forwarded-for", "300.0.0.1")],
+            &[("x-forwarded-for", "203.0.113.9:port")],
+            &[("forwarded", "for=not-an-ip")],
+            &[("forwarded", "for=")],
+            &[("forwarded", "for=\"203.0.113.9")],
+            &[("forwarded", "203.0.113.9")],
+            &[("forwarded", "fo r=203.0.113.9")],
             &[("forwarded", "for=1.1.1.1;for=2.2.2.2")],
+            &[("forwarded", "for=1.1.1.1;for=unknown")],
             &[
                 ("x-forwarded-for", "203.0.113.9"),
                 ("forwarded", "for=198.51.100.7"),

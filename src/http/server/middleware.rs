@@ -2,7 +2,6 @@
 //! canonical path, host, size limits, security headers and request id.
 
 use std::cell::RefCell;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Once;
@@ -27,7 +26,7 @@ use crate::config::{Authority, is_in};
 use crate::http::assets::Assets;
 use crate::http::error::{self, ErrorPage};
 use crate::http::server::access_log::{self, RequestId};
-use crate::http::server::client_address::{self, BadForwarded, ClientAddress};
+use crate::http::server::client_address::{self, BadForwarded, ClientAddress, Located};
 use crate::http::server::cors::Readers;
 use crate::http::server::rate_limit::{self, Class, Limits};
 use crate::http::server::timed_stream::{ActiveRequest, ConnectionState};
@@ -212,7 +211,7 @@ fn retain_body(mut request: ServiceRequest) -> (ServiceRequest, Option<Body>) {
 
 /// Determines the client address of a request and stores it with the request. If it is unknown, the address of the peer
 /// is stored.
-fn locate(request: &ServiceRequest, app: &App) -> Result<IpAddr, BadForwarded> {
+fn locate(request: &ServiceRequest, app: &App) -> Result<Located, BadForwarded> {
     let rules = &app.config.http;
     let peer = client_address::peer(request.peer_addr());
     let found = client_address::resolve(peer, request.headers(), &rules.trusted_proxies);
@@ -229,7 +228,7 @@ fn locate(request: &ServiceRequest, app: &App) -> Result<IpAddr, BadForwarded> {
     }
     request
         .extensions_mut()
-        .insert(ClientAddress(found.unwrap_or(peer)));
+        .insert(ClientAddress(found.map_or(peer, Located::charged)));
     found
 }
 
@@ -237,18 +236,25 @@ fn locate(request: &ServiceRequest, app: &App) -> Result<IpAddr, BadForwarded> {
 /// machine.
 fn reject_bad_forwarded(
     request: &ServiceRequest,
-    found: Result<IpAddr, BadForwarded>,
+    found: Result<Located, BadForwarded>,
     app: &App,
     assets: &Assets,
 ) -> Option<HttpResponse> {
     let (http, rules) = (request.request(), &app.config.http);
     let reject = |page| Some(error::error_page(http, assets, page));
     let peer = client_address::peer(request.peer_addr());
-    let Ok(address) = found else {
-        return reject(ErrorPage::FORWARDED);
+    let is_served = match found {
+        Err(BadForwarded) => return reject(ErrorPage::FORWARDED),
+        Ok(Located::Client(address)) => {
+            (rules.allow.is_empty() || is_in(&rules.allow, address)) && !is_in(&rules.deny, address)
+        }
+        Ok(Located::Behind(_)) => {
+            error::log(http, Detail::new("http.bad_forwarded", "unknown"), None);
+            // The client may be in any network.
+            rules.allow.is_empty() && rules.deny.is_empty()
+        }
     };
-    let allowed = rules.allow.is_empty() || is_in(&rules.allow, address);
-    if !allowed || is_in(&rules.deny, address) {
+    if !is_served {
         return reject(ErrorPage::NETWORK);
     }
     let is_protected = ConnectionState::is_encrypted(http)

@@ -1,7 +1,7 @@
 //! The headers, host, path and rate of requests.
 
 use crate::expect::{logged, summary};
-use crate::fixtures::raw;
+use crate::fixtures::{Server, log, raw};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
@@ -11,6 +11,7 @@ pub const ROWS: &[Row] = &[
     row!(a465_rate_limits_cannot_be_evaded),
     row!(a466_management_paths_are_not_on_the_public_listener),
     row!(a516_every_response_is_rate_limited),
+    row!(a519_unusable_forwarded_addresses_are_charged_to_the_proxy),
 ];
 
 async fn a453_oversized_headers_are_rejected(stage: &Stage) {
@@ -254,4 +255,66 @@ async fn a516_every_response_is_rate_limited(stage: &Stage) {
         });
     }
     crate::throttle::end(nodes).await;
+}
+
+async fn a519_unusable_forwarded_addresses_are_charged_to_the_proxy(stage: &Stage) {
+    let trusting = Server::behind_proxy(stage.db()).await;
+    let xff = "X-Forwarded-For";
+    let legal: [&[(&str, &str)]; 8] = [
+        &[(xff, "203.0.113.7, unknown")],
+        &[(xff, "")],
+        &[(xff, "203.0.113.7,")],
+        &[(xff, "fe80::1%eth0")],
+        &[("Forwarded", "for=_hidden")],
+        &[("Forwarded", "for=unknown")],
+        &[("Forwarded", "by=203.0.113.43;proto=https")],
+        &[
+            ("Forwarded", "by=203.0.113.43;proto=https"),
+            (xff, "203.0.113.7"),
+        ],
+    ];
+    for (case, headers) in (1..).zip(legal) {
+        let answer = trusting
+            .browser()
+            .send("GET", "/account", headers, None)
+            .await;
+        stage.check(case, answer.status == 200, || summary(&answer));
+        stage.expect(case, logged(&answer, "http.bad_forwarded", "unknown"));
+        let events = log::of(answer.header("x-request-id").unwrap());
+        stage.check(
+            case,
+            events
+                .iter()
+                .all(|event| event.get("ip").is_none_or(|ip| ip == "127.0.0.1")),
+            || format!("{events:?}"),
+        );
+    }
+    let refused: [&[(&str, &str)]; 4] = [
+        &[(xff, "not-an-ip")],
+        &[("Forwarded", "for=not-an-ip")],
+        &[("Forwarded", "for=192.0.2.1;for=192.0.2.1")],
+        &[(xff, "203.0.113.7"), ("Forwarded", "for=198.51.100.7")],
+    ];
+    for headers in refused {
+        let answer = trusting
+            .browser()
+            .send("GET", "/account", headers, None)
+            .await;
+        stage.check(9, answer.status == 400, || summary(&answer));
+        stage.expect(9, logged(&answer, "http.bad_forwarded", "address"));
+    }
+    trusting.remove().await;
+    // A client that is not named may be in a denied network.
+    let denying = Server::with(stage.db(), |config| {
+        config.http.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+        config.http.deny = vec!["203.0.113.0/24".parse().unwrap()];
+    })
+    .await;
+    let hidden = [("Forwarded", "proto=https"), (xff, "203.0.113.7")];
+    let answer = denying
+        .browser()
+        .send("GET", "/account", &hidden, None)
+        .await;
+    stage.check(10, answer.status == 403, || summary(&answer));
+    denying.remove().await;
 }
