@@ -10,6 +10,7 @@ mod canary;
 mod lines;
 mod manager;
 mod metrics;
+mod proxies;
 mod reload;
 mod stop;
 mod tokens;

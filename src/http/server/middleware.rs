@@ -33,17 +33,20 @@ use crate::http::server::timed_stream::{ActiveRequest, ConnectionState};
 use crate::keys::KeyError;
 use crate::oauth::{Code, Detail};
 
-const FIXED: [(&str, &str); 4] = [
+const FIXED: [(&str, &str); 3] = [
     ("x-content-type-options", "nosniff"),
     ("referrer-policy", "same-origin"),
     ("cross-origin-resource-policy", "same-origin"),
-    (
-        "permissions-policy",
-        "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), hid=(), \
+];
+
+/// For all responses except redirects, which show nothing. The long `state` of a client and this header together would
+/// exceed the buffers of some proxies.
+const PERMISSIONS: (&str, &str) = (
+    "permissions-policy",
+    "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), hid=(), \
          magnetometer=(), microphone=(), midi=(), payment=(), screen-wake-lock=(), serial=(), usb=(), \
          xr-spatial-tracking=()",
-    ),
-];
+);
 
 /// Runs as the outermost layer of the public listener.
 ///
@@ -89,12 +92,13 @@ pub async fn guard(
         })
     });
     let (http, status) = (response.request().clone(), response.status());
+    let permissions = (!status.is_redirection()).then_some(PERMISSIONS);
     let headers = response.headers_mut();
     if let Some(readers) = Readers::of(http.path()) {
         readers.describe(&http, &app, status, headers).await;
     }
     rate_limit::describe(&http, headers);
-    for (name, value) in FIXED {
+    for (name, value) in FIXED.into_iter().chain(permissions) {
         let name = HeaderName::from_static(name);
         if !headers.contains_key(&name) {
             headers.insert(name, HeaderValue::from_static(value));
