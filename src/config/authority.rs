@@ -1,7 +1,7 @@
 //! Host and port of a server (RFC 3986 §3.2), parsed once and compared in their normal form.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::de::Error as _;
@@ -53,6 +53,19 @@ impl Authority {
     /// Returns whether both name the same port of the same host, where a missing port is the default one.
     pub fn is_same(&self, other: &Self, default_port: u16) -> bool {
         self.host == other.host && self.is_same_port(other, default_port)
+    }
+
+    /// Returns whether both name the same host, whatever the port.
+    pub fn is_same_host(&self, other: &Self) -> bool {
+        self.host == other.host
+    }
+
+    /// Returns whether the host is an IP address, `localhost`, or a name without a dot. Only the local network
+    /// resolves these, so that no other party can point such a name to an address inside it (DNS rebinding).
+    pub fn is_local_name(&self) -> bool {
+        self.host.starts_with('[')
+            || !self.host.contains('.')
+            || self.host.parse::<Ipv4Addr>().is_ok()
     }
 
     /// Returns whether both name the same port, where a missing one is the default one.

@@ -115,7 +115,7 @@ impl Listeners {
         let application = move || {
             Actix::new()
                 .app_data(data.clone())
-                .wrap(middleware::from_fn(stages::in_use))
+                .wrap(middleware::from_fn(stages::guard_management))
                 .configure(management)
                 .into_factory()
         };

@@ -11,7 +11,7 @@ use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::PayloadError;
 use actix_web::http::header::{HOST, HeaderName, HeaderValue};
-use actix_web::http::{ConnectionType, Method, header};
+use actix_web::http::{ConnectionType, Method, Version, header};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, Data};
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse};
@@ -22,7 +22,7 @@ use crate::app::App;
 use crate::config::limits::{
     BODY_TIME, HANDLER_TIME, HEADER_BYTES, HEADER_FIELDS, URL_BYTES, WAITING_PAGES,
 };
-use crate::config::{Authority, is_in};
+use crate::config::{Address, Authority, is_in};
 use crate::http::assets::Assets;
 use crate::http::error::{self, ErrorPage};
 use crate::http::server::access_log::{self, RequestId};
@@ -121,23 +121,55 @@ pub async fn guard(
 }
 
 /// Runs as the outermost layer of the management listener: marks the connection as in use, so that its timeouts apply
-/// as on the public listener.
+/// as on the public listener, and checks size, method, path and host of the request as there.
 ///
 /// # Errors
 /// Those of the inner service.
-pub async fn in_use(
+pub async fn guard_management(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
+    let Some(app) = request.app_data::<Data<App>>().cloned() else {
+        return Ok(request.into_response(HttpResponse::InternalServerError().finish()));
+    };
     let active = ConnectionState::begin(request.request());
-    let response = next.call(request).await?.map_into_boxed_body();
+    let (request, body) = retain_body(request);
+    let http = request.request();
+    let refusal = reject_connect(http)
+        .or_else(|| Some(error::json_error_page(http, malformed(http)?)))
+        .or_else(|| reject_foreign_host(http, &app));
+    let response = match refusal {
+        Some(refusal) => request.into_response(refusal),
+        None => next.call(request).await?.map_into_boxed_body(),
+    };
     Ok(response.map_body(|_, inner| {
         BoxBody::new(ResponseBody {
             inner,
-            _body: None,
+            _body: body,
             _active: active,
         })
     }))
+}
+
+/// Rejects with 421 a request of the management listener whose host is a public name of another server. A web page
+/// could otherwise read the responses by DNS rebinding, from a browser on this machine or in its network.
+fn reject_foreign_host(request: &HttpRequest, app: &App) -> Option<HttpResponse> {
+    let mut hosts = request.headers().get_all(HOST);
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().unwrap_or_default(),
+        // A health check, and no browser.
+        (None, _) if request.version() == Version::HTTP_10 => return None,
+        _ => return Some(error::json_error_page(request, ErrorPage::HOST)),
+    };
+    let listener = match &app.config.listen.management {
+        Address::Tcp { host, .. } => Authority::parse(host),
+        Address::Unix(_) => None,
+    };
+    let own = app.config.http.accept_hosts.iter();
+    let mut own = own.chain([app.issuer.authority()]).chain(&listener);
+    let is_served = Authority::parse(host)
+        .is_some_and(|named| named.is_local_name() || own.any(|own| own.is_same_host(&named)));
+    (!is_served).then(|| misdirected(request, host, "local names and `http.accept_hosts`"))
 }
 
 /// Applies the request timeout of a route: the time to receive the body (`BODY_TIME`) and to handle the request
@@ -286,31 +318,36 @@ fn too_many(request: &HttpRequest, limits: &Limits, assets: &Assets) -> Option<H
     Some(too_many.respond(request, assets))
 }
 
-/// Rejects a request that exceeds a size limit, or whose path or host is wrong.
+/// Rejects `CONNECT`, because this server is not a proxy. Its target has no path, so no route answers it.
+fn reject_connect(request: &HttpRequest) -> Option<HttpResponse> {
+    (request.method() == Method::CONNECT).then(|| error::method_not_allowed(request, &[]))
+}
+
+/// Returns the error of a request that exceeds a size limit, or whose path is not in its one spelling.
+fn malformed(request: &HttpRequest) -> Option<ErrorPage> {
+    let target = request.uri().path_and_query();
+    if target.map_or(0, |target| target.as_str().len()) > URL_BYTES {
+        return Some(ErrorPage::URL_TOO_LONG);
+    }
+    let size = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    let (fields, bytes) = request
+        .headers()
+        .iter()
+        .fold((0, 0), |(fields, bytes), field| {
+            (fields + 1, bytes + size(field))
+        });
+    if fields > HEADER_FIELDS || bytes > HEADER_BYTES {
+        return Some(ErrorPage::HEADERS_TOO_LARGE);
+    }
+    (!is_canonical(request.uri().path())).then_some(ErrorPage::NOT_FOUND)
+}
+
+/// Rejects a request that exceeds a size limit, or whose method, path or host is wrong.
 fn reject_malformed(request: &ServiceRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
     let http = request.request();
-    let reject = |page| Some(error::error_page(http, assets, page));
-    let target = http
-        .uri()
-        .path_and_query()
-        .map_or(0, |target| target.as_str().len());
-    if target > URL_BYTES {
-        return reject(ErrorPage::URL_TOO_LONG);
-    }
-    let (fields, bytes) =
-        request
-            .headers()
-            .iter()
-            .fold((0, 0), |(fields, bytes), (name, value)| {
-                (fields + 1, bytes + name.as_str().len() + value.len() + 4)
-            });
-    if fields > HEADER_FIELDS || bytes > HEADER_BYTES {
-        return reject(ErrorPage::HEADERS_TOO_LARGE);
-    }
-    if !is_canonical(http.uri().path()) {
-        return reject(ErrorPage::NOT_FOUND);
-    }
-    reject_wrong_host(request, app, assets)
+    reject_connect(http)
+        .or_else(|| Some(error::error_page(http, assets, malformed(http)?)))
+        .or_else(|| reject_wrong_host(request, app, assets))
 }
 
 /// Rejects requests that depend on the database while this node must not change state: the database was restored from
@@ -403,24 +440,22 @@ fn reject_wrong_host(request: &ServiceRequest, app: &App, assets: &Assets) -> Op
                 .finish(),
         );
     }
-    error::refused(
-        request.request(),
-        "421",
-        Detail::new("http.bad_host", "host"),
-        None,
-    );
+    Some(misdirected(request.request(), host, &authority.to_string()))
+}
+
+/// Answers 421, with the host that the request names.
+fn misdirected(request: &HttpRequest, host: &str, server: &str) -> HttpResponse {
+    error::refused(request, "421", Detail::new("http.bad_host", "host"), None);
     // The one response that repeats a part of the request, because the operator of the proxy needs it.
     let received: String = host
         .chars()
         .filter(|c| c.is_ascii_graphic())
         .take(255)
         .collect();
-    Some(
-        HttpResponse::MisdirectedRequest()
-            .insert_header((header::CONTENT_TYPE, "text/plain; charset=utf-8"))
-            .insert_header((header::CACHE_CONTROL, "no-store"))
-            .body(format!("Error: this server answers for {authority}, and was asked for {received}. Check the issuer setting and the proxy's Host header.\n")),
-    )
+    HttpResponse::MisdirectedRequest()
+        .insert_header((header::CONTENT_TYPE, "text/plain; charset=utf-8"))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .body(format!("Error: this server answers for {server}, and was asked for {received}. Check the issuer setting and the proxy's Host header.\n"))
 }
 
 #[cfg(test)]

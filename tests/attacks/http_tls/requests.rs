@@ -7,10 +7,12 @@ use crate::{Row, Stage, row};
 pub const ROWS: &[Row] = &[
     row!(a453_oversized_headers_are_rejected),
     row!(a454_invalid_hosts_are_rejected),
+    row!(a455_foreign_methods_are_rejected),
     row!(a456_static_file_traversal_gets_404),
     row!(a465_rate_limits_cannot_be_evaded),
     row!(a466_management_paths_are_not_on_the_public_listener),
     row!(a516_every_response_is_rate_limited),
+    row!(a518_management_listener_checks_host_and_path),
     row!(a519_unusable_forwarded_addresses_are_charged_to_the_proxy),
 ];
 
@@ -110,6 +112,32 @@ async fn a454_invalid_hosts_are_rejected(stage: &Stage) {
     }
 }
 
+async fn a455_foreign_methods_are_rejected(stage: &Stage) {
+    let base = &stage.server.base;
+    let overridden = "GET /account?_method=DELETE HTTP/1.1\r\nX-HTTP-Method-Override: DELETE\r\n";
+    for (case, head, wanted) in [
+        (1, overridden, 200),
+        (2, "TRACE /account HTTP/1.1\r\n", 405),
+        (3, "CONNECT op.example:443 HTTP/1.1\r\n", 405),
+        (3, "CONNECT elsewhere.example:25 HTTP/1.1\r\n", 405),
+        (4, "PROPFIND /account HTTP/1.1\r\n", 405),
+        (5, "DELETE /oauth2/token HTTP/1.1\r\n", 405),
+    ] {
+        let text = format!("{head}Host: op.example\r\nConnection: close\r\n\r\n");
+        let answer = raw::bytes(base, text.into_bytes()).await;
+        let status = answer.as_ref().map(|answer| answer.status);
+        stage.check(case, status == Some(wanted), || {
+            format!("{head}: {status:?}")
+        });
+        if let Some(answer) = answer.filter(|_| wanted == 405) {
+            stage.expect(case, logged(&answer, "http.method", "method"));
+        }
+    }
+    let text = "CONNECT op.example:443 HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\n\r\n";
+    let answer = raw::bytes(&stage.server.management, text.as_bytes().to_vec()).await;
+    let status = answer.map(|answer| answer.status);
+    stage.check(6, status == Some(405), || format!("management: {status:?}"));
+}
 async fn a456_static_file_traversal_gets_404(stage: &Stage) {
     let sheet = &stage.server.browser().get("/account").await;
     let style = sheet.body.split("href=\"/assets/").nth(1).unwrap();
@@ -257,6 +285,45 @@ async fn a516_every_response_is_rate_limited(stage: &Stage) {
     crate::throttle::end(nodes).await;
 }
 
+async fn a518_management_listener_checks_host_and_path(stage: &Stage) {
+    let server = &stage.server;
+    let ask = |path: &str, host: &str| {
+        let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        raw::bytes(&server.management, text.into_bytes())
+    };
+    for (case, path, host, wanted) in [
+        (1, "/metrics", "evil.test", 421),
+        (1, "/metrics", "evil.test:9000", 421),
+        (1, "/readyz", "127.0.0.1.evil.test", 421),
+        (1, "/metrics", "127.0.0.1@evil.test", 421),
+        (2, "/%6detrics", "127.0.0.1", 404),
+        (3, "//metrics", "127.0.0.1", 404),
+        (4, "/metrics/", "127.0.0.1", 404),
+        // Scrapers and health checks use an address, a name of their network, or a name of this server.
+        (5, "/metrics", "127.0.0.1:9000", 200),
+        (5, "/metrics", "[::1]:9000", 200),
+        (5, "/livez", "localhost", 200),
+        (5, "/livez", "portcullis:9000", 200),
+        (5, "/livez", "op.example:9000", 200),
+    ] {
+        let answer = ask(path, host).await;
+        let status = answer.as_ref().map(|answer| answer.status);
+        stage.check(case, status == Some(wanted), || {
+            format!("{path} at {host}: {status:?}, want {wanted}")
+        });
+    }
+    for (case, head, wanted) in [
+        (6, "GET /livez HTTP/1.1\r\n", 400),
+        (6, "GET /livez HTTP/1.0\r\n", 200),
+    ] {
+        let text = format!("{head}Connection: close\r\n\r\n");
+        let answer = raw::bytes(&server.management, text.into_bytes()).await;
+        let status = answer.map(|answer| answer.status);
+        stage.check(case, status == Some(wanted), || {
+            format!("{head}: {status:?}")
+        });
+    }
+}
 async fn a519_unusable_forwarded_addresses_are_charged_to_the_proxy(stage: &Stage) {
     let trusting = Server::behind_proxy(stage.db()).await;
     let xff = "X-Forwarded-For";
