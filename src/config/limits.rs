@@ -121,8 +121,9 @@ pub const CERTIFICATE_LOOK: Duration = Duration::from_secs(2);
 pub const CERTIFICATE_ALERT: Duration = Duration::from_secs(14 * 86_400);
 /// Maximum time to receive the head of a request.
 pub const HEADER_TIME: Duration = Duration::from_secs(5);
-/// Time that an idle connection is kept open.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Time that a connection is kept open after a response. Longer than the pools of common clients and proxies keep
+/// one, because many of them do not repeat a POST whose connection was closed.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Maximum time to receive the body of a request.
 pub const BODY_TIME: Duration = Duration::from_secs(10);
 /// Maximum time to process a request.
@@ -272,6 +273,9 @@ pub const RECENT_BYTES: usize = 256 * 1024;
 pub const UNREAD_TIME: Duration = Duration::from_secs(10);
 /// Number of bytes that a slow client must read within [`UNREAD_TIME`].
 pub const TAKEN_BYTES: usize = 16 * 1024;
+/// Maximum number of bytes that a client may send between a response and the next request head: the rest of a body
+/// that was refused, or pipelined requests.
+pub const BETWEEN_BYTES: usize = 256 * 1024;
 /// Maximum length of the name of a subscriber's instance, in bytes.
 pub const INSTANCE_BYTES: usize = 128;
 /// Maximum number of known instances of one subscriber.

@@ -6,7 +6,7 @@ use portcullis::config::{Config, Mode};
 use portcullis::oauth::client::{Client, GrantType};
 
 use crate::fixtures::server::confidential;
-use crate::fixtures::{Answer, Db, Server, TestClient, apply, on_both_databases};
+use crate::fixtures::{Answer, Db, Server, TestClient, apply, on_both_databases, raw};
 
 const RATES: [&str; 3] = ["limit", "remaining", "reset"];
 
@@ -362,6 +362,49 @@ async fn denied_addresses_are_rate_limited() {
     assert_eq!(answered(&server, &["203.0.113.1"]).await, 1);
 }
 
+
+/// Pools of common clients and proxies keep a connection for up to 60 s or more, and do not repeat a POST.
+#[actix_web::test]
+async fn idle_connection_is_kept_75_s() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    assert_eq!(portcullis::config::limits::KEEP_ALIVE.as_secs(), 75);
+    assert!(include_str!("../../docs/limits.md").contains("closed 75 s after a response"));
+    let server = limited(|_| {}).await;
+    let mut wire = raw::wire(&server.base).await.unwrap();
+    let request = "GET /oauth2/jwks HTTP/1.1\r\nHost: op.example\r\n\r\n";
+    let mut received = vec![0; 64 * 1024];
+    for _ in 0..2 {
+        wire.write_all(request.as_bytes()).await.unwrap();
+        let n = wire.read(&mut received).await.unwrap();
+        let text = String::from_utf8_lossy(&received[..n]).into_owned();
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        // Longer than a first request head may take.
+        let closed = tokio::time::timeout(Duration::from_secs(7), async {
+            while wire.read(&mut received).await.unwrap() > 0 {}
+        });
+        assert!(closed.await.is_err(), "the connection is closed");
+    }
+}
+
+/// A body without end gets 413, and is then read only so far that the client can receive the response.
+#[actix_web::test]
+async fn endless_body_is_cut_after_its_response() {
+    use tokio::io::AsyncWriteExt;
+
+    let server = limited(|_| {}).await;
+    let mut wire = raw::wire(&server.base).await.unwrap();
+    let head = "POST /oauth2/token HTTP/1.1\r\nHost: op.example\r\n\
+        Content-Type: application/x-www-form-urlencoded\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunk = format!("4000\r\n{}\r\n", "a".repeat(0x4000));
+    wire.write_all(head.as_bytes()).await.unwrap();
+    let mut sent = 0;
+    while wire.write_all(chunk.as_bytes()).await.is_ok() {
+        sent += chunk.len();
+        // The buffers of the kernel hold most of it.
+        assert!(sent < 16 * 1024 * 1024, "the body is still read");
+    }
+}
 #[apply(on_both_databases)]
 #[actix_web::test]
 async fn oldest_session_ends_at_the_session_limit(#[case] db: Db) {

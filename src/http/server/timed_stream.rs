@@ -15,7 +15,7 @@ use actix_web::rt::net::{TcpStream, UnixStream};
 use actix_web::rt::time::{Sleep, sleep};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::config::limits::{HEADER_TIME, TAKEN_BYTES, UNREAD_TIME};
+use crate::config::limits::{BETWEEN_BYTES, HEADER_TIME, TAKEN_BYTES, UNREAD_TIME};
 use crate::http::server::connections::Slot;
 
 /// How often in a row the HTTP layer may poll a connection without reading or writing. With a full buffer of pipelined
@@ -130,6 +130,8 @@ pub struct TimedStream<T> {
     has_partial_head: bool,
     /// The number of requests when the head was last awaited.
     requests: usize,
+    /// Bytes that were received since the last response.
+    between: usize,
     head: Deadline,
     answer: Deadline,
     /// Bytes of the response that the peer received since the deadline was set.
@@ -169,6 +171,7 @@ impl<T: Stream> TimedStream<T> {
             state: Rc::new(state),
             has_partial_head: false,
             requests: 0,
+            between: 0,
             head: Deadline::default(),
             answer: Deadline::default(),
             taken: 0,
@@ -217,6 +220,7 @@ impl<T: Stream> AsyncRead for TimedStream<T> {
         if requests != self.requests || !self.state.is_kept_alive() {
             self.requests = requests;
             self.has_partial_head = false;
+            self.between = 0;
             self.head.stop();
         } else if self.has_partial_head && self.head.is_elapsed(HEADER_TIME, context) {
             return Poll::Ready(Err(self.time_out("head")));
@@ -224,7 +228,13 @@ impl<T: Stream> AsyncRead for TimedStream<T> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         // The HTTP layer reads until nothing is left. Then the deadline wakes it.
-        self.has_partial_head |= buffer.filled().len() > before;
+        let received = buffer.filled().len() - before;
+        self.has_partial_head |= received > 0;
+        // It also reads what is left of a body that was refused, so that the peer can read the response.
+        self.between += received;
+        if self.between > BETWEEN_BYTES && self.state.is_kept_alive() {
+            return Poll::Ready(Err(self.time_out("body")));
+        }
         read
     }
 }
