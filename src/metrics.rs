@@ -147,7 +147,7 @@ counters! {
 
 /// All events of high or critical severity. Each has a series from the start, so that an alert detects its first
 /// occurrence.
-pub const ALERTS: [(&str, &str); 22] = [
+pub const ALERTS: [(&str, &str); 23] = [
     ("audit.unsealed", "high"),
     ("code.client_mismatch", "high"),
     ("code.replay", "high"),
@@ -167,6 +167,7 @@ pub const ALERTS: [(&str, &str); 22] = [
     ("server.panicked", "high"),
     ("storage.error", "high"),
     ("tls.expiring", "high"),
+    ("tls.not_valid", "high"),
     ("tls.reload_failed", "high"),
     ("token.refresh_reuse", "high"),
     ("token.storage_error", "high"),

@@ -24,7 +24,7 @@ pub use assets::{Assets, Frame};
 pub use response::{FormTarget, PagePolicy, page, see_other};
 pub use server::listeners::{BindError, Listeners};
 pub use server::rate_limit::Limits;
-pub use server::tls::{expiry_of, inspect as inspect_certificate};
+pub use server::tls::{Validity, inspect as inspect_certificate};
 
 use management::{health, metrics};
 use oauth::{authorize, discovery, introspect, revoke, token, userinfo};

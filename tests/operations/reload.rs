@@ -128,6 +128,69 @@ fn reload_rereads_certificates_and_reports_bad_ones() {
     assert_eq!(server.stop(), Some(0));
 }
 
+#[test]
+fn certificate_outside_validity_is_reported() {
+    let site = Site::open(Installation::new());
+    let folder = &site.installation.folder;
+    let year = |year| rcgen::date_time_ymd(year, 1, 1);
+    let early = Pair::valid(folder, "early", year(2088), year(2090));
+    let expired = Pair::valid(folder, "expired", year(2020), year(2021));
+    let (good, used) = (
+        Pair::new(folder, "good", None),
+        Pair::valid(folder, "used", year(2088), year(2090)),
+    );
+    let variables = |pair: &Pair| {
+        [
+            ("CERTIFICATE", pair.certificate.clone()),
+            ("KEY", pair.key.clone()),
+        ]
+        .map(|(name, path)| {
+            (
+                format!("PORTCULLIS__LISTEN__TLS__{name}"),
+                path.display().to_string(),
+            )
+        })
+    };
+    for (pair, said) in [
+        (&early, "is not valid before 2088-01-01"),
+        (&expired, "expired at 2021-01-01"),
+    ] {
+        let variables = variables(pair);
+        let variables: Vec<_> = variables
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
+        let doctor = site.installation.run(&["doctor"], &variables);
+        let told = String::from_utf8_lossy(&doctor.stdout).into_owned();
+        assert!(
+            told.lines()
+                .any(|line| line.starts_with("fail  certificate") && line.contains(said)),
+            "{told}"
+        );
+    }
+    // A start is possible, because the clock may be wrong.
+    let used_variables = variables(&used);
+    let used_variables: Vec<_> = used_variables
+        .iter()
+        .map(|(k, v)| (k.as_str(), v.as_str()))
+        .collect();
+    let server = site.installation.serve(&used_variables);
+    server.waits_for(|line| line.contains("tls.not_valid") && line.contains("not_before"));
+    good.replaces(&used);
+    server.waits_for(|line| line.contains("tls.reloaded"));
+    for (pair, reason) in [(&expired, "not_after"), (&early, "not_before")] {
+        pair.replaces(&used);
+        server.waits_for(|line| line.contains("tls.reload_failed") && line.contains(reason));
+    }
+    let reloads = server
+        .log()
+        .iter()
+        .filter(|line| line.contains("tls.reloaded"))
+        .count();
+    assert_eq!(reloads, 1, "the good certificate is kept");
+    assert_eq!(server.stop(), Some(0));
+}
+
 #[apply(on_both_databases)]
 #[test]
 fn kek_is_replaced_under_running_server(#[case] db: Db) {

@@ -6,8 +6,7 @@ use super::{Finding, fail, ok, warn};
 use crate::cli::command::clock;
 use crate::config::limits::CERTIFICATE_ALERT;
 use crate::config::{Config, read_secret_file};
-use crate::http::inspect_certificate;
-use crate::time::Timestamp;
+use crate::http::{Validity, inspect_certificate};
 
 pub fn check(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -57,18 +56,25 @@ fn certificate(
                 host.unwrap_or_default()
             ),
         ),
-        Ok((expires_at, true)) => expiry(check, &chain, expires_at),
+        Ok((found, true)) => validity(check, &chain, found),
     }
 }
 
-/// Checks the expiry of a certificate.
-pub fn expiry(check: &'static str, which: &str, expires_at: Timestamp) -> Finding {
+/// Checks when a certificate is valid.
+pub fn validity(check: &'static str, which: &str, validity: Validity) -> Finding {
+    let Validity { from, until } = validity;
     let now = clock().now();
-    if now >= expires_at {
-        return fail(check, format!("{which} expired at {expires_at}: renew it"));
+    if now < from {
+        let what = format!(
+            "{which} is not valid before {from}: check the clock of this host, or use the certificate that is valid now"
+        );
+        return fail(check, what);
     }
-    if expires_at.since(now) < CERTIFICATE_ALERT {
-        return warn(check, format!("{which} expires at {expires_at}: renew it"));
+    if now >= until {
+        return fail(check, format!("{which} expired at {until}: renew it"));
     }
-    ok(check, format!("{which} is valid until {expires_at}"))
+    if until.since(now) < CERTIFICATE_ALERT {
+        return warn(check, format!("{which} expires at {until}: renew it"));
+    }
+    ok(check, format!("{which} is valid until {until}"))
 }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::files::expiry;
+use super::files::validity;
 use super::{Finding, fail, ok, warn};
 use crate::cli::request::explain;
 use crate::config::{Address, Config, Issuer};
-use crate::http::expiry_of;
+use crate::http::Validity;
 use crate::keys::ring::offered;
 use crate::oauth::discovery::Metadata;
 
@@ -80,8 +80,8 @@ async fn issuer(config: &Config, issuer: &Issuer) -> Result<Vec<Finding>, String
     let certificate = answer
         .extensions()
         .get::<reqwest::tls::TlsInfo>()
-        .and_then(|info| expiry_of(info.peer_certificate()?))
-        .map(|at| expiry("issuer TLS", &format!("the certificate of {issuer}"), at));
+        .and_then(|info| Validity::of(info.peer_certificate()?))
+        .map(|found| validity("issuer TLS", &format!("the certificate of {issuer}"), found));
     let proxy = ["via", "server"]
         .iter()
         .find_map(|name| answer.headers().get(*name))

@@ -19,6 +19,7 @@ use rustls::{ServerConfig, SupportedCipherSuite};
 use tokio::sync::Notify;
 use x509_cert::Certificate as X509;
 use x509_cert::der::Decode;
+use x509_cert::time::Time;
 
 use crate::app::App;
 use crate::config::limits::{CERTIFICATE_ALERT, CERTIFICATE_LOOK};
@@ -44,10 +45,41 @@ const SUITES: [SupportedCipherSuite; 9] = [
 #[error("{0}")]
 pub struct TlsError(String);
 
+/// The period in which a certificate is valid (RFC 5280 §4.1.2.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// `notBefore`.
+    pub from: Timestamp,
+    /// `notAfter`.
+    pub until: Timestamp,
+}
+
+impl Validity {
+    /// Returns the period of a certificate (DER).
+    pub fn of(leaf: &[u8]) -> Option<Self> {
+        let certificate = X509::from_der(leaf).ok()?;
+        let validity = certificate.tbs_certificate.validity;
+        let time = |time: Time| Timestamp::from_secs(time.to_unix_duration().as_secs());
+        Some(Self {
+            from: time(validity.not_before),
+            until: time(validity.not_after),
+        })
+    }
+
+    /// Returns the end of the period that excludes `now`, as in the certificate.
+    fn excluded_by(&self, now: Timestamp) -> Option<&'static str> {
+        match now {
+            _ if now < self.from => Some("not_before"),
+            _ if now >= self.until => Some("not_after"),
+            _ => None,
+        }
+    }
+}
+
 /// The content of the certificate's files.
 struct Loaded {
     key: Arc<CertifiedKey>,
-    expires_at: Timestamp,
+    validity: Validity,
     fingerprint: [u8; 32],
 }
 
@@ -79,7 +111,7 @@ pub fn configure(files: (PathBuf, PathBuf), app: &Data<App>) -> Result<ServerCon
     let provider = Arc::new(provider());
     let current = ArcSwap::from_pointee(load(&files, &provider)?);
     let certificate = Arc::new(Certificate { files, current });
-    alert_if_expiring(&certificate, &app.clock);
+    report_validity(&certificate, &app.clock);
     actix_web::rt::spawn(follow(
         Arc::downgrade(&certificate),
         Arc::clone(&provider),
@@ -123,8 +155,8 @@ fn load(files: &(PathBuf, PathBuf), provider: &CryptoProvider) -> Result<Loaded,
     let leaf = chain
         .first()
         .ok_or_else(|| refuse(chain_file, &"contains no certificate"))?;
-    let expires_at =
-        expiry(leaf).ok_or_else(|| refuse(chain_file, &"contains no X.509 certificate"))?;
+    let validity =
+        Validity::of(leaf).ok_or_else(|| refuse(chain_file, &"contains no X.509 certificate"))?;
     let key = PrivateKeyDer::from_pem_slice(key_text.as_bytes())
         .map_err(|error| refuse(key_file, &error))?;
     let signing = provider
@@ -136,7 +168,7 @@ fn load(files: &(PathBuf, PathBuf), provider: &CryptoProvider) -> Result<Loaded,
         .map_err(|_| refuse(key_file, &"is not the key of the certificate"))?;
     Ok(Loaded {
         key: Arc::new(key),
-        expires_at,
+        validity,
         fingerprint: fingerprint(&chain_text, key_text.as_bytes()),
     })
 }
@@ -145,14 +177,14 @@ fn fingerprint(chain: &[u8], key: &[u8]) -> [u8; 32] {
     sha256(&[sha256(chain), sha256(key)].concat())
 }
 
-/// Returns when the certificate of these files expires, and whether it is valid for `host`, if one is given.
+/// Returns when the certificate of these files is valid, and whether it is valid for `host`, if one is given.
 ///
 /// # Errors
 /// [`TlsError`].
 pub fn inspect(
     files: &(PathBuf, PathBuf),
     host: Option<&str>,
-) -> Result<(Timestamp, bool), TlsError> {
+) -> Result<(Validity, bool), TlsError> {
     let loaded = load(files, &provider())?;
     let names = |host: &str| {
         let leaf = loaded.key.end_entity_cert().ok()?;
@@ -162,18 +194,7 @@ pub fn inspect(
         verify_server_name(&leaf, &name).ok()
     };
     let named = host.is_none_or(|host| names(host).is_some());
-    Ok((loaded.expires_at, named))
-}
-
-/// Returns when a certificate (DER) expires.
-pub fn expiry_of(leaf: &[u8]) -> Option<Timestamp> {
-    expiry(&CertificateDer::from(leaf))
-}
-
-fn expiry(leaf: &CertificateDer<'_>) -> Option<Timestamp> {
-    let certificate = X509::from_der(leaf.as_ref()).ok()?;
-    let not_after = certificate.tbs_certificate.validity.not_after;
-    Some(Timestamp::from_secs(not_after.to_unix_duration().as_secs()))
+    Ok((loaded.validity, named))
 }
 
 /// Reloads the certificate when its files change, for as long as a listener uses it.
@@ -184,7 +205,9 @@ async fn follow(
     reload: Arc<Notify>,
 ) {
     let mut interval = tokio::time::interval(CERTIFICATE_LOOK);
-    let (mut rejected, mut checks) = (None, 0_u32);
+    // The files of a certificate that is not used, and when it becomes valid.
+    let mut rejected: Option<(Option<[u8; 32]>, Option<Timestamp>)> = None;
+    let mut checks = 0_u32;
     loop {
         tokio::select! {
             _ = interval.tick() => {}
@@ -196,7 +219,7 @@ async fn follow(
         };
         checks = checks.wrapping_add(1);
         if checks % ALERT_EVERY == 0 {
-            alert_if_expiring(&certificate, &clock);
+            report_validity(&certificate, &clock);
         }
         let (chain, key) = &certificate.files;
         let texts = (std::fs::read(chain), std::fs::read(key));
@@ -208,34 +231,53 @@ async fn follow(
             rejected = None;
             continue;
         }
-        if rejected == Some(found) {
+        let now = clock.now();
+        if rejected
+            .is_some_and(|(files, from)| files == found && from.is_none_or(|from| now < from))
+        {
             continue;
         }
-        match load(&certificate.files, &provider) {
-            Ok(loaded) => {
-                let expires_at = loaded.expires_at;
-                certificate.current.store(Arc::new(loaded));
-                rejected = None;
-                tracing::info!(event = "tls.reloaded", reason = "changed", %expires_at, certificate = %chain.display());
-                alert_if_expiring(&certificate, &clock);
-            }
-            Err(error) => {
-                rejected = Some(found);
-                tracing::error!(event = "tls.reload_failed", reason = "unusable", severity = "high", certificate = %chain.display(), %error);
-            }
-        }
+        let (reason, error, valid_from) = match load(&certificate.files, &provider) {
+            Ok(loaded) => match loaded.validity.excluded_by(now) {
+                None => {
+                    let expires_at = loaded.validity.until;
+                    certificate.current.store(Arc::new(loaded));
+                    rejected = None;
+                    tracing::info!(event = "tls.reloaded", reason = "changed", %expires_at, certificate = %chain.display());
+                    report_validity(&certificate, &clock);
+                    continue;
+                }
+                Some(end) => {
+                    let Validity { from, until } = loaded.validity;
+                    let error = TlsError(format!(
+                        "{}: is valid from {from} until {until}, which is not now",
+                        chain.display()
+                    ));
+                    (end, error, Some(from).filter(|from| now < *from))
+                }
+            },
+            Err(error) => ("unusable", error, None),
+        };
+        rejected = Some((found, valid_from));
+        tracing::error!(event = "tls.reload_failed", reason, severity = "high", certificate = %chain.display(), %error);
     }
 }
 
 /// Checks between two alerts: one hour.
 const ALERT_EVERY: u32 = 3_600 / CERTIFICATE_LOOK.as_secs() as u32;
 
-/// Logs an alert if the certificate expires soon.
-fn alert_if_expiring(certificate: &Certificate, clock: &Clock) {
-    let expires_at = certificate.current.load().expires_at;
-    let left: Duration = expires_at.since(clock.now());
+/// Logs an alert if the certificate is not valid now, or expires soon.
+fn report_validity(certificate: &Certificate, clock: &Clock) {
+    let (validity, now) = (certificate.current.load().validity, clock.now());
+    let Validity { from, until } = validity;
+    let chain = certificate.files.0.display();
+    if let Some(reason) = validity.excluded_by(now) {
+        tracing::error!(event = "tls.not_valid", reason, severity = "high", certificate = %chain, valid_from = %from, expires_at = %until, "clients reject the certificate");
+        return;
+    }
+    let left: Duration = until.since(now);
     if left < CERTIFICATE_ALERT {
-        let (chain, days) = (certificate.files.0.display(), left.as_secs() / 86_400);
-        tracing::error!(event = "tls.expiring", reason = "not_after", severity = "high", certificate = %chain, %expires_at, days);
+        let days = left.as_secs() / 86_400;
+        tracing::error!(event = "tls.expiring", reason = "not_after", severity = "high", certificate = %chain, expires_at = %until, days);
     }
 }
