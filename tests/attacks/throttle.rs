@@ -24,6 +24,7 @@ pub const ROWS: &[Row] = &[
     row!(a117_password_spraying_is_limited_per_network),
     row!(a513_clock_jump_never_throttles_logins),
     row!(a514_simultaneous_logins_are_not_throttled),
+    row!(a521_texts_that_are_no_user_names_have_counters_of_their_own),
     row!(a530_login_burst_leaves_connections_to_clients_and_node),
 ];
 
@@ -500,6 +501,33 @@ async fn a514_simultaneous_logins_are_not_throttled(stage: &Stage) {
     }
     end(nodes).await;
     journal::strike_out(|exchange| exchange.answer.status == 503);
+}
+
+async fn a521_texts_that_are_no_user_names_have_counters_of_their_own(stage: &Stage) {
+    let nodes = nodes(stage, |_| {}).await;
+    let (server, web) = (&nodes[0], nodes[0].shop().await);
+    for host in 1..=12 {
+        let name = ["John Smith", "Jane Smith", "j@hn smith"][host % 3];
+        let mut login_form = LoginForm::opens(server, &web)
+            .await
+            .from(&format!("192.0.{host}.1"));
+        stage.expect(1, failed(&login_form.tries(name, WRONG).await));
+    }
+    let mut login_form = LoginForm::opens(server, &web).await.from("192.0.13.1");
+    stage.expect(2, failed(&login_form.tries("Mary Major", WRONG).await));
+    // Each text is throttled like a user name.
+    for host in 14..=19 {
+        let mut login_form = LoginForm::opens(server, &web)
+            .await
+            .from(&format!("192.0.{host}.1"));
+        stage.expect(3, failed(&login_form.tries("John Smith", WRONG).await));
+    }
+    let mut login_form = LoginForm::opens(server, &web).await.from("192.0.20.1");
+    stage.expect(
+        4,
+        throttled(&login_form.tries("John Smith", WRONG).await, 30),
+    );
+    end(nodes).await;
 }
 
 async fn a530_login_burst_leaves_connections_to_clients_and_node(stage: &Stage) {

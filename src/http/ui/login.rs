@@ -155,35 +155,38 @@ async fn submit(
         PasswordError::Nul => ErrorPage::PASSWORD_WITH_NUL,
     })?;
     let username = Username::parse(typed);
-    let name = username.as_ref().map_or("", Username::as_str);
-    access_log::name_user(request, &app.secret.user_ref(name));
+    // A text that cannot be a user name has counters of its own as well.
+    let name = username.as_ref().map_or(typed, Username::as_str);
+    let user_ref = app.secret.user_ref(name);
+    access_log::name_user(request, &user_ref);
     let device = CookieKind::Device.read(request, app);
     let shown: String = typed.chars().take(LOGIN_HINT_CHARS).collect();
     let fail = |message| {
         let failed = Some((shown.as_str(), message));
         show(app, assets, &id, &browser, &context, failed)
     };
-    let attempt =
-        match AdmittedAttempt::admit(request, app, username.as_ref(), device.as_ref()).await? {
-            Admission::Admitted(attempt) => attempt,
-            Admission::Busy => {
-                count("unavailable");
-                let detail = Detail::new("login.busy", "in_progress");
-                return Err(ErrorPage::BUSY.with_detail(detail).into());
-            }
-            Admission::Throttled(throttled) => {
-                count("throttled");
-                let detail = Detail::new("login.throttled", throttled.reason);
-                error::refused(request, "429", detail, None);
-                let mut response = fail(format!(
-                    "Too many failed sign-ins. The password was not checked. {}",
-                    throttled.advice
-                ));
-                *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-                error::retry_after(&mut response, throttled.retry_after);
-                return Ok(response);
-            }
-        };
+    let admitted =
+        AdmittedAttempt::admit(request, app, username.as_ref(), user_ref, device.as_ref());
+    let attempt = match admitted.await? {
+        Admission::Admitted(attempt) => attempt,
+        Admission::Busy => {
+            count("unavailable");
+            let detail = Detail::new("login.busy", "in_progress");
+            return Err(ErrorPage::BUSY.with_detail(detail).into());
+        }
+        Admission::Throttled(throttled) => {
+            count("throttled");
+            let detail = Detail::new("login.throttled", throttled.reason);
+            error::refused(request, "429", detail, None);
+            let mut response = fail(format!(
+                "Too many failed sign-ins. The password was not checked. {}",
+                throttled.advice
+            ));
+            *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+            error::retry_after(&mut response, throttled.retry_after);
+            return Ok(response);
+        }
+    };
     // 4. The password is right, and a session begins, always with a new cookie.
     let device = device.unwrap_or_else(|| Secret::opaque(&app.entropy));
     let outcome = sign_in(request, app, &id, username, password, &attempt, &device);

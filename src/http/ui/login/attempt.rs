@@ -37,18 +37,16 @@ pub(super) struct Throttled {
 }
 
 impl AdmittedAttempt {
-    /// Reserves room for an attempt.
+    /// Reserves room for an attempt with a user name, of which `user_ref` is the keyed hash.
     pub(super) async fn admit(
         request: &HttpRequest,
         app: &App,
         username: Option<&Username>,
+        user_ref: String,
         device: Option<&Secret>,
     ) -> Result<Admission, HandlerError> {
         let (clock, address) = (app.clock.clone(), ClientAddress::of(request));
         let (username, device) = (username.cloned(), device.map(Secret::hash));
-        let user_ref = app
-            .secret
-            .user_ref(username.as_ref().map_or("", Username::as_str));
         let hashed_name = user_ref.clone();
         let admitted = app.page_store.transaction(move |tx| {
             let now = tx.database_time(&clock)?;
