@@ -384,7 +384,7 @@ fn config_dump_equals_effective_configuration() {
 }
 
 #[test]
-fn doctor_reports_database_problems() {
+fn database_errors_name_unreachable_refused_missing() {
     let installation = Installation::new();
     installation
         .doctor(&[])
@@ -396,6 +396,25 @@ fn doctor_reports_database_problems() {
     installation
         .doctor(&[away])
         .says("database", "fail", "PostgreSQL cannot be reached");
+    // The server of the tests needs no password, but it knows its users and databases.
+    let url = fixtures::postgres::url();
+    let next = if url.contains('?') { '&' } else { '?' };
+    for (url, meaning) in [
+        (
+            format!("{url}{next}user=unknown_role"),
+            "PostgreSQL refused the connection",
+        ),
+        (
+            fixtures::postgres::database("unknown_database"),
+            "PostgreSQL does not have the database",
+        ),
+    ] {
+        installation
+            .doctor(&[("PORTCULLIS__DATABASE__URL", &url)])
+            .says("database", "fail", meaning);
+        let list = installation.run(&["user", "list"], &[("PORTCULLIS__DATABASE__URL", &url)]);
+        refused(&list, 69, meaning);
+    }
     drop(installation.serve(&[]));
     installation.execute("INSERT INTO __diesel_schema_migrations (version) VALUES ('9999')");
     installation

@@ -289,10 +289,7 @@ impl Manager {
             #[cfg(feature = "postgres")]
             Self::Postgres(url) => postgres(url).map_err(|error| {
                 let message = one_line(&error);
-                OpenError::Unavailable(match message.contains(READ_ONLY_SESSION) {
-                    true => format!("PostgreSQL accepts no writes: {message}; `database.url` must lead to the primary server"),
-                    false => format!("PostgreSQL cannot be reached: {message}"),
-                })
+                OpenError::Unavailable(explain(&message))
             }),
         }
     }
@@ -367,6 +364,26 @@ const LIBPQ_DEFAULTS: [(&str, &str); 6] = [
 /// libpq's message about a server that `target_session_attrs` excludes.
 #[cfg(feature = "postgres")]
 const READ_ONLY_SESSION: &str = "session is read-only";
+
+/// Explains why a connection could not be opened. libpq reports no code for that, only what the server says.
+#[cfg(feature = "postgres")]
+fn explain(message: &str) -> String {
+    if message.contains(READ_ONLY_SESSION) {
+        format!(
+            "PostgreSQL accepts no writes: {message}; `database.url` must lead to the primary server"
+        )
+    } else if message.contains("database \"") && message.contains("does not exist") {
+        format!(
+            "PostgreSQL does not have the database: {message}; create it, or correct its name in `database.url`"
+        )
+    } else if message.contains("FATAL:") {
+        format!(
+            "PostgreSQL refused the connection: {message}; check the user and password in `database.url`, and the server's limits and `pg_hba.conf`"
+        )
+    } else {
+        format!("PostgreSQL cannot be reached: {message}")
+    }
+}
 
 #[cfg(feature = "postgres")]
 fn with_defaults(url: &str) -> String {
@@ -594,6 +611,41 @@ impl Claim {
 #[cfg(all(test, feature = "postgres"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connection_errors_are_distinguished() {
+        let server = "connection to server at \"db\" (192.0.2.1), port 5432 failed: ";
+        for (said, meaning) in [
+            (
+                "Connection refused Is the server running on that host?",
+                "cannot be reached",
+            ),
+            ("timeout expired", "cannot be reached"),
+            (
+                "FATAL:  password authentication failed for user \"p\"",
+                "refused the connection",
+            ),
+            (
+                "FATAL:  role \"p\" does not exist",
+                "refused the connection",
+            ),
+            (
+                "FATAL:  sorry, too many clients already",
+                "refused the connection",
+            ),
+            (
+                "FATAL:  database \"p\" does not exist",
+                "does not have the database",
+            ),
+            ("session is read-only", "accepts no writes"),
+        ] {
+            let explained = explain(&format!("{server}{said}"));
+            assert!(
+                explained.starts_with(&format!("PostgreSQL {meaning}")),
+                "{explained}"
+            );
+        }
+    }
 
     #[test]
     fn url_parameters_override_libpq_defaults() {
