@@ -104,6 +104,15 @@ impl Feed {
         let behind = here.is_some_and(|here| here.is_ahead_of(&database));
         if behind || head.restored_at.is_some() {
             if !self.restored.swap(true, Ordering::SeqCst) {
+                // The node that found the evidence has logged it; the others learn of it here.
+                if head.restored_at.is_some() {
+                    tracing::error!(
+                        event = "db.restored",
+                        reason = "marked",
+                        severity = "critical",
+                        "the database is marked as restored from an older copy; nothing is issued until `portcullis recover`"
+                    );
+                }
                 self.notify();
             }
             return Ok(match head.restored_at {

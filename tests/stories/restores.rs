@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::fixtures::backup::Backup;
 use crate::fixtures::server::sweep;
-use crate::fixtures::{Db, Server, TestClient, Tokens, apply, on_both_databases};
+use crate::fixtures::{Db, Server, TestClient, Tokens, apply, log, on_both_databases};
 
 fn minutes(n: u64) -> Duration {
     Duration::from_secs(60 * n)
@@ -179,4 +179,25 @@ async fn closed_store_rejects_work_and_leaves_no_wal(#[case] db: Db) {
         let name = format!("portcullis.db{suffix}");
         assert!(!config.data_dir.0.join(&name).exists(), "{name}");
     }
+}
+
+/// The event is counted by every node, and not only by the one that found the evidence.
+#[actix_web::test]
+async fn every_node_logs_that_the_database_was_restored() {
+    let server = Server::start(Db::Postgres).await;
+    let other = server.node().await;
+    let mark = log::mark();
+    server.app.note_restored("subscriber").await.unwrap();
+    let begun = Instant::now();
+    while !other.app.feed.is_restored() {
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        other.app.poll().await.unwrap();
+    }
+    let learned = log::since(mark).into_iter().any(|event| {
+        event.get("event").is_some_and(|name| name == "db.restored")
+            && event.get("reason").is_some_and(|reason| reason == "marked")
+    });
+    assert!(learned);
+    other.stop().await;
+    server.remove().await;
 }
