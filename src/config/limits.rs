@@ -218,8 +218,10 @@ pub const KEY_CHANGE_SEEN: Duration = Duration::from_secs(5);
 pub const PRIVATE_HALF_KEPT: Duration = Duration::from_secs(3_600);
 /// Interval between the runs of the key manager.
 pub const KEEP_EVERY: Duration = Duration::from_secs(60);
-/// Interval at which each node polls the database for changes.
+/// Interval at which a node polls the database for changes while a service follows its feed.
 pub const POLL_EVERY: Duration = Duration::from_millis(50);
+/// While no service follows the feed of the node, it polls at one of this many intervals: every 250 ms.
+pub const POLLS_UNFOLLOWED: u32 = 5;
 /// Maximum time of a poll, after which the connection counts as lost. The database's own statement timeout
 /// is shorter, but it does not help if the network drops packets.
 pub const POLL_TIME: Duration = Duration::from_secs(5);

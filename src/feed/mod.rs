@@ -176,6 +176,11 @@ impl Feed {
         self.changes.subscribe()
     }
 
+    /// Returns whether a service waits for changes: by a stream, or by a request for the next frame.
+    pub fn is_followed(&self) -> bool {
+        self.changes.receiver_count() > 0
+    }
+
     /// Sends new records to the streams.
     ///
     /// # Errors

@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::config::limits::{
-    BEAT_AGE, HEARTBEAT_EVERY, KEEP_EVERY, POLL_EVERY, POLL_TIME, RESOURCE_ACCESS_CAP,
+    BEAT_AGE, HEARTBEAT_EVERY, KEEP_EVERY, POLL_EVERY, POLL_TIME, POLLS_UNFOLLOWED,
+    RESOURCE_ACCESS_CAP,
 };
 use crate::db::{self, Head, Registrations, Store};
 use crate::feed::{Feed, RestoreDetector, Taken, number_revocations};
@@ -273,10 +274,17 @@ impl FeedTask {
 
     async fn run_polls(&self) {
         let mut turn = interval(POLL_EVERY);
-        let mut failing = false;
+        let (mut failing, mut ticks) = (false, 0_u32);
         loop {
             tokio::select! {
-                _ = turn.tick() => {}
+                _ = turn.tick() => {
+                    ticks = ticks.wrapping_add(1);
+                    // Without a service that waits, a change may be read later: this node itself asks the
+                    // database before it reports a token as active.
+                    if !self.feed.is_followed() && !ticks.is_multiple_of(POLLS_UNFOLLOWED) {
+                        continue;
+                    }
+                }
                 () = self.numbered.notified() => {}
             }
             let polled = self.poll().await;
