@@ -362,6 +362,48 @@ async fn denied_addresses_are_rate_limited() {
     assert_eq!(answered(&server, &["203.0.113.1"]).await, 1);
 }
 
+/// The document states the rules of the throttles and the limits of the code.
+#[test]
+fn limits_document_matches_policy() {
+    use portcullis::accounts::throttle::{ACCOUNT, ACCOUNT_AND_ADDRESS, CLIENTS, DEVICE, NETWORK};
+    use portcullis::config::limits::{
+        CONNECTIONS, CONNECTIONS_PER_IP, HANDSHAKES, HANDSHAKES_PER_IP, HASH_QUEUE, WAITING_PAGES,
+    };
+
+    let text = include_str!("../../docs/limits.md").replace(',', "");
+    for row in [
+        format!(
+            "| account and address | {} | a wait of 1 2 4 … {} s |",
+            ACCOUNT_AND_ADDRESS.free,
+            ACCOUNT_AND_ADDRESS.most.as_secs()
+        ),
+        format!(
+            "| account | {} an hour | one attempt every {} s |",
+            ACCOUNT.free,
+            ACCOUNT.step.as_secs()
+        ),
+        format!("| account consecutive failures | {} |", ACCOUNT.in_a_row),
+        format!("After {} consecutive failures", ACCOUNT.in_a_row),
+        format!("| known device and account | {} an hour |", DEVICE.free),
+        format!(
+            "| IPv4 address IPv4 /24 IPv6 /64 | {} in {} minutes |",
+            NETWORK.free,
+            NETWORK.window.as_secs() / 60
+        ),
+        format!(
+            "| address clients that fail to authenticate | {} a minute |",
+            CLIENTS.free
+        ),
+        format!("| connections | {CONNECTIONS} per node; {CONNECTIONS_PER_IP} per"),
+        format!(
+            "{HANDSHAKES_PER_IP} open ones per IPv4 address or IPv6 /64; {HANDSHAKES} per node"
+        ),
+        format!("{HASH_QUEUE} more wait"),
+        format!("while {WAITING_PAGES} wait"),
+    ] {
+        assert!(text.contains(&row), "docs/limits.md lacks: {row}");
+    }
+}
 
 /// Pools of common clients and proxies keep a connection for up to 60 s or more, and do not repeat a POST.
 #[actix_web::test]
@@ -405,6 +447,7 @@ async fn endless_body_is_cut_after_its_response() {
         assert!(sent < 16 * 1024 * 1024, "the body is still read");
     }
 }
+
 #[apply(on_both_databases)]
 #[actix_web::test]
 async fn oldest_session_ends_at_the_session_limit(#[case] db: Db) {

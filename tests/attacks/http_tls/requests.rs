@@ -138,6 +138,7 @@ async fn a455_foreign_methods_are_rejected(stage: &Stage) {
     let status = answer.map(|answer| answer.status);
     stage.check(6, status == Some(405), || format!("management: {status:?}"));
 }
+
 async fn a456_static_file_traversal_gets_404(stage: &Stage) {
     let sheet = &stage.server.browser().get("/account").await;
     let style = sheet.body.split("href=\"/assets/").nth(1).unwrap();
@@ -324,6 +325,7 @@ async fn a518_management_listener_checks_host_and_path(stage: &Stage) {
         });
     }
 }
+
 async fn a519_unusable_forwarded_addresses_are_charged_to_the_proxy(stage: &Stage) {
     let trusting = Server::behind_proxy(stage.db()).await;
     let xff = "X-Forwarded-For";
