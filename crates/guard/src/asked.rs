@@ -13,10 +13,13 @@ const MAX_HEADERS: usize = 100;
 const IDENTITY_PREFIX: &str = "x-portcullis-";
 
 /// Headers that make some services serve another method or path than the request's own.
-const OVERRIDES: [&str; 5] = [
+const OVERRIDES: [&str; 8] = [
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-envoy-original-path",
+    "x-original-method",
+    "x-original-uri",
     "x-original-url",
     "x-rewrite-url",
 ];
@@ -181,6 +184,9 @@ mod tests {
             "X.HTTP.Method.Override",
             "X!Original+URL",
             "X-Original-URL",
+            "X-Original-URI",
+            "X-Original-Method",
+            "X-Envoy-Original-Path",
             "X-Rewrite-URL",
         ] {
             let result = check(&[GET, ORDERS, (name, "/admin")]);

@@ -3,6 +3,9 @@
 
 use proptest::prelude::*;
 
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
+
 use crate::path::Path;
 use crate::route::Routes;
 
@@ -27,7 +30,7 @@ fn routes() -> Routes {
 type Interpretation = fn(&str) -> Vec<String>;
 
 /// Interpretations of existing kinds of services.
-const INTERPRETATIONS: [(&str, Interpretation); 11] = [
+const INTERPRETATIONS: [(&str, Interpretation); 13] = [
     ("unchanged", |path| split(path, "/")),
     ("decoded", |path| split(&decode(path), "/")),
     ("decoded, then split at slashes and backslashes", |path| {
@@ -46,6 +49,17 @@ const INTERPRETATIONS: [(&str, Interpretation); 11] = [
     }),
     ("upper case", |path| {
         normalize(&split(&decode(path).to_uppercase().to_lowercase(), "/"))
+    }),
+    ("normalized by NFKC", |path| {
+        let decoded: String = decode(path).nfkc().collect();
+        normalize(&split(&decoded.to_lowercase(), "/\\"))
+    }),
+    ("without accents", |path| {
+        let decoded: String = decode(path)
+            .nfkd()
+            .filter(|c| !is_combining_mark(*c))
+            .collect();
+        normalize(&split(&decoded.to_lowercase(), "/\\"))
     }),
     ("without parameters", |path| {
         normalize(&map_names(&split(&decode(path), "/"), |name| {
@@ -146,6 +160,10 @@ fn attack_paths() -> impl Strategy<Value = String> {
         "orders.",
         "é",
         "ſ",
+        "%E2%93%90dmin",
+        "%F0%9D%90%9Admin",
+        "a%CC%8Admin",
+        "%C3%A5dmin",
     ]);
     let tricks = prop::sample::select(vec![
         "/",

@@ -16,8 +16,8 @@ use crate::path::{Path, Prefix, PrefixMatch};
 pub struct Route {
     /// The beginning of the path, in whole segments.
     pub prefix: Prefix,
-    /// The methods that the rule applies to. If absent, it applies to every method that no other
-    /// rule with the same prefix names.
+    /// The methods that the rule applies to. If absent, it applies to every method that no other rule
+    /// with the same prefix names, except `TRACE` and `CONNECT`.
     pub methods: Option<Vec<Method>>,
     /// The `aud` of the service's tokens.
     pub audience: Audience,
@@ -84,6 +84,10 @@ pub enum RouteError {
     Ambiguous,
 }
 
+/// Methods that a rule must name: `TRACE` returns the request with its credentials (RFC 9110 §9.3.8), and `CONNECT` is
+/// a tunnel (§9.3.6).
+const DIAGNOSTIC: [&str; 2] = ["TRACE", "CONNECT"];
+
 impl Routes {
     /// Returns the rule for a request and its index.
     pub fn find(&self, method: &str, path: &Path<'_>) -> Result<(usize, &Route), RouteError> {
@@ -106,7 +110,8 @@ impl Routes {
             })
         };
         let named = with_prefix().find(|(_, route)| route.names(method));
-        let found = named.or_else(|| with_prefix().find(|(_, route)| route.methods.is_none()));
+        let any = || with_prefix().find(|(_, route)| route.methods.is_none());
+        let found = named.or_else(|| any().filter(|_| !DIAGNOSTIC.contains(&method)));
         found.ok_or(RouteError::Method)
     }
 
@@ -345,6 +350,11 @@ mod tests {
         assert_eq!(find("/b"), Err(RouteError::Path));
         assert_eq!(find("/A"), Err(RouteError::Ambiguous));
         assert_eq!(find("/"), Err(RouteError::Path));
+        for method in ["TRACE", "CONNECT"] {
+            let path = Path::parse("/a").unwrap();
+            let found = routes.find(method, &path).map(|(at, _)| at);
+            assert_eq!(found, Err(RouteError::Method), "{method}");
+        }
     }
 
     #[test]
