@@ -198,13 +198,18 @@ impl Follower {
         }
         // A gap is filled by the same server. Any other error may be specific to the server.
         if !matches!(error, FollowError::Frame(FrameError::Gap)) {
-            self.base_url_index.fetch_add(1, Ordering::Relaxed);
+            self.use_next_url();
         }
         let delay = MIN_RETRY_DELAY * 2u32.saturating_pow(*failures);
         *failures = failures.saturating_add(1);
         delay
             .min(MAX_RETRY_DELAY)
             .mul_f64(1.0 - random_fraction() / 2.0)
+    }
+
+    /// Selects the next URL of the feed.
+    pub(crate) fn use_next_url(&self) {
+        self.base_url_index.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Fetches and applies the frames after the current position, until the data is complete.
@@ -404,7 +409,7 @@ impl Follower {
         Ok(())
     }
 
-    fn base_url(&self) -> &str {
+    pub(crate) fn base_url(&self) -> &str {
         let index = self.base_url_index.load(Ordering::Relaxed) % self.base_urls.len();
         &self.base_urls[index]
     }

@@ -121,10 +121,11 @@ impl Subscription {
     }
 }
 
-/// Waits for the first data. Only denied access is an error. Other failures may be temporary, and
-/// the verifier rejects tokens until they are resolved.
+/// Waits for the first data. Only access that every URL denies is an error: one that denies it alone is
+/// misconfigured. Other failures may be temporary, and the verifier rejects tokens until they are
+/// resolved.
 async fn initial_catch_up(follower: &Follower) -> Result<(), StartError> {
-    match timeout(INITIAL_CATCH_UP_TIMEOUT, follower.catch_up()).await {
+    match timeout(INITIAL_CATCH_UP_TIMEOUT, catch_up_where_allowed(follower)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(FollowError::Fetch(FetchError::Status(status @ (401 | 403))))) => {
             Err(StartError::Subscriber { status })
@@ -141,6 +142,24 @@ async fn initial_catch_up(follower: &Follower) -> Result<(), StartError> {
             Ok(())
         }
     }
+}
+
+/// Catches up with the first URL that does not deny access.
+async fn catch_up_where_allowed(follower: &Follower) -> Result<(), FollowError> {
+    let mut outcome = follower.catch_up().await;
+    for _ in 1..follower.base_urls.len() {
+        let Err(FollowError::Fetch(FetchError::Status(status @ (401 | 403)))) = outcome else {
+            return outcome;
+        };
+        tracing::warn!(
+            status,
+            address = follower.base_url(),
+            "access to the revocation feed is denied"
+        );
+        follower.use_next_url();
+        outcome = follower.catch_up().await;
+    }
+    outcome
 }
 
 /// Appends a path to a URL, of which a trailing slash is removed.

@@ -117,6 +117,34 @@ async fn client_without_feed_permission_exits_with_77() {
 }
 
 #[tokio::test]
+async fn one_unauthorized_mirror_does_not_stop_guard() {
+    let (issuer, mirror) = (Issuer::start().await, Issuer::start().await);
+    mirror.set_feed_status(401);
+    let feed = format!(
+        "subscriber.feed = ['{}', '{}']\n",
+        mirror.url(),
+        issuer.url()
+    );
+    let guard = Guard::start(&(issuer.settings() + &feed + ROUTES)).await;
+    guard.wait_until_ready().await;
+    let token = issuer.token(1);
+    assert_eq!(guard.check_with("GET /orders", &token).await.status, 200);
+    // The other address denies access later: the data becomes stale, and the guard runs on.
+    issuer.set_feed_status(401);
+    guard
+        .wait_until("not stale", async || {
+            guard.check_with("GET /fresh", &token).await.status == 503
+        })
+        .await;
+    issuer.set_feed_status(200);
+    guard
+        .wait_until("not fresh", async || {
+            guard.check_with("GET /fresh", &token).await.status == 200
+        })
+        .await;
+}
+
+#[tokio::test]
 async fn guard_waiting_for_issuer_stops_on_sigint() {
     let settings = settings_for(&format!("http://{}", free_address())) + ROUTES;
     let mut guard = Guard::start(&settings).await;
