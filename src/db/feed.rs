@@ -23,16 +23,48 @@ use crate::config::limits::{
 };
 use crate::time::{Clock, Timestamp};
 
-/// The time of the database server in microseconds. An embedded database has no clock of its own.
-#[cfg(feature = "postgres")]
-const POSTGRES_NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
-const SQLITE_NOW: &str = "CAST(NULL AS BIGINT)";
+/// The columns of [`Head`] for a database: the time of its server in microseconds, and whether it rejects writes. An
+/// embedded database has no server.
+macro_rules! head_query {
+    ($read_only:literal, $now:literal) => {
+        concat!(
+            "SELECT epoch, seq, beat, keys_version, config_version, restored_at, ",
+            "CAST(CASE WHEN EXISTS (SELECT 1 FROM revocations WHERE seq IS NULL) THEN 1 ELSE 0 END AS BIGINT) AS waiting, ",
+            $read_only,
+            " AS read_only, ",
+            $now,
+            " AS database FROM feed_head"
+        )
+    };
+}
 
-/// Whether the server rejects writes. An embedded database has no server.
+const SQLITE_HEAD: &str = head_query!("CAST(0 AS BIGINT)", "CAST(NULL AS BIGINT)");
 #[cfg(feature = "postgres")]
-const POSTGRES_READ_ONLY: &str =
-    "CAST(current_setting('transaction_read_only')::bool::int AS BIGINT)";
-const SQLITE_READ_ONLY: &str = "CAST(0 AS BIGINT)";
+const POSTGRES_HEAD: &str = head_query!(
+    "CAST(current_setting('transaction_read_only')::bool::int AS BIGINT)",
+    "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+);
+
+/// The statement of the sequencer that locks the head of the feed.
+macro_rules! lock_query {
+    ($now:literal) => {
+        concat!(
+            "UPDATE feed_head SET seq = seq WHERE restored_at IS NULL RETURNING epoch, seq, beat, longest_life, ",
+            $now,
+            " AS database"
+        )
+    };
+}
+
+const SQLITE_LOCK: &str = lock_query!("CAST(NULL AS BIGINT)");
+#[cfg(feature = "postgres")]
+const POSTGRES_LOCK: &str =
+    lock_query!("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint");
+
+const SQLITE_NOW: &str = "SELECT CAST(NULL AS BIGINT) AS database";
+#[cfg(feature = "postgres")]
+const POSTGRES_NOW: &str =
+    "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint AS database";
 
 /// The state of the feed and of other versions, which each poll reads.
 #[derive(Clone, Copy, Debug)]
@@ -106,13 +138,11 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`]; also if the server rejects writes, because the data of a standby may be old.
     pub fn read_head(&mut self) -> Result<Head, Error> {
-        let head = sql_query(format!(
-            "SELECT epoch, seq, beat, keys_version, config_version, restored_at, \
-             CAST(CASE WHEN EXISTS (SELECT 1 FROM revocations WHERE seq IS NULL) THEN 1 ELSE 0 END AS BIGINT) AS waiting, \
-             {} AS read_only, {} AS database FROM feed_head",
-            self.is_read_only(),
-            self.database_now()
-        ));
+        let head = sql_query(match &*self.connection {
+            AnyConnection::Sqlite(_) => SQLITE_HEAD,
+            #[cfg(feature = "postgres")]
+            AnyConnection::Postgres(_) => POSTGRES_HEAD,
+        });
         let row: HeadRow = Prepared(head).get_result(self.connection)?;
         if row.read_only != 0 {
             return Err(pool::read_only());
@@ -140,7 +170,7 @@ impl Transaction<'_> {
             #[diesel(sql_type = Nullable<BigInt>)]
             database: Option<i64>,
         }
-        let query = sql_query(format!("SELECT {} AS database", self.database_now()));
+        let query = sql_query(self.database_now());
         let row: Measured = Prepared(query).get_result(self.connection)?;
         let measured = row.database.map(Timestamp::from_micros);
         Ok(measured.map_or_else(|| clock.now(), |measured| clock.database(measured)))
@@ -154,10 +184,11 @@ impl Transaction<'_> {
     pub fn number_revocations(&mut self, clock: &Clock) -> Result<bool, Error> {
         // 1. Take the row lock. The time is read while the lock is held and before the records are read,
         //    so every record that was committed before that time is read below.
-        let lock = format!(
-            "UPDATE feed_head SET seq = seq WHERE restored_at IS NULL RETURNING epoch, seq, beat, longest_life, {} AS database",
-            self.database_now()
-        );
+        let lock = match &*self.connection {
+            AnyConnection::Sqlite(_) => SQLITE_LOCK,
+            #[cfg(feature = "postgres")]
+            AnyConnection::Postgres(_) => POSTGRES_LOCK,
+        };
         let Some(head) = sql_query(lock)
             .get_result::<Locked>(self.connection)
             .optional()?
@@ -335,14 +366,6 @@ impl Transaction<'_> {
             AnyConnection::Sqlite(_) => SQLITE_NOW,
             #[cfg(feature = "postgres")]
             AnyConnection::Postgres(_) => POSTGRES_NOW,
-        }
-    }
-
-    fn is_read_only(&self) -> &'static str {
-        match &*self.connection {
-            AnyConnection::Sqlite(_) => SQLITE_READ_ONLY,
-            #[cfg(feature = "postgres")]
-            AnyConnection::Postgres(_) => POSTGRES_READ_ONLY,
         }
     }
 

@@ -173,17 +173,19 @@ impl Transaction<'_> {
     /// # Errors
     /// [`Error`].
     pub fn holds_auth_epoch(&mut self, id: &UserId, epoch: i64) -> Result<bool, Error> {
-        let lock = match &*self.connection {
-            AnyConnection::Sqlite(_) => "",
+        let query = match &*self.connection {
+            AnyConnection::Sqlite(_) => {
+                "SELECT id FROM users WHERE id = $1 AND auth_epoch = $2 AND disabled_at IS NULL"
+            }
             #[cfg(feature = "postgres")]
-            AnyConnection::Postgres(_) => " FOR SHARE",
+            AnyConnection::Postgres(_) => {
+                "SELECT id FROM users WHERE id = $1 AND auth_epoch = $2 AND disabled_at IS NULL FOR SHARE"
+            }
         };
-        let rows = diesel::sql_query(format!(
-            "SELECT id FROM users WHERE id = $1 AND auth_epoch = $2 AND disabled_at IS NULL{lock}"
-        ))
-        .bind::<Text, _>(id.as_str())
-        .bind::<BigInt, _>(epoch)
-        .load::<Id>(self.connection)?;
+        let rows = diesel::sql_query(query)
+            .bind::<Text, _>(id.as_str())
+            .bind::<BigInt, _>(epoch)
+            .load::<Id>(self.connection)?;
         Ok(!rows.is_empty())
     }
 
