@@ -7,14 +7,16 @@ use crate::keys::rotation::{Change, private_half_is_due, signer};
 use crate::keys::{KeyError, SealedSecret, ServerSecret};
 
 impl KeyTable {
-    /// Creates what a first start lacks: a server secret, and a signing key in each ring.
+    /// Creates what a first start, a new algorithm or a new key set lacks: a server secret, and in each ring
+    /// without a signer a signing key and the next key. Both are published before the node is ready, so that
+    /// an emergency rotation never has to wait for caches that lack the next key.
     ///
     /// # Errors
     /// [`KeyManagerError`].
     pub async fn begin(&self, act: &Act) -> Result<(), KeyManagerError> {
         let begin = |change: Change| match signer(&change.ring, act.now) {
             Some(_) => change,
-            None => change.add(),
+            None => change.add().add(),
         };
         self.add_first_secret(act).await?;
         for ring in self.rings() {

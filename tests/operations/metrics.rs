@@ -12,8 +12,6 @@ fn activity_is_counted_in_metrics(#[case] db: Db) {
     let site = Site::open(installation);
     let server = site.installation.serve(&[]);
     let (public, probes) = (base(&server), management(&server));
-    // The next keys are made in the background of the start.
-    server.waits_for(|line| line.contains("key.state") && line.contains("feed/ES256"));
     let page = actix_web::rt::System::new().block_on(async {
         let web = site.web(&public);
         let mut alice = Browser::new(&public);

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::fixtures::server::{confidential, execute};
 use crate::fixtures::{Db, Server, TestClient, apply, on_both_databases};
+use crate::nodes::{Node, World};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -101,6 +102,44 @@ async fn single_ring_serves_all_endpoints(#[case] db: Db) {
     let rows = server.count("SELECT count(*) AS n FROM signing_keys WHERE alg <> 'ES256'");
     assert_eq!(rows, 0, "there is no other ring");
     server.remove().await;
+}
+
+/// A node is ready only after its next keys are published, at a first start, for a new algorithm, and for a new key
+/// set.
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn next_key_is_published_before_ready(#[case] db: Db) {
+    let mut world = World::new(db, |config| {
+        only_es256(config);
+        // The template of the fixtures has keys.
+        execute(config, "DELETE FROM signing_keys");
+    })
+    .await;
+    let published = |node: &Node, use_: Use, alg: &str| {
+        let view = node.app.keys();
+        let keys = &view.published(use_).set.keys;
+        let of_alg = keys.iter().filter(|key| key.alg.as_deref() == Some(alg));
+        of_alg.count()
+    };
+    // No task runs, so only the start creates keys.
+    let node = world.node(0).await;
+    assert_eq!(published(&node, Use::Token, "ES256"), 2);
+    assert_eq!(published(&node, Use::Token, "RS256"), 0);
+    assert_eq!(published(&node, Use::Feed, "ES256"), 2);
+    drop(node);
+    world.config.keys.algorithms = vec!["ES256".to_owned(), "RS256".to_owned()];
+    let node = world.node(0).await;
+    assert_eq!(published(&node, Use::Token, "ES256"), 2);
+    assert_eq!(published(&node, Use::Token, "RS256"), 2);
+    let act = Act {
+        actor: portcullis::audit::Actor::Operator,
+        now: world.now(),
+    };
+    let ring = Ring::token(Alg::ES256);
+    let table = node.app.key_manager.table();
+    table.revoke_ring(ring, "leaked", &act).await.unwrap();
+    node.app.refresh_key_view().await.unwrap();
+    assert_eq!(published(&node, Use::Token, "ES256"), 2);
 }
 
 /// The keys of a ring that is omitted later can be revoked by command, and no others are made.
