@@ -385,7 +385,6 @@ pub fn log(
                 client_id,
                 user_ref,
                 ip,
-                error_id = request_id,
                 path,
                 description
             );
@@ -405,7 +404,6 @@ pub fn log(
                 client_id,
                 user_ref,
                 ip,
-                error_id = request_id,
                 path,
                 description,
                 source

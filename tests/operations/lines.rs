@@ -103,11 +103,9 @@ fn requests_log_one_line_and_probes_none() {
             .collect();
         assert_eq!(reasons.len(), usize::from(*status >= 400), "{line}");
         for reason in reasons {
-            assert_eq!(
-                (&reason["level"], &reason["error_id"]),
-                (&"warn".into(), &(**id).into())
-            );
-            assert_eq!(reason["trace_id"], line["trace_id"]);
+            assert_eq!(reason["level"], "warn");
+            // One id: an error page shows the request id, and without a proxy the trace id is the same.
+            assert!(reason.get("error_id").is_none() && reason.get("trace_id").is_none());
         }
     }
     is_as_documented(&lines(&server));
@@ -117,6 +115,8 @@ fn requests_log_one_line_and_probes_none() {
         for field in ["level", "node", "target"] {
             assert!(line[field].is_string(), "{field}: {line}");
         }
+        let is_empty = |(name, value): (&String, &Value)| *value == "" || name.is_empty();
+        assert!(!line.as_object().unwrap().iter().any(is_empty), "{line}");
         let said = line["event"].is_string() || line["message"].is_string();
         assert!(said, "{line}");
     }

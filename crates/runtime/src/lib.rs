@@ -12,7 +12,7 @@ pub mod writer;
 
 pub use address::Address;
 pub use duration::HumanDuration;
-pub use line::Fields;
+pub use line::{Fields, is_hidden};
 pub use log::{LogFormat, LogLines};
 pub use signals::ShutdownSignals;
 

@@ -98,7 +98,9 @@ impl Line<'_> {
         let common = common
             .into_iter()
             .filter_map(|(name, text)| Some((name, text?, true)));
-        for (name, text, is_quoted) in values.chain(common) {
+        // A field without a value says nothing.
+        let present = |(_, text, _): &(&str, &str, bool)| !text.is_empty();
+        for (name, text, is_quoted) in values.chain(common).filter(present) {
             let quote = if is_quoted { "\"" } else { "" };
             let _ = write!(line, ",\"{name}\":{quote}");
             escape(&mut line, text);
@@ -134,6 +136,9 @@ impl Line<'_> {
             .filter(|(name, _)| *name != "event")
         {
             let (Value::Text(text) | Value::Plain(text)) = value;
+            if text.is_empty() {
+                continue;
+            }
             let quote = if text.contains(' ') { "\"" } else { "" };
             let _ = write!(line, " {name}={quote}");
             escape(&mut line, text);
@@ -173,12 +178,18 @@ fn escape(line: &mut String, text: &str) {
             '\n' => line.push_str("\\n"),
             '\r' => line.push_str("\\r"),
             '\t' => line.push_str("\\t"),
-            c if c.is_control() || changes_layout(c) => {
+            c if is_hidden(c) => {
                 let _ = write!(line, "\\u{:04x}", u32::from(c));
             }
             c => line.push(c),
         }
     }
+}
+
+/// Returns whether a terminal does not show `c` as a character: a control character, or one that changes the layout of
+/// text.
+pub fn is_hidden(c: char) -> bool {
+    c.is_control() || changes_layout(c)
 }
 
 /// Returns whether `c` is a line or paragraph separator, a directional mark or override, or the byte order
@@ -237,6 +248,11 @@ mod tests {
             let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
             assert_eq!(parsed["reason"], text);
         }
+    }
+
+    #[test]
+    fn log_lines_have_no_empty_fields() {
+        assert!(!line("").contains("reason"));
     }
 
     #[test]

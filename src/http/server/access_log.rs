@@ -148,7 +148,8 @@ fn set_subject(request: &HttpRequest, change: impl FnOnce(&mut Subject)) {
 /// The fields of every log line about a request.
 pub(in crate::http) struct About {
     pub(in crate::http) request_id: String,
-    pub(in crate::http) trace_id: String,
+    /// The trace of a trusted proxy or a collector. Otherwise it is the request id in another form.
+    pub(in crate::http) trace_id: Option<String>,
     pub(in crate::http) client_id: Option<String>,
     pub(in crate::http) user_ref: Option<String>,
     pub(in crate::http) ip: String,
@@ -157,7 +158,10 @@ pub(in crate::http) struct About {
 impl About {
     pub(in crate::http) fn of(request: &HttpRequest) -> Self {
         let (request_id, trace_id) = RequestId::find(request)
-            .map(|id| (id.id, id.trace))
+            .map(|id| {
+                let is_traced = id.parent.is_some() || telemetry::is_on();
+                (id.id, is_traced.then_some(id.trace))
+            })
             .unwrap_or_default();
         let subject = request.extensions().get::<Subject>().cloned();
         let Subject {
