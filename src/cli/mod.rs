@@ -107,7 +107,7 @@ impl Output {
     /// Prints a value as JSON, or the text.
     fn print(self, value: &serde_json::Value, text: impl std::fmt::Display) {
         match self {
-            Self::Json => println!("{value:#}"),
+            Self::Json => println!("{}", table::json(value)),
             Self::Table => println!("{text}"),
         }
     }

@@ -8,10 +8,12 @@ use jsonwebtoken::EncodingKey;
 use portcullis::key_manager::{Act, KeyManagerError, Rotation};
 use portcullis::keys::{Alg, Generated, KeyView, Ring, Use};
 use portcullis::secret::{Entropy, base64url};
+use portcullis::time::Clock;
 use portcullis_verifier::{Need, Verifier};
 use serde_json::{Value, json};
 
 use crate::expect::{json_error, logged, page, summary};
+use crate::fixtures::installation::Installation;
 use crate::fixtures::server::AUDIENCE;
 use crate::fixtures::server::PASSWORD;
 use crate::fixtures::{Answer, Db, ISSUER, Server, Tokens, journal, log, raw};
@@ -41,6 +43,7 @@ pub const ROWS: &[Row] = &[
     row!(a532_tokens_that_live_too_long_are_rejected),
     row!(a533_deeply_nested_claims_are_rejected),
     row!(a525_skewed_node_answers_503),
+    row!(a528_token_introspect_escapes_hostile_claims),
 ];
 
 const ES256: Ring = Ring::token(Alg::ES256);
@@ -1073,4 +1076,43 @@ async fn a525_skewed_node_answers_503(stage: &Stage) {
     // Every 5xx was expected.
     journal::begin();
     node.stop().await;
+}
+
+/// The command prints the claims of a genuine token that contain control characters of a terminal.
+async fn a528_token_introspect_escapes_hostile_claims(stage: &Stage) {
+    let installation = Installation::on(stage.db());
+    assert_eq!(installation.serve(&[]).stop(), Some(0));
+    let issuer = "http://localhost:8080";
+    let mut config = portcullis::config::Config {
+        issuer: Some(issuer.to_owned()),
+        ..portcullis::config::Config::default()
+    };
+    let database = installation.folder.join("data/portcullis.db");
+    config.database.url = Some(match &installation.database {
+        Some(url) => url.clone(),
+        None => format!("sqlite:{}", database.display()),
+    });
+    let kek = installation.folder.join("keys/kek");
+    config.keys.kek = vec![format!("file:{}", kek.display())];
+    let (entropy, now) = (Entropy::system(), Clock::System.now());
+    let store = portcullis::app::open(&config, entropy.clone()).unwrap();
+    let table = portcullis::app::key_table(&config, &store, &entropy);
+    let table = table.await.unwrap();
+    let rows = table.read(now).await.unwrap();
+    let keys = KeyView::build(&rows.keys, &rows.blocked, &table.keychain(), None, now).unwrap();
+    let hostile = "x\u{1b}[2J\r\u{202e}\n\u{9b}31m";
+    let valid = ValidToken::of(stage).await;
+    let mut payload = valid.payload;
+    (payload["iss"], payload["client_id"]) = (issuer.into(), hostile.into());
+    (payload["iat"], payload["exp"]) = (now.secs().into(), (now.secs() + 300).into());
+    payload["roles"] = json!([hostile]);
+    let token = keys.sign(Alg::ES256, "at+jwt", &payload).unwrap();
+    for (case, format) in [(1, "table"), (2, "json")] {
+        let printed = installation.told(&["token", "introspect", "--format", format], &token);
+        let is_raw = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        stage.check(case, !printed.contains(is_raw), || {
+            printed.escape_default().to_string()
+        });
+        stage.check(case, printed.contains("\\u001b"), || printed.clone());
+    }
 }
