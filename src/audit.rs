@@ -34,6 +34,8 @@ pub struct Event {
 pub enum Actor {
     /// An operator of the host, by the command line.
     Operator,
+    /// An operator of the host, by the name of the operating-system user who ran the command.
+    LocalUser(String),
     /// A signed-in user.
     User(UserId),
     /// An authenticated client.
@@ -46,6 +48,7 @@ impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Operator => f.write_str("cli"),
+            Self::LocalUser(name) => write!(f, "cli:{name}"),
             Self::User(id) => write!(f, "user:{id}"),
             Self::Client(id) => write!(f, "client:{id}"),
             Self::System => f.write_str("node"),

@@ -24,7 +24,20 @@ pub fn entropy() -> Entropy {
 
 /// Returns the context of an operation that the operator starts now.
 pub fn context() -> Context {
-    Context::new(Actor::Operator, entropy(), clock().now())
+    Context::new(operator(), entropy(), clock().now())
+}
+
+/// Returns the user of the operating system who runs this command. The environment can be changed by that user, so
+/// the kernel and `/etc/passwd` say who it is.
+pub fn operator() -> Actor {
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then(|| name.to_owned())
+    });
+    Actor::LocalUser(name.unwrap_or(uid))
 }
 
 /// Performs operations in one transaction.

@@ -12,8 +12,7 @@ use clap::Subcommand;
 
 use super::{Exit, Output, block_on, open};
 use crate::app::key_table;
-use crate::audit::Actor;
-use crate::cli::command::{clock, entropy};
+use crate::cli::command::{clock, entropy, operator};
 use crate::config::Config;
 use crate::key_manager::{Act, KeyManagerError, KeyTable, write_kek};
 use crate::keys::{Alg, Ring, Use};
@@ -106,7 +105,7 @@ fn table(config: &Config) -> anyhow::Result<KeyTable> {
 /// Returns the actor and the time of a change by this command.
 fn act() -> Act {
     Act {
-        actor: Actor::Operator,
+        actor: operator(),
         now: clock().now(),
     }
 }
