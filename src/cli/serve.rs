@@ -91,7 +91,7 @@ async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     let signals = ShutdownSignals::install().context("cannot install the signal handlers")?;
     let listeners = bind(&app)?;
     warn_of_relaxations(&app);
-    invite_administrator(&app).await?;
+    let invitation = invite_administrator(&app).await?;
     let (listen, management) = listeners.shown();
     tracing::info!(
         event = "server.started",
@@ -106,6 +106,14 @@ async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
             "postgres"
         },
     );
+    if let Some(link) = invitation {
+        let life = app.config.bootstrap.link;
+        // Last, so that no line of the start scrolls it away.
+        log::flush();
+        eprintln!(
+            "\nThere is no administrator yet. Open this address within {life} to create one; it works once:\n\n  {link}\n"
+        );
+    }
     let mut tasks = background(&app);
     tasks.run(reload::on_hangup(
         hangups,
@@ -118,9 +126,9 @@ async fn serve(config: Config, overrides: Overrides) -> anyhow::Result<()> {
     run_until_stopped(app, listeners, signals, tasks).await
 }
 
-/// Prints how to create the first administrator. The link is shown only on a terminal, because other outputs
-/// are logs, which are stored and read by others.
-async fn invite_administrator(app: &App) -> Result<(), StartError> {
+/// Returns the link that creates the first administrator, if one is needed and stderr is a terminal. Other outputs
+/// are logs, which are stored and read by others. The audit events of the start are logged before it returns.
+async fn invite_administrator(app: &App) -> Result<Option<String>, StartError> {
     if !std::io::stderr().is_terminal() {
         if !app.ensure_admin().await? {
             tracing::warn!(
@@ -129,15 +137,11 @@ async fn invite_administrator(app: &App) -> Result<(), StartError> {
                 "there is no administrator yet; `portcullis setup link` shows an address to create one"
             );
         }
-        return Ok(());
+        return Ok(None);
     }
-    if let Some(link) = app.bootstrap().await? {
-        let life = app.config.bootstrap.link;
-        eprintln!(
-            "\nThere is no administrator yet. Open this address within {life} to create one; it works once:\n\n  {link}\n"
-        );
-    }
-    Ok(())
+    let link = app.bootstrap().await?;
+    app.write_acks_and_seals().await?;
+    Ok(link)
 }
 
 /// Starts the node. Waits for a database server that is not available yet, with growing pauses.
