@@ -24,6 +24,7 @@ use crate::oauth::discovery::Metadata;
 use crate::oauth::grant::GrantLifetimes;
 use crate::oauth::issue::{RefreshLifetimes, TokenIssuer, TokenLifetimes};
 use crate::secret::{Entropy, base64url, sha256};
+use crate::tasks::audit_seals::AuditSealer;
 use crate::tasks::{self, feed::FeedTask};
 use crate::time::{Clock, Timestamp};
 
@@ -57,6 +58,7 @@ pub struct App {
     /// The revocation feed.
     pub feed: Arc<Feed>,
     feed_task: Arc<FeedTask>,
+    audit: Arc<AuditSealer>,
     /// Whether a graceful shutdown has begun.
     pub draining: Draining,
     /// Notified to read the certificate files at once.
@@ -110,6 +112,12 @@ impl App {
             &config.keys.kek,
             database,
         );
+        let audit = AuditSealer::new(
+            node_store.clone(),
+            key_manager.secrets(),
+            &config.keys.kek,
+            database,
+        );
         if is_empty {
             restores.warn_of_empty_database();
         }
@@ -133,6 +141,7 @@ impl App {
             draining: Draining::default(),
             certificates: Arc::default(),
             feed_task: Arc::new(feed_task),
+            audit: Arc::new(audit),
             config,
             issuer,
             store,
@@ -150,7 +159,7 @@ impl App {
     /// Returns the background tasks of the node. None of them ends.
     pub fn tasks(&self) -> Vec<BoxFuture<'static, ()>> {
         let (feed, ttl) = (Arc::clone(&self.feed_task), Arc::clone(&self.feed_task));
-        let (store, key_manager) = (self.node_store.clone(), Arc::clone(&self.key_manager));
+        let (audit, key_manager) = (Arc::clone(&self.audit), Arc::clone(&self.key_manager));
         vec![
             Box::pin(async move { feed.run().await }),
             Box::pin(async move { ttl.publish_max_token_ttl().await }),
@@ -159,11 +168,11 @@ impl App {
                 self.entropy.clone(),
             )),
             Box::pin(tasks::clean_up(
-                store.clone(),
+                self.node_store.clone(),
                 self.clock.clone(),
                 key_manager,
             )),
-            Box::pin(tasks::audit_seals::run(store, Arc::clone(&self.secret))),
+            Box::pin(async move { audit.run().await }),
         ]
     }
 
@@ -202,7 +211,7 @@ impl App {
     /// [`db::Error`].
     pub async fn write_acks_and_seals(&self) -> Result<(), db::Error> {
         self.feed_task.write_acks().await;
-        tasks::audit_seals::seal_all(&self.node_store, &self.secret).await
+        self.audit.seal_all().await
     }
 
     /// Records evidence that the database was restored; see [`FeedTask::note_restored`].

@@ -12,6 +12,10 @@ use crate::time::Timestamp;
 /// Time that an event is kept.
 pub const KEPT: Duration = Duration::from_secs(400 * 86_400);
 
+/// An event that is dated this long before an event that was sealed earlier is reported: nodes whose clocks are
+/// further apart change nothing.
+pub const BACKDATED: Duration = Duration::from_secs(60);
+
 /// One audit event. Events are only inserted, never changed.
 #[derive(Clone, Debug)]
 pub struct Event {

@@ -1,5 +1,6 @@
 //! `audit verify` and `audit tail`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -7,10 +8,12 @@ use serde_json::{Value, json};
 
 use super::{Exit, Output, block_on, open, table};
 use crate::app::StartError;
-use crate::audit::{Name, Row};
+use crate::audit::{BACKDATED, Name, Row};
 use crate::cli::command::clock;
 use crate::config::Config;
-use crate::db::{Seal, Store};
+use crate::db::{self, Seal, Store};
+use crate::feed::{AuditHead, AuditMark};
+use crate::id::{ClientId, UserId};
 use crate::keys::{Keychain, ServerSecrets};
 use crate::secret::base64url;
 use crate::time::Timestamp;
@@ -55,13 +58,19 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     match &arguments.action {
         Action::Verify { expect } => {
             let expect = expect.as_deref().map(parse_head).transpose()?;
-            let secret = server_secrets(config, &store)?;
-            let now = clock().now();
-            let found = block_on(async { Ok(check(&store, &secret, expect, now).await?) })?;
+            let (secret, mark) = server_secrets(config, &store)?;
+            let (now, marked) = (clock().now(), mark.and_then(|mark| mark.read()));
+            let found = block_on(async { Ok(check(&store, &secret, expect, marked, now).await?) })?;
             found.print(arguments.format);
             if found.problems.is_empty() {
                 return Ok(());
             }
+            tracing::error!(
+                event = "audit.tampered",
+                reason = "verify",
+                severity = "critical",
+                findings = found.problems.len()
+            );
             Err(Exit {
                 code: 1,
                 message: format!(
@@ -75,7 +84,11 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     }
 }
 
-fn server_secrets(config: &Config, store: &Store) -> anyhow::Result<ServerSecrets> {
+/// Returns the server secrets, and the mark of the audit chain beside the KEK.
+fn server_secrets(
+    config: &Config,
+    store: &Store,
+) -> anyhow::Result<(ServerSecrets, Option<AuditMark>)> {
     let stored = block_on(async { Ok(store.read(|tx| tx.list_server_secrets()).await?) })?;
     if stored.is_empty() {
         return Err(Exit {
@@ -86,7 +99,11 @@ fn server_secrets(config: &Config, store: &Store) -> anyhow::Result<ServerSecret
     }
     let keychain = Keychain::read(&config.keys.kek).map_err(StartError::from)?;
     let now = clock().now();
-    Ok(ServerSecrets::open(&stored, &keychain, now).map_err(StartError::from)?)
+    let secrets = ServerSecrets::open(&stored, &keychain, now).map_err(StartError::from)?;
+    let mark = stored
+        .first()
+        .and_then(|first| AuditMark::beside(&config.keys.kek, &first.id));
+    Ok((secrets, mark))
 }
 
 fn parse_head(text: &str) -> anyhow::Result<(i64, String)> {
@@ -110,6 +127,14 @@ struct VerifiedChain {
     head: Option<(i64, String)>,
     /// The first seal if its event was removed, until a sealed event shows that clean-up removed it.
     unexplained: Option<(i64, String)>,
+    /// The head beside the KEK, until it is found in the chain.
+    marked: Option<AuditHead>,
+    /// Whether the head beside the KEK was compared with the chain.
+    has_mark: bool,
+    /// The latest time of an event so far.
+    newest: Option<Timestamp>,
+    /// The first and last number of the events in a row that are dated before earlier ones.
+    backdated: Option<(i64, i64)>,
     problems: Vec<Problem>,
 }
 
@@ -118,16 +143,21 @@ struct VerifiedChain {
 struct Problem {
     seq: Option<i64>,
     event_id: String,
-    what: &'static str,
+    what: String,
 }
 
 async fn check(
     store: &Store,
     secret: &ServerSecrets,
     expect: Option<(i64, String)>,
+    marked: Option<AuditHead>,
     now: Timestamp,
 ) -> Result<VerifiedChain, crate::db::Error> {
-    let mut chain = VerifiedChain::default();
+    let mut chain = VerifiedChain {
+        has_mark: marked.is_some(),
+        marked,
+        ..VerifiedChain::default()
+    };
     let mut expect = expect;
     let mut previous: Option<Seal> = None;
     loop {
@@ -154,9 +184,11 @@ async fn check(
             "events up to it were removed, not by the clean-up",
         );
     }
+    chain.report_backdated();
     chain.head = previous
         .as_ref()
         .map(|seal| (seal.seq, base64url(&seal.mac)));
+    chain.report_missing_mark();
     if let Some((seq, _)) = expect {
         chain.problem(Some(seq), "", "the expected head is not in the chain");
     }
@@ -170,18 +202,71 @@ async fn check(
 }
 
 impl VerifiedChain {
-    fn problem(&mut self, seq: Option<i64>, event_id: &str, what: &'static str) {
+    fn problem(&mut self, seq: Option<i64>, event_id: &str, what: impl Into<String>) {
         self.problems.push(Problem {
             seq,
             event_id: event_id.to_owned(),
-            what,
+            what: what.into(),
         });
+    }
+
+    /// Reports the events that are missing if the chain lacks the head beside the KEK.
+    fn report_missing_mark(&mut self) {
+        let Some(marked) = self.marked.take() else {
+            return;
+        };
+        // The clean-up removed the marked event; the start of the chain has its own check.
+        if self.first > marked.seq {
+            return;
+        }
+        let last = self.head.as_ref().map_or(0, |(seq, _)| *seq);
+        let what = match last < marked.seq {
+            true => format!(
+                "events {} to {} were removed: the head beside the KEK is not in the chain",
+                last + 1,
+                marked.seq
+            ),
+            false => format!(
+                "events up to {} were replaced: the head beside the KEK is not in the chain",
+                marked.seq
+            ),
+        };
+        self.problem(Some(marked.seq), "", what);
+    }
+
+    /// Records the order in time of an event whose seal is valid.
+    fn follow_time(&mut self, seq: i64, row: &Row) {
+        if self
+            .newest
+            .is_some_and(|newest| row.at + BACKDATED < newest)
+        {
+            let first = self.backdated.map_or(seq, |(first, _)| first);
+            self.backdated = Some((first, seq));
+        } else {
+            self.report_backdated();
+        }
+        self.newest = self.newest.max(Some(row.at));
+    }
+
+    /// Reports the events in a row that are dated before earlier ones, once.
+    fn report_backdated(&mut self) {
+        if let Some((first, last)) = self.backdated.take() {
+            let what = format!(
+                "events {first} to {last} are dated more than a minute before events that were sealed earlier"
+            );
+            self.problem(Some(first), "", what);
+        }
     }
 
     /// Checks a seal against the one before it.
     fn link(&mut self, previous: Option<&Seal>, seal: &Seal, secret: &ServerSecrets) {
         self.sealed += 1;
         let (seq, id) = (Some(seal.seq), seal.event_id.as_str());
+        let is_marked =
+            |marked: &AuditHead| marked.seq == seal.seq && marked.seal == base64url(&seal.mac);
+        if self.marked.as_ref().is_some_and(is_marked) {
+            self.marked = None;
+        }
         let Some(before) = previous else {
             self.first = seal.seq;
             return self.check_first(seal, secret);
@@ -198,6 +283,16 @@ impl VerifiedChain {
         if row.name == Name::AuditSwept.as_str() && self.explains_start(row) {
             self.unexplained = None;
         }
+        // A recovery continues an older copy of the log.
+        if row.name == Name::DatabaseRecovered.as_str()
+            && self
+                .marked
+                .as_ref()
+                .is_some_and(|marked| row.at > marked.at)
+        {
+            self.marked = None;
+        }
+        self.follow_time(seal.seq, row);
     }
 
     /// Returns whether the event records the clean-up that removed the start of the chain.
@@ -216,9 +311,22 @@ impl VerifiedChain {
                 if !secret.accepts_seal(&seal.mac, 1, &[], row) {
                     self.problem(seq, id, "the event or its seal was changed");
                 }
+                self.follow_time(seal.seq, row);
             }
             Some(_) => self.problem(seq, id, "seals before it are missing"),
             None => self.unexplained = Some((seal.seq, base64url(&seal.mac))),
+        }
+    }
+
+    /// Returns what a valid chain shows, and what it does not.
+    fn advice(&self, head: &str) -> String {
+        match self.has_mark {
+            true => {
+                "Every seal is valid, and the chain contains the head beside the KEK.".to_owned()
+            }
+            false => format!(
+                "Every seal is valid. There is no head beside the KEK, so keep this one elsewhere: `audit verify --expect {head}` then shows that nothing was removed from the end."
+            ),
         }
     }
 
@@ -236,7 +344,10 @@ impl VerifiedChain {
         if output == Output::Json {
             println!(
                 "{:#}",
-                json!({ "sealed": self.sealed, "first": self.first, "head": head, "problems": problems })
+                json!({
+                    "sealed": self.sealed, "first": self.first, "head": head,
+                    "compared_with_mark": self.has_mark, "problems": problems,
+                })
             );
             return;
         }
@@ -245,9 +356,7 @@ impl VerifiedChain {
             self.sealed, self.first
         );
         if self.problems.is_empty() {
-            println!(
-                "Every seal holds. Keep the head elsewhere: `audit verify --expect {head}` then shows that nothing was cut off."
-            );
+            println!("{}", self.advice(&head));
             return;
         }
         let rows: Vec<Vec<String>> = self
@@ -258,7 +367,7 @@ impl VerifiedChain {
                 vec![
                     p.seq.map_or_else(String::new, |seq| seq.to_string()),
                     p.event_id.clone(),
-                    p.what.to_owned(),
+                    p.what.clone(),
                 ]
             })
             .collect();
@@ -267,40 +376,91 @@ impl VerifiedChain {
 }
 
 async fn tail(store: &Store, lines: i64, follow: bool, output: Output) -> anyhow::Result<()> {
-    let rows = store.read(move |tx| tx.last_audit(lines)).await?;
-    rows.iter().for_each(|row| print(row, output));
-    if !follow {
-        return Ok(());
-    }
-    let mut last = rows.last().map(|row| row.id.clone()).unwrap_or_default();
+    let mut names = Names::default();
+    let mut rows = store.read(move |tx| tx.last_audit(lines)).await?;
+    let mut last = String::new();
     loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let after = last.clone();
-        for row in store.read(move |tx| tx.audit_after(&after, PAGE)).await? {
-            print(&row, output);
+        for row in &rows {
+            print(row, &mut names, store, output).await?;
             last.clone_from(&row.id);
         }
+        if !follow {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let after = last.clone();
+        rows = store.read(move |tx| tx.audit_after(&after, PAGE)).await?;
     }
 }
 
-fn print(row: &Row, output: Output) {
-    let detail: Value = serde_json::from_str(&row.detail).unwrap_or_default();
-    if output == Output::Json {
-        println!(
-            "{}",
-            json!({
-                "id": row.id, "at": row.at.to_string(), "name": row.name, "actor": row.actor,
-                "target": row.target, "reason": row.reason, "detail": detail,
-            })
-        );
-        return;
+/// The names of users and clients, by `user:ID` and `client:ID`. An id alone says little to a reader.
+#[derive(Default)]
+struct Names(BTreeMap<String, Option<String>>);
+
+impl Names {
+    /// Returns the current name of an actor or a target, if it has one.
+    async fn find(&mut self, store: &Store, subject: &str) -> Result<Option<String>, db::Error> {
+        if let Some(known) = self.0.get(subject) {
+            return Ok(known.clone());
+        }
+        let name = match subject.split_once(':') {
+            Some(("user", id)) => {
+                let id = UserId::from(id);
+                let user = store.read(move |tx| tx.find_user(&id)).await?;
+                user.map(|user| user.username.as_str().to_owned())
+            }
+            Some(("client", id)) => {
+                let id = ClientId::from(id);
+                let client = store.read(move |tx| tx.find_registered(&id)).await?;
+                client.map(|client| client.name)
+            }
+            _ => None,
+        };
+        self.0.insert(subject.to_owned(), name.clone());
+        Ok(name)
     }
-    let reason = row
-        .reason
-        .as_ref()
-        .map_or_else(String::new, |reason| format!(" ({reason})"));
+}
+
+async fn print(
+    row: &Row,
+    names: &mut Names,
+    store: &Store,
+    output: Output,
+) -> Result<(), db::Error> {
+    let actor = names.find(store, &row.actor).await?;
+    let target = names.find(store, &row.target).await?;
+    if output == Output::Json {
+        let detail: Value = serde_json::from_str(&row.detail).unwrap_or_default();
+        let mut event = json!({
+            "id": row.id, "at": row.at.to_string(), "name": row.name, "actor": row.actor,
+            "target": row.target, "detail": detail,
+        });
+        for (member, text) in [
+            ("reason", &row.reason),
+            ("actor_name", &actor),
+            ("target_name", &target),
+        ] {
+            if let Some(text) = text.as_ref().filter(|text| !text.is_empty()) {
+                event[member] = text.as_str().into();
+            }
+        }
+        println!("{event}");
+        return Ok(());
+    }
+    let named = |id: &str, name: Option<String>| match name {
+        Some(name) => format!("{id} ({})", table::printable(&name)),
+        None => table::printable(id),
+    };
+    let reason = row.reason.as_ref().filter(|reason| !reason.is_empty());
+    let reason = reason.map_or_else(String::new, |reason| {
+        format!(", because: {}", table::printable(reason))
+    });
     println!(
         "{}  {}  {} → {}{reason}",
-        row.at, row.name, row.actor, row.target
+        row.at,
+        row.name,
+        named(&row.actor, actor),
+        named(&row.target, target)
     );
+    Ok(())
 }

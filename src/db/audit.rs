@@ -158,6 +158,60 @@ impl Transaction<'_> {
         Ok(rows.into_iter().map(seal).collect())
     }
 
+    /// Returns the newest seal.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn last_seal(&mut self) -> Result<Option<Seal>, Error> {
+        let last: Option<i64> = seals::table
+            .select(diesel::dsl::max(seals::seq))
+            .first(self.connection)?;
+        match last {
+            Some(last) => Ok(self.list_seals(last - 1, 1)?.pop()),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns whether the chain has this seal, in base64url, at this number.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn has_seal(&mut self, seq: i64, seal: &str) -> Result<bool, Error> {
+        let found: Option<Vec<u8>> = seals::table
+            .find(seq)
+            .select(seals::mac)
+            .first(self.connection)
+            .optional()?;
+        Ok(found.is_some_and(|mac| base64url(&mac) == seal))
+    }
+
+    /// Returns whether the chain starts after this number. [`Transaction::sweep_audit`] records why.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn was_swept(&mut self, seq: i64) -> Result<bool, Error> {
+        let first: Option<i64> = seals::table
+            .select(diesel::dsl::min(seals::seq))
+            .first(self.connection)?;
+        Ok(first.is_some_and(|first| first > seq))
+    }
+
+    /// Returns whether a sealed event after an instant records a recovery, which begins from an older copy of
+    /// the log.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn was_recovered_after(&mut self, at: Timestamp) -> Result<bool, Error> {
+        let found: Option<i64> = t::table
+            .inner_join(seals::table.on(seals::event_id.eq(t::id)))
+            .filter(t::name.eq(Name::DatabaseRecovered.as_str()))
+            .filter(t::at.gt(at.micros()))
+            .select(seals::seq)
+            .first(self.connection)
+            .optional()?;
+        Ok(found.is_some())
+    }
+
     /// Returns the row ids of events before `at` that have no seal.
     ///
     /// # Errors

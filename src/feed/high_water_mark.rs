@@ -26,11 +26,8 @@ pub struct HighWaterMark {
 impl HighWaterMark {
     /// Returns the mark beside the KEK files; `None` where no KEK is a file.
     pub fn beside(keks: &[String], database: &str) -> Option<Self> {
-        // The id becomes part of a file name, and anyone who can write to the database can choose it.
-        let database = uuid::Uuid::parse_str(database).ok()?.to_string();
-        let folders = kek_files(keks).map(|kek| kek.with_file_name("")).collect();
-        let mark = Self { folders, database };
-        (!mark.folders.is_empty()).then_some(mark)
+        let (folders, database) = places(keks, database)?;
+        Some(Self { folders, database })
     }
 
     /// Returns the mark of this database, the furthest if there are several.
@@ -59,28 +56,9 @@ impl HighWaterMark {
         if before.is_some_and(|(_, before)| before >= *position) {
             return Ok(());
         }
-        let draft = path.with_extension(format!("mark.{}", std::process::id()));
         let (database, beat) = (&self.database, position.beat.micros());
-        let mut file = create(&draft)?;
-        writeln!(
-            file,
-            "{database} {} {} {beat}",
-            position.epoch, position.seq
-        )?;
-        if durable {
-            file.sync_all()?;
-        }
-        std::fs::rename(draft, &path)?;
-        if durable {
-            // Flush the name, too. The folder of a relative path may be empty.
-            let folder = if folder.as_os_str().is_empty() {
-                Path::new(".")
-            } else {
-                folder
-            };
-            File::open(folder)?.sync_all()?;
-        }
-        Ok(())
+        let line = format!("{database} {} {} {beat}\n", position.epoch, position.seq);
+        replace(&path, &line, durable)
     }
 
     /// Returns the newest heartbeat in the marks of other databases beside the KEK files, if there are any.
@@ -112,6 +90,36 @@ pub fn kek_since(keks: &[String]) -> Option<Timestamp> {
         Some(Timestamp::from_secs(0) + since)
     });
     times.min()
+}
+
+/// Returns the folders of all KEK files, and the id of a database in a form that is safe in a file name, because
+/// anyone who can write to the database can choose it. `None` where no KEK is a file.
+pub(super) fn places(keks: &[String], database: &str) -> Option<(Vec<PathBuf>, String)> {
+    let database = uuid::Uuid::parse_str(database).ok()?.to_string();
+    let folders: Vec<PathBuf> = kek_files(keks).map(|kek| kek.with_file_name("")).collect();
+    (!folders.is_empty()).then_some((folders, database))
+}
+
+/// Replaces a mark file atomically. With `durable` it is flushed to disk.
+///
+/// # Errors
+/// Of the file system.
+pub(super) fn replace(path: &Path, line: &str, durable: bool) -> std::io::Result<()> {
+    let draft = path.with_extension(format!("mark.{}", std::process::id()));
+    let mut file = create(&draft)?;
+    file.write_all(line.as_bytes())?;
+    if durable {
+        file.sync_all()?;
+    }
+    std::fs::rename(draft, path)?;
+    if durable {
+        // Flush the name, too. The folder of a relative path may be empty.
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn kek_files(keks: &[String]) -> impl Iterator<Item = &Path> {

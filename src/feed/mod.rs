@@ -6,6 +6,7 @@
 //! frames are created from memory.
 
 mod acks;
+mod audit_mark;
 mod feed_position;
 mod high_water_mark;
 mod records;
@@ -28,6 +29,7 @@ use feed_position::{number, signed};
 use records::{RecordTail, Sent};
 
 pub use acks::{Acks, TooManyInstances};
+pub use audit_mark::{AuditHead, AuditMark};
 pub use feed_position::FeedPosition;
 pub use records::{Next, Signed, event};
 pub use restore_detector::{RestoreDetector, is_marked_by_another, mark_database};

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::fixtures::installation::Installation;
 use crate::fixtures::{Answer, Browser};
 use crate::{Row, Stage, expect, row};
 
@@ -9,6 +10,8 @@ pub const ROWS: &[Row] = &[
     row!(a405_first_start_has_no_default_account),
     row!(a413_admin_api_is_not_on_the_public_listener),
     row!(a520_setup_link_admits_one_administrator),
+    row!(a526_removed_audit_events_are_reported),
+    row!(a527_backdated_audit_event_is_reported),
 ];
 
 const PASSWORD: &str = "gravel-otter-92-lamp";
@@ -298,4 +301,88 @@ async fn a520_setup_link_admits_one_administrator(stage: &Stage) {
     // 8: there is exactly one administrator.
     let admins = server.count("SELECT count(*) AS n FROM user_roles");
     stage.check(8, admins == 1, || format!("{admins} administrators"));
+}
+
+/// Starts a server that seals the events of its start, and stops it. Returns the number of sealed events.
+fn sealed_log(installation: &Installation) -> i64 {
+    assert_eq!(installation.serve(&[]).stop(), Some(0));
+    installation.count("SELECT count(*) AS n FROM audit_seals")
+}
+
+/// Returns the exit code, the printed findings and the log of `audit verify`.
+fn verify_audit(installation: &Installation) -> (Option<i32>, String, String) {
+    let output = installation.run(&["audit", "verify"], &[]);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (
+        output.status.code(),
+        text(&output.stdout),
+        text(&output.stderr),
+    )
+}
+
+/// The audit log is shortened or emptied by an attacker who has the database only.
+async fn a526_removed_audit_events_are_reported(stage: &Stage) {
+    let installation = Installation::on(stage.db());
+    let sealed = sealed_log(&installation);
+    let (code, _, said) = verify_audit(&installation);
+    stage.check(0, code == Some(0), || said.clone());
+    let tail = "seq > 3";
+    let of_seals = |rule: &str| format!("id IN (SELECT event_id FROM audit_seals WHERE {rule})");
+    for (case, rule, range) in [
+        (1, tail, format!("events 4 to {sealed}")),
+        (2, "true", format!("events 1 to {sealed}")),
+    ] {
+        installation.execute(&format!(
+            "DELETE FROM audit_events WHERE {}; DELETE FROM audit_seals WHERE {rule}",
+            of_seals(rule)
+        ));
+        let (code, found, said) = verify_audit(&installation);
+        stage.check(case, code == Some(1) && found.contains(&range), || {
+            format!("exit code {code:?}: {found}")
+        });
+        stage.check(case, said.contains("audit.tampered"), || said.clone());
+    }
+    // A server that runs on does not replace the evidence.
+    let running = installation.serve(&[]);
+    running.waits_for(|line| line.contains("server.started"));
+    installation.done(&[
+        "client",
+        "create",
+        "--id",
+        "shop",
+        "--name",
+        "Shop",
+        "--redirect-uri",
+        "https://app.example/cb",
+    ]);
+    running.waits_for(|line| line.contains("audit.tampered"));
+    assert_eq!(running.stop(), Some(0));
+    let (code, found, _) = verify_audit(&installation);
+    let range = format!("events 2 to {sealed}");
+    stage.check(3, code == Some(1) && found.contains(&range), || {
+        format!("exit code {code:?}: {found}")
+    });
+}
+
+/// An attacker who has the database only inserts an event of the past and its row in the queue of the sealer.
+async fn a527_backdated_audit_event_is_reported(stage: &Stage) {
+    let installation = Installation::on(stage.db());
+    let sealed = sealed_log(&installation);
+    let running = installation.serve(&[]);
+    installation.execute(
+        "INSERT INTO audit_events (id, at, name, actor, target, detail) VALUES ('00000000-0000-7000-8000-000000000000', 1700000000000000, 'client.created', 'cli:root', 'client:evil', '{}'); INSERT INTO audit_waiting (event_id) VALUES ('00000000-0000-7000-8000-000000000000')",
+    );
+    running.waits_for(|line| line.contains("client:evil"));
+    assert_eq!(running.stop(), Some(0));
+    let (code, found, said) = verify_audit(&installation);
+    let sentence = format!(
+        "events {0} to {0} are dated more than a minute before",
+        sealed + 1
+    );
+    stage.check(1, code == Some(1) && found.contains(&sentence), || {
+        format!("exit code {code:?}: {found}")
+    });
+    stage.check(1, said.contains("audit.tampered"), || said.clone());
+    let listed = installation.count("SELECT count(*) AS n FROM audit_waiting");
+    stage.check(2, listed == 0, || format!("{listed} events wait"));
 }

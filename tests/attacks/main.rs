@@ -57,6 +57,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fixtures::{Browser, Db, Server, TestClient, journal};
+use portcullis::audit;
 
 const AREAS: &[&[Row]] = &[
     admin::ROWS,
@@ -109,6 +110,12 @@ const OVER_TLS: &[&str] = &[
     "A001", "A050", "A082", "A110", "A128", "A132", "A160", "A180", "A188", "A210", "A246", "A453",
     "A454", "A458", "A460",
 ];
+
+/// Rows whose events are logged by a process of their own.
+const IN_OTHER_PROCESSES: &[&str] = &["A526", "A527"];
+
+/// Rows whose events need the clock of a database server.
+const LOGGED_ON_POSTGRES: &[&str] = &["A330", "A513", "A524", "A525"];
 
 /// Time after which a row fails. The slowest rows take a quarter of this on a busy machine.
 const ROW_LIMIT: Duration = Duration::from_secs(180);
@@ -240,6 +247,8 @@ impl Stage {
 struct Entry {
     id: &'static str,
     area: &'static str,
+    /// The names of the events that the attack must log.
+    events: Vec<&'static str>,
 }
 
 fn catalogue() -> Vec<Entry> {
@@ -247,13 +256,15 @@ fn catalogue() -> Vec<Entry> {
         .lines()
         .skip(1)
         .map(|line| {
-            let mut cells = line.split('\t');
-            let (id, _tier, area) = (
-                cells.next().unwrap(),
-                cells.next().unwrap(),
-                cells.next().unwrap(),
-            );
-            Entry { id, area }
+            let cells: Vec<&str> = line.split('\t').collect();
+            // `event{reason} (severity); event`; `–` for none.
+            let items = cells[5].split("; ").filter(|item| item.contains('.'));
+            let name = |item: &'static str| item.split(['{', ' ']).next().unwrap_or_default();
+            Entry {
+                id: cells[0],
+                area: cells[2],
+                events: items.map(name).collect(),
+            }
         })
         .collect()
 }
@@ -462,6 +473,7 @@ fn check_the_name_check() {
     let catalogue = [Entry {
         id: "A189",
         area: "token-code",
+        events: Vec::new(),
     }];
     let problems = |names: &[&'static str]| {
         let rows: Vec<Row> = names
@@ -550,9 +562,37 @@ async fn run_row(row: &Row, db: Db, tls: bool) -> BTreeMap<usize, Vec<String>> {
     for problem in expect::violations(&journal::end(), mark) {
         stage.check(0, false, || problem);
     }
+    for event in unlogged_events(row, &stage, mark) {
+        stage.check(0, false, || format!("did not log {event}"));
+    }
     let results = stage.results.take();
     stage.remove().await;
     results
+}
+
+/// Returns the events that the catalogue names for a row and that were not logged since `mark`. The log of another
+/// process is not captured; the code of such a row reads it.
+fn unlogged_events(row: &Row, stage: &Stage, mark: usize) -> Vec<&'static str> {
+    let id = row.id();
+    let elsewhere = IN_OTHER_PROCESSES.contains(&id.as_str());
+    if elsewhere || (stage.db() == Db::Sqlite && LOGGED_ON_POSTGRES.contains(&id.as_str())) {
+        return Vec::new();
+    }
+    let logged = fixtures::log::since(mark);
+    let is_logged = |name: &str| {
+        let mut names = logged.iter().filter_map(|event| event.get("event"));
+        names.any(|event| event == name)
+    };
+    // The sealer, which no row runs, copies audit events to the log.
+    let is_audited = |name: &str| {
+        let is_audit_event = audit::Name::ALL.iter().any(|known| known.as_str() == name);
+        let query = format!("SELECT count(*) AS n FROM audit_events WHERE name = '{name}'");
+        is_audit_event && stage.server.count(&query) > 0
+    };
+    let entry = catalogue().into_iter().find(|entry| entry.id == id);
+    let events = entry.map(|entry| entry.events).unwrap_or_default();
+    let is_missing = |name: &&str| !is_logged(name) && !is_audited(name);
+    events.into_iter().filter(is_missing).collect()
 }
 
 /// Runs a future and returns its output, or the message of its panic.

@@ -88,10 +88,20 @@ fn tampering_with_history_is_detected(#[case] db: Db) {
     let installation = Installation::on(db);
     history(&installation);
     let head = verified(&installation)["head"].as_str().unwrap().to_owned();
+    let created = installation.done(&["audit", "tail", "--format", "json"]);
+    let created: Value = created
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .find(|event: &Value| event["name"] == "client.created")
+        .unwrap();
+    let actor = created["actor"].as_str().unwrap();
+    assert!(actor.starts_with("cli:") && actor.len() > 4, "{created}");
+    assert_eq!(created["target_name"], "Shop");
+    assert!(created.get("reason").is_none(), "{created}");
     let changes = [
         (
             "UPDATE audit_events SET actor = 'user:mallory' WHERE name = 'client.created'",
-            "UPDATE audit_events SET actor = 'cli' WHERE name = 'client.created'",
+            &*format!("UPDATE audit_events SET actor = '{actor}' WHERE name = 'client.created'"),
             "the event or its seal was changed",
         ),
         (
@@ -116,14 +126,25 @@ fn tampering_with_history_is_detected(#[case] db: Db) {
         installation.execute(back);
         assert_eq!(findings(&installation), [""; 0], "{back}");
     }
-    // Removing the newest events leaves no trace in the database. A head that was stored elsewhere reveals
-    // it.
+    // Removing the newest events leaves no trace in the database. The head beside the KEK reveals it, and so
+    // does a head that was stored elsewhere.
     installation.execute("DELETE FROM audit_events WHERE id = (SELECT event_id FROM audit_seals WHERE seq = 9); DELETE FROM audit_seals WHERE seq = 9;");
-    assert_eq!(findings(&installation), [""; 0]);
+    let gap = "events 9 to 9 were removed: the head beside the KEK is not in the chain";
+    assert_eq!(findings(&installation), [gap]);
     refused(
         &installation.run(&["audit", "verify", "--expect", &head], &[]),
         1,
-        "1 finding",
+        "2 finding",
+    );
+    // A server that continues the shortened chain does not hide the loss.
+    let running = installation.serve(&[]);
+    installation.done(&["client", "disable", "shop"]);
+    running.waits_for(|line| line.contains(r#""event":"client.disabled""#));
+    running.waits_for(|line| line.contains(r#""event":"audit.tampered""#));
+    assert_eq!(running.stop(), Some(0));
+    assert_eq!(
+        findings(&installation),
+        ["events up to 9 were replaced: the head beside the KEK is not in the chain"]
     );
     // Removing events in the middle or at the beginning is detected.
     installation.execute("DELETE FROM audit_seals WHERE seq = 2");

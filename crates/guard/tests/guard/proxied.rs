@@ -46,7 +46,7 @@ impl Fixture {
             .map(|line| line.split('\t').collect::<Vec<_>>());
         let rows = rows.filter(|cells| cells[2] == "forward-auth");
         let ids: Vec<&str> = rows.map(|cells| cells[0]).collect();
-        assert_eq!(ids.len(), 7, "{ids:?}");
+        assert_eq!(ids.len(), 8, "{ids:?}");
         for id in ids {
             self.run_row(id).await;
         }
@@ -56,6 +56,7 @@ impl Fixture {
 
     async fn run_row(&mut self, id: &str) {
         match id {
+            "A529" => self.folded_paths_and_routing_headers_are_refused().await,
             "A550" => self.refusals_carry_the_challenge().await,
             "A551" => self.forged_identities_are_refused().await,
             "A552" => self.ambiguous_paths_are_refused().await,
@@ -373,6 +374,41 @@ impl Fixture {
                 self.status(&format!("GET {target}"), &reader).await,
                 403,
                 "{target}"
+            );
+        }
+    }
+
+    async fn folded_paths_and_routing_headers_are_refused(&self) {
+        let token = bearer(&self.issuer.token(1));
+        for target in [
+            "/%E2%93%90dmin/x",
+            "/%F0%9D%90%9Admin/x",
+            "/a%CC%8Admin",
+            "/%C3%A5dmin",
+        ] {
+            let response = self.call(&format!("GET {target}"), &[&token]).await;
+            // The proxy may be stricter.
+            assert!(
+                [400, 403].contains(&response.status),
+                "{target}: {}",
+                response.body
+            );
+        }
+        for header in [
+            "X-Original-URI: /admin",
+            "X-Original-Method: DELETE",
+            "X-Envoy-Original-Path: /admin",
+        ] {
+            let response = self.call("GET /orders", &[&token, header]).await;
+            assert_eq!(response.status, 403, "{header}: {}", response.body);
+        }
+        // Most proxies refuse these methods themselves.
+        for method in ["TRACE", "CONNECT"] {
+            let response = self.call(&format!("{method} /orders"), &[&token]).await;
+            assert!(
+                (400..=501).contains(&response.status),
+                "{method}: {}",
+                response.status
             );
         }
     }
