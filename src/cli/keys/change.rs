@@ -10,7 +10,9 @@ use super::super::{Exit, Output, open};
 use super::{act, distance, failure, list, perform, ring, table};
 use crate::config::Config;
 use crate::key_manager::{Act, KeyWrite, Rotation};
+use crate::keys::rotation::{Schedule, signer};
 use crate::keys::{Ring, SigningKey};
+use crate::time::Timestamp;
 
 #[derive(clap::Args)]
 pub struct Rotate {
@@ -161,9 +163,30 @@ pub fn revoke(arguments: &Revoke, config: &Config, format: Output) -> anyhow::Re
             .map(|key| describe_start(ring, key, &act)),
     );
     lines.push(CONSEQUENCES.to_owned());
+    if let Some((kid, until)) = young_signer(ring, &write, table.schedule(), act.now) {
+        value["signer_unknown_until"] = until.to_string().into();
+        lines.push(format!(
+            "warning: verifiers that have not fetched the keys since {kid} was published refuse its tokens, at the latest until {until} (`keys.verifier_cache`). Do not revoke another key of {ring} before then unless it has leaked too."
+        ));
+    }
     lines.push(propagated.to_string());
     format.print(&value, lines.join("\n"));
     propagated.require_confirmed()
+}
+
+/// Returns the kid of the new signer and the time until which a verifier may have cached keys without it, if that is
+/// in the future.
+fn young_signer(
+    ring: Ring,
+    write: &KeyWrite,
+    schedule: &Schedule,
+    now: Timestamp,
+) -> Option<(String, Timestamp)> {
+    let changed: Vec<SigningKey> = write.changes().chain(write.inserts()).cloned().collect();
+    let signer = signer(ring.among(&changed), now)?;
+    let until = schedule.known_everywhere(signer.publish_at);
+    // A feed key is fetched as soon as a frame names it.
+    (until > now && ring != Ring::FEED).then(|| (signer.kid.clone(), until))
 }
 
 /// The consequences of the revocation of a key.
