@@ -1,10 +1,11 @@
 //! Real processes, killed at any moment: a change of keys is completed later, or did not happen.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::fixtures::installation::Installation;
+use crate::fixtures::installation::{Installation, refused};
 
 /// How often each command is killed. The moments are spread over the time that an undisturbed run takes.
 const KILLS: u32 = 8;
@@ -215,6 +216,96 @@ fn node_with_wrong_kek_exits_78_and_others_continue() {
     );
     let missing = installation.run(&["serve"], &[("PORTCULLIS__KEYS__KEK", "file:nowhere")]);
     assert_eq!(missing.status.code(), Some(78));
+}
+
+/// Runs every command of docs/keys.md as it is written, without a terminal, with the kid of a key for `KID`.
+#[test]
+fn documented_commands_run_as_written() {
+    let page = include_str!("../../docs/keys.md");
+    let installation = Installation::new();
+    started(&installation);
+    // Code blocks and inline code; the lines of a block may have a prompt.
+    let texts = page.lines().flat_map(|line| {
+        let inline = line.split('`').skip(1).step_by(2);
+        inline
+            .chain([line])
+            .map(|text| text.trim_start_matches("$ "))
+    });
+    let commands: BTreeSet<&str> = texts
+        .map(|text| text.strip_prefix("portcullis ").unwrap_or(text))
+        .filter(|text| text.starts_with("keys "))
+        // A name of a command in a sentence is not a complete command.
+        .filter(|text| {
+            let needs_more = ["keys revoke", "keys rotate", "keys import FILE"];
+            !needs_more.contains(text)
+        })
+        .collect();
+    assert!(commands.len() >= 7, "{commands:?}");
+    for command in commands {
+        let kid = in_state(&keys(&installation), ("token", "ES256"), "signing")[0].to_owned();
+        let words = command.replace('"', "'");
+        let mut arguments = Vec::new();
+        for (n, part) in words.split('\'').enumerate() {
+            match n % 2 {
+                0 => arguments.extend(part.split_whitespace().map(str::to_owned)),
+                _ => arguments.push(part.to_owned()),
+            }
+        }
+        for argument in &mut arguments {
+            match argument.as_str() {
+                "KID" => argument.clone_from(&kid),
+                "/etc/portcullis/kek-2027" => "kek-2027".clone_into(argument),
+                _ => {}
+            }
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        installation.done(&arguments);
+    }
+    // Without `--yes` and a terminal nothing is changed, whichever command it is.
+    let before = keys(&installation);
+    let kid = in_state(&before, ("token", "ES256"), "signing")[0];
+    for arguments in [
+        &["keys", "revoke", kid, "--reason", "leaked"][..],
+        &[
+            "keys",
+            "revoke",
+            "--ring",
+            "token/ES256",
+            "--reason",
+            "leaked",
+        ],
+        &["keys", "rotate"],
+        &["keys", "rotate", "--server-secret"],
+        &["recover"],
+    ] {
+        let output = installation.run(arguments, &[]);
+        refused(&output, 2, "pass --yes");
+    }
+    assert_eq!(keys(&installation), before);
+}
+
+/// The second revocation in a row makes a key sign that verifiers may not have fetched yet.
+#[test]
+fn keys_revoke_warns_when_next_key_is_young() {
+    let installation = Installation::new();
+    started(&installation);
+    let revoke = |extra: &[&str]| {
+        let kid = in_state(&keys(&installation), ("token", "ES256"), "signing")[0].to_owned();
+        let arguments = ["keys", "revoke", &kid, "--reason", "leaked", "--yes"];
+        installation.done(&[&arguments[..], extra].concat())
+    };
+    let told: Value = serde_json::from_str(&revoke(&["--format", "json"])).unwrap();
+    let until = told["signer_unknown_until"].as_str().unwrap();
+    assert!(until.ends_with('Z'), "{told}");
+    let told = revoke(&[]);
+    assert!(
+        told.contains("warning: verifiers that have not fetched the keys since"),
+        "{told}"
+    );
+    // A key of the feed is fetched as soon as a frame names it.
+    let feed = in_state(&keys(&installation), ("feed", "ES256"), "signing")[0].to_owned();
+    let told = installation.done(&["keys", "revoke", &feed, "--reason", "leaked", "--yes"]);
+    assert!(!told.contains("warning"), "{told}");
 }
 
 #[test]
