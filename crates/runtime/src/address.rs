@@ -97,12 +97,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn port_alone_is_on_localhost() {
+        let address: Address = ":9180".parse().unwrap();
+        assert_eq!(address.to_string(), "localhost:9180");
+    }
+
+    #[test]
     fn only_loopback_and_unix_addresses_are_local() {
         for (text, local) in [
             ("127.0.0.1:9180", true),
             ("127.1.2.3:9180", true),
             ("localhost:9180", true),
-            (":9180", true),
             ("[::1]:9180", true),
             ("unix:/run/guard.sock", true),
             ("0.0.0.0:9180", false),
