@@ -121,6 +121,7 @@ impl App {
         if is_empty {
             restores.warn_of_empty_database();
         }
+        store_issuer(&store, &issuer, clock.now()).await?;
         let feed = Arc::new(Feed::new(issuer.as_str(), clock.clone()));
         let registrations = Arc::<Registrations>::default();
         let feed_task = FeedTask::start(tasks::feed::Parts {
@@ -315,6 +316,28 @@ impl App {
             now,
         }
     }
+}
+
+/// Stores the issuer, so that commands with another one can warn. Warns if the previous server had another one,
+/// because its tokens and the registrations of its services name that one.
+async fn store_issuer(store: &Store, issuer: &Issuer, now: Timestamp) -> Result<(), db::Error> {
+    let served = store.read(|tx| tx.served_issuer()).await?;
+    if served.as_deref() == Some(issuer.as_str()) {
+        return Ok(());
+    }
+    if let Some(served) = served {
+        tracing::warn!(
+            event = "config.other_issuer",
+            reason = "start",
+            served,
+            configured = issuer.as_str(),
+            "the previous server on this database had another issuer; its tokens are no longer valid, and applications and services must use the new issuer"
+        );
+    }
+    let issuer = issuer.as_str().to_owned();
+    store
+        .transaction(move |tx| tx.put_served_issuer(&issuer, now))
+        .await
 }
 
 /// Serializes a public document, with its strong entity tag including the quotes.

@@ -27,6 +27,7 @@ mod resources;
 mod revocations;
 #[allow(missing_docs)]
 mod schema;
+mod served_issuer;
 mod sessions;
 mod throttles;
 mod tokens;

@@ -231,6 +231,14 @@ diesel::table! {
 }
 
 diesel::table! {
+    served_issuer (id) {
+        id -> BigInt,
+        issuer -> Text,
+        since -> BigInt,
+    }
+}
+
+diesel::table! {
     downtimes (began) {
         began -> BigInt,
         ended -> BigInt,
