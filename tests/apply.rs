@@ -182,7 +182,7 @@ fn description_is_applied(#[case] db: Db) {
             "{words:?} is not in\n{told}"
         );
     }
-    assert!(told.ends_with("3 changes were made.\n"), "{told}");
+    assert!(told.ends_with("Applied: 3 objects, 3 fields.\n"), "{told}");
     assert_eq!(desk.done(&["apply", "all.toml"]), "Nothing to change.\n");
     // A node starts with what was applied.
     let _running = desk.serve(&[]);
@@ -214,7 +214,7 @@ fn undescribed_objects_are_removed_only_with_prune(#[case] db: Db) {
     desk.refuses(
         nothing,
         &["--prune", "--yes"],
-        1,
+        2,
         "`https://orders.example` cannot be removed: the client `shop` still names it",
     );
     let nothing = "resources = []\nclients = []\nscopes = {}\n";
@@ -373,11 +373,11 @@ fn invalid_description_is_rejected_with_its_location() {
         ("clients = [\n".to_owned(), "all.toml:"),
     ];
     for (text, sentence) in cases {
-        desk.refuses(&text, &[], 1, sentence);
+        desk.refuses(&text, &[], 2, sentence);
     }
     refused(
         &desk.run(&["apply", "none.toml"], &[]),
-        1,
+        2,
         "none.toml: No such file",
     );
     assert_eq!(desk.count("SELECT count(*) AS n FROM audit_events"), 0);
@@ -394,7 +394,7 @@ fn several_files_form_one_description() {
     desk.done(&["apply", "a.toml", "b.toml"]);
     refused(
         &desk.run(&["apply", "a.toml", "a.toml"], &[]),
-        1,
+        2,
         "a.toml:1: duplicate entry `x`",
     );
     let phc = "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";

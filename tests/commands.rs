@@ -5,6 +5,10 @@
 #[path = "fixtures/mod.rs"]
 mod fixtures;
 
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::path::Path;
+
 use fixtures::installation::{Installation, refused};
 use fixtures::{Db, apply, on_both_databases};
 use serde_json::Value;
@@ -71,14 +75,14 @@ fn registration_for_omitted_algorithm_is_rejected(#[case] db: Db) {
         [&shop[..], &["--userinfo-alg", "RS256"]].concat(),
         [&api[..], &["--alg", "RS256"]].concat(),
     ] {
-        refused(&run(&arguments), 1, "`keys.algorithms` leaves it out");
+        refused(&run(&arguments), 2, "`keys.algorithms` leaves it out");
     }
     let made = run(&shop);
     let made: Value = serde_json::from_slice(&made.stdout).unwrap();
     assert_eq!(made["id_token_signed_response_alg"], "ES256");
     assert!(run(&api).status.success());
     let update = ["client", "update", "shop", "--id-token-alg", "RS256"];
-    refused(&run(&update), 1, "`keys.algorithms` leaves it out");
+    refused(&run(&update), 2, "`keys.algorithms` leaves it out");
 }
 
 #[apply(on_both_databases)]
@@ -138,7 +142,7 @@ fn client_commands_change_clients(#[case] db: Db) {
             "--serves",
             "https://nowhere.example",
         ],
-        1,
+        2,
         "not registered",
     );
     desk.refused(
@@ -149,7 +153,7 @@ fn client_commands_change_clients(#[case] db: Db) {
             "--redirect-uri",
             "https://*.example",
         ],
-        1,
+        2,
         "wildcards",
     );
     desk.refused(
@@ -271,7 +275,7 @@ fn scopes_belong_to_somebody(desk: &Installation, api: &str) {
         ),
     ];
     for (scope, resource, why) in mistakes {
-        desk.refused(&asks(scope, resource), 1, why);
+        desk.refused(&asks(scope, resource), 2, why);
     }
     let changed = desk.json(&asks("openid orders:read", api));
     assert_eq!(changed["scope"], "openid orders:read");
@@ -649,4 +653,547 @@ fn recover_returns_restored_database_to_service(#[case] db: Db) {
         desk.count("SELECT epoch AS n FROM feed_head") > first,
         "no epoch comes twice"
     );
+}
+
+/// Returns the exit codes of the table in the documentation.
+fn documented_exit_codes() -> BTreeSet<i32> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let section = page.split("## Exit codes").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| "));
+    rows.filter_map(|row| row.split(' ').next()?.parse().ok())
+        .collect()
+}
+
+/// Every command ends with a code of the table, and with `--format json` prints JSON or nothing.
+#[test]
+fn exit_codes_match_table() {
+    let desk = &Installation::new();
+    let old = desk.run(&["migrate", "status"], &[]);
+    refused(&old, 1, "run `portcullis migrate up`");
+    assert!(String::from_utf8_lossy(&old.stdout).contains("are missing"));
+    desk.serve(&[]).stop();
+    desk.write(
+        "good.toml",
+        "[scopes]\n\"orders:write\" = \"Change orders\"\n",
+    );
+    desk.write("bad.toml", "[[users]]\nusername = \"x\"\nemail = \"x\"\n");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let kid = desk.json(&["keys", "list"])[0]["kid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let api = "https://api.example";
+    let rows: Vec<(String, i32)> = [
+        ("serve --issuer nonsense", 78),
+        ("serve --format json", 2),
+        ("demo --port PORT", 1),
+        ("setup link", 0),
+        ("migrate up", 0),
+        ("migrate status", 0),
+        ("resource create --audience API --name Orders --scope orders:read", 0),
+        ("resource create --audience nonsense --name Orders", 2),
+        ("resource create --audience API --name Orders", 1),
+        ("resource list", 0),
+        ("resource get API", 0),
+        ("resource get unknown", 1),
+        ("resource update API --max-age 3s", 0),
+        ("resource update API --max-age soon", 2),
+        ("client create --id shop --name Shop --redirect-uri https://shop.example/cb", 0),
+        ("client create --id shop --name Shop --redirect-uri https://shop.example/cb", 1),
+        ("client create --name X --redirect-uri https://*.example/cb", 2),
+        ("client create --name X --redirect-uri https://x.example/cb --auth-method none --auth-method odd", 2),
+        ("client create --name X --redirect-uri https://x.example/cb --scope a\u{e9}", 2),
+        ("client list", 0),
+        ("client get shop", 0),
+        ("client get unknown", 1),
+        ("client update shop --name Shops", 0),
+        ("client update shop --id-token-alg HS256", 2),
+        ("client rotate-secret shop", 0),
+        ("client rotate-secret shop --expires-in 99999999999d", 2),
+        ("client disable shop", 0),
+        ("client disable shop", 1),
+        ("client enable shop", 0),
+        ("client delete shop", 2),
+        ("client delete shop --yes", 0),
+        ("resource delete API --yes", 0),
+        ("user create alice --generate-password", 0),
+        ("user create alice --generate-password", 1),
+        ("user create bob --generate-password --email nonsense", 2),
+        ("user create bob --generate-password --claim nonsense", 2),
+        ("user create bob --generate-password --claim odd=x", 2),
+        ("user create bob", 2),
+        ("user list", 0),
+        ("user list --without-password", 0),
+        ("user get alice", 0),
+        ("user get unknown", 1),
+        ("user lock alice", 0),
+        ("user lock alice", 1),
+        ("user unlock alice", 0),
+        ("user list-sessions alice", 0),
+        ("user revoke-sessions alice", 0),
+        ("user clear-throttles --all", 0),
+        ("user set-password alice --generate-password", 0),
+        ("token introspect", 0),
+        ("keys list", 0),
+        ("keys plan", 0),
+        ("keys rotate --yes", 0),
+        ("keys rotate", 2),
+        ("keys revoke KID --reason leaked --yes", 0),
+        ("keys revoke KID --reason leaked", 2),
+        ("keys import nosuch", 1),
+        ("keys rewrap", 0),
+        ("keys generate-kek --out second", 0),
+        ("keys generate-kek --out second --if-missing", 0),
+        ("keys generate-kek --out second", 2),
+        ("revoke user:alice", 0),
+        ("revoke user:unknown", 1),
+        ("revoke group:x", 2),
+        ("revoke user:alice --wait=100ms", 75),
+        ("feed status", 0),
+        ("backup copy.db", 0),
+        ("backup copy.db", 2),
+        ("restore copy.db", 2),
+        ("restore copy.db --replace", 0),
+        ("recover", 2),
+        ("recover --yes", 0),
+        ("healthcheck", 1),
+        ("audit verify", 0),
+        ("audit verify --expect nonsense", 2),
+        ("audit tail", 0),
+        ("apply good.toml", 0),
+        ("apply bad.toml", 2),
+        ("apply nosuch.toml", 2),
+        ("config check", 0),
+        ("config dump", 0),
+        ("--config nosuch.toml config check", 78),
+        ("doctor", 1),
+        ("completion bash", 0),
+        ("completion nonsense", 2),
+        ("man", 0),
+        ("man nonsense", 2),
+        ("nonsense", 2),
+    ]
+    .into_iter()
+    .map(|(row, code)| {
+        let row = row.replace("PORT", &port).replace("API", api);
+        (row.replace("KID", &kid), code)
+    })
+    .collect();
+    let mut codes = BTreeSet::new();
+    let mut run = BTreeSet::new();
+    for (row, code) in &rows {
+        if row.contains("--wait") {
+            desk.done(&["resource", "create", "--audience", api, "--name", "Orders"]);
+            let create = ["client", "create", "--id", "billing", "--name", "Billing"];
+            let serves = ["--serves", api, "--grant-type", "client_credentials"];
+            desk.done(&[&create[..], &serves].concat());
+            hears(desk, "billing-1", 0);
+        }
+        let mut arguments: Vec<&str> = row.split(' ').collect();
+        let has_data = !["serve", "demo", "completion", "man"].contains(&arguments[0]);
+        if has_data {
+            arguments.extend(["--format", "json"]);
+        }
+        let output = desk.run(&arguments, &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(*code), "{row}: {said}");
+        if has_data {
+            let printed = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>();
+            let values: Result<Vec<Value>, _> = printed.collect();
+            let values = values.unwrap_or_else(|why| panic!("{row}: {why}"));
+            assert!(!values.is_empty() || *code != 0, "{row} prints nothing");
+        }
+        codes.insert(*code);
+        run.insert(
+            arguments
+                .iter()
+                .map(|word| (*word).to_owned())
+                .collect::<Vec<_>>(),
+        );
+    }
+    let nowhere = ("DATABASE_URL", "postgres://127.0.0.1:1/x?connect_timeout=2");
+    assert_eq!(
+        desk.run(&["user", "list"], &[nowhere]).status.code(),
+        Some(69)
+    );
+    codes.insert(69);
+    assert_eq!(codes, documented_exit_codes());
+    for command in desk.commands() {
+        assert!(
+            run.iter().any(|run| run.starts_with(&command)),
+            "{command:?} is not run"
+        );
+    }
+}
+
+#[apply(on_both_databases)]
+#[test]
+fn user_list_shows_accounts_without_password(#[case] db: Db) {
+    let desk = &Installation::on(db);
+    desk.write(
+        "users.toml",
+        "[[users]]\nusername = \"alice\"\n\n[[users]]\nusername = \"bob\"\n",
+    );
+    let said = desk.done(&["apply", "users.toml"]);
+    let next = "cannot sign in yet: alice, bob. Set one with `portcullis user set-password NAME`";
+    assert!(said.contains(next), "{said}");
+    let root = ["user", "create", "root", "--admin", "--generate-password"];
+    desk.done(&root);
+    desk.done(&["user", "set-password", "bob", "--generate-password"]);
+    desk.execute(
+        "INSERT INTO audit_events (id, at, name, actor, target, detail)
+         SELECT 'x', 1700000000000000, 'session.begun', 'user:' || id, 'session:x', '{}' FROM users WHERE username = 'bob'",
+    );
+    let list = desk.json(&["user", "list"]);
+    let facts: Vec<String> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|user| {
+            format!(
+                "{} {} {} {}",
+                user["username"], user["password"], user["admin"], user["last_sign_in"]
+            )
+        })
+        .collect();
+    assert_eq!(
+        facts,
+        [
+            "\"alice\" false false null",
+            "\"bob\" true false \"2023-11-14T22:13:20Z\"",
+            "\"root\" true true null",
+        ]
+    );
+    let table = desk.done(&["user", "list"]);
+    assert!(
+        table.contains("PASSWORD  ADMINISTRATOR  LAST SIGN-IN"),
+        "{table}"
+    );
+    let left = desk.json(&["user", "list", "--without-password"]);
+    assert_eq!(
+        (left.as_array().unwrap().len(), &left[0]["username"]),
+        (1, &"alice".into())
+    );
+}
+
+#[apply(on_both_databases)]
+#[test]
+fn commands_warn_on_foreign_issuer(#[case] db: Db) {
+    let desk = &Installation::on(db);
+    desk.serve(&[]).stop();
+    let other = ("PORTCULLIS__ISSUER", "https://id.example.com");
+    let warned = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let output = desk.run(arguments, variables);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        said.contains("config.other_issuer") && said.contains("http://localhost:8080")
+    };
+    let create = [
+        "client",
+        "create",
+        "--name",
+        "Shop",
+        "--redirect-uri",
+        "https://shop.example/cb",
+    ];
+    for command in [
+        &["setup", "link"][..],
+        &create,
+        &["keys", "list"],
+        &["token", "introspect"],
+    ] {
+        assert!(warned(command, &[other]), "{command:?}");
+        assert!(!warned(command, &[]), "{command:?}");
+    }
+    // A server with the other issuer is then the one that commands are compared with.
+    let running = desk.serve(&[other]);
+    running.waits_for(|line| line.contains("config.other_issuer"));
+    running.stop();
+    assert!(!warned(&["setup", "link"], &[other]));
+    assert_eq!(desk.count("SELECT count(*) AS n FROM served_issuer"), 1);
+}
+
+#[test]
+fn secret_is_announced_as_shown_once() {
+    let desk = &Installation::new();
+    let create = [
+        "client",
+        "create",
+        "--id",
+        "shop",
+        "--name",
+        "Shop",
+        "--redirect-uri",
+    ];
+    let create = [&create[..], &["https://shop.example/cb"]].concat();
+    desk.write(
+        "clients.toml",
+        "[[clients]]\nclient_id = \"till\"\nclient_name = \"Till\"\nredirect_uris = [\"https://till.example/cb\"]\n",
+    );
+    for (command, name) in [
+        (&create[..], "Client secret: pcl_sec_"),
+        (
+            &["client", "rotate-secret", "shop"],
+            "Client secret: pcl_sec_",
+        ),
+        (&["apply", "clients.toml"], "Secret of till: pcl_sec_"),
+        (
+            &["user", "create", "alice", "--generate-password"],
+            "Password of alice: ",
+        ),
+        (
+            &["user", "set-password", "alice", "--generate-password"],
+            "Password of alice: ",
+        ),
+    ] {
+        let said = desk.done(command);
+        let end = said.split_once(name).unwrap_or_else(|| panic!("{said}")).1;
+        let lines: Vec<&str> = end.lines().skip(1).collect();
+        assert_eq!(
+            lines,
+            [
+                "Store it now: it is not shown again.",
+                "",
+                "Issuer:     http://localhost:8080",
+                "Discovery:  http://localhost:8080/.well-known/openid-configuration",
+            ],
+            "{said}"
+        );
+    }
+    // A public client and a typed password have nothing to announce.
+    let phone = [
+        "client",
+        "create",
+        "--public",
+        "--name",
+        "Phone",
+        "--redirect-uri",
+        "http://127.0.0.1/cb",
+    ];
+    assert!(!desk.done(&phone).contains("not shown again"));
+    let typed = ["user", "create", "bob", "--password-stdin"];
+    assert!(
+        !desk
+            .told(&typed, "gravel-otter-92-lamp\n")
+            .contains("not shown again")
+    );
+    let json = desk.json(&["client", "rotate-secret", "shop"]);
+    assert_eq!(
+        json["discovery"],
+        "http://localhost:8080/.well-known/openid-configuration"
+    );
+}
+
+#[test]
+fn update_help_shows_no_defaults() {
+    let desk = &Installation::new();
+    for command in [["client", "update"], ["resource", "update"]] {
+        let help = desk.done(&[&command[..], &["--help"]].concat());
+        let own = help.split("Global options:").next().unwrap();
+        assert!(!own.contains("[default"), "{help}");
+        assert!(
+            help.contains("An absent option leaves its field unchanged."),
+            "{help}"
+        );
+    }
+    let mut commands = desk.commands();
+    commands.push(Vec::new());
+    for command in commands {
+        let mut arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+        arguments.push("--help");
+        let help = desk.done(&arguments);
+        // It begins with what the command does, and the options of all commands come after its own.
+        let first = help.lines().next().unwrap();
+        assert!(!first.is_empty() && !first.starts_with("Usage"), "{help}");
+        let global = help.find("Global options:").unwrap();
+        assert!(help.find("--config <FILE>").unwrap() > global, "{help}");
+        assert!(
+            help.find("\nOptions:").is_none_or(|own| own < global),
+            "{help}"
+        );
+        assert!(
+            help.find("\nArguments:").is_none_or(|own| own < global),
+            "{help}"
+        );
+    }
+    for command in [&["client", "create"][..], &["apply"], &["revoke"]] {
+        let help = desk.done(&[command, &["--help"]].concat());
+        assert!(help.contains("\nExamples:\n  portcullis "), "{help}");
+    }
+}
+
+/// Answers prompts on a terminal. Returns the exit code.
+fn types(desk: &Installation, command: &str, answers: &[(&str, &str)]) -> Option<i32> {
+    let line = format!("{} {command}", env!("CARGO_BIN_EXE_portcullis"));
+    let ours = desk.command(&[], &[]);
+    let mut terminal = std::process::Command::new("script")
+        .args(["-qec", &line, "/dev/null"])
+        .current_dir(&desk.folder)
+        .env_clear()
+        .envs(
+            ours.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .env("PATH", "/usr/bin:/bin")
+        .env("SHELL", "/bin/sh")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut keyboard = terminal.stdin.take().unwrap();
+    let mut screen = terminal.stdout.take().unwrap();
+    let mut shown = String::new();
+    for (prompt, answer) in answers {
+        while !shown.contains(prompt) {
+            let mut bytes = [0; 1_024];
+            let count = screen.read(&mut bytes).unwrap();
+            assert!(count > 0, "no `{prompt}` in {shown}");
+            shown.push_str(&String::from_utf8_lossy(&bytes[..count]));
+        }
+        keyboard
+            .write_all(format!("{answer}\n").as_bytes())
+            .unwrap();
+    }
+    let _ = screen.read_to_string(&mut shown);
+    drop(keyboard);
+    terminal.wait().unwrap().code()
+}
+
+#[test]
+fn terminal_password_is_confirmed() {
+    let desk = &Installation::new();
+    let (prompt, again) = ("New password for dora: ", "Repeat the password: ");
+    let (one, other) = ("gravel-otter-92-lamp", "gravel-otter-92-lamb");
+    let users = || desk.count("SELECT count(*) AS n FROM users");
+    desk.done(&["migrate", "up"]);
+    let create = "user create dora";
+    assert_eq!(
+        types(desk, create, &[(prompt, one), (again, other)]),
+        Some(2)
+    );
+    assert_eq!(users(), 0);
+    assert_eq!(types(desk, create, &[(prompt, one), (again, one)]), Some(0));
+    assert_eq!(users(), 1);
+    let set = "user set-password dora";
+    assert_eq!(types(desk, set, &[(prompt, one), (again, other)]), Some(2));
+    assert_eq!(
+        types(desk, set, &[(prompt, other), (again, other)]),
+        Some(0)
+    );
+}
+
+#[test]
+fn messages_name_option_and_next_step() {
+    let desk = &Installation::new();
+    desk.done(&["migrate", "up"]);
+    let callback = ["--redirect-uri", "https://a.example/cb"];
+    let create = ["client", "create"];
+    for (arguments, option) in [
+        (&callback[..], "--name: "),
+        (&["--name", "X"], "--redirect-uri: "),
+        (&["--name", "X", "--grant-type", "odd"], "--grant-type: "),
+        (
+            &["--name", "X", "--userinfo-alg", "odd"],
+            "--userinfo-alg: ",
+        ),
+        (
+            &["--name", "X", "--allow-network", "odd"],
+            "--allow-network: ",
+        ),
+        (
+            &[
+                "--name",
+                "X",
+                "--redirect-uri",
+                "https://a.example/cb",
+                "--resource",
+                "https://odd",
+            ],
+            "--resource: ",
+        ),
+    ] {
+        desk.refused(&[&create[..], arguments].concat(), 2, option);
+    }
+    desk.refused(
+        &[
+            "user",
+            "create",
+            "x",
+            "--generate-password",
+            "--claim",
+            "odd=x",
+        ],
+        2,
+        "--claim: ",
+    );
+    desk.done(&["keys", "generate-kek", "--out", "kek"]);
+    desk.refused(&["keys", "generate-kek", "--out", "kek"], 2, "--if-missing");
+    // A port that is in use leaves nothing behind.
+    let elsewhere = Installation::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = elsewhere.run(&["serve", "--listen", &address], &[]);
+    refused(
+        &output,
+        1,
+        "choose another address with `--listen`, `listen.public` or PORT",
+    );
+    let management = [("PORTCULLIS__LISTEN__MANAGEMENT", address.as_str())];
+    refused(
+        &elsewhere.run(&["serve"], &management),
+        1,
+        "`listen.management`",
+    );
+    for folder in ["data", "keys"] {
+        assert!(!elsewhere.folder.join(folder).exists(), "{folder}");
+    }
+    // The port alone is an address on this machine.
+    let public = [("PORTCULLIS__LISTEN__PUBLIC", ":0")];
+    let running = desk.serve(&public);
+    assert!(
+        running.started("listen").starts_with("127.0.0.1:")
+            || running.started("listen").starts_with("[::1]:")
+    );
+    running.stop();
+    let plan = desk.done(&["keys", "plan"]);
+    assert!(
+        plan.contains("1d 2h 1m 5s") && !plan.contains("93665s"),
+        "{plan}"
+    );
+    desk.write("two.toml", "[scopes]\n\"a:b\" = \"A\"\n\n[[users]]\nusername = \"x\"\nname = \"X\"\nemail = \"x@y.example\"\n");
+    let applied = desk.done(&["apply", "two.toml"]);
+    assert!(applied.contains("Applied: 2 objects, "), "{applied}");
+}
+
+#[test]
+fn completion_is_generated() {
+    let desk = &Installation::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = desk.done(&["completion", shell]);
+        for word in ["rotate-secret", "redirect-uri", "clear-throttles"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    let page = desk.done(&["man"]);
+    assert!(
+        page.contains(".TH portcullis 1") && page.contains("healthcheck"),
+        "{page}"
+    );
+    let page = desk.done(&["man", "client", "create"]);
+    assert!(
+        page.contains("redirect\\-uri") && page.contains("Name on the consent page"),
+        "{page}"
+    );
+    desk.refused(
+        &["man", "client", "unknown"],
+        2,
+        "there is no command `client unknown`",
+    );
+    // A shell accepts the script.
+    desk.write("completion", &desk.done(&["completion", "bash"]));
+    let mut shell = std::process::Command::new("bash");
+    let checked = shell.args(["-n", "completion"]).current_dir(&desk.folder);
+    assert!(checked.status().unwrap().success());
 }

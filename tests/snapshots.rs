@@ -11,6 +11,7 @@ mod fixtures;
 use std::time::Duration;
 
 use fixtures::client::basic;
+use fixtures::installation::Installation;
 use fixtures::server::{AUDIENCE, PASSWORD, confidential};
 use fixtures::{Answer, Browser, Db, Server, TestClient};
 use portcullis::oauth::client::GrantType;
@@ -335,4 +336,24 @@ async fn html(browser: &mut Browser, path: &str) -> Answer {
     browser
         .send("GET", path, &[("Accept", "text/html")], None)
         .await
+}
+
+/// The help text of every command.
+#[test]
+fn help_texts_match_snapshot() {
+    let desk = Installation::new();
+    let mut commands = vec![Vec::new()];
+    commands.extend(desk.commands());
+    let texts = commands.iter().map(|command| {
+        let mut arguments: Vec<&str> = command.iter().map(String::as_str).collect();
+        arguments.push("--help");
+        let help = desk.done(&arguments);
+        let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+        format!(
+            "# portcullis {}\n\n{}\n",
+            command.join(" "),
+            lines.join("\n")
+        )
+    });
+    assert_matches("help", &texts.collect::<Vec<_>>().join("\n"));
 }

@@ -469,7 +469,7 @@ fn commands_create_users_and_clients() {
                 "--redirect-uri",
                 "https://*.example/cb",
             ],
-            1,
+            2,
             "wildcards",
         ),
         (
@@ -483,7 +483,7 @@ fn commands_create_users_and_clients() {
                 "--resource",
                 "https://other",
             ],
-            1,
+            2,
             "not registered",
         ),
         (

@@ -29,9 +29,6 @@ const PRINTED: usize = 100;
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
-    /// How to print.
-    #[arg(long, global = true, value_enum, default_value_t)]
-    format: Output,
 }
 
 #[derive(Subcommand)]
@@ -53,7 +50,7 @@ enum Action {
     },
 }
 
-pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+pub fn run(arguments: &Arguments, config: &Config, output: Output) -> anyhow::Result<()> {
     let store = open(config)?;
     match &arguments.action {
         Action::Verify { expect } => {
@@ -61,7 +58,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             let (secret, mark) = server_secrets(config, &store)?;
             let (now, marked) = (clock().now(), mark.and_then(|mark| mark.read()));
             let found = block_on(async { Ok(check(&store, &secret, expect, marked, now).await?) })?;
-            found.print(arguments.format);
+            found.print(output);
             if found.problems.is_empty() {
                 return Ok(());
             }
@@ -80,7 +77,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             }
             .into())
         }
-        Action::Tail { lines, follow } => block_on(tail(&store, *lines, *follow, arguments.format)),
+        Action::Tail { lines, follow } => block_on(tail(&store, *lines, *follow, output)),
     }
 }
 

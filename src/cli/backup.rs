@@ -17,12 +17,9 @@ pub struct Arguments {
     /// The new file. An existing one is never overwritten.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Output format.
-    #[arg(long, value_enum, default_value_t)]
-    format: Output,
 }
 
-pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+pub fn run(arguments: &Arguments, config: &Config, output: Output) -> anyhow::Result<()> {
     if !config.database_url().starts_with("sqlite:") {
         return Err(usage_error(
             "the database is PostgreSQL; copy it with `pg_dump --format=custom --file=FILE URL` (docs/operations.md, \"Back up\")",
@@ -40,7 +37,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let draft = Draft::beside(file)?;
     let copied = copy(&store, &draft.0, now).map_err(|why| failed(file, why))?;
     draft.rename_to(file)?;
-    report(arguments.format, file, &copied);
+    report(output, file, &copied);
     Ok(())
 }
 

@@ -5,11 +5,10 @@ mod secret;
 mod view;
 
 use clap::Subcommand;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::command::{confirm, context, execute, read};
-use super::{Exit, Output, open, open_or_create, table};
-use crate::accounts::FieldErrors;
+use super::{Exit, Output, invalid, open, open_or_create, shown_once, table};
 use crate::admin::clients::{self, Rules, view};
 use crate::admin::{AdminError, Context};
 use crate::config::Config;
@@ -25,9 +24,6 @@ use view::{row, view_with_secrets};
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
-    /// Output format.
-    #[arg(long, global = true, value_enum, default_value_t)]
-    format: Output,
 }
 
 #[derive(Subcommand)]
@@ -66,6 +62,22 @@ enum Action {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "\
+A client has at least --name and, unless it only uses client_credentials, --redirect-uri.
+
+Values of absent options:
+  --auth-method    client_secret_basic
+  --scope          openid profile email
+  --grant-type     authorization_code and refresh_token
+  --id-token-alg   RS256 if `keys.algorithms` contains it, otherwise ES256
+  --userinfo-alg   none: plain JSON
+  --consent        remember
+  --require-pkce   true
+
+Examples:
+  portcullis client create --name Shop --redirect-uri https://shop.example.com/callback
+  portcullis client create --name App --public --redirect-uri http://127.0.0.1/callback
+  portcullis client create --name Job --grant-type client_credentials --scope orders:read --resource https://orders.example.com")]
 struct Create {
     /// The client id. Generated if absent.
     #[arg(long)]
@@ -78,6 +90,13 @@ struct Create {
 }
 
 #[derive(clap::Args)]
+#[command(after_help = "\
+An absent option leaves its field unchanged. A list is replaced as a whole; one empty value empties it.
+
+Examples:
+  portcullis client update shop --name \"Corner shop\"
+  portcullis client update shop --redirect-uri https://shop.example.com/a --redirect-uri https://shop.example.com/b
+  portcullis client update shop --post-logout-redirect-uri \"\"")]
 struct Update {
     /// The client id.
     id: String,
@@ -85,8 +104,7 @@ struct Update {
     fields: Fields,
 }
 
-pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
-    let output = arguments.format;
+pub fn run(arguments: &Arguments, config: &Config, output: Output) -> anyhow::Result<()> {
     match &arguments.action {
         Action::Create(create) => register(create, config, output),
         Action::List => list(config, output),
@@ -99,19 +117,28 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         Action::RotateSecret(rotate) => rotate.run(config, output),
         Action::Disable { id } => {
             change(config, id, clients::disable)?;
-            println!("{id} is disabled. All its codes, grants and tokens are revoked.");
+            output.print(
+                &json!({ "client_id": id, "disabled": true }),
+                format!("{id} is disabled. All its codes, grants and tokens are revoked."),
+            );
             Ok(())
         }
         Action::Enable { id } => {
             change(config, id, clients::enable)?;
-            println!("{id} is enabled. Its earlier codes, grants and tokens stay revoked.");
+            output.print(
+                &json!({ "client_id": id, "disabled": false }),
+                format!("{id} is enabled. Its earlier codes, grants and tokens stay revoked."),
+            );
             Ok(())
         }
         Action::Delete { id, yes } => {
             find(&open(config)?, id)?;
             confirm(&format!("Delete {id} and all its grants and tokens?"), *yes)?;
             change(config, id, clients::delete)?;
-            println!("{id} is deleted. All its codes, grants and tokens are revoked.");
+            output.print(
+                &json!({ "client_id": id, "deleted": true }),
+                format!("{id} is deleted. All its codes, grants and tokens are revoked."),
+            );
             Ok(())
         }
     }
@@ -162,9 +189,18 @@ fn register(create: &Create, config: &Config, output: Output) -> anyhow::Result<
         clients::create(tx, ctx, &rules, client, None)
     })?;
     let mut shown = view(&created.client);
-    let secret = created.secret;
-    shown["client_secret"] = secret.map_or(Value::Null, |secret| secret.expose().into());
-    table::print_one(output, &shown);
+    match (output, created.secret) {
+        (Output::Table, Some(secret)) => {
+            table::print_one(output, &shown);
+            let named = [("Client secret".to_owned(), &secret)];
+            println!("{}", shown_once::announce(named, config)?);
+        }
+        (_, secret) => {
+            shown["client_secret"] = secret.map_or(Value::Null, |secret| secret.expose().into());
+            shown_once::add_issuer(&mut shown, config)?;
+            table::print_one(output, &shown);
+        }
+    }
     Ok(())
 }
 
@@ -182,9 +218,7 @@ fn update(update: &Update, config: &Config, output: Output) -> anyhow::Result<()
 
 /// Rejects an invalid registration before a database is created for it.
 fn check(rules: &Rules, client: &Client) -> anyhow::Result<()> {
-    let message = |errors: FieldErrors| errors.to_string();
-    let checked = rules.check(client).map_err(message);
-    Ok(checked.map_err(|message| Exit { code: 1, message })?)
+    Ok(rules.check(client).map_err(|errors| invalid(&errors))?)
 }
 
 /// Performs an operation on a client.

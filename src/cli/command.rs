@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 
 use anyhow::Context as _;
 
-use super::{Exit, block_on};
+use super::{Exit, block_on, invalid};
 use crate::admin::{self, AdminError, Context};
 use crate::audit::Actor;
 use crate::db::{self, Store, Transaction};
@@ -43,7 +43,8 @@ pub fn operator() -> Actor {
 /// Performs operations in one transaction.
 ///
 /// # Errors
-/// [`Exit`] with code 1 and all reasons if an operation is refused; the storage error itself.
+/// [`Exit`] with code 2 for invalid fields and 1 if an operation is refused, with all reasons; the storage error
+/// itself.
 pub fn execute<T: Send + 'static>(
     store: &Store,
     ctx: Context,
@@ -52,6 +53,7 @@ pub fn execute<T: Send + 'static>(
     let result = block_on(async { Ok(admin::execute(store, ctx, operations).await) })?;
     result.map_err(|error| match error {
         AdminError::Storage(error) => error.into(),
+        AdminError::Invalid(errors) => invalid(&errors).into(),
         refused => Exit {
             code: 1,
             message: refused.to_string(),

@@ -17,27 +17,24 @@ enum Action {
     /// Check whether a server would start with it (exit code 78 if not). Does not connect to the database.
     Check,
     /// Show every value and its source. Secrets are hidden.
-    Dump {
-        /// Output format.
-        #[arg(long, value_enum, default_value_t)]
-        format: Output,
-    },
+    Dump,
 }
 
-pub fn run(arguments: &Arguments, overrides: &Overrides) -> anyhow::Result<()> {
+pub fn run(arguments: &Arguments, overrides: &Overrides, output: Output) -> anyhow::Result<()> {
     let settings = config::settings(overrides, config::environment()?)?;
     match &arguments.action {
         Action::Check => {
             let set = settings.iter().filter(|setting| setting.is_set()).count();
-            println!(
-                "The configuration is valid: {set} of {} keys are set.",
-                settings.len()
+            let keys = settings.len();
+            output.print(
+                &json!({ "valid": true, "set": set, "keys": keys }),
+                format!("The configuration is valid: {set} of {keys} keys are set."),
             );
         }
-        Action::Dump { format } => {
+        Action::Dump => {
             let rows: Vec<Vec<String>> = settings.iter().map(row).collect();
             let values: Vec<Value> = settings.iter().map(view).collect();
-            table::print(*format, &["key", "value", "from"], &rows, &values.into());
+            table::print(output, &["key", "value", "from"], &rows, &values.into());
         }
     }
     Ok(())

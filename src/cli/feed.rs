@@ -14,9 +14,6 @@ use crate::time::Timestamp;
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
-    /// Output format.
-    #[arg(long, global = true, value_enum, default_value_t)]
-    format: Output,
 }
 
 #[derive(Subcommand)]
@@ -25,13 +22,13 @@ enum Action {
     Status,
 }
 
-pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+pub fn run(arguments: &Arguments, config: &Config, output: Output) -> anyhow::Result<()> {
     let Action::Status = arguments.action;
     let store = open(config)?;
     let read = store.read(|tx| Ok((tx.read_head()?, tx.list_acks()?)));
     let (head, acks) = block_on(async { Ok(read.await?) })?;
     let now = head.database.unwrap_or_else(|| clock().now());
-    if arguments.format == Output::Table {
+    if output == Output::Table {
         println!(
             "feed at {}:{}, {} behind the clock{}",
             head.epoch,
@@ -51,7 +48,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         "subscribers": acks.iter().map(|ack| view(ack, &head, now)).collect::<Vec<Value>>(),
     });
     table::print(
-        arguments.format,
+        output,
         &[
             "subscriber",
             "instance",

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use serde_json::{Value, json};
 
 use super::request::explain;
-use super::{Exit, block_on};
+use super::{Exit, Output, block_on};
 use crate::config::{Address, Config, Listen};
 
 /// Maximum time of the request.
@@ -18,7 +19,7 @@ pub struct Arguments {
     live: bool,
 }
 
-pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+pub fn run(arguments: &Arguments, config: &Config, output: Output) -> anyhow::Result<()> {
     let path = if arguments.live { "/livez" } else { "/readyz" };
     let failed = |message: String| Exit { code: 1, message };
     let (status, body) = block_on(request(&config.listen, path)).map_err(|error| {
@@ -31,7 +32,9 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             }
         ))
     })?;
-    println!("{body}");
+    let checks: Value = serde_json::from_str(&body).unwrap_or_default();
+    let view = json!({ "path": path, "status": status, "body": checks });
+    output.print(&view, body.trim_end());
     if status == 200 {
         return Ok(());
     }

@@ -1,7 +1,9 @@
 //! `migrate`: migrates the database schema.
 
 use clap::Subcommand;
+use serde_json::json;
 
+use super::{Exit, Output};
 use crate::app::{self, StartError};
 use crate::cli::command::entropy;
 use crate::config::Config;
@@ -17,11 +19,11 @@ pub struct Arguments {
 enum Action {
     /// Apply the missing migrations. Several nodes may run it at the same time.
     Up,
-    /// Show whether migrations are missing.
+    /// Show whether migrations are missing. The exit code is 1 if some are.
     Status,
 }
 
-pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+pub fn run(arguments: &Arguments, config: &Config, output: Output) -> anyhow::Result<()> {
     let store = app::open(config, entropy())?;
     let schema = store.schema().map_err(StartError::from)?;
     match (&arguments.action, schema) {
@@ -31,20 +33,23 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         ))
         .into()),
         (Action::Status, Schema::Current) => {
-            println!("the schema is up to date");
+            output.print(&json!({ "missing": [] }), "the schema is up to date");
             Ok(())
         }
         (Action::Status, Schema::Older(missing)) => {
-            println!(
-                "{} migration(s) are missing: {}",
-                missing.len(),
-                missing.join(", ")
-            );
-            Ok(())
+            let count = missing.len();
+            let text = format!("{count} migration(s) are missing: {}", missing.join(", "));
+            output.print(&json!({ "missing": missing }), text);
+            Err(Exit {
+                code: 1,
+                message: "the schema is not up to date; run `portcullis migrate up`".to_owned(),
+            }
+            .into())
         }
         (Action::Up, _) => {
             let applied = store.migrate().map_err(StartError::from)?;
-            println!("{} migration(s) applied", applied.len());
+            let text = format!("{} migration(s) applied", applied.len());
+            output.print(&json!({ "applied": applied }), text);
             Ok(())
         }
     }

@@ -12,7 +12,9 @@ mod doctor;
 mod dumps;
 mod feed;
 mod healthcheck;
+mod issuer;
 mod keys;
+mod manual;
 mod migrate;
 mod propagation;
 mod recover;
@@ -22,6 +24,7 @@ mod restore;
 mod revoke;
 mod serve;
 mod setup;
+mod shown_once;
 mod table;
 mod token;
 mod user;
@@ -31,8 +34,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::accounts::FieldErrors;
 use crate::app::{self, StartError};
 use crate::checks;
 use crate::cli::command::entropy;
@@ -42,14 +46,37 @@ use crate::log;
 
 /// OAuth 2.0 and OpenID Connect authorization server.
 #[derive(Parser)]
-#[command(name = "portcullis", version, about, arg_required_else_help = true)]
+#[command(name = "portcullis", version, about, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Arguments {
-    /// Configuration file (TOML). Repeatable: later files override earlier ones.
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Vec<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
+    /// Configuration file (TOML). Repeatable: later files override earlier ones.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
+    config: Vec<PathBuf>,
+    /// Format of the output: table or json [default: table].
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        hide_possible_values = true,
+        help_heading = "Global options"
+    )]
+    format: Option<Output>,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  portcullis demo
+  portcullis serve --issuer https://id.example.com
+  portcullis --config portcullis.toml doctor
+
+`portcullis COMMAND --help` shows the options of a command.";
 
 #[derive(Subcommand)]
 enum Verb {
@@ -90,7 +117,21 @@ enum Verb {
     /// Check the configuration, or show every value and its source.
     Config(config::Arguments),
     /// Find the common mistakes: issuer, TLS, database, clock, keys, proxies, listeners.
-    Doctor(doctor::Arguments),
+    Doctor,
+    /// Print a script that completes commands and options in a shell.
+    Completion(manual::Completion),
+    /// Print the manual page of portcullis or of one command (roff).
+    Man(manual::Page),
+}
+
+impl Verb {
+    /// Returns whether the command prints data that a program may read as JSON.
+    fn prints_data(&self) -> bool {
+        !matches!(
+            self,
+            Self::Serve(_) | Self::Demo(_) | Self::Completion(_) | Self::Man(_)
+        )
+    }
 }
 
 /// Format of the output.
@@ -135,6 +176,40 @@ impl UsageError {
     }
 }
 
+/// Returns the option that sets a field.
+fn option_of(field: &str) -> String {
+    let name = match field {
+        "client_id" => "id",
+        "client_name" => "name",
+        "token_endpoint_auth_method" => "auth-method",
+        "id_token_signed_response_alg" => "id-token-alg",
+        "userinfo_signed_response_alg" => "userinfo-alg",
+        "redirect_uris" => "redirect-uri",
+        "grant_types" => "grant-type",
+        "resources" => "resource",
+        "cors_origins" => "cors-origin",
+        "post_logout_redirect_uris" => "post-logout-redirect-uri",
+        "allow_networks" => "allow-network",
+        "deny_networks" => "deny-network",
+        "claims" => "claim",
+        other => other,
+    };
+    format!("--{}", name.replace('_', "-"))
+}
+
+/// Returns the error of invalid fields, each named by its option.
+fn invalid(errors: &FieldErrors) -> Exit {
+    let lines: Vec<String> = errors
+        .0
+        .iter()
+        .map(|error| format!("{}: {}", option_of(error.field), error.message))
+        .collect();
+    Exit {
+        code: 2,
+        message: lines.join("\n"),
+    }
+}
+
 impl std::fmt::Display for UsageError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.field, self.why)
@@ -145,7 +220,7 @@ impl From<UsageError> for anyhow::Error {
     fn from(error: UsageError) -> Self {
         Exit {
             code: 2,
-            message: error.to_string(),
+            message: format!("{}: {}", option_of(error.field), error.why),
         }
         .into()
     }
@@ -195,29 +270,36 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         files: arguments.config,
         values: Vec::new(),
     };
+    if arguments.format.is_some() && !arguments.verb.prints_data() {
+        let message = "--format: this command prints no data".to_owned();
+        return Err(Exit { code: 2, message }.into());
+    }
+    let output = arguments.format.unwrap_or_default();
     match arguments.verb {
         Verb::Serve(arguments) => serve::run(&arguments, overrides),
         Verb::Demo(arguments) => demo::run(&arguments),
-        Verb::Setup(arguments) => setup::run(&arguments, &load(&overrides)?),
-        Verb::Migrate(arguments) => migrate::run(&arguments, &load(&overrides)?),
-        Verb::Client(arguments) => client::run(&arguments, &load(&overrides)?),
-        Verb::Resource(arguments) => resource::run(&arguments, &load(&overrides)?),
-        Verb::User(arguments) => user::run(&arguments, &load(&overrides)?),
-        Verb::Token(arguments) => token::run(&arguments, &load(&overrides)?),
-        Verb::Keys(arguments) => keys::run(&arguments, || load(&overrides)),
-        Verb::Revoke(arguments) => revoke::run(&arguments, &load(&overrides)?),
-        Verb::Feed(arguments) => feed::run(&arguments, &load(&overrides)?),
-        Verb::Recover(arguments) => recover::run(&arguments, &load(&overrides)?),
-        Verb::Backup(arguments) => backup::run(&arguments, &load(&overrides)?),
-        Verb::Restore(arguments) => restore::run(&arguments, &load(&overrides)?),
-        Verb::Healthcheck(arguments) => healthcheck::run(&arguments, &load(&overrides)?),
-        Verb::Audit(arguments) => audit::run(&arguments, &load(&overrides)?),
-        Verb::Apply(arguments) => apply::run(&arguments, &load(&overrides)?),
+        Verb::Setup(arguments) => setup::run(&arguments, &load(&overrides)?, output),
+        Verb::Migrate(arguments) => migrate::run(&arguments, &load(&overrides)?, output),
+        Verb::Client(arguments) => client::run(&arguments, &load(&overrides)?, output),
+        Verb::Resource(arguments) => resource::run(&arguments, &load(&overrides)?, output),
+        Verb::User(arguments) => user::run(&arguments, &load(&overrides)?, output),
+        Verb::Token(arguments) => token::run(&arguments, &load(&overrides)?, output),
+        Verb::Keys(arguments) => keys::run(&arguments, || load(&overrides), output),
+        Verb::Revoke(arguments) => revoke::run(&arguments, &load(&overrides)?, output),
+        Verb::Feed(arguments) => feed::run(&arguments, &load(&overrides)?, output),
+        Verb::Recover(arguments) => recover::run(&arguments, &load(&overrides)?, output),
+        Verb::Backup(arguments) => backup::run(&arguments, &load(&overrides)?, output),
+        Verb::Restore(arguments) => restore::run(&arguments, &load(&overrides)?, output),
+        Verb::Healthcheck(arguments) => healthcheck::run(&arguments, &load(&overrides)?, output),
+        Verb::Audit(arguments) => audit::run(&arguments, &load(&overrides)?, output),
+        Verb::Apply(arguments) => apply::run(&arguments, &load(&overrides)?, output),
         Verb::Config(arguments) => {
             load(&overrides)?;
-            config::run(&arguments, &overrides)
+            config::run(&arguments, &overrides, output)
         }
-        Verb::Doctor(arguments) => doctor::run(&arguments, &overrides),
+        Verb::Doctor => doctor::run(&overrides, output),
+        Verb::Completion(completion) => completion.run(Arguments::command()),
+        Verb::Man(page) => page.run(Arguments::command()),
     }
 }
 
@@ -264,6 +346,7 @@ fn open(config: &Config) -> anyhow::Result<Store> {
 fn open_or_create(config: &Config) -> anyhow::Result<Store> {
     let store = app::open(config, entropy())?;
     checks::schema(config, &store)?;
+    issuer::warn_of_another(config, &store)?;
     Ok(store)
 }
 
@@ -289,7 +372,8 @@ fn read_secret(prompt: &str, from_stdin: bool) -> anyhow::Result<String> {
     if !std::io::stdin().is_terminal() {
         return Err(Exit {
             code: 2,
-            message: "the prompt needs a terminal; pass --password-stdin".into(),
+            message: "the prompt needs a terminal; pass --password-stdin or --generate-password"
+                .into(),
         }
         .into());
     }
@@ -298,7 +382,67 @@ fn read_secret(prompt: &str, from_stdin: bool) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    /// Returns the files below a folder with one of these extensions.
+    fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let extension = path
+                .extension()
+                .and_then(|e| e.to_str())
+                .unwrap_or_default();
+            if path.is_dir() {
+                found.extend(files(&path, extensions));
+            } else if extensions.contains(&extension) {
+                found.push(path);
+            }
+        }
+        found
+    }
+
+    /// Every command that a message, a comment or a document names in backticks exists, with its options. A
+    /// placeholder may replace a value.
+    #[test]
+    fn advised_commands_exist() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut all = files(&root.join("src"), &["rs"]);
+        all.extend(files(&root.join("docs"), &["md", "yml"]));
+        all.extend(files(&root.join("templates"), &["html"]));
+        all.push(root.join("README.md"));
+        let mut count = 0;
+        for file in all {
+            let text = std::fs::read_to_string(&file).unwrap();
+            for quoted in text.split('`').skip(1).step_by(2) {
+                let Some(command) = quoted.strip_prefix("portcullis ") else {
+                    continue;
+                };
+                if command.contains(['\n', '…', '{', '|', '"', '\''])
+                    || command.starts_with("COMMAND")
+                {
+                    continue;
+                }
+                // Options in brackets are optional.
+                let command = command.replace(['[', ']'], "");
+                let words = command.split_whitespace();
+                let read = Arguments::try_parse_from(std::iter::once("portcullis").chain(words));
+                let missing = clap::error::ErrorKind::MissingRequiredArgument;
+                let partial = clap::error::ErrorKind::MissingSubcommand;
+                let shown = clap::error::ErrorKind::DisplayHelp;
+                let on_missing = clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+                if let Err(error) = read {
+                    // A name of a command without its values is a reference to it.
+                    let fine = [missing, partial, shown, on_missing].contains(&error.kind());
+                    assert!(fine, "{}: `{quoted}`: {error}", file.display());
+                }
+                count += 1;
+            }
+        }
+        assert!(count > 40, "only {count}");
+    }
 
     #[test]
     fn kid_may_begin_with_hyphens() {

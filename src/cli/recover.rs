@@ -22,12 +22,9 @@ pub struct Arguments {
     /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
-    /// Output format.
-    #[arg(long, value_enum, default_value_t)]
-    format: Output,
 }
 
-pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+pub fn run(arguments: &Arguments, config: &Config, output: Output) -> anyhow::Result<()> {
     confirm(
         "Begin a new feed epoch? All users are signed out: every session, grant, code and token is revoked, and all signing keys are replaced.",
         arguments.yes,
@@ -67,7 +64,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         }
         .into())
     })?;
-    report(arguments.format, recovered);
+    report(output, recovered);
     Ok(())
 }
 

@@ -3,10 +3,10 @@
 mod registration;
 
 use clap::Subcommand;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::command::{confirm, context, execute, read};
-use super::{Exit, Output, open, open_or_create, table};
+use super::{Exit, Output, invalid, open, open_or_create, table};
 use crate::admin::resources::{self, view};
 use crate::admin::{AdminError, Context};
 use crate::config::Config;
@@ -18,14 +18,19 @@ pub use registration::Fields;
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
-    /// Output format.
-    #[arg(long, global = true, value_enum, default_value_t)]
-    format: Output,
 }
 
 #[derive(Subcommand)]
 enum Action {
     /// Register an API.
+    #[command(after_help = "\
+Values of absent options:
+  --alg         ES256
+  --access-ttl  `tokens.access`
+  --max-age     60s
+
+Examples:
+  portcullis resource create --audience https://orders.example.com --name Orders --scope \"orders:read=See your orders\"")]
     Create {
         /// The audience, an absolute URI: `aud` of its tokens.
         #[arg(long, value_name = "URI")]
@@ -43,6 +48,11 @@ enum Action {
         audience: String,
     },
     /// Change a registration. Fields without an option keep their value.
+    #[command(after_help = "\
+An absent option leaves its field unchanged. The scopes are replaced as a whole.
+
+Examples:
+  portcullis resource update https://orders.example.com --max-age 3s")]
     Update {
         /// The audience.
         audience: String,
@@ -86,7 +96,7 @@ impl Scopes {
         described
             .map(|(scope, text)| {
                 check_description(text).map_err(|why| Exit {
-                    code: 1,
+                    code: 2,
                     message: format!("the description of `{scope}` {why}"),
                 })?;
                 Ok((scope.to_owned(), text.to_owned()))
@@ -95,8 +105,7 @@ impl Scopes {
     }
 }
 
-pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
-    let output = arguments.format;
+pub fn run(arguments: &Arguments, config: &Config, output: Output) -> anyhow::Result<()> {
     match &arguments.action {
         Action::Create {
             audience,
@@ -151,7 +160,10 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             execute(&open(config)?, context(), move |tx, ctx| {
                 resources::delete(tx, ctx, &deleted)
             })?;
-            println!("{audience} is deleted.");
+            output.print(
+                &json!({ "audience": audience, "deleted": true }),
+                format!("{audience} is deleted."),
+            );
             Ok(())
         }
     }
@@ -172,8 +184,7 @@ fn find(config: &Config, audience: &str) -> anyhow::Result<Resource> {
 /// Rejects an invalid registration before a database is created for it.
 fn check(resource: &Resource, config: &Config) -> anyhow::Result<()> {
     let checked = resources::validate(resource, &config.keys);
-    let checked = checked.map_err(|errors| errors.to_string());
-    Ok(checked.map_err(|message| Exit { code: 1, message })?)
+    Ok(checked.map_err(|errors| invalid(&errors))?)
 }
 
 fn describe(

@@ -26,12 +26,9 @@ pub struct Arguments {
     /// Replace the existing database. Its file is kept under another name.
     #[arg(long)]
     replace: bool,
-    /// Output format.
-    #[arg(long, value_enum, default_value_t)]
-    format: Output,
 }
 
-pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+pub fn run(arguments: &Arguments, config: &Config, output: Output) -> anyhow::Result<()> {
     let url = config.database_url();
     let Some(path) = url.strip_prefix("sqlite:").map(Path::new) else {
         return Err(usage_error(
@@ -71,7 +68,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     };
     std::fs::rename(&draft.0, path).map_err(|error| failed(path, error))?;
     sync_folder(path).map_err(|error| failed(path, error))?;
-    report(arguments.format, path, aside.as_deref(), &copied);
+    report(output, path, aside.as_deref(), &copied);
     Ok(())
 }
 

@@ -17,6 +17,11 @@ use crate::id::{ClientId, GrantId, Sid, UserId};
 use crate::time::Timestamp;
 
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  portcullis revoke user:alice
+  portcullis revoke user:alice --client shop --reason \"device lost\" --wait
+  portcullis revoke token:-")]
 pub struct Arguments {
     /// What to revoke: token:JTI, token:- (reads the token from stdin), session:SID, grant:ID, user:SUB, user:NAME or
     /// client:ID. For a signing key, use `keys revoke`.
@@ -30,9 +35,6 @@ pub struct Arguments {
     reason: String,
     #[command(flatten)]
     wait: Wait,
-    /// Output format.
-    #[arg(long, value_enum, default_value_t)]
-    format: Output,
 }
 
 #[derive(Clone, Debug)]
@@ -63,7 +65,7 @@ fn target(text: &str) -> Result<Target, String> {
     }
 }
 
-pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+pub fn run(arguments: &Arguments, config: &Config, output: Output) -> anyhow::Result<()> {
     if arguments.client.is_some() && !matches!(arguments.target, Target::User(_)) {
         return Err(usage("--client requires user:…"));
     }
@@ -90,10 +92,10 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         ))),
         Revoked::Before => {
             let text = format!("{name} was already revoked");
-            arguments.format.print(&json!({ "revoked": false }), text);
+            output.print(&json!({ "revoked": false }), text);
             Ok(())
         }
-        Revoked::Now => propagate(&name, config, &store, &arguments.wait)?.report(arguments.format),
+        Revoked::Now => propagate(&name, config, &store, &arguments.wait)?.report(output),
     }
 }
 

@@ -4,7 +4,8 @@ mod manager;
 mod reload;
 mod stop;
 
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
+use std::net::ToSocketAddrs;
 use std::time::Duration;
 
 use actix_web::web::Data;
@@ -14,7 +15,7 @@ use portcullis_runtime::ShutdownSignals;
 use super::Exit;
 use crate::app::{App, StartError};
 use crate::config::limits::DATABASE_WAIT;
-use crate::config::{self, Config, Overrides};
+use crate::config::{self, Address, Config, Listen, Overrides};
 use crate::http::{BindError, Listeners};
 use crate::secret::Entropy;
 use crate::time::Clock;
@@ -48,6 +49,7 @@ pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()
     );
     let config = super::load(&overrides)?;
     log_settings(&overrides)?;
+    check_free(&config.listen)?;
     metrics::begin();
     if let Err(why) = telemetry::start(&config.telemetry) {
         tracing::warn!(
@@ -202,23 +204,46 @@ fn warn_of_limits(limits: &config::Limits) {
 /// Binds the listeners of the configuration.
 pub fn bind(app: &Data<App>) -> anyhow::Result<Listeners> {
     let listen = &app.config.listen;
-    Listeners::bind(app, &listen.public, &listen.management).map_err(|error| {
-        let (code, message) = match &error {
-            BindError::Address(address, io) => {
-                let why = match io.kind() {
-                    std::io::ErrorKind::AddrInUse => {
-                        "another program is listening there".to_owned()
-                    }
-                    _ => io.to_string(),
-                };
-                let advice = match *address == listen.management {
-                    true => "set another address with `listen.management`",
-                    false => "choose another address with `--listen`, `listen.public` or PORT",
-                };
-                (1, format!("cannot listen on {address}: {why}; {advice}"))
-            }
-            BindError::Tls(_) => (78, error.to_string()),
-        };
-        Exit { code, message }.into()
+    Listeners::bind(app, &listen.public, &listen.management).map_err(|error| match &error {
+        BindError::Address(address, io) => cannot_listen(listen, address, io),
+        BindError::Tls(_) => Exit {
+            code: 78,
+            message: error.to_string(),
+        }
+        .into(),
     })
+}
+
+/// Fails if another program listens on an address, before a database or a key is created for this server.
+fn check_free(listen: &Listen) -> anyhow::Result<()> {
+    for address in [&listen.public, &listen.management] {
+        let Some(port) = address.port() else { continue };
+        // A name that cannot be resolved fails when the listener is bound.
+        let resolved = (address.bare_host(), port).to_socket_addrs();
+        for resolved in resolved.into_iter().flatten() {
+            match std::net::TcpListener::bind(resolved) {
+                Err(io) if io.kind() == ErrorKind::AddrInUse => {
+                    return Err(cannot_listen(listen, address, &io));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn cannot_listen(listen: &Listen, address: &Address, io: &std::io::Error) -> anyhow::Error {
+    let why = match io.kind() {
+        ErrorKind::AddrInUse => "another program is listening there".to_owned(),
+        _ => io.to_string(),
+    };
+    let advice = match *address == listen.management {
+        true => "set another address with `listen.management`",
+        false => "choose another address with `--listen`, `listen.public` or PORT",
+    };
+    Exit {
+        code: 1,
+        message: format!("cannot listen on {address}: {why}; {advice}"),
+    }
+    .into()
 }

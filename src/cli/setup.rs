@@ -17,15 +17,11 @@ pub struct Arguments {
 #[derive(Subcommand)]
 enum Action {
     /// Create a link for the first administrator. It works once.
-    Link {
-        /// Output format.
-        #[arg(long, value_enum, default_value_t)]
-        format: Output,
-    },
+    Link,
 }
 
-pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
-    let Action::Link { format } = &arguments.action;
+pub fn run(arguments: &Arguments, config: &Config, output: Output) -> anyhow::Result<()> {
+    let Action::Link = &arguments.action;
     let store = open(config)?;
     let ctx = context();
     let link = setup_link(config, &store, ctx.actor, &ctx.entropy, ctx.now);
@@ -37,6 +33,6 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
         }
         .into());
     };
-    format.print(&json!({ "link": link }), &link);
+    output.print(&json!({ "link": link }), &link);
     Ok(())
 }

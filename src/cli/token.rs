@@ -18,9 +18,6 @@ use crate::time::Timestamp;
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
-    /// Output format.
-    #[arg(long, global = true, value_enum, default_value_t)]
-    format: Output,
 }
 
 #[derive(Subcommand)]
@@ -30,12 +27,12 @@ enum Action {
     Introspect,
 }
 
-pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+pub fn run(arguments: &Arguments, config: &Config, output: Output) -> anyhow::Result<()> {
     let Action::Introspect = arguments.action;
     let is_piped = !std::io::IsTerminal::is_terminal(&std::io::stdin());
     let token = read_secret("Token: ", is_piped)?;
     let described = describe(token.trim(), config, clock().now())?;
-    table::print_one(arguments.format, &described);
+    table::print_one(output, &described);
     Ok(())
 }
 

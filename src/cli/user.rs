@@ -6,10 +6,12 @@ mod throttles;
 mod view;
 
 use clap::Subcommand;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::command::{context, entropy, execute, read};
-use super::{Exit, Output, UsageError, open, open_or_create, read_secret, table};
+use super::{
+    Exit, Output, UsageError, invalid, open, open_or_create, read_secret, shown_once, table,
+};
 use crate::accounts::admin::GrantedBy;
 use crate::accounts::password::Password;
 use crate::accounts::user::{User, Username};
@@ -18,22 +20,24 @@ use crate::admin::{self, AdminError, Context};
 use crate::config::Config;
 use crate::db::{Store, Transaction};
 use crate::id::{Sid, UserId};
+use crate::secret::Secret;
 pub use registration::Fields;
-use view::print;
 pub use view::view;
+use view::{Account, print};
 
 #[derive(clap::Args)]
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
-    /// Output format.
-    #[arg(long, global = true, value_enum, default_value_t)]
-    format: Output,
 }
 
 #[derive(Subcommand)]
 enum Action {
     /// Create a user.
+    #[command(after_help = "\
+Examples:
+  portcullis user create alice --name \"Alice Doe\" --email alice@example.com --generate-password
+  portcullis user create root --admin")]
     Create {
         /// The user name.
         username: String,
@@ -45,12 +49,15 @@ enum Action {
         /// Make the user an administrator.
         #[arg(long)]
         admin: bool,
-        /// Read the password from stdin instead of asking.
-        #[arg(long)]
-        password_stdin: bool,
+        #[command(flatten)]
+        password: NewPassword,
     },
-    /// List all users.
-    List,
+    /// List all users, with their last sign-in within 400 days.
+    List {
+        /// Only accounts without a password, with which no sign-in is possible.
+        #[arg(long)]
+        without_password: bool,
+    },
     /// Show a user, with all claims.
     Get {
         /// The user name.
@@ -86,31 +93,30 @@ enum Action {
     SetPassword {
         /// The user name.
         username: String,
-        /// Read the password from stdin instead of asking.
-        #[arg(long)]
-        password_stdin: bool,
+        #[command(flatten)]
+        password: NewPassword,
     },
 }
 
-pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
+pub fn run(arguments: &Arguments, config: &Config, output: Output) -> anyhow::Result<()> {
     match &arguments.action {
         Action::Create {
             username,
             fields,
             claims,
             admin,
-            password_stdin,
+            password,
         } => {
             let username = parse(username)?;
             let ctx = context();
             let mut fields = fields.clone();
             fields.claims = Some(parse_claims(claims)?);
             let user = fields.create(username.clone(), &ctx.entropy, ctx.now)?;
-            let checked = user.check().map_err(|errors| errors.to_string());
-            checked.map_err(|message| Exit { code: 1, message })?;
+            user.check().map_err(|errors| invalid(&errors))?;
+            let (phc, generated) = password.read(config, &username)?;
             let new = NewUser {
                 user,
-                password_hash: Some(new_password(config, &username, *password_stdin)?),
+                password_hash: Some(phc),
                 admin: admin.then_some(Administrator {
                     granted_by: GrantedBy::Operator,
                     expires_at: None,
@@ -118,42 +124,64 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             };
             let store = open_or_create(config)?;
             let user = execute(&store, ctx, |tx, ctx| users::create(tx, ctx, new))?;
-            print(arguments.format, &[user]);
+            let accounts = Account::of(vec![user], &store)?;
+            let password = generated.as_ref();
+            if let (Output::Json, Some(password)) = (output, password) {
+                let mut shown = accounts[0].view();
+                shown["generated_password"] = password.expose().into();
+                shown_once::add_issuer(&mut shown, config)?;
+                println!("{:#}", Value::from(vec![shown]));
+                return Ok(());
+            }
+            print(output, &accounts);
+            if let Some(password) = password {
+                let named = [(format!("Password of {}", username.as_str()), password)];
+                println!("{}", shown_once::announce(named, config)?);
+            }
             Ok(())
         }
-        Action::List => {
-            let users = read(&open(config)?, |tx| tx.list_users())?;
-            print(arguments.format, &users);
+        Action::List { without_password } => {
+            let store = open(config)?;
+            let mut accounts = Account::of(read(&store, |tx| tx.list_users())?, &store)?;
+            accounts.retain(|account| !(*without_password && account.has_password));
+            print(output, &accounts);
             Ok(())
         }
         Action::Get { username } => {
             let store = open(config)?;
             let user = find(&store, &parse(username)?)?;
-            let (admins, now) = (read(&store, |tx| tx.list_admins())?, context().now);
-            let mut shown = view(&user);
-            shown["admin"] = (admins.iter())
-                .any(|admin| admin.user_id == user.id && admin.is_live(now))
-                .into();
-            table::print_one(arguments.format, &shown);
+            let accounts = Account::of(vec![user], &store)?;
+            accounts
+                .iter()
+                .for_each(|account| table::print_one(output, &account.view()));
             Ok(())
         }
         Action::Lock { username } => {
             change(config, username, users::disable)?;
-            println!("{username} is locked. All sessions, grants and tokens are revoked.");
+            output.print(
+                &json!({ "username": username, "disabled": true }),
+                format!("{username} is locked. All sessions, grants and tokens are revoked."),
+            );
             Ok(())
         }
         Action::Unlock { username } => {
             change(config, username, users::enable)?;
-            println!("{username} is unlocked and must sign in again.");
+            output.print(
+                &json!({ "username": username, "disabled": false }),
+                format!("{username} is unlocked and must sign in again."),
+            );
             Ok(())
         }
-        Action::ListSessions { username } => sessions::list(config, username, arguments.format),
+        Action::ListSessions { username } => sessions::list(config, username, output),
         Action::RevokeSessions {
             username,
             sid: None,
         } => {
             change(config, username, users::sign_out_everywhere)?;
-            println!("{username} is signed out everywhere. All grants and tokens are revoked.");
+            output.print(
+                &json!({ "username": username, "revoked": "all" }),
+                format!("{username} is signed out everywhere. All grants and tokens are revoked."),
+            );
             Ok(())
         }
         Action::RevokeSessions {
@@ -165,25 +193,32 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             change(config, username, move |tx, ctx, user| {
                 admin::sessions::end(tx, ctx, user, &sid)
             })?;
-            println!("The session {shown} and its grants are revoked.");
+            output.print(
+                &json!({ "username": username, "revoked": shown.to_string() }),
+                format!("The session {shown} and its grants are revoked."),
+            );
             Ok(())
         }
-        Action::ClearThrottles(arguments) => throttles::clear(config, arguments),
-        Action::SetPassword {
-            username,
-            password_stdin,
-        } => {
+        Action::ClearThrottles(arguments) => throttles::clear(config, arguments, output),
+        Action::SetPassword { username, password } => {
             let username = parse(username)?;
             let store = open(config)?;
             let user = find(&store, &username)?;
-            let phc = new_password(config, &username, *password_stdin)?;
+            let (phc, generated) = password.read(config, &username)?;
             execute(&store, context(), move |tx, ctx| {
                 users::set_password(tx, ctx, &user.id, &phc)
             })?;
-            println!(
+            let mut shown = json!({ "username": username.as_str(), "password_set": true });
+            let mut text = format!(
                 "The password is set. All earlier sessions and tokens of {} are revoked.",
                 username.as_str()
             );
+            if let Some(password) = &generated {
+                shown["generated_password"] = password.expose().into();
+                let named = [(format!("Password of {}", username.as_str()), password)];
+                text = format!("{text}\n{}", shown_once::announce(named, config)?);
+            }
+            output.print(&shown, text);
             Ok(())
         }
     }
@@ -217,14 +252,42 @@ fn parse_claims(given: &[String]) -> anyhow::Result<serde_json::Map<String, Valu
     Ok(claims)
 }
 
-fn new_password(config: &Config, user: &Username, from_stdin: bool) -> anyhow::Result<String> {
-    let refused = |message: String| Exit { code: 1, message };
-    let text = read_secret(&format!("New password for {}: ", user.as_str()), from_stdin)?;
-    let password = Password::parse_new(&text, user, &config.branding.product)
-        .map_err(|error| refused(error.to_string()))?;
-    password
-        .hash(&config.login.argon2, &entropy())
-        .map_err(|why| refused(why).into())
+/// Where a new password comes from. Without an option, it is typed twice on the terminal.
+#[derive(clap::Args)]
+struct NewPassword {
+    /// Read the password from stdin instead of asking.
+    #[arg(long)]
+    password_stdin: bool,
+    /// Generate a password, and print it once.
+    #[arg(long, conflicts_with = "password_stdin")]
+    generate_password: bool,
+}
+
+impl NewPassword {
+    /// Returns the hash, and the password if it was generated.
+    fn read(&self, config: &Config, user: &Username) -> anyhow::Result<(String, Option<Secret>)> {
+        let refused = |message: String| Exit { code: 2, message };
+        let generated = self.generate_password.then(|| Secret::readable(&entropy()));
+        let text = match &generated {
+            Some(secret) => secret.expose().to_owned(),
+            None => {
+                let name = user.as_str();
+                let typed =
+                    read_secret(&format!("New password for {name}: "), self.password_stdin)?;
+                if !self.password_stdin && read_secret("Repeat the password: ", false)? != typed {
+                    let why = "the two passwords differ; nothing was changed";
+                    return Err(refused(why.to_owned()).into());
+                }
+                typed
+            }
+        };
+        let password = Password::parse_new(&text, user, &config.branding.product)
+            .map_err(|error| refused(error.to_string()))?;
+        let phc = password
+            .hash(&config.login.argon2, &entropy())
+            .map_err(|message| Exit { code: 1, message })?;
+        Ok((phc, generated))
+    }
 }
 
 fn find(store: &Store, username: &Username) -> anyhow::Result<User> {

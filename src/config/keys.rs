@@ -57,9 +57,9 @@ impl Keys {
             "max(notice {}, verifier_cache {} + clock skew {} + poll {}) = {}",
             self.notice,
             self.verifier_cache,
-            HumanDuration(CLOCK_SKEW),
-            HumanDuration(KEY_CHANGE_SEEN),
-            self.lead(),
+            HumanDuration(CLOCK_SKEW).spelled(),
+            HumanDuration(KEY_CHANGE_SEEN).spelled(),
+            self.lead().spelled(),
         )
     }
 

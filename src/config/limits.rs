@@ -192,6 +192,8 @@ pub const SESSION_TOUCH: Duration = Duration::from_secs(60);
 pub const SECRET_TOUCH: Duration = Duration::from_secs(3600);
 /// Maximum time that an old client secret stays valid beside a new one.
 pub const SECRET_OVERLAP_CAP: Duration = Duration::from_secs(7 * 86_400);
+/// Maximum lifetime of a client secret that has one (10 years).
+pub const SECRET_LIFETIME_CAP: Duration = Duration::from_secs(3_650 * 86_400);
 /// Maximum age of cached clients and resources.
 pub const REGISTRATION_AGE: Duration = Duration::from_secs(5);
 /// Maximum number of cached clients of a node.

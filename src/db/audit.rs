@@ -1,6 +1,7 @@
 //! `audit_events`: insert-only. `audit_seals`: a chain of MACs over the events, which any node extends
 //! after the commit. `audit_waiting`: events without a seal.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use diesel::{
@@ -12,6 +13,7 @@ use super::schema::{audit_events as t, audit_seals as seals, audit_waiting as wa
 use super::{Error, Transaction};
 use crate::audit::{Actor, Event, KEPT, Name, Row, Target};
 use crate::config::limits::CLEAN_UP_BATCH;
+use crate::id::UserId;
 use crate::keys::ServerSecrets;
 use crate::secret::base64url;
 use crate::time::Timestamp;
@@ -49,6 +51,23 @@ pub struct Seal {
 }
 
 impl Transaction<'_> {
+    /// Returns the last sign-in of each user for which there is an event.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn last_sign_ins(&mut self) -> Result<BTreeMap<UserId, Timestamp>, Error> {
+        let rows: Vec<(String, Option<i64>)> = t::table
+            .filter(t::name.eq(Name::SessionBegun.as_str()))
+            .group_by(t::actor)
+            .select((t::actor, diesel::dsl::max(t::at)))
+            .load(self.connection)?;
+        let of_user = |(actor, at): (String, Option<i64>)| {
+            let user = actor.strip_prefix("user:")?;
+            Some((UserId::from(user.to_owned()), Timestamp::from_micros(at?)))
+        };
+        Ok(rows.into_iter().filter_map(of_user).collect())
+    }
+
     /// Inserts an audit event.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! The tables `users` and `passwords`.
 
+use std::collections::BTreeSet;
+
 use diesel::sql_types::{BigInt, Text};
 use diesel::{
     ExpressionMethods, JoinOnDsl, NullableExpressionMethods, OptionalExtension, QueryDsl,
@@ -90,6 +92,15 @@ impl Transaction<'_> {
     pub fn list_users(&mut self) -> Result<Vec<User>, Error> {
         let rows: Vec<Row> = t::table.order(t::username).load(self.connection)?;
         rows.into_iter().map(user).collect()
+    }
+
+    /// Returns the users that have a password.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn list_users_with_password(&mut self) -> Result<BTreeSet<UserId>, Error> {
+        let ids: Vec<String> = p::table.select(p::user_id).load(self.connection)?;
+        Ok(ids.into_iter().map(UserId::from).collect())
     }
 
     /// Adds a user.

@@ -168,6 +168,7 @@ const RESERVED: [(&[&str], &[&str]); 12] = [
             "cli/demo",
             "cli/doctor",
             "cli/healthcheck.rs",
+            "cli/request.rs",
         ],
     ),
     (&["clap"], &["cli/", "main.rs"]),

@@ -17,6 +17,22 @@ impl HumanDuration {
     pub const fn secs(secs: u64) -> Self {
         Self(Duration::from_secs(secs))
     }
+
+    /// Returns the duration with several units for people to read, such as `1d 2h 5s`.
+    pub fn spelled(self) -> String {
+        let mut rest = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
+        let mut parts = Vec::new();
+        for (name, size) in UNITS.iter().rev() {
+            if rest >= *size {
+                parts.push(format!("{}{name}", rest / size));
+                rest %= size;
+            }
+        }
+        match parts.is_empty() {
+            true => "0s".to_owned(),
+            false => parts.join(" "),
+        }
+    }
 }
 
 /// The units and their length in milliseconds, shortest first.
@@ -76,6 +92,18 @@ mod tests {
         ] {
             let duration: HumanDuration = text.parse().unwrap();
             assert_eq!(duration.to_string(), written);
+        }
+    }
+
+    #[test]
+    fn duration_is_spelled_in_several_units() {
+        for (secs, spelled) in [
+            (93_665, "1d 2h 1m 5s"),
+            (60, "1m"),
+            (0, "0s"),
+            (86_401, "1d 1s"),
+        ] {
+            assert_eq!(HumanDuration::secs(secs).spelled(), spelled);
         }
     }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::command::{confirm, context, execute, read};
-use super::{Exit, Output, open_or_create, table};
+use super::{Exit, Output, open_or_create, shown_once, table};
 use crate::admin::{self, AdminError};
 use crate::config::Config;
 use file::Wanted;
@@ -18,6 +18,11 @@ use plan::{Change, Plan, Rules, Stored};
 use write::Secrets;
 
 #[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  portcullis apply --dry-run installation.toml
+  portcullis apply clients.toml users.toml
+  portcullis apply --prune --yes installation.toml")]
 pub struct Arguments {
     /// Files (TOML), which together form one description.
     #[arg(required = true, value_name = "FILE")]
@@ -32,13 +37,10 @@ pub struct Arguments {
     /// Do not ask for confirmation before something is removed.
     #[arg(long)]
     yes: bool,
-    /// Output format.
-    #[arg(long, value_enum, default_value_t)]
-    format: Output,
 }
 
-pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
-    let refused = |message: String| Exit { code: 1, message };
+pub fn run(arguments: &Arguments, config: &Config, output: Output) -> anyhow::Result<()> {
+    let refused = |message: String| Exit { code: 2, message };
     // 1. The description and the stored objects.
     let wanted = Wanted::read(&arguments.files).map_err(refused)?;
     let store = open_or_create(config)?;
@@ -54,11 +56,11 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
     let stored = read(&store, move |tx| Stored::read(tx, with_users))?;
     let plan = Plan::of(&wanted, &stored, &rules).map_err(refused)?;
     // 2. The changes.
-    if arguments.format == Output::Table {
+    if output == Output::Table {
         show(&plan);
     }
     if arguments.dry_run || plan.changes.is_empty() {
-        finish(arguments, &plan, None);
+        finish(output, config, &plan, None)?;
         return Ok(());
     }
     let removed = plan.removed();
@@ -77,7 +79,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> anyhow::Result<()> {
             )),
         }
     })?;
-    finish(arguments, &plan, Some(secrets));
+    finish(output, config, &plan, Some(secrets))?;
     Ok(())
 }
 
@@ -116,32 +118,49 @@ fn show(plan: &Plan) {
 }
 
 /// Prints the result, including the secrets of new clients, which are not shown again.
-fn finish(arguments: &Arguments, plan: &Plan, applied: Option<Secrets>) {
-    if arguments.format == Output::Json {
+fn finish(
+    output: Output,
+    config: &Config,
+    plan: &Plan,
+    applied: Option<Secrets>,
+) -> anyhow::Result<()> {
+    let without_password = plan.without_password();
+    if output == Output::Json {
         let secrets = applied.iter().flatten();
         let secrets: serde_json::Map<String, Value> = secrets
             .map(|(id, secret)| (id.clone(), secret.expose().into()))
             .collect();
         let changes: Vec<Value> = plan.changes.iter().map(Change::view).collect();
-        let result =
-            json!({ "changes": changes, "applied": applied.is_some(), "client_secrets": secrets });
+        let result = json!({ "changes": changes, "applied": applied.is_some(), "client_secrets": secrets, "without_password": without_password });
         println!("{result:#}");
-        return;
+        return Ok(());
     }
     match applied {
         None if plan.changes.is_empty() => {}
         None => println!("\nNothing was changed: this was a dry run."),
         Some(secrets) => {
-            match plan.changes.len() {
-                1 => println!("\n1 change was made."),
-                many => println!("\n{many} changes were made."),
+            let fields: usize = plan.changes.iter().map(|change| change.fields.len()).sum();
+            let count = |count: usize, what: &str| match count {
+                1 => format!("1 {what}"),
+                many => format!("{many} {what}s"),
+            };
+            println!(
+                "\nApplied: {}, {}.",
+                count(plan.changes.len(), "object"),
+                count(fields, "field")
+            );
+            if !without_password.is_empty() {
+                println!(
+                    "Accounts without a password, which cannot sign in yet: {}. Set one with `portcullis user set-password NAME`.",
+                    without_password.join(", ")
+                );
             }
             if !secrets.is_empty() {
-                println!("Secrets of new clients, which are not shown again:");
-            }
-            for (id, secret) in &secrets {
-                println!("  {id}  {}", secret.expose());
+                let named = secrets.iter();
+                let named = named.map(|(id, secret)| (format!("Secret of {id}"), secret));
+                println!("{}", shown_once::announce(named, config)?);
             }
         }
     }
+    Ok(())
 }

@@ -146,6 +146,15 @@ impl Plan {
         self.changes.iter().map(Change::view).collect()
     }
 
+    /// Returns the names of new accounts that have no password.
+    pub fn without_password(&self) -> Vec<String> {
+        let has_none = |step: &Step| matches!(step, Step::PutUser(_, None));
+        let new = self.changes.iter();
+        new.filter(|change| change.steps.iter().any(has_none))
+            .map(|change| change.name.clone())
+            .collect()
+    }
+
     /// Returns the objects that are deleted or locked.
     pub fn removed(&self) -> Vec<String> {
         self.changes

@@ -30,14 +30,14 @@ pub struct Fields {
     /// Redirect URI; repeatable, compared byte for byte.
     #[arg(long = "redirect-uri", value_name = "URI")]
     redirect_uris: Option<Vec<String>>,
-    /// Authentication method; none means a public client [default: client_secret_basic].
+    /// Authentication method; none means a public client.
     #[arg(long, value_enum)]
     #[serde(rename = "token_endpoint_auth_method")]
     auth_method: Option<Method>,
-    /// Scopes that it may request, separated by spaces [default: openid profile email].
+    /// Scopes that it may request, separated by spaces.
     #[arg(long)]
     scope: Option<String>,
-    /// Grant type that it may use; repeatable [default: authorization_code, refresh_token].
+    /// Grant type that it may use; repeatable.
     #[arg(long = "grant-type", value_name = "GRANT")]
     grant_types: Option<Vec<String>>,
     /// Audience of an API that it may request tokens for; repeatable, the first is the default.
@@ -52,26 +52,24 @@ pub struct Fields {
     /// URI to which a browser may be redirected after logout; repeatable.
     #[arg(long = "post-logout-redirect-uri", value_name = "URI")]
     post_logout_redirect_uris: Option<Vec<String>>,
-    /// Signature algorithm of its ID tokens: RS256 or ES256 [default: RS256 if `keys.algorithms` contains it].
+    /// Signature algorithm of its ID tokens: RS256 or ES256.
     #[arg(long, value_name = "ALG")]
     #[serde(rename = "id_token_signed_response_alg")]
     id_token_alg: Option<String>,
-    /// Signature algorithm of its userinfo responses: RS256, ES256, or none for plain JSON
-    /// [default: none].
+    /// Signature algorithm of its userinfo responses: RS256, ES256, or none for plain JSON.
     #[arg(long, value_name = "ALG")]
     #[serde(rename = "userinfo_signed_response_alg")]
     userinfo_alg: Option<String>,
-    /// When users are asked for consent [default: remember].
+    /// When users are asked for consent.
     #[arg(long, value_enum)]
     consent: Option<Consent>,
-    /// Whether PKCE is required; false is allowed for confidential clients whose library does not support it
-    /// [default: true].
+    /// Whether PKCE is required; false is allowed for confidential clients whose library does not support it.
     #[arg(long, value_name = "BOOL")]
     require_pkce: Option<bool>,
-    /// Whether http://localhost redirect URIs are accepted [default: false].
+    /// Whether http://localhost redirect URIs are accepted.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     allow_localhost_redirect: Option<bool>,
-    /// Network from which it may authenticate, such as 10.0.0.0/8; repeatable [default: all].
+    /// Network from which it may authenticate, such as 10.0.0.0/8; repeatable.
     #[arg(long = "allow-network", value_name = "CIDR")]
     allow_networks: Option<Vec<String>>,
     /// Network from which it may not authenticate, even if it is allowed otherwise; repeatable.

@@ -5,10 +5,10 @@ use serde_json::json;
 use super::find;
 use crate::admin::clients::{self, NewSecret, OldSecrets};
 use crate::cli::command::{context, execute};
-use crate::cli::{Exit, Output, open, table};
+use crate::cli::{Exit, Output, open, shown_once, table};
 use crate::config::Config;
 use crate::config::HumanDuration;
-use crate::config::limits::{CLIENT_NAME_CHARS, SECRET_OVERLAP_CAP};
+use crate::config::limits::{CLIENT_NAME_CHARS, SECRET_LIFETIME_CAP, SECRET_OVERLAP_CAP};
 
 #[derive(clap::Args)]
 pub struct RotateSecret {
@@ -17,7 +17,7 @@ pub struct RotateSecret {
     /// Label of the new secret, for example where it is used.
     #[arg(long, default_value = "rotated")]
     label: String,
-    /// Lifetime of the new secret, such as 90d. Unlimited if absent.
+    /// Lifetime of the new secret, such as 90d, at most 3650d. Unlimited if absent.
     #[arg(long, value_name = "DURATION")]
     expires_in: Option<HumanDuration>,
     /// Time that the old secrets stay valid, at most 7d [default: `tokens.secret_overlap`].
@@ -43,6 +43,14 @@ impl RotateSecret {
         if overlap > SECRET_OVERLAP_CAP {
             return Err(refused("old secrets may stay valid for at most 7d".to_owned()).into());
         }
+        if self
+            .expires_in
+            .is_some_and(|lifetime| lifetime.0 > SECRET_LIFETIME_CAP)
+        {
+            let most = HumanDuration(SECRET_LIFETIME_CAP);
+            let why = format!("--expires-in: a secret may be valid for at most {most}");
+            return Err(refused(why).into());
+        }
         let (store, ctx) = (open(config)?, context());
         let id = find(&store, &self.id)?.id;
         let new = NewSecret {
@@ -58,9 +66,8 @@ impl RotateSecret {
         let secret = execute(&store, ctx, move |tx, ctx| {
             clients::rotate_secret(tx, ctx, &client_id, &stored)
         })?;
-        let shown = json!({
+        let mut shown = json!({
             "client_id": id.as_str(),
-            "client_secret": secret.expose(),
             "label": new.label,
             "expires_at": new.expires_at.map(|at| at.to_string()),
             "old_secrets_end_at": match new.old {
@@ -69,7 +76,18 @@ impl RotateSecret {
                 OldSecrets::ExpireAfter(time) => Some((now + time).to_string()),
             },
         });
-        table::print_one(output, &shown);
+        match output {
+            Output::Table => {
+                table::print_one(output, &shown);
+                let named = [("Client secret".to_owned(), &secret)];
+                println!("{}", shown_once::announce(named, config)?);
+            }
+            Output::Json => {
+                shown["client_secret"] = secret.expose().into();
+                shown_once::add_issuer(&mut shown, config)?;
+                table::print_one(output, &shown);
+            }
+        }
         Ok(())
     }
 }

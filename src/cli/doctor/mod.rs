@@ -14,13 +14,6 @@ use crate::config::{self, Argon2, Config, Overrides};
 use crate::keys::provider;
 use crate::secret::Secret;
 
-#[derive(clap::Args)]
-pub struct Arguments {
-    /// Output format.
-    #[arg(long, value_enum, default_value_t)]
-    format: Output,
-}
-
 /// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
@@ -70,7 +63,7 @@ fn finding(check: &'static str, verdict: Verdict, what: impl Into<String>) -> Fi
     }
 }
 
-pub fn run(arguments: &Arguments, overrides: &Overrides) -> anyhow::Result<()> {
+pub fn run(overrides: &Overrides, output: Output) -> anyhow::Result<()> {
     let read = config::environment().and_then(|all| {
         let config = config::load(overrides, all.clone())?;
         let ignored = config::ignored_variables(&all);
@@ -87,7 +80,7 @@ pub fn run(arguments: &Arguments, overrides: &Overrides) -> anyhow::Result<()> {
         }
         Err(error) => vec![fail("configuration", error.to_string())],
     };
-    match arguments.format {
+    match output {
         Output::Table => findings.iter().for_each(|finding| {
             let word = finding.verdict.word();
             println!("{word:<4}  {:<17}  {}", finding.check, finding.what);

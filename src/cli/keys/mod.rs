@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Subcommand;
+use serde_json::json;
 
 use super::{Exit, Output, block_on, open};
 use crate::app::key_table;
@@ -22,9 +23,6 @@ use crate::time::Timestamp;
 pub struct Arguments {
     #[command(subcommand)]
     action: Action,
-    /// Output format.
-    #[arg(long, global = true, value_enum, default_value_t)]
-    format: Output,
 }
 
 #[derive(Subcommand)]
@@ -58,10 +56,10 @@ enum Action {
 pub fn run(
     arguments: &Arguments,
     config: impl FnOnce() -> anyhow::Result<Config>,
+    format: Output,
 ) -> anyhow::Result<()> {
-    let format = arguments.format;
     match &arguments.action {
-        Action::GenerateKek { out, if_missing } => generate_kek(out, *if_missing),
+        Action::GenerateKek { out, if_missing } => generate_kek(out, *if_missing, format),
         Action::List => list::run(&config()?, format),
         Action::Plan(arguments) => plan::run(arguments, &config()?, format),
         Action::Rotate(arguments) => change::rotate(arguments, &config()?, format),
@@ -71,15 +69,28 @@ pub fn run(
     }
 }
 
-fn generate_kek(out: &std::path::Path, if_missing: bool) -> anyhow::Result<()> {
-    if if_missing && out.exists() {
-        return Ok(());
+fn generate_kek(out: &std::path::Path, if_missing: bool, format: Output) -> anyhow::Result<()> {
+    let file = out.display().to_string();
+    match (out.exists(), if_missing) {
+        (true, true) => {
+            let text = format!("{file} exists already; nothing was changed.");
+            format.print(&json!({ "file": file, "created": false }), text);
+            return Ok(());
+        }
+        (true, false) => {
+            return Err(Exit {
+                code: 2,
+                message: format!("{file} exists already; to keep it, pass --if-missing"),
+            }
+            .into());
+        }
+        (false, _) => {}
     }
     write_kek(out, &entropy()).map_err(|message| Exit { code: 1, message })?;
-    println!(
-        "A key-encrypting key was created in {}. Keep a copy of it apart from the backups of the database.",
-        out.display()
+    let text = format!(
+        "A key-encrypting key was created in {file}. Keep a copy of it apart from the backups of the database."
     );
+    format.print(&json!({ "file": file, "created": true }), text);
     Ok(())
 }
 

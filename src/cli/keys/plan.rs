@@ -176,7 +176,8 @@ fn next_key(ring: &[SigningKey], now: Timestamp) -> Option<&SigningKey> {
 
 /// Returns the waiting times with their terms.
 fn formulas(config: &Config) -> String {
-    let (keys, show) = (&config.keys, HumanDuration);
+    let keys = &config.keys;
+    let show = |duration| HumanDuration(duration).spelled();
     let overlap = limits::CLOCK_SKEW + limits::KEY_CHANGE_SEEN;
     let verify_only = limits::LONGEST_SIGNED + keys.verifier_cache.0 + overlap;
     format!(

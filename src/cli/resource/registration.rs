@@ -27,14 +27,14 @@ pub struct Fields {
     /// Scopes, separated by spaces. The command line has a separate option.
     #[arg(skip)]
     pub scope: Option<String>,
-    /// Signature algorithm of its access tokens: ES256 or RS256 [default: ES256].
+    /// Signature algorithm of its access tokens: ES256 or RS256.
     #[arg(long)]
     alg: Option<String>,
     /// Lifetime of its access tokens, at most 60m; empty means `tokens.access`.
     #[arg(long, value_name = "DURATION")]
     access_ttl: Option<String>,
     /// Maximum age of the revocation data with which its services accept tokens, such as 3s; at most 60m, or
-    /// `none` for any age [default: 60s].
+    /// `none` for any age.
     #[arg(long, value_name = "DURATION")]
     max_age: Option<String>,
 }

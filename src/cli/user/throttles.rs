@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 
+use serde_json::json;
+
 use super::{find, parse};
 use crate::admin::throttles::{self, Counters};
 use crate::cli::command::{context, execute};
-use crate::cli::open;
+use crate::cli::{Output, open};
 use crate::config::Config;
 
 #[derive(clap::Args)]
@@ -21,7 +23,7 @@ pub struct Arguments {
     all: bool,
 }
 
-pub fn clear(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
+pub fn clear(config: &Config, arguments: &Arguments, output: Output) -> anyhow::Result<()> {
     let store = open(config)?;
     let which = match (&arguments.username, arguments.address) {
         (Some(username), _) => Counters::User(find(&store, &parse(username)?)?.id),
@@ -31,6 +33,9 @@ pub fn clear(config: &Config, arguments: &Arguments) -> anyhow::Result<()> {
     let cleared = execute(&store, context(), move |tx, ctx| {
         throttles::clear(tx, ctx, &which)
     })?;
-    println!("Counters of failed sign-ins cleared: {cleared}.");
+    output.print(
+        &json!({ "cleared": cleared }),
+        format!("Counters of failed sign-ins cleared: {cleared}."),
+    );
     Ok(())
 }
