@@ -352,6 +352,51 @@ fn security_page_names_existing_rows_tests_and_files() {
 }
 
 #[test]
+fn owasp_page_names_existing_rows_tests_and_files() {
+    let (rows, tests, files) = names_in("docs/owasp.md");
+    assert!(
+        rows > 60 && tests > 40 && files > 60,
+        "{rows} {tests} {files}"
+    );
+    let text = fs::read_to_string(root().join("docs/owasp.md")).unwrap();
+    // Every requirement of level 1 and 2 of these chapters, alone or in a range.
+    let first = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(' ').next());
+    let named: BTreeSet<&str> = first.map(|name| name.trim_end_matches(',')).collect();
+    for (section, count) in [
+        ("6.1", 3),
+        ("6.2", 12),
+        ("6.3", 4),
+        ("6.4", 4),
+        ("7.1", 3),
+        ("7.2", 4),
+        ("7.3", 2),
+        ("7.4", 5),
+        ("7.5", 2),
+        ("7.6", 2),
+        ("9.1", 3),
+        ("9.2", 4),
+        ("10.1", 2),
+        ("10.3", 4),
+        ("10.4", 11),
+        ("10.6", 2),
+        ("10.7", 3),
+    ] {
+        for number in 1..=count {
+            let name = format!("{section}.{number}");
+            assert!(named.contains(name.as_str()), "{name} has no row");
+        }
+    }
+    for number in 1..=10 {
+        assert!(
+            named.contains(format!("API{number}").as_str()),
+            "API{number}"
+        );
+    }
+}
+
+#[test]
 fn faults_page_names_every_fault_test() {
     let (rows, tests, _) = names_in("docs/faults.md");
     assert!(rows >= 10 && tests > 40, "{rows} {tests}");
