@@ -19,7 +19,7 @@ use crate::config::{self, Address, Config, Listen, Overrides};
 use crate::http::{BindError, Listeners};
 use crate::secret::Entropy;
 use crate::time::Clock;
-use crate::{metrics, telemetry};
+use crate::{log, metrics, telemetry};
 
 pub use stop::{Background, run_until_stopped};
 
