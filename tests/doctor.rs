@@ -539,6 +539,60 @@ fn doctor_reports_issuer_problems() {
         );
 }
 
+/// nginx with `location /auth/ { proxy_pass http://server/; }`: the root of the issuer's host is another site.
+#[test]
+fn doctor_reports_path_prefix() {
+    let installation = Installation::new();
+    let proxy = impostor("404 Not Found", "Server: nginx/1.26\r\n", "");
+    let issuer = format!("http://localhost:{proxy}");
+    let listen = format!("localhost:{}", free_port());
+    let management = format!("127.0.0.1:{}", free_port());
+    let variables = [
+        ("PORTCULLIS__ISSUER", issuer.as_str()),
+        ("PORTCULLIS__LISTEN__PUBLIC", &listen),
+        ("PORTCULLIS__LISTEN__MANAGEMENT", &management),
+    ];
+    let found = installation.doctor(&variables);
+    found.says("issuer", "fail", "returns 404");
+    let _running = installation.serve(&variables);
+    let found = installation.doctor(&variables);
+    found.says("issuer", "fail", "returns 404");
+    found.says("issuer", "fail", "without a path prefix");
+}
+
+#[apply(on_both_databases)]
+#[test]
+fn doctor_names_clients_that_serve_several_audiences(#[case] db: Db) {
+    let installation = &Installation::on(db);
+    let apis = ["https://orders.example", "https://mail.example"];
+    for api in apis {
+        installation.done(&["resource", "create", "--audience", api, "--name", "An API"]);
+    }
+    let create = [
+        "client",
+        "create",
+        "--grant-type",
+        "client_credentials",
+        "--scope",
+        "",
+    ];
+    let serves = ["--serves", apis[0]];
+    let one = [&create[..], &["--id", "one", "--name", "One"], &serves].concat();
+    installation.done(&one);
+    let found = installation.doctor(&[]);
+    let named = |found: &Diagnosis| {
+        let checks = found.findings.iter();
+        checks
+            .filter(|(check, ..)| check == "resource servers")
+            .count()
+    };
+    assert_eq!(named(&found), 0, "{:#?}", found.findings);
+    let both = ["--id", "both", "--name", "Both", "--serves", apis[1]];
+    installation.done(&[&create[..], &both, &serves].concat());
+    let found = installation.doctor(&[]);
+    found.says("resource servers", "warn", "several audiences: `both`.");
+}
+
 /// Returns a certificate for a name that expires in this many days, and its key.
 fn certify(folder: &Path, name: &str, days: i64) {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();

@@ -33,6 +33,7 @@ pub async fn check(config: &Config) -> (Option<Store>, Vec<Finding>) {
     findings.extend(damage(&store).await);
     findings.push(clock_skew(&store).await);
     findings.push(administrators(&store).await);
+    findings.extend(shared_resource_servers(&store).await);
     (Some(store), findings)
 }
 
@@ -103,6 +104,27 @@ async fn clock_skew(store: &Store) -> Finding {
     } else {
         ok("clock", what)
     }
+}
+
+/// Names clients that are the resource server for several audiences. Introspection reports a token of each of them as
+/// active, so a service that does not check `aud` itself would accept the tokens of the others.
+async fn shared_resource_servers(store: &Store) -> Option<Finding> {
+    let clients = match store.read(|tx| tx.list_clients()).await {
+        Ok(clients) => clients,
+        Err(error) => return Some(fail("resource servers", error.to_string())),
+    };
+    let shared: Vec<String> = clients
+        .iter()
+        .filter(|client| client.disabled_at.is_none() && client.serves.len() > 1)
+        .map(|client| format!("`{}`", client.id))
+        .collect();
+    (!shared.is_empty()).then(|| {
+        let what = format!(
+            "clients that serve several audiences: {}. Register one client for each service, or make sure that each service checks `aud`: introspection reports a token for any of the audiences as active",
+            shared.join(", ")
+        );
+        warn("resource servers", what)
+    })
 }
 
 async fn administrators(store: &Store) -> Finding {

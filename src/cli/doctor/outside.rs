@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::files::validity;
-use super::{Finding, fail, ok, warn};
+use super::{Finding, Verdict, fail, ok, warn};
 use crate::cli::request::explain;
 use crate::config::{Address, Config, Issuer};
 use crate::http::Validity;
@@ -113,6 +113,10 @@ async fn issuer(config: &Config, issuer: &Issuer) -> Result<Vec<Finding>, String
         ),
         (status, _) => fail("issuer", format!("{url} returns {status}")),
     };
+    let metadata = match metadata.verdict {
+        Verdict::Fail => explain_path_prefix(config, issuer, metadata).await,
+        _ => metadata,
+    };
     let mut findings = vec![metadata];
     findings.extend(certificate);
     if let Some(proxy) = proxy.filter(|_| config.http.trusted_proxies.is_empty()) {
@@ -122,6 +126,40 @@ async fn issuer(config: &Config, issuer: &Issuer) -> Result<Vec<Finding>, String
         ));
     }
     Ok(findings)
+}
+
+/// Adds the probable cause if the server on this host publishes its metadata, but the issuer's address does not lead to
+/// it: a proxy serves it below a path, or does not serve it.
+async fn explain_path_prefix(config: &Config, issuer: &Issuer, finding: Finding) -> Finding {
+    match metadata_of_node(config, issuer).await {
+        Some(document) if document["issuer"] == issuer.as_str() => fail(
+            "issuer",
+            format!(
+                "{}. The server on {} publishes its metadata: the proxy must pass {issuer}/ on to it without a path prefix, because an issuer has no path (docs/tls.md)",
+                finding.what, config.listen.public
+            ),
+        ),
+        _ => finding,
+    }
+}
+
+/// Fetches the metadata from the public listener of this host, past any proxy.
+async fn metadata_of_node(config: &Config, issuer: &Issuer) -> Option<Value> {
+    let scheme = match config.listen.tls.files() {
+        Some(_) => "https",
+        None => "http",
+    };
+    let address = reachable(&config.listen.public);
+    if address.starts_with("unix:") {
+        return None;
+    }
+    let client = client(reqwest::Client::builder().tls_danger_accept_invalid_certs(true)).ok()?;
+    let request = client
+        .get(format!(
+            "{scheme}://{address}/.well-known/openid-configuration"
+        ))
+        .header("Host", issuer.authority().to_string());
+    request.send().await.ok()?.json().await.ok()
 }
 
 /// Compares published metadata with that of this configuration.
