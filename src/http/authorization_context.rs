@@ -93,8 +93,10 @@ pub(in crate::http) async fn load_authorization_request(
         .find(&app.page_store, &client_id, now)
         .await?;
     let client = known.as_ref().map(|known| known.client.clone());
+    if client.is_some() {
+        access_log::name_client(http, &client_id);
+    }
     let (client, callback) = rules::callback(params, client)?;
-    access_log::name_client(http, &client_id);
     // 2. All other parameters.
     let keys = app.keys();
     let context = ValidationContext {

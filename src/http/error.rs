@@ -17,7 +17,7 @@ use crate::http::response::{PagePolicy, continue_to, deliver, page, whole_second
 use crate::http::server::access_log::{self, About, RequestId};
 use crate::metrics::REFUSED;
 use crate::oauth::request::authorize::AuthorizeError;
-use crate::oauth::{Cause, Code, Description, Detail, Error, Severity};
+use crate::oauth::{Cause, Code, Compared, Description, Detail, Error, Severity};
 
 #[derive(Template)]
 #[template(path = "error.html")]
@@ -196,8 +196,7 @@ impl HandlerError {
                 protocol_page(request, assets, &error)
             }
             Self::AuthorizeError(AuthorizeError::Callback(callback, error)) => {
-                let source = error.source.as_deref();
-                refused(request, error.code.as_str(), error.detail, source);
+                refused_by_protocol(request, &error);
                 deliver(callback.refuse(&error, app.issuer.as_str()), app, assets)
             }
         }
@@ -239,12 +238,7 @@ fn linked_error_page(
 
 /// Renders a protocol error as a page, where there is no verified callback to redirect to.
 fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> HttpResponse {
-    refused(
-        request,
-        error.code.as_str(),
-        error.detail,
-        error.source.as_deref(),
-    );
+    refused_by_protocol(request, error);
     let reason = match error.detail.cause {
         Cause::UnregisteredRedirectUri => {
             "The application requested a redirect to an address that is not registered for it."
@@ -282,12 +276,7 @@ fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> HttpR
 
 /// Renders a protocol error as JSON (RFC 6749 §5.2).
 pub fn json(request: &HttpRequest, error: &Error) -> HttpResponse {
-    refused(
-        request,
-        error.code.as_str(),
-        error.detail,
-        error.source.as_deref(),
-    );
+    refused_by_protocol(request, error);
     let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::BAD_REQUEST);
     let body = serde_json::json!({
         "error": error.code.as_str(),
@@ -347,9 +336,20 @@ pub fn refused(
     detail: Detail,
     source: Option<&(dyn std::error::Error + Send + Sync)>,
 ) {
+    count_refused(request, code, detail);
+    log(request, detail, source);
+}
+
+/// Does the same as [`refused`] for an error of the protocol, with what was received and what is registered.
+pub(in crate::http) fn refused_by_protocol(request: &HttpRequest, error: &Error) {
+    count_refused(request, error.code.as_str(), error.detail);
+    let source = error.source.as_deref();
+    write(request, error.detail, source, error.compared.as_deref());
+}
+
+fn count_refused(request: &HttpRequest, code: &'static str, detail: Detail) {
     let endpoint = access_log::route(request);
     REFUSED.count([endpoint, code.into(), detail.reason.into()]);
-    log(request, detail, source);
 }
 
 /// Writes a log line that an operator may have to act on.
@@ -357,6 +357,21 @@ pub fn log(
     request: &HttpRequest,
     detail: Detail,
     source: Option<&(dyn std::error::Error + Send + Sync)>,
+) {
+    write(request, detail, source, None);
+}
+
+/// Writes a log line about an error that does not end the request, with what was received and what is registered.
+pub(in crate::http) fn log_error(request: &HttpRequest, error: &Error) {
+    let source = error.source.as_deref();
+    write(request, error.detail, source, error.compared.as_deref());
+}
+
+fn write(
+    request: &HttpRequest,
+    detail: Detail,
+    source: Option<&(dyn std::error::Error + Send + Sync)>,
+    compared: Option<&Compared>,
 ) {
     let About {
         request_id,
@@ -374,6 +389,10 @@ pub fn log(
     } = detail;
     let description = description.map(Description::as_str);
     let source = source.map(ToString::to_string);
+    let client_id = client_id.or_else(|| Some(compared?.client_id.as_ref()?.to_string()));
+    let present = |text: &'_ String| (!text.is_empty()).then(|| text.clone());
+    let received = compared.and_then(|compared| present(&compared.received));
+    let registered = compared.and_then(|compared| present(&compared.registered));
     let path = request.path();
     match severity {
         Severity::Normal if source.is_none() => {
@@ -386,7 +405,9 @@ pub fn log(
                 user_ref,
                 ip,
                 path,
-                description
+                description,
+                received,
+                registered
             );
         }
         severity => {
@@ -406,6 +427,8 @@ pub fn log(
                 ip,
                 path,
                 description,
+                received,
+                registered,
                 source
             );
         }

@@ -142,6 +142,7 @@ fn unavailable(rejection: Rejection) -> Error {
     Error {
         code: Code::TemporarilyUnavailable,
         detail: rejection.into(),
+        compared: None,
         source: None,
     }
 }

@@ -1,6 +1,8 @@
 //! Errors of the protocol: a public code with its HTTP status, and a private reason that is logged and never
 //! sent. RFC 6749 §4.1.2.1, §5.2, and the codes of each extension.
 
+use crate::id::ClientId;
+
 /// An error of the protocol: `code` is for the client, `detail` and `source` are for the operator.
 #[derive(Debug, thiserror::Error)]
 #[error("{} ({}: {})", code.as_str(), detail.event, detail.reason)]
@@ -11,6 +13,20 @@ pub struct Error {
     pub detail: Detail,
     /// The underlying error, if this server caused it.
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    /// What was received and what is registered, only for the log.
+    pub compared: Option<Box<Compared>>,
+}
+
+/// The received value that a request is rejected for, and the registered value that it differs from. An operator sees
+/// from both what to change. Neither contains a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compared {
+    /// The client, if it is registered.
+    pub client_id: Option<ClientId>,
+    /// Of the request.
+    pub received: String,
+    /// Of the client.
+    pub registered: String,
 }
 
 /// The registered error codes, in the order of their documents.
@@ -257,7 +273,7 @@ macro_rules! constructors {
         impl Error {$(
             #[doc = concat!("Creates `", stringify!($name), "` with its private reason.")]
             pub fn $name(detail: impl Into<Detail>) -> Self {
-                Self { code: Code::$code, detail: detail.into(), source: None }
+                Self { code: Code::$code, detail: detail.into(), source: None, compared: None }
             }
         )*}
     };
@@ -278,8 +294,37 @@ impl Error {
             detail: Detail::high("key.unusable", "blocking"),
             source: Some(source.into()),
         }
+            compared: None,
+        }
+    }
+
+    /// Adds what was received and what is registered, for the log.
+    #[must_use]
+    pub fn comparing(self, received: impl Into<String>, registered: impl Into<String>) -> Self {
+        let client_id = self.compared.and_then(|compared| compared.client_id);
+        Self {
+            compared: Some(Box::new(Compared {
+                client_id,
+                received: received.into(),
+                registered: registered.into(),
+            })),
+            ..self
     }
 }
+
+    /// Names the registered client, for the log.
+    #[must_use]
+    pub fn about_client(mut self, client_id: &ClientId) -> Self {
+        let compared = self.compared.get_or_insert_with(|| {
+            Box::new(Compared {
+                client_id: None,
+                received: String::new(),
+                registered: String::new(),
+            })
+        });
+        compared.client_id = Some(client_id.clone());
+        self
+    }
 
 constructors! {
     invalid_request InvalidRequest
@@ -314,6 +359,7 @@ impl From<crate::keys::KeyError> for Error {
             detail: Detail::high("key.unusable", reason),
             source: Some(Box::new(error)),
         }
+            compared: None,
     }
 }
 

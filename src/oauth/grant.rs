@@ -195,8 +195,10 @@ impl<'p> EffectiveGrant<'p> {
             None if !self.names_resources => return Ok(None),
             None => granted.next(),
         };
-        target
-            .map(Some)
-            .ok_or_else(|| Error::invalid_target(AudienceError::Resource))
+        target.map(Some).ok_or_else(|| {
+            let granted: Vec<&str> = self.resources.iter().map(|r| r.audience.as_str()).collect();
+            Error::invalid_target(AudienceError::Resource)
+                .comparing(requested.unwrap_or_default(), granted.join(" "))
+        })
     }
 }

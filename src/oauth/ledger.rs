@@ -54,6 +54,7 @@ impl From<StorageError> for Error {
             code: error::Code::TemporarilyUnavailable,
             detail,
             source: Some(Box::new(error)),
+            compared: None,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! Logout at the request of a client: OpenID Connect RP-Initiated Logout 1.0.
 
 use super::client::Client;
-use super::error::Detail;
+use super::error::{Detail, Error};
 use super::issue::id_token::Hint;
+use super::redirect_uri::{all_without_query, without_query};
 use super::request::params::{Params, Problem};
 use crate::id::ClientId;
 
@@ -105,13 +106,15 @@ impl<'a> LogoutRequest<'a> {
     ///
     /// # Errors
     /// [`NO_CLIENT`], [`UNREGISTERED`].
-    pub fn destination(&self, client: Option<&Client>) -> Result<Option<String>, Detail> {
+    pub fn destination(&self, client: Option<&Client>) -> Result<Option<String>, Error> {
         let Some(uri) = self.post_logout_redirect_uri else {
             return Ok(None);
         };
-        let registered = &client.ok_or(NO_CLIENT)?.post_logout_redirect_uris;
+        let client = client.ok_or_else(|| Error::invalid_request(NO_CLIENT))?;
+        let registered = &client.post_logout_redirect_uris;
         if !registered.iter().any(|registered| registered == uri) {
-            return Err(UNREGISTERED);
+            let error = Error::invalid_request(UNREGISTERED);
+            return Err(error.comparing(without_query(uri), all_without_query(registered)));
         }
         Ok(Some(match self.state {
             None => uri.to_owned(),

@@ -47,5 +47,5 @@ pub mod revocation;
 pub mod token;
 pub mod userinfo;
 
-pub use error::{Cause, Code, Description, Detail, Error, Severity};
+pub use error::{Cause, Code, Compared, Description, Detail, Error, Severity};
 pub use ledger::{Ledger, Outcome, StorageError};

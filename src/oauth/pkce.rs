@@ -47,14 +47,16 @@ impl Challenge {
         let Some(challenge) = challenge else {
             return match method {
                 _ if requirement == Requirement::Required => {
-                    Err(Error::invalid_request(Rejection::Missing))
+                    let error = Error::invalid_request(Rejection::Missing);
+                    Err(error.comparing("no code_challenge", "require_pkce=true"))
                 }
                 Some(_) => Err(Error::invalid_request(Rejection::MethodWithoutChallenge)),
                 None => Ok(None),
             };
         };
         if method != Some("S256") {
-            return Err(Error::invalid_request(Rejection::Method));
+            let error = Error::invalid_request(Rejection::Method);
+            return Err(error.comparing(method.unwrap_or("plain"), "S256"));
         }
         // `from_base64url` rejects padding and non-zero trailing bits, so the form is canonical.
         let canonical =

@@ -58,10 +58,34 @@ pub fn resolve(
         (Some(uri), _, _) if is_registered(registered, uri) => {
             Ok(Callback::requested(uri.to_owned()))
         }
-        (Some(_), _, _) => Err(Error::invalid_request(Rejection::Mismatch)),
+        (Some(uri), _, _) => {
+            let error = Error::invalid_request(Rejection::Mismatch);
+            Err(error.comparing(without_query(uri), all_without_query(registered)))
+        }
         (None, [only], Presence::Optional) => Ok(Callback::registered(only.clone())),
-        (None, _, _) => Err(Error::invalid_request(Rejection::Missing)),
+        (None, _, _) => {
+            let error = Error::invalid_request(Rejection::Missing);
+            Err(error.comparing("", all_without_query(registered)))
+        }
     }
+}
+
+/// Returns a URI as the log shows it: without user part, query and fragment, which may contain secrets.
+pub fn without_query(uri: &str) -> String {
+    let bare = uri.split(['?', '#']).next().unwrap_or_default();
+    match bare.split_once("://") {
+        Some((scheme, rest)) => match rest.rsplit_once('@') {
+            Some((_, rest)) => format!("{scheme}://{rest}"),
+            None => bare.to_owned(),
+        },
+        None => bare.to_owned(),
+    }
+}
+
+/// Returns registered URIs as the log shows them.
+pub fn all_without_query(registered: &[String]) -> String {
+    let shown: Vec<String> = registered.iter().map(|uri| without_query(uri)).collect();
+    shown.join(" ")
 }
 
 /// Returns whether a redirect URI is registered.

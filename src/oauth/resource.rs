@@ -107,7 +107,11 @@ pub fn targets(
     registered: &[Resource],
     requested: &[&str],
     scope: &Scope,
-) -> Result<Vec<String>, Error> {
+) -> Result<Targets, Error> {
+    let audiences = || {
+        let known: Vec<&str> = registered.iter().map(|r| r.audience.as_str()).collect();
+        known.join(" ")
+    };
     if requested.len() > RESOURCES {
         return Err(Error::invalid_target(Rejection::Resource));
     }
@@ -116,7 +120,9 @@ pub fn targets(
         let resource = registered
             .iter()
             .find(|r| r.audience == *name && is_identifier(name));
-        let resource = resource.ok_or_else(|| Error::invalid_target(Rejection::Resource))?;
+        let resource = resource.ok_or_else(|| {
+            Error::invalid_target(Rejection::Resource).comparing(*name, audiences())
+        })?;
         if !chosen.iter().any(|r| r.audience == resource.audience) {
             chosen.push(resource);
         }
@@ -132,8 +138,13 @@ pub fn targets(
         }
     }
     let offered = |token: &str| chosen.iter().any(|r| r.scopes.contains(token));
-    if !api_scope.iter().all(offered) || !scope.is_within(client_scopes) {
-        return Err(Error::invalid_scope(Rejection::Scope));
+    let is_allowed = |token: &str| {
+        client_scopes.contains(token) && (IDENTITY.contains(&token) || offered(token))
+    };
+    let refused = scope.retain(|token| !is_allowed(token));
+    if !refused.is_empty() {
+        let error = Error::invalid_scope(Rejection::Scope);
+        return Err(error.comparing(refused.to_string(), client_scopes.to_string()));
     }
     Ok(chosen.into_iter().map(|r| r.audience.clone()).collect())
 }

@@ -136,7 +136,10 @@ impl TokenRequest {
         issuer: TokenIssuer<'a>,
     ) -> Result<GrantContext<'a>, Error> {
         if !client.client().may_use(self.grant_type()) {
-            return Err(Error::unauthorized_client(Rejection::GrantType));
+            let known = client.client().grant_types.iter();
+            let known: Vec<&str> = known.map(|grant| grant.as_str()).collect();
+            let error = Error::unauthorized_client(Rejection::GrantType);
+            return Err(error.comparing(self.grant_type().as_str(), known.join(" ")));
         }
         Ok(GrantContext {
             client,

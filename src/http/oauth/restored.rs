@@ -12,6 +12,7 @@ pub(super) async fn check_lost_grant(app: &App, grant: Option<&GrantId>) -> Resu
             code: Code::TemporarilyUnavailable,
             detail: Rejection::GrantLost.into(),
             source: None,
+            compared: None,
         }),
         _ => Ok(()),
     }

@@ -191,6 +191,7 @@ pub async fn request_timeout(
                     code: Code::TemporarilyUnavailable,
                     detail: Detail::high("http.timeout", "handler"),
                     source: None,
+                    compared: None,
                 },
             );
             Ok(ServiceResponse::new(http, response))
@@ -379,6 +380,7 @@ async fn reject_unready(request: &HttpRequest, app: &App, assets: &Assets) -> Op
                 code: Code::TemporarilyUnavailable,
                 detail: Detail::new("db.restored", "waiting"),
                 source: None,
+                compared: None,
             },
         ),
         (false, error) => error::json(request, &error.into()),

@@ -108,7 +108,7 @@ async fn log_out(
         Ok(_) if logout.id_token_hint.is_some() && hint.is_none() => None,
         Ok(to) => to,
         Err(refused) => {
-            error::log(request, refused, None);
+            error::log_error(request, &refused);
             None
         }
     };

@@ -80,7 +80,15 @@ impl GrantRequest for CodeRequest {
         };
         // 2. Client, redirect URI and PKCE challenge, in the order of oxide-auth.
         if let Err(reason) = check(self, &code, client) {
-            return Ok(Err(Error::invalid_grant(reason)));
+            let error = Error::invalid_grant(reason);
+            return Ok(Err(match reason {
+                Rejection::RedirectUri => {
+                    let sent = self.redirect_uri.as_deref().unwrap_or_default();
+                    let authorized = redirect_uri::without_query(&code.redirect_uri);
+                    error.comparing(redirect_uri::without_query(sent), authorized)
+                }
+                _ => error,
+            }));
         }
         // 3. The grant, its session and its consent are active.
         let Some(grant) = ledger.find_active_grant(&code.grant_id, issuer.now)? else {

@@ -31,8 +31,11 @@ impl GrantRequest for ClientCredentialsRequest {
         let scope = form.one("scope").map_err(Problem::in_token_request)?;
         let scope = scope.map(Scope::parse).transpose().map_err(|_| invalid())?;
         let is_identity = |token: &str| IDENTITY.contains(&token);
-        if scope.iter().flat_map(Scope::iter).any(is_identity) {
-            return Err(invalid());
+        if let Some(scope) = &scope
+            && scope.iter().any(is_identity)
+        {
+            let refused = scope.retain(is_identity);
+            return Err(invalid().comparing(refused.to_string(), "client_credentials"));
         }
         Ok(Self { scope })
     }

@@ -125,7 +125,9 @@ impl RefreshRequest {
     ) -> Result<(Scope, Option<&'p Resource>), Error> {
         let requested = self.scope.as_ref().unwrap_or(&grant.scope);
         if !requested.is_within(&grant.scope) {
-            return Err(Error::invalid_scope(Rejection::Scope));
+            let beyond = requested.retain(|token| !grant.scope.contains(token));
+            let error = Error::invalid_scope(Rejection::Scope);
+            return Err(error.comparing(beyond.to_string(), grant.scope.to_string()));
         }
         let client = context.client;
         let effective = grant

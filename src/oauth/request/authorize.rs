@@ -232,7 +232,13 @@ fn read(
     }
     unsupported(params)?;
     if !client.may_use(GrantType::AuthorizationCode) {
-        return Err(Error::unauthorized_client(Rejection::GrantType));
+        let known: Vec<&str> = client
+            .grant_types
+            .iter()
+            .map(|grant| grant.as_str())
+            .collect();
+        let error = Error::unauthorized_client(Rejection::GrantType);
+        return Err(error.comparing(GrantType::AuthorizationCode.as_str(), known.join(" ")));
     }
     let scope = requested_scope(params)?;
     let challenge = Challenge::from_request(
@@ -348,7 +354,9 @@ fn negotiate(
                     .as_ref()
                     .is_some_and(|requested| client.scopes.set().priviledged_to(requested))
                 {
-                    return Err(Error::invalid_scope(Rejection::Scope));
+                    let refused = scope.retain(|token| !client.scopes.contains(token));
+                    let error = Error::invalid_scope(Rejection::Scope);
+                    return Err(error.comparing(refused.to_string(), client.scopes.to_string()));
                 }
                 let pre_grant = PreGrant {
                     client_id: bound_client.client_id.clone().into_owned(),
