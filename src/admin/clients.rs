@@ -33,10 +33,10 @@ impl Rules {
     /// [`ConfigError`]: the issuer is not set.
     pub fn of(config: &Config) -> Result<Self, ConfigError> {
         Ok(Self {
-            // A server for development: its issuer is on this machine.
-            localhost: match config.issuer()?.is_loopback() {
-                true => Localhost::Allowed,
-                false => Localhost::Forbidden,
+            // A server for development: only a loopback issuer can be http.
+            localhost: match config.issuer()?.is_https() {
+                true => Localhost::Forbidden,
+                false => Localhost::Allowed,
             },
             keys: config.keys.clone(),
         })

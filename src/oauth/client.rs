@@ -215,7 +215,7 @@ impl Client {
     }
 
     /// Checks a registration against RFC 7591 §2 and the policy. `localhost` states whether every client may register
-    /// the host name `localhost`; otherwise only those with `allow_localhost_redirect` may.
+    /// the host name `localhost`; otherwise only public clients and those with `allow_localhost_redirect` may.
     ///
     /// # Errors
     /// All invalid fields. [`rejected`] converts them to an error of the protocol.
@@ -259,7 +259,8 @@ impl Client {
             let why = "the authorization_code grant needs a redirect URI";
             reject("redirect_uris", why);
         }
-        let localhost = match self.allow_localhost_redirect {
+        // Policy §10: a public client, a development server, or by the switch.
+        let localhost = match self.allow_localhost_redirect || !self.is_confidential() {
             true => Localhost::Allowed,
             false => localhost,
         };

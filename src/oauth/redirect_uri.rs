@@ -1,5 +1,5 @@
 //! Redirect URIs: RFC 6749 §3.1.2, RFC 8252 §7, RFC 9700 §2.1. They are compared byte for byte, without
-//! normalisation. The one exception is the port of a loopback address.
+//! normalisation. The one exception is the port of a loopback address and of `localhost`.
 
 use url::Url;
 
@@ -94,7 +94,8 @@ pub fn is_registered(registered: &[String], requested: &str) -> bool {
     registered.any(|registered| matches(registered, requested))
 }
 
-/// Returns whether the two are equal, byte for byte, except for the port of a loopback literal.
+/// Returns whether the two are equal, byte for byte, except for the port of a loopback literal or of `localhost`:
+/// native applications and development servers receive the response on a port that they find free.
 fn matches(registered: &str, requested: &str) -> bool {
     if requested.len() > REDIRECT_URI_BYTES {
         return false;
@@ -106,10 +107,14 @@ fn matches(registered: &str, requested: &str) -> bool {
         }
 }
 
-/// Splits a loopback URI (RFC 8252 §7.3) into `http://127.0.0.1` or `http://[::1]` and the part after the
-/// port. `None` for all other URIs.
+/// The hosts of a loopback redirect (RFC 8252 §7.3, §8.3), of which `localhost` is registered only where
+/// [`Localhost::Allowed`] says so.
+const LOOPBACK: [&str; 3] = ["http://127.0.0.1", "http://[::1]", "http://localhost"];
+
+/// Splits a loopback URI into one of [`LOOPBACK`] and the part after the port. `None` for all other URIs, among
+/// them those with a port that is not valid.
 fn split_loopback(uri: &str) -> Option<(&str, &str)> {
-    let literal = ["http://127.0.0.1", "http://[::1]"]
+    let literal = LOOPBACK
         .into_iter()
         .find(|literal| uri.starts_with(literal))?;
     let rest = &uri[literal.len()..];
@@ -178,15 +183,37 @@ pub fn check(
     if web && !has_authority(uri, url.scheme()) {
         return reject("does not begin with https:// or http:// and a host");
     }
+    // Redirect URIs are compared byte for byte, so a second spelling would never match what browsers and libraries
+    // send.
+    let spelled = match url.host_str().filter(|_| web) {
+        Some(host) => format!("{}://{host}", url.scheme()),
+        None => format!("{}:", url.scheme()),
+    };
+    if !uri.starts_with(&spelled) {
+        return reject(&format!(
+            "has another spelling of its start; write `{spelled}`"
+        ));
+    }
+    if web && url.port() == Some(0) {
+        return reject(
+            "has port 0, which is not valid; a loopback URI without a port matches any port",
+        );
+    }
     match url.scheme() {
         "https" if url.host_str().is_some() => Ok(()),
-        "http" if split_loopback(uri).is_some() => Ok(()),
-        "http" if url.host_str() == Some("localhost") => match localhost {
-            Localhost::Allowed => Ok(()),
-            Localhost::Forbidden => reject(
-                "uses the name localhost; use http://127.0.0.1 or http://[::1], or allow it for this client with allow_localhost_redirect=true",
-            ),
-        },
+        "http" if url.host_str().is_some_and(crate::config::is_loopback_host) => {
+            if split_loopback(uri).is_none() {
+                return reject(
+                    "must have the host 127.0.0.1, [::1] or localhost, and a valid port or none",
+                );
+            }
+            match localhost {
+                Localhost::Forbidden if url.host_str() == Some("localhost") => reject(
+                    "uses the name localhost; use http://127.0.0.1 or http://[::1], or allow it for this client with allow_localhost_redirect=true",
+                ),
+                _ => Ok(()),
+            }
+        }
         "http" => reject("uses plain http, which is allowed only for loopback addresses"),
         scheme if !scheme.contains('.') => reject(
             "has a scheme that is neither https nor a reversed domain name such as com.example.app (RFC 8252 §7.1)",
@@ -230,6 +257,41 @@ mod tests {
             "http://localhost/cb",
         ] {
             assert!(!matches("http://127.0.0.1/cb", bad), "{bad}");
+        }
+        assert!(matches("http://localhost/cb", "http://localhost:5000/cb"));
+        for bad in [
+            "http://localhost.evil.test/cb",
+            "http://LOCALHOST:5000/cb",
+            "http://localhost:0/cb",
+            "http://127.0.0.1:5000/cb",
+            "https://localhost:5000/cb",
+        ] {
+            assert!(!matches("http://localhost/cb", bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn second_spellings_and_invalid_ports_are_rejected_with_a_reason() {
+        let why = |uri| match check(uri, ClientType::Public, Localhost::Allowed) {
+            Ok(()) => panic!("{uri} is accepted"),
+            Err((_, why)) => why,
+        };
+        for (uri, reason) in [
+            ("HTTPS://app.example/cb", "write `https://app.example`"),
+            ("https://App.example/cb", "write `https://app.example`"),
+            (
+                "https://XN--80ak6aa92e.com/cb",
+                "write `https://xn--80ak6aa92e.com`",
+            ),
+            ("http://LOCALHOST/cb", "write `http://localhost`"),
+            ("http://0x7f.1/cb", "write `http://127.0.0.1`"),
+            ("Com.Example.app:/cb", "write `com.example.app:`"),
+            ("http://127.0.0.1:0/cb", "port 0"),
+            ("https://app.example:0/cb", "port 0"),
+            ("http://127.0.0.1:/cb", "a valid port"),
+            ("http://127.0.0.2/cb", "must have the host"),
+        ] {
+            assert!(why(uri).contains(reason), "{uri}: {}", why(uri));
         }
     }
 

@@ -18,15 +18,18 @@ pub const ROWS: &[Row] = &[
     row!(a052_redirect_uris_with_userinfo_are_rejected),
     row!(a053_near_matches_of_the_redirect_host_are_rejected),
     row!(a054_near_matches_of_the_redirect_port_are_rejected),
+    row!(a055_redirect_uris_of_other_schemes_are_rejected),
     row!(a056_non_ascii_redirect_hosts_are_rejected),
     row!(a057_native_loopback_accepts_any_port),
     row!(a058_native_loopback_variants_are_rejected),
+    row!(a059_localhost_matches_any_port_where_it_may_be_registered),
     row!(a060_wildcard_redirect_uris_are_not_registered),
     row!(a061_omitted_redirect_uri_needs_a_single_one_and_no_openid),
     row!(a062_redirect_uri_query_must_match_exactly),
     row!(a064_redirect_uri_lookup_time_is_constant),
     row!(a065_redirect_uri_removed_during_login_gets_no_code),
     row!(a066_private_use_schemes_need_a_dot_and_pkce_binds_the_code),
+    row!(a067_second_spellings_of_hosts_are_not_registered),
 ];
 
 const STATE: Option<&str> = Some("st-4711");
@@ -416,4 +419,91 @@ async fn a066_private_use_schemes_need_a_dot_and_pkce_binds_the_code(stage: &Sta
             .await;
         stage.expect(case, json_error(&answer, 400, "invalid_grant"));
     }
+}
+
+async fn a055_redirect_uris_of_other_schemes_are_rejected(stage: &Stage) {
+    let (web, alice) = stage.web_and_alice().await;
+    let uris = [
+        "http://app.example/cb",
+        "HTTPS://app.example/cb",
+        "javascript:alert(1)",
+        "JaVaScRiPt:alert(1)",
+        "data:text/html,x",
+        "vbscript:x",
+        "file:///cb",
+        "blob:https://app.example/cb",
+        "about:blank",
+        "intent://app.example/cb",
+    ];
+    present(stage, &web, &alice, 1, &uris).await;
+    refuse(stage, 1, &uris);
+}
+
+async fn a059_localhost_matches_any_port_where_it_may_be_registered(stage: &Stage) {
+    const URI: &str = "http://localhost/cb";
+    let other = [
+        "http://localhost.evil.test/cb",
+        "http://LOCALHOST:5000/cb",
+        "http://localhost:0/cb",
+        "https://localhost:5000/cb",
+    ];
+    // A public client, and a confidential one with the switch.
+    let native = public("native", &[URI]);
+    let mut switched = confidential("switched", URI);
+    stage.expect(5, refused(&switched));
+    switched.allow_localhost_redirect = true;
+    for (case, client) in (1..).zip([native, switched]) {
+        stage.check(case, client.check(Localhost::Forbidden).is_ok(), || "refused".to_owned());
+        let client = stage.server.register(client).await;
+        let alice = stage.server.enters("alice").await;
+        for uri in [URI, "http://localhost:5000/cb", "http://localhost:65535/cb"] {
+            let mut alice = alice.at(&stage.node(case).base);
+            let mut answer = alice.opens(&client.request(&[("redirect_uri", uri)])).await;
+            // Consent to a confidential client is remembered.
+            if !client.client.is_confidential() || uri == URI {
+                stage.expect(case, consent_page(&answer));
+                answer = alice.decides(&answer, "allow").await;
+            }
+            stage.expect(case, redirected_with_code(&answer, uri, STATE));
+        }
+        present(stage, &client, &alice, case, &other).await;
+    }
+    // Another loopback host is another redirect URI.
+    let literal = stage
+        .server
+        .register(public("literal", &["http://127.0.0.1/cb"]))
+        .await;
+    let alice = stage.server.enters("alice").await;
+    present(stage, &literal, &alice, 4, &["http://localhost:5000/cb"]).await;
+    // While the issuer is a development server on http, confidential clients may use it too; an https issuer on
+    // localhost is no exception.
+    let confidential = confidential("dev", URI);
+    stage.check(6, confidential.check(Localhost::Allowed).is_ok(), || "refused".to_owned());
+    let mut config = stage.server.config.clone();
+    config.issuer = Some("https://localhost:8443".to_owned());
+    let rules = portcullis::admin::clients::Rules::of(&config).unwrap();
+    stage.check(7, rules.check(&confidential).is_err(), || {
+        "accepted".to_owned()
+    });
+}
+
+async fn a067_second_spellings_of_hosts_are_not_registered(stage: &Stage) {
+    refuse(
+        stage,
+        1,
+        &[
+            "https://xn--example-.com/cb",
+            "https://XN--80ak6aa92e.com/cb",
+            "https://App.example/cb",
+            "https://app%2eexample/cb",
+            "http://0x7f.1/cb",
+        ],
+    );
+    // A label is never decoded.
+    let client = confidential("idn", "https://xn--80ak6aa92e.com/cb");
+    stage.check(6, client.check(Localhost::Forbidden).is_ok(), || "refused".to_owned());
+    let client = stage.server.register(client).await;
+    let alice = stage.server.enters("alice").await;
+    let decoded = "https://\u{430}\u{440}\u{440}\u{4cf}\u{435}.com/cb";
+    present(stage, &client, &alice, 6, &[decoded]).await;
 }
