@@ -12,6 +12,11 @@ pub fn uuid(entropy: &Entropy, now: Timestamp) -> String {
         .to_string()
 }
 
+/// Returns whether a text has the form of the generated ids.
+pub fn is_uuid(text: &str) -> bool {
+    text.len() == uuid::fmt::Hyphenated::LENGTH && uuid::Uuid::try_parse(text).is_ok()
+}
+
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident)*) => {$(
         $(#[$doc])*

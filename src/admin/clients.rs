@@ -9,7 +9,7 @@ use crate::accounts::FieldErrors;
 use crate::audit::{Name, RevocationReason, Target};
 use crate::config::{Config, ConfigError, Keys};
 use crate::db::Transaction;
-use crate::id::ClientId;
+use crate::id::{ClientId, UserId};
 use crate::keys::Alg;
 use crate::keys::ring::check_offered;
 use crate::oauth::client::{Client, ClientSecret, check_id};
@@ -71,7 +71,8 @@ pub struct CreatedClient {
     pub secret: Option<Secret>,
 }
 
-/// Registers a client. A confidential client gets `secret`, or a generated one.
+/// Registers a client. If its id is empty, one is generated. A confidential client gets `secret`, or a generated
+/// one.
 ///
 /// # Errors
 /// [`AdminError::Invalid`]; [`AdminError::Exists`] for an id that was ever assigned.
@@ -84,8 +85,12 @@ pub fn create(
 ) -> Result<CreatedClient, AdminError> {
     let mut client = client;
     let mut errors = rules.check(&client).err().unwrap_or_else(FieldErrors::none);
-    if let Err(why) = check_id(client.id.as_str()) {
+    if client.id.as_str().is_empty() {
+        client.id = ClientId::new(&ctx.entropy, ctx.now);
+    } else if let Err(why) = check_id(client.id.as_str()) {
         errors.add("client_id", why);
+    } else if tx.find_user(&UserId::from(client.id.as_str()))?.is_some() {
+        errors.add("client_id", "is the id (`sub`) of a user");
     }
     check_names(&client, &tx.list_resources()?, &mut errors);
     errors.into_result()?;

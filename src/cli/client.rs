@@ -177,8 +177,7 @@ fn find(store: &Store, id: &str) -> anyhow::Result<Client> {
 
 fn register(create: &Create, config: &Config, output: Output) -> anyhow::Result<()> {
     let ctx = context();
-    let id = create.id.as_deref();
-    let id = id.map_or_else(|| ClientId::new(&ctx.entropy, ctx.now), ClientId::from);
+    let id = create.id.as_deref().map(ClientId::from);
     let algorithms = offered(&config.keys);
     let fields = &create.fields;
     let client = fields.create(id, create.public, &algorithms, ctx.now)?;

@@ -299,7 +299,8 @@ pub fn rejected(errors: &FieldErrors) -> Error {
 }
 
 /// Checks a client id that the operator chose: RFC 6749 appendix A.1, without space and colon, which HTTP Basic
-/// cannot carry unencoded.
+/// cannot carry unencoded, and not in the form of the ids that this server generates. A token of a client has its id
+/// as `sub`, so it must never equal the `sub` of a user (RFC 9700 §4.15.1).
 ///
 /// # Errors
 /// The rest of a sentence that starts with the name of the field.
@@ -314,6 +315,9 @@ pub fn check_id(id: &str) -> Result<(), String> {
 }
 
 fn is_plain_https(uri: &str) -> bool {
+    if crate::id::is_uuid(id) {
+        return Err("must not be a UUID, because the ids of users are UUIDs; choose a name, or let the server generate the id".to_owned());
+    }
     url::Url::parse(uri).is_ok_and(|url| {
         url.scheme() == "https" && url.username().is_empty() && url.host_str().is_some()
     })

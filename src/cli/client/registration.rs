@@ -107,18 +107,21 @@ enum Consent {
 }
 
 impl Fields {
-    /// Creates a client. Its ID tokens are signed with the first of `algorithms` unless the fields name another.
+    /// Creates a client, whose id is generated later if it is `None`. Its ID tokens are signed with the first of
+    /// `algorithms` unless the fields name another.
     ///
     /// # Errors
     /// [`UsageError`] for an invalid value.
     pub fn create(
         &self,
-        id: ClientId,
+        id: Option<ClientId>,
         public: bool,
         algorithms: &[Alg],
         now: Timestamp,
     ) -> Result<Client, UsageError> {
-        check_id(id.as_str()).map_err(|why| UsageError::new("client_id", why))?;
+        if let Some(id) = &id {
+            check_id(id.as_str()).map_err(|why| UsageError::new("client_id", why))?;
+        }
         let public = public || self.auth_method == Some(Method::None);
         let blank = Client {
             auth_method: match public {
@@ -127,7 +130,7 @@ impl Fields {
             },
             scopes: Scope::parse("openid profile email").unwrap_or_default(),
             id_token_alg: algorithms.first().copied().unwrap_or(Alg::ES256),
-            ..Client::new(id, now)
+            ..Client::new(id.unwrap_or_else(|| ClientId::from("")), now)
         };
         self.update(blank)
     }

@@ -29,7 +29,7 @@ pub(super) fn clients(
         let after = match before {
             Some(before) => entry.fields.update(before.clone()),
             None => entry.fields.create(
-                ClientId::from(id.as_str()),
+                Some(ClientId::from(id.as_str())),
                 false,
                 &offered(&rules.config.keys),
                 rules.now,
