@@ -66,7 +66,7 @@ enum Action {
 A client has at least --name and, unless it only uses client_credentials, --redirect-uri.
 
 Values of absent options:
-  --auth-method    client_secret_basic
+  --auth-method    client_secret
   --scope          openid profile email
   --grant-type     authorization_code and refresh_token
   --id-token-alg   RS256 if `keys.algorithms` contains it, otherwise ES256

@@ -37,6 +37,7 @@ pub(super) struct Row {
     deleted_at: Option<i64>,
     allow_networks: String,
     deny_networks: String,
+    secret_either_way: bool,
 }
 
 impl Row {
@@ -53,8 +54,12 @@ impl Row {
         let userinfo_alg = self.userinfo_alg.as_deref();
         Ok(Client {
             name: self.name,
-            auth_method: AuthMethod::parse(&self.auth_method)
-                .ok_or_else(|| broken("auth_method"))?,
+            auth_method: match self.secret_either_way {
+                true => AuthMethod::Secret,
+                false => {
+                    AuthMethod::parse(&self.auth_method).ok_or_else(|| broken("auth_method"))?
+                }
+            },
             redirect_uris: texts("redirect_uris", &self.redirect_uris)?,
             grant_types: grant_types
                 .iter()
@@ -115,6 +120,7 @@ pub(super) struct Columns {
     userinfo_alg: Option<&'static str>,
     allow_networks: String,
     deny_networks: String,
+    secret_either_way: bool,
 }
 
 impl Columns {
@@ -127,7 +133,12 @@ impl Columns {
                 true => "confidential",
                 false => "public",
             },
-            auth_method: client.auth_method.as_str(),
+            // The previous version does not know the value for both ways, and accepts one of them.
+            auth_method: match client.auth_method {
+                AuthMethod::Secret => AuthMethod::Basic.as_str(),
+                method => method.as_str(),
+            },
+            secret_either_way: client.auth_method == AuthMethod::Secret,
             redirect_uris: to_list(&client.redirect_uris),
             grant_types: to_list(&grants),
             scopes: client.scopes.to_string(),

@@ -27,6 +27,7 @@ diesel::table! {
         deleted_at -> Nullable<BigInt>,
         allow_networks -> Text,
         deny_networks -> Text,
+        secret_either_way -> Bool,
     }
 }
 

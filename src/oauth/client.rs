@@ -130,6 +130,9 @@ pub enum AuthMethod {
     Basic,
     /// The client secret in the form.
     Post,
+    /// The client secret by either of both ways. Libraries that try one way after the other then show the error of
+    /// the first request, and others that use both ways work.
+    Secret,
     /// No authentication: a public client.
     None,
 }
@@ -145,7 +148,14 @@ pub enum ConsentPolicy {
     Skip,
 }
 
-names!(AuthMethod: Basic "client_secret_basic", Post "client_secret_post", None "none");
+names!(AuthMethod: Basic "client_secret_basic", Post "client_secret_post", Secret "client_secret", None "none");
+
+impl AuthMethod {
+    /// Returns whether a client that is registered for this method may authenticate by `used`.
+    pub fn accepts(self, used: Self) -> bool {
+        self == used || (self == Self::Secret && used != Self::None)
+    }
+}
 names!(ConsentPolicy: Remember "remember", Always "always", Skip "skip");
 
 impl Client {
@@ -305,6 +315,9 @@ pub fn rejected(errors: &FieldErrors) -> Error {
 /// # Errors
 /// The rest of a sentence that starts with the name of the field.
 pub fn check_id(id: &str) -> Result<(), String> {
+    if crate::id::is_uuid(id) {
+        return Err("must not be a UUID, because the ids of users are UUIDs; choose a name, or let the server generate the id".to_owned());
+    }
     let is_allowed = |b: u8| b.is_ascii_graphic() && b != b':';
     if (1..=CLIENT_ID_CHARS).contains(&id.len()) && id.bytes().all(is_allowed) {
         return Ok(());
@@ -315,9 +328,6 @@ pub fn check_id(id: &str) -> Result<(), String> {
 }
 
 fn is_plain_https(uri: &str) -> bool {
-    if crate::id::is_uuid(id) {
-        return Err("must not be a UUID, because the ids of users are UUIDs; choose a name, or let the server generate the id".to_owned());
-    }
     url::Url::parse(uri).is_ok_and(|url| {
         url.scheme() == "https" && url.username().is_empty() && url.host_str().is_some()
     })

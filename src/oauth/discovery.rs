@@ -63,8 +63,8 @@ impl Metadata {
             subject_types_supported: ["public"],
             id_token_signing_alg_values_supported: algorithms.clone(),
             userinfo_signing_alg_values_supported: algorithms,
-            token_endpoint_auth_methods_supported: methods(AuthMethod::ALL),
-            revocation_endpoint_auth_methods_supported: methods(AuthMethod::ALL),
+            token_endpoint_auth_methods_supported: methods(&METHODS),
+            revocation_endpoint_auth_methods_supported: methods(&METHODS),
             introspection_endpoint_auth_methods_supported: methods(&[
                 AuthMethod::Basic,
                 AuthMethod::Post,
@@ -84,6 +84,23 @@ impl Metadata {
             claims_parameter_supported: false,
             request_parameter_supported: false,
             request_uri_parameter_supported: false,
+/// The claims of ID tokens that clients may rely on.
+const ID_TOKEN_CLAIMS: [&str; 10] = [
+    "iss",
+    "sub",
+    "aud",
+    "exp",
+    "iat",
+    "auth_time",
+    "nonce",
+    "acr",
+    "amr",
+    "sid",
+];
+
+/// The registered names of the methods. A client that may use both ways to send its secret picks one of them.
+const METHODS: [AuthMethod; 3] = [AuthMethod::Basic, AuthMethod::Post, AuthMethod::None];
+
             authorization_response_iss_parameter_supported: true,
             prompt_values_supported: ["none", "login", "consent", "select_account"],
         }

@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use portcullis::oauth::client::{AuthMethod, ClientSecret, Registration};
-use portcullis::oauth::client_auth::{authenticate, read_credentials};
+use portcullis::admin::clients::{CreatedClient, Rules};
+use portcullis::admin::{self, AdminError, Context, clients};
+use portcullis::audit::Actor;
+use portcullis::oauth::client::{AuthMethod, Client, ClientSecret, Registration};
+use portcullis::oauth::client_auth::{read_credentials, verify};
 use portcullis::oauth::request::params::Params;
 use portcullis::secret::{Secret, base64url, sha256};
 use serde_json::{Value, json};
@@ -16,10 +19,11 @@ use crate::expect::{json_error, logged, summary};
 use crate::fixtures::client::basic;
 use crate::fixtures::server::{confidential, public};
 use crate::fixtures::{Answer, Db, ISSUER, Server, TestClient, VERIFIER};
-use crate::token_code::Flow;
+use crate::token_code::{Flow, median};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
+    row!(a235_refused_client_authentication_is_indistinguishable),
     row!(a236_malformed_basic_headers_are_rejected),
     row!(a237_two_client_credentials_are_rejected),
     row!(a238_unregistered_auth_methods_are_rejected),
@@ -29,6 +33,7 @@ pub const ROWS: &[Row] = &[
     row!(a244_client_assertions_with_invalid_claims_are_rejected),
     row!(a245_client_assertion_headers_fetch_no_keys),
     row!(a246_client_assertions_with_unknown_kid_are_rejected),
+    row!(a263_sub_of_clients_and_users_are_disjoint),
     row!(a248_expired_client_secrets_are_rejected),
     row!(a517_noisy_neighbour_does_not_block_authenticated_clients),
 ];
@@ -63,6 +68,64 @@ async fn code_is_active(stage: &Stage, case: usize, web: &TestClient, code: &str
     stage.check(case, answer.status == 200, || {
         format!("the code is consumed: {}", summary(&answer))
     });
+}
+
+async fn a235_refused_client_authentication_is_indistinguishable(stage: &Stage) {
+    const SAMPLES: usize = 60;
+    const LIMIT: Duration = Duration::from_millis(5);
+    let web = stage.server.shop().await;
+    let other = stage.server.shop().await;
+    let headers = [
+        basic(web.id(), "wrong"),
+        basic(web.id(), ""),
+        basic(web.id(), secret(&other)),
+        basic("unknown", "wrong"),
+    ];
+    let mut spread = Duration::MAX;
+    // The best of six rounds counts, so that other load on the machine does not look like a leak.
+    for attempt in 0..6 {
+        let mut times: [Vec<Duration>; 4] = Default::default();
+        for round in 0..SAMPLES {
+            for (n, header) in headers.iter().enumerate() {
+                // The bucket of failures is not the subject here.
+                stage.server.execute("DELETE FROM throttles");
+                let started = Instant::now();
+                let answer = redeems_as(&web, "pcl_ac_x", &[("Authorization", header)], &[]).await;
+                times[n].push(started.elapsed());
+                if attempt == 0 && round == 0 {
+                    stage.expect(n + 1, json_error(&answer, 401, "invalid_client"));
+                    stage.expect(n + 1, logged(&answer, "client.auth_failed", ""));
+                    let challenge = answer.header("www-authenticate").unwrap_or_default();
+                    stage.check(n + 1, challenge.starts_with("Basic"), || summary(&answer));
+                }
+            }
+        }
+        let medians: Vec<Duration> = times.iter_mut().map(|times| median(times)).collect();
+        spread = spread.min(*medians.iter().max().unwrap() - *medians.iter().min().unwrap());
+        if spread < LIMIT {
+            break;
+        }
+    }
+    stage.check(5, spread < LIMIT, || {
+        format!("the medians are {spread:?} apart")
+    });
+    // Every refusal is counted, whatever is wrong with the credentials.
+    let malformed = "Basic !".to_owned();
+    let kinds: [(&[(&str, &str)], &[(&str, &str)]); 4] = [
+        (&[("Authorization", &headers[1])], &[]),
+        (&[("Authorization", &headers[3])], &[]),
+        (&[("Authorization", &malformed)], &[]),
+        (&[], &[]),
+    ];
+    for (case, (headers, fields)) in (6..).zip(kinds) {
+        stage.server.execute("DELETE FROM throttles");
+        let mut statuses = Vec::new();
+        while statuses.last() != Some(&429) && statuses.len() < 80 {
+            let answer = redeems_as(&web, "pcl_ac_x", headers, fields).await;
+            statuses.push(answer.status);
+        }
+        stage.check(case, statuses.len() == 61, || format!("{statuses:?}"));
+    }
 }
 
 async fn a236_malformed_basic_headers_are_rejected(stage: &Stage) {
@@ -207,7 +270,7 @@ async fn a240_client_secret_check_is_cheap(stage: &Stage) {
         let known = Arc::clone(&known);
         let started = Instant::now();
         let here = std::net::Ipv4Addr::LOCALHOST.into();
-        let proven = authenticate(&credentials, Some(known), here, now);
+        let proven = verify(&credentials, &known.client, here, now);
         samples.push(started.elapsed());
         assert!(proven.is_ok());
     }
@@ -538,4 +601,52 @@ async fn a517_noisy_neighbour_does_not_block_authenticated_clients(stage: &Stage
     let answer = web.refreshes(&refresh, &[]).await;
     stage.expect(6, json_error(&answer, 429, "temporarily_unavailable"));
     server.remove().await;
+}
+
+async fn a263_sub_of_clients_and_users_are_disjoint(stage: &Stage) {
+    let server = &stage.server;
+    let machine = server
+        .resource_server("machine", "https://api.example")
+        .await;
+    let grant = ("grant_type", "client_credentials");
+    for (case, scope) in (1..).zip(["openid", "offline_access", "orders:read openid"]) {
+        let machine = machine.at(&stage.node(case).base);
+        let answer = machine.posts(TOKEN, &[grant, ("scope", scope)]).await;
+        stage.expect(case, json_error(&answer, 400, "invalid_scope"));
+        stage.expect(case, logged(&answer, "token.rejected", "scope"));
+    }
+    let tokens = machine.posts(TOKEN, &[grant]).await.ok();
+    let refresh = &tokens.0["refresh_token"];
+    stage.check(4, refresh.is_null(), || refresh.to_string());
+    // No path registers a client under an id that is, or may become, the `sub` of a user.
+    let alice = server
+        .write(|tx| Ok(tx.list_users()?.remove(0).id.into_string()))
+        .await;
+    let chosen = "01890a5d-ac96-774b-bcce-b302099a8057";
+    for (case, id) in (5..).zip([alice.as_str(), chosen, &chosen.to_uppercase()]) {
+        let client = confidential(id, "https://app.example/cb");
+        let created = create(stage, client).await;
+        let refused = matches!(&created, Err(AdminError::Invalid(errors))
+            if errors.0.iter().any(|error| error.field == "client_id"));
+        stage.check(case, refused, || format!("{created:?}"));
+    }
+    // A generated id is a UUID, and never that of a user.
+    let created = create(stage, confidential("", "https://app.example/cb")).await;
+    let id = created.map(|created| created.client.id.into_string());
+    let is_generated = matches!(&id, Ok(id) if portcullis::id::is_uuid(id) && *id != alice);
+    stage.check(8, is_generated, || format!("{id:?}"));
+}
+
+async fn create(stage: &Stage, client: Client) -> Result<CreatedClient, AdminError> {
+    let server = &stage.server;
+    let rules = Rules::of(&server.config).unwrap();
+    let ctx = Context::new(
+        Actor::Operator,
+        server.app.entropy.clone(),
+        server.clock.now(),
+    );
+    admin::execute(&server.app.store, ctx, move |tx, ctx| {
+        clients::create(tx, ctx, &rules, client, None)
+    })
+    .await
 }

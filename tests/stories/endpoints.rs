@@ -1,15 +1,19 @@
 //! UserInfo, revocation, and clients that act for themselves.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use portcullis::oauth::client::GrantType;
+use portcullis::accounts::user::Username;
+use portcullis::oauth::client::{AuthMethod, GrantType};
 use portcullis::oauth::redirect_uri::Localhost;
+use portcullis::oauth::request::scope::Scope;
+use portcullis::oauth::userinfo;
 use portcullis_verifier::Need;
+use serde_json::{Value, json};
 
-use crate::fixtures::Answer;
-use crate::fixtures::client::claims;
-use crate::fixtures::server::{AUDIENCE, confidential};
-use crate::fixtures::{Db, Server, apply, on_both_databases};
+use crate::fixtures::client::{basic, claims};
+use crate::fixtures::server::{AUDIENCE, PASSWORD, confidential};
+use crate::fixtures::{Answer, Db, Server, TestClient, VERIFIER, apply, on_both_databases, raw};
 
 #[apply(on_both_databases)]
 #[actix_web::test]
@@ -251,6 +255,83 @@ async fn client_credentials_token_acts_for_the_client(#[case] db: Db) {
     assert!(
         public.check(Localhost::Forbidden).is_err(),
         "a public client has no secret to act with"
+    );
+}
+
+/// Posts a form with a label of its charset.
+async fn posts_labelled(client: &TestClient, path: &str, charset: &str, body: &[u8]) -> Answer {
+    let secret = client.secret.as_ref().unwrap().expose();
+    let (id, secret) = (client.id(), basic(client.id(), secret));
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: op.example\r\nConnection: close\r\nAuthorization: {secret}\r\n\
+         Content-Type: application/x-www-form-urlencoded; charset={charset}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let bytes = [head.as_bytes(), body].concat();
+    let answer = raw::bytes(client.base(), bytes).await;
+    answer.unwrap_or_else(|| panic!("{id} {path}: no response"))
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn secret_is_accepted_by_basic_or_form(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let mut client = confidential("shop", "https://app.example/cb");
+    client.auth_method = AuthMethod::Secret;
+    let shop = server.register(client).await;
+    let secret = shop.secret.as_ref().unwrap().expose();
+    let header = basic("shop", secret);
+    let by_basic: (&[_], &[_]) = (&[("Authorization", header.as_str())], &[]);
+    let by_form: (&[_], &[_]) = (&[], &[("client_id", "shop"), ("client_secret", secret)]);
+    let send = async |(headers, credentials): (&[(&str, &str)], &[(&str, &str)]),
+                      fields: &[(&str, &str)]| {
+        let fields = [fields, credentials].concat();
+        shop.posts_raw("/oauth2/token", headers, &fields).await
+    };
+    // golang.org/x/oauth2 tries Basic and, after any error, the form: it shows the error of the request.
+    let wrong = [("grant_type", "authorization_code"), ("code", "pcl_ac_x")];
+    for credentials in [by_basic, by_form] {
+        let answer = send(credentials, &wrong).await;
+        answer.refused("invalid_grant", "token.rejected", "unknown");
+    }
+    // zitadel/oidc signs in by Basic and refreshes by the form.
+    let code = server.browser().allows(&shop).await;
+    let exchange = [
+        ("grant_type", "authorization_code"),
+        ("code", code.as_str()),
+        ("redirect_uri", shop.redirect_uri()),
+        ("code_verifier", VERIFIER),
+    ];
+    let tokens = send(by_basic, &exchange).await.ok();
+    let refresh = [
+        ("grant_type", "refresh_token"),
+        ("refresh_token", tokens.refresh()),
+    ];
+    let tokens = send(by_form, &refresh).await.ok();
+    // Neither both at once, nor no secret.
+    let both = (by_basic.0, by_form.1);
+    let refresh = [
+        ("grant_type", "refresh_token"),
+        ("refresh_token", tokens.refresh()),
+    ];
+    send(both, &refresh)
+        .await
+        .refused("invalid_request", "client.auth_failed", "multi");
+    let none: (&[_], &[_]) = (&[], &[("client_id", "shop")]);
+    send(none, &refresh)
+        .await
+        .refused("invalid_client", "client.auth_failed", "method");
+    send(by_basic, &refresh).await.ok();
+    // Discovery lists registered names only.
+    let metadata = server
+        .browser()
+        .get("/.well-known/openid-configuration")
+        .await
+        .json();
+    let listed = &metadata["token_endpoint_auth_methods_supported"];
+    assert_eq!(
+        *listed,
+        json!(["client_secret_basic", "client_secret_post", "none"])
     );
 }
 

@@ -20,6 +20,7 @@ mod navigation;
 mod networks;
 mod parameters;
 mod reauthentication;
+mod refusals;
 mod restores;
 mod setup;
 mod tokens;

@@ -30,7 +30,8 @@ pub struct Fields {
     /// Redirect URI; repeatable, compared byte for byte.
     #[arg(long = "redirect-uri", value_name = "URI")]
     redirect_uris: Option<Vec<String>>,
-    /// Authentication method; none means a public client.
+    /// Authentication method; client_secret accepts the secret by HTTP Basic or in the form, none means a public
+    /// client.
     #[arg(long, value_enum)]
     #[serde(rename = "token_endpoint_auth_method")]
     auth_method: Option<Method>,
@@ -90,6 +91,7 @@ pub struct Fields {
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 enum Method {
+    ClientSecret,
     ClientSecretBasic,
     ClientSecretPost,
     None,
@@ -126,7 +128,7 @@ impl Fields {
         let blank = Client {
             auth_method: match public {
                 true => AuthMethod::None,
-                false => AuthMethod::Basic,
+                false => AuthMethod::Secret,
             },
             scopes: Scope::parse("openid profile email").unwrap_or_default(),
             id_token_alg: algorithms.first().copied().unwrap_or(Alg::ES256),
@@ -216,6 +218,7 @@ impl Method {
                 refuse("a confidential client cannot become a public one; register another")
             }
             (_, false) => refuse("a public client has no authentication method"),
+            (Self::ClientSecret, true) => Ok(AuthMethod::Secret),
             (Self::ClientSecretBasic, true) => Ok(AuthMethod::Basic),
             (Self::ClientSecretPost, true) => Ok(AuthMethod::Post),
         }

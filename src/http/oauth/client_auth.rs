@@ -11,10 +11,11 @@ use crate::http::extract::{self, FormError};
 use crate::http::server::access_log;
 use crate::http::server::client_address::ClientAddress;
 use crate::http::server::rate_limit::{self, TooMany};
+use crate::oauth::client::Client;
 use crate::oauth::client_auth::{self, AuthenticatedClient, ClientCredentials};
 use crate::oauth::macros::details;
 use crate::oauth::request::params::Params;
-use crate::oauth::{Description, Error, StorageError};
+use crate::oauth::{Code, Description, Error, StorageError};
 use crate::time::Timestamp;
 
 details! {
@@ -77,8 +78,14 @@ async fn authenticate(
     form: &Params,
     now: Timestamp,
 ) -> Result<AuthenticatedClient, HandlerError> {
-    let credentials = client_auth::read_credentials(&extract::authorization(request), form)?;
-    match verify(request, app, &credentials, now).await? {
+    let credentials = client_auth::read_credentials(&extract::authorization(request), form);
+    let verified = match credentials {
+        Ok(credentials) => verify(request, app, credentials, now).await?,
+        // Missing and malformed credentials are counted as well.
+        Err(error) if error.code == Code::InvalidClient => Err(error),
+        Err(error) => return Err(error.into()),
+    };
+    match verified {
         Ok(client) => Ok(client),
         Err(error) if rate_limit::beyond(request).is_some() => Err(error.into()),
         Err(error) => Err(count_failure(request, app, error).await),
@@ -86,28 +93,33 @@ async fn authenticate(
 }
 
 /// Verifies credentials. A cached registration may be some seconds old, so it is enough to accept a client but
-/// not to reject it.
+/// not to reject it. Every rejection follows one statement that looks for the client, known or not, so that its time
+/// does not tell which ids are registered.
 async fn verify(
     request: &HttpRequest,
     app: &App,
-    credentials: &ClientCredentials,
+    credentials: ClientCredentials,
     now: Timestamp,
 ) -> Result<Result<AuthenticatedClient, Error>, HandlerError> {
     let address = ClientAddress::of(request);
-    let client_id = &credentials.client_id;
-    if let Some(cached) = app.registrations.recall(client_id, now)
-        && let Ok(client) = client_auth::authenticate(credentials, Some(cached), address, now)
+    let client_id = credentials.client_id.clone();
+    if let Some(cached) = app.registrations.recall(&client_id, now)
+        && let Ok(verified) = client_auth::verify(&credentials, &cached.client, address, now)
     {
-        return Ok(Ok(client));
+        return Ok(Ok(verified.client(cached)));
     }
     rate_limit::admit_lookup(request).map_err(HandlerError::TooMany)?;
-    let current = app.registrations.read(&app.store, client_id, now).await;
-    let current = current.map_err(storage_error)?;
-    let verified = client_auth::authenticate(credentials, current, address, now);
-    if let Ok(client) = &verified {
-        touch_secret(app, client, now);
-    }
-    Ok(verified)
+    let unknown = client_auth::unknown_client();
+    let accepts = move |client: &Client| client_auth::verify(&credentials, client, address, now);
+    let read = app
+        .registrations
+        .read_if(&app.store, &client_id, now, unknown, accepts);
+    let verified = read.await.map_err(storage_error)?;
+    Ok(verified.map(|(registration, verified)| {
+        let client = verified.client(registration);
+        touch_secret(app, &client, now);
+        client
+    }))
 }
 
 /// Counts a failed client authentication. Responds with 429 if too many failures come from the address (policy §4).
@@ -123,7 +135,7 @@ async fn count_failure(request: &HttpRequest, app: &App, error: Error) -> Handle
         Ok(None) => HandlerError::Error(error),
         Ok(Some(wait)) => {
             // The failed authentication is logged as well.
-            error::refused(request, error.code.as_str(), error.detail, None);
+            error::refused_by_protocol(request, &error);
             HandlerError::TooMany(TooMany::failures(request, wait))
         }
         Err(failure) => HandlerError::Error(storage_error(failure)),

@@ -34,7 +34,7 @@ enum Credential {
     None,
 }
 
-/// An authenticated client. Only [`authenticate`] creates one.
+/// An authenticated client. Only [`Verified::client`] creates one.
 #[derive(Clone, Debug)]
 pub struct AuthenticatedClient {
     registration: Arc<Registration>,
@@ -151,34 +151,49 @@ pub fn read_credentials(
     })
 }
 
-/// Verifies credentials against the registration of the client that they name.
+/// The proof that credentials are those of a client. Only [`verify`] creates one.
+#[derive(Debug)]
+pub struct Verified {
+    used_secret: Option<UsedSecret>,
+}
+
+impl Verified {
+    /// Returns the client with everything that its requests need.
+    pub fn client(self, registration: Arc<Registration>) -> AuthenticatedClient {
+        AuthenticatedClient {
+            used_secret: self.used_secret,
+            registration,
+        }
+    }
+}
+
+/// Returns the error of credentials that name no registered client.
+pub fn unknown_client() -> Error {
+    Error::invalid_client(AuthenticationError::UnknownClient)
+}
+
+/// Verifies credentials against the client that they name.
 ///
 /// # Errors
 /// `invalid_client`. An unknown client, an unregistered method, a wrong secret and a forbidden address have
 /// the same public error.
-pub fn authenticate(
+pub fn verify(
     credentials: &ClientCredentials,
-    registration: Option<Arc<Registration>>,
+    client: &Client,
     address: IpAddr,
     now: Timestamp,
-) -> Result<AuthenticatedClient, Error> {
-    let registration =
-        registration.ok_or_else(|| Error::invalid_client(AuthenticationError::UnknownClient))?;
-    let client = &registration.client;
-    if client.auth_method != credentials.credential.method() {
-        return Err(Error::invalid_client(AuthenticationError::Method));
+) -> Result<Verified, Error> {
+    let used = credentials.credential.method();
+    let refuse = |reason| Error::invalid_client(reason).about_client(&client.id);
+    if !client.auth_method.accepts(used) {
+        let error = refuse(AuthenticationError::Method);
+        return Err(error.comparing(used.as_str(), client.auth_method.as_str()));
     }
-    let used_secret = credentials
-        .credential
-        .verify(client, now)
-        .map_err(Error::invalid_client)?;
+    let used_secret = credentials.credential.verify(client, now).map_err(refuse)?;
     if !client.admits(address) {
-        return Err(Error::invalid_client(AuthenticationError::Network));
+        return Err(refuse(AuthenticationError::Network));
     }
-    Ok(AuthenticatedClient {
-        used_secret,
-        registration,
-    })
+    Ok(Verified { used_secret })
 }
 
 #[cfg(test)]

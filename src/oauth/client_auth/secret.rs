@@ -6,13 +6,14 @@ use base64::engine::general_purpose::STANDARD;
 use crate::config::limits::SECRET_TOUCH;
 use crate::oauth::client::{AuthMethod, Client};
 use crate::oauth::request::params::Params;
-use crate::secret::{Hash, Secret};
+use crate::secret::Hash;
 use crate::time::Timestamp;
 
 /// A client secret, and how the request carried it.
 #[derive(Debug)]
 pub(super) struct ClientSecretCredential {
-    secret: Secret,
+    /// Computed before the client is known, so that the time does not depend on the client.
+    hash: Hash,
     method: AuthMethod,
 }
 
@@ -34,7 +35,7 @@ impl ClientSecretCredential {
     /// Creates the credential of `client_secret_post`.
     pub(super) fn in_form(secret: &str) -> Self {
         Self {
-            secret: Secret::from_text(secret),
+            hash: Hash::of(secret),
             method: AuthMethod::Post,
         }
     }
@@ -45,9 +46,8 @@ impl ClientSecretCredential {
 
     /// Returns the valid secret of the client that this one matches.
     pub(super) fn verify(&self, client: &Client, now: Timestamp) -> Option<UsedSecret> {
-        let hash = Hash::of(self.secret.expose());
         let mut valid = client.secrets.iter().filter(|secret| secret.is_live(now));
-        let matching = valid.find(|secret| secret.hash.matches(&hash))?;
+        let matching = valid.find(|secret| secret.hash.matches(&self.hash))?;
         let is_old = |at: Timestamp| now.since(at) >= SECRET_TOUCH;
         Some(UsedSecret {
             id: matching.id.clone(),
@@ -65,8 +65,13 @@ pub(super) fn read_basic(header: &[u8]) -> Option<(String, ClientSecretCredentia
     }
     let pair = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
     let (id, secret) = pair.split_once(':')?;
+    // An empty secret is a wrong one: it is looked up and counted like every other.
+    let secret = match secret {
+        "" => String::new(),
+        secret => form_decoded(secret)?,
+    };
     let credential = ClientSecretCredential {
-        secret: Secret::from_text(form_decoded(secret)?),
+        hash: Hash::of(&secret),
         method: AuthMethod::Basic,
     };
     Some((form_decoded(id)?, credential))
@@ -90,8 +95,10 @@ mod tests {
         let read = |pair: &str| read_basic(format!("Basic {}", STANDARD.encode(pair)).as_bytes());
         let (client_id, credential) = read("a%3Ab:s+e%25cret").unwrap();
         assert_eq!(client_id, "a:b");
-        assert_eq!(credential.secret.expose(), "s e%cret");
-        for broken in ["no-colon", "id:se%cret", ":secret", "id:"] {
+        assert!(credential.hash.matches(&Hash::of("s e%cret")));
+        let (_, credential) = read("id:").unwrap();
+        assert!(credential.hash.matches(&Hash::of("")));
+        for broken in ["no-colon", "id:se%cret", ":secret"] {
             assert!(read(broken).is_none(), "{broken}");
         }
     }

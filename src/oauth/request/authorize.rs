@@ -168,8 +168,13 @@ pub fn callback(
         true => Presence::Required,
         false => Presence::Optional,
     };
-    let callback = redirect_uri::resolve(&client.redirect_uris, uri, presence)
-        .map_err(AuthorizeError::Page)?;
+    let callback = redirect_uri::resolve(&client.redirect_uris, uri, presence);
+    let callback =
+        callback.map_err(|error| match client.may_use(GrantType::AuthorizationCode) {
+            true => AuthorizeError::Page(error),
+            // The page does not tell such a client, a resource server for instance, from an unknown one.
+            false => unknown_client(),
+        })?;
     let state = params
         .one("state")
         .ok()

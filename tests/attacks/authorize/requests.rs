@@ -3,12 +3,14 @@
 use std::time::{Duration, Instant};
 
 use portcullis::audit::Actor;
+use portcullis::oauth::client::{Client, GrantType};
 use portcullis::oauth::request::authorize::KNOWN;
 
 use super::{AUTHORIZE, STATE, both, form, posts_across, with_raw};
 use crate::expect::{
     WEB_CALLBACK, logged, login_page, page, page400, redirected, redirected_with_code, summary,
 };
+use crate::fixtures::server::{AUDIENCE, confidential};
 use crate::fixtures::{Answer, ISSUER, raw};
 use crate::token_code::median;
 use crate::{Row, Stage, row};
@@ -26,6 +28,7 @@ pub const ROWS: &[Row] = &[
     row!(a026_cross_site_authorize_post_keeps_the_session),
     row!(a028_parameter_in_query_and_body_is_rejected),
     row!(a034_non_canonical_authorize_paths_get_404),
+    row!(a512_clients_without_the_code_grant_look_unknown),
 ];
 
 async fn a001_duplicate_client_id_or_redirect_uri_shows_error_page(stage: &Stage) {
@@ -409,5 +412,39 @@ async fn a034_non_canonical_authorize_paths_get_404(stage: &Stage) {
             case,
             both(page(&answer, 404), logged(&answer, "http.404", "")),
         );
+    }
+}
+
+async fn a512_clients_without_the_code_grant_look_unknown(stage: &Stage) {
+    let server = &stage.server;
+    let web = server.shop().await;
+    let api = server.resource_server("rs1", AUDIENCE).await;
+    let machine = server
+        .register(Client {
+            grant_types: vec![GrantType::ClientCredentials],
+            redirect_uris: vec!["https://machine.example/cb".to_owned()],
+            ..confidential("machine", "")
+        })
+        .await;
+    let mut bodies = Vec::new();
+    for (case, id) in (1..).zip(["unknown", api.id(), machine.id()]) {
+        let unregistered = [("client_id", id), ("redirect_uri", "https://x.test/")];
+        let answer = stage
+            .node(case)
+            .browser()
+            .get(&web.request(&unregistered))
+            .await;
+        stage.expect(
+            case,
+            both(
+                page400(&answer),
+                logged(&answer, "authz.rejected", "client"),
+            ),
+        );
+        let id = answer.header("x-request-id").unwrap();
+        bodies.push(answer.body.replace(id, ""));
+    }
+    for (case, body) in (1..).zip(&bodies) {
+        stage.check(case, *body == bodies[0], || body.clone());
     }
 }
