@@ -94,10 +94,24 @@ fn is_form(headers: &HeaderMap) -> bool {
         .is_some_and(|kind| kind.eq_ignore_ascii_case("application/x-www-form-urlencoded"));
     form && parts.all(|parameter| {
         parameter.split_once('=').is_none_or(|(name, value)| {
-            !name.eq_ignore_ascii_case("charset")
-                || value.trim_matches('"').eq_ignore_ascii_case("utf-8")
+            !name.eq_ignore_ascii_case("charset") || is_ascii_compatible(value.trim_matches('"'))
         })
     })
+}
+
+/// Returns whether ASCII text has the same bytes in a charset. The media type defines no such parameter (URL Standard
+/// §5), and RFC 6749 App. B fixes UTF-8, but common libraries send one. Its value is ignored, unless the body cannot
+/// be read as ASCII.
+fn is_ascii_compatible(charset: &str) -> bool {
+    let bytes = charset.as_bytes();
+    let starts_with = |prefix: &str| {
+        bytes
+            .get(..prefix.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+    };
+    !["utf-16", "utf16", "utf-32", "utf32", "utf-7", "ucs-"]
+        .into_iter()
+        .any(starts_with)
 }
 
 /// Returns all values of the `Authorization` header.

@@ -274,6 +274,66 @@ async fn posts_labelled(client: &TestClient, path: &str, charset: &str, body: &[
 
 #[apply(on_both_databases)]
 #[actix_web::test]
+async fn form_charset_label_is_ignored(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let api = server.api_server().await;
+    let grant = b"grant_type=client_credentials".as_slice();
+    for charset in [
+        "ISO-8859-1",
+        "us-ascii",
+        "utf8",
+        "UTF-8",
+        "\"utf-8\"",
+        "windows-1252",
+    ] {
+        for (path, body) in [
+            ("/oauth2/token", grant),
+            ("/oauth2/revoke", b"token=x"),
+            ("/oauth2/introspect", b"token=x"),
+        ] {
+            let answer = posts_labelled(&api, path, charset, body).await;
+            assert_eq!(answer.status, 200, "{path} {charset}: {}", answer.body);
+        }
+    }
+    // The bytes are UTF-8, whatever the label says, and a charset that is not ASCII cannot be read.
+    let not_utf8 = b"grant_type=client_credentials&x=\xe9".as_slice();
+    for (charset, body) in [
+        ("ISO-8859-1", not_utf8),
+        ("utf-16", grant),
+        ("UTF-32LE", grant),
+    ] {
+        let answer = posts_labelled(&api, "/oauth2/token", charset, body).await;
+        answer.refused("invalid_request", "token.rejected", "content_type");
+    }
+    // The server's own forms and UserInfo as well.
+    let shop = server.shop().await;
+    let mut alice = server.browser();
+    let tokens = shop.redeems(&alice.allows(&shop).await).await.ok();
+    let form = "application/x-www-form-urlencoded; charset=ISO-8859-1";
+    let body = format!("access_token={}", tokens.access());
+    let kind = [("Content-Type", form)];
+    let answer = alice
+        .send("POST", "/oauth2/userinfo", &kind, Some(body))
+        .await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let csrf = alice.get("/oauth2/end_session").await.hidden("csrf");
+    let answer = alice
+        .send(
+            "POST",
+            "/oauth2/end_session",
+            &kind,
+            Some(format!("csrf={csrf}")),
+        )
+        .await;
+    assert!(
+        answer.body.contains("You are logged out"),
+        "{}",
+        answer.body
+    );
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
 async fn secret_is_accepted_by_basic_or_form(#[case] db: Db) {
     let server = Server::start(db).await;
     let mut client = confidential("shop", "https://app.example/cb");
