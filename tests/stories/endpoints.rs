@@ -334,6 +334,56 @@ async fn form_charset_label_is_ignored(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
+async fn head_has_status_of_get(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let mut alice = server.browser();
+    let page = alice.opens(&shop.request(&[])).await;
+    let open = format!(
+        "/oauth2/authorize?authorization={}",
+        page.hidden("authorization")
+    );
+    let mut visitor = server.browser();
+    let unregistered = [("redirect_uri", "https://evil.test/")];
+    for url in [
+        shop.request(&[]),
+        shop.request(&[("prompt", "none")]),
+        shop.request(&[("scope", "unknown")]),
+        shop.request(&unregistered),
+        "/oauth2/authorize".to_owned(),
+        "/oauth2/authorize?authorization=unknown".to_owned(),
+        "/.well-known/openid-configuration".to_owned(),
+        "/oauth2/jwks".to_owned(),
+        "/revocations/jwks".to_owned(),
+        "/unknown".to_owned(),
+    ] {
+        let head = visitor.send("HEAD", &url, &[], None).await;
+        let get = visitor.get(&url).await;
+        assert_eq!((head.status, head.body.as_str()), (get.status, ""), "{url}");
+    }
+    // A sign-in in progress, and one whose user is signed in and gave consent.
+    let rows = "SELECT (SELECT count(*) FROM authorizations) + (SELECT count(*) FROM codes) AS n";
+    let before = server.count(rows);
+    let head = alice.send("HEAD", &open, &[], None).await;
+    assert_eq!(head.status, 303);
+    let page = alice.fills_in(&page, "alice", PASSWORD).await;
+    alice.decides(&page, "allow").await;
+    let after = server.count(rows);
+    for (mode, status) in [("query", 303), ("form_post", 200)] {
+        let url = shop.request(&[("response_mode", mode)]);
+        let head = alice.send("HEAD", &url, &[], None).await;
+        assert_eq!(
+            (head.status, head.callback("code")),
+            (status, None),
+            "{mode}"
+        );
+    }
+    assert_eq!((before, after), (2, 3), "only GET stores a code");
+    assert_eq!(server.count(rows), after);
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
 async fn secret_is_accepted_by_basic_or_form(#[case] db: Db) {
     let server = Server::start(db).await;
     let mut client = confidential("shop", "https://app.example/cb");

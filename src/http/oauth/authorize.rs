@@ -1,6 +1,7 @@
 //! `/oauth2/authorize`: RFC 6749 §3.1, §4.1; OIDC Core §3.1.2. The pages for login and consent store the result and
 //! return to this endpoint, which decides the next step.
 
+use actix_web::http::StatusCode;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
@@ -22,7 +23,7 @@ use crate::oauth::code::Code;
 use crate::oauth::grant::{Grant, NewGrant};
 use crate::oauth::macros::details;
 use crate::oauth::request::authorize::{self as rules, AuthorizeError, Request};
-use crate::oauth::request::callback::{Callback, Delivery};
+use crate::oauth::request::callback::{Callback, Delivery, ResponseMode};
 use crate::oauth::request::next_action::{Authorization, NextAction, Stage};
 use crate::oauth::request::params::{Params, Problem};
 use crate::oauth::request::scope::Scope;
@@ -49,11 +50,58 @@ pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> 
     }
 }
 
-/// Handles `HEAD`: has no effect.
-pub async fn head() -> HttpResponse {
-    HttpResponse::Ok()
-        .insert_header(("Cache-Control", "no-store"))
-        .finish()
+/// Handles `HEAD`: responds with the status of [`get`] (RFC 9110 §9.3.2) and has no effect. There is no `Location`,
+/// because the page to which GET redirects exists only afterwards.
+pub async fn head(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
+    let load = Load::of(&request);
+    if let Some(response) = load.refuse(&request, &assets) {
+        return response;
+    }
+    let Ok(params) = extract::query(&request) else {
+        return error::error_page(&request, &assets, ErrorPage::TOO_MANY_FIELDS);
+    };
+    let browser = Browser::of(&request, &app);
+    match status_of_get(&request, &app, &params, &browser, load).await {
+        Ok(status) => HttpResponse::build(status)
+            .insert_header(("Cache-Control", "no-store"))
+            .finish(),
+        Err(error) => error.respond(&request, &app, &assets),
+    }
+}
+
+async fn status_of_get(
+    http: &HttpRequest,
+    app: &App,
+    params: &Params,
+    browser: &Browser,
+    load: Load,
+) -> Result<StatusCode, HandlerError> {
+    let now = app.clock.now();
+    let (context, action) = match params.one("authorization") {
+        Ok(Some(id)) => {
+            let id = AuthorizationId::from(id);
+            let authorization = open(app, &id, browser, now).await?;
+            let context = resumed(http, app, &authorization, load, now).await?;
+            let action = context.next_action(Some(&authorization), now);
+            (context, action)
+        }
+        _ => {
+            let context = load_authorization_request(http, app, params, now).await?;
+            allow_frame(load, &context.request)?;
+            let action = context.next_action(None, now);
+            (context, action)
+        }
+    };
+    let callback = &context.request.callback;
+    match action {
+        NextAction::Refuse(error) => Err(refuse(callback, error)),
+        NextAction::Answer { .. } if callback.mode() == ResponseMode::FormPost => {
+            Ok(StatusCode::OK)
+        }
+        NextAction::Answer { .. } | NextAction::Login | NextAction::Consent => {
+            Ok(StatusCode::SEE_OTHER)
+        }
+    }
 }
 
 /// Handles `POST`: stores the request and redirects to GET. A browser sends no `Lax` cookie with a POST from another
@@ -152,10 +200,7 @@ async fn resume(
 ) -> Result<Next, HandlerError> {
     let now = app.clock.now();
     let authorization = open(app, &id, browser, now).await?;
-    let params = Params::parse(authorization.params.as_bytes())
-        .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
-    let context = load_authorization_request(http, app, &params, now).await?;
-    allow_frame(load, &context.request)?;
+    let context = resumed(http, app, &authorization, load, now).await?;
     match context.next_action(Some(&authorization), now) {
         NextAction::Login => Ok(Next::Login(id)),
         NextAction::Consent => Ok(Next::Consent(id)),
@@ -174,6 +219,21 @@ async fn resume(
             answer(app, context, Some(id), scope, consent_id, now).await
         }
     }
+}
+
+/// Loads the stored request of an authorization.
+async fn resumed(
+    http: &HttpRequest,
+    app: &App,
+    authorization: &Authorization,
+    load: Load,
+    now: Timestamp,
+) -> Result<AuthorizationContext, HandlerError> {
+    let params = Params::parse(authorization.params.as_bytes())
+        .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
+    let context = load_authorization_request(http, app, &params, now).await?;
+    allow_frame(load, &context.request)?;
+    Ok(context)
 }
 
 /// Rejects requests in a frame, except silent renewal (`prompt=none`) in a frame of the same site. In a frame of

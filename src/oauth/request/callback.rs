@@ -68,6 +68,11 @@ impl Callback {
         &self.uri
     }
 
+    /// Returns how the response is sent.
+    pub fn mode(&self) -> ResponseMode {
+        self.mode
+    }
+
     /// Returns whether the request contained it. Then the token request must contain it as well (RFC 6749 §4.1.3).
     pub fn sent(&self) -> bool {
         self.sent
