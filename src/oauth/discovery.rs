@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::client::AuthMethod;
 use super::grant::GrantType;
 use super::request::scope::IDENTITY;
+use super::userinfo;
 use crate::accounts::session::ACR_PASSWORD;
 use crate::config::Issuer;
 use crate::keys::Alg;
@@ -33,7 +34,7 @@ pub struct Metadata {
     pub token_endpoint_auth_methods_supported: Vec<&'static str>,
     pub revocation_endpoint_auth_methods_supported: Vec<&'static str>,
     pub introspection_endpoint_auth_methods_supported: Vec<&'static str>,
-    pub claims_supported: [&'static str; 9],
+    pub claims_supported: Vec<&'static str>,
     pub code_challenge_methods_supported: [&'static str; 1],
     pub claims_parameter_supported: bool,
     pub request_parameter_supported: bool,
@@ -69,21 +70,20 @@ impl Metadata {
                 AuthMethod::Basic,
                 AuthMethod::Post,
             ]),
-            claims_supported: [
-                "iss",
-                "sub",
-                "aud",
-                "exp",
-                "iat",
-                "auth_time",
-                "nonce",
-                "acr",
-                "amr",
-            ],
+            claims_supported: ID_TOKEN_CLAIMS
+                .into_iter()
+                .chain(userinfo::claim_names())
+                .collect(),
             code_challenge_methods_supported: ["S256"],
             claims_parameter_supported: false,
             request_parameter_supported: false,
             request_uri_parameter_supported: false,
+            authorization_response_iss_parameter_supported: true,
+            prompt_values_supported: ["none", "login", "consent", "select_account"],
+        }
+    }
+}
+
 /// The claims of ID tokens that clients may rely on.
 const ID_TOKEN_CLAIMS: [&str; 10] = [
     "iss",
@@ -100,12 +100,6 @@ const ID_TOKEN_CLAIMS: [&str; 10] = [
 
 /// The registered names of the methods. A client that may use both ways to send its secret picks one of them.
 const METHODS: [AuthMethod; 3] = [AuthMethod::Basic, AuthMethod::Post, AuthMethod::None];
-
-            authorization_response_iss_parameter_supported: true,
-            prompt_values_supported: ["none", "login", "consent", "select_account"],
-        }
-    }
-}
 
 fn methods(offered: &[AuthMethod]) -> Vec<&'static str> {
     offered.iter().map(|method| method.as_str()).collect()

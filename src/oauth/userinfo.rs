@@ -34,6 +34,11 @@ const CLAIMS: [(&str, &[&str]); 4] = [
     ("phone", &["phone_number", "phone_number_verified"]),
 ];
 
+/// Returns the names of the claims that responses may contain besides `sub`.
+pub fn claim_names() -> impl Iterator<Item = &'static str> {
+    CLAIMS.iter().flat_map(|(_, names)| names.iter().copied())
+}
+
 /// Returns `sub` and the claims of `user` that `scope` permits.
 pub fn claims(user: &User, scope: &Scope) -> Map<String, Value> {
     let all = all_claims(user);

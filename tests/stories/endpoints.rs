@@ -384,6 +384,53 @@ async fn head_has_status_of_get(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
+async fn claims_supported_equals_userinfo_claims(#[case] db: Db) {
+    let server = Server::start(db).await;
+    // A user with every claim that an operator may set.
+    let (name, now) = (Username::parse("alice").unwrap(), server.clock.now());
+    server
+        .write(move |tx| {
+            let (mut user, _) = tx.find_credentials(&name)?.unwrap();
+            user.name = Some("Alice".to_owned());
+            for claim in userinfo::claim_names() {
+                for value in [json!("x"), json!(true), json!({})] {
+                    if userinfo::is_settable(claim, &value) {
+                        user.claims.insert(claim.to_owned(), value);
+                    }
+                }
+            }
+            tx.update_user(&user, now)
+        })
+        .await;
+    let mut shop = confidential("shop", "https://app.example/cb");
+    let scopes = "openid profile email address phone";
+    shop.scopes = Scope::parse(scopes).unwrap();
+    let shop = server.register(shop).await;
+    let mut alice = server.browser();
+    let code = alice
+        .allows_request(&shop.request(&[("scope", scopes)]))
+        .await;
+    let tokens = shop.redeems(&code).await.ok();
+    let names = |value: Value| -> BTreeSet<String> {
+        let members = value.as_object().unwrap().clone();
+        members.into_iter().map(|(name, _)| name).collect()
+    };
+    let mut sent = names(alice.asks_userinfo("GET", tokens.access()).await.json());
+    sent.extend(names(tokens.id_claims()));
+    // A hash of the access token, not a claim about the user.
+    sent.remove("at_hash");
+    for path in [
+        "/.well-known/openid-configuration",
+        "/.well-known/oauth-authorization-server",
+    ] {
+        let listed = alice.get(path).await.json()["claims_supported"].clone();
+        let listed: BTreeSet<String> = serde_json::from_value(listed).unwrap();
+        assert_eq!(listed, sent, "{path}");
+    }
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
 async fn secret_is_accepted_by_basic_or_form(#[case] db: Db) {
     let server = Server::start(db).await;
     let mut client = confidential("shop", "https://app.example/cb");
