@@ -182,6 +182,7 @@ descriptions! {
     CODE "code is required."
     REFRESH_TOKEN "refresh_token is required."
     TOKEN "token is required."
+    RESOURCE_SERVER "Only a registered resource server may introspect tokens."
     OTHER_CLIENT "token was issued to another client."
     ONE_RESOURCE "resource may be included once in a token request."
     CLIENT_AUTHENTICATION "The request must use one method of client authentication and one client_id."
@@ -293,7 +294,6 @@ impl Error {
             code: Code::TemporarilyUnavailable,
             detail: Detail::high("key.unusable", "blocking"),
             source: Some(source.into()),
-        }
             compared: None,
         }
     }
@@ -309,8 +309,8 @@ impl Error {
                 registered: registered.into(),
             })),
             ..self
+        }
     }
-}
 
     /// Names the registered client, for the log.
     #[must_use]
@@ -325,6 +325,7 @@ impl Error {
         compared.client_id = Some(client_id.clone());
         self
     }
+}
 
 constructors! {
     invalid_request InvalidRequest
@@ -358,8 +359,8 @@ impl From<crate::keys::KeyError> for Error {
             code: Code::TemporarilyUnavailable,
             detail: Detail::high("key.unusable", reason),
             source: Some(Box::new(error)),
-        }
             compared: None,
+        }
     }
 }
 

@@ -26,7 +26,9 @@ pub enum IntrospectionRequest {
 
 details! {
     enum Rejection {
-        NoResourceServer => Detail::new("introspection.denied", "no_resource_server"),
+        PublicClient => Detail::new("client.auth_failed", "method"),
+        NoResourceServer => Detail::new("introspection.denied", "no_resource_server")
+            .described(Description::RESOURCE_SERVER),
         MissingToken => Detail::new("token.rejected", "token").described(Description::TOKEN),
     }
 }
@@ -35,7 +37,8 @@ impl IntrospectionRequest {
     /// Reads the parameter `token` (§2.1). `token_type_hint` is not needed.
     ///
     /// # Errors
-    /// `unauthorized_client` for a client that is not a resource server, `invalid_request`.
+    /// `invalid_client` for a public client, because the caller must authenticate (§2.1); `unauthorized_client` for a
+    /// client that is not a resource server; `invalid_request`.
     pub fn read(
         form: &Params,
         client: &AuthenticatedClient,
@@ -44,6 +47,9 @@ impl IntrospectionRequest {
         now: Timestamp,
     ) -> Result<Self, Error> {
         form.check_token_request()?;
+        if !client.client().is_confidential() {
+            return Err(Error::invalid_client(Rejection::PublicClient));
+        }
         let audiences = &client.client().serves;
         if audiences.is_empty() {
             return Err(Error::unauthorized_client(Rejection::NoResourceServer));

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use crate::expect::{json_error, logged, summary};
 use crate::fixtures::client::basic;
-use crate::fixtures::server::{AUDIENCE, confidential};
+use crate::fixtures::server::{AUDIENCE, confidential, public};
 use crate::fixtures::{Answer, Db, Server, TestClient, Tokens, postgres, raw};
 use crate::token_code::{Flow, median, not_logged};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
+    row!(a335_introspection_requires_client_authentication),
     row!(a336_inactive_introspection_answers_are_indistinguishable),
     row!(a337_any_revocation_makes_a_token_inactive),
     row!(a338_refresh_token_introspection_is_limited_to_its_client),
@@ -79,6 +80,33 @@ fn active_member(answer: &Answer) -> Result<bool, String> {
 const SAMPLES: usize = 40;
 /// The limit of the catalogue applies to a release build on an idle machine.
 const LIMIT: Duration = Duration::from_millis(if cfg!(debug_assertions) { 8 } else { 2 });
+
+async fn a335_introspection_requires_client_authentication(stage: &Stage) {
+    let mut setup = Setup::create(stage).await;
+    let tokens = setup.tokens().await;
+    let spa = public("spa", &["https://spa.example/cb"]);
+    let spa = stage.server.register(spa).await;
+    let token = ("token", tokens.access());
+    let wrong = basic(setup.rs1.id(), "wrong");
+    let tries: [(&[(&str, &str)], &[(&str, &str)]); 3] = [
+        (&[], &[token]),
+        (&[("Authorization", &wrong)], &[token]),
+        (&[], &[token, ("client_id", spa.id())]),
+    ];
+    for (case, (headers, fields)) in (1..).zip(tries) {
+        let at = setup.rs1.at(&stage.node(case).base);
+        let answer = at.posts_raw(INTROSPECT, headers, fields).await;
+        stage.expect(case, json_error(&answer, 401, "invalid_client"));
+        stage.expect(case, logged(&answer, "client.auth_failed", ""));
+        let described = answer.json()["error_description"] == "Client authentication failed.";
+        stage.check(case, described, || answer.body.clone());
+    }
+    // An authenticated client that is not a resource server: the text fits the endpoint.
+    let answer = setup.flow.web.introspects(tokens.access()).await;
+    stage.expect(4, json_error(&answer, 400, "unauthorized_client"));
+    let text = answer.json()["error_description"].to_string();
+    stage.check(4, text.contains("introspect"), || text.clone());
+}
 
 async fn a336_inactive_introspection_answers_are_indistinguishable(stage: &Stage) {
     let mut scene = Setup::create(stage).await;
