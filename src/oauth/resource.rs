@@ -96,8 +96,35 @@ pub fn check_description(text: &str) -> Result<(), String> {
     name::check(text, DESCRIPTION_CHARS)
 }
 
-/// Returns the audiences of a request: the requested resources; or else the client's resources whose scopes are
-/// requested; or else the client's default. `registered` are the resources of the client, in order.
+/// The APIs of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Targets {
+    apis: Vec<(String, Scope)>,
+    /// Whether the request names them. Otherwise they follow from its scope.
+    are_named: bool,
+}
+
+impl Targets {
+    /// Returns the audiences of a grant of `scope`: the APIs that the request named, or those to which a granted scope
+    /// belongs. Without any, tokens are for this server alone: an API must not accept a token of a mere login (RFC 9700
+    /// §2.3).
+    pub fn audiences(&self, scope: &Scope) -> Vec<String> {
+        let is_granted = |api: &Scope| scope.iter().any(|token| api.contains(token));
+        self.apis
+            .iter()
+            .filter(|(_, scopes)| self.are_named || is_granted(scopes))
+            .map(|(audience, _)| audience.clone())
+            .collect()
+    }
+
+    /// Returns the first API.
+    pub fn first(&self) -> Option<&str> {
+        self.apis.first().map(|(audience, _)| audience.as_str())
+    }
+}
+
+/// Returns the APIs of a request: the requested resources, or else the client's resources whose scopes are requested.
+/// `registered` are the resources of the client, in order.
 ///
 /// # Errors
 /// `invalid_target` (§2); `invalid_scope` if a scope belongs to none of the resources, or if the client is not
@@ -133,9 +160,6 @@ pub fn targets(
             .iter()
             .filter(|r| api_scope.iter().any(|token| r.scopes.contains(token)))
             .collect();
-        if chosen.is_empty() {
-            chosen.extend(registered.first());
-        }
     }
     let offered = |token: &str| chosen.iter().any(|r| r.scopes.contains(token));
     let is_allowed = |token: &str| {
@@ -146,5 +170,11 @@ pub fn targets(
         let error = Error::invalid_scope(Rejection::Scope);
         return Err(error.comparing(refused.to_string(), client_scopes.to_string()));
     }
-    Ok(chosen.into_iter().map(|r| r.audience.clone()).collect())
+    let apis = chosen
+        .into_iter()
+        .map(|r| (r.audience.clone(), r.scopes.clone()));
+    Ok(Targets {
+        apis: apis.collect(),
+        are_named: !requested.is_empty(),
+    })
 }

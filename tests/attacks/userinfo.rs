@@ -20,6 +20,7 @@ pub const ROWS: &[Row] = &[
     row!(a356_userinfo_returns_only_permitted_claims),
     row!(a357_userinfo_sub_equals_id_token_sub),
     row!(a358_userinfo_cors_rejects_foreign_origins),
+    row!(a536_userinfo_audience_follows_decision),
 ];
 
 const USERINFO: &str = "/oauth2/userinfo";
@@ -319,4 +320,24 @@ async fn a358_userinfo_cors_rejects_foreign_origins(stage: &Stage) {
             });
         }
     }
+}
+
+async fn a536_userinfo_audience_follows_decision(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let url = flow.web.request(&[("scope", "openid profile orders:read")]);
+    let code = flow.alice.allows_request(&url).await;
+    let tokens = flow.web.redeems(&code).await.ok();
+    // 1. The API can read the profile of its caller with the token that it received.
+    let mut api = stage.node(1).browser();
+    let answer = api.asks_userinfo("GET", tokens.access()).await;
+    let name = answer.json()["preferred_username"] == "alice";
+    stage.check(1, answer.status == 200 && name, || summary(&answer));
+    // 2. Not with a token that the client requested without `openid`.
+    let narrow = flow
+        .web
+        .refreshes(tokens.refresh(), &[("scope", "orders:read")])
+        .await
+        .ok();
+    let answer = api.asks_userinfo("GET", narrow.access()).await;
+    stage.expect(2, bearer(&answer, 403, "insufficient_scope"));
 }

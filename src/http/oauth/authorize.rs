@@ -275,8 +275,8 @@ async fn answer(
         client_epoch: request.client.auth_epoch,
         login: &session.login,
         consent_id,
+        resources: request.targets.audiences(&scope),
         scope,
-        resources: request.resources.clone(),
         feed_epoch,
     };
     let grant = Grant::new(new, app.grant_lifetimes(), &app.entropy, now);

@@ -78,9 +78,13 @@ impl ClientCredentialsRequest {
         let scope = self.scope.clone().unwrap_or_default();
         let requested: Vec<&str> = requested.into_iter().collect();
         let targets = resource::targets(scopes, registered, &requested, &scope)?;
-        let target = registered
-            .iter()
-            .find(|resource| Some(&resource.audience) == targets.first());
+        // Without a user there is no UserInfo, so a token for no API in particular is for the client's first one.
+        let target = match targets.first() {
+            Some(first) => registered
+                .iter()
+                .find(|resource| resource.audience == first),
+            None => registered.first(),
+        };
         let scope = match (&self.scope, target) {
             (Some(scope), _) => scope.clone(),
             (None, Some(target)) => scopes.retain(|token| target.scopes.contains(token)),

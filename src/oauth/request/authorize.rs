@@ -22,7 +22,7 @@ use crate::oauth::grant::GrantType;
 use crate::oauth::macros::details;
 use crate::oauth::pkce::{self, Challenge};
 use crate::oauth::redirect_uri::{self, Presence};
-use crate::oauth::resource::{self, Resource};
+use crate::oauth::resource::{self, Resource, Targets};
 
 /// Every parameter that this server reads and that may occur only once.
 pub const KNOWN: [&str; 19] = [
@@ -65,8 +65,8 @@ pub struct Request {
     pub callback: Callback,
     /// The requested scope.
     pub scope: Scope,
-    /// The audiences of the requested APIs.
-    pub resources: Vec<String>,
+    /// The requested APIs.
+    pub targets: Targets,
     /// `nonce` of the ID token.
     pub nonce: Option<String>,
     /// The PKCE challenge.
@@ -258,7 +258,7 @@ fn read(
     let requested = params
         .many("resource")
         .map_err(|_| Error::invalid_target(Rejection::Resource))?;
-    let resources = resource::targets(&client.scopes, context.resources, &requested, &scope)?;
+    let targets = resource::targets(&client.scopes, context.resources, &requested, &scope)?;
     if params.one("state")?.is_some_and(|state| !is_state(state)) {
         return Err(Error::invalid_request(Rejection::State));
     }
@@ -280,7 +280,7 @@ fn read(
         client: client.clone(),
         callback: callback.clone(),
         scope,
-        resources,
+        targets,
         nonce,
         challenge,
         prompt: prompt(params.one("prompt")?)?,

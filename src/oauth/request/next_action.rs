@@ -230,7 +230,7 @@ mod tests {
         Request {
             callback: Callback::requested("https://app.example/cb".to_owned()),
             scope: Scope::parse("openid a").unwrap(),
-            resources: Vec::new(),
+            targets: crate::oauth::resource::Targets::default(),
             nonce: None,
             challenge: None,
             prompt,

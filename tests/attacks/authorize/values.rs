@@ -266,7 +266,7 @@ async fn a036_invalid_resources_are_rejected(stage: &Stage) {
             .iter()
             .map(|uri| ("resource".to_owned(), (*uri).to_owned()))
             .collect();
-        format!("{}&{}", web.request(&[]), form(&fields))
+        format!("{}&{}", web.request(&[("resource", "")]), form(&fields))
     };
     let fragment = format!("{AUDIENCE}#x");
     let cases = [

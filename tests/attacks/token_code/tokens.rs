@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use portcullis::keys::Alg;
 use portcullis::secret::{base64url, sha256};
+use portcullis_verifier::Need;
 
 use super::Flow;
 use crate::expect::summary;
+use crate::fixtures::ISSUER;
 use crate::fixtures::client::header;
 use crate::fixtures::server::AUDIENCE;
 use crate::{Row, Stage, row};
@@ -14,6 +16,7 @@ use crate::{Row, Stage, row};
 pub const ROWS: &[Row] = &[
     row!(a200_id_token_claims_are_exact),
     row!(a201_access_token_claims_are_exact),
+    row!(a535_a_login_yields_no_token_for_an_api),
 ];
 
 async fn a200_id_token_claims_are_exact(stage: &Stage) {
@@ -150,4 +153,66 @@ async fn a201_access_token_claims_are_exact(stage: &Stage) {
             .is_err(),
         || "the API accepts the ID token".to_owned(),
     );
+}
+
+async fn a535_a_login_yields_no_token_for_an_api(stage: &Stage) {
+    let mut flow = Flow::begin(&stage.server).await;
+    let api = stage.server.api();
+    let now = stage.server.clock.now().secs();
+    let identity = "openid profile email";
+    // The scope of the request; its `resource`; the scopes that the user allows; the audience.
+    let cases: [(&str, &str, Option<&[&str]>, &str); 5] = [
+        (identity, "", None, ISSUER),
+        (identity, AUDIENCE, None, AUDIENCE),
+        ("openid orders:read", "", None, AUDIENCE),
+        // The user allows no scope of the API.
+        ("openid orders:read", "", Some(&["openid"]), ISSUER),
+        ("openid orders:read", AUDIENCE, Some(&["openid"]), AUDIENCE),
+    ];
+    for (case, (scope, resource, allowed, audience)) in (1..).zip(cases) {
+        let request = [
+            ("scope", scope),
+            ("resource", resource),
+            ("prompt", "consent"),
+        ];
+        let page = flow.alice.opens(&flow.web.request(&request)).await;
+        let (authorization, csrf) = (page.hidden("authorization"), page.hidden("csrf"));
+        let mut fields = vec![
+            ("authorization", authorization.as_str()),
+            ("csrf", &csrf),
+            ("decision", "allow"),
+        ];
+        let offered = page.values("scope");
+        let allowed = |scope: &&str| allowed.is_none_or(|allowed| allowed.contains(scope));
+        let ticked = offered.iter().map(String::as_str).filter(allowed);
+        fields.extend(ticked.map(|scope| ("scope", scope)));
+        let answer = flow.alice.post("/consent", &fields).await;
+        let answer = match answer.own_redirect() {
+            Some(next) => flow.alice.opens(&next).await,
+            None => answer,
+        };
+        let code = answer.callback("code").unwrap();
+        let tokens = flow.web.redeems(&code).await.ok();
+        let claims = tokens.access_claims();
+        stage.check(case, claims["aud"] == audience, || claims.to_string());
+        // A service that checks `aud` and no scope.
+        let accepted = api.verify_at(tokens.access(), &Need::any(), now).is_ok();
+        stage.check(case, accepted == (audience == AUDIENCE), || {
+            claims.to_string()
+        });
+        let bearer = format!("Bearer {}", tokens.access());
+        let told = (stage.node(case).browser())
+            .send(
+                "GET",
+                "/oauth2/userinfo",
+                &[("Authorization", &bearer)],
+                None,
+            )
+            .await;
+        stage.check(case, told.status == 200, || summary(&told));
+        // A refresh changes nothing.
+        let again = flow.web.refreshes(tokens.refresh(), &[]).await.ok();
+        let claims = again.access_claims();
+        stage.check(case, claims["aud"] == audience, || claims.to_string());
+    }
 }
