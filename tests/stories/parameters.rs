@@ -114,6 +114,38 @@ const REFRESH: &[Parameter] = &[
     ("refresh_token", "RFC 6749 6", Wrong("unknown")),
     ("scope", "RFC 6749 6", Wrong("orders:write")),
     ("resource", "RFC 8707 2.2", Wrong("https://unknown.example")),
+    ("client_id", "RFC 6749 2.3.1", Wrong("unknown")),
+    ("client_secret", "RFC 6749 2.3.1", Wrong("unknown")),
+    ("client_assertion", "RFC 7521 4.2", Wrong("x")),
+    (
+        "client_assertion_type",
+        "RFC 7521 4.2",
+        Ignored("means nothing without client_assertion, which is refused"),
+    ),
+    (
+        "authorization_details",
+        "RFC 9396 6",
+        Ignored("not offered"),
+    ),
+];
+
+const CLIENT_CREDENTIALS: &[Parameter] = &[
+    ("grant_type", "RFC 6749 4.4.2", Wrong("password")),
+    ("scope", "RFC 6749 4.4.2", Wrong("unknown")),
+    ("resource", "RFC 8707 2.2", Wrong("https://unknown.example")),
+    ("client_id", "RFC 6749 2.3.1", Wrong("unknown")),
+    ("client_secret", "RFC 6749 2.3.1", Wrong("unknown")),
+    ("client_assertion", "RFC 7521 4.2", Wrong("x")),
+    (
+        "client_assertion_type",
+        "RFC 7521 4.2",
+        Ignored("means nothing without client_assertion, which is refused"),
+    ),
+    (
+        "authorization_details",
+        "RFC 9396 6",
+        Ignored("not offered"),
+    ),
 ];
 
 const REVOCATION: &[Parameter] = &[
@@ -126,6 +158,11 @@ const REVOCATION: &[Parameter] = &[
     ("client_id", "RFC 6749 2.3.1", Wrong("unknown")),
     ("client_secret", "RFC 6749 2.3.1", Wrong("unknown")),
     ("client_assertion", "RFC 7521 4.2", Wrong("x")),
+    (
+        "client_assertion_type",
+        "RFC 7521 4.2",
+        Ignored("means nothing without client_assertion, which is refused"),
+    ),
 ];
 
 const INTROSPECTION: &[Parameter] = &[
@@ -138,6 +175,11 @@ const INTROSPECTION: &[Parameter] = &[
     ("client_id", "RFC 6749 2.3.1", Wrong("unknown")),
     ("client_secret", "RFC 6749 2.3.1", Wrong("unknown")),
     ("client_assertion", "RFC 7521 4.2", Wrong("x")),
+    (
+        "client_assertion_type",
+        "RFC 7521 4.2",
+        Ignored("means nothing without client_assertion, which is refused"),
+    ),
 ];
 
 const USERINFO: &[Parameter] = &[("access_token", "RFC 6750 2.2", Wrong("unknown"))];
@@ -250,6 +292,8 @@ async fn every_endpoint_reads_its_specified_parameters(#[case] db: Db) {
     // This client sends its secret in the form, so that each of its credentials is a form parameter.
     let mut client = crate::fixtures::server::confidential("web", "https://app.example/cb");
     client.auth_method = portcullis::oauth::client::AuthMethod::Post;
+    let machine = portcullis::oauth::client::GrantType::ClientCredentials;
+    client.grant_types.push(machine);
     let web = server.register(client).await;
     let api = server
         .resource_server("api", crate::fixtures::server::AUDIENCE)
@@ -294,6 +338,11 @@ async fn every_endpoint_reads_its_specified_parameters(#[case] db: Db) {
                 ("refresh_token", tokens.refresh()),
             ],
         );
+        post(&web, "/oauth2/token", &[], &with(good, row)).await
+    })
+    .await;
+    compare("token, client", CLIENT_CREDENTIALS, async |row| {
+        let good = own(&web, &[("grant_type", "client_credentials")]);
         post(&web, "/oauth2/token", &[], &with(good, row)).await
     })
     .await;
