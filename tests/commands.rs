@@ -1197,3 +1197,37 @@ fn completion_is_generated() {
     let checked = shell.args(["-n", "completion"]).current_dir(&desk.folder);
     assert!(checked.status().unwrap().success());
 }
+
+#[apply(on_both_databases)]
+#[test]
+fn new_clients_may_send_their_secret_either_way(#[case] db: Db) {
+    let desk = Installation::on(db);
+    let create = |id: &str, more: &[&str]| {
+        let uri = ["--redirect-uri", "https://app.example/cb"];
+        let shop = ["client", "create", "--id", id, "--name", "Shop"];
+        desk.json(&[&shop[..], &uri, more].concat())
+    };
+    let method = |client: Value| client["token_endpoint_auth_method"].clone();
+    assert_eq!(method(create("either", &[])), "client_secret");
+    let basic = ["--auth-method", "client_secret_basic"];
+    assert_eq!(method(create("basic", &basic)), "client_secret_basic");
+    assert_eq!(method(create("phone", &["--public"])), "none");
+    // The stored value, and changes of it.
+    let get = |id| method(desk.json(&["client", "get", id]));
+    assert_eq!(get("either"), "client_secret");
+    for to in ["client_secret_post", "client_secret"] {
+        desk.done(&["client", "update", "either", "--auth-method", to]);
+        assert_eq!(get("either"), to);
+    }
+    let to_none = ["client", "update", "either", "--auth-method", "none"];
+    desk.refused(&to_none, 2, "cannot become a public one");
+    // A file without the field.
+    let text = "[[clients]]\nclient_id = \"filed\"\nclient_name = \"Filed\"\nredirect_uris = [\"https://app.example/cb\"]\n";
+    desk.write("clients.toml", text);
+    desk.done(&["apply", "clients.toml"]);
+    assert_eq!(get("filed"), "client_secret");
+    // The id of a client is never one that a user may have.
+    let uuid = "01890a5d-ac96-774b-bcce-b302099a8057";
+    let taken = ["client", "create", "--id", uuid, "--name", "Shop"];
+    desk.refused(&taken, 2, "must not be a UUID");
+}

@@ -28,10 +28,13 @@ class Flow:
 
     def __init__(self, server, registered, redirect_uri=CALLBACK, **parameters):
         self.server = server
+        # A client that may use both ways picks one of them.
+        method = registered["token_endpoint_auth_method"]
+        method = "client_secret_basic" if method == "client_secret" else method
         self.session = OAuth2Session(
             registered["client_id"],
             registered["client_secret"],
-            token_endpoint_auth_method=registered["token_endpoint_auth_method"],
+            token_endpoint_auth_method=method,
             scope="openid orders:read",
             redirect_uri=redirect_uri,
             code_challenge_method="S256",
