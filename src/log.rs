@@ -11,7 +11,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::{Format, Log};
-use crate::metrics::{ALERTS, EVENTS, LOG_DROPPED};
+use crate::metrics::{EVENTS, LOG_DROPPED, alerts};
 use crate::time::Clock;
 
 pub use portcullis_runtime::writer::{ACCESS, flush};
@@ -123,8 +123,8 @@ fn count_alert(fields: &Fields) {
     let (Some(severity), Some(event)) = (severity, fields.text("event")) else {
         return;
     };
-    match ALERTS.iter().find(|alert| **alert == (event, severity)) {
-        Some((event, severity)) => EVENTS.count([(*event).into(), (*severity).into()]),
+    match alerts().find(|alert| *alert == (event, severity)) {
+        Some((event, severity)) => EVENTS.count([event.into(), severity.into()]),
         None => EVENTS.count([event.to_owned().into(), severity.to_owned().into()]),
     }
 }

@@ -1,11 +1,15 @@
 //! The metrics of this process, and the page with them (Prometheus text format 0.0.4). A new counter is a line in
 //! [`counters`]. A value that is measured when the page is requested is a [`Page::gauge`].
 
+mod events;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+pub use events::{EMBEDDED_EVENTS, LOG_EVENTS, LogEvent, alerts};
 
 /// A label value. Label values come from small fixed sets, never from users, clients or requests.
 pub type Label = Cow<'static, str>;
@@ -145,37 +149,10 @@ counters! {
     POOL_TIMEOUTS: Counter<0> = "portcullis_db_pool_timeouts_total" [], "Requests that got no database connection in time";
 }
 
-/// All events of high or critical severity. Each has a series from the start, so that an alert detects its first
-/// occurrence.
-pub const ALERTS: [(&str, &str); 23] = [
-    ("audit.unsealed", "high"),
-    ("code.client_mismatch", "high"),
-    ("code.replay", "high"),
-    ("config.rejected", "high"),
-    ("db.mode", "high"),
-    ("db.restored", "critical"),
-    ("db.restored", "high"),
-    ("http.timeout", "high"),
-    ("introspection.degraded", "high"),
-    ("key.corrupt", "critical"),
-    ("key.kek_mismatch", "critical"),
-    ("key.revoked", "critical"),
-    ("key.unusable", "high"),
-    ("log.dropped", "high"),
-    ("login.spray", "high"),
-    ("node.degraded", "high"),
-    ("server.panicked", "high"),
-    ("storage.error", "high"),
-    ("tls.expiring", "high"),
-    ("tls.not_valid", "high"),
-    ("tls.reload_failed", "high"),
-    ("token.refresh_reuse", "high"),
-    ("token.storage_error", "high"),
-];
-
 /// Creates every series whose labels are known in advance.
 pub fn begin() {
-    for (event, severity) in ALERTS {
+    // Each has a series from the start, so that an alert detects its first occurrence.
+    for (event, severity) in alerts() {
         EVENTS.add([event.into(), severity.into()], 0);
     }
     for kind in ["access", "event"] {

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use portcullis::metrics::ALERTS;
+use portcullis::audit;
+use portcullis::metrics::{EMBEDDED_EVENTS, LOG_EVENTS, alerts};
 
 use crate::installation::Installation;
 use crate::site::{Site, asks, management};
@@ -94,23 +95,147 @@ fn documented_metrics_are_exported() {
     }
 }
 
+/// Returns the names of the events in the source of the server, the verifier and the guard.
+fn events_in_code() -> BTreeSet<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["src", "crates/verifier/src", "crates/guard/src"];
+    let mut found = BTreeSet::new();
+    for file in folders
+        .iter()
+        .flat_map(|folder| sources(&root.join(folder)))
+    {
+        if file.ends_with("src/metrics/events.rs") {
+            continue;
+        }
+        let text = std::fs::read_to_string(file).unwrap();
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let calls = [
+            "event = \"",
+            "Detail::new( \"",
+            "Detail::new(\"",
+            "Detail::high( \"",
+            "Detail::high(\"",
+            "note(request, \"",
+            "=> \"feed.",
+            "=> \"consent.",
+            "=> (\"db.",
+        ];
+        for call in calls {
+            let prefix = call.rsplit('"').next().unwrap();
+            let names = text.split(call).skip(1);
+            found.extend(names.filter_map(|rest| {
+                let name = format!("{prefix}{}", rest.split('"').next()?);
+                name.contains('.').then_some(name)
+            }));
+        }
+        // A page of src/http/error.rs: event and reason.
+        let words: Vec<&str> = text.split(' ').collect();
+        found.extend(words.windows(2).filter_map(|pair| {
+            let name = pair[0].strip_prefix('"')?.strip_suffix('"')?;
+            let is_event = name.contains('.') && pair[1].ends_with("\";");
+            is_event.then(|| name.to_owned())
+        }));
+    }
+    found
+}
+
+/// Returns every event of the table in the code, and the names of audit events, which are logged as well.
+fn known_events() -> BTreeSet<String> {
+    let logged = LOG_EVENTS.iter().map(|event| event.name);
+    let audited = audit::Name::ALL.iter().map(|name| name.as_str());
+    let all = logged.chain(audited).chain(EMBEDDED_EVENTS.iter().copied());
+    all.map(str::to_owned).collect()
+}
+
+#[test]
+fn event_table_matches_code() {
+    let (known, code) = (known_events(), events_in_code());
+    assert!(code.len() > 90, "{code:?}");
+    let lacking: Vec<_> = code.difference(&known).collect();
+    assert!(
+        lacking.is_empty(),
+        "not in metrics::LOG_EVENTS: {lacking:?}"
+    );
+    let audited: BTreeSet<&str> = audit::Name::ALL.iter().map(|name| name.as_str()).collect();
+    let unused: Vec<_> = known
+        .difference(&code)
+        .filter(|name| !audited.contains(name.as_str()))
+        .collect();
+    assert!(unused.is_empty(), "logged nowhere: {unused:?}");
+}
+
 #[test]
 fn every_event_is_documented() {
-    let listed = read("docs/operations.md");
-    let mut found = BTreeSet::new();
-    for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
-        let text = std::fs::read_to_string(file).unwrap();
-        for before in ["event = \"", "Detail::new(\"", "Detail::high(\""] {
-            let rest = text.split(before).skip(1);
-            found.extend(rest.filter_map(|rest| Some(rest.split('"').next()?.to_owned())));
+    let pages = ["docs/operations.md", "docs/audit.md", "docs/guard.md"].map(read);
+    let lacking: Vec<String> = known_events()
+        .into_iter()
+        .filter(|event| {
+            pages
+                .iter()
+                .all(|page| !page.contains(&format!("`{event}`")))
+        })
+        .collect();
+    assert!(lacking.is_empty(), "documented nowhere: {lacking:?}");
+    // Each row of the table of events is an event.
+    let known = known_events();
+    let section = pages[0].split("### Events").nth(1).unwrap();
+    let section = section.split("## Metrics and alerts").next().unwrap();
+    let rows = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let unknown: Vec<_> = rows.filter(|row| !known.contains(*row)).collect();
+    assert!(unknown.is_empty(), "no such event: {unknown:?}");
+}
+
+/// The column `log` of the attack catalogue names events and reasons of the code, in every enabled row.
+#[test]
+fn catalogue_events_exist() {
+    let known = known_events();
+    let reasons: String = ["src", "crates/verifier/src", "crates/guard/src"]
+        .iter()
+        .flat_map(|folder| sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)))
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .collect();
+    let shipped = read("tests/attacks/shipped.txt");
+    let shipped: BTreeSet<&str> = shipped.lines().map(str::trim).collect();
+    let mut problems = Vec::new();
+    let mut checked = 0;
+    for line in read("tests/attacks/attacks.tsv").lines().skip(1) {
+        let cells: Vec<&str> = line.split('\t').collect();
+        let area = format!("area {}", cells[2]);
+        if !shipped.contains(cells[0]) && !shipped.contains(area.as_str()) {
+            continue;
+        }
+        for item in cells[5].split("; ").filter(|item| *item != "–") {
+            let item = item.split(' ').next().unwrap();
+            let (event, reason) = item.split_once('{').unwrap_or((item, ""));
+            let reason = reason.trim_end_matches('}');
+            checked += 1;
+            if !event.is_empty() && !known.contains(event) {
+                problems.push(format!("{}: no event {event}", cells[0]));
+            }
+            if !reason.is_empty() && !reasons.contains(&format!("\"{reason}\"")) {
+                problems.push(format!("{}: no reason {reason} of {event}", cells[0]));
+            }
         }
     }
-    assert!(found.len() > 40, "{found:?}");
-    let lacking: Vec<_> = found
-        .iter()
-        .filter(|event| !listed.contains(&format!("| `{event}` |")))
-        .collect();
-    assert!(lacking.is_empty(), "not in docs/operations.md: {lacking:?}");
+    assert!(checked > 100, "{checked}");
+    assert!(problems.is_empty(), "{problems:#?}");
+}
+
+/// Each event in an alert rule or on the dashboard has the severity with which it is logged.
+#[test]
+fn alert_rules_name_existing_events() {
+    let (rules, panels) = shipped();
+    let known: BTreeSet<(&str, &str)> = alerts().collect();
+    for expression in rules.iter().chain(&panels) {
+        let mut rest = expression.as_str();
+        while let Some((_, after)) = rest.split_once("event=\"") {
+            let event = after.split('"').next().unwrap();
+            assert!(known.iter().any(|(name, _)| *name == event), "{expression}");
+            rest = after;
+        }
+    }
 }
 
 #[test]
@@ -135,12 +260,14 @@ fn loud_events_have_metric_and_alert_rule() {
         }
     }
     assert!(loud.len() > 15, "{loud:?}");
-    let known: BTreeSet<(String, String)> = ALERTS
-        .iter()
-        .map(|(event, severity)| ((*event).to_owned(), (*severity).to_owned()))
+    let known: BTreeSet<(String, String)> = alerts()
+        .map(|(event, severity)| (event.to_owned(), severity.to_owned()))
         .collect();
     let lacking: Vec<_> = loud.difference(&known).collect();
-    assert!(lacking.is_empty(), "not in metrics::ALERTS: {lacking:?}");
+    assert!(
+        lacking.is_empty(),
+        "not in metrics::LOG_EVENTS: {lacking:?}"
+    );
     let (rules, _) = shipped();
     for severity in ["high", "critical"] {
         let rule = format!("portcullis_events_total{{severity=\"{severity}\"}}");
@@ -151,7 +278,7 @@ fn loud_events_have_metric_and_alert_rule() {
     }
     // The list of events in the documentation contains each.
     let listed = read("docs/operations.md");
-    for (event, _) in ALERTS {
+    for (event, _) in alerts() {
         assert!(listed.contains(&format!("| `{event}` |")), "{event}");
     }
 }
