@@ -92,7 +92,7 @@ async fn a351_invalid_tokens_are_rejected_at_userinfo(stage: &Stage) {
     for (case, token) in [(3, forged.as_str()), (4, id_token)] {
         let answer = asks(case, token).await;
         stage.expect(case, bearer(&answer, 401, "invalid_token"));
-        stage.expect(case, logged(&answer, "bearer.rejected", "invalid"));
+        stage.expect(case, logged(&answer, "bearer.rejected", ""));
     }
     // 1. Expired, exact to the second of the server's clock.
     let exp = tokens.access_claims()["exp"].as_u64().unwrap();

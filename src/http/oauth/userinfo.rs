@@ -105,16 +105,9 @@ async fn serve_userinfo(app: &App, token: Option<String>) -> Result<UserInfo, Us
 
 /// Returns the response for a rejected access token (RFC 6750 §3).
 fn reject(request: &HttpRequest, rejected: &Rejected) -> HttpResponse {
-    let reason = match rejected {
-        Rejected::Missing => "missing",
-        Rejected::Request => "request",
-        Rejected::Expired => "expired",
-        Rejected::Scope { .. } => "scope",
-        Rejected::Revoked => "revoked",
-        _ => "invalid",
-    };
     let code = rejected.code().unwrap_or("401");
-    error::refused(request, code, Detail::new("bearer.rejected", reason), None);
+    let detail = Detail::new("bearer.rejected", rejected.reason());
+    error::refused(request, code, detail, None);
     let status = StatusCode::from_u16(rejected.status()).unwrap_or(StatusCode::UNAUTHORIZED);
     let mut response = HttpResponse::build(status);
     response
