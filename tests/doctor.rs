@@ -103,8 +103,6 @@ fn doctor_passes_on_healthy_server(#[case] db: Db) {
     let before = installation.doctor(&variables);
     before.says("server", "fail", "Start it with `portcullis serve`");
     let running = installation.serve(&variables);
-    // The next keys are made in the background of the start.
-    running.waits_for(|line| line.contains("key.state") && line.contains("feed/ES256"));
     let found = installation.doctor(&variables);
     found.says("configuration", "ok", "readable");
     // How long the Argon2 hash takes depends on the machine.
@@ -467,6 +465,86 @@ fn doctor_reports_kek_problems() {
     installation
         .doctor(&[])
         .says("KEK", "fail", "cannot be read");
+}
+
+#[apply(on_both_databases)]
+#[test]
+fn doctor_reports_corrupt_keys_and_restored_database(#[case] db: Db) {
+    let installation = Installation::on(db);
+    assert_eq!(installation.serve(&[]).stop(), Some(0));
+    installation
+        .doctor(&[])
+        .says("keys", "ok", "every row opens");
+    installation
+        .doctor(&[])
+        .says("restore", "ok", "no restored copy");
+    installation.doctor(&[]).says("audit log", "ok", "sealed");
+    let state = |kid: &str| {
+        let listed = installation.done(&["keys", "list", "--format", "json"]);
+        let listed: Value = serde_json::from_str(&listed).unwrap();
+        let keys = listed.as_array().unwrap().clone();
+        let signing = keys.iter().find(|key| key["state"] == "signing").unwrap();
+        let kid = if kid.is_empty() {
+            signing["kid"].as_str().unwrap()
+        } else {
+            kid
+        };
+        let key = keys.iter().find(|key| key["kid"] == kid).unwrap();
+        (kid.to_owned(), key["state"].as_str().unwrap().to_owned())
+    };
+    let (kid, _) = state("");
+    // The last character may hold no bits; the one before it does.
+    installation.execute(&format!(
+        "UPDATE signing_keys SET sealed = substr(sealed, 1, length(sealed) - 9) || CASE substr(sealed, length(sealed) - 8, 1) WHEN 'A' THEN 'B' ELSE 'A' END || substr(sealed, length(sealed) - 7) WHERE kid = '{kid}'"
+    ));
+    assert_eq!(state(&kid).1, "corrupt");
+    installation.doctor(&[]).says("keys", "fail", &kid);
+    installation.execute("UPDATE feed_head SET restored_at = 1");
+    installation
+        .doctor(&[])
+        .says("restore", "fail", "portcullis recover");
+    installation.execute("DELETE FROM audit_seals; DELETE FROM audit_events");
+    installation
+        .doctor(&[])
+        .says("audit log", "fail", "portcullis audit verify");
+}
+
+/// Each event of high or critical severity either leaves a condition that `doctor` finds, or is an occurrence
+/// without a lasting state.
+#[test]
+fn doctor_covers_every_critical_event() {
+    const OCCURRENCES: [&str; 9] = [
+        "code.client_mismatch",
+        "code.replay",
+        "db.mode",
+        "http.timeout",
+        "key.revoked",
+        "log.dropped",
+        "login.spray",
+        "server.panicked",
+        "token.refresh_reuse",
+    ];
+    let installation = Installation::new();
+    let running = installation.serve(&[]);
+    certify(&installation.folder, "localhost", 400);
+    let tls = [
+        ("PORTCULLIS__ISSUER", "https://localhost:8443"),
+        ("PORTCULLIS__LISTEN__TLS__CERTIFICATE", "tls.pem"),
+        ("PORTCULLIS__LISTEN__TLS__KEY", "tls.key"),
+    ];
+    let found = installation.doctor(&tls);
+    let checks: BTreeSet<&str> = found.findings.iter().map(|(c, ..)| c.as_str()).collect();
+    for event in portcullis::metrics::LOG_EVENTS {
+        match event.doctor {
+            Some(check) => assert!(checks.contains(check), "{}: {check}", event.name),
+            None => assert!(
+                event.severities.is_empty() || OCCURRENCES.contains(&event.name),
+                "{} has no check",
+                event.name
+            ),
+        }
+    }
+    drop(running);
 }
 
 #[test]

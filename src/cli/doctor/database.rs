@@ -1,6 +1,7 @@
 //! Checks of the database: connection, schema, clock and administrators.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::{Finding, fail, ok, warn};
 use crate::app;
@@ -8,6 +9,10 @@ use crate::cli::command::{clock, entropy};
 use crate::config::Config;
 use crate::config::limits::{CLOCK_OFF_STOPS, CLOCK_OFF_WARNS, DATABASE_BEHIND};
 use crate::db::{Schema, Store};
+use crate::feed::AuditMark;
+
+/// Time after which every node would have sealed an event.
+const SEALED_BY: Duration = Duration::from_secs(60);
 
 /// Returns the findings, and the database if the other checks can use it.
 pub async fn check(config: &Config) -> (Option<Store>, Vec<Finding>) {
@@ -31,7 +36,9 @@ pub async fn check(config: &Config) -> (Option<Store>, Vec<Finding>) {
     }
     let mut findings = vec![schema];
     findings.extend(damage(&store).await);
+    findings.push(restore(&store).await);
     findings.push(clock_skew(&store).await);
+    findings.push(audit_log(config, &store).await);
     findings.push(administrators(&store).await);
     findings.extend(shared_resource_servers(&store).await);
     (Some(store), findings)
@@ -70,6 +77,59 @@ async fn damage(store: &Store) -> Option<Finding> {
         Ok(errors) => fail("database file", format!("{}; {advice}", errors.join("; "))),
         Err(error) => fail("database file", format!("{error}; {advice}")),
     })
+}
+
+/// Checks whether the database awaits a recovery.
+async fn restore(store: &Store) -> Finding {
+    match store.read(|tx| tx.read_head()).await {
+        Err(error) => fail("restore", error.to_string()),
+        Ok(head) if head.restored_at.is_some() => fail(
+            "restore",
+            "the database was restored from an older copy; nothing is issued until `portcullis recover`",
+        ),
+        Ok(_) => ok("restore", "no restored copy was detected"),
+    }
+}
+
+/// Checks that recent events are sealed, and that the chain contains the head beside the KEK. `audit verify` checks
+/// every seal.
+async fn audit_log(config: &Config, store: &Store) -> Finding {
+    let keks = config.keys.kek.clone();
+    let by = clock().now() - SEALED_BY;
+    let read = store.read(move |tx| {
+        let secrets = tx.list_server_secrets()?;
+        let first = secrets.first();
+        let mark = first.and_then(|first| AuditMark::beside(&keks, &first.id));
+        let is_missing = match mark.and_then(|mark| mark.read()) {
+            None => false,
+            Some(marked) => {
+                !tx.has_seal(marked.seq, &marked.seal)?
+                    && !tx.was_swept(marked.seq)?
+                    && !tx.was_recovered_after(marked.at)?
+            }
+        };
+        // Commands can change the database before the first server starts.
+        let is_started = !secrets.is_empty();
+        Ok((
+            is_missing,
+            is_started && !tx.list_unsealed_audit(by, 1)?.is_empty(),
+        ))
+    });
+    match read.await {
+        Err(error) => fail("audit log", error.to_string()),
+        Ok((true, _)) => fail(
+            "audit log",
+            "events that this machine has seen are missing: run `portcullis audit verify`",
+        ),
+        Ok((_, true)) => warn(
+            "audit log",
+            "events without a seal: start a server on this database, or see `audit.unsealed` in its log",
+        ),
+        Ok(_) => ok(
+            "audit log",
+            "sealed, with the head that this machine has seen",
+        ),
+    }
 }
 
 /// Compares the clocks of this machine and the database. An embedded database has no clock, so its last timestamp is

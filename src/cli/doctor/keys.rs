@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::db::Store;
 use crate::key_manager::{KeyTable, Snapshot};
 use crate::keys::rotation::{Change, State, signer, state};
-use crate::keys::{Keychain, Ring};
+use crate::keys::{Keychain, Ring, ServerSecrets};
 use crate::time::Timestamp;
 
 /// Delay of a rotation that shows that no key manager is running (1 d). It adds the next key long before.
@@ -37,7 +37,7 @@ pub async fn check(config: &Config, store: Option<&Store>) -> Vec<Finding> {
         Ok(snapshot) => snapshot,
         Err(error) => return vec![fail("keys", error.to_string())],
     };
-    let mut findings = vec![kek(&snapshot, &keychain)];
+    let mut findings = vec![kek(&snapshot, &keychain), rows(&snapshot, &keychain, now)];
     for ring in table.rings() {
         findings.push(rotation(*ring, &snapshot, &table, now));
     }
@@ -67,6 +67,40 @@ fn kek(snapshot: &Snapshot, keychain: &Keychain) -> Finding {
             ),
         ),
     }
+}
+
+/// Opens every row. A node that starts without a signing key or a server secret because its row was changed cannot
+/// issue anything.
+fn rows(snapshot: &Snapshot, keychain: &Keychain, now: Timestamp) -> Finding {
+    let keys = snapshot
+        .keys
+        .iter()
+        .filter(|key| key.open(keychain).is_err());
+    let mut corrupt: Vec<String> = keys
+        .map(|key| {
+            format!(
+                "{} generation {}, kid {}",
+                key.ring(),
+                key.generation,
+                key.kid
+            )
+        })
+        .collect();
+    if !snapshot.secrets.is_empty()
+        && let Err(error) = ServerSecrets::open(&snapshot.secrets, keychain, now)
+    {
+        corrupt.push(error.to_string());
+    }
+    if corrupt.is_empty() {
+        return ok("keys", "every row opens");
+    }
+    fail(
+        "keys",
+        format!(
+            "these rows were changed and are not used: {}; run `portcullis keys revoke KID` for each, and find out who can write to the database",
+            corrupt.join("; ")
+        ),
+    )
 }
 
 fn rotation(ring: Ring, snapshot: &Snapshot, table: &KeyTable, now: Timestamp) -> Finding {

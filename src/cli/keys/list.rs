@@ -7,15 +7,52 @@ use super::timeline;
 use crate::cli::command::clock;
 use crate::config::Config;
 use crate::keys::rotation::{Schedule, State, signer, state};
-use crate::keys::{Ring, SigningKey};
+use crate::keys::{Keychain, Ring, SigningKey};
 use crate::time::Timestamp;
+
+/// The state of a row that does not open: no node publishes it or signs with it.
+const CORRUPT: &str = "corrupt";
 
 pub fn run(config: &Config, format: Output) -> anyhow::Result<()> {
     let (store, issuer) = (open(config)?, config.issuer()?.to_string());
     let keys = block_on(async { Ok(store.read(move |tx| tx.list_keys(&issuer)).await?) })?;
     let now = clock().now();
-    let rows: Vec<Vec<String>> = keys.iter().map(|key| row(key, &keys, now)).collect();
-    let values: Vec<Value> = keys.iter().map(|key| view(key, &keys, now)).collect();
+    let keychain = match Keychain::read(&config.keys.kek) {
+        Ok(keychain) => Some(keychain),
+        Err(error) => {
+            eprintln!(
+                "portcullis: the rows were not opened, so a corrupt one is not shown: {error}"
+            );
+            None
+        }
+    };
+    let opens = |key: &&SigningKey| {
+        let opened = keychain.as_ref().map(|keychain| key.open(keychain));
+        !matches!(opened, Some(Err(_)))
+    };
+    let (sound, corrupt): (Vec<&SigningKey>, Vec<&SigningKey>) = keys.iter().partition(opens);
+    let sound: Vec<SigningKey> = sound.into_iter().cloned().collect();
+    let is_corrupt = |key: &SigningKey| corrupt.iter().any(|corrupt| corrupt.kid == key.kid);
+    let rows: Vec<Vec<String>> = keys
+        .iter()
+        .map(|key| {
+            let mut row = row(key, &sound, now);
+            if is_corrupt(key) {
+                CORRUPT.clone_into(&mut row[2]);
+            }
+            row
+        })
+        .collect();
+    let values: Vec<Value> = keys
+        .iter()
+        .map(|key| {
+            let mut value = view(key, &sound, now);
+            if is_corrupt(key) {
+                value["state"] = CORRUPT.into();
+            }
+            value
+        })
+        .collect();
     let columns = [
         "ring",
         "generation",
@@ -29,7 +66,7 @@ pub fn run(config: &Config, format: Output) -> anyhow::Result<()> {
     if format == Output::Table {
         print!(
             "{}",
-            timeline::draw(&keys, &Schedule::of(&config.keys), now)
+            timeline::draw(&sound, &Schedule::of(&config.keys), now)
         );
     }
     Ok(())
