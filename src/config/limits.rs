@@ -131,6 +131,12 @@ pub const HANDLER_TIME: Duration = Duration::from_secs(5);
 /// Maximum time that readiness waits for the database. A probe must respond within three seconds.
 pub const READY_TIME: Duration = Duration::from_secs(2);
 
+/// Records in a frame of the feed. With them a frame has less than 48 KiB, so a client can read it with a line reader
+/// of 64 KiB. Verifiers accept larger ones.
+pub const FRAME_RECORDS: usize = 1_024;
+/// Frames in a response of the feed.
+pub const FRAMES_AT_ONCE: usize = 16;
+
 /// Maximum length of the request target, in bytes. Beyond it, the status is 414.
 pub const URL_BYTES: usize = 8 * 1024;
 /// Maximum size of the header fields, in bytes. Beyond it, the status is 431.

@@ -275,6 +275,7 @@ impl Feed {
         Ok(Signed {
             jws: self.sign(&made, keys)?,
             position: made.position(),
+            is_complete: made.as_of_us.is_some(),
         })
     }
 

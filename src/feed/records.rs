@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use portcullis_verifier::{FRAME_MAX_RECORDS, Frame, Position, Record};
+use portcullis_verifier::{Frame, Position, Record};
 
 use super::feed_position::FeedPosition;
-use crate::config::limits::RECENT_BYTES;
+use crate::config::limits::{FRAME_RECORDS, RECENT_BYTES};
 use crate::time::Timestamp;
 
 /// A signed frame.
@@ -17,6 +17,8 @@ pub struct Signed {
     pub jws: String,
     /// The position of a subscriber that has applied it.
     pub position: Position,
+    /// Whether it completes the data, so that no frame follows.
+    pub is_complete: bool,
 }
 
 /// A frame that was sent to the streams.
@@ -100,7 +102,7 @@ impl RecordTail {
             .filter(|(_, record)| record.expires > now);
         let mut last = after;
         let mut records = Vec::new();
-        for (seq, record) in live.by_ref().take(FRAME_MAX_RECORDS) {
+        for (seq, record) in live.by_ref().take(FRAME_RECORDS) {
             last = *seq;
             records.push(*record);
         }
@@ -128,6 +130,7 @@ impl Sent {
             event: event(&Signed {
                 jws,
                 position: frame.position(),
+                is_complete: frame.as_of_us.is_some(),
             }),
         }
     }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::app::App;
 use crate::config::limits::{
-    ACK_KIDS, BODY_BYTES, BODY_TIME, INSTANCE_BYTES, LONGEST_POLL, STREAM_LIFE,
+    ACK_KIDS, BODY_BYTES, BODY_TIME, FRAMES_AT_ONCE, INSTANCE_BYTES, LONGEST_POLL, STREAM_LIFE,
 };
 use crate::feed::{self, ActiveSubscribers, FeedError, Next, Stream};
 use crate::http::api::{HandlerError, published_keys};
@@ -31,9 +31,6 @@ use crate::oauth::macros::details;
 use crate::oauth::request::params::Params;
 use crate::oauth::{Code, Error};
 use crate::time::Uptime;
-
-/// Up to this number of records, a frame is built in about the time of one signature.
-const SMALL_FRAME_RECORDS: usize = 1_000;
 
 /// The last event of a stream: the client may reconnect after 500 ms.
 const RETRY: &str = "retry: 500\n\n";
@@ -176,20 +173,23 @@ async fn frames(request: &HttpRequest, app: &Data<App>) -> Result<Vec<String>, S
     };
     reject_ahead(request, app, after).await?;
     wait_for_records(app, after, wait).await;
-    // One frame per response, so that its memory does not grow with the feed.
-    Ok(vec![build_frame(app, after).await?.jws])
+    // A fixed number of frames, so that the memory of a response does not grow with the feed.
+    let (mut frames, mut at) = (Vec::new(), after);
+    while frames.len() < FRAMES_AT_ONCE {
+        let signed = build_frame(app, at)?;
+        at = signed.position;
+        frames.push(signed.jws);
+        if signed.is_complete {
+            break;
+        }
+    }
+    Ok(frames)
 }
 
-/// Builds a frame, outside the event loop if it is large. For small frames, a thread for each of a thousand
-/// subscribers that reconnect at once would cost more than the frames.
-async fn build_frame(app: &Data<App>, after: Position) -> Result<feed::Signed, HandlerError> {
-    let (node, keys) = (app.clone(), app.keys());
-    if app.feed.live_records() <= SMALL_FRAME_RECORDS {
-        return Ok(app.feed.frame_after(after, &keys)?);
-    }
-    let frame = tokio::task::spawn_blocking(move || node.feed.frame_after(after, &keys));
-    let frame = frame.await.map_err(Error::unsigned)?;
-    Ok(frame?)
+/// Builds a frame. It holds so few records that this takes about the time of a signature; a thread for each of a
+/// thousand subscribers that reconnect at once would cost more.
+fn build_frame(app: &App, after: Position) -> Result<feed::Signed, HandlerError> {
+    Ok(app.feed.frame_after(after, &app.keys())?)
 }
 
 /// Rejects a position that is ahead of the feed. Because another node may be ahead of this one, the database is
@@ -326,7 +326,7 @@ impl Subscriber {
                     self.at = at;
                     return Some(bytes);
                 }
-                Next::Behind => return self.catch_up().await,
+                Next::Behind => return self.catch_up(),
                 Next::Over => return Some(self.close()),
                 Next::Nothing => {}
             }
@@ -344,9 +344,9 @@ impl Subscriber {
         }
     }
 
-    /// Returns the records that this stream missed, in one frame.
-    async fn catch_up(&mut self) -> Option<Bytes> {
-        let signed = build_frame(&self.app, self.at).await.ok()?;
+    /// Returns the next records that this stream missed.
+    fn catch_up(&mut self) -> Option<Bytes> {
+        let signed = build_frame(&self.app, self.at).ok()?;
         self.at = signed.position;
         Some(feed::event(&signed))
     }

@@ -1,8 +1,9 @@
 //! The revocation feed, and services that follow it.
 
-use portcullis::audit::{Actor, RevocationReason};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use portcullis::audit::{Actor, RevocationReason};
 use portcullis_verifier::{Need, Rejected, Verifier};
 use serde_json::{Value, json};
 
@@ -394,31 +395,96 @@ async fn records_expire_with_the_last_affected_token(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
-async fn feed_response_holds_one_frame(#[case] db: Db) {
+async fn feed_response_holds_sixteen_frames(#[case] db: Db) {
     let server = discoverable_server(db).await;
     let api = server.api_server().await;
     let own = credentials(&api);
-    server.execute(
-            "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 70000) \
-             INSERT INTO revocations (id, kind, value, floor, reason, actor, created_at, epoch, seq, expires_at) \
-             SELECT 'id-' || i, 'S', 'session-' || i, 0, 'test', 'test', 0, 1, i, 1900000000000000 FROM n",
-        );
-    server.execute("UPDATE feed_head SET seq = 70000");
+    server.execute(&many_revocations(70_000));
     server.app.poll().await.unwrap();
     let numbers = |frame: &Value| (frame["after"].as_u64(), frame["last"].as_u64());
     let first = frames(&asks(&server, "/revocations", Some(&own)).await);
-    assert_eq!(first.len(), 1);
-    assert_eq!(numbers(&first[0]), (Some(0), Some(65_536)));
-    assert!(first[0]["as_of_us"].is_null(), "more must follow");
-    let rest = frames(&asks(&server, "/revocations?after=1:65536", Some(&own)).await);
+    assert_eq!(first.len(), 16);
+    assert_eq!(numbers(&first[0]), (Some(0), Some(1_024)));
+    assert_eq!(numbers(&first[15]), (Some(15 * 1_024), Some(16 * 1_024)));
+    assert!(
+        first.iter().all(|frame| frame["as_of_us"].is_null()),
+        "more must follow"
+    );
+    let rest = frames(&asks(&server, "/revocations?after=1:69000", Some(&own)).await);
     assert_eq!(
         (rest.len(), numbers(&rest[0])),
-        (1, (Some(65_536), Some(70_000)))
+        (1, (Some(69_000), Some(70_000)))
     );
     assert!(rest[0]["as_of_us"].is_u64());
     // A service requests frames until none is missing.
     let service = server.subscriber(&api, "billing-1").start().await.unwrap();
     assert_eq!(service.metrics().records, 70_000);
+}
+
+/// Returns the statements that fill the feed up to a number of records.
+fn many_revocations(count: u32) -> String {
+    format!(
+        "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) \
+         INSERT INTO revocations (id, kind, value, floor, reason, actor, created_at, epoch, seq, expires_at) \
+         SELECT 'id-' || i, 'S', 'session-' || i, 0, 'test', 'test', 0, 1, i, 1900000000000000 FROM n; \
+         UPDATE feed_head SET seq = {count}"
+    )
+}
+
+/// A follower that is written from docs/revocation.md alone, with a line reader of 64 KiB as in common libraries,
+/// reads a large snapshot.
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn first_frame_fits_documented_limit(#[case] db: Db) {
+    const LINE_BYTES: usize = 64 * 1_024;
+    let server = discoverable_server(db).await;
+    let page = include_str!("../../docs/revocation.md");
+    assert!(page.contains("48 KiB") && page.contains("1,024 records"));
+    let api = server.api_server().await;
+    server.execute(&many_revocations(3_400));
+    server.app.poll().await.unwrap();
+    let mut stream = opens_stream(&server, &api).await;
+    let (mut buffer, mut position) = (String::new(), 0);
+    let mut records = BTreeSet::new();
+    let mut is_complete = false;
+    while !is_complete {
+        buffer += std::str::from_utf8(&stream.chunk().await.unwrap().unwrap()).unwrap();
+        while let Some((line, rest)) = buffer.split_once('\n') {
+            assert!(line.len() <= 48 * 1_024, "{} bytes", line.len());
+            if let Some(jws) = line.strip_prefix("data: ") {
+                let frame = claims(jws);
+                let members: Vec<&String> = frame.as_object().unwrap().keys().collect();
+                for member in members {
+                    assert!(page.contains(&format!("| `{member}` |")), "{member}");
+                }
+                // Frames may overlap, and applying a record twice changes nothing.
+                assert!(frame["after"].as_u64().unwrap() <= position);
+                position = frame["last"].as_u64().unwrap();
+                let packed = portcullis::secret::from_base64url(frame["records"].as_str().unwrap());
+                records.extend(packed.unwrap().chunks(25).map(<[u8]>::to_vec));
+                is_complete = frame["as_of_us"].is_u64();
+            }
+            buffer = rest.to_owned();
+        }
+        assert!(buffer.len() <= LINE_BYTES);
+    }
+    assert_eq!((position, records.len()), (3_400, 3_400));
+    // The documented bodies: a position ahead of the feed, and no stream from a node that awaits `recover`.
+    let own = credentials(&api);
+    let ahead = asks(&server, "/revocations?after=1:9999", Some(&own)).await;
+    assert_eq!(
+        (ahead.status, ahead.body.as_str()),
+        (409, r#"{"error":"ahead"}"#)
+    );
+    assert_eq!(ahead.header("retry-after"), Some("2"));
+    server.execute("UPDATE feed_head SET restored_at = 1");
+    server.app.poll().await.unwrap();
+    let closed = asks(&server, "/revocations", Some(&own)).await;
+    assert_eq!(
+        (closed.status, &closed.json()["error"]),
+        (503, &"temporarily_unavailable".into())
+    );
+    assert!(closed.header("retry-after").is_some());
 }
 
 #[apply(on_both_databases)]
