@@ -360,8 +360,11 @@ fn start_warns_about_unfamiliar_database() {
     let marks = || {
         let files = std::fs::read_dir(installation.folder.join("keys")).unwrap();
         let files = files.map(|file| file.unwrap().path());
-        let marks = files.filter(|file| file.extension().is_some_and(|ext| ext == "mark"));
-        marks.collect::<Vec<_>>()
+        let is_mark = |file: &std::path::PathBuf| {
+            let name = file.file_name().unwrap().to_string_lossy();
+            name.starts_with("feed-") && name.ends_with(".mark")
+        };
+        files.filter(is_mark).collect::<Vec<_>>()
     };
     let [mark] = &marks()[..] else {
         panic!("{:?}", marks());

@@ -575,7 +575,10 @@ fn f16_recover_warns_of_server_on_original() {
     let mark = || {
         let files = std::fs::read_dir(site.installation.folder.join("keys")).unwrap();
         let mut files = files.map(|file| file.unwrap().path());
-        let mark = files.find(|file| file.extension().is_some_and(|ext| ext == "mark"));
+        let mark = files.find(|file| {
+            let name = file.file_name().unwrap().to_string_lossy();
+            name.starts_with("feed-") && name.ends_with(".mark")
+        });
         std::fs::read_to_string(mark.unwrap()).unwrap()
     };
     let before = mark();
