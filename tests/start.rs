@@ -586,14 +586,17 @@ fn first_start_on_terminal_shows_setup_link() {
         .unwrap();
     let shown = BufReader::new(terminal.stdout.take().unwrap()).lines();
     let (mut pid, mut link) = (None, false);
+    let (mut keys, mut is_started) = (0, false);
     for line in shown.map_while(Result::ok) {
         if let Some(number) = line.trim().strip_prefix("pid=") {
             pid = Some(number.to_owned());
         }
-        link |= line
+        keys += usize::from(line.contains("key.created"));
+        is_started |= line.contains("server.started");
+        link = line
             .trim()
             .starts_with("http://localhost:8080/setup?token=");
-        if line.contains("server.started") {
+        if link {
             break;
         }
     }
@@ -603,6 +606,8 @@ fn first_start_on_terminal_shows_setup_link() {
     assert!(stop.unwrap().success());
     terminal.wait().unwrap();
     assert!(link, "no link on the terminal");
+    // The link is last, so no line scrolls it away: not those of six keys and a secret.
+    assert_eq!((keys, is_started), (7, true));
 }
 
 #[test]
