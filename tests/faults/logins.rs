@@ -155,7 +155,12 @@ fn f24_login_storm_leaves_other_requests_unaffected() {
         seen.waiting,
         seen.times.len()
     );
-    assert_eq!(checked.len() + busy.len() + put_off.len(), LOGINS);
+    let others: Vec<&Answer> = answers
+        .iter()
+        .map(|(answer, _)| answer)
+        .filter(|answer| ![200, 429, 503].contains(&answer.status))
+        .collect();
+    assert!(others.is_empty(), "{}: {:?}", others.len(), others[0]);
     assert!(checked.len() >= 30, "{}", checked.len());
     assert!(busy.len() >= 100, "{}", busy.len());
     for (answer, _) in &busy {
