@@ -22,6 +22,7 @@ pub const ROWS: &[Row] = &[
     row!(a113_parallel_guesses_are_counted_and_limited_across_nodes),
     row!(a114_right_password_is_refused_during_the_delay),
     row!(a117_password_spraying_is_limited_per_network),
+    row!(a119_credential_stuffing_is_limited_per_network),
     row!(a513_clock_jump_never_throttles_logins),
     row!(a514_simultaneous_logins_are_not_throttled),
     row!(a521_texts_that_are_no_user_names_have_counters_of_their_own),
@@ -244,6 +245,37 @@ async fn a117_password_spraying_is_limited_per_network(stage: &Stage) {
             .await
             .from(&format!("203.0.113.{case}"));
         stage.expect(case, failed(&elsewhere.tries("unknown", WRONG).await));
+    }
+    end(nodes).await;
+}
+
+async fn a119_credential_stuffing_is_limited_per_network(stage: &Stage) {
+    let nodes = nodes(stage, |_| {}).await;
+    let web = nodes[0].shop().await;
+    let mut login_forms = Vec::new();
+    for node in &nodes {
+        login_forms.push(LoginForm::opens(node, &web.at(&node.base)).await);
+    }
+    let sources: [(usize, fn(usize) -> String, usize); 2] = [
+        // 50 addresses of one /24, then two networks.
+        (1, |n| format!("192.0.2.{}", n % 50 + 1), 30),
+        (2, |n| format!("10.1.{}.1", n % 2), 60),
+    ];
+    for (case, source, wanted) in sources {
+        let mut evaluated = 0;
+        for n in 0..200 {
+            let mut login_form = login_forms[n % login_forms.len()].clone().from(&source(n));
+            let answer = login_form.tries(&format!("leaked-{case}-{n}"), WRONG).await;
+            if answer.status == 429 {
+                stage.expect(case, throttled(&answer, 600));
+            } else {
+                evaluated += 1;
+                stage.expect(case, failed(&answer));
+            }
+        }
+        stage.check(case, evaluated == wanted, || {
+            format!("{evaluated} pairs were evaluated")
+        });
     }
     end(nodes).await;
 }
