@@ -218,7 +218,7 @@ async fn follow(
             return;
         };
         checks = checks.wrapping_add(1);
-        if checks % ALERT_EVERY == 0 {
+        if checks.is_multiple_of(ALERT_EVERY) {
             report_validity(&certificate, &clock);
         }
         let (chain, key) = &certificate.files;
