@@ -304,6 +304,46 @@ fn every_template_is_rendered() {
     }
 }
 
+/// No field of a page is ignored: a handler reads each.
+#[test]
+fn every_form_field_is_read() {
+    let mut read = BTreeSet::new();
+    for file in sources(&root().join("src/http/ui")) {
+        let text = fs::read_to_string(file).unwrap();
+        for call in [".one(\"", ".many(\"", ".verbatim(\""] {
+            let names = text.split(call).skip(1);
+            read.extend(names.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+        }
+    }
+    let mut count = 0;
+    for entry in fs::read_dir(root().join("templates")).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(text) = fs::read_to_string(&path) else {
+            continue;
+        };
+        for tag in text.split('<').filter(|tag| {
+            let element = tag.split([' ', '>']).next().unwrap_or_default();
+            ["input", "button", "select", "textarea"].contains(&element)
+        }) {
+            let Some((_, rest)) = tag.split_once(" name=\"") else {
+                continue;
+            };
+            let name = rest.split('"').next().unwrap_or_default();
+            // Pages that repeat the parameters of a request have names from a list.
+            if name.contains('{') {
+                continue;
+            }
+            count += 1;
+            assert!(
+                read.contains(name),
+                "{}: `{name}` is not read",
+                path.display()
+            );
+        }
+    }
+    assert!(count > 10, "{count}");
+}
+
 #[test]
 fn every_source_file_starts_with_module_docs() {
     for folder in ["src", "crates/guard/src", "crates/verifier/src"] {

@@ -105,6 +105,13 @@ fn run(arguments: &Arguments) -> Result<(), Exit> {
         return check_settings(arguments, &settings);
     }
     start_log(&settings.log);
+    for (variable, expected) in &settings.ignored {
+        tracing::warn!(
+            event = "guard.ignored",
+            variable,
+            "this variable is not read; did you mean {expected}?"
+        );
+    }
     System::new().block_on(serve(settings))
 }
 
@@ -112,6 +119,11 @@ fn run(arguments: &Arguments) -> Result<(), Exit> {
 fn check_settings(arguments: &Arguments, settings: &Settings) -> Result<(), Exit> {
     let result = issuer::verifier_builder(settings).check();
     result.map_err(|error| Exit::settings(error.to_string()))?;
+    for (variable, expected) in &settings.ignored {
+        writer::write_last_line(&format!(
+            "portcullis-guard: warning: {variable} is not read; did you mean {expected}?"
+        ));
+    }
     let routes = match settings.routes.len() {
         1 => "1 route".to_owned(),
         count => format!("{count} routes"),

@@ -20,6 +20,20 @@ use crate::route::Routes;
 
 /// Prefix of the environment variables of this program.
 const ENV_PREFIX: &str = "PORTCULLIS_GUARD__";
+/// The rest of the name of each variable that is read.
+const ENV_KEYS: [&str; 11] = [
+    "ISSUER",
+    "LISTEN",
+    "LISTEN_ANYWHERE",
+    "LOG__FORMAT",
+    "LOG__LEVEL",
+    "SUBSCRIBER__CLIENT_ID",
+    "SUBSCRIBER__CLIENT_SECRET",
+    "SUBSCRIBER__CLIENT_SECRET_FILE",
+    "SUBSCRIBER__FEED",
+    "SUBSCRIBER__INSTANCE",
+    "SUBSCRIBER__INTROSPECTION",
+];
 /// Variable with the directory of the unit's systemd credentials, whose files have mode 0440.
 const CREDENTIALS_ENV: &str = "CREDENTIALS_DIRECTORY";
 
@@ -40,6 +54,9 @@ pub struct Settings {
     pub log: Log,
     /// The token that each path and method needs.
     pub routes: Routes,
+    /// Variables that are not read because of other underscores or lower case, each with the name that is read.
+    #[serde(skip)]
+    pub ignored: Vec<(String, String)>,
 }
 
 /// Section `subscriber`: a client of the issuer that may read the revocation feed.
@@ -147,6 +164,7 @@ impl Default for Settings {
             subscriber: Subscriber::default(),
             log: Log::default(),
             routes: Routes::default(),
+            ignored: Vec::new(),
         }
     }
 }
@@ -177,6 +195,10 @@ impl Settings {
         let credentials = credentials
             .next()
             .map(|(_, directory)| PathBuf::from(directory));
+        settings.ignored = environment
+            .iter()
+            .filter_map(|(name, _)| Some((name.to_str()?.to_owned(), misspelled(name.to_str()?)?)))
+            .collect();
         settings.apply_environment(environment)?;
         settings.read_secret(credentials.as_deref())?;
         settings.check()?;
@@ -288,6 +310,21 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// Returns the variable that a name is probably meant to be, if it is not read itself.
+fn misspelled(name: &str) -> Option<String> {
+    let words = |text: &str| {
+        let words = text.split('_').filter(|word| !word.is_empty());
+        words.collect::<Vec<_>>().join("_").to_uppercase()
+    };
+    if name.starts_with(ENV_PREFIX) {
+        return None;
+    }
+    let spelled = words(name);
+    let rest = spelled.strip_prefix("PORTCULLIS_GUARD_")?;
+    let key = ENV_KEYS.iter().find(|key| words(key) == rest)?;
+    Some(format!("{ENV_PREFIX}{key}"))
 }
 
 fn parse_bool(text: &str) -> Result<bool, String> {

@@ -35,6 +35,22 @@ fn valid_settings_pass_check() {
     assert_eq!(check(&example, &environment), (0, String::new()));
 }
 
+/// The spelling of other programs is not read, and the guard says so. Variables that Kubernetes sets are not reported.
+#[test]
+fn misspelled_variables_are_warned_of() {
+    let wrong = [
+        ("PORTCULLIS_GUARD_SUBSCRIBER_CLIENT_ID", "other"),
+        ("PORTCULLIS_GUARD_PORT", "tcp://10.0.0.1:80"),
+    ];
+    let (code, said) = check(GOOD, &wrong);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(
+        said,
+        "portcullis-guard: warning: PORTCULLIS_GUARD_SUBSCRIBER_CLIENT_ID is not read; \
+         did you mean PORTCULLIS_GUARD__SUBSCRIBER__CLIENT_ID?\n"
+    );
+}
+
 #[test]
 fn invalid_settings_are_reported_with_key_or_position() {
     for (old, new, expected) in [
