@@ -105,7 +105,7 @@ fn unix_sockets_serve_and_are_removed() {
     refused(
         &installation.run(&["healthcheck"], &variables),
         1,
-        "no response from unix:",
+        "the server does not respond on unix:",
     );
     refused(
         &installation.run(
@@ -144,7 +144,7 @@ fn healthcheck_command_needs_no_other_program() {
     refused(
         &installation.run(&["healthcheck"], &at),
         1,
-        "no response from",
+        "no program listens there",
     );
 }
 
