@@ -11,7 +11,7 @@ use portcullis_verifier::Kind;
 
 use super::connection::AnyConnection;
 use super::revocations::Record;
-use super::schema::{passwords as p, users as t};
+use super::schema::{known_devices, passwords as p, users as t};
 use super::{Error, Transaction, unreadable};
 use crate::accounts::user::{User, Username};
 use crate::audit::{Actor, RevocationReason};
@@ -219,6 +219,9 @@ impl Transaction<'_> {
             ))
             .returning(t::auth_epoch)
             .get_result(self.connection)?;
+        // A browser that knew the old password is not a known one.
+        diesel::delete(known_devices::table.filter(known_devices::user_id.eq(id.as_str())))
+            .execute(self.connection)?;
         let record = Record {
             kind: Kind::User,
             value: id.as_str(),

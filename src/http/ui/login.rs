@@ -187,8 +187,11 @@ async fn submit(
             return Ok(response);
         }
     };
-    // 4. The password is right, and a session begins, always with a new cookie.
-    let device = device.unwrap_or_else(|| Secret::opaque(&app.entropy));
+    // 4. The password is right, and a session begins, always with a new cookie. A device cookie that this server did
+    //    not issue for this user is replaced, because the program that planted it would be known as the user's browser.
+    let device = device
+        .filter(|_| attempt.is_from_known_device())
+        .unwrap_or_else(|| Secret::opaque(&app.entropy));
     let outcome = sign_in(request, app, &id, username, password, &attempt, &device);
     let cookie = match outcome.await {
         Ok(SignInOutcome::SignedIn(cookie)) => cookie,

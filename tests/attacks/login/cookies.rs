@@ -1,15 +1,16 @@
 //! Cookies that other hosts of the domain may set.
 
-use super::{INTERACTION, LoginForm, RANDOM, SESSION, passed};
+use super::{DEVICE, INTERACTION, LoginForm, RANDOM, SESSION, passed};
 use crate::expect::{page400, redirected, summary};
-use crate::fixtures::Browser;
 use crate::fixtures::server::PASSWORD;
+use crate::fixtures::{Browser, Server};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
     row!(a127_duplicate_session_cookies_are_rejected),
     row!(a502_encoded_cookie_names_are_ignored),
     row!(a506_non_utf8_cookies_are_ignored),
+    row!(a507_planted_device_cookies_are_replaced),
 ];
 
 const STATE: Option<&str> = Some("st-4711");
@@ -184,4 +185,56 @@ async fn a127_duplicate_session_cookies_are_rejected(stage: &Stage) {
         });
     }
     stage.check(2, sessions() == before, || "a session ended".to_owned());
+}
+
+/// Returns how many browsers are known for any user.
+fn known_devices(server: &Server) -> i64 {
+    server.count("SELECT count(*) AS n FROM known_devices")
+}
+
+async fn a507_planted_device_cookies_are_replaced(stage: &Stage) {
+    // Rows about limits start a server of their own.
+    let server = Server::behind_proxy(stage.db()).await;
+    let web = server.shop().await;
+    let planted = |value: &str| (DEVICE.to_owned(), value.to_owned());
+    // 1. A value that this server never issued. 2. One that it issued for another user.
+    let mut bob = LoginForm::opens(&server, &web).await;
+    stage.expect(2, passed(&bob.tries("bob", PASSWORD).await));
+    let bobs = bob.browser.cookies[DEVICE].clone();
+    let mut login_form = LoginForm::opens(&server, &web).await;
+    for (case, value) in [(1, RANDOM), (2, bobs.as_str())] {
+        login_form = LoginForm::opens(&server, &web).await;
+        login_form.browser.cookies.extend([planted(value)]);
+        stage.expect(case, passed(&login_form.tries("alice", PASSWORD).await));
+        let device = &login_form.browser.cookies[DEVICE];
+        stage.check(case, device != value, || "the value was kept".to_owned());
+    }
+    let known = known_devices(&server);
+    stage.check(1, known == 3, || format!("{known} devices are known"));
+    // 3. The device that the server issued stays the same at the next sign-in.
+    let own = login_form.browser.cookies[DEVICE].clone();
+    let mut next = LoginForm::opens(&server, &web).await;
+    next.browser.cookies.extend([planted(&own)]);
+    stage.expect(3, passed(&next.tries("alice", PASSWORD).await));
+    stage.check(3, next.browser.cookies[DEVICE] == own, || {
+        "a known device was replaced".to_owned()
+    });
+    // 4. After the user's sessions are revoked, as by both commands, no browser of the user is known, and its
+    //    attempts count like those of any other.
+    server.signs_out_everywhere("alice").await;
+    let known = known_devices(&server);
+    stage.check(4, known == 1, || format!("{known} devices are known"));
+    let mut elsewhere = LoginForm::opens(&server, &web).await.from("192.0.2.1");
+    let mut throttled = false;
+    for _ in 0..12 {
+        throttled |= elsewhere.tries("alice", "wrong-password").await.status == 429;
+    }
+    stage.check(4, throttled, || "the account is not throttled".to_owned());
+    let mut late = LoginForm::opens(&server, &web).await.from("192.0.2.1");
+    for value in [own.as_str(), RANDOM] {
+        late.browser.cookies.extend([planted(value)]);
+        let answer = late.tries("alice", PASSWORD).await;
+        stage.check(4, answer.status == 429, || summary(&answer));
+    }
+    server.remove().await;
 }

@@ -19,6 +19,8 @@ pub const SESSION: &str = "__Host-sid";
 
 pub const INTERACTION: &str = "__Host-ix";
 
+pub const DEVICE: &str = "__Host-dev";
+
 pub const FORM: (&str, &str) = ("Content-Type", "application/x-www-form-urlencoded");
 
 /// A well-formed value of 43 characters that the server never issued.

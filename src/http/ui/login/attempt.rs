@@ -19,6 +19,7 @@ use crate::secret::{Secret, base64url};
 pub(super) struct AdmittedAttempt {
     attempt: Attempt,
     user_ref: String,
+    is_from_known_device: bool,
 }
 
 /// Whether the password of an attempt may be checked.
@@ -66,11 +67,15 @@ impl AdmittedAttempt {
                 _ => Attempt::from_anywhere(&hashed_name, user.as_ref(), address),
             };
             let verdict = tx.admit(&attempt, now)?;
-            Ok((attempt, verdict))
+            Ok((attempt, is_known, verdict))
         });
-        let (attempt, verdict) = admitted.await?;
+        let (attempt, is_from_known_device, verdict) = admitted.await?;
         Ok(match verdict {
-            Verdict::Admitted => Admission::Admitted(Self { attempt, user_ref }),
+            Verdict::Admitted => Admission::Admitted(Self {
+                attempt,
+                user_ref,
+                is_from_known_device,
+            }),
             Verdict::Busy => Admission::Busy,
             Verdict::Wait(wait) => Admission::Throttled(Throttled::wait(wait)),
             Verdict::Exhausted => Admission::Throttled(Throttled {
@@ -80,6 +85,11 @@ impl AdmittedAttempt {
                     .to_owned(),
             }),
         })
+    }
+
+    /// Returns whether the device cookie was issued to a browser in which this user signed in before.
+    pub(super) fn is_from_known_device(&self) -> bool {
+        self.is_from_known_device
     }
 
     /// Returns the attempt and the bucket that counts the account of `user` from any address.
