@@ -95,7 +95,7 @@ fn session(user: &UserId, now: Timestamp) -> Session {
 fn authorization(client: &ClientId, now: Timestamp) -> Authorization {
     Authorization {
         id: AuthorizationId::new(&Entropy::system(), now),
-        client_id: client.clone(),
+        client_id: Some(client.clone()),
         params: String::new(),
         browser: None,
         user_id: None,

@@ -192,7 +192,7 @@ async fn concurrent_authorization_claims_succeed_once(#[case] db: Db) {
     let scene = scene(&server).await;
     let begun = Authorization {
         id: AuthorizationId::new(&Entropy::seeded(5), now()),
-        client_id: scene.client.id.clone(),
+        client_id: Some(scene.client.id.clone()),
         params: "x=1".to_owned(),
         browser: None,
         user_id: None,
@@ -454,7 +454,7 @@ async fn expired_authorizations_are_deleted_in_batches(#[case] db: Db) {
     for _ in 0..5 {
         let begun = Authorization {
             id: AuthorizationId::new(&entropy, now()),
-            client_id: shop.client.id.clone(),
+            client_id: Some(shop.client.id.clone()),
             params: String::new(),
             browser: None,
             user_id: None,

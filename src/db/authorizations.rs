@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 
 type Row = (
     String,
-    String,
+    Option<String>,
     String,
     Option<Vec<u8>>,
     Option<String>,
@@ -75,7 +75,7 @@ fn authorization(row: Row) -> Result<Authorization, Error> {
     ) = row;
     let broken = |column| unreadable("authorizations", column, &id);
     Ok(Authorization {
-        client_id: ClientId::from(client_id),
+        client_id: client_id.map(ClientId::from),
         params,
         browser: browser.map(Hash::from_bytes),
         user_id: user_id.map(UserId::from),
@@ -134,7 +134,7 @@ impl Transaction<'_> {
         diesel::insert_into(t::table)
             .values((
                 t::id.eq(authorization.id.as_str()),
-                t::client_id.eq(authorization.client_id.as_str()),
+                t::client_id.eq(authorization.client_id.as_ref().map(ClientId::as_str)),
                 t::params.eq(&authorization.params),
                 t::browser.eq(authorization.browser.as_ref().map(Hash::as_bytes)),
                 t::state.eq(authorization.stage.as_str()),

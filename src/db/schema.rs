@@ -104,7 +104,7 @@ diesel::table! {
 diesel::table! {
     authorizations (id) {
         id -> Text,
-        client_id -> Text,
+        client_id -> Nullable<Text>,
         params -> Text,
         browser -> Nullable<Binary>,
         user_id -> Nullable<Text>,

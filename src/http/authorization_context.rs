@@ -12,12 +12,14 @@ pub(in crate::http) use crate::http::error::HandlerError;
 use crate::http::error::{self, ErrorPage, Link};
 use crate::http::extract::{self, Browser, CookieKind};
 use crate::http::server::access_log;
+use crate::http::server::client_address::ClientAddress;
+use crate::http::server::rate_limit;
 use crate::id::{AuthorizationId, ClientId};
 use crate::oauth::Detail;
 use crate::oauth::client::Client;
 use crate::oauth::issue::id_token::Hint;
 use crate::oauth::request::authorize::{self as rules, Request, ValidationContext};
-use crate::oauth::request::next_action::{Authorization, NextAction, next_action};
+use crate::oauth::request::next_action::{Authorization, NextAction, Stage, next_action};
 use crate::oauth::request::params::Params;
 use crate::secret::Hash;
 use crate::time::Timestamp;
@@ -26,6 +28,14 @@ use crate::time::Timestamp;
 pub(in crate::http) fn dispatcher(id: &AuthorizationId) -> String {
     format!("/oauth2/authorize?authorization={id}")
 }
+
+/// Returns the path of the page on which the user signs in for an authorization.
+pub(in crate::http) fn login_page(id: &AuthorizationId) -> String {
+    format!("{SIGN_IN}?authorization={id}")
+}
+
+/// The path that starts a sign-in to the account page.
+const SIGN_IN: &str = "/login";
 
 /// Longest request that the page of an expired authorization offers to restart. The URL of a GET is limited to 8 KiB.
 const RESTART_BYTES: usize = 7 * 1024;
@@ -39,13 +49,15 @@ pub(in crate::http) struct Stored {
 impl Stored {
     fn load(
         tx: &mut Transaction<'_>,
-        client_id: &ClientId,
+        client_id: Option<&ClientId>,
         cookie: &Hash,
     ) -> Result<Self, db::Error> {
         let session = tx.find_session(cookie)?;
-        let consent = match &session {
-            Some((session, _)) => tx.find_consent(&session.login.user_id, client_id)?,
-            None => None,
+        let consent = match (&session, client_id) {
+            (Some((session, _)), Some(client_id)) => {
+                tx.find_consent(&session.login.user_id, client_id)?
+            }
+            _ => None,
         };
         Ok(Self { session, consent })
     }
@@ -105,12 +117,27 @@ pub(in crate::http) async fn load_authorization_request(
     };
     let request = rules::validate(params, client, callback, &context)?;
     // 3. The browser's session and consent.
+    Ok(AuthorizationContext {
+        feed_epoch: known.map_or(0, |known| known.feed_epoch),
+        request,
+        stored: load_stored(http, app, Some(client_id), now).await?,
+    })
+}
+
+/// Loads the active session of the browser, and its user's consent to a client.
+pub(in crate::http) async fn load_stored(
+    http: &HttpRequest,
+    app: &App,
+    client_id: Option<ClientId>,
+    now: Timestamp,
+) -> Result<Stored, HandlerError> {
     let mut stored = match CookieKind::Session
         .read(http, app)
         .map(|cookie| cookie.hash())
     {
         Some(cookie) => {
-            let stored = move |tx: &mut Transaction<'_>| Stored::load(tx, &client_id, &cookie);
+            let stored =
+                move |tx: &mut Transaction<'_>| Stored::load(tx, client_id.as_ref(), &cookie);
             app.page_store.read(stored).await?
         }
         None => Stored {
@@ -125,11 +152,7 @@ pub(in crate::http) async fn load_authorization_request(
     if let Some((_, username)) = &stored.session {
         access_log::name_user(http, &app.secret.user_ref(username.as_str()));
     }
-    Ok(AuthorizationContext {
-        feed_epoch: known.map_or(0, |known| known.feed_epoch),
-        request,
-        stored,
-    })
+    Ok(stored)
 }
 
 /// Removes the session if it is expired.
@@ -158,8 +181,44 @@ async fn expire(
     Ok(())
 }
 
+/// Stores a new authorization: the request of a client, or a sign-in that starts at the account page.
+pub(in crate::http) async fn begin(
+    http: &HttpRequest,
+    app: &App,
+    request: Option<(&Request, &str)>,
+    browser: Option<Hash>,
+    now: Timestamp,
+) -> Result<AuthorizationId, db::Error> {
+    let authorization = Authorization {
+        id: AuthorizationId::new(&app.entropy, now),
+        client_id: request.map(|(request, _)| request.client.id.clone()),
+        params: request.map_or_else(String::new, |(_, params)| params.to_owned()),
+        browser,
+        user_id: None,
+        sid: None,
+        login_sid: None,
+        stage: Stage::Begun,
+        scope: None,
+        created_at: now,
+        expires_at: now + app.config.login.authorization.0,
+        taken_at: None,
+    };
+    let id = authorization.id.clone();
+    let network = rate_limit::source(ClientAddress::of(http));
+    let count = rate_limit::is_time_to_count(http);
+    let put = app.page_store.transaction(move |tx| {
+        tx.put_authorization(&authorization, &network)?;
+        if count {
+            tx.cap_authorizations()?;
+        }
+        Ok(())
+    });
+    put.await?;
+    Ok(id)
+}
+
 /// Loads an authorization that this browser started and that is still open.
-pub(in crate::http) async fn open(
+async fn open(
     app: &App,
     id: &AuthorizationId,
     browser: &Browser,
@@ -186,9 +245,11 @@ pub(in crate::http) async fn open(
         }
     }
     if authorization.taken_at.is_some() {
-        let client = app
-            .registrations
-            .find(&app.page_store, &authorization.client_id, now);
+        // The account page shows whether the user is signed in, and offers to sign in.
+        let Some(client_id) = &authorization.client_id else {
+            return Err(HandlerError::Account);
+        };
+        let client = app.registrations.find(&app.page_store, client_id, now);
         let client = client.await?.map(|known| known.client.clone());
         let link = client
             .as_ref()
@@ -207,39 +268,56 @@ pub(in crate::http) async fn open(
     Ok(authorization)
 }
 
-/// Returns the authorization that the query of a page names.
+/// Returns the authorization that the query of a page names, if it names one.
 ///
 /// # Errors
-/// [`ErrorPage::NO_START`].
-pub(in crate::http) fn id_in_query(http: &HttpRequest) -> Result<AuthorizationId, ErrorPage> {
-    let query = extract::query(http).ok();
+/// [`ErrorPage::NO_START`] if it is repeated or malformed.
+pub(in crate::http) fn id_in_query(
+    http: &HttpRequest,
+) -> Result<Option<AuthorizationId>, ErrorPage> {
+    let query = extract::query(http).map_err(|_| ErrorPage::NO_START)?;
     let id = query
-        .as_ref()
-        .and_then(|query| query.one("authorization").ok());
-    let id = id.flatten().map(AuthorizationId::from);
-    id.ok_or(ErrorPage::NO_START)
+        .one("authorization")
+        .map_err(|_| ErrorPage::NO_START)?;
+    Ok(id.map(AuthorizationId::from))
 }
 
-/// Loads an open authorization of this browser and the context of its request.
+/// An open authorization of this browser, with the state that it is decided on.
+pub(in crate::http) enum Resumed {
+    /// The request of a client.
+    Client(Box<(AuthorizationContext, Authorization)>),
+    /// A sign-in that started at the account page, with the session of the browser. It is complete as soon as there
+    /// is one.
+    Account(Option<(Session, Username)>),
+}
+
+/// Loads an open authorization of this browser and its context.
 pub(in crate::http) async fn resume(
     http: &HttpRequest,
     app: &App,
     id: &AuthorizationId,
     browser: &Browser,
     now: Timestamp,
-) -> Result<(AuthorizationContext, Authorization), HandlerError> {
+) -> Result<Resumed, HandlerError> {
     let authorization = open(app, id, browser, now).await?;
+    if authorization.client_id.is_none() {
+        let stored = load_stored(http, app, None, now).await?;
+        return Ok(Resumed::Account(stored.session));
+    }
     let params =
         Params::parse(authorization.params.as_bytes()).map_err(|_| ErrorPage::TOO_MANY_FIELDS)?;
     let context = load_authorization_request(http, app, &params, now).await?;
-    Ok((context, authorization))
+    Ok(Resumed::Client(Box::new((context, authorization))))
 }
 
 /// Returns a link that repeats the request of an expired authorization, if it fits into a URL.
 fn restart(authorization: &Authorization) -> Option<Link> {
     (authorization.params.len() <= RESTART_BYTES).then(|| Link {
         label: "Start again".to_owned(),
-        href: format!("/oauth2/authorize?{}", authorization.params),
+        href: match authorization.client_id {
+            Some(_) => format!("/oauth2/authorize?{}", authorization.params),
+            None => SIGN_IN.to_owned(),
+        },
     })
 }
 

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderValue, LOCATION, RETRY_AFTER};
+use actix_web::http::{Method, StatusCode};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
@@ -13,7 +13,7 @@ use crate::admin::AdminError;
 use crate::app::App;
 use crate::db;
 use crate::http::assets::{Assets, Frame};
-use crate::http::response::{PagePolicy, continue_to, deliver, page, whole_seconds};
+use crate::http::response::{PagePolicy, continue_to, deliver, page, see_other, whole_seconds};
 use crate::http::server::access_log::{self, About, RequestId};
 use crate::metrics::REFUSED;
 use crate::oauth::request::authorize::AuthorizeError;
@@ -38,6 +38,32 @@ pub struct Link {
     pub label: String,
     /// A path of this server, or a URI of the client.
     pub href: String,
+}
+
+/// The path of the account page. It is a constant: no request chooses where a sign-in without a client ends.
+pub(in crate::http) const ACCOUNT: &str = "/account";
+
+impl Link {
+    /// Returns the link of an error page that has no better one. Returns `None` where this server refuses the browser's
+    /// network, its proxy or its scheme, because it would refuse the next page too.
+    fn onward(request: &HttpRequest, error: ErrorPage) -> Option<Self> {
+        match (error.status, error.detail.event) {
+            (_, "http.denied" | "http.plain" | "http.bad_host" | "http.bad_forwarded") => None,
+            // An empty reference is the address of the page itself (RFC 3986 §4.4). A form cannot be repeated by a link.
+            (429 | 503, _) => (request.method() == Method::GET).then(|| Self {
+                label: "Try again".to_owned(),
+                href: String::new(),
+            }),
+            _ => Some(Self::to_account()),
+        }
+    }
+
+    fn to_account() -> Self {
+        Self {
+            label: "Go to your account".to_owned(),
+            href: ACCOUNT.to_owned(),
+        }
+    }
 }
 
 /// An error page with fixed text.
@@ -69,14 +95,11 @@ error_pages! {
     OTHER_BROWSER 400 "This sign-in belongs to another browser" "It was not started in this browser, or its address is incomplete." Some("Go back to the application and start again. Cookies must be allowed for this site."), "authorization.binding_failed" "binding";
     ALREADY_DONE 400 "This sign-in is already done" "It was completed before and cannot be used a second time." Some("Go back to the application; you may be signed in already."), "authorization.replay" "taken";
     TOO_LATE 400 "This sign-in took too long" "It was open for longer than a sign-in may take." Some("Nothing is lost: you can start again."), "authorization.expired" "expired";
-    NO_START 400 "Sign-in starts at an application" "This page has nothing to continue." Some("Open the application that you want to use and sign in there."), "authorization.binding_failed" "missing";
+    NO_START 400 "Nothing to continue" "The address of this page is incomplete." Some("Open the application that you want to use and sign in there."), "authorization.binding_failed" "missing";
     SETUP_LINK 400 "This set-up link does not work" "It is incomplete, has expired or was opened before, or the server has an administrator already." Some("As long as there is no administrator, the command portcullis setup link shows a new link."), "admin.bootstrap_refused" "link";
-    LOGOUT 400 "This request to log out was not accepted" "The application that sent you here made a request that cannot be understood. You are still signed in." Some("Go back to the application, or log out on your account page."), "logout.rejected" "malformed";
+    LOGOUT 400 "This request to sign out was not accepted" "The application that sent you here made a request that cannot be understood. You are still signed in." Some("Go back to the application, or sign out on your account page."), "logout.rejected" "malformed";
     BAD_FORM 400 "This form could not be read" "A field is missing, sent twice, too long or malformed." Some("Go back and try again."), "http.malformed" "form";
-    PASSWORD_TOO_LONG 400 "This password cannot be used" "A password has at most 1024 bytes." Some("Go back and try again."), "login.failed" "too_long";
-    PASSWORD_WITH_NUL 400 "This password cannot be used" "A password must not contain a NUL character." Some("Go back and try again."), "login.failed" "nul";
     TAMPERED 400 "This form was not accepted" "It grants something that the application did not request." Some("Go back to the application and start again."), "consent.tampered" "scope";
-    BUSY 503 "Too many sign-ins at the moment" "Please try again in a few seconds." None, "login.busy" "hashing";
     RESTORED 503 "Sign-in is temporarily unavailable" "The database was restored from an older copy and is being checked." Some("Please try again later."), "db.restored" "waiting";
     CLOCK 503 "Sign-in is temporarily unavailable" "The clock of this server is wrong." Some("Please try again in a few seconds."), "node.unready" "clock";
     LEASE 503 "Sign-in is temporarily unavailable" "The server cannot write to its database." Some("Please try again in a few seconds."), "node.unready" "lease";
@@ -125,6 +148,8 @@ pub(in crate::http) enum HandlerError {
     /// An error page with a link by which the user can continue.
     Linked(ErrorPage, Box<Option<Link>>),
     AuthorizeError(AuthorizeError),
+    /// The account page shows what the request is about.
+    Account,
 }
 
 impl From<ErrorPage> for HandlerError {
@@ -199,12 +224,13 @@ impl HandlerError {
                 refused_by_protocol(request, &error);
                 deliver(callback.refuse(&error, app.issuer.as_str()), app, assets)
             }
+            Self::Account => see_other(ACCOUNT),
         }
     }
 }
 
 /// `Retry-After` of 503 responses.
-const BUSY_RETRY: Duration = Duration::from_secs(2);
+pub(in crate::http) const BUSY_RETRY: Duration = Duration::from_secs(2);
 
 /// Renders an error page.
 pub fn error_page(request: &HttpRequest, assets: &Assets, error: ErrorPage) -> HttpResponse {
@@ -224,7 +250,7 @@ fn linked_error_page(
         title: error.title,
         reason: error.reason,
         advice: error.advice,
-        link,
+        link: link.or_else(|| Link::onward(request, error)),
         error_id: &id,
         detail: None,
     };
@@ -262,7 +288,7 @@ fn protocol_page(request: &HttpRequest, assets: &Assets, error: &Error) -> HttpR
         } else {
             "Contact the operator of the application and quote the error id."
         }),
-        link: None,
+        link: (!unavailable).then(Link::to_account),
         error_id: &id,
         detail: None,
     };

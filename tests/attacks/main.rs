@@ -79,6 +79,7 @@ const AREAS: &[&[Row]] = &[
     introspection::ROWS,
     keys_jwt::ROWS,
     keys_use::ROWS,
+    login::account::ROWS,
     login::cookies::ROWS,
     login::forms::ROWS,
     hostile_postgres::ROWS,

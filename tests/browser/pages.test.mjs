@@ -152,7 +152,25 @@ const STATES = {
   ],
   'error of a request': [(page) => page.goto(request({ client_id: 'unknown' })), [400]],
   'error of an address': [(page) => page.goto(`${server.issuer}/${'nowhere'.repeat(20)}`), [404]],
-  'error of a sign-in': [(page) => page.goto(`${server.issuer}/login`), [400]],
+  'error of a sign-in': [(page) => page.goto(`${server.issuer}/consent`), [400]],
+  'login to the account': [(page) => page.goto(`${server.issuer}/login`)],
+  'login with a long password': [
+    async (page) => {
+      await page.goto(`${server.issuer}/login`)
+      await signIn(page, { username: USERNAME, password: 'x'.repeat(1025) })
+      await page.waitForSelector('text=A password has at most 1024 bytes.')
+      assert.equal(await page.inputValue('#username'), USERNAME)
+    },
+    [400],
+  ],
+  'login with another account': [
+    async (page) => {
+      await session(page)
+      await page.click('#consent-other-account')
+      await page.waitForSelector('text=If you sign in with another account')
+      assert.equal(await page.inputValue('#username'), '')
+    },
+  ],
   'account signed in': [
     async (page) => {
       await page.route(CALLBACK, (route) => route.fulfill({ status: 204 }))
@@ -248,7 +266,7 @@ for (const [name, [visit, statuses]] of Object.entries(STATES)) {
       found.push(...(await accessibility(page)).map((problem) => `${colorScheme}: ${problem}`))
       await picture(page, `${name} ${colorScheme}`)
     }
-    for (const [view, width, zoom] of [['wide', 1280, 1], ['at 200 %', 640, 1], ['with text of 200 %', 1280, 2], ['at 320 px', 320, 1]]) {
+    for (const [view, width, zoom] of [['wide', 1280, 1], ['at 200 %', 640, 1], ['with text of 200 %', 1280, 2], ['at 360 px', 360, 1], ['at 320 px', 320, 1]]) {
       await page.setViewportSize({ width, height: 900 })
       found.push(...(await page.evaluate(clipped, zoom)).map((problem) => `${view}: ${problem}`))
       if (width === 320) await picture(page, `${name} narrow`)

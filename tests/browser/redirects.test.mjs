@@ -173,7 +173,7 @@ for (const kind of ['https', 'ipv4', 'ipv6', 'localhost']) {
       // Another login, so that the hint alone does not end it and the question is asked.
       await page.goto(`${server.issuer}/account`)
       await page.click('#account-logout')
-      await page.waitForSelector('text=You are logged out')
+      await page.waitForSelector('text=You are signed out')
       await page.goto(begin(server, client, `${origins.https}/cb`, { scope: 'openid' }).url)
       await signIn(page)
       await page.waitForURL(`${origins.https}/cb**`)

@@ -250,7 +250,7 @@ test('a form that another site posts to /login is refused', async () => {
   assert.equal(response.status(), 403)
   await page.waitForSelector('text=This form was not accepted')
   await page.goto(`${server.issuer}/account`)
-  await page.waitForSelector('text=You are not signed in here')
+  await page.waitForSelector('text=You are not signed in.')
   await someone.leave()
 })
 
@@ -280,11 +280,11 @@ test('log out: a question, an answer, and Back shows nothing', async () => {
   await page.waitForSelector(`text=Signed in as ${USERNAME}`)
   await page.goto(`${server.issuer}/oauth2/end_session`)
   await page.click('#logout-confirm')
-  await page.waitForSelector('text=You are logged out')
+  await page.waitForSelector('text=You are signed out')
   await page.goBack()
   assert.ok(!(await page.textContent('body')).includes(USERNAME), 'the name is still there')
   await page.goto(`${server.issuer}/account`)
-  await page.waitForSelector('text=You are not signed in here')
+  await page.waitForSelector('text=You are not signed in.')
   await someone.leave()
 })
 
@@ -303,7 +303,7 @@ test('a client that asks for logout gets the browser back after the question', a
   const earlier = await signInOnce()
   await page.goto(`${server.issuer}/account`)
   await page.click('#account-logout')
-  await page.waitForSelector('text=You are logged out')
+  await page.waitForSelector('text=You are signed out')
   // The hint is of a login that has ended, so this one is not ended without a question.
   await signInOnce()
   const url = new URL('/oauth2/end_session', server.issuer)
@@ -323,9 +323,66 @@ test('the button on the account page logs out', async () => {
   await page.waitForSelector('#consent-allow')
   await page.goto(`${server.issuer}/`)
   await page.click('#account-logout')
-  await page.waitForSelector('text=You are logged out')
+  await page.waitForSelector('text=You are signed out')
   await page.goto(app.begin().url)
   await page.waitForSelector('#login-submit')
+  await someone.leave()
+})
+
+test('account_page_offers_sign_in_and_returns', async () => {
+  const someone = await person(browser)
+  const page = await someone.tab()
+  for (const path of ['/account', '/']) {
+    await page.goto(`${server.issuer}${path}`)
+    await page.click('#account-sign-in')
+    await signIn(page)
+    await page.waitForURL(`${server.issuer}/account`)
+    await page.waitForSelector(`text=Signed in as ${USERNAME}`)
+    await page.goBack()
+    await page.click('#account-logout')
+    await page.waitForSelector('text=You are signed out')
+  }
+  // The page after a sign-out leads back, too.
+  await page.click('#signed-out-sign-in')
+  await signIn(page)
+  await page.waitForURL(`${server.issuer}/account`)
+  // Who is signed in is not asked again.
+  await page.goto(`${server.issuer}/login`)
+  await page.waitForURL(`${server.issuer}/account`)
+  await someone.leave()
+})
+
+test('two tabs sign in to the account page at once', async () => {
+  const someone = await person(browser)
+  const tabs = [await someone.tab(), await someone.tab()]
+  for (const tab of tabs) await tab.goto(`${server.issuer}/login`)
+  for (const tab of tabs) {
+    await signIn(tab)
+    await tab.waitForURL(`${server.issuer}/account`)
+  }
+  for (const tab of tabs) {
+    await tab.reload()
+    await tab.waitForSelector(`text=Signed in as ${USERNAME}`)
+  }
+  await someone.leave()
+})
+
+test('consent can be given with another account', async () => {
+  const app = await application()
+  await server.command('user', 'create', 'carol', '--password-stdin', { stdin: PASSWORD })
+  const someone = await person(browser)
+  const page = await someone.tab()
+  const request = app.begin()
+  await page.goto(request.url)
+  await signIn(page)
+  await page.click('#consent-other-account')
+  await page.fill('#username', 'carol')
+  await page.fill('#password', PASSWORD)
+  await page.click('#login-submit')
+  await page.waitForSelector('#consent-allow')
+  assert.match(await page.textContent('main'), /to your account carol/)
+  await page.click('#consent-allow')
+  await codeArrives(page, request)
   await someone.leave()
 })
 

@@ -385,7 +385,7 @@ async fn logout_asks_and_revokes_session_grants(#[case] db: Db) {
     let out = alice
         .post("/oauth2/end_session", &[("csrf", &page.hidden("csrf"))])
         .await;
-    assert!(out.body.contains("You are logged out"));
+    assert!(out.body.contains("You are signed out"));
     assert_eq!(out.header("clear-site-data"), Some("\"cache\",\"storage\""));
     assert_eq!(
         server.count("SELECT count(*) AS n FROM revocations WHERE kind = 'S'"),

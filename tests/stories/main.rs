@@ -4,6 +4,7 @@
 #[path = "../fixtures/mod.rs"]
 mod fixtures;
 
+mod account;
 mod audit;
 mod authorities;
 mod client_secrets;

@@ -5,18 +5,17 @@ use actix_web::http::StatusCode;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
+use crate::accounts::session::Session;
 use crate::app::App;
-use crate::db;
 use crate::http::assets::Assets;
 use crate::http::authorization_context::{
-    AuthorizationContext, HandlerError, dispatcher, load_authorization_request, open,
+    self, AuthorizationContext, HandlerError, Resumed, begin, dispatcher,
+    load_authorization_request, login_page,
 };
-use crate::http::error::{self, ErrorPage};
+use crate::http::error::{self, ACCOUNT, ErrorPage};
 use crate::http::extract::{self, Browser, CookieKind, FormError};
 use crate::http::navigation::Load;
 use crate::http::response::{deliver, see_other};
-use crate::http::server::client_address::ClientAddress;
-use crate::http::server::rate_limit;
 use crate::id::{AuthorizationId, ConsentId};
 use crate::oauth::Error;
 use crate::oauth::code::Code;
@@ -24,10 +23,9 @@ use crate::oauth::grant::{Grant, NewGrant};
 use crate::oauth::macros::details;
 use crate::oauth::request::authorize::{self as rules, AuthorizeError, Request};
 use crate::oauth::request::callback::{Callback, Delivery, ResponseMode};
-use crate::oauth::request::next_action::{Authorization, NextAction, Stage};
+use crate::oauth::request::next_action::NextAction;
 use crate::oauth::request::params::{Params, Problem};
 use crate::oauth::request::scope::Scope;
-use crate::secret::Hash;
 use crate::time::Timestamp;
 
 /// Handles `GET`: starts an authorization, or continues the one that the parameter `authorization` names.
@@ -80,10 +78,19 @@ async fn status_of_get(
     let (context, action) = match params.one("authorization") {
         Ok(Some(id)) => {
             let id = AuthorizationId::from(id);
-            let authorization = open(app, &id, browser, now).await?;
-            let context = resumed(http, app, &authorization, load, now).await?;
-            let action = context.next_action(Some(&authorization), now);
-            (context, action)
+            match authorization_context::resume(http, app, &id, browser, now).await? {
+                Resumed::Client(resumed) => {
+                    let (context, authorization) = *resumed;
+                    allow_frame(load, &context.request)?;
+                    let action = context.next_action(Some(&authorization), now);
+                    (context, action)
+                }
+                // Each step of a sign-in to the account page is a redirect.
+                Resumed::Account(_) => {
+                    refuse_frame(load)?;
+                    return Ok(StatusCode::SEE_OTHER);
+                }
+            }
         }
         _ => {
             let context = load_authorization_request(http, app, params, now).await?;
@@ -128,6 +135,7 @@ details! {
 enum Next {
     Login(AuthorizationId),
     Consent(AuthorizationId),
+    Account,
     Deliver(Delivery),
 }
 
@@ -144,7 +152,8 @@ impl Next {
                 error::note(request, "authorization.answered", "code");
                 return deliver(delivery, app, assets);
             }
-            Self::Login(id) => format!("/login?authorization={id}"),
+            Self::Account => return see_other(ACCOUNT),
+            Self::Login(id) => login_page(&id),
             Self::Consent(id) => format!("/consent?authorization={id}"),
         };
         let mut response = see_other(&page);
@@ -173,15 +182,8 @@ async fn start(
             answer(app, context, None, scope, consent_id, now).await
         }
         action => {
-            let authorization = new_authorization(
-                app,
-                &context.request,
-                http.query_string(),
-                Some(browser.hash()),
-                now,
-            );
-            let id = authorization.id.clone();
-            put(http, app, authorization).await?;
+            let request = Some((&context.request, http.query_string()));
+            let id = begin(http, app, request, Some(browser.hash()), now).await?;
             Ok(if matches!(action, NextAction::Login) {
                 Next::Login(id)
             } else {
@@ -199,8 +201,15 @@ async fn resume(
     load: Load,
 ) -> Result<Next, HandlerError> {
     let now = app.clock.now();
-    let authorization = open(app, &id, browser, now).await?;
-    let context = resumed(http, app, &authorization, load, now).await?;
+    let (context, authorization) = match authorization_context::resume(http, app, &id, browser, now)
+        .await?
+    {
+        Resumed::Client(resumed) => *resumed,
+        Resumed::Account(session) => {
+            return resume_account(app, id, session.map(|(session, _)| session), load, now).await;
+        }
+    };
+    allow_frame(load, &context.request)?;
     match context.next_action(Some(&authorization), now) {
         NextAction::Login => Ok(Next::Login(id)),
         NextAction::Consent => Ok(Next::Consent(id)),
@@ -221,19 +230,32 @@ async fn resume(
     }
 }
 
-/// Loads the stored request of an authorization.
-async fn resumed(
-    http: &HttpRequest,
+/// Continues a sign-in that started at the account page. Any session completes it, because it grants nothing.
+async fn resume_account(
     app: &App,
-    authorization: &Authorization,
+    id: AuthorizationId,
+    session: Option<Session>,
     load: Load,
     now: Timestamp,
-) -> Result<AuthorizationContext, HandlerError> {
-    let params = Params::parse(authorization.params.as_bytes())
-        .map_err(|_| HandlerError::ErrorPage(ErrorPage::TOO_MANY_FIELDS))?;
-    let context = load_authorization_request(http, app, &params, now).await?;
-    allow_frame(load, &context.request)?;
-    Ok(context)
+) -> Result<Next, HandlerError> {
+    refuse_frame(load)?;
+    let Some(session) = session else {
+        return Ok(Next::Login(id));
+    };
+    let completed = app.page_store.transaction(move |tx| {
+        // Another tab may have been first, which leads to the same page.
+        tx.take_authorization(&id, now)?;
+        tx.touch_session(&session, now)
+    });
+    completed.await?;
+    Ok(Next::Account)
+}
+
+fn refuse_frame(load: Load) -> Result<(), HandlerError> {
+    match load {
+        Load::Frame { .. } => Err(HandlerError::ErrorPage(ErrorPage::EMBEDDED)),
+        _ => Ok(()),
+    }
 }
 
 /// Rejects requests in a frame, except silent renewal (`prompt=none`) in a frame of the same site. In a frame of
@@ -328,46 +350,8 @@ async fn store(
     }
     let now = app.clock.now();
     let context = load_authorization_request(http, app, &params, now).await?;
-    let authorization = new_authorization(app, &context.request, &text, None, now);
-    let id = authorization.id.clone();
-    put(http, app, authorization).await?;
-    Ok(id)
-}
-
-async fn put(http: &HttpRequest, app: &App, authorization: Authorization) -> Result<(), db::Error> {
-    let network = rate_limit::source(ClientAddress::of(http));
-    let count = rate_limit::is_time_to_count(http);
-    let put = app.page_store.transaction(move |tx| {
-        tx.put_authorization(&authorization, &network)?;
-        if count {
-            tx.cap_authorizations()?;
-        }
-        Ok(())
-    });
-    put.await
-}
-
-fn new_authorization(
-    app: &App,
-    request: &Request,
-    params: &str,
-    browser: Option<Hash>,
-    now: Timestamp,
-) -> Authorization {
-    Authorization {
-        id: AuthorizationId::new(&app.entropy, now),
-        client_id: request.client.id.clone(),
-        params: params.to_owned(),
-        browser,
-        user_id: None,
-        sid: None,
-        login_sid: None,
-        stage: Stage::Begun,
-        scope: None,
-        created_at: now,
-        expires_at: now + app.config.login.authorization.0,
-        taken_at: None,
-    }
+    let request = Some((&context.request, text.as_str()));
+    Ok(begin(http, app, request, None, now).await?)
 }
 
 /// Returns an error that is sent to the redirect URI.

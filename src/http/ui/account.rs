@@ -1,4 +1,5 @@
-//! `/account`: the signed-in user, the clients that they allowed access, and logout. `/` redirects to it.
+//! `/account`: the signed-in user, the clients that they allowed access, and logout; or a button to sign in.
+//! `/` redirects to it.
 
 use actix_web::http::StatusCode;
 use actix_web::web::Data;
@@ -11,12 +12,14 @@ use crate::app::App;
 use crate::audit::Actor;
 use crate::db::{Error, Transaction};
 use crate::http::assets::{Assets, Frame};
-use crate::http::error::{self, ErrorPage, HandlerError};
+use crate::http::error::{self, ACCOUNT, ErrorPage, HandlerError};
 use crate::http::response::{PagePolicy, page, see_other};
 use crate::http::ui::form::CsrfForm;
 use crate::http::ui::logout;
+use crate::http::ui::scopes::{ScopeLine, lines};
 use crate::http::ui::session::SignedInUser;
 use crate::id::{ConsentId, UserId};
+use crate::oauth::request::scope::Scope;
 use crate::time::Timestamp;
 
 #[derive(Template)]
@@ -34,18 +37,30 @@ struct AccountPage<'a> {
 struct Application {
     id: String,
     name: String,
-    scope: String,
+    scopes: Vec<ScopeLine>,
     since: String,
 }
 
 impl Application {
-    fn of((consent, name): (Consent, String)) -> Self {
-        Self {
+    /// Returns the clients that a user allowed access.
+    fn list(user: &UserId, tx: &mut Transaction<'_>, now: Timestamp) -> Result<Vec<Self>, Error> {
+        let consents = tx.list_consents(user, now)?.into_iter();
+        let allowed: Vec<(Consent, String, Scope)> = consents
+            .map(|(consent, name)| {
+                let scope = Scope::parse(&consent.scope).unwrap_or_default();
+                (consent, name, scope)
+            })
+            .collect();
+        let scopes = allowed.iter().map(|(_, _, scope)| scope);
+        let all = scopes.fold(Scope::default(), |all, scope| all.union(scope));
+        let described = tx.find_scope_descriptions(&all)?;
+        let list = allowed.into_iter().map(|(consent, name, scope)| Self {
             id: consent.id.into_string(),
             name,
-            scope: consent.scope,
+            scopes: lines(&scope, &described),
             since: consent.granted_at.to_string().chars().take(10).collect(),
-        }
+        });
+        Ok(list.collect())
     }
 }
 
@@ -83,7 +98,7 @@ impl Administrator {
 
 /// Handles `GET /`.
 pub async fn home() -> HttpResponse {
-    see_other("/account")
+    see_other(ACCOUNT)
 }
 
 /// The purpose of the CSRF tokens by which consents are withdrawn.
@@ -113,14 +128,14 @@ async fn show(
     };
     let found = SignedInUser::find_with(request, app, now, move |tx, user| {
         let admin = Administrator::of(user, tx, now)?;
-        Ok((admin, tx.list_consents(user, now)?))
+        Ok((admin, Application::list(user, tx, now)?))
     });
     if let Some((user, (admin, consents))) = found.await? {
         template.csrf = app.secret.form_token(user.sid(), logout::PURPOSE);
         template.withdraw = app.secret.form_token(user.sid(), PURPOSE);
         template.username = Some(user.username.as_str().to_owned());
         template.admin = admin;
-        template.consents = consents.into_iter().map(Application::of).collect();
+        template.consents = consents;
     }
     Ok(page(StatusCode::OK, &template, &PagePolicy::default()))
 }
@@ -145,7 +160,10 @@ async fn withdraw(
 ) -> Result<HttpResponse, HandlerError> {
     let (token, now) = (form.token()?, app.clock.now());
     let found = SignedInUser::find_with(request, app, now, |_, _| Ok(()));
-    let (user, ()) = found.await?.ok_or(ErrorPage::FORGED)?;
+    // The session has ended since the page was shown. The page offers to sign in.
+    let Some((user, ())) = found.await? else {
+        return Ok(see_other(ACCOUNT));
+    };
     token.verify(app, user.sid(), PURPOSE)?;
     let id = ConsentId::from(form.one("consent")?.ok_or(ErrorPage::BAD_FORM)?);
     let user = user.session.login.user_id;
@@ -159,5 +177,5 @@ async fn withdraw(
         Err(AdminError::Unchanged(_)) => {}
         Err(error) => return Err(error.into()),
     }
-    Ok(see_other("/account"))
+    Ok(see_other(ACCOUNT))
 }

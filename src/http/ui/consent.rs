@@ -1,7 +1,5 @@
 //! `/consent`: the access that a client requests, and the user's decision.
 
-use std::collections::HashMap;
-
 use actix_web::http::StatusCode;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
@@ -13,11 +11,14 @@ use crate::admin::{self, AdminError, Context};
 use crate::app::App;
 use crate::audit::Actor;
 use crate::http::assets::{Assets, Frame};
-use crate::http::authorization_context::{self, AuthorizationContext, HandlerError, dispatcher};
+use crate::http::authorization_context::{
+    self, AuthorizationContext, HandlerError, Resumed, dispatcher, login_page,
+};
 use crate::http::error::{self, ErrorPage};
 use crate::http::extract::{Browser, CookieKind};
 use crate::http::response::{PagePolicy, continue_to, page, see_other};
 use crate::http::ui::form::CsrfForm;
+use crate::http::ui::scopes::{ScopeLine, lines};
 use crate::http::ui::session::SignedInUser;
 use crate::id::AuthorizationId;
 use crate::oauth::Detail;
@@ -36,21 +37,17 @@ struct ConsentPage<'a> {
     policy_uri: Option<String>,
     tos_uri: Option<String>,
     username: String,
+    /// Where the user can sign in with another account.
+    other_account: String,
     callback_host: String,
     scopes: Vec<ScopeLine>,
-}
-
-/// A requested scope and its description.
-struct ScopeLine {
-    name: String,
-    description: String,
-    required: bool,
 }
 
 /// Handles `GET /consent?authorization=ID`.
 pub async fn get(request: HttpRequest, app: Data<App>, assets: Data<Assets>) -> HttpResponse {
     let id = match authorization_context::id_in_query(&request) {
-        Ok(id) => id,
+        Ok(Some(id)) => id,
+        Ok(None) => return error::error_page(&request, &assets, ErrorPage::NO_START),
         Err(page) => return error::error_page(&request, &assets, page),
     };
     match show(&request, &app, &assets, id).await {
@@ -89,8 +86,12 @@ async fn load(
     now: Timestamp,
 ) -> Result<Option<ConsentRequest>, HandlerError> {
     let browser = Browser::of(request, app);
-    let (context, authorization) =
-        authorization_context::resume(request, app, id, &browser, now).await?;
+    let resumed = authorization_context::resume(request, app, id, &browser, now).await?;
+    // A sign-in to the account page grants nothing.
+    let Resumed::Client(resumed) = resumed else {
+        return Ok(None);
+    };
+    let (context, authorization) = *resumed;
     let is_due = match context.next_action(Some(&authorization), now) {
         NextAction::Consent => true,
         NextAction::Answer { .. } => false,
@@ -147,8 +148,9 @@ async fn show(
         policy_uri: client.policy_uri.clone(),
         tos_uri: client.tos_uri.clone(),
         username: username.unwrap_or_default(),
+        other_account: login_page(&id),
         callback_host: host(callback.uri()),
-        scopes: scope.iter().map(|name| line(name, &described)).collect(),
+        scopes: lines(scope, &described),
     };
     let policy = PagePolicy {
         popup: true,
@@ -166,26 +168,6 @@ fn host(uri: &str) -> String {
             (None, _) => format!("{}:", url.scheme()),
         },
     )
-}
-
-fn line(name: &str, described: &HashMap<String, String>) -> ScopeLine {
-    let own = match name {
-        "openid" => Some("Know who you are when you sign in"),
-        "profile" => Some("See your name"),
-        "email" => Some("See your e-mail address"),
-        "address" => Some("See your postal address"),
-        "phone" => Some("See your phone number"),
-        "offline_access" => Some("Keep this access when you are not using the application"),
-        _ => None,
-    };
-    ScopeLine {
-        name: name.to_owned(),
-        description: own
-            .map(str::to_owned)
-            .or_else(|| described.get(name).cloned())
-            .unwrap_or_else(|| "Use this permission on your behalf".to_owned()),
-        required: name == "openid",
-    }
 }
 
 async fn decide(

@@ -215,7 +215,7 @@ async fn end_hinted(app: &App, hint: Hint) -> Result<bool, HandlerError> {
     let now = app.clock.now();
     let ctx = Context::new(Actor::Client(client_id), app.entropy.clone(), now)
         .with_reason(RevocationReason::Logout.as_str());
-    let ended = admin::execute(&app.store, ctx, move |tx, ctx| {
+    let ended = admin::execute(&app.page_store, ctx, move |tx, ctx| {
         sessions::end(tx, ctx, &user_id, &sid)
     });
     match ended.await {

@@ -6,5 +6,6 @@ pub(in crate::http) mod consent;
 mod form;
 pub(in crate::http) mod login;
 pub(in crate::http) mod logout;
+mod scopes;
 mod session;
 pub(in crate::http) mod setup;

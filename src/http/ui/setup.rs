@@ -14,11 +14,12 @@ use crate::audit::Actor;
 use crate::config::limits::LOGIN_HINT_CHARS;
 use crate::db;
 use crate::http::assets::{Assets, Frame};
-use crate::http::error::{self, ErrorPage, HandlerError};
+use crate::http::error::{self, ACCOUNT, ErrorPage, HandlerError};
 use crate::http::extract::{self, CookieKind};
 use crate::http::response::{PagePolicy, add_cookie, page, see_other};
 use crate::http::ui::form::CsrfForm;
 use crate::http::ui::session::password_session;
+use crate::oauth::Detail;
 use crate::secret::Secret;
 
 #[derive(Template)]
@@ -141,34 +142,38 @@ async fn set_up(
     let browser = find_browser(request, app).await?;
     form.token()?.verify(app, browser.expose(), PURPOSE)?;
     // 2. The user name and the password are acceptable.
-    let typed = form.one("username")?.unwrap_or_default();
+    // Verbatim, because a password manager may leave a tab at the end, which `trim` removes like other space.
+    let typed = form.verbatim("username")?.trim();
     let password = form.verbatim("password")?;
     let repeated = form.verbatim("repeat")?;
     let reject = |field, text: String| {
-        Ok(show(
-            app,
-            assets,
-            &browser,
-            typed,
-            Some(Problem { field, text }),
-        ))
+        let problem = Some(Problem { field, text });
+        show(app, assets, &browser, typed, problem)
     };
     let Some(username) = Username::parse(typed) else {
-        return reject(
+        return Ok(reject(
             "username",
             "This cannot be a user name. Use letters, digits, dots and hyphens.".to_owned(),
-        );
+        ));
     };
     if password != repeated {
-        return reject("password", "The two passwords are not the same.".to_owned());
+        let text = "The two passwords are not the same.".to_owned();
+        return Ok(reject("password", text));
     }
     let product = &app.config.branding.product;
     let password = match Password::parse_new(password, &username, product) {
         Ok(password) => password,
-        Err(error) => return reject("password", sentence(&error)),
+        Err(error) => return Ok(reject("password", sentence(&error))),
     };
-    let phc = app.password_hash(password).await;
-    let phc = phc.map_err(|_| ErrorPage::BUSY)?;
+    let Ok(phc) = app.password_hash(password).await else {
+        let busy = Detail::new("login.busy", "hashing");
+        error::refused(request, "503", busy, None);
+        let text = "Too many sign-ins at the moment. Try again in a few seconds.".to_owned();
+        let mut response = reject("password", text);
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        error::retry_after(&mut response, error::BUSY_RETRY);
+        return Ok(response);
+    };
     // 3. The administrator and the session are created in one transaction.
     let now = app.clock.now();
     let user = User::new(username, &app.entropy, now);
@@ -183,10 +188,10 @@ async fn set_up(
     match created.await {
         Ok(()) => {}
         Err(AdminError::Exists { .. }) => {
-            return reject(
+            return Ok(reject(
                 "username",
                 "An account with this name exists already.".to_owned(),
-            );
+            ));
         }
         Err(AdminError::Unchanged(_) | AdminError::Storage(db::Error::Duplicate(_))) => {
             return Err(ErrorPage::SETUP_LINK.into());
@@ -194,7 +199,7 @@ async fn set_up(
         Err(error) => return Err(error.into()),
     }
     error::note(request, "admin.bootstrap", "setup");
-    let mut response = see_other("/account");
+    let mut response = see_other(ACCOUNT);
     add_cookie(&mut response, &CookieKind::Session.keep(app, &cookie));
     Ok(response)
 }

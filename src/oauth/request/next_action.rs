@@ -18,9 +18,9 @@ use crate::time::Timestamp;
 pub struct Authorization {
     /// The id in the URL of each page.
     pub id: AuthorizationId,
-    /// The client.
-    pub client_id: ClientId,
-    /// The request, form-encoded.
+    /// The client. `None` for a sign-in that started at the account page.
+    pub client_id: Option<ClientId>,
+    /// The request of the client, form-encoded.
     pub params: String,
     /// SHA-256 of the cookie of the browser that started it. `None` until the first GET after a cross-site POST.
     pub browser: Option<Hash>,
@@ -267,7 +267,7 @@ mod tests {
     fn started(stage: Stage, sid: Option<&str>, login_sid: Option<&str>) -> Authorization {
         Authorization {
             id: "authorization".into(),
-            client_id: "shop".into(),
+            client_id: Some("shop".into()),
             params: String::new(),
             browser: None,
             user_id: sid.map(|_| "alice".into()),

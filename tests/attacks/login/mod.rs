@@ -1,5 +1,6 @@
 //! Rows of the catalogue: sign-in, sessions, and their end.
 
+pub mod account;
 pub mod cookies;
 pub mod forms;
 pub mod kinds;

@@ -145,7 +145,7 @@ async fn a134_logout_ends_the_session_on_every_node(stage: &Stage) {
     stage.check(
         1,
         out.status == 200
-            && out.body.contains("logged out")
+            && out.body.contains("signed out")
             && !alice.cookies.contains_key(SESSION),
         || summary(&out),
     );

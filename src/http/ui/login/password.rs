@@ -19,6 +19,8 @@ use crate::secret::Secret;
 pub(super) enum SignInOutcome {
     /// A session is stored; this is its cookie.
     SignedIn(Secret),
+    /// The password was not checked, because too many wait to be hashed.
+    Busy,
     /// The reason for the log. The response does not contain it.
     Failed(&'static str),
 }
@@ -33,8 +35,10 @@ pub(super) async fn sign_in(
     attempt: &AdmittedAttempt,
     device: &Secret,
 ) -> Result<SignInOutcome, HandlerError> {
-    let Some((user, rehash)) = verify(app, username, password).await? else {
-        return Ok(SignInOutcome::Failed("credentials"));
+    let (user, rehash) = match verify(app, username, password).await? {
+        Verdict::Right(verified) => *verified,
+        Verdict::Wrong => return Ok(SignInOutcome::Failed("credentials")),
+        Verdict::Busy => return Ok(SignInOutcome::Busy),
     };
     let (now, cookie) = (app.clock.now(), Secret::opaque(&app.entropy));
     let (attempt, account) = attempt.buckets(&user.id);
@@ -61,13 +65,22 @@ pub(super) async fn sign_in(
     }
 }
 
-/// Returns the user of this name if the password is correct and the account is enabled, with a new hash if the cost
-/// of the stored one is outdated. Does the same work for a name that does not exist.
+/// Result of the check of a password.
+enum Verdict {
+    /// The user, with a new hash if the cost of the stored one is outdated.
+    Right(Box<(User, Option<Rehash>)>),
+    /// The password is wrong, or the account does not exist or is locked.
+    Wrong,
+    /// Too many passwords wait to be hashed.
+    Busy,
+}
+
+/// Checks the password of the user of this name. Does the same work for a name that does not exist.
 async fn verify(
     app: &App,
     username: Option<Username>,
     password: Password,
-) -> Result<Option<(User, Option<Rehash>)>, HandlerError> {
+) -> Result<Verdict, HandlerError> {
     let found = match username {
         Some(username) => {
             let find = app
@@ -81,17 +94,18 @@ async fn verify(
     let outdated = phc
         .clone()
         .filter(|phc| is_outdated(phc, &app.config.login.argon2));
-    let busy = |_| ErrorPage::BUSY;
-    let (password, is_right) = app.password_matches(password, phc).await.map_err(busy)?;
+    let Ok((password, is_right)) = app.password_matches(password, phc).await else {
+        return Ok(Verdict::Busy);
+    };
     let Some(user) = user.filter(|user| is_right && user.disabled_at.is_none()) else {
-        return Ok(None);
+        return Ok(Verdict::Wrong);
     };
     let rehash = match outdated {
-        Some(old) => {
-            let new = app.password_hash(password).await.map_err(busy)?;
-            Some(Rehash { old, new })
-        }
+        Some(old) => match app.password_hash(password).await {
+            Ok(new) => Some(Rehash { old, new }),
+            Err(_) => return Ok(Verdict::Busy),
+        },
         None => None,
     };
-    Ok(Some((user, rehash)))
+    Ok(Verdict::Right(Box::new((user, rehash))))
 }
