@@ -77,6 +77,11 @@ impl Issuer {
         if self.https { HTTPS_PORT } else { HTTP_PORT }
     }
 
+    /// Returns the port.
+    pub fn port(&self) -> u16 {
+        self.authority.port().unwrap_or(self.default_port())
+    }
+
     /// Returns whether requests for `authority` are requests for this issuer (RFC 9110 §4.2.3).
     pub fn is_at(&self, authority: &Authority) -> bool {
         self.authority.is_same(authority, self.default_port())

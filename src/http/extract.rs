@@ -153,17 +153,17 @@ pub enum CookieKind {
 
 impl CookieKind {
     /// Returns the name with the prefix `__Host-` over https. A loopback issuer without TLS has neither prefix nor
-    /// `Secure`, because browsers would reject the cookie.
+    /// `Secure`, because browsers would reject the cookie. Its name contains the product and the port, because programs
+    /// on all ports of a host share their cookies (RFC 6265 §8.5).
     fn name(self, app: &App) -> String {
         let bare = match self {
             Self::Session => "sid",
             Self::Interaction => "ix",
             Self::Device => "dev",
         };
-        if app.issuer.is_https() {
-            format!("__Host-{bare}")
-        } else {
-            bare.to_owned()
+        match app.issuer.is_https() {
+            true => format!("__Host-{bare}"),
+            false => format!("portcullis-{}-{bare}", app.issuer.port()),
         }
     }
 

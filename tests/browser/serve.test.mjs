@@ -367,6 +367,28 @@ test('two tabs sign in to the account page at once', async () => {
   await someone.leave()
 })
 
+test('servers and programs on other ports of localhost keep their cookies', async () => {
+  const other = await serve()
+  const someone = await person(browser)
+  const page = await someone.tab()
+  // Another program on the host, which uses short names.
+  const own = ['sid', 'ix', 'dev'].flatMap((name) => ['/', '/oauth2'].map((path) => ({ name, value: `own-${path}`, domain: 'localhost', path })))
+  await someone.context.addCookies(own)
+  for (const { issuer } of [server, other]) {
+    await page.goto(`${issuer}/login`)
+    await signIn(page)
+    await page.waitForURL(`${issuer}/account`)
+  }
+  for (const { issuer } of [server, other]) {
+    await page.goto(`${issuer}/account`)
+    await page.waitForSelector(`text=Signed in as ${USERNAME}`)
+  }
+  const kept = await someone.context.cookies([server.issuer, `${server.issuer}/oauth2`])
+  for (const { name, value, path } of own) assert.ok(kept.some((cookie) => cookie.name === name && cookie.value === value && cookie.path === path), `${name} at ${path}`)
+  await someone.leave()
+  await other.stop()
+})
+
 test('consent can be given with another account', async () => {
   const app = await application()
   await server.command('user', 'create', 'carol', '--password-stdin', { stdin: PASSWORD })

@@ -36,6 +36,7 @@ struct Application {
     client_id: ClientId,
     client_secret: Secret,
     home: String,
+    port: u16,
     password: Secret,
     clock: Clock,
     entropy: Entropy,
@@ -76,6 +77,7 @@ pub async fn start(
         client_id: fixtures.client_id.clone(),
         client_secret: fixtures.client_secret.clone(),
         home: fixtures.application.clone(),
+        port,
         password: fixtures.password.clone(),
         clock: app.clock.clone(),
         entropy: app.entropy.clone(),
@@ -162,7 +164,7 @@ async fn home(
         ..PagePolicy::default()
     };
     let mut response = page(StatusCode::OK, &template, &allowed);
-    let cookie = Cookie::build("demo", cookie)
+    let cookie = Cookie::build(application.cookie_name(), cookie)
         .path("/")
         .http_only(true)
         .same_site(SameSite::Lax)
@@ -325,6 +327,12 @@ impl Application {
         format!("{}/callback", self.home)
     }
 
+    /// Returns the name of the cookie. It contains the port, because programs on all ports of a host share their
+    /// cookies.
+    fn cookie_name(&self) -> String {
+        format!("portcullis-{}-demo", self.port)
+    }
+
     fn visits(&self) -> MutexGuard<'_, HashMap<String, Visit>> {
         self.visits.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -336,7 +344,7 @@ impl Application {
     )]
     fn visit(&self, request: &HttpRequest) -> (String, Visit) {
         let value = request
-            .cookie("demo")
+            .cookie(&self.cookie_name())
             .map(|cookie| cookie.value().to_owned());
         let cookie = value
             .filter(|value| value.len() == 43)

@@ -3,7 +3,7 @@
 use super::{DEVICE, INTERACTION, LoginForm, RANDOM, SESSION, passed};
 use crate::expect::{page400, redirected, summary};
 use crate::fixtures::server::PASSWORD;
-use crate::fixtures::{Browser, Server};
+use crate::fixtures::{Browser, Server, journal};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
@@ -11,6 +11,7 @@ pub const ROWS: &[Row] = &[
     row!(a502_encoded_cookie_names_are_ignored),
     row!(a506_non_utf8_cookies_are_ignored),
     row!(a507_planted_device_cookies_are_replaced),
+    row!(a531_cookies_of_other_ports_have_no_effect),
 ];
 
 const STATE: Option<&str> = Some("st-4711");
@@ -237,4 +238,54 @@ async fn a507_planted_device_cookies_are_replaced(stage: &Stage) {
         stage.check(4, answer.status == 429, || summary(&answer));
     }
     server.remove().await;
+}
+
+async fn a531_cookies_of_other_ports_have_no_effect(stage: &Stage) {
+    let first = Server::found_by_services(stage.db(), |_| {}).await;
+    let second = Server::found_by_services(stage.db(), |_| {}).await;
+    let name = |server: &Server, kind| format!("portcullis-{}-{kind}", server.app.issuer.port());
+    // One browser: cookies do not depend on the port. Another program has set its own, for two paths, so that
+    // they are sent twice.
+    let theirs = ["sid", "ix", "dev"].map(|name| (name.to_owned(), format!("1; {name}=2")));
+    let mut cookies = std::collections::BTreeMap::from(theirs.clone());
+    for (case, server) in [(1, &first), (2, &second)] {
+        let mut browser = server.browser();
+        browser.cookies = cookies;
+        let shown = browser.opens("/login").await;
+        let answer = browser.fills_in(&shown, "alice", PASSWORD).await;
+        stage.check(case, answer.body.contains("alice"), || summary(&answer));
+        cookies = browser.cookies;
+    }
+    for kind in ["sid", "ix", "dev"] {
+        for server in [&first, &second] {
+            let name = name(server, kind);
+            stage.check(1, cookies.contains_key(&name), || format!("no {name}"));
+        }
+    }
+    // 3. Both sessions are active, and one ends without the other.
+    for (case, server) in [(3, &first), (3, &second)] {
+        let mut browser = server.browser();
+        browser.cookies = cookies.clone();
+        let account = browser.get("/account").await;
+        stage.check(case, account.body.contains("alice"), || summary(&account));
+    }
+    let mut browser = first.browser();
+    browser.cookies = cookies;
+    browser.signs_out().await;
+    let mut other = second.browser();
+    other.cookies = browser.cookies.clone();
+    let account = other.get("/account").await;
+    stage.check(3, account.body.contains("alice"), || summary(&account));
+    // 4. The cookies of the other program are as before.
+    for (name, value) in &theirs {
+        let kept = browser.cookies.get(name);
+        stage.check(4, kept == Some(value), || format!("{name}: {kept:?}"));
+    }
+    // An http issuer does not send this header, which every other exchange must have.
+    journal::strike_out(|exchange| {
+        let hsts = exchange.answer.header("strict-transport-security");
+        hsts.is_none()
+    });
+    second.remove().await;
+    first.remove().await;
 }
