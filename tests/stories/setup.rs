@@ -40,6 +40,26 @@ async fn fills_in(browser: &mut Browser, changed: &[(&str, &str)]) -> Answer {
     browser.post("/setup", &fields).await
 }
 
+/// Until there is an admin API, the page and the README state how the server is administered.
+#[actix_web::test]
+async fn readme_and_setup_page_state_how_the_server_is_administered() {
+    const SENTENCE: &str =
+        "Until the admin API is released, this server is administered on its command line";
+    let server = Server::start(Db::Sqlite).await;
+    let mut browser = server.browser();
+    let path = link(&server).await;
+    let page = browser.opens(&path).await;
+    assert!(page.body.contains(SENTENCE), "{}", page.body);
+    fills_in(&mut browser, &[]).await;
+    let account = browser.get("/account").await;
+    assert!(account.body.contains(SENTENCE), "{}", account.body);
+    for file in ["README.md", "docs/operations.md"] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(text.contains(SENTENCE), "{file}");
+    }
+}
+
 #[apply(on_both_databases)]
 #[actix_web::test]
 async fn setup_link_creates_first_administrator_and_signs_in(#[case] db: Db) {

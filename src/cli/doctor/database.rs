@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Finding, fail, ok, warn};
+use super::{Finding, fail, info, ok, warn};
 use crate::app;
 use crate::cli::command::{clock, entropy};
 use crate::config::Config;
@@ -205,21 +205,22 @@ async fn administrators(store: &Store) -> Finding {
         Ok(read) => read,
         Err(error) => return fail("administrator", error.to_string()),
     };
+    // Until there is an admin API, a missing administrator prevents nothing.
     if admins.is_empty() {
-        return warn(
+        return info(
             "administrator",
-            "no administrator exists yet: open the link that `portcullis setup link` shows, or run `portcullis user create NAME --admin`",
+            "no administrator exists, and none is needed: the command line administers the server until the admin API is released. `portcullis setup link` or `portcullis user create NAME --admin` creates one",
         );
     }
     if open.is_empty() {
         // No link is suggested, because it could let an administrator in who was locked out on purpose.
-        return warn(
+        return info(
             "administrator",
             "all are locked: run `portcullis user unlock NAME`, or `portcullis user create NAME --admin`",
         );
     }
     if open.iter().all(|admin| admin.expires_at.is_some()) {
-        return warn(
+        return info(
             "administrator",
             "there is no permanent one: run `portcullis user create NAME --admin`",
         );

@@ -18,6 +18,8 @@ use crate::secret::Secret;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Ok,
+    /// Nothing needs to change.
+    Info,
     /// It works, but not for long or not for all users.
     Warn,
     Fail,
@@ -27,6 +29,7 @@ impl Verdict {
     fn word(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Info => "info",
             Self::Warn => "warn",
             Self::Fail => "fail",
         }
@@ -42,6 +45,10 @@ struct Finding {
 
 fn ok(check: &'static str, what: impl Into<String>) -> Finding {
     finding(check, Verdict::Ok, what)
+}
+
+fn info(check: &'static str, what: impl Into<String>) -> Finding {
+    finding(check, Verdict::Info, what)
 }
 
 fn warn(check: &'static str, what: impl Into<String>) -> Finding {
