@@ -18,6 +18,7 @@ pub const ROWS: &[Row] = &[
     row!(a164_scope_descriptions_are_escaped),
     row!(a165_script_uris_in_client_metadata_are_refused),
     row!(a166_remembered_consent_is_asked_again_after_changes),
+    row!(a167_consent_form_of_a_switched_user_is_rejected),
     row!(a168_denied_consent_writes_no_code),
     row!(a505_withdrawn_consent_stops_a_pending_redirect),
     row!(a508_concurrent_first_consents_write_one_row),
@@ -390,6 +391,24 @@ async fn a166_remembered_consent_is_asked_again_after_changes(stage: &Stage) {
     alice.allows(&spa).await;
     let again = alice.opens(&spa.request(&[])).await;
     stage.check(7, again.callback("code").is_some(), || summary(&again));
+}
+
+/// The user of the browser changes between the page and its form.
+async fn a167_consent_form_of_a_switched_user_is_rejected(stage: &Stage) {
+    let mut alice = stage.server.enters("alice").await;
+    let bob = stage.server.enters("bob").await;
+    let shown = asks(&stage.server, &mut alice, "openid").await;
+    let grants = "SELECT (SELECT count(*) FROM grants) + (SELECT count(*) FROM consents) AS n";
+    let mut switched = alice.at(&stage.node(1).base);
+    let session = crate::login::SESSION;
+    switched
+        .cookies
+        .insert(session.to_owned(), bob.cookies[session].clone());
+    let answer = switched.decides(&shown, "allow").await;
+    stage.expect(1, page(&answer, 403));
+    stage.expect(1, logged(&answer, "csrf.rejected", "token"));
+    let written = stage.server.count(grants);
+    stage.check(1, written == 0, || format!("{written} rows were written"));
 }
 
 async fn a168_denied_consent_writes_no_code(stage: &Stage) {
