@@ -154,6 +154,15 @@ const STATES = {
   'error of an address': [(page) => page.goto(`${server.issuer}/${'nowhere'.repeat(20)}`), [404]],
   'error of a sign-in': [(page) => page.goto(`${server.issuer}/consent`), [400]],
   'login to the account': [(page) => page.goto(`${server.issuer}/login`)],
+  'login of another product': [
+    async (page) => {
+      const fresh = await serve({ PORTCULLIS__BRANDING__PRODUCT: 'Acme Accounts' })
+      untouched.push(fresh)
+      await page.goto(`${fresh.issuer}/login`)
+      const mark = await page.request.get(await page.getAttribute('img.mark', 'src').then((src) => `${fresh.issuer}${src}`))
+      assert.match(await mark.text(), />A<\/text>/)
+    },
+  ],
   'login with a long password': [
     async (page) => {
       await page.goto(`${server.issuer}/login`)

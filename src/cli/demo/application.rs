@@ -317,7 +317,7 @@ async fn asset(assets: Data<Assets>, name: web::Path<String>) -> HttpResponse {
     match assets.find(&format!("/assets/{name}")) {
         Some((content, kind)) => HttpResponse::Ok()
             .insert_header(("Content-Type", kind))
-            .body(content),
+            .body(content.to_owned()),
         None => HttpResponse::NotFound().finish(),
     }
 }

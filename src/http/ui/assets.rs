@@ -12,7 +12,7 @@ pub async fn get(request: HttpRequest, assets: Data<Assets>, name: Path<String>)
         Some((content, media_type)) => HttpResponse::Ok()
             .insert_header(("Content-Type", media_type))
             .insert_header(("Cache-Control", "public, max-age=31536000, immutable"))
-            .body(content),
+            .body(content.to_owned()),
         None => error::not_found(request, assets).await,
     }
 }
