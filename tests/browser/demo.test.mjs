@@ -32,13 +32,13 @@ for (const javaScriptEnabled of [true, false]) {
     await page.goto(demo.home)
     // This page shows what the next one asks for.
     assert.ok((await page.textContent('main')).includes(demo.password))
-    assert.deepEqual(await outcomes(page), Array(6).fill('To come'))
+    assert.deepEqual(await outcomes(page), Array(8).fill('To come'))
     await page.click('#demo-start')
     assert.ok(page.url().startsWith(`${demo.issuer}/login`))
     await signIn(page)
     await page.click('#consent-allow')
     await page.waitForURL(demo.home)
-    assert.deepEqual(await outcomes(page), ['Done', 'Done', 'Done', 'To come', 'To come', 'To come'])
+    assert.deepEqual(await outcomes(page), ['Done', 'Done', 'Done', ...Array(5).fill('To come')])
     assert.match(await page.textContent('#step-3'), /"typ": "at\+jwt"/)
     await page.click('#demo-call')
     await page.waitForSelector('#step-4.done')
@@ -62,6 +62,9 @@ for (const javaScriptEnabled of [true, false]) {
     assert.match(await page.textContent('#step-4'), /401 Unauthorized[^]*The access token is invalid/)
     // What was measured stays.
     assert.equal(await page.textContent('#step-6 .finding strong'), `${figure} ms`)
+
+    assert.match(await page.textContent('.measured'), new RegExp(`^${figure} ms `))
+    assert.match(await page.textContent('.rail'), /Start over makes the application forget its tokens/)
 
     // Once more: signed in there already, and the consent is remembered.
     await page.click('#demo-reset')
@@ -117,7 +120,7 @@ test('denied is shown by the application, and it can be tried again', async () =
   await page.click('#consent-deny')
   await page.waitForURL(demo.home)
   assert.match(await page.textContent('#step-2'), /access_denied/)
-  assert.deepEqual(await outcomes(page), ['Done', 'Refused', 'To come', 'To come', 'To come', 'To come'])
+  assert.deepEqual(await outcomes(page), ['Done', 'Refused', ...Array(6).fill('To come')])
   await page.click('#demo-start')
   await page.click('#consent-allow')
   await page.waitForSelector('text=Signed in as')
@@ -137,5 +140,46 @@ test('reload and Back show the current state of the application', async () => {
   await page.waitForSelector('text=Signed in as')
   await page.reload()
   await page.waitForSelector('text=Signed in as')
+  await someone.leave()
+})
+
+for (const [name, button, step] of [['code', '#demo-replay', 7], ['refresh token', '#demo-reuse', 8]]) {
+  test(`a stolen ${name} is refused and ends the grant`, async () => {
+    const someone = await person(browser, { viewport: { width: 360, height: 740 } })
+    const page = await someone.tab()
+    await page.goto(demo.home)
+    await page.click('#demo-start')
+    await signIn(page)
+    await page.click('#consent-allow')
+    await page.waitForSelector('text=Signed in as')
+    await page.click(button)
+    await page.waitForSelector(`#step-${step}.done`)
+    assert.match(await page.textContent(`#step-${step}`), /400 Bad Request[^]*"invalid_grant"[^]*401 Unauthorized/)
+    for (const gone of ['#demo-refresh', '#demo-revoke', '#demo-replay', '#demo-reuse']) assert.equal(await page.locator(gone).count(), 0)
+    await someone.leave()
+  })
+}
+
+test('at 360 px the next button is in view after each press', async () => {
+  const someone = await person(browser, { viewport: { width: 360, height: 740 } })
+  const page = await someone.tab()
+  await page.goto(demo.home)
+  await page.click('#demo-start')
+  await signIn(page)
+  await page.click('#consent-allow')
+  await page.waitForSelector('text=Signed in as')
+  for (const [button, step] of [['#demo-call', 4], ['#demo-refresh', 5], ['#demo-revoke', 6]]) {
+    await page.click(button)
+    await page.waitForSelector(`#step-${step}.done`)
+    const next = await page.locator('#demo-call').boundingBox()
+    assert.ok(next.y >= 0 && next.y + next.height <= 740, `${button}: ${JSON.stringify(next)}`)
+    const heading = await page.locator(`#step-${step} h2`).boundingBox()
+    assert.ok(heading.y >= 0 && heading.y < next.y, `${button}: the step is at ${heading.y}`)
+  }
+  // The boxes show all of what they contain.
+  for (const box of await page.locator('.panel .code').all()) {
+    const [height, content] = await box.evaluate((element) => [element.clientHeight, element.scrollHeight])
+    assert.ok(content <= height + 1, `${content} of ${height} px`)
+  }
   await someone.leave()
 })

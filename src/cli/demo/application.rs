@@ -20,7 +20,7 @@ use portcullis_verifier::actix::Authorized;
 use portcullis_verifier::{Rejected, Verifier};
 use serde::Deserialize;
 use serde_json::json;
-use visit::{Outcome, Panel, Step, Visit};
+use visit::{Finding, Outcome, Panel, Step, Visit};
 
 use super::Exit;
 use super::fixtures::{Fixtures, SCOPE, USERNAME};
@@ -54,6 +54,7 @@ struct DemoPage<'a> {
     username: String,
     password: String,
     signed_in: bool,
+    finding: Option<Finding>,
     steps: Vec<Step>,
     actions: Vec<Action>,
     csrf: String,
@@ -108,6 +109,8 @@ pub async fn start(
             .route("/call", web::post().to(act))
             .route("/refresh", web::post().to(act))
             .route("/revoke", web::post().to(act))
+            .route("/replay", web::post().to(act))
+            .route("/reuse", web::post().to(act))
             .route("/reset", web::post().to(reset))
             .route("/api/orders", web::get().to(orders))
             .route("/assets/{name}", web::get().to(asset))
@@ -145,6 +148,8 @@ async fn home(
     if signed_in && !visit.revoked {
         actions.push(action("Refresh", "/refresh", false));
         actions.push(action("Revoke", "/revoke", false));
+        actions.push(action("Steal the code", "/replay", false));
+        actions.push(action("Steal a token", "/reuse", false));
     }
     if signed_in {
         actions.push(action("Start over", "/reset", false));
@@ -155,6 +160,7 @@ async fn home(
         username: USERNAME.to_owned(),
         password: application.password.expose().to_owned(),
         signed_in,
+        finding: visit.finding(),
         steps: visit.all_steps(),
         actions,
         csrf: form_token(&cookie),
@@ -256,7 +262,8 @@ async fn callback(
     };
     visit.show(2, outcome, vec![panel]);
     if let (true, Some(code)) = (is_expected, &answer.code) {
-        application.redeem(&mut visit, code).await;
+        visit.code.clone_from(code);
+        application.redeem(&mut visit).await;
     }
     application.remember(&cookie, visit);
     see_other("/")
@@ -281,6 +288,14 @@ async fn act(
         "/revoke" => {
             application.revoke(&mut visit).await;
             6
+        }
+        "/replay" => {
+            application.replay_code(&mut visit).await;
+            7
+        }
+        "/reuse" => {
+            application.reuse_refresh_token(&mut visit).await;
+            8
         }
         _ => {
             application.call(&mut visit).await;

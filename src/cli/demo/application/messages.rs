@@ -13,14 +13,8 @@ use crate::secret::from_base64url;
 
 impl Application {
     /// Exchanges the code for tokens.
-    pub async fn redeem(&self, visit: &mut Visit, code: &str) {
-        let form = [
-            ("grant_type", "authorization_code"),
-            ("code", code),
-            ("redirect_uri", &self.callback()),
-            ("code_verifier", &visit.verifier),
-        ];
-        let (sent, answer) = self.post("/oauth2/token", &form).await;
+    pub async fn redeem(&self, visit: &mut Visit) {
+        let (sent, answer) = self.send_code(visit).await;
         let is_genuine = decoded(&answer.body, "id_token")
             .is_some_and(|(_, claims)| claims["nonce"] == visit.nonce.as_str());
         visit.tokens = self.tokens(&answer.body).filter(|_| is_genuine);
@@ -31,16 +25,29 @@ impl Application {
         );
     }
 
+    /// Sends the code to the token endpoint.
+    pub async fn send_code(&self, visit: &Visit) -> (String, Answer) {
+        let form = [
+            ("grant_type", "authorization_code"),
+            ("code", visit.code.as_str()),
+            ("redirect_uri", &self.callback()),
+            ("code_verifier", &visit.verifier),
+        ];
+        self.post("/oauth2/token", &form).await
+    }
+
+    /// Sends a refresh token to the token endpoint.
+    pub async fn send_refresh_token(&self, token: &str) -> (String, Answer) {
+        let form = [("grant_type", "refresh_token"), ("refresh_token", token)];
+        self.post("/oauth2/token", &form).await
+    }
+
     /// Requests new tokens with the refresh token.
     pub async fn refresh(&self, visit: &mut Visit) {
         let Some(tokens) = visit.tokens.clone() else {
             return;
         };
-        let form = [
-            ("grant_type", "refresh_token"),
-            ("refresh_token", tokens.refresh.as_str()),
-        ];
-        let (sent, answer) = self.post("/oauth2/token", &form).await;
+        let (sent, answer) = self.send_refresh_token(&tokens.refresh).await;
         let next = self.tokens(&answer.body);
         visit.show(5, Outcome::of(next.is_some()), panels(sent, &answer.body));
         visit.tokens = next.or(Some(tokens));

@@ -50,11 +50,7 @@ impl Application {
                 accepted,
                 after: self.clock.uptime().since(start),
             });
-        let form = [
-            ("grant_type", "refresh_token"),
-            ("refresh_token", tokens.refresh.as_str()),
-        ];
-        let (_, retried) = self.post("/oauth2/token", &form).await;
+        let (_, retried) = self.send_refresh_token(&tokens.refresh).await;
         visit.revoked = answer.is(StatusCode::OK) && retried.is(StatusCode::BAD_REQUEST);
         let panels = vec![
             Panel::new("Sent by the application, with its client secret", sent),
@@ -76,6 +72,49 @@ impl Application {
         if let Some(refusal) = refusal.filter(|_| before.is(StatusCode::OK)) {
             visit.find(6, refusal.finding());
         }
+    }
+
+    /// Sends the code a second time, and shows that the grant is revoked.
+    pub async fn replay_code(&self, visit: &mut Visit) {
+        if visit.revoked || visit.tokens.is_none() {
+            return;
+        }
+        let (sent, answer) = self.send_code(visit).await;
+        self.show_theft(visit, 7, sent, &answer).await;
+    }
+
+    /// Sends a refresh token that was replaced twice, and shows that the grant is revoked. The token that was replaced
+    /// once has a grace period, for clients that lost a response.
+    pub async fn reuse_refresh_token(&self, visit: &mut Visit) {
+        let Some(first) = visit.tokens.clone().filter(|_| !visit.revoked) else {
+            return;
+        };
+        for _ in 0..2 {
+            self.refresh(visit).await;
+        }
+        let (sent, answer) = self.send_refresh_token(&first.refresh).await;
+        self.show_theft(visit, 8, sent, &answer).await;
+    }
+
+    /// Shows how the server answered an attacker, and that the API refuses the application's own access token.
+    async fn show_theft(&self, visit: &mut Visit, step: usize, sent: String, answer: &Answer) {
+        let Some(tokens) = visit.tokens.clone() else {
+            return;
+        };
+        let refusal = self.refusal(&tokens.access).await;
+        visit.revoked = answer.is(StatusCode::BAD_REQUEST) && refusal.is_some();
+        let panels = vec![
+            Panel::new("Sent by an attacker who has the client secret, too", sent),
+            Panel::new("The response", answer.to_string()),
+            Panel::new(
+                "The access token of the application, at the API",
+                match &refusal {
+                    Some((answer, _)) => answer.to_string(),
+                    None => format!("not refused within {} s", TIMEOUT.as_secs()),
+                },
+            ),
+        ];
+        visit.show(step, Outcome::of(visit.revoked), panels);
     }
 
     /// Calls the API until it refuses the token. Returns the response, and how often the API accepted the token before.

@@ -9,6 +9,7 @@ pub struct Visit {
     pub state: String,
     pub nonce: String,
     pub verifier: String,
+    pub code: String,
     pub tokens: Option<Tokens>,
     pub revoked: bool,
     steps: Vec<Step>,
@@ -85,7 +86,7 @@ pub struct Panel {
     pub body: String,
 }
 
-const TITLES: [(&str, &str); 6] = [
+const TITLES: [(&str, &str); 8] = [
     (
         "Authorization request",
         "The application redirects your browser to Portcullis with an authorization request.",
@@ -109,6 +110,14 @@ const TITLES: [(&str, &str); 6] = [
     (
         "Revocation",
         "The application revokes its refresh token, and with it the grant. Your consent is remembered. The refresh token is rejected, and the API refuses the access token, although it is genuine and has not expired.",
+    ),
+    (
+        "Stolen code",
+        "A code works once. The application sends the code of step 2 a second time, as an attacker would who has read it. The server rejects it and revokes the grant, because one of the two senders is an attacker.",
+    ),
+    (
+        "Stolen refresh token",
+        "Each refresh replaces the refresh token. The application refreshes twice and then sends the first token again, as an attacker would who has copied it. The server rejects it and revokes the grant.",
     ),
 ];
 
@@ -145,6 +154,12 @@ impl Visit {
         if let Some(step) = steps.find(|step| step.number == number) {
             step.finding = Some(finding);
         }
+    }
+
+    /// Returns the latest measurement.
+    pub fn finding(&self) -> Option<Finding> {
+        let mut steps = self.steps.iter().rev();
+        steps.find_map(|step| step.finding.clone())
     }
 
     /// Returns all steps, including those that are not done yet.
