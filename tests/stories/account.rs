@@ -152,6 +152,24 @@ async fn consent_can_be_given_with_another_account(#[case] db: Db) {
 
 #[apply(on_both_databases)]
 #[actix_web::test]
+async fn consent_form_of_a_signed_out_user_leads_to_sign_in_and_back(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let mut browser = server.browser();
+    let login = browser.opens(&shop.request(&[])).await;
+    let consent = browser.fills_in(&login, "alice", PASSWORD).await;
+    // In another tab.
+    browser.signs_out().await;
+    let login = browser.decides(&consent, "allow").await;
+    assert!(login.body.contains("login-submit"), "{}", login.body);
+    let consent = browser.fills_in(&login, "alice", PASSWORD).await;
+    let answer = browser.decides(&consent, "allow").await;
+    assert!(answer.callback("code").is_some(), "{}", answer.body);
+    server.remove().await;
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
 async fn user_name_is_trimmed(#[case] db: Db) {
     let server = Server::start(db).await;
     let mut browser = server.browser();

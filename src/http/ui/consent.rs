@@ -15,7 +15,7 @@ use crate::http::authorization_context::{
     self, AuthorizationContext, HandlerError, Resumed, dispatcher, login_page,
 };
 use crate::http::error::{self, ErrorPage};
-use crate::http::extract::{Browser, CookieKind};
+use crate::http::extract::Browser;
 use crate::http::response::{PagePolicy, continue_to, page, see_other};
 use crate::http::ui::form::CsrfForm;
 use crate::http::ui::scopes::{ScopeLine, lines};
@@ -180,9 +180,7 @@ async fn decide(
     let id = form.one("authorization")?.map(AuthorizationId::from);
     let id = id.ok_or(ErrorPage::OTHER_BROWSER)?;
     let token = form.token()?;
-    if CookieKind::Session.read(request, app).is_none() {
-        return Err(ErrorPage::FORGED.into());
-    }
+    // Without a session nothing is decided, and the dispatcher leads to sign-in and back.
     let Some(user) = SignedInUser::of_cookie(request, app).await? else {
         return Ok(continue_to(&dispatcher(&id), assets));
     };

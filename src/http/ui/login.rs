@@ -200,7 +200,7 @@ fn show(
         tos_uri: client.and_then(|client| client.tos_uri.clone()),
     };
     let policy = PagePolicy {
-        popup: true,
+        popup: request.is_some(),
         ..PagePolicy::default()
     };
     page(StatusCode::OK, &template, &policy)
