@@ -100,6 +100,7 @@ error_pages! {
     LOGOUT 400 "This request to sign out was not accepted" "The application that sent you here made a request that cannot be understood. You are still signed in." Some("Go back to the application, or sign out on your account page."), "logout.rejected" "malformed";
     BAD_FORM 400 "This form could not be read" "A field is missing, sent twice, too long or malformed." Some("Go back and try again."), "http.malformed" "form";
     TAMPERED 400 "This form was not accepted" "It grants something that the application did not request." Some("Go back to the application and start again."), "consent.tampered" "scope";
+    BUSY 503 "Too many requests at the moment" "Please try again in a few seconds." None, "login.busy" "queue";
     RESTORED 503 "Sign-in is temporarily unavailable" "The database was restored from an older copy and is being checked." Some("Please try again later."), "db.restored" "waiting";
     CLOCK 503 "Sign-in is temporarily unavailable" "The clock of this server is wrong." Some("Please try again in a few seconds."), "node.unready" "clock";
     LEASE 503 "Sign-in is temporarily unavailable" "The server cannot write to its database." Some("Please try again in a few seconds."), "node.unready" "lease";

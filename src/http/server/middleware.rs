@@ -391,7 +391,7 @@ async fn reject_unready(request: &HttpRequest, app: &App, assets: &Assets) -> Op
 fn reject_crowd(request: &HttpRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
     let is_crowded =
         Class::of(request.path()).is_page() && app.page_store.waiting_pages() >= WAITING_PAGES;
-    let page = ErrorPage::BUSY.with_detail(Detail::new("login.busy", "queue"));
+    let page = ErrorPage::BUSY;
     is_crowded.then(|| error::error_page(request, assets, page))
 }
 
