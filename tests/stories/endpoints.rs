@@ -433,6 +433,9 @@ async fn claims_supported_equals_userinfo_claims(#[case] db: Db) {
     }
 }
 
+/// Headers and form fields that authenticate a client.
+type Credentials<'a> = (&'a [(&'a str, &'a str)], &'a [(&'a str, &'a str)]);
+
 #[apply(on_both_databases)]
 #[actix_web::test]
 async fn secret_is_accepted_by_basic_or_form(#[case] db: Db) {
@@ -444,8 +447,7 @@ async fn secret_is_accepted_by_basic_or_form(#[case] db: Db) {
     let header = basic("shop", secret);
     let by_basic: (&[_], &[_]) = (&[("Authorization", header.as_str())], &[]);
     let by_form: (&[_], &[_]) = (&[], &[("client_id", "shop"), ("client_secret", secret)]);
-    let send = async |(headers, credentials): (&[(&str, &str)], &[(&str, &str)]),
-                      fields: &[(&str, &str)]| {
+    let send = async |(headers, credentials): Credentials<'_>, fields: &[(&str, &str)]| {
         let fields = [fields, credentials].concat();
         shop.posts_raw("/oauth2/token", headers, &fields).await
     };
