@@ -453,7 +453,9 @@ async fn a059_localhost_matches_any_port_where_it_may_be_registered(stage: &Stag
     stage.expect(5, refused(&switched));
     switched.allow_localhost_redirect = true;
     for (case, client) in (1..).zip([native, switched]) {
-        stage.check(case, client.check(Localhost::Forbidden).is_ok(), || "refused".to_owned());
+        stage.check(case, client.check(Localhost::Forbidden).is_ok(), || {
+            "refused".to_owned()
+        });
         let client = stage.server.register(client).await;
         let alice = stage.server.enters("alice").await;
         for uri in [URI, "http://localhost:5000/cb", "http://localhost:65535/cb"] {
@@ -478,7 +480,9 @@ async fn a059_localhost_matches_any_port_where_it_may_be_registered(stage: &Stag
     // While the issuer is a development server on http, confidential clients may use it too; an https issuer on
     // localhost is no exception.
     let confidential = confidential("dev", URI);
-    stage.check(6, confidential.check(Localhost::Allowed).is_ok(), || "refused".to_owned());
+    stage.check(6, confidential.check(Localhost::Allowed).is_ok(), || {
+        "refused".to_owned()
+    });
     let mut config = stage.server.config.clone();
     config.issuer = Some("https://localhost:8443".to_owned());
     let rules = portcullis::admin::clients::Rules::of(&config).unwrap();
@@ -501,7 +505,9 @@ async fn a067_second_spellings_of_hosts_are_not_registered(stage: &Stage) {
     );
     // A label is never decoded.
     let client = confidential("idn", "https://xn--80ak6aa92e.com/cb");
-    stage.check(6, client.check(Localhost::Forbidden).is_ok(), || "refused".to_owned());
+    stage.check(6, client.check(Localhost::Forbidden).is_ok(), || {
+        "refused".to_owned()
+    });
     let client = stage.server.register(client).await;
     let alice = stage.server.enters("alice").await;
     let decoded = "https://\u{430}\u{440}\u{440}\u{4cf}\u{435}.com/cb";

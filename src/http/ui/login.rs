@@ -263,25 +263,24 @@ async fn submit(
     let device = CookieKind::Device.read(request, app);
     let admitted =
         AdmittedAttempt::admit(request, app, username.as_ref(), user_ref, device.as_ref());
-    let attempt =
-        match admitted.await? {
-            Admission::Admitted(attempt) => attempt,
-            Admission::Busy => return Ok(busy(Detail::new("login.busy", "in_progress"))),
-            Admission::Throttled(throttled) => {
-                count("throttled");
-                let detail = Detail::new("login.throttled", throttled.reason);
-                error::refused(request, "429", detail, None);
-                let mut response = fail(
-                    StatusCode::TOO_MANY_REQUESTS,
-                    format!(
-                        "Too many failed sign-ins. The password was not checked. {}",
-                        throttled.advice
-                    ),
-                );
-                error::retry_after(&mut response, throttled.retry_after);
-                return Ok(response);
-            }
-        };
+    let attempt = match admitted.await? {
+        Admission::Admitted(attempt) => attempt,
+        Admission::Busy => return Ok(busy(Detail::new("login.busy", "in_progress"))),
+        Admission::Throttled(throttled) => {
+            count("throttled");
+            let detail = Detail::new("login.throttled", throttled.reason);
+            error::refused(request, "429", detail, None);
+            let mut response = fail(
+                StatusCode::TOO_MANY_REQUESTS,
+                format!(
+                    "Too many failed sign-ins. The password was not checked. {}",
+                    throttled.advice
+                ),
+            );
+            error::retry_after(&mut response, throttled.retry_after);
+            return Ok(response);
+        }
+    };
     // 4. The password is right, and a session begins, always with a new cookie. A device cookie that this server did
     //    not issue for this user is replaced, because the program that planted it would be known as the user's browser.
     let device = device
