@@ -26,7 +26,7 @@ fn verdict(service: &Verifier, token: &str) -> Result<(), Rejected> {
 }
 
 /// Waits up to 20 s until a condition holds; returns whether it did.
-async fn until(mut holds: impl FnMut() -> bool) -> bool {
+pub async fn until(mut holds: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
     while !holds() {
         if begun.elapsed() > seconds(20) {

@@ -239,6 +239,7 @@ async fn a284_keys_are_published_before_they_sign(stage: &Stage) {
     stage.check(1, known >= DAY, || {
         format!("signs {known:?} after it was published")
     });
+    poll_all_nodes(stage).await;
     table.maintain(&act(stage)).await.unwrap();
     let standby = table
         .read(act(stage).now)

@@ -393,7 +393,7 @@ async fn a534_logout_hint_ends_its_session_without_a_cookie(stage: &Stage) {
     let (carol, hint) = signed_in(stage, &web, "bob").await;
     let url = url(&[("id_token_hint", &hint)]);
     let answer = stage.server.browser().get(&url).await;
-    stage.check(1, answer.body.contains("You are logged out"), || {
+    stage.check(1, answer.body.contains("You are signed out"), || {
         summary(&answer)
     });
     stage.check(1, !is_active(&carol, &web).await, || "signed in".to_owned());

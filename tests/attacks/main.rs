@@ -112,10 +112,11 @@ const OVER_TLS: &[&str] = &[
     "A454", "A458", "A460",
 ];
 
-/// Rows whose events are logged by another process, or for a request that the journal does not record. Their code
-/// checks the log.
+/// Rows whose events are logged by another process, for a request that the journal does not record, or on one database
+/// only. Their code checks the log.
 const CHECK_THE_LOG: &[&str] = &[
-    "A127", "A140", "A184", "A198", "A305", "A342", "A437", "A454", "A465", "A526", "A527",
+    "A127", "A140", "A184", "A198", "A305", "A342", "A437", "A454", "A455", "A465", "A478", "A514",
+    "A516", "A518", "A526", "A527", "A530",
 ];
 
 /// Rows whose events need the clock of a database server.

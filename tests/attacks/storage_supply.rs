@@ -24,6 +24,7 @@ use portcullis::time::Timestamp;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
+use crate::database_outage::until;
 use crate::expect::{json_error, logged, summary};
 use crate::fixtures::client::header;
 use crate::fixtures::cluster::Cluster;
@@ -773,11 +774,14 @@ async fn a524_read_only_database_causes_503(stage: &Stage) {
         .await
         .unwrap();
     server.fails_check("database").await;
-    let told = log::since(mark).iter().any(|event| {
-        let is = |field: &str, value: &str| event.get(field).is_some_and(|is| is == value);
-        is("event", "node.degraded") && is("reason", "poll") && is("severity", "high")
-    });
-    stage.check(1, told, || "no node.degraded".to_owned());
+    // The next poll tells.
+    let is_told = || {
+        log::since(mark).iter().any(|event| {
+            let is = |field: &str, value: &str| event.get(field).is_some_and(|is| is == value);
+            is("event", "node.degraded") && is("reason", "poll") && is("severity", "high")
+        })
+    };
+    stage.check(1, until(is_told).await, || "no node.degraded".to_owned());
 
     // 2. No signature after 30 s, even for cached clients.
     server.advance(Duration::from_secs(31));

@@ -330,7 +330,7 @@ async fn form_charset_label_is_ignored(#[case] db: Db) {
         )
         .await;
     assert!(
-        answer.body.contains("You are logged out"),
+        answer.body.contains("You are signed out"),
         "{}",
         answer.body
     );

@@ -312,6 +312,9 @@ async fn a518_management_listener_checks_host_and_path(stage: &Stage) {
         stage.check(case, status == Some(wanted), || {
             format!("{path} at {host}: {status:?}, want {wanted}")
         });
+        if let Some(answer) = answer.filter(|_| wanted == 421) {
+            stage.expect(case, logged(&answer, "http.bad_host", ""));
+        }
     }
     for (case, head, wanted) in [
         (6, "GET /livez HTTP/1.1\r\n", 400),
