@@ -566,6 +566,9 @@ fn first_uses(server: &Server) -> Vec<(&'static str, Later, FirstUse)> {
             let (began, ended) = (now - Duration::from_secs(60), now);
             tx.put_downtime((began, ended), Timestamp::from_secs(0))
         }),
+        case("served_issuer", Later::Merged, move |tx, _| {
+            tx.put_served_issuer(ISSUER, now)
+        }),
         case("audit_seals", Later::Merged, move |tx, _| {
             tx.seal_audit(&secrets).map(drop)
         }),

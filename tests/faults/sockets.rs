@@ -446,8 +446,7 @@ fn management_connections_of_one_address_are_limited() {
         assert_eq!(hears(&mut other), 200);
     }
     assert_eq!(crowd.len(), 256);
-    // A connection that was in use is closed without a log line. Those that sent nothing are logged.
-    assert_eq!(other.read(&mut [0; 64]).unwrap(), 0);
+    // A connection that is in use is not logged. Those that sent nothing are.
     let rest = Duration::from_secs(12).saturating_sub(begun.elapsed());
     until(rest, "no connection is left", || open(&mut crowd) == 0);
     let log = server.log();

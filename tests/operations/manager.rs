@@ -152,7 +152,7 @@ fn healthcheck_command_needs_no_other_program() {
 #[test]
 fn readiness_requires_the_schema(#[case] db: Db) {
     let installation = Installation::on(db);
-    let server = installation.serve(&[]);
+    let server = installation.serve(&[("PORTCULLIS__HTTP__ACCEPT_HOSTS", "op.example")]);
     let probes = management(&server);
     let ready = || {
         let (status, said) = actix_web::rt::System::new().block_on(asks(&probes, "/readyz"));
