@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::PayloadError;
-use actix_web::http::header::{HOST, HeaderName, HeaderValue};
+use actix_web::http::header::{HOST, HeaderName, HeaderValue, LOCATION};
 use actix_web::http::{ConnectionType, Method, Version, header};
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, Data};
@@ -92,8 +92,8 @@ pub async fn guard(
         })
     });
     let (http, status) = (response.request().clone(), response.status());
-    let permissions = (!status.is_redirection()).then_some(PERMISSIONS);
     let headers = response.headers_mut();
+    let permissions = (!headers.contains_key(LOCATION)).then_some(PERMISSIONS);
     if let Some(readers) = Readers::of(http.path()) {
         readers.describe(&http, &app, status, headers).await;
     }

@@ -50,7 +50,7 @@ fn embedded_examples_match_their_files() {
 
 #[test]
 fn links_resolve_and_every_example_is_linked() {
-    let pages = ["guard.md", "protect-a-service.md"].map(page);
+    let pages = ["guard.md", "protect-a-service.md", "tls.md"].map(page);
     for link in pages.iter().flat_map(|page| links(page)) {
         assert!(docs().join(link).exists(), "{link}");
     }
