@@ -938,3 +938,12 @@ async fn both_migration_folders_produce_the_same_schema() {
         "only in SQLite, only in PostgreSQL"
     );
 }
+
+/// `.cargo/config.toml` sets the option. A build without it works, but prepares each statement with a bound LIMIT again.
+#[actix_web::test]
+async fn sqlite_keeps_statements_with_bound_limits_prepared() {
+    let config = fixtures::server::fresh_database(Db::Sqlite).await;
+    let options = fixtures::look::Look::at(&config.database_url())
+        .lines("SELECT compile_options AS line FROM pragma_compile_options");
+    assert!(options.iter().any(|option| option == "ENABLE_QPSG"));
+}
