@@ -1,13 +1,11 @@
 //! Requests on raw sockets: in the clear, smuggled, and slow.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
-use super::{address, blocking, encrypted};
+use super::{address, encrypted};
 use crate::expect::{logged, page, summary};
 use crate::fixtures::{Browser, Server, raw};
 use crate::{Row, Stage, row};
@@ -221,20 +219,14 @@ async fn a450_request_smuggling_is_rejected(stage: &Stage) {
     stage.check(0, answer.status == 400, || summary(&answer));
 }
 
-/// Sends bytes and reads until the peer closes the connection or is silent for a while.
+/// Sends bytes, encrypted if the server is, and reads until the peer closes the connection or is silent for a while.
 async fn converse(server: &Server, bytes: Vec<u8>) -> String {
-    let address = address(server);
-    blocking(move || {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_millis(400)))
-            .unwrap();
-        let _ = stream.write_all(&bytes);
-        let mut heard = Vec::new();
-        let _ = stream.read_to_end(&mut heard);
-        String::from_utf8_lossy(&heard).into_owned()
-    })
-    .await
+    let mut wire = raw::wire(&server.base).await.unwrap();
+    raw::says(&mut wire, &bytes).await;
+    let mut heard = Vec::new();
+    let silence = Duration::from_millis(400);
+    while let Ok(Ok(1..)) = timeout(silence, wire.read_buf(&mut heard)).await {}
+    String::from_utf8_lossy(&heard).into_owned()
 }
 
 /// Sends `first` and then one byte each half second; returns how long the connection stays open.
