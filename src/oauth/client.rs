@@ -206,8 +206,11 @@ impl Client {
         named.any(|known| known == audience)
     }
 
-    /// Returns whether it may authenticate from this address.
-    pub fn admits(&self, address: IpAddr) -> bool {
+    /// Returns whether it may authenticate from this address. An unknown one, `None`, may be in any network.
+    pub fn admits(&self, address: Option<IpAddr>) -> bool {
+        let Some(address) = address else {
+            return self.allow_networks.is_empty() && self.deny_networks.is_empty();
+        };
         let allowed = self.allow_networks.is_empty() || is_in(&self.allow_networks, address);
         allowed && !is_in(&self.deny_networks, address)
     }

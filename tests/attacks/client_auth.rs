@@ -269,7 +269,7 @@ async fn a240_client_secret_check_is_cheap(stage: &Stage) {
         let credentials = read_credentials(&[header.as_bytes()], &Params::default()).unwrap();
         let known = Arc::clone(&known);
         let started = Instant::now();
-        let here = std::net::Ipv4Addr::LOCALHOST.into();
+        let here = Some(std::net::Ipv4Addr::LOCALHOST.into());
         let proven = verify(&credentials, &known.client, here, now);
         samples.push(started.elapsed());
         assert!(proven.is_ok());

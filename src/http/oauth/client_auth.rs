@@ -101,7 +101,7 @@ async fn verify(
     credentials: ClientCredentials,
     now: Timestamp,
 ) -> Result<Result<AuthenticatedClient, Error>, HandlerError> {
-    let address = ClientAddress::of(request);
+    let address = ClientAddress::known(request);
     let client_id = credentials.client_id.clone();
     if let Some(cached) = app.registrations.recall(&client_id, now)
         && let Ok(verified) = client_auth::verify(&credentials, &cached.client, address, now)

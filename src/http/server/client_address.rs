@@ -8,9 +8,9 @@ use actix_web::{HttpMessage, HttpRequest};
 
 use crate::config::{Network, is_in};
 
-/// The address that rate limits, logs and access lists use.
+/// The client of a request, for rate limits, logs and access lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientAddress(pub IpAddr);
+pub struct ClientAddress(pub Located);
 
 /// What a trusted proxy says about the client of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +43,25 @@ enum Hop {
 pub struct BadForwarded;
 
 impl ClientAddress {
-    /// Returns the address of a request, as the outermost layer determined it.
+    /// Returns the address that a request is charged to and logged with. It is that of the proxy if the client is
+    /// unknown.
     pub fn of(request: &HttpRequest) -> IpAddr {
-        request
-            .extensions()
-            .get::<ClientAddress>()
-            .map_or_else(|| peer(request.peer_addr()), |address| address.0)
+        Self::located(request).charged()
+    }
+
+    /// Returns the address of the client, or `None` if it is unknown. A rule about networks needs this one: the network
+    /// of the proxy is not that of the client.
+    pub fn known(request: &HttpRequest) -> Option<IpAddr> {
+        match Self::located(request) {
+            Located::Client(address) => Some(address),
+            Located::Behind(_) => None,
+        }
+    }
+
+    /// Returns what the outermost layer determined.
+    fn located(request: &HttpRequest) -> Located {
+        let found = request.extensions().get::<Self>().map(|found| found.0);
+        found.unwrap_or_else(|| Located::Client(peer(request.peer_addr())))
     }
 }
 

@@ -265,7 +265,7 @@ fn locate(request: &ServiceRequest, app: &App) -> Result<Located, BadForwarded> 
     }
     request
         .extensions_mut()
-        .insert(ClientAddress(found.map_or(peer, Located::charged)));
+        .insert(ClientAddress(found.unwrap_or(Located::Behind(peer))));
     found
 }
 
@@ -391,8 +391,7 @@ async fn reject_unready(request: &HttpRequest, app: &App, assets: &Assets) -> Op
 fn reject_crowd(request: &HttpRequest, app: &App, assets: &Assets) -> Option<HttpResponse> {
     let is_crowded =
         Class::of(request.path()).is_page() && app.page_store.waiting_pages() >= WAITING_PAGES;
-    let page = ErrorPage::BUSY;
-    is_crowded.then(|| error::error_page(request, assets, page))
+    is_crowded.then(|| error::error_page(request, assets, ErrorPage::BUSY))
 }
 
 /// Returns whether a path has its one spelling: no escapes, and no empty, dot or parameter segments. Router and access

@@ -172,7 +172,8 @@ pub fn unknown_client() -> Error {
     Error::invalid_client(AuthenticationError::UnknownClient)
 }
 
-/// Verifies credentials against the client that they name.
+/// Verifies credentials against the client that they name. `address` is `None` if the proxy does not say where the
+/// request comes from.
 ///
 /// # Errors
 /// `invalid_client`. An unknown client, an unregistered method, a wrong secret and a forbidden address have
@@ -180,7 +181,7 @@ pub fn unknown_client() -> Error {
 pub fn verify(
     credentials: &ClientCredentials,
     client: &Client,
-    address: IpAddr,
+    address: Option<IpAddr>,
     now: Timestamp,
 ) -> Result<Verified, Error> {
     let used = credentials.credential.method();

@@ -1,6 +1,7 @@
 //! The headers, host, path and rate of requests.
 
 use crate::expect::{logged, summary};
+use crate::fixtures::client::basic;
 use crate::fixtures::{Server, log, raw};
 use crate::{Row, Stage, row};
 
@@ -374,6 +375,27 @@ async fn a519_unusable_forwarded_addresses_are_charged_to_the_proxy(stage: &Stag
             .await;
         stage.check(9, answer.status == 400, || summary(&answer));
         stage.expect(9, logged(&answer, "http.bad_forwarded", "address"));
+    }
+    // A client with networks of its own is not in the network of the proxy.
+    let web = trusting.shop().await;
+    let id = web.client.id.clone();
+    let local = "127.0.0.0/8".parse().unwrap();
+    trusting
+        .alter(&id, move |client| client.allow_networks = vec![local])
+        .await;
+    let secret = web.secret.as_ref().unwrap().expose();
+    let proof = basic(web.id(), secret);
+    let fields = [("grant_type", "refresh_token"), ("refresh_token", "x")];
+    for (headers, wanted) in [
+        (legal[7].to_vec(), "invalid_client"),
+        (vec![], "invalid_grant"),
+    ] {
+        let headers = [&headers[..], &[("Authorization", proof.as_str())]].concat();
+        let answer = web.posts_raw("/oauth2/token", &headers, &fields).await;
+        stage.check(11, answer.body.contains(wanted), || summary(&answer));
+        if wanted == "invalid_client" {
+            stage.expect(11, logged(&answer, "client.auth_failed", "network"));
+        }
     }
     trusting.remove().await;
     // A client that is not named may be in a denied network.
