@@ -2,6 +2,7 @@
 //! consent load it for each request, because both may have changed since the last one.
 
 use actix_web::HttpRequest;
+use actix_web::http::Method;
 
 use crate::accounts::consent::Consent;
 use crate::accounts::session::{Login, Session};
@@ -222,6 +223,7 @@ async fn open(
     app: &App,
     id: &AuthorizationId,
     browser: &Browser,
+    method: &Method,
     now: Timestamp,
 ) -> Result<Authorization, HandlerError> {
     let wanted = id.clone();
@@ -233,6 +235,8 @@ async fn open(
     match &authorization.browser {
         Some(bound) if bound.matches(&browser.hash()) => {}
         Some(_) => return Err(ErrorPage::OTHER_BROWSER.into()),
+        // HEAD has no effect. A browser without a cookie would be bound by a value that it never receives.
+        None if method == Method::HEAD => {}
         None => {
             let (id, hash) = (id.clone(), browser.hash());
             if !app
@@ -299,7 +303,7 @@ pub(in crate::http) async fn resume(
     browser: &Browser,
     now: Timestamp,
 ) -> Result<Resumed, HandlerError> {
-    let authorization = open(app, id, browser, now).await?;
+    let authorization = open(app, id, browser, http.method(), now).await?;
     if authorization.client_id.is_none() {
         let stored = load_stored(http, app, None, now).await?;
         return Ok(Resumed::Account(stored.session));

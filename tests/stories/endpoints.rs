@@ -384,6 +384,18 @@ async fn head_has_status_of_get(#[case] db: Db) {
     }
     assert_eq!((before, after), (2, 3), "only GET stores a code");
     assert_eq!(server.count(rows), after);
+    // A request that was posted belongs to the first browser that opens it with GET.
+    let kind = [("Content-Type", "application/x-www-form-urlencoded")];
+    let request = shop.request(&[("prompt", "login")]);
+    let body = request.split_once('?').unwrap().1.to_owned();
+    let mut carol = server.browser();
+    let posted = carol
+        .send("POST", "/oauth2/authorize", &kind, Some(body))
+        .await;
+    let stored = posted.location().unwrap().to_owned();
+    let head = server.browser().send("HEAD", &stored, &[], None).await;
+    assert_eq!((head.status, carol.get(&stored).await.status), (303, 303));
+    assert_eq!(server.browser().get(&stored).await.status, 400);
 }
 
 #[apply(on_both_databases)]
