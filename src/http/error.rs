@@ -47,10 +47,16 @@ impl Link {
     /// Returns the link of an error page that has no better one. Returns `None` where this server refuses the browser's
     /// network, its proxy or its scheme, because it would refuse the next page too.
     fn onward(request: &HttpRequest, error: ErrorPage) -> Option<Self> {
-        match (error.status, error.detail.event) {
-            (_, "http.denied" | "http.plain" | "http.bad_host" | "http.bad_forwarded") => None,
+        const FINAL: [ErrorPage; 4] = [
+            ErrorPage::NETWORK,
+            ErrorPage::PLAIN,
+            ErrorPage::HOST,
+            ErrorPage::FORWARDED,
+        ];
+        match error.status {
+            _ if FINAL.contains(&error) => None,
             // An empty reference is the address of the page itself (RFC 3986 §4.4). A form cannot be repeated by a link.
-            (429 | 503, _) => (request.method() == Method::GET).then(|| Self {
+            429 | 503 => (request.method() == Method::GET).then(|| Self {
                 label: "Try again".to_owned(),
                 href: String::new(),
             }),
@@ -67,7 +73,7 @@ impl Link {
 }
 
 /// An error page with fixed text.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorPage {
     status: u16,
     title: &'static str,
@@ -149,7 +155,7 @@ pub(in crate::http) enum HandlerError {
     /// An error page with a link by which the user can continue.
     Linked(ErrorPage, Box<Option<Link>>),
     AuthorizeError(AuthorizeError),
-    /// The account page shows what the request is about.
+    /// The account page answers the request.
     Account,
 }
 

@@ -14,6 +14,18 @@ use crate::http::error::{self, ErrorPage};
 use crate::http::extract;
 use crate::oauth::request::params::Params;
 
+/// The message of a form whose password cannot be hashed yet.
+pub(super) const TOO_MANY_SIGN_INS: &str =
+    "Too many sign-ins at the moment. Try again in a few seconds.";
+
+/// Turns the message of an error into a sentence.
+pub(super) fn sentence(error: &impl ToString) -> String {
+    let message = error.to_string();
+    let mut rest = message.chars();
+    let first = rest.next().map(|first| first.to_ascii_uppercase());
+    first.into_iter().chain(rest).chain(['.']).collect()
+}
+
 /// The form of a request that comes from a page of this server. The handler verifies its [`CsrfToken`] as soon as it
 /// has determined to which browser or session the token must belong.
 pub(in crate::http) struct CsrfForm(Params);

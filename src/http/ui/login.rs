@@ -22,7 +22,7 @@ use crate::http::error::{self, ACCOUNT, ErrorPage};
 use crate::http::extract::{Browser, CookieKind};
 use crate::http::response::{PagePolicy, add_cookie, continue_to, page, see_other};
 use crate::http::server::access_log;
-use crate::http::ui::form::CsrfForm;
+use crate::http::ui::form::{CsrfForm, TOO_MANY_SIGN_INS, sentence};
 use crate::id::AuthorizationId;
 use crate::oauth::Detail;
 use crate::oauth::request::authorize::Request;
@@ -239,20 +239,22 @@ async fn submit(
     let busy = |detail| {
         count("unavailable");
         error::refused(request, "503", detail, None);
-        let message = "Too many sign-ins at the moment. Try again in a few seconds.";
-        let mut response = fail(StatusCode::SERVICE_UNAVAILABLE, message.to_owned());
+        let mut response = fail(
+            StatusCode::SERVICE_UNAVAILABLE,
+            TOO_MANY_SIGN_INS.to_owned(),
+        );
         error::retry_after(&mut response, error::BUSY_RETRY);
         response
     };
     let password = match Password::parse(form.verbatim("password")?) {
         Ok(password) => password,
         Err(error) => {
-            let (reason, message) = match error {
-                PasswordError::TooLong => ("too_long", "A password has at most 1024 bytes."),
-                PasswordError::Nul => ("nul", "A password must not contain a NUL character."),
+            let reason = match error {
+                PasswordError::TooLong => "too_long",
+                PasswordError::Nul => "nul",
             };
             error::refused(request, "400", Detail::new("login.failed", reason), None);
-            return Ok(fail(StatusCode::BAD_REQUEST, message.to_owned()));
+            return Ok(fail(StatusCode::BAD_REQUEST, sentence(&error)));
         }
     };
     let username = Username::parse(typed);

@@ -25,6 +25,9 @@ impl SignedInUser {
         request: &HttpRequest,
         app: &App,
     ) -> Result<Option<Self>, HandlerError> {
+        if CookieKind::Session.read(request, app).is_none() {
+            return Ok(None);
+        }
         Ok(Self::of_cookie_with(request, app, |_, _| Ok(())).await?.0)
     }
 
@@ -59,6 +62,10 @@ impl SignedInUser {
         now: Timestamp,
         load: impl FnOnce(&mut Transaction<'_>, &UserId) -> Result<T, db::Error> + Send + 'static,
     ) -> Result<Option<(Self, T)>, HandlerError> {
+        if CookieKind::Session.read(request, app).is_none() {
+            extract::log_unknown_session(request, app);
+            return Ok(None);
+        }
         let found = Self::of_cookie_with(request, app, |tx, session| {
             let user = session.map(|session| &session.login.user_id);
             user.map(|user| load(tx, user)).transpose()

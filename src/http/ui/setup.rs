@@ -17,7 +17,7 @@ use crate::http::assets::{Assets, Frame};
 use crate::http::error::{self, ACCOUNT, ErrorPage, HandlerError};
 use crate::http::extract::{self, CookieKind};
 use crate::http::response::{PagePolicy, add_cookie, page, see_other};
-use crate::http::ui::form::CsrfForm;
+use crate::http::ui::form::{CsrfForm, TOO_MANY_SIGN_INS, sentence};
 use crate::http::ui::session::password_session;
 use crate::oauth::Detail;
 use crate::secret::Secret;
@@ -168,8 +168,7 @@ async fn set_up(
     let Ok(phc) = app.password_hash(password).await else {
         let busy = Detail::new("login.busy", "hashing");
         error::refused(request, "503", busy, None);
-        let text = "Too many sign-ins at the moment. Try again in a few seconds.".to_owned();
-        let mut response = reject("password", text);
+        let mut response = reject("password", TOO_MANY_SIGN_INS.to_owned());
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         error::retry_after(&mut response, error::BUSY_RETRY);
         return Ok(response);
@@ -202,12 +201,4 @@ async fn set_up(
     let mut response = see_other(ACCOUNT);
     add_cookie(&mut response, &CookieKind::Session.keep(app, &cookie));
     Ok(response)
-}
-
-/// Turns the message of an error into a sentence.
-fn sentence(error: &impl ToString) -> String {
-    let message = error.to_string();
-    let mut rest = message.chars();
-    let first = rest.next().map(|first| first.to_ascii_uppercase());
-    first.into_iter().chain(rest).chain(['.']).collect()
 }
