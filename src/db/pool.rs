@@ -82,17 +82,18 @@ impl Lanes {
     }
 
     async fn take(&self, lane: Lane) -> Option<Turn> {
-        let mut turn = Vec::with_capacity(3);
-        for permits in self.of(lane) {
-            turn.push(Arc::clone(permits).acquire_owned().await.ok()?);
+        let mut turn = Turn::default();
+        for (taken, permits) in turn.permits.iter_mut().zip(self.of(lane)) {
+            *taken = Some(Arc::clone(permits).acquire_owned().await.ok()?);
         }
-        Some(Turn { _permits: turn })
+        Some(turn)
     }
 }
 
 /// The right to use a connection, until it is dropped.
+#[derive(Default)]
 pub(super) struct Turn {
-    _permits: Vec<OwnedSemaphorePermit>,
+    permits: [Option<OwnedSemaphorePermit>; 3],
 }
 
 /// A place among the waiting pages, which is also given up when the browser disconnects.
