@@ -12,9 +12,9 @@ use crate::time::Timestamp;
 /// Time that an event is kept.
 pub const KEPT: Duration = Duration::from_secs(400 * 86_400);
 
-/// An event that is dated this long before an event that was sealed earlier is reported: nodes whose clocks are
-/// further apart change nothing.
-pub const BACKDATED: Duration = Duration::from_secs(60);
+/// The largest difference between the clocks of nodes that write events: a node whose clock is further off changes
+/// nothing.
+const CLOCKS_APART: Duration = Duration::from_secs(60);
 
 /// One audit event. Events are only inserted, never changed.
 #[derive(Clone, Debug)]
@@ -196,7 +196,37 @@ pub struct Row {
     pub detail: String,
 }
 
+/// The order in time of sealed events.
+#[derive(Debug, Default)]
+pub struct Chronology {
+    /// The latest time of an event that a node wrote.
+    newest: Option<Timestamp>,
+}
+
+impl Chronology {
+    /// Follows the next event. Returns whether it is dated more than a minute before an event that was sealed earlier:
+    /// a process whose clock is wrong wrote it, or someone who can write to the database.
+    ///
+    /// Events of commands are no reference, because nothing compares the clock of the machine where a command runs.
+    /// Otherwise one command with a clock that is ahead would make all later events look late.
+    pub fn is_late(&mut self, row: &Row) -> bool {
+        let is_late = self
+            .newest
+            .is_some_and(|newest| row.at + CLOCKS_APART < newest);
+        if !row.is_by_command() {
+            self.newest = self.newest.max(Some(row.at));
+        }
+        is_late
+    }
+}
+
 impl Row {
+    fn is_by_command(&self) -> bool {
+        let operator = Actor::Operator.to_string();
+        let rest = self.actor.strip_prefix(&operator);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    }
+
     /// Returns an injective encoding of the row: each field is preceded by its length.
     pub fn bytes(&self) -> Vec<u8> {
         let at = self.at.micros().to_be_bytes();
@@ -315,17 +345,38 @@ names! {
 mod tests {
     use super::*;
 
-    #[test]
-    fn different_rows_have_different_bytes() {
-        let row = Row {
+    fn row(actor: &str, secs: u64) -> Row {
+        Row {
             id: "1".to_owned(),
-            at: Timestamp::from_secs(1),
+            at: Timestamp::from_secs(secs),
             name: "a.b".to_owned(),
-            actor: "cli".to_owned(),
+            actor: actor.to_owned(),
             target: "user:x".to_owned(),
             reason: None,
             detail: "{}".to_owned(),
-        };
+        }
+    }
+
+    #[test]
+    fn late_events_are_found_and_clocks_of_commands_do_not_matter() {
+        let mut order = Chronology::default();
+        for (actor, secs, wanted) in [
+            ("node", 1_000, false),
+            ("user:clio", 940, false),
+            ("cli:root", 90_000, false),
+            ("cli", 90_001, false),
+            ("node", 1_001, false),
+            ("cli:root", 900, true),
+            ("node", 940, true),
+            ("client:x", 1_002, false),
+        ] {
+            assert_eq!(order.is_late(&row(actor, secs)), wanted, "{actor} {secs}");
+        }
+    }
+
+    #[test]
+    fn different_rows_have_different_bytes() {
+        let row = row("cli", 1);
         let moved = Row {
             actor: "cliuser".to_owned(),
             target: ":x".to_owned(),

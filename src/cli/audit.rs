@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Exit, Output, block_on, open, table};
 use crate::app::StartError;
-use crate::audit::{BACKDATED, Name, Row};
+use crate::audit::{Chronology, Name, Row};
 use crate::cli::command::clock;
 use crate::config::Config;
 use crate::db::{self, Seal, Store};
@@ -128,8 +128,8 @@ struct VerifiedChain {
     marked: Option<AuditHead>,
     /// Whether the head beside the KEK was compared with the chain.
     has_mark: bool,
-    /// The latest time of an event so far.
-    newest: Option<Timestamp>,
+    /// The order of the events so far.
+    order: Chronology,
     /// The first and last number of the events in a row that are dated before earlier ones.
     backdated: Option<(i64, i64)>,
     problems: Vec<Problem>,
@@ -233,16 +233,12 @@ impl VerifiedChain {
 
     /// Records the order in time of an event whose seal is valid.
     fn follow_time(&mut self, seq: i64, row: &Row) {
-        if self
-            .newest
-            .is_some_and(|newest| row.at + BACKDATED < newest)
-        {
+        if self.order.is_late(row) {
             let first = self.backdated.map_or(seq, |(first, _)| first);
             self.backdated = Some((first, seq));
         } else {
             self.report_backdated();
         }
-        self.newest = self.newest.max(Some(row.at));
     }
 
     /// Reports the events in a row that are dated before earlier ones, once.

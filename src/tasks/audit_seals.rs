@@ -4,12 +4,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::audit::{BACKDATED, Name};
+use crate::audit::{Chronology, Name};
 use crate::db::{self, SEALED_AT_ONCE, Seal, Store};
 use crate::feed::{AuditHead, AuditMark};
 use crate::keys::ServerSecrets;
 use crate::secret::base64url;
-use crate::time::Timestamp;
 
 /// How often each node looks for unsealed events: half of the documented delay.
 const SEAL_EVERY: Duration = Duration::from_millis(500);
@@ -26,8 +25,8 @@ pub struct AuditSealer {
 struct State {
     /// The number of the last head that was compared with the mark.
     seen: Option<i64>,
-    /// The latest time of an event that this node sealed.
-    newest: Option<Timestamp>,
+    /// The order of the events that this node sealed.
+    order: Chronology,
     is_tampered: bool,
     is_unmarked: bool,
 }
@@ -92,18 +91,13 @@ impl AuditSealer {
         self.move_mark(head.as_ref()).await
     }
 
-    /// Logs events that are dated before events of an earlier round: a process whose clock is wrong wrote
-    /// them, or someone who can write to the database.
+    /// Logs events that are dated before earlier ones.
     fn report_backdated(&self, sealed: &[Seal]) {
         let mut state = self.lock();
         for row in sealed.iter().filter_map(|seal| seal.row.as_ref()) {
-            if state
-                .newest
-                .is_some_and(|newest| row.at + BACKDATED < newest)
-            {
+            if state.order.is_late(row) {
                 tracing::error!(event = "audit.tampered", reason = "backdated", severity = "critical", id = row.id, name = row.name, at = %row.at, "an event was sealed that is dated before earlier events; see `portcullis audit verify`");
             }
-            state.newest = state.newest.max(Some(row.at));
         }
     }
 
@@ -117,7 +111,12 @@ impl AuditSealer {
         if self.lock().seen == Some(seq) {
             return Ok(());
         }
-        let is_in_chain = match mark.read() {
+        // The folder may be on a slow disk.
+        let read = mark.clone();
+        let Ok(marked) = tokio::task::spawn_blocking(move || read.read()).await else {
+            return Ok(());
+        };
+        let is_in_chain = match marked {
             None => true,
             Some(marked) => {
                 let is_in_chain = self.store.read(move |tx| {
@@ -148,7 +147,9 @@ impl AuditSealer {
             seal: base64url(&head.mac),
             at: row.at,
         };
-        let written = mark.write(&head);
+        let Ok(written) = tokio::task::spawn_blocking(move || mark.write(&head)).await else {
+            return Ok(());
+        };
         let mut state = self.lock();
         (state.seen, state.is_tampered) = (Some(seq), false);
         if let Err(error) = &written
