@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use ::config::{Environment, File, FileFormat, Source, Value, ValueKind};
+use portcullis_runtime::misspelled_key;
 
 use super::secret_file::{is_read_by_all, read_secret_file};
 use super::{Config, ConfigError};
@@ -153,18 +154,11 @@ pub struct IgnoredVariable {
 /// Returns the variables whose name is that of a key, but with other underscores or in lower case. They are not an
 /// error, because Kubernetes sets variables such as PORTCULLIS_PORT for a service of that name.
 pub fn ignored_variables(environment: &[(String, String)]) -> Vec<IgnoredVariable> {
-    let words = |text: &str| {
-        let words = text.split(['_', '.']).filter(|word| !word.is_empty());
-        words.collect::<Vec<_>>().join("_").to_uppercase()
-    };
     let known = known_keys().unwrap_or_default();
     let mut ignored: Vec<IgnoredVariable> = environment
         .iter()
-        .filter(|(name, _)| !name.starts_with(PREFIX))
         .filter_map(|(name, _)| {
-            let spelled = words(name);
-            let rest = spelled.strip_prefix("PORTCULLIS_")?;
-            let key = known.iter().find(|key| words(key) == rest)?;
+            let key = misspelled_key(name, PREFIX, known.iter().map(String::as_str))?;
             Some(IgnoredVariable {
                 name: name.clone(),
                 expected: variable_of(key),

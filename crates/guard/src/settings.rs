@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use portcullis_runtime::Address;
+use portcullis_runtime::{Address, misspelled_key};
 use serde::Deserialize;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -314,16 +314,7 @@ impl Settings {
 
 /// Returns the variable that a name is probably meant to be, if it is not read itself.
 fn misspelled(name: &str) -> Option<String> {
-    let words = |text: &str| {
-        let words = text.split('_').filter(|word| !word.is_empty());
-        words.collect::<Vec<_>>().join("_").to_uppercase()
-    };
-    if name.starts_with(ENV_PREFIX) {
-        return None;
-    }
-    let spelled = words(name);
-    let rest = spelled.strip_prefix("PORTCULLIS_GUARD_")?;
-    let key = ENV_KEYS.iter().find(|key| words(key) == rest)?;
+    let key = misspelled_key(name, ENV_PREFIX, ENV_KEYS)?;
     Some(format!("{ENV_PREFIX}{key}"))
 }
 

@@ -1,10 +1,11 @@
 //! What the server and the guard have in common: log lines and the thread that writes them, durations,
-//! addresses and shutdown signals.
+//! addresses, names of variables and shutdown signals.
 
 #![forbid(unsafe_code)]
 
 mod address;
 mod duration;
+mod environment;
 mod line;
 mod log;
 mod signals;
@@ -12,6 +13,7 @@ pub mod writer;
 
 pub use address::Address;
 pub use duration::HumanDuration;
+pub use environment::misspelled_key;
 pub use line::{Fields, is_hidden};
 pub use log::{LogFormat, LogLines};
 pub use signals::ShutdownSignals;
