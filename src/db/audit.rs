@@ -191,11 +191,16 @@ impl Transaction<'_> {
         }
     }
 
-    /// Returns whether the chain has this seal, in base64url, at this number.
+    /// Returns whether the chain continues a head that was seen earlier: the number of a seal, the seal in base64url
+    /// and the time of its event. The clean-up or a recovery may have removed the head.
     ///
     /// # Errors
     /// [`Error`].
-    pub fn has_seal(&mut self, seq: i64, seal: &str) -> Result<bool, Error> {
+    pub fn continues_head(&mut self, seq: i64, seal: &str, at: Timestamp) -> Result<bool, Error> {
+        Ok(self.has_seal(seq, seal)? || self.was_swept(seq)? || self.was_recovered_after(at)?)
+    }
+
+    fn has_seal(&mut self, seq: i64, seal: &str) -> Result<bool, Error> {
         let found: Option<Vec<u8>> = seals::table
             .find(seq)
             .select(seals::mac)
@@ -205,10 +210,7 @@ impl Transaction<'_> {
     }
 
     /// Returns whether the chain starts after this number. [`Transaction::sweep_audit`] records why.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn was_swept(&mut self, seq: i64) -> Result<bool, Error> {
+    fn was_swept(&mut self, seq: i64) -> Result<bool, Error> {
         let first: Option<i64> = seals::table
             .select(diesel::dsl::min(seals::seq))
             .first(self.connection)?;
@@ -217,10 +219,7 @@ impl Transaction<'_> {
 
     /// Returns whether a sealed event after an instant records a recovery, which begins from an older copy of
     /// the log.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn was_recovered_after(&mut self, at: Timestamp) -> Result<bool, Error> {
+    fn was_recovered_after(&mut self, at: Timestamp) -> Result<bool, Error> {
         let found: Option<i64> = t::table
             .inner_join(seals::table.on(seals::event_id.eq(t::id)))
             .filter(t::name.eq(Name::DatabaseRecovered.as_str()))

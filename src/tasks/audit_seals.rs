@@ -119,11 +119,9 @@ impl AuditSealer {
         let is_in_chain = match marked {
             None => true,
             Some(marked) => {
-                let is_in_chain = self.store.read(move |tx| {
-                    Ok(tx.has_seal(marked.seq, &marked.seal)?
-                        || tx.was_swept(marked.seq)?
-                        || tx.was_recovered_after(marked.at)?)
-                });
+                let is_in_chain = self
+                    .store
+                    .read(move |tx| tx.continues_head(marked.seq, &marked.seal, marked.at));
                 is_in_chain.await?
             }
         };

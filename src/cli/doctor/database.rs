@@ -102,11 +102,7 @@ async fn audit_log(config: &Config, store: &Store) -> Finding {
         let mark = first.and_then(|first| AuditMark::beside(&keks, &first.id));
         let is_missing = match mark.and_then(|mark| mark.read()) {
             None => false,
-            Some(marked) => {
-                !tx.has_seal(marked.seq, &marked.seal)?
-                    && !tx.was_swept(marked.seq)?
-                    && !tx.was_recovered_after(marked.at)?
-            }
+            Some(marked) => !tx.continues_head(marked.seq, &marked.seal, marked.at)?,
         };
         // Commands can change the database before the first server starts.
         let is_started = !secrets.is_empty();
