@@ -80,10 +80,46 @@ impl Guard {
             Ok(_) => self.responses.count(200, "passed"),
             Err(refusal) => {
                 self.responses.count(refusal.status(), refusal.reason());
-                log(refusal);
+                log(refusal, &self.compare(refusal, request.headers()));
             }
         }
         decision
+    }
+
+    /// Returns what the token contains and what the route needs, if these differ. The values come
+    /// from a token that is valid otherwise, so its client can be named.
+    fn compare(&self, refusal: &Refusal, headers: &HeaderMap) -> Comparison {
+        let Refusal::Token(rejected, audience) = refusal else {
+            return Comparison::default();
+        };
+        let needed = match rejected {
+            Rejected::Audience => audience.clone(),
+            Rejected::Scope { needed } => needed.clone(),
+            Rejected::StepUp {
+                acr_values,
+                max_age,
+            } => authentication(acr_values, ("max_age", *max_age)),
+            _ => return Comparison::default(),
+        };
+        let token = bearer_token(headers).ok();
+        let claims = token.zip(self.verifier.get()).and_then(|(token, verifier)| {
+            verifier.verify(token, &Need::any()).ok()
+        });
+        let Some(claims) = claims else {
+            return Comparison::default();
+        };
+        Comparison {
+            received: match rejected {
+                Rejected::Audience => claims.aud,
+                Rejected::Scope { .. } => claims.scope,
+                _ => authentication(
+                    claims.acr.as_deref().unwrap_or_default(),
+                    ("auth_time", claims.auth_time),
+                ),
+            },
+            client: claims.client_id,
+            needed,
+        }
     }
 
     async fn decide(
@@ -114,8 +150,7 @@ async fn verify_bearer(
     headers: &HeaderMap,
     need: &Need,
 ) -> Result<Claims, Rejected> {
-    let values = headers.get_all(AUTHORIZATION);
-    let token = bearer(values.map(|value| value.to_str().ok()))?;
+    let token = bearer_token(headers)?;
     let claims = verifier.verify_or_introspect(token, need).await?;
     match claims.cnf {
         None => Ok(claims),
@@ -123,13 +158,48 @@ async fn verify_bearer(
     }
 }
 
-fn log(refusal: &Refusal) {
+/// Returns the bearer token of a request.
+fn bearer_token(headers: &HeaderMap) -> Result<&str, Rejected> {
+    let values = headers.get_all(AUTHORIZATION);
+    bearer(values.map(|value| value.to_str().ok()))
+}
+
+/// What the token of a refused request contains, and what the route needs, for the log. The texts
+/// are empty if the refusal has another cause.
+#[derive(Debug, Default)]
+struct Comparison {
+    client: String,
+    received: String,
+    needed: String,
+}
+
+/// Formats the class and the time of an authentication, as far as they are known.
+fn authentication(acr: &str, (name, seconds): (&str, Option<u64>)) -> String {
+    let acr = (!acr.is_empty()).then(|| format!("acr={acr}"));
+    let seconds = seconds.map(|seconds| format!("{name}={seconds}"));
+    let texts: Vec<String> = acr.into_iter().chain(seconds).collect();
+    texts.join(" ")
+}
+
+fn log(refusal: &Refusal, comparison: &Comparison) {
     let (status, reason) = (refusal.status(), refusal.reason());
     if refusal.is_suspicious() {
         tracing::warn!(event = "guard.refused", status, reason, cause = ?refusal);
-    } else {
-        tracing::info!(event = "guard.refused", status, reason);
+        return;
     }
+    let Comparison {
+        client: client_id,
+        received,
+        needed,
+    } = comparison;
+    tracing::info!(
+        event = "guard.refused",
+        status,
+        reason,
+        client_id,
+        received,
+        needed
+    );
 }
 
 impl ResponseCounts {

@@ -134,12 +134,28 @@ async fn refusals_have_status_and_challenge_and_are_counted() {
         .metric(r#"portcullis_verifier_rejected_total{reason="audience"}"#)
         .await;
     assert_eq!(rejected, 2.0);
-    assert!(
-        !guard
-            .process
-            .log()
-            .contains(good.rsplit('.').next().unwrap())
-    );
+    let log = guard.process.log();
+    assert!(!log.contains(good.rsplit('.').next().unwrap()));
+    for (reason, received, needed) in [
+        ("audience", "https://other.example", "https://api.example"),
+        ("scope", "orders:read", "orders:write"),
+        ("step_up", "auth_time=", "acr="),
+    ] {
+        let found = log.lines().any(|line| {
+            let Ok(line) = serde_json::from_str::<serde_json::Value>(line) else {
+                return false;
+            };
+            let has = |field: &str, text: &str| {
+                let value = line[field].as_str();
+                value.is_some_and(|value| value.contains(text))
+            };
+            line["reason"] == reason
+                && has("client_id", "shop")
+                && has("received", received)
+                && has("needed", needed)
+        });
+        assert!(found, "{reason}: {log}");
+    }
 }
 
 async fn response_count(guard: &Guard, status: u16, reason: &str) -> f64 {
