@@ -23,8 +23,10 @@ use crate::keys::{KeyError, KeySource, KeyView, Keychain, ServerSecrets, Use, pr
 use crate::oauth::discovery::Metadata;
 use crate::oauth::grant::GrantLifetimes;
 use crate::oauth::issue::{RefreshLifetimes, TokenIssuer, TokenLifetimes};
+use crate::outbound::{self, Outbound};
 use crate::secret::{Entropy, base64url, sha256};
 use crate::tasks::audit_seals::AuditSealer;
+use crate::tasks::logout_notifications::LogoutNotifier;
 use crate::tasks::{self, feed::FeedTask};
 use crate::time::{Clock, Timestamp};
 
@@ -59,6 +61,8 @@ pub struct App {
     pub feed: Arc<Feed>,
     feed_task: Arc<FeedTask>,
     audit: Arc<AuditSealer>,
+    /// Tells clients that a session has ended.
+    pub logout_notifier: Arc<LogoutNotifier>,
     /// Whether a graceful shutdown has begun.
     pub draining: Draining,
     /// Notified to read the certificate files at once.
@@ -122,6 +126,14 @@ impl App {
             restores.warn_of_empty_database();
         }
         store_issuer(&store, &issuer, clock.now()).await?;
+        let logout_notifier = LogoutNotifier {
+            store: node_store.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            issuer: issuer.as_str().to_owned(),
+            key_manager: Arc::clone(&key_manager),
+            outbound: build_outbound(&config, &issuer)?,
+        };
         let feed = Arc::new(Feed::new(issuer.as_str(), clock.clone()));
         let registrations = Arc::<Registrations>::default();
         let feed_task = FeedTask::start(tasks::feed::Parts {
@@ -143,6 +155,7 @@ impl App {
             certificates: Arc::default(),
             feed_task: Arc::new(feed_task),
             audit: Arc::new(audit),
+            logout_notifier: Arc::new(logout_notifier),
             config,
             issuer,
             store,
@@ -161,6 +174,7 @@ impl App {
     pub fn tasks(&self) -> Vec<BoxFuture<'static, ()>> {
         let (feed, ttl) = (Arc::clone(&self.feed_task), Arc::clone(&self.feed_task));
         let (audit, key_manager) = (Arc::clone(&self.audit), Arc::clone(&self.key_manager));
+        let logout_notifier = Arc::clone(&self.logout_notifier);
         vec![
             Box::pin(async move { feed.run().await }),
             Box::pin(async move { ttl.publish_max_token_ttl().await }),
@@ -174,6 +188,7 @@ impl App {
                 key_manager,
             )),
             Box::pin(async move { audit.run().await }),
+            Box::pin(async move { logout_notifier.run().await }),
         ]
     }
 
@@ -399,6 +414,13 @@ fn create_first_kek(config: &Config, store: &Store, entropy: &Entropy) -> Result
         write_kek(path, entropy).map_err(StartError::Configuration)?;
     }
     Ok(())
+}
+
+/// Creates the client for URLs that clients and administrators supply. Only a development server sends plain http.
+fn build_outbound(config: &Config, issuer: &Issuer) -> Result<Outbound, StartError> {
+    let rules = outbound::Rules::new(&config.outbound, !issuer.is_https())
+        .map_err(|error| StartError::Configuration(error.to_string()))?;
+    Outbound::new(rules).map_err(|error| StartError::Configuration(error.to_string()))
 }
 
 fn build_verifier(config: &Config, issuer: &Issuer, keys: &KeyView) -> Result<Verifier, String> {

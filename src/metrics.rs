@@ -146,6 +146,7 @@ counters! {
     REFUSED: Counter<3> = "portcullis_refused_total" ["endpoint", "code", "reason"], "Refusals, by public code and private reason";
     EVENTS: Counter<2> = "portcullis_events_total" ["event", "severity"], "Log events of high and critical severity";
     LOG_DROPPED: Counter<1> = "portcullis_log_dropped_total" ["kind"], "Log lines that were dropped because the reader of stderr is too slow";
+    BACKCHANNEL_LOGOUTS: Counter<1> = "portcullis_backchannel_logouts_total" ["result"], "Attempts to tell a client that a session has ended";
     POOL_TIMEOUTS: Counter<0> = "portcullis_db_pool_timeouts_total" [], "Requests that got no database connection in time";
 }
 

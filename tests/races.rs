@@ -18,7 +18,7 @@ use portcullis::accounts::admin::{Admin, GrantedBy};
 use portcullis::accounts::consent::Consent;
 use portcullis::accounts::throttle::failed_client;
 use portcullis::accounts::user::{User, Username};
-use portcullis::db::{Acknowledged, Error, Transaction};
+use portcullis::db::{Acknowledged, Ended, Error, Transaction};
 use portcullis::id::{ClientId, ConsentId, GrantId, UserId};
 use portcullis::keys::server_secret::SealedSecret;
 use portcullis::secret::Hash;
@@ -543,6 +543,10 @@ fn first_uses(server: &Server) -> Vec<(&'static str, Later, FirstUse)> {
                 expires_at: now + Duration::from_secs(60),
             })
         }),
+        case("logout_notifications", Later::Merged, move |tx, _| {
+            let alice = user(tx, "alice")?;
+            tx.put_logout_notifications(Ended::User(&alice, 1), now)
+        }),
         case("throttles", Later::Merged, move |tx, _| {
             let counted = tx.count_failure(&failed_client([192, 0, 2, 77].into()), now);
             counted.map(drop)
@@ -596,6 +600,11 @@ fn first_uses(server: &Server) -> Vec<(&'static str, Later, FirstUse)> {
 #[actix_web::test]
 async fn concurrent_first_use_of_every_table_is_answered(#[case] db: Db) {
     let arena = Arena::open(db, "30s").await;
+    let mut told = confidential("told", "https://told.example/cb");
+    told.backchannel_logout_uri = Some("https://told.example/logout".to_owned());
+    let told = arena.nodes[0].register(told).await;
+    let mut alice = arena.nodes[0].enters("alice").await;
+    alice.allows(&told).await;
     let uses = first_uses(&arena.nodes[0]);
     let mut tables: Vec<&str> = uses.iter().map(|(table, ..)| *table).collect();
     tables.extend(WITHOUT_RACES);
@@ -632,5 +641,7 @@ async fn concurrent_first_use_of_every_table_is_answered(#[case] db: Db) {
         };
         assert_eq!((succeeded, rejected), wanted, "{table}");
     }
+    let notified = arena.count("SELECT count(*) AS n FROM logout_notifications");
+    assert_eq!(notified, 1);
     arena.close().await;
 }

@@ -323,6 +323,8 @@ pub fn view(client: &Client) -> Value {
         "resources": client.resources,
         "cors_origins": client.cors_origins,
         "post_logout_redirect_uris": client.post_logout_redirect_uris,
+        "backchannel_logout_uri": client.backchannel_logout_uri,
+        "backchannel_logout_session_required": client.backchannel_logout_session_required,
         "serves": client.serves,
         "id_token_signed_response_alg": client.id_token_alg.name(),
         "userinfo_signed_response_alg": client.userinfo_alg.map(Alg::name),

@@ -186,6 +186,18 @@ pub const OPEN_WAITS: u32 = 4;
 pub const WAITING_PAGES: usize = 64;
 /// Maximum time that a starting server waits for its database.
 pub const DATABASE_WAIT: Duration = Duration::from_secs(30);
+/// Time between two attempts to tell a client that a session has ended. After the last one it is given up.
+pub const LOGOUT_RETRIES: [Duration; 3] = [
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+    Duration::from_secs(300),
+];
+/// Maximum time of one such attempt.
+pub const LOGOUT_TIME: Duration = Duration::from_secs(3);
+/// Interval at which each node looks for due attempts.
+pub const LOGOUT_NOTIFICATIONS_EVERY: Duration = Duration::from_secs(5);
+/// Time that a notification is kept that was given up.
+pub const LOGOUT_NOTIFICATION_KEPT: Duration = Duration::from_secs(7 * 86_400);
 /// Time that a used code is kept, so that a replay is detected.
 pub const USED_CODE_KEPT: Duration = Duration::from_secs(600);
 /// Maximum number of rows of one kind that one clean-up removes.

@@ -13,6 +13,7 @@ mod listen;
 mod log;
 mod login;
 mod network;
+mod outbound;
 mod secret_file;
 mod settings;
 mod shutdown;
@@ -37,6 +38,7 @@ pub use listen::{Listen, Tls};
 pub use log::{Format, Log};
 pub use login::{Argon2, Login};
 pub use network::{Network, is_in};
+pub use outbound::{Destination, Outbound};
 pub(crate) use secret_file::read_secret_file;
 pub use settings::{Setting, settings};
 pub use shutdown::Shutdown;
@@ -69,6 +71,8 @@ pub struct Config {
     pub limits: Limits,
     /// Networks that may use the admin API.
     pub admin: Admin,
+    /// Requests of the server to other hosts.
+    pub outbound: Outbound,
     /// Graceful shutdown.
     pub shutdown: Shutdown,
     /// The first administrator.
@@ -174,6 +178,7 @@ impl Config {
         self.http.check()?;
         self.listen.check()?;
         self.limits.check()?;
+        self.outbound.check()?;
         self.shutdown.check()?;
         self.log.check()?;
         self.telemetry.check()?;

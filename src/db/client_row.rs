@@ -38,6 +38,8 @@ pub(super) struct Row {
     allow_networks: String,
     deny_networks: String,
     secret_either_way: bool,
+    backchannel_logout_uri: Option<String>,
+    backchannel_logout_session_required: bool,
 }
 
 impl Row {
@@ -72,6 +74,8 @@ impl Row {
                 "post_logout_redirect_uris",
                 &self.post_logout_redirect_uris,
             )?,
+            backchannel_logout_uri: self.backchannel_logout_uri,
+            backchannel_logout_session_required: self.backchannel_logout_session_required,
             id_token_alg: Alg::from_name(&self.id_token_alg)
                 .ok_or_else(|| broken("id_token_alg"))?,
             consent: ConsentPolicy::parse(&self.consent).ok_or_else(|| broken("consent"))?,
@@ -121,6 +125,8 @@ pub(super) struct Columns {
     allow_networks: String,
     deny_networks: String,
     secret_either_way: bool,
+    backchannel_logout_uri: Option<String>,
+    backchannel_logout_session_required: bool,
 }
 
 impl Columns {
@@ -145,6 +151,8 @@ impl Columns {
             resources: to_list(&client.resources),
             cors_origins: to_list(&client.cors_origins),
             post_logout_redirect_uris: to_list(&client.post_logout_redirect_uris),
+            backchannel_logout_uri: client.backchannel_logout_uri.clone(),
+            backchannel_logout_session_required: client.backchannel_logout_session_required,
             id_token_alg: client.id_token_alg.name(),
             consent: client.consent.as_str(),
             require_pkce: client.require_pkce,

@@ -19,12 +19,15 @@ pub type Sweep = fn(&mut Transaction<'_>, Timestamp) -> Result<usize, Error>;
 
 /// The kinds of rows to remove: codes before the grants that they refer to, and grants before their
 /// sessions.
-pub const SWEEPS: [(&str, Sweep); 8] = [
+pub const SWEEPS: [(&str, Sweep); 9] = [
     ("codes", |tx, now| tx.sweep_codes(now)),
     ("grants", |tx, now| tx.sweep_grants(now)),
     ("sessions", |tx, now| tx.sweep_sessions(now)),
     ("authorizations", |tx, now| {
         tx.drop_expired_authorizations(CLEAN_UP_BATCH, now)
+    }),
+    ("logout notifications", |tx, now| {
+        tx.sweep_logout_notifications(now)
     }),
     ("audit", |tx, now| tx.sweep_audit(now)),
     ("throttles", |tx, now| tx.sweep_throttles(now)),

@@ -28,6 +28,19 @@ diesel::table! {
         allow_networks -> Text,
         deny_networks -> Text,
         secret_either_way -> Bool,
+        backchannel_logout_uri -> Nullable<Text>,
+        backchannel_logout_session_required -> Bool,
+    }
+}
+
+diesel::table! {
+    logout_notifications (client_id, sid) {
+        client_id -> Text,
+        sid -> Text,
+        user_id -> Text,
+        created_at -> BigInt,
+        attempts -> BigInt,
+        next_at -> Nullable<BigInt>,
     }
 }
 
@@ -335,6 +348,7 @@ diesel::joinable!(feed_acks -> clients (client_id));
 diesel::joinable!(grants -> users (user_id));
 diesel::joinable!(grants -> clients (client_id));
 
+diesel::joinable!(logout_notifications -> clients (client_id));
 diesel::allow_tables_to_appear_in_same_query!(
     clients,
     client_secrets,
@@ -359,4 +373,5 @@ diesel::allow_tables_to_appear_in_same_query!(
     known_devices,
     user_roles,
     setup_links,
+    logout_notifications,
 );

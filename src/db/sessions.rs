@@ -3,6 +3,7 @@
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 use portcullis_verifier::Kind;
 
+use super::logout_notifications::Ended;
 use super::revocations::Record;
 use super::schema::{grants, sessions as t, users};
 use super::{Error, Transaction, unreadable};
@@ -204,6 +205,7 @@ impl Transaction<'_> {
         if rows == 0 {
             return Ok(false);
         }
+        self.put_logout_notifications(Ended::Session(sid), now)?;
         diesel::update(
             grants::table
                 .filter(grants::sid.eq(sid.as_str()))

@@ -10,6 +10,7 @@ use diesel::{
 use portcullis_verifier::Kind;
 
 use super::connection::AnyConnection;
+use super::logout_notifications::Ended;
 use super::revocations::Record;
 use super::schema::{known_devices, passwords as p, users as t};
 use super::{Error, Transaction, unreadable};
@@ -219,6 +220,7 @@ impl Transaction<'_> {
             ))
             .returning(t::auth_epoch)
             .get_result(self.connection)?;
+        self.put_logout_notifications(Ended::User(id, floor - 1), now)?;
         // A browser that knew the old password is not a known one.
         diesel::delete(known_devices::table.filter(known_devices::user_id.eq(id.as_str())))
             .execute(self.connection)?;

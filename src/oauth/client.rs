@@ -39,6 +39,11 @@ pub struct Client {
     pub cors_origins: Vec<String>,
     /// Where a browser may be sent after logout.
     pub post_logout_redirect_uris: Vec<String>,
+    /// Where it is told that a session has ended (Back-Channel Logout §2.2).
+    pub backchannel_logout_uri: Option<String>,
+    /// Whether it needs the `sid` of the session (Back-Channel Logout §2.2). Logout tokens of this server always
+    /// contain it.
+    pub backchannel_logout_session_required: bool,
     /// The signature algorithm of its ID tokens.
     pub id_token_alg: Alg,
     /// When users are asked for consent.
@@ -171,6 +176,8 @@ impl Client {
             resources: Vec::new(),
             cors_origins: Vec::new(),
             post_logout_redirect_uris: Vec::new(),
+            backchannel_logout_uri: None,
+            backchannel_logout_session_required: false,
             id_token_alg: Alg::RS256,
             consent: ConsentPolicy::Remember,
             require_pkce: true,
@@ -246,6 +253,15 @@ impl Client {
             if uri.as_ref().is_some_and(|uri| !is_plain_https(uri)) {
                 reject(field, "expected an https URL");
             }
+        }
+        if let Some(uri) = &self.backchannel_logout_uri
+            && let Err(why) = check_backchannel_uri(uri, localhost)
+        {
+            reject("backchannel_logout_uri", why);
+        }
+        if self.backchannel_logout_session_required && self.backchannel_logout_uri.is_none() {
+            let why = "needs a backchannel_logout_uri";
+            reject("backchannel_logout_session_required", why);
         }
         for odd in self.cors_origins.iter().filter(|origin| !is_origin(origin)) {
             let why = format!("`{odd}` is not an origin such as https://app.example");
@@ -328,6 +344,26 @@ pub fn check_id(id: &str) -> Result<(), String> {
     Err(format!(
         "must have 1 to {CLIENT_ID_CHARS} printable ASCII characters, no space and no colon"
     ))
+}
+
+/// Checks a back-channel logout URI: absolute, without a fragment (Back-Channel Logout §2.2). Plain http is for
+/// development servers. Whether its address may be reached is decided when a request is sent.
+fn check_backchannel_uri(uri: &str, localhost: Localhost) -> Result<(), &'static str> {
+    let expected = match localhost {
+        Localhost::Allowed => "expected an https or http URL without fragment and user name",
+        Localhost::Forbidden => "expected an https URL without fragment and user name",
+    };
+    let url = url::Url::parse(uri).map_err(|_| expected)?;
+    let has_scheme = match url.scheme() {
+        "https" => true,
+        "http" => localhost == Localhost::Allowed,
+        _ => false,
+    };
+    let is_plain = url.username().is_empty() && url.password().is_none();
+    match has_scheme && is_plain && url.has_host() && url.fragment().is_none() {
+        true => Ok(()),
+        false => Err(expected),
+    }
 }
 
 fn is_plain_https(uri: &str) -> bool {

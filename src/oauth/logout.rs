@@ -1,11 +1,17 @@
-//! Logout at the request of a client: OpenID Connect RP-Initiated Logout 1.0.
+//! Logout at the request of a client: OpenID Connect RP-Initiated Logout 1.0. The tokens that tell clients of a logout:
+//! OpenID Connect Back-Channel Logout 1.0.
+
+use std::time::Duration;
+
+use serde::Serialize;
 
 use super::client::Client;
 use super::error::{Detail, Error};
 use super::issue::id_token::Hint;
 use super::redirect_uri::{all_without_query, without_query};
 use super::request::params::{Params, Problem};
-use crate::id::ClientId;
+use crate::id::{ClientId, Sid, UserId};
+use crate::time::Timestamp;
 
 /// The parameters of a logout request (§2) that are read. `logout_hint` and `ui_locales`, both OPTIONAL,
 /// are not: a session names its own user, and there is one language.
@@ -56,6 +62,61 @@ pub const UNREADABLE_HINT: Detail = Detail::new("logout.rejected", "id_token_hin
 pub const NO_CLIENT: Detail = Detail::new("logout.bad_redirect", "client");
 /// The log event of a redirect to a URI that the client did not register.
 pub const UNREGISTERED: Detail = Detail::new("logout.bad_redirect", "unregistered");
+
+/// The `typ` of logout tokens (Back-Channel Logout §2.4).
+pub const LOGOUT_TOKEN_TYP: &str = "logout+jwt";
+
+/// The lifetime of a logout token (Back-Channel Logout §2.4: at most two minutes).
+const LOGOUT_TOKEN_LIFETIME: Duration = Duration::from_secs(120);
+
+/// The claims of a logout token (Back-Channel Logout §2.4): the client `aud` is told that a session has ended.
+/// Instants are in seconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct LogoutClaims {
+    iss: String,
+    aud: String,
+    iat: u64,
+    exp: u64,
+    jti: String,
+    sub: String,
+    sid: String,
+    events: LogoutEvents,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct LogoutEvents {
+    #[serde(rename = "http://schemas.openid.net/event/backchannel-logout")]
+    logout: LogoutEvent,
+}
+
+/// An empty object.
+#[derive(Clone, Debug, Serialize)]
+struct LogoutEvent {}
+
+impl LogoutClaims {
+    /// Creates the claims of one attempt. `jti` must be new.
+    pub fn new(
+        issuer: &str,
+        client_id: &ClientId,
+        user_id: &UserId,
+        sid: &Sid,
+        jti: String,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            iss: issuer.to_owned(),
+            aud: client_id.to_string(),
+            iat: now.secs(),
+            exp: (now + LOGOUT_TOKEN_LIFETIME).secs(),
+            jti,
+            sub: user_id.to_string(),
+            sid: sid.to_string(),
+            events: LogoutEvents {
+                logout: LogoutEvent {},
+            },
+        }
+    }
+}
 
 impl<'a> LogoutRequest<'a> {
     /// Reads the parameters of a logout request. Others are ignored (RFC 6749 §3.1).

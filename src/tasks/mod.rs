@@ -4,6 +4,7 @@ pub mod audit_seals;
 mod clean_up;
 pub mod feed;
 mod keys;
+pub mod logout_notifications;
 
 pub use clean_up::run as clean_up;
 pub use keys::run as maintain_keys;

@@ -4,8 +4,10 @@ use portcullis::id::ClientId;
 use serde_json::{Value, json};
 
 use crate::expect::{logged, page400, summary, unescape};
+use crate::fixtures::client::{claims, header};
+use crate::fixtures::receiver::{Behavior, Receiver};
 use crate::fixtures::server::confidential;
-use crate::fixtures::{Answer, Browser, TestClient};
+use crate::fixtures::{Answer, Browser, Server, TestClient, journal, log};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
@@ -14,6 +16,8 @@ pub const ROWS: &[Row] = &[
     row!(a368_invalid_logout_hints_never_redirect),
     row!(a369_logout_client_id_must_match_the_hint),
     row!(a370_logout_state_is_percent_encoded),
+    row!(a372_hostile_logout_receivers_are_contained),
+    row!(a373_logout_tokens_have_the_required_claims),
     row!(a511_logout_without_hint_asks_for_confirmation),
     row!(a534_logout_hint_ends_its_session_without_a_cookie),
 ];
@@ -440,4 +444,115 @@ async fn a534_logout_hint_ends_its_session_without_a_cookie(stage: &Stage) {
     stage.check(4, is_active(&bob, &web).await, || {
         "bob has ended".to_owned()
     });
+}
+
+/// Starts a server that may reach the receivers, and signs alice in at one client for each URI.
+async fn signed_in_at(stage: &Stage, allowed: &[&Receiver], uris: &[String]) -> (Server, Browser) {
+    let allow = allowed
+        .iter()
+        .map(|receiver| receiver.address.to_string().parse().unwrap())
+        .collect();
+    let server = Server::found_by_services(stage.server.db, |config| {
+        config.outbound.allow = allow;
+    })
+    .await;
+    let mut alice = server.enters("alice").await;
+    for (number, uri) in (1..).zip(uris) {
+        let mut client = confidential(&format!("told-{number}"), "https://app.example/cb");
+        client.backchannel_logout_uri = Some(uri.clone());
+        let client = server.register(client).await;
+        let code = alice.allows(&client).await;
+        client.redeems(&code).await.ok();
+    }
+    (server, alice)
+}
+
+/// The issuer of these rows is http, and does not send the header that every other exchange must have.
+fn expect_no_hsts() {
+    journal::strike_out(|exchange| {
+        let hsts = exchange.answer.header("strict-transport-security");
+        hsts.is_none()
+    });
+}
+
+async fn a372_hostile_logout_receivers_are_contained(stage: &Stage) {
+    let target = Receiver::start(Behavior::Status(200)).await;
+    let redirecting = Receiver::start(Behavior::RedirectTo(target.address.port())).await;
+    let silent = Receiver::start(Behavior::Silence).await;
+    let failing = Receiver::start(Behavior::Status(500)).await;
+    let endless = Receiver::start(Behavior::EndlessBody).await;
+    let good = Receiver::start(Behavior::Status(200)).await;
+    let uris = [
+        "https://169.254.169.254/latest/meta-data".to_owned(),
+        "https://127.0.0.1/logout".to_owned(),
+        "http://127.0.0.1:1/logout".to_owned(),
+        "https://[::ffff:10.0.0.1]/logout".to_owned(),
+        redirecting.url(),
+        silent.url(),
+        failing.url(),
+        endless.url(),
+        good.url(),
+    ];
+    let receivers = [&target, &redirecting, &silent, &failing, &endless, &good];
+    let (server, mut alice) = signed_in_at(stage, &receivers, &uris).await;
+    let mark = log::mark();
+    let answer = alice.signs_out().await;
+    stage.check(1, answer.status == 200, || summary(&answer));
+    let logged = log::since(mark);
+    let outcomes = [
+        (1, "failed", "destination"),
+        (2, "failed", "destination"),
+        (3, "failed", "destination"),
+        (4, "failed", "destination"),
+        (5, "failed", "status"),
+        (6, "failed", "unreachable"),
+        (7, "failed", "status"),
+        (8, "sent", "accepted"),
+        (9, "sent", "accepted"),
+    ];
+    for (case, outcome, reason) in outcomes {
+        let event = format!("logout.backchannel_{outcome}");
+        let is_logged = logged.iter().any(|line| {
+            let has = |name: &str, text: &str| line.get(name).is_some_and(|value| value == text);
+            has("event", &event)
+                && has("reason", reason)
+                && has("client_id", &format!("told-{case}"))
+        });
+        stage.check(case, is_logged, || {
+            format!("client {case}: no {event} {{{reason}}}: {logged:?}")
+        });
+    }
+    let followed = target.received();
+    stage.check(5, followed.is_empty(), || format!("{followed:?}"));
+    let waiting = server.count("SELECT count(*) AS n FROM logout_notifications");
+    stage.check(7, waiting == 7, || format!("{waiting} rows"));
+    expect_no_hsts();
+    server.remove().await;
+}
+
+async fn a373_logout_tokens_have_the_required_claims(stage: &Stage) {
+    let end = Receiver::start(Behavior::Status(200)).await;
+    let (server, mut alice) = signed_in_at(stage, &[&end], &[end.url()]).await;
+    alice.signs_out().await;
+    for token in end.tokens() {
+        let (header, claims) = (header(&token), claims(&token));
+        stage.check(1, header["typ"] == "logout+jwt", || header.to_string());
+        let names: Vec<&str> = claims
+            .as_object()
+            .map(|claims| claims.keys().map(String::as_str).collect())
+            .unwrap_or_default();
+        let wanted = ["aud", "events", "exp", "iat", "iss", "jti", "sid", "sub"];
+        let is_complete =
+            names.len() == wanted.len() && wanted.iter().all(|one| names.contains(one));
+        stage.check(1, is_complete, || claims.to_string());
+        let lifetime = claims["exp"].as_u64().zip(claims["iat"].as_u64());
+        let is_short = lifetime.is_some_and(|(exp, iat)| exp - iat <= 120);
+        stage.check(1, is_short, || claims.to_string());
+        let event = json!({"http://schemas.openid.net/event/backchannel-logout": {}});
+        stage.check(1, claims["events"] == event, || claims.to_string());
+    }
+    let told = end.tokens().len();
+    stage.check(1, told == 1, || format!("{told} tokens"));
+    expect_no_hsts();
+    server.remove().await;
 }

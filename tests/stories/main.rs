@@ -7,6 +7,7 @@ mod fixtures;
 mod account;
 mod audit;
 mod authorities;
+mod backchannel_logout;
 mod client_secrets;
 mod code_flow;
 mod consent;

@@ -102,9 +102,9 @@ impl Guard {
             _ => return Comparison::default(),
         };
         let token = bearer_token(headers).ok();
-        let claims = token.zip(self.verifier.get()).and_then(|(token, verifier)| {
-            verifier.verify(token, &Need::any()).ok()
-        });
+        let claims = token
+            .zip(self.verifier.get())
+            .and_then(|(token, verifier)| verifier.verify(token, &Need::any()).ok());
         let Some(claims) = claims else {
             return Comparison::default();
         };

@@ -53,6 +53,12 @@ pub struct Fields {
     /// URI to which a browser may be redirected after logout; repeatable.
     #[arg(long = "post-logout-redirect-uri", value_name = "URI")]
     post_logout_redirect_uris: Option<Vec<String>>,
+    /// URL that is told when a session has ended (OpenID Connect Back-Channel Logout).
+    #[arg(long, value_name = "URI")]
+    backchannel_logout_uri: Option<String>,
+    /// Whether the client needs the session id in these notifications, which always contain it.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    backchannel_logout_session_required: Option<bool>,
     /// Signature algorithm of its ID tokens: RS256 or ES256.
     #[arg(long, value_name = "ALG")]
     #[serde(rename = "id_token_signed_response_alg")]
@@ -185,6 +191,9 @@ impl Fields {
                 Consent::Skip => ConsentPolicy::Skip,
             };
         }
+        let session_required = self.backchannel_logout_session_required;
+        client.backchannel_logout_session_required =
+            session_required.unwrap_or(client.backchannel_logout_session_required);
         client.require_pkce = self.require_pkce.unwrap_or(client.require_pkce);
         let localhost = self.allow_localhost_redirect;
         client.allow_localhost_redirect = localhost.unwrap_or(client.allow_localhost_redirect);
@@ -195,6 +204,10 @@ impl Fields {
             client.deny_networks = networks("deny_networks", given)?;
         }
         for (field, given) in [
+            (
+                &mut client.backchannel_logout_uri,
+                &self.backchannel_logout_uri,
+            ),
             (&mut client.client_uri, &self.client_uri),
             (&mut client.policy_uri, &self.policy_uri),
             (&mut client.tos_uri, &self.tos_uri),

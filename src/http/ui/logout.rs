@@ -157,7 +157,9 @@ async fn log_out(
         return Ok(question.ask(app, assets));
     }
     // 4. The session ends, and with it its grants.
+    let sid = user.session.login.sid.clone();
     end(app, user.session.login).await?;
+    app.logout_notifier.session_ended(&sid).await;
     error::note(request, "session.ended", "logout");
     Ok(answer.respond(request, app, assets, true))
 }
@@ -212,14 +214,17 @@ async fn end_hinted(app: &App, hint: Hint) -> Result<bool, HandlerError> {
         return Ok(false);
     };
     let (sid, client_id) = (Sid::from(sid), ClientId::from(client_id));
-    let now = app.clock.now();
+    let (now, ended_sid) = (app.clock.now(), sid.clone());
     let ctx = Context::new(Actor::Client(client_id), app.entropy.clone(), now)
         .with_reason(RevocationReason::Logout.as_str());
     let ended = admin::execute(&app.page_store, ctx, move |tx, ctx| {
         sessions::end(tx, ctx, &user_id, &sid)
     });
     match ended.await {
-        Ok(()) => Ok(true),
+        Ok(()) => {
+            app.logout_notifier.session_ended(&ended_sid).await;
+            Ok(true)
+        }
         Err(AdminError::Unchanged(_)) => Ok(false),
         Err(error) => Err(error.into()),
     }
