@@ -32,6 +32,11 @@ pub(super) struct AccessTokenInput<'a> {
 }
 
 impl AccessToken {
+    /// Returns the algorithm of its signature.
+    pub(super) fn alg(&self) -> Alg {
+        self.alg
+    }
+
     /// Creates a token for the client itself, with the claims that every access token has (§2.2).
     pub(super) fn new(input: AccessTokenInput<'_>) -> Self {
         let AccessTokenInput { resource, now, .. } = input;

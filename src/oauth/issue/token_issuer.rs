@@ -179,6 +179,12 @@ fn number(epoch: i64) -> u64 {
 }
 
 impl PendingTokens {
+    /// Returns whether one of the signatures is made with RSA.
+    pub fn needs_rsa(&self) -> bool {
+        let id = self.id.as_ref().map(|(_, alg)| *alg);
+        [Some(self.access.alg()), id].contains(&Some(Alg::RS256))
+    }
+
     /// Signs the tokens. This runs after the commit, so that no lock waits for RSA. If it fails, the code or
     /// refresh token stays consumed on purpose.
     ///
