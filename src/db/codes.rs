@@ -2,7 +2,7 @@
 
 use diesel::{ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
-use super::prepared::Prepared;
+use super::prepared::Named;
 use super::schema::codes as t;
 use super::{Error, Transaction};
 use crate::id::{ClientId, GrantId};
@@ -71,7 +71,10 @@ impl Transaction<'_> {
         let take = diesel::update(unused)
             .set(t::used_at.eq(now.micros()))
             .returning(t::all_columns);
-        let row: Option<Row> = Prepared(take).get_result(self.connection).optional()?;
+        struct TakeCode;
+        let take = Named::<TakeCode, _>::new(take);
+        let row = on_own_backend!(self.connection, |inner| take.get_result(inner));
+        let row: Option<Row> = row.optional()?;
         Ok(row.map(code))
     }
 

@@ -7,7 +7,7 @@ use diesel::{
 };
 use portcullis_verifier::Kind;
 
-use super::prepared::Prepared;
+use super::prepared::{Named, Prepared};
 use super::revocations::Record;
 use super::schema::{codes, grants as t};
 use super::{Error, Transaction, list, to_list, unreadable};
@@ -148,7 +148,10 @@ impl Transaction<'_> {
                 t::idle_until.eq(idle_until.micros()),
             ))
             .returning(t::all_columns);
-        let row: Option<Row> = Prepared(rotate).get_result(self.connection).optional()?;
+        struct RotateGrant;
+        let rotate = Named::<RotateGrant, _>::new(rotate);
+        let row = on_own_backend!(self.connection, |inner| rotate.get_result(inner));
+        let row: Option<Row> = row.optional()?;
         row.map(Row::grant).transpose()
     }
 

@@ -1,8 +1,12 @@
 //! Storage: a [`Store`] over SQLite or PostgreSQL. Implements [`crate::oauth::Ledger`].
 
-mod acks;
 #[macro_use]
 mod active_grant;
+#[allow(missing_docs)]
+#[macro_use]
+mod connection;
+
+mod acks;
 mod admins;
 mod audit;
 mod authorizations;
@@ -10,8 +14,6 @@ mod client_row;
 mod client_secrets;
 mod clients;
 mod codes;
-#[allow(missing_docs)]
-mod connection;
 mod consents;
 mod copy;
 mod downtimes;

@@ -35,9 +35,10 @@ impl Transaction<'_> {
                 .filter(revocations::kind.eq(Kind::Token.letter().to_string()))
                 .filter(revocations::value.eq(&claims.jti)),
         );
-        let (epoch, client, revoked, user, grant, session): (bool, bool, bool, bool, bool, bool) =
-            diesel::select((epoch, client, revoked, user, grant, session))
-                .get_result(self.connection)?;
+        let query = diesel::select((epoch, client, revoked, user, grant, session));
+        type Row = (bool, bool, bool, bool, bool, bool);
+        let (epoch, client, revoked, user, grant, session): Row =
+            on_own_backend!(self.connection, |inner| query.get_result(inner))?;
         Ok(epoch
             && client
             && !revoked
