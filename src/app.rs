@@ -20,6 +20,7 @@ use crate::id::GrantId;
 use crate::key_manager::{KeyManager, KeyManagerError, KeyMetrics, KeyTable, write_kek};
 use crate::keys::ring::offered;
 use crate::keys::{KeyError, KeySource, KeyView, Keychain, ServerSecrets, Use, provider};
+use crate::oauth::client_auth::AssertionRules;
 use crate::oauth::discovery::Metadata;
 use crate::oauth::grant::GrantLifetimes;
 use crate::oauth::issue::{RefreshLifetimes, TokenIssuer, TokenLifetimes};
@@ -311,6 +312,15 @@ impl App {
         GrantLifetimes {
             idle: self.config.tokens.refresh_idle.0,
             absolute: self.config.tokens.refresh_absolute.0,
+        }
+    }
+
+    /// Returns what client assertions are checked against.
+    pub fn assertion_rules(&self) -> AssertionRules {
+        AssertionRules {
+            issuer: self.issuer.as_str().to_owned(),
+            token_endpoint: self.issuer.url("/oauth2/token"),
+            leeway: self.config.tokens.clock_leeway.0,
         }
     }
 

@@ -21,6 +21,7 @@ use portcullis::accounts::user::{User, Username};
 use portcullis::db::{Acknowledged, Ended, Error, Transaction};
 use portcullis::id::{ClientId, ConsentId, GrantId, UserId};
 use portcullis::keys::server_secret::SealedSecret;
+use portcullis::oauth::client_auth::UsedAssertion;
 use portcullis::secret::Hash;
 use portcullis::time::Timestamp;
 use portcullis_verifier::Rev;
@@ -546,6 +547,15 @@ fn first_uses(server: &Server) -> Vec<(&'static str, Later, FirstUse)> {
         case("logout_notifications", Later::Merged, move |tx, _| {
             let alice = user(tx, "alice")?;
             tx.put_logout_notifications(Ended::User(&alice, 1), now)
+        }),
+        case("used_assertions", Later::Merged, move |tx, _| {
+            // One of them is the first, which `tests/stories/private_key_jwt.rs` asserts.
+            tx.use_assertion(&UsedAssertion {
+                client_id: ClientId::from("raced"),
+                jti: Hash::of("jti"),
+                expires_at: now,
+            })
+            .map(drop)
         }),
         case("throttles", Later::Merged, move |tx, _| {
             let counted = tx.count_failure(&failed_client([192, 0, 2, 77].into()), now);

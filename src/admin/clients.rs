@@ -11,6 +11,7 @@ use crate::config::{Config, ConfigError, Keys};
 use crate::db::Transaction;
 use crate::id::{ClientId, UserId};
 use crate::keys::Alg;
+use crate::keys::client_key_set::AssertionAlg;
 use crate::keys::ring::check_offered;
 use crate::oauth::client::{Client, ClientSecret, check_id};
 use crate::oauth::redirect_uri::Localhost;
@@ -71,8 +72,8 @@ pub struct CreatedClient {
     pub secret: Option<Secret>,
 }
 
-/// Registers a client. If its id is empty, one is generated. A confidential client gets `secret`, or a generated
-/// one.
+/// Registers a client. If its id is empty, one is generated. A client that authenticates with a secret gets
+/// `secret`, or a generated one.
 ///
 /// # Errors
 /// [`AdminError::Invalid`]; [`AdminError::Exists`] for an id that was ever assigned.
@@ -95,7 +96,8 @@ pub fn create(
     check_names(&client, &tx.list_resources()?, &mut errors);
     errors.into_result()?;
     let secret = client
-        .is_confidential()
+        .auth_method
+        .uses_secret()
         .then(|| secret.unwrap_or_else(|| Secret::client_secret(&ctx.entropy)));
     let kept = secret
         .iter()
@@ -174,8 +176,11 @@ pub fn rotate_secret(
     new: &NewSecret,
 ) -> Result<Secret, AdminError> {
     let client = find(tx, id)?;
-    if !client.is_confidential() {
-        let why = format!("`{id}` is a public client, which has no secret");
+    if !client.auth_method.uses_secret() {
+        let why = match client.is_confidential() {
+            true => format!("`{id}` authenticates with its own key and has no secret"),
+            false => format!("`{id}` is a public client, which has no secret"),
+        };
         return Err(AdminError::Conflict(why));
     }
     let secret = Secret::client_secret(&ctx.entropy);
@@ -317,6 +322,9 @@ pub fn view(client: &Client) -> Value {
         "client_id": client.id.as_str(),
         "client_name": client.name,
         "token_endpoint_auth_method": client.auth_method.as_str(),
+        "token_endpoint_auth_signing_alg": client.assertion_alg.map(AssertionAlg::name),
+        "assertion_audience": client.assertion_audience.as_str(),
+        "jwks": client.jwks.as_deref().and_then(|jwks| serde_json::from_str::<Value>(jwks).ok()),
         "redirect_uris": client.redirect_uris,
         "grant_types": client.grant_types.iter().map(|grant| grant.as_str()).collect::<Vec<_>>(),
         "scope": client.scopes.to_string(),

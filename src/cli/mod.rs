@@ -182,6 +182,7 @@ fn option_of(field: &str) -> String {
         "client_id" => "id",
         "client_name" => "name",
         "token_endpoint_auth_method" => "auth-method",
+        "token_endpoint_auth_signing_alg" => "assertion-alg",
         "id_token_signed_response_alg" => "id-token-alg",
         "userinfo_signed_response_alg" => "userinfo-alg",
         "redirect_uris" => "redirect-uri",

@@ -186,6 +186,12 @@ pub const OPEN_WAITS: u32 = 4;
 pub const WAITING_PAGES: usize = 64;
 /// Maximum time that a starting server waits for its database.
 pub const DATABASE_WAIT: Duration = Duration::from_secs(30);
+/// Maximum time from now until a client assertion expires.
+pub const ASSERTION_MAX: Duration = Duration::from_secs(300);
+/// Maximum size of a client assertion in bytes.
+pub const ASSERTION_BYTES: usize = 8 * 1024;
+/// Maximum size of the `jti` of a client assertion in bytes.
+pub const JTI_BYTES: usize = 256;
 /// Time between two attempts to tell a client that a session has ended. After the last one it is given up.
 pub const LOGOUT_RETRIES: [Duration; 3] = [
     Duration::from_secs(10),

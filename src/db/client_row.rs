@@ -5,7 +5,10 @@ use super::{Error, list, to_list, unreadable};
 use crate::config::Network;
 use crate::id::ClientId;
 use crate::keys::Alg;
-use crate::oauth::client::{AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType};
+use crate::keys::client_key_set::AssertionAlg;
+use crate::oauth::client::{
+    AssertionAudience, AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType,
+};
 use crate::oauth::request::scope::Scope;
 use crate::time::Timestamp;
 
@@ -40,6 +43,10 @@ pub(super) struct Row {
     secret_either_way: bool,
     backchannel_logout_uri: Option<String>,
     backchannel_logout_session_required: bool,
+    assertion_auth: bool,
+    assertion_alg: Option<String>,
+    assertion_audience: String,
+    jwks: Option<String>,
 }
 
 impl Row {
@@ -56,13 +63,22 @@ impl Row {
         let userinfo_alg = self.userinfo_alg.as_deref();
         Ok(Client {
             name: self.name,
-            auth_method: match self.secret_either_way {
-                true => AuthMethod::Secret,
-                false => {
+            auth_method: match (self.assertion_auth, self.secret_either_way) {
+                (true, _) => AuthMethod::PrivateKeyJwt,
+                (false, true) => AuthMethod::Secret,
+                (false, false) => {
                     AuthMethod::parse(&self.auth_method).ok_or_else(|| broken("auth_method"))?
                 }
             },
             redirect_uris: texts("redirect_uris", &self.redirect_uris)?,
+            jwks: self.jwks,
+            assertion_alg: self
+                .assertion_alg
+                .as_deref()
+                .map(|name| AssertionAlg::from_name(name).ok_or_else(|| broken("assertion_alg")))
+                .transpose()?,
+            assertion_audience: AssertionAudience::parse(&self.assertion_audience)
+                .ok_or_else(|| broken("assertion_audience"))?,
             grant_types: grant_types
                 .iter()
                 .map(|grant| GrantType::parse(grant).ok_or_else(|| broken("grant_types")))
@@ -127,6 +143,10 @@ pub(super) struct Columns {
     secret_either_way: bool,
     backchannel_logout_uri: Option<String>,
     backchannel_logout_session_required: bool,
+    assertion_auth: bool,
+    assertion_alg: Option<&'static str>,
+    assertion_audience: &'static str,
+    jwks: Option<String>,
 }
 
 impl Columns {
@@ -139,11 +159,16 @@ impl Columns {
                 true => "confidential",
                 false => "public",
             },
-            // The previous version does not know the value for both ways, and accepts one of them.
+            // The previous version does not know these values. It accepts one of both ways, and no secret of a client
+            // that signs assertions, because that has none.
             auth_method: match client.auth_method {
-                AuthMethod::Secret => AuthMethod::Basic.as_str(),
+                AuthMethod::Secret | AuthMethod::PrivateKeyJwt => AuthMethod::Basic.as_str(),
                 method => method.as_str(),
             },
+            assertion_auth: client.auth_method == AuthMethod::PrivateKeyJwt,
+            assertion_alg: client.assertion_alg.map(AssertionAlg::name),
+            assertion_audience: client.assertion_audience.as_str(),
+            jwks: client.jwks.clone(),
             secret_either_way: client.auth_method == AuthMethod::Secret,
             redirect_uris: to_list(&client.redirect_uris),
             grant_types: to_list(&grants),

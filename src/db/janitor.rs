@@ -19,7 +19,7 @@ pub type Sweep = fn(&mut Transaction<'_>, Timestamp) -> Result<usize, Error>;
 
 /// The kinds of rows to remove: codes before the grants that they refer to, and grants before their
 /// sessions.
-pub const SWEEPS: [(&str, Sweep); 9] = [
+pub const SWEEPS: [(&str, Sweep); 10] = [
     ("codes", |tx, now| tx.sweep_codes(now)),
     ("grants", |tx, now| tx.sweep_grants(now)),
     ("sessions", |tx, now| tx.sweep_sessions(now)),
@@ -29,6 +29,7 @@ pub const SWEEPS: [(&str, Sweep); 9] = [
     ("logout notifications", |tx, now| {
         tx.sweep_logout_notifications(now)
     }),
+    ("client assertions", |tx, now| tx.sweep_assertions(now)),
     ("audit", |tx, now| tx.sweep_audit(now)),
     ("throttles", |tx, now| tx.sweep_throttles(now)),
     ("revocations", |tx, now| tx.sweep_revocations(now)),

@@ -34,6 +34,7 @@ mod served_issuer;
 mod sessions;
 mod throttles;
 mod tokens;
+mod used_assertions;
 mod users;
 mod writer;
 

@@ -30,6 +30,18 @@ diesel::table! {
         secret_either_way -> Bool,
         backchannel_logout_uri -> Nullable<Text>,
         backchannel_logout_session_required -> Bool,
+        assertion_auth -> Bool,
+        assertion_alg -> Nullable<Text>,
+        assertion_audience -> Text,
+        jwks -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    used_assertions (client_id, jti) {
+        client_id -> Text,
+        jti -> Binary,
+        expires_at -> BigInt,
     }
 }
 

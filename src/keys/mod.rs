@@ -3,6 +3,7 @@
 //! A *ring* is the set of keys with the same use and algorithm. The keys of a ring are numbered by
 //! *generation*: 1, 2, 3 and so on.
 
+pub mod client_key_set;
 pub mod decoding;
 pub mod error;
 pub mod generated;

@@ -15,6 +15,7 @@ use crate::config::limits::{CLIENT_ID_CHARS, CLIENT_NAME_CHARS, REDIRECT_URIS};
 use crate::config::{Network, is_in};
 use crate::id::ClientId;
 use crate::keys::Alg;
+use crate::keys::client_key_set::{AssertionAlg, ClientKeySet};
 use crate::secret::{Entropy, Hash, Secret, sha256};
 use crate::time::Timestamp;
 
@@ -29,6 +30,12 @@ pub struct Client {
     pub auth_method: AuthMethod,
     /// Where authorization responses may be sent.
     pub redirect_uris: Vec<String>,
+    /// Its public keys, a JSON Web Key Set (RFC 7591 §2, `jwks`).
+    pub jwks: Option<String>,
+    /// The signature algorithm of its assertions (`token_endpoint_auth_signing_alg`); `None`: any that its keys permit.
+    pub assertion_alg: Option<AssertionAlg>,
+    /// The audience of its assertions.
+    pub assertion_audience: AssertionAudience,
     /// The grants that it may use.
     pub grant_types: Vec<GrantType>,
     /// The scopes that it may request.
@@ -138,8 +145,19 @@ pub enum AuthMethod {
     /// The client secret by either of both ways. Libraries that try one way after the other then show the error of
     /// the first request, and others that use both ways work.
     Secret,
+    /// An assertion that the client signs (RFC 7523).
+    PrivateKeyJwt,
     /// No authentication: a public client.
     None,
+}
+
+/// The audience of client assertions (RFC 7523 §3, policy §10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AssertionAudience {
+    /// The issuer.
+    Issuer,
+    /// The issuer or the URL of the token endpoint, for libraries that implement OpenID Connect Core §9 literally.
+    IssuerOrTokenEndpoint,
 }
 
 /// When users are asked for consent.
@@ -153,12 +171,18 @@ pub enum ConsentPolicy {
     Skip,
 }
 
-names!(AuthMethod: Basic "client_secret_basic", Post "client_secret_post", Secret "client_secret", None "none");
+names!(AuthMethod: Basic "client_secret_basic", Post "client_secret_post", Secret "client_secret", PrivateKeyJwt "private_key_jwt", None "none");
+names!(AssertionAudience: Issuer "issuer", IssuerOrTokenEndpoint "issuer_or_token_endpoint");
 
 impl AuthMethod {
     /// Returns whether a client that is registered for this method may authenticate by `used`.
     pub fn accepts(self, used: Self) -> bool {
-        self == used || (self == Self::Secret && used != Self::None)
+        self == used || (self == Self::Secret && used.uses_secret())
+    }
+
+    /// Returns whether the client authenticates with a secret.
+    pub fn uses_secret(self) -> bool {
+        matches!(self, Self::Basic | Self::Post | Self::Secret)
     }
 }
 names!(ConsentPolicy: Remember "remember", Always "always", Skip "skip");
@@ -171,6 +195,9 @@ impl Client {
             name: String::new(),
             auth_method: AuthMethod::Basic,
             redirect_uris: Vec::new(),
+            jwks: None,
+            assertion_alg: None,
+            assertion_audience: AssertionAudience::Issuer,
             grant_types: vec![GrantType::AuthorizationCode, GrantType::RefreshToken],
             scopes: Scope::default(),
             resources: Vec::new(),
@@ -266,6 +293,20 @@ impl Client {
         for odd in self.cors_origins.iter().filter(|origin| !is_origin(origin)) {
             let why = format!("`{odd}` is not an origin such as https://app.example");
             reject("cors_origins", &why);
+        }
+        match &self.jwks {
+            Some(jwks) => {
+                if let Err(why) = ClientKeySet::parse(jwks) {
+                    reject("jwks", &why);
+                }
+            }
+            None if self.auth_method == AuthMethod::PrivateKeyJwt => {
+                reject(
+                    "jwks",
+                    "private_key_jwt needs the public keys of the client",
+                );
+            }
+            None => {}
         }
         if !self.is_confidential() {
             if self.may_use(GrantType::ClientCredentials) {

@@ -10,6 +10,7 @@ use super::userinfo;
 use crate::accounts::session::ACR_PASSWORD;
 use crate::config::Issuer;
 use crate::keys::Alg;
+use crate::keys::client_key_set::AssertionAlg;
 
 /// The metadata document (RFC 8414 §2).
 #[derive(Debug, Serialize)]
@@ -34,8 +35,11 @@ pub struct Metadata {
     pub id_token_signing_alg_values_supported: Vec<&'static str>,
     pub userinfo_signing_alg_values_supported: Vec<&'static str>,
     pub token_endpoint_auth_methods_supported: Vec<&'static str>,
+    pub token_endpoint_auth_signing_alg_values_supported: Vec<&'static str>,
     pub revocation_endpoint_auth_methods_supported: Vec<&'static str>,
+    pub revocation_endpoint_auth_signing_alg_values_supported: Vec<&'static str>,
     pub introspection_endpoint_auth_methods_supported: Vec<&'static str>,
+    pub introspection_endpoint_auth_signing_alg_values_supported: Vec<&'static str>,
     pub claims_supported: Vec<&'static str>,
     pub code_challenge_methods_supported: [&'static str; 1],
     pub claims_parameter_supported: bool,
@@ -69,11 +73,15 @@ impl Metadata {
             id_token_signing_alg_values_supported: algorithms.clone(),
             userinfo_signing_alg_values_supported: algorithms,
             token_endpoint_auth_methods_supported: methods(&METHODS),
+            token_endpoint_auth_signing_alg_values_supported: assertion_algorithms(),
             revocation_endpoint_auth_methods_supported: methods(&METHODS),
+            revocation_endpoint_auth_signing_alg_values_supported: assertion_algorithms(),
             introspection_endpoint_auth_methods_supported: methods(&[
                 AuthMethod::Basic,
                 AuthMethod::Post,
+                AuthMethod::PrivateKeyJwt,
             ]),
+            introspection_endpoint_auth_signing_alg_values_supported: assertion_algorithms(),
             claims_supported: ID_TOKEN_CLAIMS
                 .into_iter()
                 .chain(userinfo::claim_names())
@@ -103,7 +111,16 @@ const ID_TOKEN_CLAIMS: [&str; 10] = [
 ];
 
 /// The registered names of the methods. A client that may use both ways to send its secret picks one of them.
-const METHODS: [AuthMethod; 3] = [AuthMethod::Basic, AuthMethod::Post, AuthMethod::None];
+const METHODS: [AuthMethod; 4] = [
+    AuthMethod::Basic,
+    AuthMethod::Post,
+    AuthMethod::PrivateKeyJwt,
+    AuthMethod::None,
+];
+
+fn assertion_algorithms() -> Vec<&'static str> {
+    AssertionAlg::ALL.iter().map(|alg| alg.name()).collect()
+}
 
 fn methods(offered: &[AuthMethod]) -> Vec<&'static str> {
     offered.iter().map(|method| method.as_str()).collect()

@@ -1,5 +1,5 @@
-//! Rows of the catalogue: client authentication. Assertions are not implemented yet: A241 to A246 assert
-//! the responses until then.
+//! Rows of the catalogue: client authentication. A246 describes keys that are fetched from `jwks_uri`, which is not
+//! implemented yet; its row asserts that an unknown `kid` is refused.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use portcullis::admin::clients::{CreatedClient, Rules};
 use portcullis::admin::{self, AdminError, Context, clients};
 use portcullis::audit::Actor;
+use portcullis::keys::client_key_set::AssertionAlg;
 use portcullis::oauth::client::{AuthMethod, Client, ClientSecret, Registration};
 use portcullis::oauth::client_auth::{read_credentials, verify};
 use portcullis::oauth::request::params::Params;
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::expect::{json_error, logged, summary};
 use crate::fixtures::client::basic;
+use crate::fixtures::client_key::{ASSERTION_TYPE, ClientKey};
 use crate::fixtures::server::{confidential, public};
 use crate::fixtures::{Answer, Db, ISSUER, Server, TestClient, VERIFIER};
 use crate::token_code::{Flow, median};
@@ -28,8 +30,8 @@ pub const ROWS: &[Row] = &[
     row!(a237_two_client_credentials_are_rejected),
     row!(a238_unregistered_auth_methods_are_rejected),
     row!(a240_client_secret_check_is_cheap),
-    row!(a241_client_assertions_are_rejected_with_any_alg),
-    row!(a242_client_assertions_are_rejected_with_any_aud),
+    row!(a241_client_assertions_need_the_registered_alg),
+    row!(a242_client_assertions_need_the_issuer_as_aud),
     row!(a244_client_assertions_with_invalid_claims_are_rejected),
     row!(a245_client_assertion_headers_fetch_no_keys),
     row!(a246_client_assertions_with_unknown_kid_are_rejected),
@@ -39,7 +41,6 @@ pub const ROWS: &[Row] = &[
 ];
 
 const TOKEN: &str = "/oauth2/token";
-const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// Sends a token request for a code of `web` with other credentials.
 async fn redeems_as(
@@ -264,13 +265,14 @@ async fn a240_client_secret_check_is_cheap(stage: &Stage) {
         resources: Vec::new(),
         feed_epoch: 1,
     });
+    let rules = stage.server.app.assertion_rules();
     let mut samples = Vec::new();
     for _ in 0..300 {
         let credentials = read_credentials(&[header.as_bytes()], &Params::default()).unwrap();
         let known = Arc::clone(&known);
         let started = Instant::now();
         let here = Some(std::net::Ipv4Addr::LOCALHOST.into());
-        let proven = verify(&credentials, &known.client, here, now);
+        let proven = verify(&credentials, &known.client, here, &rules, now);
         samples.push(started.elapsed());
         assert!(proven.is_ok());
     }
@@ -297,89 +299,87 @@ async fn a240_client_secret_check_is_cheap(stage: &Stage) {
     });
 }
 
-/// Returns a compact JWS with this header, these claims and these signature bytes.
-fn assertion(header: &Value, claims: &str, signature: &[u8]) -> String {
-    format!(
-        "{}.{}.{}",
-        base64url(header.to_string().as_bytes()),
-        base64url(claims.as_bytes()),
-        base64url(signature)
-    )
+/// A client that signs assertions, and its key.
+struct Signing {
+    client: TestClient,
+    key: ClientKey,
+    now: u64,
 }
 
-/// Claims of a valid assertion of `client`.
-fn claims(stage: &Stage, client: &str) -> Value {
-    let now = stage.server.clock.now().secs();
-    json!({ "iss": client, "sub": client, "aud": ISSUER, "iat": now, "exp": now + 60, "jti": format!("{client}-{now}") })
-}
+impl Signing {
+    /// Registers a client with the id `id`, which is told which algorithm it must use.
+    async fn register(stage: &Stage, id: &str) -> Self {
+        let key = ClientKey::new("ES256", "own");
+        let mut client = confidential(id, "https://pkj.example/cb");
+        client.auth_method = AuthMethod::PrivateKeyJwt;
+        client.assertion_alg = Some(AssertionAlg::ES256);
+        client.jwks = Some(key.key_set());
+        Self {
+            client: stage.server.register(client).await,
+            key,
+            now: stage.server.clock.now().secs(),
+        }
+    }
 
-/// Checks that the metadata does not offer assertions, and that this one is refused: for a confidential
-/// client, for a public client, and without a `client_id`.
-async fn refused(stage: &Stage, case: usize, assertion: &str) {
-    let server = stage.node(case);
-    let id = format!("pkj{case}");
-    let pkj = stage
-        .server
-        .register(confidential(&id, "https://pkj.example/cb"))
-        .await;
-    let spa = stage
-        .server
-        .register(public(&format!("spa{case}"), &["https://spa.example/cb"]))
-        .await;
-    for client in [Some(pkj.id()), Some(spa.id()), None] {
-        let mut credentials = vec![
+    /// Claims of a valid assertion.
+    fn claims(&self, jti: &str) -> Value {
+        let (id, now) = (self.client.id(), self.now);
+        json!({ "iss": id, "sub": id, "aud": ISSUER, "iat": now, "exp": now + 60, "jti": jti })
+    }
+
+    /// Sends a token request with this assertion.
+    async fn sends(&self, stage: &Stage, case: usize, assertion: &str) -> Answer {
+        let credentials = [
             ("client_assertion_type", ASSERTION_TYPE),
             ("client_assertion", assertion),
         ];
-        credentials.extend(client.map(|id| ("client_id", id)));
-        let answer = redeems_as(&pkj.at(&server.base), "pcl_ac_x", &[], &credentials).await;
+        let client = self.client.at(&stage.node(case).base);
+        redeems_as(&client, "pcl_ac_x", &[], &credentials).await
+    }
+
+    /// Checks that an assertion is refused for this reason.
+    async fn refused(&self, stage: &Stage, case: usize, assertion: &str, reason: &str) {
+        let answer = self.sends(stage, case, assertion).await;
         stage.expect(case, json_error(&answer, 401, "invalid_client"));
-        stage.expect(case, logged(&answer, "client.auth_failed", ""));
+        stage.expect(case, logged(&answer, "client.auth_failed", reason));
+    }
+
+    /// Checks that a valid assertion authenticates the client: only the code of the request is unknown.
+    async fn is_accepted(&self, stage: &Stage, case: usize, claims: &Value) {
+        let answer = self.sends(stage, case, &self.key.assertion(claims)).await;
+        stage.expect(case, json_error(&answer, 400, "invalid_grant"));
     }
 }
 
-/// Checks that the metadata does not mention assertions.
-async fn not_offered(stage: &Stage, case: usize) {
-    let metadata = stage
-        .server
-        .browser()
-        .get("/.well-known/openid-configuration")
-        .await
-        .json();
-    let methods = metadata["token_endpoint_auth_methods_supported"].to_string();
-    stage.check(case, !methods.contains("jwt"), || methods.clone());
-    stage.check(
-        case,
-        metadata
-            .get("token_endpoint_auth_signing_alg_values_supported")
-            .is_none(),
-        || metadata.to_string(),
-    );
-    stage.check(case, AuthMethod::parse("private_key_jwt").is_none(), || {
-        "it can be registered".to_owned()
-    });
-}
-
-async fn a241_client_assertions_are_rejected_with_any_alg(stage: &Stage) {
-    not_offered(stage, 1).await;
-    let good = claims(stage, "pkj").to_string();
-    for (case, alg, signature) in [
-        (1, "none", vec![]),
-        (2, "HS256", vec![1; 32]),
-        (3, "RS256", vec![1; 256]),
-        (4, "ES256", vec![0; 64]),
-    ] {
-        refused(
-            stage,
-            case,
-            &assertion(&json!({ "alg": alg, "typ": "JWT" }), &good, &signature),
+async fn a241_client_assertions_need_the_registered_alg(stage: &Stage) {
+    let pkj = Signing::register(stage, "pkj").await;
+    let claims = pkj.claims("a241").to_string();
+    let message = |alg: &str| {
+        let header = json!({ "alg": alg, "kid": "own", "typ": "JWT" }).to_string();
+        format!(
+            "{}.{}",
+            base64url(header.as_bytes()),
+            base64url(claims.as_bytes())
         )
+    };
+    pkj.refused(stage, 1, &format!("{}.", message("none")), "alg")
         .await;
-    }
+    let public = pkj.key.key_set();
+    let mac = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, public.as_bytes());
+    let hs256 = message("HS256");
+    let tag = aws_lc_rs::hmac::sign(&mac, hs256.as_bytes());
+    let hs256 = format!("{hs256}.{}", base64url(tag.as_ref()));
+    pkj.refused(stage, 2, &hs256, "alg").await;
+    let rsa = ClientKey::new("RS256", "own");
+    let rs256 = rsa.assertion(&pkj.claims("a241"));
+    pkj.refused(stage, 3, &rs256, "alg").await;
+    let zeros = format!("{}.{}", message("ES256"), base64url(&[0; 64]));
+    pkj.refused(stage, 4, &zeros, "signature").await;
+    pkj.is_accepted(stage, 4, &pkj.claims("a241")).await;
 }
 
-async fn a242_client_assertions_are_rejected_with_any_aud(stage: &Stage) {
-    not_offered(stage, 1).await;
+async fn a242_client_assertions_need_the_issuer_as_aud(stage: &Stage) {
+    let pkj = Signing::register(stage, "pkj").await;
     let audiences = [
         json!([ISSUER, "https://other.example"]),
         json!(format!("{ISSUER}/oauth2/par")),
@@ -388,99 +388,110 @@ async fn a242_client_assertions_are_rejected_with_any_aud(stage: &Stage) {
         json!(format!("{ISSUER}{TOKEN}")),
     ];
     for (case, audience) in (1..).zip(audiences) {
-        let mut claims = claims(stage, "pkj");
+        let mut claims = pkj.claims(&format!("a242-{case}"));
         claims["aud"] = audience;
-        refused(
-            stage,
-            case,
-            &assertion(&json!({ "alg": "ES256" }), &claims.to_string(), &[7; 64]),
-        )
-        .await;
+        pkj.refused(stage, case, &pkj.key.assertion(&claims), "aud")
+            .await;
     }
+    pkj.is_accepted(stage, 5, &pkj.claims("a242")).await;
 }
 
 async fn a244_client_assertions_with_invalid_claims_are_rejected(stage: &Stage) {
-    not_offered(stage, 1).await;
-    let now = stage.server.clock.now().secs();
-    let good = claims(stage, "pkj");
+    let pkj = Signing::register(stage, "pkj").await;
+    stage
+        .server
+        .register(confidential("other", "https://other.example/cb"))
+        .await;
+    let now = pkj.now;
+    let good = pkj.claims("a244");
     let with = |name: &str, value: Value| {
         let mut claims = good.clone();
         claims[name] = value;
         claims.to_string()
     };
+    let without = |name: &str| {
+        let mut claims = good.clone();
+        claims.as_object_mut().unwrap().remove(name);
+        claims.to_string()
+    };
     let endless = good.to_string().replace(&(now + 60).to_string(), "1e400");
-    let mut without = good.clone();
-    without.as_object_mut().unwrap().remove("exp");
     let odd = [
-        without.to_string(),
-        with("exp", json!(now + 3_600)),
-        with("nbf", json!(now + 61)),
-        with("iss", json!("other")),
-        with("sub", json!("other")),
-        with("exp", json!((now + 60).to_string())),
-        with("exp", json!(-1)),
-        endless,
+        (1, without("exp")),
+        (2, with("exp", json!(now + 3_600))),
+        (2, with("exp", json!(now - 31))),
+        (3, with("nbf", json!(now + 61))),
+        (3, with("iat", json!(now + 61))),
+        (4, with("iss", json!("other"))),
+        (5, with("sub", json!("other"))),
+        (6, with("exp", json!((now + 60).to_string()))),
+        (7, with("exp", json!(-1))),
+        (8, endless),
+        (8, without("jti")),
+        (8, with("jti", json!(""))),
+        (8, with("jti", json!("a".repeat(257)))),
     ];
-    for (case, claims) in (1..).zip(odd) {
-        refused(
-            stage,
-            case,
-            &assertion(&json!({ "alg": "ES256" }), &claims, &[7; 64]),
-        )
-        .await;
+    let header = json!({ "alg": "ES256", "kid": "own", "typ": "JWT" });
+    for (case, claims) in odd {
+        pkj.refused(stage, case, &pkj.key.signed(&header, &claims), "claim")
+            .await;
     }
+    pkj.is_accepted(stage, 8, &good).await;
+    // The same `jti` a second time.
+    pkj.refused(stage, 8, &pkj.key.assertion(&good), "replay")
+        .await;
 }
 
 async fn a245_client_assertion_headers_fetch_no_keys(stage: &Stage) {
-    not_offered(stage, 1).await;
+    let pkj = Signing::register(stage, "pkj").await;
+    let attacker = ClientKey::new("ES256", "attacker");
     let sink = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     sink.set_nonblocking(true).unwrap();
     let url = format!("http://{}/keys", sink.local_addr().unwrap());
     let headers = [
-        json!({ "alg": "ES256", "jwk": { "kty": "EC", "crv": "P-256", "x": "AA", "y": "AA" } }),
-        json!({ "alg": "ES256", "jku": url }),
-        json!({ "alg": "ES256", "x5u": url }),
-        json!({ "alg": "ES256", "x5c": ["MIIB"] }),
-        json!({ "alg": "ES256", "crit": ["x"], "x": 1 }),
+        (
+            json!({ "alg": "ES256", "kid": "own", "jwk": attacker.jwk() }),
+            "signature",
+        ),
+        (
+            json!({ "alg": "ES256", "kid": "attacker", "jku": url }),
+            "key",
+        ),
+        (json!({ "alg": "ES256", "x5u": url }), "signature"),
+        (
+            json!({ "alg": "ES256", "kid": "own", "x5c": ["MIIB"] }),
+            "signature",
+        ),
+        (
+            json!({ "alg": "ES256", "kid": "own", "crit": ["x"], "x": 1 }),
+            "malformed",
+        ),
     ];
-    for (case, header) in (1..).zip(headers) {
-        refused(
-            stage,
-            case,
-            &assertion(&header, &claims(stage, "pkj").to_string(), &[7; 64]),
-        )
-        .await;
+    for (case, (header, reason)) in (1..).zip(headers) {
+        let claims = pkj.claims(&format!("a245-{case}")).to_string();
+        pkj.refused(stage, case, &attacker.signed(&header, &claims), reason)
+            .await;
         stage.check(case, sink.accept().is_err(), || {
             "the server called out".to_owned()
         });
     }
+    // RFC 8725 §3.11: a JWT for another purpose, signed with the client's own key.
+    for typ in ["logout+jwt", "oauth-authz-req+jwt", "at+jwt"] {
+        let header = json!({ "alg": "ES256", "kid": "own", "typ": typ });
+        let claims = pkj.claims("a245").to_string();
+        pkj.refused(stage, 5, &pkj.key.signed(&header, &claims), "type")
+            .await;
+    }
+    pkj.is_accepted(stage, 5, &pkj.claims("a245")).await;
 }
 
 async fn a246_client_assertions_with_unknown_kid_are_rejected(stage: &Stage) {
-    not_offered(stage, 1).await;
-    let pkj = stage
-        .server
-        .register(confidential("pkj", "https://pkj.example/cb"))
-        .await;
-    let good = claims(stage, "pkj").to_string();
+    let pkj = Signing::register(stage, "pkj").await;
+    let claims = pkj.claims("a246").to_string();
     for n in 0..50 {
-        let assertion = assertion(
-            &json!({ "alg": "ES256", "kid": format!("k{n}") }),
-            &good,
-            &[7; 64],
-        );
-        let answer = redeems_as(
-            &pkj.at(&stage.node(n).base),
-            "pcl_ac_x",
-            &[],
-            &[
-                ("client_id", pkj.id()),
-                ("client_assertion_type", ASSERTION_TYPE),
-                ("client_assertion", &assertion),
-            ],
-        )
-        .await;
-        stage.expect(1, json_error(&answer, 401, "invalid_client"));
+        let header = json!({ "alg": "ES256", "kid": format!("k{n}"), "typ": "JWT" });
+        let answer = pkj.sends(stage, 1, &pkj.key.signed(&header, &claims)).await;
+        let is_refused = answer.status == 401 || answer.status == 429;
+        stage.check(1, is_refused, || summary(&answer));
     }
 }
 

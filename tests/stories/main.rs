@@ -21,6 +21,7 @@ mod limits;
 mod navigation;
 mod networks;
 mod parameters;
+mod private_key_jwt;
 mod reauthentication;
 mod refusals;
 mod restores;

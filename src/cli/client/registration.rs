@@ -8,7 +8,10 @@ use crate::cli::UsageError;
 use crate::config::Network;
 use crate::id::ClientId;
 use crate::keys::Alg;
-use crate::oauth::client::{AuthMethod, Client, ConsentPolicy, GrantType, check_id};
+use crate::keys::client_key_set::AssertionAlg;
+use crate::oauth::client::{
+    AssertionAudience, AuthMethod, Client, ConsentPolicy, GrantType, check_id,
+};
 use crate::oauth::request::scope::Scope;
 use crate::time::Timestamp;
 
@@ -35,6 +38,16 @@ pub struct Fields {
     #[arg(long, value_enum)]
     #[serde(rename = "token_endpoint_auth_method")]
     auth_method: Option<Method>,
+    /// File with its public keys, a JSON Web Key Set, for private_key_jwt.
+    #[arg(long, value_name = "FILE", value_parser = read_key_set)]
+    jwks: Option<KeySet>,
+    /// Signature algorithm of its assertions: ES256, RS256, PS256 or EdDSA; by default any that its keys permit.
+    #[arg(long, value_name = "ALG")]
+    #[serde(rename = "token_endpoint_auth_signing_alg")]
+    assertion_alg: Option<String>,
+    /// Audience of its assertions.
+    #[arg(long, value_enum)]
+    assertion_audience: Option<Audience>,
     /// Scopes that it may request, separated by spaces.
     #[arg(long)]
     scope: Option<String>,
@@ -100,7 +113,39 @@ enum Method {
     ClientSecret,
     ClientSecretBasic,
     ClientSecretPost,
+    PrivateKeyJwt,
     None,
+}
+
+/// The text of a JSON Web Key Set. In files it is an object with the member `keys`.
+#[derive(Clone, Deserialize)]
+#[serde(from = "serde_json::Value")]
+struct KeySet(String);
+
+impl From<serde_json::Value> for KeySet {
+    fn from(value: serde_json::Value) -> Self {
+        Self(value.to_string())
+    }
+}
+
+/// Reads the file of `--jwks`. An empty name removes the keys.
+fn read_key_set(name: &str) -> Result<KeySet, String> {
+    if name.is_empty() {
+        return Ok(KeySet(String::new()));
+    }
+    let read = std::fs::read_to_string(name);
+    read.map(KeySet)
+        .map_err(|error| format!("cannot read {name}: {error}"))
+}
+
+#[derive(Clone, Copy, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+enum Audience {
+    /// The issuer.
+    Issuer,
+    /// The issuer or the URL of the token endpoint, for libraries that use the latter.
+    IssuerOrTokenEndpoint,
 }
 
 #[derive(Clone, Copy, Deserialize, ValueEnum)]
@@ -168,6 +213,25 @@ impl Fields {
         if let Some(method) = self.auth_method {
             client.auth_method = method.of(&client)?;
         }
+        if let Some(KeySet(jwks)) = &self.jwks {
+            client.jwks = Some(jwks.clone()).filter(|jwks| !jwks.is_empty());
+        }
+        if let Some(name) = &self.assertion_alg {
+            let why = || format!("`{name}` is not one of ES256, RS256, PS256 and EdDSA");
+            client.assertion_alg = match name.as_str() {
+                "" => None,
+                name => Some(
+                    AssertionAlg::from_name(name)
+                        .ok_or_else(|| UsageError::new("token_endpoint_auth_signing_alg", why()))?,
+                ),
+            };
+        }
+        if let Some(audience) = self.assertion_audience {
+            client.assertion_audience = match audience {
+                Audience::Issuer => AssertionAudience::Issuer,
+                Audience::IssuerOrTokenEndpoint => AssertionAudience::IssuerOrTokenEndpoint,
+            };
+        }
         if let Some(scope) = &self.scope {
             client.scopes = Scope::parse(scope)
                 .map_err(|_| UsageError::new("scope", format!("invalid scope `{scope}`")))?;
@@ -234,6 +298,7 @@ impl Method {
             (Self::ClientSecret, true) => Ok(AuthMethod::Secret),
             (Self::ClientSecretBasic, true) => Ok(AuthMethod::Basic),
             (Self::ClientSecretPost, true) => Ok(AuthMethod::Post),
+            (Self::PrivateKeyJwt, true) => Ok(AuthMethod::PrivateKeyJwt),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::http::server::access_log;
 use crate::http::server::client_address::ClientAddress;
 use crate::http::server::rate_limit::{self, TooMany};
 use crate::oauth::client::Client;
-use crate::oauth::client_auth::{self, AuthenticatedClient, ClientCredentials};
+use crate::oauth::client_auth::{self, AuthenticatedClient, ClientCredentials, Verified};
 use crate::oauth::macros::details;
 use crate::oauth::request::params::Params;
 use crate::oauth::{Code, Description, Error, StorageError};
@@ -103,23 +103,46 @@ async fn verify(
 ) -> Result<Result<AuthenticatedClient, Error>, HandlerError> {
     let address = ClientAddress::known(request);
     let client_id = credentials.client_id.clone();
+    let rules = app.assertion_rules();
     if let Some(cached) = app.registrations.recall(&client_id, now)
-        && let Ok(verified) = client_auth::verify(&credentials, &cached.client, address, now)
+        && let Ok(verified) =
+            client_auth::verify(&credentials, &cached.client, address, &rules, now)
     {
-        return Ok(Ok(verified.client(cached)));
+        let used = use_assertion(app, &verified).await?;
+        return Ok(used.map(|()| verified.client(cached)));
     }
     rate_limit::admit_lookup(request).map_err(HandlerError::TooMany)?;
     let unknown = client_auth::unknown_client();
-    let accepts = move |client: &Client| client_auth::verify(&credentials, client, address, now);
+    let accepts =
+        move |client: &Client| client_auth::verify(&credentials, client, address, &rules, now);
     let read = app
         .registrations
         .read_if(&app.store, &client_id, now, unknown, accepts);
-    let verified = read.await.map_err(storage_error)?;
-    Ok(verified.map(|(registration, verified)| {
+    let (registration, verified) = match read.await.map_err(storage_error)? {
+        Ok(accepted) => accepted,
+        Err(error) => return Ok(Err(error)),
+    };
+    let used = use_assertion(app, &verified).await?;
+    Ok(used.map(|()| {
         let client = verified.client(registration);
         touch_secret(app, &client, now);
         client
     }))
+}
+
+/// Records that the assertion of a request is used, if it has one. Fails if it was used before.
+async fn use_assertion(app: &App, verified: &Verified) -> Result<Result<(), Error>, HandlerError> {
+    let Some(assertion) = verified.used_assertion().cloned() else {
+        return Ok(Ok(()));
+    };
+    let client_id = assertion.client_id.clone();
+    let is_first = app
+        .store
+        .transaction(move |tx| tx.use_assertion(&assertion));
+    match is_first.await.map_err(storage_error)? {
+        true => Ok(Ok(())),
+        false => Ok(Err(client_auth::used_before(&client_id))),
+    }
 }
 
 /// Counts a failed client authentication. Responds with 429 if too many failures come from the address (policy §4).

@@ -1,6 +1,7 @@
 //! Client authentication: RFC 6749 §2.3. One file per kind of credential; a new method is a file, a variant of
 //! [`AuthMethod`], and a variant of [`Credential`].
 
+mod private_key_jwt;
 mod secret;
 
 use std::net::IpAddr;
@@ -14,7 +15,10 @@ use super::macros::details;
 use super::request::params::Params;
 use super::resource::Resource;
 use crate::id::ClientId;
+use crate::keys::client_key_set::ClientKeySet;
 use crate::time::Timestamp;
+use private_key_jwt::Assertion;
+pub use private_key_jwt::{AssertionRules, UsedAssertion};
 use secret::{ClientSecretCredential, UsedSecret};
 
 /// The credentials of a request: the claimed client and exactly one credential.
@@ -30,6 +34,8 @@ pub struct ClientCredentials {
 enum Credential {
     /// `client_secret_basic` or `client_secret_post`.
     Secret(ClientSecretCredential),
+    /// `private_key_jwt`.
+    Assertion(Assertion),
     /// `none`: a public client sends only its id.
     None,
 }
@@ -77,6 +83,13 @@ details! {
         Multiple =>
             Detail::new("client.auth_failed", "multi").described(Description::CLIENT_AUTHENTICATION),
         UnknownClient => Detail::new("client.auth_failed", "unknown"),
+        Type => Detail::new("client.auth_failed", "type"),
+        Alg => Detail::new("client.auth_failed", "alg"),
+        Key => Detail::new("client.auth_failed", "key"),
+        Signature => Detail::new("client.auth_failed", "signature"),
+        Audience => Detail::new("client.auth_failed", "aud"),
+        Claim => Detail::new("client.auth_failed", "claim"),
+        Replay => Detail::new("client.auth_failed", "replay"),
         Method => Detail::new("client.auth_failed", "method"),
         Secret => Detail::new("client.auth_failed", "secret"),
         Network => Detail::new("client.auth_failed", "network"),
@@ -87,23 +100,40 @@ impl Credential {
     fn method(&self) -> AuthMethod {
         match self {
             Self::Secret(secret) => secret.method(),
+            Self::Assertion(_) => AuthMethod::PrivateKeyJwt,
             Self::None => AuthMethod::None,
         }
     }
 
-    /// Verifies the credential. Returns the client secret that matches, if the method uses one.
+    /// Verifies the credential.
     fn verify(
         &self,
         client: &Client,
+        rules: &AssertionRules,
         now: Timestamp,
-    ) -> Result<Option<UsedSecret>, AuthenticationError> {
+    ) -> Result<Verified, AuthenticationError> {
+        let mut verified = Verified {
+            used_secret: None,
+            used_assertion: None,
+        };
         match self {
             Self::Secret(secret) => {
                 let used = secret.verify(client, now);
-                used.map(Some).ok_or(AuthenticationError::Secret)
+                verified.used_secret = Some(used.ok_or(AuthenticationError::Secret)?);
             }
-            Self::None => Ok(None),
+            Self::Assertion(assertion) => {
+                // A registration without valid keys cannot be stored.
+                let keys = client
+                    .jwks
+                    .as_deref()
+                    .and_then(|jwks| ClientKeySet::parse(jwks).ok());
+                let keys = keys.ok_or(AuthenticationError::Key)?;
+                let used = assertion.verify(client, &keys, rules, now)?;
+                verified.used_assertion = Some(used);
+            }
+            Self::None => {}
         }
+        Ok(verified)
     }
 }
 
@@ -126,13 +156,11 @@ pub fn read_credentials(
         ),
         _ => return Err(multiple()),
     };
-    if form.has("client_assertion") {
-        // Assertions (RFC 7523 §2.2) are not supported. Ignoring one would treat the client as public.
-        return Err(if basic.is_some() || body_secret.is_some() {
-            multiple()
-        } else {
-            Error::invalid_client(AuthenticationError::Method)
-        });
+    if form.has("client_assertion") || form.has("client_assertion_type") {
+        if basic.is_some() || body_secret.is_some() {
+            return Err(multiple());
+        }
+        return read_assertion(form, body_id);
     }
     let (client_id, credential) = match (basic, body_id, body_secret) {
         (Some(_), _, Some(_)) => return Err(multiple()),
@@ -151,13 +179,35 @@ pub fn read_credentials(
     })
 }
 
+/// Reads the assertion of a request (RFC 7523 §2.2). A `client_id` beside it is optional and must be the same.
+fn read_assertion(form: &Params, body_id: Option<&str>) -> Result<ClientCredentials, Error> {
+    let multiple = |_| Error::invalid_request(AuthenticationError::Multiple);
+    let text = form.one("client_assertion").map_err(multiple)?;
+    let kind = form.one("client_assertion_type").map_err(multiple)?;
+    let parsed = Assertion::parse(text.unwrap_or_default(), kind);
+    let (client_id, assertion) = parsed.map_err(Error::invalid_client)?;
+    if body_id.is_some_and(|id| id != client_id.as_str()) {
+        return Err(Error::invalid_client(AuthenticationError::Claim));
+    }
+    Ok(ClientCredentials {
+        client_id,
+        credential: Credential::Assertion(assertion),
+    })
+}
+
 /// The proof that credentials are those of a client. Only [`verify`] creates one.
 #[derive(Debug)]
 pub struct Verified {
     used_secret: Option<UsedSecret>,
+    used_assertion: Option<UsedAssertion>,
 }
 
 impl Verified {
+    /// Returns the assertion, which the caller must record as used. It is accepted only if it was not used before.
+    pub fn used_assertion(&self) -> Option<&UsedAssertion> {
+        self.used_assertion.as_ref()
+    }
+
     /// Returns the client with everything that its requests need.
     pub fn client(self, registration: Arc<Registration>) -> AuthenticatedClient {
         AuthenticatedClient {
@@ -172,6 +222,11 @@ pub fn unknown_client() -> Error {
     Error::invalid_client(AuthenticationError::UnknownClient)
 }
 
+/// Returns the error of an assertion that was used before.
+pub fn used_before(client_id: &ClientId) -> Error {
+    Error::invalid_client(AuthenticationError::Replay).about_client(client_id)
+}
+
 /// Verifies credentials against the client that they name. `address` is `None` if the proxy does not say where the
 /// request comes from.
 ///
@@ -182,6 +237,7 @@ pub fn verify(
     credentials: &ClientCredentials,
     client: &Client,
     address: Option<IpAddr>,
+    rules: &AssertionRules,
     now: Timestamp,
 ) -> Result<Verified, Error> {
     let used = credentials.credential.method();
@@ -190,11 +246,14 @@ pub fn verify(
         let error = refuse(AuthenticationError::Method);
         return Err(error.comparing(used.as_str(), client.auth_method.as_str()));
     }
-    let used_secret = credentials.credential.verify(client, now).map_err(refuse)?;
+    let verified = credentials
+        .credential
+        .verify(client, rules, now)
+        .map_err(refuse)?;
     if !client.admits(address) {
         return Err(refuse(AuthenticationError::Network));
     }
-    Ok(Verified { used_secret })
+    Ok(verified)
 }
 
 #[cfg(test)]

@@ -1,0 +1,40 @@
+//! The table `used_assertions`: client assertions that were accepted.
+
+use diesel::sql_types::{BigInt, Binary, Text};
+use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
+
+use super::schema::used_assertions as t;
+use super::{Error, Transaction};
+use crate::config::limits::CLEAN_UP_BATCH;
+use crate::oauth::client_auth::UsedAssertion;
+use crate::time::Timestamp;
+
+impl Transaction<'_> {
+    /// Records that an assertion is accepted. Returns `false` if it was accepted before, on any node (RFC 7523 §3).
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn use_assertion(&mut self, assertion: &UsedAssertion) -> Result<bool, Error> {
+        let rows = diesel::sql_query(
+            "INSERT INTO used_assertions (client_id, jti, expires_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+        )
+        .bind::<Text, _>(assertion.client_id.as_str())
+        .bind::<Binary, _>(assertion.jti.as_bytes())
+        .bind::<BigInt, _>(assertion.expires_at.micros())
+        .execute(self.connection)?;
+        Ok(rows == 1)
+    }
+
+    /// Removes assertions that have expired, so that they are refused without their row.
+    pub(super) fn sweep_assertions(&mut self, now: Timestamp) -> Result<usize, Error> {
+        let rows: Vec<(String, Vec<u8>)> = t::table
+            .filter(t::expires_at.lt(now.micros()))
+            .limit(CLEAN_UP_BATCH)
+            .select((t::client_id, t::jti))
+            .load(self.connection)?;
+        for key in &rows {
+            diesel::delete(t::table.find((&key.0, &key.1))).execute(self.connection)?;
+        }
+        Ok(rows.len())
+    }
+}
