@@ -8,6 +8,7 @@ mod account;
 mod audit;
 mod authorities;
 mod backchannel_logout;
+mod checklist;
 mod client_secrets;
 mod code_flow;
 mod consent;
