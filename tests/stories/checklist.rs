@@ -216,3 +216,36 @@ async fn supported_acr_values_yield_one_of_them(#[case] db: Db) {
     let claims = id_claims(&shop, &alice.opens(&request).await).await;
     assert!(supported.contains(&claims["acr"]), "{}", claims["acr"]);
 }
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn prompt_login_consent_shows_both_pages(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let (mut alice, _) = first_login(&server, &shop).await;
+    for prompt in ["login consent", "consent login"] {
+        let page = alice.opens(&shop.request(&[("prompt", prompt)])).await;
+        assert!(page.body.contains("login-submit"), "{prompt}");
+        let page = alice.fills_in(&page, "alice", PASSWORD).await;
+        assert!(page.body.contains("consent-allow"), "{prompt}");
+        let answer = alice.decides(&page, "allow").await;
+        assert!(answer.callback("code").is_some(), "{prompt}");
+    }
+}
+
+#[apply(on_both_databases)]
+#[actix_web::test]
+async fn prompt_none_with_another_value_is_rejected(#[case] db: Db) {
+    let server = Server::start(db).await;
+    let shop = server.shop().await;
+    let (mut alice, _) = first_login(&server, &shop).await;
+    for prompt in [
+        "none login",
+        "login none",
+        "none consent",
+        "none select_account",
+    ] {
+        let answer = alice.opens(&shop.request(&[("prompt", prompt)])).await;
+        answer.refused("invalid_request", "authz.rejected", "prompt");
+    }
+}
