@@ -291,7 +291,9 @@ impl Client {
             reject("backchannel_logout_session_required", why);
         }
         for odd in self.cors_origins.iter().filter(|origin| !is_origin(origin)) {
-            let why = format!("`{odd}` is not an origin such as https://app.example");
+            let why = format!(
+                "`{odd}` is not an origin such as https://app.example or capacitor://localhost"
+            );
             reject("cors_origins", &why);
         }
         match &self.jwks {
@@ -413,8 +415,83 @@ fn is_plain_https(uri: &str) -> bool {
     })
 }
 
+/// Schemes whose documents have no origin of their own: browsers send `Origin: null`.
+const SCHEMES_WITHOUT_ORIGIN: [&str; 6] = [
+    "about",
+    "blob",
+    "data",
+    "filesystem",
+    "javascript",
+    "vbscript",
+];
+
+/// Returns whether the text is an origin exactly as browsers send it (RFC 6454 §6.2). Applications that are packed
+/// with a browser engine have schemes of their own, with a host and without a port (`capacitor://localhost`).
 fn is_origin(text: &str) -> bool {
-    url::Url::parse(text).is_ok_and(|url| {
-        matches!(url.scheme(), "https" | "http") && url.origin().ascii_serialization() == text
-    })
+    let Ok(url) = url::Url::parse(text) else {
+        return false;
+    };
+    let scheme = url.scheme();
+    if matches!(scheme, "https" | "http") {
+        // The parser accepts `*` in a host.
+        return url.origin().ascii_serialization() == text && !text.contains('*');
+    }
+    let is_host_byte =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.');
+    !url.is_special()
+        && !SCHEMES_WITHOUT_ORIGIN.contains(&scheme)
+        && url.host_str().is_some_and(|host| {
+            !host.is_empty()
+                && host.bytes().all(is_host_byte)
+                && text == format!("{scheme}://{host}")
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_of_packed_applications_are_accepted_and_other_texts_are_not() {
+        for good in [
+            "https://app.example",
+            "http://localhost:3000",
+            "capacitor://localhost",
+            "ionic://localhost",
+            "tauri://localhost",
+            "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+            "moz-extension://0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0",
+        ] {
+            assert!(is_origin(good), "{good}");
+        }
+        for bad in [
+            "",
+            "*",
+            "null",
+            "localhost",
+            "https://app.example/",
+            "https://*.example",
+            "capacitor://*",
+            "capacitor://",
+            "capacitor:localhost",
+            "capacitor:/localhost",
+            "capacitor:///localhost",
+            "capacitor://localhost/",
+            "capacitor://localhost:80",
+            "capacitor://localhost?a",
+            "capacitor://localhost#a",
+            "capacitor://user@localhost",
+            "capacitor://LOCALHOST",
+            "Capacitor://localhost",
+            "capacitor://loc%61lhost",
+            " capacitor://localhost",
+            "javascript://localhost",
+            "data://localhost",
+            "blob://localhost",
+            "file://localhost",
+            "ws://localhost",
+        ] {
+            assert!(!is_origin(bad), "{bad}");
+        }
+    }
 }

@@ -1,5 +1,8 @@
 //! The form of a token request: method, content type, fields, origin.
 
+use portcullis::oauth::client::rejected;
+use portcullis::oauth::redirect_uri::Localhost;
+
 use super::{FORM, Flow, TOKEN, code_is_active, not_logged, posts, send_raw, valid};
 use crate::expect::{json_error, logged, summary};
 use crate::fixtures::server::public;
@@ -14,6 +17,7 @@ pub const ROWS: &[Row] = &[
     row!(a185_malformed_encodings_are_rejected),
     row!(a186_unknown_grant_types_are_rejected),
     row!(a204_cors_allows_only_the_registered_origin),
+    row!(a680_cors_origins_of_packed_applications_match_exactly),
 ];
 
 async fn a180_token_endpoint_allows_only_post(stage: &Stage) {
@@ -282,6 +286,60 @@ async fn a204_cors_allows_only_the_registered_origin(stage: &Stage) {
             case,
             preflight.header("access-control-allow-methods").is_some() == want.is_some(),
             || format!("{origin}: {:?}", preflight.headers),
+        );
+    }
+}
+
+async fn a680_cors_origins_of_packed_applications_match_exactly(stage: &Stage) {
+    const ORIGIN: &str = "capacitor://localhost";
+    let mut app = public("app", &["com.example.app:/cb"]);
+    // No wildcard, no origin that every document without one sends, no scheme that browsers handle themselves.
+    let refused = [
+        "capacitor://*",
+        "null",
+        "javascript://localhost",
+        "file://localhost",
+    ];
+    for (case, origin) in (1..).zip(refused) {
+        app.cors_origins = vec![origin.to_owned()];
+        let errors = app.check(Localhost::Forbidden).err();
+        let code = errors.as_ref().map(|errors| rejected(errors).code.as_str());
+        stage.check(case, code == Some("invalid_client_metadata"), || {
+            format!("{origin}: {code:?}")
+        });
+        stage.check(
+            case,
+            errors.is_some_and(|errors| errors.0.iter().all(|e| e.field == "cors_origins")),
+            || format!("{origin}: another field was refused"),
+        );
+    }
+    app.cors_origins = vec![ORIGIN.to_owned()];
+    let checked = app.check(Localhost::Forbidden);
+    stage.check(5, checked.is_ok(), || format!("{checked:?}"));
+    stage.server.register(app).await;
+    let sent = [
+        ORIGIN,
+        "ionic://localhost",
+        "http://localhost",
+        "https://localhost",
+        "capacitor://localhost:80",
+        "capacitor://localhost.evil.test",
+        "capacitor://LOCALHOST",
+        "null",
+    ];
+    for (case, origin) in (5..).zip(sent) {
+        let want = (origin == ORIGIN).then_some(origin);
+        let headers = [
+            ("Origin", origin),
+            ("Access-Control-Request-Method", "POST"),
+        ];
+        let mut browser = stage.node(case).browser();
+        let answer = browser.send("OPTIONS", TOKEN, &headers, None).await;
+        stage.check(
+            case,
+            answer.header("access-control-allow-origin") == want
+                && answer.header("access-control-allow-credentials").is_none(),
+            || format!("{origin}: {:?}", answer.headers),
         );
     }
 }
