@@ -5,7 +5,7 @@ use diesel::{ExpressionMethods, QueryDsl, RunQueryDsl};
 
 use super::schema::used_assertions as t;
 use super::{Error, Transaction};
-use crate::config::limits::CLEAN_UP_BATCH;
+use crate::config::limits::{CLEAN_UP_BATCH, CLOCK_OFF_STOPS};
 use crate::oauth::client_auth::UsedAssertion;
 use crate::time::Timestamp;
 
@@ -25,10 +25,11 @@ impl Transaction<'_> {
         Ok(rows == 1)
     }
 
-    /// Removes assertions that have expired, so that they are refused without their row.
+    /// Removes assertions that have expired, so that they are refused without their row. The clock of a node may differ
+    /// from that of the others as long as it is ready, so the rows stay for that time.
     pub(super) fn sweep_assertions(&mut self, now: Timestamp) -> Result<usize, Error> {
         let rows: Vec<(String, Vec<u8>)> = t::table
-            .filter(t::expires_at.lt(now.micros()))
+            .filter(t::expires_at.lt((now - CLOCK_OFF_STOPS).micros()))
             .limit(CLEAN_UP_BATCH)
             .select((t::client_id, t::jti))
             .load(self.connection)?;

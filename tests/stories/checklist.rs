@@ -73,6 +73,61 @@ const ROWS: &[(&str, &str, &str)] = &[
         "stories/code_flow.rs",
         "denied_consent_returns_access_denied",
     ),
+    (
+        "7 private_key_jwt, RS256, aud = token endpoint URL",
+        "stories/private_key_jwt.rs",
+        "audience_is_the_issuer_or_by_setting_the_token_endpoint",
+    ),
+    (
+        "7 private_key_jwt, RS256, aud = issuer",
+        "stories/private_key_jwt.rs",
+        "assertion_of_each_algorithm_is_accepted_once",
+    ),
+    (
+        "10.1 URI not registered; registered URI with a query added",
+        "attacks/logout.rs",
+        "a365_unregistered_logout_redirects_are_not_followed",
+    ),
+    (
+        "10.1 hint with alg none; hint signed by an unknown key",
+        "attacks/logout.rs",
+        "a368_invalid_logout_hints_never_redirect",
+    ),
+    (
+        "10.1 post_logout_redirect_uri without a hint",
+        "attacks/logout.rs",
+        "a366_logout_without_hint_and_client_id_never_redirects",
+    ),
+    (
+        "10.2 request",
+        "stories/backchannel_logout.rs",
+        "clients_of_a_session_are_told_before_the_browser_returns",
+    ),
+    (
+        "10.2 claims",
+        "stories/backchannel_logout.rs",
+        "clients_of_a_session_are_told_before_the_browser_returns",
+    ),
+    (
+        "10.2 sub, sid",
+        "stories/backchannel_logout.rs",
+        "clients_of_a_session_are_told_before_the_browser_returns",
+    ),
+    (
+        "10.2 nonce",
+        "stories/backchannel_logout.rs",
+        "clients_of_a_session_are_told_before_the_browser_returns",
+    ),
+    (
+        "10.2 signature",
+        "stories/backchannel_logout.rs",
+        "clients_of_a_session_are_told_before_the_browser_returns",
+    ),
+    (
+        "10.2 ID token",
+        "stories/backchannel_logout.rs",
+        "clients_of_a_session_are_told_before_the_browser_returns",
+    ),
 ];
 
 #[test]

@@ -78,11 +78,11 @@ async fn assertion_of_each_algorithm_is_accepted_once(#[case] db: Db) {
     assert_eq!(rows(), 8);
     let now = server.clock.now();
     server
-        .write(move |tx| sweep(tx, now + Duration::from_secs(61)))
+        .write(move |tx| sweep(tx, now + Duration::from_secs(150)))
         .await;
-    assert_eq!(rows(), 8, "within the leeway");
+    assert_eq!(rows(), 8, "a node with a slow clock may still accept them");
     server
-        .write(move |tx| sweep(tx, now + Duration::from_secs(120)))
+        .write(move |tx| sweep(tx, now + Duration::from_secs(151)))
         .await;
     assert_eq!(rows(), 0);
     server.remove().await;
@@ -139,7 +139,7 @@ async fn assertion_authenticates_at_every_endpoint_of_clients(#[case] db: Db) {
 #[actix_web::test]
 async fn audience_is_the_issuer_or_by_setting_the_token_endpoint(#[case] db: Db) {
     let server = Server::start(db).await;
-    let key = ClientKey::new("ES256", "one");
+    let key = ClientKey::new("RS256", "one");
     let job = machine(&server, key.key_set()).await;
     let at_token_endpoint = || {
         let mut claims = claims(&server, &job);

@@ -115,7 +115,7 @@ async fn issue(
 async fn sign(app: &App, tokens: PendingTokens) -> Result<TokenResponse, Error> {
     let keys = app.signing_keys().await?;
     if !tokens.needs_rsa() {
-        return Ok(tokens.sign(&keys)?);
+        return tokens.sign(&keys);
     }
     web::block(move || tokens.sign(&keys))
         .await
