@@ -51,8 +51,10 @@
 //! | OIDC Core §2 ID token | `oauth/issue/id_token.rs` |
 //! | OIDC Core §5.3 userinfo | `oauth/userinfo.rs` |
 //! | OIDC Core §3.1.2.3 sign-in and consent | `oauth/request/next_action.rs` |
-//! | OIDC Core §5.5 claims parameter | `oauth/request/claims_request.rs` |
+//! | OIDC Core §5.5 claims parameter, essential `acr` only | `oauth/request/claims_request.rs` |
 //! | OIDC RP-Initiated Logout | `oauth/logout.rs` |
+//! | OIDC Back-Channel Logout | `tasks/logout_notifications.rs` |
+//! | RFC 7523 client assertions | `oauth/client_auth/private_key_jwt.rs` |
 
 #![forbid(unsafe_code)]
 

@@ -10,7 +10,7 @@
 //! | RFC 6749 §3.1.2, RFC 8252 §7 | [`redirect_uri`] |
 //! | RFC 6749 §4.1.1, OIDC Core §3.1.2 | [`request::authorize`] |
 //! | OIDC Core §3.1.2.3 | [`request::next_action`] |
-//! | OIDC Core §5.5 | [`request::claims_request`] |
+//! | OIDC Core §5.5, essential `acr` only | [`request::claims_request`] |
 //! | RFC 6749 §4.1.2, RFC 9207 | [`request::callback`] |
 //! | RFC 7636 | [`pkce`] |
 //! | RFC 8707 | [`resource`] |
