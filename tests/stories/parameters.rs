@@ -100,7 +100,7 @@ const CODE: &[Parameter] = &[
     (
         "client_assertion_type",
         "RFC 7521 4.2",
-        Ignored("means nothing without client_assertion, which is refused"),
+        Ignored("means nothing without client_assertion"),
     ),
     (
         "authorization_details",
@@ -120,7 +120,7 @@ const REFRESH: &[Parameter] = &[
     (
         "client_assertion_type",
         "RFC 7521 4.2",
-        Ignored("means nothing without client_assertion, which is refused"),
+        Ignored("means nothing without client_assertion"),
     ),
     (
         "authorization_details",
@@ -139,7 +139,7 @@ const CLIENT_CREDENTIALS: &[Parameter] = &[
     (
         "client_assertion_type",
         "RFC 7521 4.2",
-        Ignored("means nothing without client_assertion, which is refused"),
+        Ignored("means nothing without client_assertion"),
     ),
     (
         "authorization_details",
@@ -161,7 +161,7 @@ const REVOCATION: &[Parameter] = &[
     (
         "client_assertion_type",
         "RFC 7521 4.2",
-        Ignored("means nothing without client_assertion, which is refused"),
+        Ignored("means nothing without client_assertion"),
     ),
 ];
 
@@ -178,7 +178,7 @@ const INTROSPECTION: &[Parameter] = &[
     (
         "client_assertion_type",
         "RFC 7521 4.2",
-        Ignored("means nothing without client_assertion, which is refused"),
+        Ignored("means nothing without client_assertion"),
     ),
 ];
 

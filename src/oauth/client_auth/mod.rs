@@ -156,7 +156,7 @@ pub fn read_credentials(
         ),
         _ => return Err(multiple()),
     };
-    if form.has("client_assertion") || form.has("client_assertion_type") {
+    if form.has("client_assertion") {
         if basic.is_some() || body_secret.is_some() {
             return Err(multiple());
         }
