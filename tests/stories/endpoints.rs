@@ -504,10 +504,13 @@ async fn secret_is_accepted_by_basic_or_form(#[case] db: Db) {
         .await
         .json();
     let listed = &metadata["token_endpoint_auth_methods_supported"];
-    assert_eq!(
-        *listed,
-        json!(["client_secret_basic", "client_secret_post", "none"])
-    );
+    let names = [
+        "client_secret_basic",
+        "client_secret_post",
+        "private_key_jwt",
+        "none",
+    ];
+    assert_eq!(*listed, json!(names));
 }
 
 impl Answer {
