@@ -59,7 +59,10 @@ async fn single_ring_serves_all_endpoints(#[case] db: Db) {
         "/.well-known/oauth-authorization-server",
     ] {
         let metadata = get(&server, path).await;
-        for (name, value) in metadata.as_object().unwrap() {
+        // The algorithms with which clients sign their assertions are another matter.
+        let of_server = |name: &str| !name.contains("auth_signing_alg");
+        let members = metadata.as_object().unwrap().iter();
+        for (name, value) in members.filter(|(name, _)| of_server(name)) {
             assert!(!value.to_string().contains("RS256"), "{name}: {value}");
         }
         let only = serde_json::json!(["ES256"]);
