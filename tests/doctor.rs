@@ -517,7 +517,7 @@ fn doctor_reports_corrupt_keys_and_restored_database(#[case] db: Db) {
 /// without a lasting state.
 #[test]
 fn doctor_covers_every_critical_event() {
-    const OCCURRENCES: [&str; 9] = [
+    const OCCURRENCES: [&str; 10] = [
         "code.client_mismatch",
         "code.replay",
         "db.mode",
@@ -525,6 +525,7 @@ fn doctor_covers_every_critical_event() {
         "key.revoked",
         "log.dropped",
         "login.spray",
+        "logout.backchannel_dead",
         "server.panicked",
         "token.refresh_reuse",
     ];
