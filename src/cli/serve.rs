@@ -47,7 +47,7 @@ pub fn run(arguments: &Arguments, mut overrides: Overrides) -> anyhow::Result<()
             .clone()
             .map(|value| ("listen.public", value)),
     );
-    // With huge pages the allocator keeps twice as much memory resident as the server uses.
+    // A huge page is resident as a whole although little of it is in use.
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     let config = super::load(&overrides)?;
