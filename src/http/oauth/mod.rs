@@ -6,5 +6,6 @@ pub(in crate::http) mod discovery;
 pub(in crate::http) mod introspect;
 mod restored;
 pub(in crate::http) mod revoke;
+mod signing;
 pub(in crate::http) mod token;
 pub(in crate::http) mod userinfo;

@@ -1,13 +1,13 @@
 //! `/oauth2/token`: RFC 6749 §3.2.
 
-use actix_web::web::{self, Data, Payload};
+use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 
 use crate::app::App;
 use crate::http::api::HandlerError;
 use crate::http::error;
 use crate::http::oauth::client_auth::{authenticate_form, storage_error};
-use crate::http::oauth::restored;
+use crate::http::oauth::{restored, signing};
 use crate::http::server::rate_limit;
 use crate::id::GrantId;
 use crate::metrics::TOKENS_ISSUED;
@@ -110,14 +110,7 @@ async fn issue(
     }
 }
 
-/// Signs. RSA is slow, so it is done outside the event loop. An ES256 signature takes less time than to hand it to
-/// another thread.
 async fn sign(app: &App, tokens: PendingTokens) -> Result<TokenResponse, Error> {
     let keys = app.signing_keys().await?;
-    if !tokens.needs_rsa() {
-        return tokens.sign(&keys);
-    }
-    web::block(move || tokens.sign(&keys))
-        .await
-        .map_err(Error::unsigned)?
+    signing::sign(tokens.needs_rsa(), move || tokens.sign(&keys)).await?
 }

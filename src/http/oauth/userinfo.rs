@@ -2,7 +2,7 @@
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
-use actix_web::web::{self, Data, Payload};
+use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use portcullis_verifier::{Need, Rejected};
 use serde_json::{Map, Value};
@@ -10,8 +10,9 @@ use serde_json::{Map, Value};
 use crate::app::App;
 use crate::http::error;
 use crate::http::extract::{self, FormError};
-use crate::http::oauth::restored;
+use crate::http::oauth::{restored, signing};
 use crate::id::{ClientId, GrantId, UserId};
+use crate::keys::Alg;
 use crate::oauth::request::scope::Scope;
 use crate::oauth::{Detail, Error, introspection, userinfo};
 
@@ -99,8 +100,9 @@ async fn serve_userinfo(app: &App, token: Option<String>) -> Result<UserInfo, Us
         return Ok(UserInfo::Plain(claims));
     };
     let (keys, issuer) = (app.keys(), app.issuer.as_str().to_owned());
-    let signed = web::block(move || userinfo::sign(claims, &client, &issuer, alg, &keys)).await;
-    Ok(UserInfo::Signed(signed.map_err(Error::unsigned)??))
+    let work = move || userinfo::sign(claims, &client, &issuer, alg, &keys);
+    let signed = signing::sign(alg == Alg::RS256, work).await?;
+    Ok(UserInfo::Signed(signed?))
 }
 
 /// Returns the response for a rejected access token (RFC 6750 §3).
