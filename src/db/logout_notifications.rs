@@ -1,7 +1,7 @@
 //! The table `logout_notifications`: clients that are still to be told that a session has ended.
 
 use diesel::sql_types::{BigInt, Text};
-use diesel::{BoolExpressionMethods, ExpressionMethods, QueryDsl, RunQueryDsl};
+use diesel::{BoolExpressionMethods, ExpressionMethods, OptionalExtension, QueryDsl, RunQueryDsl};
 
 use super::schema::{clients, logout_notifications as t};
 use super::{Error, Transaction, unreadable};
@@ -90,15 +90,15 @@ impl Transaction<'_> {
         sid: Option<&Sid>,
         now: Timestamp,
     ) -> Result<bool, Error> {
-        let due = t::table.filter(t::next_at.le(now.micros()));
-        let found = match sid {
-            Some(sid) => {
-                let due = due.filter(t::sid.eq(sid.as_str()));
-                diesel::select(diesel::dsl::exists(due)).get_result(self.connection)?
-            }
-            None => diesel::select(diesel::dsl::exists(due)).get_result(self.connection)?,
-        };
-        Ok(found)
+        let mut due = t::table
+            .filter(t::next_at.le(now.micros()))
+            .select(t::sid)
+            .into_boxed();
+        if let Some(sid) = sid {
+            due = due.filter(t::sid.eq(sid.as_str()));
+        }
+        let first: Option<String> = due.first(self.connection).optional()?;
+        Ok(first.is_some())
     }
 
     /// Takes over due notifications, of one session if `sid` is given, and schedules the attempt after this one. A
@@ -201,14 +201,14 @@ impl Transaction<'_> {
     /// Removes notifications that were given up, or that were not sent for a week.
     pub(super) fn sweep_logout_notifications(&mut self, now: Timestamp) -> Result<usize, Error> {
         let old = (now - LOGOUT_NOTIFICATION_KEPT).micros();
-        let rows: Vec<(String, String)> = t::table
+        let sids: Vec<String> = t::table
             .filter(t::created_at.lt(old))
             .limit(CLEAN_UP_BATCH)
-            .select((t::client_id, t::sid))
+            .select(t::sid)
             .load(self.connection)?;
-        for key in &rows {
-            diesel::delete(t::table.find((&key.0, &key.1))).execute(self.connection)?;
-        }
-        Ok(rows.len())
+        let unsent = t::table
+            .filter(t::sid.eq_any(sids))
+            .filter(t::created_at.lt(old));
+        Ok(diesel::delete(unsent).execute(self.connection)?)
     }
 }

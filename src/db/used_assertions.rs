@@ -28,14 +28,16 @@ impl Transaction<'_> {
     /// Removes assertions that have expired, so that they are refused without their row. The clock of a node may differ
     /// from that of the others as long as it is ready, so the rows stay for that time.
     pub(super) fn sweep_assertions(&mut self, now: Timestamp) -> Result<usize, Error> {
-        let rows: Vec<(String, Vec<u8>)> = t::table
-            .filter(t::expires_at.lt((now - CLOCK_OFF_STOPS).micros()))
+        let old = (now - CLOCK_OFF_STOPS).micros();
+        let jtis: Vec<Vec<u8>> = t::table
+            .filter(t::expires_at.lt(old))
+            .order(t::expires_at)
             .limit(CLEAN_UP_BATCH)
-            .select((t::client_id, t::jti))
+            .select(t::jti)
             .load(self.connection)?;
-        for key in &rows {
-            diesel::delete(t::table.find((&key.0, &key.1))).execute(self.connection)?;
-        }
-        Ok(rows.len())
+        let expired = t::table
+            .filter(t::jti.eq_any(jtis))
+            .filter(t::expires_at.lt(old));
+        Ok(diesel::delete(expired).execute(self.connection)?)
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::fixtures::journal::Exchange;
-use crate::fixtures::{Answer, ISSUER, log};
+use crate::fixtures::{Answer, ISSUER, journal, log};
 use crate::{login, token_code};
 
 /// The redirect URI of `web`.
@@ -15,6 +15,15 @@ pub const WEB_CALLBACK: &str = "https://app.example/cb";
 /// Checks PAGE400: an error page with status 400, without `Location`, session cookie or code.
 pub fn page400(answer: &Answer) -> Result<(), String> {
     page(answer, 400)
+}
+
+/// Removes the exchanges with an http issuer from the journal: it does not send `Strict-Transport-Security`, which every
+/// other exchange must have.
+pub fn strike_out_http_issuer() {
+    journal::strike_out(|exchange| {
+        let hsts = exchange.answer.header("strict-transport-security");
+        hsts.is_none()
+    });
 }
 
 /// Checks an error page of this server, without `Location` or session cookie.

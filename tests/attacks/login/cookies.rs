@@ -1,9 +1,9 @@
 //! Cookies that other hosts of the domain may set.
 
 use super::{DEVICE, INTERACTION, LoginForm, RANDOM, SESSION, passed};
-use crate::expect::{page400, redirected, summary};
+use crate::expect::{self, page400, redirected, summary};
 use crate::fixtures::server::PASSWORD;
-use crate::fixtures::{Browser, Server, journal};
+use crate::fixtures::{Browser, Server};
 use crate::{Row, Stage, row};
 
 pub const ROWS: &[Row] = &[
@@ -281,11 +281,7 @@ async fn a531_cookies_of_other_ports_have_no_effect(stage: &Stage) {
         let kept = browser.cookies.get(name);
         stage.check(4, kept == Some(value), || format!("{name}: {kept:?}"));
     }
-    // An http issuer does not send this header, which every other exchange must have.
-    journal::strike_out(|exchange| {
-        let hsts = exchange.answer.header("strict-transport-security");
-        hsts.is_none()
-    });
+    expect::strike_out_http_issuer();
     second.remove().await;
     first.remove().await;
 }
