@@ -62,6 +62,8 @@ pub struct App {
     pub feed: Arc<Feed>,
     feed_task: Arc<FeedTask>,
     audit: Arc<AuditSealer>,
+    /// What client assertions are checked against.
+    pub assertion_rules: Arc<AssertionRules>,
     /// Tells clients that a session has ended.
     pub logout_notifier: Arc<LogoutNotifier>,
     /// Whether a graceful shutdown has begun.
@@ -156,6 +158,11 @@ impl App {
             certificates: Arc::default(),
             feed_task: Arc::new(feed_task),
             audit: Arc::new(audit),
+            assertion_rules: Arc::new(AssertionRules {
+                issuer: issuer.as_str().to_owned(),
+                token_endpoint: issuer.url("/oauth2/token"),
+                leeway: config.tokens.clock_leeway.0,
+            }),
             logout_notifier: Arc::new(logout_notifier),
             config,
             issuer,
@@ -312,15 +319,6 @@ impl App {
         GrantLifetimes {
             idle: self.config.tokens.refresh_idle.0,
             absolute: self.config.tokens.refresh_absolute.0,
-        }
-    }
-
-    /// Returns what client assertions are checked against.
-    pub fn assertion_rules(&self) -> AssertionRules {
-        AssertionRules {
-            issuer: self.issuer.as_str().to_owned(),
-            token_endpoint: self.issuer.url("/oauth2/token"),
-            leeway: self.config.tokens.clock_leeway.0,
         }
     }
 

@@ -324,7 +324,7 @@ pub fn view(client: &Client) -> Value {
         "token_endpoint_auth_method": client.auth_method.as_str(),
         "token_endpoint_auth_signing_alg": client.assertion_alg.map(AssertionAlg::name),
         "assertion_audience": client.assertion_audience.as_str(),
-        "jwks": client.jwks.as_deref().and_then(|jwks| serde_json::from_str::<Value>(jwks).ok()),
+        "jwks": client.jwks.as_ref().and_then(|jwks| serde_json::from_str::<Value>(jwks.as_str()).ok()),
         "redirect_uris": client.redirect_uris,
         "grant_types": client.grant_types.iter().map(|grant| grant.as_str()).collect::<Vec<_>>(),
         "scope": client.scopes.to_string(),

@@ -1,11 +1,13 @@
 //! Conversion between [`Client`] and a row of `clients`.
 
+use std::sync::Arc;
+
 use super::schema::clients as t;
 use super::{Error, list, to_list, unreadable};
 use crate::config::Network;
 use crate::id::ClientId;
 use crate::keys::Alg;
-use crate::keys::client_key_set::AssertionAlg;
+use crate::keys::client_key_set::{AssertionAlg, ClientKeySet};
 use crate::oauth::client::{
     AssertionAudience, AuthMethod, Client, ClientSecret, ConsentPolicy, GrantType,
 };
@@ -71,7 +73,11 @@ impl Row {
                 }
             },
             redirect_uris: texts("redirect_uris", &self.redirect_uris)?,
-            jwks: self.jwks,
+            jwks: self
+                .jwks
+                .map(|jwks| ClientKeySet::parse(&jwks).map_err(|_| broken("jwks")))
+                .transpose()?
+                .map(Arc::new),
             assertion_alg: self
                 .assertion_alg
                 .as_deref()
@@ -168,7 +174,7 @@ impl Columns {
             assertion_auth: client.auth_method == AuthMethod::PrivateKeyJwt,
             assertion_alg: client.assertion_alg.map(AssertionAlg::name),
             assertion_audience: client.assertion_audience.as_str(),
-            jwks: client.jwks.clone(),
+            jwks: client.jwks.as_ref().map(|jwks| jwks.as_str().to_owned()),
             secret_either_way: client.auth_method == AuthMethod::Secret,
             redirect_uris: to_list(&client.redirect_uris),
             grant_types: to_list(&grants),

@@ -53,9 +53,10 @@ impl AssertionAlg {
     }
 }
 
-/// A parsed key set.
+/// A parsed key set, with its text.
 #[derive(Clone)]
 pub struct ClientKeySet {
+    text: String,
     keys: Vec<ClientKey>,
 }
 
@@ -117,7 +118,15 @@ impl ClientKeySet {
                     .to_owned(),
             );
         }
-        Ok(Self { keys })
+        Ok(Self {
+            text: text.to_owned(),
+            keys,
+        })
+    }
+
+    /// Returns the text that was parsed, JSON.
+    pub fn as_str(&self) -> &str {
+        &self.text
     }
 
     /// Verifies a signature over `message`. `signature` is base64url. Without a `kid` the set must have one key for the

@@ -1,6 +1,7 @@
 //! A registered client and what it may do: RFC 6749 §2, RFC 7591 §2.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use portcullis_verifier::MaxAge;
 
@@ -30,8 +31,8 @@ pub struct Client {
     pub auth_method: AuthMethod,
     /// Where authorization responses may be sent.
     pub redirect_uris: Vec<String>,
-    /// Its public keys, a JSON Web Key Set (RFC 7591 §2, `jwks`).
-    pub jwks: Option<String>,
+    /// Its public keys (RFC 7591 §2, `jwks`).
+    pub jwks: Option<Arc<ClientKeySet>>,
     /// The signature algorithm of its assertions (`token_endpoint_auth_signing_alg`); `None`: any that its keys permit.
     pub assertion_alg: Option<AssertionAlg>,
     /// The audience of its assertions.
@@ -296,19 +297,9 @@ impl Client {
             );
             reject("cors_origins", &why);
         }
-        match &self.jwks {
-            Some(jwks) => {
-                if let Err(why) = ClientKeySet::parse(jwks) {
-                    reject("jwks", &why);
-                }
-            }
-            None if self.auth_method == AuthMethod::PrivateKeyJwt => {
-                reject(
-                    "jwks",
-                    "private_key_jwt needs the public keys of the client",
-                );
-            }
-            None => {}
+        if self.auth_method == AuthMethod::PrivateKeyJwt && self.jwks.is_none() {
+            let why = "private_key_jwt needs the public keys of the client";
+            reject("jwks", why);
         }
         if !self.is_confidential() {
             if self.may_use(GrantType::ClientCredentials) {

@@ -265,7 +265,7 @@ async fn a240_client_secret_check_is_cheap(stage: &Stage) {
         resources: Vec::new(),
         feed_epoch: 1,
     });
-    let rules = stage.server.app.assertion_rules();
+    let rules = Arc::clone(&stage.server.app.assertion_rules);
     let mut samples = Vec::new();
     for _ in 0..300 {
         let credentials = read_credentials(&[header.as_bytes()], &Params::default()).unwrap();
@@ -313,7 +313,7 @@ impl Signing {
         let mut client = confidential(id, "https://pkj.example/cb");
         client.auth_method = AuthMethod::PrivateKeyJwt;
         client.assertion_alg = Some(AssertionAlg::ES256);
-        client.jwks = Some(key.key_set());
+        client.jwks = Some(Arc::new(key.key_set()));
         Self {
             client: stage.server.register(client).await,
             key,
@@ -365,7 +365,8 @@ async fn a241_client_assertions_need_the_registered_alg(stage: &Stage) {
     pkj.refused(stage, 1, &format!("{}.", message("none")), "alg")
         .await;
     let public = pkj.key.key_set();
-    let mac = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, public.as_bytes());
+    let public = public.as_str().as_bytes();
+    let mac = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, public);
     let hs256 = message("HS256");
     let tag = aws_lc_rs::hmac::sign(&mac, hs256.as_bytes());
     let hs256 = format!("{hs256}.{}", base64url(tag.as_ref()));

@@ -1,13 +1,15 @@
 //! Clients that authenticate with a key of their own: RFC 7523, OpenID Connect Core §9.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use portcullis::id::ClientId;
+use portcullis::keys::client_key_set::ClientKeySet;
 use portcullis::oauth::client::{AssertionAudience, AuthMethod, GrantType};
 use serde_json::{Value, json};
 
-use crate::fixtures::client_key::{ASSERTION_TYPE, ClientKey};
+use crate::fixtures::client_key::{ASSERTION_TYPE, ClientKey, key_set};
 use crate::fixtures::installation::{Installation, refused};
 use crate::fixtures::server::{confidential, sweep};
 use crate::fixtures::{Answer, Db, ISSUER, Server, TestClient, apply, on_both_databases};
@@ -15,12 +17,12 @@ use crate::fixtures::{Answer, Db, ISSUER, Server, TestClient, apply, on_both_dat
 const TOKEN: &str = "/oauth2/token";
 
 /// Registers a machine client with this key.
-async fn machine(server: &Server, key_set: String) -> TestClient {
+async fn machine(server: &Server, key_set: ClientKeySet) -> TestClient {
     let mut client = confidential("", "https://job.example/cb");
     client.id = ClientId::new(&server.app.entropy, server.clock.now());
     client.auth_method = AuthMethod::PrivateKeyJwt;
     client.grant_types = vec![GrantType::AuthorizationCode, GrantType::ClientCredentials];
-    client.jwks = Some(key_set);
+    client.jwks = Some(Arc::new(key_set));
     server.register(client).await
 }
 
@@ -176,12 +178,12 @@ async fn key_is_replaced_by_a_set_with_both_and_then_without_the_old_one(#[case]
         gets_token(&job, &assertion).await.status
     };
     assert_eq!((status(&old).await, status(&new).await), (200, 401));
-    let both = json!({ "keys": [old.jwk(), new.jwk()] }).to_string();
+    let both = Arc::new(key_set(&[&old, &new]));
     server
         .alter(&id, move |client| client.jwks = Some(both))
         .await;
     assert_eq!((status(&old).await, status(&new).await), (200, 200));
-    let only_new = new.key_set();
+    let only_new = Arc::new(new.key_set());
     server
         .alter(&id, move |client| client.jwks = Some(only_new))
         .await;
@@ -218,7 +220,7 @@ async fn one_of_many_nodes_accepts_an_assertion() {
 fn client_with_a_key_is_registered_by_command_and_has_no_secret(#[case] db: Db) {
     let installation = Installation::on(db);
     let key = ClientKey::new("ES256", "one");
-    installation.write("keys.json", &key.key_set());
+    installation.write("keys.json", key.key_set().as_str());
     let path = installation.folder.join("keys.json");
     let create = |more: &[&str]| {
         let base = [

@@ -1,6 +1,8 @@
 //! The fields of a client's registration: options of `client create` and `client update`, and entries in a file
 //! for `apply`. Files use the names of RFC 7591 §2 where it has one.
 
+use std::sync::Arc;
+
 use clap::ValueEnum;
 use serde::Deserialize;
 
@@ -8,7 +10,7 @@ use crate::cli::UsageError;
 use crate::config::Network;
 use crate::id::ClientId;
 use crate::keys::Alg;
-use crate::keys::client_key_set::AssertionAlg;
+use crate::keys::client_key_set::{AssertionAlg, ClientKeySet};
 use crate::oauth::client::{
     AssertionAudience, AuthMethod, Client, ConsentPolicy, GrantType, check_id,
 };
@@ -214,7 +216,12 @@ impl Fields {
             client.auth_method = method.of(&client)?;
         }
         if let Some(KeySet(jwks)) = &self.jwks {
-            client.jwks = Some(jwks.clone()).filter(|jwks| !jwks.is_empty());
+            client.jwks = match jwks.as_str() {
+                "" => None,
+                text => Some(Arc::new(
+                    ClientKeySet::parse(text).map_err(|why| UsageError::new("jwks", why))?,
+                )),
+            };
         }
         if let Some(name) = &self.assertion_alg {
             let why = || format!("`{name}` is not one of ES256, RS256, PS256 and EdDSA");

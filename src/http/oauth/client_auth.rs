@@ -1,5 +1,7 @@
 //! Client authentication for the endpoints that clients call: RFC 6749 §2.3.
 
+use std::sync::Arc;
+
 use actix_web::HttpRequest;
 use actix_web::web::Payload;
 
@@ -103,7 +105,7 @@ async fn verify(
 ) -> Result<Result<AuthenticatedClient, Error>, HandlerError> {
     let address = ClientAddress::known(request);
     let client_id = credentials.client_id.clone();
-    let rules = app.assertion_rules();
+    let rules = Arc::clone(&app.assertion_rules);
     if let Some(cached) = app.registrations.recall(&client_id, now)
         && let Ok(verified) =
             client_auth::verify(&credentials, &cached.client, address, &rules, now)

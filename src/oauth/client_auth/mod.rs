@@ -15,7 +15,6 @@ use super::macros::details;
 use super::request::params::Params;
 use super::resource::Resource;
 use crate::id::ClientId;
-use crate::keys::client_key_set::ClientKeySet;
 use crate::time::Timestamp;
 use private_key_jwt::Assertion;
 pub use private_key_jwt::{AssertionRules, UsedAssertion};
@@ -122,13 +121,8 @@ impl Credential {
                 verified.used_secret = Some(used.ok_or(AuthenticationError::Secret)?);
             }
             Self::Assertion(assertion) => {
-                // A registration without valid keys cannot be stored.
-                let keys = client
-                    .jwks
-                    .as_deref()
-                    .and_then(|jwks| ClientKeySet::parse(jwks).ok());
-                let keys = keys.ok_or(AuthenticationError::Key)?;
-                let used = assertion.verify(client, &keys, rules, now)?;
+                let keys = client.jwks.as_ref().ok_or(AuthenticationError::Key)?;
+                let used = assertion.verify(client, keys, rules, now)?;
                 verified.used_assertion = Some(used);
             }
             Self::None => {}
